@@ -1,0 +1,1 @@
+"""Nouns that stages hand to one another: immutable, typed, no torch."""

@@ -1,0 +1,42 @@
+"""The errors nnseg raises on purpose. Anything else that escapes is a bug of ours and keeps its traceback.
+
+::
+
+    NnsegError            one to catch them all
+    ├── DatasetError      the dataset as a whole cannot be used
+    ├── ScanError         one file cannot be read, or holds what it must not hold
+    ├── PlanError         a plan or recipe is invalid, or does not fit the data
+    ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
+    ├── RunError          a run folder is missing something, is in use, or cannot be written
+    └── EvaluationError   predictions and references cannot be compared
+
+A message says what is wrong, where, and what to do about it, in one line.
+"""
+
+
+class NnsegError(Exception):
+    """Base of every error that the user can mend."""
+
+
+class DatasetError(NnsegError):
+    """The dataset as a whole cannot be used."""
+
+
+class ScanError(NnsegError):
+    """One file cannot be read, or holds what it must not hold."""
+
+
+class PlanError(NnsegError):
+    """A plan or recipe is invalid, or does not fit the data."""
+
+
+class ModelError(NnsegError):
+    """A model or checkpoint is damaged, or does not fit the scan."""
+
+
+class RunError(NnsegError):
+    """A run folder is missing something, is in use, or cannot be written."""
+
+
+class EvaluationError(NnsegError):
+    """Predictions and references cannot be compared."""

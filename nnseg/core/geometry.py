@@ -1,0 +1,194 @@
+"""Where voxels are: `Grid`, `Box`, and `Placement`, the way back from the network to the scan.
+
+Axis order is array order ``(z, y, x)`` everywhere. World coordinates are millimetres in LPS, component order ``(x, y, z)``
+(the DICOM and ITK convention). A 2D image is a grid whose first axis has one voxel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+T = TypeVar("T")
+Shape = tuple[int, int, int]
+Vector = tuple[float, float, float]
+Matrix = tuple[Vector, Vector, Vector]
+Axes = tuple[int, int, int]
+
+IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Direction of a canonical grid: axis z points to +S, y to +P, x to +L."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The positions of a volume's voxels in the world.
+
+    Args:
+        shape: voxels along (z, y, x).
+        spacing: mm between voxel centres along (z, y, x), positive.
+        origin: world position (x, y, z) in mm of voxel (0, 0, 0).
+        direction: three unit vectors in the world; row ``a`` points along array axis ``a``.
+    """
+
+    shape: Shape
+    spacing: Vector = (1.0, 1.0, 1.0)
+    origin: Vector = (0.0, 0.0, 0.0)
+    direction: Matrix = IDENTITY
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise ValueError(f"a grid needs at least one voxel along each axis, not {self.shape}")
+        if not all(np.isfinite(self.spacing)) or min(self.spacing) <= 0:
+            raise ValueError(f"spacing must be positive, not {self.spacing}")
+
+    @property
+    def is_2d(self) -> bool:
+        """True for one slice."""
+        return self.shape[0] == 1
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def world(self, index: Vector) -> Vector:
+        """World position (x, y, z) in mm of a voxel index (z, y, x), which may be fractional."""
+        steps = np.asarray(index, float) * np.asarray(self.spacing)
+        return _vector(np.asarray(self.origin) + steps @ np.asarray(self.direction))
+
+    def canonical(self) -> Reorientation:
+        """The axis permutation and flips that bring this grid closest to `IDENTITY`."""
+        alignment = np.asarray(self.direction) @ np.asarray(IDENTITY).T  # [own axis, canonical axis]
+        axes, flips = [0, 0, 0], [False, False, False]
+        rest = np.abs(alignment).copy()
+        for _ in range(3):  # the best-aligned pair first, so that no axis is used twice
+            own, target = np.unravel_index(int(np.argmax(rest)), rest.shape)
+            axes[target], flips[target] = int(own), bool(alignment[own, target] < 0)
+            rest[own, :] = rest[:, target] = -1.0
+        return Reorientation(axes=_axes(axes), flips=(flips[0], flips[1], flips[2]))
+
+    def reoriented(self, turn: Reorientation) -> Grid:
+        """This grid with its axes permuted and flipped; every voxel stays where it is in the world."""
+        last = [n - 1 for n in self.shape]
+        corner = [0.0, 0.0, 0.0]
+        for axis, flip in zip(turn.axes, turn.flips, strict=True):
+            corner[axis] = float(last[axis]) if flip else 0.0
+        rows = [np.asarray(self.direction[a]) * (-1.0 if f else 1.0) for a, f in zip(turn.axes, turn.flips, strict=True)]
+        return Grid(
+            shape=_permute(self.shape, turn.axes),
+            spacing=_permute(self.spacing, turn.axes),
+            origin=self.world(_vector(corner)),
+            direction=(_vector(rows[0]), _vector(rows[1]), _vector(rows[2])),
+        )
+
+    def matches(self, other: Grid, tolerance: float = 0.01) -> bool:
+        """True if both have the same shape and no corner voxel lies further apart than ``tolerance`` voxels."""
+        return self.shape == other.shape and self.largest_gap(other) <= tolerance * min(self.spacing)
+
+    def largest_gap(self, other: Grid) -> float:
+        """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
+        corners = np.stack(np.meshgrid(*([0, n - 1] for n in self.shape), indexing="ij"), -1).reshape(-1, 3)
+        here = [self.world(_vector(c)) for c in corners]
+        there = [other.world(_vector(c)) for c in corners]
+        return float(np.max(np.linalg.norm(np.asarray(here) - np.asarray(there), axis=1)))
+
+    def resampled(self, spacing: Vector) -> Grid:
+        """The grid of the same extent with another spacing; its shape is rounded half to even, at least one voxel."""
+        shape = [max(1, round(n * old / new)) for n, old, new in zip(self.shape, self.spacing, spacing, strict=True)]
+        return replace(self, shape=_shape(shape), spacing=spacing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reorientation:
+    """An axis permutation followed by flips. New axis ``a`` is old axis ``axes[a]``, reversed where ``flips[a]``."""
+
+    axes: Axes = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    def apply(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A view of ``voxels`` (..., z, y, x) in the new orientation."""
+        lead = voxels.ndim - 3
+        turned = voxels.transpose(*range(lead), *(lead + a for a in self.axes))
+        return turned[(..., *(slice(None, None, -1 if f else 1) for f in self.flips))]
+
+    def inverse(self) -> Reorientation:
+        """The reorientation that undoes this one."""
+        axes, flips = [0, 0, 0], [False, False, False]
+        for new, (old, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            axes[old], flips[old] = new, flip
+        return Reorientation(axes=_axes(axes), flips=(flips[0], flips[1], flips[2]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A block of voxels: ``start`` inclusive, ``stop`` exclusive, (z, y, x)."""
+
+    start: Shape
+    stop: Shape
+
+    @classmethod
+    def whole(cls, shape: Shape) -> Self:
+        """The box that covers a volume of ``shape``."""
+        return cls(start=(0, 0, 0), stop=shape)
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along (z, y, x)."""
+        return _shape([b - a for a, b in zip(self.start, self.stop, strict=True)])
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """To index an array (z, y, x) with."""
+        a, b, c = (slice(lo, hi) for lo, hi in zip(self.start, self.stop, strict=True))
+        return a, b, c
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where network space lies in the scan: the way back for `restore`.
+
+    Args:
+        scan: the grid of the (canonical) scan.
+        crop: the block of the scan that was kept.
+        axes: network axis ``a`` is scan axis ``axes[a]``.
+        shape: voxels of the network's grid, in network axis order.
+        spacing: mm of the network's grid, in network axis order.
+    """
+
+    scan: Grid
+    crop: Box
+    axes: Axes
+    shape: Shape
+    spacing: Vector
+
+    @property
+    def cropped_shape(self) -> Shape:
+        """Shape of the cropped scan in network axis order, before resampling."""
+        return _permute(self.crop.shape, self.axes)
+
+    @property
+    def back(self) -> Axes:
+        """The permutation that undoes ``axes``."""
+        return _axes(np.argsort(self.axes).tolist())
+
+
+def _permute(values: tuple[T, T, T], axes: Axes) -> tuple[T, T, T]:
+    return values[axes[0]], values[axes[1]], values[axes[2]]
+
+
+def _vector(values: object) -> Vector:
+    x, y, z = (float(v) for v in values)  # type: ignore[attr-defined]
+    return x, y, z
+
+
+def _shape(values: list[int]) -> Shape:
+    a, b, c = values
+    return a, b, c
+
+
+def _axes(values: list[int]) -> Axes:
+    a, b, c = values
+    return a, b, c

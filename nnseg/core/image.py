@@ -1,0 +1,84 @@
+"""Images in memory, and the legend of axes used throughout nnseg.
+
+| letter | axis | | letter | axis |
+|---|---|---|---|---|
+| B | batch | | Z | slices, axis 0 of space (one for a 2D image) |
+| C | channels of a scan | | Y | rows |
+| K | heads: labels or regions the network tells apart | | X | columns |
+
+``image_CZYX`` is a scan's voxels, ``labels_ZYX`` a label map's, ``probabilities_KZYX`` a network's answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.geometry import Grid, Placement
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The files a scan came from, and how its voxels were stored.
+
+    Args:
+        files: one file, one file per channel, or the slices of a DICOM series in order.
+        grid: the grid as stored, before it was made canonical; predictions are written on it.
+        is_2d: True if the file itself is two-dimensional (PNG, 2D TIFF), so that label maps are written as 2D too.
+    """
+
+    files: tuple[Path, ...]
+    grid: Grid
+    is_2d: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan:
+    """An examination's image: one volume with one or more channels, in canonical orientation.
+
+    Args:
+        image: float32 (C, Z, Y, X), finite.
+        grid: the canonical grid of ``image``.
+        source: where it came from; ``source.grid.reoriented(source.grid.canonical()) == grid``.
+    """
+
+    image: Floats
+    grid: Grid
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelMap:
+    """An integer volume of label values, in canonical orientation.
+
+    Args:
+        labels: integer (Z, Y, X), values as the user stores them.
+        grid: the canonical grid of ``labels``.
+    """
+
+    labels: Integers
+    grid: Grid
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreprocessedCase:
+    """A case as the network sees it.
+
+    Args:
+        name: the case's name.
+        image: float32 (C, Z, Y, X), normalized, on the network's grid.
+        labels: int16 (Z, Y, X), label indices of `Labels`, -1 where ignored; None for a scan without a label map.
+        placement: where this grid lies in the scan.
+    """
+
+    name: str
+    image: Floats
+    labels: npt.NDArray[np.int16] | None
+    placement: Placement

@@ -1,0 +1,123 @@
+"""Names, values and regions of labels, and how a network's heads become a label map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from nnseg.core.image import Integers
+
+
+class Region(BaseModel):
+    """A union of labels that the network learns as one, possibly overlapping others.
+
+    Args:
+        name: as people call it, "whole tumour".
+        values: the label values it covers.
+        paint: the value written where the network sees it; later regions paint over earlier ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    values: tuple[int, ...]
+    paint: int
+
+
+class Labels(BaseModel):
+    """What a dataset's label values mean.
+
+    Values may be any distinct integers; inside nnseg a label is its *index* in ``values``, and -1 is "ignored".
+
+    Args:
+        names: one per value; the first is the background.
+        values: as stored in label maps; the first is the background's.
+        ignore: the value of voxels nobody annotated, if there is one.
+        regions: if given, the network learns these (sigmoid heads) and not the labels themselves (softmax heads).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+    ignore: int | None = None
+    regions: tuple[Region, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Labels:
+        if len(self.names) != len(self.values):
+            raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
+        if len(set(self.values)) != len(self.values) or len(set(self.names)) != len(self.names):
+            raise ValueError("label names and values must be distinct")
+        if len(self.values) < 2:
+            raise ValueError("at least one label besides the background is needed")
+        if self.ignore in self.values:
+            raise ValueError(f"{self.ignore} cannot be both a label and the ignore value")
+        for region in self.regions:
+            unknown = sorted(set(region.values) - set(self.values))
+            if unknown:
+                raise ValueError(f'region "{region.name}" names values {unknown}, which are not labels')
+        return self
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the network's output channels: all labels with the background, or the regions."""
+        return tuple(r.name for r in self.regions) if self.regions else self.names
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """Names that are scored: the labels without the background, or the regions."""
+        return tuple(r.name for r in self.regions) if self.regions else self.names[1:]
+
+    def members(self) -> npt.NDArray[np.bool_]:
+        """(K, labels) truth table: does head k cover the label with index i?"""
+        if not self.regions:
+            return np.eye(len(self.values), dtype=bool)
+        return np.array([[v in region.values for v in self.values] for region in self.regions])
+
+    def undeclared(self, found: Integers) -> list[int]:
+        """Values in ``found`` that this legend does not know, ascending."""
+        return sorted(int(v) for v in set(np.unique(found).tolist()) - set(self.values) - {self.ignore})
+
+    def encode(self, labels: Integers) -> npt.NDArray[np.int16]:
+        """Label indices (int16, -1 where ignored) of stored values; ``undeclared`` must have been empty."""
+        known = sorted([(v, i) for i, v in enumerate(self.values)] + ([(self.ignore, -1)] if self.ignore is not None else []))
+        values, indices = np.array([v for v, _ in known]), np.array([i for _, i in known], np.int16)
+        return indices[np.searchsorted(values, labels)]
+
+    def decode(self, indices: Integers) -> Integers:
+        """Stored values of label indices; -1 becomes the ignore value."""
+        table = np.array([*self.values, 0 if self.ignore is None else self.ignore])
+        return table[indices].astype(self.dtype)
+
+    def decide(self, probabilities: npt.NDArray[Any]) -> Integers:
+        """The label map (stored values) of probabilities (K, Z, Y, X): the likeliest label, or regions painted in order."""
+        if not self.regions:
+            return self.decode(np.argmax(probabilities, axis=0))
+        painted = np.full(probabilities.shape[1:], self.values[0], self.dtype)
+        for region, probability in zip(self.regions, probabilities, strict=True):
+            painted[probability > 0.5] = region.paint
+        return painted
+
+    def mask(self, name: str, labels: Integers) -> npt.NDArray[np.bool_]:
+        """Where a label map (stored values) shows the label or region called ``name``."""
+        for region in self.regions:
+            if region.name == name:
+                return np.isin(labels, region.values)
+        return np.asarray(labels == self.values[self.names.index(name)])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest integer type that holds every stored value."""
+        largest = max(*self.values, self.ignore or 0)
+        return np.promote_types(np.min_scalar_type(largest), np.min_scalar_type(min(self.values)))
+
+    def describe(self) -> str:
+        """One line for people: "Anterior=1, Posterior=2"."""
+        parts = [f"{n}={v}" for n, v in zip(self.names[1:], self.values[1:], strict=True)]
+        if self.regions:
+            parts = [f"{r.name}={'+'.join(map(str, r.values))}" for r in self.regions]
+        return ", ".join(parts + ([f"ignore={self.ignore}"] if self.ignore is not None else []))

@@ -1,0 +1,1 @@
+"""U-Nets, checkpoints, and models one can hand over."""

@@ -1,0 +1,1 @@
+"""From a dataset to its fingerprint, and to a plan."""

@@ -1,0 +1,1 @@
+"""From scores and histories to pictures and pages."""

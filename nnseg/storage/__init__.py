@@ -1,0 +1,1 @@
+"""Files: disk in, nouns out; written aside, then renamed."""
