@@ -1,1 +1,36 @@
-"""nnseg: one command from a folder of labelled medical scans to a segmentation model."""
+"""nnseg: one command from a folder of labelled medical scans to a segmentation model one can trust.
+
+The public names; each is loaded when it is first asked for, so that ``import nnseg`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "NnsegError": "nnseg.core.errors",
+    "Plan": "nnseg.core.plan",
+    "evaluate_folders": "nnseg.evaluation.evaluate",
+    "load_model": "nnseg.verbs.model",
+    "load_recipe": "nnseg.planning.recipe",
+    "make_plan": "nnseg.planning.planner",
+    "measure": "nnseg.planning.fingerprint",
+    "predict": "nnseg.inference.predict",
+    "preprocess": "nnseg.preprocessing.preprocess",
+    "read_dataset": "nnseg.storage.datasets",
+    "read_label_map": "nnseg.storage.images",
+    "read_scan": "nnseg.storage.images",
+    "restore": "nnseg.preprocessing.preprocess",
+    "run": "nnseg.pipeline",
+    "train": "nnseg.training.loop",
+    "write_label_map": "nnseg.storage.images",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nnseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
