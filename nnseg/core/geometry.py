@@ -112,7 +112,8 @@ class Reorientation:
         """A view of ``voxels`` (..., z, y, x) in the new orientation."""
         lead = voxels.ndim - 3
         turned = voxels.transpose(*range(lead), *(lead + a for a in self.axes))
-        return turned[(..., *(slice(None, None, -1 if f else 1) for f in self.flips))]
+        flipped: tuple[Any, ...] = tuple(slice(None, None, -1 if f else 1) for f in self.flips)
+        return turned[(..., *flipped)]
 
     def inverse(self) -> Reorientation:
         """The reorientation that undoes this one."""

@@ -55,8 +55,7 @@ def each(
         workers: processes; 1 works in this one.
         label: shown beside the progress bar; no bar if empty.
     """
-    outcomes = _in_pool(function, items, workers) if workers > 1 and len(items) > 1 else (_attempt(function, i) for i in items)
-    yield from progress(outcomes, total=len(items), label=label)
+    yield from progress(_outcomes(function, items, workers), total=len(items), label=label)
 
 
 def default_workers() -> int:
@@ -80,6 +79,21 @@ def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "ca
                 log.info("%s: %d of %d, %.0f s left", label, done, total, (now - start) / done * (total - done))
 
 
+def _outcomes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
+    """Work here at first; call in the pool, whose processes take seconds to start, only when the rest will take longer."""
+    start = time.monotonic()
+    for done, item in enumerate(items):
+        seconds = time.monotonic() - start
+        if workers > 1 and done and seconds / done * (len(items) - done) > WORTH_A_POOL:
+            yield from _in_pool(function, items[done:], workers)
+            return
+        yield _attempt(function, item)
+
+
+WORTH_A_POOL = 12.0
+"""Seconds of work left above which starting worker processes pays."""
+
+
 def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item=item, result=function(item))
@@ -89,9 +103,7 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Re
         return Outcome(item=item, reason=f"{type(error).__name__}: {error}", details=traceback.format_exc())
 
 
-def _in_pool(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Outcome[Item, Result]]:
+def _in_pool(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
     """Work in a pool; when a worker dies the pool is lost, so what it still owed is done again, each item in a pool of its own."""
     left = dict(enumerate(items))
     with _pool(min(workers, len(items))) as pool:

@@ -24,9 +24,6 @@ Range = tuple[float, float]
 Steps = tuple[int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
-FORMAT = 1
-"""Version of the plan's layout; a plan of another format is refused, not guessed at."""
-
 
 class Budget(BaseModel):
     """What a plan must fit into.
@@ -222,7 +219,7 @@ class Plan(Section):
     """One configuration of one dataset: what is fixed before training starts.
 
     Args:
-        format: version of this layout.
+        format: version of this layout; a plan of another one is refused, not guessed at.
         name: "2d" or "3d".
         dataset: its name.
         recipe: which preset shaped the plan.
@@ -231,7 +228,7 @@ class Plan(Section):
         patch: voxels the network sees at once, in network axis order.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str
     dataset: str
     recipe: str

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from nnseg.core.labels import Labels, Region
+
+PLAIN = Labels(names=("background", "liver", "tumour"), values=(0, 4, 1001), ignore=7)
+NESTED = Labels(
+    names=("background", "oedema", "core"),
+    values=(0, 1, 2),
+    regions=(Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2)),
+)
+
+
+def test_any_integers_survive_the_way_in_and_back() -> None:
+    stored = np.array([[0, 4, 1001, 7]])
+    indices = PLAIN.encode(stored)
+    assert indices.tolist() == [[0, 1, 2, -1]]
+    assert PLAIN.decode(indices).tolist() == stored.tolist()
+    assert PLAIN.decode(indices).dtype == np.uint16
+
+
+def test_values_nobody_declared_are_listed() -> None:
+    assert PLAIN.undeclared(np.array([0, 7, 3, -2])) == [-2, 3]
+
+
+def test_the_likeliest_label_is_decided_with_its_stored_value() -> None:
+    probabilities = np.array([[0.2, 0.6, 0.1], [0.5, 0.3, 0.1], [0.3, 0.1, 0.8]]).reshape(3, 1, 1, 3)
+    assert PLAIN.decide(probabilities).ravel().tolist() == [4, 0, 1001]
+
+
+def test_regions_are_painted_in_order() -> None:
+    probabilities = np.array([[0.9, 0.9, 0.1, 0.2], [0.8, 0.2, 0.9, 0.1]]).reshape(2, 1, 1, 4)
+    assert NESTED.decide(probabilities).ravel().tolist() == [2, 1, 2, 0]
+    assert NESTED.heads == NESTED.foreground == ("whole", "core")
+    assert NESTED.members().tolist() == [[False, True, True], [False, False, True]]
+
+
+def test_masks_follow_labels_and_regions() -> None:
+    stored = np.array([0, 1, 2])
+    assert NESTED.mask("whole", stored).tolist() == [False, True, True]
+    assert PLAIN.mask("liver", np.array([0, 4])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"names": ("background", "a"), "values": (0, 0)},
+        {"names": ("background", "a"), "values": (0,)},
+        {"names": ("background",), "values": (0,)},
+        {"names": ("background", "a"), "values": (0, 1), "ignore": 1},
+        {"names": ("background", "a"), "values": (0, 1), "regions": ({"name": "r", "values": (5,), "paint": 1},)},
+    ],
+)
+def test_contradictions_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Labels.model_validate(wrong)
