@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnseg.core.errors import RunError
@@ -13,7 +14,7 @@ from nnseg.core.errors import RunError
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, with the same suffixes, that is flushed and renamed to it on success and removed on failure.
+    """A temporary path beside ``path``, with its suffixes: flushed and renamed to it on success, removed on failure.
 
     Raises:
         RunError: the folder cannot be written to, or the disk is full.
@@ -23,18 +24,26 @@ def write_aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         _flush(aside)
-        os.replace(aside, path)
+        aside.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions and free space") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text to a file that is never seen half-written."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writing left aside when its process was killed; nobody else may be writing in the folder."""
+    for path in folder.rglob(".*"):
+        if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

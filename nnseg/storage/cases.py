@@ -1,0 +1,250 @@
+"""Preprocessed cases on disk, compressed, read whole or patch by patch.
+
+One case is one file, an ordinary zip whose members are stored as they are::
+
+    case.json         name, key, placement, and size and digest of each other member
+    image.b2nd        float32 (C, Z, Y, X), Blosc2: LZ4HC level 5 after byte shuffling
+    labels.b2nd       int8 or int16 (Z, Y, X)
+    locations.b2nd    int32 (n, 3), voxels of one label after another
+
+One file, so that one rename makes a case complete: what has its final name survived ``kill -9``, and there is one file to flush to
+disk, not four. A zip, because Blosc2 reads arrays in place, memory-mapped, at any offset of a file, and because every tool can look
+into it. The same case always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+import blosc2
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Placement
+from nnseg.core.image import PreprocessedCase
+from nnseg.storage.files import write_aside
+
+Locations = npt.NDArray[np.int32]
+
+IN_MEMORY_BYTES = 64 * 2**20
+"""Cases below this size are handed out as NumPy arrays; reading patches of larger ones from disk saves memory."""
+MOST_LOCATIONS = 10_000
+"""Positions kept of a label, unless one in a hundred of its voxels is more."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredCase:
+    """A preprocessed case to draw patches from.
+
+    Args:
+        name: the case's name.
+        image: float32 (C, Z, Y, X), in memory or on disk; slicing gives NumPy arrays either way.
+        labels: int8 or int16 (Z, Y, X), label indices, -1 where ignored; as ``image`` in memory or on disk.
+        locations: voxels (n, 3) of each label index above 0 that occurs, a random choice of them in ascending order.
+        annotated: voxels (n, 3) of any label or background, chosen likewise; None where nothing is ignored.
+        placement: where the network's grid lies in the scan.
+    """
+
+    name: str
+    image: Any
+    labels: Any
+    locations: Mapping[int, Locations]
+    annotated: Locations | None
+    placement: Placement
+
+
+class _Member(BaseModel):
+    """What an array's frame must be: its size in the file, and its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    digest: str
+
+
+class _Contents(BaseModel):
+    """What case.json says. ``counts`` are rows of locations.b2nd per label index, in order; those of index -1 are ``annotated``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    name: str
+    key: str
+    placement: Placement
+    unpacked_bytes: int
+    counts: dict[int, int]
+    members: dict[str, _Member]
+
+
+@dataclass(frozen=True)
+class CaseStore:
+    """A folder of preprocessed cases.
+
+    Args:
+        folder: made when the first case is written.
+    """
+
+    folder: Path
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all complete cases, sorted."""
+        found = (unquote(path.name.removesuffix(SUFFIX)) for path in self.folder.glob(f"*{SUFFIX}"))
+        return tuple(sorted(name for name in found if self._contents(name)))
+
+    def has(self, name: str, key: str) -> bool:
+        """True if the case is there, undamaged as far as sizes tell, and was written with this key."""
+        contents = self._contents(name)
+        return contents is not None and contents.key == key
+
+    def write(self, case: PreprocessedCase, key: str, *, dimensions: int = 3) -> None:
+        """Put a case in the store, in place of an older one of its name.
+
+        Args:
+            case: with a name, and with labels.
+            key: digest of all that the case was made from.
+            dimensions: of the patches that will be read; arrays on disk are cut into slices for 2, into cubes for 3.
+
+        Raises:
+            ScanError: the case has no name or no labels.
+            RunError: the folder cannot be written to.
+        """
+        if not case.name or case.labels is None:
+            raise ScanError(f'case "{case.name}" cannot be stored for training: it needs a name and a label map')
+        labels = case.labels.astype(np.int8 if case.labels.max() <= np.iinfo(np.int8).max else np.int16)
+        chosen = _choose(case.labels, case.name)
+        rows = np.concatenate([np.zeros((0, 3), np.int32), *chosen.values()])
+        frames = {IMAGE: _pack(case.image, dimensions), LABELS: _pack(labels, dimensions), LOCATIONS: _pack(rows, 0)}
+        contents = _Contents(
+            name=case.name,
+            key=key,
+            placement=case.placement,
+            unpacked_bytes=case.image.nbytes + labels.nbytes,
+            counts={index: len(where) for index, where in chosen.items()},
+            members={name: _Member(bytes=len(frame), digest=_digest(frame)) for name, frame in frames.items()},
+        )
+        with write_aside(self._path(case.name)) as aside, zipfile.ZipFile(aside, "w") as file:
+            file.writestr(zipfile.ZipInfo(CONTENTS), contents.model_dump_json())
+            for name, frame in frames.items():
+                file.writestr(zipfile.ZipInfo(name), frame)
+
+    def read(self, name: str) -> StoredCase:
+        """A case of the store. Arrays read into memory are checked against their digests, those left on disk only for size.
+
+        Raises:
+            ScanError: the case is not there, or damaged.
+        """
+        path, contents = self._path(name), self._contents(name)
+        if contents is None:
+            raise ScanError(f"{path}: this preprocessed case is missing or damaged; preprocess it again")
+        try:
+            with zipfile.ZipFile(path) as file:
+                read = _unpacked if contents.unpacked_bytes < IN_MEMORY_BYTES else _in_place
+                image, labels = (read(file, member, contents.members[member]) for member in (IMAGE, LABELS))
+                rows = _unpacked(file, LOCATIONS, contents.members[LOCATIONS])
+        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ScanError(f"{path}: this preprocessed case is damaged ({error}); delete it and preprocess again") from error
+        ends = np.cumsum(list(contents.counts.values()))
+        locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
+        annotated = locations.pop(ANNOTATED, None)
+        return StoredCase(
+            name=name, image=image, labels=labels, locations=locations, annotated=annotated, placement=contents.placement
+        )
+
+    def _path(self, name: str) -> Path:
+        """Percent-encoded where a character may not be in a file name somewhere, or would hide the file."""
+        plain = quote(name, safe=" ()[]+,=@~")
+        return self.folder / ((f"%2E{plain[1:]}" if plain.startswith(".") else plain) + SUFFIX)
+
+    def _contents(self, name: str) -> _Contents | None:
+        """What case.json says, if the file is there and its members are of the size that it says."""
+        try:
+            with zipfile.ZipFile(self._path(name)) as file:
+                contents = _Contents.model_validate_json(file.read(CONTENTS))
+                sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
+        except (OSError, KeyError, ValidationError, zipfile.BadZipFile):
+            return None
+        complete = sizes == {m: member.bytes for m, member in contents.members.items()}
+        return contents if complete and contents.name == name else None
+
+
+SUFFIX = ".case"
+CONTENTS, IMAGE, LABELS, LOCATIONS = "case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"
+ANNOTATED = -1
+"""Where the positions of annotated voxels stand among those of label indices."""
+
+
+def _choose(labels: npt.NDArray[np.int16], name: str) -> dict[int, Locations]:
+    """Voxels of each label above 0, and of all annotated ones (-1) if some are not: at most `MOST_LOCATIONS` or a hundredth.
+
+    Source: nnU-Net's class locations. The choice depends on the case's name and labels only.
+    """
+    seed = int.from_bytes(hashlib.blake2b(name.encode() + labels.tobytes(), digest_size=8).digest())
+    flat = labels.reshape(-1)
+    present = [int(i) for i in np.unique(flat)]
+    masks = {i: flat == i for i in present if i > 0}
+    if present[0] < 0:
+        masks[ANNOTATED] = flat >= 0
+    chosen = {}
+    for index, mask in masks.items():
+        where = np.flatnonzero(mask)
+        count = max(min(MOST_LOCATIONS, len(where)), -(-len(where) // 100))
+        if count < len(where):
+            picked = np.random.default_rng([seed, index + 1]).choice(len(where), count, replace=False, shuffle=False)
+            where = where[np.sort(picked)]
+        chosen[index] = np.stack(np.unravel_index(where, labels.shape), axis=1).astype(np.int32)
+    return chosen
+
+
+def _pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
+    """An array as one Blosc2 frame, cut for patches of 2 or 3 axes; left to Blosc2 for 0. Sizes are in voxels."""
+    cut: dict[str, Any] = {}
+    if dimensions:
+        chunk, block = ((16, 128, 128), (1, 64, 64)) if dimensions == 2 else ((64, 64, 64), (32, 32, 32))
+        lead = (1,) * (array.ndim - 3)
+        cut["chunks"] = tuple(map(_even, array.shape, (*lead, *chunk)))
+        cut["blocks"] = tuple(map(_even, cut["chunks"], (*lead, *block)))
+    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    packed = blosc2.asarray(np.ascontiguousarray(array), cparams=cparams, dparams={"nthreads": 1}, **cut)
+    return bytes(packed.to_cframe())
+
+
+def _even(length: int, most: int) -> int:
+    """The length of the fewest equal parts of at most ``most``; uneven parts are padded, which costs time and space."""
+    return math.ceil(length / math.ceil(length / most))
+
+
+def _unpacked(file: zipfile.ZipFile, name: str, member: _Member) -> npt.NDArray[Any]:
+    frame = file.read(name)
+    if _digest(frame) != member.digest:
+        raise ValueError(f"{name} is not what was written")
+    return np.asarray(blosc2.ndarray_from_cframe(frame)[...])
+
+
+def _in_place(file: zipfile.ZipFile, name: str, _: _Member) -> Any:
+    """A member of the zip as an array on disk. Not memory-mapped on Windows, where a mapped file cannot be replaced."""
+    mapped = None if sys.platform == "win32" else "r"
+    return blosc2.open(str(file.filename), mode="r", offset=_offset(file, name), mmap_mode=mapped, dparams={"nthreads": 1})
+
+
+def _offset(file: zipfile.ZipFile, name: str) -> int:
+    """Where a stored member's bytes begin. Source: PKWARE APPNOTE 4.3.7, the local file header."""
+    start = file.getinfo(name).header_offset
+    with Path(str(file.filename)).open("rb") as raw:
+        raw.seek(start + 26)
+        name_length, extra_length = struct.unpack("<HH", raw.read(4))
+    return start + 30 + int(name_length) + int(extra_length)
+
+
+def _digest(frame: bytes) -> str:
+    return hashlib.blake2b(frame, digest_size=16).hexdigest()

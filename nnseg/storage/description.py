@@ -1,0 +1,228 @@
+"""``dataset.json``: what the Medical Segmentation Decathlon and nnU-Net say about a dataset, in either's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nnseg.core.errors import DatasetError
+from nnseg.core.labels import Labels, Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One case as dataset.json lists it.
+
+    Args:
+        name: if it has one there.
+        images: as listed; not checked to exist.
+        labels: as listed; None if there is none.
+        problem: why the entry cannot be used, if it cannot.
+    """
+
+    name: str = ""
+    images: tuple[Path, ...] = ()
+    labels: Path | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The content of a dataset.json.
+
+    Args:
+        path: of the file.
+        name: of the dataset, empty if not given.
+        channels: names in order; empty if not given.
+        labels: None if not given.
+        training: the listed cases of the Decathlon; None if it has no such list.
+        table: the listed cases of nnU-Net's "dataset" key; None if it has none.
+        count: numTraining, if given.
+        suffix: nnU-Net's file_ending, empty if not given.
+    """
+
+    path: Path
+    name: str
+    channels: tuple[str, ...]
+    labels: Labels | None
+    training: tuple[Entry, ...] | None
+    table: tuple[Entry, ...] | None
+    count: int | None
+    suffix: str
+
+
+def read_description(path: Path) -> Description:
+    """What a dataset.json says.
+
+    Raises:
+        DatasetError: it is no JSON, or a key does not mean what it must.
+    """
+    content = _load(path)
+    count = content.get("numTraining")
+    return Description(
+        path=path,
+        name=str(content.get("name") or ""),
+        channels=_channels(path, content),
+        labels=_labels(path, content) if "labels" in content else None,
+        training=_training(path, content),
+        table=_table(path, content),
+        count=count if isinstance(count, int) else None,
+        suffix=str(content.get("file_ending") or "").lower(),
+    )
+
+
+def wrong(path: Path | str, found: str, *, expected: str, advice: str) -> DatasetError:
+    """The error that names a file or folder, what is wrong, what was expected and what to do, in one line."""
+    return DatasetError(" ".join(f"{path}: {found}; expected {expected}; {advice}".split()))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise wrong(
+            place, f"is not valid JSON ({error.msg})", expected="JSON", advice="mend that line (a comma too many?)"
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise wrong(path, f"is not valid JSON ({error})", expected="JSON text in UTF-8", advice="save it again") from error
+    except OSError as error:
+        raise wrong(
+            path, f"cannot be read ({error.strerror})", expected="a readable file", advice="check its permissions"
+        ) from error
+    if not isinstance(content, dict):
+        raise wrong(
+            path, f"holds a {type(content).__name__}", expected="an object {...}", advice="see the README's dataset layouts"
+        )
+    return content
+
+
+def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    """Names by number, {"0": "MRI"}, or numbers by name, {"R": 0}; a plain list of names does too."""
+    key = "channel_names" if "channel_names" in content else "modality"
+    given = content.get(key)
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list):
+        given = dict(enumerate(given))
+    expected = '{"0": "MRI", "1": ...} with numbers from 0'
+    if not isinstance(given, dict) or not given:
+        raise wrong(path, f'"{key}" is {given!r}', expected=expected, advice="mend it")
+    named = {_whole(k): str(v) for k, v in given.items()}
+    if None in named:
+        named = {_whole(v): str(k) for k, v in given.items()}
+    if set(named) != set(range(len(given))):
+        raise wrong(path, f'"{key}" is {given!r}', expected=expected, advice="mend it")
+    return tuple(named[i] for i in range(len(given)))
+
+
+def _labels(path: Path, content: dict[str, Any]) -> Labels:
+    """Labels from names by value (Decathlon) or values by name (nnU-Net), where a list of values is a region."""
+    named = _named_values(path, content["labels"])
+    ignore = next((name for name in named if name.casefold() == "ignore"), None)
+    ignored = named.pop(ignore) if ignore else ()
+    background = next((name for name in named if name.casefold() == "background"), None)
+    zero = next((name for name, values in named.items() if values == (0,)), None)
+    if background and len(named[background]) != 1:
+        raise wrong(path, f'"background" covers {named[background]}', expected="one value", advice='mend "labels"')
+    empty_name = background or zero
+    empty = named.pop(empty_name) if empty_name else (0,)
+    single = {values[0]: name for name, values in named.items() if len(values) == 1}
+    values = sorted({v for vs in named.values() for v in vs} - set(empty))
+    try:
+        return Labels(
+            names=(empty_name or "background", *(single.get(v, f"label {v}") for v in values)),
+            values=(*empty, *values),
+            ignore=ignored[0] if ignored else None,
+            regions=_regions(path, content, named) if any(len(v) > 1 for v in named.values()) else (),
+        )
+    except ValidationError as error:
+        message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise wrong(path, f'"labels" cannot be used: {message}', expected=_LABELS, advice='mend "labels"') from error
+
+
+_LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
+
+
+def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
+    """Values by name, whichever way round they were given."""
+    if not isinstance(given, dict) or not given:
+        raise wrong(path, f'"labels" is {given!r}', expected=_LABELS, advice="mend it")
+    named: dict[str, tuple[int, ...]] = {}
+    for key, value in given.items():
+        values = [_whole(v) for v in value] if isinstance(value, list) else [_whole(value)]
+        name = str(key)
+        if None in values and not isinstance(value, list):
+            name, values = str(value), [_whole(key)]
+        whole = tuple(v for v in values if v is not None)
+        if not whole or len(whole) < len(values) or name in named:
+            raise wrong(
+                path, f'"labels" has {key!r}: {value!r}', expected=_LABELS, advice="give each label a name and a whole number"
+            )
+        named[name] = whole
+    single = [values[0] for values in named.values() if len(values) == 1]
+    doubled = sorted({v for v in single if single.count(v) > 1})
+    if doubled:
+        sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
+        raise wrong(
+            path, f'"labels" gives the value {doubled[0]} to {sharing}', expected=_LABELS, advice="give each a value of its own"
+        )
+    return named
+
+
+def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ...]]) -> tuple[Region, ...]:
+    order = content.get("regions_class_order")
+    paints = [_whole(v) for v in order] if isinstance(order, list) else []
+    whole = [p for p in paints if p is not None]
+    known = {v for values in named.values() for v in values}
+    if len(whole) != len(named) or not set(whole) <= known:
+        expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
+        raise wrong(path, f'"regions_class_order" is {order!r}', expected=expected, advice="add or mend it")
+    return tuple(Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True))
+
+
+def _training(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
+    given = content.get("training")
+    if given is None:
+        return None
+    if not isinstance(given, list):
+        raise wrong(path, '"training" is no list', expected='[{"image": ..., "label": ...}, ...]', advice="mend it")
+    return tuple(_entry(path, item, f'entry {i + 1} of "training"', images="image") for i, item in enumerate(given))
+
+
+def _table(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
+    given = content.get("dataset")
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise wrong(path, '"dataset" is no object', expected='{"CASE": {"images": [...], "label": ...}}', advice="mend it")
+    return tuple(_entry(path, item, f'"{name}" in "dataset"', images="images", name=str(name)) for name, item in given.items())
+
+
+def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> Entry:
+    """An entry, or why it is none: it costs only itself."""
+    given = item.get(images) if isinstance(item, dict) else None
+    files = [given] if isinstance(given, str) else given
+    label = item.get("label") if isinstance(item, dict) else None
+    if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
+        return Entry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
+    if label is not None and not isinstance(label, str):
+        return Entry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
+    folder = path.parent
+    return Entry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number given as such or as text; None for anything else."""
+    convert: Callable[[Any], int] = int
+    try:
+        return None if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()) else convert(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,247 @@
+"""Where everything of a run lies, and how it is read and written.
+
+::
+
+    RUN/
+      dataset.json  fingerprint.json  folds.json  run.json     what was found, and who made this run
+      plan.toml                                                the decisions; edit it, the run follows
+      cases/                                                   preprocessed cases
+      fold_0/  schedule.json  history.jsonl                    fixed work, and one line an epoch
+               checkpoint.safetensors  weights.safetensors     to go on from; the result
+               predictions/  predictions.json                  held-out cases, and how each was made
+      scores.json  report.html
+
+A run with several plans keeps one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...); ``RUN/fold_0``
+then holds the ensemble's predictions.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomlkit
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+
+from nnseg.core.errors import PlanError, RunError
+from nnseg.core.history import Epoch
+from nnseg.core.plan import Plan, parse
+from nnseg.storage.files import sweep, write_text
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """What training and predicting one fold left behind."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """Which fold, from 0."""
+        return int(self.path.name.removeprefix("fold_"))
+
+    @property
+    def schedule_file(self) -> Path:
+        """The work that was fixed when training started."""
+        return self.path / "schedule.json"
+
+    @property
+    def history_file(self) -> Path:
+        """One JSON line an epoch."""
+        return self.path / "history.jsonl"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Everything needed to go on training."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def weights_file(self) -> Path:
+        """The result; there only once training is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """Label maps of the held-out cases."""
+        return self.path / "predictions"
+
+    def history(self) -> tuple[Epoch, ...]:
+        """The epochs so far."""
+        if not self.history_file.exists():
+            return ()
+        return tuple(Epoch.model_validate_json(line) for line in self.history_file.read_text("utf-8").splitlines())
+
+    def write_history(self, epochs: Sequence[Epoch]) -> None:
+        """Write the record anew; a reader never sees half a line."""
+        write_text(self.history_file, "".join(e.model_dump_json() + "\n" for e in epochs))
+
+
+@dataclass(frozen=True)
+class PlanFolder:
+    """One plan of a run, with its preprocessed cases and folds."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan, for people and machines."""
+        return self.path / "plan.toml"
+
+    @property
+    def cases(self) -> Path:
+        """Preprocessed cases."""
+        return self.path / "cases"
+
+    def plan(self) -> Plan:
+        """The plan as it stands in its file, which people may have edited."""
+        return read_plan(self.plan_file)
+
+    def fold(self, number: int) -> FoldFolder:
+        """The folder of a fold, which need not exist yet."""
+        return FoldFolder(self.path / f"fold_{number}")
+
+    def trained_folds(self) -> tuple[FoldFolder, ...]:
+        """Folds whose training is finished, in order."""
+        folders = [FoldFolder(p) for p in self.path.glob("fold_*") if re.fullmatch(r"fold_\d+", p.name)]
+        return tuple(sorted((f for f in folders if f.weights_file.exists()), key=lambda f: f.number))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def dataset_file(self) -> Path:
+        """The dataset as it was found."""
+        return self.path / "dataset.json"
+
+    @property
+    def fingerprint_file(self) -> Path:
+        """The dataset as it was measured."""
+        return self.path / "fingerprint.json"
+
+    @property
+    def folds_file(self) -> Path:
+        """Which cases are held out when; may be edited before training."""
+        return self.path / "folds.json"
+
+    @property
+    def record_file(self) -> Path:
+        """What the plans were made from, versions, and how long each stage took."""
+        return self.path / "run.json"
+
+    @property
+    def scores_file(self) -> Path:
+        """Scores of the held-out cases."""
+        return self.path / "scores.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The page to look at."""
+        return self.path / "report.html"
+
+    def plans(self) -> tuple[PlanFolder, ...]:
+        """The run's plans: one at the top, or one folder for each of several.
+
+        Raises:
+            RunError: there is none yet.
+        """
+        if (self.path / "plan.toml").exists():
+            return (PlanFolder(self.path),)
+        found = tuple(PlanFolder(p.parent) for p in sorted(self.path.glob("*/plan.toml")))
+        if not found:
+            raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
+        return found
+
+    def plan_folders(self, plans: Sequence[Plan]) -> tuple[PlanFolder, ...]:
+        """Where the given plans belong, by the rule of `plans`."""
+        return (PlanFolder(self.path),) if len(plans) == 1 else tuple(PlanFolder(self.path / p.name) for p in plans)
+
+    def fold(self, number: int) -> FoldFolder:
+        """The run's own folder of a fold: that of its only plan, or of the ensemble of several."""
+        return FoldFolder(self.path / f"fold_{number}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out while working here; the lock dies with its owner.
+
+        Raises:
+            RunError: another process is at work, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another nnseg is working in {self.path}; wait for it, or choose another run folder") from None
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; choose a folder you may write to") from error
+        try:
+            sweep(self.path)
+            yield
+        finally:
+            lock.release()
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its TOML file.
+
+    Raises:
+        PlanError: naming the line, or every setting that is wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PlanError(f"there is no plan {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not valid TOML: {error}") from None
+    return parse(Plan, content, str(path))
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan as TOML; reasons stand in the ``why`` table below their section."""
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why]."))
+    for key, value in _toml(plan.model_dump(mode="json", exclude_none=True)).items():
+        document.add(key, value)
+    write_text(path, tomlkit.dumps(document))
+
+
+def read_json(path: Path, kind: type[Content]) -> Content:
+    """Typed content of a JSON file.
+
+    Raises:
+        RunError: the file is missing or does not hold what it should.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run the verb that makes it, or nnseg run") from None
+    except ValidationError as error:
+        raise RunError(f"{path} is damaged ({error.errors()[0]['msg']}); delete it and run the same command again") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a noun (dataclass or pydantic model) as JSON that people can read."""
+    write_text(path, TypeAdapter(type(content)).dump_json(content, indent=1).decode() + "\n")
+
+
+def _toml(content: dict[str, Any]) -> dict[str, Any]:
+    """Plain settings first, then tables, empty ones left out: TOML cannot return to a table's top level."""
+    plain = {k: v for k, v in content.items() if not _is_table(v)}
+    tables = {k: _toml(v) if isinstance(v, dict) else [_toml(i) for i in v] for k, v in content.items() if _is_table(v) and v}
+    return plain | tables
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))

@@ -1,0 +1,299 @@
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Box, Grid, Placement
+from nnseg.core.image import PreprocessedCase
+from nnseg.storage import cases
+from nnseg.storage.cases import CaseStore
+
+
+def made(name="case 1", shape=(9, 10, 11), channels=2, values=(0, 0, 0, 1, 2), seed=0) -> PreprocessedCase:
+    random = np.random.default_rng(seed)
+    grid = Grid(shape=shape, spacing=(1 / 3, 0.1, 2.0), origin=(-1.5, 2.0, 1e-9))
+    return PreprocessedCase(
+        name=name,
+        image=random.normal(size=(channels, *shape)).astype(np.float32),
+        labels=random.choice(np.array(values, np.int16), shape),
+        placement=Placement(scan=grid, crop=Box.whole(shape), axes=(0, 1, 2), shape=shape, spacing=grid.spacing),
+    )
+
+
+@pytest.fixture
+def store(tmp_path) -> CaseStore:
+    return CaseStore(tmp_path / "cases")
+
+
+@pytest.fixture
+def on_disk(monkeypatch) -> None:
+    """Every case counts as a large one."""
+    monkeypatch.setattr(cases, "IN_MEMORY_BYTES", 0)
+
+
+def test_a_case_comes_back_as_it_was_written(store):
+    case = made()
+    store.write(case, "key")
+    back = store.read("case 1")
+    assert back.name == "case 1"
+    assert back.image.dtype == np.float32
+    assert back.labels.dtype == np.int8
+    assert np.array_equal(back.image, case.image)
+    assert np.array_equal(back.labels, case.labels)
+    assert back.placement == case.placement
+    assert back.image.flags.writeable  # torch.from_numpy warns otherwise
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_large_case_stays_on_disk_and_is_sliced_as_numpy_slices(store, on_disk, dimensions):
+    case = made(shape=(40, 70, 130))
+    store.write(case, "key", dimensions=dimensions)
+    back = store.read("case 1")
+    assert isinstance(back.image, blosc2.NDArray)
+    assert isinstance(back.labels, blosc2.NDArray)
+    assert back.image.shape == case.image.shape
+    for where in (np.s_[...], np.s_[:, 3:30, 60:70, 0:129], np.s_[1, 5], np.s_[:, 2, 3:9], np.s_[0:1, -3:]):
+        part = back.image[where]
+        assert isinstance(part, np.ndarray)
+        assert np.array_equal(part, case.image[where])
+    assert np.array_equal(back.labels[3:30, 60:70, 120:], case.labels[3:30, 60:70, 120:])
+
+
+def test_a_large_case_is_cut_into_cubes_for_3d_and_slices_for_2d(store, on_disk):
+    case = made(shape=(70, 150, 40), channels=1)
+    store.write(case, "key")
+    assert store.read("case 1").image.chunks == (1, 35, 50, 40)  # two, three and one equal parts of at most 64
+    assert store.read("case 1").image.blocks == (1, 18, 25, 20)
+    store.write(case, "key", dimensions=2)
+    assert store.read("case 1").image.chunks == (1, 14, 75, 40)
+    assert store.read("case 1").image.blocks == (1, 1, 38, 40)
+
+
+def test_arrays_are_compressed_without_loss_by_lz4hc_after_shuffling(store, on_disk):
+    store.write(made(), "key")
+    cparams = store.read("case 1").image.schunk.cparams
+    assert cparams.codec == blosc2.Codec.LZ4HC
+    assert cparams.clevel == 5
+    assert [f for f in cparams.filters if f != blosc2.Filter.NOFILTER] == [blosc2.Filter.SHUFFLE]
+
+
+def test_many_labels_need_and_get_int16(store):
+    store.write(made(values=(0, 127)), "key")
+    assert store.read("case 1").labels.dtype == np.int8
+    store.write(made(values=(0, 128)), "key")
+    assert store.read("case 1").labels.dtype == np.int16
+
+
+def test_few_locations_are_all_there(store):
+    case = made()
+    store.write(case, "key")
+    locations = store.read("case 1").locations
+    assert list(locations) == [1, 2]
+    for index, where in locations.items():
+        assert where.dtype == np.int32
+        assert np.array_equal(where, np.argwhere(case.labels == index))
+
+
+@pytest.mark.parametrize(("voxels", "kept"), [(10_000, 10_000), (10_001, 10_000), (1_000_000, 10_000), (1_000_001, 10_001)])
+def test_at_most_ten_thousand_or_a_hundredth_of_a_label_are_kept(store, voxels, kept):
+    labels = np.zeros((11, 400, 250), np.int16)
+    labels.reshape(-1)[:voxels] = 1
+    case = replace(made(shape=labels.shape, channels=1), labels=labels, image=np.zeros((1, *labels.shape), np.float32))
+    store.write(case, "key")
+    where = store.read("case 1").locations[1]
+    assert len(where) == len(np.unique(where, axis=0)) == kept
+    assert np.all(labels[tuple(where.T)] == 1)
+
+
+def test_locations_depend_on_name_and_labels_only(tmp_path):
+    case = made(shape=(30, 40, 50), values=(0, 1))
+    drawn = {}
+    for folder, name in (("a", "x"), ("b", "x"), ("c", "y")):
+        store = CaseStore(tmp_path / folder)
+        store.write(replace(case, name=name), folder)
+        drawn[folder] = store.read(name).locations[1]
+    assert np.array_equal(drawn["a"], drawn["b"])
+    assert not np.array_equal(drawn["a"], drawn["c"])
+
+
+def test_locations_are_spread_evenly_over_a_label(store):
+    case = replace(made(shape=(40, 40, 40), channels=1), labels=np.ones((40, 40, 40), np.int16))
+    store.write(case, "key")
+    # 10,000 draws over 40 planes: 250 in each, give or take (hypergeometric, sd 14.4)
+    planes = np.bincount(store.read("case 1").locations[1][:, 0], minlength=40)
+    assert np.abs(planes - 250).max() < 5 * 14.4
+
+
+def test_without_foreground_there_are_no_locations(store):
+    store.write(made(values=(0,)), "key")
+    back = store.read("case 1")
+    assert dict(back.locations) == {}
+    assert back.annotated is None
+
+
+def test_annotated_voxels_are_listed_where_some_are_ignored(store):
+    case = made(values=(-1, -1, 0, 1))
+    store.write(case, "key")
+    back = store.read("case 1")
+    assert list(back.locations) == [1]
+    assert np.array_equal(back.annotated, np.argwhere(case.labels >= 0))
+
+
+def test_has_asks_for_the_same_key(store):
+    assert not store.has("case 1", "key")
+    store.write(made(), "key")
+    assert store.has("case 1", "key")
+    assert not store.has("case 1", "other key")
+    store.write(made(seed=1), "other key")
+    assert store.has("case 1", "other key")
+    assert np.array_equal(store.read("case 1").image, made(seed=1).image)
+
+
+@pytest.mark.parametrize("name", ["a b", "v1.2.nii", ".hidden", "100%", "Übung (1)", "a:b?*", "x.case", "%2E", "~", "[!.]"])
+def test_odd_names_are_kept(store, name):
+    store.write(made(name=name), "key")
+    assert store.names() == (name,)
+    assert store.has(name, "key")
+    assert store.read(name).name == name
+
+
+def test_names_lists_what_is_complete_in_order(store):
+    assert store.names() == ()
+    for name in ("b", "a", "c"):
+        store.write(made(name=name), "key")
+    file = store.folder / "b.case"
+    file.write_bytes(file.read_bytes()[:-100])
+    (store.folder / "d.case").write_bytes(b"")
+    (store.folder / ".0123abcd.a.case").write_bytes((store.folder / "a.case").read_bytes())  # as a killed writer leaves it
+    (store.folder / "notes.txt").write_text("not a case")
+    assert store.names() == ("a", "c")
+
+
+def test_the_same_case_gives_the_same_bytes(tmp_path):
+    for folder in ("a", "b"):
+        CaseStore(tmp_path / folder).write(made(), "key")
+    assert (tmp_path / "a" / "case 1.case").read_bytes() == (tmp_path / "b" / "case 1.case").read_bytes()
+
+
+def test_a_case_is_one_file_and_nothing_else_is_left(store):
+    store.write(made(), "key")
+    assert [p.name for p in store.folder.iterdir()] == ["case 1.case"]
+    with zipfile.ZipFile(store.folder / "case 1.case") as file:
+        assert file.namelist() == ["case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"]
+        assert {i.compress_type for i in file.infolist()} == {zipfile.ZIP_STORED}
+
+
+@pytest.mark.parametrize("cut", [1, 100, 2000])
+def test_a_truncated_case_counts_as_missing(store, cut):
+    store.write(made(), "key")
+    file = store.folder / "case 1.case"
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert not store.has("case 1", "key")
+    with pytest.raises(ScanError, match=r"case 1\.case: .*missing or damaged"):
+        store.read("case 1")
+
+
+def test_a_case_without_one_of_its_members_counts_as_missing(store):
+    store.write(made(), "key")
+    file = store.folder / "case 1.case"
+    with zipfile.ZipFile(file) as opened:
+        members = {n: opened.read(n) for n in opened.namelist() if n != "labels.b2nd"}
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    assert not store.has("case 1", "key")
+
+
+def test_a_missing_case_is_named(store):
+    with pytest.raises(ScanError, match=r"nobody\.case.*preprocess it again"):
+        store.read("nobody")
+
+
+@pytest.mark.parametrize("member", ["case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"])
+def test_a_flipped_bit_is_noticed(store, member):
+    store.write(made(), "key")
+    file = store.folder / "case 1.case"
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as opened:
+        info = opened.getinfo(member)
+    content[info.header_offset + 30 + len(member) + info.file_size // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ScanError, match="damaged"):
+        store.read("case 1")
+
+
+def test_an_exchanged_member_is_noticed_though_the_zip_is_sound(store):
+    """Bytes that pass the zip's own checksum but are not those that were written."""
+    store.write(made(), "key")
+    file = store.folder / "case 1.case"
+    with zipfile.ZipFile(file) as opened:
+        members = {n: opened.read(n) for n in opened.namelist()}
+    frame = bytearray(members["image.b2nd"])
+    frame[len(frame) // 2] ^= 1
+    members["image.b2nd"] = bytes(frame)
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    with pytest.raises(ScanError, match=r"image\.b2nd is not what was written"):
+        store.read("case 1")
+
+
+def test_a_file_under_anothers_name_is_not_that_case(store):
+    store.write(made(name="a"), "key")
+    (store.folder / "a.case").rename(store.folder / "b.case")
+    assert store.names() == ()
+    assert not store.has("b", "key")
+
+
+def test_an_older_case_stays_readable_while_it_is_replaced(store, on_disk):
+    store.write(made(shape=(40, 70, 130)), "key")
+    old = store.read("case 1")
+    store.write(made(shape=(40, 70, 130), seed=1), "key")
+    assert np.array_equal(old.image[:, :5], made(shape=(40, 70, 130)).image[:, :5])
+
+
+@pytest.mark.parametrize("change", [{"labels": None}, {"name": ""}])
+def test_a_case_without_name_or_labels_is_refused(store, change):
+    with pytest.raises(ScanError, match="needs a name and a label map"):
+        store.write(replace(made(), **change), "key")
+
+
+def test_a_store_travels_to_worker_processes(store):
+    store.write(made(), "key")
+    assert pickle.loads(pickle.dumps(store)).has("case 1", "key")
+
+
+def test_a_writer_killed_at_any_moment_leaves_only_complete_cases(tmp_path):
+    code = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from test_cases import CaseStore, made
+store = CaseStore(Path(sys.argv[1]))
+print("ready", flush=True)
+for i in range(10**6):
+    store.write(made(name=f"case {i % 3}", shape=(30, 60, 60), seed=i), f"key {i}")
+"""
+    here = str(Path(__file__).parent)
+    for i in range(2):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"ready\n"
+        while not list(tmp_path.glob("*.case")):
+            time.sleep(0.01)
+        time.sleep(0.2 + 0.017 * i)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        found = {p.name.removesuffix(".case") for p in tmp_path.glob("[!.]*.case")}
+        assert set(CaseStore(tmp_path).names()) == found
+        for name in found:
+            CaseStore(tmp_path).read(name)

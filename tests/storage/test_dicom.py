@@ -1,0 +1,210 @@
+"""DICOM: a complete series is a volume in its place; an incomplete one is refused with what is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from nnseg.core.errors import ScanError
+from nnseg.core.image import LabelMap
+from nnseg.storage.datasets import content_hash, find_scans
+from nnseg.storage.dicom import read_series
+from nnseg.storage.images import label_suffix, read_label_map, read_scan, write_label_map
+
+TILT = [1, 0, 0, 0, np.cos(0.2), np.sin(0.2)]
+UPRIGHT = [1, 0, 0, 0, 1, 0]
+
+
+def write_slice(path: Path, pixels: np.ndarray, *, position, orientation=UPRIGHT, series="1.2.3", number=1, **tags) -> Path:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = MRImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds = FileDataset(path, {}, file_meta=meta, preamble=bytes(128))
+    ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.SeriesNumber, ds.Modality = series, "1.2", number, "MR"
+    ds.ImagePositionPatient = [f"{v:.6f}" for v in position]
+    ds.ImageOrientationPatient = [f"{v:.10f}" for v in orientation]
+    ds.PixelSpacing, ds.SliceThickness = [0.7, 0.5], 5  # rows, columns
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated = ds.BitsStored = 16
+    ds.HighBit, ds.PixelRepresentation = 15, 0
+    ds.PixelData = pixels.astype("<u2").tobytes()
+    for key, value in tags.items():
+        setattr(ds, key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_series(
+    folder: Path, *, slices=5, step=(0.0, 0.0, 3.0), start=(10.0, 20.0, 30.0), name="{:02d}.dcm", **options
+) -> np.ndarray:
+    """Slices whose file names run against their order in space; returns their pixels in spatial order."""
+    voxels = np.arange(slices * 4 * 6).reshape(slices, 4, 6)
+    for i in range(slices):
+        position = np.asarray(start) + i * np.asarray(step)
+        write_slice(folder / name.format(slices - i), voxels[i], position=position, **options)
+    return voxels
+
+
+def test_series_is_a_volume_in_spatial_order_and_in_its_place(tmp_path):
+    voxels = write_series(tmp_path)
+    scan = read_scan([tmp_path])
+    assert np.array_equal(scan.image[0], voxels)
+    assert scan.grid.spacing == (3.0, 0.7, 0.5)
+    assert scan.grid.origin == (10, 20, 30)
+    assert scan.grid.world((4, 3, 5)) == pytest.approx((10 + 5 * 0.5, 20 + 3 * 0.7, 30 + 4 * 3))
+    assert [f.name for f in scan.source.files] == ["05.dcm", "04.dcm", "03.dcm", "02.dcm", "01.dcm"]
+
+
+def test_oblique_series_agrees_with_itk(tmp_path):
+    normal = np.cross(TILT[:3], TILT[3:])
+    write_series(tmp_path, step=normal * 2.5, orientation=TILT)
+    itk = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path)))
+    grid = read_scan([tmp_path]).source.grid
+    assert grid.spacing[::-1] == pytest.approx(itk.GetSpacing(), abs=1e-5)
+    assert grid.origin == pytest.approx(itk.GetOrigin(), abs=1e-5)
+    assert np.asarray(grid.direction)[::-1].T.ravel() == pytest.approx(itk.GetDirection(), abs=1e-6)
+
+
+def test_slices_are_given_in_any_order(tmp_path):
+    voxels = write_series(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert np.array_equal(read_scan([files[2], files[0], files[4], files[1], files[3]]).image[0], voxels)
+
+
+def test_each_slice_is_rescaled_by_its_own_slope(tmp_path):
+    for i, slope in enumerate((0.5, 2.0, 0.25)):
+        write_slice(tmp_path / f"{i}.dcm", np.full((4, 6), 10), position=(0, 0, i), RescaleSlope=slope, RescaleIntercept=-1)
+    assert read_scan([tmp_path]).image[0, :, 0, 0].tolist() == [4.0, 19.0, 1.5]
+
+
+def test_missing_slice_is_refused_with_its_position(tmp_path):
+    write_series(tmp_path)
+    (tmp_path / "03.dcm").unlink()
+    with pytest.raises(ScanError, match=r"missing.*33.00 to 39.00 mm; expected a slice every 3 mm"):
+        read_scan([tmp_path])
+
+
+def test_a_gap_of_half_a_percent_is_rounding_and_one_of_two_percent_is_not(tmp_path):
+    for name, last in (("rounding", 9.015), ("uneven", 9.06)):
+        for i, height in enumerate((0, 3, 6, last)):
+            write_slice(tmp_path / name / f"{i}.dcm", np.eye(4), position=(0, 0, height))
+    assert read_scan([tmp_path / "rounding"]).image.shape == (1, 4, 4, 4)
+    with pytest.raises(ScanError, match="unevenly spaced"):
+        read_scan([tmp_path / "uneven"])
+
+
+def test_doubled_slice_is_refused_with_both_names(tmp_path):
+    write_series(tmp_path)
+    write_slice(tmp_path / "copy.dcm", np.zeros((4, 6)), position=(10, 20, 36))
+    with pytest.raises(ScanError, match=r"03.dcm and copy.dcm lie both at 36.00 mm"):
+        read_scan([tmp_path])
+
+
+def test_tilted_gantry_is_refused(tmp_path):
+    write_series(tmp_path, step=(0, 0.5, 3))
+    with pytest.raises(ScanError, match="sideways by 2 mm"):
+        read_scan([tmp_path])
+
+
+def test_localiser_beside_a_series_is_passed_over(tmp_path):
+    voxels = write_series(tmp_path)
+    for i in range(3):
+        turned = np.roll(UPRIGHT, i)
+        image_type = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        write_slice(
+            tmp_path / f"scout{i}.dcm", np.eye(9), position=(i, 0, 0), orientation=turned, series="1.9", ImageType=image_type
+        )
+    assert np.array_equal(read_scan([tmp_path]).image[0], voxels)
+    assert [c.images for c in find_scans(tmp_path, channels=1)] == [(tmp_path,)]
+
+
+def test_localiser_with_the_series_own_uid_is_passed_over(tmp_path):
+    voxels = write_series(tmp_path)
+    write_slice(tmp_path / "scout.dcm", np.eye(4, 6), position=(0, 0, 0), orientation=[0, 1, 0, 0, 0, -1])
+    assert np.array_equal(read_scan([tmp_path]).image[0], voxels)
+
+
+def test_two_series_in_one_folder_are_two_scans(tmp_path):
+    voxels = write_series(tmp_path, name="a{}.dcm", number=3)
+    write_series(tmp_path, name="b{}.dcm", series="1.2.4", number=11, slices=3)
+    with pytest.raises(ScanError, match=r"holds 2 series: 3 .*5 slices.*11 .*3 slices"):
+        read_scan([tmp_path])
+    cases = find_scans(tmp_path, channels=1)
+    assert [(c.name, len(c.images)) for c in cases] == [(f"{tmp_path.name}_series11", 3), (f"{tmp_path.name}_series3", 5)]
+    assert np.array_equal(read_scan(cases[1].images).image[0], voxels)
+
+
+def test_files_need_no_suffix_and_other_files_do_not_disturb(tmp_path):
+    voxels = write_series(tmp_path / "patient" / "mr", name="IM{}")
+    (tmp_path / "patient" / "mr" / "notes.txt").write_text("hello")
+    (tmp_path / "patient" / "mr" / "._IM1").write_bytes(b"junk of a Mac")
+    (case,) = find_scans(tmp_path, channels=1)
+    assert case.name == "patient_mr"
+    assert np.array_equal(read_scan(case.images).image[0], voxels)
+
+
+def test_folder_without_readable_slices_is_refused(tmp_path):
+    with pytest.raises(ScanError, match="no DICOM file"):
+        read_scan([tmp_path])
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x01" * 50)
+    with pytest.raises(ScanError, match=r"a.dcm: cannot be read as DICOM"):
+        read_scan([tmp_path])
+    assert [c.name for c in find_scans(tmp_path, channels=1)] == [tmp_path.name]  # so that predicting names it, and goes on
+
+
+def test_slices_without_position_are_refused(tmp_path):
+    write_series(tmp_path)
+    ds = pydicom.dcmread(tmp_path / "02.dcm")
+    del ds.ImagePositionPatient
+    ds.save_as(tmp_path / "02.dcm")
+    with pytest.raises(ScanError, match="without ImagePositionPatient"):
+        read_scan([tmp_path])
+
+
+def test_label_map_of_a_series_lies_on_its_grid(tmp_path):
+    normal = np.cross(TILT[:3], TILT[3:])
+    write_series(tmp_path / "series", step=normal * 2.5, orientation=TILT)
+    scan = read_scan([tmp_path / "series"])
+    out = tmp_path / f"labels{label_suffix(scan.source)}"
+    written = LabelMap(labels=np.arange(scan.image[0].size).reshape(scan.grid.shape), grid=scan.grid)
+    write_label_map(written, out, like=scan.source)
+    read = read_label_map(out)
+    assert out.name == "labels.nii.gz"
+    assert np.array_equal(read.labels, written.labels)
+    assert read.grid.matches(scan.grid, 1e-4)
+
+
+def test_content_hash_of_a_series_changes_with_its_slices(tmp_path):
+    write_series(tmp_path)
+    before = content_hash([tmp_path])
+    assert content_hash([tmp_path]) == before
+    write_slice(tmp_path / "01.dcm", np.zeros((4, 6)), position=(10, 20, 42))
+    assert content_hash([tmp_path]) != before
+
+
+def test_real_series_agree_with_itk_and_lie_on_one_grid(shared_data):
+    folder = shared_data / "dicom_brain"
+    cases = find_scans(folder, channels=1)
+    assert [c.name for c in cases] == ["flair", "hippocampus_crop", "t1", "t2"]
+    scan = read_scan([folder / "t1", folder / "flair", folder / "t2"])
+    assert scan.image.shape == (3, 22, 320, 280)
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder / "t1"))
+    itk = sitk.ReadImage(files)
+    assert scan.source.grid.spacing[::-1] == pytest.approx(itk.GetSpacing(), abs=1e-6)
+    assert scan.source.grid.origin == itk.GetOrigin()
+    volume = read_series(folder / "t1")
+    assert [str(f) for f in volume.files] == list(files)
+    assert np.array_equal(volume.stored.voxels[0], sitk.GetArrayFromImage(itk))
+
+
+def test_real_crop_is_one_millimetre_and_upright(shared_data):
+    scan = read_scan([shared_data / "dicom_brain" / "hippocampus_crop"])
+    assert scan.grid.spacing == (1, 1, 1)
+    assert scan.grid == scan.source.grid
