@@ -1,0 +1,113 @@
+"""`preprocess`, the way from a scan to the network's grid, and `restore`, the way back.
+
+The order is nnU-Net's: crop to what is not zero, turn the axes, normalize, and only then resample, so that masked normalization
+sees true zeros. Source: Isensee et al. 2021, supplement 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.errors import ModelError, ScanError
+from nnseg.core.geometry import Box, Grid, Placement, Vector
+from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.plan import Plan
+from nnseg.preprocessing.crop import nonzero_box
+from nnseg.preprocessing.normalize import normalize
+from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
+
+
+def preprocess(scan: Scan, label_map: LabelMap | None, plan: Plan, *, name: str = "") -> PreprocessedCase:
+    """The case as the network sees it: cropped, turned, normalized, resampled, its labels as indices.
+
+    Args:
+        scan: with the plan's channels, in their order.
+        label_map: on the scan's grid; None for a scan to predict.
+        plan: a 2D plan leaves number and distance of slices alone.
+        name: the case's, to go with the result.
+
+    Raises:
+        ScanError: the scan has another number of channels, or the label map another shape or undeclared values.
+        PlanError: the plan asks for an unknown normalization.
+    """
+    _check(scan, label_map, plan)
+    placement = _place(scan.grid, nonzero_box(scan.image), plan)
+    separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
+    image = normalize(_cropped(scan.image, placement), plan.preprocessing.normalization)
+    image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
+    labels = None
+    if label_map is not None:
+        encoded = plan.labels.encode(_cropped(label_map.labels, placement))
+        labels = resample_labels(encoded, placement.shape, separate=separate)
+    return PreprocessedCase(name=name, image=image, labels=labels, placement=placement)
+
+
+def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Floats:
+    """Probabilities on the scan's canonical grid, float32 (K, Z, Y, X); outside the crop the background is certain.
+
+    Args:
+        probabilities_KZYX: one volume for each of ``plan.labels.heads``, on the network's grid.
+        placement: as `preprocess` gave it.
+        plan: as `preprocess` had it.
+
+    Raises:
+        ModelError: the probabilities have another shape than the placement and the plan's heads ask for.
+    """
+    expected = (len(plan.labels.heads), *placement.shape)
+    if probabilities_KZYX.shape != expected:
+        raise ModelError(f"probabilities have shape {probabilities_KZYX.shape}, this scan and plan need {expected}; predict again")
+    separate = _separate(plan, current=placement.spacing, new=_scan_spacing(placement))
+    restored = np.zeros((len(probabilities_KZYX), *placement.scan.shape), np.float32)
+    if not plan.labels.regions:
+        restored[0] = 1.0
+    for volume, head in zip(restored, probabilities_KZYX, strict=True):  # one at a time, for the sake of memory
+        resampled = resample_image(head[np.newaxis], placement.cropped_shape, order=1, separate=separate)
+        volume[placement.crop.slices] = resampled[0].transpose(placement.back)
+    return restored
+
+
+def _check(scan: Scan, label_map: LabelMap | None, plan: Plan) -> None:
+    file = scan.source.files[0].name if scan.source.files else "the scan"
+    found, channels = len(scan.image), plan.channels
+    if found != len(channels):
+        raise ScanError(f"{file}: {found} channels, but the plan needs {len(channels)} ({', '.join(channels)}), in this order")
+    if label_map is None:
+        return
+    if label_map.labels.shape != scan.image.shape[1:]:
+        raise ScanError(f"{file}: the label map's shape {label_map.labels.shape} is not the scan's {scan.image.shape[1:]}")
+    undeclared = plan.labels.undeclared(label_map.labels)
+    if undeclared:
+        raise ScanError(
+            f"{file}: the label map has values {undeclared}, the plan knows {plan.labels.describe()}; "
+            "declare them in the dataset or correct the file"
+        )
+
+
+def _place(scan: Grid, crop: Box, plan: Plan) -> Placement:
+    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
+    depth, height, width = (scan.spacing[a] for a in axes)
+    spacing = (depth, *target) if plan.dimensions == 2 else target
+    z, y, x = (crop.shape[a] for a in axes)
+    grid = Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2]))
+    return Placement(scan=scan, crop=crop, axes=axes, shape=grid.shape, spacing=grid.spacing)
+
+
+def _scan_spacing(placement: Placement) -> Vector:
+    """The scan's spacing in network axis order."""
+    z, y, x = (placement.scan.spacing[a] for a in placement.axes)
+    return z, y, x
+
+
+def _separate(plan: Plan, *, current: Vector, new: Vector) -> int | None:
+    """The axis resampled on its own: in a 2D plan always the slices', which must not see one another."""
+    return 0 if plan.dimensions == 2 else separate_axis(current, new, plan.preprocessing.separate_axis_ratio)
+
+
+def _cropped(voxels: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:
+    """The crop of (..., Z, Y, X) voxels, contiguous, in network axis order."""
+    block = voxels[(..., *placement.crop.slices)]
+    lead = block.ndim - 3
+    return np.ascontiguousarray(block.transpose(*range(lead), *(lead + a for a in placement.axes)))
