@@ -1,0 +1,185 @@
+"""`Recipe`: the constants that shape a plan, read from one page of TOML that people write."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nnseg.core.errors import PlanError
+from nnseg.core.plan import Inference, Positive, Probability, Steps, Training, parse
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Constants(BaseModel):
+    """What differs between 2D and 3D.
+
+    Args:
+        first_edge: voxels along the sides of the first patch tried, were it cubic.
+        features_cap: most channels of a stage.
+        reference_estimate: elements of all feature maps that the reference batch may have for one of its patches.
+        reference_batch: the batch ``reference_estimate`` is for.
+        patch_batch: patches are shrunk until this many are affordable.
+        largest_batch: more patches a step bring little.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first_edge: Count
+    features_cap: Count
+    reference_estimate: Positive
+    reference_batch: Count
+    patch_batch: Count
+    largest_batch: Count
+
+
+class Rules(BaseModel):
+    """The planner's constants.
+
+    Args:
+        network: a name in `nnseg.network.unet.NETWORKS`.
+        base_features: channels of the finest stage, doubled at each further one.
+        blocks: of the encoder's stages; the last number goes for all further stages.
+        decoder_blocks: likewise of the decoder's.
+        aim: what a step must fit into, in words, for the plan's reasons.
+        memory_gb: the estimate allowed is the reference estimate times ``memory_gb / reference_gb``.
+        reference_gb: what the reference estimate takes.
+        smallest_batch: patches a step, whatever they cost.
+        dataset_share: most of the dataset's voxels that one step may see.
+        smallest_edge: voxels of a stage below which no axis is pooled.
+        anisotropy: an axis this many times coarser than the others is strongly anisotropic.
+        mask_below: statistics are taken where scans are not zero if cropping leaves less than this share of them.
+        image_order: spline order images are resampled with.
+        steps_per_case: length of a training without a budget, for each case of the dataset ...
+        fewest_steps: ... but not shorter than this ...
+        most_steps: ... nor longer than this.
+        flat: constants of 2D plans, ``[planner.2d]``.
+        volume: constants of 3D plans, ``[planner.3d]``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    network: Literal["plain", "residual"]
+    base_features: Count
+    blocks: Annotated[Steps, Field(min_length=1)]
+    decoder_blocks: Annotated[Steps, Field(min_length=1)]
+    aim: str
+    memory_gb: Positive
+    reference_gb: Positive
+    smallest_batch: Count
+    dataset_share: Probability
+    smallest_edge: Annotated[int, Field(ge=2)]
+    anisotropy: Positive
+    mask_below: Probability
+    image_order: Literal[0, 1, 3]
+    steps_per_case: Count
+    fewest_steps: Count
+    most_steps: Count
+    flat: Constants = Field(alias="2d")
+    volume: Constants = Field(alias="3d")
+
+    def constants(self, dimensions: int) -> Constants:
+        """Those of 2D or of 3D plans."""
+        return self.flat if dimensions == 2 else self.volume
+
+
+class TrainingRecipe(Training):
+    """Settings of a plan's training that the recipe fixes; those left out are the planner's to decide.
+
+    Args:
+        batch_size: 0 leaves it to the planner.
+    """
+
+    batch_size: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(BaseModel):
+    """A preset that shapes plans.
+
+    Args:
+        name: of its file, without the suffix.
+        description: who it is for, in a sentence.
+        planner: constants of the planner's rules.
+        training: settings of the plan's training; what is not set is decided.
+        inference: settings of the plan's inference; likewise.
+        on_cpu: sections that replace parts of those above when a CPU trains.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    name: str
+    description: str = ""
+    planner: Rules
+    training: TrainingRecipe = TrainingRecipe()
+    inference: Inference = Inference()
+    on_cpu: dict[str, Any] = {}
+
+    def on(self, device: str) -> Recipe:
+        """The recipe for one kind of device.
+
+        Raises:
+            PlanError: ``on_cpu`` names a setting that does not exist.
+        """
+        if device != "cpu" or not self.on_cpu:
+            return self
+        content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
+        return parse(Recipe, _merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe by the name of a shipped one ("auto", "nnunet"), or by the path of a file.
+
+    A recipe may begin with ``based_on = "auto"`` and then needs to say only what differs.
+
+    Raises:
+        PlanError: there is no such recipe, or it names a setting that does not exist.
+    """
+    path = _find(str(name))
+    content = _read(path)
+    recipe = parse(Recipe, {**content, "name": path.stem}, f"recipe {path.name}")
+    recipe.on("cpu")  # so that a mistake there is seen on every device
+    return recipe
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with nnseg, by name."""
+    inside = Path(__file__).parents[1] / "plans"  # in a wheel; beside the package in a checkout
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "plans"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _find(name: str) -> Path:
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    wanted = "no such file" if path.suffix == ".toml" or len(path.parts) > 1 else "no recipe of this name"
+    raise PlanError(f"recipe {name}: {wanted}; give the path of a TOML file or one of {', '.join(shipped)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PlanError(f"recipe {path}: cannot be read as TOML: {error}") from error
+    base = content.pop("based_on", None)
+    if base is None:
+        return content
+    shipped = shipped_recipes()
+    if base not in shipped or shipped[base].resolve() == path.resolve():
+        raise PlanError(f"recipe {path.name}: based_on = {base!r} must be one of {', '.join(n for n in shipped if n != path.stem)}")
+    return _merged(_read(shipped[base]), content)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``under`` with the settings of ``over`` in their place, table by table."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,88 @@
+"""The grid a network works on: which spacing, and which axis comes first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.geometry import Axes, Vector
+
+Table = npt.NDArray[np.float64]
+
+NAMES = "zyx"
+"""What people call the axes of a scan's array."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """The network's grid, in network axis order.
+
+    Args:
+        axes: network axis ``a`` is scan axis ``axes[a]``.
+        spacing: mm.
+        shape: the median cropped scan on this grid, voxels; halves occur when the number of cases is even.
+        why: the reasons, for the fields ``axes`` and ``spacing``.
+    """
+
+    axes: Axes
+    spacing: Vector
+    shape: Vector
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0) -> Resolution:
+    """The grid that suits a dataset: median spacing, finer along an axis with few thick slices, coarsest axis first.
+
+    Args:
+        spacings: (cases, 3) mm, scan axis order.
+        shapes: (cases, 3) voxels of the cropped scans, scan axis order.
+        anisotropy: an axis this many times coarser than the others is strongly anisotropic.
+
+    Source: Isensee 2021, nnU-Net, online methods, "image resampling" and "target spacing".
+    """
+    target, reason = _target_spacing(spacings, shapes, anisotropy)
+    axes, order = _order(target, shapes)
+    resampled = [[max(1, round(float(x))) for x in row] for row in spacings / target * shapes]
+    median = np.median(np.asarray(resampled, np.float64), axis=0)
+    turned = list(axes)
+    return Resolution(
+        axes=axes, spacing=_vector(target[turned]), shape=_vector(median[turned]), why={"spacing": reason, "axes": order}
+    )
+
+
+def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[Table, str]:
+    target = np.median(spacings, axis=0)
+    worst = int(np.argmax(target))
+    others = [a for a in range(3) if a != worst]
+    coarsest_other = float(target[others].max())
+    ratio, size = target[worst] / coarsest_other, np.median(shapes, axis=0)
+    if not (ratio > anisotropy and size[worst] * anisotropy < size[others].min()):
+        same = bool((spacings == spacings[0]).all())
+        return target, "all cases share this spacing" if same else f"the median over {len(spacings)} cases, axis by axis"
+    finer = float(np.percentile(spacings[:, worst], 10))
+    reason = (
+        f"axis {NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
+        f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
+    )
+    target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5
+    return target, reason
+
+
+def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
+    single = np.flatnonzero(np.median(shapes, axis=0) == 1)
+    first = int(single[0]) if single.size else int(np.argmax(target))
+    rest = [a for a in range(3) if a != first]
+    if single.size:
+        reason = f"axis {NAMES[first]} has a single voxel, so it comes first"
+    elif target.max() == target.min():
+        reason = "all axes are equally fine, so their order stays"
+    else:
+        reason = f"axis {NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
+    return (first, rest[0], rest[1]), reason
+
+
+def _vector(values: Table) -> Vector:
+    a, b, c = (float(v) for v in values)
+    return a, b, c
