@@ -1,0 +1,213 @@
+"""What U-Nets are built of: convolution + instance norm + leaky ReLU, residual blocks, and the step up to the next finer stage.
+
+On CPUs three things are arranged so that nearly all time of a training step goes into convolutions; none changes the result:
+
+- activations lie channels-last, which oneDNN reads without reordering;
+- instance norm is batch norm of one sample at a time, which PyTorch computes in that layout, in bfloat16 with float32 statistics,
+  where `torch.nn.functional.instance_norm` copies to another layout and back. Group norm would be faster still, but takes the
+  variance as a difference of large numbers in that layout and fails where a channel's mean is many times its spread;
+- gradients that leave a concatenation are copied into dense tensors first, because what follows is slow on strided ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nnseg.core.plan import Steps
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+POOLS: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+EPSILON = 1e-5
+"""Added to the variance under the root of instance norm."""
+
+SLOPE = 0.01
+"""Of the leaky ReLU below zero."""
+
+NO_ACTIVATION = 1.0
+"""The slope at which a leaky ReLU does nothing."""
+
+
+class ConvNorm(nn.Module):
+    """Convolution ("same" padding), instance norm and leaky ReLU.
+
+    Args:
+        channels: in and out.
+        kernel: odd, per axis; its length says 2D or 3D.
+        slope: of the leaky ReLU; `NO_ACTIVATION` for none.
+    """
+
+    def __init__(self, channels: tuple[int, int], kernel: Steps, *, stride: Steps, slope: float = SLOPE, bias: bool = True) -> None:
+        super().__init__()
+        padding = cast(Any, tuple((k - 1) // 2 for k in kernel))
+        self.conv = CONVOLUTIONS[len(kernel)](*channels, cast(Any, kernel), cast(Any, stride), padding, bias=bias)
+        self.norm = InstanceNorm(channels[1], slope=slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's features, (B, C, *space)."""
+        return cast(Tensor, self.norm(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut. Source: He et al. 2019, "Bag of tricks", ResNet-D: pool, then project.
+
+    The second norm starts at zero, so that an untrained block passes its shortcut on.
+    """
+
+    def __init__(self, channels: tuple[int, int], kernel: Steps, *, stride: Steps) -> None:
+        super().__init__()
+        before, after = channels
+        ones = (1,) * len(kernel)
+        self.first = ConvNorm((before, after), kernel, stride=stride)
+        self.second = ConvNorm((after, after), kernel, stride=ones, slope=NO_ACTIVATION)
+        self.skip = nn.Sequential()
+        if stride != ones:  # the projection pools by itself, but is still called the second
+            self.skip.append(nn.Identity() if before != after else POOLS[len(kernel)](cast(Any, stride), cast(Any, stride)))
+        if before != after:
+            self.skip.append(Projection(channels, stride))
+        nn.init.zeros_(self.second.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's features, (B, C, *space)."""
+        features = self.second(self.first(x))
+        shortcut = self.skip(x).to(features.dtype)  # autocast pools in float32
+        return nn.functional.leaky_relu_(features + shortcut, SLOPE)
+
+
+class Projection(nn.Module):
+    """Average pooling, a 1 x 1 convolution and instance norm, the first two as one convolution, which is several times faster."""
+
+    def __init__(self, channels: tuple[int, int], stride: Steps) -> None:
+        super().__init__()
+        self.conv = CONVOLUTIONS[len(stride)](*channels, 1, bias=False)
+        self.norm = InstanceNorm(channels[1], slope=NO_ACTIVATION)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projected features, (B, C, *coarser space)."""
+        convolution = nn.functional.conv2d if len(self.stride) == 2 else nn.functional.conv3d
+        weight = (self.conv.weight / math.prod(self.stride)).expand(-1, -1, *self.stride)
+        return cast(Tensor, self.norm(convolution(x, weight, None, self.stride)))
+
+
+class UpConvolution(nn.Module):
+    """A transposed convolution (kernel = stride) whose result is set before the finer stage's features."""
+
+    def __init__(self, channels: tuple[int, int], stride: Steps) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight, self.bias = nn.Parameter(torch.empty(*channels, *stride)), nn.Parameter(torch.zeros(channels[1]))
+
+    def forward(self, x: Tensor, finer: Tensor) -> Tensor:
+        """(B, 2C, *finer space): the coarser features brought up, then the finer ones."""
+        transposed = nn.functional.conv_transpose2d if len(self.stride) == 2 else nn.functional.conv_transpose3d
+        if not _ours(x):
+            return torch.cat((transposed(x, self.weight, self.bias, self.stride), finer), dim=1)
+        # The bias gets its gradient from _Concatenation, several times faster than from the convolution.
+        up = transposed(x, self.weight, self.bias.detach(), self.stride)
+        return cast(Tensor, _Concatenation.apply(up, finer, self.bias))  # type: ignore[no-untyped-call]
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm with learned scale and offset, then leaky ReLU.
+
+    A channel of a single voxel becomes the offset, where `torch.nn.InstanceNorm3d` refuses to train.
+    """
+
+    def __init__(self, channels: int, *, slope: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *space), of ``x``'s type."""
+        if _ours(x):
+            return cast(Tensor, _NormActivation.apply(x, self.weight, self.bias, self.slope))  # type: ignore[no-untyped-call]
+        if x[0, 0].numel() == 1:
+            y = torch.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
+        else:
+            y = torch.instance_norm(x, self.weight, self.bias, None, None, True, 0.0, EPSILON, True)
+        return y if self.slope == NO_ACTIVATION else nn.functional.leaky_relu_(y, self.slope)
+
+
+def fast_layout(x: Tensor) -> Tensor:
+    """The same values, channels-last on CPUs; unlike ``contiguous`` it also marks single-channel tensors so."""
+    return x.to(memory_format=_channels_last(x)) if _ours(x) else x
+
+
+def initialize(module: nn.Module) -> None:
+    """Draw convolution weights (Kaiming normal) and clear biases; meant for ``network.apply``. Source: He et al. 2015."""
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _ours(x: Tensor) -> bool:
+    """Is this a tensor for the functions below, made for CPUs and opaque to exporters?"""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
+
+
+def _channels_last(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+
+
+class _NormActivation(torch.autograd.Function):
+    """Instance norm and leaky ReLU for channels-last tensors on CPUs: batch norm of each sample by itself.
+
+    The output, not the sum before the activation, is kept for the backward pass: its sign is the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+        x = x.contiguous(memory_format=_channels_last(x))
+        y = torch.empty_like(x)
+        means, scales = (weight.new_empty(x.shape[:2]) for _ in range(2))
+        for sample, out, mean, scale in zip(x.split(1), y.split(1), means, scales, strict=True):
+            into = {"out": out, "save_mean": mean, "save_invstd": scale}
+            torch.ops.aten.native_batch_norm.out(sample, weight, bias, None, None, True, 0.0, EPSILON, **into)
+        if slope != NO_ACTIVATION:
+            nn.functional.leaky_relu_(y, slope)
+        ctx.save_for_backward(x, y, weight, means, scales)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, y, weight, means, scales = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=_channels_last(x))
+        of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        if ctx.slope != NO_ACTIVATION:  # one buffer for both gradients: fresh memory is slow
+            gradient = torch.ops.aten.leaky_relu_backward.grad_input(gradient, y, ctx.slope, True, grad_input=of_x)
+        for seen, sample, mean, scale, out in zip(gradient.split(1), x.split(1), means, scales, of_x.split(1), strict=True):
+            saved = (weight, None, None, mean, scale, True, EPSILON, [True, True, True])
+            one, two, three = torch.ops.aten.native_batch_norm_backward(seen, sample, *saved)
+            out.copy_(one)
+            of_weight += two
+            of_bias += three
+        return of_x, of_weight, of_bias, None
+
+
+class _Concatenation(torch.autograd.Function):
+    """Channels of two tensors, one after the other; ``bias`` is already in the first, and gets the sum of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
+        ctx.channels = first.shape[1]
+        ctx.bias_dtype = bias.dtype
+        return torch.cat((first, second), dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        layout = _channels_last(gradient)
+        first = gradient[:, : ctx.channels].contiguous(memory_format=layout)
+        second = gradient[:, ctx.channels :].contiguous(memory_format=layout)
+        rows = first.movedim(1, -1).reshape(-1, ctx.channels)
+        return first, second, rows.sum(0, dtype=ctx.bias_dtype)

@@ -1,0 +1,188 @@
+"""Files of tensors and text that can run no code: safetensors with one JSON text in its metadata and a hash of the content.
+
+The metadata has one entry, ``nnseg``, with the JSON object ``{"about": ..., "digest": ..., "format": 1}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nnseg.core.errors import ModelError, RunError
+from nnseg.storage.files import write_aside
+
+FORMAT = 1
+"""Version of the layout; a file of another one is refused, not guessed at."""
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+HEADER_BYTES = 100_000_000
+HEADER_ENTRIES = 20_000
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors, and anything JSON can hold about them, to a file that is never seen half-written.
+
+    Equal content gives equal bytes. Dtypes are kept; tensors of any device are copied to the CPU.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    copies = {n: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    strange = [f"{n} ({t.dtype})" for n, t in copies.items() if t.dtype not in DTYPES.values()]
+    if strange:
+        raise TypeError(f"tensors of these types cannot be stored: {', '.join(strange)}")
+    content = json.loads(json.dumps(about))
+    text = _json({"about": content, "digest": content_digest(copies, content), "format": FORMAT})
+    with write_aside(path) as aside:
+        try:
+            save_file(copies, aside, metadata={"nnseg": text})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise RunError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the text that `save_tensors` wrote; the tensors own their memory.
+
+    Raises:
+        ModelError: no such file, or one that is not ours, is damaged, or is of another version.
+    """
+    try:
+        header = _header(path)
+        tensors = _tensors(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    about = header["about"]
+    if content_digest(tensors, about) != header["digest"]:
+        raise _damaged(path, "its content does not match its hash")
+    return tensors, about
+
+
+def content_digest(tensors: Mapping[str, Tensor], about: object) -> str:
+    """A hash of tensors (names, types, shapes, every bit) and of what JSON holds about them, in any order."""
+    state = hashlib.blake2b(_json(about).encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def flatten_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an optimizer's ``state_dict()``, and all the rest as JSON, for `save_tensors`.
+
+    Takes any nest of dicts (with text or integer keys), lists, tuples, tensors, numbers, text, booleans and None.
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, {"state": _pack(state, "state", tensors)}
+
+
+def unflatten_state(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that `flatten_state` took apart, equal in every value and type.
+
+    Raises:
+        ModelError: the two do not belong together.
+    """
+    try:
+        state = _unpack(about["state"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the stored state is incomplete: {error}; start again from an earlier checkpoint") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"the stored state is a {type(state).__name__}, not a dict")
+    return state
+
+
+def _pack(value: object, path: str, tensors: dict[str, Tensor]) -> object:
+    """JSON for ``value``: everything that JSON would lose is an object with one key that names the type."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors)}.{path}"  # the number makes it unique whatever the keys
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[k, _pack(v, f"{path}.{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_pack(v, f"{path}.{i}", tensors) for i, v in enumerate(value)]}
+    if isinstance(value, list):
+        return [_pack(v, f"{path}.{i}", tensors) for i, v in enumerate(value)]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"{path} is a {type(value).__name__}, which cannot be stored")
+
+
+def _unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
+    if isinstance(packed, list):
+        return [_unpack(p, tensors) for p in packed]
+    if not isinstance(packed, dict):
+        return packed
+    [(kind, content)] = packed.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_unpack(p, tensors) for p in content)
+    if kind == "dict":
+        return {key: _unpack(p, tensors) for key, p in content}
+    raise ValueError(f'"{kind}" is not a kind of value')
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Our entry of the metadata, from a header that is small enough to be looked at."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(HEADER_BYTES, size - 8):
+            raise _damaged(path, "its header is longer than the file or than is allowed")
+        text = file.read(length)
+    try:
+        entries = json.loads(text)
+        written = entries.pop("__metadata__")["nnseg"]
+        ours = json.loads(written)
+        types = {entry["dtype"] for entry in entries.values()}
+        version, _, _ = ours["format"], ours["about"], ours["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, "its header is not one that nnseg writes") from error
+    if written != _json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
+        raise _damaged(path, "its header is not as it was written")
+    if version != FORMAT:
+        raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
+    if len(entries) > HEADER_ENTRIES or not types <= set(DTYPES):
+        raise _damaged(path, "it holds too many tensors, or tensors of unknown types")
+    return dict(ours)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors, copied, so that what happens to the file later cannot reach them."""
+    with safe_open(path, framework="pt") as file:
+        return {name: _copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy of every bit; `Tensor.clone` would mend the flipped ones of booleans, and hide them from the hash."""
+    return tensor.reshape(-1).view(torch.uint8).clone().view(tensor.dtype).reshape(tensor.shape)
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} is damaged or not a file of nnseg: {' '.join(reason.split())}; use another copy or export it again")

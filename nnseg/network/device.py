@@ -1,0 +1,83 @@
+"""Where networks compute, and in which precision."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import cache
+
+import torch
+from torch import nn
+
+from nnseg.core.errors import RunError
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(text: str) -> torch.device:
+    """The device called "auto" (the fastest there is), "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        RunError: this machine has no such device; the message names those it has.
+    """
+    here = _devices()
+    if text == "auto":
+        return torch.device(here[-1].partition(":")[0])
+    if text in here or text in {name.partition(":")[0] for name in here}:
+        return torch.device(text)
+    raise RunError(f'there is no device "{text}" on this machine; choose auto or one of: {", ".join(here)}')
+
+
+def autocast_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """The type to compute convolutions in, for `torch.autocast`; float32 means that autocast is to be switched off.
+
+    Args:
+        device: as `resolve_device` gave it.
+        precision: the plan's ``training.precision``. "auto" is bfloat16 on a GPU that has it and float16 on one that has not; on
+            other devices bfloat16 where a trial, made once per process, finds it faster than float32.
+    """
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return _faster_dtype(device.type)
+
+
+def _devices() -> list[str]:
+    """Devices of this machine, the one to prefer last."""
+    names = ["cpu"]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    if torch.cuda.is_available():
+        names += [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
+    return names
+
+
+@cache
+def _faster_dtype(kind: str) -> torch.dtype:
+    device = torch.device(kind)
+    plain = _trial_seconds(device, torch.float32)
+    short = _trial_seconds(device, torch.bfloat16)
+    log.info("trial convolution on %s: float32 %.1f ms, bfloat16 %.1f ms", kind, plain * 1e3, short * 1e3)
+    return torch.bfloat16 if short < plain else torch.float32
+
+
+def _trial_seconds(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
+    """Seconds of the fastest of some passes through a few convolutions; infinite if the type does not work there."""
+    image = torch.linspace(-1, 1, 16 * 32**3, device=device).reshape(1, 16, 32, 32, 32)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            network = nn.Sequential(nn.Conv3d(16, 32, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(32, 32, 3, padding=1)).to(device)
+            seconds = [_pass_seconds(network, image, dtype) for _ in range(repeats + 1)]  # the first one warms up
+    except RuntimeError:  # torch says so where a type is not implemented
+        return float("inf")
+    return min(seconds[1:])
+
+
+def _pass_seconds(network: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
+    start = time.perf_counter()
+    with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        finite = bool(torch.isfinite(network(image)).all())  # reading the answer also waits for the device
+    return time.perf_counter() - start if finite else float("inf")

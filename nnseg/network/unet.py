@@ -1,0 +1,180 @@
+"""U-Nets, plain and with a residual encoder, 2D and 3D: an encoder and a decoder, and the network as their sum.
+
+Sources: Ronneberger et al. 2015 (U-Net); Isensee et al. 2021 (nnU-Net's plain U-Net); Isensee et al. 2024 (residual presets).
+Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnunet_name` gives theirs for ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+
+from nnseg.core.errors import PlanError
+from nnseg.core.plan import Network, Steps
+from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, fast_layout, initialize
+
+
+class UNet(nn.Module):
+    """Logits from an image.
+
+    Args:
+        divisor: by what each axis of an image must be divisible.
+
+    With ``deep_supervision`` the answer is a list, one tensor of logits for each decoder stage, finest first; without it (the
+    default), only the finest, as a tensor. Heads of all stages exist either way.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, *, divisor: Steps) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.divisor = divisor
+        self.deep_supervision = False
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Logits (B, K, *space) of an image (B, C, *space).
+
+        Raises:
+            ValueError: the image has another number of axes, or one that the divisor does not divide.
+        """
+        space = tuple(image.shape[2:])
+        if len(space) != len(self.divisor) or any(n % d for n, d in zip(space, self.divisor, strict=True)):
+            raise ValueError(f"an image of {space} voxels does not fit a network whose axes must be divisible by {self.divisor}")
+        features = self.encoder(fast_layout(image))
+        outputs = cast(list[Tensor], self.decoder(features, all_stages=self.deep_supervision))
+        return outputs if self.deep_supervision else outputs[0]
+
+
+class Encoder(nn.Module):
+    """Features of an image at every stage.
+
+    Args:
+        stem: applied before the first stage, if the architecture has one.
+    """
+
+    def __init__(self, stages: list[nn.Sequential], stem: nn.Module | None = None) -> None:
+        super().__init__()
+        if stem is not None:
+            self.stem = stem
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features of all stages, finest first."""
+        if hasattr(self, "stem"):
+            x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Logits from the encoder's features; its stages are numbered as they are computed, coarsest first.
+
+    A network of one stage has no decoder stage: its only head reads the encoder.
+    """
+
+    def __init__(self, network: Network, heads: int) -> None:
+        super().__init__()
+        dimensions = len(network.strides[0])
+        coarse_to_fine = list(range(len(network.features) - 1))[::-1]
+        self.ups = nn.ModuleList(
+            UpConvolution((network.features[s + 1], network.features[s]), network.strides[s + 1]) for s in coarse_to_fine
+        )
+        self.stages = nn.ModuleList(
+            _stage((2 * network.features[s], network.features[s]), network.kernels[s], network.decoder_blocks[s], (1,) * dimensions)
+            for s in coarse_to_fine
+        )
+        self.heads = nn.ModuleList(CONVOLUTIONS[dimensions](network.features[s], heads, 1) for s in coarse_to_fine or [0])
+
+    def forward(self, features: list[Tensor], *, all_stages: bool) -> list[Tensor]:
+        """Logits, finest first: of all stages, or a list of the finest alone."""
+        x = features[-1]
+        results = []
+        for up, stage, finer in zip(self.ups, self.stages, features[-2::-1], strict=True):
+            x = stage(up(x, finer))
+            results.append(x)
+        results = results or [x]
+        chosen = range(len(results) - 1, -1, -1) if all_stages else [len(results) - 1]
+        return [self.heads[i](results[i]) for i in chosen]
+
+
+def plain_encoder(network: Network, channels: int) -> Encoder:
+    """Stages of convolutions, the first of each strided."""
+    widths = zip((channels, *network.features), network.features, strict=False)
+    settings = zip(widths, network.kernels, network.blocks, network.strides, strict=True)
+    return Encoder([_stage(*setting) for setting in settings])
+
+
+def residual_encoder(network: Network, channels: int) -> Encoder:
+    """A convolution at full resolution, then stages of residual blocks, the first of each strided."""
+    ones = (1,) * len(network.strides[0])
+    stem = ConvNorm((channels, network.features[0]), network.kernels[0], stride=ones)
+    stages, width = [], network.features[0]
+    for features, kernel, blocks, stride in zip(network.features, network.kernels, network.blocks, network.strides, strict=True):
+        strided = ResidualBlock((width, features), kernel, stride=stride)
+        others = [ResidualBlock((features, features), kernel, stride=ones) for _ in range(blocks - 1)]
+        stages.append(nn.Sequential(strided, *others))
+        width = features
+    return Encoder(stages, stem)
+
+
+def build_network(network: Network, *, channels: int, heads: int) -> UNet:
+    """A freshly initialised network; the same one after the same ``torch.manual_seed``.
+
+    Args:
+        channels: of the image.
+        heads: labels or regions it tells apart.
+
+    Raises:
+        PlanError: the kind is not in `NETWORKS`, or no such network can be built.
+    """
+    if network.kind not in NETWORKS:
+        near = difflib.get_close_matches(network.kind, NETWORKS, n=1, cutoff=0.0)[0]
+        raise PlanError(f'network.kind = "{network.kind}" is not known; did you mean "{near}"? There are {", ".join(NETWORKS)}')
+    if any(s != 1 for s in network.strides[0]):
+        raise PlanError(f"network.strides starts with {network.strides[0]}, but the first stage must keep full resolution")
+    if any(k % 2 == 0 for kernel in network.kernels for k in kernel):
+        raise PlanError(f"network.kernels = {network.kernels}: kernels must be odd")
+    if min(network.blocks + network.decoder_blocks) < 1:
+        raise PlanError("network.blocks and network.decoder_blocks must be at least 1")
+    result = UNet(NETWORKS[network.kind](network, channels), Decoder(network, heads), divisor=network.divisor)
+    return result.apply(initialize)
+
+
+def nnunet_name(name: str) -> str:
+    """What nnU-Net calls the parameter that we call ``name``.
+
+    Example:
+        >>> nnunet_name("decoder.ups.0.weight")
+        'decoder.transpconvs.0.weight'
+    """
+    for pattern, replacement in _NNUNET_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_NNUNET_NAMES = (
+    (r"^encoder\.stem\.", "encoder.stem.convs.0."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.(conv|norm)\.", r"encoder.stages.\1.0.convs.\2.\3."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.(first|second|skip)\.", r"encoder.stages.\1.blocks.\2.\3."),
+    (r"\.first\.", ".conv1."),
+    (r"\.second\.", ".conv2."),
+    (r"^decoder\.stages\.(\d+)\.", r"decoder.stages.\1.convs."),
+    (r"^decoder\.ups\.", "decoder.transpconvs."),
+    (r"^decoder\.heads\.", "decoder.seg_layers."),
+)
+
+
+def _stage(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> nn.Sequential:
+    before, after = channels
+    ones = (1,) * len(kernel)
+    first = ConvNorm((before, after), kernel, stride=stride)
+    return nn.Sequential(first, *(ConvNorm((after, after), kernel, stride=ones) for _ in range(count - 1)))
+
+
+NETWORKS: dict[str, Callable[[Network, int], Encoder]] = {"plain": plain_encoder, "residual": residual_encoder}
