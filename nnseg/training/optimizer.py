@@ -1,0 +1,111 @@
+"""How weights move: optimizers, the learning rate's course over a training, and the average of weights."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from nnseg.core.errors import PlanError
+from nnseg.core.plan import Training
+
+POLY_POWER = 0.9
+MOST_WARMUP = 0.1
+"""Of a schedule's steps: so that short trainings do not only warm up."""
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> Optimizer:
+    """The plan's optimizer over all parameters, weight decay on each of them as in nnU-Net.
+
+    Raises:
+        PlanError: the plan's optimizer is not in `OPTIMIZERS`.
+    """
+    if training.optimizer not in OPTIMIZERS:
+        near = difflib.get_close_matches(training.optimizer, OPTIMIZERS, n=1, cutoff=0.0)[0]
+        raise PlanError(
+            f'training.optimizer = "{training.optimizer}" is not known; did you mean "{near}"? There are {", ".join(OPTIMIZERS)}'
+        )
+    return OPTIMIZERS[training.optimizer](list(parameters), training)
+
+
+def sgd(parameters: list[nn.Parameter], training: Training) -> Optimizer:
+    """Stochastic gradient descent with Nesterov's momentum. Source: nnU-Net (Isensee et al. 2021)."""
+    rate, decay, momentum = training.learning_rate, training.weight_decay, training.momentum
+    return SGD(parameters, rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0, fused=_can_fuse(parameters))
+
+
+def adamw(parameters: list[nn.Parameter], training: Training) -> Optimizer:
+    """AdamW with its usual betas; the plan's momentum is not used. Source: Loshchilov & Hutter 2019."""
+    return AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=_can_fuse(parameters))
+
+
+def learning_rate(step: int, steps: int, training: Training) -> float:
+    """The rate for step 0, 1, ... of ``steps``: rising linearly first, then falling to 0, which step ``steps`` would have.
+
+    Sources: Chen et al. 2018 (poly); Loshchilov & Hutter 2017 (cosine).
+    """
+    warmup = min(training.warmup_steps, int(MOST_WARMUP * steps))
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / (steps - warmup))
+    if training.schedule == "cosine":
+        return training.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return training.learning_rate * math.pow(1 - progress, POLY_POWER)
+
+
+class WeightAverage:
+    """An exponential moving average of a network's weights. Source: Polyak & Juditsky 1992; warm-up of the decay as in TensorFlow.
+
+    The decay of update n = 0, 1, ... is min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+
+    Args:
+        network: whose weights are averaged.
+        decay: 0 for none; the average is then always the current weights, and costs nothing.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._updates = 0
+        self._current = {name: tensor.detach() for name, tensor in network.state_dict(keep_vars=True).items()}
+        self._average = {name: tensor.clone() for name, tensor in self._current.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take the network's weights, as they are after a step, into the average."""
+        if not self._average:
+            return
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
+        current = [tensor.detach() for tensor in network.state_dict(keep_vars=True).values()]
+        torch._foreach_lerp_(list(self._average.values()), current, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The average by parameter name: not copies, so that they change with the next update."""
+        return dict(self._average or self._current)
+
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """Tensors and the number of updates, for `load_state`."""
+        return dict(self._average), self._updates
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            KeyError: ``tensors`` belong to another network.
+        """
+        for name, tensor in self._average.items():
+            tensor.copy_(tensors[name])
+        self._updates = updates
+
+
+def _can_fuse(parameters: list[nn.Parameter]) -> bool:
+    """Does PyTorch have a fused step here? On CPUs it is 3 to 5 times faster than the others, and no less exact."""
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], Optimizer]] = {"sgd": sgd, "adamw": adamw}
