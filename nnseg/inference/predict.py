@@ -1,0 +1,105 @@
+"""From a model and a scan to a label map on the scan's own grid."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from nnseg.core.errors import ModelError, RunError
+from nnseg.core.image import Floats, LabelMap, Scan
+from nnseg.inference.ensemble import average, groups
+from nnseg.inference.sliding_window import Window, batch_for, sliding_window
+from nnseg.network.bundle import Member, Model, build
+from nnseg.network.device import autocast_dtype
+from nnseg.preprocessing.preprocess import preprocess, restore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What a model says about a scan.
+
+    Args:
+        label_map: the decision, on the scan's canonical grid.
+        probabilities: float32 (K, Z, Y, X) on the same grid, one for each of ``labels.heads``.
+    """
+
+    label_map: LabelMap
+    probabilities: Floats
+
+
+def predict(model: Model, scan: Scan, *, device: torch.device, step: float | None = None, mirror: bool = True) -> Prediction:
+    """The model's label map and probabilities for one scan; for many scans make one `Predictor`.
+
+    Args:
+        model: one or more members.
+        scan: with the model's channels, in their order.
+        device: where the networks compute.
+        step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
+        mirror: also average over mirrored copies, along the plan's axes.
+
+    Raises:
+        ScanError: the scan has another number of channels.
+        ModelError: weights do not fit their plan, or give no numbers.
+    """
+    return Predictor(model, device=device, step=step, mirror=mirror)(scan)
+
+
+class Predictor:
+    """A model made ready once, for many scans. Calls change nothing in it, so that threads may share one.
+
+    Args: as for `predict`.
+    """
+
+    def __init__(self, model: Model, *, device: torch.device, step: float | None = None, mirror: bool = True) -> None:
+        self.model = model
+        self._device = device
+        self._groups = [[(m, build(m, device), _window(m, device, step, mirror)) for m in g] for g in groups(model.members)]
+
+    def __call__(self, scan: Scan) -> Prediction:
+        """The prediction for one scan; raises as `predict` does."""
+        answers = (self._answer(group, scan) for group in self._groups)
+        probabilities = average(answers, [float(len(group)) for group in self._groups])
+        label_map = LabelMap(labels=self.model.labels.decide(probabilities), grid=scan.grid)
+        return Prediction(label_map=label_map, probabilities=probabilities)
+
+    def _answer(self, group: list[tuple[Member, nn.Module, Window]], scan: Scan) -> Floats:
+        """Mean probabilities on the scan's grid of members that share their preprocessing."""
+        plan = group[0][0].plan
+        case = preprocess(scan, None, plan)
+        image = torch.from_numpy(case.image).to(self._device)
+        mean = average(_probabilities(network, image, window, m).cpu().numpy() for m, network, window in group)
+        return restore(mean, case.placement, plan)
+
+
+def _window(member: Member, device: torch.device, step: float | None, mirror: bool) -> Window:
+    plan = member.plan
+    return Window(
+        patch=plan.patch,
+        heads=len(plan.labels.heads),
+        step=plan.inference.step if step is None else step,
+        mirror_axes=plan.inference.mirror_axes if mirror else (),
+        sigmoid=bool(plan.labels.regions),
+        batch=batch_for(plan.patch, plan.network.features[0], device),
+        dtype=autocast_dtype(device, plan.training.precision),
+    )
+
+
+def _probabilities(network: nn.Module, image: Tensor, window: Window, member: Member) -> Tensor:
+    """One member's answer on the network's grid, with smaller batches where the device's memory is too small."""
+    while True:
+        try:
+            probabilities = sliding_window(network, image, window)
+            break
+        except torch.OutOfMemoryError:
+            if window.batch == 1:
+                raise RunError(f"{image.device} has too little memory for one {window.patch} patch; use --device cpu") from None
+            window = replace(window, batch=window.batch // 2)
+            log.warning("%s is out of memory; going on with %d tiles at a time", image.device, window.batch)
+    if not bool(torch.isfinite(probabilities).all()):
+        raise ModelError(f"the network of fold {member.fold} ({member.plan.name}) gave values that are not numbers; train it again")
+    return probabilities

@@ -1,0 +1,239 @@
+"""Tiles cover the volume, and their answers are averaged as they should be."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from nnseg.inference.sliding_window import Window, batch_for, importance, sliding_window, tile_starts
+
+CPU = torch.device("cpu")
+
+
+def _image(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _identity(tiles):
+    return tiles
+
+
+def _conv(inputs, outputs, dimensions=3, seed=0):
+    torch.manual_seed(seed)
+    kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
+    return kind(inputs, outputs, 3, padding=1).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("length", "patch", "step", "starts"),
+    [
+        (512, 128, 0.5, (0, 64, 128, 192, 256, 320, 384)),
+        (110, 64, 0.5, (0, 23, 46)),  # 46 voxels of room, 32 at most between tiles: two gaps of 23
+        (123, 64, 0.5, (0, 30, 59)),  # 29.5 is rounded half to even
+        (64, 64, 0.5, (0,)),
+        (65, 64, 0.5, (0, 1)),
+        (128, 64, 1.0, (0, 64)),
+        (5, 1, 1.0, (0, 1, 2, 3, 4)),
+    ],
+)
+def test_tile_positions_by_hand(length, patch, step, starts):
+    assert tile_starts(length, patch, step) == starts
+
+
+@given(patch=st.integers(1, 200), more=st.integers(0, 700), step=st.floats(0.1, 1.0))
+def test_every_voxel_is_covered_and_no_tile_lies_outside(patch, more, step):
+    starts = tile_starts(patch + more, patch, step)
+    assert starts[0] == 0
+    assert starts[-1] == more
+    gaps = np.diff(starts)
+    assert all(0 <= gap <= math.ceil(patch * step) for gap in gaps)
+    assert all(gap <= patch for gap in gaps)
+
+
+@pytest.mark.parametrize("patch", [(8, 12, 16), (5, 9, 7), (40, 56, 40), (16, 24), (1, 16, 16)])
+def test_importance_is_scipys_gaussian_of_an_impulse(patch):
+    impulse = np.zeros(patch)
+    impulse[tuple(n // 2 for n in patch)] = 1
+    expected = gaussian_filter(impulse, [n / 8 for n in patch], mode="constant", truncate=8)
+    weight = importance(patch)
+    assert weight.dtype == torch.float32
+    assert float(weight.max()) == 1
+    np.testing.assert_allclose(weight.numpy(), expected / expected.max(), rtol=1e-5, atol=1e-12)
+
+
+def test_importance_is_never_zero():
+    assert float(importance((2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2)).min()) > 0  # the corner is exp(-120), no float32
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 21)] * 3),
+    patch=st.lists(st.integers(1, 12), min_size=2, max_size=3),
+    step=st.sampled_from([0.25, 0.5, 0.7, 1.0]),
+    batch=st.integers(1, 9),
+    data=st.data(),
+)
+def test_a_window_over_the_identity_gives_the_input_back(shape, patch, step, batch, data):
+    axes = data.draw(st.sets(st.integers(0, len(patch) - 1)))
+    image = _image(3, *shape)
+    window = Window(patch=tuple(patch), heads=3, step=step, mirror_axes=tuple(sorted(axes)), batch=batch)
+    torch.testing.assert_close(sliding_window(_identity, image, window), torch.softmax(image, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_regions_get_a_probability_each():
+    image = _image(2, 5, 6, 7)
+    found = sliding_window(_identity, image, Window(patch=(4, 4, 4), heads=2, sigmoid=True))
+    torch.testing.assert_close(found, torch.sigmoid(image), rtol=1e-4, atol=1e-5)
+    assert found.dtype == torch.float32
+
+
+def test_the_image_is_not_changed():
+    image = _image(2, 6, 6, 6)
+    before = image.clone()
+    sliding_window(_identity, image, Window(patch=(6, 6, 6), heads=2, mirror_axes=(0,)))
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_mirroring_does_not_change_an_equivariant_network(dimensions):
+    network = _conv(1, 2, dimensions)
+    axes = tuple(range(dimensions))
+    for axis in axes:
+        network.weight.copy_((network.weight + network.weight.flip(axis + 2)) / 2)
+    image, patch = _image(1, 9, 11, 10), (8, 8, 8)[:dimensions]
+    plain = sliding_window(network, image, Window(patch=patch, heads=2))
+    mirrored = sliding_window(network, image, Window(patch=patch, heads=2, mirror_axes=axes))
+    torch.testing.assert_close(mirrored, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_mirrored_logits_are_averaged_by_hand():
+    image = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 1, 4)
+
+    def ramp(tiles):  # logits that depend on the position in the tile: (0, 1, 2, 3) times the value
+        return torch.cat([torch.zeros_like(tiles), tiles * torch.arange(4.0)], 1)
+
+    window = Window(patch=(1, 1, 4), heads=2, mirror_axes=(2,))
+    logits = torch.tensor([1.0, 2.0, 4.0, 8.0]) * 1.5  # the mean of (0, 1, 2, 3) and (3, 2, 1, 0)
+    torch.testing.assert_close(sliding_window(ramp, image, window)[1, 0, 0], torch.sigmoid(logits))
+
+
+def test_the_copies_are_all_combinations_of_axes():
+    assert Window(patch=(2, 2, 2), heads=1, mirror_axes=(0, 1, 2)).flips == (
+        (),
+        (1,),
+        (2,),
+        (3,),
+        (1, 2),
+        (1, 3),
+        (2, 3),
+        (1, 2, 3),
+    )
+    assert Window(patch=(2, 2), heads=1, mirror_axes=(0, 1)).flips == ((), (2,), (3,), (2, 3))
+
+
+def test_overlapping_tiles_agree_with_monai():
+    network, image, patch = _conv(2, 3), _image(2, 20, 24, 16), (8, 12, 8)
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            image[None], patch, 4, network, overlap=0.5, mode="gaussian", roi_weight_map=importance(patch)
+        )
+    found = sliding_window(network, image, Window(patch=patch, heads=3, batch=3))
+    torch.testing.assert_close(found, torch.softmax(logits[0], 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((11, 13, 9), (6, 8, 5)), ((4, 13, 9), (8, 6)), ((3, 5, 30), (4, 8, 8))])
+def test_tiles_and_mirrors_agree_with_a_plain_loop(shape, patch):
+    dimensions, step, axes = len(patch), 0.6, (0, 1)
+    network, image = _conv(1, 2, dimensions, seed=4), _image(1, *shape, seed=5)
+    found = sliding_window(network, image, Window(patch=patch, heads=2, step=step, mirror_axes=axes, batch=4))
+    if dimensions == 2:
+        expected = np.stack([_tile_by_tile(network, image[:, z].numpy(), patch, step, axes) for z in range(shape[0])], 1)
+    else:
+        expected = _tile_by_tile(network, image.numpy(), patch, step, axes)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def _tile_by_tile(network, image, patch, step, axes):
+    """The same in NumPy, float64, one tile and one copy at a time."""
+    before = [max(p - n, 0) // 2 for n, p in zip(image.shape[1:], patch, strict=True)]
+    after = [max(p - n, 0) - b for n, p, b in zip(image.shape[1:], patch, before, strict=True)]
+    padded = np.pad(image, [(0, 0), *zip(before, after, strict=True)])
+    total, weights = np.zeros((2, *padded.shape[1:])), np.zeros(padded.shape[1:])
+    weight = importance(patch).numpy().astype(float)
+    for corner in product(*(tile_starts(n, p, step) for n, p in zip(padded.shape[1:], patch, strict=True))):
+        box = tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
+        answers = []
+        for mirrored in product([False, True], repeat=len(axes)):
+            flips = [a + 1 for a, m in zip(axes, mirrored, strict=True) if m]
+            tile = np.flip(padded[(slice(None), *box)], flips).copy()
+            answers.append(np.flip(network(torch.from_numpy(tile)[None])[0].numpy(), flips))
+        total[(slice(None), *box)] += np.mean(answers, 0) * weight
+        weights[box] += weight
+    inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
+    logits = (total / weights)[(slice(None), *inner)]
+    shares = np.exp(logits - logits.max(0))
+    return shares / shares.sum(0)
+
+
+def test_the_batch_changes_nothing_but_speed():
+    network, image = _conv(1, 2), _image(1, 12, 10, 9)
+    answers = [sliding_window(network, image, Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 2), batch=b)) for b in (1, 3, 100)]
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(answers[2], answers[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("patch", [(8, 8), (4, 8, 8)])
+def test_no_batch_is_larger_than_allowed(patch):
+    seen = []
+
+    def network(tiles):
+        seen.append(tuple(tiles.shape))
+        return tiles
+
+    sliding_window(network, _image(1, 8, 16, 8), Window(patch=patch, heads=1, sigmoid=True, mirror_axes=(1,), batch=5))
+    assert {s[1:] for s in seen} == {(1, *patch)}
+    assert [s[0] for s in seen[:-1]] == [5] * (len(seen) - 1)
+    assert sum(s[0] for s in seen) == 2 * 3 * (8 if len(patch) == 2 else 3)  # copies, tiles along y, slices or tiles along z
+
+
+def test_autocast_reaches_the_network_and_answers_are_summed_in_float32():
+    seen = []
+    inner = _conv(1, 2)
+
+    def network(tiles):
+        seen.append(inner(tiles).dtype)
+        return inner(tiles)
+
+    image = _image(1, 8, 8, 8)
+    short = sliding_window(network, image, Window(patch=(8, 8, 8), heads=2, dtype=torch.bfloat16))
+    assert seen == [torch.bfloat16]
+    assert short.dtype == torch.float32
+    torch.testing.assert_close(short, sliding_window(inner, image, Window(patch=(8, 8, 8), heads=2)), rtol=0, atol=0.02)
+
+
+def test_softmax_survives_large_logits():
+    image = torch.tensor([1000.0, -1000.0, 999.0]).reshape(3, 1, 1, 1)
+    found = sliding_window(_identity, image, Window(patch=(1, 1, 1), heads=3)).flatten()
+    torch.testing.assert_close(found, torch.tensor([0.7310586, 0.0, 0.2689414]))
+
+
+@pytest.mark.parametrize(
+    ("patch", "features", "device", "batch"),
+    [
+        ((40, 56, 40), 16, "cpu", 2),
+        ((128, 128, 128), 32, "cpu", 1),
+        ((256, 256), 32, "cpu", 1),
+        ((64, 64), 32, "cpu", 8),
+        ((128, 128, 128), 32, "cuda", 1),
+        ((64, 64), 32, "cuda", 32),
+    ],
+)
+def test_batches_fit_the_device(patch, features, device, batch):
+    assert batch_for(patch, features, torch.device(device)) == batch
