@@ -1,0 +1,85 @@
+"""Dice and IoU from counts of voxels.
+
+Both compare a reference mask R with a predicted mask P of the same grid: Dice is 2|R∩P| / (|R| + |P|), IoU is |R∩P| / |R∪P|.
+Where both masks are empty neither is defined: the answer is None, never 1 or NaN. A prediction on an empty reference scores 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.image import Integers
+from nnseg.core.labels import Labels
+
+SLAB_VOXELS = 4_000_000
+"""Voxels counted at a time, which bounds the memory: the joint histogram needs 64-bit copies of what it counts."""
+
+
+class Counts(BaseModel):
+    """How a predicted mask agrees with a reference mask, in voxels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(tp=self.tp + other.tp, fp=self.fp + other.fp, fn=self.fn + other.fn, tn=self.tn + other.tn)
+
+
+def dice(counts: Counts) -> float | None:
+    """Dice coefficient, 1 is perfect; None where both masks are empty. Source: Dice 1945, doi:10.2307/1932409."""
+    both = 2 * counts.tp + counts.fp + counts.fn
+    return 2 * counts.tp / both if both else None
+
+
+def iou(counts: Counts) -> float | None:
+    """Intersection over union, 1 is perfect; None where both masks are empty. Source: Jaccard 1912."""
+    union = counts.tp + counts.fp + counts.fn
+    return counts.tp / union if union else None
+
+
+METRICS = {"dice": dice, "iou": iou}
+
+
+def count(prediction: Integers, reference: Integers, labels: Labels) -> dict[str, Counts]:
+    """Counts for every scored label or region, voxels whose reference is the ignore value left out.
+
+    Args:
+        prediction: (Z, Y, X), stored values.
+        reference: (Z, Y, X), stored values, of the same shape.
+        labels: what the values mean; it must know all of them (`Labels.undeclared` is empty).
+    """
+    joint = _joint_histogram(prediction, reference, labels)
+    return {name: _counts(joint, member) for name, member in _members(labels).items()}
+
+
+def _members(labels: Labels) -> dict[str, npt.NDArray[np.bool_]]:
+    """Per scored name, which label indices belong to it."""
+    return {name: row for name, row in zip(labels.heads, labels.members(), strict=True) if name in labels.foreground}
+
+
+def _joint_histogram(prediction: Integers, reference: Integers, labels: Labels) -> npt.NDArray[np.int64]:
+    """(labels, labels + 1): voxels by index of reference and of prediction, whose last column is "none of them"."""
+    kinds = len(labels.values) + 1
+    joint = np.zeros(kinds * kinds, np.int64)
+    slices = max(1, SLAB_VOXELS // max(1, reference[0].size))
+    for start in range(0, len(reference), slices):
+        slab = slice(start, start + slices)
+        pairs = labels.encode(reference[slab]).astype(np.int64) % kinds  # -1, ignored, becomes the last index
+        pairs *= kinds
+        pairs += labels.encode(prediction[slab]) % kinds
+        joint += np.bincount(pairs.ravel(), minlength=kinds * kinds)
+    return joint.reshape(kinds, kinds)[:-1]
+
+
+def _counts(joint: npt.NDArray[np.int64], member: npt.NDArray[np.bool_]) -> Counts:
+    predicted = np.append(member, False)
+    tp = int(joint[member][:, predicted].sum())
+    fn = int(joint[member].sum()) - tp
+    fp = int(joint[:, predicted].sum()) - tp
+    return Counts(tp=tp, fp=fp, fn=fn, tn=int(joint.sum()) - tp - fp - fn)
