@@ -1,0 +1,385 @@
+"""The command line: one plain function a verb. The only place that prints or exits; libraries are loaded inside the verbs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nnseg.core.errors import NnsegError
+
+if TYPE_CHECKING:
+    from nnseg.core.dataset import Finding
+    from nnseg.evaluation.evaluate import Scores
+    from nnseg.verbs.options import Options
+
+app = typer.Typer(
+    name="nnseg",
+    help="From a folder of labelled medical scans to a segmentation model one can trust. Start with: nnseg demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DatasetFolder = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; made if it is not there.", show_default=False)]
+Recipe = Annotated[str, typer.Option(help="Preset that shapes the plan: a name (auto, nnunet) or a TOML file.")]
+Kinds = Annotated[Literal["auto", "2d", "3d", "both"], typer.Option("--plans", help="Which plans to make; both are ensembled.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Wall-clock for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: as the recipe says."
+    ),
+]
+Folds = Annotated[str, typer.Option("--folds", "--fold", help='Folds to work on: "all", "0" or "0,2,4".')]
+Split = Annotated[
+    Literal["auto", "random", "blocks"],
+    typer.Option(help="How cases are divided into folds; blocks keep neighbours together (auto: for numbered slices of a stack)."),
+]
+Device = Annotated[str, typer.Option(help="What computes: auto, cpu, cuda, cuda:1 or mps.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes for reading and preprocessing; 0 for one a core.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random draw. Default: the recipe's.")]
+Checkpoint = Annotated[str, typer.Option(help="Time between checkpoints; a killed training loses at most this, plus one epoch.")]
+ModelPath = Annotated[list[Path], typer.Option("--model", "-m", help="Run folder or exported file; give several for an ensemble.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and details.")]
+
+
+@app.command()
+def run(
+    dataset: DatasetFolder,
+    run: RunPath,
+    recipe: Recipe = "auto",
+    plans: Kinds = "auto",
+    budget: Budget = None,
+    folds: Folds = "all",
+    split: Split = "auto",
+    device: Device = "auto",
+    workers: Workers = 0,
+    seed: Seed = None,
+    checkpoint: Checkpoint = "60s",
+    verbose: Verbose = False,
+) -> None:
+    """Do everything: check, fingerprint, plan, preprocess, train the folds, predict what they held out, score, report.
+
+    Give the same command again to go on after an interruption, or after adding cases: only what depends on a change is redone.
+    """
+    _log_to_terminal(verbose)
+    from nnseg import pipeline
+
+    result = pipeline.run(dataset, run, _options(recipe, plans, budget, folds, split, device, workers, seed, checkpoint))
+    _print_scores(result.scores)
+    print(f"\nreport: {result.run.report_file}")
+    _exit_for(result.problems)
+
+
+@app.command()
+def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False) -> None:
+    """Look through a dataset: layout, cases, channels, labels, spacings, and every problem in one pass."""
+    _log_to_terminal(verbose)
+    from nnseg.planning.fingerprint import measure
+    from nnseg.planning.words import describe_cases
+    from nnseg.storage.datasets import read_dataset
+    from nnseg.verbs.plan import findings_of
+
+    found = read_dataset(dataset)
+    print(found.describe())
+    fingerprint = measure(found, workers=_workers(workers))
+    print(describe_cases(fingerprint))
+    findings = findings_of(fingerprint)
+    _print_findings(findings)
+    if not findings:
+        print("no problem found")
+    _exit_for(f for f in findings if f.level == "error")
+
+
+@app.command()
+def plan(
+    dataset: DatasetFolder,
+    run: RunPath,
+    recipe: Recipe = "auto",
+    plans: Kinds = "auto",
+    budget: Budget = None,
+    folds: Folds = "all",
+    split: Split = "auto",
+    device: Device = "auto",
+    workers: Workers = 0,
+    seed: Seed = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the dataset and decide: fingerprint and plan, with the reason for each decision. Loads no torch."""
+    _log_to_terminal(verbose)
+    from nnseg.planning.words import describe
+    from nnseg.storage.runs import RunFolder
+    from nnseg.verbs.plan import findings_of, survey
+    from nnseg.verbs.plan import plan as make_plan
+
+    options = _options(recipe, plans, budget, folds, split, device, workers, seed)
+    place = RunFolder(run)
+    with place.locked():
+        found, fingerprint = survey(dataset, place, options.workers)
+        folders = make_plan(place, found, fingerprint, options)
+    for folder in folders:
+        print(describe(folder.plan(), fingerprint))
+        print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
+    findings = findings_of(fingerprint)
+    _print_findings(findings)
+    _exit_for(f for f in findings if f.level == "error")
+
+
+@app.command()
+def preprocess(run: RunPath, workers: Workers = 0, verbose: Verbose = False) -> None:
+    """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
+    _log_to_terminal(verbose)
+    from nnseg.core.dataset import Dataset
+    from nnseg.planning.fingerprint import Fingerprint
+    from nnseg.storage.runs import RunFolder, read_json
+    from nnseg.verbs.preprocess import preprocess_cases
+
+    place = RunFolder(run)
+    problems: list[Finding] = []
+    plans = place.plans()
+    with place.locked():
+        dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
+        for folder in plans:
+            problems += preprocess_cases(folder, dataset, fingerprint, workers=_workers(workers))
+            print(f"{len(fingerprint.cases)} cases preprocessed in {folder.cases}")
+    _exit_for(problems)
+
+
+@app.command()
+def train(
+    run: RunPath,
+    folds: Folds = "all",
+    budget: Budget = None,
+    device: Device = "auto",
+    checkpoint: Checkpoint = "60s",
+    verbose: Verbose = False,
+) -> None:
+    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted."""
+    _log_to_terminal(verbose)
+    from nnseg.core.dataset import Fold
+    from nnseg.pipeline import train_all
+    from nnseg.planning.fingerprint import Fingerprint
+    from nnseg.storage.runs import RunFolder, read_json
+    from nnseg.verbs.options import chosen_folds
+
+    options = _options(budget=budget, folds=folds, device=device, checkpoint=checkpoint)
+    place = RunFolder(run)
+    plans = place.plans()
+    with place.locked():
+        divided = read_json(place.folds_file, tuple[Fold, ...])
+        chosen = {n: divided[n] for n in chosen_folds(options.folds, len(divided))}
+        train_all(place, plans, read_json(place.fingerprint_file, Fingerprint), chosen, options)
+    for folder in plans:
+        print(f"{folder.plan().name}: folds {', '.join(str(f.number) for f in folder.trained_folds())} are trained")
+
+
+@app.command()
+def predict(
+    scans: Annotated[
+        Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.", show_default=False)],
+    model: ModelPath,
+    folds: Folds = "all",
+    step: Annotated[float | None, typer.Option(help="Distance of tiles as a share of the patch. Default: the plan's, 0.5.")] = None,
+    mirror: Annotated[
+        bool, typer.Option(help="Average the answers to mirrored copies: 2 to 8 times the time, often better.")
+    ] = True,
+    device: Device = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Predict label maps for scans, each on its scan's own grid. A bad scan costs no other; done ones are not done again."""
+    _log_to_terminal(verbose)
+    from nnseg.core.dataset import Finding
+    from nnseg.verbs.model import load_model, merge
+    from nnseg.verbs.options import parse_folds
+    from nnseg.verbs.predict import predict_scans
+
+    loaded = merge([load_model(path, folds=parse_folds(folds)) for path in model])
+    written = predict_scans(scans, out, loaded, device=device, step=step, mirror=mirror)
+    done = sum(w.status == "done" for w in written.values())
+    print(f"{done} of {len(written)} scans predicted into {out}")
+    _exit_for(Finding(level="error", case=name, message=w.reason) for name, w in written.items() if w.status == "failed")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.", show_default=False)],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference label maps.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Also write all scores to this JSON file.")] = None,
+    workers: Workers = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Score label maps against references: Dice and IoU for each case and label, and three declared averages."""
+    _log_to_terminal(verbose)
+    from nnseg.core.dataset import Finding
+    from nnseg.evaluation.evaluate import evaluate_folders
+    from nnseg.storage.runs import write_json
+
+    scores = evaluate_folders(predictions, references, None, workers=_workers(workers))
+    _print_scores(scores, cases=True)
+    if out:
+        write_json(out, scores)
+        print(f"\nwritten to {out}")
+    _exit_for(Finding(level="error", case=f.name, message=f.reason) for f in scores.failed)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
+    folds: Folds = "all",
+) -> None:
+    """Write a run's model as one self-contained file of tensors and text, which predict takes too."""
+    _log_to_terminal(False)
+    from nnseg.storage.runs import RunFolder
+    from nnseg.verbs.model import export as write_model
+    from nnseg.verbs.options import parse_folds
+
+    model = write_model(RunFolder(run), file, folds=parse_folds(folds))
+    print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Build the report of a run again."""
+    _log_to_terminal(False)
+    from nnseg.storage.runs import RunFolder
+    from nnseg.verbs.report import report as write_report
+
+    write_report(RunFolder(run))
+    print(f"report: {RunFolder(run).report_file}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put data and run.")] = Path("nnseg-demo"),
+    budget: Annotated[str, typer.Option(help="Time for training.")] = "100s",
+    device: Device = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Make the embedded data set of head phantoms and run everything on it: a scored model in under four minutes."""
+    _log_to_terminal(verbose)
+    from nnseg import pipeline
+    from nnseg.phantom import write_phantoms
+
+    dataset = write_phantoms(folder / "phantoms")
+    result = pipeline.run(dataset, folder / "run", _options(budget=budget, folds="0", device=device))
+    _print_scores(result.scores)
+    print(f"\nreport: {result.run.report_file}")
+    print(
+        f"next, the same for your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}"
+    )
+    _exit_for(result.problems)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend becomes one line and exit code 2."""
+    try:
+        app()
+    except NnsegError as error:
+        print(f"nnseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("nnseg: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _options(
+    recipe: str = "auto",
+    plans: Literal["auto", "2d", "3d", "both"] = "auto",
+    budget: str | None = None,
+    folds: str = "all",
+    split: Literal["auto", "random", "blocks"] = "auto",
+    device: str = "auto",
+    workers: int = 0,
+    seed: int | None = None,
+    checkpoint: str = "60s",
+) -> Options:
+    from nnseg.verbs.options import Options, parse_duration, parse_folds
+
+    return Options(
+        recipe=recipe,
+        kinds=plans,
+        budget=None if budget is None else parse_duration(budget),
+        folds=parse_folds(folds),
+        split=split,
+        device=device,
+        workers=_workers(workers),
+        seed=seed,
+        checkpoint=parse_duration(checkpoint),
+    )
+
+
+def _workers(workers: int) -> int:
+    from nnseg.core.parallel import default_workers
+
+    return workers or default_workers()
+
+
+class _BesideBars(logging.Handler):
+    """Log lines on stderr that do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to_terminal(verbose: bool) -> None:
+    handler: logging.Handler = _BesideBars() if sys.stderr.isatty() else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("nnseg")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        print(f"{finding.level:8}{finding}")
+
+
+def _print_scores(scores: Scores | None, *, cases: bool = False) -> None:
+    if scores is None:
+        print("no case was held out, so there is nothing to score")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *(f"{name} {metric}" for name in (*scores.labels, "mean") for metric in ("Dice", "IoU")), box=None)
+    for case in scores.cases if cases else ():
+        values = [v for s in case.labels.values() for v in (s.dice, s.iou)]
+        table.add_row(case.name, *map(_number, (*values, case.mean_dice, case.mean_iou)))
+    for name in ("per_mask", "per_image", "pooled"):
+        average = getattr(scores.averages, name)
+        values = [v for label in scores.labels for v in (average.dice.labels[label], average.iou.labels[label])]
+        table.add_row(name, *map(_number, (*values, average.dice.mean, average.iou.mean)))
+    print(f"scores of {len(scores.cases)} cases")
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _exit_for(problems: Iterable[Finding]) -> None:
+    """Name what failed and end with exit code 1, or go on if nothing did."""
+    failed = list(problems)
+    if failed:
+        print(f"\n{len(failed)} failed, all others are done:", file=sys.stderr)
+        for problem in failed:
+            print(f"  {problem}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The whole story on one page: from a folder of labelled scans to a scored model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnseg.core.dataset import Dataset, Finding, Fold
+from nnseg.evaluation.evaluate import Scores
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.storage.runs import PlanFolder, RunFolder
+from nnseg.verbs.options import Options, chosen_folds
+from nnseg.verbs.plan import findings_of, folds_of, plan, seconds_of, survey
+from nnseg.verbs.preprocess import case_keys, preprocess_cases
+from nnseg.verbs.record import timed
+from nnseg.verbs.report import report
+from nnseg.verbs.score import predict_folds, score
+from nnseg.verbs.train import train_fold
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to.
+
+    Args:
+        run: its folder.
+        problems: everything that cost a case.
+        scores: of the held-out cases; None if nothing was held out.
+    """
+
+    run: RunFolder
+    problems: tuple[Finding, ...]
+    scores: Scores | None
+
+
+def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
+    """Check, measure, plan, preprocess, train the folds, predict what they held out, score it, report. Resumes by itself.
+
+    Raises:
+        NnsegError: something only the user can mend; whatever was finished stays.
+    """
+    place = RunFolder(run_folder)
+    with place.locked():
+        with timed(place, "fingerprint"):
+            dataset, fingerprint = survey(dataset_folder, place, options.workers)
+        with timed(place, "plan"):
+            plans = plan(place, dataset, fingerprint, options)
+            folds = folds_of(place, dataset, fingerprint, options)
+        with timed(place, "preprocess"):
+            problems = preprocess_all(plans, dataset, fingerprint, options)
+        chosen = chosen_folds(options.folds, len(folds))
+        with timed(place, "train"):
+            train_all(place, plans, fingerprint, {n: folds[n] for n in chosen}, options)
+        with timed(place, "predict"):
+            problems += predict_folds(place, dataset, {n: folds[n] for n in chosen}, device=options.device)
+        with timed(place, "evaluate"):
+            scores = score(place, dataset, workers=options.workers)
+        report(place)
+    errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
+    return Result(run=place, problems=errors + problems, scores=scores)
+
+
+def preprocess_all(
+    plans: tuple[PlanFolder, ...], dataset: Dataset, fingerprint: Fingerprint, options: Options
+) -> tuple[Finding, ...]:
+    """Preprocess every case for every plan; returns what failed."""
+    return tuple(f for p in plans for f in preprocess_cases(p, dataset, fingerprint, workers=options.workers))
+
+
+def train_all(
+    place: RunFolder, plans: tuple[PlanFolder, ...], fingerprint: Fingerprint, folds: dict[int, Fold], options: Options
+) -> None:
+    """Train the folds of every plan, one after the other, each within its share of the budget."""
+    seconds = seconds_of(place) if options.budget is None else options.budget / (len(plans) * len(folds))
+    for folder in plans:
+        keys = case_keys(folder.plan(), fingerprint)
+        for number, fold in folds.items():
+            train_fold(folder, number, fold, keys, device=options.device, seconds=seconds, checkpoint_seconds=options.checkpoint)

@@ -1,0 +1,1 @@
+"""What each command does to a run folder: resumable, one module a verb."""

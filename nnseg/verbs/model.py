@@ -1,0 +1,57 @@
+"""Models of runs and files: what ``nnseg predict`` loads and ``nnseg export`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nnseg.core.errors import ModelError, RunError
+from nnseg.network.bundle import Model, load_model_file, save_model
+from nnseg.storage.runs import RunFolder
+from nnseg.verbs.record import read_record, versions
+from nnseg.verbs.train import read_member
+
+
+def load_model(path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
+    """The model of a run folder or an exported file: all trained folds of all its plans, or the chosen ones.
+
+    Raises:
+        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+    """
+    if path.is_file():
+        return load_model_file(path)
+    if not path.is_dir():
+        raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
+    run = RunFolder(path)
+    members = []
+    for folder in run.plans():
+        trained = folder.trained_folds()
+        missing = set(folds or ()) - {f.number for f in trained}
+        if missing or not trained:
+            raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {path}")
+        members += [read_member(folder, place) for place in trained if folds is None or place.number in folds]
+    about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
+    return Model(members=tuple(members), about=about)
+
+
+def merge(models: Sequence[Model]) -> Model:
+    """One model of all members; ModelError if their labels or channels differ."""
+    return (
+        models[0] if len(models) == 1 else Model(members=tuple(m for model in models for m in model.members), about=models[0].about)
+    )
+
+
+def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
+    """Write a run's model as one file that is enough alone.
+
+    Raises:
+        RunError: the run is empty.
+    """
+    if not run.record_file.exists():
+        raise RunError(f"{run.path} is not a run folder")
+    model = load_model(run.path, folds=folds)
+    about = {**model.about, "exported": datetime.now(UTC).isoformat(timespec="seconds")}
+    about |= {f"trained with {k}": str(v) for k, v in read_record(run).get("versions", {}).items()}
+    save_model(Model(members=model.members, about=about), path)
+    return model

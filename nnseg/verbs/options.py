@@ -1,0 +1,92 @@
+"""Options that verbs share, and how people write them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+from nnseg.core.errors import NnsegError
+from nnseg.core.parallel import default_workers
+
+Kinds = Literal["auto", "2d", "3d", "both"]
+Split = Literal["auto", "random", "blocks"]
+DeviceKind = Literal["cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is to be made.
+
+    Args:
+        recipe: name or file.
+        kinds: which plans to make.
+        budget: seconds of training in all, shared by folds and plans; None to follow the recipe.
+        folds: which folds to train; None for all.
+        split: how cases are divided into folds.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        workers: processes for reading and preprocessing.
+        seed: of every random draw; None to keep the recipe's.
+        checkpoint: seconds between two checkpoints of a training.
+    """
+
+    recipe: str = "auto"
+    kinds: Kinds = "auto"
+    budget: float | None = None
+    folds: tuple[int, ...] | None = None
+    split: Split = "auto"
+    device: str = "auto"
+    workers: int = default_workers()
+    seed: int | None = None
+    checkpoint: float = 60.0
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m" or "2h"; a bare number counts minutes.
+
+    Raises:
+        NnsegError: the text is not a time.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        text += "m"
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(n + u for n, u in parts) != text or sum(float(n) for n, _ in parts) <= 0:
+        raise NnsegError(f'"{text}" is not a time; write it like 90s, 20m or 1h30m')
+    return sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+
+
+def parse_folds(text: str) -> tuple[int, ...] | None:
+    """Fold numbers of "0" or "0,2,4"; None for "all".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    if text.strip().lower() == "all":
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
+        raise NnsegError(f'"{text}" does not name folds; write "all", "0" or "0,2,4"')
+    return tuple(sorted({int(n) for n in text.split(",")}))
+
+
+def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """The folds to work on.
+
+    Raises:
+        NnsegError: a fold that does not exist.
+    """
+    if folds is None:
+        return tuple(range(count))
+    missing = [f for f in folds if f >= count]
+    if missing:
+        raise NnsegError(f"there is no fold {missing[0]}: this run has folds 0 to {count - 1}")
+    return folds
+
+
+def device_kind(device: str) -> DeviceKind:
+    """What kind of device "auto" will find, without loading torch."""
+    if device == "auto":
+        return "cuda" if shutil.which("nvidia-smi") else "cpu"
+    if device.startswith("cuda"):
+        return "cuda"
+    return "mps" if device == "mps" else "cpu"

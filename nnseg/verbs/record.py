@@ -1,0 +1,58 @@
+"""``run.json``: who made a run, from what, and how long each stage took."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from nnseg.core.errors import RunError
+from nnseg.storage.files import write_text
+from nnseg.storage.runs import RunFolder
+
+PACKAGES = ("nnseg", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "scikit-image", "batchgenerators", "blosc2", "safetensors")
+
+
+def read_record(run: RunFolder) -> dict[str, Any]:
+    """The record so far; empty for a new run."""
+    if not run.record_file.exists():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(run.record_file.read_text("utf-8"))
+    except ValueError as error:
+        raise RunError(f"{run.record_file} is damaged ({error}); delete it and run the same command again") from None
+    return record
+
+
+def update_record(run: RunFolder, **entries: Any) -> None:
+    """Add or replace entries of the record."""
+    record = {"versions": versions(), "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"}
+    record |= read_record(run) | entries
+    write_text(run.record_file, json.dumps(record, indent=1) + "\n")
+
+
+@contextmanager
+def timed(run: RunFolder, stage: str) -> Iterator[None]:
+    """Record how many seconds a stage took, when it last did any work."""
+    start = time.perf_counter()
+    yield
+    seconds = round(time.perf_counter() - start, 2)
+    stages = dict(read_record(run).get("seconds", {}))
+    if seconds >= stages.get(stage, 0.0) or stage not in stages:  # a resumed run that finds the work done keeps the real figure
+        update_record(run, seconds=stages | {stage: seconds}, finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what can change a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,93 @@
+"""``nnseg report``: a run folder as one page to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnseg.core.dataset import Case, Dataset
+from nnseg.core.errors import NnsegError
+from nnseg.core.history import Epoch
+from nnseg.evaluation.evaluate import Scores
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.reporting.contours import ExamplePicture, montage_png
+from nnseg.reporting.html import Story, typical_cases, write_report
+from nnseg.storage.images import read_label_map, read_scan
+from nnseg.storage.runs import RunFolder, read_json
+from nnseg.verbs.plan import findings_of
+from nnseg.verbs.record import read_record
+from nnseg.verbs.score import prediction_files
+
+
+def report(run: RunFolder) -> None:
+    """Write ``report.html`` from what the run has so far.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
+    scores = read_json(run.scores_file, Scores) if run.scores_file.exists() else None
+    record = read_record(run)
+    story = Story(
+        title=f"nnseg: {dataset.name}",
+        dataset=dataset.describe(),
+        findings=findings_of(fingerprint),
+        plans=[folder.plan() for folder in run.plans()],
+        histories=_histories(run),
+        scores=scores,
+        examples=examples(run, dataset, scores) if scores else [],
+        timings=record.get("seconds", {}),
+        provenance={
+            "finished": str(record.get("finished", "")),
+            "machine": str(record.get("machine", "")),
+            "dataset": fingerprint.key,
+            **{name: str(version) for name, version in record.get("versions", {}).items()},
+        },
+    )
+    write_report(run.report_file, story)
+
+
+def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
+    """The best, the median and the worst case with scan, reference and prediction; one that cannot be read any more is left out."""
+    cases = {case.name: case for case in dataset.cases}
+    files = {name: path for place in run.path.glob("fold_*") for name, path in prediction_files(run.fold(_number(place))).items()}
+    dice = {case.name: case.mean_dice for case in scores.cases}
+    pictures = []
+    for word, name in typical_cases(scores).items():
+        try:
+            pictures.append(_example(cases[name], files[name], f"{word}, mean Dice {dice[name]:.3f}", dataset))
+        except (NnsegError, KeyError):
+            continue
+    return pictures
+
+
+def picture(run: RunFolder) -> bytes:
+    """The best, the median and the worst case of a run side by side, as PNG."""
+    dataset, scores = read_json(run.dataset_file, Dataset), read_json(run.scores_file, Scores)
+    return montage_png(examples(run, dataset, scores))
+
+
+def _example(case: Case, prediction: Path, caption: str, dataset: Dataset) -> ExamplePicture:
+    assert case.labels is not None
+    scan = read_scan(case.images)
+    return ExamplePicture(
+        name=case.name,
+        caption=caption,
+        image=scan.image[0],
+        spacing=scan.grid.spacing,
+        reference=read_label_map(case.labels).labels,
+        prediction=read_label_map(prediction).labels,
+        labels=dataset.labels,
+    )
+
+
+def _histories(run: RunFolder) -> dict[str, tuple[Epoch, ...]]:
+    found = {}
+    for folder in run.plans():
+        for place in sorted(folder.path.glob("fold_*"), key=_number):
+            if history := folder.fold(_number(place)).history():
+                found[f"{folder.plan().name} fold {_number(place)}"] = history
+    return found
+
+
+def _number(place: Path) -> int:
+    return int(place.name.removeprefix("fold_"))

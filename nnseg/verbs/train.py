@@ -1,0 +1,208 @@
+"""``nnseg train``: one fold to its weights, resumable at any moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.dataset import Fold
+from nnseg.core.errors import ModelError, RunError
+from nnseg.core.history import Epoch
+from nnseg.core.parallel import progress
+from nnseg.core.plan import Plan, digest
+from nnseg.network.bundle import Member
+from nnseg.network.checkpoint import load_tensors, save_tensors
+from nnseg.network.device import autocast_dtype, resolve_device
+from nnseg.storage.cases import CaseStore, StoredCase
+from nnseg.storage.runs import FoldFolder, PlanFolder, read_json, write_json
+from nnseg.training.loop import Learner, steps_within, train
+from nnseg.training.patches import Patches
+from nnseg.training.setting import Setting
+from nnseg.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+class Schedule(BaseModel):
+    """The work of one training, fixed when it starts.
+
+    Args:
+        key: digest of all that the weights depend on.
+        steps: of the whole schedule.
+        precision: the arithmetic chosen for this device.
+        device: what it was fixed on.
+        threads: of the processor used by torch; sums may differ in the last bit with another number.
+        seconds_per_step: as measured; 0 if the plan gave the steps.
+        budget: seconds given, if any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    steps: int
+    precision: str
+    device: str
+    threads: int
+    seconds_per_step: float = 0.0
+    budget: float | None = None
+
+
+def train_fold(
+    folder: PlanFolder,
+    number: int,
+    fold: Fold,
+    keys: Mapping[str, str],
+    *,
+    device: str = "auto",
+    seconds: float | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> FoldFolder:
+    """Train one fold of one plan, or finish it, or find it done.
+
+    Args:
+        folder: of the plan, with its preprocessed cases.
+        number: of the fold.
+        fold: its cases; those that failed preprocessing are left out.
+        keys: of the preprocessed cases, see `case_keys`.
+        device: to train on.
+        seconds: budget; needed if the plan does not fix the steps.
+        checkpoint_seconds: between two checkpoints; a training that is killed loses at most this, plus one epoch.
+
+    Raises:
+        RunError: neither the plan nor a budget says how long to train, or no training case is there.
+    """
+    plan, place = folder.plan(), folder.fold(number)
+    training, held_out = _cases(folder, fold.training, keys), _cases(folder, fold.held_out, keys)
+    key = digest([plan.key(), number, {c: keys[c] for c in training}, {c: keys[c] for c in held_out}])
+    schedule = _known_schedule(place, key)
+    if schedule and place.weights_file.exists():
+        log.info("%s %s: already trained (%d steps)", plan.name, place.path.name, schedule.steps)
+        return place
+    if not training:
+        raise RunError(f"{place.path.name} has no training case left; see the failures above")
+    target = resolve_device(device)
+    cases = [_read(folder, name) for name in training]
+    unheld = [_read(folder, name) for name in held_out]
+    if schedule is None:
+        schedule = _fix_schedule(plan, number, key, cases, unheld, target, seconds)
+        write_json(place.schedule_file, schedule)
+    setting = _setting(plan, number, schedule, target)
+    patches = Patches(cases, plan, fold=number, device=target)
+    _train(place, setting, patches, Validation(unheld, setting), checkpoint_seconds)
+    return place
+
+
+def read_member(folder: PlanFolder, place: FoldFolder) -> Member:
+    """The finished fold as a model's member.
+
+    Raises:
+        RunError: it is not finished.
+    """
+    if not place.weights_file.exists():
+        raise RunError(f"{place.path} is not trained yet; run nnseg train")
+    weights, _ = load_tensors(place.weights_file)
+    return Member(plan=folder.plan(), fold=place.number, weights=weights)
+
+
+def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Validation, checkpoint_seconds: float) -> None:
+    learner, name = Learner(setting), f"{setting.plan.name} fold {setting.fold}"
+    epochs = [e for e in place.history() if e.step <= _resume(learner, place)]
+    epoch_steps = setting.plan.training.epoch_steps
+    log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
+    saved = time.monotonic()
+    left = -(-(setting.steps - learner.step) // epoch_steps)
+    for epoch in progress(train(learner, patches, validation, setting), total=left, label=f"training {name}", unit="epoch"):
+        epochs.append(epoch)
+        log.info("%s", _in_words(name, epoch))
+        if time.monotonic() - saved > checkpoint_seconds and learner.step < setting.steps:
+            save_tensors(place.checkpoint_file, *learner.snapshot())
+            saved = time.monotonic()
+        place.write_history(epochs)
+    save_tensors(place.checkpoint_file, *learner.snapshot())
+    save_tensors(place.weights_file, learner.weights(), {"plan": setting.plan.name, "fold": setting.fold, "steps": setting.steps})
+
+
+def _resume(learner: Learner, place: FoldFolder) -> int:
+    """Restore the last checkpoint if there is one; returns the step to go on from."""
+    if place.checkpoint_file.exists():
+        try:
+            learner.restore(*load_tensors(place.checkpoint_file))
+            log.info("%s: going on from step %d", place.path.name, learner.step)
+        except ModelError as error:
+            log.warning("%s; training starts over", error)
+    return learner.step
+
+
+def _fix_schedule(
+    plan: Plan,
+    number: int,
+    key: str,
+    cases: list[StoredCase],
+    held_out: list[StoredCase],
+    device: torch.device,
+    seconds: float | None,
+) -> Schedule:
+    fixed = Schedule(
+        key=key,
+        steps=plan.training.steps or 1,
+        precision=str(autocast_dtype(device, plan.training.precision)).removeprefix("torch."),
+        device=str(device),
+        threads=torch.get_num_threads(),
+        budget=seconds,
+    )
+    if seconds is None:
+        if plan.training.steps is None:
+            raise RunError(
+                "the plan leaves the length of training to a budget: give --budget 20m, or set training.steps in plan.toml"
+            )
+        return fixed
+    setting = _setting(plan, number, fixed.model_copy(update={"steps": 10_000}), device)
+    patches = Patches(cases, plan, fold=number, device=device)
+    steps, each = steps_within(seconds, patches, Validation(held_out, setting), setting)
+    log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
+    return fixed.model_copy(update={"steps": steps, "seconds_per_step": round(each, 5)})
+
+
+def _setting(plan: Plan, number: int, schedule: Schedule, device: torch.device) -> Setting:
+    return Setting(plan=plan, fold=number, steps=schedule.steps, device=device, dtype=getattr(torch, schedule.precision))
+
+
+def _known_schedule(place: FoldFolder, key: str) -> Schedule | None:
+    """The schedule on file if it is for the same work; other work is set aside, not deleted."""
+    if not place.schedule_file.exists():
+        return None
+    schedule = read_json(place.schedule_file, Schedule)
+    if schedule.key == key:
+        return schedule
+    aside = _free_name(place.path)
+    place.path.rename(aside)
+    log.warning("plan or cases of %s have changed: training it anew, the old one is kept as %s", place.path.name, aside.name)
+    return None
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"replaced_{number}_{path.name}")).exists():
+        number += 1
+    return aside
+
+
+def _cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
+    store = CaseStore(folder.cases)
+    return [name for name in names if name in keys and store.has(name, keys[name])]
+
+
+def _read(folder: PlanFolder, name: str) -> StoredCase:
+    return CaseStore(folder.cases).read(name)
+
+
+def _in_words(name: str, epoch: Epoch) -> str:
+    dice = ", ".join(f"{label} {value:.3f}" for label, value in epoch.dice.items() if value is not None)
+    left = (epoch.steps - epoch.step) * epoch.total_seconds / epoch.step
+    progress = f"step {epoch.step}/{epoch.steps}, {left:.0f} s left"
+    return f"{name}: {progress}, loss {epoch.loss:.4f}, Dice on held-out patches {dice or 'none'}"

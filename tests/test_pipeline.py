@@ -1,0 +1,183 @@
+"""The whole product, end to end, through its own command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+
+def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "nnseg.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> tuple[Path, Path]:
+    """A dataset and its finished run with all folds."""
+    from conftest import write_balls
+
+    folder = tmp_path_factory.mktemp("whole")
+    dataset = write_balls(folder / "balls", cases=6)
+    nnseg("run", dataset, folder / "run", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    return dataset, folder / "run"
+
+
+def test_run_leaves_a_folder_that_a_person_can_read(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    for name in ("plan.toml", "fingerprint.json", "folds.json", "scores.json", "report.html", "run.json"):
+        assert (run / name).stat().st_size > 100, name
+    for fold in range(5):
+        lines = (run / f"fold_{fold}" / "history.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
+    scores = json.loads((run / "scores.json").read_text())
+    assert len(scores["cases"]) == 6
+    assert set(scores["averages"]) == {"per_mask", "per_image", "pooled"}
+
+
+def test_the_same_run_again_changes_no_file(finished: tuple[Path, Path], tiny_recipe: Path) -> None:
+    dataset, run = finished
+    kept = [
+        p for p in run.rglob("*") if (p.is_file() and p.suffix in {".safetensors", ".toml", ".gz", ".jsonl"}) or "cases" in p.parts
+    ]
+    before = {p: p.stat().st_mtime_ns for p in kept}
+    nnseg("run", dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_predict_writes_each_label_map_on_its_scans_grid(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, run = finished
+    exported = tmp_path / "model.nnseg"
+    nnseg("export", run, exported)
+    nnseg("predict", dataset / "imagesTr", tmp_path / "from_run", "--model", run, "--device", "cpu")
+    nnseg("predict", dataset / "imagesTr", tmp_path / "from_file", "--model", exported, "--device", "cpu")
+    for scan in sorted((dataset / "imagesTr").iterdir()):
+        here, there = nib.load(tmp_path / "from_run" / scan.name), nib.load(tmp_path / "from_file" / scan.name)
+        np.testing.assert_array_equal(np.asarray(here.dataobj), np.asarray(there.dataobj))
+        np.testing.assert_array_equal(here.affine, nib.load(scan).affine)
+        assert here.shape == nib.load(scan).shape
+
+
+def test_a_bad_scan_costs_no_other_and_is_named(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, run = finished
+    scans = tmp_path / "scans"
+    shutil.copytree(dataset / "imagesTr", scans)
+    (scans / "ball_01.nii.gz").write_bytes((scans / "ball_01.nii.gz").read_bytes()[:500])
+    done = nnseg("predict", scans, tmp_path / "out", "--model", run, "--folds", 0, "--device", "cpu", check=1)
+    assert "ball_01" in done.stderr
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 5
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["ball_01"]["status"] == "failed"
+
+
+def test_predicting_again_redoes_only_what_is_missing_or_damaged(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, run = finished
+    command = ("predict", dataset / "imagesTr", tmp_path / "out", "--model", run, "--folds", 0, "--device", "cpu")
+    nnseg(*command)
+    first, second, third = sorted((tmp_path / "out").glob("*.nii.gz"))[:3]
+    whole, untouched = second.read_bytes(), third.stat().st_mtime_ns
+    first.unlink()
+    second.write_bytes(whole[:50])
+    nnseg(*command)
+    assert first.exists()
+    assert second.read_bytes() == whole
+    assert third.stat().st_mtime_ns == untouched
+
+
+def test_evaluate_prints_the_scores_of_the_run(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, run = finished
+    together = tmp_path / "predictions"
+    together.mkdir()
+    for label_map in run.glob("fold_*/predictions/*.nii.gz"):
+        shutil.copy(label_map, together)
+    done = nnseg("evaluate", together, dataset / "labelsTr", "--out", tmp_path / "scores.json")
+    ours, runs = json.loads((tmp_path / "scores.json").read_text()), json.loads((run / "scores.json").read_text())
+    assert ours["averages"]["pooled"]["dice"]["mean"] == pytest.approx(runs["averages"]["pooled"]["dice"]["mean"])
+    assert "pooled" in done.stdout
+
+
+def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "balls"
+    shutil.copytree(finished[0], dataset)
+    (dataset / "labelsTr" / "ball_03.nii.gz").unlink()
+    (dataset / "imagesTr" / "ball_04.nii.gz").write_bytes(b"")
+    done = nnseg("run", dataset, tmp_path / "run", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", check=1)
+    assert "ball_03" in done.stderr
+    assert "ball_04" in done.stderr
+    names = {n for f in json.loads((tmp_path / "run" / "folds.json").read_text()) for n in (*f["training"], *f["held_out"])}
+    assert names == {"ball_00", "ball_01", "ball_02", "ball_05"}
+
+
+def test_a_changed_label_map_redoes_only_what_depends_on_it(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    dataset, run = tmp_path / "balls", tmp_path / "run"
+    shutil.copytree(finished[0], dataset)
+    command = ("run", dataset, run, "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--workers", 1)
+    nnseg(*command)
+    cases = {p: p.stat().st_mtime_ns for p in (run / "cases").rglob("*") if p.is_file()}
+    shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
+    nnseg(*command)
+    changed = {p.relative_to(run / "cases").as_posix() for p, time in cases.items() if p.stat().st_mtime_ns != time}
+    assert changed
+    assert all("ball_01" in name for name in changed)
+    assert len(list(run.glob("replaced_*_fold_0"))) == 1
+
+
+def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    dataset, _ = finished
+    run = tmp_path / "run"
+    nnseg("run", dataset, run, "--recipe", tiny_recipe, "--plans", "both", "--folds", 0, "--device", "cpu")
+    for place in (run, run / "2d", run / "3d"):
+        assert len(list((place / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
+        assert (place / "scores.json").exists()
+    nnseg("predict", dataset / "imagesTr" / "ball_00.nii.gz", tmp_path / "out", "--model", run, "--device", "cpu")
+    assert (tmp_path / "out" / "ball_00.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "nowhere", "RUN"), "nowhere"),
+        (("train", "nowhere"), "nnseg plan"),
+        (("predict", "nowhere", "OUT", "--model", "nothing.nnseg"), "nothing.nnseg"),
+        (("run", "DATA", "RUN", "--budget", "soon"), "soon"),
+        (("run", "DATA", "RUN", "--recipe", "nonet"), "nnunet"),
+        (("run", "DATA", "RUN", "--folds", "9"), "folds 0 to 4"),
+        (("run", "DATA", "/proc/nnseg/run"), "/proc/nnseg/run"),
+    ],
+)
+def test_what_the_user_must_mend_is_one_line_and_exit_code_2(
+    finished: tuple[Path, Path], tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    names = {"DATA": str(finished[0]), "RUN": str(tmp_path / "run"), "OUT": str(tmp_path / "out")}
+    done = nnseg(*(names.get(a, a) for a in arguments), check=2)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("nnseg: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_process_is_refused_while_one_works_in_the_run(finished: tuple[Path, Path]) -> None:
+    from nnseg.storage.runs import RunFolder
+
+    with RunFolder(finished[1]).locked():
+        done = nnseg("train", finished[1], check=2)
+    assert "another nnseg" in done.stderr
+
+
+def test_plan_and_help_load_no_torch(ball_dataset: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from nnseg import cli; sys.argv = ['nnseg', 'plan', *sys.argv[1:]]\n"
+        "try: cli.main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, ball_dataset, tmp_path / "run"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "why" in (tmp_path / "run" / "plan.toml").read_text()
