@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import torch
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -39,14 +40,14 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def ball_dataset(tmp_path: Path) -> Path:
-    """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"."""
-    return write_balls(tmp_path / "balls", cases=6)
+@pytest.fixture(scope="session")
+def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"; not to be changed, copy it."""
+    return _write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
 
 
-def write_balls(folder: Path, *, cases: int) -> Path:
-    """Write scans of 12 x 20 x 16 voxels with a ball of radius 4 to 6 voxels somewhere inside."""
+def _write_balls(folder: Path, *, cases: int) -> Path:
+    """Write scans of 12 x 20 x 16 voxels with a ball of radius 4 to 5 voxels somewhere inside."""
     random = np.random.default_rng(0)
     for sub in ("imagesTr", "labelsTr"):
         (folder / sub).mkdir(parents=True)
@@ -71,3 +72,9 @@ def write_balls(folder: Path, *, cases: int) -> Path:
     }
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors are fastest on one thread; two would spend their time waiting for each other."""
+    torch.set_num_threads(1)

@@ -20,14 +20,11 @@ def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> tuple[Path, Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> tuple[Path, Path]:
     """A dataset and its finished run with all folds."""
-    from conftest import write_balls
-
-    folder = tmp_path_factory.mktemp("whole")
-    dataset = write_balls(folder / "balls", cases=6)
-    nnseg("run", dataset, folder / "run", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
-    return dataset, folder / "run"
+    run = tmp_path_factory.mktemp("whole") / "run"
+    nnseg("run", ball_dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    return ball_dataset, run
 
 
 def test_run_leaves_a_folder_that_a_person_can_read(finished: tuple[Path, Path]) -> None:

@@ -110,7 +110,7 @@ class UpConvolution(nn.Module):
             return torch.cat((transposed(x, self.weight, self.bias, self.stride), finer), dim=1)
         # The bias gets its gradient from _Concatenation, several times faster than from the convolution.
         up = transposed(x, self.weight, self.bias.detach(), self.stride)
-        return cast(Tensor, _Concatenation.apply(up, finer, self.bias))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Concatenation.apply(up, finer, self.bias))
 
 
 class InstanceNorm(nn.Module):
@@ -127,7 +127,7 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *space), of ``x``'s type."""
         if _ours(x):
-            return cast(Tensor, _NormActivation.apply(x, self.weight, self.bias, self.slope))  # type: ignore[no-untyped-call]
+            return cast(Tensor, _NormActivation.apply(x, self.weight, self.bias, self.slope))
         if x[0, 0].numel() == 1:
             y = torch.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
         else:
@@ -173,7 +173,7 @@ class _NormActivation(torch.autograd.Function):
             torch.ops.aten.native_batch_norm.out(sample, weight, bias, None, None, True, 0.0, EPSILON, **into)
         if slope != NO_ACTIVATION:
             nn.functional.leaky_relu_(y, slope)
-        ctx.save_for_backward(x, y, weight, means, scales)
+        ctx.save_for_backward(x, None if slope == NO_ACTIVATION else y, weight, means, scales)
         ctx.slope = slope
         return y
 
@@ -210,4 +210,4 @@ class _Concatenation(torch.autograd.Function):
         first = gradient[:, : ctx.channels].contiguous(memory_format=layout)
         second = gradient[:, ctx.channels :].contiguous(memory_format=layout)
         rows = first.movedim(1, -1).reshape(-1, ctx.channels)
-        return first, second, rows.sum(0, dtype=ctx.bias_dtype)
+        return first, second, rows.sum(0).to(ctx.bias_dtype)

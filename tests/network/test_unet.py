@@ -230,3 +230,11 @@ def test_weights_can_be_swapped_in_inference_mode():
     image = torch.randn(1, 1, 8, 8, 8)
     with torch.inference_mode():
         assert torch.equal(torch.func.functional_call(model, other.state_dict(), (image,)), other(image))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_an_exported_program_gives_the_same_answer(kind):
+    model = build_network(network(kind), channels=1, heads=2).eval()
+    image = torch.randn(1, 1, 8, 8, 8)
+    program = torch.export.export(model, (image,))
+    assert torch.allclose(program.module()(image), model(image), atol=1e-5)
