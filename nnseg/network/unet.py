@@ -1,13 +1,12 @@
 """U-Nets, plain and with a residual encoder, 2D and 3D: an encoder and a decoder, and the network as their sum.
 
 Sources: Ronneberger et al. 2015 (U-Net); Isensee et al. 2021 (nnU-Net's plain U-Net); Isensee et al. 2024 (residual presets).
-Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnunet_name` gives theirs for ours.
+Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnseg.interop.nnunet` has the names.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from typing import cast
 
@@ -144,30 +143,6 @@ def build_network(network: Network, *, channels: int, heads: int) -> UNet:
         raise PlanError("network.blocks and network.decoder_blocks must be at least 1")
     result = UNet(NETWORKS[network.kind](network, channels), Decoder(network, heads), divisor=network.divisor)
     return result.apply(initialize)
-
-
-def nnunet_name(name: str) -> str:
-    """What nnU-Net calls the parameter that we call ``name``.
-
-    Example:
-        >>> nnunet_name("decoder.ups.0.weight")
-        'decoder.transpconvs.0.weight'
-    """
-    for pattern, replacement in _NNUNET_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-_NNUNET_NAMES = (
-    (r"^encoder\.stem\.", "encoder.stem.convs.0."),
-    (r"^encoder\.stages\.(\d+)\.(\d+)\.(conv|norm)\.", r"encoder.stages.\1.0.convs.\2.\3."),
-    (r"^encoder\.stages\.(\d+)\.(\d+)\.(first|second|skip)\.", r"encoder.stages.\1.blocks.\2.\3."),
-    (r"\.first\.", ".conv1."),
-    (r"\.second\.", ".conv2."),
-    (r"^decoder\.stages\.(\d+)\.", r"decoder.stages.\1.convs."),
-    (r"^decoder\.ups\.", "decoder.transpconvs."),
-    (r"^decoder\.heads\.", "decoder.seg_layers."),
-)
 
 
 def _stage(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> nn.Sequential:
