@@ -95,7 +95,8 @@ def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False
     _print_findings(findings)
     if not findings:
         print("no problem found")
-    _exit_for(f for f in findings if f.level == "error")
+    if any(f.level == "error" for f in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -129,26 +130,18 @@ def plan(
         print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
     findings = findings_of(fingerprint)
     _print_findings(findings)
-    _exit_for(f for f in findings if f.level == "error")
+    if any(f.level == "error" for f in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
 def preprocess(run: RunPath, workers: Workers = 0, verbose: Verbose = False) -> None:
     """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
     _log_to_terminal(verbose)
-    from nnseg.core.dataset import Dataset
-    from nnseg.planning.fingerprint import Fingerprint
-    from nnseg.storage.runs import RunFolder, read_json
-    from nnseg.verbs.preprocess import preprocess_cases
+    from nnseg.pipeline import preprocess
 
-    place = RunFolder(run)
-    problems: list[Finding] = []
-    plans = place.plans()
-    with place.locked():
-        dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
-        for folder in plans:
-            problems += preprocess_cases(folder, dataset, fingerprint, workers=_workers(workers))
-            print(f"{len(fingerprint.cases)} cases preprocessed in {folder.cases}")
+    place, problems = preprocess(run, _options(workers=workers))
+    print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans())}")
     _exit_for(problems)
 
 
@@ -161,23 +154,14 @@ def train(
     checkpoint: Checkpoint = "60s",
     verbose: Verbose = False,
 ) -> None:
-    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted."""
+    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing."""
     _log_to_terminal(verbose)
-    from nnseg.core.dataset import Fold
-    from nnseg.pipeline import train_all
-    from nnseg.planning.fingerprint import Fingerprint
-    from nnseg.storage.runs import RunFolder, read_json
-    from nnseg.verbs.options import chosen_folds
+    from nnseg.pipeline import train
 
-    options = _options(budget=budget, folds=folds, device=device, checkpoint=checkpoint)
-    place = RunFolder(run)
-    plans = place.plans()
-    with place.locked():
-        divided = read_json(place.folds_file, tuple[Fold, ...])
-        chosen = {n: divided[n] for n in chosen_folds(options.folds, len(divided))}
-        train_all(place, plans, read_json(place.fingerprint_file, Fingerprint), chosen, options)
-    for folder in plans:
-        print(f"{folder.plan().name}: folds {', '.join(str(f.number) for f in folder.trained_folds())} are trained")
+    place, problems = train(run, _options(budget=budget, folds=folds, device=device, checkpoint=checkpoint))
+    for folder in place.plans():
+        print(f"{folder.plan().name}: trained folds {', '.join(str(f.number) for f in folder.trained_folds())}")
+    _exit_for(problems)
 
 
 @app.command()

@@ -1,15 +1,14 @@
-"""The whole story on one page: from a folder of labelled scans to a scored model."""
+"""The whole story on one page: from a folder of labelled scans to a scored model. Its parts are the verbs between."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnseg.core.dataset import Dataset, Finding, Fold
 from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
-from nnseg.storage.runs import PlanFolder, RunFolder
+from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.options import Options, chosen_folds
 from nnseg.verbs.plan import findings_of, folds_of, plan, seconds_of, survey
 from nnseg.verbs.preprocess import case_keys, preprocess_cases
@@ -17,8 +16,6 @@ from nnseg.verbs.record import timed
 from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
 from nnseg.verbs.train import train_fold
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +44,15 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
         with timed(place, "fingerprint"):
             dataset, fingerprint = survey(dataset_folder, place, options.workers)
         with timed(place, "plan"):
-            plans = plan(place, dataset, fingerprint, options)
+            plan(place, dataset, fingerprint, options)
             folds = folds_of(place, dataset, fingerprint, options)
+        chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
         with timed(place, "preprocess"):
-            problems = preprocess_all(plans, dataset, fingerprint, options)
-        chosen = chosen_folds(options.folds, len(folds))
+            problems = _preprocess(place, dataset, fingerprint, options)
         with timed(place, "train"):
-            train_all(place, plans, fingerprint, {n: folds[n] for n in chosen}, options)
+            _train(place, fingerprint, chosen, options)
         with timed(place, "predict"):
-            problems += predict_folds(place, dataset, {n: folds[n] for n in chosen}, device=options.device)
+            problems += predict_folds(place, dataset, chosen, device=options.device)
         with timed(place, "evaluate"):
             scores = score(place, dataset, workers=options.workers)
         report(place)
@@ -63,17 +60,48 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
     return Result(run=place, problems=errors + problems, scores=scores)
 
 
-def preprocess_all(
-    plans: tuple[PlanFolder, ...], dataset: Dataset, fingerprint: Fingerprint, options: Options
-) -> tuple[Finding, ...]:
-    """Preprocess every case for every plan; returns what failed."""
-    return tuple(f for p in plans for f in preprocess_cases(p, dataset, fingerprint, workers=options.workers))
+def preprocess(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding, ...]]:
+    """Preprocess a planned run; returns it and what failed.
+
+    Raises:
+        RunError: the run is not planned yet.
+    """
+    place = RunFolder(run_folder)
+    place.plans()
+    with place.locked(), timed(place, "preprocess"):
+        return place, _preprocess(place, *_measured(place), options)
 
 
-def train_all(
-    place: RunFolder, plans: tuple[PlanFolder, ...], fingerprint: Fingerprint, folds: dict[int, Fold], options: Options
-) -> None:
+def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding, ...]]:
+    """Preprocess what is missing in a planned run, and train the chosen folds; returns it and what failed.
+
+    Raises:
+        RunError: the run is not planned yet.
+    """
+    place = RunFolder(run_folder)
+    place.plans()
+    with place.locked():
+        dataset, fingerprint = _measured(place)
+        folds = read_json(place.folds_file, tuple[Fold, ...])
+        chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
+        with timed(place, "preprocess"):
+            problems = _preprocess(place, dataset, fingerprint, options)
+        with timed(place, "train"):
+            _train(place, fingerprint, chosen, options)
+    return place, problems
+
+
+def _measured(place: RunFolder) -> tuple[Dataset, Fingerprint]:
+    return read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
+
+
+def _preprocess(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
+    return tuple(f for p in place.plans() for f in preprocess_cases(p, dataset, fingerprint, workers=options.workers))
+
+
+def _train(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold], options: Options) -> None:
     """Train the folds of every plan, one after the other, each within its share of the budget."""
+    plans = place.plans()
     seconds = seconds_of(place) if options.budget is None else options.budget / (len(plans) * len(folds))
     for folder in plans:
         keys = case_keys(folder.plan(), fingerprint)
