@@ -25,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by the shells' convention."""
+
 DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
 ]
@@ -271,9 +274,10 @@ def main() -> None:
     except NnsegError as error:
         print(f"nnseg: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("nnseg: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("nnseg: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
 
 
 def _options(

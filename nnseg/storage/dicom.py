@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.itk import quiet, reason, stored

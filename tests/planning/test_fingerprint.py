@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 import nnseg.planning.fingerprint as module
 from nnseg.core.dataset import Case, Dataset, Finding
