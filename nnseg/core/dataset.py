@@ -75,8 +75,13 @@ class Dataset:
 
     def describe(self) -> str:
         """One line for people: layout, cases, channels, labels."""
-        channels = f"{len(self.channels)} channel{'s' if len(self.channels) > 1 else ''} ({', '.join(self.channels)})"
-        return f"{self.layout}, {len(self.cases)} cases, {channels}, labels {self.labels.describe()}"
+        channels = f"{counted(len(self.channels), 'channel')} ({', '.join(self.channels)})"
+        return f"{self.layout}, {counted(len(self.cases), 'case')}, {channels}, labels {self.labels.describe()}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 case", "2 cases"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True, kw_only=True)

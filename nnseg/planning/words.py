@@ -8,6 +8,7 @@ from math import prod
 from statistics import median
 from typing import TYPE_CHECKING
 
+from nnseg.core.dataset import counted
 from nnseg.core.plan import Plan
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def describe_cases(fingerprint: Fingerprint) -> str:
 
 def _found(fingerprint: Fingerprint) -> Iterator[str]:
     unusable = f", {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
-    kind = "2D images" if fingerprint.is_2d else "volumes"
-    yield from _entry("cases", f"{len(fingerprint.cases)} {kind} ({fingerprint.layout}){unusable}")
+    kind = "2D image" if fingerprint.is_2d else "volume"
+    yield from _entry("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
     yield from _entry("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)")
     yield from _entry("voxel", _spread([case.spacing for case in fingerprint.cases]) + " mm")
     for name, value in zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True):
@@ -47,7 +48,7 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> str:
     volumes = [c.voxels[name] * prod(c.spacing) / 1000 for c in fingerprint.cases if c.voxels[name]]
     if not volumes:
         return "in no case"
-    here = f"in {len(volumes)} of {len(fingerprint.cases)} cases"
+    here = f"in {len(volumes)} of {counted(len(fingerprint.cases), 'case')}"
     if fingerprint.is_2d:
         shares = [c.voxels[name] / prod(c.shape) for c in fingerprint.cases if c.voxels[name]]
         return f"{here}, {median(shares):.1%} of an image in the median"
