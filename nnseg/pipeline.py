@@ -15,7 +15,7 @@ from nnseg.verbs.preprocess import case_keys, preprocess_cases
 from nnseg.verbs.record import timed
 from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
-from nnseg.verbs.train import train_fold
+from nnseg.verbs.train import is_trained, train_fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
         with timed(place, "predict"):
             problems += predict_folds(place, dataset, chosen, device=options.device)
         with timed(place, "evaluate"):
-            scores = score(place, dataset, workers=options.workers)
+            scores = score(place, dataset, _finished(place, fingerprint, dict(enumerate(folds))), workers=options.workers)
         report(place)
     errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
     return Result(run=place, problems=errors + problems, scores=scores)
@@ -97,6 +97,12 @@ def _measured(place: RunFolder) -> tuple[Dataset, Fingerprint]:
 
 def _preprocess(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
     return tuple(f for p in place.plans() for f in preprocess_cases(p, dataset, fingerprint, workers=options.workers))
+
+
+def _finished(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold]) -> dict[int, Fold]:
+    """The folds that every plan has been trained on as plan and cases are now; others' predictions are out of date."""
+    keys = [(folder, case_keys(folder.plan(), fingerprint)) for folder in place.plans()]
+    return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
 
 
 def _train(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold], options: Options) -> None:

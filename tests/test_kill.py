@@ -21,7 +21,7 @@ def _results(run: Path) -> dict[str, str]:
     """Hashes of everything that the work leaves, times and dates apart."""
     files = [
         run / "plan.toml",
-        run / "fold_0" / "weights.safetensors",
+        run / "fold_0" / "model.nnseg",
         run / "scores.json",
         *run.glob("fold_0/predictions/*.nii.gz"),
     ]

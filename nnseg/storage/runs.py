@@ -7,7 +7,7 @@
       plan.toml                                                the decisions; edit it, the run follows
       cases/                                                   preprocessed cases
       fold_0/  schedule.json  history.jsonl                    fixed work, and one line an epoch
-               checkpoint.safetensors  weights.safetensors     to go on from; the result
+               checkpoint.safetensors  model.nnseg             to go on from; the result, enough alone
                predictions/  predictions.json                  held-out cases, and how each was made
       scores.json  report.html
 
@@ -64,9 +64,9 @@ class FoldFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
-    def weights_file(self) -> Path:
+    def model_file(self) -> Path:
         """The result; there only once training is finished."""
-        return self.path / "weights.safetensors"
+        return self.path / "model.nnseg"
 
     @property
     def predictions(self) -> Path:
@@ -111,7 +111,7 @@ class PlanFolder:
     def trained_folds(self) -> tuple[FoldFolder, ...]:
         """Folds whose training is finished, in order."""
         folders = [FoldFolder(p) for p in self.path.glob("fold_*") if re.fullmatch(r"fold_\d+", p.name)]
-        return tuple(sorted((f for f in folders if f.weights_file.exists()), key=lambda f: f.number))
+        return tuple(sorted((f for f in folders if f.model_file.exists()), key=lambda f: f.number))
 
 
 @dataclass(frozen=True)

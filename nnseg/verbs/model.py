@@ -10,7 +10,6 @@ from nnseg.core.errors import ModelError, RunError
 from nnseg.network.bundle import Model, load_model_file, save_model
 from nnseg.storage.runs import RunFolder
 from nnseg.verbs.record import read_record, versions
-from nnseg.verbs.train import read_member
 
 
 def load_model(path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
@@ -30,7 +29,7 @@ def load_model(path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
         missing = set(folds or ()) - {f.number for f in trained}
         if missing or not trained:
             raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {path}")
-        members += [read_member(folder, place) for place in trained if folds is None or place.number in folds]
+        members += [m for f in trained if folds is None or f.number in folds for m in load_model_file(f.model_file).members]
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
     return Model(members=tuple(members), about=about)
 

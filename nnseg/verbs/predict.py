@@ -29,6 +29,10 @@ from nnseg.storage.runs import read_json, write_json
 log = logging.getLogger(__name__)
 
 
+RECORD = "predictions.json"
+"""Beside the label maps: what became of each scan."""
+
+
 class Written(BaseModel):
     """What became of one scan.
 
@@ -84,7 +88,7 @@ def predict_scans(
 
 def predict_into(job: Job, predict: Callable[[Scan], LabelMap]) -> dict[str, Written]:
     """Write a label map for each case of the job that has none from the same scan and model yet."""
-    record_file = job.out / "predictions.json"
+    record_file = job.out / RECORD
     record = read_json(record_file, dict[str, Written]) if record_file.exists() else {}
 
     def one(case: Case) -> Written:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnseg.core.dataset import Case, Dataset
+from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.errors import NnsegError
 from nnseg.core.history import Epoch
 from nnseg.evaluation.evaluate import Scores
@@ -15,7 +15,7 @@ from nnseg.storage.images import read_label_map, read_scan
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.plan import findings_of
 from nnseg.verbs.record import read_record
-from nnseg.verbs.score import prediction_files
+from nnseg.verbs.score import held_out_predictions
 
 
 def report(run: RunFolder) -> None:
@@ -49,7 +49,8 @@ def report(run: RunFolder) -> None:
 def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
     """The best, the median and the worst case with scan, reference and prediction; one that cannot be read any more is left out."""
     cases = {case.name: case for case in dataset.cases}
-    files = {name: path for place in run.path.glob("fold_*") for name, path in prediction_files(run.fold(_number(place))).items()}
+    folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+    files = {name: run.path / written.file for name, written in held_out_predictions(run.path, folds).items()}
     dice = {case.name: case.mean_dice for case in scores.cases}
     pictures = []
     for word, name in typical_cases(scores).items():

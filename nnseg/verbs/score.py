@@ -9,10 +9,9 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.plan import digest
 from nnseg.evaluation.evaluate import Failure, Pair, Scores, evaluate
-from nnseg.network.bundle import Model
+from nnseg.network.bundle import load_model_file
 from nnseg.storage.runs import FoldFolder, RunFolder, read_json, write_json
-from nnseg.verbs.predict import Job, Written, predict_held_out
-from nnseg.verbs.train import read_member
+from nnseg.verbs.predict import RECORD, Job, Written, predict_held_out
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +27,8 @@ def predict_folds(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *
     return tuple(problems)
 
 
-def score(run: RunFolder, dataset: Dataset, *, workers: int = 1) -> Scores | None:
-    """Score all held-out predictions of a run, and write ``scores.json``; with several plans also one for each of them.
+def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Scores | None:
+    """Score the held-out predictions of the given folds, and write ``scores.json``; with several plans also one for each of them.
 
     Returns:
         The run's scores; None if nothing was held out.
@@ -37,20 +36,28 @@ def score(run: RunFolder, dataset: Dataset, *, workers: int = 1) -> Scores | Non
     plans = run.plans()
     if len(plans) > 1:
         for folder in plans:
-            _score_into(folder.path, dataset, workers)
-    return _score_into(run.path, dataset, workers)
+            _score_into(folder.path, dataset, folds, workers)
+    return _score_into(run.path, dataset, folds, workers)
 
 
-def prediction_files(place: FoldFolder) -> dict[str, Path]:
-    """The label map of each held-out case that was predicted."""
-    return {name: place.predictions / w.file for name, w in _record(place).items() if w.status == "done"}
+def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, Written]:
+    """What became of the held-out cases of the given folds, by name; ``file`` is relative to ``folder``."""
+    found = {}
+    for number, fold in folds.items():
+        place = FoldFolder(folder / f"fold_{number}").predictions
+        record = read_json(place / RECORD, dict[str, Written]) if (place / RECORD).exists() else {}
+        for name in fold.held_out:
+            if name in record:
+                file = (place / record[name].file).relative_to(folder)
+                found[name] = record[name].model_copy(update={"file": file.as_posix()})
+    return found
 
 
 def _predict_fold(run: RunFolder, number: int, held_out: tuple[Case, ...], device: str) -> dict[str, Written]:
     models, jobs = {}, {}
     for folder in run.plans():
         name, place = folder.plan().name, folder.fold(number)
-        models[name] = Model(members=(read_member(folder, place),))
+        models[name] = load_model_file(place.model_file)
         jobs[name] = Job(cases=held_out, out=place.predictions, key=models[name].key())
     if len(models) > 1:
         key = digest([model.key() for model in models.values()])
@@ -58,21 +65,18 @@ def _predict_fold(run: RunFolder, number: int, held_out: tuple[Case, ...], devic
     return predict_held_out(jobs, models, device=device)
 
 
-def _score_into(folder: Path, dataset: Dataset, workers: int) -> Scores | None:
-    references = {case.name: case.labels for case in dataset.cases if case.labels is not None}
+def _score_into(folder: Path, dataset: Dataset, folds: Mapping[int, Fold], workers: int) -> Scores | None:
+    references = {case.name: case.labels for case in dataset.cases}
     pairs, failed = [], []
-    for path in sorted(folder.glob("fold_*")):
-        place = FoldFolder(path)
-        files = prediction_files(place)
-        pairs += [Pair(name=n, prediction=p, reference=references[n]) for n, p in files.items() if n in references]
-        failed += [Failure(name=n, reason=w.reason) for n, w in _record(place).items() if w.status == "failed"]
+    for name, written in held_out_predictions(folder, folds).items():
+        reference = references.get(name)
+        if written.status == "failed" or reference is None:
+            failed.append(Failure(name=name, reason=written.reason or "its label map is gone"))
+        else:
+            pairs.append(Pair(name=name, prediction=folder / written.file, reference=reference))
     if not pairs:
+        (folder / "scores.json").unlink(missing_ok=True)
         return None
     scores = evaluate(pairs, dataset.labels, failed=failed, workers=workers)
     write_json(folder / "scores.json", scores)
     return scores
-
-
-def _record(place: FoldFolder) -> dict[str, Written]:
-    file = place.predictions / "predictions.json"
-    return read_json(file, dict[str, Written]) if file.exists() else {}

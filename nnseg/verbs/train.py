@@ -15,7 +15,7 @@ from nnseg.core.errors import ModelError, RunError
 from nnseg.core.history import Epoch
 from nnseg.core.parallel import progress
 from nnseg.core.plan import Plan, digest
-from nnseg.network.bundle import Member
+from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.storage.cases import CaseStore, StoredCase
@@ -77,17 +77,15 @@ def train_fold(
         RunError: neither the plan nor a budget says how long to train, or no training case is there.
     """
     plan, place = folder.plan(), folder.fold(number)
-    training, held_out = _cases(folder, fold.training, keys), _cases(folder, fold.held_out, keys)
-    key = digest([plan.key(), number, {c: keys[c] for c in training}, {c: keys[c] for c in held_out}])
+    key = training_key(folder, number, fold, keys)
     schedule = _known_schedule(place, key)
-    if schedule and place.weights_file.exists():
+    if schedule and place.model_file.exists():
         log.info("%s %s: already trained (%d steps)", plan.name, place.path.name, schedule.steps)
         return place
-    if not training:
-        raise RunError(f"{place.path.name} has no training case left; see the failures above")
     target = resolve_device(device)
-    cases = [_read(folder, name) for name in training]
-    unheld = [_read(folder, name) for name in held_out]
+    cases, unheld = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
+    if not cases:
+        raise RunError(f"{place.path.name} has no training case left; see the failures above")
     if schedule is None:
         schedule = _fix_schedule(plan, number, key, cases, unheld, target, seconds)
         write_json(place.schedule_file, schedule)
@@ -97,21 +95,24 @@ def train_fold(
     return place
 
 
-def read_member(folder: PlanFolder, place: FoldFolder) -> Member:
-    """The finished fold as a model's member.
+def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:
+    """A digest of all that the weights of a fold depend on: the plan, and the preprocessed cases it has."""
+    training, held_out = ({c: keys[c] for c in _preprocessed(folder, names, keys)} for names in (fold.training, fold.held_out))
+    return digest([folder.plan().key(), number, training, held_out])
 
-    Raises:
-        RunError: it is not finished.
-    """
-    if not place.weights_file.exists():
-        raise RunError(f"{place.path} is not trained yet; run nnseg train")
-    weights, _ = load_tensors(place.weights_file)
-    return Member(plan=folder.plan(), fold=place.number, weights=weights)
+
+def is_trained(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> bool:
+    """Is the fold's training finished, with the plan and the cases as they are now?"""
+    place = folder.fold(number)
+    if not place.model_file.exists() or not place.schedule_file.exists():
+        return False
+    return read_json(place.schedule_file, Schedule).key == training_key(folder, number, fold, keys)
 
 
 def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Validation, checkpoint_seconds: float) -> None:
     learner, name = Learner(setting), f"{setting.plan.name} fold {setting.fold}"
-    epochs = [e for e in place.history() if e.step <= _resume(learner, place)]
+    _resume(learner, place)
+    epochs = [e for e in place.history() if e.step <= learner.step]
     epoch_steps = setting.plan.training.epoch_steps
     log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
     saved = time.monotonic()
@@ -119,23 +120,23 @@ def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Va
     for epoch in progress(train(learner, patches, validation, setting), total=left, label=f"training {name}", unit="epoch"):
         epochs.append(epoch)
         log.info("%s", _in_words(name, epoch))
+        place.write_history(epochs)
         if time.monotonic() - saved > checkpoint_seconds and learner.step < setting.steps:
             save_tensors(place.checkpoint_file, *learner.snapshot())
             saved = time.monotonic()
-        place.write_history(epochs)
     save_tensors(place.checkpoint_file, *learner.snapshot())
-    save_tensors(place.weights_file, learner.weights(), {"plan": setting.plan.name, "fold": setting.fold, "steps": setting.steps})
+    member = Member(plan=setting.plan, fold=setting.fold, weights=learner.weights())
+    save_model(Model(members=(member,)), place.model_file)
 
 
-def _resume(learner: Learner, place: FoldFolder) -> int:
-    """Restore the last checkpoint if there is one; returns the step to go on from."""
+def _resume(learner: Learner, place: FoldFolder) -> None:
+    """Restore the last checkpoint if there is one."""
     if place.checkpoint_file.exists():
         try:
             learner.restore(*load_tensors(place.checkpoint_file))
             log.info("%s: going on from step %d", place.path.name, learner.step)
         except ModelError as error:
             log.warning("%s; training starts over", error)
-    return learner.step
 
 
 def _fix_schedule(
@@ -192,13 +193,14 @@ def _free_name(path: Path) -> Path:
     return aside
 
 
-def _cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
+def _preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
     store = CaseStore(folder.cases)
     return [name for name in names if name in keys and store.has(name, keys[name])]
 
 
-def _read(folder: PlanFolder, name: str) -> StoredCase:
-    return CaseStore(folder.cases).read(name)
+def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[StoredCase]:
+    store = CaseStore(folder.cases)
+    return [store.read(name) for name in _preprocessed(folder, names, keys)]
 
 
 def _in_words(name: str, epoch: Epoch) -> str:
