@@ -141,9 +141,11 @@ def plan(
 def preprocess(run: RunPath, workers: Workers = 0, verbose: Verbose = False) -> None:
     """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
     _log_to_terminal(verbose)
-    from nnseg.pipeline import preprocess
+    from nnseg.storage.runs import RunFolder
+    from nnseg.verbs.preprocess import preprocess_run
 
-    place, problems = preprocess(run, _options(workers=workers))
+    place = RunFolder(run)
+    problems = preprocess_run(place, workers=_workers(workers))
     print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans())}")
     _exit_for(problems)
 

@@ -11,7 +11,7 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.options import Options, chosen_folds
 from nnseg.verbs.plan import findings_of, folds_of, plan, seconds_of, survey
-from nnseg.verbs.preprocess import case_keys, preprocess_cases
+from nnseg.verbs.preprocess import case_keys, preprocess_plans
 from nnseg.verbs.record import timed
 from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
@@ -48,7 +48,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             folds = folds_of(place, dataset, fingerprint, options)
         chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
         with timed(place, "preprocess"):
-            problems = _preprocess(place, dataset, fingerprint, options)
+            problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
         with timed(place, "train"):
             _train(place, fingerprint, chosen, options)
         with timed(place, "predict"):
@@ -60,18 +60,6 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
     return Result(run=place, problems=errors + problems, scores=scores)
 
 
-def preprocess(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding, ...]]:
-    """Preprocess a planned run; returns it and what failed.
-
-    Raises:
-        RunError: the run is not planned yet.
-    """
-    place = RunFolder(run_folder)
-    place.plans()
-    with place.locked(), timed(place, "preprocess"):
-        return place, _preprocess(place, *_measured(place), options)
-
-
 def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding, ...]]:
     """Preprocess what is missing in a planned run, and train the chosen folds; returns it and what failed.
 
@@ -81,22 +69,14 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
     place = RunFolder(run_folder)
     place.plans()
     with place.locked():
-        dataset, fingerprint = _measured(place)
+        dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
         folds = read_json(place.folds_file, tuple[Fold, ...])
         chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
         with timed(place, "preprocess"):
-            problems = _preprocess(place, dataset, fingerprint, options)
+            problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
         with timed(place, "train"):
             _train(place, fingerprint, chosen, options)
     return place, problems
-
-
-def _measured(place: RunFolder) -> tuple[Dataset, Fingerprint]:
-    return read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
-
-
-def _preprocess(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
-    return tuple(f for p in place.plans() for f in preprocess_cases(p, dataset, fingerprint, workers=options.workers))
 
 
 def _finished(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold]) -> dict[int, Fold]:

@@ -5,8 +5,8 @@ one axis is much coarser than the others its slices are resized on their own, an
 between slices far apart a spline would invent anatomy. Voxel centres keep their half-voxel alignment, edges repeat, and nothing
 is smoothed before downsampling: nnU-Net does not, and networks trained either way must see alike images.
 
-Order 1 is computed by torch, which gives SciPy's numbers sooner; orders 0 and 3 by scikit-image, nnU-Net's own choice; labels by
-batchgenerators, whose rule it is.
+Order 1 is computed here, one axis after the other, which gives SciPy's numbers several times sooner and starts without torch;
+orders 0 and 3 by scikit-image, nnU-Net's own choice; labels by batchgenerators, whose rule it is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from batchgenerators.augmentations.utils import resize_segmentation
 from skimage.transform import resize
 
@@ -86,9 +84,25 @@ def _spline(volume: Voxels, shape: Sequence[int], *, order: int) -> Voxels:
 
 
 def _linear(volume: Voxels, shape: Sequence[int]) -> Voxels:
-    mode = "trilinear" if volume.ndim == 3 else "bilinear"
-    as_batch = torch.tensor(np.ascontiguousarray(volume), dtype=torch.float32)[None, None]
-    return np.asarray(F.interpolate(as_batch, size=tuple(shape), mode=mode, align_corners=False)[0, 0].numpy())
+    """Shrinking axes first, so that later ones have less to do."""
+    result: Voxels = volume.astype(np.float32)
+    for axis in sorted(range(volume.ndim), key=lambda a: shape[a] / volume.shape[a]):
+        if shape[axis] != volume.shape[axis]:
+            result = _linear_along(result, axis, shape[axis])
+    return result
+
+
+def _linear_along(volume: Voxels, axis: int, new: int) -> Voxels:
+    old = volume.shape[axis]
+    places = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    low = np.minimum(places.astype(np.intp), max(old - 2, 0))
+    share = (places - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(volume.ndim)])
+    below: Voxels = volume.take(low, axis)
+    above: Voxels = volume.take(np.minimum(low + 1, old - 1), axis)
+    above -= below
+    above *= share
+    above += below
+    return above
 
 
 def _likeliest(volume: Voxels, shape: Sequence[int]) -> Voxels:

@@ -3,7 +3,7 @@
 One case is one file, an ordinary zip whose members are stored as they are::
 
     case.json         name, key, placement, and size and digest of each other member
-    image.b2nd        float32 (C, Z, Y, X), Blosc2: LZ4HC level 5 after byte shuffling
+    image.b2nd        float32 (C, Z, Y, X), Blosc2: LZ4 after byte shuffling
     labels.b2nd       int8 or int16 (Z, Y, X)
     locations.b2nd    int32 (n, 3), voxels of one label after another
 
@@ -214,7 +214,7 @@ def _pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
         lead = (1,) * (array.ndim - 3)
         cut["chunks"] = tuple(map(_even, array.shape, (*lead, *chunk)))
         cut["blocks"] = tuple(map(_even, cut["chunks"], (*lead, *block)))
-    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    cparams = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
     packed = blosc2.asarray(np.ascontiguousarray(array), cparams=cparams, dparams={"nthreads": 1}, **cut)
     return bytes(packed.to_cframe())
 

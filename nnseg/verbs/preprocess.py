@@ -14,7 +14,8 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets import read_case
-from nnseg.storage.runs import PlanFolder
+from nnseg.storage.runs import PlanFolder, RunFolder, read_json
+from nnseg.verbs.record import timed
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,23 @@ class _Task:
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=self.plan.labels)
         done = preprocess(labelled.scan, labelled.label_map, self.plan, name=self.case.name)
         CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)
+
+
+def preprocess_run(run: RunFolder, *, workers: int = 1) -> tuple[Finding, ...]:
+    """Preprocess a planned run; returns the cases that failed and why.
+
+    Raises:
+        RunError: the run is not planned yet.
+    """
+    run.plans()
+    with run.locked(), timed(run, "preprocess"):
+        dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
+        return preprocess_plans(run, dataset, fingerprint, workers=workers)
+
+
+def preprocess_plans(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, *, workers: int = 1) -> tuple[Finding, ...]:
+    """Preprocess every case for every plan of a run; returns the cases that failed and why."""
+    return tuple(f for folder in run.plans() for f in preprocess_cases(folder, dataset, fingerprint, workers=workers))
 
 
 def preprocess_cases(folder: PlanFolder, dataset: Dataset, fingerprint: Fingerprint, *, workers: int = 1) -> tuple[Finding, ...]:
