@@ -237,14 +237,21 @@ def export(
 
 
 @app.command()
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    picture: Annotated[Path | None, typer.Option(help="Also write best, median and worst case side by side to this PNG.")] = None,
+) -> None:
     """Build the report of a run again."""
     _log_to_terminal(False)
     from nnseg.storage.runs import RunFolder
     from nnseg.verbs.report import report as write_report
+    from nnseg.verbs.report import write_picture
 
     write_report(RunFolder(run))
     print(f"report: {RunFolder(run).report_file}")
+    if picture:
+        write_picture(RunFolder(run), picture)
+        print(f"picture: {picture}")
 
 
 @app.command()

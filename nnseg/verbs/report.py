@@ -11,6 +11,7 @@ from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.reporting.contours import ExamplePicture, montage_png
 from nnseg.reporting.html import Story, typical_cases, write_report
+from nnseg.storage.files import write_aside
 from nnseg.storage.images import read_label_map, read_scan
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.plan import findings_of
@@ -61,10 +62,15 @@ def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePi
     return pictures
 
 
-def picture(run: RunFolder) -> bytes:
-    """The best, the median and the worst case of a run side by side, as PNG."""
+def write_picture(run: RunFolder, path: Path) -> None:
+    """Write the best, the median and the worst case of a run side by side as PNG.
+
+    Raises:
+        RunError: the run is not scored yet, or the file cannot be written.
+    """
     dataset, scores = read_json(run.dataset_file, Dataset), read_json(run.scores_file, Scores)
-    return montage_png(examples(run, dataset, scores))
+    with write_aside(path) as aside:
+        aside.write_bytes(montage_png(examples(run, dataset, scores)))
 
 
 def _example(case: Case, prediction: Path, caption: str, dataset: Dataset) -> ExamplePicture:
