@@ -119,15 +119,17 @@ def plan(
     """Measure the dataset and decide: fingerprint and plan, with the reason for each decision. Loads no torch."""
     _log_to_terminal(verbose)
     from nnseg.planning.words import describe
+    from nnseg.storage.datasets import read_dataset
     from nnseg.storage.runs import RunFolder
     from nnseg.verbs.plan import findings_of, survey
     from nnseg.verbs.plan import plan as make_plan
 
     options = _options(recipe, plans, budget, folds, split, device, workers, seed)
     place = RunFolder(run)
-    with place.locked():
-        found, fingerprint = survey(dataset, place, options.workers)
-        folders = make_plan(place, found, fingerprint, options)
+    found = read_dataset(dataset)
+    with place.locked(dataset):
+        fingerprint = survey(found, place, options.workers)
+        folders = make_plan(place, fingerprint, options)
     for folder in folders:
         print(describe(folder.plan(), fingerprint))
         print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
@@ -177,7 +179,9 @@ def predict(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.", show_default=False)],
     model: ModelPath,
     folds: Folds = "all",
-    step: Annotated[float | None, typer.Option(help="Distance of tiles as a share of the patch. Default: the plan's, 0.5.")] = None,
+    step: Annotated[
+        float | None, typer.Option(min=0.05, max=1.0, help="Distance of tiles as a share of the patch. Default: the plan's, 0.5.")
+    ] = None,
     mirror: Annotated[
         bool, typer.Option(help="Average the answers to mirrored copies: 2 to 8 times the time, often better.")
     ] = True,
@@ -282,6 +286,11 @@ def main() -> None:
         app()
     except NnsegError as error:
         print(f"nnseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a file or folder that may not be read or written; others have no name
+        if not error.filename:
+            raise
+        print(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -8,9 +8,10 @@ from pathlib import Path
 from nnseg.core.dataset import Dataset, Finding, Fold
 from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
+from nnseg.storage.datasets import read_dataset
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.options import Options, chosen_folds
-from nnseg.verbs.plan import findings_of, folds_of, plan, seconds_of, survey
+from nnseg.verbs.plan import findings_of, plan, read_folds, seconds_of, share, survey
 from nnseg.verbs.preprocess import case_keys, preprocess_plans
 from nnseg.verbs.record import timed
 from nnseg.verbs.report import report
@@ -40,21 +41,23 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
         NnsegError: something only the user can mend; whatever was finished stays.
     """
     place = RunFolder(run_folder)
-    with place.locked():
+    dataset = read_dataset(dataset_folder, workers=options.workers)
+    with place.locked(dataset_folder):
         with timed(place, "fingerprint"):
-            dataset, fingerprint = survey(dataset_folder, place, options.workers)
+            fingerprint = survey(dataset, place, options.workers)
         with timed(place, "plan"):
-            plan(place, dataset, fingerprint, options)
-            folds = folds_of(place, dataset, fingerprint, options)
+            plan(place, fingerprint, options)
+            folds = read_folds(place)
         chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
         with timed(place, "preprocess"):
             problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
         with timed(place, "train"):
             _train(place, fingerprint, chosen, options)
         with timed(place, "predict"):
-            problems += predict_folds(place, dataset, chosen, device=options.device)
+            finished = _finished(place, fingerprint, dict(enumerate(folds)))
+            problems += predict_folds(place, dataset, finished, device=options.device)
         with timed(place, "evaluate"):
-            scores = score(place, dataset, _finished(place, fingerprint, dict(enumerate(folds))), workers=options.workers)
+            scores = score(place, dataset, finished, workers=options.workers)
         report(place)
     errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
     return Result(run=place, problems=errors + problems, scores=scores)
@@ -70,7 +73,7 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
     place.plans()
     with place.locked():
         dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
-        folds = read_json(place.folds_file, tuple[Fold, ...])
+        folds = read_folds(place)
         chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
         with timed(place, "preprocess"):
             problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
@@ -80,7 +83,7 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
 
 
 def _finished(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold]) -> dict[int, Fold]:
-    """The folds that every plan has been trained on as plan and cases are now; others' predictions are out of date."""
+    """The folds that every plan has been trained on, as plan and cases are now; the others are out of date."""
     keys = [(folder, case_keys(folder.plan(), fingerprint)) for folder in place.plans()]
     return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
 
@@ -88,7 +91,7 @@ def _finished(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold]
 def _train(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold], options: Options) -> None:
     """Train the folds of every plan, one after the other, each within its share of the budget."""
     plans = place.plans()
-    seconds = seconds_of(place) if options.budget is None else options.budget / (len(plans) * len(folds))
+    seconds = seconds_of(place) if options.budget is None else share(options.budget, plans=len(plans), folds=len(folds))
     for folder in plans:
         keys = case_keys(folder.plan(), fingerprint)
         for number, fold in folds.items():

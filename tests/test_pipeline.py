@@ -178,3 +178,72 @@ def test_plan_and_help_load_no_torch(ball_dataset: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "why" in (tmp_path / "run" / "plan.toml").read_text()
+
+
+def test_the_dataset_and_references_are_never_written_to(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset = tmp_path / "balls"
+    shutil.copytree(finished[0], dataset)
+    before = {p: p.read_bytes() for p in dataset.rglob("*") if p.is_file()}
+    assert "lies in the dataset" in nnseg("run", dataset, dataset, check=2).stderr
+    assert "lies in the dataset" in nnseg("run", dataset, dataset / "run", check=2).stderr
+    predict = ("predict", dataset / "imagesTr", dataset / "labelsTr", "--model", finished[1])
+    assert "did not make" in nnseg(*predict, check=2).stderr
+    assert {p: p.read_bytes() for p in dataset.rglob("*") if p.is_file()} == before
+
+
+def test_only_folds_that_are_up_to_date_are_scored(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    dataset, run = tmp_path / "balls", tmp_path / "run"
+    shutil.copytree(finished[0], dataset)
+    options = ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    nnseg("run", dataset, run, *options, "--folds", "0,1")
+    assert len(json.loads((run / "scores.json").read_text())["cases"]) == 3
+    shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
+    nnseg("run", dataset, run, *options, "--folds", 0)
+    held_out = json.loads((run / "folds.json").read_text())[0]["held_out"]
+    assert [case["name"] for case in json.loads((run / "scores.json").read_text())["cases"]] == held_out
+
+
+def test_plan_edit_run_follows_the_edit_and_keeps_it(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    nnseg("plan", finished[0], run, *options)
+    edited = (run / "plan.toml").read_text().replace("steps = 12", "steps = 8", 1)
+    (run / "plan.toml").write_text(edited)
+    nnseg("run", finished[0], run, *options, "--folds", 0)
+    assert (run / "plan.toml").read_text() == edited
+    assert len((run / "fold_0" / "history.jsonl").read_text().splitlines()) == 2
+    refused = nnseg("run", finished[0], run, *options[2:], "--recipe", "nnunet", "--folds", 0, check=2)
+    assert "edited by hand" in refused.stderr
+    (run / "plan.toml").write_text(edited.replace("steps = 8", "steps = 9", 1))
+    assert "another plan" in nnseg("export", run, tmp_path / "model.nnseg", check=2).stderr
+
+
+def test_work_set_aside_is_taken_back_when_it_fits_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    run, command = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
+    nnseg("run", finished[0], run, *command)
+    first = (run / "fold_0" / "model.nnseg").read_bytes()
+    nnseg("run", finished[0], run, *command, "--seed", 5)
+    assert (run / "fold_0" / "model.nnseg").read_bytes() != first
+    nnseg("run", finished[0], run, *command)
+    assert (run / "fold_0" / "model.nnseg").read_bytes() == first
+
+
+def test_damaged_files_of_ours_are_made_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    run, command = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
+    nnseg("run", finished[0], run, *command)
+    model, history = run / "fold_0" / "model.nnseg", run / "fold_0" / "history.jsonl"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:1000])
+    history.write_bytes(history.read_bytes()[:30])
+    (run / "scores.json").write_text("{")
+    nnseg("run", finished[0], run, *command)
+    assert model.read_bytes() == whole
+    assert json.loads((run / "scores.json").read_text())["cases"]
+
+
+def test_folds_that_leak_are_refused(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    nnseg("plan", finished[0], run, "--recipe", tiny_recipe)
+    folds = json.loads((run / "folds.json").read_text())
+    folds[0]["training"].append(folds[0]["held_out"][0])
+    (run / "folds.json").write_text(json.dumps(folds))
+    assert folds[0]["held_out"][0] in nnseg("run", finished[0], run, "--recipe", tiny_recipe, check=2).stderr

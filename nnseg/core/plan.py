@@ -22,6 +22,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
 Steps = tuple[int, ...]
+Counts = tuple[Annotated[int, Field(ge=1)], ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -90,6 +91,12 @@ class Preprocessing(Section):
     image_order: Literal[0, 1, 3] = 3
     separate_axis_ratio: Positive = 3.0
 
+    @model_validator(mode="after")
+    def _axes_are_a_permutation(self) -> Self:
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes must name 0, 1 and 2 once each, not {self.axes}")
+        return self
+
 
 class Network(Section):
     """A U-Net's topology, finest stage first. Sources: nnU-Net (Isensee 2021), and its residual presets (Isensee 2024).
@@ -104,11 +111,11 @@ class Network(Section):
     """
 
     kind: str
-    features: Steps
-    strides: tuple[Steps, ...]
-    kernels: tuple[Steps, ...]
-    blocks: Steps
-    decoder_blocks: Steps
+    features: Counts
+    strides: tuple[Counts, ...]
+    kernels: tuple[Counts, ...]
+    blocks: Counts
+    decoder_blocks: Counts
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:
@@ -233,7 +240,7 @@ class Plan(Section):
     dataset: str
     recipe: str
     channels: tuple[str, ...]
-    patch: Steps
+    patch: Counts
     labels: Labels
     preprocessing: Preprocessing
     network: Network

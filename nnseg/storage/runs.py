@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,10 +74,13 @@ class FoldFolder:
         return self.path / "predictions"
 
     def history(self) -> tuple[Epoch, ...]:
-        """The epochs so far."""
-        if not self.history_file.exists():
-            return ()
-        return tuple(Epoch.model_validate_json(line) for line in self.history_file.read_text("utf-8").splitlines())
+        """The epochs so far, up to the first line that is damaged."""
+        epochs: list[Epoch] = []
+        if self.history_file.exists():
+            with suppress(ValidationError):
+                for line in self.history_file.read_bytes().splitlines():
+                    epochs.append(Epoch.model_validate_json(line))
+        return tuple(epochs)
 
     def write_history(self, epochs: Sequence[Epoch]) -> None:
         """Write the record anew; a reader never sees half a line."""
@@ -108,10 +111,14 @@ class PlanFolder:
         """The folder of a fold, which need not exist yet."""
         return FoldFolder(self.path / f"fold_{number}")
 
+    def folds(self) -> tuple[FoldFolder, ...]:
+        """Folds that were begun, in order."""
+        folders = [FoldFolder(p) for p in self.path.glob("fold_*") if re.fullmatch(r"fold_\d+", p.name)]
+        return tuple(sorted(folders, key=lambda f: f.number))
+
     def trained_folds(self) -> tuple[FoldFolder, ...]:
         """Folds whose training is finished, in order."""
-        folders = [FoldFolder(p) for p in self.path.glob("fold_*") if re.fullmatch(r"fold_\d+", p.name)]
-        return tuple(sorted((f for f in folders if f.model_file.exists()), key=lambda f: f.number))
+        return tuple(f for f in self.folds() if f.model_file.exists())
 
 
 @dataclass(frozen=True)
@@ -158,10 +165,14 @@ class RunFolder:
         """
         if (self.path / "plan.toml").exists():
             return (PlanFolder(self.path),)
-        found = tuple(PlanFolder(p.parent) for p in sorted(self.path.glob("*/plan.toml")))
+        found = tuple(PlanFolder(p.parent) for p in self.plan_files() if p.exists())
         if not found:
             raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
         return found
+
+    def plan_files(self) -> tuple[Path, ...]:
+        """Where plans may stand: at the top, or in a folder for each of several."""
+        return (self.path / "plan.toml", *(self.path / name / "plan.toml" for name in ("2d", "3d")))
 
     def plan_folders(self, plans: Sequence[Plan]) -> tuple[PlanFolder, ...]:
         """Where the given plans belong, by the rule of `plans`."""
@@ -172,12 +183,16 @@ class RunFolder:
         return FoldFolder(self.path / f"fold_{number}")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, dataset: Path | None = None) -> Iterator[None]:
         """Keep every other process out while working here; the lock dies with its owner.
 
+        Args:
+            dataset: a folder that must not be written to.
+
         Raises:
-            RunError: another process is at work, or the folder cannot be written.
+            RunError: another process is at work, or the folder cannot be written, lies in the dataset, or is no run's.
         """
+        self._check_place(dataset)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
@@ -191,6 +206,13 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def _check_place(self, dataset: Path | None) -> None:
+        if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
+            raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
+        ours = self.record_file.exists() or (self.path / ".lock").exists()
+        if self.path.is_dir() and not ours and any(self.path.iterdir()):
+            raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
 
 
 def read_plan(path: Path) -> Plan:

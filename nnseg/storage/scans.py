@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from nnseg.core.dataset import Case
@@ -48,7 +49,11 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     if not entries:
         found = f"holds no scan; found {suffixes_found(path)}"
         raise wrong(path, found, expected=f"DICOM or one of {known_suffixes()}", advice="convert the files")
-    return tuple(sorted(_cases(_distinct(entries), channels), key=lambda c: c.name))
+    cases = sorted(_cases(_distinct(entries), channels), key=lambda c: c.name)
+    for one, other in pairwise(cases):
+        if one.name.casefold() == other.name.casefold():
+            raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
+    return tuple(cases)
 
 
 def _single(path: Path, channels: int) -> Case:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nnseg.core.errors import ModelError, RunError
-from nnseg.network.bundle import Model, load_model_file, save_model
-from nnseg.storage.runs import RunFolder
+from nnseg.network.bundle import Member, Model, load_model_file, save_model
+from nnseg.storage.runs import PlanFolder, RunFolder
 from nnseg.verbs.record import read_record, versions
 
 
@@ -25,13 +25,22 @@ def load_model(path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
     run = RunFolder(path)
     members = []
     for folder in run.plans():
-        trained = folder.trained_folds()
-        missing = set(folds or ()) - {f.number for f in trained}
+        trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
+        missing = set(folds or ()) - set(trained)
         if missing or not trained:
             raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {path}")
-        members += [m for f in trained if folds is None or f.number in folds for m in load_model_file(f.model_file).members]
+        members += [_up_to_date(m, folder) for number, m in trained.items() if folds is None or number in folds]
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
     return Model(members=tuple(members), about=about)
+
+
+def _up_to_date(member: Member, folder: PlanFolder) -> Member:
+    if member.plan.key() != folder.plan().key():
+        raise ModelError(
+            f"fold {member.fold} was trained by another plan than {folder.plan_file} is now; run nnseg train {folder.path} "
+            "to renew it, or choose other folds"
+        )
+    return member
 
 
 def merge(models: Sequence[Model]) -> Model:

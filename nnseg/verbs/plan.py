@@ -6,98 +6,102 @@ import logging
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nnseg.core.dataset import Dataset, Finding, Fold, make_folds
-from nnseg.core.errors import NnsegError, PlanError
+from nnseg.core.dataset import Case, Dataset, Finding, Fold, make_folds
+from nnseg.core.errors import PlanError, RunError
 from nnseg.core.parallel import each
-from nnseg.core.plan import Budget, Plan, digest
+from nnseg.core.plan import Budget, Plan
 from nnseg.planning.fingerprint import Fingerprint, measure
 from nnseg.planning.planner import make_plans
 from nnseg.planning.recipe import load_recipe
-from nnseg.storage.datasets import content_hash, read_dataset
-from nnseg.storage.runs import PlanFolder, RunFolder, read_json, write_json, write_plan
-from nnseg.verbs.options import Options, chosen_folds, device_kind
+from nnseg.storage.datasets import content_hash
+from nnseg.storage.runs import PlanFolder, RunFolder, read_json, read_plan, write_json, write_plan
+from nnseg.verbs.options import Options, Split, chosen_folds, device_kind
 from nnseg.verbs.record import read_record, update_record
 
 log = logging.getLogger(__name__)
 
 
 class PlanOrigin(BaseModel):
-    """What a run's plans were made from, so that a changed input is noticed.
+    """What the planner wrote into a run, so that an edit by hand is told from an old plan.
 
     Args:
-        request: digest of fingerprint, recipe and options.
-        written: keys of the plans as they were written; a plan that differs was edited by hand.
+        written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
+        current: keys of those it wrote last.
         seconds: budget of one training, if one was given.
+        split: how cases were asked to be divided.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    request: str
-    written: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    current: tuple[str, ...] = ()
     seconds: float | None = None
+    split: Split = "auto"
 
 
-def survey(folder: Path, run: RunFolder, workers: int) -> tuple[Dataset, Fingerprint]:
-    """The dataset and its fingerprint, measured anew only if a file of it has changed."""
-    dataset = read_dataset(folder)
+def survey(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
+    """The dataset's fingerprint, measured anew only if a file of it has changed."""
     log.info("%s: %s", dataset.name, dataset.describe())
-    known = _known_fingerprint(dataset, run)
+    known = _known_fingerprint(dataset, run, workers)
     if known is None:
         known = measure(dataset, workers=workers)
         write_json(run.fingerprint_file, known)
     write_json(run.dataset_file, dataset)
-    return dataset, known
+    return known
 
 
-def plan(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
-    """The run's plans: kept if they answer the same question, made anew otherwise.
+def plan(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
+    """The run's plans and folds: those on file if the planner would decide the same again, edits included, else made anew.
 
     Raises:
-        PlanError: the question changed but the plan was edited by hand, so that making it anew would lose the edit.
+        PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
     """
-    folds = folds_of(run, dataset, fingerprint, options)
-    recipe = load_recipe(options.recipe)
-    chosen = chosen_folds(options.folds, len(folds))
-    kind = device_kind(options.device)
-    request = digest(
-        [fingerprint.key, recipe.model_dump(mode="json"), options.kinds, options.seed, kind, options.budget, len(chosen)]
-    )
     origin = _origin(run)
-    if origin and origin.request == request:
-        return run.plans()
-    if origin and (edited := _edited(run, origin)):
-        raise PlanError(
-            f"{edited} was edited by hand, but the dataset, recipe or options have changed since; use the old options, "
-            "or a new run folder, or delete the file to have it made anew"
-        )
-    count = 2 if options.kinds == "both" else 1
-    seconds = None if options.budget is None else options.budget / (len(chosen) * count)
-    plans = make_plans(fingerprint, Budget(seconds=seconds, device=kind), recipe, kinds=options.kinds)
+    folds = _folds(run, fingerprint, options.split, origin)
+    chosen = chosen_folds(options.folds, len(folds))
+    recipe, count = load_recipe(options.recipe), 2 if options.kinds == "both" else 1
+    seconds = None if options.budget is None else share(options.budget, plans=count, folds=len(chosen))
+    plans = make_plans(fingerprint, Budget(seconds=seconds, device=device_kind(options.device)), recipe, kinds=options.kinds)
     if options.seed is not None:
         plans = tuple(with_seed(p, options.seed) for p in plans)
-    _retire(run, plans)
-    folders = run.plan_folders(plans)
+    keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
+    origin = origin.model_copy(update={"seconds": seconds, "split": options.split})
+    if origin.current != keys:
+        if edited := _edited(run, origin):
+            raise PlanError(
+                f"{edited} was edited by hand, but the dataset, recipe or options now lead to another plan; use the old options, "
+                "or a new run folder, or delete the file to have it made anew"
+            )
+        origin = origin.model_copy(update={"written": (*origin.written, *keys)})
+        update_record(run, plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
+        for old in set(run.plan_files()) - {f.plan_file for f in folders}:
+            old.unlink(missing_ok=True)
     for place, made in zip(folders, plans, strict=True):
-        write_plan(place.plan_file, made)
-    update_record(run, plan=PlanOrigin(request=request, written=tuple(p.key() for p in plans), seconds=seconds).model_dump())
+        if origin.current != keys or not place.plan_file.exists():
+            write_plan(place.plan_file, made)
+    update_record(run, plan=origin.model_copy(update={"current": keys}).model_dump())
     return folders
 
 
-def folds_of(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Fold, ...]:
-    """The run's folds: those on file if they still divide the usable cases, else made anew."""
-    usable = sorted(case.name for case in fingerprint.cases)
-    if run.folds_file.exists():
-        folds = read_json(run.folds_file, tuple[Fold, ...])
-        if sorted({n for f in folds for n in (*f.training, *f.held_out)}) == usable:
-            return folds
-        log.warning("the cases have changed: dividing them into folds anew")
-    blocks = options.split == "blocks" or (options.split == "auto" and _is_a_stack(fingerprint))
-    if blocks:
-        log.info("cases are numbered slices of one stack: folds are blocks of neighbours (--split random to shuffle)")
-    folds = make_folds(usable, blocks=blocks)
-    write_json(run.folds_file, folds)
+def share(budget: float, *, plans: int, folds: int) -> float:
+    """The seconds of one training out of a budget for all."""
+    return budget / (plans * folds)
+
+
+def read_folds(run: RunFolder) -> tuple[Fold, ...]:
+    """The run's folds, which people may have edited.
+
+    Raises:
+        RunError: they are missing, or a case is both trained on and held out, or held out twice.
+    """
+    folds = read_json(run.folds_file, tuple[Fold, ...])
+    held_out = [name for fold in folds for name in fold.held_out]
+    leaks = {name for fold in folds for name in set(fold.training) & set(fold.held_out)}
+    if leaks or len(set(held_out)) != len(held_out):
+        wrong = min(leaks or {n for n in held_out if held_out.count(n) > 1})
+        raise RunError(f"{run.folds_file}: case {wrong} must be held out once, and not be trained on in that fold")
     return folds
 
 
@@ -114,20 +118,38 @@ def with_seed(plan: Plan, seed: int) -> Plan:
 
 def seconds_of(run: RunFolder) -> float | None:
     """Budget of one training that the plans were made for."""
-    origin = _origin(run)
-    return origin.seconds if origin else None
+    return _origin(run).seconds
 
 
-def _known_fingerprint(dataset: Dataset, run: RunFolder) -> Fingerprint | None:
+def _folds(run: RunFolder, fingerprint: Fingerprint, split: Split, origin: PlanOrigin) -> tuple[Fold, ...]:
+    """Those on file if they divide the usable cases in the way that is asked for, else made anew."""
+    usable = sorted(case.name for case in fingerprint.cases)
+    if run.folds_file.exists() and split in ("auto", origin.split):
+        folds = read_folds(run)
+        if sorted({n for f in folds for n in (*f.training, *f.held_out)}) == usable:
+            return folds
+        log.warning("the cases have changed: dividing them into folds anew")
+    blocks = split == "blocks" or (split == "auto" and _is_a_stack(fingerprint))
+    if blocks:
+        log.info("folds are blocks of neighbours, as for numbered slices of one stack (--split random to shuffle)")
+    folds = make_folds(usable, blocks=blocks)
+    write_json(run.folds_file, folds)
+    return folds
+
+
+def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint | None:
     if not run.fingerprint_file.exists() or not run.dataset_file.exists():
         return None
     known = read_json(run.fingerprint_file, Fingerprint)
     if read_json(run.dataset_file, Dataset) != dataset:
         return None
     keys = {case.name: case.key for case in known.cases} | known.unusable
-    outcomes = each(content_hash, [(*case.images, *([case.labels] if case.labels else [])) for case in dataset.cases])
-    same = all((outcome.result or "") == keys.get(case.name) for case, outcome in zip(dataset.cases, outcomes, strict=True))
-    return known if same else None
+    found = {o.item.name: o.result or "" for o in each(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
+    return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
+
+
+def _hash_of(case: Case) -> str:
+    return content_hash([*case.images, *([case.labels] if case.labels else [])])
 
 
 def _is_a_stack(fingerprint: Fingerprint) -> bool:
@@ -137,22 +159,14 @@ def _is_a_stack(fingerprint: Fingerprint) -> bool:
     return len(names) > 1 and all(names) and len(stems) == 1 and all(case.shape[0] == 1 for case in fingerprint.cases)
 
 
-def _origin(run: RunFolder) -> PlanOrigin | None:
-    content = read_record(run).get("plan")
+def _origin(run: RunFolder) -> PlanOrigin:
     try:
-        run.plans()
-    except NnsegError:
-        return None
-    return PlanOrigin.model_validate(content) if content else None
+        return PlanOrigin.model_validate(read_record(run).get("plan") or {})
+    except ValidationError:
+        return PlanOrigin()
 
 
 def _edited(run: RunFolder, origin: PlanOrigin) -> Path | None:
-    return next((f.plan_file for f in run.plans() if f.plan().key() not in origin.written), None)
-
-
-def _retire(run: RunFolder, plans: tuple[Plan, ...]) -> None:
-    """Remove plan files that the new set of plans does not replace."""
-    kept = {f.plan_file for f in run.plan_folders(plans)}
-    for old in (run.path / "plan.toml", *run.path.glob("*/plan.toml")):
-        if old not in kept:
-            old.unlink(missing_ok=True)
+    """A plan that the planner did not write as it stands."""
+    files = [file for file in run.plan_files() if file.exists()]
+    return next((file for file in files if read_plan(file).key() not in origin.written), None)

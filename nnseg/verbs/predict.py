@@ -23,7 +23,7 @@ from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.storage.datasets import content_hash, find_scans
-from nnseg.storage.images import label_suffix, read_scan, write_label_map
+from nnseg.storage.images import FORMATS, label_suffix, read_scan, suffix_of, write_label_map
 from nnseg.storage.runs import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,10 @@ def predict_scans(
         RunError: ``out`` lies where the scans are.
     """
     cases = find_scans(scans, channels=len(model.channels))
-    if out.resolve() in {scans.resolve(), *(p.parent.resolve() for case in cases for p in case.images)}:
+    if out.resolve() == scans.resolve() or scans.resolve() in out.resolve().parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
+    if not (out / RECORD).exists() and out.is_dir() and any(suffix_of(path) in FORMATS for path in out.iterdir()):
+        raise RunError(f"{out} holds images that nnseg did not make; choose another folder for the label maps")
     predictor = Predictor(model, device=resolve_device(device), step=step, mirror=mirror)
     job = Job(cases=cases, out=out, key=digest([model.key(), step, mirror]))
     return predict_into(job, lambda scan: predictor(scan).label_map)
@@ -100,12 +102,14 @@ def predict_into(job: Job, predict: Callable[[Scan], LabelMap]) -> dict[str, Wri
         write_label_map(predict(scan), path, like=scan.source)
         return Written(status="done", file=path.name, hash=_hash(path), key=key, seconds=round(time.perf_counter() - start, 3))
 
-    job.out.mkdir(parents=True, exist_ok=True)
+    if not record_file.exists():
+        write_json(record_file, record)  # first, so that the folder is known to be ours whatever happens
     for outcome in each(one, job.cases, label="predicting"):
         result = outcome.result or Written(status="failed", reason=outcome.reason or "")
         if result.status == "failed":
             log.error("case %s: %s", outcome.item.name, result.reason)
             log.debug("%s", outcome.details)
+            _remove(job.out, record.get(outcome.item.name))
         if record.get(outcome.item.name) != result:
             record[outcome.item.name] = result
             write_json(record_file, record)
@@ -136,6 +140,12 @@ def _together(predictors: Sequence[Predictor], scan: Scan) -> LabelMap:
         return predictors[0](scan).label_map
     probabilities = average(p(scan).probabilities for p in predictors)
     return LabelMap(labels=predictors[0].model.labels.decide(np.asarray(probabilities)), grid=scan.grid)
+
+
+def _remove(out: Path, old: Written | None) -> None:
+    """Remove the label map of a scan that can no longer be predicted: it would be taken for an answer."""
+    if old and old.file:
+        (out / old.file).unlink(missing_ok=True)
 
 
 def _is_done(known: Written | None, key: str, out: Path) -> bool:

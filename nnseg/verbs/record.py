@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nnseg.core.errors import RunError
 from nnseg.storage.files import write_text
-from nnseg.storage.runs import RunFolder
+from nnseg.storage.runs import RunFolder, read_json
 
 PACKAGES = ("nnseg", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "scikit-image", "batchgenerators", "blosc2", "safetensors")
 
@@ -22,11 +21,7 @@ def read_record(run: RunFolder) -> dict[str, Any]:
     """The record so far; empty for a new run."""
     if not run.record_file.exists():
         return {}
-    try:
-        record: dict[str, Any] = json.loads(run.record_file.read_text("utf-8"))
-    except ValueError as error:
-        raise RunError(f"{run.record_file} is damaged ({error}); delete it and run the same command again") from None
-    return record
+    return read_json(run.record_file, dict[str, Any])
 
 
 def update_record(run: RunFolder, **entries: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.history import Epoch
 from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
@@ -25,6 +25,8 @@ def report(run: RunFolder) -> None:
     Raises:
         RunError: the folder holds no run.
     """
+    if not run.record_file.exists():
+        raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
     dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
     scores = read_json(run.scores_file, Scores) if run.scores_file.exists() else None
     record = read_record(run)
@@ -90,11 +92,7 @@ def _example(case: Case, prediction: Path, caption: str, dataset: Dataset) -> Ex
 def _histories(run: RunFolder) -> dict[str, tuple[Epoch, ...]]:
     found = {}
     for folder in run.plans():
-        for place in sorted(folder.path.glob("fold_*"), key=_number):
-            if history := folder.fold(_number(place)).history():
-                found[f"{folder.plan().name} fold {_number(place)}"] = history
+        for place in folder.folds():
+            if history := place.history():
+                found[f"{folder.plan().name} fold {place.number}"] = history
     return found
-
-
-def _number(place: Path) -> int:
-    return int(place.name.removeprefix("fold_"))

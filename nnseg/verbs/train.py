@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +14,7 @@ from nnseg.core.errors import ModelError, RunError
 from nnseg.core.history import Epoch
 from nnseg.core.parallel import progress
 from nnseg.core.plan import Plan, digest
-from nnseg.network.bundle import Member, Model, save_model
+from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.storage.cases import CaseStore, StoredCase
@@ -76,13 +75,12 @@ def train_fold(
     Raises:
         RunError: neither the plan nor a budget says how long to train, or no training case is there.
     """
-    plan, place = folder.plan(), folder.fold(number)
+    plan, place, target = folder.plan(), folder.fold(number), resolve_device(device)
     key = training_key(folder, number, fold, keys)
     schedule = _known_schedule(place, key)
-    if schedule and place.model_file.exists():
-        log.info("%s %s: already trained (%d steps)", plan.name, place.path.name, schedule.steps)
+    if schedule and _is_finished(place):
+        log.info("%s %s: already trained (%s)", plan.name, place.path.name, _length_of(schedule, seconds))
         return place
-    target = resolve_device(device)
     cases, unheld = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
@@ -122,21 +120,30 @@ def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Va
         log.info("%s", _in_words(name, epoch))
         place.write_history(epochs)
         if time.monotonic() - saved > checkpoint_seconds and learner.step < setting.steps:
-            save_tensors(place.checkpoint_file, *learner.snapshot())
+            _save(learner, place)
             saved = time.monotonic()
-    save_tensors(place.checkpoint_file, *learner.snapshot())
+    _save(learner, place)
     member = Member(plan=setting.plan, fold=setting.fold, weights=learner.weights())
     save_model(Model(members=(member,)), place.model_file)
 
 
+def _save(learner: Learner, place: FoldFolder) -> None:
+    tensors, about = learner.snapshot()
+    save_tensors(place.checkpoint_file, tensors, {**about, "schedule": read_json(place.schedule_file, Schedule).key})
+
+
 def _resume(learner: Learner, place: FoldFolder) -> None:
     """Restore the last checkpoint if there is one."""
-    if place.checkpoint_file.exists():
-        try:
-            learner.restore(*load_tensors(place.checkpoint_file))
-            log.info("%s: going on from step %d", place.path.name, learner.step)
-        except ModelError as error:
-            log.warning("%s; training starts over", error)
+    if not place.checkpoint_file.exists():
+        return
+    try:
+        tensors, about = load_tensors(place.checkpoint_file)
+    except ModelError as error:
+        log.warning("%s; training starts over", error)
+        return
+    if about.get("schedule") == read_json(place.schedule_file, Schedule).key:
+        learner.restore(tensors, about)
+        log.info("%s: going on from step %d", place.path.name, learner.step)
 
 
 def _fix_schedule(
@@ -174,23 +181,51 @@ def _setting(plan: Plan, number: int, schedule: Schedule, device: torch.device) 
 
 
 def _known_schedule(place: FoldFolder, key: str) -> Schedule | None:
-    """The schedule on file if it is for the same work; other work is set aside, not deleted."""
-    if not place.schedule_file.exists():
-        return None
-    schedule = read_json(place.schedule_file, Schedule)
-    if schedule.key == key:
+    """The schedule on file if it is for the same work. Other work is set aside, not deleted, and taken back if it fits again."""
+    schedule = _read_schedule(place)
+    if schedule and schedule.key == key:
         return schedule
-    aside = _free_name(place.path)
-    place.path.rename(aside)
-    log.warning("plan or cases of %s have changed: training it anew, the old one is kept as %s", place.path.name, aside.name)
+    if schedule:
+        aside = _replaced(place, 1 + len(list(place.path.parent.glob(f"replaced_*_{place.path.name}"))))
+        place.path.rename(aside.path)
+        log.warning("plan or cases of %s have changed; what was trained is kept as %s", place.path.name, aside.path.name)
+    for old in sorted(place.path.parent.glob(f"replaced_*_{place.path.name}")):
+        schedule = _read_schedule(FoldFolder(old))
+        if schedule and schedule.key == key and not place.path.exists():
+            old.rename(place.path)
+            log.info("%s fits again: it is taken back as %s", old.name, place.path.name)
+            return schedule
     return None
 
 
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"replaced_{number}_{path.name}")).exists():
+def _read_schedule(place: FoldFolder) -> Schedule | None:
+    return read_json(place.schedule_file, Schedule) if place.schedule_file.exists() else None
+
+
+def _replaced(place: FoldFolder, number: int) -> FoldFolder:
+    """Where an out-of-date fold is kept."""
+    while (path := place.path.with_name(f"replaced_{number}_{place.path.name}")).exists():
         number += 1
-    return aside
+    return FoldFolder(path)
+
+
+def _is_finished(place: FoldFolder) -> bool:
+    """Is the model there, and whole? A damaged one is made again from the last checkpoint."""
+    if not place.model_file.exists():
+        return False
+    try:
+        load_model_file(place.model_file)
+    except ModelError as error:
+        log.warning("%s; it is made again", error)
+        return False
+    return True
+
+
+def _length_of(schedule: Schedule, seconds: float | None) -> str:
+    given = "" if schedule.budget is None else f" within {schedule.budget:.0f} s"
+    if seconds in (None, schedule.budget):
+        return f"{schedule.steps} steps{given}"
+    return f"{schedule.steps} steps{given}; now {seconds:.0f} s are asked for: remove its folder to train it anew"
 
 
 def _preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
