@@ -63,11 +63,20 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "case") -> Iterator[Result]:
-    """Pass ``steps`` through under a tqdm bar on a terminal, or with a line in the log every 20 seconds; silent without a label."""
-    if not label:
+def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "case", lines: bool = True) -> Iterator[Result]:
+    """Pass ``steps`` through under a tqdm bar on a terminal, or with a line in the log every 20 seconds.
+
+    Args:
+        steps: what to pass through.
+        total: how many there will be.
+        label: shown beside the bar; no bar if empty.
+        unit: of the rate.
+        lines: False where the steps make log lines of their own.
+    """
+    terminal = sys.stderr.isatty()
+    if not label or not (terminal or lines):
         yield from steps
-    elif sys.stderr.isatty():
+    elif terminal:
         yield from tqdm(steps, total=total, desc=label, unit=unit, delay=1.0, leave=False, dynamic_ncols=True)
     else:
         start = last = time.monotonic()

@@ -115,7 +115,8 @@ def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Va
     log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
     saved = time.monotonic()
     left = -(-(setting.steps - learner.step) // epoch_steps)
-    for epoch in progress(train(learner, patches, validation, setting), total=left, label=f"training {name}", unit="epoch"):
+    running = train(learner, patches, validation, setting)
+    for epoch in progress(running, total=left, label=f"training {name}", unit="epoch", lines=False):
         epochs.append(epoch)
         log.info("%s", _in_words(name, epoch))
         place.write_history(epochs)
