@@ -139,8 +139,6 @@ def build_network(network: Network, *, channels: int, heads: int) -> UNet:
         raise PlanError(f"network.strides starts with {network.strides[0]}, but the first stage must keep full resolution")
     if any(k % 2 == 0 for kernel in network.kernels for k in kernel):
         raise PlanError(f"network.kernels = {network.kernels}: kernels must be odd")
-    if min(network.blocks + network.decoder_blocks) < 1:
-        raise PlanError("network.blocks and network.decoder_blocks must be at least 1")
     result = UNet(NETWORKS[network.kind](network, channels), Decoder(network, heads), divisor=network.divisor)
     return result.apply(initialize)
 

@@ -53,6 +53,8 @@ def test_reasons_change_no_key_and_decisions_do(plan: Plan) -> None:
         ("patch = [16, 24, 16]", "patch = [16, 24, 15]", "must be divisible by"),
         ("mirror_axes = [0, 2]", "mirror_axes = [3]", "mirror_axes"),
         ('kind = "plain"', "kind = plain", "not valid TOML"),
+        ("blocks = [2, 2]", "blocks = [2, 0]", "network.blocks.1 = 0"),
+        ("axes = [0, 1, 2]", "axes = [0, 0, 2]", "once each"),
         ("format = 1", "format = 2", "format"),
         ('spacing = "the median"', 'spaceing = "the median"', "spaceing"),
     ],

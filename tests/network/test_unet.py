@@ -149,7 +149,6 @@ def test_the_layout_of_the_image_in_memory_does_not_matter():
         ({"kind": "residul"}, 'did you mean "residual"'),
         ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "full resolution"),
         ({"kernels": ((3, 3, 3), (2, 3, 3), (3, 3, 3))}, "odd"),
-        ({"blocks": (2, 0, 2)}, "at least 1"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused_by_name(changes, message):
