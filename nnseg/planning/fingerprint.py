@@ -19,7 +19,6 @@ from nnseg.core.labels import Labels
 from nnseg.core.parallel import Outcome, each
 from nnseg.core.plan import digest
 from nnseg.planning.intensity import Foreground, Intensity, draw, pool
-from nnseg.planning.words import describe_cases
 from nnseg.preprocessing.crop import nonzero_box
 from nnseg.storage.datasets import content_hash, read_case
 
@@ -86,10 +85,6 @@ class Fingerprint(BaseModel):
         """A digest of the usable cases' content and of what channels and labels mean."""
         cases = [[case.name, case.key] for case in self.cases]
         return digest([cases, list(self.channels), self.labels.model_dump(mode="json")])
-
-    def describe(self) -> str:
-        """A few lines for people: cases, sizes, voxel sizes, labels and intensities."""
-        return describe_cases(self)
 
     @property
     def is_2d(self) -> bool:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from nnseg.core.plan import Budget
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import load_recipe, make_plans
-from nnseg.planning.words import describe
+from nnseg.planning.words import describe, describe_cases
 
 
 def test_description_is_one_page_with_what_was_found_and_why(make_fingerprint: Callable[..., Fingerprint]):
@@ -22,7 +22,7 @@ def test_description_is_one_page_with_what_was_found_and_why(make_fingerprint: C
 
 def test_description_of_2d_images_counts_shares_and_not_volumes(make_fingerprint: Callable[..., Fingerprint]):
     fingerprint = make_fingerprint((1, 50, 10), count=3)
-    text = fingerprint.describe()
+    text = describe_cases(fingerprint)
     assert "3 2D images" in text
     assert "10.0% of an image" in text
     assert " ml" not in text
