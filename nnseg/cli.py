@@ -207,6 +207,10 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.", show_default=False)],
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference label maps.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Also write all scores to this JSON file.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run whose label names, regions and ignore value apply. Default: read off the references."),
+    ] = None,
     workers: Workers = 0,
     verbose: Verbose = False,
 ) -> None:
@@ -214,9 +218,10 @@ def evaluate(
     _log_to_terminal(verbose)
     from nnseg.core.dataset import Finding
     from nnseg.evaluation.evaluate import evaluate_folders
-    from nnseg.storage.runs import write_json
+    from nnseg.storage.runs import RunFolder, write_json
 
-    scores = evaluate_folders(predictions, references, None, workers=_workers(workers))
+    labels = RunFolder(run).plans()[0].plan().labels if run else None
+    scores = evaluate_folders(predictions, references, labels, workers=_workers(workers))
     _print_scores(scores, cases=True)
     if out:
         write_json(out, scores)

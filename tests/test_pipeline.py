@@ -93,10 +93,11 @@ def test_evaluate_prints_the_scores_of_the_run(finished: tuple[Path, Path], tmp_
     together.mkdir()
     for label_map in run.glob("fold_*/predictions/*.nii.gz"):
         shutil.copy(label_map, together)
-    done = nnseg("evaluate", together, dataset / "labelsTr", "--out", tmp_path / "scores.json")
+    done = nnseg("evaluate", together, dataset / "labelsTr", "--out", tmp_path / "scores.json", "--run", run)
     ours, runs = json.loads((tmp_path / "scores.json").read_text()), json.loads((run / "scores.json").read_text())
     assert ours["averages"]["pooled"]["dice"]["mean"] == pytest.approx(runs["averages"]["pooled"]["dice"]["mean"])
     assert "pooled" in done.stdout
+    assert "ball Dice" in done.stdout
 
 
 def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
