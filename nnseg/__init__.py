@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Predictor": "nnseg.inference.predict",
     "NnsegError": "nnseg.core.errors",
     "Plan": "nnseg.core.plan",
     "evaluate_folders": "nnseg.evaluation.evaluate",

@@ -248,3 +248,14 @@ def test_folds_that_leak_are_refused(finished: tuple[Path, Path], tiny_recipe: P
     folds[0]["training"].append(folds[0]["held_out"][0])
     (run / "folds.json").write_text(json.dumps(folds))
     assert folds[0]["held_out"][0] in nnseg("run", finished[0], run, "--recipe", tiny_recipe, check=2).stderr
+
+
+def test_a_scan_is_predicted_from_python_as_the_readme_says(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    from nnseg import load_model, predict, read_scan, write_label_map
+
+    scan = read_scan(str(finished[0] / "imagesTr" / "ball_00.nii.gz"))
+    prediction = predict(load_model(str(finished[1])), scan, device="cpu")
+    write_label_map(prediction.label_map, str(tmp_path / "label_map.nii.gz"), like=scan.source)
+    nnseg("predict", finished[0] / "imagesTr" / "ball_00.nii.gz", tmp_path / "out", "--model", finished[1], "--device", "cpu")
+    ours, theirs = (nib.load(p) for p in (tmp_path / "label_map.nii.gz", tmp_path / "out" / "ball_00.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))

@@ -13,7 +13,7 @@ from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.inference.ensemble import average, groups
 from nnseg.inference.sliding_window import Window, batch_for, sliding_window
 from nnseg.network.bundle import Member, Model, build
-from nnseg.network.device import autocast_dtype
+from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.preprocessing.preprocess import preprocess, restore
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,15 @@ class Prediction:
     probabilities: Floats
 
 
-def predict(model: Model, scan: Scan, *, device: torch.device, step: float | None = None, mirror: bool = True) -> Prediction:
+def predict(
+    model: Model, scan: Scan, *, device: torch.device | str = "auto", step: float | None = None, mirror: bool = True
+) -> Prediction:
     """The model's label map and probabilities for one scan; for many scans make one `Predictor`.
 
     Args:
         model: one or more members.
         scan: with the model's channels, in their order.
-        device: where the networks compute.
+        device: where the networks compute: "auto", "cpu", "cuda:1", ...
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
         mirror: also average over mirrored copies, along the plan's axes.
 
@@ -55,7 +57,10 @@ class Predictor:
     Args: as for `predict`.
     """
 
-    def __init__(self, model: Model, *, device: torch.device, step: float | None = None, mirror: bool = True) -> None:
+    def __init__(
+        self, model: Model, *, device: torch.device | str = "auto", step: float | None = None, mirror: bool = True
+    ) -> None:
+        device = resolve_device(device) if isinstance(device, str) else device
         self.model = model
         self._device = device
         self._groups = [[(m, build(m, device), _window(m, device, step, mirror)) for m in g] for g in groups(model.members)]

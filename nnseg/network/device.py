@@ -60,7 +60,7 @@ def _faster_dtype(kind: str) -> torch.dtype:
     device = torch.device(kind)
     plain = _trial_seconds(device, torch.float32)
     short = _trial_seconds(device, torch.bfloat16)
-    log.info("trial convolution on %s: float32 %.1f ms, bfloat16 %.1f ms", kind, plain * 1e3, short * 1e3)
+    log.debug("trial convolution on %s: float32 %.1f ms, bfloat16 %.1f ms", kind, plain * 1e3, short * 1e3)
     return torch.bfloat16 if short < plain else torch.float32
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from nnseg.core.errors import RunError
 
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
@@ -23,6 +26,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the user's mask says
         _flush(aside)
         aside.replace(path)
         _flush(path.parent)

@@ -57,11 +57,11 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix_of(path))] if suffix_of(path) else path.name
 
 
-def read_scan(images: Sequence[Path]) -> Scan:
+def read_scan(images: str | Path | Sequence[str | Path]) -> Scan:
     """A scan of one file, of one file per channel, or of a DICOM series, in canonical orientation.
 
     Args:
-        images: files, one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
+        images: a file, or one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
             slices of one series.
 
     Raises:
@@ -70,17 +70,18 @@ def read_scan(images: Sequence[Path]) -> Scan:
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``
     """
-    if not images:
+    paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+    if not paths:
         raise ScanError("a scan needs at least one image file")
-    if len(images) > 1 and all(p.is_file() and is_dicom(p) for p in images):
-        series = read_series(images)
+    if len(paths) > 1 and all(p.is_file() and is_dicom(p) for p in paths):
+        series = read_series(paths)
         parts, files = [_part(series.files[0], series.stored)], series.files
     else:
-        read = [_read_channel(path) for path in images]
+        read = [_read_channel(path) for path in paths]
         parts, files = [part for part, _ in read], tuple(f for _, fs in read for f in fs)
     grid = parts[0].grid
-    for path, part in zip(images[1:], parts[1:], strict=False):
-        _check_same_grid(path, part.grid, images[0], grid)
+    for path, part in zip(paths[1:], parts[1:], strict=False):
+        _check_same_grid(path, part.grid, paths[0], grid)
     image = parts[0].image if len(parts) == 1 else np.concatenate([p.image for p in parts])
     return Scan(image=image, grid=grid, source=Source(files=files, grid=parts[0].stored_grid, is_2d=parts[0].is_2d))
 
@@ -110,7 +111,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     return LabelMap(labels=labels, grid=grid.reoriented(turn))
 
 
-def write_label_map(label_map: LabelMap, path: Path, *, like: Source) -> None:
+def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> None:
     """Write a label map on the scan's own grid: turned back, and for NIfTI with the scan's own header.
 
     Args:
@@ -128,6 +129,7 @@ def write_label_map(label_map: LabelMap, path: Path, *, like: Source) -> None:
         raise ScanError(f"{path}: {found}; predict and write on the same scan")
     labels = np.ascontiguousarray(turn.inverse().apply(label_map.labels))
     labels = labels.astype(_compact(labels))
+    path = Path(path)
     suffix = suffix_of(path)
     form = FORMATS.get(suffix)
     if form is None or form.write is None:

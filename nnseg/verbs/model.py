@@ -12,12 +12,13 @@ from nnseg.storage.runs import PlanFolder, RunFolder
 from nnseg.verbs.record import read_record, versions
 
 
-def load_model(path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
+def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
     """The model of a run folder or an exported file: all trained folds of all its plans, or the chosen ones.
 
     Raises:
         ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
     """
+    path = Path(path)
     if path.is_file():
         return load_model_file(path)
     if not path.is_dir():

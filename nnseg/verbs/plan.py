@@ -48,6 +48,9 @@ def survey(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
     if known is None:
         known = measure(dataset, workers=workers)
         write_json(run.fingerprint_file, known)
+    for finding in findings_of(known):
+        if finding.level != "note":
+            log.warning("%s: %s", finding.level, finding)
     write_json(run.dataset_file, dataset)
     return known
 

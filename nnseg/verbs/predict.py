@@ -81,6 +81,8 @@ def predict_scans(
     cases = find_scans(scans, channels=len(model.channels))
     if out.resolve() == scans.resolve() or scans.resolve() in out.resolve().parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
+    if out.is_file() or (not out.exists() and suffix_of(out) in FORMATS):
+        raise RunError(f"{out} must be a folder, not a file; label maps get their scans' names")
     if not (out / RECORD).exists() and out.is_dir() and any(suffix_of(path) in FORMATS for path in out.iterdir()):
         raise RunError(f"{out} holds images that nnseg did not make; choose another folder for the label maps")
     predictor = Predictor(model, device=resolve_device(device), step=step, mirror=mirror)

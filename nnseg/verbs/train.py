@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 
@@ -113,7 +114,7 @@ def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Va
     epochs = [e for e in place.history() if e.step <= learner.step]
     epoch_steps = setting.plan.training.epoch_steps
     log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
-    saved = time.monotonic()
+    saved = -math.inf  # the first epoch is saved at once
     left = -(-(setting.steps - learner.step) // epoch_steps)
     running = train(learner, patches, validation, setting)
     for epoch in progress(running, total=left, label=f"training {name}", unit="epoch", lines=False):
@@ -226,7 +227,7 @@ def _length_of(schedule: Schedule, seconds: float | None) -> str:
     given = "" if schedule.budget is None else f" within {schedule.budget:.0f} s"
     if seconds in (None, schedule.budget):
         return f"{schedule.steps} steps{given}"
-    return f"{schedule.steps} steps{given}; now {seconds:.0f} s are asked for: remove its folder to train it anew"
+    return f"{schedule.steps} steps{given}; now {seconds:.0f} s are asked for: remove the folder of this fold to train it anew"
 
 
 def _preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
