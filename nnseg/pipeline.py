@@ -47,14 +47,9 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             fingerprint = survey(dataset, place, options.workers)
         with timed(place, "plan"):
             plan(place, fingerprint, options)
-            folds = read_folds(place)
-        chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
-        with timed(place, "preprocess"):
-            problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
-        with timed(place, "train"):
-            _train(place, fingerprint, chosen, options)
+        problems = _preprocess_and_train(place, dataset, fingerprint, options)
         with timed(place, "predict"):
-            finished = _finished(place, fingerprint, dict(enumerate(folds)))
+            finished = _finished(place, fingerprint)
             problems += predict_folds(place, dataset, finished, device=options.device)
         with timed(place, "evaluate"):
             scores = score(place, dataset, finished, workers=options.workers)
@@ -73,17 +68,23 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
     place.plans()
     with place.locked():
         dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
-        folds = read_folds(place)
-        chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
-        with timed(place, "preprocess"):
-            problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
-        with timed(place, "train"):
-            _train(place, fingerprint, chosen, options)
-    return place, problems
+        return place, _preprocess_and_train(place, dataset, fingerprint, options)
 
 
-def _finished(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold]) -> dict[int, Fold]:
+def _preprocess_and_train(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
+    """Do what is missing of both, for the chosen folds; returns the cases that failed."""
+    folds = read_folds(place)
+    chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
+    with timed(place, "preprocess"):
+        problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
+    with timed(place, "train"):
+        _train(place, fingerprint, chosen, options)
+    return problems
+
+
+def _finished(place: RunFolder, fingerprint: Fingerprint) -> dict[int, Fold]:
     """The folds that every plan has been trained on, as plan and cases are now; the others are out of date."""
+    folds = dict(enumerate(read_folds(place)))
     keys = [(folder, case_keys(folder.plan(), fingerprint)) for folder in place.plans()]
     return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
 

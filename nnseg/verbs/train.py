@@ -90,7 +90,7 @@ def train_fold(
         write_json(place.schedule_file, schedule)
     setting = _setting(plan, number, schedule, target)
     patches = Patches(cases, plan, fold=number, device=target)
-    _train(place, setting, patches, Validation(unheld, setting), checkpoint_seconds)
+    _train(place, setting, patches, Validation(unheld, setting), key=key, checkpoint_seconds=checkpoint_seconds)
     return place
 
 
@@ -103,14 +103,15 @@ def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str,
 def is_trained(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> bool:
     """Is the fold's training finished, with the plan and the cases as they are now?"""
     place = folder.fold(number)
-    if not place.model_file.exists() or not place.schedule_file.exists():
-        return False
-    return read_json(place.schedule_file, Schedule).key == training_key(folder, number, fold, keys)
+    schedule = _read_schedule(place)
+    return bool(schedule and place.model_file.exists() and schedule.key == training_key(folder, number, fold, keys))
 
 
-def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Validation, checkpoint_seconds: float) -> None:
+def _train(
+    place: FoldFolder, setting: Setting, patches: Patches, validation: Validation, *, key: str, checkpoint_seconds: float
+) -> None:
     learner, name = Learner(setting), f"{setting.plan.name} fold {setting.fold}"
-    _resume(learner, place)
+    _resume(learner, place, key)
     epochs = [e for e in place.history() if e.step <= learner.step]
     epoch_steps = setting.plan.training.epoch_steps
     log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
@@ -122,20 +123,20 @@ def _train(place: FoldFolder, setting: Setting, patches: Patches, validation: Va
         log.info("%s", _in_words(name, epoch))
         place.write_history(epochs)
         if time.monotonic() - saved > checkpoint_seconds and learner.step < setting.steps:
-            _save(learner, place)
+            _save(learner, place, key)
             saved = time.monotonic()
-    _save(learner, place)
+    _save(learner, place, key)
     member = Member(plan=setting.plan, fold=setting.fold, weights=learner.weights())
     save_model(Model(members=(member,)), place.model_file)
 
 
-def _save(learner: Learner, place: FoldFolder) -> None:
+def _save(learner: Learner, place: FoldFolder, key: str) -> None:
     tensors, about = learner.snapshot()
-    save_tensors(place.checkpoint_file, tensors, {**about, "schedule": read_json(place.schedule_file, Schedule).key})
+    save_tensors(place.checkpoint_file, tensors, {**about, "schedule": key})
 
 
-def _resume(learner: Learner, place: FoldFolder) -> None:
-    """Restore the last checkpoint if there is one."""
+def _resume(learner: Learner, place: FoldFolder, key: str) -> None:
+    """Restore the last checkpoint if there is one of the same work."""
     if not place.checkpoint_file.exists():
         return
     try:
@@ -143,7 +144,7 @@ def _resume(learner: Learner, place: FoldFolder) -> None:
     except ModelError as error:
         log.warning("%s; training starts over", error)
         return
-    if about.get("schedule") == read_json(place.schedule_file, Schedule).key:
+    if about.get("schedule") == key:
         learner.restore(tensors, about)
         log.info("%s: going on from step %d", place.path.name, learner.step)
 
