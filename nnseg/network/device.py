@@ -55,11 +55,16 @@ def _devices() -> list[str]:
     return names
 
 
+ROUNDS = 3
+"""Trials of each type, of which the fastest counts."""
+
+
 @cache
 def _faster_dtype(kind: str) -> torch.dtype:
     device = torch.device(kind)
-    plain = _trial_seconds(device, torch.float32)
-    short = _trial_seconds(device, torch.bfloat16)
+    # Both in turn, several times: on a busy machine a single trial of each can come out either way, and with it the last digits.
+    trials = [(_trial_seconds(device, torch.float32), _trial_seconds(device, torch.bfloat16)) for _ in range(ROUNDS)]
+    plain, short = (min(seconds) for seconds in zip(*trials, strict=True))
     log.debug("trial convolution on %s: float32 %.1f ms, bfloat16 %.1f ms", kind, plain * 1e3, short * 1e3)
     return torch.bfloat16 if short < plain else torch.float32
 
