@@ -32,12 +32,14 @@ class Budget(BaseModel):
     Args:
         seconds: wall-clock for one training (one fold of one plan); None for as long as the recipe takes.
         device: what will train: "cpu", "cuda" or "mps".
+        memory_gb: of the device, for training; None for the recipe's own figure.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: Positive | None = None
     device: Literal["cpu", "cuda", "mps"] = "cpu"
+    memory_gb: Positive | None = None
 
 
 class Section(BaseModel):
@@ -227,9 +229,10 @@ class Plan(Section):
 
     Args:
         format: version of this layout; a plan of another one is refused, not guessed at.
-        name: "2d" or "3d".
+        name: "2d", "3d", "3d_lowres" (3D on a coarser grid) or "3d_cascade" (3D, shown the answer of "3d_lowres").
         dataset: its name.
         recipe: which preset shaped the plan.
+        previous: the plan whose answer the network is shown beside the scan; absent but in a cascade.
         channels: names, in order.
         labels: what label values mean.
         patch: voxels the network sees at once, in network axis order.
@@ -239,6 +242,7 @@ class Plan(Section):
     name: str
     dataset: str
     recipe: str
+    previous: str | None = None
     channels: tuple[str, ...]
     patch: Counts
     labels: Labels
