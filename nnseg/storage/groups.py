@@ -1,0 +1,135 @@
+"""Which cases belong together, because they show one patient: off BIDS names, a table, or a pattern."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnseg.core.dataset import Case, Dataset, listed
+from nnseg.core.errors import DatasetError
+
+SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)")
+"""The subject entity of BIDS names. Source: Brain Imaging Data Structure 1.10, "Entities"."""
+
+TABLES = (".csv", ".tsv")
+"""Suffixes of tables of groups."""
+
+GROUP_COLUMNS = ("group", "patient", "subject")
+"""Headers that a table's column of groups may have."""
+
+
+def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
+    """The group of each case, by the case's name.
+
+    Args:
+        how: "subject" or "bids" for the subject of BIDS names (sub-01); the path of a table (.csv or .tsv) with columns "case" and
+            "group", "patient" or "subject", or with two columns and no header; or a regular expression with one pair of
+            parentheses around the part of the case's name that tells the group.
+        dataset: whose cases are grouped.
+
+    Raises:
+        DatasetError: the table or the expression is not usable, or leaves a case without a group.
+    """
+    if how.casefold() in ("subject", "bids"):
+        return _by_subject(dataset)
+    path = Path(how)
+    if path.suffix.lower() in TABLES:
+        return _by_table(path, dataset)
+    return _by_pattern(how, dataset)
+
+
+def find_subjects(dataset: Dataset) -> dict[str, str]:
+    """The BIDS subject of each case, if all cases tell theirs, and several subjects share out more cases; else nothing."""
+    subjects = {case.name: _subject(case, dataset.folder) for case in dataset.cases}
+    known = {name: subject for name, subject in subjects.items() if subject}
+    return known if len(known) == len(subjects) and 1 < len(set(known.values())) < len(known) else {}
+
+
+def _by_subject(dataset: Dataset) -> dict[str, str]:
+    subjects = {case.name: _subject(case, dataset.folder) for case in dataset.cases}
+    for name, subject in subjects.items():
+        if not subject:
+            raise DatasetError(
+                f"case {name}: no BIDS subject (sub-...) in its name or in the paths of its files; "
+                "group by a table or a regular expression instead"
+            )
+    return subjects
+
+
+def _subject(case: Case, folder: Path) -> str:
+    """The subject that the case's name tells, or else its files; folders above the dataset do not count."""
+    files = [*case.images, *([case.labels] if case.labels else [])]
+    inside = (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name) for file in files)
+    matches = (SUBJECT.search(text) for text in (case.name, *(path.as_posix() for path in inside)))
+    return next((match[1] for match in matches if match), "")
+
+
+def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DatasetError(f'"{pattern}" is neither "subject", a .csv or .tsv file, nor a regular expression: {error}') from None
+    if compiled.groups != 1:
+        raise DatasetError(
+            f'"{pattern}" has {compiled.groups} pairs of parentheses; put one around the part of a case\'s name that tells its '
+            r'group, like "(patient\d+)", or name a .csv file, or write "subject"'
+        )
+    groups = {}
+    for case in dataset.cases:
+        match = compiled.search(case.name)
+        if not match or not match[1]:
+            raise DatasetError(f'case {case.name}: "{pattern}" finds no group in its name; widen the expression, or use a table')
+        groups[case.name] = match[1]
+    return groups
+
+
+def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
+    groups: dict[str, str] = {}
+    for line, case, group in _pairs(path):
+        if not case or not group:
+            raise DatasetError(
+                f"{path}, line {line}: a case and its group are expected, both not empty; complete or remove the line"
+            )
+        if groups.setdefault(case, group) != group:
+            raise DatasetError(f"{path}, line {line}: case {case} is in group {groups[case]} already, not in {group}; keep one")
+    names = {case.name for case in dataset.cases}
+    unusable = {finding.case for finding in dataset.findings}
+    if unknown := groups.keys() - names - unusable:
+        raise DatasetError(
+            f"{path} lists {listed(unknown)}, not in the dataset; write names like {min(names)}, or remove the lines"
+        )
+    if missing := names - groups.keys():
+        raise DatasetError(f"{path} does not list {listed(missing)}; add a line for each case")
+    return {name: groups[name] for name in sorted(names)}
+
+
+def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, case and group of each line of a table that is not blank."""
+    rows = [(line, row) for line, row in _rows(path) if any(row)]
+    header = [cell.casefold() for cell in rows[0][1]] if rows else []
+    case, group = 0, 1
+    if "case" in header:
+        rows, case = rows[1:], header.index("case")
+        group = next((header.index(name) for name in GROUP_COLUMNS if name in header), -1)
+    elif any(len(row) != 2 for _, row in rows):
+        group = -1
+    if group < 0:
+        known = f'"case" and "{GROUP_COLUMNS[0]}" (or {", ".join(GROUP_COLUMNS[1:])})'
+        raise DatasetError(f"{path}: columns {known} are expected, or two columns without a header; found {', '.join(header)}")
+    for line, row in rows:
+        padded = [*row, *[""] * len(header)]
+        yield line, padded[case], padded[group]
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and stripped cells; the delimiter is the likeliest of those that spreadsheets write."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such table of groups; give its path anew") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no readable table ({error}); save it as CSV in UTF-8") from None
