@@ -1,31 +1,20 @@
-"""`Fingerprint`: what a planner needs to know of a dataset, measured by reading each case once."""
+"""`Fingerprint`: what a planner needs to know of a dataset. `nnseg.planning.measure` makes it; reading one needs little."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from math import prod
+from statistics import median
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from nnseg.core.dataset import Case, Dataset, Finding
-from nnseg.core.errors import DatasetError, NnsegError
+from nnseg.core.dataset import Finding
 from nnseg.core.geometry import Shape, Vector
-from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.core.parallel import Outcome, each
 from nnseg.core.plan import digest
-from nnseg.planning.intensity import Foreground, Intensity, draw, pool
-from nnseg.preprocessing.crop import nonzero_box
-from nnseg.storage.datasets import content_hash, read_case
-
-log = logging.getLogger(__name__)
-
-SAMPLE = 2_000_000
-"""Foreground voxels kept per channel for the percentiles, over all cases together: 8 MB, whatever the dataset's size."""
+from nnseg.planning.intensity import Intensity
 
 
 class CaseMeasure(BaseModel):
@@ -38,6 +27,8 @@ class CaseMeasure(BaseModel):
         spacing: mm (z, y, x).
         cropped_shape: voxels of the tightest box around all that is not zero.
         voxels: of each label, by name; ignored voxels are not counted.
+        structures: voxels (z, y, x) of the box around the largest connected piece of each label that occurs, by name; the
+            background is none. Empty if they were not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +39,7 @@ class CaseMeasure(BaseModel):
     spacing: Vector
     cropped_shape: Shape
     voxels: dict[str, int]
+    structures: dict[str, Shape] = {}
 
     @property
     def is_2d(self) -> bool:
@@ -59,6 +51,7 @@ class Fingerprint(BaseModel):
     """A dataset, measured.
 
     Args:
+        format: of this record; a file without it is older.
         dataset: its name.
         layout: how its folder is organised, in words.
         channels: names, in order.
@@ -71,6 +64,7 @@ class Fingerprint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: Literal[2] = 2
     dataset: str
     layout: str
     channels: tuple[str, ...]
@@ -82,8 +76,8 @@ class Fingerprint(BaseModel):
 
     @property
     def key(self) -> str:
-        """A digest of the usable cases' content and of what channels and labels mean."""
-        cases = [[case.name, case.key] for case in self.cases]
+        """A digest of the usable cases' content, in whatever order, and of what channels and labels mean."""
+        cases = sorted([case.name, case.key] for case in self.cases)
         return digest([cases, list(self.channels), self.labels.model_dump(mode="json")])
 
     @property
@@ -104,137 +98,32 @@ class Fingerprint(BaseModel):
     @property
     def relative_size_after_cropping(self) -> float:
         """Median share of a scan's voxels that cropping keeps."""
-        return float(np.median([np.prod(c.cropped_shape) / np.prod(c.shape) for c in self.cases]))
+        return median(prod(c.cropped_shape) / prod(c.shape) for c in self.cases)
+
+    @property
+    def largest_structure_mm(self) -> Vector | None:
+        """Along each axis the extent in mm (z, y, x) of the label that is longest there, in the median case that has it.
+
+        The axes may come from different labels. A patch of this size holds, along any one axis, every label's largest piece in half
+        of the cases that have it. None if no structure was measured.
+        """
+        medians = [m for name in self.labels.names if (m := self._extent(name, 50)) is not None]
+        return _vector(np.max(medians, axis=0)) if medians else None
+
+    def structure_mm(self, label: str) -> Vector | None:
+        """The extent in mm (z, y, x) of a label's largest piece that 95 % of the cases with that label do not exceed.
+
+        None if the label occurs in no case, or was not measured.
+        """
+        extent = self._extent(label, 95)
+        return None if extent is None else _vector(extent)
+
+    def _extent(self, label: str, percent: float) -> npt.NDArray[np.float64] | None:
+        """(3,) mm; a percentile over the cases in which the label was measured, of each axis by itself."""
+        extents = [np.multiply(c.structures[label], c.spacing) for c in self.cases if label in c.structures]
+        return np.percentile(extents, percent, axis=0) if extents else None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
-    """One case, measured.
-
-    Args:
-        case: for the fingerprint.
-        foreground: what the dataset's intensities are made from; None without foreground.
-        findings: of reading it.
-    """
-
-    case: CaseMeasure
-    foreground: Foreground | None
-    findings: tuple[Finding, ...] = ()
-
-
-def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
-    """The fingerprint of a dataset; the same for any number of workers. Cases that cannot be used become findings.
-
-    Raises:
-        DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
-    """
-    sample = SAMPLE // max(1, len(dataset.cases))
-    read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
-    outcomes = {o.item.name: o for o in each(read, dataset.cases, workers=workers, label="measuring cases")}
-    ordered = [outcomes[case.name] for case in dataset.cases]
-    measured = [o.result for o in ordered if o.result is not None]
-    failed = [o for o in ordered if o.result is None]
-    findings = [*dataset.findings, *(_failure(o) for o in failed), *(f for m in measured for f in m.findings)]
-    _check_usable(dataset, [m.case for m in measured], findings)
-    return Fingerprint(
-        dataset=dataset.name,
-        layout=dataset.layout,
-        channels=dataset.channels,
-        labels=dataset.labels,
-        cases=tuple(m.case for m in measured),
-        intensities=pool([m.foreground for m in measured if m.foreground is not None]),
-        findings=(*findings, *_rare_labels(dataset.labels, measured)),
-        unusable={o.item.name: _hash_or_nothing(o.item) for o in failed},
-    )
-
-
-def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) -> Measured:
-    """A case read from its files and measured.
-
-    Raises:
-        ScanError: it cannot be read, or image and label map do not belong together.
-    """
-    read = read_case(case, channels=channels, labels=labels)
-    key = content_hash(_files(case))
-    measured = measure_case(read.scan, read.label_map, labels=labels, name=case.name, key=key, sample=sample)
-    return replace(measured, findings=read.findings)
-
-
-def measure_case(scan: Scan, label_map: LabelMap, *, labels: Labels, name: str, key: str = "", sample: int = SAMPLE) -> Measured:
-    """A case in memory, measured.
-
-    Args:
-        scan: canonical.
-        label_map: on the scan's grid, every value declared.
-        labels: what its values mean.
-        name: of the case; also seeds the draw of foreground voxels.
-        key: content hash of its files.
-        sample: foreground voxels to draw from each channel.
-    """
-    indices = labels.encode(label_map.labels)
-    counts = np.bincount(indices.ravel() + 1, minlength=len(labels.names) + 1)[1:]
-    case = CaseMeasure(
-        name=name,
-        key=key,
-        shape=scan.grid.shape,
-        spacing=scan.grid.spacing,
-        cropped_shape=nonzero_box(scan.image).shape,
-        voxels={label: int(n) for label, n in zip(labels.names, counts, strict=True)},
-    )
-    return Measured(case=case, foreground=draw(scan.image, indices > 0, sample=sample, seed=name))
-
-
-def _files(case: Case) -> list[Path]:
-    return [*case.images, *([case.labels] if case.labels else [])]
-
-
-def _hash_or_nothing(case: Case) -> str:
-    try:
-        return content_hash(_files(case))
-    except (NnsegError, OSError):
-        return ""
-
-
-def _failure(outcome: Outcome[Case, Measured]) -> Finding:
-    if outcome.details:
-        log.error("case %s failed unexpectedly:\n%s", outcome.item.name, outcome.details)
-    message = str(outcome.reason).removeprefix(f"case {outcome.item.name}: ")
-    return Finding(level="error", message=message, case=outcome.item.name)
-
-
-def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Finding]) -> None:
-    if not cases:
-        for finding in findings:  # they have no fingerprint to be kept in
-            log.error("%s", finding)
-        first = f"; the first problem: {findings[0]}" if findings else ""
-        raise DatasetError(f"{dataset.folder}: none of {len(dataset.cases)} cases can be used{first}")
-    background = dataset.labels.names[0]
-    if not any(n for case in cases for label, n in case.voxels.items() if label != background):
-        declared = dataset.labels.describe()
-        raise DatasetError(f"{dataset.folder}: no foreground voxel in {len(cases)} cases; the declared labels are {declared}")
-    flat, solid = [c.name for c in cases if c.is_2d], [c.name for c in cases if not c.is_2d]
-    if flat and solid:
-        raise DatasetError(
-            f"{dataset.folder}: single slices and volumes are mixed; make two datasets of them: "
-            f"{len(flat)} in 2D ({_listed(flat)}), {len(solid)} in 3D ({_listed(solid)})"
-        )
-
-
-def _rare_labels(labels: Labels, measured: list[Measured]) -> tuple[Finding, ...]:
-    findings = []
-    for name, value in zip(labels.names[1:], labels.values[1:], strict=True):
-        holders = [m.case.name for m in measured if m.case.voxels[name]]
-        if not holders:
-            message = f"label {name} ({value}) is declared but occurs in none of {len(measured)} cases, so it cannot be learned"
-        elif len(holders) <= 2 < len(measured):
-            count = f"{len(holders)} of {len(measured)} cases ({_listed(holders)})"
-            message = f"label {name} ({value}) occurs in only {count}, too few to learn"
-        else:
-            continue
-        findings.append(Finding(level="warning", message=message))
-    return tuple(findings)
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _vector(values: npt.NDArray[np.float64]) -> Vector:
+    z, y, x = values.tolist()
+    return z, y, x

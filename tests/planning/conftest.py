@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nnseg.core.geometry import Shape
 from nnseg.core.labels import Labels
 from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.planning.intensity import Intensity
@@ -22,12 +23,21 @@ def make_fingerprint() -> MakeFingerprint:
         *,
         count: int = 200,
         labels: int = 3,
+        structures: dict[str, Shape] | None = None,
         **changes: Any,
     ) -> Fingerprint:
         names = ("background", *(f"label{i}" for i in range(1, labels)))
         voxels = dict.fromkeys(names, 50)
         cases = tuple(
-            CaseMeasure(name=f"case{i:04}", key=f"key{i}", shape=shape, spacing=spacing, cropped_shape=shape, voxels=voxels)
+            CaseMeasure(
+                name=f"case{i:04}",
+                key=f"key{i}",
+                shape=shape,
+                spacing=spacing,
+                cropped_shape=shape,
+                voxels=voxels,
+                structures=structures or {},
+            )
             for i in range(count)
         )
         ends = {"min": -1000.0, "max": 2000.0, "percentile_00_5": -20.0, "percentile_99_5": 210.0}
