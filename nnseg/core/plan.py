@@ -6,24 +6,36 @@ between machines unchanged. Spaces have two axes (y, x) in a 2D plan and three (
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, TypeVar
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from nnseg.core.errors import PlanError
 from nnseg.core.geometry import Axes
 from nnseg.core.labels import Labels
+from nnseg.core.ranges import (
+    MOST_VALUES,
+    MOST_WEIGHTS,
+    Count,
+    Counts,
+    NotNegative,
+    Number,
+    Positive,
+    PositiveRange,
+    Probability,
+    Range,
+    SplineOrder,
+    agree,
+)
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
 Steps = tuple[int, ...]
-Counts = tuple[Annotated[int, Field(ge=1)], ...]
-Model = TypeVar("Model", bound=BaseModel)
+
+PLAN_NAMES = ("2d", "3d", "3d_lowres", "3d_cascade")
+"""What plans are called; nnU-Net's 2d, 3d_fullres, 3d_lowres and 3d_cascade_fullres."""
 
 
 class Budget(BaseModel):
@@ -43,37 +55,50 @@ class Budget(BaseModel):
 
 
 class Section(BaseModel):
-    """A part of the plan. ``why`` gives the reason for a field in words."""
+    """A part of the plan.
+
+    Args:
+        why: the reason for a setting, in words.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     why: dict[str, str] = {}
 
-    @model_validator(mode="after")
-    def _reasons_are_for_fields(self) -> Self:
-        unknown = sorted(set(self.why) - set(type(self).model_fields))
+    @field_validator("why")
+    @classmethod
+    def _reasons_are_for_settings(cls, why: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(why) - set(cls.model_fields) | set(why) & {"why"})
         if unknown:
-            raise ValueError(f"reasons given for {unknown}, which are not settings of this section")
-        return self
+            raise PydanticCustomError("unknown_reasons", "reasons for {names}, which are not settings", {"names": unknown})
+        return why
 
 
 class Normalization(BaseModel):
     """How one channel's intensities are scaled.
 
     Args:
-        scheme: a name in `nnseg.preprocessing.normalize.NORMALIZERS`.
+        scheme: "zscore" by the channel's own mean and spread; "ct" by the dataset's; "rescale_to_0_1" from its least to its
+            greatest value; "rgb_to_0_1" 8-bit values over 255; "none" as it is.
         masked: take statistics, and apply them, only where the scan is not zero.
-        mean, std, low, high: of the foreground over the dataset, used by "ct"; 0.5 and 99.5 percentiles for low and high.
+        mean, std: of the foreground over the dataset, used by "ct".
+        low, high: 0.5 and 99.5 percentiles of the foreground over the dataset, to which "ct" clips.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scheme: str
+    scheme: Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
     masked: bool = False
-    mean: float = 0.0
-    std: float = 1.0
-    low: float = 0.0
-    high: float = 1.0
+    mean: Number = 0.0
+    std: NotNegative = 1.0
+    low: Number = 0.0
+    high: Number = 1.0
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} must not lie above high = {self.high}")
+        return self
 
 
 class Preprocessing(Section):
@@ -90,45 +115,65 @@ class Preprocessing(Section):
     axes: Axes
     spacing: tuple[Positive, ...]
     normalization: tuple[Normalization, ...]
-    image_order: Literal[0, 1, 3] = 3
+    image_order: SplineOrder = 3
     separate_axis_ratio: Positive = 3.0
 
-    @model_validator(mode="after")
-    def _axes_are_a_permutation(self) -> Self:
-        if sorted(self.axes) != [0, 1, 2]:
-            raise ValueError(f"axes must name 0, 1 and 2 once each, not {self.axes}")
-        return self
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_a_permutation(cls, axes: Axes) -> Axes:
+        if sorted(axes) != [0, 1, 2]:
+            raise ValueError("0, 1 and 2 must be there once each")
+        return axes
 
 
 class Network(Section):
     """A U-Net's topology, finest stage first. Sources: nnU-Net (Isensee 2021), and its residual presets (Isensee 2024).
 
     Args:
-        kind: a name in `nnseg.network.unet.NETWORKS`.
+        kind: "plain", or "residual" in the encoder.
         features: channels of each stage.
-        strides: of each stage's first convolution, per axis; ones at stage 0.
-        kernels: of each stage, per axis.
+        strides: of each stage's first convolution, per axis; ones at the first stage.
+        kernels: edges of each stage's kernels, per axis, odd.
         blocks: convolutions ("plain") or residual blocks ("residual") of each encoder stage.
         decoder_blocks: convolutions of each decoder stage, one entry fewer.
     """
 
-    kind: str
-    features: Counts
+    kind: Literal["plain", "residual"]
+    features: Annotated[Counts, Field(min_length=1, max_length=16)]
     strides: tuple[Counts, ...]
     kernels: tuple[Counts, ...]
     blocks: Counts
     decoder_blocks: Counts
 
     @model_validator(mode="after")
-    def _lengths_agree(self) -> Self:
-        stages = len(self.features)
-        lengths = {"strides": len(self.strides), "kernels": len(self.kernels), "blocks": len(self.blocks)}
-        wrong = [f"{name} has {n}" for name, n in lengths.items() if n != stages]
-        if len(self.decoder_blocks) != stages - 1:
-            wrong.append(f"decoder_blocks has {len(self.decoder_blocks)}, expected {stages - 1}")
-        if wrong:
-            raise ValueError(f"features has {stages} stages but " + ", ".join(wrong))
+    def _stages_agree(self) -> Self:
+        agree(list(self._lengths()) or [*self._shapes(), *self._excess()])
         return self
+
+    def _lengths(self) -> Iterator[str]:
+        stages = len(self.features)
+        for name, needed in {"strides": stages, "kernels": stages, "blocks": stages, "decoder_blocks": stages - 1}.items():
+            found = len(getattr(self, name))
+            if found != needed:
+                yield f"network.{name} has {found} entries, but {needed} are needed for the {stages} stages of network.features"
+
+    def _shapes(self) -> Iterator[str]:
+        if any(s != 1 for s in self.strides[0]):
+            yield f"network.strides.0 = {list(self.strides[0])} must be ones, since the first stage keeps full resolution"
+        for i, kernel in enumerate(self.kernels):
+            if any(edge % 2 == 0 for edge in kernel):
+                yield f"network.kernels.{i} = {list(kernel)} must be odd, so that a kernel has a middle"
+
+    def _excess(self) -> Iterator[str]:
+        if self.weights > MOST_WEIGHTS:
+            product = "network.features x network.features x network.kernels x network.blocks"
+            yield f"{product} is {self.weights:.2g} weights, the most is {MOST_WEIGHTS:.2g}; make one of them smaller"
+
+    @property
+    def weights(self) -> int:
+        """About how many the convolutions have."""
+        stages = zip(self.features, self.kernels, self.blocks, (*self.decoder_blocks, 0), strict=True)
+        return sum(features**2 * math.prod(kernel) * (blocks + more) for features, kernel, blocks, more in stages)
 
     @property
     def divisor(self) -> Steps:
@@ -143,32 +188,37 @@ class Augmentation(Section):
     """Random changes to training patches; ``*_probability`` is per sample. Defaults are nnU-Net's (Isensee 2021, suppl. 4).
 
     Args:
-        rotation_degrees: largest angle about each axis; in a 2D plan, and when ``in_plane``, the first value is used.
+        rotation_probability, scaling_probability, noise_probability, blur_probability: chance for a patch.
+        brightness_probability, contrast_probability, low_resolution_probability: chance for a patch.
+        gamma_probability, inverted_gamma_probability: chance for a patch; inverted is of the negative image.
+        rotation_degrees: largest angle about each axis.
         scaling: range of the zoom factor; above 1 objects get smaller.
         in_plane: rotate and scale slices only ("dummy 2D"), for strongly anisotropic patches.
-        noise: range of the standard deviation; blur: of the Gaussian's sigma in voxels; low_resolution: of the zoom.
-        brightness, contrast, gamma: ranges, each half drawn with equal chance below and above 1.
+        noise: range of the noise's standard deviation; the image's own is about 1.
+        blur: range of the Gaussian's sigma in voxels.
+        low_resolution: range of the zoom that resolution is lost by; 1 loses none.
+        brightness, contrast, gamma: range of the factor or exponent, with equal chance below and above 1.
         mirror_axes: axes along which patches are flipped with chance 1/2; also those used for mirroring in prediction.
     """
 
     rotation_probability: Probability = 0.2
-    rotation_degrees: NotNegative = 30.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     scaling_probability: Probability = 0.2
-    scaling: Range = (0.7, 1.4)
+    scaling: PositiveRange = (0.7, 1.4)
     in_plane: bool = False
     noise_probability: Probability = 0.1
     noise: Range = (0.0, 0.1)
     blur_probability: Probability = 0.2
     blur: Range = (0.5, 1.0)
     brightness_probability: Probability = 0.15
-    brightness: Range = (0.75, 1.25)
+    brightness: PositiveRange = (0.75, 1.25)
     contrast_probability: Probability = 0.15
-    contrast: Range = (0.75, 1.25)
+    contrast: PositiveRange = (0.75, 1.25)
     low_resolution_probability: Probability = 0.25
-    low_resolution: Range = (0.5, 1.0)
+    low_resolution: PositiveRange = (0.5, 1.0)
     inverted_gamma_probability: Probability = 0.1
     gamma_probability: Probability = 0.3
-    gamma: Range = (0.7, 1.5)
+    gamma: PositiveRange = (0.7, 1.5)
     mirror_axes: Steps = ()
 
 
@@ -179,10 +229,13 @@ class Training(Section):
         batch_size: patches a step.
         steps: of the whole schedule; absent when a time budget decides, from speed measured as training starts.
         epoch_steps: steps between two lines of the history.
-        loss: a name in `nnseg.training.losses.LOSSES`.
+        loss: what is made small: Dice, IoU or Tversky of volumes, cross-entropy ("ce") or focal of voxels, or a sum of both.
         batch_dice: take the Dice (or IoU) of a batch as one volume instead of the mean over its patches.
         deep_supervision: also score the coarser stages' answers.
-        optimizer: a name in `nnseg.training.optimizer.OPTIMIZERS`.
+        optimizer: "sgd" with Nesterov's momentum, or "adamw".
+        learning_rate: the highest of the schedule.
+        weight_decay: of all weights.
+        momentum: of "sgd".
         schedule: "cosine" or "poly" (power 0.9); both end at zero.
         warmup_steps: over which the rate rises linearly.
         clip_norm: largest global gradient norm.
@@ -192,23 +245,23 @@ class Training(Section):
         seed: of every random draw.
     """
 
-    batch_size: Annotated[int, Field(ge=1)]
-    steps: Annotated[int, Field(ge=1)] | None = None
-    epoch_steps: Annotated[int, Field(ge=1)] = 250
-    loss: str = "dice_ce"
+    batch_size: Count
+    steps: Count | None = None
+    epoch_steps: Count = 250
+    loss: Literal["dice_ce", "iou_ce", "tversky_ce", "dice_focal", "dice", "iou", "tversky", "ce", "focal"] = "dice_ce"
     batch_dice: bool = False
     deep_supervision: bool = True
-    optimizer: str = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 0.01
     weight_decay: NotNegative = 3e-5
     momentum: Probability = 0.99
     schedule: Literal["poly", "cosine"] = "poly"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     clip_norm: Positive = 12.0
     averaging: Probability = 0.0
     foreground_share: Probability = 0.33
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-4_294_967_295, le=4_294_967_295)] = 0
     augmentation: Augmentation = Augmentation()
 
 
@@ -243,32 +296,57 @@ class Plan(Section):
     dataset: str
     recipe: str
     previous: str | None = None
-    channels: tuple[str, ...]
-    patch: Counts
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    patch: Annotated[Counts, Field(min_length=2, max_length=3)]
     labels: Labels
     preprocessing: Preprocessing
     network: Network
     training: Training
     inference: Inference
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _format_is_ours(cls, version: Any) -> Any:
+        if type(version) is not int or version != 1:
+            raise ValueError("this nnseg reads plans of format 1; have the plan made anew, or use the nnseg that wrote it")
+        return version
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        dimensions = len(self.patch)
-        if dimensions not in (2, 3):
-            raise ValueError(f"patch must have 2 or 3 axes, not {dimensions}")
-        if len(self.preprocessing.spacing) != dimensions:
-            raise ValueError(f"patch has {dimensions} axes but preprocessing.spacing has {len(self.preprocessing.spacing)}")
-        if len(self.preprocessing.normalization) != len(self.channels):
-            raise ValueError(f"{len(self.channels)} channels but {len(self.preprocessing.normalization)} normalizations")
-        if any(len(s) != dimensions for s in (*self.network.strides, *self.network.kernels)):
-            raise ValueError(f"network.strides and network.kernels need {dimensions} values for each stage")
-        remainder = [p % d for p, d in zip(self.patch, self.network.divisor, strict=True)]
-        if any(remainder):
-            raise ValueError(f"patch {self.patch} must be divisible by {self.network.divisor}, the product of network.strides")
-        axes = (*self.training.augmentation.mirror_axes, *self.inference.mirror_axes)
-        if any(a not in range(dimensions) for a in axes):
-            raise ValueError(f"mirror_axes must lie in 0..{dimensions - 1}")
+        agree(list(self._lengths()) or [*self._divisions(), *self._mirrors(), *self._excess()])
         return self
+
+    def _lengths(self) -> Iterator[str]:
+        axes, channels, normalizations = len(self.patch), len(self.channels), len(self.preprocessing.normalization)
+        if len(self.preprocessing.spacing) != axes:
+            yield f"preprocessing.spacing = {list(self.preprocessing.spacing)} must have {axes} values, one for each axis of patch"
+        for name, stages in (("strides", self.network.strides), ("kernels", self.network.kernels)):
+            wrong = [f"network.{name}.{i}" for i, values in enumerate(stages) if len(values) != axes]
+            if wrong:
+                yield f"{', '.join(wrong)} must have {axes} values, one for each axis of patch"
+        if normalizations != channels:
+            yield f"preprocessing.normalization has {normalizations} entries, but {channels} are needed, one for each of channels"
+
+    def _divisions(self) -> Iterator[str]:
+        for axis, (edge, divisor) in enumerate(zip(self.patch, self.network.divisor, strict=True)):
+            if edge % divisor:
+                below = edge // divisor * divisor
+                choice = f"{below} or {below + divisor}" if below else str(divisor)
+                why = "the product of network.strides along it"
+                yield f"patch.{axis} = {edge} must be divisible by {divisor}, {why}; choose {choice}"
+
+    def _mirrors(self) -> Iterator[str]:
+        known = list(range(self.dimensions))
+        for name, section in (("training.augmentation", self.training.augmentation), ("inference", self.inference)):
+            axes = list(section.mirror_axes)
+            if len(set(axes)) != len(axes) or not set(axes) <= set(known):
+                yield f"{name}.mirror_axes = {axes} must be some of {known}, each at most once"
+
+    def _excess(self) -> Iterator[str]:
+        values = self.training.batch_size * math.prod(self.patch) * self.network.features[0]
+        if values > MOST_VALUES:
+            product = "patch x training.batch_size x network.features.0"
+            yield f"{product} is {values:.2g} values in one feature map, the most is {MOST_VALUES:.2g}; make one of them smaller"
 
     @property
     def dimensions(self) -> int:
@@ -284,39 +362,6 @@ def digest(content: Any) -> str:
     """A short content hash of anything JSON can hold."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def parse(model: type[Model], content: Any, where: str) -> Model:
-    """Validate untrusted content (from TOML or JSON) as a model.
-
-    Raises:
-        PlanError: naming every offending setting by its dotted path, with the nearest valid one.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(_in_words(model, dict(e)) for e in error.errors())
-        raise PlanError(f"{where}: {problems}") from None
-
-
-def _in_words(model: type[BaseModel], error: dict[str, Any]) -> str:
-    path = ".".join(str(p) for p in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _settings(model), n=1, cutoff=0.5)
-        return f"{path} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
-    if error["type"] == "missing":
-        return f"{path} is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{path} = {error['input']!r}: {message}" if path else message
-
-
-def _settings(model: type[BaseModel]) -> list[str]:
-    names: list[str] = []
-    for name, field in model.model_fields.items():
-        names.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += _settings(field.annotation)
-    return names
 
 
 def _without_reasons(content: Any) -> Any:

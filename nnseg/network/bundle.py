@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
-from nnseg.core.plan import Plan, parse
+from nnseg.core.parse import parse
+from nnseg.core.plan import Plan
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
 from nnseg.network.unet import build_network
 

@@ -6,13 +6,11 @@ Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEnc
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
 
-from nnseg.core.errors import PlanError
 from nnseg.core.plan import Network, Steps
 from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, fast_layout, initialize
 
@@ -128,17 +126,7 @@ def build_network(network: Network, *, channels: int, heads: int) -> UNet:
     Args:
         channels: of the image.
         heads: labels or regions it tells apart.
-
-    Raises:
-        PlanError: the kind is not in `NETWORKS`, or no such network can be built.
     """
-    if network.kind not in NETWORKS:
-        near = difflib.get_close_matches(network.kind, NETWORKS, n=1, cutoff=0.0)[0]
-        raise PlanError(f'network.kind = "{network.kind}" is not known; did you mean "{near}"? There are {", ".join(NETWORKS)}')
-    if any(s != 1 for s in network.strides[0]):
-        raise PlanError(f"network.strides starts with {network.strides[0]}, but the first stage must keep full resolution")
-    if any(k % 2 == 0 for kernel in network.kernels for k in kernel):
-        raise PlanError(f"network.kernels = {network.kernels}: kernels must be odd")
     result = UNet(NETWORKS[network.kind](network, channels), Decoder(network, heads), divisor=network.divisor)
     return result.apply(initialize)
 

@@ -6,14 +6,13 @@ the same tissue everywhere), or with its format ("rgb_to_0_1").
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_fill_holes
 
-from nnseg.core.errors import PlanError, ScanError
+from nnseg.core.errors import ScanError
 from nnseg.core.image import Floats
 from nnseg.core.plan import Normalization
 
@@ -28,10 +27,9 @@ def normalize(image_CZYX: Floats, normalization: Sequence[Normalization]) -> Flo
     """The image with every channel scaled by its own scheme; a new array.
 
     Raises:
-        PlanError: a scheme is unknown.
         ScanError: a channel's values are outside what its scheme is for.
     """
-    schemes = [_chosen(n.scheme) for n in normalization]
+    schemes = [NORMALIZERS[n.scheme] for n in normalization]
     inside = filled_mask(image_CZYX) if any(n.masked for n in normalization) else None
     result = np.empty_like(image_CZYX, dtype=np.float32)
     for scaled, channel, scheme, numbers in zip(result, image_CZYX, schemes, normalization, strict=True):
@@ -85,13 +83,6 @@ def rgb_to_0_1(channel: Floats, _: Normalization, inside: Mask | None) -> Floats
 def unchanged(channel: Floats, _: Normalization, inside: Mask | None) -> Floats:
     """The channel as it is."""
     return _only(inside, channel)
-
-
-def _chosen(scheme: str) -> Normalizer:
-    if scheme not in NORMALIZERS:
-        near = difflib.get_close_matches(scheme.lower(), NORMALIZERS, n=1, cutoff=0.0)[0]
-        raise PlanError(f'normalization scheme "{scheme}" is unknown; did you mean "{near}"? There are {", ".join(NORMALIZERS)}')
-    return NORMALIZERS[scheme]
 
 
 def _only(inside: Mask | None, channel: Floats) -> Floats:

@@ -31,7 +31,6 @@ def preprocess(scan: Scan, label_map: LabelMap | None, plan: Plan, *, name: str 
 
     Raises:
         ScanError: the scan has another number of channels, or the label map another shape or undeclared values.
-        PlanError: the plan asks for an unknown normalization.
     """
     _check(scan, label_map, plan)
     placement = _place(scan.grid, nonzero_box(scan.image), plan)

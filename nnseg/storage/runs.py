@@ -4,7 +4,7 @@
 
     RUN/
       dataset.json  fingerprint.json  folds.json  run.json     what was found, and who made this run
-      plan.toml                                                the decisions; edit it, the run follows
+      plan.toml  plan.schema.json                              the decisions; edit them, the run follows; for editors
       cases/                                                   preprocessed cases
       fold_0/  schedule.json  history.jsonl                    fixed work, and one line an epoch
                checkpoint.safetensors  model.nnseg             to go on from; the result, enough alone
@@ -17,11 +17,13 @@ then holds the ensemble's predictions.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +33,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import PlanError, RunError
 from nnseg.core.history import Epoch
-from nnseg.core.plan import Plan, parse
+from nnseg.core.parse import parse
+from nnseg.core.plan import PLAN_NAMES, Plan
+from nnseg.core.schema import schema_of
 from nnseg.storage.files import sweep, write_text
 
 Content = TypeVar("Content")
+
+SCHEMA_NAME = "plan.schema.json"
+"""Beside each plan."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class RunFolder:
 
     def plan_files(self) -> tuple[Path, ...]:
         """Where plans may stand: at the top, or in a folder for each of several."""
-        return (self.path / "plan.toml", *(self.path / name / "plan.toml" for name in ("2d", "3d")))
+        return (self.path / "plan.toml", *(self.path / name / "plan.toml" for name in PLAN_NAMES))
 
     def plan_folders(self, plans: Sequence[Plan]) -> tuple[PlanFolder, ...]:
         """Where the given plans belong, by the rule of `plans`."""
@@ -221,22 +228,47 @@ def read_plan(path: Path) -> Plan:
     Raises:
         PlanError: naming the line, or every setting that is wrong.
     """
+    return parse(Plan, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, not yet validated.
+
+    Raises:
+        PlanError: it cannot be read, naming the line.
+    """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        raw = path.read_bytes()
+        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin UTF-8 with a mark of their own
     except FileNotFoundError:
-        raise PlanError(f"there is no plan {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"there is no file {path}") from None
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise PlanError(f"{path} is not UTF-8 text: line {line} holds byte {raw[error.start]:#04x}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{path} is not valid TOML: {error}") from None
-    return parse(Plan, content, str(path))
+    except (ValueError, RecursionError):  # Python's own limits
+        raise PlanError(f"{path} holds a number of thousands of digits, or lists nested too deeply") from None
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan as TOML; reasons stand in the ``why`` table below their section."""
-    document = tomlkit.document()
-    document.add(tomlkit.comment(f"nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why]."))
-    for key, value in _toml(plan.model_dump(mode="json", exclude_none=True)).items():
-        document.add(key, value)
-    write_text(path, tomlkit.dumps(document))
+    """Write a plan as TOML, and beside it the schema that editors check it by.
+
+    Reasons stand in the ``why`` table below their section, in the order of its settings.
+    """
+    header = (
+        f"#:schema ./{SCHEMA_NAME}\n"
+        f"# nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why].\n"
+    )  # editors find the schema by the first line
+    write_text(path.with_name(SCHEMA_NAME), _schema())
+    write_text(path, header + tomlkit.dumps(_toml(plan.model_dump(mode="json", exclude_none=True))))
+
+
+@cache
+def _schema() -> str:
+    return json.dumps(schema_of(Plan), indent=1) + "\n"
 
 
 def read_json(path: Path, kind: type[Content]) -> Content:
@@ -260,6 +292,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def _toml(content: dict[str, Any]) -> dict[str, Any]:
     """Plain settings first, then tables, empty ones left out: TOML cannot return to a table's top level."""
+    why = content.get("why", {})
+    content = content | ({"why": {k: why[k] for k in (*content, *why) if k in why}} if why else {})  # in the settings' order
     plain = {k: v for k, v in content.items() if not _is_table(v)}
     tables = {k: _toml(v) if isinstance(v, dict) else [_toml(i) for i in v] for k, v in content.items() if _is_table(v) and v}
     return plain | tables

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnseg.core.plan import Augmentation, Range
+from nnseg.core.plan import Augmentation
+from nnseg.core.ranges import Range
 
 Strength = tuple[float, ...]
 Shape = tuple[int, ...]

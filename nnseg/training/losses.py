@@ -10,14 +10,12 @@ Sources: nnU-Net (Isensee et al. 2021) for soft Dice + cross-entropy and deep su
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nnseg.core.errors import PlanError
 from nnseg.core.plan import Plan
 
 SMOOTHING = 1e-5
@@ -126,14 +124,8 @@ def make_loss(plan: Plan) -> Callable[[Sequence[Tensor] | Tensor, Tensor], Tenso
 
     Labels are integers, indices into ``plan.labels.values``, -1 where nobody annotated. Coarser outputs are compared with labels
     picked from the middle of their voxels, with weights that halve from stage to stage.
-
-    Raises:
-        PlanError: the plan's loss is not in `LOSSES`.
     """
     training = plan.training
-    if training.loss not in LOSSES:
-        near = difflib.get_close_matches(training.loss, LOSSES, n=1, cutoff=0.0)[0]
-        raise PlanError(f'training.loss = "{training.loss}" is not known; did you mean "{near}"? There are {", ".join(LOSSES)}')
     single, members = LOSSES[training.loss], torch.from_numpy(plan.labels.members())
 
     def loss(outputs: Sequence[Tensor] | Tensor, labels: Tensor) -> Tensor:

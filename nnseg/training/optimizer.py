@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from nnseg.core.errors import PlanError
 from nnseg.core.plan import Training
 
 POLY_POWER = 0.9
@@ -19,16 +17,7 @@ MOST_WARMUP = 0.1
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> Optimizer:
-    """The plan's optimizer over all parameters, weight decay on each of them as in nnU-Net.
-
-    Raises:
-        PlanError: the plan's optimizer is not in `OPTIMIZERS`.
-    """
-    if training.optimizer not in OPTIMIZERS:
-        near = difflib.get_close_matches(training.optimizer, OPTIMIZERS, n=1, cutoff=0.0)[0]
-        raise PlanError(
-            f'training.optimizer = "{training.optimizer}" is not known; did you mean "{near}"? There are {", ".join(OPTIMIZERS)}'
-        )
+    """The plan's optimizer over all parameters, weight decay on each of them as in nnU-Net."""
     return OPTIMIZERS[training.optimizer](list(parameters), training)
 
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from nnseg.core.errors import PlanError
 from nnseg.core.plan import Network
 from nnseg.interop.nnunet import from_nnunet
 from nnseg.network import blocks
@@ -141,19 +140,6 @@ def test_the_layout_of_the_image_in_memory_does_not_matter():
     image = torch.randn(1, 2, 8, 8, 8)
     assert torch.equal(model(image), model(image.contiguous(memory_format=torch.channels_last_3d)))
     assert torch.equal(model(image), model(image.transpose(2, 4).contiguous().transpose(2, 4)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kind": "residul"}, 'did you mean "residual"'),
-        ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "full resolution"),
-        ({"kernels": ((3, 3, 3), (2, 3, 3), (3, 3, 3))}, "odd"),
-    ],
-)
-def test_a_network_that_cannot_be_built_is_refused_by_name(changes, message):
-    with pytest.raises(PlanError, match=message):
-        build_network(network(**changes), channels=1, heads=2)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

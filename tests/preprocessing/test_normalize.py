@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnseg.core.errors import PlanError, ScanError
+from nnseg.core.errors import ScanError
 from nnseg.core.plan import Normalization
 from nnseg.preprocessing.normalize import NORMALIZERS, filled_mask, normalize
 
@@ -83,9 +83,3 @@ def test_every_scheme_gives_float32_and_leaves_its_input_alone(scheme):
     assert result.dtype == np.float32
     assert not np.shares_memory(result, image)
     assert np.array_equal(image, before)
-
-
-@pytest.mark.parametrize(("wrong", "nearest"), [("zcore", "zscore"), ("CT", "ct"), ("rgb", "rgb_to_0_1")])
-def test_an_unknown_scheme_names_the_nearest(wrong, nearest):
-    with pytest.raises(PlanError, match=f'"{wrong}" is unknown; did you mean "{nearest}"'):
-        normalized(one_channel(1, 2), scheme=wrong)

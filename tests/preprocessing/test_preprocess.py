@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
-from nnseg.core.errors import ModelError, PlanError, ScanError
+from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Box, Grid
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels, Region
@@ -221,11 +221,6 @@ def test_a_label_map_of_another_shape_is_refused(small_plan):
     other = LabelMap(labels=np.zeros((9, 11, 12), np.uint8), grid=Grid(shape=(9, 11, 12)))
     with pytest.raises(ScanError, match=r"\(9, 11, 12\) is not the scan's \(9, 11, 13\)"):
         preprocess(scan, other, small_plan())
-
-
-def test_an_unknown_normalization_is_refused(small_plan):
-    with pytest.raises(PlanError, match='did you mean "zscore"'):
-        preprocess(scan_of(noise_in_zeros()), None, small_plan(normalization=(Normalization(scheme="z-score"),)))
 
 
 def test_probabilities_of_another_shape_are_refused(small_plan):

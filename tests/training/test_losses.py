@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from nnseg.core.errors import PlanError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.training.losses import LOSSES, Target, downsample, make_loss, stage_weights
@@ -200,8 +199,3 @@ def test_sums_are_float32_under_autocast():
         half = loss(logits, labels)
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(loss(logits.double(), labels).item(), abs=1e-5)
-
-
-def test_an_unknown_loss_is_refused_with_the_nearest_name():
-    with pytest.raises(PlanError, match=r'training.loss = "dice_cd".*mean "dice_ce"'):
-        make_loss(plan_for("dice_cd"))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from nnseg.core.errors import PlanError
 from nnseg.core.plan import Training
 from nnseg.training.optimizer import OPTIMIZERS, WeightAverage, learning_rate, make_optimizer
 
@@ -46,11 +45,6 @@ def test_sgd_without_momentum_is_plain_descent():
     weight.grad = torch.ones(1)
     optimizer.step()
     assert weight.item() == pytest.approx(0.9)
-
-
-def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
-    with pytest.raises(PlanError, match=r'training.optimizer = "adam".*mean "adamw"'):
-        make_optimizer([nn.Parameter(torch.ones(1))], training(optimizer="adam"))
 
 
 def test_poly_by_hand():
