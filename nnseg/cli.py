@@ -13,8 +13,10 @@ import typer
 from nnseg.core.errors import NnsegError
 
 if TYPE_CHECKING:
-    from nnseg.core.dataset import Finding
+    from nnseg.core.dataset import Dataset, Finding
     from nnseg.evaluation.evaluate import Scores
+    from nnseg.planning.fingerprint import Fingerprint
+    from nnseg.storage.runs import RunFolder
     from nnseg.verbs.options import Options
 
 app = typer.Typer(
@@ -32,8 +34,30 @@ DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; made if it is not there.", show_default=False)]
-Recipe = Annotated[str, typer.Option(help="Preset that shapes the plan: a name (auto, nnunet) or a TOML file.")]
-Kinds = Annotated[Literal["auto", "2d", "3d", "both"], typer.Option("--plans", help="Which plans to make; both are ensembled.")]
+DatasetOrFingerprint = Annotated[
+    Path,
+    typer.Argument(metavar="DATASET", help="Folder of labelled scans, or the fingerprint.json of one.", show_default=False),
+]
+Recipe = Annotated[
+    str, typer.Option(help="Preset that shapes the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.")
+]
+Kinds = Annotated[
+    str, typer.Option("--plans", help="Which plans to make: auto, all, or some of 2d,3d,3d_lowres; several are ensembled.")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="GB of memory a training may use. Default: what the device has free.", show_default=False),
+]
+Probe = Annotated[
+    bool, typer.Option(help="Try networks on the device for a few steps before deciding, and foresee what the run will cost.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="What keeps a patient's cases together: a CSV of case and group, a regular expression with a group, or subject (BIDS).",
+        show_default=False,
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -60,9 +84,12 @@ def run(
     recipe: Recipe = "auto",
     plans: Kinds = "auto",
     budget: Budget = None,
+    memory: Memory = None,
     folds: Folds = "all",
     split: Split = "auto",
+    group_by: GroupBy = None,
     device: Device = "auto",
+    probe: Probe = True,
     workers: Workers = 0,
     seed: Seed = None,
     checkpoint: Checkpoint = "60s",
@@ -75,7 +102,11 @@ def run(
     _log_to_terminal(verbose)
     from nnseg import pipeline
 
-    result = pipeline.run(dataset, run, _options(recipe, plans, budget, folds, split, device, workers, seed, checkpoint))
+    options = _options(
+        recipe=recipe, plans=plans, budget=budget, memory=memory, folds=folds, split=split, group_by=group_by, device=device,
+        probe=probe, workers=workers, seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
+    result = pipeline.run(dataset, run, options)
     _print_scores(result.scores)
     print(f"\nreport: {result.run.report_file}")
     _exit_for(result.problems)
@@ -85,7 +116,7 @@ def run(
 def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False) -> None:
     """Look through a dataset: layout, cases, channels, labels, spacings, and every problem in one pass."""
     _log_to_terminal(verbose)
-    from nnseg.planning.fingerprint import measure
+    from nnseg.planning.measure import measure
     from nnseg.planning.words import describe_cases
     from nnseg.storage.datasets import read_dataset
     from nnseg.verbs.plan import findings_of
@@ -104,35 +135,40 @@ def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False
 
 @app.command()
 def plan(
-    dataset: DatasetFolder,
+    dataset: DatasetOrFingerprint,
     run: RunPath,
     recipe: Recipe = "auto",
     plans: Kinds = "auto",
     budget: Budget = None,
+    memory: Memory = None,
     folds: Folds = "all",
     split: Split = "auto",
+    group_by: GroupBy = None,
     device: Device = "auto",
+    probe: Probe = True,
     workers: Workers = 0,
     seed: Seed = None,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the dataset and decide: fingerprint and plan, with the reason for each decision. Loads no torch."""
+    """Measure the dataset, decide, and foresee the cost: fingerprint and plan, with the reason for each decision."""
     _log_to_terminal(verbose)
-    from nnseg.planning.words import describe
-    from nnseg.storage.datasets import read_dataset
+    from nnseg.planning.words import describe, describe_preflight
     from nnseg.storage.runs import RunFolder
-    from nnseg.verbs.plan import findings_of, survey
+    from nnseg.verbs.plan import findings_of, foresee
     from nnseg.verbs.plan import plan as make_plan
 
-    options = _options(recipe, plans, budget, folds, split, device, workers, seed)
+    options = _options(
+        recipe=recipe, plans=plans, budget=budget, memory=memory, folds=folds, split=split, group_by=group_by, device=device,
+        probe=probe, workers=workers, seed=seed,
+    )  # fmt: skip
     place = RunFolder(run)
-    found = read_dataset(dataset)
     with place.locked(dataset):
-        fingerprint = survey(found, place, options.workers)
-        folders = make_plan(place, fingerprint, options)
-    for folder in folders:
-        print(describe(folder.plan(), fingerprint))
-        print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
+        found, fingerprint = _read_or_measure(dataset, place, options.workers)
+        folders = make_plan(place, found, fingerprint, options)
+        for folder in folders:
+            print(describe(folder.plan(), fingerprint))
+            print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
+        print(describe_preflight(foresee(place, fingerprint, options)))
     findings = findings_of(fingerprint)
     _print_findings(findings)
     if any(f.level == "error" for f in findings):
@@ -303,26 +339,49 @@ def main() -> None:
         raise
 
 
+def _read_or_measure(source: Path, run: RunFolder, workers: int) -> tuple[Dataset | None, Fingerprint]:
+    """The dataset of a folder, with its fingerprint; from a fingerprint's file, that alone, and no reader of images is loaded."""
+    if source.is_file():
+        from nnseg.planning.fingerprint import Fingerprint
+        from nnseg.storage.runs import read_json, write_json
+
+        fingerprint = read_json(source, Fingerprint)
+        write_json(run.fingerprint_file, fingerprint)
+        return None, fingerprint
+    from nnseg.storage.datasets import read_dataset
+    from nnseg.verbs.survey import survey
+
+    dataset = read_dataset(source, workers=workers)
+    return dataset, survey(dataset, run, workers)
+
+
 def _options(
+    *,
     recipe: str = "auto",
-    plans: Literal["auto", "2d", "3d", "both"] = "auto",
+    plans: str = "auto",
     budget: str | None = None,
+    memory: float | None = None,
     folds: str = "all",
     split: Literal["auto", "random", "blocks"] = "auto",
+    group_by: str | None = None,
     device: str = "auto",
+    probe: bool = True,
     workers: int = 0,
     seed: int | None = None,
     checkpoint: str = "60s",
 ) -> Options:
-    from nnseg.verbs.options import Options, parse_duration, parse_folds
+    from nnseg.verbs.options import Options, parse_duration, parse_folds, parse_kinds
 
     return Options(
         recipe=recipe,
-        kinds=plans,
+        kinds=parse_kinds(plans),
         budget=None if budget is None else parse_duration(budget),
+        memory_gb=memory,
         folds=parse_folds(folds),
         split=split,
+        group_by=group_by,
         device=device,
+        probe=probe,
         workers=_workers(workers),
         seed=seed,
         checkpoint=parse_duration(checkpoint),

@@ -10,13 +10,15 @@ from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.storage.datasets import read_dataset
 from nnseg.storage.runs import RunFolder, read_json
+from nnseg.verbs.folds import read_folds
 from nnseg.verbs.options import Options, chosen_folds
-from nnseg.verbs.plan import findings_of, plan, read_folds, seconds_of, share, survey
+from nnseg.verbs.plan import findings_of, foresee, plan, seconds_of, share
 from nnseg.verbs.preprocess import case_keys, preprocess_plans
 from nnseg.verbs.record import timed
 from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
-from nnseg.verbs.train import is_trained, train_fold
+from nnseg.verbs.survey import survey
+from nnseg.verbs.train import is_trained, refuse_cascade, train_fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
         with timed(place, "fingerprint"):
             fingerprint = survey(dataset, place, options.workers)
         with timed(place, "plan"):
-            plan(place, fingerprint, options)
+            plan(place, dataset, fingerprint, options)
+            foresee(place, fingerprint, options)
         problems = _preprocess_and_train(place, dataset, fingerprint, options)
         with timed(place, "predict"):
             finished = _finished(place, fingerprint)
@@ -73,6 +76,8 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
 
 def _preprocess_and_train(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
     """Do what is missing of both, for the chosen folds; returns the cases that failed."""
+    for folder in place.plans():
+        refuse_cascade(folder.plan())
     folds = read_folds(place)
     chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
     with timed(place, "preprocess"):

@@ -129,7 +129,7 @@ def test_a_changed_label_map_redoes_only_what_depends_on_it(finished: tuple[Path
 def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     dataset, _ = finished
     run = tmp_path / "run"
-    nnseg("run", dataset, run, "--recipe", tiny_recipe, "--plans", "both", "--folds", 0, "--device", "cpu")
+    nnseg("run", dataset, run, "--recipe", tiny_recipe, "--plans", "2d,3d", "--folds", 0, "--device", "cpu")
     for place in (run, run / "2d", run / "3d"):
         assert len(list((place / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
         assert (place / "scores.json").exists()

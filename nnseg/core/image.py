@@ -23,6 +23,11 @@ from nnseg.core.geometry import Grid, Placement
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[Any]
 
+IN_MEMORY_BYTES = 64 * 2**20
+"""Stored cases below this size are handed out as NumPy arrays; reading patches of larger ones from disk saves memory."""
+MOST_LOCATIONS = 10_000
+"""Positions kept of a label in a stored case, unless one in a hundred of its voxels is more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

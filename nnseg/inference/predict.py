@@ -63,7 +63,9 @@ class Predictor:
         device = resolve_device(device) if isinstance(device, str) else device
         self.model = model
         self._device = device
-        self._groups = [[(m, build(m, device), _window(m, device, step, mirror)) for m in g] for g in groups(model.members)]
+        self._groups = [
+            [(m, build(m, device), window_of(m, device, step=step, mirror=mirror)) for m in g] for g in groups(model.members)
+        ]
 
     def __call__(self, scan: Scan) -> Prediction:
         """The prediction for one scan; raises as `predict` does."""
@@ -81,7 +83,8 @@ class Predictor:
         return restore(mean, case.placement, plan)
 
 
-def _window(member: Member, device: torch.device, step: float | None, mirror: bool) -> Window:
+def window_of(member: Member, device: torch.device, *, step: float | None = None, mirror: bool = True) -> Window:
+    """How a member's tiles are cut and sent through its network on a device."""
     plan = member.plan
     return Window(
         patch=plan.patch,

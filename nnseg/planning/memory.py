@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from nnseg.core.plan import Steps
@@ -77,54 +78,66 @@ def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
     if rules.network == "residual":
         total += features[0] * voxels[0]  # the stem
     total += sum((n + 1) * f * v for n, f, v in zip(decoder, features, voxels, strict=False))  # + 1: the transposed one
-    return total + heads * voxels[0]
+    return total + (heads * voxels[0] if decoder else 0)
 
 
 def fit(demand: Demand, rules: Rules) -> Fit:
     """The patch of the dataset's proportions, as large as affordable; then as many of them a step as affordable.
 
     Source: Isensee 2021, nnU-Net, online methods, "adaptation of patch and batch size". Unlike there, an axis is never shrunk
-    below the smallest edge, so that the search ends for any shape.
+    below the smallest edge, so that the search ends for any shape, and a network has at least two stages.
     """
-    constants = rules.constants(len(demand.spacing))
-    allowance = constants.reference_estimate * rules.memory_gb / rules.reference_gb
-    start = _first_patch(demand, constants.first_edge)
-    topology = make_topology(demand.spacing, start, smallest_edge=rules.smallest_edge)
-    elements = estimate_elements(topology, rules=rules, heads=demand.heads)
-    while elements / constants.reference_batch * constants.patch_batch > allowance:
-        smaller = _shrunk(topology, demand, rules.smallest_edge)
-        if smaller is None:
-            break
-        topology, elements = smaller, estimate_elements(smaller, rules=rules, heads=demand.heads)
+    topology = _affordable(demand, rules, least_stages=1)
+    if topology.stages == 1:
+        topology = _affordable(demand, rules, least_stages=2)
     features, blocks, decoder_blocks = _widths(topology, rules)
+    elements, allowance = estimate_elements(topology, rules=rules, heads=demand.heads), _allowance(demand, rules)
     batch, limit = _batch(topology, demand, rules, allowance / elements)
+    start = tuple(math.ceil(p) for p in _first_patch(demand, rules))
     return Fit(
         topology=topology, features=features, blocks=blocks, decoder_blocks=decoder_blocks, estimate=elements,
-        allowance=allowance, start=tuple(math.ceil(p) for p in start), batch=batch, limit=limit,
+        allowance=allowance, start=start, batch=batch, limit=limit,
     )  # fmt: skip
 
 
-def coarser_grid(demand: Demand, rules: Rules, fitted: Fit) -> tuple[Demand, Fit] | None:
+def coarser_grid(demand: Demand, rules: Rules) -> tuple[Demand, Fit] | None:
     """The grid of a coarse first stage, on which a patch shows a quarter of a scan; None if that would hardly be coarser.
 
     Args:
         demand: of the fine, three-dimensional network.
         rules: the planner's constants.
-        fitted: patch and batch of the fine network.
 
     Source: Isensee 2021, nnU-Net, online methods, "3D low resolution U-Net".
     """
     spacing, shape, voxels = list(demand.spacing), list(demand.shape), math.prod(demand.shape)
     cases = demand.voxels / voxels
-    coarse, present = demand, fitted
-    while math.prod(present.topology.patch) / voxels < LEAST_VIEW:
+    coarse, topology = demand, _affordable(demand, rules, least_stages=1)
+    while math.prod(topology.patch) / voxels < LEAST_VIEW:
         fine = [max(spacing) / s > 2 for s in spacing]
         spacing = [s * COARSENING if f or not any(fine) else s for s, f in zip(spacing, fine, strict=True)]
         exact = [old / new * n for old, new, n in zip(demand.spacing, spacing, shape, strict=True)]
         voxels = math.prod(exact)
         coarse = Demand(spacing=spacing, shape=[max(1, round(n)) for n in exact], heads=demand.heads, voxels=voxels * cases)
-        present = fit(coarse, rules)
-    return (coarse, present) if math.prod(shape) / voxels >= WORTHWHILE else None
+        topology = _affordable(coarse, rules, least_stages=1)
+    return (coarse, fit(coarse, rules)) if math.prod(shape) / voxels >= WORTHWHILE else None
+
+
+def _affordable(demand: Demand, rules: Rules, *, least_stages: Literal[1, 2]) -> Topology:
+    """The largest patch that is affordable, with its network."""
+    constants = rules.constants(len(demand.spacing))
+    make = partial(make_topology, demand.spacing, smallest_edge=rules.smallest_edge, least_stages=least_stages)
+    most = _allowance(demand, rules) * constants.reference_batch / constants.patch_batch
+    topology = make(_first_patch(demand, rules))
+    while estimate_elements(topology, rules=rules, heads=demand.heads) > most:
+        smaller = _shrunk(topology, demand, rules.smallest_edge, make)
+        if smaller is None:
+            break
+        topology = smaller
+    return topology
+
+
+def _allowance(demand: Demand, rules: Rules) -> float:
+    return rules.constants(len(demand.spacing)).reference_estimate * rules.memory_gb / rules.reference_gb
 
 
 def _widths(topology: Topology, rules: Rules) -> tuple[Steps, Steps, Steps]:
@@ -146,23 +159,22 @@ def _residual_convolutions(topology: Topology, features: Steps, blocks: Steps) -
     return tuple(2 * n + int(c) for n, c in zip(blocks, changed, strict=True))
 
 
-def _first_patch(demand: Demand, edge: int) -> list[float]:
-    """A cube (or square) of millimetres with ``edge`` voxels a side on average, cut to the median scan."""
-    fineness = [1 / s for s in demand.spacing]
+def _first_patch(demand: Demand, rules: Rules) -> list[float]:
+    """A cube (or square) of millimetres with ``first_edge`` voxels a side on average, cut to the median scan."""
+    edge, fineness = rules.constants(len(demand.spacing)).first_edge, [1 / s for s in demand.spacing]
     scale = (edge ** len(fineness) / math.prod(fineness)) ** (1 / len(fineness))
     return [min(max(1, round(f * scale)), n) for f, n in zip(fineness, demand.shape, strict=True)]
 
 
-def _shrunk(topology: Topology, demand: Demand, smallest_edge: int) -> Topology | None:
+def _shrunk(topology: Topology, demand: Demand, smallest_edge: int, make: Callable[[Steps], Topology]) -> Topology | None:
     """The next smaller patch, along the axis that covers most of the scan; None if nothing can be taken off any axis."""
     patch, axes = topology.patch, range(len(topology.patch))
     for axis in sorted(axes, key=lambda a: (patch[a] / demand.shape[a], a), reverse=True):
         if patch[axis] - topology.divisor[axis] < 1:
             continue
         # Taking off the present divisor may cost a pooling; the divisor then smaller is what must come off (256 -> 224, not 192).
-        trial = make_topology(demand.spacing, _less(patch, axis, topology.divisor[axis]), smallest_edge=smallest_edge)
-        wanted = _less(patch, axis, trial.divisor[axis])
-        smaller = make_topology(demand.spacing, wanted, smallest_edge=smallest_edge)
+        wanted = _less(patch, axis, make(_less(patch, axis, topology.divisor[axis])).divisor[axis])
+        smaller = make(wanted)
         if wanted[axis] >= smallest_edge and math.prod(smaller.patch) < math.prod(patch):
             return smaller
     return None

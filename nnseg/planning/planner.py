@@ -1,120 +1,123 @@
 """`make_plans`: from a dataset's fingerprint, a budget and a recipe to plans, each decision with its reason.
 
 The rules are nnU-Net's (Isensee 2021, Nature Methods 18, online methods); the recipe holds their constants. Planning is a pure
-function: the same fingerprint, budget and recipe always give the same plan.
+function: the same fingerprint, budget, recipe and recorded probe always give the same plan.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from nnseg.core.errors import PlanError
 from nnseg.core.labels import Labels
-from nnseg.core.plan import Budget, Plan, parse
-from nnseg.planning.memory import Demand, fit
-from nnseg.planning.recipe import Recipe, Rules, load_recipe
+from nnseg.core.parse import parse
+from nnseg.core.plan import Budget, Plan
+from nnseg.core.probe import Probe
+from nnseg.planning.candidates import Proposal, choose
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.kinds import wanted
+from nnseg.planning.memory import Demand, coarser_grid, fit
+from nnseg.planning.recipe import Candidate, Recipe, load_recipe
 from nnseg.planning.sections import (
     Draft,
     inference_section,
+    length,
     network_section,
     patch_reason,
     preprocessing_section,
     training_section,
 )
-from nnseg.planning.spacing import NAMES, Resolution, choose_resolution
+from nnseg.planning.spacing import choose_resolution
 
-if TYPE_CHECKING:  # a planner reads fingerprints but need not load what measures them
-    from nnseg.planning.fingerprint import Fingerprint
-
-__all__ = ["Kinds", "Recipe", "load_recipe", "make_plan", "make_plans"]
-
-Kinds = Literal["auto", "2d", "3d", "both"]
-
-FEW_SLICES = 4
-"""Volumes with fewer slices than this are planned as 2D."""
+__all__ = ["Recipe", "load_recipe", "make_plans", "propose"]
 
 
-def make_plans(fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Kinds = "auto") -> tuple[Plan, ...]:
-    """The plans wanted for a dataset, 2D before 3D.
+def make_plans(
+    fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",), probe: Probe | None = None
+) -> tuple[Plan, ...]:
+    """The plans wanted for a dataset.
 
     Args:
         fingerprint: of the dataset.
         budget: of each training.
         recipe: the preset that shapes the plans.
-        kinds: "auto" plans volumes in 3D and single images, or volumes of very few slices, in 2D.
+        kinds: which plans, see `propose`.
+        probe: what the machine was measured to do with their candidates; without one the length of a training within a time
+            budget stays open until it starts.
 
     Raises:
-        PlanError: 3D is wanted of single images, or the recipe does not fit the dataset.
+        PlanError: 3D is wanted of single images, the recipe does not fit the dataset, or no candidate fits the machine.
     """
-    if kinds != "auto":
-        reason = "asked for"
-        dimensions = {"2d": (2,), "3d": (3,), "both": (2, 3)}[kinds]
-    else:
-        chosen, reason = _dimensions(fingerprint, recipe.on(budget.device).planner)
-        dimensions = (chosen,)
-    plans = (make_plan(fingerprint, budget, recipe, dimensions=d) for d in dimensions)
-    return tuple(p.model_copy(update={"why": {"name": reason, **p.why}}) for p in plans)
+    return tuple(choose(proposals, budget, probe) for proposals in propose(fingerprint, budget, recipe, kinds=kinds))
 
 
-def make_plan(fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, dimensions: int) -> Plan:
-    """One plan.
+def propose(
+    fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",)
+) -> tuple[tuple[Proposal, ...], ...]:
+    """For each plan wanted its candidates, the cheapest first.
 
     Args:
         fingerprint: of the dataset.
-        budget: of its training.
-        recipe: the preset that shapes it.
-        dimensions: 2 or 3.
+        budget: of each training.
+        recipe: the preset that shapes the plans.
+        kinds: names of plans ("2d", "3d", "3d_lowres", "3d_cascade"); "auto" for those that suit the dataset, "all" for those that
+            nnU-Net would make.
 
     Raises:
-        PlanError: a 3D plan is wanted of single images, or a setting of the recipe does not fit this dataset.
+        PlanError: a plan is wanted that this dataset cannot have, or the recipe does not fit it.
     """
-    if dimensions == 3 and fingerprint.is_2d:
-        raise PlanError(f"{fingerprint.dataset} consists of single 2D images, so it cannot be planned in 3D; ask for 2d or auto")
-    draft = _draft(fingerprint, budget, recipe.on(budget.device), dimensions)
+    of_device = recipe.on(budget.device)
+    options = [(c, of_device.of(c)) for c in of_device.candidates] or [(Candidate(name=recipe.name), of_device)]
+    drafts = [(candidate, _drafts(fingerprint, budget, of)) for candidate, of in options]
+    chosen = wanted(kinds, drafts[0][1])
+    return tuple(tuple(_proposal(of[kind], why, candidate) for candidate, of in drafts if kind in of) for kind, why in chosen)
+
+
+def _proposal(draft: Draft, reason: str, candidate: Candidate) -> Proposal:
     training = training_section(draft)
     content = {
-        "name": f"{dimensions}d",
-        "dataset": fingerprint.dataset,
-        "recipe": recipe.name,
-        "channels": fingerprint.channels,
-        "labels": fingerprint.labels.model_dump(),
+        "name": draft.kind,
+        "dataset": draft.fingerprint.dataset,
+        "recipe": draft.recipe.name,
+        "previous": "3d_lowres" if draft.kind == "3d_cascade" else None,
+        "channels": draft.fingerprint.channels,
+        "labels": draft.fingerprint.labels.model_dump(),
         "patch": draft.patch,
         "preprocessing": preprocessing_section(draft),
         "network": network_section(draft),
         "training": training,
         "inference": inference_section(draft, training["augmentation"]["mirror_axes"]),
-        "why": {"patch": patch_reason(draft)},
+        "why": {"name": reason, "patch": patch_reason(draft)},
     }
-    return parse(Plan, content, f"recipe {recipe.name}")
+    steps, why = length(draft)
+    return Proposal(plan=parse(Plan, content, f"recipe {draft.recipe.name}"), candidate=candidate, steps=steps, why=why)
 
 
-def _dimensions(fingerprint: Fingerprint, rules: Rules) -> tuple[int, str]:
-    if fingerprint.is_2d:
-        return 2, "the dataset consists of single images"
-    resolution = _resolution(fingerprint, rules)
-    slices, axis = resolution.shape[0], NAMES[resolution.axes[0]]
-    if slices < FEW_SLICES:
-        return 2, f"scans have {slices:.3g} slices along {axis}, too few for 3D (ask for 3d or both to have it all the same)"
-    return 3, f"scans are volumes of {slices:.3g} slices along {axis}, so neighbouring slices help (ask for both to add a 2D plan)"
-
-
-def _draft(fingerprint: Fingerprint, budget: Budget, recipe: Recipe, dimensions: int) -> Draft:
-    resolution = _resolution(fingerprint, recipe.planner)
-    demand = Demand(
-        spacing=resolution.spacing[3 - dimensions :],
-        shape=resolution.shape[3 - dimensions :],
+def _drafts(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, Draft]:
+    """What each plan that the dataset can have is made from, by the plan's name."""
+    rules = recipe.planner.within(budget)
+    resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
+    recipe = recipe.model_copy(update={"planner": rules})
+    of_rules = partial(Draft, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
+    volume = Demand(
+        spacing=resolution.spacing,
+        shape=resolution.shape,
         heads=_heads(fingerprint.labels),
         voxels=math.prod(resolution.shape) * len(fingerprint.cases),
     )
-    return Draft(
-        fingerprint=fingerprint, budget=budget, recipe=recipe, dimensions=dimensions, resolution=resolution,
-        demand=demand, fit=fit(demand, recipe.planner),
-    )  # fmt: skip
-
-
-def _resolution(fingerprint: Fingerprint, rules: Rules) -> Resolution:
-    return choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
+    flat = replace(volume, spacing=resolution.spacing[1:], shape=resolution.shape[1:])
+    drafts = {"2d": of_rules(kind="2d", demand=flat, fit=fit(flat, rules))}
+    if resolution.shape[0] == 1:
+        return drafts
+    fitted = fit(volume, rules)
+    coarser = coarser_grid(volume, rules)
+    drafts["3d"] = of_rules(kind="3d", demand=volume, fit=fitted, has_coarser=coarser is not None)
+    if coarser is not None:
+        drafts["3d_lowres"] = of_rules(kind="3d_lowres", demand=coarser[0], fit=coarser[1])
+        drafts["3d_cascade"] = replace(drafts["3d"], kind="3d_cascade")
+    return drafts
 
 
 def _heads(labels: Labels) -> int:

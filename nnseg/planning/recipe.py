@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import PlanError
-from nnseg.core.plan import Inference, Positive, Probability, Steps, Training, parse
+from nnseg.core.parse import parse
+from nnseg.core.plan import Budget, Inference, Steps, Training
+from nnseg.core.ranges import NotNegative, Positive, Probability, SplineOrder
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -47,6 +49,8 @@ class Rules(BaseModel):
         aim: what a step must fit into, in words, for the plan's reasons.
         memory_gb: the estimate allowed is the reference estimate times ``memory_gb / reference_gb``.
         reference_gb: what the reference estimate takes.
+        most_memory_gb: up to which the budget's memory takes the place of ``memory_gb``; 0 for never.
+        fills_memory: where no memory is asked for, the budget is what the device has free.
         smallest_batch: patches a step, whatever they cost.
         dataset_share: most of the dataset's voxels that one step may see.
         smallest_edge: voxels of a stage below which no axis is pooled.
@@ -69,12 +73,14 @@ class Rules(BaseModel):
     aim: str
     memory_gb: Positive
     reference_gb: Positive
+    most_memory_gb: NotNegative = 0.0
+    fills_memory: bool = False
     smallest_batch: Count
     dataset_share: Probability
     smallest_edge: Annotated[int, Field(ge=2)]
     anisotropy: Positive
     mask_below: Probability
-    image_order: Literal[0, 1, 3]
+    image_order: SplineOrder
     steps_per_case: Count
     fewest_steps: Count
     most_steps: Count
@@ -84,6 +90,29 @@ class Rules(BaseModel):
     def constants(self, dimensions: int) -> Constants:
         """Those of 2D or of 3D plans."""
         return self.flat if dimensions == 2 else self.volume
+
+    def within(self, budget: Budget) -> Rules:
+        """The rules for the memory that a budget allows."""
+        if budget.memory_gb is None or not self.most_memory_gb:
+            return self
+        memory_gb = min(budget.memory_gb, self.most_memory_gb)
+        return self.model_copy(update={"memory_gb": memory_gb, "aim": f"a device with {memory_gb:.3g} GB"})
+
+
+class Candidate(BaseModel):
+    """One of several networks that a recipe may come to.
+
+    Args:
+        name: for people.
+        enough_steps: it is worth its price if a training has at least this many steps.
+        planner: what it replaces of the recipe's planner section.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    enough_steps: Count = 1
+    planner: dict[str, Any] = {}
 
 
 class TrainingRecipe(Training):
@@ -105,6 +134,7 @@ class Recipe(BaseModel):
         planner: constants of the planner's rules.
         training: settings of the plan's training; what is not set is decided.
         inference: settings of the plan's inference; likewise.
+        candidates: networks to choose from, the cheapest first; empty if the recipe comes to one only.
         on_cpu: sections that replace parts of those above when a CPU trains.
     """
 
@@ -115,6 +145,7 @@ class Recipe(BaseModel):
     planner: Rules
     training: TrainingRecipe = TrainingRecipe()
     inference: Inference = Inference()
+    candidates: tuple[Candidate, ...] = ()
     on_cpu: dict[str, Any] = {}
 
     def on(self, device: str) -> Recipe:
@@ -128,6 +159,15 @@ class Recipe(BaseModel):
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
         return parse(Recipe, _merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
+    def of(self, candidate: Candidate) -> Recipe:
+        """The recipe that comes to one of its candidates.
+
+        Raises:
+            PlanError: the candidate names a setting that does not exist.
+        """
+        content = self.model_dump(exclude_unset=True, exclude={"on_cpu", "candidates"})
+        return parse(Recipe, _merged(content, {"planner": candidate.planner}), f"recipe {self.name}, candidate {candidate.name}")
+
 
 def load_recipe(name: str | Path) -> Recipe:
     """A recipe by the name of a shipped one ("auto", "nnunet"), or by the path of a file.
@@ -140,7 +180,9 @@ def load_recipe(name: str | Path) -> Recipe:
     path = _find(str(name))
     content = _read(path)
     recipe = parse(Recipe, {**content, "name": path.stem}, f"recipe {path.name}")
-    recipe.on("cpu")  # so that a mistake there is seen on every device
+    for of_device in (recipe, recipe.on("cpu")):  # so that a mistake is seen on every device
+        for candidate in of_device.candidates:
+            of_device.of(candidate)
     return recipe
 
 

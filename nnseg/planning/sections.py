@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnseg.core.plan import Budget
-from nnseg.planning.memory import Demand, Fit, coarser_grid
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.intensity import Intensity
+from nnseg.planning.memory import Demand, Fit
 from nnseg.planning.recipe import Recipe, Rules
 from nnseg.planning.spacing import Resolution
-
-if TYPE_CHECKING:  # planning reads fingerprints but need not load what measures them
-    from nnseg.planning.fingerprint import Fingerprint
-    from nnseg.planning.intensity import Intensity
 
 Content = dict[str, Any]
 """A section as `parse` takes it: the one place where untyped values meet, validated as a whole."""
@@ -33,19 +31,26 @@ class Draft:
         fingerprint: of the dataset.
         budget: of the training.
         recipe: for the budget's device.
-        dimensions: 2 or 3.
-        resolution: the network's grid, always three axes.
+        kind: name of the plan: "2d", "3d", "3d_lowres" or "3d_cascade".
+        resolution: the full grid, always three axes.
         demand: what the network is wanted for, along the plan's axes.
         fit: patch, batch and topology.
+        has_coarser: a patch on the full grid shows so little of a scan that a coarser grid is worth a network.
     """
 
     fingerprint: Fingerprint
     budget: Budget
     recipe: Recipe
-    dimensions: int
+    kind: str
     resolution: Resolution
     demand: Demand
     fit: Fit
+    has_coarser: bool = False
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.demand.spacing)
 
     @property
     def rules(self) -> Rules:
@@ -56,6 +61,20 @@ class Draft:
     def patch(self) -> tuple[int, ...]:
         """Voxels along the plan's axes."""
         return self.fit.topology.patch
+
+    @property
+    def share_of_scan(self) -> float:
+        """How much of the median scan a patch shows; over 1 if it is larger."""
+        return math.prod(self.patch) / math.prod(self.demand.shape)
+
+    @property
+    def share_of_structure(self) -> float:
+        """How much of the largest structure a patch shows along the axis where it shows least; infinite if none was measured."""
+        structure = self.fingerprint.largest_structure_mm
+        if structure is None:
+            return math.inf
+        along = [structure[a] for a in self.resolution.axes][3 - self.dimensions :]
+        return min(p * s / mm for p, s, mm in zip(self.patch, self.demand.spacing, along, strict=True))
 
 
 def patch_reason(draft: Draft) -> str:
@@ -84,6 +103,9 @@ def preprocessing_section(draft: Draft) -> Content:
     why["image_order"] = SPLINES[draft.rules.image_order]
     if draft.dimensions == 2 and not draft.fingerprint.is_2d:
         why["spacing"] += "; slices keep their own distance"
+    if draft.kind == "3d_lowres":
+        coarser = math.prod(draft.resolution.shape) / math.prod(draft.demand.shape)
+        why["spacing"] = f"{coarser:.2g} times fewer voxels than the full grid, so that a patch shows more of a scan"
     return {
         "axes": draft.resolution.axes,
         "spacing": draft.demand.spacing,
@@ -148,10 +170,10 @@ def training_section(draft: Draft) -> Content:
     given = draft.recipe.training.model_dump(exclude_unset=True)
     if given.get("batch_size") == 0:
         del given["batch_size"]
-    steps, steps_reason = _steps(draft, given.pop("steps", None))
+    given.pop("steps", None)  # see `length`
     batch_dice, batch_dice_reason = _batch_dice(draft)
-    decided = {"batch_size": draft.fit.batch, "steps": steps, "batch_dice": batch_dice}
-    why = {"batch_size": _batch_reason(draft), "steps": steps_reason, "batch_dice": batch_dice_reason}
+    decided = {"batch_size": draft.fit.batch, "batch_dice": batch_dice}
+    why = {"batch_size": _batch_reason(draft), "batch_dice": batch_dice_reason}
     augmentation = _overruled(_augmentation(draft), given.pop("augmentation", {}))
     return {**_overruled({**decided, "why": why}, given), "augmentation": augmentation}
 
@@ -162,10 +184,9 @@ def _overruled(decided: Content, given: Content) -> Content:
     return {**decided, **given, "why": {**why, **given.get("why", {})}}
 
 
-def _steps(draft: Draft, given: int | None) -> tuple[int | None, str]:
-    seconds, rules, cases = draft.budget.seconds, draft.rules, len(draft.fingerprint.cases)
-    if seconds is not None:
-        return None, f"as many as fit into {seconds / 60:.3g} minutes, from the speed measured when training starts"
+def length(draft: Draft) -> tuple[int, str]:
+    """The steps of a training without a time budget, and the reason for them."""
+    rules, cases, given = draft.rules, len(draft.fingerprint.cases), draft.recipe.training.steps
     if given is not None:
         return given, "the recipe says so"
     steps = min(max(rules.steps_per_case * cases, rules.fewest_steps), rules.most_steps)
@@ -188,10 +209,11 @@ def _batch_dice(draft: Draft) -> tuple[bool, str]:
     """nnU-Net's rule: score a batch as one volume in 2D, and in 3D where patches show so little that a coarse plan would help."""
     if draft.dimensions == 2:
         return True, "a slice shows few labels, so a batch of slices is scored as one volume"
-    share = math.prod(draft.patch) / math.prod(draft.demand.shape)
-    if coarser_grid(draft.demand, draft.rules, draft.fit) is None:
-        return False, f"a patch shows enough of a scan ({min(share, 1):.0%}) to be scored on its own"
-    return True, f"a patch shows only {share:.1%} of a scan, so a batch is scored as one volume"
+    if draft.kind == "3d_lowres":
+        return False, "a patch on the coarse grid shows enough of a scan to be scored on its own"
+    if not draft.has_coarser:
+        return False, f"a patch shows enough of a scan ({min(draft.share_of_scan, 1):.0%}) to be scored on its own"
+    return True, f"a patch shows only {draft.share_of_scan:.1%} of a scan, so a batch is scored as one volume"
 
 
 def _augmentation(draft: Draft) -> Content:

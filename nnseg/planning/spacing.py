@@ -44,8 +44,7 @@ def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0
     """
     target, reason = _target_spacing(spacings, shapes, anisotropy)
     axes, order = _order(target, shapes)
-    resampled = [[max(1, round(float(x))) for x in row] for row in spacings / target * shapes]
-    median = np.median(np.asarray(resampled, np.float64), axis=0)
+    median = _median(np.maximum(np.rint(spacings / target * shapes), 1))
     turned = list(axes)
     return Resolution(
         axes=axes, spacing=_vector(target[turned]), shape=_vector(median[turned]), why={"spacing": reason, "axes": order}
@@ -53,17 +52,17 @@ def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0
 
 
 def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[Table, str]:
-    target = np.median(spacings, axis=0)
+    target = _median(spacings)
     worst = int(np.argmax(target))
     others = [a for a in range(3) if a != worst]
     coarsest_other = float(target[others].max())
-    ratio, size = target[worst] / coarsest_other, np.median(shapes, axis=0)
-    if not (ratio > anisotropy and size[worst] * anisotropy < size[others].min()):
+    size = _median(shapes)
+    if not (target[worst] > anisotropy * coarsest_other and size[worst] * anisotropy < size[others].min()):
         same = bool((spacings == spacings[0]).all())
         return target, "all cases share this spacing" if same else f"the median over {len(spacings)} cases, axis by axis"
     finer = float(np.percentile(spacings[:, worst], 10))
     reason = (
-        f"axis {NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
+        f"axis {NAMES[worst]} is {target[worst] / coarsest_other:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
         f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5
@@ -71,7 +70,7 @@ def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[
 
 
 def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
-    single = np.flatnonzero(np.median(shapes, axis=0) == 1)
+    single = np.flatnonzero(_median(shapes) == 1)
     first = int(single[0]) if single.size else int(np.argmax(target))
     rest = [a for a in range(3) if a != first]
     if single.size:
@@ -81,6 +80,11 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
     else:
         reason = f"axis {NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
     return (first, rest[0], rest[1]), reason
+
+
+def _median(rows: Table) -> Table:
+    """Along each axis; as nnU-Net takes it, to which np.median is not equal in the last digit."""
+    return np.asarray(np.percentile(rows, 50, axis=0))
 
 
 def _vector(values: Table) -> Vector:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nnseg.core.plan import Steps
 
@@ -42,7 +43,9 @@ class Topology:
         return tuple(sizes)
 
 
-def make_topology(spacing: Sequence[float], patch: Sequence[float], *, smallest_edge: int = 4) -> Topology:
+def make_topology(
+    spacing: Sequence[float], patch: Sequence[float], *, smallest_edge: int = 4, least_stages: Literal[1, 2] = 2
+) -> Topology:
     """The deepest sensible topology for a patch, which is padded up to a multiple of its divisor.
 
     An axis is pooled while at least ``smallest_edge`` voxels remain, and only together with axes less than twice as coarse, so
@@ -53,11 +56,12 @@ def make_topology(spacing: Sequence[float], patch: Sequence[float], *, smallest_
         spacing: mm along each axis.
         patch: wanted voxels along each axis.
         smallest_edge: voxels below which no axis is pooled.
+        least_stages: 1 for nnU-Net's own rule, which leaves a patch that is too small to be pooled as it is.
 
     Source: Isensee 2021, nnU-Net, online methods, "network topology".
     """
     topology = _pooled(spacing, patch, smallest_edge)
-    if topology.stages > 1:
+    if topology.stages >= least_stages:
         return topology
     fine = [s / min(spacing) < 2 for s in spacing]
     least = (2 if sum(fine) > 1 else 3) * smallest_edge

@@ -13,6 +13,7 @@ from nnseg.core.plan import Plan
 
 if TYPE_CHECKING:
     from nnseg.planning.fingerprint import Fingerprint
+    from nnseg.planning.preflight import Cost, Preflight
 
 WIDTH = 100
 INDENT = 14
@@ -29,6 +30,50 @@ def describe(plan: Plan, fingerprint: Fingerprint) -> str:
 def describe_cases(fingerprint: Fingerprint) -> str:
     """A few lines: cases, sizes, voxel sizes, labels and intensities of a dataset."""
     return "\n".join(_found(fingerprint))
+
+
+def describe_preflight(preflights: Sequence[Preflight]) -> str:
+    """A table of what a run will take: time, memory and disk, a part a line."""
+    lines = []
+    for found in preflights:
+        source = "measured here" if found.measured else "estimated; times are not known without a trial on this machine"
+        lines.append(f"What the {found.plan} plan will take ({source})")
+        lines.append(_row("", "time", "RAM", "device", "disk").rstrip())
+        folds = "1 fold" if found.folds == 1 else f"one of {found.folds} folds"
+        lines += [
+            _cost_row(f"preprocess {counted(found.cases, 'case')}", found.preprocess),
+            _cost_row(f"train {folds}", found.train),
+            _cost_row("predict held-out cases", found.held_out),
+            _cost_row("predict a scan", found.predict),
+            _cost_row("predict the largest", found.predict_largest),
+        ]
+        lines.append(_row("the whole run", _time(found.seconds), *map(_gigabytes, (found.ram_gb, found.device_gb, found.disk_gb))))
+    return "\n".join(lines)
+
+
+def _cost_row(name: str, cost: Cost) -> str:
+    return _row(name, _time(cost.seconds), *map(_gigabytes, (cost.ram_gb, cost.device_gb, cost.disk_gb)))
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"  {name:26}" + "".join(f"{cell:>14}" for cell in cells)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _gigabytes(amount: float) -> str:
+    if not amount:
+        return "-"
+    return f"{amount:.3g} GB" if amount >= 0.1 else f"{max(amount * 1000, 0.01):.2g} MB"
 
 
 def _found(fingerprint: Fingerprint) -> Iterator[str]:
@@ -70,6 +115,7 @@ def _network(plan: Plan) -> Iterator[str]:
     of = plan.network
     yield from _entry("patch", f"{_by(plan.patch)} voxels seen at once", plan.why.get("patch"))
     yield from _entry("network", f"{of.kind} U-Net, {len(of.features)} stages", of.why.get("strides"))
+    yield from _reason(plan.why.get("recipe"))
     yield from _entry("", f"{', '.join(map(str, of.features))} channels", of.why.get("features"))
     if any(k != 3 for kernel in of.kernels for k in kernel):
         yield from _entry("", "flat kernels at first", of.why.get("kernels"))
@@ -90,6 +136,10 @@ def _training(plan: Plan) -> Iterator[str]:
 def _entry(name: str, text: str, reason: str | None = None) -> Iterator[str]:
     """A name in the margin and the text beside it; the reason beneath, set in a little."""
     yield from textwrap.wrap(text, WIDTH, initial_indent=f"  {name}".ljust(INDENT), subsequent_indent=" " * INDENT)
+    yield from _reason(reason)
+
+
+def _reason(reason: str | None) -> Iterator[str]:
     if reason:
         yield from textwrap.wrap(reason, WIDTH, initial_indent=" " * INDENT + "- ", subsequent_indent=" " * (INDENT + 2))
 

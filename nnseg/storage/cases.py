@@ -32,15 +32,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Placement
-from nnseg.core.image import PreprocessedCase
+from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.storage.files import write_aside
 
 Locations = npt.NDArray[np.int32]
-
-IN_MEMORY_BYTES = 64 * 2**20
-"""Cases below this size are handed out as NumPy arrays; reading patches of larger ones from disk saves memory."""
-MOST_LOCATIONS = 10_000
-"""Positions kept of a label, unless one in a hundred of its voxels is more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

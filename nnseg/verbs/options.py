@@ -10,7 +10,6 @@ from typing import Literal
 from nnseg.core.errors import NnsegError
 from nnseg.core.parallel import default_workers
 
-Kinds = Literal["auto", "2d", "3d", "both"]
 Split = Literal["auto", "random", "blocks"]
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
@@ -21,10 +20,13 @@ class Options:
 
     Args:
         recipe: name or file.
-        kinds: which plans to make.
+        kinds: which plans to make: their names, or "auto", or "all".
         budget: seconds of training in all, shared by folds and plans; None to follow the recipe.
+        memory_gb: that a training may use; None for what the device has free.
+        probe: try candidates on the device before deciding.
         folds: which folds to train; None for all.
         split: how cases are divided into folds.
+        group_by: what keeps cases together, as `read_groups` takes it; None for the subjects of BIDS names, if there are any.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         workers: processes for reading and preprocessing.
         seed: of every random draw; None to keep the recipe's.
@@ -32,10 +34,13 @@ class Options:
     """
 
     recipe: str = "auto"
-    kinds: Kinds = "auto"
+    kinds: tuple[str, ...] = ("auto",)
     budget: float | None = None
+    memory_gb: float | None = None
+    probe: bool = True
     folds: tuple[int, ...] | None = None
     split: Split = "auto"
+    group_by: str | None = None
     device: str = "auto"
     workers: int = default_workers()
     seed: int | None = None
@@ -67,6 +72,11 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     if not re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
         raise NnsegError(f'"{text}" does not name folds; write "all", "0" or "0,2,4"')
     return tuple(sorted({int(n) for n in text.split(",")}))
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """Names of plans of "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner knows which there are."""
+    return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
 
 
 def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:

@@ -1,26 +1,27 @@
-"""``nnseg plan``: look through the dataset, measure it, decide. No torch."""
+"""``nnseg plan``: decide, from a fingerprint and what candidates were measured to do; foresee what a run will cost. No torch."""
 
 from __future__ import annotations
 
-import logging
-import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nnseg.core.dataset import Case, Dataset, Finding, Fold, make_folds
-from nnseg.core.errors import PlanError, RunError
-from nnseg.core.parallel import each
+from nnseg.core.dataset import Dataset, Finding
+from nnseg.core.errors import PlanError
+from nnseg.core.machine import free_device_gb
 from nnseg.core.plan import Budget, Plan
-from nnseg.planning.fingerprint import Fingerprint, measure
-from nnseg.planning.planner import make_plans
+from nnseg.core.probe import Probe, Trial
+from nnseg.planning.candidates import Proposal, choose, pace
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.planner import propose
+from nnseg.planning.preflight import Preflight, check_fits, preflight
 from nnseg.planning.recipe import load_recipe
-from nnseg.storage.datasets import content_hash
-from nnseg.storage.runs import PlanFolder, RunFolder, read_json, read_plan, write_json, write_plan
-from nnseg.verbs.options import Options, Split, chosen_folds, device_kind
+from nnseg.storage.runs import PlanFolder, RunFolder, read_plan, write_plan
+from nnseg.verbs.folds import decide_folds, read_folds
+from nnseg.verbs.options import Options, chosen_folds, device_kind
+from nnseg.verbs.probe import known_probe, probe, room
 from nnseg.verbs.record import read_record, update_record
-
-log = logging.getLogger(__name__)
 
 
 class PlanOrigin(BaseModel):
@@ -30,7 +31,6 @@ class PlanOrigin(BaseModel):
         written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
         current: keys of those it wrote last.
         seconds: budget of one training, if one was given.
-        split: how cases were asked to be divided.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,39 +38,25 @@ class PlanOrigin(BaseModel):
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
     seconds: float | None = None
-    split: Split = "auto"
 
 
-def survey(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
-    """The dataset's fingerprint, measured anew only if a file of it has changed."""
-    log.info("%s: %s", dataset.name, dataset.describe())
-    known = _known_fingerprint(dataset, run, workers)
-    if known is None:
-        known = measure(dataset, workers=workers)
-        write_json(run.fingerprint_file, known)
-    for finding in findings_of(known):
-        if finding.level != "note":
-            log.warning("%s: %s", finding.level, finding)
-    write_json(run.dataset_file, dataset)
-    return known
-
-
-def plan(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
+def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
     """The run's plans and folds: those on file if the planner would decide the same again, edits included, else made anew.
+
+    Args:
+        run: where they are written.
+        dataset: to try candidates on; None to decide without.
+        fingerprint: of the dataset.
+        options: as asked for.
 
     Raises:
         PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
     """
     origin = _origin(run)
-    folds = _folds(run, fingerprint, options.split, origin)
-    chosen = chosen_folds(options.folds, len(folds))
-    recipe, count = load_recipe(options.recipe), 2 if options.kinds == "both" else 1
-    seconds = None if options.budget is None else share(options.budget, plans=count, folds=len(chosen))
-    plans = make_plans(fingerprint, Budget(seconds=seconds, device=device_kind(options.device)), recipe, kinds=options.kinds)
-    if options.seed is not None:
-        plans = tuple(with_seed(p, options.seed) for p in plans)
+    folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
+    plans, budget = _decided(run, dataset, fingerprint, options, len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
-    origin = origin.model_copy(update={"seconds": seconds, "split": options.split})
+    origin = origin.model_copy(update={"seconds": budget.seconds})
     if origin.current != keys:
         if edited := _edited(run, origin):
             raise PlanError(
@@ -88,24 +74,68 @@ def plan(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Pl
     return folders
 
 
+def _decided(
+    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options, folds: int
+) -> tuple[tuple[Plan, ...], Budget]:
+    """The plans that the planner comes to, after trying candidates where that is wanted and possible; and one training's budget."""
+    recipe, device = load_recipe(options.recipe), device_kind(options.device)
+    memory_gb = options.memory_gb
+    if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
+        memory_gb = free_device_gb(options.device)
+    budget = Budget(seconds=options.budget, device=device, memory_gb=memory_gb)
+    proposals = propose(fingerprint, budget, recipe, kinds=options.kinds)
+    if options.budget is not None:
+        budget = budget.model_copy(update={"seconds": share(options.budget, plans=len(proposals), folds=folds)})
+    measured = None
+    if dataset is not None and options.probe:
+        measured = _tried(run, dataset, fingerprint, proposals, budget, options.device)
+    plans = tuple(choose(of_kind, budget, measured) for of_kind in proposals)
+    return tuple(p if options.seed is None else with_seed(p, options.seed) for p in plans), budget
+
+
+def _tried(
+    run: RunFolder,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    proposals: Sequence[Sequence[Proposal]],
+    budget: Budget,
+    device: str,
+) -> Probe:
+    """Trials of the candidates that may be worth their price: of each plan the cheapest, and dearer ones while there is time."""
+    tried: dict[str, Trial] = {}
+
+    def worth_a_trial() -> Iterator[Plan]:
+        for of_kind in proposals:
+            for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
+                if cheaper and pace(cheaper, tried[cheaper.plan.key()], budget) < proposal.candidate.enough_steps:
+                    break
+                yield proposal.plan
+
+    def keep(plan: Plan, trial: Trial) -> bool:
+        tried[plan.key()] = trial
+        return False
+
+    return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
+
+
+def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
+    """What the run's plans, as they stand, will cost.
+
+    Raises:
+        PlanError: one does not fit this machine; the message says what would.
+    """
+    folds = read_folds(run)
+    chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
+    measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
+    seconds, workers = seconds_of(run), options.workers
+    found = tuple(preflight(f.plan(), fingerprint, measured, folds=chosen, workers=workers, seconds=seconds) for f in run.plans())
+    check_fits(found, room(run, options.device))
+    return found
+
+
 def share(budget: float, *, plans: int, folds: int) -> float:
     """The seconds of one training out of a budget for all."""
     return budget / (plans * folds)
-
-
-def read_folds(run: RunFolder) -> tuple[Fold, ...]:
-    """The run's folds, which people may have edited.
-
-    Raises:
-        RunError: they are missing, or a case is both trained on and held out, or held out twice.
-    """
-    folds = read_json(run.folds_file, tuple[Fold, ...])
-    held_out = [name for fold in folds for name in fold.held_out]
-    leaks = {name for fold in folds for name in set(fold.training) & set(fold.held_out)}
-    if leaks or len(set(held_out)) != len(held_out):
-        wrong = min(leaks or {n for n in held_out if held_out.count(n) > 1})
-        raise RunError(f"{run.folds_file}: case {wrong} must be held out once, and not be trained on in that fold")
-    return folds
 
 
 def findings_of(fingerprint: Fingerprint) -> tuple[Finding, ...]:
@@ -122,44 +152,6 @@ def with_seed(plan: Plan, seed: int) -> Plan:
 def seconds_of(run: RunFolder) -> float | None:
     """Budget of one training that the plans were made for."""
     return _origin(run).seconds
-
-
-def _folds(run: RunFolder, fingerprint: Fingerprint, split: Split, origin: PlanOrigin) -> tuple[Fold, ...]:
-    """Those on file if they divide the usable cases in the way that is asked for, else made anew."""
-    usable = sorted(case.name for case in fingerprint.cases)
-    if run.folds_file.exists() and split in ("auto", origin.split):
-        folds = read_folds(run)
-        if sorted({n for f in folds for n in (*f.training, *f.held_out)}) == usable:
-            return folds
-        log.warning("the cases have changed: dividing them into folds anew")
-    blocks = split == "blocks" or (split == "auto" and _is_a_stack(fingerprint))
-    if blocks:
-        log.info("folds are blocks of neighbours, as for numbered slices of one stack (--split random to shuffle)")
-    folds = make_folds(usable, blocks=blocks)
-    write_json(run.folds_file, folds)
-    return folds
-
-
-def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint | None:
-    if not run.fingerprint_file.exists() or not run.dataset_file.exists():
-        return None
-    known = read_json(run.fingerprint_file, Fingerprint)
-    if read_json(run.dataset_file, Dataset) != dataset:
-        return None
-    keys = {case.name: case.key for case in known.cases} | known.unusable
-    found = {o.item.name: o.result or "" for o in each(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
-    return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
-
-
-def _hash_of(case: Case) -> str:
-    return content_hash([*case.images, *([case.labels] if case.labels else [])])
-
-
-def _is_a_stack(fingerprint: Fingerprint) -> bool:
-    """2D images whose names differ only by a running number are most likely neighbours in one volume."""
-    names = [re.fullmatch(r"(.*?)(\d+)", case.name) for case in fingerprint.cases]
-    stems = {m.group(1) for m in names if m}
-    return len(names) > 1 and all(names) and len(stems) == 1 and all(case.shape[0] == 1 for case in fingerprint.cases)
 
 
 def _origin(run: RunFolder) -> PlanOrigin:

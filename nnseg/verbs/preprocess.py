@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class Task:
     """One case to preprocess, with all a worker needs to know."""
 
     case: Case
@@ -61,7 +61,7 @@ def preprocess_cases(folder: PlanFolder, dataset: Dataset, fingerprint: Fingerpr
     plan, store = folder.plan(), CaseStore(folder.cases)
     keys = case_keys(plan, fingerprint)
     tasks = [
-        _Task(case=case, plan=plan, store=folder.cases, key=keys[case.name])
+        Task(case=case, plan=plan, store=folder.cases, key=keys[case.name])
         for case in dataset.cases
         if case.name in keys and not store.has(case.name, keys[case.name])
     ]
@@ -86,5 +86,5 @@ PREPROCESSING_VERSION = 1
 """Raised when the code gives other numbers for the same plan, so that old cases are made anew."""
 
 
-def _do(task: _Task) -> None:
+def _do(task: Task) -> None:
     task()

@@ -1,4 +1,4 @@
-"""``run.json``: who made a run, from what, and how long each stage took."""
+"""``run.json``: who made a run, from what, and what each stage took."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nnseg.core.machine import give_back, peak_ram
 from nnseg.storage.files import write_text
 from nnseg.storage.runs import RunFolder, read_json
 
@@ -33,15 +35,23 @@ def update_record(run: RunFolder, **entries: Any) -> None:
 
 @contextmanager
 def timed(run: RunFolder, stage: str) -> Iterator[None]:
-    """Record how many seconds a stage took, when it last did any work."""
+    """Record how many seconds a stage took, and the most RAM it held with its workers, when it last did any work.
+
+    What earlier stages freed is handed back first, so that it is not counted as this one's.
+    """
     start = time.perf_counter()
-    yield
+    give_back()
+    with peak_ram() as peak:
+        yield
     seconds = round(time.perf_counter() - start, 2)
-    stages = dict(read_record(run).get("seconds", {}))
+    record = read_record(run)
+    stages, peaks = dict(record.get("seconds", {})), dict(record.get("peak_gb", {}))
     if seconds >= stages.get(stage, 0.0) or stage not in stages:  # a resumed run that finds the work done keeps the real figure
-        update_record(run, seconds=stages | {stage: seconds}, finished=datetime.now(UTC).isoformat(timespec="seconds"))
+        stages[stage], peaks[stage] = seconds, round(peak.gb, 3)
+        update_record(run, seconds=stages, peak_gb=peaks, finished=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of what can change a number."""
     found = {}

@@ -94,6 +94,19 @@ def train_fold(
     return place
 
 
+def refuse_cascade(plan: Plan) -> None:
+    """Nothing, unless the plan is the second stage of a cascade.
+
+    Raises:
+        RunError: it is; such a network cannot be trained yet.
+    """
+    if plan.previous:
+        raise RunError(
+            f"{plan.name} is shown the answer of {plan.previous}, and such a second stage cannot be trained yet; leave it out, for "
+            f"example with --plans 2d,3d,{plan.previous}"
+        )
+
+
 def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:
     """A digest of all that the weights of a fold depend on: the plan, and the preprocessed cases it has."""
     training, held_out = ({c: keys[c] for c in _preprocessed(folder, names, keys)} for names in (fold.training, fold.held_out))

@@ -140,7 +140,7 @@ def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
     rules: dict[str, Rules], given: Input, planner: str, spacing: tuple[float, ...], shape: list[int], patch: Steps
 ):
     demand = given.demand(3)
-    found = coarser_grid(demand, rules[planner], fit(demand, rules[planner]))
+    found = coarser_grid(demand, rules[planner])
     assert found is not None
     assert found[0].spacing == pytest.approx(spacing, abs=5e-5)
     assert found[0].shape == shape
@@ -150,7 +150,7 @@ def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
 @pytest.mark.parametrize("given", [HIPPOCAMPUS, BRAIN, HEART])
 def test_no_coarse_grid_where_patches_show_most_of_a_scan(rules: dict[str, Rules], given: Input):
     demand = given.demand(3)
-    assert coarser_grid(demand, rules["default"], fit(demand, rules["default"])) is None
+    assert coarser_grid(demand, rules["default"]) is None
 
 
 def test_thin_axis_is_never_shrunk_away():

@@ -54,11 +54,18 @@ def test_recipe_based_on_another_states_only_differences(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[training]\nlearning_rat = 1.0", r"training.learning_rat is not a setting; did you mean learning_rate\?"),
-        ("[training.augmentation]\ngama = [0.7, 1.5]", r"training.augmentation.gama is not a setting; did you mean gamma\?"),
-        ("[planner]\nbase_featurs = 32", r"planner.base_featurs is not a setting; did you mean base_features\?"),
-        ("[on_cpu.planner]\nbase_featurs = 8", r"\[on_cpu\].*base_featurs is not a setting; did you mean base_features\?"),
-        ("[planner.3d]\nfirst_edge = 0", "planner.3d.first_edge = 0"),
+        ("[training]\nlearning_rat = 1.0", r"training.learning_rat is not a setting; did you mean training.learning_rate\?"),
+        (
+            "[training.augmentation]\ngama = [0.7, 1.5]",
+            r"training.augmentation.gama is not a setting; did you mean training.augmentation.gamma\?",
+        ),
+        ("[planner]\nbase_featurs = 32", r"planner.base_featurs is not a setting; did you mean planner.base_features\?"),
+        ("[on_cpu.planner]\nbase_featurs = 8", r"\[on_cpu\].*base_featurs is not a setting; did you mean planner.base_features\?"),
+        ("[planner.3d]\nfirst_edge = 0", "planner.3d.first_edge = 0 must be a whole number of at least 1"),
+        (
+            "[planner.3d]\nfirst_egde = 9",
+            r"recipe mine.toml: planner.3d.first_egde is not a setting; did you mean planner.3d.first_edge\?",
+        ),
         ("[training]\nlearning_rate = -1.0", "training.learning_rate = -1.0"),
         ("[training\n", "cannot be read as TOML"),
     ],

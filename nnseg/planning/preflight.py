@@ -1,0 +1,346 @@
+"""What a plan will cost on a machine: memory, disk and time, before a minute of it is spent. Pure arithmetic on a recorded `Probe`.
+
+Sizes follow from shapes on the network's grid; rates, and what no formula knows, are the probe's. Without a probe memory and disk
+are rough and times unknown. RAM is counted as `nnseg.core.machine` does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.dataset import Fold
+from nnseg.core.errors import PlanError
+from nnseg.core.geometry import Grid, Shape
+from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
+from nnseg.core.machine import GIGABYTE
+from nnseg.core.parallel import WORTH_A_POOL
+from nnseg.core.plan import Plan
+from nnseg.core.probe import Handling, Probe, Trial
+from nnseg.planning.rough import rough_handling, rough_trial
+
+if TYPE_CHECKING:  # what measures fingerprints need not be loaded
+    from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
+
+BASE_GB = 0.45
+"""RAM of a process with torch and all else that is needed, before it does anything."""
+
+WORKER_GB = 0.16
+"""RAM of a worker that preprocesses, before its first case: no torch, and its libraries are those of the main process."""
+
+WORKERS_START = 2.5
+"""Seconds until the workers of a pool have started."""
+
+TRUST = 0.7
+"""Share of a rough estimate of memory that must be there; of a measured one, all."""
+
+
+class Cost(BaseModel):
+    """What a part of a run takes.
+
+    Args:
+        seconds: wall-clock; None if nothing was measured.
+        ram_gb: the most at once.
+        device_gb: memory of the device, the most at once; 0 where it shares the machine's.
+        disk_gb: that it leaves on the disk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float | None
+    ram_gb: float
+    device_gb: float = 0.0
+    disk_gb: float = 0.0
+
+
+class Preflight(BaseModel):
+    """What a plan will cost.
+
+    Args:
+        plan: its name.
+        measured: on this machine; or else estimated.
+        folds: that will be trained.
+        cases: of the dataset.
+        workers: that preprocess at once.
+        worker_gb: RAM of each of them.
+        preprocess: of all cases.
+        train: of one fold.
+        predict: of the median scan, with the networks of all folds.
+        predict_largest: of the largest.
+        held_out: of predicting what the folds hold out, each with its own network.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: str
+    measured: bool
+    folds: int
+    cases: int
+    workers: int
+    worker_gb: float
+    preprocess: Cost
+    train: Cost
+    predict: Cost
+    predict_largest: Cost
+    held_out: Cost
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run."""
+        parts = [self.preprocess.seconds, self.train.seconds, self.held_out.seconds]
+        known = [p for p in parts if p is not None]
+        return known[0] + known[1] * self.folds + known[2] if len(known) == len(parts) else None
+
+    @property
+    def ram_gb(self) -> float:
+        """The most that a stage of the run takes."""
+        return max(self.preprocess.ram_gb, self.train.ram_gb, self.held_out.ram_gb)
+
+    @property
+    def device_gb(self) -> float:
+        """The most that a stage of the run takes of the device's memory."""
+        return max(self.train.device_gb, self.held_out.device_gb)
+
+    @property
+    def disk_gb(self) -> float:
+        """What the run leaves on the disk."""
+        return self.preprocess.disk_gb + self.folds * self.train.disk_gb + self.held_out.disk_gb
+
+
+class Room(BaseModel):
+    """What is free for a run: RAM, memory of the device (0 if it has none of its own, or nobody knows), and disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ram_gb: float
+    device_gb: float
+    disk_gb: float
+
+
+def preflight(
+    plan: Plan,
+    fingerprint: Fingerprint,
+    probe: Probe | None,
+    *,
+    folds: Sequence[Fold],
+    workers: int = 1,
+    seconds: float | None = None,
+) -> Preflight:
+    """What a plan will cost.
+
+    Args:
+        plan: as it stands.
+        fingerprint: of the dataset.
+        probe: of this machine, if there is one; it need not know the plan.
+        folds: that will be trained.
+        workers: processes that preprocess.
+        seconds: budget of one training, if the plan leaves its steps to it.
+    """
+    trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
+    measured = bool(trial and handling and not trial.failed and not handling.failed)
+    if trial is None or trial.failed:
+        trial = rough_trial(plan, base_gb=BASE_GB)
+    if handling is None or handling.failed:
+        handling = rough_handling(plan, fingerprint)
+    costs = _Costs(plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB)
+    ordered = sorted(fingerprint.cases, key=lambda c: math.prod(c.shape))
+    return Preflight(
+        plan=plan.name,
+        measured=measured,
+        folds=len(folds),
+        cases=len(ordered),
+        workers=workers,
+        worker_gb=WORKER_GB + handling.memory_gb,
+        preprocess=costs.preprocess(workers),
+        train=costs.train(folds, seconds),
+        predict=costs.predict([ordered[len(ordered) // 2]], members=len(folds)),
+        predict_largest=costs.predict(ordered[-1:], members=len(folds)),
+        held_out=costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1),
+    )
+
+
+def check_fits(preflights: Sequence[Preflight], room: Room) -> None:
+    """Nothing, if the plans' runs fit into what is free.
+
+    Raises:
+        PlanError: naming what is needed, what is there, and what would fit.
+    """
+    for found in preflights:
+        share = 1.0 if found.measured else TRUST
+        _check_device(found, room.device_gb / share)
+        _check_ram(found, room.ram_gb / share)
+    needed = sum(found.disk_gb for found in preflights)
+    if needed > room.disk_gb:
+        raise PlanError(
+            f"the run needs {_gb(needed)} of disk and {_gb(room.disk_gb)} are free; put the run folder on another disk, "
+            "make room, or train fewer --folds"
+        )
+
+
+def _check_device(found: Preflight, there: float) -> None:
+    if there and found.device_gb > there:
+        raise PlanError(
+            f"the {found.plan} plan needs {_gb(found.device_gb)} of the device's memory and {_gb(there)} are free; end what else "
+            f"runs there, or plan with --memory {0.9 * there:.1f}, a smaller recipe or --device cpu"
+        )
+
+
+def _check_ram(found: Preflight, there: float) -> None:
+    begin = f"the {found.plan} plan needs"
+    if found.train.ram_gb > there:
+        raise PlanError(
+            f"{begin} {_gb(found.train.ram_gb)} of RAM to train and {_gb(there)} are free; end other programs, or plan with "
+            f"--memory {0.9 * there:.1f} or a smaller recipe"
+        )
+    if found.preprocess.ram_gb > there:
+        fitting = int((there - BASE_GB) / found.worker_gb)
+        advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
+        raise PlanError(f"{begin} {_gb(found.preprocess.ram_gb)} of RAM to preprocess and {_gb(there)} are free; {advice}")
+    if found.held_out.ram_gb > there:
+        raise PlanError(
+            f"{begin} {_gb(found.held_out.ram_gb)} of RAM to predict its largest scan and {_gb(there)} are free; "
+            "cut that scan to what matters, or leave it out"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """What the parts of a plan's run cost, from what was measured of it."""
+
+    plan: Plan
+    cases: tuple[CaseMeasure, ...]
+    trial: Trial
+    handling: Handling
+    base_gb: float
+
+    def preprocess(self, workers: int) -> Cost:
+        """Of all cases."""
+        seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
+        alone = pool_start(seconds, workers)
+        needed = [self.base_gb + self.handling.memory_gb * self._share(case) for case in self.cases[:alone]]
+        if alone < len(self.cases):
+            at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
+            needed.append(self.base_gb + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
+        return Cost(
+            seconds=pooled_seconds(seconds, workers) if self.handling.seconds else None,
+            ram_gb=max(needed),
+            disk_gb=sum(unpacked_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
+        )
+
+    def train(self, folds: Sequence[Fold], seconds: float | None) -> Cost:
+        """Of one fold, the one with most cases."""
+        training, trial = self.plan.training, self.trial
+        if training.steps is not None:
+            epochs = math.ceil(training.steps / training.epoch_steps)
+            known = trial.step_seconds > 0
+            seconds = training.steps * trial.step_seconds + epochs * trial.pause_seconds if known else None
+        names = max(({*f.training, *f.held_out} for f in folds), key=len, default=set[str]())
+        held = sum(bytes_held(case, self.plan) for case in self.cases if case.name in names)
+        return Cost(
+            seconds=seconds,
+            ram_gb=trial.memory_gb + held / GIGABYTE,
+            device_gb=trial.device_gb,
+            disk_gb=(trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,
+        )
+
+    def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> Cost:
+        """Of the given scans one after the other: all their time, and the memory of the one that needs most."""
+        trial, handling = self.trial, self.handling
+        seconds = sum(handling.predict_seconds * _megavoxels(c) + members * tiles(c, self.plan) * trial.tile_seconds for c in cases)
+        on_device = trial.device_gb > 0
+        own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
+        weights = members * trial.model_bytes / GIGABYTE
+        return Cost(
+            seconds=seconds if trial.tile_seconds and handling.predict_seconds else None,
+            ram_gb=self.base_gb + own + (0.0 if on_device else trial.tile_gb + weights),
+            device_gb=trial.tile_gb + weights + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
+            disk_gb=sum(handling.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
+        )
+
+    def _share(self, case: CaseMeasure) -> float:
+        """The case's voxels as a share of the largest scan's, on which memory was measured."""
+        return _megavoxels(case) / self._most
+
+    @cached_property
+    def _most(self) -> float:
+        return max(map(_megavoxels, self.cases))
+
+    def _answers_gb(self, case: CaseMeasure, members: int) -> float:
+        """What several members' answers, and their mean, take beyond the one that was measured."""
+        answer = 4 * len(self.plan.labels.heads) * math.prod(network_shape(case, self.plan)) / GIGABYTE
+        return 2 * answer if members > 1 else 0.0
+
+    def _window_gb(self, case: CaseMeasure) -> float:
+        """The arrays of a sliding window, which lie on the device: image, logits, weights, and what softmax needs; float32."""
+        channels, heads = len(self.plan.channels), len(self.plan.labels.heads)
+        return 4 * (2 * channels + 2 * heads + 3) * math.prod(network_shape(case, self.plan)) / GIGABYTE
+
+
+def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
+    """Voxels of a case on the network's grid."""
+    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
+    depth, height, width = (case.spacing[a] for a in axes)
+    z, y, x = (case.cropped_shape[a] for a in axes)
+    spacing = (depth, *target) if plan.dimensions == 2 else target
+    return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2])).shape
+
+
+def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
+    """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
+    label = 1 if len(plan.labels.values) <= 128 else 2
+    return math.prod(network_shape(case, plan)) * (4 * len(plan.channels) + label)
+
+
+def bytes_held(case: CaseMeasure, plan: Plan) -> int:
+    """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
+    unpacked = unpacked_bytes(case, plan)
+    finer = math.prod(network_shape(case, plan)) / math.prod(case.cropped_shape)
+    counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
+    if plan.labels.ignore is not None:
+        counts.append(round(sum(case.voxels.values()) * finer))
+    positions = sum(max(min(MOST_LOCATIONS, n), n // 100) for n in counts)
+    return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
+
+
+def tiles(case: CaseMeasure, plan: Plan) -> int:
+    """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
+    patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
+    steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
+    along = zip(network_shape(case, plan), patch, steps, strict=True)
+    return math.prod(math.ceil(max(0, n - p) / (p * s)) + 1 for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
+
+
+def pool_start(seconds: Sequence[float], workers: int) -> int:
+    """How many items `each` does in its own process before it calls a pool; all of them if it never does."""
+    spent = 0.0
+    for done, each in enumerate(seconds):
+        if workers > 1 and done and spent / done * (len(seconds) - done) > WORTH_A_POOL:
+            return done
+        spent += each
+    return len(seconds)
+
+
+def pooled_seconds(seconds: Sequence[float], workers: int) -> float:
+    """Wall-clock of `each` for items that take so long: some alone, the others each to the worker that is free first."""
+    alone = pool_start(seconds, workers)
+    spent = sum(seconds[:alone])
+    if alone == len(seconds):
+        return spent
+    busy = [spent + WORKERS_START] * workers
+    for each in seconds[alone:]:
+        heapq.heapreplace(busy, busy[0] + each)
+    return max(busy)
+
+
+def _megavoxels(case: CaseMeasure) -> float:
+    return math.prod(case.shape) / 1e6
+
+
+def _gb(amount: float) -> str:
+    return f"{amount:.3g} GB"

@@ -1,0 +1,62 @@
+"""What a plan takes where nobody has measured it: rules of thumb, good to about a half."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nnseg.core.machine import GIGABYTE
+from nnseg.core.plan import Plan
+from nnseg.core.probe import Handling, Trial
+
+if TYPE_CHECKING:
+    from nnseg.planning.fingerprint import Fingerprint
+
+BYTES_PER_VALUE = 12.0
+"""Of RAM or device memory for each value of a step's feature maps: kept for the way back, their gradients, and work space."""
+
+PACKED = 0.7
+"""Size of a stored case as a share of its voxels' bytes: noise does not compress."""
+
+BYTES_PER_LABEL = 0.02
+"""Of a compressed label map's file, for each voxel."""
+
+
+def rough_trial(plan: Plan, *, base_gb: float) -> Trial:
+    """Memory and files of a training, from the network's shape; no times."""
+    weights, values = plan.network.weights, count_values(plan)
+    states = 2 + (plan.training.averaging > 0) + {"adamw": 2}.get(plan.training.optimizer, 1)  # weights, gradients, ...
+    working = plan.training.batch_size * values * BYTES_PER_VALUE + 4 * weights * states
+    return Trial(
+        key="",
+        memory_gb=base_gb + working / GIGABYTE,
+        tile_gb=4 * (values + weights) / GIGABYTE,
+        checkpoint_bytes=4 * weights * (states - 1),
+        model_bytes=4 * weights,
+    )
+
+
+def rough_handling(plan: Plan, fingerprint: Fingerprint) -> Handling:
+    """Memory and files of preprocessing and prediction, from the largest scan; no times."""
+    largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
+    channels, heads = len(plan.channels), len(plan.labels.heads)
+    return Handling(
+        key="",
+        packed=PACKED,
+        memory_gb=largest * (16 * channels + 12),
+        predict_gb=largest * (8 * channels + 12 * heads + 16),
+        label_bytes=BYTES_PER_LABEL * 1e6,
+    )
+
+
+def count_values(plan: Plan) -> int:
+    """Values of the feature maps of one patch: of every convolution its result."""
+    network = plan.network
+    total, voxels = 0, math.prod(plan.patch)
+    for stage, features in enumerate(network.features):
+        voxels //= math.prod(network.strides[stage])
+        convolutions = network.blocks[stage] * (1 if network.kind == "plain" else 2)
+        if stage < len(network.features) - 1:
+            convolutions += network.decoder_blocks[stage] + 1
+        total += convolutions * features * voxels
+    return total + len(plan.labels.heads) * math.prod(plan.patch)

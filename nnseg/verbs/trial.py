@@ -1,0 +1,274 @@
+"""The process that measures for `nnseg.verbs.probe`: ``python -m nnseg.verbs.trial REQUEST ANSWER``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnseg.core.dataset import Case
+from nnseg.core.errors import NnsegError
+from nnseg.core.image import LabelMap, Scan
+from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
+from nnseg.core.plan import Plan
+from nnseg.core.probe import Handling, Trial
+from nnseg.inference.predict import Predictor, window_of
+from nnseg.inference.sliding_window import sliding_window, tile_starts
+from nnseg.network.bundle import Member, Model, build, save_model
+from nnseg.network.checkpoint import save_tensors
+from nnseg.network.device import autocast_dtype, resolve_device
+from nnseg.network.unet import build_network
+from nnseg.storage.cases import CaseStore, StoredCase
+from nnseg.storage.images import read_label_map
+from nnseg.storage.runs import read_json, write_json
+from nnseg.training.loop import Learner, make_step
+from nnseg.training.patches import Patches
+from nnseg.training.setting import Setting
+from nnseg.training.validation import MOST_PATCHES, Validation
+from nnseg.verbs.predict import Job, predict_into
+from nnseg.verbs.preprocess import Task
+from nnseg.verbs.probe import Answer, Request
+
+LONG = 10.0
+"""Seconds of a single step, pass or case that is an estimate by itself."""
+
+STEPS_SECONDS, MOST_STEPS = 6.0, 20
+"""How long, and at most how often, steps are timed."""
+
+CASES_SECONDS = 15.0
+"""Seconds after which no further case is handled."""
+
+GLANCE = 0.005
+"""Seconds between two looks at the memory: the peak of a step is short."""
+
+CHECKPOINT_SECONDS = 60.0
+"""Between two checkpoints, as a run makes them unless asked otherwise."""
+
+
+def main(asked: Path, answered: Path) -> None:
+    """Do what the request asks and write the answer; what the candidate cannot do is part of it."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to die and no other
+    request = read_json(asked, Request)
+    try:
+        answer = _answer(request)
+    except torch.OutOfMemoryError:
+        answer = Answer(error=f"needs more memory than {request.device} has free")
+    except (NnsegError, MemoryError) as error:
+        answer = Answer(error=str(error) or "needs more memory than there is")
+    write_json(answered, answer)
+
+
+def _answer(request: Request) -> Answer:
+    device = resolve_device(request.device)
+    about = Answer(device=str(device), threads=torch.get_num_threads(), base_gb=held_gb())
+    if request.task == "handle":
+        return about.model_copy(update={"handling": handle(request, device)})
+    return about.model_copy(update={"trial": train_a_little(request, device)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rate:
+    """What some cases took: seconds and bytes of a million voxels of the scan, and GB that the first, the largest, took."""
+
+    seconds: float
+    bytes: float
+    memory_gb: float
+
+
+def handle(request: Request, device: torch.device) -> Handling:
+    """What it takes to preprocess the cases into the store, and to predict them with a network that costs next to nothing."""
+    store = CaseStore(request.store)
+    put = _rate(request, request.cases, lambda case: _preprocess(case, request))
+    held = [case for case in request.cases if case.name in store.names()]
+    predicted = _rate(request, held, _stand_in(request, device))
+    unpacked = [store.read(case.name) for case in held]
+    packed = sum(f.stat().st_size for f in request.store.iterdir()) / sum(c.image.nbytes + c.labels.nbytes for c in unpacked)
+    return Handling(
+        key="",
+        seconds=put.seconds,
+        packed=packed,
+        memory_gb=put.memory_gb,
+        predict_seconds=predicted.seconds,
+        predict_gb=predicted.memory_gb,
+        label_bytes=predicted.bytes,
+    )
+
+
+def train_a_little(request: Request, device: torch.device) -> Trial:
+    """What steps, the pause between epochs, and tiles of the plan take on a device."""
+    plan, store = request.plan, CaseStore(request.store)
+    cases = [store.read(name) for name in store.names()]
+    dtype = autocast_dtype(device, plan.training.precision)
+    setting = Setting(plan=plan, fold=0, steps=10_000, device=device, dtype=dtype)
+    learner = Learner(setting)
+    member = Member(plan=plan, fold=0, weights=learner.weights())
+    tile_seconds, tile_gb = time_tiles(member, device)
+    _forget_peak(device)
+    with peak_ram(every=GLANCE, children=False) as peak:
+        step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device), setting)
+        files = [request.store.with_name(name) for name in ("checkpoint", "model")]
+        pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])
+    save_model(Model(members=(member,)), files[1])
+    return Trial(
+        key="",
+        precision=str(dtype).removeprefix("torch."),
+        step_seconds=step_seconds,
+        pause_seconds=pause_seconds,
+        tile_seconds=tile_seconds,
+        memory_gb=max(0.0, peak.gb - sum(map(_bytes_in_memory, cases)) / GIGABYTE),
+        device_gb=_device_peak_gb(device),
+        tile_gb=tile_gb,
+        checkpoint_bytes=files[0].stat().st_size,
+        model_bytes=files[1].stat().st_size,
+    )
+
+
+def time_tiles(member: Member, device: torch.device) -> tuple[float, float]:
+    """Seconds of one tile through the member's window, and GB (of the device, if it has its own) that a batch of them adds."""
+    before = held_gb()
+    _forget_peak(device)
+    with peak_ram(every=GLANCE, children=False) as peak:
+        network, window = build(member, device), replace(window_of(member, device), mirror_axes=())
+        along = 0 if len(window.patch) == 2 else 2
+        longer = 1 + (window.batch - 1) * (1 if along == 0 else window.step)
+        shape = [ceil(n * longer) if axis == along else n for axis, n in enumerate(window.tile)]
+        image = torch.rand(len(member.plan.channels), *shape).to(device)
+        seconds: list[float] = []
+        while not seconds or (seconds[0] < LONG and (len(seconds) < 3 or (sum(seconds) < 1 and len(seconds) < MOST_STEPS))):
+            start = time.perf_counter()
+            float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
+            seconds.append(time.perf_counter() - start)
+    starts = tile_starts(shape[along], window.tile[along], 1.0 if along == 0 else window.step)
+    return _typical(seconds) / len(starts), _device_peak_gb(device) or max(0.0, peak.gb - before)
+
+
+def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[float, int]]) -> _Rate:
+    """The rate of the cases, of which further ones are only done while they are quick.
+
+    The first case also warms up. It counts where it took so long that this does not matter, or where it is the only one.
+    """
+    start, memory_gb = time.monotonic(), 0.0
+    found: list[tuple[float, int, float]] = []
+    for case in cases:
+        if found and time.monotonic() - start > CASES_SECONDS:
+            break
+        before = held_gb()
+        with peak_ram(every=GLANCE, children=False) as peak:
+            seconds, size = work(case)
+        memory_gb = memory_gb if found else max(0.0, peak.gb - before)
+        found.append((seconds, size, request.megavoxels[case.name]))
+    counted = found if found[0][0] > LONG or len(found) == 1 else found[1:]
+    seconds, size, voxels = (sum(column) for column in zip(*counted, strict=True))
+    return _Rate(seconds=seconds / voxels, bytes=size / voxels, memory_gb=memory_gb)
+
+
+def _preprocess(case: Case, request: Request) -> tuple[float, int]:
+    start = time.perf_counter()
+    Task(case=case, plan=request.plan, store=request.store, key="trial")()
+    return time.perf_counter() - start, 0
+
+
+def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[float, int]]:
+    """A function that predicts a case as a run would, with a network of one channel, and returns seconds without it, and bytes."""
+    plan, store = request.plan, CaseStore(request.store)
+    tiny = _tiny(plan)
+    weights = build_network(tiny.network, channels=len(plan.channels), heads=len(plan.labels.heads)).state_dict()
+    member = Member(plan=tiny, fold=0, weights=weights)
+    tile_seconds, _ = time_tiles(member, device)
+    predictor = Predictor(Model(members=(member,)), device=device, step=1.0, mirror=False)
+    tile = window_of(member, device).tile
+    out = request.store.with_name(f"{request.store.name}_predictions")
+
+    def predict(case: Case) -> tuple[float, int]:
+        assert case.labels is not None
+        reference = read_label_map(case.labels)
+
+        def answer(scan: Scan) -> LabelMap:
+            predictor(scan)
+            return replace(reference, grid=scan.grid)  # noise, which an untrained network gives, would make a larger file
+
+        written = predict_into(Job(cases=(case,), out=out, key="trial"), answer)[case.name]
+        if written.status == "failed":
+            raise NnsegError(written.reason)
+        shape = store.read(case.name).labels.shape
+        tiles = np.prod([len(tile_starts(max(n, t), t, 1.0)) for n, t in zip(shape, tile, strict=True)])
+        return max(0.0, written.seconds - float(tiles) * tile_seconds), (out / written.file).stat().st_size
+
+    return predict
+
+
+def _tiny(plan: Plan) -> Plan:
+    """The plan with the smallest network that takes its patches."""
+    few = plan.network
+    parts = {"strides": few.strides[:2], "kernels": few.kernels[:2], "blocks": (1, 1), "decoder_blocks": (1,)}
+    network = few.model_copy(update={"kind": "plain", "features": (1, 1), **parts})
+    return plan.model_copy(update={"network": network})
+
+
+def _time_steps(learner: Learner, patches: Patches, setting: Setting) -> float:
+    """Seconds of one training step."""
+    take_step = make_step(learner, setting)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (sum(seconds) < STEPS_SECONDS and len(seconds) < MOST_STEPS):
+        start = time.perf_counter()
+        float(take_step(patches.batch(learner.step)))
+        seconds.append(time.perf_counter() - start)
+        if seconds[0] > LONG:
+            break
+    return _typical(seconds)
+
+
+def _time_pause(learner: Learner, held_out: list[StoredCase], setting: Setting, step_seconds: float, checkpoint: Path) -> float:
+    """Seconds between two epochs: the held-out patches, and its share of a checkpoint."""
+    validation = Validation(held_out, setting)
+    seconds: list[float] = []
+    while not seconds or (seconds[0] < LONG and len(seconds) < 2):
+        start = time.perf_counter()
+        validation.estimate(learner.network, learner.weights())
+        seconds.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    save_tensors(checkpoint, *learner.snapshot())
+    saving = time.perf_counter() - start
+    epoch_seconds = setting.plan.training.epoch_steps * step_seconds
+    return _typical(seconds) + saving * min(1.0, epoch_seconds / CHECKPOINT_SECONDS)
+
+
+def _typical(seconds: list[float]) -> float:
+    """The mean without the first, which also warms up, and without the longest of many, which something else disturbed."""
+    later = sorted(seconds[1:]) or seconds
+    counted = later[:-1] if len(later) > 4 else later
+    return sum(counted) / len(counted)
+
+
+def _repeated(cases: list[StoredCase], held_out: int) -> list[StoredCase]:
+    """As many cases as a fold would estimate its Dice on."""
+    count = min(MOST_PATCHES, held_out)
+    return (cases * count)[:count]
+
+
+def _bytes_in_memory(case: StoredCase) -> int:
+    arrays = [case.image, case.labels, *case.locations.values(), *([] if case.annotated is None else [case.annotated])]
+    return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _device_peak_gb(device: torch.device) -> float:
+    """Memory of the device that was reserved at once since `_forget_peak`; 0 for devices that share the machine's."""
+    return torch.cuda.max_memory_reserved(device) / GIGABYTE if device.type == "cuda" else 0.0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,294 @@
+"""Tests of what a plan is predicted to cost, against numbers by hand and against the code that does the work."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnseg.core.dataset import Fold
+from nnseg.core.errors import PlanError
+from nnseg.core.geometry import Grid
+from nnseg.core.image import LabelMap, Scan, Source
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
+from nnseg.inference.sliding_window import Window, tile_starts
+from nnseg.network.unet import build_network
+from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
+from nnseg.planning.measure import measure_case
+from nnseg.planning.preflight import (
+    BASE_GB,
+    WORKER_GB,
+    WORKERS_START,
+    Room,
+    bytes_held,
+    check_fits,
+    network_shape,
+    pool_start,
+    pooled_seconds,
+    preflight,
+    tiles,
+    unpacked_bytes,
+)
+from nnseg.planning.rough import count_values
+from nnseg.planning.words import describe_preflight
+from nnseg.preprocessing.preprocess import preprocess
+from nnseg.storage.cases import CaseStore
+
+LABELS = Labels(names=("background", "liver", "tumour"), values=(0, 1, 2))
+
+
+def make_plan(dimensions: int = 3, **changes: Any) -> Plan:
+    """A plan of two stages, patches of 8 voxels a side, on a grid of 2 mm."""
+    ones, twos, threes = ((n,) * dimensions for n in (1, 2, 3))
+    content: dict[str, Any] = {
+        "name": f"{dimensions}d",
+        "dataset": "Example",
+        "recipe": "auto",
+        "channels": ("MRI",),
+        "patch": (8,) * dimensions,
+        "labels": LABELS,
+        "preprocessing": Preprocessing(
+            axes=(0, 1, 2), spacing=(2.0,) * dimensions, normalization=(Normalization(scheme="zscore"),), image_order=1
+        ),
+        "network": Network(
+            kind="plain", features=(4, 8), strides=(ones, twos), kernels=(threes, threes), blocks=(2, 2), decoder_blocks=(2,)
+        ),
+        "training": Training(batch_size=2, steps=1000, epoch_steps=50),
+        "inference": Inference(mirror_axes=tuple(range(dimensions))),
+    }
+    return Plan(**{**content, **changes})
+
+
+def make_case(name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float] = (2.0, 2.0, 2.0)) -> CaseMeasure:
+    voxels = {"background": math.prod(shape) - 30, "liver": 20, "tumour": 10}
+    return CaseMeasure(name=name, key=name, shape=shape, spacing=spacing, cropped_shape=shape, voxels=voxels)
+
+
+@pytest.fixture
+def fingerprint(make_fingerprint: Any) -> Fingerprint:
+    """Three small cases and one eight times as large: a million voxels."""
+    cases = (*(make_case(f"small{i}", (50, 50, 50)) for i in range(3)), make_case("large", (100, 100, 100)))
+    return make_fingerprint((1, 1, 1), labels=3, cases=cases, channels=("MRI",))
+
+
+def make_probe(plan: Plan) -> Probe:
+    trial = Trial(
+        key=trial_key(plan),
+        work=work_key(plan),
+        precision="bfloat16",
+        step_seconds=0.1,
+        pause_seconds=0.5,
+        tile_seconds=0.01,
+        memory_gb=2.0,
+        tile_gb=0.1,
+        checkpoint_bytes=4e6,
+        model_bytes=1e6,
+    )
+    handling = Handling(
+        key=handling_key(plan), seconds=2.0, packed=0.5, memory_gb=0.4, predict_seconds=3.0, predict_gb=0.8, label_bytes=1e4
+    )
+    return Probe(device="cpu", threads=2, device_gb=8, ram_gb=8, base_gb=0.5, trials=(trial,), handling=(handling,))
+
+
+FOLD = Fold(training=("small0", "small1", "large"), held_out=("small2",))
+
+
+def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
+    plan = make_plan()
+    found = preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], workers=1)
+    assert found.measured
+    # 1.375 million voxels, 2 s each; a case on the network's grid has 5 bytes a voxel, half of them on disk
+    assert found.preprocess.seconds == pytest.approx(2.75)
+    assert found.preprocess.ram_gb == pytest.approx(0.5 + 0.4)
+    assert found.preprocess.disk_gb == pytest.approx(1.375e6 * 5 / 2 / 1e9)
+    # 1000 steps and 20 pauses; all cases are small enough to be held, each with the positions of 30 labelled voxels
+    assert found.train.seconds == pytest.approx(1000 * 0.1 + 20 * 0.5)
+    assert found.train.ram_gb == pytest.approx(2.0 + (1.375e6 * 5 + 4 * 30 * 12) / 1e9)
+    assert found.train.disk_gb == pytest.approx(0.005)
+    # the largest: 3 s, and 24 x 24 x 24 tiles of 8 voxels with a step of 4, in 8 mirrored copies of 0.01 s
+    assert found.predict_largest.seconds == pytest.approx(3.0 + 24**3 * 8 * 0.01)
+    assert found.predict_largest.ram_gb == pytest.approx(0.5 + 0.8 + 0.1 + 0.001)
+    assert found.held_out.seconds == pytest.approx(3.0 / 8 + 12**3 * 8 * 0.01)
+    assert found.seconds == pytest.approx(2.75 + 110 + 3.0 / 8 + 12**3 * 8 * 0.01)
+    assert found.ram_gb == found.train.ram_gb
+
+
+def test_a_budget_is_the_time_of_a_training_that_has_no_steps(fingerprint: Fingerprint) -> None:
+    plan = make_plan(training=Training(batch_size=2))
+    assert preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], seconds=1200).train.seconds == 1200
+
+
+def test_a_trial_holds_for_any_steps_seed_and_for_the_precision_it_found(fingerprint: Fingerprint) -> None:
+    probe = make_probe(make_plan(training=Training(batch_size=2)))
+    for changes, known in [
+        ({"steps": 77, "seed": 5, "precision": "bfloat16"}, True),
+        ({"learning_rate": 0.5}, True),
+        ({"precision": "float32"}, False),
+        ({"batch_size": 3}, False),
+    ]:
+        plan = make_plan(training=Training(**{"batch_size": 2, **changes}))
+        assert (probe.of(plan) is not None) == known, changes
+
+
+def test_folds_of_an_ensemble_multiply_the_networks_and_not_the_rest(fingerprint: Fingerprint) -> None:
+    plan = make_plan()
+    one, five = (preflight(plan, fingerprint, make_probe(plan), folds=[FOLD] * n).predict.seconds for n in (1, 5))
+    assert one is not None and five is not None
+    assert five - one == pytest.approx(4 * 12**3 * 8 * 0.01)
+
+
+def test_without_a_probe_sizes_are_estimated_and_times_unknown(fingerprint: Fingerprint) -> None:
+    found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
+    assert not found.measured
+    assert found.seconds is found.train.seconds is found.preprocess.seconds is found.predict.seconds is None
+    assert BASE_GB < found.train.ram_gb < 2
+    assert BASE_GB < found.predict_largest.ram_gb < 2
+    assert 0 < found.preprocess.disk_gb <= 1.375e6 * 5 / 1e9
+
+
+def test_a_failed_trial_counts_as_none(fingerprint: Fingerprint) -> None:
+    plan = make_plan()
+    probe = make_probe(plan)
+    failed = probe.model_copy(update={"trials": (probe.trials[0].model_copy(update={"failed": "killed"}),)})
+    assert not preflight(plan, fingerprint, failed, folds=[FOLD]).measured
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "alone", "total"),
+    [
+        ([10.0] * 4, 1, 4, 40.0),
+        ([1.0] * 5, 2, 5, 5.0),  # 4 s are left after the first: not worth a pool
+        ([10.0] * 4, 2, 1, 10 + WORKERS_START + 20),
+        ([10.0, 30.0, 10.0, 10.0, 10.0], 2, 1, 10 + WORKERS_START + 30),
+        ([1.0, 1.0, 19.0, 19.0, 1.0, 1.0], 2, 3, 21 + WORKERS_START + 19),
+    ],
+)
+def test_a_pool_shares_what_is_left_when_it_is_called(seconds: list[float], workers: int, alone: int, total: float) -> None:
+    assert pool_start(seconds, workers) == alone
+    assert pooled_seconds(seconds, workers) == pytest.approx(total)
+
+
+def test_each_worker_may_hold_one_of_the_largest_cases(fingerprint: Fingerprint) -> None:
+    plan = make_plan()
+    probe = make_probe(plan)
+    slow = probe.model_copy(update={"handling": (probe.handling[0].model_copy(update={"seconds": 100.0}),)})
+    found = preflight(plan, fingerprint, slow, folds=[FOLD], workers=2)
+    assert found.preprocess.ram_gb == pytest.approx(0.5 + 2 * WORKER_GB + 0.4 * (1 + 1 / 8))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(3, 20)] * 3),
+    spacing=st.tuples(*[st.floats(0.5, 4)] * 3),
+    axes=st.permutations([0, 1, 2]),
+    dimensions=st.sampled_from([2, 3]),
+)
+def test_sizes_are_those_that_preprocessing_gives(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], axes: list[int], dimensions: int
+) -> None:
+    plan = make_plan(dimensions)
+    chosen = plan.preprocessing.model_copy(update={"axes": tuple(axes)})
+    plan = plan.model_copy(update={"preprocessing": chosen})
+    grid = Grid(shape=shape, spacing=spacing)
+    image = np.random.default_rng(0).normal(5, 1, (1, *shape)).astype(np.float32)
+    labels = np.zeros(shape, np.uint8)
+    labels[1] = 1
+    scan, label_map = Scan(image=image, grid=grid, source=Source(files=(), grid=grid)), LabelMap(labels=labels, grid=grid)
+    case = measure_case(scan, label_map, labels=LABELS, name="a").case
+    done = preprocess(scan, label_map, plan, name="a")
+    assert done.labels is not None
+    assert network_shape(case, plan) == done.labels.shape
+    assert unpacked_bytes(case, plan) == done.image.nbytes + done.labels.astype(np.int8).nbytes
+
+
+def test_bytes_held_are_those_of_a_stored_case(tmp_path: Any) -> None:
+    grid, plan = Grid(shape=(30, 30, 30), spacing=(2.0, 2.0, 2.0)), make_plan()
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[:, :20, :20], labels[:5, 20:25, 20:25] = 1, 2  # 12000 voxels, of which 10000 are kept, and 125
+    image = np.random.default_rng(0).normal(5, 1, (1, 30, 30, 30)).astype(np.float32)
+    scan, label_map = Scan(image=image, grid=grid, source=Source(files=(), grid=grid)), LabelMap(labels=labels, grid=grid)
+    case = measure_case(scan, label_map, labels=LABELS, name="a").case
+    store = CaseStore(tmp_path)
+    store.write(preprocess(scan, label_map, plan, name="a"), "key")
+    stored = store.read("a")
+    held = stored.image.nbytes + stored.labels.nbytes + sum(rows.nbytes for rows in stored.locations.values())
+    assert bytes_held(case, plan) == held == 27000 * 5 + 10125 * 12
+
+
+def test_a_large_case_is_left_on_disk() -> None:
+    assert bytes_held(make_case("large", (300, 300, 300)), make_plan()) == 30 * 12
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 60)] * 3), step=st.sampled_from([0.3, 0.5, 1.0]), mirrored=st.integers(0, 2),
+    dimensions=st.sampled_from([2, 3]),
+)  # fmt: skip
+def test_tiles_are_those_of_the_sliding_window(shape: tuple[int, int, int], step: float, mirrored: int, dimensions: int) -> None:
+    plan = make_plan(dimensions, inference=Inference(step=step, mirror_axes=tuple(range(mirrored))))
+    spacing = (2.0, 2.0, 2.0)
+    window = Window(patch=plan.patch, heads=3, step=step, mirror_axes=plan.inference.mirror_axes)
+    steps = (1.0,) * (3 - dimensions) + (step,) * dimensions
+    starts = [tile_starts(max(n, t), t, s) for n, t, s in zip(shape, window.tile, steps, strict=True)]
+    assert tiles(make_case("a", shape, spacing), plan) == math.prod(map(len, starts)) * len(window.flips)
+
+
+def test_values_of_feature_maps_are_those_a_network_computes() -> None:
+    import torch
+
+    plan = make_plan()
+    network = build_network(plan.network, channels=1, heads=3)
+    seen = []
+    for module in network.modules():
+        if type(module).__name__ in ("Conv3d", "UpConvolution"):
+            module.register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
+    network(torch.zeros(1, 1, 8, 8, 8))
+    # the up-convolution's result has the encoder's features beside its own: half of it is its own
+    values = sum(math.prod(s) // (2 if s[1] == 8 and s[2] == 8 else 1) for s in seen)
+    assert count_values(plan) == values
+
+
+def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
+    found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
+    check_fits([found], Room(ram_gb=2.1, device_gb=0, disk_gb=0.01))
+
+
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        ({"ram_gb": 1.5}, ["2.01 GB of RAM to train", "1.5 GB are free", "--memory 1.4"]),
+        ({"disk_gb": 0.001}, ["disk", "0.001 GB are free", "another disk"]),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused(fingerprint: Fingerprint, room: dict[str, float], words: list[str]) -> None:
+    found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
+    with pytest.raises(PlanError) as refused:
+        check_fits([found], Room(**{"ram_gb": 8.0, "device_gb": 0.0, "disk_gb": 1.0, **room}))
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_too_many_workers_are_refused_with_a_number_that_fits(fingerprint: Fingerprint) -> None:
+    found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD], workers=8)
+    large = found.model_copy(update={"preprocess": found.preprocess.model_copy(update={"ram_gb": 5.0})})
+    with pytest.raises(PlanError, match="--workers 4"):  # 0.45 GB and 0.56 GB a worker
+        check_fits([large], Room(ram_gb=3.0, device_gb=0, disk_gb=1))
+
+
+def test_a_device_too_small_is_refused(fingerprint: Fingerprint) -> None:
+    found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
+    on_gpu = found.model_copy(update={"train": found.train.model_copy(update={"device_gb": 12.0})})
+    with pytest.raises(PlanError, match=r"12 GB of the device's memory and 8 GB are free.*--memory 7.2"):
+        check_fits([on_gpu], Room(ram_gb=8, device_gb=8, disk_gb=1))
+
+
+def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) -> None:
+    plan = make_plan(training=Training(batch_size=2))
+    text = describe_preflight([preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], seconds=1200)])
+    assert "measured here" in text
+    assert "20 min" in text
+    assert "2.01 GB" in text
+    assert "estimated" in describe_preflight([preflight(plan, fingerprint, None, folds=[FOLD])])
