@@ -54,7 +54,7 @@ Probe = Annotated[
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        help="What keeps a patient's cases together: a CSV of case and group, a regular expression with a group, or subject (BIDS).",
+        help="What keeps a patient's cases together: a CSV of case and group, a regular expression, or subject (BIDS).",
         show_default=False,
     ),
 ]

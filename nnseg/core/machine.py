@@ -7,6 +7,7 @@ needed. Of them only libraries are counted here, since nothing runs without thos
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import re
 import shutil
@@ -70,7 +71,10 @@ def held_gb(*, children: bool = False) -> float:
 
 
 def give_back() -> None:
-    """Hand memory that was freed back to the system, where the C library keeps it for later (Linux)."""
+    """Hand back to the system what is no longer used: dead objects that refer to each other, as optimizers do, and freed memory
+    that the C library (Linux's) keeps for later.
+    """
+    gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # another C library; Windows knows no library without a name
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -34,8 +34,10 @@ from nnseg.core.ranges import (
 
 Steps = tuple[int, ...]
 
-PLAN_NAMES = ("2d", "3d", "3d_lowres", "3d_cascade")
+PlanName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 """What plans are called; nnU-Net's 2d, 3d_fullres, 3d_lowres and 3d_cascade_fullres."""
+
+PLAN_NAMES: tuple[PlanName, ...] = get_args(PlanName)
 
 
 class Budget(BaseModel):
@@ -292,10 +294,10 @@ class Plan(Section):
     """
 
     format: Literal[1] = 1
-    name: str
+    name: PlanName
     dataset: str
     recipe: str
-    previous: str | None = None
+    previous: PlanName | None = None
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
     patch: Annotated[Counts, Field(min_length=2, max_length=3)]
     labels: Labels

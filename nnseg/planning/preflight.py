@@ -28,8 +28,11 @@ from nnseg.planning.rough import rough_handling, rough_trial
 if TYPE_CHECKING:  # what measures fingerprints need not be loaded
     from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 
-BASE_GB = 0.45
-"""RAM of a process with torch and all else that is needed, before it does anything."""
+BASE_GB = 0.44
+"""RAM of a process with torch and all that training and prediction need, before it does anything (measured: 0.436)."""
+
+RUN_GB = 0.045
+"""RAM that a run's process holds beside that: the command line, the report's parts, what reading the dataset left (measured)."""
 
 WORKER_GB = 0.16
 """RAM of a worker that preprocesses, before its first case: no torch, and its libraries are those of the main process."""
@@ -161,7 +164,7 @@ def preflight(
         train=costs.train(folds, seconds),
         predict=costs.predict([ordered[len(ordered) // 2]], members=len(folds)),
         predict_largest=costs.predict(ordered[-1:], members=len(folds)),
-        held_out=costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1),
+        held_out=costs.in_a_run(costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)),
     )
 
 
@@ -199,7 +202,7 @@ def _check_ram(found: Preflight, there: float) -> None:
             f"--memory {0.9 * there:.1f} or a smaller recipe"
         )
     if found.preprocess.ram_gb > there:
-        fitting = int((there - BASE_GB) / found.worker_gb)
+        fitting = int((there - BASE_GB - RUN_GB) / found.worker_gb)
         advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
         raise PlanError(f"{begin} {_gb(found.preprocess.ram_gb)} of RAM to preprocess and {_gb(there)} are free; {advice}")
     if found.held_out.ram_gb > there:
@@ -223,10 +226,11 @@ class _Costs:
         """Of all cases."""
         seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
         alone = pool_start(seconds, workers)
-        needed = [self.base_gb + self.handling.memory_gb * self._share(case) for case in self.cases[:alone]]
+        base = self.base_gb + RUN_GB
+        needed = [base + self.handling.memory_gb * self._share(case) for case in self.cases[:alone]]
         if alone < len(self.cases):
             at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
-            needed.append(self.base_gb + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
+            needed.append(base + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
         return Cost(
             seconds=pooled_seconds(seconds, workers) if self.handling.seconds else None,
             ram_gb=max(needed),
@@ -244,7 +248,7 @@ class _Costs:
         held = sum(bytes_held(case, self.plan) for case in self.cases if case.name in names)
         return Cost(
             seconds=seconds,
-            ram_gb=trial.memory_gb + held / GIGABYTE,
+            ram_gb=RUN_GB + trial.memory_gb + held / GIGABYTE,
             device_gb=trial.device_gb,
             disk_gb=(trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,
         )
@@ -262,6 +266,11 @@ class _Costs:
             device_gb=trial.tile_gb + weights + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
             disk_gb=sum(handling.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
         )
+
+    @staticmethod
+    def in_a_run(cost: Cost) -> Cost:
+        """What a process of its own costs, when a run's process does it."""
+        return cost.model_copy(update={"ram_gb": cost.ram_gb + RUN_GB})
 
     def _share(self, case: CaseMeasure) -> float:
         """The case's voxels as a share of the largest scan's, on which memory was measured."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from nnseg.core.errors import PlanError
 from nnseg.core.parse import parse
 from nnseg.core.plan import Budget, Inference, Steps, Training
 from nnseg.core.ranges import NotNegative, Positive, Probability, SplineOrder
+from nnseg.storage.files import read_toml
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -205,10 +205,7 @@ def _find(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PlanError(f"recipe {path}: cannot be read as TOML: {error}") from error
+    content = read_toml(path)
     base = content.pop("based_on", None)
     if base is None:
         return content

@@ -61,8 +61,9 @@ def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[
         same = bool((spacings == spacings[0]).all())
         return target, "all cases share this spacing" if same else f"the median over {len(spacings)} cases, axis by axis"
     finer = float(np.percentile(spacings[:, worst], 10))
+    ratio = target[worst] / coarsest_other
     reason = (
-        f"axis {NAMES[worst]} is {target[worst] / coarsest_other:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
+        f"axis {NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
         f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5

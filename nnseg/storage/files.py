@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from nnseg.core.errors import RunError
+from nnseg.core.errors import PlanError, RunError
 
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -56,3 +58,25 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, not yet validated.
+
+    Raises:
+        PlanError: it cannot be read, naming the line.
+    """
+    try:
+        raw = path.read_bytes()
+        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin UTF-8 with a mark of their own
+    except FileNotFoundError:
+        raise PlanError(f"there is no file {path}") from None
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise PlanError(f"{path} is not UTF-8 text: line {line} holds byte {raw[error.start]:#04x}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError):  # Python's own limits
+        raise PlanError(f"{path} holds a number of thousands of digits, or lists nested too deeply") from None

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,16 +30,16 @@ import tomlkit
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from nnseg.core.errors import PlanError, RunError
+from nnseg.core.errors import RunError
 from nnseg.core.history import Epoch
 from nnseg.core.parse import parse
 from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schema import schema_of
-from nnseg.storage.files import sweep, write_text
+from nnseg.storage.files import read_toml, sweep, write_text
 
 Content = TypeVar("Content")
 
-SCHEMA_NAME = "plan.schema.json"
+SCHEMA_FILE = "plan.schema.json"
 """Beside each plan."""
 
 
@@ -231,38 +230,16 @@ def read_plan(path: Path) -> Plan:
     return parse(Plan, read_toml(path), str(path))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, not yet validated.
-
-    Raises:
-        PlanError: it cannot be read, naming the line.
-    """
-    try:
-        raw = path.read_bytes()
-        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin UTF-8 with a mark of their own
-    except FileNotFoundError:
-        raise PlanError(f"there is no file {path}") from None
-    except OSError as error:
-        raise PlanError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise PlanError(f"{path} is not UTF-8 text: line {line} holds byte {raw[error.start]:#04x}; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{path} is not valid TOML: {error}") from None
-    except (ValueError, RecursionError):  # Python's own limits
-        raise PlanError(f"{path} holds a number of thousands of digits, or lists nested too deeply") from None
-
-
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan as TOML, and beside it the schema that editors check it by.
 
     Reasons stand in the ``why`` table below their section, in the order of its settings.
     """
     header = (
-        f"#:schema ./{SCHEMA_NAME}\n"
+        f"#:schema ./{SCHEMA_FILE}\n"
         f"# nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why].\n"
     )  # editors find the schema by the first line
-    write_text(path.with_name(SCHEMA_NAME), _schema())
+    write_text(path.with_name(SCHEMA_FILE), _schema())
     write_text(path, header + tomlkit.dumps(_toml(plan.model_dump(mode="json", exclude_none=True))))
 
 

@@ -17,7 +17,7 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import propose
 from nnseg.planning.preflight import Preflight, check_fits, preflight
 from nnseg.planning.recipe import load_recipe
-from nnseg.storage.runs import PlanFolder, RunFolder, read_plan, write_plan
+from nnseg.storage.runs import SCHEMA_FILE, PlanFolder, RunFolder, read_plan, write_plan
 from nnseg.verbs.folds import decide_folds, read_folds
 from nnseg.verbs.options import Options, chosen_folds, device_kind
 from nnseg.verbs.probe import known_probe, probe, room
@@ -67,6 +67,7 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
         update_record(run, plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
         for old in set(run.plan_files()) - {f.plan_file for f in folders}:
             old.unlink(missing_ok=True)
+            old.with_name(SCHEMA_FILE).unlink(missing_ok=True)
     for place, made in zip(folders, plans, strict=True):
         if origin.current != keys or not place.plan_file.exists():
             write_plan(place.plan_file, made)

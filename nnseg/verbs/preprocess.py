@@ -30,6 +30,7 @@ class Task:
     key: str
 
     def __call__(self) -> None:
+        """Put the case into the store."""
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=self.plan.labels)
         done = preprocess(labelled.scan, labelled.label_map, self.plan, name=self.case.name)
         CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.plan import digest
 from nnseg.evaluation.evaluate import Failure, Pair, Scores, evaluate
-from nnseg.network.bundle import load_model_file
+from nnseg.network.bundle import Model, load_model_file
 from nnseg.storage.runs import FoldFolder, RunFolder, read_json, write_json
 from nnseg.verbs.predict import RECORD, Job, Written, predict_held_out
 
@@ -54,7 +54,8 @@ def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, W
 
 
 def _predict_fold(run: RunFolder, number: int, held_out: tuple[Case, ...], device: str) -> dict[str, Written]:
-    models, jobs = {}, {}
+    models: dict[str, Model] = {}
+    jobs: dict[str, Job] = {}
     for folder in run.plans():
         name, place = folder.plan().name, folder.fold(number)
         models[name] = load_model_file(place.model_file)

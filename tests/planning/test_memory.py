@@ -147,6 +147,22 @@ def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
     assert (found[1].topology.patch, found[1].batch) == (patch, 2)
 
 
+@pytest.mark.parametrize(("planner", "batch"), [("default", 21), ("M", 66), ("L", 204), ("XL", 350)])
+def test_search_for_a_coarse_grid_passes_over_those_that_would_not_be_pooled(rules: dict[str, Rules], planner: str, batch: int):
+    # On grids with 8 to 11 voxels along the fine axis nnU-Net looks at networks of a single stage; its answer is a later grid.
+    spacing = (8.248049316212569, 0.12686376024076237, 4.158207022482706)
+    found = coarser_grid(Demand(spacing=spacing, shape=(45, 21, 739), heads=2, voxels=45 * 21 * 739 * 107), rules[planner])
+    assert found is not None
+    assert found[0].spacing == [8.248049316212569, 0.5399600020148466, 4.158207022482706]
+    assert (found[1].topology.patch, found[1].batch) == ((48, 5, 176), batch)
+
+
+def test_a_network_has_two_stages_where_nnunets_would_have_one(rules: dict[str, Rules]):
+    demand = Demand(spacing=(6, 2.7, 0.26), shape=(11, 12, 11), heads=2, voxels=1e7)
+    assert make_topology(demand.spacing, demand.shape, least_stages=1).stages == 1
+    assert fit(demand, rules["default"]).topology.stages == 2
+
+
 @pytest.mark.parametrize("given", [HIPPOCAMPUS, BRAIN, HEART])
 def test_no_coarse_grid_where_patches_show_most_of_a_scan(rules: dict[str, Rules], given: Input):
     demand = given.demand(3)

@@ -21,6 +21,7 @@ from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.planning.measure import measure_case
 from nnseg.planning.preflight import (
     BASE_GB,
+    RUN_GB,
     WORKER_GB,
     WORKERS_START,
     Room,
@@ -103,11 +104,11 @@ def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
     assert found.measured
     # 1.375 million voxels, 2 s each; a case on the network's grid has 5 bytes a voxel, half of them on disk
     assert found.preprocess.seconds == pytest.approx(2.75)
-    assert found.preprocess.ram_gb == pytest.approx(0.5 + 0.4)
+    assert found.preprocess.ram_gb == pytest.approx(0.5 + RUN_GB + 0.4)
     assert found.preprocess.disk_gb == pytest.approx(1.375e6 * 5 / 2 / 1e9)
     # 1000 steps and 20 pauses; all cases are small enough to be held, each with the positions of 30 labelled voxels
     assert found.train.seconds == pytest.approx(1000 * 0.1 + 20 * 0.5)
-    assert found.train.ram_gb == pytest.approx(2.0 + (1.375e6 * 5 + 4 * 30 * 12) / 1e9)
+    assert found.train.ram_gb == pytest.approx(2.0 + RUN_GB + (1.375e6 * 5 + 4 * 30 * 12) / 1e9)
     assert found.train.disk_gb == pytest.approx(0.005)
     # the largest: 3 s, and 24 x 24 x 24 tiles of 8 voxels with a step of 4, in 8 mirrored copies of 0.01 s
     assert found.predict_largest.seconds == pytest.approx(3.0 + 24**3 * 8 * 0.01)
@@ -177,7 +178,7 @@ def test_each_worker_may_hold_one_of_the_largest_cases(fingerprint: Fingerprint)
     probe = make_probe(plan)
     slow = probe.model_copy(update={"handling": (probe.handling[0].model_copy(update={"seconds": 100.0}),)})
     found = preflight(plan, fingerprint, slow, folds=[FOLD], workers=2)
-    assert found.preprocess.ram_gb == pytest.approx(0.5 + 2 * WORKER_GB + 0.4 * (1 + 1 / 8))
+    assert found.preprocess.ram_gb == pytest.approx(0.5 + RUN_GB + 2 * WORKER_GB + 0.4 * (1 + 1 / 8))
 
 
 @settings(max_examples=15, deadline=None)
@@ -260,7 +261,7 @@ def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
 @pytest.mark.parametrize(
     ("room", "words"),
     [
-        ({"ram_gb": 1.5}, ["2.01 GB of RAM to train", "1.5 GB are free", "--memory 1.4"]),
+        ({"ram_gb": 1.5}, ["2.05 GB of RAM to train", "1.5 GB are free", "--memory 1.4"]),
         ({"disk_gb": 0.001}, ["disk", "0.001 GB are free", "another disk"]),
     ],
 )
@@ -290,5 +291,5 @@ def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) ->
     text = describe_preflight([preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], seconds=1200)])
     assert "measured here" in text
     assert "20 min" in text
-    assert "2.01 GB" in text
+    assert "2.05 GB" in text
     assert "estimated" in describe_preflight([preflight(plan, fingerprint, None, folds=[FOLD])])

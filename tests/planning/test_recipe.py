@@ -67,7 +67,7 @@ def test_recipe_based_on_another_states_only_differences(tmp_path: Path):
             r"recipe mine.toml: planner.3d.first_egde is not a setting; did you mean planner.3d.first_edge\?",
         ),
         ("[training]\nlearning_rate = -1.0", "training.learning_rate = -1.0"),
-        ("[training\n", "cannot be read as TOML"),
+        ("[training\n", "is not valid TOML"),
     ],
 )
 def test_mistakes_are_named_with_their_path(tmp_path: Path, text: str, message: str):

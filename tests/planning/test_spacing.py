@@ -40,6 +40,18 @@ def test_many_thick_slices_are_not_strongly_anisotropic():
     assert resolution.spacing == (9.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize(("coarse", "fine"), [(0.9, 0.3), (3.6, 1.2), (7.2, 2.4)])
+def test_exactly_three_times_coarser_is_judged_as_nnunet_judges_it(coarse: float, fine: float):
+    # In floating point 3 * 1.2 is a little less than 3.6 (and 3.6 / 1.2 is 3): nnU-Net multiplies.
+    spacings = np.array([[coarse, fine, fine]] * 9 + [[2 * fine, fine, fine]] * 2)
+    assert choose_resolution(spacings, np.tile([20.0, 200.0, 200.0], (11, 1))).spacing == (2 * fine, fine, fine)
+
+
+def test_median_of_an_even_number_of_cases_is_nnunets_to_the_last_digit():
+    spacings = np.array([[0.43] * 3, [2.21] * 3])
+    assert choose_resolution(spacings, np.full((2, 3), 100.0)).spacing == (1.3199999999999998,) * 3  # np.median gives 1.32
+
+
 def test_median_shape_is_that_of_resampled_cases_rounded_half_to_even():
     spacings = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.5, 1.0, 2.0]])
     shapes = np.array([[10.0, 10.0, 10.0], [12.0, 12.0, 12.0], [21.0, 11.0, 9.0]])  # third becomes 10 (10.5), 11, 18

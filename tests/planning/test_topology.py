@@ -35,6 +35,12 @@ def test_patch_too_small_to_pool_is_enlarged_to_two_stages():
     assert make_topology((4, 4, 1), (3, 3, 3)).patch == (3, 3, 12)
 
 
+def test_patch_too_small_to_pool_stays_as_it_is_where_one_stage_will_do():
+    topology = make_topology((4, 1, 1), (3, 5, 5), least_stages=1)
+    assert (topology.patch, topology.strides, topology.kernels) == ((3, 5, 5), ((1, 1, 1),), ((3, 3, 3),))
+    assert make_topology((1, 1, 1), (36, 50, 35), least_stages=1) == make_topology((1, 1, 1), (36, 50, 35))
+
+
 edges = st.lists(st.integers(1, 600), min_size=3, max_size=3)
 spacings = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
 
