@@ -2,9 +2,10 @@
 
     python benchmarks/bench_planner.py WORK --peer PEER_PYTHON [--count 300] [--seed 0] [--only write|plan|compare|speed]
 
-PEER_PYTHON is the interpreter of an environment with nnunetv2. Random fingerprints are written in both forms, nnU-Net's own planners
+PEER_PYTHON is the interpreter of an environment with nnunetv2. Random fingerprints are written in both forms, nnU-Net's planners
 plan them (peer_planner.py; what it has planned it does not plan again), nnseg plans them with the recipes that stand for those
 planners, and every field of every configuration is compared, numbers exactly. WORK/differences.json lists what differs, and why.
+Then whole processes are timed, from a fingerprint on file to plans on file.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ SCHEMES = {
     "rgb_to_0_1": "RGBTo01Normalization",
 }
 CHANNELS = ("CT", "CT", "CT", "MRI", "T1", "FLAIR", "PET", "zscore", "noNorm", "rescale_to_0_1", "rgb_to_0_1")
+OURS = (sys.executable, "-c", "from nnseg.cli import main; main()")
+"""The command nnseg."""
 EDGES, SPACINGS = (8, 1500), (0.1, 10.0)
 Table = npt.NDArray[np.float64]
 
@@ -239,9 +242,9 @@ def compare(options: argparse.Namespace) -> None:
             continue
         outcome = json.loads((folder / "outcome.json").read_text())
         for recipe, peers_name in RECIPES.items():
-            start = time.perf_counter()
+            start = time.process_time()
             ours = {p.name: p for p in make_plans(fingerprint, Budget(device="cuda"), recipes[recipe], kinds=("all",))}
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
             failed = outcome[recipe]["failed"]
             theirs = {} if failed else json.loads((folder / f"{peers_name}.json").read_text())
             for kind in CONFIGURATIONS:
@@ -264,7 +267,7 @@ def _print(counts: Counter[tuple[str, str, str]], differences: list[dict[str, An
             print(f"| {recipe} | {kind} | {' | '.join(cells)} |")
     causes = Counter(d["cause"] for d in differences)
     print("\nDifferences:" if causes else "\nNo differences.", *(f"- {n} x {cause}" for cause, n in causes.most_common()), sep="\n")
-    print(f"\nAll plans of a recipe: {1000 * median(seconds):.1f} ms in the median, {1000 * max(seconds):.0f} ms at most")
+    print(f"\nAll plans of a recipe: {1000 * median(seconds):.1f} ms in the median, {1000 * max(seconds):.0f} ms at most (CPU)")
 
 
 def our_fields(plan: Plan | None, fingerprint: Fingerprint) -> dict[str, Any]:
@@ -343,13 +346,11 @@ def speed(options: argparse.Namespace) -> None:
     """Whole processes from a fingerprint on file to plans on file, in turn; ratios pair by pair, medians."""
     work = options.work / "speed"
     settings = {f"nnUNet_{of}": str(work / of) for of in ("raw", "preprocessed", "results")}
-    print(
-        "| fingerprint | nnseg: wall, processor s | nnU-Net: wall, processor s | ratio of wall | of processor |\n|---|---|---|---|---|"
-    )
+    print("| fingerprint | nnseg: wall, CPU s | nnU-Net: wall, CPU s | ratio of wall | of CPU |\n|---|---|---|---|---|")
     for number, (name, example) in enumerate(_usual().items(), start=1):
         write_example(example, work, dataset := f"Dataset{number:03}_{name}")
         recipe = ["--recipe", "nnunet", "--plans", "all", "--device", "cuda"]
-        plan_ours = [sys.executable, "-m", "nnseg.cli", "plan", str(work / "ours" / f"{dataset}.json"), str(work / "run" / name)]
+        plan_ours = [*OURS, "plan", str(work / "ours" / f"{dataset}.json"), str(work / "run" / name)]
         plan_peers = [str(options.peer.parent / "nnUNetv2_plan_experiment"), "-d", str(number)]
         pairs = []
         for _ in range(options.repeats):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -68,7 +69,7 @@ def _load(real: bool) -> dict[str, Any]:
 def _plan(planner: Any, dataset: str, limit: float) -> dict[str, Any]:
     start, failed = time.process_time(), ""
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _at_most(limit):
+        with contextlib.redirect_stdout(io.StringIO()), _at_most(limit):
             planner(dataset).plan_experiment()
     except TooLongError:
         failed = f"no end after {limit:g} s"

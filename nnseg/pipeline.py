@@ -49,7 +49,6 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             fingerprint = survey(dataset, place, options.workers)
         with timed(place, "plan"):
             plan(place, dataset, fingerprint, options)
-            foresee(place, fingerprint, options)
         problems = _preprocess_and_train(place, dataset, fingerprint, options)
         with timed(place, "predict"):
             finished = _finished(place, fingerprint)
@@ -75,9 +74,10 @@ def train(run_folder: Path, options: Options) -> tuple[RunFolder, tuple[Finding,
 
 
 def _preprocess_and_train(place: RunFolder, dataset: Dataset, fingerprint: Fingerprint, options: Options) -> tuple[Finding, ...]:
-    """Do what is missing of both, for the chosen folds; returns the cases that failed."""
+    """Do what is missing of both, for the chosen folds; returns the cases that failed. Refuses first what cannot fit."""
     for folder in place.plans():
         refuse_cascade(folder.plan())
+    foresee(place, fingerprint, options)
     folds = read_folds(place)
     chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
     with timed(place, "preprocess"):

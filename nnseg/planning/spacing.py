@@ -44,7 +44,7 @@ def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0
     """
     target, reason = _target_spacing(spacings, shapes, anisotropy)
     axes, order = _order(target, shapes)
-    median = _median(np.maximum(np.rint(spacings / target * shapes), 1))
+    median = np.maximum(_median(np.rint(spacings / target * shapes)), 1)
     turned = list(axes)
     return Resolution(
         axes=axes, spacing=_vector(target[turned]), shape=_vector(median[turned]), why={"spacing": reason, "axes": order}
