@@ -7,36 +7,15 @@ import pytest
 
 from nnseg.core.plan import Steps
 from nnseg.planning.memory import Demand, coarser_grid, estimate_elements, fit
-from nnseg.planning.recipe import Recipe, Rules, load_recipe
+from nnseg.planning.recipe import Rules, load_recipe
 from nnseg.planning.topology import make_topology
-
-RESIDUAL = """
-based_on = "nnunet"
-[planner]
-network = "residual"
-blocks = [1, 3, 4, 6]
-decoder_blocks = [1]
-dataset_share = 1.0
-memory_gb = {gb}
-reference_gb = {gb}
-[planner.2d]
-patch_batch = 12
-reference_estimate = {flat}
-[planner.3d]
-reference_estimate = {volume}
-"""
-PRESETS = {"M": (8, 135e6, 680e6), "L": (24, 380e6, 2.1e9), "XL": (40, 560e6, 3.6e9)}
 
 
 @pytest.fixture(scope="session")
-def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rules]:
+def rules() -> dict[str, Rules]:
     """The planner's constants of nnU-Net's default and residual presets."""
-    recipes: dict[str, Recipe] = {"default": load_recipe("nnunet")}
-    for name, (gb, flat, volume) in PRESETS.items():
-        path = tmp_path_factory.mktemp("recipes") / f"{name}.toml"
-        path.write_text(RESIDUAL.format(gb=gb, flat=flat, volume=volume))
-        recipes[name] = load_recipe(path)
-    return {name: recipe.planner for name, recipe in recipes.items()}
+    shipped = {"default": "nnunet", "M": "resenc-m", "L": "resenc-l", "XL": "resenc-xl"}
+    return {name: load_recipe(recipe).planner for name, recipe in shipped.items()}
 
 
 @dataclass(frozen=True)
