@@ -95,10 +95,14 @@ def _finished(place: RunFolder, fingerprint: Fingerprint) -> dict[int, Fold]:
 
 
 def _train(place: RunFolder, fingerprint: Fingerprint, folds: dict[int, Fold], options: Options) -> None:
-    """Train the folds of every plan, one after the other, each within its share of the budget."""
-    plans = place.plans()
-    seconds = seconds_of(place) if options.budget is None else share(options.budget, plans=len(plans), folds=len(folds))
+    """Train the folds of every plan, one after the other, for the steps it fixes; else each within its share of the budget."""
+    plans, planned = place.plans(), seconds_of(place)
+    seconds = planned if options.budget is None else share(options.budget, plans=len(plans), folds=len(folds))
     for folder in plans:
         keys = case_keys(folder.plan(), fingerprint)
+        fixed = folder.plan().training.steps is not None and seconds == planned
         for number, fold in folds.items():
-            train_fold(folder, number, fold, keys, device=options.device, seconds=seconds, checkpoint_seconds=options.checkpoint)
+            train_fold(
+                folder, number, fold, keys,
+                device=options.device, seconds=None if fixed else seconds, checkpoint_seconds=options.checkpoint,
+            )  # fmt: skip

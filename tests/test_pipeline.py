@@ -1,9 +1,11 @@
 """The whole product, end to end, through its own command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nibabel as nib
@@ -135,6 +137,40 @@ def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe:
         assert (place / "scores.json").exists()
     nnseg("predict", dataset / "imagesTr" / "ball_00.nii.gz", tmp_path / "out", "--model", run, "--device", "cpu")
     assert (tmp_path / "out" / "ball_00.nii.gz").exists()
+
+
+def test_steps_that_fit_the_budget_are_fixed_in_the_plan_and_trained(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ("run", ball_dataset, run, "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--budget", "2s")
+    nnseg(*command)
+    plan, probe = (run / "plan.toml").read_bytes(), (run / "probe.json").read_bytes()
+    steps = tomllib.loads(plan.decode())["training"]["steps"]
+    assert steps > 0
+    assert json.loads((run / "fold_0" / "schedule.json").read_text())["steps"] == steps
+    nnseg(*command)
+    assert ((run / "plan.toml").read_bytes(), (run / "probe.json").read_bytes()) == (plan, probe)
+
+
+def test_a_plan_can_be_made_from_a_fingerprint_alone(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    _, run = finished
+    done = nnseg("plan", run / "fingerprint.json", tmp_path / "again", "--recipe", tiny_recipe, "--device", "cpu", "--no-probe")
+    assert "times are not known without a trial" in done.stdout
+    one, other = (tomllib.loads((folder / "plan.toml").read_text()) for folder in (run, tmp_path / "again"))
+    assert (one["patch"], one["network"], one["preprocessing"]) == (other["patch"], other["network"], other["preprocessing"])
+
+
+def test_what_cannot_be_trained_is_refused_before_it_starts(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
+    dataset, _ = finished
+    run = tmp_path / "run"
+    command = ("run", dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--folds", 0)
+    done = nnseg(*command, "--memory", 0.1, check=2)
+    assert "GB of memory, and 0.1 GB may be used" in done.stderr
+    nnseg("plan", *command[1:], "--no-probe")
+    text = (run / "plan.toml").read_text()
+    (run / "plan.toml").write_text(re.sub(r"^batch_size = \d+", "batch_size = 1000000", text, flags=re.MULTILINE))
+    done = nnseg(*command, "--no-probe", check=2)
+    assert "GB of RAM to train" in done.stderr
+    assert not list(run.glob("fold_*"))
 
 
 @pytest.mark.parametrize(

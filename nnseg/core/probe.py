@@ -23,7 +23,7 @@ class Trial(BaseModel):
         tile_seconds: of one tile through the sliding window, without mirroring.
         memory_gb: peak RAM of the training process, less the cases it held.
         device_gb: peak memory on the device; 0 on a CPU.
-        tile_gb: RAM, or memory of the device, that a window's batch of tiles adds, the network included.
+        tile_gb: RAM, or memory of the device, that a process takes to send a window's batch of tiles through the network.
         checkpoint_bytes: of one checkpoint on disk.
         model_bytes: of the model's file.
         failed: why the candidate cannot be trained here; empty if it can.

@@ -259,11 +259,11 @@ class _Costs:
         seconds = sum(handling.predict_seconds * _megavoxels(c) + members * tiles(c, self.plan) * trial.tile_seconds for c in cases)
         on_device = trial.device_gb > 0
         own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
-        weights = members * trial.model_bytes / GIGABYTE
+        networks = trial.tile_gb + (members - 1) * trial.model_bytes / GIGABYTE
         return Cost(
             seconds=seconds if trial.tile_seconds and handling.predict_seconds else None,
-            ram_gb=self.base_gb + own + (0.0 if on_device else trial.tile_gb + weights),
-            device_gb=trial.tile_gb + weights + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
+            ram_gb=self.base_gb + own + (0.0 if on_device else networks),
+            device_gb=networks + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
             disk_gb=sum(handling.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
         )
 

@@ -18,6 +18,9 @@ BYTES_PER_VALUE = 12.0
 PACKED = 0.7
 """Size of a stored case as a share of its voxels' bytes: noise does not compress."""
 
+COMPUTING_GB = 0.09
+"""RAM that a process takes to compute convolutions at all: threads, and code made for them (measured on a CPU)."""
+
 BYTES_PER_LABEL = 0.02
 """Of a compressed label map's file, for each voxel."""
 
@@ -30,7 +33,7 @@ def rough_trial(plan: Plan, *, base_gb: float) -> Trial:
     return Trial(
         key="",
         memory_gb=base_gb + working / GIGABYTE,
-        tile_gb=4 * (values + weights) / GIGABYTE,
+        tile_gb=COMPUTING_GB + 4 * (values + weights) / GIGABYTE,
         checkpoint_bytes=4 * weights * (states - 1),
         model_bytes=4 * weights,
     )

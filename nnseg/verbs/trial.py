@@ -103,20 +103,19 @@ def handle(request: Request, device: torch.device) -> Handling:
 
 
 def train_a_little(request: Request, device: torch.device) -> Trial:
-    """What steps, the pause between epochs, and tiles of the plan take on a device."""
+    """What tiles, steps and the pause between epochs take on a device."""
     plan, store = request.plan, CaseStore(request.store)
+    tile_seconds, tile_gb = time_tiles(plan, device)  # first: what a process takes to compute at all is part of a prediction
     cases = [store.read(name) for name in store.names()]
     dtype = autocast_dtype(device, plan.training.precision)
     setting = Setting(plan=plan, fold=0, steps=10_000, device=device, dtype=dtype)
-    learner = Learner(setting)
-    member = Member(plan=plan, fold=0, weights=learner.weights())
-    tile_seconds, tile_gb = time_tiles(member, device)
+    files = [request.store.with_name(name) for name in ("checkpoint", "model")]
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
+        learner = Learner(setting)
         step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device), setting)
-        files = [request.store.with_name(name) for name in ("checkpoint", "model")]
         pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])
-    save_model(Model(members=(member,)), files[1])
+    save_model(Model(members=(Member(plan=plan, fold=0, weights=learner.weights()),)), files[1])
     return Trial(
         key="",
         precision=str(dtype).removeprefix("torch."),
@@ -131,23 +130,29 @@ def train_a_little(request: Request, device: torch.device) -> Trial:
     )
 
 
-def time_tiles(member: Member, device: torch.device) -> tuple[float, float]:
-    """Seconds of one tile through the member's window, and GB (of the device, if it has its own) that a batch of them adds."""
+def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
+    """Seconds of one tile of the plan's window, and GB (of the device, if it has its own) that the network and a batch add."""
     before = held_gb()
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
+        member = _untrained(plan)
         network, window = build(member, device), replace(window_of(member, device), mirror_axes=())
-        along = 0 if len(window.patch) == 2 else 2
-        longer = 1 + (window.batch - 1) * (1 if along == 0 else window.step)
-        shape = [ceil(n * longer) if axis == along else n for axis, n in enumerate(window.tile)]
-        image = torch.rand(len(member.plan.channels), *shape).to(device)
+        along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
+        shape = list(window.tile)
+        shape[along] = ceil(shape[along] * (1 + (window.batch - 1) * step))
+        image = torch.rand(len(plan.channels), *shape).to(device)
         seconds: list[float] = []
         while not seconds or (seconds[0] < LONG and (len(seconds) < 3 or (sum(seconds) < 1 and len(seconds) < MOST_STEPS))):
             start = time.perf_counter()
             float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
             seconds.append(time.perf_counter() - start)
-    starts = tile_starts(shape[along], window.tile[along], 1.0 if along == 0 else window.step)
-    return _typical(seconds) / len(starts), _device_peak_gb(device) or max(0.0, peak.gb - before)
+    count = len(tile_starts(shape[along], window.tile[along], step))
+    return _typical(seconds) / count, _device_peak_gb(device) or max(0.0, peak.gb - before)
+
+
+def _untrained(plan: Plan) -> Member:
+    network = build_network(plan.network, channels=len(plan.channels), heads=len(plan.labels.heads))
+    return Member(plan=plan, fold=0, weights=network.state_dict())
 
 
 def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[float, int]]) -> _Rate:
@@ -178,11 +183,8 @@ def _preprocess(case: Case, request: Request) -> tuple[float, int]:
 
 def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[float, int]]:
     """A function that predicts a case as a run would, with a network of one channel, and returns seconds without it, and bytes."""
-    plan, store = request.plan, CaseStore(request.store)
-    tiny = _tiny(plan)
-    weights = build_network(tiny.network, channels=len(plan.channels), heads=len(plan.labels.heads)).state_dict()
-    member = Member(plan=tiny, fold=0, weights=weights)
-    tile_seconds, _ = time_tiles(member, device)
+    store, member = CaseStore(request.store), _untrained(_tiny(request.plan))
+    tile_seconds, _ = time_tiles(member.plan, device)
     predictor = Predictor(Model(members=(member,)), device=device, step=1.0, mirror=False)
     tile = window_of(member, device).tile
     out = request.store.with_name(f"{request.store.name}_predictions")
