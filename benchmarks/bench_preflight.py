@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 from nnseg.core.dataset import Dataset
 from nnseg.core.machine import GIGABYTE
@@ -103,10 +103,10 @@ def _measured(run: RunFolder, found: Preflight) -> list[Line]:
         Line(name="its epochs alone", unit="s", predicted=found.train.seconds, measured=epochs[-1].total_seconds),
         Line(name="predict the held-out cases", unit="s", predicted=found.held_out.seconds, measured=seconds["predict"]),
         Line(
-            name="predict a held-out scan, median",
+            name="predict a held-out scan, mean",
             unit="s",
             predicted=found.held_out.seconds and found.held_out.seconds / len(held_out),
-            measured=median(w.seconds for w in written.values()),
+            measured=mean(w.seconds for w in written.values()),
         ),
         Line(name="RAM to preprocess", unit="GB", predicted=found.preprocess.ram_gb, measured=peak["preprocess"]),
         Line(name="RAM to train", unit="GB", predicted=found.train.ram_gb, measured=peak["train"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
@@ -20,7 +21,7 @@ from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
 from nnseg.inference.predict import Predictor, window_of
-from nnseg.inference.sliding_window import sliding_window, tile_starts
+from nnseg.inference.sliding_window import Window, sliding_window, tile_starts
 from nnseg.network.bundle import Member, Model, build, save_model
 from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
@@ -41,6 +42,9 @@ LONG = 10.0
 
 STEPS_SECONDS, MOST_STEPS = 6.0, 20
 """How long, and at most how often, steps are timed."""
+
+TILES_SECONDS = 1.5
+"""How long tiles are timed."""
 
 CASES_SECONDS = 15.0
 """Seconds after which no further case is handled."""
@@ -131,23 +135,34 @@ def train_a_little(request: Request, device: torch.device) -> Trial:
 
 
 def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
-    """Seconds of one tile of the plan's window, and GB (of the device, if it has its own) that the network and a batch add."""
+    """Seconds of one tile, or mirrored copy, in the plan's window, and GB that the network and a batch of them take.
+
+    The GB are of the device if it has its own memory.
+    """
     before = held_gb()
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
         member = _untrained(plan)
-        network, window = build(member, device), replace(window_of(member, device), mirror_axes=())
-        along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
-        shape = list(window.tile)
-        shape[along] = ceil(shape[along] * (1 + (window.batch - 1) * step))
-        image = torch.rand(len(plan.channels), *shape).to(device)
-        seconds: list[float] = []
-        while not seconds or (seconds[0] < LONG and (len(seconds) < 3 or (sum(seconds) < 1 and len(seconds) < MOST_STEPS))):
-            start = time.perf_counter()
-            float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
-            seconds.append(time.perf_counter() - start)
-    count = len(tile_starts(shape[along], window.tile[along], step))
-    return _typical(seconds) / count, _device_peak_gb(device) or max(0.0, peak.gb - before)
+        network, window = build(member, device), window_of(member, device)
+        seconds = [_seconds_of_tile(network, replace(window, mirror_axes=()), plan)]
+        chosen = window if seconds[0] < 1 else replace(window, mirror_axes=())  # many copies, where a tile is quick
+        start = time.monotonic()
+        while seconds[0] < LONG and time.monotonic() - start < TILES_SECONDS and len(seconds) < MOST_STEPS:
+            seconds.append(_seconds_of_tile(network, chosen, plan))
+    return _typical(seconds), _device_peak_gb(device) or max(0.0, peak.gb - before)
+
+
+def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan) -> float:
+    """Seconds of one copy of a tile, from a pass over an image of just so many tiles that a batch is full."""
+    tiles = ceil(window.batch / len(window.flips))
+    along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
+    shape = list(window.tile)
+    shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
+    image = torch.rand(len(plan.channels), *shape).to(next(network.parameters()).device)
+    start = time.perf_counter()
+    float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
+    seconds = time.perf_counter() - start
+    return seconds / (len(tile_starts(shape[along], window.tile[along], step)) * len(window.flips))
 
 
 def _untrained(plan: Plan) -> Member:
