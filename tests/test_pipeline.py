@@ -107,7 +107,7 @@ def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_rec
     shutil.copytree(finished[0], dataset)
     (dataset / "labelsTr" / "ball_03.nii.gz").unlink()
     (dataset / "imagesTr" / "ball_04.nii.gz").write_bytes(b"")
-    done = nnseg("run", dataset, tmp_path / "run", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", check=1)
+    done = nnseg("run", dataset, tmp_path / "run", "--no-probe", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", check=1)
     assert "ball_03" in done.stderr
     assert "ball_04" in done.stderr
     names = {n for f in json.loads((tmp_path / "run" / "folds.json").read_text()) for n in (*f["training"], *f["held_out"])}
@@ -117,7 +117,7 @@ def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_rec
 def test_a_changed_label_map_redoes_only_what_depends_on_it(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     dataset, run = tmp_path / "balls", tmp_path / "run"
     shutil.copytree(finished[0], dataset)
-    command = ("run", dataset, run, "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--workers", 1)
+    command = ("run", dataset, run, "--no-probe", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--workers", 1)
     nnseg(*command)
     cases = {p: p.stat().st_mtime_ns for p in (run / "cases").rglob("*") if p.is_file()}
     shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
@@ -131,7 +131,7 @@ def test_a_changed_label_map_redoes_only_what_depends_on_it(finished: tuple[Path
 def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     dataset, _ = finished
     run = tmp_path / "run"
-    nnseg("run", dataset, run, "--recipe", tiny_recipe, "--plans", "2d,3d", "--folds", 0, "--device", "cpu")
+    nnseg("run", dataset, run, "--no-probe", "--recipe", tiny_recipe, "--plans", "2d,3d", "--folds", 0, "--device", "cpu")
     for place in (run, run / "2d", run / "3d"):
         assert len(list((place / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
         assert (place / "scores.json").exists()
@@ -231,7 +231,7 @@ def test_the_dataset_and_references_are_never_written_to(finished: tuple[Path, P
 def test_only_folds_that_are_up_to_date_are_scored(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     dataset, run = tmp_path / "balls", tmp_path / "run"
     shutil.copytree(finished[0], dataset)
-    options = ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    options = ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
     nnseg("run", dataset, run, *options, "--folds", "0,1")
     assert len(json.loads((run / "scores.json").read_text())["cases"]) == 3
     shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
@@ -241,21 +241,21 @@ def test_only_folds_that_are_up_to_date_are_scored(finished: tuple[Path, Path], 
 
 
 def test_plan_edit_run_follows_the_edit_and_keeps_it(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    run, options = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    run, options = tmp_path / "run", ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
     nnseg("plan", finished[0], run, *options)
     edited = (run / "plan.toml").read_text().replace("steps = 12", "steps = 8", 1)
     (run / "plan.toml").write_text(edited)
     nnseg("run", finished[0], run, *options, "--folds", 0)
     assert (run / "plan.toml").read_text() == edited
     assert len((run / "fold_0" / "history.jsonl").read_text().splitlines()) == 2
-    refused = nnseg("run", finished[0], run, *options[2:], "--recipe", "nnunet", "--folds", 0, check=2)
+    refused = nnseg("run", finished[0], run, "--no-probe", *options[3:], "--recipe", "nnunet", "--folds", 0, check=2)
     assert "edited by hand" in refused.stderr
     (run / "plan.toml").write_text(edited.replace("steps = 8", "steps = 9", 1))
     assert "another plan" in nnseg("export", run, tmp_path / "model.nnseg", check=2).stderr
 
 
 def test_work_set_aside_is_taken_back_when_it_fits_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    run, command = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
+    run, command = tmp_path / "run", ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
     nnseg("run", finished[0], run, *command)
     first = (run / "fold_0" / "model.nnseg").read_bytes()
     nnseg("run", finished[0], run, *command, "--seed", 5)
@@ -265,7 +265,7 @@ def test_work_set_aside_is_taken_back_when_it_fits_again(finished: tuple[Path, P
 
 
 def test_damaged_files_of_ours_are_made_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    run, command = tmp_path / "run", ("--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
+    run, command = tmp_path / "run", ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
     nnseg("run", finished[0], run, *command)
     model, history = run / "fold_0" / "model.nnseg", run / "fold_0" / "history.jsonl"
     whole = model.read_bytes()
@@ -279,11 +279,11 @@ def test_damaged_files_of_ours_are_made_again(finished: tuple[Path, Path], tiny_
 
 def test_folds_that_leak_are_refused(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    nnseg("plan", finished[0], run, "--recipe", tiny_recipe)
+    nnseg("plan", finished[0], run, "--no-probe", "--recipe", tiny_recipe)
     folds = json.loads((run / "folds.json").read_text())
     folds[0]["training"].append(folds[0]["held_out"][0])
     (run / "folds.json").write_text(json.dumps(folds))
-    assert folds[0]["held_out"][0] in nnseg("run", finished[0], run, "--recipe", tiny_recipe, check=2).stderr
+    assert folds[0]["held_out"][0] in nnseg("run", finished[0], run, "--no-probe", "--recipe", tiny_recipe, check=2).stderr
 
 
 def test_a_scan_is_predicted_from_python_as_the_readme_says(finished: tuple[Path, Path], tmp_path: Path) -> None:

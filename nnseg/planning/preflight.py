@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
-from nnseg.core.geometry import Grid, Shape
-from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
 from nnseg.core.machine import GIGABYTE
 from nnseg.core.parallel import WORTH_A_POOL
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Probe, Trial
 from nnseg.planning.rough import rough_handling, rough_trial
+from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
 
 if TYPE_CHECKING:  # what measures fingerprints need not be loaded
     from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
@@ -41,7 +40,7 @@ WORKERS_START = 2.5
 """Seconds until the workers of a pool have started."""
 
 TRUST = 0.7
-"""Share of a rough estimate of memory that must be there; of a measured one, all."""
+"""Share of an estimated memory that is sure to be needed."""
 
 
 class Cost(BaseModel):
@@ -110,6 +109,10 @@ class Preflight(BaseModel):
         """The most that a stage of the run takes of the device's memory."""
         return max(self.train.device_gb, self.held_out.device_gb)
 
+    def certain(self, amount_gb: float) -> float:
+        """What of a predicted memory is sure to be needed: all if it was measured."""
+        return amount_gb if self.measured else TRUST * amount_gb
+
     @property
     def disk_gb(self) -> float:
         """What the run leaves on the disk."""
@@ -175,9 +178,8 @@ def check_fits(preflights: Sequence[Preflight], room: Room) -> None:
         PlanError: naming what is needed, what is there, and what would fit.
     """
     for found in preflights:
-        share = 1.0 if found.measured else TRUST
-        _check_device(found, room.device_gb / share)
-        _check_ram(found, room.ram_gb / share)
+        _check_device(found, room.device_gb)
+        _check_ram(found, room.ram_gb)
     needed = sum(found.disk_gb for found in preflights)
     if needed > room.disk_gb:
         raise PlanError(
@@ -187,7 +189,7 @@ def check_fits(preflights: Sequence[Preflight], room: Room) -> None:
 
 
 def _check_device(found: Preflight, there: float) -> None:
-    if there and found.device_gb > there:
+    if there and found.certain(found.device_gb) > there:
         raise PlanError(
             f"the {found.plan} plan needs {_gb(found.device_gb)} of the device's memory and {_gb(there)} are free; end what else "
             f"runs there, or plan with --memory {0.9 * there:.1f}, a smaller recipe or --device cpu"
@@ -196,16 +198,16 @@ def _check_device(found: Preflight, there: float) -> None:
 
 def _check_ram(found: Preflight, there: float) -> None:
     begin = f"the {found.plan} plan needs"
-    if found.train.ram_gb > there:
+    if found.certain(found.train.ram_gb) > there:
         raise PlanError(
             f"{begin} {_gb(found.train.ram_gb)} of RAM to train and {_gb(there)} are free; end other programs, or plan with "
             f"--memory {0.9 * there:.1f} or a smaller recipe"
         )
-    if found.preprocess.ram_gb > there:
+    if found.certain(found.preprocess.ram_gb) > there:
         fitting = int((there - BASE_GB - RUN_GB) / found.worker_gb)
         advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
         raise PlanError(f"{begin} {_gb(found.preprocess.ram_gb)} of RAM to preprocess and {_gb(there)} are free; {advice}")
-    if found.held_out.ram_gb > there:
+    if found.certain(found.held_out.ram_gb) > there:
         raise PlanError(
             f"{begin} {_gb(found.held_out.ram_gb)} of RAM to predict its largest scan and {_gb(there)} are free; "
             "cut that scan to what matters, or leave it out"
@@ -289,40 +291,6 @@ class _Costs:
         """The arrays of a sliding window, which lie on the device: image, logits, weights, and what softmax needs; float32."""
         channels, heads = len(self.plan.channels), len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(network_shape(case, self.plan)) / GIGABYTE
-
-
-def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
-    """Voxels of a case on the network's grid."""
-    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
-    depth, height, width = (case.spacing[a] for a in axes)
-    z, y, x = (case.cropped_shape[a] for a in axes)
-    spacing = (depth, *target) if plan.dimensions == 2 else target
-    return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2])).shape
-
-
-def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
-    """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
-    label = 1 if len(plan.labels.values) <= 128 else 2
-    return math.prod(network_shape(case, plan)) * (4 * len(plan.channels) + label)
-
-
-def bytes_held(case: CaseMeasure, plan: Plan) -> int:
-    """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
-    unpacked = unpacked_bytes(case, plan)
-    finer = math.prod(network_shape(case, plan)) / math.prod(case.cropped_shape)
-    counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
-    if plan.labels.ignore is not None:
-        counts.append(round(sum(case.voxels.values()) * finer))
-    positions = sum(max(min(MOST_LOCATIONS, n), n // 100) for n in counts)
-    return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
-
-
-def tiles(case: CaseMeasure, plan: Plan) -> int:
-    """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
-    patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
-    steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
-    along = zip(network_shape(case, plan), patch, steps, strict=True)
-    return math.prod(math.ceil(max(0, n - p) / (p * s)) + 1 for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
 
 
 def pool_start(seconds: Sequence[float], workers: int) -> int:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import RunError
-from nnseg.core.machine import free_device_gb, free_disk_gb, free_ram_gb
+from nnseg.core.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
 from nnseg.core.parallel import default_workers
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
@@ -136,8 +136,9 @@ def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto
 
 
 def room(run: RunFolder, device: str = "auto") -> Room:
-    """What is free now for a run: RAM, memory of the device, and disk."""
-    return Room(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path))
+    """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
+    there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
+    return Room(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
 
 
 def _file(run: RunFolder) -> Path:

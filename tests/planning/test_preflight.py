@@ -25,16 +25,13 @@ from nnseg.planning.preflight import (
     WORKER_GB,
     WORKERS_START,
     Room,
-    bytes_held,
     check_fits,
-    network_shape,
     pool_start,
     pooled_seconds,
     preflight,
-    tiles,
-    unpacked_bytes,
 )
 from nnseg.planning.rough import count_values
+from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
 from nnseg.planning.words import describe_preflight
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
@@ -293,3 +290,10 @@ def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) ->
     assert "20 min" in text
     assert "2.05 GB" in text
     assert "estimated" in describe_preflight([preflight(plan, fingerprint, None, folds=[FOLD])])
+
+
+def test_a_rough_estimate_refuses_only_what_is_sure(fingerprint: Fingerprint) -> None:
+    found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
+    check_fits([found], Room(ram_gb=0.8 * found.ram_gb, device_gb=0, disk_gb=1))
+    with pytest.raises(PlanError, match="RAM"):
+        check_fits([found], Room(ram_gb=0.6 * found.ram_gb, device_gb=0, disk_gb=1))

@@ -1,0 +1,47 @@
+"""How large a case is on a plan's grid: in voxels, in bytes, in tiles. From shapes alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nnseg.core.geometry import Grid, Shape
+from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
+from nnseg.core.plan import Plan
+
+if TYPE_CHECKING:  # what measures fingerprints need not be loaded
+    from nnseg.planning.fingerprint import CaseMeasure
+
+
+def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
+    """Voxels of a case on the network's grid."""
+    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
+    depth, height, width = (case.spacing[a] for a in axes)
+    z, y, x = (case.cropped_shape[a] for a in axes)
+    spacing = (depth, *target) if plan.dimensions == 2 else target
+    return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2])).shape
+
+
+def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
+    """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
+    label = 1 if len(plan.labels.values) <= 128 else 2
+    return math.prod(network_shape(case, plan)) * (4 * len(plan.channels) + label)
+
+
+def bytes_held(case: CaseMeasure, plan: Plan) -> int:
+    """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
+    unpacked = unpacked_bytes(case, plan)
+    finer = math.prod(network_shape(case, plan)) / math.prod(case.cropped_shape)
+    counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
+    if plan.labels.ignore is not None:
+        counts.append(round(sum(case.voxels.values()) * finer))
+    positions = sum(max(min(MOST_LOCATIONS, n), n // 100) for n in counts)
+    return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
+
+
+def tiles(case: CaseMeasure, plan: Plan) -> int:
+    """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
+    patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
+    steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
+    along = zip(network_shape(case, plan), patch, steps, strict=True)
+    return math.prod(math.ceil(max(0, n - p) / (p * s)) + 1 for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
