@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import DatasetError, NnsegError, RunError
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Dataset, Finding
@@ -345,7 +345,14 @@ def _read_or_measure(source: Path, run: RunFolder, workers: int) -> tuple[Datase
         from nnseg.planning.fingerprint import Fingerprint
         from nnseg.storage.runs import read_json, write_json
 
-        fingerprint = read_json(source, Fingerprint)
+        try:
+            fingerprint = read_json(source, Fingerprint)
+        except RunError as error:
+            raise DatasetError(f"{source} is neither a folder nor the fingerprint.json of this version of nnseg") from error
+        if run.dataset_file.exists():
+            raise DatasetError(
+                f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {source}"
+            )
         write_json(run.fingerprint_file, fingerprint)
         return None, fingerprint
     from nnseg.storage.datasets import read_dataset

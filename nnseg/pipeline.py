@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.dataset import Dataset, Finding, Fold
@@ -43,6 +43,8 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
         NnsegError: something only the user can mend; whatever was finished stays.
     """
     place = RunFolder(run_folder)
+    if options.kinds == ("all",):
+        options = replace(options, kinds=("trainable",))
     dataset = read_dataset(dataset_folder, workers=options.workers)
     with place.locked(dataset_folder):
         with timed(place, "fingerprint"):
@@ -77,9 +79,10 @@ def _preprocess_and_train(place: RunFolder, dataset: Dataset, fingerprint: Finge
     """Do what is missing of both, for the chosen folds; returns the cases that failed. Refuses first what cannot fit."""
     for folder in place.plans():
         refuse_cascade(folder.plan())
-    foresee(place, fingerprint, options)
     folds = read_folds(place)
     chosen = {number: folds[number] for number in chosen_folds(options.folds, len(folds))}
+    if not set(chosen) <= set(_finished(place, fingerprint)):
+        foresee(place, fingerprint, options)
     with timed(place, "preprocess"):
         problems = preprocess_plans(place, dataset, fingerprint, workers=options.workers)
     with timed(place, "train"):

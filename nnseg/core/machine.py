@@ -55,7 +55,10 @@ def free_device_gb(device: str) -> float:
     if kind not in ("auto", "cuda") or shutil.which("nvidia-smi") is None:
         return 0.0
     asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={number or 0}"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+    except subprocess.TimeoutExpired:  # a driver that hangs
+        return 0.0
     return int(answer) * 2**20 / GIGABYTE if answer.isdigit() else 0.0
 
 

@@ -357,7 +357,10 @@ class Plan(Section):
 
     def key(self, *sections: str) -> str:
         """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""
-        return digest(_without_reasons(self.model_dump(mode="json", include=set(sections) or None)))
+        without = (
+            {"previous"} if self.previous is None else set()
+        )  # so that plans keep the keys they had before there were cascades
+        return digest(_without_reasons(self.model_dump(mode="json", include=set(sections) or None, exclude=without)))
 
 
 def digest(content: Any) -> str:

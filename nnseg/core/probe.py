@@ -54,6 +54,8 @@ class Handling(BaseModel):
         packed: size of a stored case as a share of its voxels' bytes on the network's grid.
         memory_gb: RAM that a process took for the largest case, beyond what it held before.
         predict_seconds: to read, preprocess, restore and write a million voxels of the scan.
+        start_seconds: what the first case takes longer than its voxels say: libraries that are loaded, memory that is claimed.
+        predict_start_seconds: likewise of the first scan that a process predicts.
         predict_gb: RAM that predicting the largest scan took, beyond what the process held before.
         label_bytes: of a label map's file, for a million voxels of the scan.
         failed: why it could not be measured; empty if it could.
@@ -66,6 +68,8 @@ class Handling(BaseModel):
     packed: NotNegative = 0.0
     memory_gb: NotNegative = 0.0
     predict_seconds: NotNegative = 0.0
+    start_seconds: NotNegative = 0.0
+    predict_start_seconds: NotNegative = 0.0
     predict_gb: NotNegative = 0.0
     label_bytes: NotNegative = 0.0
     failed: str = ""

@@ -53,7 +53,10 @@ def choose(proposals: Sequence[Proposal], budget: Budget, probe: Probe | None = 
     fitting = [(p, t) for p, t in trials if not refusal(t, budget, probe)]
     if not fitting:
         name, reason = proposals[0].plan.name, refusal(trials[0][1], budget, probe)
-        raise PlanError(f"no network of this recipe can be trained here: the smallest for {name} {reason}")
+        raise PlanError(
+            f"no network of this recipe can be trained here: the smallest for {name} {reason}; end what else runs, give more "
+            "--memory, take a smaller recipe, or --no-probe to plan without trying"
+        )
     worth = [(p, t) for p, t in fitting if pace(p, t, budget) >= p.candidate.enough_steps]
     proposal, trial = (worth or fitting[:1])[-1]
     steps = pace(proposal, trial, budget)

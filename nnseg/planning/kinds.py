@@ -15,6 +15,9 @@ FEW_SLICES = 4
 THIN = 24
 """Anisotropic volumes with at most so many slices are segmented about as well in 2D as in 3D, and best by both (Isensee 2021)."""
 
+CLEARER = 1.5
+"""How much more of a structure a patch on a coarser grid must show to be worth a network."""
+
 Choice = tuple[tuple[str, str], ...]
 """Names of plans, each with the reason for it."""
 
@@ -23,7 +26,8 @@ def wanted(kinds: Sequence[str], drafts: Mapping[str, Draft]) -> Choice:
     """The plans to make.
 
     Args:
-        kinds: names of plans, or "auto" or "all" alone.
+        kinds: names of plans, or "auto", "all" or "trainable" (all but the cascade, which cannot be trained
+            yet) alone.
         drafts: of all plans that the dataset can have, by name.
 
     Raises:
@@ -31,8 +35,8 @@ def wanted(kinds: Sequence[str], drafts: Mapping[str, Draft]) -> Choice:
     """
     if tuple(kinds) == ("auto",):
         return suitable(drafts)
-    if tuple(kinds) == ("all",):
-        return tuple((kind, "asked for") for kind in drafts)
+    if tuple(kinds) in (("all",), ("trainable",)):
+        return tuple((kind, "asked for") for kind in drafts if kind != "3d_cascade" or tuple(kinds) == ("all",))
     for kind in kinds:
         if kind not in PLAN_NAMES:
             raise PlanError(f'there is no plan "{kind}"; choose auto, all, or some of {", ".join(PLAN_NAMES)}')
@@ -55,12 +59,15 @@ def suitable(drafts: Mapping[str, Draft]) -> Choice:
     if slices < FEW_SLICES:
         return (("2d", f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d to have it all the same)"),)
     seen = volume.share_of_structure
-    if "3d_lowres" in drafts and seen < 1:
+    if "3d_lowres" in drafts and seen < 1 and drafts["3d_lowres"].share_of_structure >= CLEARER * seen:
+        coarse = min(drafts["3d_lowres"].share_of_structure, 1)
         why = f"a patch on the full grid shows only {seen:.0%} of the largest structure"
         if not short:
-            return ("3d_lowres", f"{why}, so it is seen whole on a coarser grid"), ("3d", "for the details")
+            return ("3d_lowres", f"{why}, one on a coarser grid {coarse:.0%}"), ("3d", "for the details")
         if seen < 0.5:
-            return (("3d_lowres", f"{why}, and time is short: a coarser grid shows more (--plans 3d for the full one)"),)
+            return (
+                ("3d_lowres", f"{why}, and time is short: one on a coarser grid shows {coarse:.0%} (--plans 3d for the full one)"),
+            )
     ratio = volume.resolution.spacing[0] / max(volume.resolution.spacing[1:])
     if ratio > volume.rules.anisotropy and slices <= THIN and not short:
         why = f"{slices:.3g} slices {ratio:.2g} times thicker than voxels are wide: 2D and 3D see them about equally well"
@@ -72,4 +79,4 @@ def _obstacle(kind: str, drafts: Mapping[str, Draft]) -> str:
     if "3d" not in drafts:
         return "it consists of single 2D images; ask for 2d or auto"
     share = min(drafts["3d"].share_of_scan, 1)
-    return f"a patch on the full grid already shows {share:.0%} of a scan, so a coarser grid is of no use; ask for 3d or auto"
+    return f"a patch on the full grid already shows {share:.0%} of a scan, so a coarser grid hardly shows more; ask for 3d or auto"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.dataset import Case, Dataset, Finding
+from nnseg.core.dataset import Case, Dataset, Finding, listed
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.geometry import Shape
 from nnseg.core.image import Integers, LabelMap, Scan
@@ -181,7 +181,7 @@ def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Fin
     if flat and solid:
         raise DatasetError(
             f"{dataset.folder}: single slices and volumes are mixed; make two datasets of them: "
-            f"{len(flat)} in 2D ({_listed(flat)}), {len(solid)} in 3D ({_listed(solid)})"
+            f"{len(flat)} in 2D ({listed(flat)}), {len(solid)} in 3D ({listed(solid)})"
         )
 
 
@@ -192,14 +192,9 @@ def _rare_labels(labels: Labels, measured: list[Measured]) -> tuple[Finding, ...
         if not holders:
             message = f"label {name} ({value}) is declared but occurs in none of {len(measured)} cases, so it cannot be learned"
         elif len(holders) <= 2 < len(measured):
-            count = f"{len(holders)} of {len(measured)} cases ({_listed(holders)})"
+            count = f"{len(holders)} of {len(measured)} cases ({listed(holders)})"
             message = f"label {name} ({value}) occurs in only {count}, too few to learn"
         else:
             continue
         findings.append(Finding(level="warning", message=message))
     return tuple(findings)
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -137,6 +137,7 @@ def preflight(
     folds: Sequence[Fold],
     workers: int = 1,
     seconds: float | None = None,
+    device: str = "cpu",
 ) -> Preflight:
     """What a plan will cost.
 
@@ -147,11 +148,12 @@ def preflight(
         folds: that will be trained.
         workers: processes that preprocess.
         seconds: budget of one training, if the plan leaves its steps to it.
+        device: what will train: "cpu", "cuda" or "mps".
     """
     trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
     measured = bool(trial and handling and not trial.failed and not handling.failed)
     if trial is None or trial.failed:
-        trial = rough_trial(plan, base_gb=BASE_GB)
+        trial = rough_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
     if handling is None or handling.failed:
         handling = rough_handling(plan, fingerprint)
     costs = _Costs(plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB)
@@ -234,7 +236,7 @@ class _Costs:
             at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
             needed.append(base + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
         return Cost(
-            seconds=pooled_seconds(seconds, workers) if self.handling.seconds else None,
+            seconds=pooled_seconds(seconds, workers) + self.handling.start_seconds if self.handling.seconds else None,
             ram_gb=max(needed),
             disk_gb=sum(unpacked_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
         )
@@ -256,9 +258,10 @@ class _Costs:
         )
 
     def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> Cost:
-        """Of the given scans one after the other: all their time, and the memory of the one that needs most."""
+        """Of the given scans one after the other, in a process that has predicted none yet; memory of the one that needs most."""
         trial, handling = self.trial, self.handling
         seconds = sum(handling.predict_seconds * _megavoxels(c) + members * tiles(c, self.plan) * trial.tile_seconds for c in cases)
+        seconds += handling.predict_start_seconds
         on_device = trial.device_gb > 0
         own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
         networks = trial.tile_gb + (members - 1) * trial.model_bytes / GIGABYTE

@@ -25,14 +25,21 @@ BYTES_PER_LABEL = 0.02
 """Of a compressed label map's file, for each voxel."""
 
 
-def rough_trial(plan: Plan, *, base_gb: float) -> Trial:
-    """Memory and files of a training, from the network's shape; no times."""
+def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
+    """Memory and files of a training, from the network's shape; no times.
+
+    Args:
+        plan: to train.
+        base_gb: RAM of a process before it does anything.
+        on_device: the device has memory of its own, where the work is then done.
+    """
     weights, values = plan.network.weights, count_values(plan)
     states = 2 + (plan.training.averaging > 0) + {"adamw": 2}.get(plan.training.optimizer, 1)  # weights, gradients, ...
     working = plan.training.batch_size * values * BYTES_PER_VALUE + 4 * weights * states
     return Trial(
         key="",
-        memory_gb=base_gb + working / GIGABYTE,
+        memory_gb=base_gb + (0.0 if on_device else working / GIGABYTE),
+        device_gb=working / GIGABYTE if on_device else 0.0,
         tile_gb=COMPUTING_GB + 4 * (values + weights) / GIGABYTE,
         checkpoint_bytes=4 * weights * (states - 1),
         model_bytes=4 * weights,

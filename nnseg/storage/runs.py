@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -149,6 +150,16 @@ class RunFolder:
         return self.path / "folds.json"
 
     @property
+    def probe_file(self) -> Path:
+        """What this machine was measured to do with candidate plans."""
+        return self.path / "probe.json"
+
+    @property
+    def probe_folder(self) -> Path:
+        """Where candidates are tried; gone afterwards."""
+        return self.path / ".probe"
+
+    @property
     def record_file(self) -> Path:
         """What the plans were made from, versions, and how long each stage took."""
         return self.path / "run.json"
@@ -209,6 +220,7 @@ class RunFolder:
             raise RunError(f"cannot write to {self.path}: {error.strerror}; choose a folder you may write to") from error
         try:
             sweep(self.path)
+            shutil.rmtree(self.probe_folder, ignore_errors=True)
             yield
         finally:
             lock.release()

@@ -19,6 +19,7 @@ from nnseg.core.errors import NnsegError
 from nnseg.core.history import Epoch
 from nnseg.network.checkpoint import flatten_state, unflatten_state
 from nnseg.network.unet import build_network
+from nnseg.planning.pace import steps_within
 from nnseg.training.losses import make_loss
 from nnseg.training.optimizer import WeightAverage, learning_rate, make_optimizer
 from nnseg.training.patches import Batch, Patches
@@ -130,7 +131,7 @@ def make_step(learner: Learner, setting: Setting) -> Callable[[Batch], Tensor]:
     return step
 
 
-def steps_within(seconds: float, patches: Patches, validation: Validation, setting: Setting) -> tuple[int, float]:
+def steps_fitting(seconds: float, patches: Patches, validation: Validation, setting: Setting) -> tuple[int, float]:
     """How many steps fit into a time, measured on this machine with a learner that is then thrown away.
 
     Args:
@@ -151,13 +152,8 @@ def steps_within(seconds: float, patches: Patches, validation: Validation, setti
     validation.estimate(learner.network, learner.weights())
     pause = time.perf_counter() - began
     step_seconds = sorted(times[1:])[(len(times) - 1) // 2]  # the first also warms up
-    whole = step_seconds + pause / setting.plan.training.epoch_steps
-    left = seconds * SAFE_SHARE - (time.perf_counter() - start)
-    return max(1, int(left / whole)), step_seconds
-
-
-SAFE_SHARE = 0.97
-"""Of a budget that is planned for: the rest is for checkpoints and a machine that slows down."""
+    left, epoch_steps = seconds - (time.perf_counter() - start), setting.plan.training.epoch_steps
+    return steps_within(left, step_seconds=step_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds
 
 
 def _finite_mean(losses: Sequence[tuple[Tensor, tuple[str, ...]]], step: int) -> float:

@@ -98,7 +98,9 @@ def shown_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
 
 def _asked_before(run: RunFolder) -> Division:
     try:
-        return Division.model_validate(read_record(run).get("folds") or {})
+        record = read_record(run)
+        former = {"split": (record.get("plan") or {}).get("split", "auto")}  # where earlier versions kept it
+        return Division.model_validate(record.get("folds") or former)
     except ValidationError:
         return Division()
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nnseg.core.dataset import Dataset, Finding
 from nnseg.core.errors import PlanError
 from nnseg.core.machine import free_device_gb
-from nnseg.core.plan import Budget, Plan
+from nnseg.core.plan import Budget, Plan, digest
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Proposal, choose, pace
 from nnseg.planning.fingerprint import Fingerprint
@@ -23,6 +23,9 @@ from nnseg.verbs.options import Options, chosen_folds, device_kind
 from nnseg.verbs.probe import known_probe, probe, room
 from nnseg.verbs.record import read_record, update_record
 
+SPARED = 0.9
+"""Of a device's free memory that a plan is made to fill: the rest is for what libraries claim for themselves."""
+
 
 class PlanOrigin(BaseModel):
     """What the planner wrote into a run, so that an edit by hand is told from an old plan.
@@ -31,13 +34,15 @@ class PlanOrigin(BaseModel):
         written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
         current: keys of those it wrote last.
         seconds: budget of one training, if one was given.
+        asked: digest of all that was asked for; asked again, the plans stay as they are, whatever the machine has free by now.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier versions had more in them
 
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
     seconds: float | None = None
+    asked: str = ""
 
 
 def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
@@ -52,8 +57,10 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     Raises:
         PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
     """
-    origin = _origin(run)
+    origin, asked = _origin(run), _asked(fingerprint, options)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
+    if asked == origin.asked and len(places := _places(run)) == len(origin.current):
+        return places
     plans, budget = _decided(run, dataset, fingerprint, options, len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
     origin = origin.model_copy(update={"seconds": budget.seconds})
@@ -71,8 +78,20 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     for place, made in zip(folders, plans, strict=True):
         if origin.current != keys or not place.plan_file.exists():
             write_plan(place.plan_file, made)
-    update_record(run, plan=origin.model_copy(update={"current": keys}).model_dump())
+    update_record(run, plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
     return folders
+
+
+def _asked(fingerprint: Fingerprint, options: Options) -> str:
+    """A digest of what plans are made from, the machine apart."""
+    recipe = load_recipe(options.recipe).model_dump(mode="json")
+    wanted = {name: getattr(options, name) for name in ("kinds", "budget", "memory_gb", "folds", "device", "probe", "seed")}
+    return digest([fingerprint.key, recipe, wanted])
+
+
+def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
+    """Where the run's plans stand; nothing if there is none."""
+    return run.plans() if any(file.exists() for file in run.plan_files()) else ()
 
 
 def _decided(
@@ -82,7 +101,7 @@ def _decided(
     recipe, device = load_recipe(options.recipe), device_kind(options.device)
     memory_gb = options.memory_gb
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
-        memory_gb = free_device_gb(options.device)
+        memory_gb = SPARED * free_device_gb(options.device) or None
     budget = Budget(seconds=options.budget, device=device, memory_gb=memory_gb)
     proposals = propose(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:
@@ -108,7 +127,7 @@ def _tried(
     def worth_a_trial() -> Iterator[Plan]:
         for of_kind in proposals:
             for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
-                if cheaper and pace(cheaper, tried[cheaper.plan.key()], budget) < proposal.candidate.enough_steps:
+                if cheaper and not _worth_trying(proposal, cheaper, tried[cheaper.plan.key()], budget):
                     break
                 yield proposal.plan
 
@@ -117,6 +136,11 @@ def _tried(
         return False
 
     return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
+
+
+def _worth_trying(proposal: Proposal, cheaper: Proposal, trial: Trial, budget: Budget) -> bool:
+    """A dearer proposal is, unless even the next cheaper one failed, or gets fewer steps than the dearer one needs."""
+    return not trial.failed and pace(cheaper, trial, budget) >= proposal.candidate.enough_steps
 
 
 def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
@@ -129,7 +153,11 @@ def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple
     chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
     measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
     seconds, workers = seconds_of(run), options.workers
-    found = tuple(preflight(f.plan(), fingerprint, measured, folds=chosen, workers=workers, seconds=seconds) for f in run.plans())
+    device = device_kind(options.device)
+    found = tuple(
+        preflight(f.plan(), fingerprint, measured, folds=chosen, workers=workers, seconds=seconds, device=device)
+        for f in run.plans()
+    )
     check_fits(found, room(run, options.device))
     return found
 

@@ -30,8 +30,16 @@ from nnseg.verbs.record import versions
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "nnseg.verbs.trial")
-"""Starts the process that measures, with the files of a `Request` and of the `Answer` to write."""
+HOME = Path(__file__).parents[2]
+"""Where nnseg lies."""
+
+COMMAND = (
+    sys.executable,
+    "-P",
+    "-c",
+    f"import sys; sys.path.append({str(HOME)!r}); from nnseg.verbs.trial import main; main(*sys.argv[1:])",
+)
+"""Starts the process that measures, with the files of a `Request` and of its `Answer`; loads nothing from where one stands."""
 
 PATIENCE = 600.0
 """Seconds after which a process that still measures is given up."""
@@ -115,9 +123,9 @@ def probe(
     with _workshop(run) as folder:
         for plan in candidates:
             trial = known.trial(trial_key(plan))
-            if trial is None:
+            if trial is None or trial.failed:  # what failed may work now that other programs have ended
                 known, trial = _tried(known, plan, _request(plan, dataset, fingerprint, folder, device))
-                write_json(_file(run), known)
+                write_json(run.probe_file, known)
             kept.append(trial.key)
             if enough(plan, trial):
                 break
@@ -127,7 +135,7 @@ def probe(
 def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto") -> Probe | None:
     """All that is on file for the run, if it was measured on this machine and dataset, and anything worked."""
     try:
-        known = read_json(_file(run), Probe)
+        known = read_json(run.probe_file, Probe)
     except RunError as error:
         log.debug("no probe on file: %s", error)
         return None
@@ -139,10 +147,6 @@ def room(run: RunFolder, device: str = "auto") -> Room:
     """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
     there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
     return Room(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
-
-
-def _file(run: RunFolder) -> Path:
-    return run.path / "probe.json"
 
 
 def _machine(device: str) -> str:
@@ -165,7 +169,7 @@ def _unmeasured(fingerprint: Fingerprint, device: str) -> Probe:
 @contextmanager
 def _workshop(run: RunFolder) -> Iterator[Path]:
     """A folder for cases and files of the trials; one that a killed process left behind is removed too."""
-    folder = run.path / ".probe"
+    folder = run.probe_folder
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield folder
@@ -207,7 +211,8 @@ def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
     if answer.trial:
         known = known.model_copy(update={"device": answer.device, "threads": answer.threads, "base_gb": answer.base_gb})
-    return known.model_copy(update={"trials": (*known.trials, trial)}), trial
+    others = tuple(t for t in known.trials if t.key != trial.key)
+    return known.model_copy(update={"trials": (*others, trial)}), trial
 
 
 def _handled(known: Probe, request: Request) -> Probe:

@@ -20,7 +20,7 @@ from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.runs import FoldFolder, PlanFolder, read_json, write_json
-from nnseg.training.loop import Learner, steps_within, train
+from nnseg.training.loop import Learner, steps_fitting, train
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
 from nnseg.training.validation import Validation
@@ -82,6 +82,8 @@ def train_fold(
     if schedule and _is_finished(place):
         log.info("%s %s: already trained (%s)", plan.name, place.path.name, _length_of(schedule, seconds))
         return place
+    if schedule and seconds not in (None, schedule.budget):
+        log.warning("%s %s was begun with another length: %s", plan.name, place.path.name, _length_of(schedule, seconds))
     cases, unheld = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
@@ -187,7 +189,7 @@ def _fix_schedule(
         return fixed
     setting = _setting(plan, number, fixed.model_copy(update={"steps": 10_000}), device)
     patches = Patches(cases, plan, fold=number, device=device)
-    steps, each = steps_within(seconds, patches, Validation(held_out, setting), setting)
+    steps, each = steps_fitting(seconds, patches, Validation(held_out, setting), setting)
     log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
     return fixed.model_copy(update={"steps": steps, "seconds_per_step": round(each, 5)})
 

@@ -1,8 +1,8 @@
-"""The process that measures for `nnseg.verbs.probe`: ``python -m nnseg.verbs.trial REQUEST ANSWER``."""
+"""What happens in the process that measures for `nnseg.verbs.probe`."""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nnseg.core.dataset import Case
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
@@ -37,14 +37,19 @@ from nnseg.verbs.predict import Job, predict_into
 from nnseg.verbs.preprocess import Task
 from nnseg.verbs.probe import Answer, Request
 
+log = logging.getLogger(__name__)
+
 LONG = 10.0
 """Seconds of a single step, pass or case that is an estimate by itself."""
+
+WARM = 2.0
+"""Seconds of a first case above which what it takes to warm up hardly matters."""
 
 STEPS_SECONDS, MOST_STEPS = 6.0, 20
 """How long, and at most how often, steps are timed."""
 
-TILES_SECONDS = 1.5
-"""How long tiles are timed."""
+TILES_SECONDS, MOST_COPIES = 1.5, 64
+"""About how long tiles are timed, and how many copies at most: one pass over many, as a scan is predicted."""
 
 CASES_SECONDS = 15.0
 """Seconds after which no further case is handled."""
@@ -56,18 +61,18 @@ CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints, as a run makes them unless asked otherwise."""
 
 
-def main(asked: Path, answered: Path) -> None:
-    """Do what the request asks and write the answer; what the candidate cannot do is part of it."""
+def main(asked: str, answered: str) -> None:
+    """Do what the request in one file asks and write the answer to another; what the candidate cannot do is part of it."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to die and no other
-    request = read_json(asked, Request)
+    request = read_json(Path(asked), Request)
     try:
         answer = _answer(request)
     except torch.OutOfMemoryError:
         answer = Answer(error=f"needs more memory than {request.device} has free")
     except (NnsegError, MemoryError) as error:
         answer = Answer(error=str(error) or "needs more memory than there is")
-    write_json(answered, answer)
+    write_json(Path(answered), answer)
 
 
 def _answer(request: Request) -> Answer:
@@ -80,9 +85,10 @@ def _answer(request: Request) -> Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rate:
-    """What some cases took: seconds and bytes of a million voxels of the scan, and GB that the first, the largest, took."""
+    """What some cases took: seconds and bytes of a million voxels of the scan; GB and further seconds of the first one."""
 
     seconds: float
+    start_seconds: float
     bytes: float
     memory_gb: float
 
@@ -98,9 +104,11 @@ def handle(request: Request, device: torch.device) -> Handling:
     return Handling(
         key="",
         seconds=put.seconds,
+        start_seconds=put.start_seconds,
         packed=packed,
         memory_gb=put.memory_gb,
         predict_seconds=predicted.seconds,
+        predict_start_seconds=predicted.start_seconds,
         predict_gb=predicted.memory_gb,
         label_bytes=predicted.bytes,
     )
@@ -144,17 +152,16 @@ def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
     with peak_ram(every=GLANCE, children=False) as peak:
         member = _untrained(plan)
         network, window = build(member, device), window_of(member, device)
-        seconds = [_seconds_of_tile(network, replace(window, mirror_axes=()), plan)]
-        chosen = window if seconds[0] < 1 else replace(window, mirror_axes=())  # many copies, where a tile is quick
-        start = time.monotonic()
-        while seconds[0] < LONG and time.monotonic() - start < TILES_SECONDS and len(seconds) < MOST_STEPS:
-            seconds.append(_seconds_of_tile(network, chosen, plan))
-    return _typical(seconds), _device_peak_gb(device) or max(0.0, peak.gb - before)
+        first = _seconds_of_tile(network, replace(window, mirror_axes=()), plan, tiles=1)  # it also warms up
+        copies = max(window.batch, min(MOST_COPIES, int(TILES_SECONDS / first)))
+        chosen = window if copies >= len(window.flips) else replace(window, mirror_axes=())
+        count = ceil(copies / len(chosen.flips))
+        seconds = first if first > LONG else min(_seconds_of_tile(network, chosen, plan, tiles=count) for _ in range(2))
+    return seconds, _device_peak_gb(device) or max(0.0, peak.gb - before)
 
 
-def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan) -> float:
-    """Seconds of one copy of a tile, from a pass over an image of just so many tiles that a batch is full."""
-    tiles = ceil(window.batch / len(window.flips))
+def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan, *, tiles: int) -> float:
+    """Seconds of one copy of a tile, from a pass over an image of so many tiles in a row."""
     along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
     shape = list(window.tile)
     shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
@@ -173,7 +180,7 @@ def _untrained(plan: Plan) -> Member:
 def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[float, int]]) -> _Rate:
     """The rate of the cases, of which further ones are only done while they are quick.
 
-    The first case also warms up. It counts where it took so long that this does not matter, or where it is the only one.
+    The first case also warms up. It counts like the others where it took so long that this hardly matters, or is the only one.
     """
     start, memory_gb = time.monotonic(), 0.0
     found: list[tuple[float, int, float]] = []
@@ -181,13 +188,20 @@ def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[
         if found and time.monotonic() - start > CASES_SECONDS:
             break
         before = held_gb()
-        with peak_ram(every=GLANCE, children=False) as peak:
-            seconds, size = work(case)
+        try:
+            with peak_ram(every=GLANCE, children=False) as peak:
+                seconds, size = work(case)
+        except NnsegError as error:  # one bad case does not keep the others from being measured
+            log.warning("case %s: %s", case.name, error)
+            continue
         memory_gb = memory_gb if found else max(0.0, peak.gb - before)
         found.append((seconds, size, request.megavoxels[case.name]))
-    counted = found if found[0][0] > LONG or len(found) == 1 else found[1:]
+    if not found:
+        raise DatasetError("none of the cases that were to be tried could be read")
+    counted = found if found[0][0] > WARM or len(found) == 1 else found[1:]
     seconds, size, voxels = (sum(column) for column in zip(*counted, strict=True))
-    return _Rate(seconds=seconds / voxels, bytes=size / voxels, memory_gb=memory_gb)
+    more = max(0.0, found[0][0] - seconds / voxels * found[0][2]) if counted is not found else 0.0
+    return _Rate(seconds=seconds / voxels, start_seconds=more, bytes=size / voxels, memory_gb=memory_gb)
 
 
 def _preprocess(case: Case, request: Request) -> tuple[float, int]:
@@ -285,7 +299,3 @@ def _forget_peak(device: torch.device) -> None:
 def _device_peak_gb(device: torch.device) -> float:
     """Memory of the device that was reserved at once since `_forget_peak`; 0 for devices that share the machine's."""
     return torch.cuda.max_memory_reserved(device) / GIGABYTE if device.type == "cuda" else 0.0
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

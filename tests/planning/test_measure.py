@@ -194,7 +194,7 @@ def test_only_ignored_voxels_are_no_foreground(measure_made: Measure):
 
 def test_single_slices_among_volumes_are_an_error_with_both_lists(measure_made: Measure):
     volume, image = made([[[0, 1], [2, 0]]] * 2), made([[[0, 1], [2, 0]]])
-    with pytest.raises(DatasetError, match=r"1 in 2D \(b\), 2 in 3D \(a, c\)"):
+    with pytest.raises(DatasetError, match=r"1 in 2D \(case b\), 2 in 3D \(cases a, c\)"):
         measure_made({"a": volume, "b": image, "c": volume})
 
 
@@ -210,7 +210,9 @@ def test_label_in_one_or_two_cases_is_warned_of(measure_made: Measure, holders: 
     both, one = made([[[0, 1], [2, 0]]] * 2), made([[[0, 1], [1, 0]]] * 2)
     fingerprint = measure_made({f"c{i}": both if i < holders else one for i in range(5)})
     assert [f.message for f in fingerprint.findings if "tumour" in f.message] == (
-        [f"label tumour (2) occurs in only {holders} of 5 cases ({', '.join(f'c{i}' for i in range(holders))}), too few to learn"]
+        [
+            f"label tumour (2) occurs in only {holders} of 5 cases ({'case c0' if holders == 1 else 'cases c0, c1'}), too few to learn"
+        ]
         if warned
         else []
     )
