@@ -74,6 +74,11 @@ def pace(proposal: Proposal, trial: Trial, budget: Budget) -> int:
     )  # fmt: skip
 
 
+def worth_trying(proposal: Proposal, cheaper: Proposal, trial: Trial, budget: Budget) -> bool:
+    """A dearer proposal is, unless even the next cheaper one failed, or gets fewer steps than the dearer one needs."""
+    return not trial.failed and pace(cheaper, trial, budget) >= proposal.candidate.enough_steps
+
+
 def refusal(trial: Trial, budget: Budget, probe: Probe) -> str:
     """Why a tried candidate cannot be trained; empty if it can."""
     if trial.failed:

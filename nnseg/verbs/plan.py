@@ -12,7 +12,7 @@ from nnseg.core.errors import PlanError
 from nnseg.core.machine import free_device_gb
 from nnseg.core.plan import Budget, Plan, digest
 from nnseg.core.probe import Probe, Trial
-from nnseg.planning.candidates import Proposal, choose, pace
+from nnseg.planning.candidates import Proposal, choose, worth_trying
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import propose
 from nnseg.planning.preflight import Preflight, check_fits, preflight
@@ -127,7 +127,7 @@ def _tried(
     def worth_a_trial() -> Iterator[Plan]:
         for of_kind in proposals:
             for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
-                if cheaper and not _worth_trying(proposal, cheaper, tried[cheaper.plan.key()], budget):
+                if cheaper and not worth_trying(proposal, cheaper, tried[cheaper.plan.key()], budget):
                     break
                 yield proposal.plan
 
@@ -136,11 +136,6 @@ def _tried(
         return False
 
     return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
-
-
-def _worth_trying(proposal: Proposal, cheaper: Proposal, trial: Trial, budget: Budget) -> bool:
-    """A dearer proposal is, unless even the next cheaper one failed, or gets fewer steps than the dearer one needs."""
-    return not trial.failed and pace(cheaper, trial, budget) >= proposal.candidate.enough_steps
 
 
 def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:

@@ -201,7 +201,8 @@ def lent_cases(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Case, ...]:
 
 def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
     """The probe with one more trial, and that trial; the cases are preprocessed first if they are not yet."""
-    log.info("trying %s (%s) on %s", plan.name, plan.recipe, request.device)
+    features, batch = plan.network.features[0], plan.training.batch_size
+    log.info("trying a network for %s (%d features at first, %d patches a step)", plan.name, features, batch)
     if not request.store.exists():
         request.store.mkdir(parents=True)
         known = _handled(known, request)

@@ -7,7 +7,7 @@ import pytest
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial, trial_key, work_key
-from nnseg.planning.candidates import Proposal, choose, pace
+from nnseg.planning.candidates import Proposal, choose, pace, worth_trying
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import load_recipe, make_plans, propose
 
@@ -97,3 +97,11 @@ def test_pace_counts_the_pauses_between_epochs(make_fingerprint: MakeFingerprint
     proposal = proposals(make_fingerprint((36, 50, 35)), 5)[0]
     trial = Trial(key="any", step_seconds=0.1, pause_seconds=5.0)  # epochs of 50 steps: 0.1 s more a step
     assert pace(proposal, trial, Budget(seconds=1000)) == int(970 / 0.2)
+
+
+def test_after_a_failed_trial_no_dearer_network_is_tried(make_fingerprint: MakeFingerprint):
+    cheap, dear, _ = proposals(make_fingerprint((36, 50, 35)), 20)
+    budget = Budget(seconds=1200)
+    assert not worth_trying(dear, cheap, Trial(key="any", failed="was killed"), budget)
+    assert worth_trying(dear, cheap, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and dear needs 3000
+    assert not worth_trying(dear, cheap, Trial(key="any", step_seconds=1.0), budget)
