@@ -13,7 +13,7 @@ KILLS = 4
 
 
 def _command(dataset: Path, run: Path, recipe: Path) -> list[str]:
-    options = ["--recipe", recipe, "--folds", 0, "--device", "cpu", "--workers", 1, "--checkpoint", "0.001s"]
+    options = ["--no-probe", "--recipe", recipe, "--folds", 0, "--device", "cpu", "--workers", 1, "--checkpoint", "0.001s"]
     return [sys.executable, "-m", "nnseg.cli", "run", *map(str, [dataset, run, *options])]
 
 

@@ -10,7 +10,7 @@ from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.storage.cases import StoredCase
-from nnseg.training.loop import Learner, steps_within, train
+from nnseg.training.loop import Learner, steps_fitting, train
 from nnseg.training.losses import LOSSES
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
@@ -132,8 +132,8 @@ def test_a_case_with_nobody_held_out_trains_without_an_estimate():
 
 def test_more_time_gives_more_steps():
     setting, patches, validation = world(plan_of())
-    few, seconds = steps_within(1.0, patches, validation, setting)
-    many, _ = steps_within(20.0, patches, validation, setting)
+    few, seconds = steps_fitting(1.0, patches, validation, setting)
+    many, _ = steps_fitting(20.0, patches, validation, setting)
     assert 1 <= few < many
     assert 0 < seconds < 1
 
