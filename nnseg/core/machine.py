@@ -7,7 +7,6 @@ needed. Of them only libraries are counted here, since nothing runs without thos
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import re
 import shutil
@@ -74,10 +73,7 @@ def held_gb(*, children: bool = False) -> float:
 
 
 def give_back() -> None:
-    """Hand back to the system what is no longer used: dead objects that refer to each other, as optimizers do, and freed memory
-    that the C library (Linux's) keeps for later.
-    """
-    gc.collect()
+    """Hand back to the system freed memory that the C library (Linux's) keeps for later."""
     with suppress(OSError, AttributeError, TypeError):  # another C library; Windows knows no library without a name
         ctypes.CDLL(None).malloc_trim(0)
 

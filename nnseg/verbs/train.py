@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -93,6 +94,7 @@ def train_fold(
     setting = _setting(plan, number, schedule, target)
     patches = Patches(cases, plan, fold=number, device=target)
     _train(place, setting, patches, Validation(unheld, setting), key=key, checkpoint_seconds=checkpoint_seconds)
+    gc.collect()  # a learner's parts refer to one another, so that only this frees their memory for what comes next
     return place
 
 
