@@ -50,6 +50,11 @@ class Case:
     images: tuple[Path, ...]
     labels: Path | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that it is made of: images, and the label map if there is one."""
+        return (*self.images, self.labels) if self.labels else self.images
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:

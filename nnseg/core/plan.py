@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from nnseg.core.geometry import Axes
+from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels
 from nnseg.core.ranges import (
     MOST_VALUES,
@@ -354,6 +354,19 @@ class Plan(Section):
     def dimensions(self) -> int:
         """2 or 3."""
         return len(self.patch)
+
+    def grid(self, shape: Shape, spacing: Vector) -> Grid:
+        """The network's grid of a cropped scan, in network axis order; in a 2D plan slices keep their number and distance.
+
+        Args:
+            shape: voxels of the cropped scan (z, y, x).
+            spacing: mm of the scan (z, y, x).
+        """
+        axes, target = self.preprocessing.axes, self.preprocessing.spacing
+        depth, height, width = (spacing[a] for a in axes)
+        z, y, x = (shape[a] for a in axes)
+        wanted = (depth, *target) if self.dimensions == 2 else target
+        return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((wanted[0], wanted[1], wanted[2]))
 
     def key(self, *sections: str) -> str:
         """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.plan import Plan, digest
-
-NotNegative = Annotated[float, Field(ge=0)]
+from nnseg.core.ranges import NotNegative
 
 
 class Trial(BaseModel):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnseg.core.geometry import tile_starts
 from nnseg.core.plan import Steps
 
 Box = tuple[slice, slice, slice, slice]
@@ -53,21 +54,6 @@ class Window:
         """The axes of a tile (C, z, y, x) to reverse for each mirrored copy, the unmirrored first."""
         axes = [a + 4 - len(self.patch) for a in self.mirror_axes]
         return tuple(chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n))
-
-
-def tile_starts(length: int, patch: int, step: float) -> tuple[int, ...]:
-    """First voxels of the fewest evenly spread tiles that cover an axis and lie at most a step apart.
-
-    Source: nnU-Net. 512 voxels, tiles of 128 and a step of 0.5 give (0, 64, 128, 192, 256, 320, 384).
-
-    Args:
-        length: voxels of the axis, at least ``patch``.
-        patch: voxels of a tile.
-        step: largest distance of neighbouring tiles as a share of ``patch``.
-    """
-    room = length - patch
-    gaps = math.ceil(room / (patch * step))
-    return tuple(round(room / max(gaps, 1) * i) for i in range(gaps + 1))
 
 
 def importance(patch: Steps) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +81,7 @@ def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) 
     Raises:
         ScanError: it cannot be read, or image and label map do not belong together.
     """
-    key = content_hash(_files(case))  # first: should the files change meanwhile, then the key is the old one, and it is noticed
+    key = content_hash(case.files)  # first: should the files change meanwhile, then the key is the old one, and it is noticed
     read = read_case(case, channels=channels, labels=labels)
     measured = measure_case(read.scan, read.label_map, labels=labels, name=case.name, key=key, sample=sample)
     return replace(measured, findings=read.findings)
@@ -149,13 +148,9 @@ def _halved(mask_ZYX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return mask_ZYX
 
 
-def _files(case: Case) -> list[Path]:
-    return [*case.images, *([case.labels] if case.labels else [])]
-
-
 def _hash_or_nothing(case: Case) -> str:
     try:
-        return content_hash(_files(case))
+        return content_hash(case.files)
     except (NnsegError, OSError):
         return ""
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,11 +20,9 @@ from nnseg.core.machine import GIGABYTE
 from nnseg.core.parallel import WORTH_A_POOL
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Probe, Trial
+from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.planning.rough import rough_handling, rough_trial
 from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
-
-if TYPE_CHECKING:  # what measures fingerprints need not be loaded
-    from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 
 BASE_GB = 0.44
 """RAM of a process with torch and all that training and prediction need, before it does anything (measured: 0.436)."""

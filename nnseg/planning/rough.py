@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from nnseg.core.machine import GIGABYTE
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
-
-if TYPE_CHECKING:
-    from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.fingerprint import Fingerprint
 
 BYTES_PER_VALUE = 12.0
 """Of RAM or device memory for each value of a step's feature maps: kept for the way back, their gradients, and work space."""

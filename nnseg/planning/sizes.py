@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from nnseg.core.geometry import Grid, Shape
+from nnseg.core.geometry import Shape, tile_starts
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
 from nnseg.core.plan import Plan
-
-if TYPE_CHECKING:  # what measures fingerprints need not be loaded
-    from nnseg.planning.fingerprint import CaseMeasure
+from nnseg.planning.fingerprint import CaseMeasure
 
 
 def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
     """Voxels of a case on the network's grid."""
-    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
-    depth, height, width = (case.spacing[a] for a in axes)
-    z, y, x = (case.cropped_shape[a] for a in axes)
-    spacing = (depth, *target) if plan.dimensions == 2 else target
-    return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2])).shape
+    return plan.grid(case.cropped_shape, case.spacing).shape
 
 
 def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
@@ -44,4 +37,4 @@ def tiles(case: CaseMeasure, plan: Plan) -> int:
     patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
     steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
     along = zip(network_shape(case, plan), patch, steps, strict=True)
-    return math.prod(math.ceil(max(0, n - p) / (p * s)) + 1 for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
+    return math.prod(len(tile_starts(max(n, p), p, s)) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))

@@ -6,14 +6,11 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from statistics import median
-from typing import TYPE_CHECKING
 
 from nnseg.core.dataset import counted
 from nnseg.core.plan import Plan
-
-if TYPE_CHECKING:
-    from nnseg.planning.fingerprint import Fingerprint
-    from nnseg.planning.preflight import Cost, Preflight
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.preflight import Cost, Preflight
 
 WIDTH = 100
 INDENT = 14

@@ -86,12 +86,8 @@ def _check(scan: Scan, label_map: LabelMap | None, plan: Plan) -> None:
 
 
 def _place(scan: Grid, crop: Box, plan: Plan) -> Placement:
-    axes, target = plan.preprocessing.axes, plan.preprocessing.spacing
-    depth, height, width = (scan.spacing[a] for a in axes)
-    spacing = (depth, *target) if plan.dimensions == 2 else target
-    z, y, x = (crop.shape[a] for a in axes)
-    grid = Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((spacing[0], spacing[1], spacing[2]))
-    return Placement(scan=scan, crop=crop, axes=axes, shape=grid.shape, spacing=grid.spacing)
+    grid = plan.grid(crop.shape, scan.spacing)
+    return Placement(scan=scan, crop=crop, axes=plan.preprocessing.axes, shape=grid.shape, spacing=grid.spacing)
 
 
 def _scan_spacing(placement: Placement) -> Vector:

@@ -60,8 +60,7 @@ def _by_subject(dataset: Dataset) -> dict[str, str]:
 
 def _subject(case: Case, folder: Path) -> str:
     """The subject that the case's name tells, or else its files; folders above the dataset do not count."""
-    files = [*case.images, *([case.labels] if case.labels else [])]
-    inside = (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name) for file in files)
+    inside = (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name) for file in case.files)
     matches = (SUBJECT.search(text) for text in (case.name, *(path.as_posix() for path in inside)))
     return next((match[1] for match in matches if match), "")
 

@@ -16,7 +16,7 @@ from nnseg.planning.candidates import Proposal, choose, worth_trying
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import propose
 from nnseg.planning.preflight import Preflight, check_fits, preflight
-from nnseg.planning.recipe import load_recipe
+from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.storage.runs import SCHEMA_FILE, PlanFolder, RunFolder, read_plan, write_plan
 from nnseg.verbs.folds import decide_folds, read_folds
 from nnseg.verbs.options import Options, chosen_folds, device_kind
@@ -46,7 +46,7 @@ class PlanOrigin(BaseModel):
 
 
 def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
-    """The run's plans and folds: those on file if the planner would decide the same again, edits included, else made anew.
+    """The run's plans and folds: those on file, edits included, if the same is asked or decided again; else made anew.
 
     Args:
         run: where they are written.
@@ -57,11 +57,12 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     Raises:
         PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
     """
-    origin, asked = _origin(run), _asked(fingerprint, options)
+    recipe = load_recipe(options.recipe)
+    origin, asked = _origin(run), _asked(fingerprint, recipe, options)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(places := _places(run)) == len(origin.current):
         return places
-    plans, budget = _decided(run, dataset, fingerprint, options, len(chosen_folds(options.folds, len(folds))))
+    plans, budget = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
     origin = origin.model_copy(update={"seconds": budget.seconds})
     if origin.current != keys:
@@ -82,11 +83,10 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     return folders
 
 
-def _asked(fingerprint: Fingerprint, options: Options) -> str:
+def _asked(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
     """A digest of what plans are made from, the machine apart."""
-    recipe = load_recipe(options.recipe).model_dump(mode="json")
     wanted = {name: getattr(options, name) for name in ("kinds", "budget", "memory_gb", "folds", "device", "probe", "seed")}
-    return digest([fingerprint.key, recipe, wanted])
+    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
 
 
 def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
@@ -95,11 +95,10 @@ def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
 
 
 def _decided(
-    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options, folds: int
+    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
 ) -> tuple[tuple[Plan, ...], Budget]:
     """The plans that the planner comes to, after trying candidates where that is wanted and possible; and one training's budget."""
-    recipe, device = load_recipe(options.recipe), device_kind(options.device)
-    memory_gb = options.memory_gb
+    device, memory_gb = device_kind(options.device), options.memory_gb
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
         memory_gb = SPARED * free_device_gb(options.device) or None
     budget = Budget(seconds=options.budget, device=device, memory_gb=memory_gb)

@@ -43,4 +43,4 @@ def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Finger
 
 
 def _hash_of(case: Case) -> str:
-    return content_hash([*case.images, *([case.labels] if case.labels else [])])
+    return content_hash(case.files)

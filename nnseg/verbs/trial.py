@@ -16,12 +16,13 @@ from torch import nn
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, NnsegError
+from nnseg.core.geometry import tile_starts
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
 from nnseg.inference.predict import Predictor, window_of
-from nnseg.inference.sliding_window import Window, sliding_window, tile_starts
+from nnseg.inference.sliding_window import Window, sliding_window
 from nnseg.network.bundle import Member, Model, build, save_model
 from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
@@ -33,6 +34,7 @@ from nnseg.training.loop import Learner, make_step
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
 from nnseg.training.validation import MOST_PATCHES, Validation
+from nnseg.verbs.options import Options
 from nnseg.verbs.predict import Job, predict_into
 from nnseg.verbs.preprocess import Task
 from nnseg.verbs.probe import Answer, Request
@@ -57,7 +59,7 @@ CASES_SECONDS = 15.0
 GLANCE = 0.005
 """Seconds between two looks at the memory: the peak of a step is short."""
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = Options.checkpoint
 """Between two checkpoints, as a run makes them unless asked otherwise."""
 
 
