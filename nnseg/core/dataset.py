@@ -44,11 +44,13 @@ class Case:
         name: unique in its dataset.
         images: one file, or one file per channel, in channel order; a folder stands for a DICOM series.
         labels: the file of its label map, if known.
+        annotated: names of the labels that were annotated in it; None for all. The others may be there, called background.
     """
 
     name: str
     images: tuple[Path, ...]
     labels: Path | None = None
+    annotated: tuple[str, ...] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -81,9 +81,11 @@ class PreprocessedCase:
         image: float32 (C, Z, Y, X), normalized, on the network's grid.
         labels: int16 (Z, Y, X), label indices of `Labels`, -1 where ignored; None for a scan without a label map.
         placement: where this grid lies in the scan.
+        known: indices of the labels that were annotated, the background's always; None for all.
     """
 
     name: str
     image: Floats
     labels: npt.NDArray[np.int16] | None
     placement: Placement
+    known: tuple[int, ...] | None = None

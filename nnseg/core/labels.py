@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Labels(BaseModel):
         if not self.regions:
             return np.eye(len(self.values), dtype=bool)
         return np.array([[v in region.values for v in self.values] for region in self.regions])
+
+    def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
+        """Indices of the background and of the labels that were annotated; None for all, as where no names are given."""
+        return None if annotated is None else (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
 
     def undeclared(self, found: Integers) -> list[int]:
         """Values in ``found`` that this legend does not know, ascending."""

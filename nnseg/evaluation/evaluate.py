@@ -2,7 +2,7 @@
 
 "The mean Dice" of a test set is at least three numbers, which differ by up to 20 points on the same files, so all three are always
 given, under these names. A *mask* is one label of one case; it is *undefined*, and counts nowhere, where neither the reference nor
-the prediction shows the label.
+the prediction shows the label, or where nobody annotated it.
 
 ========== ========================================================== ======================================================
 name       per label                                                  mean
@@ -15,7 +15,7 @@ pooled     ratio of the voxel counts summed over all cases            mean over 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.core.parallel import each
-from nnseg.evaluation.metrics import Counts, count, dice, iou
+from nnseg.evaluation.metrics import NOTHING, Counts, count, dice, iou
 from nnseg.storage.images import FORMATS, LOSSLESS_PICTURE, TIFF, read_label_map, stem_of, suffix_of
 
 GRID_TOLERANCE = 0.1
@@ -78,7 +78,7 @@ class Average(Noun):
     Args:
         dice, iou: the averaged metrics.
         n: how many values the mean is taken over: masks, cases or labels.
-        n_undefined: how many were left out because neither side shows anything.
+        n_undefined: how many were left out because neither side shows anything, or nobody annotated it.
     """
 
     dice: Mean
@@ -113,11 +113,16 @@ class Scores(Noun):
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A predicted label map and its reference, on disk."""
+    """A predicted label map and its reference, on disk.
+
+    Args:
+        annotated: names of the labels that were annotated in the reference; None for all.
+    """
 
     name: str
     prediction: Path
     reference: Path
+    annotated: tuple[str, ...] | None = None
 
 
 def evaluate_folders(predictions: Path, references: Path, labels: Labels | None = None, *, workers: int = 1) -> Scores:
@@ -158,8 +163,16 @@ def evaluate(pairs: Sequence[Pair], labels: Labels, *, failed: Sequence[Failure]
     return summarize([o.result for o in outcomes if o.result is not None], labels, failed=[*failed, *reasons])
 
 
-def score(name: str, prediction: LabelMap, reference: LabelMap, labels: Labels) -> CaseScore:
+def score(
+    name: str, prediction: LabelMap, reference: LabelMap, labels: Labels, *, annotated: Collection[str] | None = None
+) -> CaseScore:
     """The score of one case.
+
+    Args:
+        name: the case's.
+        prediction, reference: on the same grid.
+        labels: what the values mean.
+        annotated: names of the labels that were annotated in the reference; None for all.
 
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
@@ -170,7 +183,7 @@ def score(name: str, prediction: LabelMap, reference: LabelMap, labels: Labels) 
         if unknown:
             declared = ", ".join(map(str, labels.values))
             raise EvaluationError(f"{side} has values {unknown}, the labels are {declared}; declare them or fix the file")
-    return case_score(name, count(prediction.labels, reference.labels, labels))
+    return case_score(name, count(prediction.labels, reference.labels, labels, annotated=annotated))
 
 
 def case_score(name: str, counts: Mapping[str, Counts]) -> CaseScore:
@@ -189,7 +202,7 @@ def summarize(cases: Iterable[CaseScore], labels: Labels, *, failed: Iterable[Fa
         {n: _mean([m.dice for m in c]) for n, c in columns.items()},
         {n: _mean([m.iou for m in c]) for n, c in columns.items()},
     )
-    sums = {name: sum(column, Counts(tp=0, fp=0, fn=0, tn=0)) for name, column in columns.items()}
+    sums = {name: sum(column, NOTHING) for name, column in columns.items()}
     pooled = {n: dice(c) for n, c in sums.items()}, {n: iou(c) for n, c in sums.items()}
     averages = Averages(
         per_mask=_average([m.dice for m in masks], [m.iou for m in masks], by_label),
@@ -218,7 +231,8 @@ def _score_pair(pair: Pair, *, labels: Labels) -> CaseScore:
     prediction, like = read_label_map(pair.prediction), None
     if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # never turned on reading, so a bare reference may borrow its grid
         like = Source(files=(pair.prediction,), grid=prediction.grid)
-    return score(pair.name, prediction, read_label_map(pair.reference, like=like), labels)
+    reference = read_label_map(pair.reference, like=like)
+    return score(pair.name, prediction, reference, labels, annotated=pair.annotated)
 
 
 def _check_grids(prediction: LabelMap, reference: LabelMap) -> None:

@@ -6,6 +6,8 @@ Where both masks are empty neither is defined: the answer is None, never 1 or Na
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
@@ -46,16 +48,27 @@ def iou(counts: Counts) -> float | None:
 METRICS = {"dice": dice, "iou": iou}
 
 
-def count(prediction: Integers, reference: Integers, labels: Labels) -> dict[str, Counts]:
+NOTHING = Counts(tp=0, fp=0, fn=0, tn=0)
+"""Where no voxel can be compared."""
+
+
+def count(
+    prediction: Integers, reference: Integers, labels: Labels, *, annotated: Collection[str] | None = None
+) -> dict[str, Counts]:
     """Counts for every scored label or region, voxels whose reference is the ignore value left out.
 
     Args:
         prediction: (Z, Y, X), stored values.
         reference: (Z, Y, X), stored values, of the same shape.
         labels: what the values mean; it must know all of them (`Labels.undeclared` is empty).
+        annotated: names of the labels that the reference can show; `NOTHING` is counted of others and of regions with any other.
+            None for all.
     """
-    joint = _joint_histogram(prediction, reference, labels)
-    return {name: _counts(joint, member) for name, member in _members(labels).items()}
+    joint, known = _joint_histogram(prediction, reference, labels), labels.known(annotated)
+    return {
+        name: NOTHING if known is not None and set(np.flatnonzero(member)) - set(known) else _counts(joint, member)
+        for name, member in _members(labels).items()
+    }
 
 
 def _members(labels: Labels) -> dict[str, npt.NDArray[np.bool_]]:

@@ -29,6 +29,7 @@ class CaseMeasure(BaseModel):
         voxels: of each label, by name; ignored voxels are not counted.
         structures: voxels (z, y, x) of the box around the largest connected piece of each label that occurs, by name; the
             background is none. Empty if they were not measured.
+        annotated: names of the labels that were annotated; None for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class CaseMeasure(BaseModel):
     cropped_shape: Shape
     voxels: dict[str, int]
     structures: dict[str, Shape] = {}
+    annotated: tuple[str, ...] | None = None
 
     @property
     def is_2d(self) -> bool:

@@ -84,7 +84,7 @@ def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) 
     key = content_hash(case.files)  # first: should the files change meanwhile, then the key is the old one, and it is noticed
     read = read_case(case, channels=channels, labels=labels)
     measured = measure_case(read.scan, read.label_map, labels=labels, name=case.name, key=key, sample=sample)
-    return replace(measured, findings=read.findings)
+    return replace(measured, case=measured.case.model_copy(update={"annotated": case.annotated}), findings=read.findings)
 
 
 def measure_case(scan: Scan, label_map: LabelMap, *, labels: Labels, name: str, key: str = "", sample: int = SAMPLE) -> Measured:

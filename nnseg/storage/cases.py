@@ -2,7 +2,7 @@
 
 One case is one file, an ordinary zip whose members are stored as they are::
 
-    case.json         name, key, placement, and size and digest of each other member
+    case.json         name, key, placement, known labels, and size and digest of each other member
     image.b2nd        float32 (C, Z, Y, X), Blosc2: LZ4 after byte shuffling
     labels.b2nd       int8 or int16 (Z, Y, X)
     locations.b2nd    int32 (n, 3), voxels of one label after another
@@ -49,6 +49,7 @@ class StoredCase:
         locations: voxels (n, 3) of each label index above 0 that occurs, a random choice of them in ascending order.
         annotated: voxels (n, 3) of any label or background, chosen likewise; None where nothing is ignored.
         placement: where the network's grid lies in the scan.
+        known: indices of the labels that were annotated in this case, the background's always; None for all.
     """
 
     name: str
@@ -57,6 +58,7 @@ class StoredCase:
     locations: Mapping[int, Locations]
     annotated: Locations | None
     placement: Placement
+    known: tuple[int, ...] | None = None
 
 
 class _Member(BaseModel):
@@ -77,6 +79,7 @@ class _Contents(BaseModel):
     name: str
     key: str
     placement: Placement
+    known: tuple[int, ...] | None = None
     unpacked_bytes: int
     counts: dict[int, int]
     members: dict[str, _Member]
@@ -114,16 +117,14 @@ class CaseStore:
             ScanError: the case has no name or no labels.
             RunError: the folder cannot be written to.
         """
-        if not case.name or case.labels is None:
-            raise ScanError(f'case "{case.name}" cannot be stored for training: it needs a name and a label map')
-        labels = case.labels.astype(np.int8 if case.labels.max() <= np.iinfo(np.int8).max else np.int16)
-        chosen = _choose(case.labels, case.name)
+        labels, chosen = _labels_and_locations(case)
         rows = np.concatenate([np.zeros((0, 3), np.int32), *chosen.values()])
         frames = {IMAGE: _pack(case.image, dimensions), LABELS: _pack(labels, dimensions), LOCATIONS: _pack(rows, 0)}
         contents = _Contents(
             name=case.name,
             key=key,
             placement=case.placement,
+            known=case.known,
             unpacked_bytes=case.image.nbytes + labels.nbytes,
             counts={index: len(where) for index, where in chosen.items()},
             members={name: _Member(bytes=len(frame), digest=_digest(frame)) for name, frame in frames.items()},
@@ -153,7 +154,13 @@ class CaseStore:
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
         annotated = locations.pop(ANNOTATED, None)
         return StoredCase(
-            name=name, image=image, labels=labels, locations=locations, annotated=annotated, placement=contents.placement
+            name=name,
+            image=image,
+            labels=labels,
+            locations=locations,
+            annotated=annotated,
+            placement=contents.placement,
+            known=contents.known,
         )
 
     def _path(self, name: str) -> Path:
@@ -173,10 +180,39 @@ class CaseStore:
         return contents if complete and contents.name == name else None
 
 
+def in_memory(case: PreprocessedCase) -> StoredCase:
+    """The case as a store would give it back, without a file: to train on arrays.
+
+    Args:
+        case: with a name, and with labels; its image is not copied.
+
+    Raises:
+        ScanError: the case has no name or no labels.
+    """
+    labels, locations = _labels_and_locations(case)
+    annotated = locations.pop(ANNOTATED, None)
+    return StoredCase(
+        name=case.name,
+        image=case.image,
+        labels=labels,
+        locations=locations,
+        annotated=annotated,
+        placement=case.placement,
+        known=case.known,
+    )
+
+
 SUFFIX = ".case"
 CONTENTS, IMAGE, LABELS, LOCATIONS = "case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"
 ANNOTATED = -1
 """Where the positions of annotated voxels stand among those of label indices."""
+
+
+def _labels_and_locations(case: PreprocessedCase) -> tuple[npt.NDArray[Any], dict[int, Locations]]:
+    """Labels in the smallest type that holds them, and `_choose`'s choice of voxels."""
+    if not case.name or case.labels is None:
+        raise ScanError(f'case "{case.name}" cannot be stored for training: it needs a name and a label map')
+    return case.labels.astype(np.int8 if case.labels.max() <= np.iinfo(np.int8).max else np.int16), _choose(case.labels, case.name)
 
 
 def _choose(labels: npt.NDArray[np.int16], name: str) -> dict[int, Locations]:

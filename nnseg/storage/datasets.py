@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers, LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.parallel import each
-from nnseg.storage.description import wrong
+from nnseg.storage.annotated import mark_annotated
+from nnseg.storage.description import ANNOTATED_KEY, wrong
 from nnseg.storage.images import read_label_map, read_scan, suffix_of
 from nnseg.storage.layouts import Found, find_layout
 from nnseg.storage.scans import find_scans
@@ -71,6 +72,7 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
     else:
         labels, cases, more = _labels_off_files(folder, found, workers)
         findings = (*found.findings, *more)
+    cases, notes = mark_annotated(cases, labels, folder=folder, description=about, unusable={f.case for f in findings})
     suffix = Counter(suffix_of(c.images[0]) for c in cases).most_common(1)[0][0]
     return Dataset(
         name=(about and about.name) or folder.name,
@@ -80,7 +82,7 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
         channels=(about.channels if about else ()) or _channels_off_files(cases),
         labels=labels,
         suffix=(about.suffix if about else "") or suffix,
-        findings=findings,
+        findings=(*findings, *notes),
     )
 
 
@@ -93,7 +95,8 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
         labels: what values its label map may have.
 
     Raises:
-        ScanError: a file cannot be used; channels, shape or position do not agree; a channel is constant; a value is undeclared.
+        ScanError: a file cannot be used; channels, shape or position do not agree; a channel is constant; a value is undeclared, or
+            that of a label which was not annotated.
     """
     if case.labels is None:
         raise refuse(case.images[0], "has no label map", expected="one", advice="add it to the dataset")
@@ -103,6 +106,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     nudged = _check_together(case.images[0], scan, case.labels, label_map)
     counts = _count_values(label_map.labels)
     _check_declared(case.labels, counts, labels)
+    _check_annotated(case.labels, counts, labels, case.annotated)
     findings = [nudged] if nudged else []
     if not set(counts) & set(labels.values[1:]):
         findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; have a look at it"))
@@ -213,6 +217,15 @@ def _check_declared(path: Path, counts: dict[int, int], labels: Labels) -> None:
         declared = ", ".join(map(str, [*labels.values, *([] if labels.ignore is None else [labels.ignore])]))
         found = f"label map has the value{'s' if len(undeclared) > 1 else ''} {listed}"
         raise refuse(path, found, expected=f"the declared {declared}", advice='add it to "labels" or fix the file')
+
+
+def _check_annotated(path: Path, counts: dict[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
+    named = zip(labels.names[1:], labels.values[1:], strict=True)
+    surplus = [(n, counts[v]) for n, v in named if v in counts and annotated is not None and n not in annotated]
+    if surplus:
+        listed = ", ".join(f"{name} ({voxels} voxels)" for name, voxels in surplus)
+        found = f"label map shows {listed}, which {ANNOTATED_KEY} does not list for it"
+        raise refuse(path, found, expected=f"only {', '.join(annotated or ())}", advice="list it if it is complete, or remove it")
 
 
 def _count_values(labels: Integers) -> dict[int, int]:

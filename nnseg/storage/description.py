@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
 
+ANNOTATED_KEY = "annotated_labels"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -44,6 +46,7 @@ class Description:
         table: the listed cases of nnU-Net's "dataset" key; None if it has none.
         count: numTraining, if given.
         suffix: nnU-Net's file_ending, empty if not given.
+        annotated: names of the labels that were annotated, by case, as listed; None if there is no such list.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Description:
     table: tuple[Entry, ...] | None
     count: int | None
     suffix: str
+    annotated: dict[str, tuple[str, ...]] | None
 
 
 def read_description(path: Path) -> Description:
@@ -73,6 +77,7 @@ def read_description(path: Path) -> Description:
         table=_table(path, content),
         count=count if isinstance(count, int) else None,
         suffix=str(content.get("file_ending") or "").lower(),
+        annotated=_annotated(path, content),
     )
 
 
@@ -204,6 +209,20 @@ def _table(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
     if not isinstance(given, dict):
         raise wrong(path, '"dataset" is no object', expected='{"CASE": {"images": [...], "label": ...}}', advice="mend it")
     return tuple(_entry(path, item, f'"{name}" in "dataset"', images="images", name=str(name)) for name, item in given.items())
+
+
+def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]] | None:
+    given = content.get(ANNOTATED_KEY)
+    if given is None:
+        return None
+    expected = '{"CASE": ["liver", ...]} with names of labels'
+    if not isinstance(given, dict):
+        raise wrong(path, f'"{ANNOTATED_KEY}" is no object', expected=expected, advice="mend it")
+    lists = {str(case): [names] if isinstance(names, str) else names for case, names in given.items()}
+    for case, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise wrong(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected=expected, advice="mend it")
+    return {case: tuple(names) for case, names in lists.items()}
 
 
 def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> Entry:

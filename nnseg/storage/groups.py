@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, listed
 from nnseg.core.errors import DatasetError
+from nnseg.storage.tables import read_rows
 
 SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)")
 """The subject entity of BIDS names. Source: Brain Imaging Data Structure 1.10, "Entities"."""
@@ -106,7 +106,7 @@ def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
 
 def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, case and group of each line of a table that is not blank."""
-    rows = [(line, row) for line, row in _rows(path) if any(row)]
+    rows = [(line, row) for line, row in read_rows(path) if any(row)]
     header = [cell.casefold() for cell in rows[0][1]] if rows else []
     case, group = 0, 1
     if "case" in header:
@@ -120,15 +120,3 @@ def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
     for line, row in rows:
         padded = [*row, *[""] * len(header)]
         yield line, padded[case], padded[group]
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and stripped cells; the delimiter is the likeliest of those that spreadsheets write."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: there is no such table of groups; give its path anew") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no readable table ({error}); save it as CSV in UTF-8") from None

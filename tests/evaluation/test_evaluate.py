@@ -8,7 +8,7 @@ import tifffile
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
-from nnseg.evaluation.evaluate import Failure, Scores, case_score, evaluate_folders, summarize
+from nnseg.evaluation.evaluate import Failure, Pair, Scores, case_score, evaluate, evaluate_folders, summarize
 from nnseg.evaluation.metrics import Counts
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 2))
@@ -107,6 +107,21 @@ def test_folders_are_paired_by_name_whatever_the_suffix(tmp_path):
     (tmp_path / "made" / "predictions.json").write_text("{}")
     (case,) = evaluate_folders(tmp_path / "made", tmp_path / "given", LABELS).cases
     assert (case.name, case.labels["a"].dice, case.labels["b"].dice) == ("case1", pytest.approx(4 / 5), pytest.approx(2 / 3))
+
+
+def test_a_label_that_was_not_annotated_has_no_score_and_counts_in_no_average(tmp_path):
+    write(tmp_path, "given.nii.gz", [[[0, 1], [0, 0]]])
+    write(tmp_path, "made.nii.gz", [[[2, 1], [2, 0]]])
+    prediction, reference = tmp_path / "made.nii.gz", tmp_path / "given.nii.gz"
+    pairs = [Pair(name="all", prediction=prediction, reference=reference)]
+    pairs.append(Pair(name="part", prediction=prediction, reference=reference, annotated=("a",)))
+    scores = evaluate(pairs, LABELS)
+    assert [(c.labels["a"].dice, c.labels["b"].dice, c.mean_dice) for c in scores.cases] == [(1.0, 0.0, 0.5), (1.0, None, 1.0)]
+    assert scores.averages.per_mask.dice.labels == {"a": 1.0, "b": 0.0}
+    assert scores.averages.per_mask.dice.mean == pytest.approx(2 / 3)
+    assert (scores.averages.per_mask.n, scores.averages.per_mask.n_undefined) == (3, 1)
+    assert scores.averages.per_image.dice.mean == 0.75
+    assert scores.averages.pooled.dice.labels == {"a": 1.0, "b": 0.0}
 
 
 def test_a_reference_without_positions_lies_where_the_predicted_picture_does(tmp_path):

@@ -52,6 +52,19 @@ def test_regions_count_the_union_of_their_labels():
     assert counts == {"whole": Counts(tp=2, fp=1, fn=1, tn=0), "core": Counts(tp=1, fp=0, fn=1, tn=2)}
 
 
+def test_of_a_label_that_was_not_annotated_nothing_is_counted():
+    counts = count(row(0, 1, 1, 2), row(0, 1, 0, 0), PLAIN, annotated=("front",))
+    assert counts == {"front": Counts(tp=1, fp=1, fn=0, tn=2), "back": metrics.NOTHING}
+    assert count(row(1), row(1), PLAIN, annotated=None) == count(row(1), row(1), PLAIN, annotated=("front", "back"))
+
+
+def test_of_a_region_that_was_annotated_in_part_nothing_is_counted():
+    regions = (Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2))
+    labels = Labels(names=("background", "oedema", "core"), values=(0, 1, 2), regions=regions)
+    counts = count(row(1, 2, 0, 1), row(0, 2, 0, 2), labels, annotated=("core",))
+    assert counts == {"whole": metrics.NOTHING, "core": Counts(tp=1, fp=0, fn=1, tn=2)}
+
+
 @pytest.mark.parametrize("slab_voxels", [1, 100, 10**9])
 def test_counts_agree_with_counting_mask_by_mask(monkeypatch, slab_voxels):
     monkeypatch.setattr(metrics, "SLAB_VOXELS", slab_voxels)

@@ -297,3 +297,43 @@ for i in range(10**6):
         assert set(CaseStore(tmp_path).names()) == found
         for name in found:
             CaseStore(tmp_path).read(name)
+
+
+@pytest.mark.parametrize("known", [None, (0, 2)])
+def test_labels_that_were_annotated_come_back(store, known):
+    store.write(replace(made(), known=known), "key")
+    assert store.read("case 1").known == known
+
+
+def test_a_file_of_before_there_were_partial_labels_knows_all(store):
+    store.write(made(), "key")
+    file = store.folder / "case 1.case"
+    with zipfile.ZipFile(file) as opened:
+        members = {n: opened.read(n) for n in opened.namelist()}
+    assert b'"known":null,' in members["case.json"]
+    members["case.json"] = members["case.json"].replace(b'"known":null,', b"")
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    assert store.has("case 1", "key")
+    assert store.read("case 1").known is None
+
+
+@pytest.mark.parametrize("values", [(0, 0, 1, 2), (-1, 0, 1), (0,), (0, 128)])
+def test_a_case_in_memory_is_as_it_would_be_read_back(store, values):
+    case = replace(made(shape=(40, 30, 50), values=values), known=(0, 1))
+    store.write(case, "key")
+    back, direct = store.read("case 1"), cases.in_memory(case)
+    assert direct.image is case.image
+    assert (direct.name, direct.placement, direct.known) == (back.name, back.placement, back.known)
+    assert direct.labels.dtype == back.labels.dtype
+    assert np.array_equal(direct.labels, back.labels)
+    assert direct.locations.keys() == back.locations.keys()
+    assert all(np.array_equal(direct.locations[i], back.locations[i]) for i in back.locations)
+    assert (direct.annotated is None) == (back.annotated is None)
+    assert back.annotated is None or np.array_equal(direct.annotated, back.annotated)
+
+
+def test_a_case_without_labels_cannot_be_trained_on_in_memory():
+    with pytest.raises(ScanError, match="needs a name and a label map"):
+        cases.in_memory(replace(made(), labels=None))

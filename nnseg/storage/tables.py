@@ -1,0 +1,24 @@
+"""Tables that people make in spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from nnseg.core.errors import DatasetError
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and stripped cells of each line; the delimiter is the likeliest of those that spreadsheets write.
+
+    Raises:
+        DatasetError: there is no such file, or it is no table.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such table; give its path anew") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no readable table ({error}); save it as CSV in UTF-8") from None
