@@ -1,102 +1,146 @@
 """Losses: how far logits are from the reference. 0 is perfect, and every loss is a table entry.
 
-A loss is built of terms, and a term is a function of `Evidence`, the few sums and voxel-wise values that all of them share. Sums
-are taken in float32 whatever the network computed in. One-hot references are never built: what a label's voxels were given is
-gathered.
+A loss is built of terms, and a term is a function of `Evidence`. Terms of overlap (Dice and its kin) average over samples and
+heads, those of voxels (cross-entropy and its kin) over annotated voxels. The background has no overlap of its own under a softmax,
+except in Lovász's term.
 
-Sources: nnU-Net (Isensee et al. 2021) for soft Dice + cross-entropy and deep supervision; Rahman & Wang 2016 (IoU); Salehi et al.
-2017 (Tversky); Lin et al. 2017 (focal).
+Class weights weigh the heads in overlaps, and voxels by what their label is (regions: by the head) in the other terms; label
+smoothing is for ``ce`` and ``topk``.
+
+Sources: nnU-Net (Isensee et al. 2021) for soft Dice + cross-entropy and deep supervision; others at their terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nnseg.core.plan import Plan
+from nnseg.training.evidence import Evidence, Target, gather_evidence
+from nnseg.training.ranks import ALONE, Ranks
 
 SMOOTHING = 1e-5
 """Added above and below in Dice, so that a label absent from reference and prediction counts as perfect."""
 
 TVERSKY_FALSE_POSITIVE, TVERSKY_FALSE_NEGATIVE = 0.3, 0.7
+TVERSKY_FOCUS = 0.75
+"""The exponent of the focal Tversky loss, 1 / (4/3)."""
+
 FOCUS = 2.0
 """The exponent of the focal loss."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """The reference, and what the heads mean.
-
-    Args:
-        labels: int64 (B, *space) of label indices, -1 where nobody annotated.
-        members: bool (K, labels), as `nnseg.core.labels.Labels.members` gives it.
-        regions: heads are regions, each with a sigmoid, and may overlap; else labels, under one softmax.
-        batch: take overlaps of the whole batch as of one volume.
-    """
-
-    labels: Tensor
-    members: Tensor
-    regions: bool = False
-    batch: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What terms are made of; only annotated voxels count.
-
-    Args:
-        both, predicted, reference: (B, heads) soft counts of voxels, without the background's head; B is 1 for a batch's sums.
-        log_truth: (B, heads or 1, voxels) log-probability given to what the reference says; 0 where not annotated.
-        count: how many entries of ``log_truth`` are annotated, at least 1.
-    """
-
-    both: Tensor
-    predicted: Tensor
-    reference: Tensor
-    log_truth: Tensor
-    count: Tensor
-
-    def over_batch(self) -> Evidence:
-        """The same with the batch as one volume."""
-        sums = {name: getattr(self, name).sum(0, keepdim=True) for name in ("both", "predicted", "reference")}
-        return replace(self, **sums)
+HARDEST = 10
+"""One voxel in so many, those that are predicted worst, counts in the top-k loss."""
 
 
 Term = Callable[[Evidence], Tensor]
 Loss = Callable[[Tensor, Target], Tensor]
 
+OwnLoss = Callable[[Tensor, Tensor], Tensor]
+"""A user's: of logits (B, K, *space), float32, and labels (B, *space), int64 indices, -1 where ignored; the answer is a scalar."""
+
+
+class StagedLoss(Protocol):
+    """A loss of all stages' outputs."""
+
+    def __call__(self, outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
+        """A scalar, the same on all ranks.
+
+        Args:
+            outputs: logits (B, K, *space) of the stages, finest first, or only the finest.
+            labels: integers (B, *space), indices into ``plan.labels.values``, -1 where nobody annotated.
+            known: bool (B, labels), labels that were annotated in each sample; None where all were in all.
+        """
+        ...
+
 
 def dice_loss(evidence: Evidence) -> Tensor:
-    """1 - soft Dice, averaged over samples and heads."""
+    """1 - soft Dice, 2 |A B| / (|A| + |B|), averaged over samples and heads.
+
+    Source: Milletari et al. 2016, with sums of probabilities instead of their squares in the denominator, as in nnU-Net.
+    """
     total = evidence.predicted + evidence.reference
-    return 1 - ((2 * evidence.both + SMOOTHING) / (total + SMOOTHING)).mean()
+    return 1 - evidence.mean((2 * evidence.both + SMOOTHING) / (total + SMOOTHING), empty=1)
 
 
 def iou_loss(evidence: Evidence) -> Tensor:
-    """1 - soft intersection over union; half the smoothing keeps iou = dice / (2 - dice) exact for one sample and head."""
+    """1 - soft intersection over union; half the smoothing keeps iou = dice / (2 - dice) exact for one sample and head.
+
+    Source: Rahman & Wang 2016.
+    """
     union = evidence.predicted + evidence.reference - evidence.both
-    return 1 - ((evidence.both + SMOOTHING / 2) / (union + SMOOTHING / 2)).mean()
+    return 1 - evidence.mean((evidence.both + SMOOTHING / 2) / (union + SMOOTHING / 2), empty=1)
 
 
 def tversky_loss(evidence: Evidence) -> Tensor:
-    """1 - Tversky index, in which missed voxels weigh more than superfluous ones."""
-    superfluous = TVERSKY_FALSE_POSITIVE * (evidence.predicted - evidence.both)
-    missed = TVERSKY_FALSE_NEGATIVE * (evidence.reference - evidence.both)
-    return 1 - ((evidence.both + SMOOTHING / 2) / (evidence.both + superfluous + missed + SMOOTHING / 2)).mean()
+    """1 - Tversky index, in which missed voxels weigh more than superfluous ones.
+
+    Source: Salehi et al. 2017, TP / (TP + 0.3 FP + 0.7 FN).
+    """
+    return 1 - evidence.mean(_tversky_index(evidence), empty=1)
+
+
+def focal_tversky_loss(evidence: Evidence) -> Tensor:
+    """(1 - Tversky index) ** (3/4), averaged: heads that overlap well still count for something.
+
+    The power's infinite slope at 0, where every absent label is, is avoided by a shift of 1e-7.
+
+    Source: Abraham & Khan 2019, equation 4 with gamma = 4/3.
+    """
+    shift = 1e-7
+    missing = (1 - _tversky_index(evidence)).clamp(min=0)
+    return evidence.mean((missing + shift) ** TVERSKY_FOCUS - shift**TVERSKY_FOCUS)
+
+
+def lovasz_loss(evidence: Evidence) -> Tensor:
+    """Lovász extension of 1 - intersection over union, averaged over samples and the labels present in each.
+
+    Errors |reference - probability| are sorted, the largest first, and each weighs what its voxel adds to the Jaccard loss when the
+    voxels are got wrong in this order. Under a softmax the labels present count, background too, for without it a patch that has
+    nothing else would teach nothing. Regions have errors of their sigmoids (not hinges of logits, which have no upper limit) and
+    count in all samples; an absent one is charged its largest error. Always sample by sample, even if overlaps are the batch's.
+
+    Source: Berman et al. 2018, equations 8, 9 and 11.
+    """
+    target = evidence.target
+    annotated = (target.labels >= 0)[:, None]
+    inside = target.members[:, target.labels.clamp(min=0)].transpose(0, 1) & annotated  # (B, K, voxels)
+    errors = torch.where(inside, 1 - evidence.probabilities, evidence.probabilities) * annotated
+    losses = (errors * _jaccard_slopes(errors.detach(), inside)).sum(2)
+    counted = (evidence.voxel_weight > 0 if target.regions else inside).any(2)
+    weight = counted.to(losses.dtype) if target.weights is None else counted * target.weights
+    return evidence.average((losses * weight).sum(), weight.sum())
 
 
 def cross_entropy(evidence: Evidence) -> Tensor:
-    """Mean over annotated voxels, and regions; 0 where nothing is annotated."""
-    return -evidence.log_truth.sum() / evidence.count
+    """Mean over annotated voxels, and regions; 0 where nothing is annotated. With class weights, the weighted mean."""
+    return -evidence.average(evidence.log_score.sum(), evidence.count)
+
+
+def topk_loss(evidence: Evidence) -> Tensor:
+    """Mean cross-entropy of those 10 % of each sample's annotated voxels, over all regions, in which it is largest.
+
+    Source: Wu et al. 2016 (online bootstrapping), as in nnU-Net, which however takes a tenth of the whole batch.
+    """
+    errors = -evidence.log_score.flatten(1)
+    quota = ((evidence.voxel_weight > 0).sum((1, 2)) + HARDEST - 1) // HARDEST
+    worst = errors.topk(-(-errors.shape[1] // HARDEST), dim=1).values
+    chosen = torch.arange(worst.shape[1], device=worst.device) < quota[:, None]
+    return evidence.average(torch.where(chosen, worst, 0).sum(), quota.sum().to(worst.dtype))
 
 
 def focal_loss(evidence: Evidence) -> Tensor:
-    """Cross-entropy in which voxels count less the better they are predicted."""
+    """Cross-entropy in which voxels count less the better they are predicted, -(1 - p)^2 log p.
+
+    Source: Lin et al. 2017; class weights are its alpha.
+    """
     doubt = (1 - evidence.log_truth.exp()) ** FOCUS
-    return -(doubt * evidence.log_truth).sum() / evidence.count
+    return -evidence.average((doubt * evidence.log_truth * evidence.voxel_weight).sum(), evidence.count)
 
 
 def sum_of(*terms: Term) -> Loss:
@@ -109,30 +153,44 @@ def sum_of(*terms: Term) -> Loss:
     return loss
 
 
-def gather_evidence(logits: Tensor, target: Target) -> Evidence:
-    """The evidence in logits (B, K, *space), in float32 at least."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2).contiguous()
-    labels = target.labels.flatten(1)
-    annotated = (labels >= 0).to(logits.dtype)
-    gather = _evidence_of_regions if target.regions else _evidence_of_labels
-    evidence = gather(logits, labels.clamp(min=0), annotated, target.members)
-    return evidence.over_batch() if target.batch else evidence
+def mean_of(own: OwnLoss) -> Loss:
+    """A user's loss; over several ranks, its mean weighted by their numbers of samples.
+
+    It is not told which labels are known in which sample: what is called background where some are not is ignored.
+    """
+
+    def loss(logits: Tensor, target: Target) -> Tensor:
+        labels = target.labels
+        if target.known is not None:
+            partial = ~target.known[:, 1:].all(1)
+            unsure = partial.view(-1, *[1] * (labels.ndim - 1)) & (labels == 0)
+            labels = torch.where(unsure, -1, labels)
+        value = own(logits.float(), labels)
+        samples = torch.full_like(value.detach(), len(labels))
+        return target.ranks.total(value * (samples / target.ranks.total(samples)))
+
+    return loss
 
 
-def make_loss(plan: Plan) -> Callable[[Sequence[Tensor] | Tensor, Tensor], Tensor]:
+def make_loss(plan: Plan, *, ranks: Ranks = ALONE, loss: OwnLoss | None = None) -> StagedLoss:
     """A function of a network's outputs (finest first, or only the finest) and of labels (B, *space), whose answer is a scalar.
 
-    Labels are integers, indices into ``plan.labels.values``, -1 where nobody annotated. Coarser outputs are compared with labels
-    picked from the middle of their voxels, with weights that halve from stage to stage.
-    """
-    training = plan.training
-    single, members = LOSSES[training.loss], torch.from_numpy(plan.labels.members())
+    Coarser outputs are compared with labels picked from the middle of their voxels, with weights that halve from stage to stage.
 
-    def loss(outputs: Sequence[Tensor] | Tensor, labels: Tensor) -> Tensor:
+    Args:
+        ranks: the processes that hold a part of the batch each: values are those of the whole batch, and gradients, averaged over
+            ranks, its gradients. All ranks must ask at the same point.
+        loss: used instead of the plan's.
+    """
+    single = LOSSES[plan.training.loss] if loss is None else mean_of(loss)
+
+    @cache  # so that a device is waited for once, not at every step
+    def meaning(device: torch.device) -> Target:
+        return _meaning(plan, ranks, device)
+
+    def staged(outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
         stages = [outputs] if isinstance(outputs, Tensor) else outputs
-        target = Target(
-            labels=labels, members=members.to(labels.device), regions=bool(plan.labels.regions), batch=training.batch_dice
-        )
+        target = replace(meaning(labels.device), known=None if known is None else known.to(labels.device))
         losses = []
         with torch.autocast(labels.device.type, enabled=False):
             for weight, logits in zip(stage_weights(len(stages)), stages, strict=True):
@@ -141,7 +199,7 @@ def make_loss(plan: Plan) -> Callable[[Sequence[Tensor] | Tensor, Tensor], Tenso
                     losses.append(weight * single(logits, here))
         return torch.stack(losses).sum()
 
-    return loss
+    return staged
 
 
 def stage_weights(stages: int) -> list[float]:
@@ -163,39 +221,42 @@ def downsample(labels: Tensor, shape: Sequence[int]) -> Tensor:
     return labels[(slice(None), *(slice(s // 2, None, s) for s in steps))]
 
 
-def _evidence_of_labels(logits: Tensor, labels: Tensor, annotated: Tensor, members: Tensor) -> Evidence:
-    log_probabilities = torch.log_softmax(logits, dim=1)
-    log_truth = log_probabilities.gather(1, labels[:, None])[:, 0] * annotated
-    counts = members.shape[0]
-    both = _sums_by_label(log_truth.exp() * annotated, labels, counts)
-    predicted = torch.bmm(log_probabilities.exp(), annotated[:, :, None])[:, :, 0]
-    return Evidence(
-        both=both[:, 1:],
-        predicted=predicted[:, 1:],
-        reference=_sums_by_label(annotated, labels, counts)[:, 1:],
-        log_truth=log_truth[:, None],
-        count=annotated.sum().clamp(min=1),
+def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> Target:
+    """A target that lacks only its labels."""
+    training, weights = plan.training, None
+    if training.class_weights:
+        weights = torch.tensor(training.class_weights, device=device)
+        weights = weights / weights.mean()
+    return Target(
+        labels=torch.empty(0, dtype=torch.int64, device=device),
+        members=torch.from_numpy(plan.labels.members()).to(device),
+        regions=bool(plan.labels.regions),
+        batch=training.batch_dice,
+        weights=weights,
+        smoothing=training.label_smoothing,
+        ranks=ranks,
     )
 
 
-def _evidence_of_regions(logits: Tensor, labels: Tensor, annotated: Tensor, members: Tensor) -> Evidence:
-    inside = members[:, labels].transpose(0, 1)  # (B, K, voxels)
-    probabilities = torch.sigmoid(logits) * annotated[:, None]
-    return Evidence(
-        both=torch.where(inside, probabilities, 0).sum(2),
-        predicted=probabilities.sum(2),
-        reference=(inside * annotated[:, None]).sum(2),
-        log_truth=torch.nn.functional.logsigmoid(torch.where(inside, logits, -logits)) * annotated[:, None],
-        count=(annotated.sum() * len(members)).clamp(min=1),
-    )
+def _tversky_index(evidence: Evidence) -> Tensor:
+    superfluous = TVERSKY_FALSE_POSITIVE * (evidence.predicted - evidence.both)
+    missed = TVERSKY_FALSE_NEGATIVE * (evidence.reference - evidence.both)
+    return (evidence.both + SMOOTHING / 2) / (evidence.both + superfluous + missed + SMOOTHING / 2)
 
 
-def _sums_by_label(values: Tensor, labels: Tensor, count: int) -> Tensor:
-    """(B, count) sums of values (B, voxels) over the voxels of each label."""
-    if values.device.type == "cpu":
-        return values.new_zeros(len(values), count).scatter_add(1, labels, values)
-    # Elsewhere many threads would wait for the same few sums, and add in an order that differs from run to run.
-    return torch.stack([torch.where(labels == k, values, 0).sum(1) for k in range(count)], dim=1)
+def _jaccard_slopes(errors: Tensor, inside: Tensor) -> Tensor:
+    """What each voxel (B, K, voxels) adds to 1 - intersection over union when all are got wrong in the order of their errors.
+
+    In closed form: differences of neighbouring values would be lost in rounding. Counts are integers, exact in any order.
+    """
+    order = errors.argsort(dim=2, descending=True)
+    missed, total = inside.gather(2, order), inside.sum(2, keepdim=True)
+    intersection = total - missed.cumsum(2)
+    union = intersection + torch.arange(1, errors.shape[2] + 1, device=errors.device)
+    superfluous = intersection / (union * (union - 1).clamp(min=1))
+    slopes = torch.where(missed, 1 / union, superfluous).to(errors.dtype)
+    slopes[:, :, :1].masked_fill_(total == 0, 1)
+    return torch.empty_like(errors).scatter_(2, order, slopes)
 
 
 LOSSES: dict[str, Loss] = {
@@ -203,9 +264,14 @@ LOSSES: dict[str, Loss] = {
     "iou_ce": sum_of(iou_loss, cross_entropy),
     "tversky_ce": sum_of(tversky_loss, cross_entropy),
     "dice_focal": sum_of(dice_loss, focal_loss),
+    "dice_topk": sum_of(dice_loss, topk_loss),
+    "lovasz_ce": sum_of(lovasz_loss, cross_entropy),
     "dice": sum_of(dice_loss),
     "iou": sum_of(iou_loss),
     "tversky": sum_of(tversky_loss),
+    "focal_tversky": sum_of(focal_tversky_loss),
+    "lovasz": sum_of(lovasz_loss),
     "ce": sum_of(cross_entropy),
+    "topk": sum_of(topk_loss),
     "focal": sum_of(focal_loss),
 }
