@@ -22,15 +22,19 @@ from nnseg.core.ranges import (
     MOST_WEIGHTS,
     Count,
     Counts,
+    Displacement,
     NotNegative,
     Number,
     Positive,
     PositiveRange,
     Probability,
     Range,
+    Shares,
     SplineOrder,
+    Thickness,
     agree,
 )
+from nnseg.core.sides import swapped_heads
 
 Steps = tuple[int, ...]
 
@@ -40,11 +44,19 @@ PlanName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
 PLAN_NAMES: tuple[PlanName, ...] = get_args(PlanName)
 
 
+LossName = Literal[
+    "dice_ce", "iou_ce", "tversky_ce", "dice_focal", "dice_topk", "lovasz_ce",
+    "dice", "iou", "tversky", "focal_tversky", "lovasz", "ce", "topk", "focal",
+]  # fmt: skip
+"""What a training can make small: overlaps of volumes, errors of voxels, or the sum of one of each."""
+
+
 class Budget(BaseModel):
     """What a plan must fit into.
 
     Args:
         seconds: wall-clock for one training (one fold of one plan); None for as long as the recipe takes.
+        steps: of one training, where they are asked for instead of a time.
         device: what will train: "cpu", "cuda" or "mps".
         memory_gb: of the device, for training; None for the recipe's own figure.
     """
@@ -52,6 +64,7 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: Positive | None = None
+    steps: Count | None = None
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     memory_gb: Positive | None = None
 
@@ -186,6 +199,20 @@ class Network(Section):
         return tuple(total)
 
 
+class Extra(BaseModel):
+    """A transform of batchgenerators, see `nnseg.training.catalogue`.
+
+    Args:
+        name: of its class.
+        settings: of its constructor, by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
 class Augmentation(Section):
     """Random changes to training patches; ``*_probability`` is per sample. Defaults are nnU-Net's (Isensee 2021, suppl. 4).
 
@@ -201,6 +228,20 @@ class Augmentation(Section):
         low_resolution: range of the zoom that resolution is lost by; 1 loses none.
         brightness, contrast, gamma: range of the factor or exponent, with equal chance below and above 1.
         mirror_axes: axes along which patches are flipped with chance 1/2; also those used for mirroring in prediction.
+        swapped_labels: pairs of label indices that change places when a patch is flipped along ``swap_axis``: left and right.
+        swap_axis: the patch's axis from one side of the body to the other; absent where no labels are swapped.
+        quarter_turn_probability: chance for a patch to be turned by 90, 180 or 270 degrees, voxel by voxel.
+        quarter_turn_axes: two or three axes that are turned into one another; the patch has the same length along them.
+        elastic_probability: chance for a patch to be bent.
+        elastic: range of the largest displacement, as a share of the patch's length along each axis.
+        motion_probability, ghosting_probability, slice_thickness_probability: chance for a patch.
+        bias_field_probability, rician_noise_probability: chance for a patch.
+        motion: range of the largest shift in voxels of a patient who moved during the scan.
+        ghosting: range of the share that ghosts take of the signal.
+        slice_thickness: range of the thickness of slices (along axis 0), in voxels; not in 2D, nor ``in_plane``.
+        bias_field: range of the standard deviation of the logarithm of a smooth field that multiplies intensities.
+        rician_noise: range of the standard deviation of each part of a complex noise, of which the magnitude is seen.
+        extra: transforms of batchgenerators by name, before all changes of intensity, on the CPU.
     """
 
     rotation_probability: Probability = 0.2
@@ -222,6 +263,23 @@ class Augmentation(Section):
     gamma_probability: Probability = 0.3
     gamma: PositiveRange = (0.7, 1.5)
     mirror_axes: Steps = ()
+    swapped_labels: tuple[tuple[Count, Count], ...] = ()
+    swap_axis: Annotated[int, Field(ge=0, le=2)] | None = None
+    quarter_turn_probability: Probability = 0.0
+    quarter_turn_axes: Steps = ()
+    elastic_probability: Probability = 0.0
+    elastic: Displacement = (0.01, 0.05)
+    motion_probability: Probability = 0.0
+    motion: Range = (1.0, 3.0)
+    ghosting_probability: Probability = 0.0
+    ghosting: Shares = (0.2, 0.8)
+    slice_thickness_probability: Probability = 0.0
+    slice_thickness: Thickness = (1.2, 2.5)
+    bias_field_probability: Probability = 0.0
+    bias_field: Range = (0.05, 0.3)
+    rician_noise_probability: Probability = 0.0
+    rician_noise: Range = (0.0, 0.1)
+    extra: tuple[Extra, ...] = ()
 
 
 class Training(Section):
@@ -229,9 +287,15 @@ class Training(Section):
 
     Args:
         batch_size: patches a step.
+        accumulation: parts that a batch is computed in, one after the other, to save memory; the step is of all of them.
         steps: of the whole schedule; absent when a time budget decides, from speed measured as training starts.
+        seconds: wall-clock of the training. ``steps`` is then what is expected to fit, and the schedule is stretched or shortened
+            on the way so that it ends in time; absent where the number of steps is fixed.
         epoch_steps: steps between two lines of the history.
-        loss: what is made small: Dice, IoU or Tversky of volumes, cross-entropy ("ce") or focal of voxels, or a sum of both.
+        patience: epochs without a better estimate of Dice after which the rate is brought to zero early; absent for never.
+        loss: what is made small, see `nnseg.training.losses`.
+        class_weights: of each head (labels with the background, or regions) in the loss; empty for equal weights.
+        label_smoothing: share of certainty taken from the reference in cross-entropies and spread over all labels.
         batch_dice: take the Dice (or IoU) of a batch as one volume instead of the mean over its patches.
         deep_supervision: also score the coarser stages' answers.
         optimizer: "sgd" with Nesterov's momentum, or "adamw".
@@ -248,9 +312,14 @@ class Training(Section):
     """
 
     batch_size: Count
+    accumulation: Count = 1
     steps: Count | None = None
+    seconds: Positive | None = None
     epoch_steps: Count = 250
-    loss: Literal["dice_ce", "iou_ce", "tversky_ce", "dice_focal", "dice", "iou", "tversky", "ce", "focal"] = "dice_ce"
+    patience: Count | None = None
+    loss: LossName = "dice_ce"
+    class_weights: tuple[NotNegative, ...] = ()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_dice: bool = False
     deep_supervision: bool = True
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -315,7 +384,8 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        agree(list(self._lengths()) or [*self._divisions(), *self._mirrors(), *self._excess()])
+        turns = [*self._mirrors(), *self._sides(), *self._quarter_turns()]
+        agree(list(self._lengths()) or [*self._divisions(), *turns, *self._shares(), *self._excess()])
         return self
 
     def _lengths(self) -> Iterator[str]:
@@ -328,6 +398,9 @@ class Plan(Section):
                 yield f"{', '.join(wrong)} must have {axes} values, one for each axis of patch"
         if normalizations != channels:
             yield f"preprocessing.normalization has {normalizations} entries, but {channels} are needed, one for each of channels"
+        weights, heads = len(self.training.class_weights), len(self.labels.heads)
+        if weights and weights != heads:
+            yield f"training.class_weights has {weights} entries, but {heads} are needed ({', '.join(self.labels.heads)}), or none"
 
     def _divisions(self) -> Iterator[str]:
         for axis, (edge, divisor) in enumerate(zip(self.patch, self.network.divisor, strict=True)):
@@ -344,6 +417,36 @@ class Plan(Section):
             if len(set(axes)) != len(axes) or not set(axes) <= set(known):
                 yield f"{name}.mirror_axes = {axes} must be some of {known}, each at most once"
 
+    def _shares(self) -> Iterator[str]:
+        training = self.training
+        if training.accumulation > training.batch_size:
+            yield f"training.accumulation = {training.accumulation} must not be above training.batch_size = {training.batch_size}"
+        if training.class_weights and not sum(training.class_weights):
+            yield "training.class_weights must not all be zero"
+
+    def _sides(self) -> Iterator[str]:
+        augmentation, labels = self.training.augmentation, self.labels
+        pairs, axis, name = augmentation.swapped_labels, augmentation.swap_axis, "training.augmentation.swapped_labels"
+        named = [i for pair in pairs for i in pair]
+        if bool(pairs) != (axis is not None):
+            yield f"{name} and training.augmentation.swap_axis are needed together, or neither"
+        elif axis is not None and axis >= self.dimensions:
+            yield f"training.augmentation.swap_axis = {axis} must be one of {list(range(self.dimensions))}"
+        if len(set(named)) != len(named) or not all(i < len(labels.values) for i in named):
+            yield f"{name} = {[list(p) for p in pairs]} must be pairs of 1 to {len(labels.values) - 1}, each at most once"
+        elif swapped_heads(labels, pairs) is None:
+            yield f"{name} needs for each of labels.regions another that covers the swapped labels"
+
+    def _quarter_turns(self) -> Iterator[str]:
+        augmentation = self.training.augmentation
+        axes, name = augmentation.quarter_turn_axes, "training.augmentation.quarter_turn_axes"
+        if augmentation.quarter_turn_probability and len(axes) < 2:
+            yield f"{name} = {list(axes)} must be two axes at least, if training.augmentation.quarter_turn_probability is not 0"
+        if len(set(axes)) != len(axes) or not set(axes) <= set(range(self.dimensions)):
+            yield f"{name} = {list(axes)} must be some of {list(range(self.dimensions))}, each at most once"
+        elif len({self.patch[a] for a in axes}) > 1:
+            yield f"{name} = {list(axes)} must be axes along which patch = {list(self.patch)} has the same length"
+
     def _excess(self) -> Iterator[str]:
         values = self.training.batch_size * math.prod(self.patch) * self.network.features[0]
         if values > MOST_VALUES:
@@ -354,6 +457,16 @@ class Plan(Section):
     def dimensions(self) -> int:
         """2 or 3."""
         return len(self.patch)
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees: the scan's and, in a cascade, one for each label of the previous answer."""
+        return len(self.channels) + (len(self.labels.values) - 1 if self.previous else 0)
+
+    @property
+    def stored(self) -> int:
+        """Channels of a preprocessed case: the scan's and, in a cascade, one with the label indices of the previous answer."""
+        return len(self.channels) + bool(self.previous)
 
     def grid(self, shape: Shape, spacing: Vector) -> Grid:
         """The network's grid of a cropped scan, in network axis order; in a 2D plan slices keep their number and distance.
@@ -370,10 +483,7 @@ class Plan(Section):
 
     def key(self, *sections: str) -> str:
         """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""
-        without = (
-            {"previous"} if self.previous is None else set()
-        )  # so that plans keep the keys they had before there were cascades
-        return digest(_without_reasons(self.model_dump(mode="json", include=set(sections) or None, exclude=without)))
+        return digest(_bare(self.model_dump(mode="json", include=set(sections) or None)))
 
 
 def digest(content: Any) -> str:
@@ -382,9 +492,38 @@ def digest(content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _without_reasons(content: Any) -> Any:
+def _bare(content: Any) -> Any:
+    """Without reasons, and without later settings that are not made use of."""
     if isinstance(content, dict):
-        return {k: _without_reasons(v) for k, v in content.items() if k != "why"}
+        return {k: _bare(v) for k, v in content.items() if k != "why" and not (k in LATER and v == LATER[k])}
     if isinstance(content, list):
-        return [_without_reasons(v) for v in content]
+        return [_bare(v) for v in content]
     return content
+
+
+LATER: dict[str, Any] = {
+    "previous": None,
+    "accumulation": 1,
+    "seconds": None,
+    "patience": None,
+    "class_weights": [],
+    "label_smoothing": 0.0,
+    "swapped_labels": [],
+    "swap_axis": None,
+    "quarter_turn_probability": 0.0,
+    "quarter_turn_axes": [],
+    "elastic_probability": 0.0,
+    "elastic": [0.01, 0.05],
+    "motion_probability": 0.0,
+    "motion": [1.0, 3.0],
+    "ghosting_probability": 0.0,
+    "ghosting": [0.2, 0.8],
+    "slice_thickness_probability": 0.0,
+    "slice_thickness": [1.2, 2.5],
+    "bias_field_probability": 0.0,
+    "bias_field": [0.05, 0.3],
+    "rician_noise_probability": 0.0,
+    "rician_noise": [0.0, 0.1],
+    "extra": [],
+}
+"""Settings that plans did not always have, and what leaves things as they were: keys do not change for them."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nnseg.core.geometry import tile_starts
 from nnseg.core.plan import Steps
+from nnseg.core.sides import Pairs, permutation
 
 Box = tuple[slice, slice, slice, slice]
 Flips = tuple[int, ...]
@@ -32,6 +33,9 @@ class Window:
         step: distance of neighbouring tiles as a share of the patch.
         mirror_axes: axes of the patch mirrored in all combinations; the logits are averaged.
         sigmoid: heads are regions, each with a probability of its own; otherwise they share one (softmax).
+        swap_axis: axis of the patch from one side of the body to the other; None where no heads are swapped.
+        swaps: pairs of heads that change places in copies mirrored along ``swap_axis``: left and right.
+        previous_swaps: pairs of label indices that do in the image's last channel, if that is the previous answer of a cascade.
         batch: tiles, or mirrored copies of them, that go through the network together; changes speed and memory only.
         dtype: of autocast; float32 for none.
     """
@@ -41,6 +45,9 @@ class Window:
     step: float = 0.5
     mirror_axes: Steps = ()
     sigmoid: bool = False
+    swap_axis: int | None = None
+    swaps: Pairs = ()
+    previous_swaps: Pairs = ()
     batch: int = 1
     dtype: torch.dtype = torch.float32
 
@@ -54,6 +61,10 @@ class Window:
         """The axes of a tile (C, z, y, x) to reverse for each mirrored copy, the unmirrored first."""
         axes = [a + 4 - len(self.patch) for a in self.mirror_axes]
         return tuple(chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n))
+
+    def crosses(self, flips: Flips) -> bool:
+        """True for copies in which left is right."""
+        return self.swap_axis is not None and self.swap_axis + 4 - len(self.patch) in flips
 
 
 def importance(patch: Steps) -> Tensor:
@@ -105,11 +116,22 @@ def _mean_logits(network: Callable[[Tensor], Tensor], image: Tensor, window: Win
     copies = [(box, flips) for box in _boxes(image, window) for flips in window.flips]
     for first in range(0, len(copies), window.batch):
         chunk = copies[first : first + window.batch]
-        tiles = torch.stack([image[box].flip(flips) for box, flips in chunk])
+        tiles = torch.stack([_mirrored(image[box], flips, window) for box, flips in chunk])
         for (box, flips), logits in zip(chunk, _answer(network, tiles, window), strict=True):
-            total[box].addcmul_(logits.flip(flips), weight)
+            heads = logits[list(permutation(window.swaps, window.heads))] if window.crosses(flips) else logits
+            total[box].addcmul_(heads.flip(flips), weight)
             weights[box] += weight
     return total.div_(weights)
+
+
+def _mirrored(tile: Tensor, flips: Flips, window: Window) -> Tensor:
+    """A copy of a tile (C, z, y, x) as training shows mirrored patches."""
+    tile = tile.flip(flips)
+    if window.previous_swaps and window.crosses(flips):
+        before = tile[-1].clone()
+        for left, right in window.previous_swaps:
+            tile[-1].masked_fill_(before == left, right).masked_fill_(before == right, left)
+    return tile
 
 
 def _boxes(image: Tensor, window: Window) -> Iterator[Box]:

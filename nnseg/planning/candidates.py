@@ -28,10 +28,14 @@ class Proposal:
     steps: int
     why: str
 
-    def decided(self, steps: int | None, why: str, *, precision: str = "", choice: str = "") -> Plan:
-        """The plan with its number of steps, the arithmetic if it was measured, and why this candidate was chosen."""
-        training = self.plan.training
-        changes = {"steps": steps, "why": {**training.why, "steps": why}} | ({"precision": precision} if precision else {})
+    def decided(self, steps: int | None, why: str, budget: Budget, *, precision: str = "", choice: str = "") -> Plan:
+        """The plan with the length of its training, the arithmetic if it was measured, and why this candidate was chosen."""
+        training, why_all = self.plan.training, {**self.plan.training.why, "steps": why}
+        if budget.seconds is not None:
+            why_all["seconds"] = (
+                "the time asked for: the schedule keeps to it whatever the machine does; without it steps are fixed"
+            )
+        changes = {"steps": steps, "seconds": budget.seconds, "why": why_all} | ({"precision": precision} if precision else {})
         reasons = {**self.plan.why} | ({"recipe": choice} if choice else {})
         return self.plan.model_copy(update={"training": training.model_copy(update=changes), "why": reasons})
 
@@ -61,7 +65,7 @@ def choose(proposals: Sequence[Proposal], budget: Budget, probe: Probe | None = 
     proposal, trial = (worth or fitting[:1])[-1]
     steps = pace(proposal, trial, budget)
     why, choice = _measured_reason(proposal, trial, budget, probe), _choice(proposals, proposal, steps)
-    return proposal.decided(steps, why, precision=trial.precision, choice=choice)
+    return proposal.decided(steps, why, budget, precision=trial.precision, choice=choice)
 
 
 def pace(proposal: Proposal, trial: Trial, budget: Budget) -> int:
@@ -92,9 +96,9 @@ def refusal(trial: Trial, budget: Budget, probe: Probe) -> str:
 def _unmeasured(proposals: Sequence[Proposal], budget: Budget) -> Plan:
     if budget.seconds is not None:
         why = f"as many as fit into {budget.seconds / 60:.3g} minutes, from the speed measured when training starts"
-        return proposals[0].decided(None, why)
+        return proposals[0].decided(None, why, budget)
     proposal = ([p for p in proposals if p.steps >= p.candidate.enough_steps] or list(proposals[:1]))[-1]
-    return proposal.decided(proposal.steps, proposal.why)
+    return proposal.decided(proposal.steps, proposal.why, budget)
 
 
 def _measured_reason(proposal: Proposal, trial: Trial, budget: Budget, probe: Probe) -> str:

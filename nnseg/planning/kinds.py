@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nnseg.core.errors import PlanError
-from nnseg.core.plan import PLAN_NAMES
-from nnseg.planning.sections import Draft
+from nnseg.core.plan import PLAN_NAMES, PlanName
+from nnseg.planning.draft import Draft
 from nnseg.planning.spacing import NAMES
 
 FEW_SLICES = 4
@@ -18,6 +18,9 @@ THIN = 24
 CLEARER = 1.5
 """How much more of a structure a patch on a coarser grid must show to be worth a network."""
 
+PREVIOUS: dict[str, PlanName] = {"3d_cascade": "3d_lowres"}
+"""The plan whose answer another one is shown."""
+
 Choice = tuple[tuple[str, str], ...]
 """Names of plans, each with the reason for it."""
 
@@ -26,8 +29,7 @@ def wanted(kinds: Sequence[str], drafts: Mapping[str, Draft]) -> Choice:
     """The plans to make.
 
     Args:
-        kinds: names of plans, or "auto", "all" or "trainable" (all but the cascade, which cannot be trained
-            yet) alone.
+        kinds: names of plans, or "auto" or "all" alone; with a cascade comes the plan whose answer it is shown.
         drafts: of all plans that the dataset can have, by name.
 
     Raises:
@@ -35,14 +37,16 @@ def wanted(kinds: Sequence[str], drafts: Mapping[str, Draft]) -> Choice:
     """
     if tuple(kinds) == ("auto",):
         return suitable(drafts)
-    if tuple(kinds) in (("all",), ("trainable",)):
-        return tuple((kind, "asked for") for kind in drafts if kind != "3d_cascade" or tuple(kinds) == ("all",))
+    if tuple(kinds) == ("all",):
+        return tuple((kind, "asked for") for kind in drafts)
     for kind in kinds:
         if kind not in PLAN_NAMES:
             raise PlanError(f'there is no plan "{kind}"; choose auto, all, or some of {", ".join(PLAN_NAMES)}')
         if kind not in drafts:
             raise PlanError(f"{drafts['2d'].fingerprint.dataset} cannot be planned as {kind}: {_obstacle(kind, drafts)}")
-    return tuple((kind, "asked for") for kind in PLAN_NAMES if kind in kinds)
+    reasons: dict[str, str] = {before: f"{kind} is shown its answer" for kind, before in PREVIOUS.items() if kind in kinds}
+    reasons |= dict.fromkeys(kinds, "asked for")
+    return tuple((kind, reasons[kind]) for kind in PLAN_NAMES if kind in reasons)
 
 
 def suitable(drafts: Mapping[str, Draft]) -> Choice:

@@ -16,12 +16,12 @@ from nnseg.core.parse import parse
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe
 from nnseg.planning.candidates import Proposal, choose
+from nnseg.planning.draft import Draft
 from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.kinds import wanted
+from nnseg.planning.kinds import PREVIOUS, wanted
 from nnseg.planning.memory import Demand, coarser_grid, fit
 from nnseg.planning.recipe import Candidate, Recipe, load_recipe
 from nnseg.planning.sections import (
-    Draft,
     inference_section,
     length,
     network_section,
@@ -63,7 +63,7 @@ def propose(
         budget: of each training.
         recipe: the preset that shapes the plans.
         kinds: names of plans ("2d", "3d", "3d_lowres", "3d_cascade"); "auto" for those that suit the dataset, "all" for those that
-            nnU-Net would make.
+            nnU-Net would make. With a cascade comes the plan whose answer it is shown.
 
     Raises:
         PlanError: a plan is wanted that this dataset cannot have, or the recipe does not fit it.
@@ -81,7 +81,7 @@ def _proposal(draft: Draft, reason: str, candidate: Candidate) -> Proposal:
         "name": draft.kind,
         "dataset": draft.fingerprint.dataset,
         "recipe": draft.recipe.name,
-        "previous": "3d_lowres" if draft.kind == "3d_cascade" else None,
+        "previous": PREVIOUS.get(draft.kind),
         "channels": draft.fingerprint.channels,
         "labels": draft.fingerprint.labels.model_dump(),
         "patch": draft.patch,

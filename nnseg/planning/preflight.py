@@ -133,7 +133,6 @@ def preflight(
     *,
     folds: Sequence[Fold],
     workers: int = 1,
-    seconds: float | None = None,
     device: str = "cpu",
 ) -> Preflight:
     """What a plan will cost.
@@ -144,7 +143,6 @@ def preflight(
         probe: of this machine, if there is one; it need not know the plan.
         folds: that will be trained.
         workers: processes that preprocess.
-        seconds: budget of one training, if the plan leaves its steps to it.
         device: what will train: "cpu", "cuda" or "mps".
     """
     trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
@@ -163,11 +161,35 @@ def preflight(
         workers=workers,
         worker_gb=WORKER_GB + handling.memory_gb,
         preprocess=costs.preprocess(workers),
-        train=costs.train(folds, seconds),
+        train=costs.train(folds),
         predict=costs.predict([ordered[len(ordered) // 2]], members=len(folds)),
         predict_largest=costs.predict(ordered[-1:], members=len(folds)),
         held_out=costs.in_a_run(costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)),
     )
+
+
+def with_first_stages(found: Sequence[Preflight], plans: Sequence[Plan]) -> tuple[Preflight, ...]:
+    """The same costs, with those of a cascade's predictions as they are: what it is shown is predicted first.
+
+    Args:
+        found: one for each plan of a run.
+        plans: in the same order.
+    """
+    of = {preflight.plan: preflight for preflight in found}
+    pairs = [(preflight, of.get(plan.previous or "")) for preflight, plan in zip(found, plans, strict=True)]
+    return tuple(cascade if before is None else _after(cascade, before) for cascade, before in pairs)
+
+
+def _after(cascade: Preflight, before: Preflight) -> Preflight:
+    parts = ("predict", "predict_largest", "held_out")
+    return cascade.model_copy(update={part: _one_by_one(getattr(before, part), getattr(cascade, part)) for part in parts})
+
+
+def _one_by_one(first: Cost, then: Cost) -> Cost:
+    """Both, of which only the second leaves anything on the disk."""
+    seconds = None if first.seconds is None or then.seconds is None else first.seconds + then.seconds
+    larger = {part: max(getattr(first, part), getattr(then, part)) for part in ("ram_gb", "device_gb")}
+    return then.model_copy(update={"seconds": seconds, **larger})
 
 
 def check_fits(preflights: Sequence[Preflight], room: Room) -> None:
@@ -238,10 +260,11 @@ class _Costs:
             disk_gb=sum(unpacked_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
         )
 
-    def train(self, folds: Sequence[Fold], seconds: float | None) -> Cost:
+    def train(self, folds: Sequence[Fold]) -> Cost:
         """Of one fold, the one with most cases."""
         training, trial = self.plan.training, self.trial
-        if training.steps is not None:
+        seconds = training.seconds
+        if training.steps is not None and seconds is None:
             epochs = math.ceil(training.steps / training.epoch_steps)
             known = trial.step_seconds > 0
             seconds = training.steps * trial.step_seconds + epochs * trial.pause_seconds if known else None
@@ -251,7 +274,7 @@ class _Costs:
             seconds=seconds,
             ram_gb=RUN_GB + trial.memory_gb + held / GIGABYTE,
             device_gb=trial.device_gb,
-            disk_gb=(trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,
+            disk_gb=2 * (trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,  # the one before, and the best, are kept too
         )
 
     def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> Cost:
@@ -289,7 +312,7 @@ class _Costs:
 
     def _window_gb(self, case: CaseMeasure) -> float:
         """The arrays of a sliding window, which lie on the device: image, logits, weights, and what softmax needs; float32."""
-        channels, heads = len(self.plan.channels), len(self.plan.labels.heads)
+        channels, heads = self.plan.stored, len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(network_shape(case, self.plan)) / GIGABYTE
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import PlanError
 from nnseg.core.parse import parse
-from nnseg.core.plan import Budget, Inference, Steps, Training
+from nnseg.core.plan import Augmentation, Budget, Inference, Steps, Training
 from nnseg.core.ranges import NotNegative, Positive, Probability, SplineOrder
 from nnseg.storage.files import read_toml
 
@@ -125,6 +125,20 @@ class TrainingRecipe(Training):
     batch_size: Annotated[int, Field(ge=0)] = 0
 
 
+class Policies(BaseModel):
+    """Settings of the augmentation that suit a modality; those left out stay the planner's to decide.
+
+    Args:
+        ct, mr, microscopy: for datasets all of whose channels are of this modality.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ct: Augmentation = Augmentation()
+    mr: Augmentation = Augmentation()
+    microscopy: Augmentation = Augmentation()
+
+
 class Recipe(BaseModel):
     """A preset that shapes plans.
 
@@ -134,6 +148,8 @@ class Recipe(BaseModel):
         planner: constants of the planner's rules.
         training: settings of the plan's training; what is not set is decided.
         inference: settings of the plan's inference; likewise.
+        modality: settings of the augmentation by modality; those under ``training.augmentation`` stand above them.
+        by_modality: whether they are used.
         candidates: networks to choose from, the cheapest first; empty if the recipe comes to one only.
         on_cpu: sections that replace parts of those above when a CPU trains.
     """
@@ -145,6 +161,8 @@ class Recipe(BaseModel):
     planner: Rules
     training: TrainingRecipe = TrainingRecipe()
     inference: Inference = Inference()
+    modality: Policies = Policies()
+    by_modality: bool = True
     candidates: tuple[Candidate, ...] = ()
     on_cpu: dict[str, Any] = {}
 

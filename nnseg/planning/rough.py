@@ -46,7 +46,7 @@ def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial
 def rough_handling(plan: Plan, fingerprint: Fingerprint) -> Handling:
     """Memory and files of preprocessing and prediction, from the largest scan; no times."""
     largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
-    channels, heads = len(plan.channels), len(plan.labels.heads)
+    channels, heads = plan.stored, len(plan.labels.heads)
     return Handling(
         key="",
         packed=PACKED,

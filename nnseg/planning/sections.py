@@ -4,77 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from nnseg.core.plan import Budget
-from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.augmentation import augmentation_section
+from nnseg.planning.draft import Content, Draft, overruled
 from nnseg.planning.intensity import Intensity
-from nnseg.planning.memory import Demand, Fit
-from nnseg.planning.recipe import Recipe, Rules
-from nnseg.planning.spacing import Resolution
-
-Content = dict[str, Any]
-"""A section as `parse` takes it: the one place where untyped values meet, validated as a whole."""
+from nnseg.planning.memory import Fit
 
 SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
 """Normalization by the channel's name (nnU-Net's names); all other channels are standardized case by case."""
 
 SPLINES = {0: "nearest neighbour", 1: "linear: quicker than cubic", 3: "cubic: sharper than linear"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draft:
-    """What the sections of a plan are made from.
-
-    Args:
-        fingerprint: of the dataset.
-        budget: of the training.
-        recipe: for the budget's device.
-        kind: name of the plan: "2d", "3d", "3d_lowres" or "3d_cascade".
-        resolution: the full grid, always three axes.
-        demand: what the network is wanted for, along the plan's axes.
-        fit: patch, batch and topology.
-        has_coarser: a patch on the full grid shows so little of a scan that a coarser grid is worth a network.
-    """
-
-    fingerprint: Fingerprint
-    budget: Budget
-    recipe: Recipe
-    kind: str
-    resolution: Resolution
-    demand: Demand
-    fit: Fit
-    has_coarser: bool = False
-
-    @property
-    def dimensions(self) -> int:
-        """2 or 3."""
-        return len(self.demand.spacing)
-
-    @property
-    def rules(self) -> Rules:
-        """The planner's constants."""
-        return self.recipe.planner
-
-    @property
-    def patch(self) -> tuple[int, ...]:
-        """Voxels along the plan's axes."""
-        return self.fit.topology.patch
-
-    @property
-    def share_of_scan(self) -> float:
-        """How much of the median scan a patch shows; over 1 if it is larger."""
-        return math.prod(self.patch) / math.prod(self.demand.shape)
-
-    @property
-    def share_of_structure(self) -> float:
-        """How much of the largest structure a patch shows along the axis where it shows least; infinite if none was measured."""
-        structure = self.fingerprint.largest_structure_mm
-        if structure is None:
-            return math.inf
-        along = [structure[a] for a in self.resolution.axes][3 - self.dimensions :]
-        return min(p * s / mm for p, s, mm in zip(self.patch, self.demand.spacing, along, strict=True))
 
 
 def patch_reason(draft: Draft) -> str:
@@ -174,19 +113,15 @@ def training_section(draft: Draft) -> Content:
     batch_dice, batch_dice_reason = _batch_dice(draft)
     decided = {"batch_size": draft.fit.batch, "batch_dice": batch_dice}
     why = {"batch_size": _batch_reason(draft), "batch_dice": batch_dice_reason}
-    augmentation = _overruled(_augmentation(draft), given.pop("augmentation", {}))
-    return {**_overruled({**decided, "why": why}, given), "augmentation": augmentation}
-
-
-def _overruled(decided: Content, given: Content) -> Content:
-    """The planner's decisions with the recipe's settings, and the recipe's reasons, in their place."""
-    why = {name: "the recipe says so" if name in given else reason for name, reason in decided["why"].items()}
-    return {**decided, **given, "why": {**why, **given.get("why", {})}}
+    augmentation = augmentation_section(draft, given.pop("augmentation", {}))
+    return {**overruled({**decided, "why": why}, given), "augmentation": augmentation}
 
 
 def length(draft: Draft) -> tuple[int, str]:
     """The steps of a training without a time budget, and the reason for them."""
     rules, cases, given = draft.rules, len(draft.fingerprint.cases), draft.recipe.training.steps
+    if draft.budget.steps is not None:
+        return draft.budget.steps, "asked for"
     if given is not None:
         return given, "the recipe says so"
     steps = min(max(rules.steps_per_case * cases, rules.fewest_steps), rules.most_steps)
@@ -216,28 +151,11 @@ def _batch_dice(draft: Draft) -> tuple[bool, str]:
     return True, f"a patch shows only {draft.share_of_scan:.1%} of a scan, so a batch is scored as one volume"
 
 
-def _augmentation(draft: Draft) -> Content:
-    """Rotation and mirroring by nnU-Net's rules."""
-    patch, axes = draft.patch, list(range(draft.dimensions))
-    in_plane = draft.dimensions == 3 and max(patch) / patch[0] > draft.rules.anisotropy
-    if draft.dimensions == 2:
-        square = max(patch) / min(patch) <= 1.5
-        degrees, reason = (180.0, "all directions are alike in a nearly square patch") if square else (15.0, "the patch is oblong")
-    elif in_plane:
-        degrees, reason = 180.0, "slices are turned in their plane only, by any angle"
-    else:
-        degrees, reason = 30.0, "volumes are turned about each axis"
-    why = {"rotation_degrees": reason, "mirror_axes": "all"}
-    if in_plane:
-        why["in_plane"] = f"the patch ({_by(patch)} voxels) is over {draft.rules.anisotropy:.3g} times longer than it is thick"
-    return {"rotation_degrees": degrees, "in_plane": in_plane, "mirror_axes": axes, "why": why}
-
-
 def inference_section(draft: Draft, mirror_axes: Sequence[int]) -> Content:
     """How scans are predicted: mirrored as in training, unless the recipe says otherwise."""
     reason = "those mirrored in training" if mirror_axes else "training mirrors none"
     decided = {"mirror_axes": tuple(mirror_axes), "why": {"mirror_axes": reason}}
-    return _overruled(decided, draft.recipe.inference.model_dump(exclude_unset=True))
+    return overruled(decided, draft.recipe.inference.model_dump(exclude_unset=True))
 
 
 def _by(values: Iterable[float]) -> str:

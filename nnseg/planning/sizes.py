@@ -18,7 +18,7 @@ def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
 def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
     """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
     label = 1 if len(plan.labels.values) <= 128 else 2
-    return math.prod(network_shape(case, plan)) * (4 * len(plan.channels) + label)
+    return math.prod(network_shape(case, plan)) * (4 * plan.stored + label)
 
 
 def bytes_held(case: CaseMeasure, plan: Plan) -> int:

@@ -9,8 +9,8 @@ Source: nnU-Net (Isensee et al. 2021), supplement 4, for the changes and their o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,26 +19,22 @@ from torch import Tensor
 
 from nnseg.core.plan import Augmentation
 from nnseg.core.ranges import Range
+from nnseg.training.acquisition import (
+    apply_bias_field,
+    apply_ghosting,
+    apply_motion,
+    apply_rician_noise,
+    apply_slice_thickness,
+    draw_bias_field,
+    draw_ghosting,
+    draw_motion,
+    draw_rician_noise,
+    draw_slice_thickness,
+)
+from nnseg.training.rows import SMALLEST, Change, Shape, Strength, column, extremes, mean_of
 
-Strength = tuple[float, ...]
-Shape = tuple[int, ...]
 Drawn = Mapping[str, Mapping[int, Strength]]
 """For one patch: per change, the channels it befalls and how strongly."""
-
-SMALLEST: Final = 1e-7
-"""Below this a range or a standard deviation counts as this."""
-
-
-class Change(NamedTuple):
-    """One kind of change.
-
-    Args:
-        draw: from a generator, the settings and a patch's shape (C, *space): the strength for each channel that is to be changed.
-        apply: to rows (N, *space), with a strength for each.
-    """
-
-    draw: Callable[[np.random.Generator, Augmentation, Shape], dict[int, Strength]]
-    apply: Callable[[Tensor, Sequence[Strength]], Tensor]
 
 
 def draw_strengths(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> Drawn:
@@ -97,7 +93,7 @@ def apply_blur(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
         radius, length = len(weights) - 1, rows.shape[axis]
         mirrored = np.pad(np.arange(length), radius, mode="reflect")
         padded = rows.index_select(axis, torch.from_numpy(mirrored).to(rows.device, non_blocking=True))
-        shares = [_column(w.tolist(), rows) for w in weights]
+        shares = [column(w.tolist(), rows) for w in weights]
         rows = rows * shares[0]
         for k in range(1, radius + 1):
             rows += shares[k] * (padded.narrow(axis, radius - k, length) + padded.narrow(axis, radius + k, length))
@@ -121,8 +117,8 @@ def draw_contrast(rng: np.random.Generator, settings: Augmentation, shape: Shape
 
 def apply_contrast(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     """Rows with distances from the mean times a factor, inside the old range."""
-    mean = _mean(rows)
-    low, high = _extremes(rows)
+    mean = mean_of(rows)
+    low, high = extremes(rows)
     return ((rows - mean) * _factors(strengths, rows) + mean).clamp(low, high)
 
 
@@ -162,14 +158,14 @@ def draw_gamma(rng: np.random.Generator, settings: Augmentation, shape: Shape) -
 
 def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     """Rows scaled to 0..1, raised to their exponents, and given their old mean and standard deviation."""
-    mean = _mean(rows)
-    deviation = _mean((rows - mean).square()).sqrt()
-    low, high = _extremes(rows)
+    mean = mean_of(rows)
+    deviation = mean_of((rows - mean).square()).sqrt()
+    low, high = extremes(rows)
     share = (rows - low) / (high - low).clamp(min=SMALLEST)
     # Not `share ** factors`, whose last bit depends on where a thread's part of the tensor ends.
     bent = (share.log_() * _factors(strengths, rows)).exp_() * (high - low)
-    bent -= _mean(bent)
-    return bent * (deviation / _mean(bent.square()).sqrt().clamp(min=SMALLEST)) + mean
+    bent -= mean_of(bent)
+    return bent * (deviation / mean_of(bent.square()).sqrt().clamp(min=SMALLEST)) + mean
 
 
 def _draw_factors(rng: np.random.Generator, probability: float, bounds: Range, shape: Shape) -> dict[int, Strength]:
@@ -193,28 +189,15 @@ def _gaussian(sigmas: np.ndarray) -> np.ndarray:
 
 
 def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
-    return _column([s[0] for s in strengths], rows)
-
-
-def _column(values: Sequence[float], rows: Tensor) -> Tensor:
-    """One value for each row, shaped to be multiplied with rows."""
-    column = torch.tensor(values, dtype=rows.dtype).to(rows.device, non_blocking=True)
-    return column.view(-1, *[1] * (rows.ndim - 1))
-
-
-def _mean(rows: Tensor) -> Tensor:
-    """The mean of each row, one axis after the other: a sum over everything at once would depend on the number of threads."""
-    for axis in range(rows.ndim - 1, 0, -1):
-        rows = rows.mean(axis, keepdim=True)
-    return rows
-
-
-def _extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    axes = tuple(range(1, rows.ndim))
-    return rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
+    return column([s[0] for s in strengths], rows)
 
 
 CHANGES: Final[dict[str, Change]] = {
+    "motion": Change(draw_motion, apply_motion),
+    "ghosting": Change(draw_ghosting, apply_ghosting),
+    "slice_thickness": Change(draw_slice_thickness, apply_slice_thickness),
+    "bias_field": Change(draw_bias_field, apply_bias_field),
+    "rician_noise": Change(draw_rician_noise, apply_rician_noise),
     "noise": Change(draw_noise, apply_noise),
     "blur": Change(draw_blur, apply_blur),
     "brightness": Change(draw_brightness, apply_brightness),
@@ -223,4 +206,4 @@ CHANGES: Final[dict[str, Change]] = {
     "inverted_gamma": Change(draw_inverted_gamma, apply_inverted_gamma),
     "gamma": Change(draw_gamma, apply_gamma),
 }
-"""Every change, in the order in which they are applied."""
+"""Every change, in the order in which they are applied: what a scanner does comes first."""

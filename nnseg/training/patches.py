@@ -13,7 +13,11 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
 from nnseg.training.augment import Drawn, augment, draw_strengths
-from nnseg.training.pose import Offset, Pose, draw_mirrored, draw_start, draw_turn
+from nnseg.training.catalogue import Catalogue
+from nnseg.training.pose import Offset, Pose, draw_pose
+from nnseg.training.previous import show_previous
+from nnseg.training.ranks import ALONE, Ranks
+from nnseg.training.sides import swap_known, swap_labels
 from nnseg.training.warp import LabelledCase, cut, warp
 
 
@@ -25,15 +29,19 @@ class Batch:
         image: float32 (B, C, *patch).
         labels: int64 (B, *patch), label indices, -1 where ignored.
         names: of the cases the patches come from.
+        known: bool (B, labels), labels that were annotated in each patch's case; None where all were in all.
+        starts: voxel of the case, in network axis order, at which each patch begins, were it not turned.
     """
 
     image: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    known: Tensor | None = None
+    starts: tuple[tuple[int, ...], ...] = ()
 
 
 class Patches:
-    """Random patches of cases, augmented.
+    """Random patches of cases, augmented. Nothing changes after it is made, so that several threads may draw at once.
 
     With chance ``foreground_share``, whatever the batch size, a patch is centred on a labelled voxel, as far as borders allow. Its
     label (or region) is drawn *before* its case, so that a label which few cases have is seen as often as any other. Any other
@@ -44,60 +52,97 @@ class Patches:
         plan: patch, batch size, shares, augmentation and seed.
         fold: part of the seed.
         device: where batches lie.
+        ranks: who shares every batch; this one draws its own part only.
 
     Raises:
         DatasetError: there are no cases.
     """
 
-    def __init__(self, cases: Sequence[LabelledCase], plan: Plan, *, fold: int, device: torch.device) -> None:
+    def __init__(self, cases: Sequence[LabelledCase], plan: Plan, *, fold: int, device: torch.device, ranks: Ranks = ALONE) -> None:
         if not cases:
             raise DatasetError(f"fold {fold} of dataset {plan.dataset} has no cases to train on; add cases or use fewer folds")
         self._cases, self._plan, self._fold, self._device = cases, plan, fold, device
         self._patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
         # Other devices lack some of the operations, or compute them differently.
         self._workplace = device if device.type == "cuda" else torch.device("cpu")
+        self._numbers = ranks.share(plan.training.batch_size)
         self._holders = _holders(cases, plan)
+        self._known = _known_labels(cases, len(plan.labels.values))
+        self._catalogue = Catalogue(plan.training.augmentation.extra)
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
 
     def batch(self, step: int) -> Batch:
-        """The patches of a step; patch number ``n`` depends on nothing but (seed, fold, step, n)."""
-        training = self._plan.training
-        shape = (len(self._plan.channels), *self._plan.patch)
-        poses: list[tuple[LabelledCase, Pose]] = []
-        drawn: list[Drawn] = []
-        for number in range(training.batch_size):
-            rng = _generator(training.seed, self._fold, step, number)
-            poses.append(self._draw(rng))
-            drawn.append(draw_strengths(rng, training.augmentation, shape))
-        image, labels = self._read(poses)
-        if self._plan.dimensions == 2:
-            image, labels = image[:, :, 0], labels[:, 0]
-        augment(image, drawn, masked=self._masked)
-        names = tuple(case.name for case, _ in poses)
-        return Batch(image=image.to(self._device), labels=labels.to(self._device), names=names)
+        """This rank's patches of a step; patch number ``n`` depends on nothing but (seed, fold, step, n)."""
+        draws, channels = [self._draw(step, number) for number in self._numbers], len(self._plan.channels)
+        image, labels = self._read(draws)
+        image, previous = image[:, :channels].contiguous(), image[:, channels:]
+        self._catalogue.apply(image, [labels, *previous.unbind(1)], [d.seed for d in draws], masked=self._masked)
+        augment(image, [d.strengths for d in draws], masked=self._masked)
+        if self._plan.previous:
+            image = show_previous(image, previous, [d.rng for d in draws], self._plan)
+        return Batch(
+            image=image.to(self._device),
+            labels=labels.to(self._device),
+            names=tuple(d.case.name for d in draws),
+            known=self._known_in(draws),
+            starts=tuple(tuple(int(n) for n in d.pose.start) for d in draws),
+        )
 
-    def _draw(self, rng: np.random.Generator) -> tuple[LabelledCase, Pose]:
+    def _draw(self, step: int, number: int) -> _Draw:
         training, dimensions = self._plan.training, self._plan.dimensions
+        rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
         foreground = rng.random() < training.foreground_share and bool(self._holders)
         case, around = _draw_labelled(rng, self._holders) if foreground else _draw_anywhere(rng, self._cases)
-        start = draw_start(rng, np.array(case.labels.shape), np.array(self._patch), around)
-        turn = draw_turn(rng, training.augmentation, in_plane=training.augmentation.in_plane or dimensions == 2)
-        mirrored = draw_mirrored(rng, training.augmentation, dimensions=dimensions)
-        return case, Pose(start=start, turn=turn, mirrored=mirrored)
+        shape, patch = np.array(case.labels.shape), np.array(self._patch)
+        return _Draw(
+            case=case,
+            pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
+            strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *self._plan.patch)),
+            seed=self._catalogue.seed(rng),
+            rng=rng,
+        )
 
-    def _read(self, poses: Sequence[tuple[LabelledCase, Pose]]) -> tuple[Tensor, Tensor]:
+    def _read(self, draws: Sequence[_Draw]) -> tuple[Tensor, Tensor]:
         """The patches as they lie in their cases, on the device that augments them."""
-        pinned = self._workplace.type == "cuda"
-        image = torch.zeros((len(poses), len(self._plan.channels), *self._patch), pin_memory=pinned)
-        labels = torch.zeros((len(poses), *self._patch), dtype=torch.int64, pin_memory=pinned)
-        for number, (case, pose) in enumerate(poses):
-            if pose.turn is None:
-                cut(case, pose, image[number], labels[number])
+        pinned, poses = self._workplace.type == "cuda", [d.pose for d in draws]
+        image = torch.zeros((len(draws), self._plan.stored, *self._patch), pin_memory=pinned)
+        labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
+        for number, draw in enumerate(draws):
+            if draw.pose.turn is None:
+                cut(draw.case, draw.pose, image[number], labels[number])
         image, labels = image.to(self._workplace, non_blocking=True), labels.to(self._workplace, non_blocking=True)
-        for number, (case, pose) in enumerate(poses):
-            if pose.turn is not None:
-                image[number], labels[number] = warp(case, pose, self._patch, self._workplace)
-        return image, labels
+        previous = bool(self._plan.previous)
+        for number, draw in enumerate(draws):
+            if draw.pose.turn is not None:
+                image[number], labels[number] = warp(draw.case, draw.pose, self._patch, self._workplace, previous=previous)
+        swap_labels(labels, poses, self._plan)
+        if previous:
+            swap_labels(image[:, -1], poses, self._plan)
+        return (image[:, :, 0], labels[:, 0]) if self._plan.dimensions == 2 else (image, labels)
+
+    def _known_in(self, draws: Sequence[_Draw]) -> Tensor | None:
+        if self._known is None:
+            return None
+        known = torch.stack([self._known[d.case.name] for d in draws])
+        return swap_known(known, [d.pose for d in draws], self._plan).to(self._device, non_blocking=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Draw:
+    """What chance wants of one patch.
+
+    Args:
+        case, pose: where it is taken from.
+        strengths: of the changes of intensity.
+        seed: of the plan's own transforms.
+        rng: for what is drawn later.
+    """
+
+    case: LabelledCase
+    pose: Pose
+    strengths: Drawn
+    seed: int
+    rng: np.random.Generator
 
 
 Holder = tuple[LabelledCase, tuple[Integers, ...]]
@@ -111,6 +156,13 @@ def _holders(cases: Sequence[LabelledCase], plan: Plan) -> list[list[Holder]]:
     found = [[(case, _locations(case, group)) for case in cases] for group in groups]
     present = [[(case, places) for case, places in holders if places] for holders in found]
     return [holders for holders in present if holders]
+
+
+def _known_labels(cases: Sequence[LabelledCase], count: int) -> dict[str, Tensor] | None:
+    """For each case, by name, which labels were annotated in it, the background always; None if all were in all."""
+    if all(case.known is None for case in cases):
+        return None
+    return {case.name: torch.tensor([case.known is None or i == 0 or i in case.known for i in range(count)]) for case in cases}
 
 
 def _locations(case: LabelledCase, group: Sequence[int]) -> tuple[Integers, ...]:
@@ -134,7 +186,3 @@ def _draw_anywhere(rng: np.random.Generator, cases: Sequence[LabelledCase]) -> t
     if places is None or not len(places):
         return case, None
     return case, np.asarray(places[rng.integers(len(places))], np.int64)
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in key]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nnseg.network.inputs import network_input
 from nnseg.storage.cases import StoredCase
 from nnseg.training.setting import Setting
 
@@ -25,6 +26,7 @@ class Validation:
         self._images = [torch.from_numpy(image) for image, _ in pairs]
         self._labels = [torch.from_numpy(labels) for _, labels in pairs]
         self._members = torch.from_numpy(setting.plan.labels.members())
+        self._whole = [_whole_heads(case.known, self._members) for case in chosen]
 
     @torch.inference_mode()
     def estimate(self, network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
@@ -44,13 +46,14 @@ class Validation:
     def _count(self, network: nn.Module, weights: Mapping[str, Tensor], start: int) -> Tensor:
         """(K, 2) voxels in both, and voxels in prediction plus reference."""
         device = self._setting.device
-        images = torch.stack(self._images[start : start + 4]).to(device)
+        images = network_input(torch.stack(self._images[start : start + 4]).to(device), self._setting.plan)
         indices = torch.stack(self._labels[start : start + 4]).to(device).long()
         with self._setting.autocast():
             outputs = functional_call(network, dict(weights), (images,))
         logits = (outputs[0] if isinstance(outputs, list | tuple) else outputs).float()
-        known = indices >= 0
-        reference = self._members.to(device)[:, indices.clamp(min=0)] & known  # K B Z Y X
+        whole = torch.stack(self._whole[start : start + 4], 1).to(device)
+        known = (indices >= 0) & whole.view(*whole.shape, *[1] * (indices.ndim - 1))  # K B Z Y X, as all masks here
+        reference = self._members.to(device)[:, indices.clamp(min=0)] & known
         if self._setting.plan.labels.regions:
             predicted = (logits > 0).transpose(0, 1) & known
         else:
@@ -59,6 +62,12 @@ class Validation:
             ) & known
         axes = tuple(range(1, reference.ndim))
         return torch.stack([(predicted & reference).sum(axes), predicted.sum(axes) + reference.sum(axes)], 1).double().cpu()
+
+
+def _whole_heads(known: tuple[int, ...] | None, members: Tensor) -> Tensor:
+    """(K,) which heads cover nothing but the background and labels that were annotated; all for None."""
+    others = [i for i in range(1, members.shape[1]) if known is not None and i not in known]
+    return ~members[:, others].any(1)
 
 
 def _middle_patch(case: StoredCase, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ class LabelledCase(Protocol):
         labels: (Z, Y, X), label indices, -1 where ignored.
         locations: per label index above 0, (N, 3) voxels that show it.
         annotated: (N, 3) voxels that are not ignored; None where none is.
+        known: indices of the labels that were annotated in it; None for all.
     """
 
     @property
@@ -38,6 +39,8 @@ class LabelledCase(Protocol):
     def locations(self) -> Mapping[int, Integers]: ...  # noqa: D102
     @property
     def annotated(self) -> Integers | None: ...  # noqa: D102
+    @property
+    def known(self) -> tuple[int, ...] | None: ...  # noqa: D102
 
 
 def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
@@ -49,21 +52,30 @@ def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
     size = np.array(labels.shape)
     low, high = np.maximum(pose.start, 0), np.minimum(pose.start + size, case.labels.shape)
     source, target = _slices(low, high), _slices(low - pose.start, high - pose.start)
-    # Flipping the view that is written to flips the patch at no further cost.
-    np.flip(image.numpy(), tuple(a + 1 for a in pose.mirrored))[(slice(None), *target)] = case.image[(slice(None), *source)]
-    np.flip(labels.numpy(), pose.mirrored)[target] = case.labels[source]
+    # Turning and flipping the view that is written to changes the patch at no further cost.
+    back, first, second = -pose.quarters[0], *pose.quarters[1:]
+    view = np.rot90(image.numpy(), back, (first + 1, second + 1))
+    np.flip(view, tuple(a + 1 for a in pose.mirrored))[(slice(None), *target)] = case.image[(slice(None), *source)]
+    np.flip(np.rot90(labels.numpy(), back, (first, second)), pose.mirrored)[target] = case.labels[source]
 
 
-def warp(case: LabelledCase, pose: Pose, patch: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def warp(
+    case: LabelledCase, pose: Pose, patch: tuple[int, ...], device: torch.device, *, previous: bool = False
+) -> tuple[Tensor, Tensor]:
     """The image (C, Z, Y, X) and int64 labels (Z, Y, X) of a pose with a turn: zeros and background outside the case.
 
     Only the box of voxels that the patch needs is read. The image is interpolated linearly. A voxel's label is the one with the
     largest share when each label's indicator is interpolated likewise, the background on a tie: smoother than the nearest label.
+
+    Args:
+        previous: the image's last channel holds label indices, and is treated like labels.
     """
     assert pose.turn is not None
     turn = pose.turn * np.where(np.isin(range(3), pose.mirrored), -1.0, 1.0)
     centre = pose.start + (np.array(patch) - 1) / 2
     reach = np.abs(turn) @ (np.array(patch) - 1) / 2
+    if pose.bend is not None:
+        reach += np.abs(pose.bend).max((1, 2, 3))
     low = np.maximum(np.floor(centre - reach).astype(int), 0)
     high = np.minimum(np.ceil(centre + reach).astype(int) + 1, case.labels.shape)
     source = _slices(low, high)
@@ -71,8 +83,17 @@ def warp(case: LabelledCase, pose: Pose, patch: tuple[int, ...], device: torch.d
     labels_box = np.ascontiguousarray(case.labels[source])
     free = 1 if pose.in_plane else 0  # axes before this one are not interpolated
     grid = _sampling_grid(turn[free:, free:], (centre - low)[free:], box=(high - low)[free:], patch=patch[free:], device=device)
+    if pose.bend is not None:
+        grid += _displacement(
+            pose.bend[free:, 0] if free else pose.bend, box=(high - low)[free:], patch=patch[free:], device=device
+        )
     image, labels = _sample(_on(image_box, device), grid), _sample_labels(labels_box, grid)
-    return (_fit(image, pose, patch), _fit(labels, pose, patch)) if pose.in_plane else (image, labels)
+    if previous:
+        image[-1] = _sample_labels(image_box[-1].astype(np.int16), grid)
+    if pose.in_plane:
+        image, labels = _fit(image, pose, patch), _fit(labels, pose, patch)
+    times, first, second = pose.quarters
+    return image.rot90(times, (first + 1, second + 1)), labels.rot90(times, (first, second))
 
 
 def _slices(low: Offset, high: Offset) -> tuple[slice, ...]:
@@ -99,6 +120,14 @@ def _sampling_grid(turn: Matrix, centre: Matrix, *, box: Offset, patch: tuple[in
         along = torch.tensor(offsets, dtype=torch.float32).to(device, non_blocking=True)
         grid = grid + along.view([size if a == axis else 1 for a in range(axes)] + [axes])
     return grid
+
+
+def _displacement(bend: Matrix, *, box: Offset, patch: tuple[int, ...], device: torch.device) -> Tensor:
+    """(*patch, axes) how far to move the positions of a `_sampling_grid`."""
+    scaled = bend * (2.0 / box).reshape(-1, *[1] * len(patch))
+    knots = torch.tensor(scaled[::-1].copy(), dtype=torch.float32).to(device, non_blocking=True)
+    mode = "trilinear" if len(patch) == 3 else "bilinear"
+    return F.interpolate(knots[None], size=patch, mode=mode, align_corners=True)[0].movedim(0, -1)
 
 
 def _sample(voxels: Tensor, grid: Tensor) -> Tensor:

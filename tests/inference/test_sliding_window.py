@@ -237,3 +237,43 @@ def test_softmax_survives_large_logits():
 )
 def test_batches_fit_the_device(patch, features, device, batch):
     assert batch_for(patch, features, torch.device(device)) == batch
+
+
+def _sided(previous=False):
+    """A network that calls bright voxels left or right by the half of the tile they lie in, as one that knows its sides would."""
+
+    def network(tiles):
+        left = torch.arange(tiles.shape[-1]) >= tiles.shape[-1] // 2
+        bright = tiles[:, :1] > 0
+        heads = [~bright, bright & left, bright & ~left]
+        if previous:  # and believes what it is shown where that agrees
+            heads[1] = heads[1] & (tiles[:, 1:2] == 1)
+            heads[2] = heads[2] & (tiles[:, 1:2] == 2)
+        return torch.cat(heads, 1).float() * 10
+
+    return network
+
+
+@pytest.mark.parametrize("patch", [(4, 6, 8), (6, 8)])
+def test_left_stays_left_in_mirrored_copies_whose_heads_are_swapped(patch):
+    image, axes = _image(1, 4, 6, 8), tuple(range(len(patch)))
+    plain = sliding_window(_sided(), image, Window(patch=patch, heads=3))
+    window = Window(patch=patch, heads=3, mirror_axes=axes, swap_axis=len(patch) - 1, swaps=((1, 2),))
+    torch.testing.assert_close(sliding_window(_sided(), image, window), plain)
+    confused = sliding_window(_sided(), image, Window(patch=patch, heads=3, mirror_axes=axes))
+    assert not torch.allclose(confused, plain, atol=0.1)
+
+
+def test_a_previous_answer_is_swapped_in_mirrored_copies():
+    image = _image(1, 4, 6, 8)
+    shown = torch.where(torch.arange(8) >= 4, 1.0, 2.0).expand(1, 4, 6, 8)
+    image = torch.cat([image, shown])
+    plain = sliding_window(_sided(True), image, Window(patch=(4, 6, 8), heads=3))
+    swaps = {"swap_axis": 2, "swaps": ((1, 2),), "previous_swaps": ((1, 2),)}
+    window = Window(patch=(4, 6, 8), heads=3, mirror_axes=(0, 2), **swaps)
+    torch.testing.assert_close(sliding_window(_sided(True), image, window), plain)
+
+
+def test_only_copies_mirrored_along_the_swap_axis_are_swapped():
+    window = Window(patch=(2, 2), heads=3, mirror_axes=(0, 1), swap_axis=1, swaps=((1, 2),))
+    assert [window.crosses(flips) for flips in window.flips] == [False, False, True, True]

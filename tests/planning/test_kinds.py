@@ -40,6 +40,19 @@ def test_all_gives_what_nnunet_would_make(make_fingerprint: MakeFingerprint):
     assert [p.name for p in plans_of(make_fingerprint((1, 500, 350)), LONG_GPU, ("all",), "nnunet")] == ["2d"]
 
 
+def test_with_a_cascade_comes_the_plan_whose_answer_it_is_shown(make_fingerprint: MakeFingerprint):
+    alone, both, others = (
+        plans_of(make_fingerprint(*LIVER, count=131), LONG_GPU, kinds, "nnunet")
+        for kinds in (("3d_cascade",), ("3d_cascade", "3d_lowres"), ("2d", "3d"))
+    )
+    assert [(p.name, p.why["name"]) for p in alone] == [
+        ("3d_lowres", "3d_cascade is shown its answer"),
+        ("3d_cascade", "asked for"),
+    ]
+    assert [(p.name, p.why["name"]) for p in both] == [("3d_lowres", "asked for"), ("3d_cascade", "asked for")]
+    assert [p.name for p in others] == ["2d", "3d"]
+
+
 def test_a_structure_that_no_patch_can_show_is_seen_on_a_coarser_grid(make_fingerprint: MakeFingerprint):
     liver = with_structure(make_fingerprint(*LIVER, count=131), (200, 300, 250))  # mm: 200, 230, 192; patch 128, 98, 98
     both = plans_of(liver, LONG_GPU)

@@ -29,6 +29,7 @@ from nnseg.planning.preflight import (
     pool_start,
     pooled_seconds,
     preflight,
+    with_first_stages,
 )
 from nnseg.planning.rough import count_values
 from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
@@ -106,7 +107,7 @@ def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
     # 1000 steps and 20 pauses; all cases are small enough to be held, each with the positions of 30 labelled voxels
     assert found.train.seconds == pytest.approx(1000 * 0.1 + 20 * 0.5)
     assert found.train.ram_gb == pytest.approx(2.0 + RUN_GB + (1.375e6 * 5 + 4 * 30 * 12) / 1e9)
-    assert found.train.disk_gb == pytest.approx(0.005)
+    assert found.train.disk_gb == pytest.approx(2 * 0.005)  # the checkpoint before, and the best weights, are kept too
     # the largest: 3 s, and 24 x 24 x 24 tiles of 8 voxels with a step of 4, in 8 mirrored copies of 0.01 s
     assert found.predict_largest.seconds == pytest.approx(3.0 + 24**3 * 8 * 0.01)
     assert found.predict_largest.ram_gb == pytest.approx(0.5 + 0.8 + 0.1)
@@ -115,9 +116,10 @@ def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
     assert found.ram_gb == found.train.ram_gb
 
 
-def test_a_budget_is_the_time_of_a_training_that_has_no_steps(fingerprint: Fingerprint) -> None:
-    plan = make_plan(training=Training(batch_size=2))
-    assert preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], seconds=1200).train.seconds == 1200
+@pytest.mark.parametrize("steps", [None, 1000])
+def test_a_budget_is_the_time_of_a_training_whatever_its_steps(fingerprint: Fingerprint, steps: int | None) -> None:
+    plan = make_plan(training=Training(batch_size=2, steps=steps, seconds=1200))
+    assert preflight(plan, fingerprint, make_probe(plan), folds=[FOLD]).train.seconds == 1200
 
 
 def test_a_trial_holds_for_any_steps_seed_and_for_the_precision_it_found(fingerprint: Fingerprint) -> None:
@@ -217,6 +219,31 @@ def test_bytes_held_are_those_of_a_stored_case(tmp_path: Any) -> None:
     assert bytes_held(case, plan) == held == 27000 * 5 + 10125 * 12
 
 
+def test_a_cascades_case_has_one_more_channel() -> None:
+    case, plan = make_case("a", (10, 10, 10)), make_plan()
+    cascade = plan.model_copy(update={"name": "3d_cascade", "previous": "3d_lowres"})
+    assert (unpacked_bytes(case, plan), unpacked_bytes(case, cascade)) == (5000, 9000)
+    assert handling_key(cascade) != handling_key(plan)
+    assert work_key(cascade) != work_key(plan)
+
+
+def test_what_a_cascade_is_shown_is_predicted_first(fingerprint: Fingerprint) -> None:
+    lowres = make_plan(name="3d_lowres")
+    cascade = make_plan(name="3d_cascade", previous="3d_lowres", inference=Inference())
+    probe = make_probe(lowres)
+    more = make_probe(cascade)
+    probe = probe.model_copy(update={"trials": probe.trials + more.trials, "handling": probe.handling + more.handling})
+    plans = [lowres, cascade]
+    alone = [preflight(plan, fingerprint, probe, folds=[FOLD], workers=1) for plan in plans]
+    first, second = with_first_stages(alone, plans)
+    assert first == alone[0]
+    assert second.predict_largest.seconds == pytest.approx(2 * 3.0 + 24**3 * (8 + 1) * 0.01)  # the cascade does not mirror
+    assert second.held_out.seconds == pytest.approx(2 * 3.0 / 8 + 12**3 * (8 + 1) * 0.01)
+    assert second.held_out.disk_gb == alone[1].held_out.disk_gb
+    assert second.predict.ram_gb == max(found.predict.ram_gb for found in alone)
+    assert second.train == alone[1].train
+
+
 def test_a_large_case_is_left_on_disk() -> None:
     assert bytes_held(make_case("large", (300, 300, 300)), make_plan()) == 30 * 12
 
@@ -252,7 +279,7 @@ def test_values_of_feature_maps_are_those_a_network_computes() -> None:
 
 def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
-    check_fits([found], Room(ram_gb=2.1, device_gb=0, disk_gb=0.01))
+    check_fits([found], Room(ram_gb=2.1, device_gb=0, disk_gb=0.02))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +311,8 @@ def test_a_device_too_small_is_refused(fingerprint: Fingerprint) -> None:
 
 
 def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) -> None:
-    plan = make_plan(training=Training(batch_size=2))
-    text = describe_preflight([preflight(plan, fingerprint, make_probe(plan), folds=[FOLD], seconds=1200)])
+    plan = make_plan(training=Training(batch_size=2, seconds=1200))
+    text = describe_preflight([preflight(plan, fingerprint, make_probe(plan), folds=[FOLD])])
     assert "measured here" in text
     assert "20 min" in text
     assert "2.05 GB" in text

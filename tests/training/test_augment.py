@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from nnseg.core.plan import Augmentation
 from nnseg.training.augment import (
@@ -21,6 +21,11 @@ from nnseg.training.augment import (
 
 NOTHING: dict[str, dict] = {name: {} for name in CHANGES}
 STRENGTHS = {
+    "motion": (1, 0.2, 0.5, 1, -2, 0, 0, 1, 3),
+    "ghosting": (0, 3, 0.7),
+    "slice_thickness": (2.3,),
+    "bias_field": tuple(np.sin(np.arange(64)) / 20),
+    "rician_noise": (0.1, 3),
     "noise": (0.1, 7),
     "blur": (0.5, 0.8, 1.0),
     "brightness": (1.2,),
@@ -45,7 +50,44 @@ def certain(name, **settings):
 
 
 def test_changes_come_in_nnunets_order():
-    assert list(CHANGES) == ["noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"]
+    scanner = ["motion", "ghosting", "slice_thickness", "bias_field", "rician_noise"]
+    assert list(CHANGES) == [*scanner, "noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"]
+
+
+def test_draws_and_changes_are_those_of_the_first_release():
+    """Plans made before there were more changes must go on giving the same patches."""
+    rates = dict.fromkeys(["noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"], 0.5)
+    settings = Augmentation(**{f"{name}_probability": rate for name, rate in rates.items()})
+    rng = np.random.default_rng(2026)
+    drawn = [draw_strengths(rng, settings, (1, 6, 5, 4)) for _ in range(3)]
+    assert [{n: s[0] for n, s in d.items() if s} for d in drawn] == [
+        {
+            "noise": (0.06399131657151545, 784857333),
+            "blur": (0.8952591229266325, 0.952571918338587, 0.5886765959115243),
+            "contrast": (1.2299625401343195,),
+        },
+        {
+            "blur": (0.6389496077500796, 0.6131665284217017, 0.7629084216726242),
+            "brightness": (1.0032101205917017,),
+            "contrast": (0.7988493999678885,),
+            "inverted_gamma": (0.7628248363708658,),
+        },
+        {
+            "brightness": (1.1408443436256364,),
+            "contrast": (1.0798354509754655,),
+            "inverted_gamma": (0.9102522668502566,),
+            "gamma": (0.8740085359061669,),
+        },
+    ]
+    assert rng.random() == 0.18890636475445843
+    image = torch.arange(360, dtype=torch.float32).view(3, 1, 6, 5, 4) / 100
+    augment(image, drawn)
+    expected = [
+        [0.5057770013809204, 0.5318099856376648, 0.5542877316474915, 0.5238878726959229],
+        [1.7264807224273682, 1.7303441762924194, 1.7372554540634155, 1.7411426305770874],
+        [3.334379196166992, 3.3462975025177, 3.3582019805908203, 3.3700931072235107],
+    ]
+    assert image[:, 0, 2, 3].numpy() == pytest.approx(np.array(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +100,46 @@ def test_changes_come_in_nnunets_order():
         ("low_resolution", 0.25 * 0.75),
         ("inverted_gamma", 0.1),
         ("gamma", 0.3),
+        ("motion", 0),
+        ("ghosting", 0),
+        ("slice_thickness", 0),
+        ("bias_field", 0),
+        ("rician_noise", 0),
     ],
 )
 def test_patches_are_changed_as_often_as_the_plan_says(name, share):
-    assert np.mean([bool(d[name]) for d in draws()]) == pytest.approx(share, abs=0.02)
+    number = sum(bool(d[name]) for d in draws())
+    assert stats.binom.interval(1 - 1e-6, 4000, share)[0] <= number <= stats.binom.interval(1 - 1e-6, 4000, share)[1]
+
+
+def test_whether_one_change_happens_says_nothing_of_another():
+    happened = np.array([[bool(d[name]) for name in list(CHANGES)[5:]] for d in draws()])
+    together = np.corrcoef(happened.T) - np.eye(7)
+    assert np.abs(together).max() < 5 / np.sqrt(4000)  # five standard deviations of a correlation that is none
+
+
+@pytest.mark.parametrize("name", ["blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma", "bias_field"])
+def test_channels_are_changed_by_strengths_of_their_own(name):
+    pairs = np.array([[d[name][c][min(1, len(d[name][c]) - 1)] for c in range(2)] for d in certain(name) if len(d[name]) == 2])
+    assert len(pairs) >= 800
+    assert abs(np.corrcoef(pairs.T)[0, 1]) < 5 / np.sqrt(len(pairs))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("blur", 0.5, 1.0), ("low_resolution", 0.5, 1.0)])
+def test_strengths_are_uniform_over_their_range(name, low, high):
+    values = [s[0] for d in certain(name) for s in d[name].values()]
+    assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > 1e-4
+
+
+def test_patches_of_different_steps_and_places_are_changed_independently():
+    def strengths(*key):
+        rng = np.random.default_rng(np.random.SeedSequence(key))
+        return draw_strengths(rng, Augmentation(brightness_probability=1.0), (1, 8, 8, 8))["brightness"][0][0]
+
+    by_step = np.array([[strengths(0, 0, step, place) for place in range(4)] for step in range(1000)])
+    neighbours = np.concatenate([by_step[1:], by_step[:-1]], axis=1)  # each step beside the one before it
+    together = np.corrcoef(neighbours.T) - np.eye(8)
+    assert np.abs(together).max() < 5 / np.sqrt(999)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -10,6 +10,7 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.training.patches import Patches
+from nnseg.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 STILL = {f"{n}_probability": 0.0 for n in ("rotation", "scaling", "noise", "blur", "brightness", "contrast", "low_resolution")}
@@ -35,7 +36,7 @@ def plan_of(patch=(8, 8, 8), *, augmentation=STILL, regions=(), channels=1, mask
     )
 
 
-def case_of(name="one", shape=(20, 18, 16), voxels=None, channels=1):
+def case_of(name="one", shape=(20, 18, 16), voxels=None, channels=1, known=None):
     """Each voxel's value is its place in the array (times 1, 2, ... by channel), so that a patch tells where it was taken."""
     labels = np.zeros(shape, np.int16)
     for label, places in (voxels or {}).items():
@@ -43,7 +44,7 @@ def case_of(name="one", shape=(20, 18, 16), voxels=None, channels=1):
     places = np.arange(labels.size, dtype=np.float32).reshape(shape)
     image = np.stack([places * (c + 1) for c in range(channels)])
     locations = {label: np.array(places, np.int32) for label, places in (voxels or {}).items()}
-    return SimpleNamespace(name=name, image=image, labels=labels, locations=locations, annotated=None)
+    return SimpleNamespace(name=name, image=image, labels=labels, locations=locations, annotated=None, known=known)
 
 
 def batches(cases, plan, count, *, fold=0):
@@ -87,6 +88,17 @@ def test_a_patch_does_not_depend_on_the_size_of_its_batch(cases):
         assert torch.equal(few.image, many.image[:2])
         assert torch.equal(few.labels, many.labels[:2])
         assert few.names == many.names[:2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_ranks_draw_the_patches_of_one_process_between_them(cases, size):
+    plan = plan_of(augmentation=WILD, channels=2, batch_size=5)
+    shares = [Patches(cases, plan, fold=0, device=CPU, ranks=Ranks(rank=r, size=size)) for r in range(size)]
+    for step, whole in enumerate(batches(cases, plan, 4)):
+        parts = [share.batch(step) for share in shares]
+        assert torch.equal(torch.cat([p.image for p in parts]), whole.image)
+        assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+        assert sum((p.names for p in parts), ()) == whole.names
 
 
 def test_steps_folds_and_seeds_give_different_patches(cases):
@@ -227,6 +239,7 @@ def test_batches_are_equal_on_one_and_two_threads(patch):
         labels=rng.integers(0, 4, (30, 31, 29)),
         locations={},
         annotated=None,
+        known=None,
     )
     plan = plan_of(patch, augmentation=WILD)
     threads = torch.get_num_threads()
@@ -237,6 +250,53 @@ def test_batches_are_equal_on_one_and_two_threads(patch):
         assert all(same(a, b) for a, b in zip(alone, batches([case], plan, 8), strict=True))
     finally:
         torch.set_num_threads(threads)
+
+
+class Recorded:
+    """An array that keeps the boxes it was sliced with."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.boxes = array, array.shape, []
+
+    def __getitem__(self, box):
+        self.boxes.append(box[-3:])
+        return self.array[box]
+
+
+def recorded(shape):
+    case = case_of(shape=shape)
+    case.image, case.labels = Recorded(case.image), Recorded(case.labels)
+    return case
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 40), (5, 40, 40)])
+def test_of_a_patch_that_is_not_turned_only_its_own_voxels_are_read(shape):
+    case = recorded(shape)
+    batches([case], plan_of(augmentation=STILL | {"mirror_axes": (0, 1, 2)}, batch_size=1), 10)
+    assert len(case.image.boxes) == len(case.labels.boxes) == 10
+    for box in case.image.boxes + case.labels.boxes:
+        assert [s.stop - s.start for s in box] == [min(8, n) for n in shape]
+
+
+def test_of_a_turned_patch_no_more_is_read_than_the_box_around_it():
+    case = recorded((80, 80, 80))
+    turning = STILL | {"rotation_probability": 1.0, "rotation_degrees": 180.0}
+    batches([case], plan_of(augmentation=turning, batch_size=1), 30)
+    edges = [s.stop - s.start for box in case.image.boxes for s in box]
+    assert max(edges) > 9
+    assert max(edges) <= 7 * 3**0.5 + 2  # the patch's diagonal, and the voxels on either side of its ends
+
+
+def test_labels_annotated_in_each_patchs_case_are_told():
+    cases = [case_of("all"), case_of("b only", known=(2,)), case_of("none else", known=())]
+    rows = {"all": [True] * 4, "b only": [True, False, True, False], "none else": [True, False, False, False]}
+    drawn = batches(cases, plan_of(batch_size=3), 10)
+    assert {name for batch in drawn for name in batch.names} == set(rows)
+    assert all(batch.known.tolist() == [rows[name] for name in batch.names] for batch in drawn)
+
+
+def test_nothing_is_told_of_labels_where_all_were_annotated(cases):
+    assert batches(cases, plan_of(channels=2), 1)[0].known is None
 
 
 def test_masked_channels_stay_zero_where_the_scan_is():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnseg.core.plan import Augmentation
-from nnseg.training.pose import draw_mirrored, draw_start, draw_turn, rotation
+from nnseg.training.pose import draw_bend, draw_mirrored, draw_pose, draw_quarters, draw_start, draw_turn, rotation
 
 
 def starts(shape, patch, around=None, count=300):
@@ -93,3 +93,54 @@ def test_each_mirror_axis_is_flipped_half_of_the_time(axes, dimensions, expected
     drawn = [draw_mirrored(rng, Augmentation(mirror_axes=axes), dimensions=dimensions) for _ in range(1000)]
     assert {a for one in drawn for a in one} == expected
     assert all(np.mean([a in one for one in drawn]) == pytest.approx(0.5, abs=0.05) for a in expected)
+
+
+def bends(count=200, *, in_plane=False, patch=(20, 30, 40), probability=1.0, **settings):
+    rng, augmentation = np.random.default_rng(0), Augmentation(elastic_probability=probability, **settings)
+    return [draw_bend(rng, augmentation, np.array(patch), in_plane=in_plane) for _ in range(count)]
+
+
+@pytest.mark.parametrize("in_plane", [False, True])
+def test_the_largest_displacement_is_a_share_of_each_edge(in_plane):
+    drawn = np.array(bends(elastic=(0.02, 0.05), in_plane=in_plane))
+    largest = np.abs(drawn).max((2, 3, 4)) / (20, 30, 40)
+    moving = largest[:, 1:] if in_plane else largest
+    assert np.allclose(moving, moving[:, :1])  # the same share along all axes
+    assert (moving.min(), moving.max()) == pytest.approx((0.02, 0.05), abs=0.001)
+    assert drawn.shape[2:] == ((1, 9, 11) if in_plane else (6, 9, 11))  # a knot every 4 voxels at least
+    assert not in_plane or not drawn[:, 0].any()
+
+
+def test_bent_patches_do_not_fold():
+    for bend in bends(50, elastic=(0.05, 0.05)):
+        for axis, edge in enumerate((20, 30, 40)):
+            spread = (edge - 1) / (bend.shape[axis + 1] - 1)  # voxels between knots
+            assert np.diff(bend[axis], axis=axis).min() / spread > -1
+
+
+def test_bends_and_quarter_turns_happen_as_often_as_the_plan_says_and_draw_nothing_if_never():
+    assert np.mean([b is not None for b in bends(1000, probability=0.3, patch=(4, 8, 8))]) == pytest.approx(0.3, abs=0.05)
+    settings = Augmentation(quarter_turn_probability=0.75, quarter_turn_axes=(0, 1))
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_quarters(rng, settings, dimensions=2) for _ in range(4000)])
+    assert np.bincount(drawn[:, 0]) / 4000 == pytest.approx(np.full(4, 0.25), abs=0.04)
+    assert set(map(tuple, drawn[:, 1:].tolist())) == {(1, 2)}
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    assert draw_bend(rng, Augmentation(), np.array((8, 8, 8)), in_plane=False) is None
+    assert draw_quarters(rng, Augmentation(), dimensions=3) == (0, 1, 2)
+    assert rng.random() == other.random()
+
+
+def test_quarter_turns_choose_any_two_of_the_axes():
+    settings, rng = Augmentation(quarter_turn_probability=1.0, quarter_turn_axes=(2, 0, 1)), np.random.default_rng(0)
+    assert {draw_quarters(rng, settings, dimensions=3)[1:] for _ in range(100)} == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_a_bent_pose_has_a_turn_to_go_with():
+    settings = Augmentation(elastic_probability=1.0, rotation_probability=0.0, scaling_probability=0.0)
+    size = np.array((8, 8, 8))
+    pose = draw_pose(np.random.default_rng(0), settings, case=size, patch=size, dimensions=3, around=None)
+    assert np.array_equal(pose.turn, np.eye(3))
+    assert not pose.in_plane
+    flat = draw_pose(np.random.default_rng(0), settings, case=size, patch=np.array((1, 8, 8)), dimensions=2, around=None)
+    assert flat.in_plane

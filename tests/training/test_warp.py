@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from nnseg.training.pose import Pose, rotation
+from nnseg.core.plan import Augmentation
+from nnseg.training.pose import Pose, draw_bend, rotation
 from nnseg.training.warp import LABELS_AT_ONCE, cut, warp
 
 CPU = torch.device("cpu")
@@ -19,8 +20,13 @@ def case_of(image, labels=None):
     return SimpleNamespace(name="a", image=image.astype(np.float32), labels=labels, locations={}, annotated=None)
 
 
-def pose(start, turn=None, mirrored=()):
-    return Pose(start=np.array(start), turn=turn, mirrored=mirrored)
+def pose(start, turn=None, mirrored=(), **changes):
+    return Pose(start=np.array(start), turn=turn, mirrored=mirrored, **changes)
+
+
+def bend(patch, share=0.05, *, in_plane=False, seed=0):
+    settings = Augmentation(elastic_probability=1.0, elastic=(share, share))
+    return draw_bend(np.random.default_rng(seed), settings, np.array(patch), in_plane=in_plane)
 
 
 def cut_patch(case, where, patch):
@@ -175,3 +181,63 @@ def test_a_turn_reads_only_the_box_it_needs(scan):
     watched = SimpleNamespace(image=scan.image, labels=Recorder())
     warp(watched, pose((4, 4, 4), np.eye(3) * 1.5), (5, 5, 5), CPU)  # centre 6, reaches 3 voxels either way
     assert asked == [(slice(3, 10),) * 3]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("axes", [(1, 2), (0, 2), (0, 1)])
+def test_quarter_turns_are_numpys_and_exact(scan, times, axes):
+    """After flips, with voxels outside the case, and the same with and without interpolation."""
+    start, mirrored, size = (-2, 3, 4), (1,), (12, 12, 12)
+    plain = cut_patch(scan, pose(start, None, mirrored), size)
+    turned = cut_patch(scan, pose(start, None, mirrored, quarters=(times, *axes)), size)
+    assert np.array_equal(turned[0], np.rot90(plain[0], times, [a + 1 for a in axes]))
+    assert np.array_equal(turned[1], np.rot90(plain[1], times, axes))
+    warped = warp_patch(scan, pose(start, np.eye(3) + 1e-9, mirrored, quarters=(times, *axes)), size)
+    assert warped[0] == pytest.approx(turned[0], abs=1e-4)
+    assert np.array_equal(warped[1], turned[1])
+
+
+@pytest.mark.parametrize("in_plane", [True, False])
+def test_a_bend_of_no_strength_is_none(scan, in_plane):
+    size = (8, 9, 10)
+    bent = warp_patch(scan, pose((2, 3, 4), np.eye(3), (2,), bend=bend(size, 0.0, in_plane=in_plane)), size)
+    plain = cut_patch(scan, pose((2, 3, 4), None, (2,)), size)
+    assert bent[0] == pytest.approx(plain[0], abs=1e-4)
+    assert np.array_equal(bent[1], plain[1])
+
+
+@pytest.mark.parametrize(("in_plane", "turn"), [(True, rotation([0.3, 0, 0])), (False, rotation([0.2, 0.3, -0.1]) * 1.1)])
+def test_scipy_bends_the_same_image(scan, in_plane, turn):
+    size, start = (9, 9, 13), np.array((2, 3, 1))  # a knot every four voxels exactly
+    knots = bend(size, in_plane=in_plane)
+    image, _ = warp_patch(scan, pose(start, turn, bend=knots), size)
+    places = np.indices(size).reshape(3, -1)
+    at = places / np.array([4.0 if not in_plane else np.inf, 4.0, 4.0])[:, None]
+    moves = np.stack([ndimage.map_coordinates(k, at, order=1) for k in knots])
+    half = (np.array(size)[:, None] - 1) / 2
+    where = start[:, None] + half + turn @ (places - half) + moves
+    expected = np.stack([ndimage.map_coordinates(c, where, order=1, mode="grid-constant") for c in scan.image])
+    assert image == pytest.approx(expected.reshape(2, *size), abs=1e-4)
+
+
+def test_labels_follow_the_image_through_a_bend():
+    inside = np.linalg.norm(np.indices((30, 30, 30)) - np.array([13, 18, 15])[:, None, None, None], axis=0) < 7
+    phantom = inside * 1
+    image, labels = warp_patch(case_of(phantom[None], phantom), pose((3, 4, 3), np.eye(3), bend=bend((24, 22, 24))), (24, 22, 24))
+    sure = np.abs(image[0] - 0.5) > 1e-4
+    assert not np.array_equal(labels, phantom[3:27, 4:26, 3:27])
+    assert labels.sum() == pytest.approx(phantom.sum(), rel=0.25)
+    assert np.array_equal(labels[sure], np.round(image[0])[sure])
+
+
+def test_a_bent_patch_is_the_same_on_any_number_of_threads(scan):
+    where = pose((2, 3, 1), rotation([0.2, 0.1, 0.3]), bend=bend((10, 12, 11)))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(warp_patch(scan, where, (10, 12, 11)))
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])

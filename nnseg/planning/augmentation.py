@@ -1,0 +1,93 @@
+"""How training patches are changed: nnU-Net's rules, the modality's own, and what left and right ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnseg.core.sides import Pairs, label_pairs, swapped_heads
+from nnseg.planning.draft import Content, Draft, overruled
+from nnseg.planning.modality import modality_of
+from nnseg.planning.spacing import NAMES
+
+LEFT_RIGHT = 2
+"""The axis of a scan in canonical orientation that leads from the right to the left; in a picture, its columns."""
+
+UPRIGHT_DEGREES = 30.0
+"""Up to which turns do not make left and right change places."""
+
+
+def augmentation_section(draft: Draft, given: Content) -> Content:
+    """Rotation and mirroring by nnU-Net's rules, a policy for the modality, and above both what the recipe says of every dataset.
+
+    Args:
+        draft: of the plan.
+        given: what the recipe says.
+    """
+    pairs = () if given.get("swapped_labels") == () else label_pairs(draft.fingerprint.labels)
+    modality, reason = modality_of(draft.fingerprint, has_sides=bool(pairs))
+    decided = _by_patch(draft)
+    if modality is not None and draft.recipe.by_modality:
+        policy = getattr(draft.recipe.modality, modality).model_dump(exclude_unset=True)
+        decided = {**decided, **policy, "why": {**decided["why"], **dict.fromkeys(policy, reason), **policy.get("why", {})}}
+    if pairs and modality != "microscopy":
+        decided = _with_sides(draft, decided, pairs)
+    return _with_quarter_turns(draft, overruled(decided, given))
+
+
+def _by_patch(draft: Draft) -> Content:
+    patch, axes = draft.patch, list(range(draft.dimensions))
+    in_plane = draft.dimensions == 3 and max(patch) / patch[0] > draft.rules.anisotropy
+    if draft.dimensions == 2:
+        square = max(patch) / min(patch) <= 1.5
+        degrees, reason = (180.0, "all directions are alike in a nearly square patch") if square else (15.0, "the patch is oblong")
+    elif in_plane:
+        degrees, reason = 180.0, "slices are turned in their plane only, by any angle"
+    else:
+        degrees, reason = 30.0, "volumes are turned about each axis"
+    why = {"rotation_degrees": reason, "mirror_axes": "all"}
+    if in_plane:
+        shape = " x ".join(f"{n:g}" for n in patch)
+        why["in_plane"] = f"the patch ({shape} voxels) is over {draft.rules.anisotropy:.3g} times longer than it is thick"
+    return {"rotation_degrees": degrees, "in_plane": in_plane, "mirror_axes": axes, "why": why}
+
+
+def _with_sides(draft: Draft, decided: Content, pairs: Pairs) -> Content:
+    """What is decided, so that left stays left: labels swapped by flips, or no flips; and nothing turned upside down."""
+    axis = draft.resolution.axes.index(LEFT_RIGHT) - (3 - draft.dimensions)
+    if axis < 0:
+        return decided  # slices from left to right, each on one side
+    labels, why = draft.fingerprint.labels, dict(decided["why"])
+    named = _listed([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
+    decided = {**decided, "why": why}
+    if swapped_heads(labels, pairs) is None:
+        why["mirror_axes"] = f"all but {NAMES[LEFT_RIGHT]}: flips would swap {named}, but not all regions have a counterpart"
+        return {**decided, "mirror_axes": [a for a in decided["mirror_axes"] if a != axis]}
+    why["swapped_labels"] = f"flips along {NAMES[LEFT_RIGHT]} make left right: {named}"
+    why["swap_axis"] = f"axis {NAMES[LEFT_RIGHT]} of scans leads from right to left"
+    if decided["rotation_degrees"] > UPRIGHT_DEGREES and not (decided["in_plane"] and axis == 0):
+        decided["rotation_degrees"] = UPRIGHT_DEGREES
+        why["rotation_degrees"] = "turned further, left could not be told from right"
+    return {**decided, "swapped_labels": pairs, "swap_axis": axis}
+
+
+def _with_quarter_turns(draft: Draft, decided: Content) -> Content:
+    """What is decided, with the axes of quarter turns if there are to be any: along which patch and voxels are equally long."""
+    if not decided.get("quarter_turn_probability") or "quarter_turn_axes" in decided:
+        return decided
+    first = 1 if decided["in_plane"] else 0
+    free = [a for a in range(first, draft.dimensions) if a != decided.get("swap_axis")]
+    axes = max(([b for b in free if _alike(draft, a, b)] for a in free), key=len, default=[])
+    if len(axes) < 2:
+        why = {**decided["why"], "quarter_turn_probability": "the patch has no two axes alike"}
+        return {**decided, "quarter_turn_probability": 0.0, "why": why}
+    return {**decided, "quarter_turn_axes": axes, "why": {**decided["why"], "quarter_turn_axes": "the patch is alike along them"}}
+
+
+def _alike(draft: Draft, a: int, b: int) -> bool:
+    patch, spacing = draft.patch, draft.demand.spacing
+    return patch[a] == patch[b] and max(spacing[a], spacing[b]) <= 1.1 * min(spacing[a], spacing[b])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    most = 3
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
