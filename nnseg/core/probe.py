@@ -115,20 +115,21 @@ class Probe(BaseModel):
 
 
 def trial_key(plan: Plan) -> str:
-    """The key of a candidate: of all its decisions but the number of steps."""
-    return plan.model_copy(update={"training": plan.training.model_copy(update={"steps": None})}).key()
+    """The key of a candidate: of all its decisions but the length of the training."""
+    return plan.model_copy(update={"training": plan.training.model_copy(update=dict.fromkeys(LENGTH))}).key()
 
 
-FREE = {"steps", "seed", "precision", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_steps", "clip_norm", "why"}
+LENGTH = ("steps", "seconds", "patience")
+FREE = {*LENGTH, "seed", "precision", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_steps", "clip_norm", "why"}
 """Settings of the training that change how many steps there are, or what comes of them, but not what one costs."""
 
 
 def work_key(plan: Plan) -> str:
     """A digest of what decides the cost of a plan's steps and tiles."""
-    sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "inference")
+    sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "inference", "previous")
     return digest([sections, plan.training.model_dump(mode="json", exclude={"augmentation": {"why"}, **dict.fromkeys(FREE, True)})])
 
 
 def handling_key(plan: Plan) -> str:
     """A digest of what decides how its cases are preprocessed and its predictions restored."""
-    return plan.key("preprocessing", "labels", "channels")
+    return plan.key("preprocessing", "labels", "channels", "previous")

@@ -18,7 +18,7 @@ def groups(members: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
     """The members divided by how they want a scan preprocessed, so that each way is gone once; in order of appearance."""
     found: dict[str, list[Member]] = {}
     for member in members:
-        found.setdefault(member.plan.key("preprocessing"), []).append(member)
+        found.setdefault(member.plan.key("preprocessing", "previous"), []).append(member)
     return tuple(tuple(group) for group in found.values())
 
 

@@ -1,11 +1,12 @@
 """A model one can hand over: weights with their plans, in one file of tensors and text.
 
-Tensors are named ``member_0/NAME``; the text holds each member's plan and fold, and where the model came from.
+Tensors are named ``member_0/NAME``, those of a cascade's first stage ``previous_0/NAME``; the text holds each network's plan and
+fold, and where the model came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class Model:
     Args:
         members: at least one, all with the same labels and channels.
         about: where the model came from, in words: "trained_on", "created", ...
+        previous: networks whose answer, the mean of theirs, those members of a cascade are shown that need one. They do not count
+            as members: what they know has gone into the cascade's answer.
 
     Raises:
         ModelError: there are no members, or they disagree.
@@ -53,11 +56,12 @@ class Model:
 
     members: tuple[Member, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    previous: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ModelError("a model needs at least one member")
-        for member in self.members[1:]:
+        for member in (*self.members[1:], *self.previous):
             plan = member.plan
             if plan.channels != self.channels:
                 raise ModelError(f"members disagree on channels: {_listed(self.channels)} and {_listed(plan.channels)}")
@@ -76,7 +80,7 @@ class Model:
 
     def key(self) -> str:
         """A digest of all that can change a prediction: equal keys, equal label maps."""
-        return content_digest(_tensors(self), [member.plan.key() for member in self.members])
+        return content_digest(_tensors(self), [member.plan.key() for member in (*self.members, *self.previous)])
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -85,8 +89,10 @@ def save_model(model: Model, path: Path) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    members = [{"plan": m.plan.model_dump(mode="json"), "fold": m.fold} for m in model.members]
-    save_tensors(path, _tensors(model), {"kind": "model", "format": FORMAT, "members": members, "about": dict(model.about)})
+    text: dict[str, Any] = {"kind": "model", "format": FORMAT, "members": _described(model.members), "about": dict(model.about)}
+    if model.previous:
+        text["previous"] = _described(model.previous)
+    save_tensors(path, _tensors(model), text)
 
 
 def load_model_file(path: Path) -> Model:
@@ -102,30 +108,35 @@ def load_model_file(path: Path) -> Model:
         raise ModelError(
             f"{path} is a model of format {text.get('format')}, this nnseg reads {FORMAT}; export it again from its run"
         )
-    weights = _by_member(tensors)
+    weights = _by_network(tensors)
     try:
-        members = tuple(_member(entry, weights.get(i, {}), f"{path}, member {i}") for i, entry in enumerate(text["members"]))
-        return Model(members=members, about=text["about"])
+        members, previous = (
+            tuple(_member(entry, weights.get(f"{kind}_{i}", {}), f"{path}, {kind} {i}") for i, entry in enumerate(entries))
+            for kind, entries in (("member", text["members"]), ("previous", text.get("previous", ())))
+        )
+        return Model(members=members, about=text["about"], previous=previous)
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: its description is incomplete: {error}") from error
 
 
-def build(member: Member, device: torch.device) -> nn.Module:
+def build(member: Member, device: torch.device, network: Callable[[Plan], nn.Module] | None = None) -> nn.Module:
     """A member's network on ``device``, for inference: one tensor of logits, no gradients.
 
     Where type and device allow, it shares the member's memory instead of copying it.
+
+    Args:
+        network: makes a network of one's own from the plan, if the weights are of such a one.
 
     Raises:
         ModelError: the weights are not those of the network that the plan describes; names the first that is not.
     """
     plan = member.plan
     with torch.device("meta"):  # no time and no random numbers spent on a start that is overwritten
-        network = build_network(plan.network, channels=len(plan.channels), heads=len(plan.labels.heads))
-    expected = network.state_dict()
+        built = network(plan) if network else build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    expected = built.state_dict()
     _check_weights(expected, member)
-    network.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)
-    network.deep_supervision = False
-    return network.requires_grad_(False).to(device).eval()
+    built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)
+    return built.requires_grad_(False).to(device).eval()
 
 
 def _check_weights(expected: Mapping[str, Tensor], member: Member) -> None:
@@ -142,17 +153,21 @@ def _check_weights(expected: Mapping[str, Tensor], member: Member) -> None:
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:
-    return {f"member_{i}/{name}": tensor for i, member in enumerate(model.members) for name, tensor in member.weights.items()}
+    kinds = {"member": model.members, "previous": model.previous}
+    named = [(f"{kind}_{i}", network) for kind, networks in kinds.items() for i, network in enumerate(networks)]
+    return {f"{prefix}/{name}": tensor for prefix, network in named for name, tensor in network.weights.items()}
 
 
-def _by_member(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    weights: dict[int, dict[str, Tensor]] = {}
+def _by_network(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    weights: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         prefix, _, name = full.partition("/")
-        number = prefix.removeprefix("member_")
-        if number.isdecimal():
-            weights.setdefault(int(number), {})[name] = tensor
+        weights.setdefault(prefix, {})[name] = tensor
     return weights
+
+
+def _described(networks: tuple[Member, ...]) -> list[dict[str, Any]]:
+    return [{"plan": m.plan.model_dump(mode="json"), "fold": m.fold} for m in networks]
 
 
 def _member(entry: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Member:

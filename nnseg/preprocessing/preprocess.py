@@ -6,6 +6,7 @@ sees true zeros. Source: Isensee et al. 2021, supplement 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,18 @@ from nnseg.preprocessing.crop import nonzero_box
 from nnseg.preprocessing.normalize import normalize
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
 
+OwnNormalizer = Callable[[Floats], Floats]
 
-def preprocess(scan: Scan, label_map: LabelMap | None, plan: Plan, *, name: str = "") -> PreprocessedCase:
+
+def preprocess(
+    scan: Scan,
+    label_map: LabelMap | None,
+    plan: Plan,
+    *,
+    name: str = "",
+    previous: LabelMap | None = None,
+    normalizer: OwnNormalizer | None = None,
+) -> PreprocessedCase:
     """The case as the network sees it: cropped, turned, normalized, resampled, its labels as indices.
 
     Args:
@@ -28,19 +39,24 @@ def preprocess(scan: Scan, label_map: LabelMap | None, plan: Plan, *, name: str 
         label_map: on the scan's grid; None for a scan to predict.
         plan: a 2D plan leaves number and distance of slices alone.
         name: the case's, to go with the result.
+        previous: the answer that a cascade's plan is shown, on the scan's grid; its label indices become the image's last channel.
+        normalizer: instead of the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
 
     Raises:
-        ScanError: the scan has another number of channels, or the label map another shape or undeclared values.
+        ScanError: the scan has another number of channels, or a label map another shape or undeclared values.
+        ModelError: the previous answer is missing, or the plan is shown none.
     """
-    _check(scan, label_map, plan)
+    _check(scan, plan, label_map=label_map, previous=previous)
     placement = _place(scan.grid, nonzero_box(scan.image), plan)
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
-    image = normalize(_cropped(scan.image, placement), plan.preprocessing.normalization)
+    cropped = _cropped(scan.image, placement)
+    image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
     image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
-    labels = None
-    if label_map is not None:
-        encoded = plan.labels.encode(_cropped(label_map.labels, placement))
-        labels = resample_labels(encoded, placement.shape, separate=separate)
+    encoded = [None if m is None else plan.labels.encode(_cropped(m.labels, placement)) for m in (label_map, previous)]
+    labels, shown = (None if e is None else resample_labels(e, placement.shape, separate=separate) for e in encoded)
+    if shown is not None:
+        shown = np.maximum(shown, 0)  # what is ignored shows no label
+        image = np.concatenate([image, shown[np.newaxis].astype(np.float32)])
     return PreprocessedCase(name=name, image=image, labels=labels, placement=placement)
 
 
@@ -68,21 +84,36 @@ def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Flo
     return restored
 
 
-def _check(scan: Scan, label_map: LabelMap | None, plan: Plan) -> None:
+def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: LabelMap | None) -> None:
     file = scan.source.files[0].name if scan.source.files else "the scan"
     found, channels = len(scan.image), plan.channels
     if found != len(channels):
         raise ScanError(f"{file}: {found} channels, but the plan needs {len(channels)} ({', '.join(channels)}), in this order")
-    if label_map is None:
-        return
+    if plan.previous and previous is None:
+        raise ModelError(f"{file}: the {plan.name} plan is shown the answer of {plan.previous}, which is missing; predict it first")
+    if previous is not None and not plan.previous:
+        raise ModelError(f"{file}: the {plan.name} plan is shown no previous answer; leave it out, or use a cascade's plan")
+    for name, given in (("label map", label_map), ("previous answer", previous)):
+        if given is not None:
+            _check_labels(f"{file}: the {name}", given, scan, plan)
+
+
+def _check_labels(name: str, label_map: LabelMap, scan: Scan, plan: Plan) -> None:
     if label_map.labels.shape != scan.image.shape[1:]:
-        raise ScanError(f"{file}: the label map's shape {label_map.labels.shape} is not the scan's {scan.image.shape[1:]}")
+        raise ScanError(f"{name}'s shape {label_map.labels.shape} is not the scan's {scan.image.shape[1:]}")
     undeclared = plan.labels.undeclared(label_map.labels)
     if undeclared:
         raise ScanError(
-            f"{file}: the label map has values {undeclared}, the plan knows {plan.labels.describe()}; "
+            f"{name} has values {undeclared}, the plan knows {plan.labels.describe()}; "
             "declare them in the dataset or correct the file"
         )
+
+
+def _normalized(cropped: Floats, normalizer: OwnNormalizer) -> Floats:
+    image = np.asarray(normalizer(cropped), np.float32)
+    if image.shape != cropped.shape:
+        raise ScanError(f"the normalizer made an image of shape {image.shape} of one of {cropped.shape}; it must keep the shape")
+    return image
 
 
 def _place(scan: Grid, crop: Box, plan: Plan) -> Placement:

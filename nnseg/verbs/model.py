@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from nnseg.verbs.record import read_record, versions
 def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
     """The model of a run folder or an exported file: all trained folds of all its plans, or the chosen ones.
 
+    Where there is a cascade, the networks of the plan before it are the model's ``previous`` and not its members.
+
     Raises:
         ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
     """
@@ -24,15 +27,22 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = RunFolder(path)
-    members = []
-    for folder in run.plans():
-        trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
-        missing = set(folds or ()) - set(trained)
-        if missing or not trained:
-            raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {path}")
-        members += [_up_to_date(m, folder) for number, m in trained.items() if folds is None or number in folds]
+    answering = run.answering()
+    members, previous = (
+        tuple(m for folder in run.plans() if (folder in answering) is answers for m in _trained(run, folder, folds))
+        for answers in (True, False)
+    )
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
-    return Model(members=tuple(members), about=about)
+    return Model(members=members, about=about, previous=previous)
+
+
+def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) -> list[Member]:
+    """The networks of a plan's trained folds, or of the chosen ones."""
+    trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
+    missing = set(folds or ()) - set(trained)
+    if missing or not trained:
+        raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {run.path}")
+    return [_up_to_date(m, folder) for number, m in trained.items() if folds is None or number in folds]
 
 
 def _up_to_date(member: Member, folder: PlanFolder) -> Member:
@@ -45,10 +55,10 @@ def _up_to_date(member: Member, folder: PlanFolder) -> Member:
 
 
 def merge(models: Sequence[Model]) -> Model:
-    """One model of all members; ModelError if their labels or channels differ."""
-    return (
-        models[0] if len(models) == 1 else Model(members=tuple(m for model in models for m in model.members), about=models[0].about)
-    )
+    """One model of all members, and of all networks that cascades among them are shown; ModelError if labels or channels differ."""
+    members = tuple(member for model in models for member in model.members)
+    previous = tuple(member for model in models for member in model.previous)
+    return Model(members=members, about=models[0].about, previous=previous)
 
 
 def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
@@ -62,5 +72,6 @@ def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) 
     model = load_model(run.path, folds=folds)
     about = {**model.about, "exported": datetime.now(UTC).isoformat(timespec="seconds")}
     about |= {f"trained with {k}": str(v) for k, v in read_record(run).get("versions", {}).items()}
-    save_model(Model(members=model.members, about=about), path)
+    model = replace(model, about=about)
+    save_model(model, path)
     return model

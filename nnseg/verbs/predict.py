@@ -122,7 +122,7 @@ def predict_held_out(jobs: Mapping[str, Job], models: Mapping[str, Model], *, de
     """Predict held-out cases with each plan's model, and with all of them together.
 
     Args:
-        jobs: one a plan, by name, and, where there are several plans, one called "ensemble".
+        jobs: one a plan, by name, and, where several plans answer together, one called "ensemble".
         models: the plans' models by the same names.
 
     Returns:
@@ -130,9 +130,11 @@ def predict_held_out(jobs: Mapping[str, Job], models: Mapping[str, Model], *, de
     """
     target = resolve_device(device)
     predictors = {name: Predictor(model, device=target) for name, model in models.items()}
+    shown = {member.plan.previous for model in models.values() for member in model.members}
+    together = [predictor for name, predictor in predictors.items() if name not in shown]
     written: dict[str, Written] = {}
     for name, job in jobs.items():
-        members = list(predictors.values()) if name == "ensemble" else [predictors[name]]
+        members = together if name == "ensemble" else [predictors[name]]
         written = predict_into(job, lambda scan, members=members: _together(members, scan))  # type: ignore[misc]
     return written
 

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.plan import digest
 from nnseg.evaluation.evaluate import Failure, Pair, Scores, evaluate
 from nnseg.network.bundle import Model, load_model_file
-from nnseg.storage.runs import FoldFolder, RunFolder, read_json, write_json
+from nnseg.storage.runs import FoldFolder, PlanFolder, RunFolder, read_json, write_json
 from nnseg.verbs.predict import RECORD, Job, Written, predict_held_out
 
 log = logging.getLogger(__name__)
 
 
-def predict_folds(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, device: str = "auto") -> tuple[Finding, ...]:
-    """Predict what each fold held out, with every plan and with all plans together; returns the cases that failed."""
+def predict_folds(
+    run: RunFolder,
+    dataset: Dataset,
+    folds: Mapping[int, Fold],
+    *,
+    device: str = "auto",
+    plans: Sequence[PlanFolder] | None = None,
+) -> tuple[Finding, ...]:
+    """Predict what each fold held out, with every plan and with all plans together; returns the cases that failed.
+
+    Args:
+        run: with the trained folds.
+        dataset: of the cases.
+        folds: by number.
+        device: to compute on.
+        plans: these alone, each for itself; None for all.
+    """
     cases = {case.name: case for case in dataset.cases}
     problems = []
     for number, fold in folds.items():
         if held_out := tuple(cases[name] for name in fold.held_out):
-            written = _predict_fold(run, number, held_out, device)
+            written = _predict_fold(run, number, held_out, device, plans)
             problems += [Finding(level="error", case=n, message=w.reason) for n, w in written.items() if w.status == "failed"]
     return tuple(problems)
 
@@ -37,7 +53,7 @@ def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, worker
     if len(plans) > 1:
         for folder in plans:
             _score_into(folder.path, dataset, folds, workers)
-    return _score_into(run.path, dataset, folds, workers)
+    return _score_into(run.path, dataset, folds, workers, predictions=run.answers)
 
 
 def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, Written]:
@@ -53,28 +69,44 @@ def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, W
     return found
 
 
-def _predict_fold(run: RunFolder, number: int, held_out: tuple[Case, ...], device: str) -> dict[str, Written]:
+def _predict_fold(
+    run: RunFolder, number: int, held_out: tuple[Case, ...], device: str, plans: Sequence[PlanFolder] | None
+) -> dict[str, Written]:
     models: dict[str, Model] = {}
     jobs: dict[str, Job] = {}
-    for folder in run.plans():
-        name, place = folder.plan().name, folder.fold(number)
-        models[name] = load_model_file(place.model_file)
-        jobs[name] = Job(cases=held_out, out=place.predictions, key=models[name].key())
-    if len(models) > 1:
-        key = digest([model.key() for model in models.values()])
+    for folder in plans or run.plans():
+        name = folder.plan().name
+        models[name] = _model_of(run, folder, number)
+        jobs[name] = Job(cases=held_out, out=folder.fold(number).predictions, key=models[name].key())
+    answering = run.answering()
+    if len(answering) > 1 and plans is None:
+        key = digest([models[folder.plan().name].key() for folder in answering])
         jobs["ensemble"] = Job(cases=held_out, out=run.fold(number).predictions, key=key)
     return predict_held_out(jobs, models, device=device)
 
 
-def _score_into(folder: Path, dataset: Dataset, folds: Mapping[int, Fold], workers: int) -> Scores | None:
-    references = {case.name: case.labels for case in dataset.cases}
+def _model_of(run: RunFolder, folder: PlanFolder, number: int) -> Model:
+    """A fold's model; a cascade's is shown the answer of the same fold's network, which has not seen the held-out cases either."""
+    model, previous = load_model_file(folder.fold(number).model_file), folder.plan().previous
+    if previous is None:
+        return model
+    return replace(model, previous=load_model_file(run.plan_called(previous).fold(number).model_file).members)
+
+
+def _score_into(
+    folder: Path, dataset: Dataset, folds: Mapping[int, Fold], workers: int, *, predictions: Path | None = None
+) -> Scores | None:
+    """Score the predictions of a folder, by default the one that the scores are written to."""
+    made = predictions or folder
+    cases = {case.name: case for case in dataset.cases}
     pairs, failed = [], []
-    for name, written in held_out_predictions(folder, folds).items():
-        reference = references.get(name)
-        if written.status == "failed" or reference is None:
+    for name, written in held_out_predictions(made, folds).items():
+        case = cases.get(name)
+        if written.status == "failed" or case is None or case.labels is None:
             failed.append(Failure(name=name, reason=written.reason or "its label map is gone"))
         else:
-            pairs.append(Pair(name=name, prediction=folder / written.file, reference=reference))
+            pair = Pair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated)
+            pairs.append(pair)
     if not pairs:
         (folder / "scores.json").unlink(missing_ok=True)
         return None

@@ -30,7 +30,8 @@ from nnseg.network.unet import build_network
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images import read_label_map
 from nnseg.storage.runs import read_json, write_json
-from nnseg.training.loop import Learner, make_step
+from nnseg.training.course import Course
+from nnseg.training.learner import Learner
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
 from nnseg.training.validation import MOST_PATCHES, Validation
@@ -122,12 +123,12 @@ def train_a_little(request: Request, device: torch.device) -> Trial:
     tile_seconds, tile_gb = time_tiles(plan, device)  # first: what a process takes to compute at all is part of a prediction
     cases = [store.read(name) for name in store.names()]
     dtype = autocast_dtype(device, plan.training.precision)
-    setting = Setting(plan=plan, fold=0, steps=10_000, device=device, dtype=dtype)
+    setting = Setting(plan=plan, fold=0, device=device, dtype=dtype)
     files = [request.store.with_name(name) for name in ("checkpoint", "model")]
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
-        learner = Learner(setting)
-        step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device), setting)
+        learner = Learner(setting, Course.of(10_000, plan.training))
+        step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device))
         pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])
     save_model(Model(members=(Member(plan=plan, fold=0, weights=learner.weights()),)), files[1])
     return Trial(
@@ -167,7 +168,7 @@ def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan, *, tiles: i
     along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
     shape = list(window.tile)
     shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
-    image = torch.rand(len(plan.channels), *shape).to(next(network.parameters()).device)
+    image = torch.rand(plan.inputs, *shape).to(next(network.parameters()).device)
     start = time.perf_counter()
     float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
     seconds = time.perf_counter() - start
@@ -175,7 +176,7 @@ def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan, *, tiles: i
 
 
 def _untrained(plan: Plan) -> Member:
-    network = build_network(plan.network, channels=len(plan.channels), heads=len(plan.labels.heads))
+    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
     return Member(plan=plan, fold=0, weights=network.state_dict())
 
 
@@ -208,7 +209,8 @@ def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[
 
 def _preprocess(case: Case, request: Request) -> tuple[float, int]:
     start = time.perf_counter()
-    Task(case=case, plan=request.plan, store=request.store, key="trial")()
+    previous = case.labels if request.plan.previous else None  # a stand-in: nothing is predicted yet
+    Task(case=case, plan=request.plan, store=request.store, key="trial", previous=previous)()
     return time.perf_counter() - start, 0
 
 
@@ -239,20 +241,19 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
 
 
 def _tiny(plan: Plan) -> Plan:
-    """The plan with the smallest network that takes its patches."""
+    """The plan with the smallest network that takes its patches, and shown the scan alone."""
     few = plan.network
     parts = {"strides": few.strides[:2], "kernels": few.kernels[:2], "blocks": (1, 1), "decoder_blocks": (1,)}
     network = few.model_copy(update={"kind": "plain", "features": (1, 1), **parts})
-    return plan.model_copy(update={"network": network})
+    return plan.model_copy(update={"network": network, "previous": None})
 
 
-def _time_steps(learner: Learner, patches: Patches, setting: Setting) -> float:
+def _time_steps(learner: Learner, patches: Patches) -> float:
     """Seconds of one training step."""
-    take_step = make_step(learner, setting)
     seconds: list[float] = []
     while len(seconds) < 2 or (sum(seconds) < STEPS_SECONDS and len(seconds) < MOST_STEPS):
         start = time.perf_counter()
-        float(take_step(patches.batch(learner.step)))
+        float(learner.take_step(patches.batch(learner.step)))
         seconds.append(time.perf_counter() - start)
         if seconds[0] > LONG:
             break

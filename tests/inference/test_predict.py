@@ -11,7 +11,7 @@ from nnseg.core.errors import ModelError, RunError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
-from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference import predict as room
 from nnseg.inference.ensemble import groups
 from nnseg.inference.predict import Predictor, predict
@@ -54,7 +54,7 @@ def _plan(dimensions=3, *, labels=LABELS, spacing=2.0, channels=("MRI",), axes=(
 
 def _member(plan: Plan, seed: int = 0) -> Member:
     torch.manual_seed(seed)
-    network = build_network(plan.network, channels=len(plan.channels), heads=len(plan.labels.heads))
+    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
     weights = {n: t + 0.5 * torch.randn_like(t) for n, t in network.state_dict().items()}  # far from a start that favours no label
     return Member(plan=plan, fold=seed, weights=weights)
 
@@ -144,7 +144,7 @@ def test_members_that_preprocess_alike_share_the_way(monkeypatch):
     members = (_member(_plan(), 0), _member(_plan(2), 1), _member(_plan(), 2), _member(_plan(spacing=3.0), 3))
     assert [[m.fold for m in group] for group in groups(members)] == [[0, 2], [1], [3]]
     calls = []
-    monkeypatch.setattr(room, "preprocess", lambda *given: calls.append("in") or preprocess(*given))
+    monkeypatch.setattr(room, "preprocess", lambda *given, **more: calls.append("in") or preprocess(*given, **more))
     monkeypatch.setattr(room, "restore", lambda *given: calls.append("back") or restore(*given))
     predict(Model(members=members), _scan(), device=CPU)
     assert calls == ["in", "back"] * 3
@@ -196,3 +196,75 @@ def test_a_full_device_gets_smaller_batches(monkeypatch, room_for, tried):
         with pytest.raises(RunError, match="too little memory for one"):
             predict(_model(_plan()), _scan(), device=CPU)
     assert seen == tried
+
+
+def _cascade(*, labels=LABELS, **changes) -> Plan:
+    plan = _plan(labels=labels, **changes)
+    return plan.model_copy(update={"name": "3d_cascade", "previous": "3d_lowres"})
+
+
+def _lowres(seed=0, *, labels=LABELS) -> Member:
+    plan = _plan(labels=labels, spacing=3.0).model_copy(update={"name": "3d_lowres"})
+    return _member(plan, seed)
+
+
+def _copies(tiles):
+    """Certain of what it is shown in the two last channels."""
+    return torch.cat([0.5 - tiles[:, 1:].sum(1, keepdim=True), tiles[:, 1:]], 1) * 100
+
+
+def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
+    cascade = _cascade(axes=(2, 0, 1)).model_copy(
+        update={
+            "preprocessing": Preprocessing(
+                axes=(2, 0, 1), spacing=(1.0, 1.5, 2.0), normalization=_plan().preprocessing.normalization
+            )
+        }
+    )  # the scan's own spacing, so that nothing is resampled
+    first, scan = (_lowres(1), _lowres(2)), _scan()
+    real = room.build
+    monkeypatch.setattr(room, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
+    answer = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
+    expected = predict(Model(members=first), scan, device=CPU).label_map.labels
+    assert len(np.unique(expected)) == 3
+    assert np.array_equal(answer.label_map.labels, expected)
+
+
+def test_a_cascade_is_shown_the_mean_of_all_first_networks():
+    member, scan = _member(_cascade(), 5), _scan()
+    one, other, both = (
+        predict(Model(members=(member,), previous=p), scan, device=CPU)
+        for p in ((_lowres(1),), (_lowres(2),), (_lowres(1), _lowres(2)))
+    )
+    assert not _equal(one, other)
+    assert not _equal(both, one)
+    assert not _equal(both, other)
+
+
+def test_cascades_and_others_answer_together():
+    members, first, scan = (_member(_plan(), 0), _member(_cascade(), 1)), (_lowres(),), _scan()
+    assert len(groups(members)) == 2  # preprocessed alike, but for what one is shown
+    alone = [predict(Model(members=(m,), previous=first), scan, device=CPU).probabilities for m in members]
+    together = predict(Model(members=members, previous=first), scan, device=CPU).probabilities
+    np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-5)
+
+
+def test_a_cascade_of_regions_is_shown_their_labels():
+    model = Model(members=(_member(_cascade(labels=REGIONS), 3),), previous=(_lowres(4, labels=REGIONS),))
+    assert predict(model, _scan(), device=CPU).probabilities.shape == (2, *_scan().grid.shape)
+
+
+@pytest.mark.parametrize("previous", [(), ("3d",)])
+def test_a_cascade_without_its_first_stage_is_refused(previous):
+    model = Model(members=(_member(_cascade()),), previous=tuple(_member(_plan()) for _ in previous))
+    with pytest.raises(ModelError, match="the 3d_cascade network is shown the answer of 3d_lowres, which this model lacks"):
+        Predictor(model, device=CPU)
+
+
+def test_a_window_swaps_the_heads_that_training_swapped():
+    sided = Augmentation(swapped_labels=((1, 2),), swap_axis=2)
+    plan = _plan().model_copy(update={"training": Training(batch_size=2, augmentation=sided)})
+    window = room.window_of(Member(plan=plan, fold=0, weights={}), CPU)
+    assert (window.swap_axis, window.swaps, window.previous_swaps) == (2, ((1, 2),), ())
+    cascade = room.window_of(Member(plan=plan.model_copy(update={"previous": "3d_lowres"}), fold=0, weights={}), CPU)
+    assert cascade.previous_swaps == ((1, 2),)

@@ -45,7 +45,7 @@ def _plan(**changes) -> Plan:
 def _member(seed: int = 0, **changes) -> Member:
     torch.manual_seed(seed)
     plan = _plan(**changes)
-    network = build_network(plan.network, channels=len(plan.channels), heads=len(plan.labels.heads))
+    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
     return Member(plan=plan, fold=seed, weights=network.state_dict())
 
 
@@ -148,6 +148,36 @@ def test_members_must_agree():
         Model(members=(one, _member(channels=("T2", "T1"))))
     with pytest.raises(ModelError, match="at least one"):
         Model(members=())
+
+
+def test_a_cascades_first_stage_goes_into_the_file_but_is_no_member(model, tmp_path):
+    cascade = Model(members=(_member(2, name="3d_cascade", previous="3d"),), previous=model.members)
+    save_model(cascade, tmp_path / "m.nnseg")
+    loaded = load_model_file(tmp_path / "m.nnseg")
+    assert ([m.fold for m in loaded.members], [m.fold for m in loaded.previous]) == ([2], [0, 1])
+    for was, now in zip(cascade.previous, loaded.previous, strict=True):
+        assert now.plan == was.plan
+        assert all(torch.equal(now.weights[n], was.weights[n]) for n in was.weights)
+    assert loaded.key() == cascade.key()
+    assert build(loaded.members[0], CPU)(torch.zeros(1, 2 + 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+
+
+def test_a_models_key_changes_with_what_its_cascade_is_shown(model):
+    one, other = model.members
+    cascade = _member(2, name="3d_cascade", previous="3d")
+    shown = [Model(members=(cascade,), previous=previous).key() for previous in ((), (one,), (other,), (one, other))]
+    assert len(set(shown)) == 4
+
+
+def test_a_file_without_a_first_stage_says_nothing_of_one(model, tmp_path):
+    save_model(model, tmp_path / "m.nnseg")
+    assert set(load_tensors(tmp_path / "m.nnseg")[1]) == {"kind", "format", "members", "about"}
+    assert load_model_file(tmp_path / "m.nnseg").previous == ()
+
+
+def test_the_first_stage_must_agree_with_the_members():
+    with pytest.raises(ModelError, match=r"channels: 2 \(T1, T2\) and 2 \(T2, T1\)"):
+        Model(members=(_member(),), previous=(_member(channels=("T2", "T1")),))
 
 
 def _rewritten(model: Model, path, change) -> None:

@@ -223,6 +223,47 @@ def test_a_label_map_of_another_shape_is_refused(small_plan):
         preprocess(scan, other, small_plan())
 
 
+CASCADE = {"name": "3d_cascade", "previous": "3d_lowres"}
+
+
+def test_the_previous_answer_becomes_the_last_channel_as_label_indices(small_plan):
+    labels = Labels(names=("a", "b", "c"), values=(0, 10, 20), ignore=255)
+    plan = small_plan(axes=(2, 0, 1), labels=labels, **CASCADE)
+    image = noise_in_zeros()
+    shown = np.random.default_rng(2).choice([0, 10, 20, 255], image.shape[1:]).astype(np.uint8)
+    scan = scan_of(image)
+    case = preprocess(scan, None, plan, previous=labels_on(scan, shown))
+    assert (case.image.dtype, case.image.shape) == (np.float32, (plan.stored, 8, 5, 8))
+    indices = np.select([shown == 10, shown == 20], [1, 2], 0)
+    assert np.array_equal(case.image[1], indices[2:7, 1:9, 4:12].transpose(2, 0, 1))
+    alone = preprocess(scan, None, small_plan(axes=(2, 0, 1), labels=labels))
+    assert np.array_equal(case.image[:1], alone.image)
+    assert case.placement == alone.placement
+
+
+def test_the_previous_answer_is_resampled_like_labels(small_plan):
+    plan = small_plan(spacing=(1.3, 0.7, 0.9), **CASCADE)
+    image = np.random.default_rng(3).uniform(1, 2, (1, 20, 20, 20)).astype(np.float32)
+    scan = scan_of(image)
+    labels = labels_on(scan, ball((20, 20, 20), (1, 1, 1), 7) + ball((20, 20, 20), (1, 1, 1), 4))
+    case = preprocess(scan, labels, plan, previous=labels)
+    assert np.array_equal(case.image[1], case.labels)
+    assert set(np.unique(case.image[1])) == {0, 1, 2}
+
+
+def test_a_previous_answer_is_asked_for_and_refused_by_plan(small_plan):
+    scan = scan_of(noise_in_zeros())
+    nothing = labels_on(scan, np.zeros(scan.grid.shape, np.uint8))
+    with pytest.raises(ModelError, match=r"scan.nii.gz: the 3d_cascade plan is shown the answer of 3d_lowres, which is missing"):
+        preprocess(scan, None, small_plan(**CASCADE))
+    with pytest.raises(ModelError, match="the 3d plan is shown no previous answer"):
+        preprocess(scan, None, small_plan(), previous=nothing)
+    with pytest.raises(ScanError, match=r"the previous answer has values \[9\]"):
+        preprocess(scan, None, small_plan(**CASCADE), previous=labels_on(scan, nothing.labels + 9))
+    with pytest.raises(ScanError, match="the previous answer's shape"):
+        preprocess(scan, None, small_plan(**CASCADE), previous=LabelMap(labels=nothing.labels[1:], grid=scan.grid))
+
+
 def test_probabilities_of_another_shape_are_refused(small_plan):
     case = preprocess(scan_of(noise_in_zeros()), None, small_plan())
     with pytest.raises(ModelError, match=r"\(2, 5, 8, 8\), this scan and plan need \(3, 5, 8, 8\)"):

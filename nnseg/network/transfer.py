@@ -1,0 +1,186 @@
+"""Start from a trained model: what of it fits a new network, and how it is made to fit where labels or channels differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nnseg.core.errors import ModelError
+from nnseg.core.plan import Plan
+from nnseg.network.bundle import Model
+
+DECODER, HEADS = "decoder", "decoder.heads."
+OTHER_DECODER = "the model's decoder has other stages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """What a network has from a trained one.
+
+    Args:
+        tensors: how many, in whole or in part; the others stay as they were.
+        total: how many the network has.
+        fold: of the model's member that they are from.
+        heads: names of the labels or regions whose heads are from the model.
+        new_heads: names of the others.
+        channels: of the model's scans, and of the network's.
+        new_channels: names of those the model does not know, which begin as the mean of those it knows.
+        misfit: what did not fit first, so that it and all that builds on it is new; empty if everything did.
+    """
+
+    tensors: int
+    total: int
+    fold: int
+    heads: tuple[str, ...]
+    new_heads: tuple[str, ...]
+    channels: tuple[int, int]
+    new_channels: tuple[str, ...]
+    misfit: str = ""
+
+    def describe(self) -> str:
+        """One line for people."""
+        before, now = self.channels
+        parts = [f"reused {self.tensors} of {self.total} tensors (fold {self.fold})"]
+        if self.misfit:
+            parts.append(f"new from there on, because {self.misfit}")
+        elif self.heads:
+            parts.append(f"heads: {', '.join(self.heads)} from the model" + "".join(f", {name} new" for name in self.new_heads))
+        else:
+            parts.append(f"heads: {', '.join(self.new_heads)}, all new")
+        if before != now:
+            parts.append(f"first convolution adapted from {before} to {now} channels")
+        if self.new_channels:
+            parts.append(f"{', '.join(self.new_channels)} seen as the mean of the model's channels")
+        return "; ".join(parts)
+
+
+def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> Reuse:
+    """Copy into a fresh network what a model has learned, as far as it fits, and say what that was.
+
+    The first convolution takes each channel's weights by the channel's name; heads go by the labels' names. Features build on one
+    another, so that tensors are copied stage by stage until one has another shape; the decoder goes as a whole, and only after all
+    of the encoder. Blocks that the model does not have in a stage stay as they are.
+
+    Args:
+        network: as `nnseg.network.unet.build_network` made it; changed in place.
+        plan: what it was made by.
+        model: to begin with.
+        fold: whose member to take; the first if there is none of it, or for None.
+
+    Raises:
+        ModelError: nothing fits; names what differs.
+    """
+    member = next((m for m in model.members if m.fold == fold), model.members[0])
+    if member.plan.dimensions != plan.dimensions:
+        raise ModelError(
+            f"the model sees {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; give another"
+        )
+    fresh, given = network.state_dict(), dict(member.weights)
+    first = next(iter(fresh))
+    if first in given and given[first].shape[1:2] == (member.plan.inputs,):
+        given[first] = _first_convolution(given[first], member.plan, plan)
+    reused, misfit = _fitting(fresh, given)
+    if not reused:
+        raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; take a model of the same kind of network")
+    rows = {} if misfit else _rows(member.plan, plan)
+    if rows:
+        reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if name.startswith(HEADS)}
+    network.load_state_dict(fresh | reused)
+    return Reuse(
+        tensors=len(reused),
+        total=len(fresh),
+        fold=member.fold,
+        heads=tuple(name for k, name in enumerate(plan.labels.heads) if k in rows),
+        new_heads=tuple(name for k, name in enumerate(plan.labels.heads) if k not in rows),
+        channels=(len(member.plan.channels), len(plan.channels)),
+        new_channels=tuple(
+            name for name, place in zip(plan.channels, _places(member.plan.channels, plan.channels), strict=True) if place is None
+        ),
+        misfit=misfit,
+    )
+
+
+def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
+    """Leave a part of a network as it is: its parameters no longer require a gradient.
+
+    Raises:
+        ModelError: the network has no such part.
+    """
+    if not isinstance(frozen := getattr(network, part, None), nn.Module):
+        raise ModelError(f"the network has no {part} that could be frozen; leave --freeze out")
+    frozen.requires_grad_(False)
+
+
+def _fitting(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Tensors of the model for all parts before the first that does not fit, heads apart; and why that one does not."""
+    reused: dict[str, Tensor] = {}
+    for part, names in groupby((name for name in fresh if not name.startswith(HEADS)), _part):
+        shared = [name for name in names if name in given]
+        if misfit := _misfit(part, shared, fresh, given):
+            return reused, misfit
+        reused |= {name: given[name] for name in shared}
+    return reused, "" if _decoder(fresh) == _decoder(given) else OTHER_DECODER
+
+
+def _part(name: str) -> str:
+    """The stage of the encoder that a tensor belongs to, "encoder.stages.2", or the whole decoder."""
+    pieces = name.split(".")
+    return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if pieces[1] == "stages" else 2])
+
+
+def _misfit(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    if part == DECODER and _decoder(fresh) != _decoder(given):
+        return OTHER_DECODER
+    for name in shared:
+        if fresh[name].shape != given[name].shape:
+            return f"{name} has shape {tuple(given[name].shape)} in the model and {tuple(fresh[name].shape)} in the network"
+    return "" if shared else f"the model has no {part}"
+
+
+def _decoder(tensors: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in tensors if name.startswith(DECODER)}
+
+
+def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
+    """Weights (features, inputs, *kernel) for the plan's inputs, from those for another plan's.
+
+    A channel that the model does not know begins as the mean of all that it knows, and all are scaled so that as many channels as
+    before, or more or fewer, add up to features of the same size. The previous answer of a cascade is no scan: a label's input that
+    the model does not know begins without effect.
+
+    Source: Wightman 2019, timm, `adapt_input_conv`, for the scale.
+    """
+    scans, answers = weight[:, : len(before.channels)], weight[:, len(before.channels) :]
+    mean, zero = scans.mean(1), torch.zeros_like(weight[:, 0])
+    scale = len(before.channels) / len(plan.channels)
+    columns = [(mean if p is None else scans[:, p]) * scale for p in _places(before.channels, plan.channels)]
+    if plan.previous:
+        known = before.labels.names[1:] if before.previous else ()
+        columns += [answers[:, known.index(n)] if n in known else zero for n in plan.labels.names[1:]]
+    return torch.stack(columns, 1)
+
+
+def _places(before: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """Where each name stands among former ones; in order if they are the same, or as many and all different: mere renaming."""
+    if tuple(before) == tuple(names) or (len(before) == len(names) and not set(before) & set(names)):
+        return list(range(len(names)))
+    return [before.index(name) if name in before else None for name in names]
+
+
+def _rows(before: Plan, plan: Plan) -> dict[int, int]:
+    """The model's head for each of the network's that it knows; backgrounds are the same whatever they are called."""
+    known = before.labels.heads
+    rows = {k: known.index(name) for k, name in enumerate(plan.labels.heads) if name in known}
+    return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
+
+
+def _head(fresh: Tensor, given: Tensor, rows: Mapping[int, int]) -> Tensor:
+    """A head's weights or biases (heads, ...), with the model's rows where it has them."""
+    result = fresh.clone()
+    result[list(rows)] = given[list(rows.values())].to(fresh)
+    return result
