@@ -17,6 +17,8 @@ class Epoch(BaseModel):
         dice: per scored label, on held-out patches, pooled; None where the label was in no patch. An estimate, not a score.
         seconds: wall-clock of the epoch, validation included.
         total_seconds: wall-clock of training so far, interruptions not counted.
+        joules: that processors and cards have taken so far, see `nnseg.core.energy`; None where the machine does not tell.
+        cpu_seconds: processor time so far, of all threads and workers together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +31,8 @@ class Epoch(BaseModel):
     dice: dict[str, float | None]
     seconds: float
     total_seconds: float
+    joules: float | None = None
+    cpu_seconds: float | None = None
 
     @property
     def mean_dice(self) -> float | None:

@@ -16,7 +16,21 @@ SERIES_STYLES = 8
 """Line styles the page knows, ``s0`` to ``s7``."""
 DOT = 2.6
 
-Values = Sequence[float | None]
+MOST_TIPS = 60
+"""Places on a curve that answer when they are pointed at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of a curve; the curve has a gap where ``y`` is missing or not finite.
+
+    Args:
+        told: about the point, to those who point at it.
+    """
+
+    x: float
+    y: float | None
+    told: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +39,7 @@ class Axes:
 
     x: tuple[float, float]
     y: tuple[float, float]
-    left: float = 44.0
+    left: float = 50.0
     right: float = WIDTH - 12.0
     top: float = 12.0
     bottom: float = 220.0
@@ -36,28 +50,26 @@ class Axes:
         return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
 
 
-def curves_svg(title: str, series: Mapping[str, Values], *, y_label: str, top: float | None = None) -> str:
-    """A line for each series over epochs 1, 2, ...; gaps where a value is missing or not finite.
+def curves_svg(title: str, series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, top: float | None = None) -> str:
+    """A line for each series, from x = 0 on.
 
     Args:
         title: what the chart shows, for those who cannot see it.
-        series: values per epoch, by name.
-        y_label: of the vertical axis.
+        series: points in order of x, by name.
+        x_label, y_label: of the axes; empty for none.
         top: of the vertical axis; the largest value if None.
     """
-    known = [v for values in series.values() for v in values if _is_number(v)]
-    longest = max([2, *(len(values) for values in series.values())])
-    axes = Axes(x=(1.0, float(longest)), y=_range(known, top))
+    everything = [point for points in series.values() for point in points]
+    known = [y for point in everything if (y := _finite(point)) is not None]
+    axes = Axes(x=(0.0, max([1.0, *(point.x for point in everything)])), y=_range(known, top))
     svg = _canvas(f"{title}: {', '.join(series)}", height=260)
-    _frame(svg, axes, y_label)
-    for number, (name, values) in enumerate(series.items()):
+    _frame(svg, axes, x_label, y_label)
+    for number, (name, points) in enumerate(series.items()):
         group = SubElement(svg, "g", {"class": f"line s{number % SERIES_STYLES}"})
-        for run in _runs(values):
-            points = [axes.place(x, y) for x, y in run]
-            if len(points) == 1:
-                SubElement(group, "circle", {"cx": f"{points[0][0]:.1f}", "cy": f"{points[0][1]:.1f}", "r": "2.5"})
-            SubElement(group, "polyline", {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points)})
         SubElement(group, "title").text = name
+        for run in _runs(points):
+            _curve(group, [axes.place(x, y) for x, y in run])
+        _tips(group, name, points, axes)
     return tostring(svg, encoding="unicode")
 
 
@@ -80,6 +92,21 @@ def strips_svg(title: str, strips: Mapping[str, Mapping[str, float]]) -> str:
     for number, (label, cases) in enumerate(strips.items()):
         _strip(SubElement(svg, "g", {"class": "strip"}), label, cases, axes=axes, top=top + number * row)
     return tostring(svg, encoding="unicode")
+
+
+def _curve(group: Element, places: Sequence[tuple[float, float]]) -> None:
+    if len(places) == 1:
+        SubElement(group, "circle", {"cx": f"{places[0][0]:.1f}", "cy": f"{places[0][1]:.1f}", "r": "2.5"})
+    SubElement(group, "polyline", {"points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places)})
+
+
+def _tips(group: Element, name: str, points: Sequence[Point], axes: Axes) -> None:
+    """Marks, unseen until pointed at, at the last point and at others evenly before it."""
+    telling = [(point, y) for point in points if point.told and (y := _finite(point)) is not None]
+    for point, y in telling[:: -max(1, math.ceil(len(telling) / MOST_TIPS))]:
+        across, down = axes.place(point.x, y)
+        mark = SubElement(group, "circle", {"class": "tip", "cx": f"{across:.1f}", "cy": f"{down:.1f}", "r": "4"})
+        SubElement(mark, "title").text = f"{name}, {point.told}: {y:.4g}"
 
 
 def _strip(group: Element, label: str, cases: Mapping[str, float], *, axes: Axes, top: float) -> None:
@@ -115,7 +142,7 @@ def _canvas(title: str, *, height: float) -> Element:
     return Element("svg", {"viewBox": f"0 0 {WIDTH} {height:g}", "role": "img", "aria-label": title, "class": "chart"})
 
 
-def _frame(svg: Element, axes: Axes, y_label: str) -> None:
+def _frame(svg: Element, axes: Axes, x_label: str, y_label: str) -> None:
     for tick in _ticks(*axes.y):
         _, y = axes.place(axes.x[0], tick)
         _line(svg, "grid", (axes.left, y), (axes.right, y))
@@ -126,7 +153,7 @@ def _frame(svg: Element, axes: Axes, y_label: str) -> None:
             _line(svg, "tick", (x, axes.bottom), (x, axes.bottom + 4))
             _text(svg, _number(tick), (x, axes.bottom + 17), "middle")
     _line(svg, "axis", (axes.left, axes.bottom), (axes.right, axes.bottom))
-    _text(svg, "epoch", ((axes.left + axes.right) / 2, axes.bottom + 34), "middle")
+    _text(svg, x_label, ((axes.left + axes.right) / 2, axes.bottom + 34), "middle")
     turned = SubElement(svg, "g", {"transform": f"translate(11 {(axes.top + axes.bottom) / 2:g}) rotate(-90)"})
     _text(turned, y_label, (0.0, 0.0), "middle")
 
@@ -140,16 +167,17 @@ def _text(parent: Element, text: str, place: tuple[float, float], anchor: str) -
     SubElement(parent, "text", {"x": f"{place[0]:.1f}", "y": f"{place[1]:.1f}", "text-anchor": anchor}).text = text
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _finite(point: Point) -> float | None:
+    return point.y if point.y is not None and math.isfinite(point.y) else None
 
 
-def _runs(values: Values) -> Iterator[list[tuple[float, float]]]:
-    """Stretches of consecutive values, each with its epoch, counted from 1."""
+def _runs(points: Sequence[Point]) -> Iterator[list[tuple[float, float]]]:
+    """Stretches of consecutive points that have a value."""
     run: list[tuple[float, float]] = []
-    for number, value in enumerate(values, 1):
-        if value is not None and math.isfinite(value):
-            run.append((float(number), value))
+    for point in points:
+        y = _finite(point)
+        if y is not None:
+            run.append((point.x, y))
         elif run:
             yield run
             run = []
@@ -157,11 +185,10 @@ def _runs(values: Values) -> Iterator[list[tuple[float, float]]]:
         yield run
 
 
-def _range(known: Sequence[float | None], top: float | None) -> tuple[float, float]:
+def _range(known: Sequence[float], top: float | None) -> tuple[float, float]:
     """A range with round ends that holds all values."""
-    numbers = [v for v in known if v is not None]
-    low = min(numbers, default=0.0)
-    high = max(numbers, default=1.0) if top is None else top
+    low = min(known, default=0.0)
+    high = max(known, default=1.0) if top is None else top
     if high - low < 1e-6:
         low, high = high - 0.5, high + (0.5 if top is None else 0.0)
     step = _step(low, high)
@@ -182,4 +209,4 @@ def _step(low: float, high: float) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{round(value, 6):g}"
+    return f"{round(value, 6):,.10g}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from pydantic import BaseModel
 
 from nnseg.core.dataset import Finding
@@ -18,13 +19,17 @@ from nnseg.core.history import Epoch
 from nnseg.core.plan import Plan, Section
 from nnseg.evaluation.evaluate import Average, CaseScore, Scores
 from nnseg.reporting.contours import ExamplePicture, picture_svg, views
-from nnseg.reporting.figures import SERIES_STYLES, curves_svg, strips_svg
+from nnseg.reporting.curves import charts, standings
+from nnseg.reporting.figures import strips_svg
+from nnseg.reporting.quantities import duration
 from nnseg.storage.files import write_text
 
 MOST_FINDINGS = 100
 """Findings shown; a broken dataset has thousands, and the run folder lists them all."""
 FEW_CASES = 5
 """Below so many cases no uncertainty of a mean is given."""
+RELOAD_SECONDS = 60
+"""Between two looks of a live page for news."""
 
 AVERAGES = (
     ("per_mask", "Mean per mask", "mask", "Each label of each case counts once."),
@@ -53,6 +58,7 @@ class Story:
         examples: cases to look at, best first.
         timings: seconds of each stage, by its name.
         provenance: versions, hashes, command, date: whatever it takes to do it again.
+        live: when this was, in words, if trainings still run; the page then looks for news by itself.
     """
 
     title: str
@@ -64,6 +70,7 @@ class Story:
     examples: Sequence[ExamplePicture] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    live: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +93,7 @@ def write_report(path: Path, story: Story) -> None:
 
 def render(story: Story) -> str:
     """The report as HTML. Every text is escaped: names of cases and labels come from files of unknown origin."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _score, "duration": duration}
-    source = resources.files("nnseg.reporting").joinpath("report.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return _template().render(
         story=story,
         findings=sorted(story.findings, key=lambda f: ("error", "warning", "note").index(f.level)),
         most_findings=MOST_FINDINGS,
@@ -97,11 +101,19 @@ def render(story: Story) -> str:
         trust=_trust(story.scores),
         cases=_worst_first(story.scores),
         strips=_strips(story.scores),
-        charts=_charts(story.histories),
-        legend=[(name, f"s{i % SERIES_STYLES}", epochs[-1]) for i, (name, epochs) in enumerate(story.histories.items()) if epochs],
+        charts=charts(story.histories),
+        standings=standings(story.histories),
+        reload_seconds=RELOAD_SECONDS,
         examples=[_pictures(e) for e in story.examples],
         plans=[(plan, describe(plan), decisions(plan)) for plan in story.plans],
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"score": _score, "duration": duration}
+    return environment.from_string(resources.files("nnseg.reporting").joinpath("report.html.j2").read_text("utf-8"))
 
 
 def typical_cases(scores: Scores) -> dict[str, str]:
@@ -133,14 +145,6 @@ def describe(plan: Plan) -> str:
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "1 h 02 min", "3 min 20 s", "4.2 s"."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _score(value: float | None) -> str:
@@ -181,17 +185,6 @@ def _strips(scores: Scores | None) -> str:
             if mask.dice is not None:
                 strips[label][case.name] = mask.dice
     return strips_svg("Dice of each case, by label", strips)
-
-
-def _charts(histories: Mapping[str, Sequence[Epoch]]) -> list[tuple[str, str]]:
-    if not any(histories.values()):
-        return []
-    losses = {name: [e.loss for e in epochs] for name, epochs in histories.items()}
-    dices = {name: [e.mean_dice for e in epochs] for name, epochs in histories.items()}
-    return [
-        ("Training loss", curves_svg("Training loss by epoch", losses, y_label="loss")),
-        ("Dice on held-out patches (an estimate)", curves_svg("Held-out Dice estimate by epoch", dices, y_label="Dice", top=1.0)),
-    ]
 
 
 def _pictures(example: ExamplePicture) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Fold
@@ -18,9 +21,15 @@ from nnseg.verbs.plan import findings_of
 from nnseg.verbs.record import read_record
 from nnseg.verbs.score import held_out_predictions
 
+log = logging.getLogger(__name__)
 
-def report(run: RunFolder) -> None:
+
+def report(run: RunFolder, *, live: bool = False) -> None:
     """Write ``report.html`` from what the run has so far.
+
+    Args:
+        run: its folder; trainings may be under way in it.
+        live: a training runs: the page says so and looks for news by itself, and pictures of cases, which take long, are left out.
 
     Raises:
         RunError: the folder holds no run.
@@ -37,7 +46,7 @@ def report(run: RunFolder) -> None:
         plans=[folder.plan() for folder in run.plans()],
         histories=_histories(run),
         scores=scores,
-        examples=examples(run, dataset, scores) if scores else [],
+        examples=examples(run, dataset, scores) if scores and not live else [],
         timings=record.get("seconds", {}),
         provenance={
             "finished": str(record.get("finished", "")),
@@ -45,15 +54,30 @@ def report(run: RunFolder) -> None:
             "dataset": fingerprint.key,
             **{name: str(version) for name, version in record.get("versions", {}).items()},
         },
+        live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
     )
     write_report(run.report_file, story)
+
+
+def report_quietly(run: RunFolder) -> None:
+    """Write the page of a run that is training. What goes wrong is warned of once and costs the training nothing."""
+    try:
+        report(run, live=True)
+    except Exception as error:  # whatever it is, training is worth more
+        _warn(f"the report of {run.path} cannot be kept up to date: {error}")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once in each process."""
+    log.warning("%s", message)
 
 
 def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
     """The best, the median and the worst case with scan, reference and prediction; one that cannot be read any more is left out."""
     cases = {case.name: case for case in dataset.cases}
     folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
-    files = {name: run.path / written.file for name, written in held_out_predictions(run.path, folds).items()}
+    files = {name: run.answers / written.file for name, written in held_out_predictions(run.answers, folds).items()}
     dice = {case.name: case.mean_dice for case in scores.cases}
     pictures = []
     for word, name in typical_cases(scores).items():

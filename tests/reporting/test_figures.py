@@ -3,11 +3,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nnseg.reporting.figures import Axes, curves_svg, strips_svg
+from nnseg.reporting.figures import MOST_TIPS, Axes, Point, curves_svg, strips_svg
 
 
 def points(line: ElementTree.Element) -> list[tuple[float, float]]:
     return [tuple(float(v) for v in p.split(",")) for p in line.get("points").split()]
+
+
+def curves(values: dict[str, list[float | None]], top: float | None = None, told: str = "") -> ElementTree.Element:
+    """Drawn over x = 0, 1, 2, ..."""
+    series = {name: [Point(x=x, y=y, told=told and f"{told} {x}") for x, y in enumerate(ys)] for name, ys in values.items()}
+    return ElementTree.fromstring(curves_svg("Loss", series, x_label="step", y_label="loss", top=top))
 
 
 def test_axes_put_the_corners_of_the_data_in_the_corners_of_the_frame():
@@ -18,30 +24,45 @@ def test_axes_put_the_corners_of_the_data_in_the_corners_of_the_frame():
 
 
 def test_a_curve_goes_through_its_values_with_gaps_where_there_are_none():
-    svg = ElementTree.fromstring(curves_svg("Loss", {"fold 0": [1.0, 0.5, None, 0.25, math.nan, 0.0]}, y_label="loss"))
+    svg = curves({"fold 0": [1.0, 0.5, None, 0.25, math.nan, 0.0]})
     first, second, third = (points(line) for line in svg.iter("polyline"))
     assert [len(first), len(second), len(third)] == [2, 1, 1]
-    assert first[0] == (44.0, 12.0)  # epoch 1, the largest value: left, top
-    assert third[0] == (428.0, 220.0)  # the last epoch, the smallest value: right, bottom
+    assert first[0] == (50.0, 12.0)  # x = 0, the largest value: left, top
+    assert third[0] == (428.0, 220.0)  # the last x, the smallest value: right, bottom
     assert len(list(svg.iter("circle"))) == 2  # single values show as dots
 
 
 def test_each_curve_has_a_style_and_its_name():
-    svg = ElementTree.fromstring(curves_svg("Loss", {"<a>": [1.0, 2.0], "b": [2.0, 1.0]}, y_label="loss"))
+    svg = curves({"<a>": [1.0, 2.0], "b": [2.0, 1.0]})
     lines = [g for g in svg.iter("g") if "line" in g.get("class", "")]
     assert [(g.get("class"), g.find("title").text) for g in lines] == [("line s0", "<a>"), ("line s1", "b")]
 
 
+def test_a_point_tells_about_itself_where_the_curve_passes_it():
+    svg = curves({"fold 0": [1.0, None, 0.123456]}, told="epoch")
+    tips = [c for c in svg.iter("circle") if c.get("class") == "tip"]
+    assert [t.find("title").text for t in tips] == ["fold 0, epoch 2: 0.1235", "fold 0, epoch 0: 1"]
+    assert [t.get("cx") for t in tips] == ["428.0", "50.0"]
+
+
+@pytest.mark.parametrize("count", [1, MOST_TIPS, MOST_TIPS + 1, 1000])
+def test_a_long_curve_answers_at_few_places_and_always_at_its_end(count):
+    tips = [c.find("title").text for c in curves({"a": [0.5] * count}, told="epoch").iter("circle") if c.get("class") == "tip"]
+    assert min(count, MOST_TIPS // 2) <= len(tips) <= MOST_TIPS
+    assert tips[0] == f"a, epoch {count - 1}: 0.5"
+
+
 @pytest.mark.parametrize("values", [[], [None], [0.3], [0.3, 0.3], [1e-9, 1e-9], [math.nan, math.inf], [-3.0, 12000.0]])
 def test_odd_curves_can_be_drawn(values):
-    assert "nan" not in curves_svg("Dice", {"a": values}, y_label="Dice", top=None)
-    assert "nan" not in curves_svg("Dice", {"a": [v if v is None else min(v, 1.0) for v in values]}, y_label="Dice", top=1.0)
+    assert b"nan" not in ElementTree.tostring(curves({"a": values}, told="epoch"))
+    assert b"nan" not in ElementTree.tostring(curves({"a": [v if v is None else min(v, 1.0) for v in values]}, top=1.0))
 
 
 def test_ticks_are_round_numbers():
-    svg = ElementTree.fromstring(curves_svg("Loss", {"a": [0.13, 0.87] * 10}, y_label="loss"))
-    labels = [t.text for t in svg.iter("text")]
-    assert labels == ["0", "0.2", "0.4", "0.6", "0.8", "1", "5", "10", "15", "20", "epoch", "loss"]
+    labels = [t.text for t in curves({"a": [0.13, 0.87] * 10 + [0.5]}).iter("text")]
+    assert labels == ["0", "0.2", "0.4", "0.6", "0.8", "1", "0", "5", "10", "15", "20", "step", "loss"]
+    many = ElementTree.fromstring(curves_svg("Loss", {"a": [Point(x=250_000, y=1.0)]}, x_label="step", y_label="loss"))
+    assert "200,000" in [t.text for t in many.iter("text")]
 
 
 def test_a_strip_marks_each_case_and_the_median():

@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Pla
 from nnseg.evaluation.evaluate import Failure, case_score, summarize
 from nnseg.evaluation.metrics import Counts
 from nnseg.reporting.contours import ExamplePicture
-from nnseg.reporting.html import Story, decisions, describe, duration, render, typical_cases, write_report
+from nnseg.reporting.html import Story, decisions, describe, render, typical_cases, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 LABELS = Labels(names=("background", "front", HOSTILE), values=(0, 1, 2))
@@ -149,7 +150,7 @@ def test_the_case_table_is_marked_as_sortable(html):
 
 def test_pictures_and_charts_say_what_they_show(html):
     drawings = [attributes for tag, attributes in Page(html).tags if tag == "svg"]
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
 
 
@@ -170,6 +171,26 @@ def test_a_story_that_has_hardly_begun_can_be_told():
     assert "just begun" in text
     assert 'id="scores"' not in text
     assert 'id="training"' not in text
+
+
+def test_only_a_live_page_looks_for_news_by_itself(html):
+    live = render(replace(story(), live="2026-11-21 17:25:03"))
+    assert ("meta", {"http-equiv": "refresh", "content": "60"}) in Page(live).tags
+    assert "As of 2026-11-21 17:25:03" in Page(live).text
+    assert 'http-equiv="refresh"' not in html
+
+
+def test_a_live_page_says_how_far_trainings_are():
+    def epoch(step: int) -> Epoch:
+        return Epoch(number=step, step=step, steps=3000, loss=1, learning_rate=0.1, dice={}, seconds=0.5, total_seconds=step / 2)
+
+    histories = {"3d fold 0": [epoch(n) for n in range(1, 3001, 2999)], "3d fold 1": [epoch(1), epoch(2)], "3d fold 2": []}
+    live = render(Story(title="t", dataset="d", histories=histories, live="now"))
+    text = " ".join(Page(live).text.split())
+    assert "Training: 3d fold 1, step 2 of 3,000, 24 min 59 s left As of now." in text
+    assert "scores below" not in text
+    waiting = " ".join(Page(render(Story(title="t", dataset="d", histories={"3d fold 0": ()}, live="now"))).text.split())
+    assert "Training As of now." in waiting
 
 
 def test_the_report_is_written_whole_and_small(tmp_path):
@@ -199,11 +220,6 @@ def test_a_plan_is_told_in_words_and_settings():
     assert settings["training.augmentation.mirror_axes"] == ("0, 1", f"no side differs {HOSTILE}")
     assert settings["preprocessing.normalization"] == ("scheme zscore", "")
     assert settings["training.steps"] == ("not set", "")
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(4.24, "4.2 s"), (200, "3 min 20 s"), (3725, "1 h 02 min"), (59.98, "1 min 00 s")])
-def test_durations_in_words(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_a_browser_shows_the_page_without_errors_and_sorts(tmp_path):
