@@ -58,9 +58,9 @@ def prepare(options: argparse.Namespace) -> dict[str, object]:
         planned = measure([sys.executable, "-m", "nnseg.cli", "plan", str(options.dataset), str(work / "ours"), *budget])
         done = measure([sys.executable, "-m", "nnseg.cli", "preprocess", str(work / "ours")])
         ours.append({k: round(max(planned[k], done[k]) if "peak" in k else planned[k] + done[k], 2) for k in planned})
-        peers.append(_peer(options, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres"))
+        peers.append(run_peer(options, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres"))
         tuned.append(
-            _peer(options, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2", "-npfp", "2", "--clean")
+            run_peer(options, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2", "-npfp", "2", "--clean")
         )
     ratios = {
         name: round(median(p["wall_s"] / o["wall_s"] for o, p in zip(ours, theirs, strict=True)), 2)
@@ -79,7 +79,7 @@ def train(options: argparse.Namespace) -> dict[str, object]:
     seconds = json.loads((work / "ours" / "run.json").read_text())["seconds"]
     report = work / "peer_report.json"
     script = [str(HERE / "peer_training.py"), NAME, "--minutes", str(options.minutes), "--out", str(report)]
-    peers = measure(["env", *_settings(work), str(options.peer), *script], work / "peer_train.log")
+    peers = measure([*peer_environment(work), str(options.peer), *script], work / "peer_train.log")
     return {"nnseg": {**ours, "dice": scores, "seconds": seconds}, "nnunet": {**peers, **json.loads(report.read_text())}}
 
 
@@ -96,25 +96,29 @@ def predict(options: argparse.Namespace) -> dict[str, object]:
     command = ["predict", str(scans), str(work / "ours_predicted"), "--model", str(work / "ours")]
     ours = measure([sys.executable, "-m", "nnseg.cli", *command])
     model = ["-d", "4", "-c", "3d_fullres", "-f", "0", "-chk", "checkpoint_final.pth", "-device", "cpu", "-npp", "1", "-nps", "1"]
-    peers = _peer(options, "nnUNetv2_predict", "-i", str(scans), "-o", str(work / "peer_predicted"), *model)
+    peers = run_peer(options, "nnUNetv2_predict", "-i", str(scans), "-o", str(work / "peer_predicted"), *model)
     return {"scans": len(names), "nnseg": ours, "nnunet": peers, "ratio": round(peers["wall_s"] / ours["wall_s"], 2)}
 
 
-def _peer(options: argparse.Namespace, verb: str, *arguments: str) -> dict[str, float]:
-    command = ["env", *_settings(options.work), str(options.peer.parent / verb), *arguments]
+def run_peer(options: argparse.Namespace, verb: str, *arguments: str) -> dict[str, float]:
+    """What one of the peer's own commands took."""
+    command = [*peer_environment(options.work), str(options.peer.parent / verb), *arguments]
     found = measure(command, options.work / f"{verb}.log")
     if found["exit_code"]:
         raise SystemExit(f"{verb} failed, see {options.work / (verb + '.log')}")
     return found
 
 
-def _settings(work: Path) -> list[str]:
+def peer_environment(work: Path, *, loaders: int = 1, compiled: bool = False) -> list[str]:
+    """The beginning of a command line of the peer: folders, how many processes augment, whether to use torch.compile."""
     folders = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
     for folder in folders.values():
         (work / folder).mkdir(exist_ok=True)
-    return [f"{name}={(work / folder).resolve()}" for name, folder in folders.items()] + [
-        "nnUNet_compile=f",
-        "nnUNet_n_proc_DA=1",
+    return [
+        "env",
+        *(f"{name}={(work / folder).resolve()}" for name, folder in folders.items()),
+        f"nnUNet_compile={'t' if compiled else 'f'}",
+        f"nnUNet_n_proc_DA={loaders}",
         "nnUNet_def_n_proc=2",
         f"PATH={os.environ['PATH']}",
     ]

@@ -20,7 +20,8 @@ from torch import Tensor
 from nnseg.core.plan import Network
 from nnseg.network import blocks
 from nnseg.network.unet import build_network
-from nnseg.training.losses import LOSSES, Target, downsample, stage_weights
+from nnseg.training.evidence import Target
+from nnseg.training.losses import LOSSES, downsample, stage_weights
 
 STAGES = 4
 NETWORK = Network(

@@ -26,7 +26,6 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.preflight import Preflight, preflight
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.folds import read_folds
-from nnseg.verbs.plan import seconds_of
 from nnseg.verbs.predict import Written
 from nnseg.verbs.probe import known_probe
 
@@ -83,7 +82,7 @@ def _foreseen(run: RunFolder) -> Preflight:
     fingerprint, [folder] = read_json(run.fingerprint_file, Fingerprint), run.plans()
     probe = known_probe(run, fingerprint)
     return preflight(
-        folder.plan(), fingerprint, probe, folds=read_folds(run)[:1], workers=default_workers(), seconds=seconds_of(run)
+        folder.plan(), fingerprint, probe, folds=read_folds(run)[:1], workers=default_workers()
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def measure(command: list[str], log: Path | None = None) -> dict[str, float]:
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     tree, shared = 0, 0
     while process.poll() is None:
-        resident, proportional = _memory(process.pid)
+        resident, proportional = memory_of(process.pid)
         tree, shared = max(tree, resident), max(shared, proportional)
         try:
             process.wait(min(3.0, 0.2 + 0.02 * (time.monotonic() - start)))
@@ -60,7 +60,8 @@ def measure(command: list[str], log: Path | None = None) -> dict[str, float]:
     }
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def memory_of(pid: int) -> tuple[int, int]:
+    """Bytes held by a process and its children: resident sets, and shared pages divided among those that share them."""
     resident = proportional = 0
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

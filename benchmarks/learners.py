@@ -1,0 +1,34 @@
+"""What the benchmarks of training share: a learner to time, a clock, and a type's name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from nnseg.core.plan import Plan
+from nnseg.network.device import autocast_dtype
+from nnseg.training.course import Course
+from nnseg.training.learner import Learner
+from nnseg.training.setting import Setting
+
+
+def make_learner(plan: Plan, device: torch.device, precision: str = "auto") -> Learner:
+    """A learner at the beginning of a long training."""
+    setting = Setting(plan=plan, fold=0, device=device, dtype=autocast_dtype(device, precision))
+    return Learner(setting, Course.of(10_000, plan.training))
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock of some work, on the device too."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A type's name without its module: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
