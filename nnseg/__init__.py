@@ -24,7 +24,7 @@ _HOMES = {
     "read_scan": "nnseg.storage.images",
     "restore": "nnseg.preprocessing.preprocess",
     "run": "nnseg.pipeline",
-    "train": "nnseg.training.loop",
+    "train": "nnseg.training.train",
     "write_label_map": "nnseg.storage.images",
 }
 

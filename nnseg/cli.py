@@ -6,11 +6,11 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nnseg.core.errors import DatasetError, NnsegError, RunError
+from nnseg.core.errors import DatasetError, NnsegError, RunError, Stopped
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Dataset, Finding
@@ -41,9 +41,7 @@ DatasetOrFingerprint = Annotated[
 Recipe = Annotated[
     str, typer.Option(help="Preset that shapes the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.")
 ]
-Kinds = Annotated[
-    str, typer.Option("--plans", help="Which plans to make: auto, all, or some of 2d,3d,3d_lowres; several are ensembled.")
-]
+Kinds = Annotated[str, typer.Option("--plans", help="Which plans to make: auto, all, or some of 2d, 3d, 3d_lowres and 3d_cascade.")]
 Memory = Annotated[
     float | None,
     typer.Option(min=0.1, help="GB of memory a training may use. Default: what the device has free.", show_default=False),
@@ -64,15 +62,36 @@ Budget = Annotated[
         help="Wall-clock for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: as the recipe says."
     ),
 ]
+Steps = Annotated[int | None, typer.Option(min=1, help="Length of each training in steps, instead of a time.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(min=1, help="The same in epochs of the plan.", show_default=False)]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Bring a training to its end, rate annealed, after so many epochs without a better Dice.", show_default=False
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(help="Begin with a trained model (a run or an exported file), labels matched by name.", show_default=False),
+]
+Freeze = Annotated[
+    Literal["encoder"] | None, typer.Option(help="With --init: leave this part of the network as it is.", show_default=False)
+]
+Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit for bit repeatable on CUDA too; CPUs always are.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard: nnseg[tensorboard].")]
 Folds = Annotated[str, typer.Option("--folds", "--fold", help='Folds to work on: "all", "0" or "0,2,4".')]
 Split = Annotated[
     Literal["auto", "random", "blocks"],
     typer.Option(help="How cases are divided into folds; blocks keep neighbours together (auto: for numbered slices of a stack)."),
 ]
 Device = Annotated[str, typer.Option(help="What computes: auto, cpu, cuda, cuda:1 or mps.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="Train folds side by side, one on each: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", show_default=False),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes for reading and preprocessing; 0 for one a core.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random draw. Default: the recipe's.")]
-Checkpoint = Annotated[str, typer.Option(help="Time between checkpoints; a killed training loses at most this, plus one epoch.")]
+Checkpoint = Annotated[str, typer.Option(help="Time between checkpoints; a training that is killed loses at most this.")]
 ModelPath = Annotated[list[Path], typer.Option("--model", "-m", help="Run folder or exported file; give several for an ensemble.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and details.")]
 
@@ -84,15 +103,23 @@ def run(
     recipe: Recipe = "auto",
     plans: Kinds = "auto",
     budget: Budget = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
     memory: Memory = None,
     folds: Folds = "all",
     split: Split = "auto",
     group_by: GroupBy = None,
     device: Device = "auto",
+    devices: Devices = None,
     probe: Probe = True,
     workers: Workers = 0,
     seed: Seed = None,
-    checkpoint: Checkpoint = "60s",
+    init: Init = None,
+    freeze: Freeze = None,
+    deterministic: Deterministic = False,
+    tensorboard: TensorBoard = False,
+    checkpoint: Checkpoint = "10m",
     verbose: Verbose = False,
 ) -> None:
     """Do everything: check, fingerprint, plan, preprocess, train the folds, predict what they held out, score, report.
@@ -103,8 +130,9 @@ def run(
     from nnseg import pipeline
 
     options = _options(
-        recipe=recipe, plans=plans, budget=budget, memory=memory, folds=folds, split=split, group_by=group_by, device=device,
-        probe=probe, workers=workers, seed=seed, checkpoint=checkpoint,
+        recipe=recipe, plans=plans, budget=budget, steps=steps, epochs=epochs, patience=patience, memory_gb=memory, folds=folds,
+        split=split, group_by=group_by, device=device, devices=devices, probe=probe, workers=workers, seed=seed, init=init,
+        freeze=freeze, deterministic=deterministic, tensorboard=tensorboard, checkpoint=checkpoint,
     )  # fmt: skip
     result = pipeline.run(dataset, run, options)
     _print_scores(result.scores)
@@ -140,6 +168,9 @@ def plan(
     recipe: Recipe = "auto",
     plans: Kinds = "auto",
     budget: Budget = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
     memory: Memory = None,
     folds: Folds = "all",
     split: Split = "auto",
@@ -158,8 +189,8 @@ def plan(
     from nnseg.verbs.plan import plan as make_plan
 
     options = _options(
-        recipe=recipe, plans=plans, budget=budget, memory=memory, folds=folds, split=split, group_by=group_by, device=device,
-        probe=probe, workers=workers, seed=seed,
+        recipe=recipe, plans=plans, budget=budget, steps=steps, epochs=epochs, patience=patience, memory_gb=memory, folds=folds,
+        split=split, group_by=group_by, device=device, probe=probe, workers=workers, seed=seed,
     )  # fmt: skip
     place = RunFolder(run)
     with place.locked(dataset):
@@ -193,18 +224,34 @@ def train(
     run: RunPath,
     folds: Folds = "all",
     budget: Budget = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
+    more: Annotated[
+        str | None, typer.Option(help="Train folds that are finished for so much longer, each: 30m.", show_default=False)
+    ] = None,
+    init: Init = None,
+    freeze: Freeze = None,
     device: Device = "auto",
-    checkpoint: Checkpoint = "60s",
+    devices: Devices = None,
+    deterministic: Deterministic = False,
+    tensorboard: TensorBoard = False,
+    checkpoint: Checkpoint = "10m",
     verbose: Verbose = False,
 ) -> None:
-    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing."""
+    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing.
+
+    Ctrl-C ends it after the step it is at, with everything saved; so does a file RUN/STOP, after which the training counts as
+    finished. Under torchrun (torchrun --nproc-per-node=2 -m nnseg train RUN) its processes share every batch.
+    """
     _log_to_terminal(verbose)
     from nnseg.pipeline import train
 
-    place, problems = train(run, _options(budget=budget, folds=folds, device=device, checkpoint=checkpoint))
-    for folder in place.plans():
-        print(f"{folder.plan().name}: trained folds {', '.join(str(f.number) for f in folder.trained_folds())}")
-    _exit_for(problems)
+    options = _options(
+        folds=folds, budget=budget, steps=steps, epochs=epochs, patience=patience, more=more, init=init, freeze=freeze,
+        device=device, devices=devices, deterministic=deterministic, tensorboard=tensorboard, checkpoint=checkpoint,
+    )  # fmt: skip
+    _exit_for(train(run, options))
 
 
 @app.command()
@@ -325,6 +372,9 @@ def main() -> None:
     """Run the command line; what the user can mend becomes one line and exit code 2."""
     try:
         app()
+    except Stopped as end:
+        print(f"nnseg: {end}", file=sys.stderr)
+        sys.exit(end.code)
     except NnsegError as error:
         print(f"nnseg: {error}", file=sys.stderr)
         sys.exit(2)
@@ -364,34 +414,27 @@ def _read_or_measure(source: Path, run: RunFolder, workers: int) -> tuple[Datase
 
 def _options(
     *,
-    recipe: str = "auto",
     plans: str = "auto",
     budget: str | None = None,
-    memory: float | None = None,
+    more: str | None = None,
     folds: str = "all",
-    split: Literal["auto", "random", "blocks"] = "auto",
-    group_by: str | None = None,
-    device: str = "auto",
-    probe: bool = True,
+    devices: str | None = None,
     workers: int = 0,
-    seed: int | None = None,
-    checkpoint: str = "60s",
+    checkpoint: str = "10m",
+    **others: Any,
 ) -> Options:
-    from nnseg.verbs.options import Options, parse_duration, parse_folds, parse_kinds
+    """Options as people write them, read."""
+    from nnseg.verbs.options import Options, parse_devices, parse_duration, parse_folds, parse_kinds
 
     return Options(
-        recipe=recipe,
         kinds=parse_kinds(plans),
         budget=None if budget is None else parse_duration(budget),
-        memory_gb=memory,
+        more=None if more is None else parse_duration(more),
         folds=parse_folds(folds),
-        split=split,
-        group_by=group_by,
-        device=device,
-        probe=probe,
+        devices=() if devices is None else parse_devices(devices),
         workers=_workers(workers),
-        seed=seed,
         checkpoint=parse_duration(checkpoint),
+        **others,
     )
 
 

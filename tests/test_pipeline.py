@@ -11,14 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
-
-def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "nnseg.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert check is None or done.returncode == check, done.stdout + done.stderr
-    return done
+from warm import nnseg
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +132,14 @@ def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe:
     assert (tmp_path / "out" / "ball_00.nii.gz").exists()
 
 
-def test_steps_that_fit_the_budget_are_fixed_in_the_plan_and_trained(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+def test_steps_that_fit_the_budget_are_in_the_plan_and_begun_with(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ("run", ball_dataset, run, "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--budget", "2s")
     nnseg(*command)
     plan, probe = (run / "plan.toml").read_bytes(), (run / "probe.json").read_bytes()
     steps = tomllib.loads(plan.decode())["training"]["steps"]
     assert steps > 0
-    assert json.loads((run / "fold_0" / "schedule.json").read_text())["steps"] == steps
+    assert json.loads((run / "fold_0" / "schedule.json").read_text())["course"]["legs"][0]["end"] == steps
     nnseg(*command)
     assert ((run / "plan.toml").read_bytes(), (run / "probe.json").read_bytes()) == (plan, probe)
 

@@ -8,7 +8,8 @@
     ├── PlanError         a plan or recipe is invalid, or does not fit the data
     ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
     ├── RunError          a run folder is missing something, is in use, or cannot be written
-    └── EvaluationError   predictions and references cannot be compared
+    ├── EvaluationError   predictions and references cannot be compared
+    └── Stopped           work ended early, as was asked for, with nothing lost
 
 A message says what is wrong, where, and what to do about it, in one line.
 """
@@ -40,3 +41,15 @@ class RunError(NnsegError):
 
 class EvaluationError(NnsegError):
     """Predictions and references cannot be compared."""
+
+
+class Stopped(NnsegError):  # noqa: N818 (nothing went wrong)
+    """Work ended early, as was asked for, with nothing lost; the same command goes on.
+
+    Args:
+        code: exit code by the shells' convention: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
@@ -61,6 +62,15 @@ def each(
 def default_workers() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_process(module: str) -> tuple[str, ...]:
+    """The beginning of a command that calls ``main`` of one of our modules with what follows, in a Python of its own.
+
+    It loads nothing from where one stands.
+    """
+    home = str(Path(__file__).parents[2])
+    return (sys.executable, "-P", "-c", f"import sys; sys.path.append({home!r}); from {module} import main; main(*sys.argv[1:])")
 
 
 def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "case", lines: bool = True) -> Iterator[Result]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -43,6 +46,27 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return _faster_dtype(device.type)
+
+
+@contextmanager
+def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
+    """A context in which CUDA computes bit for bit alike each time, which costs time; the fastest ways are looked for otherwise.
+
+    CPUs always do.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the only way to ask cuBLAS for it
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def _devices() -> list[str]:

@@ -8,11 +8,13 @@
       cases/                                                   preprocessed cases
       fold_0/  schedule.json  history.jsonl                    fixed work, and one line an epoch
                checkpoint.safetensors  model.nnseg             to go on from; the result, enough alone
+               checkpoint_before.safetensors  best.nnseg       the one before; the weights that were estimated best
                predictions/  predictions.json                  held-out cases, and how each was made
       scores.json  report.html
+      STOP                                                     make this file, and the training ends, as good as it is
 
 A run with several plans keeps one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...); ``RUN/fold_0``
-then holds the ensemble's predictions.
+then holds the ensemble's predictions. The answers of a plan that a cascade is shown have no part in it.
 """
 
 from __future__ import annotations
@@ -71,9 +73,19 @@ class FoldFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def checkpoint_before_file(self) -> Path:
+        """The checkpoint before the last, should that be damaged."""
+        return self.path / "checkpoint_before.safetensors"
+
+    @property
     def model_file(self) -> Path:
-        """The result; there only once training is finished."""
+        """The result: of the finished training, or of one that was interrupted, as far as it came."""
         return self.path / "model.nnseg"
+
+    @property
+    def best_file(self) -> Path:
+        """The weights whose estimate on held-out patches was best."""
+        return self.path / "best.nnseg"
 
     @property
     def predictions(self) -> Path:
@@ -124,7 +136,7 @@ class PlanFolder:
         return tuple(sorted(folders, key=lambda f: f.number))
 
     def trained_folds(self) -> tuple[FoldFolder, ...]:
-        """Folds whose training is finished, in order."""
+        """Folds that have a result, in order."""
         return tuple(f for f in self.folds() if f.model_file.exists())
 
 
@@ -170,6 +182,11 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def stop_file(self) -> Path:
+        """Asks the training to end by being there."""
+        return self.path / "STOP"
+
+    @property
     def report_file(self) -> Path:
         """The page to look at."""
         return self.path / "report.html"
@@ -186,6 +203,29 @@ class RunFolder:
         if not found:
             raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
         return found
+
+    def plan_called(self, name: str) -> PlanFolder:
+        """One of the run's plans.
+
+        Raises:
+            RunError: there is none of that name.
+        """
+        for folder in self.plans():
+            if folder.plan().name == name:
+                return folder
+        raise RunError(f"{self.path} has no {name} plan, and another of its plans needs one; make it with nnseg plan --plans")
+
+    def answering(self) -> tuple[PlanFolder, ...]:
+        """The plans that answer together: not those whose answer is only shown to a cascade."""
+        plans = {folder: folder.plan() for folder in self.plans()}
+        shown = {plan.previous for plan in plans.values()}
+        return tuple(folder for folder, plan in plans.items() if plan.name not in shown)
+
+    @property
+    def answers(self) -> Path:
+        """The folder whose ``fold_0/predictions`` ... are the run's: of the only plan that answers, else of the ensemble."""
+        answering = self.answering()
+        return answering[0].path if len(answering) == 1 else self.path
 
     def plan_files(self) -> tuple[Path, ...]:
         """Where plans may stand: at the top, or in a folder for each of several."""

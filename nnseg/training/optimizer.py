@@ -1,8 +1,7 @@
-"""How weights move: optimizers, the learning rate's course over a training, and the average of weights."""
+"""How weights move: optimizers, and the average of weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -10,10 +9,6 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nnseg.core.plan import Training
-
-POLY_POWER = 0.9
-MOST_WARMUP = 0.1
-"""Of a schedule's steps: so that short trainings do not only warm up."""
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> Optimizer:
@@ -30,20 +25,6 @@ def sgd(parameters: list[nn.Parameter], training: Training) -> Optimizer:
 def adamw(parameters: list[nn.Parameter], training: Training) -> Optimizer:
     """AdamW with its usual betas; the plan's momentum is not used. Source: Loshchilov & Hutter 2019."""
     return AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=_can_fuse(parameters))
-
-
-def learning_rate(step: int, steps: int, training: Training) -> float:
-    """The rate for step 0, 1, ... of ``steps``: rising linearly first, then falling to 0, which step ``steps`` would have.
-
-    Sources: Chen et al. 2018 (poly); Loshchilov & Hutter 2017 (cosine).
-    """
-    warmup = min(training.warmup_steps, int(MOST_WARMUP * steps))
-    if step < warmup:
-        return training.learning_rate * (step + 1) / (warmup + 1)
-    progress = min(1.0, (step - warmup) / (steps - warmup))
-    if training.schedule == "cosine":
-        return training.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-    return training.learning_rate * math.pow(1 - progress, POLY_POWER)
 
 
 class WeightAverage:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nnseg.core.plan import Plan
+from nnseg.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +18,16 @@ class Setting:
     Args:
         plan: the decisions.
         fold: which fold, for the random draws.
-        steps: of the whole schedule.
         device: to train on.
         dtype: of the arithmetic under autocast.
+        ranks: the processes that share the training.
     """
 
     plan: Plan
     fold: int
-    steps: int
     device: torch.device
     dtype: torch.dtype
+    ranks: Ranks = ALONE
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the network computes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from nnseg.core.errors import NnsegError
@@ -12,6 +13,7 @@ from nnseg.core.parallel import default_workers
 
 Split = Literal["auto", "random", "blocks"]
 DeviceKind = Literal["cpu", "cuda", "mps"]
+FreezePart = Literal["encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,29 +24,51 @@ class Options:
         recipe: name or file.
         kinds: which plans to make: their names, or "auto", or "all".
         budget: seconds of training in all, shared by folds and plans; None to follow the recipe.
+        steps, epochs: length of each training instead of a time.
+        patience: epochs without a better estimate of Dice after which a training is brought to its end.
+        more: seconds by which each finished training is continued.
+        init: a trained model to begin with: a run folder or an exported file.
+        freeze: "encoder" to learn only the rest.
         memory_gb: that a training may use; None for what the device has free.
         probe: try candidates on the device before deciding.
         folds: which folds to train; None for all.
         split: how cases are divided into folds.
         group_by: what keeps cases together, as `read_groups` takes it; None for the subjects of BIDS names, if there are any.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        devices: that train side by side, a fold each; empty for one after the other on ``device``.
         workers: processes for reading and preprocessing.
         seed: of every random draw; None to keep the recipe's.
+        deterministic: compute bit for bit alike on CUDA too, at some cost.
+        tensorboard: also write events for TensorBoard.
         checkpoint: seconds between two checkpoints of a training.
     """
 
     recipe: str = "auto"
     kinds: tuple[str, ...] = ("auto",)
     budget: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    patience: int | None = None
+    more: float | None = None
+    init: Path | None = None
+    freeze: FreezePart | None = None
     memory_gb: float | None = None
     probe: bool = True
     folds: tuple[int, ...] | None = None
     split: Split = "auto"
     group_by: str | None = None
     device: str = "auto"
+    devices: tuple[str, ...] = ()
     workers: int = default_workers()
     seed: int | None = None
-    checkpoint: float = 60.0
+    deterministic: bool = False
+    tensorboard: bool = False
+    checkpoint: float = 600.0
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("budget", "steps", "epochs", "more") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise NnsegError(f"--{lengths[0]} and --{lengths[1]} both say how long to train; give one of them")
 
 
 def parse_duration(text: str) -> float:
@@ -77,6 +101,18 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
 def parse_kinds(text: str) -> tuple[str, ...]:
     """Names of plans of "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner knows which there are."""
     return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Devices of "0,1" (GPUs by number) or "cuda:0,cpu".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", part) for part in parts):
+        raise NnsegError(f'"{text}" does not name devices; write 0,1,2 for GPUs by number, or cuda:0,cpu')
+    return tuple(f"cuda:{part}" if part.isdecimal() else part for part in parts)
 
 
 def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Proposal, choose, worth_trying
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.planner import propose
-from nnseg.planning.preflight import Preflight, check_fits, preflight
+from nnseg.planning.preflight import Preflight, check_fits, preflight, with_first_stages
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.storage.runs import SCHEMA_FILE, PlanFolder, RunFolder, read_plan, write_plan
 from nnseg.verbs.folds import decide_folds, read_folds
@@ -33,7 +34,6 @@ class PlanOrigin(BaseModel):
     Args:
         written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
         current: keys of those it wrote last.
-        seconds: budget of one training, if one was given.
         asked: digest of all that was asked for; asked again, the plans stay as they are, whatever the machine has free by now.
     """
 
@@ -41,7 +41,6 @@ class PlanOrigin(BaseModel):
 
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
-    seconds: float | None = None
     asked: str = ""
 
 
@@ -62,9 +61,8 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(places := _places(run)) == len(origin.current):
         return places
-    plans, budget = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
+    plans = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
-    origin = origin.model_copy(update={"seconds": budget.seconds})
     if origin.current != keys:
         if edited := _edited(run, origin):
             raise PlanError(
@@ -85,7 +83,8 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
 
 def _asked(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
     """A digest of what plans are made from, the machine apart."""
-    wanted = {name: getattr(options, name) for name in ("kinds", "budget", "memory_gb", "folds", "device", "probe", "seed")}
+    names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
+    wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
     return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
 
 
@@ -96,20 +95,34 @@ def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
 
 def _decided(
     run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
-) -> tuple[tuple[Plan, ...], Budget]:
-    """The plans that the planner comes to, after trying candidates where that is wanted and possible; and one training's budget."""
+) -> tuple[Plan, ...]:
+    """The plans that the planner comes to, after trying candidates where that is wanted and possible."""
     device, memory_gb = device_kind(options.device), options.memory_gb
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
         memory_gb = SPARED * free_device_gb(options.device) or None
-    budget = Budget(seconds=options.budget, device=device, memory_gb=memory_gb)
+    budget = Budget(seconds=options.budget, steps=_steps(options, recipe), device=device, memory_gb=memory_gb)
     proposals = propose(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:
-        budget = budget.model_copy(update={"seconds": share(options.budget, plans=len(proposals), folds=folds)})
+        budget = budget.model_copy(
+            update={"seconds": share(options.budget, plans=len(proposals), folds=folds, beside=len(options.devices))}
+        )
     measured = None
     if dataset is not None and options.probe:
         measured = _tried(run, dataset, fingerprint, proposals, budget, options.device)
-    plans = tuple(choose(of_kind, budget, measured) for of_kind in proposals)
-    return tuple(p if options.seed is None else with_seed(p, options.seed) for p in plans), budget
+    return tuple(_as_asked(choose(of_kind, budget, measured), options) for of_kind in proposals)
+
+
+def _steps(options: Options, recipe: Recipe) -> int | None:
+    """The steps asked for, if a number of steps or epochs was."""
+    if options.epochs is None:
+        return options.steps
+    return options.epochs * recipe.on(device_kind(options.device)).training.epoch_steps
+
+
+def _as_asked(plan: Plan, options: Options) -> Plan:
+    """The plan with seed and patience as asked for."""
+    asked = {"seed": options.seed, "patience": options.patience}
+    return plan.model_copy(update={"training": plan.training.model_copy(update={k: v for k, v in asked.items() if v is not None})})
 
 
 def _tried(
@@ -146,35 +159,23 @@ def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple
     folds = read_folds(run)
     chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
     measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
-    seconds, workers = seconds_of(run), options.workers
     device = device_kind(options.device)
-    found = tuple(
-        preflight(f.plan(), fingerprint, measured, folds=chosen, workers=workers, seconds=seconds, device=device)
-        for f in run.plans()
-    )
+    plans = [folder.plan() for folder in run.plans()]
+    alone = [preflight(p, fingerprint, measured, folds=chosen, workers=options.workers, device=device) for p in plans]
+    found = with_first_stages(alone, plans)
     check_fits(found, room(run, options.device))
     return found
 
 
-def share(budget: float, *, plans: int, folds: int) -> float:
-    """The seconds of one training out of a budget for all."""
-    return budget / (plans * folds)
+def share(budget: float, *, plans: int, folds: int, beside: int = 1) -> float:
+    """The seconds of one training out of a budget for all, of which so many run side by side."""
+    return budget / math.ceil(plans * folds / max(1, beside))
 
 
 def findings_of(fingerprint: Fingerprint) -> tuple[Finding, ...]:
     """Everything found in the dataset, errors first."""
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(fingerprint.findings, key=lambda f: order[f.level]))
-
-
-def with_seed(plan: Plan, seed: int) -> Plan:
-    """The plan with another seed."""
-    return plan.model_copy(update={"training": plan.training.model_copy(update={"seed": seed})})
-
-
-def seconds_of(run: RunFolder) -> float | None:
-    """Budget of one training that the plans were made for."""
-    return _origin(run).seconds
 
 
 def _origin(run: RunFolder) -> PlanOrigin:

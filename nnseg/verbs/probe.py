@@ -8,7 +8,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
-from nnseg.core.parallel import default_workers
+from nnseg.core.parallel import default_workers, own_process
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.planning.fingerprint import Fingerprint
@@ -29,17 +28,6 @@ from nnseg.verbs.options import device_kind
 from nnseg.verbs.record import versions
 
 log = logging.getLogger(__name__)
-
-HOME = Path(__file__).parents[2]
-"""Where nnseg lies."""
-
-COMMAND = (
-    sys.executable,
-    "-P",
-    "-c",
-    f"import sys; sys.path.append({str(HOME)!r}); from nnseg.verbs.trial import main; main(*sys.argv[1:])",
-)
-"""Starts the process that measures, with the files of a `Request` and of its `Answer`; loads nothing from where one stands."""
 
 PATIENCE = 600.0
 """Seconds after which a process that still measures is given up."""
@@ -233,7 +221,9 @@ def _ask(request: Request) -> Answer:
     write_json(asked, request)
     answered.unlink(missing_ok=True)
     try:
-        done = subprocess.run([*COMMAND, asked, answered], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            [*own_process("nnseg.verbs.trial"), asked, answered], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     except subprocess.TimeoutExpired:
         return Answer(error=f"was not tried to the end within {PATIENCE / 60:.0f} minutes")
     with suppress(RunError):

@@ -1,68 +1,64 @@
-"""``nnseg train``: one fold to its weights, resumable at any moment."""
+"""``nnseg train``: one fold to its weights, in the time given, resumable at any moment."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from nnseg.core.dataset import Fold
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError, RunError, Stopped
 from nnseg.core.history import Epoch
-from nnseg.core.parallel import progress
-from nnseg.core.plan import Plan, digest
-from nnseg.network.bundle import Member, Model, load_model_file, save_model
+from nnseg.core.plan import Plan
+from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.network.device import autocast_dtype, resolve_device
+from nnseg.network.device import autocast_dtype, exact, resolve_device
 from nnseg.storage.cases import CaseStore, StoredCase
-from nnseg.storage.runs import FoldFolder, PlanFolder, read_json, write_json
-from nnseg.training.loop import Learner, steps_fitting, train
+from nnseg.storage.runs import FoldFolder, PlanFolder, write_json
+from nnseg.training.course import Course
+from nnseg.training.learner import Learner, fresh_network
+from nnseg.training.loop import steps_fitting, take_steps
 from nnseg.training.patches import Patches
+from nnseg.training.ranks import ALONE, Ranks
 from nnseg.training.setting import Setting
+from nnseg.training.timekeeper import Timekeeper, has_stalled, smoothed_dice, wound_up
 from nnseg.training.validation import Validation
+from nnseg.verbs.options import Options
+from nnseg.verbs.schedule import Schedule, is_whole, known_schedule, preprocessed, training_key
+from nnseg.verbs.start import begin, origin_of
+from nnseg.verbs.stopping import StopRequest
+from nnseg.verbs.watching import Watch
 
 log = logging.getLogger(__name__)
 
+FIRST_SAVE = 60.0
+"""Seconds after which the first checkpoint is made, should those between checkpoints be more."""
 
-class Schedule(BaseModel):
-    """The work of one training, fixed when it starts.
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What one training is asked for besides its plan.
 
     Args:
-        key: digest of all that the weights depend on.
-        steps: of the whole schedule.
-        precision: the arithmetic chosen for this device.
-        device: what it was fixed on.
-        threads: of the processor used by torch; sums may differ in the last bit with another number.
-        seconds_per_step: as measured; 0 if the plan gave the steps.
-        budget: seconds given, if any.
+        options: of the command; ``budget`` is the share of this training.
+        stop: asks it to end.
+        watch: shows how it goes.
+        ranks: the processes that share it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str
-    steps: int
-    precision: str
-    device: str
-    threads: int
-    seconds_per_step: float = 0.0
-    budget: float | None = None
+    options: Options
+    stop: StopRequest = field(default_factory=StopRequest)
+    watch: Watch = field(default_factory=Watch)
+    ranks: Ranks = ALONE
 
 
-def train_fold(
-    folder: PlanFolder,
-    number: int,
-    fold: Fold,
-    keys: Mapping[str, str],
-    *,
-    device: str = "auto",
-    seconds: float | None = None,
-    checkpoint_seconds: float = 60.0,
-) -> FoldFolder:
+def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], order: Order) -> FoldFolder:
     """Train one fold of one plan, or finish it, or find it done.
 
     Args:
@@ -70,196 +66,227 @@ def train_fold(
         number: of the fold.
         fold: its cases; those that failed preprocessing are left out.
         keys: of the preprocessed cases, see `case_keys`.
-        device: to train on.
-        seconds: budget; needed if the plan does not fix the steps.
-        checkpoint_seconds: between two checkpoints; a training that is killed loses at most this, plus one epoch.
+        order: what is asked for.
 
     Raises:
-        RunError: neither the plan nor a budget says how long to train, or no training case is there.
+        RunError: neither the plan nor the options say how long to train, or no training case is there.
+        Stopped: a signal asked for an end; everything is saved.
     """
-    plan, place, target = folder.plan(), folder.fold(number), resolve_device(device)
-    key = training_key(folder, number, fold, keys)
-    schedule = _known_schedule(place, key)
-    if schedule and _is_finished(place):
-        log.info("%s %s: already trained (%s)", plan.name, place.path.name, _length_of(schedule, seconds))
+    start, ranks, options = time.perf_counter(), order.ranks, order.options
+    plan, place, target = folder.plan(), folder.fold(number), resolve_device(options.device)
+    schedule = ranks.agreed(_on_file(place, training_key(folder, number, fold, keys), options) if ranks.rank == 0 else None)
+    if schedule and schedule.ended is not None and ranks.agreed(is_whole(place)):
+        length = schedule.describe() + _unheard(schedule, plan, options)
+        log.info("%s %s: already trained (%s)", plan.name, place.path.name, length)
         return place
-    if schedule and seconds not in (None, schedule.budget):
-        log.warning("%s %s was begun with another length: %s", plan.name, place.path.name, _length_of(schedule, seconds))
-    cases, unheld = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
+    cases, held_out = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
-    if schedule is None:
-        schedule = _fix_schedule(plan, number, key, cases, unheld, target, seconds)
-        write_json(place.schedule_file, schedule)
-    setting = _setting(plan, number, schedule, target)
-    patches = Patches(cases, plan, fold=number, device=target)
-    _train(place, setting, patches, Validation(unheld, setting), key=key, checkpoint_seconds=checkpoint_seconds)
+    with exact(target, wanted=options.deterministic):
+        if schedule is None:
+            key = training_key(folder, number, fold, keys)
+            schedule = ranks.agreed(_fixed(plan, number, key, cases, held_out, options) if ranks.rank == 0 else None)
+            assert schedule is not None
+        dtype = getattr(torch, schedule.precision)
+        setting = Setting(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
+        patches, validation = Patches(cases, plan, fold=number, device=target, ranks=ranks), Validation(held_out, setting)
+        _Training(place, setting, schedule, order, began=start).go(patches, validation)
     gc.collect()  # a learner's parts refer to one another, so that only this frees their memory for what comes next
     return place
 
 
-def refuse_cascade(plan: Plan) -> None:
-    """Nothing, unless the plan is the second stage of a cascade.
+class _Training:
+    """One training on its way: the learner, and what is on file of it."""
 
-    Raises:
-        RunError: it is; such a network cannot be trained yet.
-    """
-    if plan.previous:
-        raise RunError(
-            f"{plan.name} is shown the answer of {plan.previous}, and such a second stage cannot be trained yet; leave it out, for "
-            f"example with --plans 2d,3d,{plan.previous}"
+    def __init__(self, place: FoldFolder, setting: Setting, schedule: Schedule, order: Order, *, began: float) -> None:
+        self.place, self.setting, self.order = place, setting, order
+        self.name = f"{setting.plan.name} fold {setting.fold}"
+        self.writes = setting.ranks.rank == 0
+        self.learner = Learner(setting, schedule.course, network=begin(fresh_network(setting), setting.plan, schedule.origin))
+        self.learner.spent += time.perf_counter() - began
+        self.schedule = schedule
+        self._note(schedule)
+        self._resume()
+        self.epochs = [e for e in place.history() if e.step <= self.learner.step]
+        self.best: dict[str, Tensor] = {}
+        self.save_at = time.monotonic() + min(FIRST_SAVE, order.options.checkpoint)
+        self.keeper = Timekeeper(schedule.seconds, self.learner) if schedule.seconds else None
+
+    def go(self, patches: Patches, validation: Validation) -> None:
+        """Train to the end, or until asked to stop."""
+        learner, order, ranks = self.learner, self.order, self.setting.ranks
+        log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.setting.dtype, self.setting.device)
+        with order.watch.on(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as watched:
+            for step in take_steps(learner, patches, validation):
+                if step.epoch:
+                    self._record(watched.epoch(step.epoch))
+                watched.step()
+                if asked := ranks.agreed(order.stop.asked):
+                    self._leave(for_good=asked == "file")
+                    return
+                self._steer(epoch_ended=step.epoch is not None)
+                if time.monotonic() > self.save_at and learner.step < learner.course.steps:
+                    self._save()
+        self._finish()
+
+    def _record(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        if not self.writes:
+            return
+        self.place.write_history(self.epochs)
+        estimates = smoothed_dice(self.epochs)
+        if epoch.dice and estimates and estimates[-1] >= max(estimates):
+            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.learner.weights().items()}
+
+    def _steer(self, *, epoch_ended: bool) -> None:
+        """Give the learner another course if its time or its progress asks for one; it is written down before it is taken."""
+        learner, schedule = self.learner, self.schedule
+        if learner.step >= learner.course.steps or learner.step < learner.course.legs[-1].step:
+            return  # what comes next is on file already
+        course, plateau = learner.course, schedule.plateau
+        if self.keeper and self.writes:
+            kept = self.keeper.course(learner)
+            course = kept if plateau is None or kept.steps < course.steps else course
+        if epoch_ended and schedule.patience and plateau is None and has_stalled(self.epochs, schedule.patience):
+            course, plateau = wound_up(course, learner.step), learner.step
+            log.info("%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps)
+        course, plateau = self.setting.ranks.agreed((course, plateau))
+        if course != learner.course:
+            self._note(schedule.model_copy(update={"course": course, "plateau": plateau}))
+            learner.course = course
+
+    def _leave(self, *, for_good: bool) -> None:
+        """End before the course does: for good, or to go on another time."""
+        step, steps = self.learner.step, self.learner.course.steps
+        if for_good:
+            log.info("%s: ended at step %d of %d, because there is a file %s", self.name, step, steps, self.order.stop.file)
+            self._finish()
+            return
+        self._save()
+        self._write_model(self.learner.weights(), self.place.model_file)
+        raise Stopped(
+            f"{self.name} stopped at step {step} of {steps}; the same command goes on from there, and {self.place.model_file} "
+            "predicts as well as it can by now",
+            self.order.stop.code,
         )
 
+    def _finish(self) -> None:
+        self._save()
+        self._write_model(self.learner.weights(), self.place.model_file)
+        log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
+        self._note(self.schedule.model_copy(update={"ended": self.learner.step}))
 
-def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:
-    """A digest of all that the weights of a fold depend on: the plan, and the preprocessed cases it has."""
-    training, held_out = ({c: keys[c] for c in _preprocessed(folder, names, keys)} for names in (fold.training, fold.held_out))
-    return digest([folder.plan().key(), number, training, held_out])
+    def _save(self) -> None:
+        """Write a checkpoint, keep the one before, and write the best weights.
 
+        Raises:
+            NnsegError: a loss was not finite, so that nothing worth keeping is left; what was saved before stays.
+        """
+        start = time.perf_counter()
+        self.learner.losses()
+        if self.writes:
+            if self.best:
+                self._write_model(self.best, self.place.best_file)
+                self.best = {}
+            if self.place.checkpoint_file.exists():
+                self.place.checkpoint_file.replace(self.place.checkpoint_before_file)
+            tensors, about = self.learner.snapshot()
+            save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key})
+        self.save_at = time.monotonic() + self.order.options.checkpoint
+        if self.keeper:
+            self.keeper.closing = time.perf_counter() - start
 
-def is_trained(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> bool:
-    """Is the fold's training finished, with the plan and the cases as they are now?"""
-    place = folder.fold(number)
-    schedule = _read_schedule(place)
-    return bool(schedule and place.model_file.exists() and schedule.key == training_key(folder, number, fold, keys))
+    def _write_model(self, weights: Mapping[str, Tensor], file: Path) -> None:
+        if self.writes:
+            member = Member(plan=self.setting.plan, fold=self.setting.fold, weights=weights)
+            save_model(Model(members=(member,)), file)
 
+    def _note(self, schedule: Schedule) -> None:
+        """Write down what the work now is."""
+        self.schedule = schedule
+        if self.writes:
+            write_json(self.place.schedule_file, schedule)
 
-def _train(
-    place: FoldFolder, setting: Setting, patches: Patches, validation: Validation, *, key: str, checkpoint_seconds: float
-) -> None:
-    learner, name = Learner(setting), f"{setting.plan.name} fold {setting.fold}"
-    _resume(learner, place, key)
-    epochs = [e for e in place.history() if e.step <= learner.step]
-    epoch_steps = setting.plan.training.epoch_steps
-    log.info("%s: %d steps in %s on %s", name, setting.steps, setting.dtype, setting.device)
-    saved = -math.inf  # the first epoch is saved at once
-    left = -(-(setting.steps - learner.step) // epoch_steps)
-    running = train(learner, patches, validation, setting)
-    for epoch in progress(running, total=left, label=f"training {name}", unit="epoch", lines=False):
-        epochs.append(epoch)
-        log.info("%s", _in_words(name, epoch))
-        place.write_history(epochs)
-        if time.monotonic() - saved > checkpoint_seconds and learner.step < setting.steps:
-            _save(learner, place, key)
-            saved = time.monotonic()
-    _save(learner, place, key)
-    member = Member(plan=setting.plan, fold=setting.fold, weights=learner.weights())
-    save_model(Model(members=(member,)), place.model_file)
-
-
-def _save(learner: Learner, place: FoldFolder, key: str) -> None:
-    tensors, about = learner.snapshot()
-    save_tensors(place.checkpoint_file, tensors, {**about, "schedule": key})
-
-
-def _resume(learner: Learner, place: FoldFolder, key: str) -> None:
-    """Restore the last checkpoint if there is one of the same work."""
-    if not place.checkpoint_file.exists():
-        return
-    try:
-        tensors, about = load_tensors(place.checkpoint_file)
-    except ModelError as error:
-        log.warning("%s; training starts over", error)
-        return
-    if about.get("schedule") == key:
-        learner.restore(tensors, about)
-        log.info("%s: going on from step %d", place.path.name, learner.step)
+    def _resume(self) -> None:
+        """Restore the last checkpoint of the same work that is whole, if there is one."""
+        for file in (self.place.checkpoint_file, self.place.checkpoint_before_file):
+            if not file.exists():
+                continue
+            try:
+                tensors, about = load_tensors(file)
+            except ModelError as error:
+                log.warning("%s; training goes on from what was saved before", error)
+                continue
+            if about.get("schedule") == self.schedule.key:
+                self.learner.restore(tensors, about)
+                log.info("%s: going on from step %d", self.name, self.learner.step)
+                return
 
 
-def _fix_schedule(
-    plan: Plan,
-    number: int,
-    key: str,
-    cases: list[StoredCase],
-    held_out: list[StoredCase],
-    device: torch.device,
-    seconds: float | None,
-) -> Schedule:
-    fixed = Schedule(
+def _on_file(place: FoldFolder, key: str, options: Options) -> Schedule | None:
+    """The schedule that is on file for the same work; one that has ended gets a further leg if more is asked for."""
+    schedule = known_schedule(place, key)
+    if schedule is None or schedule.ended is None or options.more is None or not is_whole(place):
+        return schedule
+    each = schedule.seconds_per_step or _past_seconds_per_step(place)
+    course = schedule.course.continued(max(1, int(options.more / each)), at=schedule.ended)
+    spent = place.history()[-1].total_seconds if place.history() else 0.0
+    return schedule.model_copy(update={"course": course, "seconds": spent + options.more, "ended": None, "plateau": None})
+
+
+def _past_seconds_per_step(place: FoldFolder) -> float:
+    epochs = place.history()
+    return epochs[-1].total_seconds / epochs[-1].step if epochs else 1.0
+
+
+def _fixed(plan: Plan, number: int, key: str, cases: list[StoredCase], held_out: list[StoredCase], options: Options) -> Schedule:
+    """The work of a training that begins."""
+    training, device = plan.training, resolve_device(options.device)
+    steps, seconds = _length(plan, options)
+    precision, each = autocast_dtype(device, training.precision), 0.0
+    origin = origin_of(options)
+    if steps is None:
+        assert seconds is not None
+        setting = Setting(plan=plan, fold=number, device=device, dtype=precision)
+        patches = Patches(cases, plan, fold=number, device=device)
+        steps, each = steps_fitting(seconds, patches, Validation(held_out, setting), setting)
+        log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
+    return Schedule(
         key=key,
-        steps=plan.training.steps or 1,
-        precision=str(autocast_dtype(device, plan.training.precision)).removeprefix("torch."),
+        course=Course.of(steps, training),
+        seconds=seconds,
+        patience=training.patience if options.patience is None else options.patience,
+        precision=str(precision).removeprefix("torch."),
         device=str(device),
         threads=torch.get_num_threads(),
-        budget=seconds,
+        seconds_per_step=round(each, 5),
+        origin=origin,
     )
-    if seconds is None:
-        if plan.training.steps is None:
-            raise RunError(
-                "the plan leaves the length of training to a budget: give --budget 20m, or set training.steps in plan.toml"
-            )
-        return fixed
-    setting = _setting(plan, number, fixed.model_copy(update={"steps": 10_000}), device)
-    patches = Patches(cases, plan, fold=number, device=device)
-    steps, each = steps_fitting(seconds, patches, Validation(held_out, setting), setting)
-    log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
-    return fixed.model_copy(update={"steps": steps, "seconds_per_step": round(each, 5)})
 
 
-def _setting(plan: Plan, number: int, schedule: Schedule, device: torch.device) -> Setting:
-    return Setting(plan=plan, fold=number, steps=schedule.steps, device=device, dtype=getattr(torch, schedule.precision))
+def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
+    """The steps of a training, as far as they are known before it starts, and its wall-clock, if it has one."""
+    training = plan.training
+    if options.epochs is not None:
+        return options.epochs * training.epoch_steps, None
+    if options.steps is not None:
+        return options.steps, None
+    if options.budget not in (None, training.seconds):
+        return None, options.budget
+    if training.steps is None and training.seconds is None:
+        raise RunError("the plan leaves the length of training to a budget: give --budget 20m, or set training.steps in plan.toml")
+    return training.steps, training.seconds
 
 
-def _known_schedule(place: FoldFolder, key: str) -> Schedule | None:
-    """The schedule on file if it is for the same work. Other work is set aside, not deleted, and taken back if it fits again."""
-    schedule = _read_schedule(place)
-    if schedule and schedule.key == key:
-        return schedule
-    if schedule:
-        aside = _replaced(place, 1 + len(list(place.path.parent.glob(f"replaced_*_{place.path.name}"))))
-        place.path.rename(aside.path)
-        log.warning("plan or cases of %s have changed; what was trained is kept as %s", place.path.name, aside.path.name)
-    for old in sorted(place.path.parent.glob(f"replaced_*_{place.path.name}")):
-        schedule = _read_schedule(FoldFolder(old))
-        if schedule and schedule.key == key and not place.path.exists():
-            old.rename(place.path)
-            log.info("%s fits again: it is taken back as %s", old.name, place.path.name)
-            return schedule
-    return None
-
-
-def _read_schedule(place: FoldFolder) -> Schedule | None:
-    return read_json(place.schedule_file, Schedule) if place.schedule_file.exists() else None
-
-
-def _replaced(place: FoldFolder, number: int) -> FoldFolder:
-    """Where an out-of-date fold is kept."""
-    while (path := place.path.with_name(f"replaced_{number}_{place.path.name}")).exists():
-        number += 1
-    return FoldFolder(path)
-
-
-def _is_finished(place: FoldFolder) -> bool:
-    """Is the model there, and whole? A damaged one is made again from the last checkpoint."""
-    if not place.model_file.exists():
-        return False
-    try:
-        load_model_file(place.model_file)
-    except ModelError as error:
-        log.warning("%s; it is made again", error)
-        return False
-    return True
-
-
-def _length_of(schedule: Schedule, seconds: float | None) -> str:
-    given = "" if schedule.budget is None else f" within {schedule.budget:.0f} s"
-    if seconds in (None, schedule.budget):
-        return f"{schedule.steps} steps{given}"
-    return f"{schedule.steps} steps{given}; now {seconds:.0f} s are asked for: remove the folder of this fold to train it anew"
-
-
-def _preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
-    store = CaseStore(folder.cases)
-    return [name for name in names if name in keys and store.has(name, keys[name])]
+def _unheard(schedule: Schedule, plan: Plan, options: Options) -> str:
+    """What to do if a training that has ended was now asked for with another length."""
+    steps, seconds = _length(plan, options)
+    asked = options.budget or options.steps or options.epochs
+    if not asked or (schedule.seconds == seconds if seconds else schedule.steps == steps):
+        return ""
+    return "; another length is asked for now: use --more 30m to train it further, or remove the folder of this fold to begin anew"
 
 
 def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[StoredCase]:
     store = CaseStore(folder.cases)
-    return [store.read(name) for name in _preprocessed(folder, names, keys)]
-
-
-def _in_words(name: str, epoch: Epoch) -> str:
-    dice = ", ".join(f"{label} {value:.3f}" for label, value in epoch.dice.items() if value is not None)
-    left = (epoch.steps - epoch.step) * epoch.total_seconds / epoch.step
-    progress = f"step {epoch.step}/{epoch.steps}, {left:.0f} s left"
-    return f"{name}: {progress}, loss {epoch.loss:.4f}, Dice on held-out patches {dice or 'none'}"
+    return [store.read(name) for name in preprocessed(folder, names, keys)]

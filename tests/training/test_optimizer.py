@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nnseg.core.plan import Training
-from nnseg.training.optimizer import OPTIMIZERS, WeightAverage, learning_rate, make_optimizer
+from nnseg.training.optimizer import OPTIMIZERS, WeightAverage, make_optimizer
 
 
 def training(**changes):
@@ -45,33 +45,6 @@ def test_sgd_without_momentum_is_plain_descent():
     weight.grad = torch.ones(1)
     optimizer.step()
     assert weight.item() == pytest.approx(0.9)
-
-
-def test_poly_by_hand():
-    assert learning_rate(0, 1000, training()) == 0.1
-    assert learning_rate(500, 1000, training()) == pytest.approx(0.1 * 0.5**0.9)
-
-
-def test_cosine_by_hand():
-    cosine = training(schedule="cosine")
-    assert [learning_rate(s, 300, cosine) for s in (0, 100, 150)] == pytest.approx([0.1, 0.075, 0.05])
-
-
-@pytest.mark.parametrize("schedule", ["poly", "cosine"])
-@pytest.mark.parametrize("steps", [1, 2, 19, 1000])
-def test_the_rate_rises_once_falls_once_and_ends_at_zero(schedule, steps):
-    rates = [learning_rate(s, steps, training(schedule=schedule, warmup_steps=50)) for s in range(steps + 1)]
-    top = rates.index(max(rates))
-    assert rates[-1] == 0.0
-    assert min(rates[:-1]) > 0
-    assert max(rates) == 0.1
-    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
-    assert top == min(50, steps // 10)
-
-
-def test_warmup_is_linear():
-    rates = [learning_rate(s, 100, training(warmup_steps=4)) for s in range(5)]
-    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
 
 
 def network(value):

@@ -42,7 +42,7 @@ def measured(
 
 def killed(monkeypatch: pytest.MonkeyPatch) -> None:
     suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(verb, "COMMAND", (sys.executable, "-c", suicide))
+    monkeypatch.setattr(verb, "own_process", lambda module: (sys.executable, "-c", suicide))
 
 
 def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[RunFolder, Probe], tiny_plan: Plan) -> None:
@@ -119,7 +119,7 @@ def test_a_process_that_is_killed_is_a_trial_that_failed(
 def test_a_process_that_fails_says_why(
     balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "COMMAND", (sys.executable, "-c", "raise ValueError('no such thing')"))
+    monkeypatch.setattr(verb, "own_process", lambda module: (sys.executable, "-c", "raise ValueError('no such thing')"))
     [trial] = probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu").trials
     assert trial.failed == "its process failed: ValueError: no such thing"
 

@@ -1,0 +1,5 @@
+"""``python -m nnseg``, and with it ``torchrun -m nnseg train ...``."""
+
+from nnseg.cli import main
+
+main()

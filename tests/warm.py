@@ -1,0 +1,50 @@
+"""The command line in processes of its own, forked off one that has loaded torch already: loading it is most of a short command."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline"])
+
+
+def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:
+    """A process that runs ``nnseg`` with the given arguments, what it says in files ``out`` and ``out``.err."""
+    process = _CONTEXT.Process(target=_main, args=([str(a) for a in arguments], out))
+    process.start()
+    return process
+
+
+def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``nnseg`` to its end.
+
+    Args:
+        check: the exit code to be seen; None for any.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        process = started(*arguments, out=out)
+        process.join(200)
+        said = out.read_text(), out.with_suffix(".err").read_text()
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(said[1])
+    code = process.exitcode
+    assert code is not None
+    assert check is None or code == check, "".join(said)
+    return subprocess.CompletedProcess(list(arguments), code, *said)
+
+
+def _main(arguments: list[str], out: Path | None) -> None:
+    import torch
+
+    from nnseg.cli import main
+
+    torch.set_num_threads(1)  # several tests run at a time
+    for stream, path in ((1, out), (2, out and out.with_suffix(".err"))):
+        os.dup2(os.open(path or os.devnull, os.O_WRONLY | os.O_CREAT), stream)
+    sys.argv = ["nnseg", *arguments]
+    main()
