@@ -34,6 +34,7 @@ DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; made if it is not there.", show_default=False)]
+KnownRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, made by nnseg plan or run.", show_default=False)]
 DatasetOrFingerprint = Annotated[
     Path,
     typer.Argument(metavar="DATASET", help="Folder of labelled scans, or the fingerprint.json of one.", show_default=False),
@@ -78,7 +79,9 @@ Freeze = Annotated[
     Literal["encoder"] | None, typer.Option(help="With --init: leave this part of the network as it is.", show_default=False)
 ]
 Deterministic = Annotated[bool, typer.Option("--deterministic", help="Bit for bit repeatable on CUDA too; CPUs always are.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard: nnseg[tensorboard].")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write events for TensorBoard (needs the extra of this name).")
+]
 Folds = Annotated[str, typer.Option("--folds", "--fold", help='Folds to work on: "all", "0" or "0,2,4".')]
 Split = Annotated[
     Literal["auto", "random", "blocks"],
@@ -207,7 +210,7 @@ def plan(
 
 
 @app.command()
-def preprocess(run: RunPath, workers: Workers = 0, verbose: Verbose = False) -> None:
+def preprocess(run: KnownRun, workers: Workers = 0, verbose: Verbose = False) -> None:
     """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
     _log_to_terminal(verbose)
     from nnseg.storage.runs import RunFolder
@@ -221,7 +224,7 @@ def preprocess(run: RunPath, workers: Workers = 0, verbose: Verbose = False) -> 
 
 @app.command()
 def train(
-    run: RunPath,
+    run: KnownRun,
     folds: Folds = "all",
     budget: Budget = None,
     steps: Steps = None,
@@ -241,8 +244,9 @@ def train(
 ) -> None:
     """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing.
 
-    Ctrl-C ends it after the step it is at, with everything saved; so does a file RUN/STOP, after which the training counts as
-    finished. Under torchrun (torchrun --nproc-per-node=2 -m nnseg train RUN) its processes share every batch.
+    Ctrl-C ends it after the step it is at, with everything saved.
+    So does a file RUN/STOP, after which the training counts as finished.
+    Under torchrun -m nnseg train RUN the processes share every batch.
     """
     _log_to_terminal(verbose)
     from nnseg.pipeline import train
@@ -314,7 +318,7 @@ def evaluate(
 
 @app.command()
 def export(
-    run: RunPath,
+    run: KnownRun,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
     folds: Folds = "all",
 ) -> None:
@@ -330,7 +334,7 @@ def export(
 
 @app.command()
 def report(
-    run: RunPath,
+    run: KnownRun,
     picture: Annotated[Path | None, typer.Option(help="Also write best, median and worst case side by side to this PNG.")] = None,
 ) -> None:
     """Build the report of a run again."""

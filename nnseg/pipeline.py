@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.dataset import Dataset, Finding, Fold
+from nnseg.core.errors import RunError, Stopped
 from nnseg.evaluation.evaluate import Scores
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.storage.datasets import read_dataset
@@ -80,6 +81,8 @@ def train(run_folder: Path, options: Options) -> tuple[Finding, ...]:
     place = RunFolder(run_folder)
     place.plans()
     with joined(options.device) as (ranks, device):
+        if ranks.size > 1 and options.devices:
+            raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
         options = replace(options, device=device)
         with place.locked() if ranks.rank == 0 else nullcontext():
             dataset, fingerprint = read_json(place.dataset_file, Dataset), read_json(place.fingerprint_file, Fingerprint)
@@ -139,7 +142,7 @@ def _train(
         beside = len(options.devices)
         options = replace(options, budget=share(options.budget, plans=len(place.plans()), folds=len(folds), beside=beside))
     watch = Watch(run=place, tensorboard=options.tensorboard)
-    with StopRequest(place.stop_file) as stop:
+    with StopRequest(place.stop_file, clears=ranks.rank == 0) as stop:
         if options.devices:
             jobs = [job for f in plans for job in jobs_of(place, f, folds, keys_of(place, f, fingerprint), options)]
             train_side_by_side(place, jobs, stop)
@@ -149,7 +152,8 @@ def _train(
             for number, fold in folds.items():
                 if not ranks.agreed(stop.asked):
                     train_fold(folder, number, fold, keys, order)
-        stopped = bool(ranks.agreed(stop.asked))
-        if ranks.rank == 0:
-            stop.obeyed()
-    return stopped
+        asked = ranks.agreed(stop.asked)
+        stop.obeyed()
+    if asked == "signal":
+        raise Stopped("stopped between two trainings; the same command goes on", stop.code)
+    return asked == "file"

@@ -115,7 +115,14 @@ def network_of(member: Member, device: torch.device, own: Callable[[Plan], nn.Mo
         ModelError: the weights are not those of the network that the plan describes.
     """
     network, plan = build(member, device, own), member.plan
-    return network if plan.previous is None else lambda tiles: network(network_input(tiles, plan))
+    if plan.previous is None and own is None:
+        return network
+
+    def answer(tiles: Tensor) -> Tensor:
+        outputs: Tensor | list[Tensor] = network(network_input(tiles, plan))
+        return outputs if isinstance(outputs, Tensor) else outputs[0]  # of all its stages, the finest
+
+    return answer
 
 
 def window_of(member: Member, device: torch.device, *, step: float | None = None, mirror: bool = True) -> Window:

@@ -131,8 +131,11 @@ def build(member: Member, device: torch.device, network: Callable[[Plan], nn.Mod
         ModelError: the weights are not those of the network that the plan describes; names the first that is not.
     """
     plan = member.plan
-    with torch.device("meta"):  # no time and no random numbers spent on a start that is overwritten
-        built = network(plan) if network else build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    if network:
+        built = network(plan)
+    else:
+        with torch.device("meta"):  # no time and no random numbers spent on a start that is overwritten
+            built = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
     expected = built.state_dict()
     _check_weights(expected, member)
     built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)

@@ -57,6 +57,7 @@ def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
+    torch.cuda.set_device(device)  # else threads would open a context on the first card
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the only way to ask cuBLAS for it

@@ -7,6 +7,7 @@ itself: its own rotations, zooms, flips and deformations interpolate once and kn
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import random
 import threading
@@ -15,8 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from batchgenerators.transforms import color_transforms, local_transforms, noise_transforms, resample_transforms, spatial_transforms
-from batchgenerators.transforms import sample_normalization_transforms as normalization_transforms
 from torch import Tensor
 
 from nnseg.core.errors import PlanError
@@ -83,12 +82,18 @@ class Catalogue:
         return data["data"][0].astype(np.float32), data["seg"][0]
 
 
+def kind_of(name: str) -> Callable[..., Any]:
+    """The class of a transform of the catalogue."""
+    kind: Callable[..., Any] = getattr(importlib.import_module(f"batchgenerators.transforms.{CATALOGUE[name]}"), name)
+    return kind
+
+
 def _made(extra: Extra, where: str) -> Transform:
-    kind = CATALOGUE.get(extra.name)
-    if kind is None:
+    if extra.name not in CATALOGUE:
         near = nearest([extra.name], [[name] for name in CATALOGUE])
         advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(CATALOGUE)}"
         raise PlanError(f'{where}.name = "{extra.name}" is not in the catalogue; {advice}')
+    kind = kind_of(extra.name)
     signature = inspect.signature(kind)
     for name in extra.settings:
         if name not in signature.parameters:
@@ -117,31 +122,28 @@ def _with_tuples(value: Any) -> Any:
     return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-CATALOGUE: Final[dict[str, Callable[..., Any]]] = {
-    kind.__name__: kind
-    for kind in (
-        color_transforms.BrightnessMultiplicativeTransform,
-        color_transforms.BrightnessTransform,
-        color_transforms.ClipValueRange,
-        color_transforms.ContrastAugmentationTransform,
-        color_transforms.GammaTransform,
-        local_transforms.BrightnessGradientAdditiveTransform,
-        local_transforms.LocalContrastTransform,
-        local_transforms.LocalGammaTransform,
-        local_transforms.LocalSmoothingTransform,
-        noise_transforms.BlankRectangleTransform,
-        noise_transforms.BlankSquareNoiseTransform,
-        noise_transforms.GaussianBlurTransform,
-        noise_transforms.GaussianNoiseTransform,
-        noise_transforms.MedianFilterTransform,
-        noise_transforms.RicianNoiseTransform,
-        noise_transforms.SharpeningTransform,
-        normalization_transforms.CutOffOutliersTransform,
-        normalization_transforms.RangeTransform,
-        normalization_transforms.ZeroMeanUnitVarianceTransform,
-        resample_transforms.SimulateLowResolutionTransform,
-        spatial_transforms.AnatomyInformedTransform,
-        spatial_transforms.MisalignTransform,
-    )
+CATALOGUE: Final[dict[str, str]] = {
+    "BrightnessMultiplicativeTransform": "color_transforms",
+    "BrightnessTransform": "color_transforms",
+    "ClipValueRange": "color_transforms",
+    "ContrastAugmentationTransform": "color_transforms",
+    "GammaTransform": "color_transforms",
+    "BrightnessGradientAdditiveTransform": "local_transforms",
+    "LocalContrastTransform": "local_transforms",
+    "LocalGammaTransform": "local_transforms",
+    "LocalSmoothingTransform": "local_transforms",
+    "BlankRectangleTransform": "noise_transforms",
+    "BlankSquareNoiseTransform": "noise_transforms",
+    "GaussianBlurTransform": "noise_transforms",
+    "GaussianNoiseTransform": "noise_transforms",
+    "MedianFilterTransform": "noise_transforms",
+    "RicianNoiseTransform": "noise_transforms",
+    "SharpeningTransform": "noise_transforms",
+    "CutOffOutliersTransform": "sample_normalization_transforms",
+    "RangeTransform": "sample_normalization_transforms",
+    "ZeroMeanUnitVarianceTransform": "sample_normalization_transforms",
+    "SimulateLowResolutionTransform": "resample_transforms",
+    "AnatomyInformedTransform": "spatial_transforms",
+    "MisalignTransform": "spatial_transforms",
 }
-"""Every transform that a plan may name."""
+"""Every transform that a plan may name, and the module of `batchgenerators.transforms` that has it: loaded when it is wanted."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,21 @@ from nnseg.core.errors import NnsegError, RunError
 from nnseg.network.checkpoint import flatten_state, unflatten_state
 from nnseg.network.unet import UNet, build_network
 from nnseg.training.course import Course, learning_rate
-from nnseg.training.losses import OwnLoss, make_loss
+from nnseg.training.losses import OwnLoss, make_loss, stage_weights
 from nnseg.training.optimizer import WeightAverage, make_optimizer
 from nnseg.training.patches import Batch
 from nnseg.training.setting import Setting
 
 log = logging.getLogger(__name__)
+
+
+class _Taken(NamedTuple):
+    """What is known of a step that was taken, the numbers still on the device."""
+
+    step: int
+    loss: Tensor
+    norm: Tensor
+    patches: str
 
 
 class Learner:
@@ -39,14 +48,23 @@ class Learner:
         course: the learning rate's way; may be replaced between two steps.
         network: to begin with; by default a fresh one, the same for the same seed and fold. Weights that need no gradient stay.
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
+        compiled: let torch compile the network at the first step.
     """
 
-    def __init__(self, setting: Setting, course: Course, *, network: nn.Module | None = None, loss: OwnLoss | None = None) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        course: Course,
+        *,
+        network: nn.Module | None = None,
+        loss: OwnLoss | None = None,
+        compiled: bool = False,
+    ) -> None:
         training = setting.plan.training
         self.setting, self.course = setting, course
         self.network = (network or fresh_network(setting)).to(setting.device)
         if isinstance(self.network, UNet):
-            self.network.deep_supervision = training.deep_supervision
+            _show_stages(self.network, deep=training.deep_supervision)
         self._learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self._learned, training)
         self.average = WeightAverage(self.network, training.averaging)
@@ -56,9 +74,10 @@ class Learner:
         self.spent = 0.0
         self._started = time.perf_counter()
         self._loss_of = make_loss(setting.plan, ranks=setting.ranks, loss=loss)
-        self._parallel = _in_parallel(self.network, setting)
+        self._parallel = torch.compile(self.network, dynamic=False) if compiled else _in_parallel(self.network, setting)
         _check_split(setting)
-        self._unseen: list[tuple[int, Tensor, str]] = []
+        self._seen: list[float] = []
+        self._unseen: list[_Taken] = []
 
     @property
     def seconds(self) -> float:
@@ -91,34 +110,46 @@ class Learner:
             self.parts = self._smaller(batch)
             loss = self._gradients(batch)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._learned, self.setting.plan.training.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._learned, self.setting.plan.training.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.network)
-        self._unseen.append((self.step, loss, _in_words(batch)))
+        self._unseen.append(_Taken(self.step, loss, norm.detach(), _in_words(batch)))
         self.step += 1
         return loss
 
     def mean_loss(self) -> float | None:
         """The mean loss of the steps since it was last asked for; None if there were none. Raises as `losses` does."""
         values = self.losses()
-        self._unseen.clear()
+        self._seen = []
         return sum(values) / len(values) if values else None
 
     def losses(self) -> list[float]:
         """The loss of each step since `mean_loss` was last asked for.
 
         Raises:
-            NnsegError: one was not finite; names its step and patches. The weights are then worth nothing.
+            NnsegError: a loss or a gradient was not finite; names the step and its patches. The weights are then worth nothing.
         """
-        values = torch.stack([loss for _, loss, _ in self._unseen]).double().tolist() if self._unseen else []
-        for value, (step, _, patches) in zip(values, self._unseen, strict=True):
-            if not math.isfinite(value):
-                raise NnsegError(
-                    f"the loss is {value} at step {step}, on {patches}; look at these cases, lower "
-                    "training.learning_rate, or set training.precision to float32; the last checkpoint is sound"
-                )
-        return values
+        if self._unseen:
+            numbers = torch.stack([torch.stack([taken.loss.float(), taken.norm.float()]) for taken in self._unseen]).cpu()
+            for taken, (loss, norm) in zip(self._unseen, numbers.double().tolist(), strict=True):
+                skipped = self.scaler.is_enabled()  # float16 overflows now and then, and such a step is left out
+                if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
+                    what = f"the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+                    raise _hopeless(f"{what} at step {taken.step}, on {taken.patches}")
+                self._seen.append(loss)
+            self._unseen.clear()
+        return list(self._seen)
+
+    def check(self) -> None:
+        """Nothing, if the weights are worth keeping.
+
+        Raises:
+            NnsegError: a loss, a gradient or a weight is not finite.
+        """
+        self.losses()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.weights().values() if tensor.is_floating_point()):
+            raise _hopeless(f"some weights are no longer finite at step {self.step}")
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which `restore` makes an equal learner."""
@@ -133,6 +164,7 @@ class Learner:
             "averaged": counter,
             "optimizer": about,
             "scaler": self.scaler.state_dict(),
+            "losses": self.losses(),
         }
         return tensors, plain
 
@@ -148,17 +180,18 @@ class Learner:
         if about["scaler"]:
             self.scaler.load_state_dict(dict(about["scaler"]))
         self.step, self.parts, self.spent = int(about["step"]), int(about["parts"]), self.spent + float(about["seconds"])
-        self._unseen.clear()
+        self._seen, self._unseen = list(about["losses"]), []
 
     def _gradients(self, batch: Batch) -> Tensor | None:
         """The loss of a batch, its gradients in the parameters; None if the device's memory was too small."""
         self.optimizer.zero_grad(set_to_none=True)
-        parts = list(_parts(batch, self.parts))
+        parts = list(_parts(batch, min(self.parts, len(batch.names))))
+        shares = self._shares(len(parts))
         total = torch.zeros((), device=self.setting.device)
         try:
             for number, part in enumerate(parts, 1):
                 with self._last(number == len(parts)):
-                    loss = self._loss(part) if len(parts) == 1 else self._loss(part) * (len(part.names) / len(batch.names))
+                    loss = self._loss(part) if len(parts) == 1 else self._loss(part) * shares[number - 1]
                     self.scaler.scale(loss).backward()
                     total += loss.detach()
         except torch.OutOfMemoryError:
@@ -166,6 +199,12 @@ class Learner:
                 raise  # the other ranks would wait for this one
             return None
         return total
+
+    def _shares(self, parts: int) -> list[float]:
+        """Each part's share of the whole batch, over all ranks."""
+        batch_size, ranks = self.setting.plan.training.batch_size, self.setting.ranks
+        sizes = [len(replace(ranks, rank=rank).share(batch_size)) for rank in range(ranks.size)]
+        return [sum(len(range(size)[_part(size, n, parts)]) for size in sizes) / batch_size for n in range(parts)]
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.setting.autocast():
@@ -204,7 +243,7 @@ class Learner:
 def fresh_network(setting: Setting) -> nn.Module:
     """The plan's network with first weights that depend on seed and fold alone."""
     plan = setting.plan
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.training.seed * 1000 + setting.fold)
         return build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
 
@@ -229,14 +268,35 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
         yield batch
         return
     for number in range(count):
-        chosen = slice(size * number // count, size * (number + 1) // count)
+        chosen = _part(size, number, count)
         known = None if batch.known is None else batch.known[chosen]
         yield replace(batch, image=batch.image[chosen], labels=batch.labels[chosen], names=batch.names[chosen], known=known)
+
+
+def _part(size: int, number: int, count: int) -> slice:
+    """Which of so many samples are in a part."""
+    return slice(size * number // count, size * (number + 1) // count)
+
+
+def _show_stages(network: UNet, *, deep: bool) -> None:
+    """Have the network answer as the loss asks it to, and learn nothing where nobody looks."""
+    network.deep_supervision = deep
+    heads = list(network.decoder.heads)[::-1]  # finest first
+    weights = stage_weights(len(heads)) if deep else [1.0] + [0.0] * (len(heads) - 1)
+    for head, weight in zip(heads, weights, strict=True):
+        head.requires_grad_(weight > 0)
+
+
+def _hopeless(what: str) -> NnsegError:
+    return NnsegError(
+        f"{what}; look at these cases, lower training.learning_rate, or set training.precision to float32; the last checkpoint is "
+        "sound"
+    )
 
 
 def _in_parallel(network: nn.Module, setting: Setting) -> nn.Module:
     """The network, its gradients averaged over the ranks if there are several."""
     if setting.ranks.size == 1:
         return network
-    # The coarsest head is not scored, so some parameters take no part.
-    return DistributedDataParallel(network, find_unused_parameters=True)
+    # To look for parameters that take no part costs a wait for the device at each step; our own networks have none.
+    return DistributedDataParallel(network, find_unused_parameters=not isinstance(network, UNet))

@@ -51,7 +51,12 @@ class WeightAverage:
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         self._updates += 1
         current = [tensor.detach() for tensor in network.state_dict(keep_vars=True).values()]
-        torch._foreach_lerp_(list(self._average.values()), current, 1 - decay)
+        pairs = list(zip(self._average.values(), current, strict=True))
+        moving = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in moving], [now for _, now in moving], 1 - decay)
+        for mean, now in pairs:
+            if not mean.is_floating_point():  # a count of batches, say
+                mean.copy_(now)
 
     def weights(self) -> dict[str, Tensor]:
         """The average by parameter name: not copies, so that they change with the next update."""

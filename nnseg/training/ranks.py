@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,14 +64,6 @@ class Ranks:
         """Return when every rank is here."""
         if self.size > 1:
             self.agreed(None)
-
-    def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean of each value over the ranks."""
-        if self.size == 1:
-            return list(values)
-        together = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(together)
-        return [float(v) for v in together / self.size]
 
 
 ALONE = Ranks()

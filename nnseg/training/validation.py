@@ -61,7 +61,7 @@ class Validation:
                 logits.argmax(1)[None] == torch.arange(logits.shape[1], device=device).view(-1, *[1] * indices.ndim)
             ) & known
         axes = tuple(range(1, reference.ndim))
-        return torch.stack([(predicted & reference).sum(axes), predicted.sum(axes) + reference.sum(axes)], 1).double().cpu()
+        return torch.stack([(predicted & reference).sum(axes), predicted.sum(axes) + reference.sum(axes)], 1).cpu().double()
 
 
 def _whole_heads(known: tuple[int, ...] | None, members: Tensor) -> Tensor:

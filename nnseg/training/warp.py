@@ -141,7 +141,7 @@ def _sample(voxels: Tensor, grid: Tensor) -> Tensor:
 
 
 def _sample_labels(labels: Integers, grid: Tensor) -> Tensor:
-    counts = np.bincount(labels.ravel() + 1)  # -1, ignored, becomes 0
+    counts = np.bincount(labels.ravel().astype(np.int32) + 1)  # -1, ignored, becomes 0
     present = [int(i) - 1 for i in np.flatnonzero(counts) if i != 1]
     box = _on(labels, grid.device)
     shape = grid.shape[:3] if grid.shape[-1] == 3 else (len(labels), *grid.shape[:2])

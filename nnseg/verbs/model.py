@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,9 @@ from nnseg.core.errors import ModelError, RunError
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.storage.runs import PlanFolder, RunFolder
 from nnseg.verbs.record import read_record, versions
+from nnseg.verbs.schedule import read_schedule
+
+log = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
@@ -42,16 +46,17 @@ def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) 
     missing = set(folds or ()) - set(trained)
     if missing or not trained:
         raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {run.path}")
-    return [_up_to_date(m, folder) for number, m in trained.items() if folds is None or number in folds]
-
-
-def _up_to_date(member: Member, folder: PlanFolder) -> Member:
-    if member.plan.key() != folder.plan().key():
-        raise ModelError(
-            f"fold {member.fold} was trained by another plan than {folder.plan_file} is now; run nnseg train {folder.path} "
-            "to renew it, or choose other folds"
-        )
-    return member
+    chosen = {number: member for number, member in trained.items() if folds is None or number in folds}
+    for number, member in chosen.items():
+        if member.plan.key() != folder.plan().key():
+            raise ModelError(
+                f"fold {number} was trained by another plan than {folder.plan_file} is now; run nnseg train {run.path} to renew "
+                "it, or choose other folds"
+            )
+        schedule = read_schedule(folder.fold(number))
+        if schedule and schedule.ended is None:
+            log.warning("the training of %s fold %d was stopped; its network is used as it was then", member.plan.name, number)
+    return list(chosen.values())
 
 
 def merge(models: Sequence[Model]) -> Model:

@@ -42,14 +42,18 @@ class Schedule(BaseModel):
     Args:
         key: digest of all that the weights depend on: plan and cases.
         course: the learning rate's way, and with it the number of steps.
+        asked_steps: the number of steps asked for, if they and no time were.
         seconds: wall-clock given, if any.
         patience: epochs without a better estimate after which the rate is brought to zero.
-        plateau: the step at which that happened.
+        since: the step from which on estimates count for that: 0, or where a finished training was continued.
+        plateau: the step at which it was brought to zero.
         ended: the step that nothing is to follow: the course's last, or an earlier one if the file STOP asked for it.
+        spent: seconds that the training had taken by then.
         precision: the arithmetic chosen for this device.
         device: what it was fixed on.
         threads: of the processor used by torch; sums may differ in the last bit with another number.
         seconds_per_step: as measured; 0 if the steps were given.
+        compiled: the network is compiled, because that was measured to pay.
         origin: where the first weights are from.
     """
 
@@ -58,14 +62,18 @@ class Schedule(BaseModel):
     format: Literal[2] = 2
     key: str
     course: Course
+    asked_steps: int | None = None
     seconds: float | None = None
     patience: int | None = None
+    since: int = 0
     plateau: int | None = None
     ended: int | None = None
+    spent: float = 0.0
     precision: str
     device: str
     threads: int
     seconds_per_step: float = 0.0
+    compiled: bool = False
     origin: Origin | None = None
 
     @property
@@ -77,6 +85,26 @@ class Schedule(BaseModel):
         """Its length in words."""
         length = f"{self.steps} steps" + ("" if self.seconds is None else f" within {self.seconds:.0f} s")
         return length if self.ended in (None, self.steps) else f"ended at step {self.ended} of {length}"
+
+    def steered(self, course: Course) -> Schedule:
+        """The same work on another course."""
+        return self.model_copy(update={"course": course})
+
+    def stalled(self, step: int, course: Course) -> Schedule:
+        """The work of a training that gets no better, on a course that ends soon."""
+        return self.model_copy(update={"course": course, "plateau": step})
+
+    def finished(self, step: int, spent: float) -> Schedule:
+        """The work as it was done: nothing is to follow."""
+        return self.model_copy(update={"ended": step, "spent": spent})
+
+    def continued(self, seconds: float) -> Schedule:
+        """The work of a training that has ended, and is to go on for a time."""
+        assert self.ended is not None
+        each = self.seconds_per_step or self.spent / max(1, self.ended)
+        course = self.course.continued(max(1, int(seconds / max(each, 1e-6))), at=self.ended)
+        changes = {"course": course, "seconds": self.spent + seconds, "since": self.ended, "plateau": None, "ended": None}
+        return self.model_copy(update=changes)
 
 
 def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:

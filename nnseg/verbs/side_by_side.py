@@ -43,6 +43,7 @@ class Job(BaseModel):
         fold: its cases.
         keys: of the preprocessed cases.
         options: with the device.
+        parent: the process that wants it done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class Job(BaseModel):
     fold: Fold
     keys: dict[str, str]
     options: Options
+    parent: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,7 +88,7 @@ def train_side_by_side(run: RunFolder, jobs: Sequence[Job], stop: StopRequest) -
                 for device in [d for d in _named(devices) if d not in busy and waiting and not stop.asked]:
                     busy[device] = _started(waiting.pop(0), device, Path(scratch), beside=len(devices))
                 for device in [d for d, worker in busy.items() if worker.process.poll() is not None]:
-                    failed += _outcome(busy.pop(device))
+                    failed += _outcome(busy.pop(device), told=told)
                 if stop.asked == "signal" and not told:
                     told = True
                     for worker in busy.values():
@@ -108,7 +110,7 @@ def main(asked: str) -> None:
     """Do the job in a file; what goes wrong is the last line on stderr, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = read_json(Path(asked), Job)
-    with StopRequest(RunFolder(job.run).stop_file, clears=False) as stop:
+    with StopRequest(RunFolder(job.run).stop_file, clears=False, parent=job.parent) as stop:
         order = Order(options=job.options, stop=stop, watch=Watch(tensorboard=job.options.tensorboard))
         try:
             train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
@@ -152,11 +154,11 @@ def _relay(process: subprocess.Popen[str], said: list[str]) -> None:
             log.info("%s", line.rstrip())
 
 
-def _outcome(worker: _Worker) -> list[str]:
-    """What went wrong, if anything did."""
+def _outcome(worker: _Worker, *, told: bool) -> list[str]:
+    """What went wrong, if anything did; to end when told to is not wrong."""
     worker.relay.join()
     code, name = worker.process.returncode, worker.job.name
-    if code in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+    if code == 0 or (told and code == 128 + signal.SIGTERM):
         return []
     if code < 0:
         return [f"the training of {name} was killed ({signal.Signals(-code).name})"]
@@ -175,6 +177,7 @@ def jobs_of(run: RunFolder, folder: PlanFolder, folds: Mapping[int, Fold], keys:
             fold=fold,
             keys=dict(keys),
             options=options,
+            parent=os.getpid(),
         )
         for number, fold in folds.items()
     ]

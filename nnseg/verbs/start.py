@@ -8,7 +8,7 @@ from torch import nn
 
 from nnseg.core.errors import ModelError
 from nnseg.core.plan import Plan
-from nnseg.network.transfer import adapt, freeze
+from nnseg.network.transfer import adapt
 from nnseg.verbs.model import load_model
 from nnseg.verbs.options import Options
 from nnseg.verbs.schedule import Origin
@@ -29,21 +29,24 @@ def origin_of(options: Options) -> Origin | None:
     return Origin(model=str(options.init.resolve()), key=load_model(options.init).key(), freeze=options.freeze)
 
 
-def begin(network: nn.Module, plan: Plan, origin: Origin | None) -> nn.Module:
-    """A fresh network with the weights of its origin, as far as they fit, and parts of it frozen.
+def begin(network: nn.Module, plan: Plan, fold: int, origin: Origin) -> None:
+    """Give a fresh network the weights of its origin, as far as they fit.
+
+    The member of the same fold is taken where there is one, which has not seen the cases that this fold holds out.
 
     Raises:
-        ModelError: the origin is not what it was when the training was scheduled, or nothing of it fits.
+        ModelError: the origin is not what it was when the training was scheduled, or nothing of it fits, or not all that is to be
+            frozen.
     """
-    if origin is None:
-        return network
     model = load_model(origin.model)
     if model.key() != origin.key:
         raise ModelError(
             f"{origin.model} is not the model that this training began with; put it back, or begin in a new run folder"
         )
-    reuse = adapt(network, plan, model)
+    reuse = adapt(network, plan, model, fold=fold)
     log.info("%s: %s", origin.model, reuse.describe())
-    if origin.freeze:
-        freeze(network, origin.freeze)
-    return network
+    if origin.freeze and reuse.misfit.startswith(origin.freeze):
+        raise ModelError(f"--freeze {origin.freeze} would leave fresh weights as they are: {reuse.misfit}; leave it out")
+    same = model.members[0].plan.dataset == plan.dataset
+    if same and reuse.fold != fold:
+        log.warning("this model has no fold %d: it may have learned from cases that are held out here, and scores flatter it", fold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -26,10 +27,12 @@ class StopRequest:
     Args:
         file: that asks for an end by being there; None for no such file. One from an earlier time is removed first.
         clears: whether to remove it; not if others are to see it too.
+        parent: the process that started this one; that it is gone is taken for a signal.
     """
 
-    def __init__(self, file: Path | None = None, *, clears: bool = True) -> None:
+    def __init__(self, file: Path | None = None, *, clears: bool = True, parent: int | None = None) -> None:
         self.file, self._clears = file, clears
+        self._parent = parent
         self._signal: int | None = None
         self._looked = -GLANCE
         self._found = False
@@ -48,7 +51,7 @@ class StopRequest:
     @property
     def asked(self) -> Asked:
         """What asks for an end: a signal means "go on another time", the file "let this be all"."""
-        if self._signal is not None:
+        if self._signal is not None or self._parent not in (None, os.getppid()):
             return "signal"
         now = time.monotonic()
         if self.file and not self._found and now - self._looked >= GLANCE:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError, Stopped
@@ -19,8 +20,10 @@ from nnseg.core.plan import Plan
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import autocast_dtype, exact, resolve_device
+from nnseg.network.transfer import freeze
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.runs import FoldFolder, PlanFolder, write_json
+from nnseg.training.compiled import pays
 from nnseg.training.course import Course
 from nnseg.training.learner import Learner, fresh_network
 from nnseg.training.loop import steps_fitting, take_steps
@@ -74,18 +77,17 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
     """
     start, ranks, options = time.perf_counter(), order.ranks, order.options
     plan, place, target = folder.plan(), folder.fold(number), resolve_device(options.device)
-    schedule = ranks.agreed(_on_file(place, training_key(folder, number, fold, keys), options) if ranks.rank == 0 else None)
+    key = training_key(folder, number, fold, keys)
+    schedule = ranks.agreed(_on_file(place, key, plan, options) if ranks.rank == 0 else None)
     if schedule and schedule.ended is not None and ranks.agreed(is_whole(place)):
-        length = schedule.describe() + _unheard(schedule, plan, options)
-        log.info("%s %s: already trained (%s)", plan.name, place.path.name, length)
+        log.info("%s %s: already trained (%s)", plan.name, place.path.name, schedule.describe())
         return place
     cases, held_out = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
     with exact(target, wanted=options.deterministic):
         if schedule is None:
-            key = training_key(folder, number, fold, keys)
-            schedule = ranks.agreed(_fixed(plan, number, key, cases, held_out, options) if ranks.rank == 0 else None)
+            schedule = ranks.agreed(_fixed(plan, number, key, (cases, held_out), order) if ranks.rank == 0 else None)
             assert schedule is not None
         dtype = getattr(torch, schedule.precision)
         setting = Setting(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
@@ -102,11 +104,14 @@ class _Training:
         self.place, self.setting, self.order = place, setting, order
         self.name = f"{setting.plan.name} fold {setting.fold}"
         self.writes = setting.ranks.rank == 0
-        self.learner = Learner(setting, schedule.course, network=begin(fresh_network(setting), setting.plan, schedule.origin))
-        self.learner.spent += time.perf_counter() - began
         self.schedule = schedule
+        saved = self._last_checkpoint()
+        self.learner = Learner(setting, schedule.course, network=self._first_network(saved is None), compiled=schedule.compiled)
+        self.learner.spent += time.perf_counter() - began
+        if saved:
+            self.learner.restore(*saved)
+            log.info("%s: going on from step %d", self.name, self.learner.step)
         self._note(schedule)
-        self._resume()
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
         self.save_at = time.monotonic() + min(FIRST_SAVE, order.options.checkpoint)
@@ -147,12 +152,16 @@ class _Training:
         if self.keeper and self.writes:
             kept = self.keeper.course(learner)
             course = kept if plateau is None or kept.steps < course.steps else course
-        if epoch_ended and schedule.patience and plateau is None and has_stalled(self.epochs, schedule.patience):
-            course, plateau = wound_up(course, learner.step), learner.step
-            log.info("%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps)
+        if epoch_ended and schedule.patience and plateau is None:
+            counted = [epoch for epoch in self.epochs if epoch.step > schedule.since]
+            if has_stalled(counted, schedule.patience):
+                course, plateau = wound_up(course, learner.step), learner.step
+                log.info(
+                    "%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps
+                )
         course, plateau = self.setting.ranks.agreed((course, plateau))
-        if course != learner.course:
-            self._note(schedule.model_copy(update={"course": course, "plateau": plateau}))
+        if course != learner.course or plateau != schedule.plateau:
+            self._note(schedule.steered(course) if plateau is None else schedule.stalled(plateau, course))
             learner.course = course
 
     def _leave(self, *, for_good: bool) -> None:
@@ -174,16 +183,16 @@ class _Training:
         self._save()
         self._write_model(self.learner.weights(), self.place.model_file)
         log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
-        self._note(self.schedule.model_copy(update={"ended": self.learner.step}))
+        self._note(self.schedule.finished(self.learner.step, self.learner.seconds))
 
     def _save(self) -> None:
         """Write a checkpoint, keep the one before, and write the best weights.
 
         Raises:
-            NnsegError: a loss was not finite, so that nothing worth keeping is left; what was saved before stays.
+            NnsegError: nothing worth keeping is left, since a loss or a weight is not finite; what was saved before stays.
         """
         start = time.perf_counter()
-        self.learner.losses()
+        self.learner.check()
         if self.writes:
             if self.best:
                 self._write_model(self.best, self.place.best_file)
@@ -207,8 +216,17 @@ class _Training:
         if self.writes:
             write_json(self.place.schedule_file, schedule)
 
-    def _resume(self) -> None:
-        """Restore the last checkpoint of the same work that is whole, if there is one."""
+    def _first_network(self, fresh: bool) -> nn.Module:
+        """The network to begin with: with the weights of its origin, unless it gets those of a checkpoint anyway."""
+        network, origin = fresh_network(self.setting), self.schedule.origin
+        if origin and fresh:
+            begin(network, self.setting.plan, self.setting.fold, origin)
+        if origin and origin.freeze:
+            freeze(network, origin.freeze)
+        return network
+
+    def _last_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint of the same work that is whole, if there is one; a damaged one is removed."""
         for file in (self.place.checkpoint_file, self.place.checkpoint_before_file):
             if not file.exists():
                 continue
@@ -216,50 +234,54 @@ class _Training:
                 tensors, about = load_tensors(file)
             except ModelError as error:
                 log.warning("%s; training goes on from what was saved before", error)
+                self.setting.ranks.wait()  # the others have seen it too
+                if self.writes:
+                    file.unlink()  # else the next save would keep it as the one before
                 continue
             if about.get("schedule") == self.schedule.key:
-                self.learner.restore(tensors, about)
-                log.info("%s: going on from step %d", self.name, self.learner.step)
-                return
+                return tensors, about
+        return None
 
 
-def _on_file(place: FoldFolder, key: str, options: Options) -> Schedule | None:
-    """The schedule that is on file for the same work; one that has ended gets a further leg if more is asked for."""
+def _on_file(place: FoldFolder, key: str, plan: Plan, options: Options) -> Schedule | None:
+    """The schedule that is on file for the same work; one that has ended goes on if more is asked for."""
     schedule = known_schedule(place, key)
-    if schedule is None or schedule.ended is None or options.more is None or not is_whole(place):
-        return schedule
-    each = schedule.seconds_per_step or _past_seconds_per_step(place)
-    course = schedule.course.continued(max(1, int(options.more / each)), at=schedule.ended)
-    spent = place.history()[-1].total_seconds if place.history() else 0.0
-    return schedule.model_copy(update={"course": course, "seconds": spent + options.more, "ended": None, "plateau": None})
+    if schedule is None:
+        return None
+    if schedule.ended is not None and options.more is not None and is_whole(place):
+        return schedule.continued(options.more)
+    for ignored in _unheard(schedule, plan, options):
+        log.warning("%s %s was begun before: %s", plan.name, place.path.name, ignored)
+    return schedule
 
 
-def _past_seconds_per_step(place: FoldFolder) -> float:
-    epochs = place.history()
-    return epochs[-1].total_seconds / epochs[-1].step if epochs else 1.0
+def _fixed(plan: Plan, number: int, key: str, cases: tuple[list[StoredCase], list[StoredCase]], order: Order) -> Schedule:
+    """The work of a training that begins.
 
-
-def _fixed(plan: Plan, number: int, key: str, cases: list[StoredCase], held_out: list[StoredCase], options: Options) -> Schedule:
-    """The work of a training that begins."""
-    training, device = plan.training, resolve_device(options.device)
-    steps, seconds = _length(plan, options)
-    precision, each = autocast_dtype(device, training.precision), 0.0
-    origin = origin_of(options)
+    Args:
+        cases: to train on, and held out.
+    """
+    training, options, device = plan.training, order.options, resolve_device(order.options.device)
+    asked, seconds = _length(plan, options)
+    origin, precision = origin_of(options), autocast_dtype(device, training.precision)
+    setting = Setting(plan=plan, fold=number, device=device, dtype=precision)
+    patches = Patches(cases[0], plan, fold=number, device=device)
+    steps, each = asked, 0.0
     if steps is None:
         assert seconds is not None
-        setting = Setting(plan=plan, fold=number, device=device, dtype=precision)
-        patches = Patches(cases, plan, fold=number, device=device)
-        steps, each = steps_fitting(seconds, patches, Validation(held_out, setting), setting)
+        steps, each = steps_fitting(seconds, patches, Validation(cases[1], setting), setting)
         log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
     return Schedule(
         key=key,
         course=Course.of(steps, training),
+        asked_steps=asked if seconds is None else None,
         seconds=seconds,
         patience=training.patience if options.patience is None else options.patience,
         precision=str(precision).removeprefix("torch."),
         device=str(device),
         threads=torch.get_num_threads(),
         seconds_per_step=round(each, 5),
+        compiled=order.ranks.size == 1 and pays(setting, patches, steps),
         origin=origin,
     )
 
@@ -278,13 +300,21 @@ def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
     return training.steps, training.seconds
 
 
-def _unheard(schedule: Schedule, plan: Plan, options: Options) -> str:
-    """What to do if a training that has ended was now asked for with another length."""
-    steps, seconds = _length(plan, options)
-    asked = options.budget or options.steps or options.epochs
-    if not asked or (schedule.seconds == seconds if seconds else schedule.steps == steps):
-        return ""
-    return "; another length is asked for now: use --more 30m to train it further, or remove the folder of this fold to begin anew"
+def _unheard(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
+    """What is asked for now and was not when the training began, with what to do about it."""
+    anew = "remove the folder of this fold to begin anew"
+    lengths = {"budget": options.budget, "steps": options.steps, "epochs": options.epochs}
+    steps, seconds = _length(plan, options) if any(lengths.values()) else (schedule.asked_steps, schedule.seconds)
+    if (None if seconds else steps, seconds) != (schedule.asked_steps, schedule.seconds):
+        more = "use --more 30m to train it further" if schedule.ended is not None else "it keeps the length it has"
+        yield f"another length is asked for now; {more}, or {anew}"
+    if options.patience not in (None, schedule.patience):
+        yield f"another --patience is asked for now; {anew}"
+    origin = schedule.origin
+    if options.init and (origin is None or origin.model != str(options.init.resolve())):
+        yield f"--init was not asked for then, or another; {anew}"
+    if schedule.threads != torch.get_num_threads() and schedule.ended is None and schedule.device == "cpu":
+        yield f"with {schedule.threads} threads, now {torch.get_num_threads()}: weights may differ in their last digits"
 
 
 def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[StoredCase]:

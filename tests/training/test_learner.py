@@ -1,7 +1,9 @@
 """The step: the same in parts, smaller when memory runs out, and never mistaken for a good one."""
 
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from balls import learner_of, plan_of, same_weights, world
@@ -10,7 +12,8 @@ from torch import nn
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.training.course import Course
-from nnseg.training.learner import Learner, fresh_network
+from nnseg.training.learner import Learner, _check_split, fresh_network
+from nnseg.training.ranks import Ranks
 from nnseg.training.setting import Setting
 
 
@@ -84,6 +87,49 @@ def test_a_loss_that_is_no_number_is_found_before_anything_is_saved():
     plan = plan_of()
     with pytest.raises(NnsegError, match=r"the loss is nan at step 0, on ball \d.*; ball \d"):
         steps_of(plan, loss=lambda logits, labels: logits.sum() * float("nan"))[0].losses()
+
+
+def test_a_gradient_that_is_no_number_is_found_though_its_loss_is_one():
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("inf")
+
+    learner, losses = steps_of(plan_of(), count=1, loss=lambda logits, labels: Steep.apply(logits).square().mean())
+    assert np.isfinite(losses[0])
+    with pytest.raises(NnsegError, match=r"the gradient is (nan|inf) at step 0, on ball"):
+        learner.check()
+
+
+def test_weights_that_are_no_numbers_are_not_worth_keeping():
+    learner, _ = steps_of(plan_of(averaging=0.0))
+    with torch.no_grad():
+        next(learner.network.parameters())[0] = float("nan")
+    learner.losses()
+    with pytest.raises(NnsegError, match="weights are no longer finite"):
+        learner.check()
+
+
+def test_parts_weigh_what_they_hold_of_the_batch_over_all_ranks():
+    learner, _ = steps_of(plan_of(batch_size=5), count=0)
+    learner.setting = replace(learner.setting, ranks=Ranks(rank=1, size=2))  # 3 patches here, 2 there
+    assert learner._shares(2) == [2 / 5, 3 / 5]
+    assert learner._shares(1) == [1]
+
+
+def test_a_batch_is_divided_among_processes_only_if_each_gets_a_patch():
+    setting = replace(world(plan_of(batch_size=2))[0], ranks=Ranks(rank=0, size=3))
+    with pytest.raises(RunError, match="2 patches cannot be divided among 3 processes"):
+        _check_split(setting)
+
+
+def test_what_nobody_looks_at_is_not_learned():
+    heads = learner_of(world(plan_of(deep_supervision=False))[0]).network.decoder.heads
+    assert [head.weight.requires_grad for head in heads] == [False] * (len(heads) - 1) + [True]
 
 
 def test_a_loss_and_a_network_of_ones_own_are_learned_with():

@@ -51,6 +51,25 @@ def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
     assert np.mean(prediction.label_map.labels == case.labels) > 0.9
 
 
+def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
+    class Mine(nn.Module):
+        def __init__(self, plan):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv3d(plan.inputs, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
+            self.heads = nn.ModuleList(nn.Conv3d(8, len(plan.labels.heads), 1) for _ in range(2))
+
+        def forward(self, image):
+            features = self.body(image)
+            return [self.heads[0](features), self.heads[1](nn.functional.avg_pool3d(features, 2))]
+
+    case = ball("a", 0)
+    training = train(plan_of(averaging=0.5), [case], steps=8, device="cpu", network=Mine)
+    assert len(list(training)) == 2
+    assert training.weights()["body.1.num_batches_tracked"] == 8
+    found = nnseg.Predictor(training.model(), device="cpu", network=Mine)(scan_of(case)).label_map.labels
+    assert found.shape == case.labels.shape
+
+
 def test_a_training_can_be_left_and_gone_on_with():
     training = train(plan_of(), [ball("a", 0)], steps=12, device="cpu")
     first = next(iter(training))

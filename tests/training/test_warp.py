@@ -241,3 +241,9 @@ def test_a_bent_patch_is_the_same_on_any_number_of_threads(scan):
         torch.set_num_threads(threads)
     assert np.array_equal(found[0][0], found[1][0])
     assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_a_label_with_the_greatest_index_of_its_type_is_turned_like_any_other():
+    case = case_of(np.zeros((1, 6, 6, 6)), np.ones((6, 6, 6)))
+    case.labels = np.full((6, 6, 6), 127, np.int8)
+    assert (warp_patch(case, pose((0, 0, 0), rotation((0, 0, 0))), (6, 6, 6))[1] == 127).all()

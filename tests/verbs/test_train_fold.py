@@ -9,18 +9,28 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from warm import nnseg, started
 
 from nnseg import pipeline
 from nnseg.core.errors import NnsegError
+from nnseg.core.image import PreprocessedCase
+from nnseg.core.plan import Training
 from nnseg.network.bundle import load_model_file
+from nnseg.storage.cases import CaseStore
 from nnseg.storage.runs import FoldFolder, RunFolder, read_json
+from nnseg.training.course import Course
+from nnseg.training.setting import Setting
 from nnseg.verbs.options import Options
 from nnseg.verbs.schedule import Schedule
+from nnseg.verbs.stopping import StopRequest
+from nnseg.verbs.train import Order, _Training
 
 KILLS = 20
 
@@ -148,33 +158,60 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
     calm, place = weights(run), fold(run)
     load_model_file(place.best_file)
     assert place.checkpoint_before_file.exists()
+    before = place.checkpoint_before_file.read_bytes()
     place.checkpoint_file.write_bytes(place.checkpoint_file.read_bytes()[:-100])  # damaged: the one before is gone on from
     place.model_file.unlink()
+    assert is_not_lost(run, before)
     pipeline.train(run.path, options(checkpoint=0.0))
     assert weights(run) == calm
+
+
+def is_not_lost(run, checkpoint):
+    """Does a training that is killed before its first save leave the checkpoint that it went on from?"""
+    setting = Setting(plan=run.plans()[0].plan(), fold=0, device=torch.device("cpu"), dtype=torch.float32)
+    _Training(fold(run), setting, schedule(run), Order(options=options()), began=0.0)
+    return not fold(run).checkpoint_file.exists() and fold(run).checkpoint_before_file.read_bytes() == checkpoint
+
+
+def test_a_stalled_training_can_be_continued(run):
+    plan = run.plans()[0].plan_file
+    plan.write_text(plan.read_text().replace("learning_rate = 0.003", "learning_rate = 1e-12"))
+    pipeline.train(run.path, options(steps=1000, patience=3))
+    first = schedule(run)
+    fold(run).schedule_file.write_text(first.model_copy(update={"seconds_per_step": 0.1}).model_dump_json())
+    pipeline.train(run.path, options(more=2.0))  # thought to be 20 steps: five epochs, of which the first three cannot stall it
+    assert schedule(run).plateau is None or schedule(run).plateau >= first.ended + 16
+
+
+def test_what_is_asked_for_too_late_is_said(run, caplog):
+    pipeline.train(run.path, options(steps=8, patience=30))
+    caplog.clear()
+    pipeline.train(run.path, options(steps=8, patience=30))
+    assert "was begun before" not in caplog.text
+    pipeline.train(run.path, options(steps=9, patience=31, init=run.path))
+    for words in ("another length is asked for now", "another --patience", "--init was not asked for then"):
+        assert words in caplog.text
 
 
 def test_a_loss_that_is_no_number_leaves_what_was_saved(run):
     pipeline.train(run.path, options(steps=8))
     saved = fold(run).checkpoint_file.read_bytes()
-    entries = json.loads(fold(run).schedule_file.read_text())
-    entries["ended"] = None
-    entries["course"]["legs"][-1]["end"] = 40
-    fold(run).schedule_file.write_text(json.dumps(entries))
-    plan = run.plans()[0].plan_file
-    assert "clip_norm = 12.0" in plan.read_text()
-    schedule_key = schedule(run).key
-    from nnseg.training import learner as module
+    unfinished = schedule(run).model_copy(update={"ended": None, "course": Course.of(40, Training(batch_size=2))})
+    fold(run).schedule_file.write_text(unfinished.model_dump_json())
+    for case in (fold(run).path.parent / "cases").iterdir():  # gone bad after they were checked
+        _spoil(case)
+    with pytest.raises(NnsegError, match=r"the (loss|gradient) is (nan|inf) at step \d+, on ball_\d\d from voxel"):
+        pipeline.train(run.path, options(checkpoint=0.0))
+    assert fold(run).checkpoint_file.read_bytes() == saved
 
-    original = module.learning_rate
-    module.learning_rate = lambda *a: float("inf")
-    try:
-        with pytest.raises(NnsegError, match=r"the loss is nan at step \d+, on ball"):
-            pipeline.train(run.path, options(steps=40, checkpoint=0.0))
-    finally:
-        module.learning_rate = original
-    assert schedule(run).key == schedule_key
-    assert fold(run).checkpoint_file.read_bytes() == saved or fold(run).checkpoint_before_file.read_bytes() == saved
+
+def _spoil(path):
+    """Fill a preprocessed case's image with what is no number, its key as it was."""
+    store = CaseStore(path.parent)
+    case, key = store.read(path.stem), json.loads(zipfile.ZipFile(path).read("case.json"))["key"]
+    image = np.full(case.image.shape, np.nan, np.float32)
+    spoilt = PreprocessedCase(name=path.stem, image=image, labels=np.asarray(case.labels, np.int16), placement=case.placement)
+    store.write(spoilt, key)
 
 
 def _written(path):
@@ -282,6 +319,22 @@ def test_a_training_begins_with_a_trained_model_and_leaves_what_is_frozen(run, t
     assert {name for name in begun if name.startswith("encoder")} <= same < set(begun)
     assert fold(other).history()[0].loss < fold(run).history()[0].loss - 0.2
     assert schedule(other).origin.freeze == "encoder"
+
+
+def test_fresh_weights_are_never_frozen(run, tmp_path):
+    pipeline.train(run.path, options(steps=4))
+    other = RunFolder(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
+    plan = other.plans()[0]
+    features = plan.plan().network.features
+    wider = plan.plan_file.read_text().replace(f"features = {list(features)}", f"features = {[*features[:-1], 2 * features[-1]]}")
+    plan.plan_file.write_text(wider)
+    with pytest.raises(NnsegError, match="--freeze encoder would leave fresh weights"):
+        pipeline.train(other.path, options(steps=4, init=run.path, freeze="encoder"))
+
+
+def test_a_worker_whose_parent_is_gone_takes_that_for_a_signal():
+    assert StopRequest(parent=os.getppid()).asked == ""
+    assert StopRequest(parent=os.getpid()).asked == "signal"  # not the one that started this process
 
 
 def test_events_for_tensorboard_are_written(run):
