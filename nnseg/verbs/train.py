@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,23 @@ from torch import Tensor, nn
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError, Stopped
 from nnseg.core.history import Epoch
-from nnseg.core.plan import Plan
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.network.device import autocast_dtype, exact, resolve_device
+from nnseg.network.device import exact, resolve_device
 from nnseg.network.transfer import freeze
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.runs import FoldFolder, PlanFolder, write_json
-from nnseg.training.compiled import pays
-from nnseg.training.course import Course
 from nnseg.training.learner import Learner, fresh_network
-from nnseg.training.loop import steps_fitting, take_steps
+from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
 from nnseg.training.ranks import ALONE, Ranks
 from nnseg.training.setting import Setting
 from nnseg.training.timekeeper import Timekeeper, has_stalled, smoothed_dice, wound_up
 from nnseg.training.validation import Validation
 from nnseg.verbs.options import Options
-from nnseg.verbs.schedule import Schedule, is_whole, known_schedule, preprocessed, training_key
-from nnseg.verbs.start import begin, origin_of
+from nnseg.verbs.schedule import Schedule, is_whole, preprocessed, training_key
+from nnseg.verbs.scheduling import fixed, on_file
+from nnseg.verbs.start import begin
 from nnseg.verbs.stopping import StopRequest
 from nnseg.verbs.watching import Watch
 
@@ -78,7 +76,7 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
     start, ranks, options = time.perf_counter(), order.ranks, order.options
     plan, place, target = folder.plan(), folder.fold(number), resolve_device(options.device)
     key = training_key(folder, number, fold, keys)
-    schedule = ranks.agreed(_on_file(place, key, plan, options) if ranks.rank == 0 else None)
+    schedule = ranks.agreed(on_file(place, key, plan, options) if ranks.rank == 0 else None)
     if schedule and schedule.ended is not None and ranks.agreed(is_whole(place)):
         log.info("%s %s: already trained (%s)", plan.name, place.path.name, schedule.describe())
         return place
@@ -87,7 +85,9 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
     with exact(target, wanted=options.deterministic):
         if schedule is None:
-            schedule = ranks.agreed(_fixed(plan, number, key, (cases, held_out), order) if ranks.rank == 0 else None)
+            known = (cases, held_out)
+            schedule = fixed(plan, number, key, known, options, alone=ranks.size == 1) if ranks.rank == 0 else None
+            schedule = ranks.agreed(schedule)
             assert schedule is not None
         dtype = getattr(torch, schedule.precision)
         setting = Setting(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
@@ -118,15 +118,17 @@ class _Training:
         self.keeper = Timekeeper(schedule.seconds, self.learner) if schedule.seconds else None
 
     def go(self, patches: Patches, validation: Validation) -> None:
-        """Train to the end, or until asked to stop."""
-        learner, order, ranks = self.learner, self.order, self.setting.ranks
+        """Train to the end, or until asked to stop; one that has ended, and whose model is lost, just to where it ended."""
+        learner, order, ended = self.learner, self.order, self.schedule.ended
         log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.setting.dtype, self.setting.device)
         with order.watch.on(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as watched:
-            for step in take_steps(learner, patches, validation):
+            for step in take_steps(learner, patches, validation) if ended is None or learner.step < ended else ():
                 if step.epoch:
                     self._record(watched.epoch(step.epoch))
                 watched.step()
-                if asked := ranks.agreed(order.stop.asked):
+                if learner.step == ended:
+                    break
+                if asked := self.setting.ranks.agreed(order.stop.asked):
                     self._leave(for_good=asked == "file")
                     return
                 self._steer(epoch_ended=step.epoch is not None)
@@ -146,8 +148,9 @@ class _Training:
     def _steer(self, *, epoch_ended: bool) -> None:
         """Give the learner another course if its time or its progress asks for one; it is written down before it is taken."""
         learner, schedule = self.learner, self.schedule
-        if learner.step >= learner.course.steps or learner.step < learner.course.legs[-1].step:
-            return  # what comes next is on file already
+        known = learner.step < learner.course.legs[-1].step or schedule.ended is not None
+        if known or learner.step >= learner.course.steps:
+            return  # what comes next is on file already, or nothing does
         course, plateau = learner.course, schedule.plateau
         if self.keeper and self.writes:
             kept = self.keeper.course(learner)
@@ -241,80 +244,6 @@ class _Training:
             if about.get("schedule") == self.schedule.key:
                 return tensors, about
         return None
-
-
-def _on_file(place: FoldFolder, key: str, plan: Plan, options: Options) -> Schedule | None:
-    """The schedule that is on file for the same work; one that has ended goes on if more is asked for."""
-    schedule = known_schedule(place, key)
-    if schedule is None:
-        return None
-    if schedule.ended is not None and options.more is not None and is_whole(place):
-        return schedule.continued(options.more)
-    for ignored in _unheard(schedule, plan, options):
-        log.warning("%s %s was begun before: %s", plan.name, place.path.name, ignored)
-    return schedule
-
-
-def _fixed(plan: Plan, number: int, key: str, cases: tuple[list[StoredCase], list[StoredCase]], order: Order) -> Schedule:
-    """The work of a training that begins.
-
-    Args:
-        cases: to train on, and held out.
-    """
-    training, options, device = plan.training, order.options, resolve_device(order.options.device)
-    asked, seconds = _length(plan, options)
-    origin, precision = origin_of(options), autocast_dtype(device, training.precision)
-    setting = Setting(plan=plan, fold=number, device=device, dtype=precision)
-    patches = Patches(cases[0], plan, fold=number, device=device)
-    steps, each = asked, 0.0
-    if steps is None:
-        assert seconds is not None
-        steps, each = steps_fitting(seconds, patches, Validation(cases[1], setting), setting)
-        log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, each, seconds)
-    return Schedule(
-        key=key,
-        course=Course.of(steps, training),
-        asked_steps=asked if seconds is None else None,
-        seconds=seconds,
-        patience=training.patience if options.patience is None else options.patience,
-        precision=str(precision).removeprefix("torch."),
-        device=str(device),
-        threads=torch.get_num_threads(),
-        seconds_per_step=round(each, 5),
-        compiled=order.ranks.size == 1 and pays(setting, patches, steps),
-        origin=origin,
-    )
-
-
-def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
-    """The steps of a training, as far as they are known before it starts, and its wall-clock, if it has one."""
-    training = plan.training
-    if options.epochs is not None:
-        return options.epochs * training.epoch_steps, None
-    if options.steps is not None:
-        return options.steps, None
-    if options.budget not in (None, training.seconds):
-        return None, options.budget
-    if training.steps is None and training.seconds is None:
-        raise RunError("the plan leaves the length of training to a budget: give --budget 20m, or set training.steps in plan.toml")
-    return training.steps, training.seconds
-
-
-def _unheard(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
-    """What is asked for now and was not when the training began, with what to do about it."""
-    anew = "remove the folder of this fold to begin anew"
-    lengths = {"budget": options.budget, "steps": options.steps, "epochs": options.epochs}
-    steps, seconds = _length(plan, options) if any(lengths.values()) else (schedule.asked_steps, schedule.seconds)
-    if (None if seconds else steps, seconds) != (schedule.asked_steps, schedule.seconds):
-        more = "use --more 30m to train it further" if schedule.ended is not None else "it keeps the length it has"
-        yield f"another length is asked for now; {more}, or {anew}"
-    if options.patience not in (None, schedule.patience):
-        yield f"another --patience is asked for now; {anew}"
-    origin = schedule.origin
-    if options.init and (origin is None or origin.model != str(options.init.resolve())):
-        yield f"--init was not asked for then, or another; {anew}"
-    if schedule.threads != torch.get_num_threads() and schedule.ended is None and schedule.device == "cpu":
-        yield f"with {schedule.threads} threads, now {torch.get_num_threads()}: weights may differ in their last digits"
 
 
 def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[StoredCase]:

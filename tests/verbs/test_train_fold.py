@@ -139,6 +139,9 @@ def test_a_file_ends_a_training_for_good_and_is_removed(run):
     before = weights(run)
     pipeline.train(run.path, options(steps=1000))
     assert weights(run) == before
+    fold(run).model_file.unlink()  # lost, it is made again as it was
+    pipeline.train(run.path, options(steps=1000))
+    assert weights(run) == before
     pipeline.train(run.path, options(more=0.5))  # and goes on if that is wanted after all
     assert weights(run) != before
 
