@@ -183,14 +183,29 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ...]]) -> tuple[Region, ...]:
+    """The regions, those that contain others first: painted in this order, none hides another.
+
+    Without nnU-Net's ``regions_class_order`` a region is painted with the value that no region inside it has, if there is just one.
+    """
     order = content.get("regions_class_order")
-    paints = [_whole(v) for v in order] if isinstance(order, list) else []
+    if order is None:
+        paints = [_own_value(values, named) for values in named.values()]
+    else:
+        paints = [_whole(v) for v in order] if isinstance(order, list) else []
     whole = [p for p in paints if p is not None]
     known = {v for values in named.values() for v in values}
     if len(whole) != len(named) or not set(whole) <= known:
         expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
         raise wrong(path, f'"regions_class_order" is {order!r}', expected=expected, advice="add or mend it")
-    return tuple(Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True))
+    regions = [Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True)]
+    return tuple(sorted(regions, key=lambda region: -len(set(region.values))))
+
+
+def _own_value(values: tuple[int, ...], named: dict[str, tuple[int, ...]]) -> int | None:
+    """The one value of a region that no smaller region inside it has."""
+    inside = {v for other in named.values() if set(other) < set(values) for v in other}
+    own = sorted(set(values) - inside)
+    return own[0] if len(own) == 1 else None
 
 
 def _training(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:

@@ -163,6 +163,14 @@ def test_nnunet_regions_and_ignore_are_understood(tmp_path):
     )
 
 
+@pytest.mark.parametrize("order", [None, [3, 1, 2]])
+def test_regions_are_painted_from_the_outside_in_whatever_order_they_are_named_in(tmp_path, order):
+    given = {"background": 0, "enhancing": 3, "whole": [1, 2, 3], "core": [2, 3]}
+    more = {} if order is None else {"regions_class_order": order}
+    regions = read_dataset(nnunet(tmp_path, "a", labels=given, **more)).labels.regions
+    assert [(region.name, region.paint) for region in regions] == [("whole", 1), ("core", 2), ("enhancing", 3)]
+
+
 def test_nnunet_table_of_files_is_read(tmp_path):
     volume(tmp_path / "far" / "one.nii")
     volume(tmp_path / "far" / "two.nii")
@@ -274,7 +282,7 @@ def test_folder_is_never_written_to(tmp_path):
         ('{"labels": {"background": 0, "a": 1.5}}', '"labels" has'),
         ('{"labels": {"background": 0}}', "at least one label besides the background"),
         ('{"labels": {"background": 0, "a": 1, "b": 1}}', "gives the value 1 to a, b"),
-        ('{"labels": {"background": 0, "a": [1, 2], "b": 2}}', "regions_class_order.*2 label values"),
+        ('{"labels": {"background": 0, "a": [1, 2, 3], "b": 3}}', "regions_class_order.*2 label values"),
         ('{"channel_names": {"0": "a", "2": "b"}}', "numbers from 0"),
         ('{"training": 3}', '"training" is no list'),
     ],
