@@ -43,7 +43,7 @@ from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets import read_dataset
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.training.learner import Learner
-from nnseg.training.loop import AHEAD
+from nnseg.training.loop import AHEAD, memory_for
 from nnseg.training.losses import stage_weights
 from nnseg.training.patches import Patches
 from nnseg.training.prefetch import prefetched
@@ -57,12 +57,14 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     if options.what == "serve":
-        serve_steps(options)
+        with memory_for(torch.device(options.device)):  # as trainings do
+            serve_steps(options)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     file = options.work / "training.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    found = {"patch": patch, "share": share, "growth": growth, "curve": curve}[options.what](options)
+    with memory_for(torch.device(options.device)):
+        found = {"patch": patch, "share": share, "growth": growth, "curve": curve}[options.what](options)
     results.setdefault(options.what, {})[options.device if options.what == "growth" else options.recipe] = found
     file.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,36 @@ def give_back() -> None:
     """Hand back to the system freed memory that the C library (Linux's) keeps for later."""
     with suppress(OSError, AttributeError, TypeError):  # another C library; Windows knows no library without a name
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """A context in which the C library (Linux's) keeps freed memory for the next use.
+
+    It would else hand every block above 32 MB back to the system, and the system fill each new one with zeros, page by page: in a
+    training step on a CPU, where nearly all tensors are as large, that was measured to be a third of the time. Costs up to a tenth
+    more RAM. What is kept is handed back at the end.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        _set_malloc(KEEPING)
+    try:
+        yield
+    finally:
+        with suppress(OSError, AttributeError, TypeError):
+            _set_malloc(DEFAULTS)
+        give_back()
+
+
+def _set_malloc(settings: Mapping[int, int]) -> None:
+    library = ctypes.CDLL(None)
+    for parameter, value in settings.items():
+        library.mallopt(parameter, value)
+
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 256 * 2**20}
+DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024}
+"""Settings of mallopt, by its parameters' numbers. Source: glibc, malloc.h and the manual of mallopt."""
 
 
 @contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
+import torch
+
 from nnseg.core.history import Epoch
+from nnseg.core.machine import kept_memory
 from nnseg.planning.pace import steps_within
 from nnseg.training.course import Course, learning_rate
 from nnseg.training.learner import Learner
@@ -45,7 +48,7 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
     setting = learner.setting
     epoch_steps, ahead = setting.plan.training.epoch_steps, 0 if setting.device.type == "cpu" else AHEAD
     start = time.perf_counter()
-    with closing(prefetched(patches, learner.step, ahead=ahead)) as batches:
+    with closing(prefetched(patches, learner.step, ahead=ahead)) as batches, memory_for(setting.device):
         while learner.step < learner.course.steps:
             learner.take_step(next(batches))
             epoch = None
@@ -67,16 +70,22 @@ def steps_fitting(seconds: float, patches: Patches, validation: Validation, sett
     start = time.perf_counter()
     learner = Learner(setting, Course.of(10_000, setting.plan.training))
     times: list[float] = []
-    while len(times) < 2 or (len(times) < 20 and time.perf_counter() - start < 0.04 * seconds):
-        began = time.perf_counter()
-        float(learner.take_step(patches.batch(len(times))))  # float() waits for the device
-        times.append(time.perf_counter() - began)
+    with memory_for(setting.device):
+        while len(times) < 2 or (len(times) < 20 and time.perf_counter() - start < 0.04 * seconds):
+            began = time.perf_counter()
+            float(learner.take_step(patches.batch(len(times))))  # float() waits for the device
+            times.append(time.perf_counter() - began)
     began = time.perf_counter()
     validation.estimate(learner.network, learner.weights())
     pause = time.perf_counter() - began
     step_seconds = sorted(times[1:])[(len(times) - 1) // 2]  # the first also warms up
     left, epoch_steps = seconds - (time.perf_counter() - start), setting.plan.training.epoch_steps
     return steps_within(left, step_seconds=step_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds
+
+
+def memory_for(device: torch.device) -> AbstractContextManager[None]:
+    """The context in which steps are taken fastest, as far as memory goes."""
+    return kept_memory() if device.type == "cpu" else nullcontext()
 
 
 def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:

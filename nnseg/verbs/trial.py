@@ -32,6 +32,7 @@ from nnseg.storage.images import read_label_map
 from nnseg.storage.runs import read_json, write_json
 from nnseg.training.course import Course
 from nnseg.training.learner import Learner
+from nnseg.training.loop import memory_for
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
 from nnseg.training.validation import MOST_PATCHES, Validation
@@ -126,7 +127,7 @@ def train_a_little(request: Request, device: torch.device) -> Trial:
     setting = Setting(plan=plan, fold=0, device=device, dtype=dtype)
     files = [request.store.with_name(name) for name in ("checkpoint", "model")]
     _forget_peak(device)
-    with peak_ram(every=GLANCE, children=False) as peak:
+    with memory_for(device), peak_ram(every=GLANCE, children=False) as peak:
         learner = Learner(setting, Course.of(10_000, plan.training))
         step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device))
         pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])

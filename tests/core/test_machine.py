@@ -1,5 +1,7 @@
 """Tests of what a machine has free and what a process holds of it."""
 
+import platform
+import resource
 import subprocess
 import sys
 import time
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnseg.core.machine import free_device_gb, free_disk_gb, free_ram_gb, held_gb, peak_ram
+from nnseg.core.machine import free_device_gb, free_disk_gb, free_ram_gb, held_gb, kept_memory, peak_ram
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 
@@ -50,6 +52,24 @@ def test_a_processor_has_no_memory_of_its_own() -> None:
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_known(tmp_path: Path) -> None:
     assert free_disk_gb(tmp_path / "a/b") == pytest.approx(free_disk_gb(tmp_path), rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not platform.libc_ver()[0], reason="needs glibc")
+def test_memory_that_is_kept_need_not_be_claimed_again() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = b"x" * 64_000_000
+        del block
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert faults() > 10_000
+    before = held_gb()
+    with kept_memory():
+        faults()
+        assert [faults() < 100 for _ in range(3)] == [True] * 3
+        assert held_gb() > before + 0.05
+    assert held_gb() < before + 0.02  # handed back
+    assert faults() > 10_000
 
 
 @needs_proc
