@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import warnings
@@ -88,7 +89,10 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
     warnings.filterwarnings("ignore", "Grad strides do not match")  # true of channels-last weights, and of no matter
     if dist.get_rank() > 0:
         logging.getLogger("nnseg").setLevel(logging.ERROR)
+    ranks = Ranks(rank=dist.get_rank(), size=size)
     try:
-        yield Ranks(rank=dist.get_rank(), size=size), device
+        yield ranks, device
+        ranks.wait()  # leave together: a rank whose connections end while others still work may abort
     finally:
+        gc.collect()  # networks hold on to the group
         dist.destroy_process_group()
