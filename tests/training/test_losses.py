@@ -6,20 +6,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from flat import NESTED, THREE, plan_for
 
 from nnseg.core.labels import Labels, Region
-from nnseg.core.plan import Inference, LossName, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.plan import LossName, Network
 from nnseg.network.unet import build_network
 from nnseg.training.evidence import Target, gather_evidence
 from nnseg.training.losses import LOSSES, downsample, focal_tversky_loss, make_loss, stage_weights
-
-THREE = Labels(names=("background", "a", "b"), values=(0, 1, 2))
-NESTED = Labels(
-    names=("background", "oedema", "core"),
-    values=(0, 1, 2),
-    regions=(Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2)),
-)
-
 
 LEGENDS = pytest.mark.parametrize("legend", [THREE, NESTED], ids=["labels", "regions"])
 
@@ -32,21 +25,6 @@ def drawn(heads=3, *, seed=0, space=(4, 3, 5), dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, heads, *space, generator=generator, dtype=dtype)
     return logits, torch.randint(0, 3, (2, *space), generator=generator)
-
-
-def plan_for(loss="dice_ce", *, labels=THREE, **training):
-    return Plan(
-        name="2d",
-        dataset="d",
-        recipe="r",
-        channels=("x",),
-        patch=(8, 8),
-        labels=labels,
-        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1, 1), normalization=(Normalization(scheme="zscore"),)),
-        network=Network(kind="plain", features=(4,), strides=((1, 1),), kernels=((3, 3),), blocks=(1,), decoder_blocks=()),
-        training=Training(batch_size=2, loss=loss, **training),
-        inference=Inference(),
-    )
 
 
 def test_two_voxels_by_hand():

@@ -7,16 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from flat import NESTED, THREE, plan_for
 
-from nnseg.core.labels import Labels, Region
-from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.training.losses import LOSSES, make_loss
 from nnseg.training.ranks import Ranks
 
-THREE = Labels(names=("background", "a", "b"), values=(0, 1, 2))
-NESTED = THREE.model_copy(
-    update={"regions": (Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2))}
-)
 SETTINGS = [{}, {"batch_dice": True}, {"class_weights": True, "label_smoothing": 0.1, "batch_dice": True}]
 CASES = list(itertools.product([*LOSSES, "own"], [THREE, NESTED], range(len(SETTINGS))))
 PARTS = [slice(0, 3), slice(3, 5)]
@@ -27,20 +22,9 @@ def own(logits, labels):
     return errors.mean(1).mean()
 
 
-def plan_for(name, labels, *, class_weights=False, **training):
+def plan_of(name, labels, *, class_weights=False, **training):
     weights = tuple(float(w) for w in range(1, len(labels.heads) + 1)) if class_weights else ()
-    return Plan(
-        name="2d",
-        dataset="d",
-        recipe="r",
-        channels=("x",),
-        patch=(8, 8),
-        labels=labels,
-        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1, 1), normalization=(Normalization(scheme="zscore"),)),
-        network=Network(kind="plain", features=(4,), strides=((1, 1),), kernels=((3, 3),), blocks=(1,), decoder_blocks=()),
-        training=Training(batch_size=5, loss="ce" if name == "own" else name, class_weights=weights, **training),
-        inference=Inference(),
-    )
+    return plan_for("ce" if name == "own" else name, labels=labels, batch_size=5, class_weights=weights, **training)
 
 
 def values_and_gradients(part, ranks):
@@ -54,7 +38,7 @@ def values_and_gradients(part, ranks):
         labels[2:4] %= 2
         known = torch.tensor([[True] * 3] * 3 + [[True, True, False]] + [[True] * 3])[part]
         logits = logits[part].requires_grad_()
-        loss = make_loss(plan_for(name, legend, **SETTINGS[setting]), ranks=ranks, loss=own if name == "own" else None)
+        loss = make_loss(plan_of(name, legend, **SETTINGS[setting]), ranks=ranks, loss=own if name == "own" else None)
         value = loss([logits, logits[:, :, ::2, ::2]], labels[part], known if number % 2 and not known.all() else None)
         value.backward()
         found[f"value {number}"], found[f"gradient {number}"] = value.detach().numpy(), logits.grad.numpy()
