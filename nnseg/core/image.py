@@ -51,12 +51,14 @@ class Scan:
     Args:
         image: float32 (C, Z, Y, X), finite.
         grid: the canonical grid of ``image``.
-        source: where it came from; ``source.grid.reoriented(source.grid.canonical()) == grid``.
+        source: where it came from; ``source.grid.reoriented(source.grid.canonical()) == grid`` unless its axes are sheared.
+        notes: what was mended, or is worth knowing, in one line each.
     """
 
     image: Floats
     grid: Grid
     source: Source
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,14 +11,25 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.storage.itk import quiet, reason, stored
-from nnseg.storage.stored import SHEAR_LIMIT, Stored, make_grid, refuse
+from nnseg.core.geometry import Grid, Vector
+from nnseg.storage.itk import header_only, quiet, reason, stored
+from nnseg.storage.stored import PLAINLY, SHEAR_LIMIT, Asked, Stored, flat_grid, make_grid, refuse, stand_in
 
 GAP_TOLERANCE = 0.01
 """By how much of the slice spacing a gap between two slices may differ from it."""
 
 _SERIES_UID, _SERIES_NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
 _POSITION, _ORIENTATION, _IMAGE_TYPE, _FRAMES = "0020|0032", "0020|0037", "0008|0008", "0028|0008"
+_SPACINGS = ("0028|0030", "0018|1164", "0018|2010")
+"""In the patient, at the detector, and as scanned from film."""
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+NO_IMAGES = (
+    "1.2.840.10008.1.3.10",  # the directory of a disc
+    *(_STORAGE + kind for kind in ("66", "88.", "11.", "104.", "9.", "4.2", "481.3", "481.4", "481.5", "481.8")),
+)
+"""How the classes of files begin that lie among the slices and are none: segmentations and registrations, reports, presentation
+states, documents, waveforms, spectra, contours, treatment plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,7 @@ class Series:
     positions: tuple[float, ...]
     is_localiser: bool
     is_multiframe: bool
+    has_spacing: bool
 
     def __str__(self) -> str:
         return f"{self.number or '?'} {self.description!r} ({len(self.files)} slices)"
@@ -71,6 +83,7 @@ class _Slice:
     orientation: tuple[float, ...]
     is_localiser: bool
     frames: int
+    has_spacing: bool
 
 
 def is_dicom(path: Path) -> bool:
@@ -83,8 +96,18 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> tuple[Path, ...]:
-    """The DICOM files that lie in a folder itself, by name."""
-    return tuple(p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file() and is_dicom(p))
+    """The DICOM files with images that lie in a folder itself, by name."""
+    entries = (p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file())
+    return tuple(p for p in entries if is_dicom(p) and not _class_of(p).startswith(NO_IMAGES))
+
+
+def _class_of(path: Path) -> str:
+    """The UID of what a DICOM file is; "" if it does not say so where the format asks for it."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    at = start.find(b"\x02\x00\x02\x00UI", 132)
+    length = int.from_bytes(start[at + 6 : at + 8], "little")
+    return start[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace") if at > 0 else ""
 
 
 def find_series(files: Iterable[Path]) -> tuple[Series, ...]:
@@ -93,8 +116,23 @@ def find_series(files: Iterable[Path]) -> tuple[Series, ...]:
     Raises:
         ScanError: a file cannot be read.
     """
+    return _grouped(map(_read_header, files))
+
+
+def readable_series(files: Iterable[Path]) -> tuple[tuple[Series, ...], tuple[Path, ...]]:
+    """The series among those DICOM files whose headers can be read, and the other files."""
+    slices, broken = [], []
+    for path in files:
+        try:
+            slices.append(_read_header(path))
+        except ScanError:
+            broken.append(path)
+    return _grouped(slices), tuple(broken)
+
+
+def _grouped(slices: Iterable[_Slice]) -> tuple[Series, ...]:
     groups: list[list[_Slice]] = []
-    for piece in map(_read_header, files):
+    for piece in slices:
         group = next((g for g in groups if _belong_together(g[0], piece)), None)
         if group is None:
             groups.append([piece])
@@ -127,38 +165,56 @@ def choose_series(found: Sequence[Series], folder: Path) -> Series:
     return volumes[0]
 
 
-def read_series(source: Path | Sequence[Path]) -> Volume:
+def read_series(source: Path | Sequence[Path], asked: Asked = PLAINLY) -> Volume:
     """The volume of a DICOM series, rescaled as its headers say (Hounsfield units for CT).
 
     Args:
         source: a folder with one series, or its files in any order.
+        asked: what besides the voxels.
 
     Raises:
-        ScanError: no file is readable, several series, slices missing, doubled, unevenly spaced or shifted sideways.
+        ScanError: no file is readable, several series, slices missing, doubled or unevenly spaced, or no distance of voxels.
     """
     files = dicom_files(source) if isinstance(source, Path) else tuple(source)
     place = source if isinstance(source, Path) else files[0].parent
     series = choose_series(find_series(files), place)
-    if len(series.files) == 1:
-        return Volume(stored=_read_pixels(series.files), files=series.files)
-    spacing = _check_positions(series, place)
-    volume = _read_pixels(series.files)
-    steps = np.asarray(volume.grid.direction) * np.asarray(volume.grid.spacing)[:, None]
+    is_flat = len(series.files) == 1 and not series.is_multiframe
+    if not (series.has_spacing or asked.spacing or (is_flat and not series.positions)):
+        found, advice = f"series {series} does not say how far apart its voxels are", "mend the headers, or predict with --spacing"
+        raise refuse(place, found, expected="PixelSpacing in every slice", advice=advice)
+    gap = _check_positions(series, place) if len(series.files) > 1 else 0.0
+    volume = _look(series.files) if asked.only_header else _read_pixels(series.files)
+    if not series.has_spacing:
+        volume = _with_spacing(volume, asked.spacing, positioned=bool(series.positions))
+    if len(series.files) > 1:
+        volume = replace(volume, grid=_stacked(series, volume.grid, gap, place))
+    return Volume(stored=volume, files=series.files)
+
+
+def _stacked(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
+    """The grid of slices, each in its place: above one another, or shifted sideways as a tilted gantry shifts them."""
+    steps = np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None]
     normal = np.cross(steps[2], steps[1])
-    steps[0] = normal / np.linalg.norm(normal) * spacing
-    origin = np.asarray(_read_header(series.files[0]).position)
-    upright = make_grid(place, volume.grid.shape, steps, origin)
-    grid = replace(upright, spacing=(upright.spacing[0], *volume.grid.spacing[1:]))
-    return Volume(stored=replace(volume, grid=grid), files=series.files)
+    steps[0] = normal / np.linalg.norm(normal) * gap
+    first, last = (np.asarray(_read_header(path).position) for path in (series.files[0], series.files[-1]))
+    step = (last - first) / (len(series.files) - 1)
+    if np.linalg.norm(step - steps[0]) > SHEAR_LIMIT * gap:
+        steps[0] = step
+    placed = make_grid(place, (len(series.files), *grid.shape[1:]), steps, first)
+    return replace(placed, spacing=(placed.spacing[0], *grid.spacing[1:]))
+
+
+def _with_spacing(volume: Stored, spacing: Vector | None, *, positioned: bool) -> Stored:
+    """A volume whose files do not say how far apart its voxels are, at the spacing that was given, or 1 mm for a mere picture."""
+    if positioned:
+        return replace(volume, grid=replace(volume.grid, spacing=spacing or volume.grid.spacing))
+    return replace(volume, grid=flat_grid(volume.grid.shape, spacing or (1.0, 1.0, 1.0)), has_geometry=spacing is not None)
 
 
 def _read_header(path: Path) -> _Slice:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
     try:
         with quiet():
-            reader.ReadImageInformation()
+            reader = header_only(path, "GDCMImageIO")
     except RuntimeError as error:
         found = f"cannot be read as DICOM ({reason(error)})"
         raise refuse(path, found, expected="a slice with pixels", advice="export the series again, or remove the file") from error
@@ -176,6 +232,7 @@ def _read_header(path: Path) -> _Slice:
         orientation=_numbers(text(_ORIENTATION)),
         is_localiser="LOCALIZER" in text(_IMAGE_TYPE).upper(),
         frames=int(text(_FRAMES) or 1),
+        has_spacing=any(min(_numbers(text(key)), default=0.0) > 0 for key in _SPACINGS) or int(text(_FRAMES) or 1) > 1,
     )
 
 
@@ -210,6 +267,7 @@ def _series(pieces: list[_Slice]) -> Series:
         positions=tuple(heights[i] for i in order) if placed else (),
         is_localiser=first.is_localiser,
         is_multiframe=first.frames > 1,
+        has_spacing=first.has_spacing,
     )
 
 
@@ -233,7 +291,6 @@ def _check_positions(series: Series, place: Path) -> float:
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
         raise _uneven(series, place, spacing, [int(i) for i in wrong])
-    _check_upright(series, place)
     return float(np.mean(gaps))
 
 
@@ -244,24 +301,22 @@ def _uneven(series: Series, place: Path, spacing: float, wrong: list[int]) -> Sc
     return refuse(place, found, expected=f"a slice every {spacing:.3g} mm", advice="add the missing slices, or resample the series")
 
 
-def _check_upright(series: Series, place: Path) -> None:
-    """Slices that are shifted sideways, as a tilted gantry shifts them, are no rectangular grid."""
-    first, last = _read_header(series.files[0]), _read_header(series.files[-1])
-    way = np.subtract(last.position, first.position)
-    sideways = way - _normal(first) * float(_normal(first) @ way)
-    if np.linalg.norm(sideways) > SHEAR_LIMIT * np.linalg.norm(way):
-        found = f"slices are shifted sideways by {np.linalg.norm(sideways):.3g} mm over the volume (a tilted gantry?)"
-        raise refuse(place, found, expected="slices above one another", advice="resample the series to a rectangular grid")
+def _look(files: tuple[Path, ...]) -> Stored:
+    """What `_read_pixels` will give, in shape, type and place of the first slice only."""
+    with quiet():
+        one = stored(files[0], header_only(files[0], "GDCMImageIO"))
+    if len(files) == 1:
+        return one
+    return replace(one, voxels=stand_in((len(one.voxels), len(files), *one.voxels.shape[2:]), one.voxels.dtype))
 
 
 def _read_pixels(files: tuple[Path, ...]) -> Stored:
     """Voxels as float32: each slice may have a slope of its own, so that they never pass through integers."""
     try:
         with quiet():
-            if len(files) == 1:
-                image = sitk.ReadImage(str(files[0]), sitk.sitkFloat32, "GDCMImageIO")
-            else:
-                image = sitk.ReadImage([str(f) for f in files], sitk.sitkFloat32, "GDCMImageIO")
+            colours = header_only(files[0], "GDCMImageIO").GetNumberOfComponents()
+            kind = sitk.sitkVectorFloat32 if colours > 1 else sitk.sitkFloat32
+            image = sitk.ReadImage(str(files[0]) if len(files) == 1 else [str(f) for f in files], kind, "GDCMImageIO")
     except RuntimeError as error:
         found = f"cannot be decoded ({reason(error)})"
         raise refuse(files[0], found, expected="readable grey pixels", advice="export the series again, uncompressed") from error

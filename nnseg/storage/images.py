@@ -2,88 +2,119 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid
+from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
+from nnseg.storage.answers import label_suffix, map_suffix, write_label_map, write_map
 from nnseg.storage.dicom import is_dicom, read_series
-from nnseg.storage.files import write_aside, write_text
-from nnseg.storage.itk import read_itk, write_itk
-from nnseg.storage.nifti import is_nifti, read_nifti, write_nifti_like
-from nnseg.storage.pictures import read_picture, read_tiff, write_picture, write_tiff
-from nnseg.storage.stored import Stored, check_file, refuse
+from nnseg.storage.formats import FORMATS, LOSSLESS_PICTURE, TIFF, known, stem_of, suffix_of
+from nnseg.storage.itk import stored as stored_in
+from nnseg.storage.regrid import resampled, share_inside, upright
+from nnseg.storage.stored import CHANNEL_TOLERANCE, SHEAR_LIMIT, Asked, Stored, check_file, compact, refuse, shear
 
 WHOLE_TOLERANCE = 1e-3
 """How far a stored label value may lie from a whole number: slope and intercept of a header leave such crumbs."""
 
-CHANNEL_TOLERANCE = 0.1
-"""In voxels: how far apart two channels of a scan may lie. Headers of co-registered images differ by rounding."""
+WIDEST, NARROWEST = 3000.0, 0.5
+"""In mm: scans that cover more, or less, along an axis get a note."""
 
-Reader = Callable[[Path, bool], Stored]
-Writer = Callable[..., None]
+RESAMPLE_OVERLAP = 0.95
+"""The share of the first channel's voxels that another must cover to be resampled onto it."""
+
+__all__ = [
+    "FORMATS",
+    "LOSSLESS_PICTURE",
+    "TIFF",
+    "Header",
+    "label_suffix",
+    "map_suffix",
+    "read_header",
+    "read_label_map",
+    "read_scan",
+    "scan_of",
+    "stem_of",
+    "suffix_of",
+    "write_label_map",
+    "write_map",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
-    """How files of one suffix are read and written.
+class Header:
+    """What files say of a scan, before any voxel is read.
 
     Args:
-        read: (path, as_labels) -> Stored.
-        write: (labels in stored order, path, grid, *, is_2d); None if nnseg does not write this format.
-        instead: the suffix a label map gets where this format cannot or should not hold one.
+        grid: the canonical grid that the scan will have.
+        channels: it will have.
+        voxel_bytes: of one voxel of one channel as stored, decompressed.
     """
 
-    read: Reader
-    write: Writer | None
-    instead: str = ""
+    grid: Grid
+    channels: int
+    voxel_bytes: int
 
 
-def suffix_of(path: Path) -> str:
-    """The suffix of an image file in lower case, with the dot; ".nii.gz" counts as one."""
-    name = path.name.lower()
-    return next((s for s in sorted(FORMATS, key=len, reverse=True) if name.endswith(s)), path.suffix.lower())
-
-
-def stem_of(path: Path) -> str:
-    """A file's name without the suffix that `suffix_of` finds."""
-    return path.name[: len(path.name) - len(suffix_of(path))] if suffix_of(path) else path.name
-
-
-def read_scan(images: str | Path | Sequence[str | Path]) -> Scan:
+def read_scan(images: str | Path | Sequence[str | Path], *, mend: bool = False, spacing: Vector | None = None) -> Scan:
     """A scan of one file, of one file per channel, or of a DICOM series, in canonical orientation.
 
     Args:
         images: a file, or one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
             slices of one series.
+        mend: to predict: NaN and Inf become the least value of their channel, sheared volumes and channels on other grids are
+            resampled, and the scan's notes say so. Otherwise, to train, such scans are refused.
+        spacing: mm along the stored axes (z, y, x), taken where a file says none, or none that can be.
 
     Raises:
-        ScanError: a file is missing, damaged or no image, has NaN or Inf voxels, or the channels do not lie on one grid.
+        ScanError: a file is missing, damaged or no image, or has what only ``mend`` would mend.
 
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``
     """
-    paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
-    if not paths:
-        raise ScanError("a scan needs at least one image file")
-    if len(paths) > 1 and all(p.is_file() and is_dicom(p) for p in paths):
-        series = read_series(paths)
-        parts, files = [_part(series.files[0], series.stored)], series.files
-    else:
-        read = [_read_channel(path) for path in paths]
-        parts, files = [part for part, _ in read], tuple(f for _, fs in read for f in fs)
-    grid = parts[0].grid
-    for path, part in zip(paths[1:], parts[1:], strict=False):
-        _check_same_grid(path, part.grid, paths[0], grid)
-    image = parts[0].image if len(parts) == 1 else np.concatenate([p.image for p in parts])
-    return Scan(image=image, grid=grid, source=Source(files=files, grid=parts[0].stored_grid, is_2d=parts[0].is_2d))
+    parts = [_part(read, mend=mend) for read in _read_all(images, Asked(spacing=spacing))]
+    first = parts[0]
+    parts = [first, *(_onto_first(part, first, mend=mend) for part in parts[1:])]
+    image = first.image if len(parts) == 1 else np.concatenate([p.image for p in parts])
+    notes = tuple(note for part in parts for note in part.notes)
+    source = Source(files=tuple(f for part in parts for f in part.files), grid=first.stored_grid, is_2d=first.is_2d)
+    return Scan(image=image, grid=first.grid, source=source, notes=notes)
+
+
+def scan_of(image: sitk.Image) -> Scan:
+    """The scan that an ITK image holds, in canonical orientation; what `read_scan` mends is mended.
+
+    Raises:
+        ScanError: its pixels or axes are none of a scan's.
+    """
+    path = Path("the image")
+    part = _part(_Read(path=path, files=(path,), stored=stored_in(path, image)), mend=True)
+    source = Source(files=part.files, grid=part.stored_grid, is_2d=part.is_2d)
+    return Scan(image=part.image, grid=part.grid, source=source, notes=part.notes)
+
+
+def read_header(images: str | Path | Sequence[str | Path], *, mend: bool = False, spacing: Vector | None = None) -> Header:
+    """What the files of a scan say of it, in milliseconds: no voxel is read but those of pictures with transparency.
+
+    Args:
+        images: as for `read_scan`, as all others.
+
+    Raises:
+        ScanError: as `read_scan`, but for what only the voxels can tell.
+    """
+    reads = _read_all(images, Asked(only_header=True, spacing=spacing))
+    grids = [_canonical(read, mend=mend) for read in reads]
+    for read, grid in zip(reads[1:], grids[1:], strict=True):
+        _check_same_grid(read.path, grid, reads[0].path, grids[0], mend=mend)
+    channels = sum(len(read.stored.voxels) for read in reads)
+    return Header(grid=grids[0], channels=channels, voxel_bytes=max(read.stored.voxels.itemsize for read in reads))
 
 
 def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
@@ -96,7 +127,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     Raises:
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
     """
-    stored = _read(path, as_labels=True)
+    stored = _read(path, Asked(as_labels=True))
     voxels = stored.voxels
     if len(voxels) > 1 and all(np.array_equal(voxels[0], other) for other in voxels[1:]):
         voxels = voxels[:1]  # a grey picture saved in colour
@@ -106,89 +137,150 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     grid = stored.grid
     if like is not None and not stored.has_geometry and grid.shape == like.grid.shape:
         grid = like.grid
+    if shear(grid) > SHEAR_LIMIT:
+        raise _sheared(path, grid)
     turn = grid.canonical()
     labels = np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0])))
     return LabelMap(labels=labels, grid=grid.reoriented(turn))
 
 
-def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> None:
-    """Write a label map on the scan's own grid: turned back, and for NIfTI with the scan's own header.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Read:
+    """One or more channels as stored."""
 
-    Args:
-        label_map: on the canonical grid of ``like``.
-        path: its suffix chooses the format; a complete file appears under this name, or none.
-        like: the scan.
-
-    Raises:
-        ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
-        RunError: the folder cannot be written to.
-    """
-    turn = like.grid.canonical()
-    if not label_map.grid.matches(like.grid.reoriented(turn), CHANNEL_TOLERANCE):
-        found = f"the label map (shape {label_map.grid.shape}) is not on the grid of {like.files[0].name} (shape {like.grid.shape})"
-        raise ScanError(f"{path}: {found}; predict and write on the same scan")
-    labels = np.ascontiguousarray(turn.inverse().apply(label_map.labels))
-    labels = labels.astype(_compact(labels))
-    path = Path(path)
-    suffix = suffix_of(path)
-    form = FORMATS.get(suffix)
-    if form is None or form.write is None:
-        found = f'label maps are not written as "{suffix}"'
-        raise refuse(path, found, expected=f"one of {_known(writable=True)}", advice=f"write {form.instead if form else '.nii.gz'}")
-    with write_aside(path) as aside:
-        if suffix in NIFTI and _has_nifti_header(like.files[0]):
-            write_nifti_like(labels, aside, like.files[0])
-        else:
-            form.write(labels, aside, like.grid, is_2d=like.is_2d)
-    if suffix in TIFF and like.grid.spacing != (1.0, 1.0, 1.0):
-        write_text(path.with_suffix(".json"), json.dumps({"spacing": like.grid.spacing}))
-
-
-def label_suffix(source: Source) -> str:
-    """The suffix a prediction for this scan is written with: the scan's own where that is lossless and one file."""
-    suffix = suffix_of(source.files[0])
-    form = FORMATS.get(suffix)
-    return ".nii.gz" if form is None else form.instead or suffix
+    path: Path
+    files: tuple[Path, ...]
+    stored: Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Part:
     """One or more channels, turned to canonical orientation."""
 
+    path: Path
+    files: tuple[Path, ...]
     image: Floats
     grid: Grid
     stored_grid: Grid
     is_2d: bool
+    notes: tuple[str, ...]
 
 
-def _read_channel(path: Path) -> tuple[_Part, tuple[Path, ...]]:
+def _read_all(images: str | Path | Sequence[str | Path], asked: Asked) -> list[_Read]:
+    paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+    if not paths:
+        raise ScanError("a scan needs at least one image file")
+    if len(paths) > 1 and all(p.is_file() and is_dicom(p) for p in paths):
+        return [_read_series(paths, asked)]
+    return [_read_channel(path, asked) for path in paths]
+
+
+def _read_channel(path: Path, asked: Asked) -> _Read:
     if path.is_dir() or (path.is_file() and suffix_of(path) not in FORMATS and is_dicom(path)):
-        series = read_series(path if path.is_dir() else [path])
-        return _part(path, series.stored), series.files
-    return _part(path, _read(path, as_labels=False)), (path,)
+        return _read_series(path if path.is_dir() else [path], asked)
+    return _Read(path=path, files=(path,), stored=_read(path, asked))
 
 
-def _read(path: Path, *, as_labels: bool) -> Stored:
+def _read_series(source: Path | Sequence[Path], asked: Asked) -> _Read:
+    volume = read_series(source, asked)
+    return _Read(path=source if isinstance(source, Path) else volume.files[0], files=volume.files, stored=volume.stored)
+
+
+def _read(path: Path, asked: Asked) -> Stored:
     """What a file holds, by the reader of its suffix."""
     check_file(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
-        raise refuse(path, f'has the unknown suffix "{suffix_of(path)}"', expected=f"one of {_known()}", advice="convert it")
-    if as_labels and form.instead == LOSSLESS_PICTURE:
+        raise refuse(path, f'has the unknown suffix "{suffix_of(path)}"', expected=f"one of {known()}", advice="convert it")
+    if asked.as_labels and form.instead == LOSSLESS_PICTURE:
         raise refuse(path, "is a JPEG label map, whose values compression has changed", expected="a lossless file", advice=_PNG)
-    return form.read(path, as_labels)
+    return form.read(path, asked)
 
 
 _PNG = "export the original masks as PNG"
 
 
-def _part(path: Path, stored: Stored) -> _Part:
+def _canonical(read: _Read, *, mend: bool) -> Grid:
+    """The grid that a scan will have: turned, and at right angles."""
+    grid = read.stored.grid
+    if shear(grid) > SHEAR_LIMIT and not mend:
+        raise _sheared(read.path, grid)
+    return upright(grid.reoriented(grid.canonical()))
+
+
+def _part(read: _Read, *, mend: bool) -> _Part:
+    stored, grid = read.stored, _canonical(read, mend=mend)
     turn = stored.grid.canonical()
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or mended below
         image = np.ascontiguousarray(turn.apply(stored.voxels), np.float32)
+    notes = list(stored.notes)
     if stored.voxels.dtype.kind == "f" and not np.isfinite(image).all():
-        raise _not_finite(path, stored.voxels.astype(np.float32))
-    return _Part(image=image, grid=stored.grid.reoriented(turn), stored_grid=stored.grid, is_2d=stored.is_2d)
+        if not mend:
+            raise _not_finite(read.path, stored.voxels.astype(np.float32))
+        image, note = _finite(read.path, image)
+        notes.append(note)
+    turned = stored.grid.reoriented(turn)
+    if grid != turned:
+        image = np.stack([resampled(c, turned, grid, order=1, outside=float(c.min())) for c in image])
+        notes.append(f"its axes are sheared (cosine {shear(turned):.3g}); it was resampled to right angles and the labels back")
+    if mend:
+        notes += _wide_note(grid)
+        notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
+    named = tuple(f"{read.path.name}: {note}" for note in notes)
+    return _Part(path=read.path, files=read.files, image=image, grid=grid, stored_grid=stored.grid, is_2d=stored.is_2d, notes=named)
+
+
+def _wide_note(grid: Grid) -> list[str]:
+    """A note if a scan is wider than what there is to scan, or narrower than a voxel mostly is: units may be wrong."""
+    widths = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True) if n > 1]
+    if not widths or (max(widths) < WIDEST and min(widths) > NARROWEST):
+        return []
+    shown = " x ".join(f"{n * s:.3g}" for n, s in zip(grid.shape, grid.spacing, strict=True))
+    return [f"it covers {shown} mm (z, y, x); are the units of its header right?"]
+
+
+def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
+    """The image with the least finite value of its channel wherever it has none, and a note of how often."""
+    good = np.isfinite(image)
+    if not good.any(axis=(1, 2, 3)).all():
+        raise refuse(path, "has a channel without any finite voxel", expected="intensities", advice="export it again")
+    least = [float(c.min(where=g, initial=np.inf)) for c, g in zip(image, good, strict=True)]
+    counts = " and ".join(f"{int(n)} {kind}" for kind, n in (("NaN", np.isnan(image).sum()), ("Inf", np.isinf(image).sum())) if n)
+    values = ", ".join(f"{v:g}" for v, g in zip(least, good, strict=True) if not g.all())
+    filled = np.where(good, image, np.asarray(least, np.float32)[:, None, None, None])
+    return filled, f"{counts} voxels were replaced by the least value of their channel ({values})"
+
+
+def _onto_first(part: _Part, first: _Part, *, mend: bool) -> _Part:
+    """A channel on the grid of the first."""
+    _check_same_grid(part.path, part.grid, first.path, first.grid, mend=mend)
+    if first.grid.matches(part.grid, CHANNEL_TOLERANCE):
+        return part
+    image = np.stack([resampled(c, part.grid, first.grid, order=1, outside=float(c.min())) for c in part.image])
+    note = f"{part.path.name}: was resampled onto the grid of {first.path.name}"
+    return replace(part, image=image, grid=first.grid, notes=(*part.notes, note))
+
+
+def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, mend: bool) -> None:
+    advice = "resample this channel onto the first"
+    if mend:
+        share = share_inside(first, grid)
+        if share < RESAMPLE_OVERLAP:
+            found = f"covers {share:.0%} of channel {first_path.name}"
+            raise refuse(path, found, expected=f"at least {RESAMPLE_OVERLAP:.0%}", advice="check that both are of one scan")
+        return
+    if grid.shape != first.shape:
+        found = f"has shape {grid.shape} (canonical z, y, x), but channel {first_path.name} has {first.shape}"
+    elif not first.matches(grid, CHANNEL_TOLERANCE):
+        found = f"lies up to {first.largest_gap(grid):.3g} mm away from channel {first_path.name}"
+    else:
+        return
+    raise refuse(path, found, expected="all channels of a scan on one grid", advice=advice)
+
+
+def _sheared(path: Path, grid: Grid) -> ScanError:
+    found = f"has sheared axes (cosine {shear(grid):.3g} between two of them, for instance from a tilted gantry)"
+    return refuse(path, found, expected="axes at right angles", advice="resample it to a rectangular grid")
 
 
 def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
@@ -214,54 +306,9 @@ def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
             f"has {int(bad.sum())} voxels that are no whole numbers, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
         )
         raise refuse(path, found, expected="label values", advice="resample label maps with nearest neighbour, not interpolation")
-    whole: Integers = rounded.astype(_compact(rounded))
+    whole: Integers = rounded.astype(compact(rounded))
     return whole
-
-
-def _compact(labels: npt.NDArray[Any]) -> np.dtype[Any]:
-    """The smallest integer type that file formats know and that holds all values."""
-    lowest, highest = int(labels.min()), int(labels.max())
-    kinds = (np.uint8, np.uint16, np.uint32) if lowest >= 0 else (np.int16, np.int32)
-    return next((np.dtype(k) for k in kinds if np.iinfo(k).min <= lowest and highest <= np.iinfo(k).max), np.dtype(np.int64))
 
 
 def _first(where: npt.NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
-
-
-def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid) -> None:
-    if grid.shape != first.shape:
-        found = f"has shape {grid.shape} (canonical z, y, x), but channel {first_path.name} has {first.shape}"
-    elif not first.matches(grid, CHANNEL_TOLERANCE):
-        found = f"lies up to {first.largest_gap(grid):.3g} mm away from channel {first_path.name}"
-    else:
-        return
-    raise refuse(path, found, expected="all channels of a scan on one grid", advice="resample this channel onto the first")
-
-
-def _has_nifti_header(path: Path) -> bool:
-    return suffix_of(path) in NIFTI and path.is_file() and is_nifti(path)
-
-
-def _known(*, writable: bool = False) -> str:
-    return " ".join(s for s, form in FORMATS.items() if form.write or not writable)
-
-
-NIFTI = (".nii.gz", ".nii")
-TIFF = (".tif", ".tiff")
-LOSSLESS_PICTURE = ".png"
-
-FORMATS: dict[str, Format] = {
-    ".nii.gz": Format(read=read_nifti, write=write_itk),
-    ".nii": Format(read=read_nifti, write=write_itk),
-    ".mha": Format(read=read_itk, write=write_itk),
-    ".mhd": Format(read=read_itk, write=None, instead=".mha"),
-    ".nrrd": Format(read=read_itk, write=write_itk),
-    ".gipl": Format(read=read_itk, write=write_itk),
-    ".png": Format(read=read_picture, write=write_picture),
-    ".bmp": Format(read=read_picture, write=write_picture),
-    ".tif": Format(read=read_tiff, write=write_tiff),
-    ".tiff": Format(read=read_tiff, write=write_tiff),
-    ".jpg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE),
-    ".jpeg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE),
-}

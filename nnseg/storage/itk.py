@@ -12,13 +12,12 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.geometry import Grid
-from nnseg.core.image import Integers
-from nnseg.storage.stored import Stored, check_file, make_grid, refuse
+from nnseg.storage.stored import PLAINLY, Asked, Stored, check_file, make_grid, refuse, stand_in
 
 GIPL_HEADER_BYTES = 256
 
 
-def read_itk(path: Path, as_labels: bool = False) -> Stored:
+def read_itk(path: Path, asked: Asked = PLAINLY) -> Stored:
     """The voxels of a file that ITK reads; vectors and a fourth axis become channels.
 
     Raises:
@@ -27,25 +26,39 @@ def read_itk(path: Path, as_labels: bool = False) -> Stored:
     check_file(path)
     try:
         with quiet():
-            image = sitk.ReadImage(str(path))
+            image = header_only(path) if asked.only_header else sitk.ReadImage(str(path))
     except RuntimeError as error:
         found = f"cannot be read as an image ({reason(error)})"
         raise refuse(
             path, found, expected="a complete image with axes at right angles", advice="copy or export it again"
         ) from error
-    if path.suffix.lower() == ".gipl":
+    if path.suffix.lower() == ".gipl" and not asked.only_header:
         _check_gipl_size(path, image)
     return stored(path, image)
 
 
-def stored(path: Path, image: sitk.Image) -> Stored:
-    """What an ITK image of two, three or four axes holds."""
-    voxels = np.array(sitk.GetArrayViewFromImage(image))
+def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
+    """A reader that has read what a file says of its image, and answers as the image would, but for its voxels.
+
+    Args:
+        path: the file.
+        image_io: the name of ITK's reader; by default that of the suffix.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> Stored:
+    """What an ITK image of two, three or four axes holds, or will hold where only its header was read."""
+    voxels, colours = _voxels(image)
     dimensions = image.GetDimension()
-    if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and image.GetNumberOfComponentsPerPixel() > 1):
-        found = f"is a {dimensions}-dimensional image of {image.GetPixelIDTypeAsString()}"
+    if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
+        found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"
         raise refuse(path, found, expected="a 2D or 3D image with at most one axis of channels", advice="export it again")
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    if colours > 1:
         voxels = np.moveaxis(voxels, -1, 0)
     elif dimensions < 4:
         voxels = voxels[None]
@@ -54,14 +67,25 @@ def stored(path: Path, image: sitk.Image) -> Stored:
     return Stored(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2)
 
 
-def write_itk(labels: Integers, path: Path, grid: Grid, *, is_2d: bool) -> None:
-    """Write a label map with exactly this spacing, origin and direction.
+def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:
+    """The voxels and how many numbers each has, which are then the last axis."""
+    if isinstance(image, sitk.Image):
+        return np.array(sitk.GetArrayViewFromImage(image)), image.GetNumberOfComponentsPerPixel()
+    colours = image.GetNumberOfComponents()
+    pixel = sitk.Image([1] * image.GetDimension(), image.GetPixelIDValue(), colours)
+    shape = (*image.GetSize()[::-1], *((colours,) if colours > 1 else ()))
+    return stand_in(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
+
+
+def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+    """Write a volume with exactly this spacing, origin and direction.
 
     Args:
-        labels: (Z, Y, X).
+        voxels: (Z, Y, X).
         path: its suffix chooses the format.
-        grid: of ``labels``.
+        grid: of ``voxels``.
         is_2d: write the only slice as a 2D image.
+        source: the scan; what a file of the same format says of it besides (its content, the patient, ...) is said here too.
 
     Raises:
         ScanError: GIPL of a turned volume; the format has no direction.
@@ -71,16 +95,41 @@ def write_itk(labels: Integers, path: Path, grid: Grid, *, is_2d: bool) -> None:
         raise refuse(
             path, "cannot hold the direction of a turned volume", expected="another format", advice="write .mha or .nii.gz"
         )
-    dimensions = 2 if is_2d else 3
-    image = sitk.GetImageFromArray(np.ascontiguousarray(labels[0] if is_2d else labels))
-    image.SetSpacing(grid.spacing[::-1][:dimensions])
-    image.SetOrigin(grid.origin[:dimensions])
-    image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())
+    if path.suffix.lower() == ".gipl" and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
+        found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
+        raise refuse(path, found, expected="values 0 to 65535", advice=advice)
+    image = as_image(voxels, grid, is_2d=is_2d)
+    for key, value in _said(source, path).items():
+        image.SetMetaData(key, value)
     try:
         with quiet():
             sitk.WriteImage(image, str(path), useCompression=path.suffix.lower() != ".gipl")
     except RuntimeError as error:  # a full disk, most often: to the caller it is what any other failed write is
         raise OSError(reason(error)) from error
+
+
+def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image:
+    """An ITK image of voxels (Z, Y, X) on a grid, or of the only slice."""
+    dimensions, columns = 2 if is_2d else 3, np.asarray(grid.direction)[::-1].T
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels[0] if is_2d else voxels))
+    image.SetSpacing(grid.spacing[::-1][:dimensions])
+    image.SetOrigin(grid.origin[:dimensions])
+    image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())
+    return image
+
+
+def _said(source: Path | None, path: Path) -> dict[str, str]:
+    """What the header of a file of the format of ``path`` says besides the grid, and besides what ITK adds on reading."""
+    if source is None or source.suffix.lower() != path.suffix.lower() or not source.is_file():
+        return {}
+    try:
+        with quiet():
+            reader = header_only(source)
+    except RuntimeError:  # it was readable once; what it said is lost, which does no harm
+        return {}
+    said = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    own = ("ITK_", "NRRD_kinds", "NRRD_space", "NRRD_sizes", "NRRD_thicknesses", "NRRD_measurement frame")
+    return {key: value for key, value in said.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
 
 
 @contextmanager
@@ -100,7 +149,7 @@ def reason(error: RuntimeError) -> str:
     return lines[-1].split("ERROR: ")[-1] if lines else "unknown error"
 
 
-def _grid(path: Path, image: sitk.Image, shape: tuple[int, ...]) -> Grid:
+def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int, ...]) -> Grid:
     """The grid of an image; a flat one lies in the x-y plane, a fourth axis is left out."""
     dimensions = image.GetDimension()
     n = min(dimensions, 3)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from nnseg.storage.dicom import is_dicom
-from nnseg.storage.images import FORMATS, stem_of, suffix_of
+from nnseg.storage.formats import FORMATS, known, stem_of, suffix_of
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
@@ -45,7 +45,7 @@ def suffixes_found(folder: Path) -> str:
 
 def known_suffixes() -> str:
     """All suffixes that can be read, for people."""
-    return " ".join(FORMATS)
+    return known()
 
 
 def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:

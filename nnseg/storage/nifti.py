@@ -15,56 +15,101 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from nnseg.core.geometry import Grid
-from nnseg.core.image import Integers
-from nnseg.storage.stored import Stored, contents, flat_grid, make_grid, refuse
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Grid, Vector
+from nnseg.storage.stored import PLAINLY, Asked, Stored, check_file, contents, flat_grid, make_grid, refuse, stand_in
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+MILLIMETRES = {1: 1000.0, 3: 0.001}
+"""What one unit of length is in mm, by its code in ``xyzt_units``: metres and micrometres. All other codes mean mm."""
+
+FORMS_TOLERANCE = 0.1
+"""In voxels: how far apart sform and qform may put a corner of the volume before it is worth a note."""
+
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
-def read_nifti(path: Path, as_labels: bool = False) -> Stored:
+def read_nifti(path: Path, asked: Asked = PLAINLY) -> Stored:
     """The voxels of a NIfTI file, scaled as its header says; axes after the third become channels.
 
-    The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'.
+    The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'; in the unit that the header names.
 
     Raises:
-        ScanError: not a NIfTI file, truncated, damaged, sheared, or of a number type that is no intensity.
+        ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
     """
-    data = decompressed(path)
+    data = decompressed(path, only_header=asked.only_header)
     header = _header(path, data)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
         raise refuse(
             path, f"is {len(shape)}-dimensional {shape}", expected="a 2D or 3D image, with or without channels", advice=_AGAIN
         )
-    voxels = _channels_first(path, _scaled(path, header, _stored_voxels(path, header, data, shape)), shape)
-    return Stored(voxels=voxels, grid=_grid(path, header, voxels.shape[1:], is_2d=len(shape) == 2), is_2d=len(shape) == 2)
+    kind = _number_type(path, header)
+    found = _dummy(kind, shape) if asked.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
+    grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=asked.spacing)
+    notes = (*_naming_note(path), *_forms_note(header, grid))
+    return Stored(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
 
 
-def write_nifti_like(labels: Integers, path: Path, source: Path) -> None:
-    """Write a label map with the header of the NIfTI file ``source``; only number type, scaling and display range differ.
+def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+    """Write a volume as NIfTI; with the header of ``source``, where only number type, scaling and display range differ.
 
     Args:
-        labels: (Z, Y, X) in the stored order of ``source``.
+        voxels: (Z, Y, X) in stored order.
         path: ends in .nii or .nii.gz.
-        source: the scan; its header is read again.
+        grid: of the voxels, as stored; it may be sheared.
+        is_2d: write the only slice as a 2D image.
+        source: the NIfTI file whose header is taken, if it says that its voxels are on this very grid.
     """
+    header = _header_like(source, grid) if source and source.is_file() and is_nifti(source) else None
+    if header is None:
+        header = _new_header(grid, 2 if is_2d else 3)
+    header.set_data_dtype(voxels.dtype)
+    header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
+    start = int(header["sizeof_hdr"]) + 4  # four bytes that say: no extensions
+    header["vox_offset"] = start
+    header["magic"] = b"n+1" if start == 352 else b"n+2\0\r\n\x1a\n"
+    stored = np.ascontiguousarray(voxels, header.get_data_dtype())
+    with path.open("wb") as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                packed.writelines((header.binaryblock, bytes(4), stored.data))
+        else:
+            file.writelines((header.binaryblock, bytes(4), stored.data))
+
+
+def _header_like(source: Path, grid: Grid) -> Any:
+    """The header of a file without its channels; None if it puts the voxels elsewhere, as where a spacing was given instead."""
     header = _header(source, decompressed(source, only_header=True)).copy()
+    shape = (*(1,) * (3 - len(header.get_data_shape())), *header.get_data_shape()[2::-1])
+    try:
+        there = _grid(source, header, shape, is_2d=int(header["dim"][0]) == 2)
+    except ScanError:
+        return None
+    if there != grid:
+        return None
     dimensions = min(int(header["dim"][0]), 3)
     if int(header["dim"][0]) > dimensions:  # channels go; so does a note that they were a vector or a time series
         header["dim"][4:] = 1
         header.set_intent(0)
     header["dim"][0] = dimensions
-    header.set_data_dtype(labels.dtype)
-    header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
-    start = int(header["sizeof_hdr"]) + 4  # four bytes that say: no extensions
-    header["vox_offset"] = start
-    header["magic"] = b"n+1" if start == 352 else b"n+2\0\r\n\x1a\n"
-    voxels = np.ascontiguousarray(labels, header.get_data_dtype())
-    data = header.binaryblock + bytes(4) + voxels.tobytes()
-    path.write_bytes(gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data)
+    return header
+
+
+def _new_header(grid: Grid, dimensions: int) -> Any:
+    """A header that says where a grid lies: exactly in the sform, and as near as it can in the qform, which knows no shear."""
+    affine = np.eye(4)
+    affine[:3, :3] = RAS_TO_LPS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
+    affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
+    header = nib.Nifti1Header() if max(grid.shape) < 2**15 else nib.Nifti2Header()
+    header.set_data_shape(grid.shape[::-1][:dimensions])
+    header["pixdim"][1:4] = grid.spacing[::-1]
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_sform(affine, code=1)
+    header.set_xyzt_units("mm")
+    return header
 
 
 def is_nifti(path: Path) -> bool:
@@ -80,13 +125,11 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
     Raises:
         ScanError: the stream ends early or is damaged.
     """
-    data = contents(path)
+    data = _start(path) if only_header else contents(path)
     if not data.startswith(GZIP_MAGIC):
         return data
-    if only_header:
-        return zlib.decompressobj(wbits=31).decompress(data, 1024)
     try:
-        return gzip.decompress(data)
+        return zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES) if only_header else gzip.decompress(data)
     except EOFError as error:
         raise refuse(path, "gzip stream ends early", expected="a complete file", advice="copy it again; it is truncated") from error
     except (OSError, zlib.error) as error:
@@ -94,6 +137,20 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
 
 
 _AGAIN = "export the image again"
+HEADER_BYTES = 1024
+"""Enough for a header of either version."""
+
+
+def _start(path: Path) -> bytes:
+    check_file(path)
+    with path.open("rb") as file:
+        return file.read(64 * HEADER_BYTES)
+
+
+def _naming_note(path: Path) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
+    return () if packed == named else (f"is {'' if packed else 'not '}compressed, against its name; read as it is",)
 
 
 def _kind(start: bytes) -> tuple[int, bool] | None:
@@ -119,15 +176,24 @@ def _header(path: Path, data: bytes) -> Any:
     return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
 
 
-def _stored_voxels(path: Path, header: Any, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
+def _number_type(path: Path, header: Any) -> np.dtype[Any]:
     try:
-        dtype = np.dtype(header.get_data_dtype())
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
         code = int(header["datatype"])
         raise refuse(path, f"has unknown number type {code}", expected="integers or floats", advice=_AGAIN) from error
     if dtype.kind == "c":
         raise refuse(path, "holds complex numbers", expected="integers or floats", advice="export magnitude images")
+    return dtype
+
+
+def _dummy(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """What `_stored_voxels` gives, in shape and type only."""
+    return stand_in((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else stand_in(shape[::-1], dtype)
+
+
+def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
     start, count = int(header["vox_offset"]) or int(header["sizeof_hdr"]) + 4, int(np.prod(shape, dtype=object))
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
@@ -162,8 +228,11 @@ def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]
     return voxels.reshape(-1, *space)
 
 
-def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool) -> Grid:
+def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spacing: Vector | None = None) -> Grid:
     header = header.copy()
+    sizes = np.asarray(header["pixdim"][1 : 3 if is_2d else 4])
+    if spacing is not None and not int(header["sform_code"]) > 0 and not (np.isfinite(sizes) & (sizes > 0)).all():
+        header["pixdim"][1:4] = spacing[::-1]
     if header["pixdim"][0] not in (-1, 1):  # ITK and the format read an invalid sign as +1; nibabel would refuse
         header["pixdim"][0] = 1
     if is_2d and not header["pixdim"][3] > 0:
@@ -176,7 +245,28 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool) -> Gr
         ) from error
     if is_2d and not np.any(affine[:3, 2]):
         affine[2, 2] = 1.0
-    steps, origin = (RAS_TO_LPS @ affine[:3, 2::-1]).T, RAS_TO_LPS @ affine[:3, 3]
-    grid = make_grid(path, shape, steps, origin)
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    steps, origin = unit * (RAS_TO_LPS @ affine[:3, 2::-1]).T, unit * (RAS_TO_LPS @ affine[:3, 3])
+    grid = make_grid(path, shape, steps, origin, spacing)
     # A flat image may hang anywhere in space; as a picture, its slice axis stays first.
     return flat_grid(shape, grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
+
+
+def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
+    """A note if the header holds two positions, sform and qform, that differ."""
+    if not (int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0):
+        return ()
+    try:
+        between = np.asarray(header.get_sform(), float) - np.asarray(header.get_qform(), float)
+    except (HeaderDataError, ValueError):
+        return ("its qform is broken; the sform is used",)
+    corners = np.array(
+        [[x, y, z, 1] for z in (0, grid.shape[0] - 1) for y in (0, grid.shape[1] - 1) for x in (0, grid.shape[2] - 1)]
+    )
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
+    return (
+        (f"its sform and qform differ by up to {gap:.3g} mm; the sform is used",)
+        if gap > FORMS_TOLERANCE * min(grid.spacing)
+        else ()
+    )

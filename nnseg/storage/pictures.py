@@ -16,18 +16,17 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from nnseg.core.geometry import Grid, Vector
-from nnseg.core.image import Integers
-from nnseg.storage.stored import Stored, check_file, flat_grid, refuse
+from nnseg.storage.stored import PLAINLY, Asked, Stored, check_file, flat_grid, refuse, stand_in
 
 Voxels = npt.NDArray[Any]
 
 
-def read_picture(path: Path, as_labels: bool = False) -> Stored:
+def read_picture(path: Path, asked: Asked = PLAINLY) -> Stored:
     """The pixels of a PNG, BMP or JPEG file as one slice, colours as channels.
 
     Args:
         path: the file.
-        as_labels: keep the indices of a palette; otherwise they become colours.
+        asked: as labels, the indices of a palette are kept; otherwise they become colours.
 
     Raises:
         ScanError: no image, or truncated.
@@ -35,16 +34,27 @@ def read_picture(path: Path, as_labels: bool = False) -> Stored:
     check_file(path)
     try:
         with Image.open(path) as image:
-            keep = image.mode != "P" or as_labels
-            pixels = np.asarray(image if keep else image.convert("RGBA" if "transparency" in image.info else "RGB"))
+            wanted = image.mode if image.mode != "P" or asked.as_labels else "RGBA" if "transparency" in image.info else "RGB"
+            unread = asked.only_header and not wanted.endswith("A")  # whether transparency counts, only its pixels tell
+            pixels = _dummy(image.size, wanted) if unread else np.asarray(_in_mode(image, wanted))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         raise refuse(path, found, expected="a complete picture", advice="copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
-    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None)
+    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=asked.spacing)
 
 
-def read_tiff(path: Path, as_labels: bool = False) -> Stored:
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _dummy(size: tuple[int, int], mode: str) -> Voxels:
+    """What a picture of this size and mode gives, in shape and type only."""
+    one = np.asarray(Image.new(mode, (1, 1)))
+    return stand_in((size[1], size[0], *one.shape[2:]), one.dtype)
+
+
+def read_tiff(path: Path, asked: Asked = PLAINLY) -> Stored:
     """The pixels of a TIFF file: one page is a slice, several pages of equal size are a volume, colours are channels.
 
     The voxel spacing comes from a file CASE.json beside it, ``{"spacing": [z, y, x]}`` in mm, if there is one.
@@ -56,16 +66,18 @@ def read_tiff(path: Path, as_labels: bool = False) -> Stored:
     try:
         with _complaints() as complaints, tifffile.TiffFile(path) as file:
             series = file.series[0]
-            pixels, axes = series.asarray(), series.axes
+            axes = series.axes
+            unread = asked.only_header and not (axes[-1] == "S" and series.shape[-1] in (2, 4))
+            pixels = stand_in(series.shape, series.dtype) if unread else series.asarray()
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
         raise refuse(path, f"cannot be decoded ({error})", expected="a complete TIFF", advice="copy or export it again") from error
     if complaints:
         raise refuse(path, f"is damaged ({complaints[0]})", expected="a complete TIFF", advice="copy it again; it may be truncated")
     voxels, is_2d = _tiff_axes(path, pixels, axes)
-    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path))
+    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path) or asked.spacing)
 
 
-def write_picture(labels: Integers, path: Path, grid: Grid, *, is_2d: bool) -> None:
+def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
     """Write a label map of one slice as PNG (values to 65535) or BMP (values to 255).
 
     Raises:
@@ -76,12 +88,31 @@ def write_picture(labels: Integers, path: Path, grid: Grid, *, is_2d: bool) -> N
     if labels.shape[0] != 1 or lowest < 0 or highest > limit:
         found = f"cannot hold a label map of shape {labels.shape} with values {lowest} to {highest}"
         raise refuse(path, found, expected=f"one slice with values 0 to {limit}", advice="write .tif, .mha or .nii.gz")
-    Image.fromarray(labels[0].astype(np.uint8 if highest < 256 else np.uint16)).save(path)
+    Image.fromarray(labels[0].astype(np.uint8 if highest < 256 else np.uint16)).save(path, **_density(source))
 
 
-def write_tiff(labels: Integers, path: Path, grid: Grid, *, is_2d: bool) -> None:
-    """Write a label map as TIFF, one page a slice."""
-    tifffile.imwrite(path, labels[0] if is_2d else labels, compression="zlib", photometric="minisblack")
+def _density(source: Path | None) -> dict[str, Any]:
+    """The dots per inch that the scan's own picture names, if it does."""
+    try:
+        with Image.open(source or "") as image:
+            return {"dpi": image.info["dpi"]}
+    except (OSError, KeyError):
+        return {}
+
+
+def write_tiff(voxels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+    """Write a volume as TIFF, one page a slice, at the resolution that the scan's own TIFF names, if it does."""
+    pages = voxels[0] if is_2d else voxels
+    tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack", **_resolution(source))
+
+
+def _resolution(source: Path | None) -> dict[str, Any]:
+    try:
+        with tifffile.TiffFile(source or "") as file:
+            tags = file.pages.first.tags
+            return {"resolution": (tags[282].value, tags[283].value), "resolutionunit": tags[296].value}
+    except (OSError, KeyError, tifffile.TiffFileError):
+        return {}
 
 
 def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None) -> Stored:

@@ -11,8 +11,8 @@ from pathlib import Path
 from nnseg.core.dataset import Case
 from nnseg.core.errors import ScanError
 from nnseg.storage.description import wrong
-from nnseg.storage.dicom import dicom_files, find_series, is_dicom, volumes_of
-from nnseg.storage.images import FORMATS, suffix_of
+from nnseg.storage.dicom import dicom_files, is_dicom, readable_series, volumes_of
+from nnseg.storage.formats import FORMATS, suffix_of
 from nnseg.storage.naming import CHANNEL, known_suffixes, name_of, suffixes_found
 
 
@@ -83,14 +83,17 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_Entry]:
 
 
 def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator[_Entry]:
-    """The folder if it holds one volume; the files of each volume if it holds several. A broken one is told of when it is read."""
-    try:
-        volumes = volumes_of(find_series(slices))
-    except ScanError:
-        volumes = ()
+    """The folder if it holds one volume; the files of each volume if it holds several, and those that cannot be read apart.
+
+    A broken one is told of when it is read.
+    """
+    found, broken = readable_series(slices)
+    volumes = volumes_of(found)
     if len(volumes) < 2:
         yield _Entry(name=name, images=(folder,))
         return
+    if broken:
+        yield _Entry(name=f"{name}_unreadable", images=broken)
     numbers = [v.number for v in volumes]
     for i, volume in enumerate(volumes):
         mark = volume.number if volume.number and numbers.count(volume.number) == 1 else f"{volume.number or 0}_{i + 1}"

@@ -15,6 +15,9 @@ from nnseg.core.geometry import IDENTITY, Grid, Matrix, Shape, Vector
 SHEAR_LIMIT = 1e-3
 """Largest cosine between two axes of a grid that still counts as rounding of a right angle."""
 
+CHANNEL_TOLERANCE = 0.1
+"""In voxels: how far apart two channels of a scan may lie. Headers of co-registered images differ by rounding."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
@@ -25,12 +28,37 @@ class Stored:
         grid: of the voxels.
         is_2d: True if the file itself is two-dimensional.
         has_geometry: False if the format stores no positions, so that ``grid`` is a stand-in of 1 mm voxels at the origin.
+        notes: what a user should know of the file, though it can be used.
     """
 
     voxels: npt.NDArray[Any]
     grid: Grid
     is_2d: bool = False
     has_geometry: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of a reader besides the voxels as stored.
+
+    Args:
+        as_labels: the file holds label values: a palette's indices are kept.
+        only_header: no voxel is read; those handed out are zeros that take up no memory.
+        spacing: mm along the stored axes (z, y, x), taken where the file says none, or none that can be.
+    """
+
+    as_labels: bool = False
+    only_header: bool = False
+    spacing: Vector | None = None
+
+
+PLAINLY = Asked()
+
+
+def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros of this shape and type that take up the memory of one: for voxels that were not read."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def refuse(path: Path, found: str, *, expected: str, advice: str) -> ScanError:
@@ -70,28 +98,57 @@ def check_file(path: Path) -> None:
         raise refuse(path, "is empty (zero bytes)", expected="an image", advice="copy or export it again")
 
 
-def make_grid(path: Path, shape: tuple[int, ...], steps: npt.NDArray[np.float64], origin: npt.NDArray[np.float64]) -> Grid:
-    """The grid of a volume from the steps between its voxels.
+def make_grid(
+    path: Path,
+    shape: tuple[int, ...],
+    steps: npt.NDArray[np.float64],
+    origin: npt.NDArray[np.float64],
+    spacing: Vector | None = None,
+) -> Grid:
+    """The grid of a volume from the steps between its voxels; its axes may be sheared.
 
     Args:
         path: named in errors.
         shape: (z, y, x).
         steps: (3, 3) mm in LPS; row ``a`` is the step from one voxel to the next along array axis ``a``.
         origin: (3,) mm in LPS of the first voxel.
+        spacing: mm (z, y, x), taken where a step is zero or not a number.
 
     Raises:
-        ScanError: a step is zero or not a number, or two axes are not at a right angle.
+        ScanError: a step is zero or not a number, and no spacing is given; or the axes do not span space.
     """
-    spacing = np.linalg.norm(steps, axis=1)
-    advice = "mend the header, or export the image again"
-    if not np.all(np.isfinite(steps)) or not np.all(np.isfinite(origin)) or spacing.min() <= 0:
-        raise refuse(path, f"has voxel spacing {_numbers(spacing)} mm (z, y, x)", expected="positive numbers", advice=advice)
-    direction = steps / spacing[:, None]
-    shear = float(np.max(np.abs(direction @ direction.T - np.eye(3))))
-    if shear > SHEAR_LIMIT:
-        found = f"has sheared axes (cosine {shear:.3g} between two of them, for instance from a tilted gantry)"
-        raise refuse(path, found, expected="axes at right angles", advice="resample it to a rectangular grid")
-    return Grid(shape=as_shape(shape), spacing=_vector(spacing), origin=_vector(origin), direction=_matrix(direction))
+    lengths = np.linalg.norm(steps, axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    if spacing is None and not usable.all():
+        found, advice = f"has voxel spacing {_numbers(lengths)} mm (z, y, x)", "mend the header, or predict with --spacing"
+        raise refuse(path, found, expected="positive numbers", advice=advice)
+    if not np.all(np.isfinite(origin)):
+        raise refuse(path, f"has its origin at {_numbers(origin)}", expected="a position in mm", advice="mend the header")
+    direction = _directions(steps, lengths, usable)
+    if abs(np.linalg.det(direction)) < SHEAR_LIMIT:
+        found = "has axes that lie in one plane"
+        raise refuse(path, found, expected="three directions in space", advice="mend the header, or export it again")
+    whole = lengths if usable.all() or spacing is None else np.asarray(spacing, float)
+    return Grid(shape=as_shape(shape), spacing=_vector(whole), origin=_vector(origin), direction=_matrix(direction))
+
+
+def shear(grid: Grid) -> float:
+    """The largest cosine between two axes of a grid: 0 at right angles."""
+    direction = np.asarray(grid.direction)
+    return float(np.max(np.abs(direction @ direction.T - np.eye(3))))
+
+
+def _directions(
+    steps: npt.NDArray[np.float64], lengths: npt.NDArray[np.float64], usable: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Unit vectors along the steps; one that is missing is the normal of the others, and if more are, all are canonical."""
+    if usable.sum() < 2:
+        return np.asarray(IDENTITY)
+    direction = np.array([step / length if ok else np.zeros(3) for step, length, ok in zip(steps, lengths, usable, strict=True)])
+    for axis in np.flatnonzero(~usable):
+        normal = np.cross(direction[axis - 1], direction[axis - 2])  # rows run z, y, x, whose cross products point backwards
+        direction[axis] = normal / (np.linalg.norm(normal) or 1.0)
+    return direction
 
 
 def flat_grid(shape: tuple[int, ...], spacing: Vector = (1.0, 1.0, 1.0)) -> Grid:
@@ -116,3 +173,10 @@ def _matrix(rows: npt.NDArray[np.float64]) -> Matrix:
 
 def _numbers(values: npt.NDArray[np.float64]) -> str:
     return "(" + ", ".join(f"{v:g}" for v in values) + ")"
+
+
+def compact(labels: npt.NDArray[Any]) -> np.dtype[Any]:
+    """The smallest integer type that file formats know and that holds all values."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    kinds = (np.uint8, np.uint16, np.uint32) if lowest >= 0 else (np.int16, np.int32)
+    return next((np.dtype(k) for k in kinds if np.iinfo(k).min <= lowest and highest <= np.iinfo(k).max), np.dtype(np.int64))
