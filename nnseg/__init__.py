@@ -13,6 +13,7 @@ _HOMES = {
     "NnsegError": "nnseg.core.errors",
     "Plan": "nnseg.core.plan",
     "evaluate_folders": "nnseg.evaluation.evaluate",
+    "load": "nnseg.verbs.model",
     "load_model": "nnseg.verbs.model",
     "load_recipe": "nnseg.planning.recipe",
     "make_plans": "nnseg.planning.planner",

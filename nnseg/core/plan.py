@@ -125,6 +125,8 @@ class Preprocessing(Section):
         normalization: one per channel.
         image_order: spline order for images: 3 as nnU-Net, 1 for speed.
         separate_axis_ratio: an axis coarser than the others by more than this is resampled on its own, nearest neighbour.
+        orientation: how scans are turned first: so that their axes point to left, posterior and superior ("lps"), or to right,
+            anterior and superior ("ras"); or not at all ("stored"), as networks imported from nnU-Net may have learned it.
     """
 
     axes: Axes
@@ -132,6 +134,7 @@ class Preprocessing(Section):
     normalization: tuple[Normalization, ...]
     image_order: SplineOrder = 3
     separate_axis_ratio: Positive = 3.0
+    orientation: Literal["lps", "ras", "stored"] = "lps"
 
     @field_validator("axes")
     @classmethod
@@ -502,6 +505,7 @@ def _bare(content: Any) -> Any:
 
 
 LATER: dict[str, Any] = {
+    "orientation": "lps",
     "previous": None,
     "accumulation": 1,
     "seconds": None,

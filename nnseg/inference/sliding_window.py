@@ -1,155 +1,215 @@
-"""A network's answer for a whole volume, tile by tile.
+"""Networks' answer for a whole volume, tile by tile, handed over slice by slice as soon as no further tile reaches there.
 
-Logits are averaged over tiles (weighted by importance) and over mirrored copies, in float32; then they become probabilities.
-Source: nnU-Net (Isensee 2021, Methods, "Inference"); averaging over members is different, see `nnseg.inference.ensemble`.
+Every network answers every tile and each mirrored copy of it. Their votes, probabilities, are averaged in float32, weighted by
+importance; only the slices that tiles still reach are held, for all networks together. Source: nnU-Net (Isensee 2021, Methods,
+"Inference"), which averages logits over the whole volume at once.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import combinations, product
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnseg.core.errors import RunError
 from nnseg.core.geometry import tile_starts
-from nnseg.core.plan import Steps
-from nnseg.core.sides import Pairs, permutation
+from nnseg.inference.voter import Voter
+from nnseg.inference.window import Flips, Window, importance
 
-Box = tuple[slice, slice, slice, slice]
-Flips = tuple[int, ...]
+log = logging.getLogger(__name__)
+
+Box = tuple[slice, slice, slice]
+
+BLANK = 1e-5
+"""A tile is blank (air, padding) if the values of each of its channels differ by no more than this; an image's own spread is 1."""
+
+
+SLAB_VALUES = 32_000_000
+"""Of all channels of the slices that are handed over at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """How a volume is cut into tiles.
+class Tiling:
+    """Where the tiles of a volume lie.
 
     Args:
-        patch: shape of a tile in voxels: two values for networks that see slices, along axis 0 of the volume; or three.
-        heads: channels of the network's answer.
-        step: distance of neighbouring tiles as a share of the patch.
-        mirror_axes: axes of the patch mirrored in all combinations; the logits are averaged.
-        sigmoid: heads are regions, each with a probability of its own; otherwise they share one (softmax).
-        swap_axis: axis of the patch from one side of the body to the other; None where no heads are swapped.
-        swaps: pairs of heads that change places in copies mirrored along ``swap_axis``: left and right.
-        previous_swaps: pairs of label indices that do in the image's last channel, if that is the previous answer of a cascade.
-        batch: tiles, or mirrored copies of them, that go through the network together; changes speed and memory only.
-        dtype: of autocast; float32 for none.
+        layers: first slices of tiles whose answers are added up together.
+        corners: first rows and columns of the tiles of each.
+        before: slices, rows and columns of padding before the volume, which is smaller than a tile.
+        padded: shape of the volume with its padding.
     """
 
-    patch: Steps
-    heads: int
-    step: float = 0.5
-    mirror_axes: Steps = ()
-    sigmoid: bool = False
-    swap_axis: int | None = None
-    swaps: Pairs = ()
-    previous_swaps: Pairs = ()
-    batch: int = 1
-    dtype: torch.dtype = torch.float32
+    layers: tuple[tuple[int, ...], ...]
+    corners: tuple[tuple[int, int], ...]
+    before: tuple[int, int, int]
+    padded: tuple[int, int, int]
 
-    @property
-    def tile(self) -> Steps:
-        """Shape (z, y, x) of a tile, one slice thick for networks that see slices."""
-        return (1, *self.patch) if len(self.patch) == 2 else self.patch
+    @classmethod
+    def of(cls, shape: Sequence[int], window: Window) -> Tiling:
+        """The tiling of a volume of ``shape`` (z, y, x)."""
+        missing = [max(t - n, 0) for t, n in zip(window.tile, shape, strict=True)]
+        z, y, x = (n + m for n, m in zip(shape, missing, strict=True))
+        depths, rows, columns = (tile_starts(n, t, s) for n, t, s in zip((z, y, x), window.tile, window.steps, strict=True))
+        copies = len(rows) * len(columns) * len(window.flips)
+        together = max(1, window.batch // copies) if window.tile[0] == 1 else 1  # few small slices do not fill a batch
+        return cls(
+            layers=tuple(depths[i : i + together] for i in range(0, len(depths), together)),
+            corners=tuple(product(rows, columns)),
+            before=(missing[0] // 2, missing[1] // 2, missing[2] // 2),
+            padded=(z, y, x),
+        )
 
-    @property
-    def flips(self) -> tuple[Flips, ...]:
-        """The axes of a tile (C, z, y, x) to reverse for each mirrored copy, the unmirrored first."""
-        axes = [a + 4 - len(self.patch) for a in self.mirror_axes]
-        return tuple(chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n))
-
-    def crosses(self, flips: Flips) -> bool:
-        """True for copies in which left is right."""
-        return self.swap_axis is not None and self.swap_axis + 4 - len(self.patch) in flips
+    def depth(self, tile: int) -> int:
+        """Slices that are held at once."""
+        return max(layer[-1] - layer[0] for layer in self.layers) + tile
 
 
-def importance(patch: Steps) -> Tensor:
-    """The weight of each voxel of a tile, float32: a Gaussian around its centre with sigma patch/8, one at most and never zero."""
-    weight = torch.ones((), dtype=torch.float64)
-    for length in patch:
-        distance = torch.arange(length, dtype=torch.float64) - length // 2
-        weight = weight[..., None] * torch.exp(-0.5 * (distance / (length / 8)) ** 2)
-    weight = weight.to(torch.float32)
-    return weight.clamp(min=float(weight[weight > 0].min()))
+def sliding_window(voters: Sequence[Voter], image: Tensor, window: Window) -> Iterator[Tensor]:
+    """The mean vote on an image, in slabs (K, n, Y, X) from its first slice to its last, float32.
 
-
-def sliding_window(network: Callable[[Tensor], Tensor], image: Tensor, window: Window) -> Tensor:
-    """Probabilities (K, Z, Y, X), float32, of an image (C, Z, Y, X), on the image's device.
+    Where memory of the device runs out, fewer tiles go through the networks together, then sums are kept in the machine's memory,
+    then the networks go on there.
 
     Args:
-        network: logits (B, K, z, y, x) of tiles (B, C, z, y, x), or without z for a patch of two axes.
-        image: float32; one smaller than the patch is padded with zeros on both sides.
+        voters: networks that share the window.
+        image: float32 (C, Z, Y, X); one smaller than the patch is padded with zeros on both sides.
         window: how to cut it.
+
+    Raises:
+        RunError: there is too little memory for a single tile.
     """
-    missing = [max(t - n, 0) for t, n in zip(window.tile, image.shape[1:], strict=True)]
-    pads = [p for m in reversed(missing) for p in (m // 2, m - m // 2)]
-    inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, image.shape[1:], strict=True))
-    with torch.inference_mode():
-        logits = _mean_logits(network, F.pad(image, pads), window)[(slice(None), *inner)].contiguous()
-        return logits.sigmoid_() if window.sigmoid else _softmax_in_place(logits)
+    yield from _Sweep(voters, image, window).slabs()
 
 
-def batch_for(patch: Steps, features: int, device: torch.device) -> int:
-    """How many tiles to send through the network together.
+class _Sweep:
+    """One pass over a volume."""
 
-    A CPU's caches want few values at a time. Measured in bfloat16 on one core: eight 40 x 56 x 40 tiles through a U-Net that starts
-    with 16 features took 0.22 s one or two at once and 0.28 s all together; slices of 256 x 256 with 32 features are fastest
-    alone, of 64 x 64 eight at once. A GPU wants to be filled; its numbers are an estimate, not measured.
+    def __init__(self, voters: Sequence[Voter], image: Tensor, window: Window) -> None:
+        self.voters, self.window = list(voters), window
+        self.tiling = Tiling.of(image.shape[1:], window)
+        room = [n - s for n, s in zip(self.tiling.padded, image.shape[1:], strict=True)]
+        pads = [p for b, r in zip(reversed(self.tiling.before), reversed(room), strict=True) for p in (b, r - b)]
+        self.image, self.shape = F.pad(image, pads), image.shape[1:]
+        self.weight = importance(window.tile).to(image.device)
+        self.blanks: dict[tuple[float, ...], Tensor] = {}
+        self.sums = self._new_sums((window.heads + 1, self.tiling.depth(window.tile[0]), *self.tiling.padded[1:]))
+        """Weighted votes, and the weights themselves, of the slices from the layer's first on."""
 
-    Args:
-        patch: shape of a tile in voxels.
-        features: channels of the network's finest stage.
-        device: where it computes.
-    """
-    values, most = (3_000_000, 8) if device.type == "cpu" else (100_000_000, 32)
-    return max(1, min(most, values // (features * math.prod(patch))))
+    def slabs(self) -> Iterator[Tensor]:
+        """The mean of votes, a layer's finished slices at a time."""
+        firsts = [layer[0] for layer in self.tiling.layers]
+        for layer, start, stop in zip(self.tiling.layers, firsts, [*firsts[1:], self.tiling.padded[0]], strict=True):
+            with torch.inference_mode():
+                self._add_layer(layer)
+            yield from self._finished(start, stop)
+            self._move_up(stop - start)
+
+    def _add_layer(self, layer: Sequence[int]) -> None:
+        d, h, w = self.window.tile
+        boxes = [(slice(z, z + d), slice(y, y + h), slice(x, x + w)) for z in layer for y, x in self.tiling.corners]
+        copies = []
+        for box in boxes:
+            blank = self._blank(box)
+            if blank is None:
+                copies += [(box, flips) for flips in self.window.flips]
+            else:
+                self._add(box, layer[0], self._blank_votes(blank, box), len(self.window.flips) * len(self.voters))
+        for chunk, votes in self._votes(copies):
+            for (box, _), vote in zip(chunk, votes, strict=True):
+                self._add(box, layer[0], vote, 1)
+
+    def _votes(self, copies: Sequence[tuple[Box, Flips]]) -> Iterator[tuple[Sequence[tuple[Box, Flips]], list[Tensor]]]:
+        """The votes of all networks on mirrored copies of tiles, a batch at a time, each turned back."""
+        batches = math.ceil(len(copies) / self.window.batch)
+        for number in range(batches):
+            chunk = copies[len(copies) * number // batches : len(copies) * (number + 1) // batches]
+            tiles = torch.stack([self.window.mirrored(self.image[(slice(None), *box)], flips) for box, flips in chunk])
+            for voter in range(len(self.voters)):
+                answers = self._answers(voter, tiles)
+                yield chunk, [self.window.mirrored_back(a, flips) for a, (_, flips) in zip(answers, chunk, strict=True)]
+
+    def _answers(self, voter: int, tiles: Tensor) -> Tensor:
+        """One network's votes (B, K, z, y, x) on tiles (B, C, z, y, x), with ever less of the device's memory."""
+        while True:
+            parts = tiles.split(self.window.batch)
+            try:
+                return torch.cat([self.voters[voter](part, self.window) for part in parts])
+            except torch.OutOfMemoryError:
+                self._make_room()
+
+    def _add(self, box: Box, first: int, votes: Tensor, count: int) -> None:
+        """Add the sum of ``count`` votes on a tile."""
+        z, y, x = box
+        place = (slice(None), slice(z.start - first, z.stop - first), y, x)
+        weight = self.weight.to(self.sums.device)
+        self.sums[place][:-1].addcmul_(votes.to(self.sums.device), weight)
+        self.sums[place][-1] += weight * count
+
+    def _finished(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The mean of the padded volume's slices from ``start`` to ``stop``, as far as they are no padding, some at a time."""
+        before, (depth, height, width) = self.tiling.before, self.shape
+        rows, columns = slice(before[1], before[1] + height), slice(before[2], before[2] + width)
+        together = max(1, SLAB_VALUES // (len(self.sums) * height * width))
+        low, high = max(start, before[0]), min(stop, before[0] + depth)
+        for first in range(low, high, together):
+            sums = self.sums[:, first - start : min(first + together, high) - start, rows, columns]
+            yield sums[:-1] / sums[-1:]
+
+    def _move_up(self, slices: int) -> None:
+        """Make room for later slices, channel by channel for the sake of memory."""
+        keep = self.sums.shape[1] - slices
+        for channel in self.sums:
+            if keep > 0:
+                channel[:keep] = channel[slices:].clone()
+            channel[max(keep, 0) :] = 0
+
+    def _blank(self, box: Box) -> tuple[float, ...] | None:
+        """The values of a tile's channels if it shows nothing at all."""
+        low, high = torch.aminmax(self.image[(slice(None), *box)].flatten(1), dim=1)
+        return tuple(low.tolist()) if bool((high - low <= BLANK).all()) else None
+
+    def _blank_votes(self, values: tuple[float, ...], box: Box) -> Tensor:
+        """The sum of all votes on a blank tile, asked for once."""
+        if values not in self.blanks:
+            copies = [(box, flips) for flips in self.window.flips]
+            self.blanks[values] = torch.stack([vote for _, votes in self._votes(copies) for vote in votes]).sum(0)
+        return self.blanks[values]
+
+    def _new_sums(self, shape: Sequence[int]) -> Tensor:
+        try:
+            return torch.zeros(tuple(shape), device=self.image.device)
+        except torch.OutOfMemoryError:
+            log.warning("%s is out of memory; adding up in the machine's memory", self.image.device)
+            return torch.zeros(tuple(shape))
+
+    def _make_room(self) -> None:
+        """Take the next step down.
+
+        Raises:
+            RunError: there is none.
+        """
+        device = self.image.device
+        if self.window.batch > 1:
+            self.window = replace(self.window, batch=self.window.batch // 2)
+            log.warning("%s is out of memory; going on with %d tiles at a time", device, self.window.batch)
+        elif self.sums.device.type != "cpu":
+            self.sums = self.sums.cpu()
+            log.warning("%s is out of memory; adding up in the machine's memory", device)
+        elif any(voter.device.type != "cpu" for voter in self.voters):
+            self.voters = [voter.on(torch.device("cpu")) for voter in self.voters]
+            self.image, self.weight = self.image.cpu(), self.weight.cpu()
+            self.window = replace(self.window, dtype=self.voters[0].dtype)
+            log.warning("%s is out of memory; going on on the CPU", device)
+        else:
+            raise RunError(f"{device} has too little memory for one {self.window.patch} patch; close other programs") from None
 
 
-def _mean_logits(network: Callable[[Tensor], Tensor], image: Tensor, window: Window) -> Tensor:
-    weight = importance(window.tile).to(image.device)
-    total = image.new_zeros((window.heads, *image.shape[1:]))
-    weights = image.new_zeros((1, *image.shape[1:]))
-    copies = [(box, flips) for box in _boxes(image, window) for flips in window.flips]
-    for first in range(0, len(copies), window.batch):
-        chunk = copies[first : first + window.batch]
-        tiles = torch.stack([_mirrored(image[box], flips, window) for box, flips in chunk])
-        for (box, flips), logits in zip(chunk, _answer(network, tiles, window), strict=True):
-            heads = logits[list(permutation(window.swaps, window.heads))] if window.crosses(flips) else logits
-            total[box].addcmul_(heads.flip(flips), weight)
-            weights[box] += weight
-    return total.div_(weights)
-
-
-def _mirrored(tile: Tensor, flips: Flips, window: Window) -> Tensor:
-    """A copy of a tile (C, z, y, x) as training shows mirrored patches."""
-    tile = tile.flip(flips)
-    if window.previous_swaps and window.crosses(flips):
-        before = tile[-1].clone()
-        for left, right in window.previous_swaps:
-            tile[-1].masked_fill_(before == left, right).masked_fill_(before == right, left)
-    return tile
-
-
-def _boxes(image: Tensor, window: Window) -> Iterator[Box]:
-    steps = (1.0, window.step, window.step) if len(window.patch) == 2 else (window.step,) * 3
-    starts = [tile_starts(n, t, s) for n, t, s in zip(image.shape[1:], window.tile, steps, strict=True)]
-    for corner in product(*starts):
-        z, y, x = (slice(a, a + t) for a, t in zip(corner, window.tile, strict=True))
-        yield slice(None), z, y, x
-
-
-def _answer(network: Callable[[Tensor], Tensor], tiles: Tensor, window: Window) -> Tensor:
-    """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""
-    with torch.autocast(tiles.device.type, dtype=window.dtype, enabled=window.dtype != torch.float32):
-        logits = network(tiles.squeeze(2)).unsqueeze(2) if len(window.patch) == 2 else network(tiles)
-    return logits.float()
-
-
-def _softmax_in_place(logits: Tensor) -> Tensor:
-    """Softmax over axis 0 in the memory of its argument, which for many labels is most of what there is."""
-    logits.sub_(logits.amax(0, keepdim=True)).exp_()
-    return logits.div_(logits.sum(0, keepdim=True))
+def volume(slabs: Iterator[Tensor]) -> Tensor:
+    """All slabs as one volume (K, Z, Y, X)."""
+    return torch.cat(list(slabs), 1)

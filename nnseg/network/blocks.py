@@ -142,7 +142,7 @@ def fast_layout(x: Tensor) -> Tensor:
 
 def initialize(module: nn.Module) -> None:
     """Draw convolution weights (Kaiming normal) and clear biases; meant for ``network.apply``. Source: He et al. 2015."""
-    if isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)):
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)) and not module.weight.is_meta:  # which would load torch's compiler
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

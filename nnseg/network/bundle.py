@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
 from nnseg.core.parse import parse
 from nnseg.core.plan import Plan
+from nnseg.core.postprocessing import Mending
+from nnseg.core.trust import Trust
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
 from nnseg.network.unet import build_network
 
@@ -49,6 +52,8 @@ class Model:
         about: where the model came from, in words: "trained_on", "created", ...
         previous: networks whose answer, the mean of theirs, those members of a cascade are shown that need one. They do not count
             as members: what they know has gone into the cascade's answer.
+        postprocessing: what is mended in their label maps, in this order.
+        trust: how far they can be trusted; None if that was not measured.
 
     Raises:
         ModelError: there are no members, or they disagree.
@@ -57,6 +62,8 @@ class Model:
     members: tuple[Member, ...]
     about: Mapping[str, str] = field(default_factory=dict)
     previous: tuple[Member, ...] = ()
+    postprocessing: tuple[Mending, ...] = ()
+    trust: Trust | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -80,7 +87,8 @@ class Model:
 
     def key(self) -> str:
         """A digest of all that can change a prediction: equal keys, equal label maps."""
-        return content_digest(_tensors(self), [member.plan.key() for member in (*self.members, *self.previous)])
+        plans = [member.plan.key() for member in (*self.members, *self.previous)]
+        return content_digest(_tensors(self), [*plans, *(m.model_dump(mode="json") for m in self.postprocessing)])
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -92,6 +100,10 @@ def save_model(model: Model, path: Path) -> None:
     text: dict[str, Any] = {"kind": "model", "format": FORMAT, "members": _described(model.members), "about": dict(model.about)}
     if model.previous:
         text["previous"] = _described(model.previous)
+    if model.postprocessing:
+        text["postprocessing"] = [mending.model_dump(mode="json") for mending in model.postprocessing]
+    if model.trust:
+        text["trust"] = model.trust.model_dump(mode="json")
     save_tensors(path, _tensors(model), text)
 
 
@@ -114,9 +126,17 @@ def load_model_file(path: Path) -> Model:
             tuple(_member(entry, weights.get(f"{kind}_{i}", {}), f"{path}, {kind} {i}") for i, entry in enumerate(entries))
             for kind, entries in (("member", text["members"]), ("previous", text.get("previous", ())))
         )
-        return Model(members=members, about=text["about"], previous=previous)
+        return Model(
+            members=members,
+            about=text["about"],
+            previous=previous,
+            postprocessing=tuple(Mending.model_validate(entry) for entry in text.get("postprocessing", ())),
+            trust=Trust.model_validate(text["trust"]) if "trust" in text else None,
+        )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: its description is incomplete: {error}") from error
+    except ValidationError as error:
+        raise ModelError(f"{path}: its description is not valid: {error.errors()[0]['msg']}") from error
 
 
 def build(member: Member, device: torch.device, network: Callable[[Plan], nn.Module] | None = None) -> nn.Module:

@@ -7,13 +7,14 @@ sees true zeros. Source: Isensee et al. 2021, supplement 3.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ModelError, ScanError
-from nnseg.core.geometry import Box, Grid, Placement, Vector
+from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.crop import nonzero_box
@@ -47,6 +48,8 @@ def preprocess(
         ModelError: the previous answer is missing, or the plan is shown none.
     """
     _check(scan, plan, label_map=label_map, previous=previous)
+    turn = turn_for(scan, plan)
+    scan, label_map, previous = turned(scan, turn), _turned_labels(label_map, turn), _turned_labels(previous, turn)
     placement = _place(scan.grid, nonzero_box(scan.image), plan)
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
     cropped = _cropped(scan.image, placement)
@@ -61,7 +64,9 @@ def preprocess(
 
 
 def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Floats:
-    """Probabilities on the scan's canonical grid, float32 (K, Z, Y, X); outside the crop the background is certain.
+    """Probabilities on the scan's grid, turned as the plan wants it, float32 (K, Z, Y, X); certain background outside the crop.
+
+    The plain way, which holds everything at once; `nnseg.inference.restore` goes it block by block.
 
     Args:
         probabilities_KZYX: one volume for each of ``plan.labels.heads``, on the network's grid.
@@ -74,7 +79,7 @@ def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Flo
     expected = (len(plan.labels.heads), *placement.shape)
     if probabilities_KZYX.shape != expected:
         raise ModelError(f"probabilities have shape {probabilities_KZYX.shape}, this scan and plan need {expected}; predict again")
-    separate = _separate(plan, current=placement.spacing, new=_scan_spacing(placement))
+    separate = separate_back(placement, plan)
     restored = np.zeros((len(probabilities_KZYX), *placement.scan.shape), np.float32)
     if not plan.labels.regions:
         restored[0] = 1.0
@@ -82,6 +87,33 @@ def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Flo
         resampled = resample_image(head[np.newaxis], placement.cropped_shape, order=1, separate=separate)
         volume[placement.crop.slices] = resampled[0].transpose(placement.back)
     return restored
+
+
+def separate_back(placement: Placement, plan: Plan) -> int | None:
+    """The axis of the network's grid that is resampled on its own on the way back to the scan, if there is one."""
+    return _separate(plan, current=placement.spacing, new=_scan_spacing(placement))
+
+
+def turn_for(scan: Scan, plan: Plan) -> Reorientation:
+    """From a canonical scan to the orientation that the plan's networks know."""
+    if plan.preprocessing.orientation == "stored":
+        return scan.source.grid.canonical().inverse()
+    return RAS if plan.preprocessing.orientation == "ras" else Reorientation()
+
+
+def turned(scan: Scan, turn: Reorientation) -> Scan:
+    """The scan with its axes permuted and flipped; every voxel stays where it is in the world."""
+    return scan if turn == Reorientation() else replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
+
+
+def _turned_labels(label_map: LabelMap | None, turn: Reorientation) -> LabelMap | None:
+    if label_map is None:
+        return None
+    return LabelMap(labels=turn.apply(label_map.labels), grid=label_map.grid.reoriented(turn))
+
+
+RAS = Reorientation(flips=(False, True, True))
+"""From left, posterior, superior to right, anterior, superior."""
 
 
 def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: LabelMap | None) -> None:

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, NnsegError
-from nnseg.core.geometry import tile_starts
+from nnseg.core.geometry import Grid, tile_starts
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
-from nnseg.inference.predict import Predictor, window_of
-from nnseg.inference.sliding_window import Window, sliding_window
-from nnseg.network.bundle import Member, Model, build, save_model
+from nnseg.inference.predict import Prediction, Predictor, Prepared, window_of
+from nnseg.inference.sliding_window import sliding_window
+from nnseg.inference.voter import Voter
+from nnseg.inference.window import Window
+from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.network.unet import build_network
@@ -36,8 +37,8 @@ from nnseg.training.loop import memory_for
 from nnseg.training.patches import Patches
 from nnseg.training.setting import Setting
 from nnseg.training.validation import MOST_PATCHES, Validation
+from nnseg.verbs.held_out import Job, predict_into
 from nnseg.verbs.options import Options
-from nnseg.verbs.predict import Job, predict_into
 from nnseg.verbs.preprocess import Task
 from nnseg.verbs.probe import Answer, Request
 
@@ -155,23 +156,25 @@ def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
         member = _untrained(plan)
-        network, window = build(member, device), window_of(member, device)
-        first = _seconds_of_tile(network, replace(window, mirror_axes=()), plan, tiles=1)  # it also warms up
+        voter, window = Voter.of(member, device), window_of(member, device)
+        first = _seconds_of_tile(voter, replace(window, mirror_axes=()), tiles=1)  # it also warms up
         copies = max(window.batch, min(MOST_COPIES, int(TILES_SECONDS / first)))
         chosen = window if copies >= len(window.flips) else replace(window, mirror_axes=())
         count = ceil(copies / len(chosen.flips))
-        seconds = first if first > LONG else min(_seconds_of_tile(network, chosen, plan, tiles=count) for _ in range(2))
+        seconds = first if first > LONG else min(_seconds_of_tile(voter, chosen, tiles=count) for _ in range(2))
     return seconds, _device_peak_gb(device) or max(0.0, peak.gb - before)
 
 
-def _seconds_of_tile(network: nn.Module, window: Window, plan: Plan, *, tiles: int) -> float:
+def _seconds_of_tile(voter: Voter, window: Window, *, tiles: int) -> float:
     """Seconds of one copy of a tile, from a pass over an image of so many tiles in a row."""
+    plan = voter.member.plan
     along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
     shape = list(window.tile)
     shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
-    image = torch.rand(plan.inputs, *shape).to(next(network.parameters()).device)
+    image = torch.rand(plan.stored, *shape).to(voter.device)
     start = time.perf_counter()
-    float(sliding_window(network, image, window).flatten()[0])  # float() waits for the device
+    for slab in sliding_window([voter], image, window):
+        float(slab.flatten()[0])  # float() waits for the device
     seconds = time.perf_counter() - start
     return seconds / (len(tile_starts(shape[along], window.tile[along], step)) * len(window.flips))
 
@@ -225,20 +228,39 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
 
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
-        reference = read_label_map(case.labels)
-
-        def answer(scan: Scan) -> LabelMap:
-            predictor(scan)
-            return replace(reference, grid=scan.grid)  # noise, which an untrained network gives, would make a larger file
-
-        written = predict_into(Job(cases=(case,), out=out, key="trial"), answer)[case.name]
+        answerer = _Known(predictor, read_label_map(case.labels))
+        written = predict_into(Job(cases=(case,), out=out, key="trial"), answerer)[case.name]
         if written.status == "failed":
             raise NnsegError(written.reason)
         shape = store.read(case.name).labels.shape
         tiles = np.prod([len(tile_starts(max(n, t), t, 1.0)) for n, t in zip(shape, tile, strict=True)])
-        return max(0.0, written.seconds - float(tiles) * tile_seconds), (out / written.file).stat().st_size
+        return max(0.0, written.total_seconds - float(tiles) * tile_seconds), (out / written.file).stat().st_size
 
     return predict
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Works as a predictor does, and then gives the reference: an untrained network's noise would make a larger file."""
+
+    predictor: Predictor
+    reference: LabelMap
+
+    @property
+    def model(self) -> Model:
+        return self.predictor.model
+
+    def prepare(self, scan: Scan) -> Prepared:
+        return self.predictor.prepare(scan)
+
+    def answer(
+        self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
+    ) -> Prediction:
+        prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
+        return replace(prediction, label_map=replace(self.reference, grid=prediction.label_map.grid))
+
+    def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
+        return self.predictor.memory_gb(grid, probabilities=probabilities, uncertainty=uncertainty)
 
 
 def _tiny(plan: Plan) -> Plan:

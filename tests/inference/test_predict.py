@@ -1,5 +1,6 @@
 """From a model and a scan to a label map: whole, in place, and the same every time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from nnseg.core.errors import ModelError, RunError, ScanError
-from nnseg.core.geometry import Grid
+from nnseg.core.errors import ModelError, ScanError
+from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.postprocessing import Mending
+from nnseg.core.trust import Trust
 from nnseg.inference import predict as room
-from nnseg.inference.ensemble import groups
-from nnseg.inference.predict import Predictor, predict
+from nnseg.inference import voter as voters
+from nnseg.inference.postprocess import apply
+from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.unet import build_network
+from nnseg.preprocessing.preprocess import preprocess, restore
 
 CPU = torch.device("cpu")
 LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
@@ -50,6 +55,11 @@ def _plan(dimensions=3, *, labels=LABELS, spacing=2.0, channels=("MRI",), axes=(
         training=Training(batch_size=2, precision="float32"),
         inference=Inference(mirror_axes=tuple(range(dimensions))),
     )
+
+
+def predict(model, scan, *, probabilities=True, **settings):
+    predictor = Predictor(model, **settings)
+    return predictor.answer(predictor.prepare(scan), probabilities=probabilities)
 
 
 def _member(plan: Plan, seed: int = 0) -> Member:
@@ -115,10 +125,11 @@ def test_a_scan_smaller_than_the_patch_is_predicted():
 def test_the_same_scan_gives_the_same_answer_whoever_asks():
     model, scan = _model(_plan()), _scan()
     predictor = Predictor(model, device=CPU)
-    first = predictor(scan)
+    first = predictor(scan).label_map.labels
     predictor(_scan(shape=(9, 9, 9)))
-    assert _equal(predictor(scan), first)
-    assert _equal(predict(model, scan, device=CPU), first)
+    assert np.array_equal(predictor(scan).label_map.labels, first)
+    assert np.array_equal(room.predict(model, scan, device=CPU).label_map.labels, first)
+    assert np.array_equal(predict(model, scan, device=CPU).label_map.labels, first)
 
 
 def test_a_model_from_a_file_predicts_the_same(tmp_path):
@@ -129,7 +140,8 @@ def test_a_model_from_a_file_predicts_the_same(tmp_path):
 
 def test_two_equal_members_answer_as_one():
     member, scan = _member(_plan()), _scan()
-    assert _equal(predict(Model(members=(member, member)), scan, device=CPU), predict(Model(members=(member,)), scan, device=CPU))
+    both, one = (predict(Model(members=members), scan, device=CPU) for members in ((member, member), (member,)))
+    np.testing.assert_allclose(both.probabilities, one.probabilities, atol=1e-5)
 
 
 def test_members_of_different_plans_meet_as_probabilities():
@@ -142,28 +154,21 @@ def test_members_of_different_plans_meet_as_probabilities():
 
 def test_members_that_preprocess_alike_share_the_way(monkeypatch):
     members = (_member(_plan(), 0), _member(_plan(2), 1), _member(_plan(), 2), _member(_plan(spacing=3.0), 3))
-    assert [[m.fold for m in group] for group in groups(members)] == [[0, 2], [1], [3]]
-    calls = []
+    predictor, calls = Predictor(Model(members=members), device=CPU), []
+    assert [[v.member.fold for v in group.voters] for group in predictor._groups] == [[0, 2], [1], [3]]
     monkeypatch.setattr(room, "preprocess", lambda *given, **more: calls.append("in") or preprocess(*given, **more))
-    monkeypatch.setattr(room, "restore", lambda *given: calls.append("back") or restore(*given))
-    predict(Model(members=members), _scan(), device=CPU)
-    assert calls == ["in", "back"] * 3
+    predictor(_scan())
+    assert len(calls) == 3
 
 
-preprocess, restore = room.preprocess, room.restore
+def test_step_and_mirroring_are_the_plans_unless_told():
+    def asked(**settings):
+        (group,) = Predictor(_model(_plan()), device=CPU, **settings)._groups
+        return group.window.step, group.window.mirror_axes, group.window.logits
 
-
-def test_step_and_mirroring_are_the_plans_unless_told(monkeypatch):
-    seen = []
-
-    def window(network, image, window):
-        seen.append((window.step, window.mirror_axes))
-        return torch.zeros(3, *image.shape[1:])
-
-    monkeypatch.setattr(room, "sliding_window", window)
-    predict(_model(_plan()), _scan(), device=CPU)
-    predict(_model(_plan()), _scan(), device=CPU, step=0.8, mirror=False)
-    assert seen == [(0.5, (0, 1, 2)), (0.8, ())]
+    assert asked() == (0.5, (0, 1, 2), False)
+    assert asked(step=0.8, mirror=False) == (0.8, (), False)
+    assert asked(classic=True) == (0.5, (0, 1, 2), True)
 
 
 def test_a_scan_with_other_channels_is_refused_with_those_needed():
@@ -176,26 +181,6 @@ def test_a_network_that_gives_no_numbers_is_named():
     broken = replace(member, weights={n: t * float("nan") for n, t in member.weights.items()})
     with pytest.raises(ModelError, match=r"fold 4 \(3d\).*not numbers"):
         predict(Model(members=(broken,)), _scan(), device=CPU)
-
-
-@pytest.mark.parametrize(("room_for", "tried"), [(3, [9, 4, 2]), (0, [9, 4, 2, 1])])
-def test_a_full_device_gets_smaller_batches(monkeypatch, room_for, tried):
-    seen = []
-
-    def window(network, image, window):
-        seen.append(window.batch)
-        if window.batch > room_for:
-            raise torch.OutOfMemoryError
-        return torch.zeros(3, *image.shape[1:])
-
-    monkeypatch.setattr(room, "sliding_window", window)
-    monkeypatch.setattr(room, "batch_for", lambda *given: 9)
-    if room_for:
-        predict(_model(_plan()), _scan(), device=CPU)
-    else:
-        with pytest.raises(RunError, match="too little memory for one"):
-            predict(_model(_plan()), _scan(), device=CPU)
-    assert seen == tried
 
 
 def _cascade(*, labels=LABELS, **changes) -> Plan:
@@ -222,8 +207,8 @@ def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
         }
     )  # the scan's own spacing, so that nothing is resampled
     first, scan = (_lowres(1), _lowres(2)), _scan()
-    real = room.build
-    monkeypatch.setattr(room, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
+    real = voters.build
+    monkeypatch.setattr(voters, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
     answer = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
     expected = predict(Model(members=first), scan, device=CPU).label_map.labels
     assert len(np.unique(expected)) == 3
@@ -243,7 +228,8 @@ def test_a_cascade_is_shown_the_mean_of_all_first_networks():
 
 def test_cascades_and_others_answer_together():
     members, first, scan = (_member(_plan(), 0), _member(_cascade(), 1)), (_lowres(),), _scan()
-    assert len(groups(members)) == 2  # preprocessed alike, but for what one is shown
+    found = Predictor(Model(members=members, previous=first), device=CPU)
+    assert len(found._groups) == 2  # preprocessed alike, but for what one is shown
     alone = [predict(Model(members=(m,), previous=first), scan, device=CPU).probabilities for m in members]
     together = predict(Model(members=members, previous=first), scan, device=CPU).probabilities
     np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-5)
@@ -268,3 +254,150 @@ def test_a_window_swaps_the_heads_that_training_swapped():
     assert (window.swap_axis, window.swaps, window.previous_swaps) == (2, ((1, 2),), ())
     cascade = room.window_of(Member(plan=plan.model_copy(update={"previous": "3d_lowres"}), fold=0, weights={}), CPU)
     assert cascade.previous_swaps == ((1, 2),)
+
+
+def _plain(member: Member, scan: Scan, *, classic=False):
+    """The same, by the plain way: everything on the network's grid, then all labels at once back to the scan."""
+    group = Predictor(Model(members=(member,)), device=CPU, classic=classic)._groups[0]
+    case = preprocess(scan, None, member.plan)
+    answer = room.sliding_window(group.voters, torch.from_numpy(case.image), group.window)
+    return restore(torch.cat(list(answer), 1).numpy(), case.placement, member.plan)
+
+
+@pytest.mark.parametrize("classic", [False, True])
+@pytest.mark.parametrize("labels", [LABELS, REGIONS])
+@pytest.mark.parametrize("spacing", [0.7, 2.0, 4.0])
+@pytest.mark.parametrize(("dimensions", "axes"), [(3, (0, 1, 2)), (3, (2, 0, 1)), (2, (1, 2, 0))])
+def test_the_way_back_in_blocks_is_the_plain_one(dimensions, axes, spacing, labels, classic, monkeypatch):
+    monkeypatch.setattr(room, "BLOCK_VALUES", 3000)
+    scan, member = _scan(), _member(_plan(dimensions, axes=axes, spacing=spacing, labels=labels), 7)
+    plain = _plain(member, scan, classic=classic)
+    expected = labels.decide(plain if not (classic and labels.regions) else 1 / (1 + np.exp(-plain)))
+    found = predict(Model(members=(member,)), scan, device=CPU, classic=classic, probabilities=False)
+    assert len(np.unique(expected)) > 1
+    assert (found.label_map.labels[3:] == expected[3:]).mean() >= 0.9999  # above, there is nothing in the scan
+    full = predict(Model(members=(member,)), scan, device=CPU, classic=classic)
+    assert np.array_equal(full.label_map.labels, found.label_map.labels)
+    if not classic:
+        np.testing.assert_allclose(full.probabilities, plain, atol=1e-5)
+
+
+def test_anisotropic_slices_come_back_one_by_one():
+    scan, member = _scan(shape=(12, 30, 33), spacing=(5.0, 1.0, 1.0)), _member(_plan(spacing=1.7), 3)
+    np.testing.assert_allclose(predict(Model(members=(member,)), scan, device=CPU).probabilities, _plain(member, scan), atol=1e-5)
+
+
+def test_plans_of_other_axis_orders_answer_together(monkeypatch):
+    monkeypatch.setattr(room, "BLOCK_VALUES", 2000)
+    members = (_member(_plan(axes=(2, 0, 1)), 0), _member(_plan(2), 1), _member(_plan(axes=(1, 2, 0), spacing=3.0), 2))
+    alone = [predict(Model(members=(m,)), _scan(), device=CPU).probabilities for m in members]
+    together = predict(Model(members=members), _scan(), device=CPU)
+    np.testing.assert_allclose(together.probabilities, np.mean(alone, 0), atol=1e-5)
+    short = predict(Model(members=members), _scan(), device=CPU, probabilities=False)
+    assert (short.label_map.labels == together.label_map.labels).mean() > 0.9999
+
+
+def test_classic_plans_meet_as_probabilities_and_their_folds_as_logits():
+    one, other, flat = _member(_plan(), 0), _member(_plan(), 1), _member(_plan(2), 2)
+    scan = _scan()
+    logits = (_plain(one, scan, classic=True) + _plain(other, scan, classic=True)) / 2
+    shares = [torch.softmax(torch.from_numpy(v), 0).numpy() for v in (logits, _plain(flat, scan, classic=True))]
+    found = predict(Model(members=(one, other, flat)), scan, device=CPU, classic=True).probabilities
+    np.testing.assert_allclose(found[:, 3:], (2 * shares[0] + shares[1])[:, 3:] / 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", ["stored", "ras"])
+def test_networks_of_another_orientation_see_the_scan_as_they_learned_it(orientation):
+    stored = Grid(shape=(23, 14, 19), spacing=(1.0, 1.5, 2.0), direction=((-1, 0, 0), (0, 0, 1), (0, 1, 0)))
+    turn = stored.canonical()
+    voxels = np.random.default_rng(3).normal(5, 2, (1, *stored.shape)).astype(np.float32)
+    source = Source(files=(Path("x.nii.gz"),), grid=stored)
+    scan = Scan(image=np.ascontiguousarray(turn.apply(voxels)), grid=stored.reoriented(turn), source=source)
+    plan = _plan(axes=(1, 0, 2))
+    turned = plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update={"orientation": orientation})})
+    seen_as = turn.inverse() if orientation == "stored" else Reorientation(flips=(False, True, True))
+    as_seen = replace(scan, image=seen_as.apply(scan.image), grid=scan.grid.reoriented(seen_as))
+    expected = predict(Model(members=(_member(plan),)), as_seen, device=CPU)
+    found = predict(Model(members=(_member(turned),)), scan, device=CPU)
+    assert np.array_equal(found.label_map.labels, seen_as.inverse().apply(expected.label_map.labels))
+    np.testing.assert_allclose(found.probabilities, seen_as.inverse().apply(expected.probabilities), atol=1e-6)
+    mixed = predict(Model(members=(_member(turned), _member(plan, 1))), scan, device=CPU)
+    both = [found.probabilities, predict(Model(members=(_member(plan, 1),)), scan, device=CPU).probabilities]
+    np.testing.assert_allclose(mixed.probabilities, np.mean(both, 0), atol=1e-5)
+
+
+def test_many_labels_take_no_more_memory_than_few(monkeypatch):
+    largest = []
+    real = room.decided
+
+    def watched(streams, block, labels, threshold):
+        largest.append(int(np.prod([part.stop - part.start for part in block])) * len(labels.heads))
+        return real(streams, block, labels, threshold)
+
+    monkeypatch.setattr(room, "decided", watched)
+    monkeypatch.setattr(room, "BLOCK_VALUES", 20_000)
+    for count in (3, 60):
+        labels = Labels(names=tuple(f"l{i}" for i in range(count)), values=tuple(range(count)))
+        predict(_model(_plan(labels=labels)), _scan(), device=CPU, probabilities=False)
+    assert max(largest) < 40_000
+
+
+@pytest.mark.parametrize("labels", [LABELS, REGIONS])
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
+def test_uncertainty_is_the_doubt_of_the_mean_probabilities(labels, spacing):
+    plan, scan = _plan(labels=labels, spacing=spacing), _scan(spacing=(1.0, 1.0, 1.0))
+    predictor = Predictor(Model(members=(_member(plan, 1), _member(plan, 2))), device=CPU)
+    prepared = predictor.prepare(scan)
+    found = predictor.answer(prepared, probabilities=True, uncertainty=True, sample=100)
+    assert np.array_equal(found.label_map.labels, predictor(scan).label_map.labels)
+    assert found.uncertainty.shape == scan.grid.shape
+    if spacing == 1.0:  # nothing is resampled: what is unsure there is unsure here
+        doubt = (
+            1 - found.probabilities.max(0)
+            if not labels.regions
+            else np.minimum(found.probabilities, 1 - found.probabilities).max(0)
+        )
+        np.testing.assert_allclose(found.uncertainty, doubt, atol=1e-5)
+    assert found.uncertainty[:3].max() == 0  # nothing is there
+    assert 0 < found.confidence.quality < 1
+    assert found.confidence.unlike == ()
+    z, y, x = found.sample.voxels.T
+    assert len(z) == 50  # of those that are not sure, which all are
+    if spacing == 1.0:
+        np.testing.assert_allclose(found.sample.probabilities, found.probabilities[:, z, y, x].T, atol=1e-5)
+
+
+def test_probabilities_are_tempered_and_labels_stay():
+    member, scan = _member(_plan(), 1), _scan()
+    plain, soft = (
+        predict(Model(members=(member,), trust=trust), scan, device=CPU) for trust in (None, Trust(cases=9, temperature=2.0))
+    )
+    assert np.array_equal(soft.label_map.labels, plain.label_map.labels)
+    raised = np.sqrt(plain.probabilities)
+    np.testing.assert_allclose(soft.probabilities, raised / raised.sum(0), atol=1e-5)
+
+
+def test_what_the_model_mends_is_mended():
+    model, scan = _model(_plan()), _scan()
+    mended = replace(model, postprocessing=(Mending(action="largest", labels=(3,)),))
+    before, after = (predict(m, scan, device=CPU).label_map.labels for m in (model, mended))
+    assert 0 < (after == 3).sum() < (before == 3).sum()
+    assert np.array_equal(after, apply(before, mended.postprocessing, LABELS))
+
+
+def test_two_threads_and_a_lone_one_get_the_same_answers():
+    predictor, scans = Predictor(_model(_plan()), device=CPU), [_scan(shape=(9 + n, 12, 14)) for n in range(6)]
+    alone = [predictor(scan).label_map.labels for scan in scans]
+    with ThreadPoolExecutor(2) as pool:
+        together = [prediction.label_map.labels for prediction in pool.map(predictor, scans)]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_large_probabilities_lie_in_a_file_and_are_the_same(limit, monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "IN_MEMORY_BYTES", limit)
+    predictor = Predictor(_model(_plan()), device=CPU)
+    found = predictor.answer(predictor.prepare(_scan()), probabilities=True, scratch=tmp_path).probabilities
+    assert isinstance(found, np.memmap) == (limit == 0)
+    assert not list(tmp_path.iterdir())  # it has no name
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)

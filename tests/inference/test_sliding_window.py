@@ -1,7 +1,10 @@
 """Tiles cover the volume, and their answers are averaged as they should be."""
 
+import logging
 import math
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,26 @@ from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from nnseg.inference.sliding_window import Window, batch_for, importance, sliding_window, tile_starts
+from nnseg.core.errors import RunError
+from nnseg.core.geometry import tile_starts
+from nnseg.inference.sliding_window import sliding_window, volume
+from nnseg.inference.voter import Voter
+from nnseg.inference.window import Window, batch_for, importance
 
 CPU = torch.device("cpu")
+MEMBER = SimpleNamespace(plan=SimpleNamespace(previous=None, training=SimpleNamespace(precision="float32")))
+
+
+def _mean(network, image, window):
+    """The mean vote of one network, or of several."""
+    networks = network if isinstance(network, list) else [network]
+    return volume(sliding_window([Voter(MEMBER, n, CPU) for n in networks], image, window))
+
+
+def _classic(network, image, window):
+    """Probabilities of the mean logits, as nnU-Net makes them."""
+    logits = _mean(network, image, replace(window, logits=True))
+    return torch.sigmoid(logits) if window.sigmoid else torch.softmax(logits, 0)
 
 
 def _image(*shape, seed=0):
@@ -84,12 +104,12 @@ def test_a_window_over_the_identity_gives_the_input_back(shape, patch, step, bat
     axes = data.draw(st.sets(st.integers(0, len(patch) - 1)))
     image = _image(3, *shape)
     window = Window(patch=tuple(patch), heads=3, step=step, mirror_axes=tuple(sorted(axes)), batch=batch)
-    torch.testing.assert_close(sliding_window(_identity, image, window), torch.softmax(image, 0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(_mean(_identity, image, window), torch.softmax(image, 0), rtol=1e-4, atol=1e-5)
 
 
 def test_regions_get_a_probability_each():
     image = _image(2, 5, 6, 7)
-    found = sliding_window(_identity, image, Window(patch=(4, 4, 4), heads=2, sigmoid=True))
+    found = _mean(_identity, image, Window(patch=(4, 4, 4), heads=2, sigmoid=True))
     torch.testing.assert_close(found, torch.sigmoid(image), rtol=1e-4, atol=1e-5)
     assert found.dtype == torch.float32
 
@@ -97,7 +117,7 @@ def test_regions_get_a_probability_each():
 def test_the_image_is_not_changed():
     image = _image(2, 6, 6, 6)
     before = image.clone()
-    sliding_window(_identity, image, Window(patch=(6, 6, 6), heads=2, mirror_axes=(0,)))
+    _mean(_identity, image, Window(patch=(6, 6, 6), heads=2, mirror_axes=(0,)))
     assert torch.equal(image, before)
 
 
@@ -108,8 +128,8 @@ def test_mirroring_does_not_change_an_equivariant_network(dimensions):
     for axis in axes:
         network.weight.copy_((network.weight + network.weight.flip(axis + 2)) / 2)
     image, patch = _image(1, 9, 11, 10), (8, 8, 8)[:dimensions]
-    plain = sliding_window(network, image, Window(patch=patch, heads=2))
-    mirrored = sliding_window(network, image, Window(patch=patch, heads=2, mirror_axes=axes))
+    plain = _classic(network, image, Window(patch=patch, heads=2))
+    mirrored = _classic(network, image, Window(patch=patch, heads=2, mirror_axes=axes))
     torch.testing.assert_close(mirrored, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -121,7 +141,7 @@ def test_mirrored_logits_are_averaged_by_hand():
 
     window = Window(patch=(1, 1, 4), heads=2, mirror_axes=(2,))
     logits = torch.tensor([1.0, 2.0, 4.0, 8.0]) * 1.5  # the mean of (0, 1, 2, 3) and (3, 2, 1, 0)
-    torch.testing.assert_close(sliding_window(ramp, image, window)[1, 0, 0], torch.sigmoid(logits))
+    torch.testing.assert_close(_classic(ramp, image, window)[1, 0, 0], torch.sigmoid(logits))
 
 
 def test_the_copies_are_all_combinations_of_axes():
@@ -144,7 +164,7 @@ def test_overlapping_tiles_agree_with_monai():
         logits = sliding_window_inference(
             image[None], patch, 4, network, overlap=0.5, mode="gaussian", roi_weight_map=importance(patch)
         )
-    found = sliding_window(network, image, Window(patch=patch, heads=3, batch=3))
+    found = _classic(network, image, Window(patch=patch, heads=3, batch=3))
     torch.testing.assert_close(found, torch.softmax(logits[0], 0), rtol=1e-4, atol=1e-5)
 
 
@@ -152,7 +172,7 @@ def test_overlapping_tiles_agree_with_monai():
 def test_tiles_and_mirrors_agree_with_a_plain_loop(shape, patch):
     dimensions, step, axes = len(patch), 0.6, (0, 1)
     network, image = _conv(1, 2, dimensions, seed=4), _image(1, *shape, seed=5)
-    found = sliding_window(network, image, Window(patch=patch, heads=2, step=step, mirror_axes=axes, batch=4))
+    found = _classic(network, image, Window(patch=patch, heads=2, step=step, mirror_axes=axes, batch=4))
     if dimensions == 2:
         expected = np.stack([_tile_by_tile(network, image[:, z].numpy(), patch, step, axes) for z in range(shape[0])], 1)
     else:
@@ -184,7 +204,7 @@ def _tile_by_tile(network, image, patch, step, axes):
 
 def test_the_batch_changes_nothing_but_speed():
     network, image = _conv(1, 2), _image(1, 12, 10, 9)
-    answers = [sliding_window(network, image, Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 2), batch=b)) for b in (1, 3, 100)]
+    answers = [_mean(network, image, Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 2), batch=b)) for b in (1, 3, 100)]
     torch.testing.assert_close(answers[1], answers[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(answers[2], answers[0], rtol=1e-5, atol=1e-6)
 
@@ -197,9 +217,9 @@ def test_no_batch_is_larger_than_allowed(patch):
         seen.append(tuple(tiles.shape))
         return tiles
 
-    sliding_window(network, _image(1, 8, 16, 8), Window(patch=patch, heads=1, sigmoid=True, mirror_axes=(1,), batch=5))
+    _mean(network, _image(1, 8, 16, 8), Window(patch=patch, heads=1, sigmoid=True, mirror_axes=(1,), batch=5))
     assert {s[1:] for s in seen} == {(1, *patch)}
-    assert [s[0] for s in seen[:-1]] == [5] * (len(seen) - 1)
+    assert {s[0] for s in seen} == {3}  # six copies a layer of tiles, in as many batches as needed, of one size
     assert sum(s[0] for s in seen) == 2 * 3 * (8 if len(patch) == 2 else 3)  # copies, tiles along y, slices or tiles along z
 
 
@@ -212,15 +232,15 @@ def test_autocast_reaches_the_network_and_answers_are_summed_in_float32():
         return inner(tiles)
 
     image = _image(1, 8, 8, 8)
-    short = sliding_window(network, image, Window(patch=(8, 8, 8), heads=2, dtype=torch.bfloat16))
+    short = _mean(network, image, Window(patch=(8, 8, 8), heads=2, dtype=torch.bfloat16))
     assert seen == [torch.bfloat16]
     assert short.dtype == torch.float32
-    torch.testing.assert_close(short, sliding_window(inner, image, Window(patch=(8, 8, 8), heads=2)), rtol=0, atol=0.02)
+    torch.testing.assert_close(short, _mean(inner, image, Window(patch=(8, 8, 8), heads=2)), rtol=0, atol=0.02)
 
 
 def test_softmax_survives_large_logits():
     image = torch.tensor([1000.0, -1000.0, 999.0]).reshape(3, 1, 1, 1)
-    found = sliding_window(_identity, image, Window(patch=(1, 1, 1), heads=3)).flatten()
+    found = _mean(_identity, image, Window(patch=(1, 1, 1), heads=3)).flatten()
     torch.testing.assert_close(found, torch.tensor([0.7310586, 0.0, 0.2689414]))
 
 
@@ -257,10 +277,10 @@ def _sided(previous=False):
 @pytest.mark.parametrize("patch", [(4, 6, 8), (6, 8)])
 def test_left_stays_left_in_mirrored_copies_whose_heads_are_swapped(patch):
     image, axes = _image(1, 4, 6, 8), tuple(range(len(patch)))
-    plain = sliding_window(_sided(), image, Window(patch=patch, heads=3))
+    plain = _mean(_sided(), image, Window(patch=patch, heads=3))
     window = Window(patch=patch, heads=3, mirror_axes=axes, swap_axis=len(patch) - 1, swaps=((1, 2),))
-    torch.testing.assert_close(sliding_window(_sided(), image, window), plain)
-    confused = sliding_window(_sided(), image, Window(patch=patch, heads=3, mirror_axes=axes))
+    torch.testing.assert_close(_mean(_sided(), image, window), plain)
+    confused = _mean(_sided(), image, Window(patch=patch, heads=3, mirror_axes=axes))
     assert not torch.allclose(confused, plain, atol=0.1)
 
 
@@ -268,12 +288,92 @@ def test_a_previous_answer_is_swapped_in_mirrored_copies():
     image = _image(1, 4, 6, 8)
     shown = torch.where(torch.arange(8) >= 4, 1.0, 2.0).expand(1, 4, 6, 8)
     image = torch.cat([image, shown])
-    plain = sliding_window(_sided(True), image, Window(patch=(4, 6, 8), heads=3))
+    plain = _mean(_sided(True), image, Window(patch=(4, 6, 8), heads=3))
     swaps = {"swap_axis": 2, "swaps": ((1, 2),), "previous_swaps": ((1, 2),)}
     window = Window(patch=(4, 6, 8), heads=3, mirror_axes=(0, 2), **swaps)
-    torch.testing.assert_close(sliding_window(_sided(True), image, window), plain)
+    torch.testing.assert_close(_mean(_sided(True), image, window), plain)
 
 
 def test_only_copies_mirrored_along_the_swap_axis_are_swapped():
     window = Window(patch=(2, 2), heads=3, mirror_axes=(0, 1), swap_axis=1, swaps=((1, 2),))
-    assert [window.crosses(flips) for flips in window.flips] == [False, False, True, True]
+    assert [window._crosses(flips) for flips in window.flips] == [False, False, True, True]
+
+
+def test_probabilities_are_averaged_by_hand():
+    image = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+
+    def ramp(tiles):  # the second head's logit is 0 in the tile's first voxel, ten times the value in its second
+        return torch.cat([torch.zeros_like(tiles), tiles * torch.tensor([0.0, 10.0])], 1)
+
+    window = Window(patch=(1, 1, 2), heads=2, mirror_axes=(2,))
+    expected = torch.tensor([0.5, (torch.sigmoid(torch.tensor(10.0)) + 0.5) / 2])
+    torch.testing.assert_close(_mean(ramp, image, window)[1, 0, 0], expected)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((11, 13, 9), (6, 8, 5)), ((4, 13, 9), (8, 6)), ((30, 5, 30), (4, 8, 8))])
+def test_members_answer_as_the_mean_of_each_alone(shape, patch):
+    networks = [_conv(1, 3, len(patch), seed) for seed in range(3)]
+    window, image = Window(patch=patch, heads=3, mirror_axes=(1,), batch=3), _image(1, *shape)
+    alone = [_mean(network, image, window) for network in networks]
+    torch.testing.assert_close(_mean(networks, image, window), torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_slabs_come_in_order_as_soon_as_no_tile_reaches_them():
+    seen = []
+
+    def network(tiles):
+        seen.append(tiles.shape)
+        return tiles
+
+    window = Window(patch=(4, 8, 8), heads=2)
+    slabs = sliding_window([Voter(MEMBER, network, CPU)], _image(2, 12, 8, 8), window)
+    assert next(slabs).shape == (2, 2, 8, 8)
+    assert len(seen) == 1  # tiles start at 0, 2, 4, 6, 8: after the first, two slices are finished
+    assert [slab.shape[1] for slab in slabs] == [2, 2, 2, 4]
+
+
+def _edges(tiles):
+    """A network that knows where in a tile it is, so that tiles are told apart."""
+    place = torch.arange(tiles[0, 0].numel()).reshape(tiles.shape[2:]) % 7
+    return torch.cat([tiles * 0, tiles + 0.1 * place], 1)
+
+
+@pytest.mark.parametrize("axes", [(), (0, 2)])
+def test_blank_tiles_are_asked_for_once_and_answered_alike(axes):
+    seen = []
+
+    def network(tiles):
+        seen.extend(tiles)
+        return _edges(tiles)
+
+    image = torch.zeros(1, 16, 12, 12)
+    image[:, 12:, 8:] = _image(1, 4, 4, 12)
+    window = Window(patch=(4, 4, 4), heads=2, mirror_axes=axes, batch=3)
+    found = _mean(network, image, window)
+    blank = sum(bool((tile == 0).all()) for tile in seen)
+    assert blank == len(window.flips)
+    assert len(seen) < 0.5 * 7 * 5 * 5 * len(window.flips)
+    noisy = image + torch.linspace(0, 1e-4, image.numel()).reshape(image.shape)  # nothing is blank, nearly nothing changed
+    torch.testing.assert_close(found, _mean(network, noisy, window), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("room", "tried"), [(4, [4]), (1, [4, 2, 1]), (0, [4, 2, 1])])
+def test_a_full_device_gets_smaller_batches_and_the_same_answer(room, tried, caplog):
+    network, image, seen = _conv(1, 2), _image(1, 12, 8, 8), []
+
+    def narrow(tiles):
+        if not seen or seen[-1] != len(tiles):
+            seen.append(len(tiles))
+        if len(tiles) > room:
+            raise torch.OutOfMemoryError
+        return network(tiles)
+
+    window = Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 1), batch=4)
+    with caplog.at_level(logging.WARNING):
+        if room:
+            torch.testing.assert_close(_mean(narrow, image, window), _mean(network, image, window), rtol=1e-4, atol=1e-5)
+        else:
+            with pytest.raises(RunError, match=r"cpu has too little memory for one \(8, 8, 8\) patch"):
+                _mean(narrow, image, window)
+    assert seen[: len(tried)] == tried
+    assert len(caplog.records) == len(tried) - 1

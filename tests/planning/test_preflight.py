@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
-from nnseg.core.geometry import Grid
+from nnseg.core.geometry import Grid, tile_starts
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
-from nnseg.inference.sliding_window import Window, tile_starts
+from nnseg.inference.window import Window
 from nnseg.network.unet import build_network
 from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.planning.measure import measure_case

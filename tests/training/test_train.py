@@ -90,5 +90,6 @@ def test_a_normalizer_of_ones_own_goes_into_preprocessing_and_prediction():
     assert np.allclose(nnseg.preprocess(scan, None, plan, normalizer=halved).image, case.image / 2, atol=1e-6)
     training = train(plan, [case], steps=4, device="cpu")
     list(training)
-    own = nnseg.Predictor(training.model(), device="cpu", normalizer=halved)(scan)
-    assert not np.allclose(own.probabilities, nnseg.predict(training.model(), scan, device="cpu").probabilities)
+    own = nnseg.Predictor(training.model(), device="cpu", normalizer=halved)
+    probabilities = own.answer(own.prepare(scan), probabilities=True).probabilities
+    assert not np.allclose(probabilities, nnseg.predict(training.model(), scan, device="cpu", probabilities=True).probabilities)

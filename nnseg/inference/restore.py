@@ -1,0 +1,247 @@
+"""The way back from the network's grid to the scan's, block by block, so that no more is ever held than a few slices.
+
+A block of the scan is interpolated from the part of the network's answer that it lies in, by a small matrix along each axis:
+linearly, or from the nearest slice along an axis that is resampled on its own (`nnseg.preprocessing.resample` has the rule). What
+is interpolated lies between the values around it. So a label whose largest value around a block is below another's smallest cannot
+win in that block; most blocks are decided by this alone, whatever the number of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nnseg.core.geometry import Axes, Placement, Reorientation
+from nnseg.core.image import Integers
+from nnseg.core.labels import Labels
+
+Block = tuple[slice, slice, slice]
+Voxels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How one axis of the scan follows from the network's.
+
+    Args:
+        low, high: voxels of the network's grid between which each of the scan's lies; equal where it takes one of them.
+        share: of the upper one.
+    """
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, old: int, new: int, *, nearest: bool) -> Resampling:
+        """From ``old`` voxels to ``new`` ones of the same extent."""
+        places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)
+        if nearest:
+            low = places.floor().long().clamp_(max=old - 1)
+            return cls(low=low, high=low, share=torch.zeros(new))
+        places = (places - 0.5).clamp_(0, old - 1)
+        low = places.long().clamp_(max=max(old - 2, 0))
+        return cls(low=low, high=(low + 1).clamp_(max=old - 1), share=(places - low).float())
+
+    def source(self, part: slice) -> slice:
+        """The voxels that a part of the scan's axis depends on."""
+        return slice(int(self.low[part.start]), int(self.high[part.stop - 1]) + 1)
+
+    def reach(self, known: int) -> int:
+        """How many of the scan's voxels depend on nothing but the first ``known``."""
+        return int((self.high < known).sum())
+
+    def matrix(self, part: slice, device: torch.device) -> Tensor | None:
+        """The matrix (part, source) that interpolates a part; None if it leaves everything as it is."""
+        source, rows = self.source(part), torch.arange(part.stop - part.start)
+        weights = torch.zeros(len(rows), source.stop - source.start)
+        weights[rows, self.low[part] - source.start] += 1 - self.share[part]
+        weights[rows, self.high[part] - source.start] += self.share[part]
+        if weights.shape[0] == weights.shape[1] and bool((weights.diagonal() == 1).all()):
+            return None
+        return weights.to(device)
+
+
+class Stream:
+    """A network's answer on its way to the scan: slabs of the network's grid come in, blocks of the cropped scan go out.
+
+    Blocks must be asked for in the order of their slices, because slabs that no later block needs are dropped.
+
+    Args:
+        slabs: (K, n, Y, X) in order, as `sliding_window` gives them.
+        placement: where the network's grid lies in the scan.
+        separate: the axis that was resampled on its own.
+        weight: what the answer counts beside those of other streams.
+    """
+
+    def __init__(self, slabs: Iterator[Tensor], placement: Placement, *, separate: int | None, weight: float = 1.0) -> None:
+        self._slabs, self._held, self._first = slabs, next(slabs), 0
+        self.weight = weight
+        self.shape = placement.cropped_shape
+        self._axes = [
+            Resampling.of(old, new, nearest=axis == separate)
+            for axis, (old, new) in enumerate(zip(placement.shape, self.shape, strict=True))
+        ]
+
+    @property
+    def reach(self) -> int:
+        """Slices of the scan that are known by now."""
+        return self._axes[0].reach(self._first + self._held.shape[1])
+
+    def advance(self, start: int) -> bool:
+        """Wait for another slab, and drop what slices of the scan from ``start`` on do not need; False after the last."""
+        slab = next(self._slabs, None)
+        if slab is None:
+            return False
+        needless = min(int(self._axes[0].low[min(start, self.shape[0] - 1)]) - self._first, self._held.shape[1])
+        self._held, self._first = torch.cat([self._held[:, needless:], slab], 1), self._first + needless
+        return True
+
+    def source(self, block: Block) -> Tensor:
+        """The voxels (K, z, y, x) that a block depends on."""
+        z, y, x = (axis.source(part) for axis, part in zip(self._axes, block, strict=True))
+        return self._held[:, z.start - self._first : z.stop - self._first, y, x]
+
+    def interpolate(self, source: Tensor, block: Block) -> Tensor:
+        """The block (K, *shape) that follows from some channels of its source."""
+        grown = sorted(range(3), key=lambda a: (block[a].stop - block[a].start) / source.shape[a + 1])
+        for axis in grown:  # those that shrink first, so that later ones have less to do
+            matrix = self._axes[axis].matrix(block[axis], source.device)
+            if matrix is not None:
+                source = _along(source, matrix, axis)
+        return source
+
+    def turned(self, layout: Reorientation, wanted: Reorientation) -> Stream:
+        """This stream with its axes in another stream's order; everything is held then."""
+        if layout == wanted:
+            return self
+        while self.advance(0):
+            pass
+        axes, flips = _between(layout, wanted)
+        self._held = self._held.permute(0, *(a + 1 for a in axes)).flip([a + 1 for a, f in enumerate(flips) if f])
+        self._axes = [self._axes[a] for a in axes]
+        z, y, x = (self.shape[a] for a in axes)
+        self.shape = (z, y, x)
+        return self
+
+
+def layout_of(axes: Axes, turn: Reorientation) -> Reorientation:
+    """From the canonical scan to the network's axis order: first ``turn``, then ``axes`` permuted."""
+    z, y, x = ((turn.axes[a], turn.flips[a]) for a in axes)
+    return Reorientation(axes=(z[0], y[0], x[0]), flips=(z[1], y[1], x[1]))
+
+
+def blocks(streams: list[Stream], *, values: int, channels: int) -> Iterator[Block]:
+    """Blocks that cover the cropped scan, each as soon as all streams have reached it.
+
+    Args:
+        streams: of one shape.
+        values: about how many a block may have.
+        channels: of each voxel.
+    """
+    depth, height, width = streams[0].shape
+    done = 0
+    while done < depth:
+        reached = min(stream.reach for stream in streams)
+        if reached > done:
+            yield from _cut(slice(done, reached), height, width, max(1, values // channels))
+            done = reached
+        else:
+            for stream in streams:
+                while stream.reach <= done:
+                    stream.advance(done)
+
+
+def decided(streams: list[Stream], block: Block, labels: Labels, threshold: float) -> Integers:
+    """The label values of a block: where the mean of linear answers is largest; regions where it is above ``threshold``."""
+    sources = [stream.source(block)[: len(labels.heads)] for stream in streams]
+    ranges = [source.flatten(1).aminmax(dim=1) for source in sources]
+    least, most = (mean([found[side] for found in ranges], streams) for side in (0, 1))
+    able = most > threshold if labels.regions else most >= least.max()
+    chosen = able.nonzero()[:, 0]
+    shape = tuple(part.stop - part.start for part in block)
+    if len(chosen) == (0 if labels.regions else 1):
+        return np.full(shape, labels.values[0 if labels.regions else int(chosen)], labels.dtype)
+    parts = [stream.interpolate(source[chosen], block) for stream, source in zip(streams, sources, strict=True)]
+    answer = mean(parts, streams)
+    if labels.regions:
+        painted = np.full(shape, labels.values[0], labels.dtype)
+        for head, seen in zip(chosen.tolist(), (answer > threshold).cpu().numpy(), strict=True):
+            painted[seen] = labels.regions[head].paint
+        return painted
+    return labels.decode(chosen.to(answer.device)[_argmax(answer)].cpu().numpy())
+
+
+def interpolated(streams: list[Stream], block: Block, channels: slice) -> list[Tensor]:
+    """What each stream says of a block, in some of its channels."""
+    return [stream.interpolate(stream.source(block)[channels], block) for stream in streams]
+
+
+def cropped_view(volume: Voxels, placement: Placement, layout: Reorientation) -> Voxels:
+    """The part of a canonical volume (..., Z, Y, X) that the network saw, in its axis order: a view, to be written to.
+
+    Args:
+        placement: of the turned scan.
+        layout: as `layout_of` gave it.
+    """
+    box = tuple(placement.crop.slices[a] for a in placement.axes)
+    seen: Voxels = layout.apply(volume)
+    lead: list[Any] = [slice(None)] * (volume.ndim - 3)
+    return seen[tuple(lead) + box]
+
+
+def mean(parts: list[Tensor], streams: list[Stream]) -> Tensor:
+    """The mean of the streams' answers, by their weights."""
+    if len(parts) == 1:
+        return parts[0]
+    total = sum(stream.weight for stream in streams)
+    summed = parts[0] * (streams[0].weight / total)
+    for part, stream in zip(parts[1:], streams[1:], strict=True):
+        summed += part.to(summed.device) * (stream.weight / total)
+    return summed
+
+
+def _argmax(answer: Tensor) -> Tensor:
+    """Where along the first axis the largest value stands, the first of equals; on CPUs ten times as fast as ``argmax(0)``."""
+    best, place = answer[0], torch.zeros(answer.shape[1:], dtype=torch.long, device=answer.device)
+    for number, values in enumerate(answer[1:], 1):
+        place.masked_fill_(values > best, number)
+        best = torch.maximum(best, values)
+    return place
+
+
+def _along(volume: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A matrix (new, old) applied along one axis of space of (K, Z, Y, X)."""
+    if axis == 2:
+        return volume @ matrix.T
+    if axis == 1:
+        return matrix @ volume
+    shape = volume.shape
+    return (matrix @ volume.reshape(shape[0], shape[1], -1)).reshape(shape[0], len(matrix), *shape[2:])
+
+
+def _cut(slices: slice, height: int, width: int, voxels: int) -> Iterator[Block]:
+    """Blocks of about so many voxels: narrow enough to be decided by their surroundings, wide enough to be worth the call."""
+    edge = max(8, round((voxels / DEPTH) ** 0.5))
+    deep = min(DEPTH, max(1, voxels // edge**2))
+    starts = range(slices.start, slices.stop, deep), range(0, height, edge), range(0, width, edge)
+    for z, y, x in product(*starts):
+        yield slice(z, min(z + deep, slices.stop)), slice(y, min(y + edge, height)), slice(x, min(x + edge, width))
+
+
+DEPTH = 8
+"""Slices of a block, at most."""
+
+
+def _between(layout: Reorientation, wanted: Reorientation) -> tuple[Axes, tuple[bool, bool, bool]]:
+    """Axes and flips that lead from one layout of the same volume to another."""
+    z, y, x = (layout.axes.index(axis) for axis in wanted.axes)
+    flips = [layout.flips[old] != flip for old, flip in zip((z, y, x), wanted.flips, strict=True)]
+    return (z, y, x), (flips[0], flips[1], flips[2])

@@ -1,0 +1,107 @@
+"""A model that stays loaded and answers in memory: arrays, ITK images and files in, label maps out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Vector
+from nnseg.core.image import Integers, Scan, Source
+from nnseg.core.labels import Labels
+from nnseg.inference.predict import Predictor
+from nnseg.network.bundle import Model
+from nnseg.storage.answers import as_stored
+from nnseg.storage.images import read_scan, scan_of
+from nnseg.storage.itk import as_image
+from nnseg.storage.stored import flat_grid
+
+log = logging.getLogger(__name__)
+
+ARRAY = Path("the array")
+
+
+class Segmenter:
+    """A model made ready for many scans; threads may share it.
+
+    Args:
+        model: as `nnseg.load_model` gives it.
+        settings: as for `Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
+    """
+
+    def __init__(self, model: Model, **settings: Any) -> None:
+        self._predictor = Predictor(model, **settings)
+
+    @property
+    def labels(self) -> Labels:
+        """What the values of its label maps mean."""
+        return self._predictor.model.labels
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels it needs, in order."""
+        return self._predictor.model.channels
+
+    @overload
+    def predict(self, scan: npt.NDArray[Any], *, spacing: Sequence[float] | None = None) -> Integers: ...
+
+    @overload
+    def predict(self, scan: sitk.Image | str | Path | Sequence[str | Path]) -> sitk.Image: ...
+
+    def predict(
+        self, scan: npt.NDArray[Any] | sitk.Image | str | Path | Sequence[str | Path], *, spacing: Sequence[float] | None = None
+    ) -> Integers | sitk.Image:
+        """The label map of one scan, in the dataset's own values: an array for an array, else an ITK image on the scan's grid.
+
+        Args:
+            scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X); its axes are taken to
+                point to superior, posterior and left. Or an ITK image. Or a path, one per channel, or a DICOM folder.
+            spacing: mm between voxels of an array along (z, y, x), or (y, x); 1 for 2D images if absent.
+
+        Raises:
+            ScanError: the scan has another number of channels or axes, NaN or Inf, or no spacing; or cannot be read.
+            ModelError: the networks give no numbers.
+
+        Example:
+            >>> model = nnseg.load("model.nnseg")
+            >>> label_map = model.predict(array, spacing=(1.0, 0.8, 0.8))
+        """
+        if isinstance(scan, np.ndarray):
+            made = self._of_array(scan, spacing)
+            labels = self._predictor(made).label_map.labels
+            return labels[0] if made.source.is_2d else labels
+        if spacing is not None:
+            raise ScanError("files and ITK images have a spacing of their own; leave out spacing")
+        found = scan_of(scan) if isinstance(scan, sitk.Image) else read_scan(scan, mend=True)
+        for note in found.notes:
+            log.warning("%s", note)
+        labels = as_stored(self._predictor(found).label_map, found.source)
+        return as_image(labels, found.source.grid, is_2d=found.source.is_2d)
+
+    def _of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None) -> Scan:
+        axes = voxels.ndim - (len(self.channels) > 1)
+        wanted = "(Z, Y, X) or (Y, X)" if len(self.channels) == 1 else "(C, Z, Y, X) or (C, Y, X)"
+        channels = voxels.shape[0] if len(self.channels) > 1 and voxels.ndim else 1
+        if axes not in (2, 3) or channels != len(self.channels) or not voxels.size:
+            raise ScanError(f"an array of shape {voxels.shape} does not fit {len(self.channels)} channels; it must be {wanted}")
+        if spacing is None and axes == 3:
+            raise ScanError("the spacing of an array must be given, in mm along (z, y, x)")
+        image = np.ascontiguousarray(voxels, np.float32).reshape(channels, *(1,) * (3 - axes), *voxels.shape[-axes:])
+        if not np.isfinite(image).all():
+            raise ScanError("the array has NaN or Inf voxels; replace them, for instance by the background's value")
+        grid = flat_grid(image.shape[1:], _three(spacing or (1.0,) * axes, axes))
+        return Scan(image=image, grid=grid, source=Source(files=(ARRAY,), grid=grid, is_2d=axes == 2))
+
+
+def _three(spacing: Sequence[float], axes: int) -> Vector:
+    values = [float(s) for s in spacing]
+    if len(values) != axes or not all(np.isfinite(values)) or min(values) <= 0:
+        raise ScanError(f"spacing must be {axes} positive numbers of mm, not {tuple(spacing)}")
+    z, y, x = (*(1.0,) * (3 - axes), *values)
+    return z, y, x

@@ -1,0 +1,146 @@
+"""A loaded model answers in memory, whatever a scan comes as."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+import nnseg
+from nnseg.core.errors import ScanError
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.inference.segmenter import Segmenter
+from nnseg.network.bundle import Member, Model, save_model
+from nnseg.network.unet import build_network
+
+LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
+
+
+def _model(dimensions=3, channels=("MRI",)) -> Model:
+    ones, twos, threes = (1,) * dimensions, (2,) * dimensions, (3,) * dimensions
+    network = Network(
+        kind="plain", features=(4, 8), strides=(ones, twos), kernels=(threes, threes), blocks=(1, 1), decoder_blocks=(1,)
+    )
+    scheme = (Normalization(scheme="zscore"),) * len(channels)
+    plan = Plan(
+        name=f"{dimensions}d",
+        dataset="phantom",
+        recipe="default",
+        channels=channels,
+        patch=(8, 12, 8)[-dimensions:],
+        labels=LABELS,
+        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(2.0,) * dimensions, normalization=scheme),
+        network=network,
+        training=Training(batch_size=2, precision="float32"),
+        inference=Inference(mirror_axes=(0,)),
+    )
+    torch.manual_seed(1)
+    state = build_network(network, channels=len(channels), heads=3).state_dict()
+    return Model(members=(Member(plan=plan, fold=0, weights={n: t + 0.5 * torch.randn_like(t) for n, t in state.items()}),))
+
+
+def _array(*shape, seed=0):
+    return np.random.default_rng(seed).normal(5, 2, shape).astype(np.float32)
+
+
+def _itk(array, spacing=(1.5, 2.0, 1.0), vector=False):
+    image = sitk.GetImageFromArray(array, isVector=vector)
+    image.SetSpacing(spacing[::-1])
+    return image
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.nnseg"
+    save_model(_model(), path)
+    return path
+
+
+def test_arrays_itk_images_and_files_get_the_same_answer(file, tmp_path):
+    model, array = nnseg.load(file, device="cpu"), _array(14, 19, 23)
+    sitk.WriteImage(_itk(array), str(tmp_path / "a.nii.gz"))
+    answer = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    assert answer.shape == array.shape
+    assert set(np.unique(answer)) == {0, 3, 700}
+    for other in (_itk(array), tmp_path / "a.nii.gz", str(tmp_path / "a.nii.gz"), [tmp_path / "a.nii.gz"]):
+        found = model.predict(other)
+        assert found.GetSpacing() == pytest.approx((1.0, 2.0, 1.5))
+        assert np.array_equal(sitk.GetArrayFromImage(found), answer)
+    assert (model.channels, model.labels) == (("MRI",), LABELS)
+
+
+def test_an_image_of_another_orientation_comes_back_in_its_own(file):
+    model, array = nnseg.load(file, device="cpu"), _array(14, 19, 23)
+    expected = sitk.GetArrayFromImage(model.predict(_itk(array)))
+    turned = sitk.DICOMOrient(_itk(array), "RSA")
+    found = model.predict(turned)
+    assert found.GetDirection() == turned.GetDirection()
+    assert found.GetOrigin() == turned.GetOrigin()
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), expected)
+
+
+def test_2d_images_need_no_spacing_and_stay_2d():
+    model, array = Segmenter(_model(2), device="cpu"), _array(19, 23)
+    answer = model.predict(array)
+    assert answer.shape == (19, 23)
+    assert np.array_equal(answer, model.predict(array, spacing=(1, 1)))
+    assert np.array_equal(sitk.GetArrayFromImage(model.predict(sitk.GetImageFromArray(array))), answer)
+
+
+def test_channels_come_first_in_arrays_and_as_vectors_in_itk_images():
+    model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
+    answer = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    assert answer.shape == (14, 19, 23)
+    vector = _itk(np.moveaxis(array, 0, -1), vector=True)
+    assert np.array_equal(sitk.GetArrayFromImage(model.predict(vector)), answer)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "words"),
+    [
+        ((4, 5, 6), None, "spacing of an array must be given"),
+        ((4, 5, 6), (1, 1), "3 positive numbers"),
+        ((4, 5, 6), (1, 0, 1), "3 positive numbers"),
+        ((4, 5, 6), (1, float("nan"), 1), "3 positive numbers"),
+        ((2, 4, 5, 6), (1, 1, 1), r"\(2, 4, 5, 6\) does not fit 1 channels"),
+        ((6,), (1,), "does not fit"),
+        ((0, 5, 6), (1, 1, 1), "does not fit"),
+    ],
+)
+def test_what_is_no_scan_is_refused(file, shape, spacing, words):
+    with pytest.raises(ScanError, match=words):
+        nnseg.load(file, device="cpu").predict(np.ones(shape, np.float32), spacing=spacing)
+
+
+def test_nan_is_refused_and_itk_images_take_no_spacing(file):
+    model, array = nnseg.load(file, device="cpu"), _array(5, 6, 7)
+    with pytest.raises(ScanError, match="leave out spacing"):
+        model.predict(_itk(array), spacing=(1, 1, 1))
+    array[2, 3, 4] = np.nan
+    with pytest.raises(ScanError, match="NaN or Inf"):
+        model.predict(array, spacing=(1, 1, 1))
+
+
+def test_the_array_is_left_as_it_was(file):
+    array = _array(9, 9, 9)
+    before = array.copy()
+    nnseg.load(file, device="cpu").predict(array, spacing=(1, 1, 1))
+    assert np.array_equal(array, before)
+
+
+def _in_a_daemon(path, queue):
+    torch.set_num_threads(1)
+    queue.put(nnseg.load(path, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
+
+
+def test_a_daemon_may_predict(file):
+    """Celery's workers and the like may not start processes of their own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_in_a_daemon, args=(file, queue), daemon=True)
+    process.start()
+    answer = queue.get(timeout=120)
+    process.join(timeout=60)
+    assert np.array_equal(answer, nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
