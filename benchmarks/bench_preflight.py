@@ -26,7 +26,7 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.planning.preflight import Preflight, preflight
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.folds import read_folds
-from nnseg.verbs.predict import Written
+from nnseg.verbs.predictions import read_predictions
 from nnseg.verbs.probe import known_probe
 
 NNSEG = (sys.executable, "-m", "nnseg.cli")
@@ -90,7 +90,7 @@ def _measured(run: RunFolder, found: Preflight) -> list[Line]:
     """What the run's record and its files say."""
     record, [folder] = json.loads(run.record_file.read_text()), run.plans()
     fold, fingerprint = folder.fold(0), read_json(run.fingerprint_file, Fingerprint)
-    written = read_json(fold.predictions / "predictions.json", dict[str, Written])
+    written = read_predictions(fold.predictions)
     sizes = {case.name: math.prod(case.shape) for case in fingerprint.cases}
     held_out = sorted(written, key=sizes.__getitem__)
     seconds, peak = record["seconds"], record["peak_gb"]
@@ -105,7 +105,7 @@ def _measured(run: RunFolder, found: Preflight) -> list[Line]:
             name="predict a held-out scan, mean",
             unit="s",
             predicted=found.held_out.seconds and found.held_out.seconds / len(held_out),
-            measured=mean(w.seconds for w in written.values()),
+            measured=mean(w.total_seconds for w in written.values()),
         ),
         Line(name="RAM to preprocess", unit="GB", predicted=found.preprocess.ram_gb, measured=peak["preprocess"]),
         Line(name="RAM to train", unit="GB", predicted=found.train.ram_gb, measured=peak["train"]),
@@ -130,10 +130,10 @@ def _alone(run: RunFolder, work: Path, found: Preflight) -> list[Line]:
     for image in case.images:
         (work / "scans" / image.name).symlink_to(image.absolute())
     _timed([sys.executable, "-c", WATCHED, work / "memory.txt", "predict", work / "scans", work / "out", "--model", run.path])
-    [written] = read_json(work / "out/predictions.json", dict[str, Written]).values()
+    [written] = read_predictions(work / "out").values()
     peak = float((work / "memory.txt").read_text())
     return [
-        Line(name="predict the largest scan", unit="s", predicted=found.predict_largest.seconds, measured=written.seconds),
+        Line(name="predict the largest scan", unit="s", predicted=found.predict_largest.seconds, measured=written.total_seconds),
         Line(name="RAM to predict the largest scan", unit="GB", predicted=found.predict_largest.ram_gb, measured=peak),
     ]
 

@@ -30,6 +30,9 @@ app = typer.Typer(
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention."""
 
+FAST_STEP = 0.75
+"""Distance of tiles that ``predict --fast`` takes."""
+
 DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
 ]
@@ -272,21 +275,66 @@ def predict(
     mirror: Annotated[
         bool, typer.Option(help="Average the answers to mirrored copies: 2 to 8 times the time, often better.")
     ] = True,
+    fast: Annotated[
+        bool, typer.Option("--fast", help=f"The same as --no-mirror --step {FAST_STEP}: faster, and somewhat less exact.")
+    ] = False,
+    classic: Annotated[bool, typer.Option("--classic", help="Average exactly as nnU-Net does, in float32: slower.")] = False,
+    postprocessing: Annotated[
+        bool, typer.Option(help="Mend label maps (stray components, holes) as the model's held-out cases asked for.")
+    ] = True,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of what is free.", show_default=False),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's.",
+            show_default=False,
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Millimetres along the stored axes, z,y,x, for scans whose files say none.", show_default=False),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write them, float16, as CASE.npz on the scan's canonical grid.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write a map of it, and how sure the label map is into predictions.json.")
+    ] = False,
     device: Device = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Share the scans among several: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", show_default=False),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Predict label maps for scans, each on its scan's own grid. A bad scan costs no other; done ones are not done again."""
+    """Predict label maps for scans, each on its scan's own grid. A bad scan costs no other; done ones are not done again.
+
+    OUT/predictions.json says what became of each. Exit code 0 if all are done, 1 if some failed, 2 if none could be predicted.
+    """
     _log_to_terminal(verbose)
     from nnseg.core.dataset import Finding
-    from nnseg.verbs.model import load_model, merge
-    from nnseg.verbs.options import parse_folds
-    from nnseg.verbs.predict import predict_scans
+    from nnseg.verbs.messages import Order
+    from nnseg.verbs.options import parse_devices, parse_folds, parse_spacing
+    from nnseg.verbs.supervisor import Workers
 
-    loaded = merge([load_model(path, folds=parse_folds(folds)) for path in model])
-    written = predict_scans(scans, out, loaded, device=device, step=step, mirror=mirror)
-    done = sum(w.status == "done" for w in written.values())
-    print(f"{done} of {len(written)} scans predicted into {out}")
-    _exit_for(Finding(level="error", case=name, message=w.reason) for name, w in written.items() if w.status == "failed")
+    order = Order(
+        models=tuple(model), out=out, folds=parse_folds(folds), device=device, step=step or (FAST_STEP if fast else None),
+        mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
+        probabilities=probabilities, uncertainty=uncertainty, spacing=parse_spacing(spacing),
+    )  # fmt: skip
+    with Workers(order, devices=parse_devices(devices) if devices else (), memory_gb=memory) as workers:
+        from nnseg.verbs.predict import predict_scans  # while the models are loaded
+
+        predicted = predict_scans(scans, workers)
+    print(f"{predicted.describe()} into {out}")
+    _exit_for(
+        (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
+        code=1 if len(predicted.failed) < len(predicted.written) else 2,
+    )
 
 
 @app.command()
@@ -330,6 +378,39 @@ def export(
 
     model = write_model(RunFolder(run), file, folds=parse_folds(folds))
     print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NNUNET_FOLDER",
+            help="TRAINER__PLANS__CONFIGURATION for one model, or a dataset's folder for an ensemble of all in it.",
+            show_default=False,
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
+    folds: Folds = "all",
+    configurations: Annotated[
+        str | None,
+        typer.Option("--plans", help="Of a dataset's folder, nnU-Net's names: 2d,3d_fullres. Default: all.", show_default=False),
+    ] = None,
+) -> None:
+    """Make a model of nnU-Net v2's one of nnseg's: no code in it is run, and what does not fit is refused by its name.
+
+    The first stage of a cascade is found beside the second. Postprocessing is taken along for a single configuration.
+    """
+    _log_to_terminal(False)
+    from nnseg.interop.nnunet_model import read_nnunet_model
+    from nnseg.network.bundle import save_model
+    from nnseg.verbs.options import parse_folds
+
+    chosen = [name.strip() for name in configurations.split(",")] if configurations else []
+    model = read_nnunet_model(folder, folds=parse_folds(folds), configurations=chosen)
+    save_model(model, file)
+    print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+    print(f"next: nnseg predict SCANS OUT --model {file}")
 
 
 @app.command()
@@ -495,14 +576,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _exit_for(problems: Iterable[Finding]) -> None:
-    """Name what failed and end with exit code 1, or go on if nothing did."""
+def _suffix(form: str | None) -> str:
+    """The suffix that a format's name stands for: "nrrd" and ".nrrd" are the same."""
+    return "" if form is None else f".{form.lower().lstrip('.')}"
+
+
+def _exit_for(problems: Iterable[Finding], *, code: int = 1) -> None:
+    """Name what failed and end with the exit code, or go on if nothing did."""
     failed = list(problems)
     if failed:
         print(f"\n{len(failed)} failed, all others are done:", file=sys.stderr)
         for problem in failed:
             print(f"  {problem}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from nnseg.planning.fingerprint import Fingerprint
 from nnseg.storage.datasets import read_dataset
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.training.ranks import joined
+from nnseg.verbs.mend import choose_postprocessing
 from nnseg.verbs.options import Options
 from nnseg.verbs.plan import findings_of, plan
 from nnseg.verbs.record import timed
@@ -19,6 +20,7 @@ from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
 from nnseg.verbs.survey import survey
 from nnseg.verbs.trainings import Trainings, locked
+from nnseg.verbs.trust import measure_trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Result:
 
 
 def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
-    """Check, measure, plan, preprocess, train the folds, predict what they held out, score it, report. Resumes by itself.
+    """Check, measure, plan, preprocess, train the folds, predict what they held out, score it, learn from it, report. Resumes.
 
     Raises:
         NnsegError: something only the user can mend; whatever was finished stays.
@@ -58,6 +60,9 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             problems += predict_folds(place, dataset, finished, device=options.device)
         with timed(place, "evaluate"):
             scores = score(place, dataset, finished, workers=options.workers)
+            if scores:
+                choose_postprocessing(place, dataset, finished, workers=options.workers)
+                measure_trust(place, dataset, finished, device=options.device)
         report(place)
     errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
     return Result(run=place, problems=tuple(dict.fromkeys(errors + problems)), scores=scores)

@@ -65,7 +65,7 @@ def test_a_bad_scan_costs_no_other_and_is_named(finished: tuple[Path, Path], tmp
     done = nnseg("predict", scans, tmp_path / "out", "--model", run, "--folds", 0, "--device", "cpu", check=1)
     assert "ball_01" in done.stderr
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 5
-    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["ball_01"]["status"] == "failed"
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]["ball_01"]["status"] == "failed"
 
 
 def test_predicting_again_redoes_only_what_is_missing_or_damaged(finished: tuple[Path, Path], tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from forked import Forked
+
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline"])
+_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.verbs.worker", "nnseg.verbs.predict"])
 
 
 def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:
@@ -42,7 +44,9 @@ def _main(arguments: list[str], out: Path | None) -> None:
     import torch
 
     from nnseg.cli import main
+    from nnseg.verbs import supervisor, worker
 
+    supervisor.start_process = lambda threads: Forked(worker.main)
     torch.set_num_threads(1)  # several tests run at a time
     for stream, path in ((1, out), (2, out and out.with_suffix(".err"))):
         os.dup2(os.open(path or os.devnull, os.O_WRONLY | os.O_CREAT), stream)

@@ -177,13 +177,22 @@ def score(
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
-    _check_grids(prediction, reference)
-    for side, label_map in (("reference", reference), ("prediction", prediction)):
-        unknown = labels.undeclared(label_map.labels)
-        if unknown:
-            declared = ", ".join(map(str, labels.values))
-            raise EvaluationError(f"{side} has values {unknown}, the labels are {declared}; declare them or fix the file")
+    _check(prediction, reference, labels)
     return case_score(name, count(prediction.labels, reference.labels, labels, annotated=annotated))
+
+
+def read_pair(pair: Pair, labels: Labels) -> tuple[LabelMap, LabelMap]:
+    """The prediction and the reference of a pair, which can be compared.
+
+    Raises:
+        EvaluationError: the grids differ, or a value is not among the labels.
+    """
+    prediction, like = read_label_map(pair.prediction), None
+    if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # never turned on reading, so a bare reference may borrow its grid
+        like = Source(files=(pair.prediction,), grid=prediction.grid)
+    reference = read_label_map(pair.reference, like=like)
+    _check(prediction, reference, labels)
+    return prediction, reference
 
 
 def case_score(name: str, counts: Mapping[str, Counts]) -> CaseScore:
@@ -228,11 +237,17 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _score_pair(pair: Pair, *, labels: Labels) -> CaseScore:
-    prediction, like = read_label_map(pair.prediction), None
-    if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # never turned on reading, so a bare reference may borrow its grid
-        like = Source(files=(pair.prediction,), grid=prediction.grid)
-    reference = read_label_map(pair.reference, like=like)
-    return score(pair.name, prediction, reference, labels, annotated=pair.annotated)
+    prediction, reference = read_pair(pair, labels)
+    return case_score(pair.name, count(prediction.labels, reference.labels, labels, annotated=pair.annotated))
+
+
+def _check(prediction: LabelMap, reference: LabelMap, labels: Labels) -> None:
+    _check_grids(prediction, reference)
+    for side, label_map in (("reference", reference), ("prediction", prediction)):
+        unknown = labels.undeclared(label_map.labels)
+        if unknown:
+            declared = ", ".join(map(str, labels.values))
+            raise EvaluationError(f"{side} has values {unknown}, the labels are {declared}; declare them or fix the file")
 
 
 def _check_grids(prediction: LabelMap, reference: LabelMap) -> None:

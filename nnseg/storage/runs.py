@@ -11,6 +11,8 @@
                checkpoint_before.safetensors  best.nnseg       the one before; the weights that were estimated best
                predictions/  predictions.json                  held-out cases, and how each was made
       scores.json  report.html
+      postprocessing.json                                      what is mended in the model's answers; may be edited
+      trust.json                                               how far its answers can be trusted
       STOP                                                     make this file, and the training ends, as good as it is
 
 A run with several plans keeps one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...); ``RUN/fold_0``
@@ -180,6 +182,16 @@ class RunFolder:
     def scores_file(self) -> Path:
         """Scores of the held-out cases."""
         return self.path / "scores.json"
+
+    @property
+    def postprocessing_file(self) -> Path:
+        """What is mended in the model's answers, and why; may be edited."""
+        return self.path / "postprocessing.json"
+
+    @property
+    def trust_file(self) -> Path:
+        """How far the model can be trusted, measured on the held-out cases."""
+        return self.path / "trust.json"
 
     @property
     def stop_file(self) -> Path:

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from nnseg.core.errors import ModelError, RunError
+from nnseg.core.postprocessing import Postprocessing
+from nnseg.core.trust import Trust
+from nnseg.inference.segmenter import Segmenter
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
-from nnseg.storage.runs import PlanFolder, RunFolder
+from nnseg.storage.runs import PlanFolder, RunFolder, read_json
 from nnseg.verbs.record import read_record, versions
 from nnseg.verbs.schedule import read_schedule
 
@@ -27,7 +31,7 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     """
     path = Path(path)
     if path.is_file():
-        return load_model_file(path)
+        return _chosen(load_model_file(path), path, folds)
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = RunFolder(path)
@@ -37,7 +41,38 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
         for answers in (True, False)
     )
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
-    return Model(members=members, about=about, previous=previous)
+    mended = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
+    trust = read_json(run.trust_file, Trust) if run.trust_file.exists() else None
+    return Model(members=members, about=about, previous=previous, postprocessing=mended, trust=trust)
+
+
+def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: Any) -> Segmenter:
+    """A model made ready to answer in memory, as often as wanted: arrays, ITK images or paths in, label maps out.
+
+    Args:
+        path: a run folder or an exported file.
+        folds: of a run; all if absent.
+        settings: as for `nnseg.Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
+
+    Raises:
+        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+
+    Example:
+        >>> model = nnseg.load("model.nnseg")
+        >>> label_map = model.predict(array, spacing=(1.0, 0.8, 0.8))
+    """
+    return Segmenter(load_model(path, folds=folds), **settings)
+
+
+def _chosen(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
+    """The chosen folds of a file's model; a cascade's first stage answers with the same ones."""
+    missing = set(folds or ()) - {member.fold for member in model.members}
+    if missing:
+        raise ModelError(f"{path} holds no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
+    if folds is None:
+        return model
+    members, previous = (tuple(m for m in networks if m.fold in folds) for networks in (model.members, model.previous))
+    return replace(model, members=members, previous=previous)
 
 
 def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) -> list[Member]:
@@ -60,10 +95,22 @@ def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) 
 
 
 def merge(models: Sequence[Model]) -> Model:
-    """One model of all members, and of all networks that cascades among them are shown; ModelError if labels or channels differ."""
-    members = tuple(member for model in models for member in model.members)
-    previous = tuple(member for model in models for member in model.previous)
-    return Model(members=members, about=models[0].about, previous=previous)
+    """One model of all members, and of all networks that cascades among them are shown.
+
+    It mends what all of them mend; how far they can be trusted together was not measured, and is not known of several.
+
+    Raises:
+        ModelError: labels or channels differ.
+    """
+    first, *others = models
+    if not others:
+        return first
+    return Model(
+        members=tuple(member for model in models for member in model.members),
+        about=first.about,
+        previous=tuple(member for model in models for member in model.previous),
+        postprocessing=tuple(mending for mending in first.postprocessing if all(mending in m.postprocessing for m in others)),
+    )
 
 
 def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnseg.core.errors import NnsegError
+from nnseg.core.geometry import Vector
 from nnseg.core.parallel import default_workers
 
 Split = Literal["auto", "random", "blocks"]
@@ -113,6 +114,23 @@ def parse_devices(text: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", part) for part in parts):
         raise NnsegError(f'"{text}" does not name devices; write 0,1,2 for GPUs by number, or cuda:0,cpu')
     return tuple(f"cuda:{part}" if part.isdecimal() else part for part in parts)
+
+
+def parse_spacing(text: str | None) -> Vector | None:
+    """Millimetres of "3,0.7,0.7"; None for nothing.
+
+    Raises:
+        NnsegError: the text is not three lengths.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise NnsegError(f'"{text}" is not a spacing; write three lengths in mm along z, y, x, like 3,0.7,0.7') from None
+    if not all(0 < length < float("inf") for length in (z, y, x)):
+        raise NnsegError(f'"{text}" is not a spacing; lengths must be above 0 mm')
+    return z, y, x
 
 
 def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:

@@ -1,164 +1,119 @@
-"""``nnseg predict``: label maps for scans, each on its scan's own grid; and for the held-out cases of a run."""
+"""``nnseg predict``: label maps for scans, each on its scan's own grid. No torch is loaded here, only in processes that predict."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict
+from filelock import FileLock, Timeout
 
-from nnseg.core.dataset import Case
+from nnseg.core.dataset import counted
 from nnseg.core.errors import RunError
-from nnseg.core.image import LabelMap, Scan
-from nnseg.core.parallel import each
-from nnseg.core.plan import digest
-from nnseg.inference.ensemble import average
-from nnseg.inference.predict import Predictor
-from nnseg.network.bundle import Model
-from nnseg.network.device import resolve_device
-from nnseg.storage.datasets import content_hash, find_scans
-from nnseg.storage.images import FORMATS, label_suffix, read_scan, suffix_of, write_label_map
-from nnseg.storage.runs import read_json, write_json
+from nnseg.core.parallel import progress
+from nnseg.storage.datasets import find_scans
+from nnseg.storage.files import sweep
+from nnseg.storage.formats import FORMATS, suffix_of
+from nnseg.verbs.messages import Task
+from nnseg.verbs.predictions import RECORD, Record, Written
+from nnseg.verbs.supervisor import Workers
 
-log = logging.getLogger(__name__)
-
-
-RECORD = "predictions.json"
-"""Beside the label maps: what became of each scan."""
-
-
-class Written(BaseModel):
-    """What became of one scan.
-
-    Args:
-        status: "done" or "failed".
-        reason: why it failed.
-        file: name of the label map.
-        hash: of its bytes.
-        key: digest of the scan, the model and the options it was made from.
-        seconds: it took.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    status: Literal["done", "failed"]
-    reason: str = ""
-    file: str = ""
-    hash: str = ""
-    key: str = ""
-    seconds: float = 0.0
+LOCK = ".lock"
+"""In the folder of the label maps, while somebody writes there."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """Scans to predict into a folder.
+class Predicted:
+    """What became of the scans.
 
     Args:
-        cases: the scans.
-        out: folder of the label maps; ``predictions.json`` beside them says how each was made.
-        key: digest of the model and options.
+        written: by name of the case.
+        kept: how many of them were done already.
+        seconds: the others took together, from the time when the models were loaded.
     """
 
-    cases: tuple[Case, ...]
-    out: Path
-    key: str
+    written: Mapping[str, Written]
+    kept: int
+    seconds: float
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why cases failed, by name."""
+        return {name: written.reason for name, written in self.written.items() if written.status == "failed"}
+
+    def describe(self) -> str:
+        """One line for people: how many, how fast, and where the time went."""
+        done, new = len(self.written) - len(self.failed), len(self.written) - self.kept
+        parts = [f"{done} of {counted(len(self.written), 'scan')} predicted"]
+        if self.kept:
+            parts.append(f"{self.kept} of them before")
+        spent: Counter[str] = Counter()
+        for written in self.written.values():
+            spent.update(written.seconds)
+        if new and spent.total():
+            shares = ", ".join(f"{stage} {seconds / spent.total():.0%}" for stage, seconds in spent.most_common())
+            parts.append(f"{self.seconds / new:.2f} s a scan ({shares})")
+        return "; ".join(parts)
 
 
-def predict_scans(
-    scans: Path, out: Path, model: Model, *, device: str = "auto", step: float | None = None, mirror: bool = True
-) -> dict[str, Written]:
+def predict_scans(scans: Path, workers: Workers) -> Predicted:
     """Predict a file or folder of scans; each succeeds or fails alone, and what is done already stays.
 
+    Args:
+        scans: a scan, or a folder of files or DICOM series.
+        workers: processes that have been told where to and how.
+
     Raises:
-        RunError: ``out`` lies where the scans are.
+        DatasetError: there is no scan.
+        RunError: ``out`` lies where the scans are, or is not ours to write to.
+        NnsegError: a model cannot be loaded.
+        Stopped: somebody asked for an end; what is done stays.
     """
-    cases = find_scans(scans, channels=len(model.channels))
+    order, scans = workers.order, scans.absolute()
+    _check_place(scans, order.out)
+    ready = workers.ready()
+    cases = find_scans(scans, channels=ready.channels)
+    model = {"key": ready.model, "paths": [str(path.absolute()) for path in order.models]}
+    options = order.options() | {"folds": order.folds, "device": ready.device}
+    with _locked(order.out), Record(order.out, model=model, options=options) as record:
+        start, before = time.perf_counter(), dict(record.cases)
+        tasks = [Task(case=case, known=before.get(case.name)) for case in cases]
+        try:
+            for name, written in progress(workers.predict(tasks), total=len(tasks), label="predicting"):
+                record.put(name, written)
+        finally:
+            workers.end()  # so that none is still writing when the folder is left to others
+        written_now = {case.name: record.cases[case.name] for case in cases}
+        kept = sum(before.get(name) == written and written.status == "done" for name, written in written_now.items())
+        return Predicted(written=written_now, kept=kept, seconds=time.perf_counter() - start)
+
+
+def _check_place(scans: Path, out: Path) -> None:
     if out.resolve() == scans.resolve() or scans.resolve() in out.resolve().parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
     if out.is_file() or (not out.exists() and suffix_of(out) in FORMATS):
         raise RunError(f"{out} must be a folder, not a file; label maps get their scans' names")
     if not (out / RECORD).exists() and out.is_dir() and any(suffix_of(path) in FORMATS for path in out.iterdir()):
         raise RunError(f"{out} holds images that nnseg did not make; choose another folder for the label maps")
-    predictor = Predictor(model, device=resolve_device(device), step=step, mirror=mirror)
-    job = Job(cases=cases, out=out, key=digest([model.key(), step, mirror]))
-    return predict_into(job, lambda scan: predictor(scan).label_map)
 
 
-def predict_into(job: Job, predict: Callable[[Scan], LabelMap]) -> dict[str, Written]:
-    """Write a label map for each case of the job that has none from the same scan and model yet."""
-    record_file = job.out / RECORD
-    record = read_json(record_file, dict[str, Written]) if record_file.exists() else {}
-
-    def one(case: Case) -> Written:
-        start, key = time.perf_counter(), digest([content_hash(case.images), job.key])
-        if _is_done(record.get(case.name), key, job.out):
-            return record[case.name]
-        scan = read_scan(case.images)
-        path = job.out / (case.name + label_suffix(scan.source))
-        write_label_map(predict(scan), path, like=scan.source)
-        return Written(status="done", file=path.name, hash=_hash(path), key=key, seconds=round(time.perf_counter() - start, 3))
-
-    if not record_file.exists():
-        write_json(record_file, record)  # first, so that the folder is known to be ours whatever happens
-    for outcome in each(one, job.cases, label="predicting"):
-        result = outcome.result or Written(status="failed", reason=outcome.reason or "")
-        if result.status == "failed":
-            log.error("case %s: %s", outcome.item.name, result.reason)
-            log.debug("%s", outcome.details)
-            _remove(job.out, record.get(outcome.item.name))
-        if record.get(outcome.item.name) != result:
-            record[outcome.item.name] = result
-            write_json(record_file, record)
-    return {case.name: record[case.name] for case in job.cases}
-
-
-def predict_held_out(jobs: Mapping[str, Job], models: Mapping[str, Model], *, device: str = "auto") -> dict[str, Written]:
-    """Predict held-out cases with each plan's model, and with all of them together.
-
-    Args:
-        jobs: one a plan, by name, and, where several plans answer together, one called "ensemble".
-        models: the plans' models by the same names.
-
-    Returns:
-        What became of the cases of the last job: the ensemble's, or the only plan's.
-    """
-    target = resolve_device(device)
-    predictors = {name: Predictor(model, device=target) for name, model in models.items()}
-    shown = {member.plan.previous for model in models.values() for member in model.members}
-    together = [predictor for name, predictor in predictors.items() if name not in shown]
-    written: dict[str, Written] = {}
-    for name, job in jobs.items():
-        members = together if name == "ensemble" else [predictors[name]]
-        written = predict_into(job, lambda scan, members=members: _together(members, scan))  # type: ignore[misc]
-    return written
-
-
-def _together(predictors: Sequence[Predictor], scan: Scan) -> LabelMap:
-    if len(predictors) == 1:
-        return predictors[0](scan).label_map
-    probabilities = average(p(scan).probabilities for p in predictors)
-    return LabelMap(labels=predictors[0].model.labels.decide(np.asarray(probabilities)), grid=scan.grid)
-
-
-def _remove(out: Path, old: Written | None) -> None:
-    """Remove the label map of a scan that can no longer be predicted: it would be taken for an answer."""
-    if old and old.file:
-        (out / old.file).unlink(missing_ok=True)
-
-
-def _is_done(known: Written | None, key: str, out: Path) -> bool:
-    if known is None or known.status != "done" or known.key != key:
-        return False
-    path = out / known.file
-    return path.exists() and _hash(path) == known.hash
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep every other process out of a folder, and what killed ones left half-written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another nnseg is writing to {out}; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        sweep(out)
+        yield
+    finally:
+        sweep(out)
+        lock.release()

@@ -11,8 +11,9 @@ from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.plan import digest
 from nnseg.evaluation.evaluate import Failure, Pair, Scores, evaluate
 from nnseg.network.bundle import Model, load_model_file
-from nnseg.storage.runs import FoldFolder, PlanFolder, RunFolder, read_json, write_json
-from nnseg.verbs.predict import RECORD, Job, Written, predict_held_out
+from nnseg.storage.runs import FoldFolder, PlanFolder, RunFolder, write_json
+from nnseg.verbs.held_out import Job, predict_held_out
+from nnseg.verbs.predictions import Written, read_predictions
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, W
     found = {}
     for number, fold in folds.items():
         place = FoldFolder(folder / f"fold_{number}").predictions
-        record = read_json(place / RECORD, dict[str, Written]) if (place / RECORD).exists() else {}
+        record = read_predictions(place)
         for name in fold.held_out:
             if name in record:
                 file = (place / record[name].file).relative_to(folder)

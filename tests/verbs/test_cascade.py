@@ -154,7 +154,7 @@ def test_another_answer_makes_another_case(copied: RunFolder):
     before, name = keys_of(copied, folder, fingerprint), held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
-    content[name]["hash"] = "another"
+    content["cases"][name]["hash"] = "another"
     record.write_text(json.dumps(content))
     after = keys_of(copied, folder, fingerprint)
     assert {n for n in before if before[n] != after[n]} == {name}
@@ -166,7 +166,7 @@ def test_a_case_without_an_answer_is_left_out(copied: RunFolder):
     plan, name = copied.plan_called("3d_cascade").plan(), held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
-    content[name] = {"status": "failed", "reason": "broken"}
+    content["cases"][name] = {"status": "failed", "reason": "broken"}
     record.write_text(json.dumps(content))
     assert set(answers(copied, plan) or {}) == {held_out(copied, 0), held_out(copied, 1)}
     assert set(keys_of(copied, copied.plan_called("3d_cascade"), read_json(copied.fingerprint_file, Fingerprint))) == {
