@@ -1,0 +1,110 @@
+"""PyTorch's checkpoint files (.pth), read without running anything that is in them.
+
+Such a file is a zip of numbers, and of a program that says how to put them together; see `nnseg.interop.torch_program`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nnseg.core.errors import ModelError
+from nnseg.interop.torch_program import Follower, StoredTensor
+
+PROGRAM_BYTES = 16_000_000
+"""Of the pickle; those of trained nnU-Nets have some hundred thousand."""
+ENTRIES = 20_000
+
+
+class Checkpoint:
+    """An open file.
+
+    Args:
+        path: named in errors.
+        archive: the file.
+
+    Attributes:
+        content: dicts, lists, tuples, text, numbers, and each tensor as a `StoredTensor`. What a training noted as numbers and
+            arrays of NumPy is left out, as ``...``.
+    """
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        self._entries = _entries(path, archive)
+        programs = [name for name in self._entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(programs) != 1:
+            raise _refused(path, "has no data.pkl, or several, and is no checkpoint that PyTorch wrote")
+        self._prefix = programs[0].removesuffix("data.pkl")
+        order = f"{self._prefix}byteorder"
+        if order in self._entries and self._bytes(order, 16) != b"little":
+            raise _refused(path, "was written on a machine with another order of bytes; save it again on a common one")
+        self.content = Follower(path).follow(self._bytes(programs[0], PROGRAM_BYTES))
+
+    def read(self, stored: StoredTensor) -> Tensor:
+        """A tensor's numbers, in memory of its own.
+
+        Raises:
+            ModelError: they are not all there.
+        """
+        dtype, count = stored.storage.dtype, stored.storage.count
+        expected = count * dtype.itemsize
+        data = self._bytes(f"{self._prefix}data/{stored.storage.key}", expected)
+        if len(data) != expected or not count:
+            raise _refused(self._path, f"holds {len(data)} bytes of data/{stored.storage.key}, not {expected}; copy it again")
+        numbers = torch.frombuffer(bytearray(data), dtype=dtype)
+        return numbers.as_strided(stored.shape, stored.strides, stored.offset).clone(memory_format=torch.contiguous_format)
+
+    def _bytes(self, name: str, most: int) -> bytes:
+        entry = self._entries.get(name)
+        if entry is None or entry.file_size > most:
+            raise _refused(self._path, f"lacks {name}" if entry is None else f"has {entry.file_size} bytes in {name}, over {most}")
+        return self._archive.read(entry)
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
+    """A checkpoint's content, and a way to its tensors while it is open.
+
+    Raises:
+        ModelError: the file cannot be read, is damaged, is no checkpoint, or asks for anything but tensors and plain values; then
+            the message has the name of what it asks for.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            if start != b"PK\x03\x04":
+                raise _refused(path, _no_zip(start))
+            with zipfile.ZipFile(file) as archive:
+                yield Checkpoint(path, archive)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _refused(path, f"is damaged or no checkpoint ({' '.join(str(error).split())[:200]}); copy it again") from error
+
+
+def _no_zip(start: bytes) -> str:
+    if start[:1] == b"\x80":
+        return "is a bare pickle, as PyTorch wrote before 1.6; have the tool that wrote it save it again"
+    return "is no checkpoint that PyTorch wrote"
+
+
+def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """By name. Nothing is compressed, so that what is read is never more than the file has."""
+    listed = archive.infolist()
+    entries = {entry.filename: entry for entry in listed}
+    if len(listed) > ENTRIES or len(entries) < len(listed):
+        raise _refused(path, f"has {len(listed)} entries, {len(entries)} of different names; allowed are {ENTRIES}, all different")
+    if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in listed):
+        raise _refused(path, "is compressed or encrypted, which PyTorch's files are not")
+    if sum(e.file_size for e in listed) > path.stat().st_size:
+        raise _refused(path, "has entries that overlap")
+    return entries
+
+
+def _refused(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} {reason}")

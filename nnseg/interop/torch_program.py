@@ -1,0 +1,278 @@
+"""The programs in PyTorch's checkpoint files, followed without running anything.
+
+They are pickles: small programs that may call any function of any library. Here one is followed, not run. Its instructions for
+lists, dicts, text and numbers are obeyed; a few names stand for functions of our own; every other name or instruction is refused.
+Python's own unpickler takes no part.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import torch
+
+from nnseg.core.errors import ModelError
+
+MOST_AXES = 8
+
+STORAGES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+"""Names that a file may give to its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Numbers of a file, not read yet.
+
+    Args:
+        key: name of the zip's entry that holds them.
+        count: how many there are.
+    """
+
+    key: str
+    dtype: torch.dtype
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """A tensor of a file, not read yet; `nnseg.interop.torch_archive.Checkpoint.read` reads it.
+
+    Args:
+        storage: where its numbers are.
+        offset: of the first of them.
+        shape: along its axes.
+        strides: numbers from one to the next along each axis.
+    """
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What a file calls a function or type, of those that are known here."""
+
+    name: str
+
+
+class _Mark:
+    """Where the parts of a list, dict or tuple begin on the stack."""
+
+
+class Follower:
+    """The stack machine that such programs are for, without the means to import, call or change anything of Python's.
+
+    Args:
+        path: named in errors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def follow(self, program: bytes) -> Any:
+        """What the program makes."""
+        try:
+            for opcode, argument, _ in pickletools.genops(io.BytesIO(program)):
+                name = opcode.name
+                if name in _PUSHED:
+                    self._stack.append(argument)
+                elif name in _OBEYED:
+                    _OBEYED[name](self, argument)
+                elif name == "STOP":
+                    break
+                else:
+                    raise self._refused(f"uses the instruction {name}")
+            [result] = self._stack
+        except (TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"its pickle makes no sense: {error}") from error
+        return result
+
+    def _refused(self, what: str) -> ModelError:
+        advice = "only tensors and plain values are read, and nothing is run; save it without that"
+        return ModelError(f"{self._path} {what}; {advice}")
+
+    def push(self, value: Any) -> None:
+        """Put a value on the stack."""
+        self._stack.append(value)
+
+    def remember(self, key: int | None) -> None:
+        """Keep what is on top of the stack under a number, the next if none is given."""
+        self._memo[len(self._memo) if key is None else key] = self._stack[-1]
+
+    def recall(self, key: int) -> None:
+        """Push what is kept under a number."""
+        self._stack.append(self._memo[key])
+
+    def name(self, given: str | None) -> None:
+        """Push a name, given as "module name", or as two texts on the stack."""
+        if given is None:
+            last, module = self._stack.pop(), self._stack.pop()
+            if not (type(module) is str and type(last) is str):
+                raise self._refused("makes a name of what is no text")
+        else:
+            module, _, last = given.partition(" ")
+        name = f"{module}.{last}"
+        if name not in STORAGES and name not in _CALLS and name not in _LEFT_OUT:
+            raise self._refused(f'asks for "{name[:100]}"')
+        self._stack.append(_Name(name))
+
+    def call(self, _: None) -> None:
+        """Replace name and arguments by what our own function of that name makes of them."""
+        arguments, called = self._stack.pop(), self._stack.pop()
+        if type(called) is not _Name or type(arguments) is not tuple:
+            raise self._refused(f"calls {_described(called)}")
+        if called.name in STORAGES:
+            raise self._refused(f'calls "{called.name}"')
+        self._stack.append(_CALLS[called.name](*arguments) if called.name in _CALLS else ...)
+
+    def build(self, _: None) -> None:
+        """Attributes of dicts (PyTorch's versions of modules) and what NumPy's types are made of are left out."""
+        self._stack.pop()
+        if not isinstance(self._stack[-1], dict | EllipsisType):
+            raise self._refused(f"sets attributes of {_described(self._stack[-1])}")
+
+    def storage(self, _: None) -> None:
+        """Replace a reference to numbers by what is known about them."""
+        reference = self._stack.pop()
+        if type(reference) is not tuple or len(reference) != 5 or reference[0] != "storage":
+            raise self._refused("refers to something that is not a storage")
+        _, kind, key, _, count = reference
+        if type(kind) is not _Name or kind.name not in STORAGES or type(key) is not str or not _natural(count):
+            raise self._refused("refers to a storage of an unknown kind")
+        self._stack.append(Storage(key=key, dtype=STORAGES[kind.name], count=count))
+
+    def since_mark(self) -> list[Any]:
+        """Take what lies above the last mark, and the mark, off the stack."""
+        values: list[Any] = []
+        while (value := self._stack.pop()) is not _Mark:
+            values.append(value)
+        return values[::-1]
+
+    def last(self, count: int) -> list[Any]:
+        """Take so many off the stack."""
+        if len(self._stack) < count:
+            raise IndexError("the stack is empty")
+        values = self._stack[-count:]
+        del self._stack[-count:]
+        return values
+
+    def extend(self, values: list[Any]) -> None:
+        """Append values to the list on top of the stack."""
+        if type(self._stack[-1]) is not list:
+            raise self._refused(f"appends to {_described(self._stack[-1])}")
+        self._stack[-1].extend(values)
+
+    def update(self, values: list[Any]) -> None:
+        """Set items of the dict on top of the stack: key, value, key, value, ..."""
+        target, keys = self._stack[-1], values[::2]
+        if type(target) is not dict or not all(type(key) in (str, int) for key in keys):
+            raise self._refused(f"sets items of {_described(target)}, or by keys that are no text or numbers")
+        target.update(zip(keys, values[1::2], strict=True))
+
+
+def _described(value: Any) -> str:
+    return f'"{value.name}"' if type(value) is _Name else f"what is a {type(value).__name__}"
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+    """A tensor that lies within its storage, no number of it twice."""
+    axes = (shape, strides)
+    if type(storage) is not Storage or not all(type(a) is tuple and len(a) <= MOST_AXES and all(map(_natural, a)) for a in axes):
+        raise TypeError("a tensor of something else than numbers")
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if not _natural(offset) or 0 in shape or last >= storage.count or math.prod(shape) > storage.count:
+        raise TypeError(f"a tensor of shape {shape} and strides {strides} at {offset} of {storage.count} numbers")
+    return StoredTensor(storage=storage, offset=offset, shape=shape, strides=strides)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+def _dict() -> dict[str, Any]:
+    return {}
+
+
+def _size(shape: Any) -> tuple[Any, ...]:
+    return tuple(shape)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _dict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": _size,
+}
+
+_LEFT_OUT = (
+    "torch.device",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "_codecs.encode",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+"""What trained checkpoints hold besides: devices, and the numbers a training noted, as NumPy's."""
+
+_PUSHED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+"""Instructions that push a number, text or bytes."""
+
+_OBEYED: dict[str, Callable[[Follower, Any], None]] = {
+    "PROTO": lambda *_: None,
+    "FRAME": lambda *_: None,
+    "NONE": lambda f, _: f.push(None),
+    "NEWTRUE": lambda f, _: f.push(True),
+    "NEWFALSE": lambda f, _: f.push(False),
+    "MARK": lambda f, _: f.push(_Mark),
+    "EMPTY_LIST": lambda f, _: f.push([]),
+    "EMPTY_DICT": lambda f, _: f.push({}),
+    "EMPTY_TUPLE": lambda f, _: f.push(()),
+    "TUPLE1": lambda f, _: f.push(tuple(f.last(1))),
+    "TUPLE2": lambda f, _: f.push(tuple(f.last(2))),
+    "TUPLE3": lambda f, _: f.push(tuple(f.last(3))),
+    "TUPLE": lambda f, _: f.push(tuple(f.since_mark())),
+    "APPEND": lambda f, _: f.extend(f.last(1)),
+    "APPENDS": lambda f, _: f.extend(f.since_mark()),
+    "SETITEM": lambda f, _: f.update(f.last(2)),
+    "SETITEMS": lambda f, _: f.update(f.since_mark()),
+    "PUT": Follower.remember,
+    "BINPUT": Follower.remember,
+    "LONG_BINPUT": Follower.remember,
+    "MEMOIZE": Follower.remember,
+    "GET": Follower.recall,
+    "BINGET": Follower.recall,
+    "LONG_BINGET": Follower.recall,
+    "GLOBAL": Follower.name,
+    "STACK_GLOBAL": Follower.name,
+    "REDUCE": Follower.call,
+    "BUILD": Follower.build,
+    "BINPERSID": Follower.storage,
+}
