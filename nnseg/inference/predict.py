@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 BLOCK_VALUES = 2_000_000
 """Of all labels of a block on the way back: few enough for caches, many enough to be worth a call."""
 
+LEAST_PROBABILITY = 1e-7
+"""That a logarithm is taken of."""
+
 IN_MEMORY_BYTES = 2**28
 """Probabilities above this size are kept in a file."""
 
@@ -123,8 +126,8 @@ class Predictor:
         device: where the networks compute.
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
         mirror: also average over mirrored copies, along the plan's axes.
-        classic: answer as nnU-Net does: in float32, the logits of a plan's networks averaged and brought back to the scan, and
-            probabilities only averaged over plans. Otherwise probabilities are averaged throughout, in the fastest precision.
+        classic: answer as nnU-Net does: in float32, logits averaged over the networks of a plan, and probabilities only over plans.
+            Otherwise probabilities are averaged throughout, in the fastest precision.
         network: the function that made the networks, if they are of one's own.
         normalizer: that the cases were preprocessed with, if it is one's own.
     """
@@ -243,29 +246,44 @@ class Predictor:
         placement = prepared.cases[self._groups[0].key].placement
         canvas.frame(lambda volume: cropped_view(volume, placement, layouts[0]))
         heads = slice(0, len(self.model.labels.heads))
-        all_labels = canvas.probabilities is not None or (self._classic and len(streams) > 1)
         for block in blocks(streams, values=BLOCK_VALUES, channels=heads.stop):
-            if all_labels:
-                shares = [self._after(part) for part in interpolated(streams, block, heads)]
-                canvas.paint_probabilities(block, mean(shares, streams))
+            if len(streams) == 1 and canvas.probabilities is None:
+                canvas.paint(block, decided(streams[0], block, self.model.labels))
             else:
-                canvas.paint(block, decided(streams, block, self.model.labels, 0.0 if self._classic else 0.5))
+                shares = [self._probabilities(part) for part in interpolated(streams, block, heads)]
+                canvas.paint_probabilities(block, mean(shares, streams))
             if tallies:
                 canvas.paint_uncertainty(block, mean(interpolated(streams, block, slice(heads.stop, None)), streams)[0])
 
-    def _after(self, votes: Tensor) -> Tensor:
-        """Probabilities (K, ...) of mean votes, which are logits in classic mode."""
-        if not self._classic:
-            return votes
-        return votes.sigmoid() if self.model.labels.regions else votes.softmax(0)
+    def _evidence(self, slabs: Iterator[Tensor], tally: Tally | None) -> Iterator[Tensor]:
+        """Logits of each slab of mean votes and, with a tally, its uncertainty as one channel more."""
+        for slab in slabs:
+            logits = self._logits(slab)
+            if tally is None:
+                yield logits
+            else:
+                yield torch.cat([logits, tally.add(self._probabilities(slab) if self._classic else slab)[None]])
+
+    def _logits(self, votes: Tensor) -> Tensor:
+        """Logits (K, ...) of mean votes: what is interpolated on the way back, because probabilities would blur the edges.
+
+        Those of labels are logarithms of probabilities, which leaves no doubt about what cannot win.
+        """
+        if self._classic:
+            return votes if self.model.labels.regions else votes.log_softmax(0)
+        if self.model.labels.regions:
+            return votes.logit(LEAST_PROBABILITY)
+        return votes.clamp(min=LEAST_PROBABILITY).log_()
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (K, ...) of logits."""
+        return logits.sigmoid() if self.model.labels.regions else logits.softmax(0)
 
     def _stream(self, group: Group, case: PreprocessedCase, tally: Tally | None, clock: dict[str, float]) -> Stream:
         image = torch.from_numpy(case.image).to(group.voters[0].device)
         slabs = _finite(_timed(sliding_window(group.voters, image, group.window), clock), group)
-        if tally:
-            slabs = (torch.cat([slab, tally.add(self._after(slab))[None]]) for slab in slabs)
         separate = separate_back(case.placement, group.plan)
-        return Stream(slabs, case.placement, separate=separate, weight=float(len(group.voters)))
+        return Stream(self._evidence(slabs, tally), case.placement, separate=separate, weight=float(len(group.voters)))
 
 
 class _Canvas:

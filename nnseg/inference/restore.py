@@ -159,21 +159,19 @@ def blocks(streams: list[Stream], *, values: int, channels: int) -> Iterator[Blo
                     stream.advance(done)
 
 
-def decided(streams: list[Stream], block: Block, labels: Labels, threshold: float) -> Integers:
-    """The label values of a block: where the mean of linear answers is largest; regions where it is above ``threshold``."""
-    sources = [stream.source(block)[: len(labels.heads)] for stream in streams]
-    ranges = [source.flatten(1).aminmax(dim=1) for source in sources]
-    least, most = (mean([found[side] for found in ranges], streams) for side in (0, 1))
-    able = most > threshold if labels.regions else most >= least.max()
+def decided(stream: Stream, block: Block, labels: Labels) -> Integers:
+    """The label values of a block of logits: the label whose logit is largest, or the regions whose logits are positive."""
+    source = stream.source(block)[: len(labels.heads)]
+    least, most = source.flatten(1).aminmax(dim=1)
+    able = most > 0 if labels.regions else most >= least.max()
     chosen = able.nonzero()[:, 0]
     shape = tuple(part.stop - part.start for part in block)
     if len(chosen) == (0 if labels.regions else 1):
         return np.full(shape, labels.values[0 if labels.regions else int(chosen)], labels.dtype)
-    parts = [stream.interpolate(source[chosen], block) for stream, source in zip(streams, sources, strict=True)]
-    answer = mean(parts, streams)
+    answer = stream.interpolate(source[chosen], block)
     if labels.regions:
         painted = np.full(shape, labels.values[0], labels.dtype)
-        for head, seen in zip(chosen.tolist(), (answer > threshold).cpu().numpy(), strict=True):
+        for head, seen in zip(chosen.tolist(), (answer > 0).cpu().numpy(), strict=True):
             painted[seen] = labels.regions[head].paint
         return painted
     return labels.decode(chosen.to(answer.device)[_argmax(answer)].cpu().numpy())
