@@ -22,13 +22,14 @@ ACTIVATIONS = 6.0
 """Feature maps as large as the finest stage's that a network holds at once."""
 
 
-def needed(plan: Plan, window: Window, grid: Grid, *, on_cpu: bool) -> float:
+def needed(plan: Plan, window: Window, grid: Grid, *, networks: int, on_cpu: bool) -> float:
     """GB that a scan on a grid takes at most, beyond the idle process.
 
     Args:
         plan: that it is predicted by.
         window: how its tiles are cut.
         grid: of the scan, all of which is taken to show something.
+        networks: that answer together.
         on_cpu: the networks compute in the same memory.
     """
     voxels, channels = math.prod(grid.shape), len(plan.channels)
@@ -39,8 +40,9 @@ def needed(plan: Plan, window: Window, grid: Grid, *, on_cpu: bool) -> float:
     preprocessing = held * 2 + image + RESAMPLING * max(voxels, math.prod(made.shape))
     tiling = Tiling.of(made.shape, window)
     slab = math.prod((tiling.depth(window.tile[0]), *tiling.padded[1:]))
-    handed = 3 * min(slab * (window.heads + 2), max(SLAB_VALUES, slab // tiling.padded[0] * (window.heads + 2)))
-    sums = 4.0 * (slab * (window.heads + 2) + handed)
+    channels_held = window.heads * (1 if window.logits else networks) + 2
+    plane = math.prod(tiling.padded[1:]) * channels_held
+    sums = 4.0 * (slab * channels_held + 3 * min(slab * channels_held, max(SLAB_VALUES, plane)))
     tiles = 4.0 * window.batch * math.prod(window.tile) * (ACTIVATIONS * plan.network.features[0] + 4 * window.heads)
     network = held + 2 * image + sums + tiles * on_cpu + WRITING * voxels
     return max(reading, preprocessing, network) / 1e9

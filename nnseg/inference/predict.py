@@ -127,7 +127,7 @@ class Predictor:
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
         mirror: also average over mirrored copies, along the plan's axes.
         classic: answer as nnU-Net does: in float32, logits averaged over the networks of a plan, and probabilities only over plans.
-            Otherwise probabilities are averaged throughout, in the fastest precision.
+            Otherwise in the fastest precision, and probabilities averaged over all networks.
         network: the function that made the networks, if they are of one's own.
         normalizer: that the cases were preprocessed with, if it is one's own.
     """
@@ -221,7 +221,10 @@ class Predictor:
 
         What the networks compute on a device with memory of its own is not counted.
         """
-        own = max(memory.needed(g.plan, g.window, grid, on_cpu=g.voters[0].device.type == "cpu") for g in self._groups)
+        own = max(
+            memory.needed(g.plan, g.window, grid, networks=len(g.voters), on_cpu=g.voters[0].device.type == "cpu")
+            for g in self._groups
+        )
         own += 8.0 * math.prod(grid.shape) / 1e9 * uncertainty  # the map, and its copy in the file's orientation
         if probabilities:
             own += min(4.0 * len(self.model.labels.heads) * math.prod(grid.shape), IN_MEMORY_BYTES) / 1e9

@@ -1,4 +1,4 @@
-"""One network of a model at work: from tiles of preprocessed cases to votes."""
+"""One network of a model at work: from tiles of preprocessed cases to logits."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Voter:
         return Voter(self.member, copy.deepcopy(self.network).to(device), device)
 
     def __call__(self, tiles: Tensor, window: Window) -> Tensor:
-        """Votes (B, K, z, y, x), float32, on tiles (B, C, z, y, x)."""
+        """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""
         tiles = network_input(tiles.to(self.device), self.member.plan)
         with torch.autocast(self.device.type, dtype=window.dtype, enabled=window.dtype != torch.float32):
             outputs = self.network(tiles.squeeze(2) if len(window.patch) == 2 else tiles)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-        return window.vote(logits.unsqueeze(2) if len(window.patch) == 2 else logits)
+        return (logits.unsqueeze(2) if len(window.patch) == 2 else logits).float()

@@ -26,7 +26,7 @@ class Window:
         step: distance of neighbouring tiles as a share of the patch.
         mirror_axes: axes of the patch mirrored in all combinations.
         sigmoid: heads are regions, each with a probability of its own; otherwise they share one (softmax).
-        logits: average logits instead of probabilities, as nnU-Net does.
+        logits: the answer is the mean of all networks' logits, as nnU-Net's is; otherwise that of their probabilities.
         swap_axis: axis of the patch from one side of the body to the other; None where no heads are swapped.
         swaps: pairs of heads that change places in copies mirrored along ``swap_axis``: left and right.
         previous_swaps: pairs of label indices that do in the image's last channel, if that is the previous answer of a cascade.
@@ -76,11 +76,9 @@ class Window:
         """The answer (K, z, y, x) to a mirrored copy, turned as the tile is."""
         return (answer[list(permutation(self.swaps, self.heads))] if self._crosses(flips) else answer).flip(flips)
 
-    def vote(self, logits: Tensor) -> Tensor:
-        """What is averaged of logits (B, K, z, y, x), float32."""
-        if self.logits:
-            return logits.float()
-        return torch.sigmoid(logits.float()) if self.sigmoid else torch.softmax(logits.float(), 1)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of logits (..., K, z, y, x)."""
+        return torch.sigmoid(logits) if self.sigmoid else torch.softmax(logits, -4)
 
     def _crosses(self, flips: Flips) -> bool:
         """True for copies in which left is right."""

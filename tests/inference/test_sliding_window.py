@@ -299,15 +299,21 @@ def test_only_copies_mirrored_along_the_swap_axis_are_swapped():
     assert [window._crosses(flips) for flips in window.flips] == [False, False, True, True]
 
 
-def test_probabilities_are_averaged_by_hand():
+def test_copies_meet_as_logits_and_networks_as_probabilities_by_hand():
     image = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
 
     def ramp(tiles):  # the second head's logit is 0 in the tile's first voxel, ten times the value in its second
         return torch.cat([torch.zeros_like(tiles), tiles * torch.tensor([0.0, 10.0])], 1)
 
+    def torn(tiles):
+        return torch.cat([tiles * 0, tiles * 0], 1)
+
     window = Window(patch=(1, 1, 2), heads=2, mirror_axes=(2,))
-    expected = torch.tensor([0.5, (torch.sigmoid(torch.tensor(10.0)) + 0.5) / 2])
-    torch.testing.assert_close(_mean(ramp, image, window)[1, 0, 0], expected)
+    copies = torch.sigmoid(torch.tensor([0.0, 5.0]))
+    torch.testing.assert_close(_mean(ramp, image, window)[1, 0, 0], copies)
+    torch.testing.assert_close(_mean([ramp, torn], image, window)[1, 0, 0], (copies + 0.5) / 2)
+    both = _mean([ramp, torn], image, replace(window, logits=True))
+    torch.testing.assert_close(both[1, 0, 0] - both[0, 0, 0], torch.tensor([0.0, 2.5]))
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((11, 13, 9), (6, 8, 5)), ((4, 13, 9), (8, 6)), ((30, 5, 30), (4, 8, 8))])
