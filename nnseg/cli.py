@@ -276,7 +276,10 @@ def predict(
         bool, typer.Option(help="Average the answers to mirrored copies: 2 to 8 times the time, often better.")
     ] = True,
     fast: Annotated[
-        bool, typer.Option("--fast", help=f"The same as --no-mirror --step {FAST_STEP}: faster, and somewhat less exact.")
+        bool,
+        typer.Option(
+            "--fast", help=f"The same as --no-mirror --step {FAST_STEP}: on Hippocampus 5 times as fast, for 0.004 of Dice."
+        ),
     ] = False,
     classic: Annotated[bool, typer.Option("--classic", help="Average exactly as nnU-Net does, in float32: slower.")] = False,
     postprocessing: Annotated[

@@ -1,8 +1,8 @@
 """How far a model's answer can be trusted: expected Dice, probabilities that say how often they are right, unlike scans.
 
-The first measure is how far the votes (tiles, mirrored copies, members) agree with the decision they lead to: the Dice coefficient
-between the decided mask and the votes' mean probability, which is about the mean of the decision's Dice with masks drawn from the
-votes. What it says of the Dice with a reference is measured on held-out cases and stored here; without them it stands as it is.
+The first measure is how far the networks' mean probability agrees with the decision that it leads to: the Dice coefficient between
+the decided mask and the probability, which is about the mean of the decision's Dice with masks drawn from it. What it says of the
+Dice with a reference is measured on held-out cases and stored here; without them it stands as it is.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nnseg.core.geometry import Grid
 from nnseg.core.plan import Plan
@@ -21,28 +23,64 @@ WRITING = 12.0
 ACTIVATIONS = 6.0
 """Feature maps as large as the finest stage's that a network holds at once."""
 
+HANDED, TALLIED = 3.0, 4.0
+"""Copies of the slices that are handed over at a time, on the way back and to say how sure they are."""
 
-def needed(plan: Plan, window: Window, grid: Grid, *, networks: int, on_cpu: bool) -> float:
-    """GB that a scan on a grid takes at most, beyond the idle process.
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Networks that are shown the same tiles.
 
     Args:
-        plan: that it is predicted by.
-        window: how its tiles are cut.
-        grid: of the scan, all of which is taken to show something.
-        networks: that answer together.
-        on_cpu: the networks compute in the same memory.
+        plan: of one of them.
+        window: how tiles are cut.
+        networks: how many they are.
+        on_cpu: they compute in the machine's own memory.
     """
-    voxels, channels = math.prod(grid.shape), len(plan.channels)
-    made = plan.grid(grid.shape, grid.spacing)
-    image = 4.0 * math.prod(made.shape) * plan.inputs
-    held = 4.0 * voxels * channels  # the scan, until it is written
-    reading = READING * voxels * channels
-    preprocessing = held * 2 + image + RESAMPLING * max(voxels, math.prod(made.shape))
-    tiling = Tiling.of(made.shape, window)
-    slab = math.prod((tiling.depth(window.tile[0]), *tiling.padded[1:]))
-    channels_held = window.heads * (1 if window.logits else networks) + 2
-    plane = math.prod(tiling.padded[1:]) * channels_held
-    sums = 4.0 * (slab * channels_held + 3 * min(slab * channels_held, max(SLAB_VALUES, plane)))
-    tiles = 4.0 * window.batch * math.prod(window.tile) * (ACTIVATIONS * plan.network.features[0] + 4 * window.heads)
-    network = held + 2 * image + sums + tiles * on_cpu + WRITING * voxels
-    return max(reading, preprocessing, network) / 1e9
+
+    plan: Plan
+    window: Window
+    networks: int
+    on_cpu: bool
+
+    def image_bytes(self, grid: Grid) -> float:
+        """Of the preprocessed scan, all of which is taken to show something."""
+        return 4.0 * math.prod(self._made(grid).shape) * self.plan.inputs
+
+    def preparing_bytes(self, grid: Grid) -> float:
+        """While the scan is resampled, beside its result."""
+        return RESAMPLING * max(math.prod(grid.shape), math.prod(self._made(grid).shape))
+
+    def answering_bytes(self, grid: Grid, *, uncertainty: bool) -> float:
+        """Of sums over tiles, and of what is handed over of them."""
+        tiling = Tiling.of(self._made(grid).shape, self.window)
+        channels = self.window.heads * (1 if self.window.logits else self.networks) + 2
+        plane = math.prod(tiling.padded[1:]) * channels
+        slab = plane * tiling.depth(self.window.tile[0])
+        return 4.0 * (slab + (HANDED + TALLIED * uncertainty) * min(slab, max(SLAB_VALUES, plane)))
+
+    def tile_bytes(self) -> float:
+        """Of tiles in the network."""
+        values = ACTIVATIONS * self.plan.network.features[0] + 4 * self.window.heads
+        return 4.0 * self.window.batch * math.prod(self.window.tile) * values * self.on_cpu
+
+    def _made(self, grid: Grid) -> Grid:
+        return self.plan.grid(grid.shape, grid.spacing)
+
+
+def needed_gb(shares: Sequence[Share], grid: Grid, *, uncertainty: bool = False) -> float:
+    """RAM, beyond the idle process, that a scan on a grid takes at most from reading to writing.
+
+    Args:
+        shares: all networks that answer together.
+        grid: of the scan.
+        uncertainty: is asked for too.
+    """
+    voxels = math.prod(grid.shape)
+    scan = 4.0 * voxels * len(shares[0].plan.channels)
+    images = sum(share.image_bytes(grid) for share in shares)
+    reading = scan * READING / 4.0
+    preparing = 2 * scan + images + max(share.preparing_bytes(grid) for share in shares)
+    sums = sum(share.answering_bytes(grid, uncertainty=uncertainty) for share in shares)
+    answering = scan + 2 * images + sums + max(share.tile_bytes() for share in shares) + (WRITING + 8 * uncertainty) * voxels
+    return max(reading, preparing, answering) / 1e9

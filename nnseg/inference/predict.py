@@ -22,7 +22,7 @@ from nnseg.core.likeness import facts_of
 from nnseg.core.plan import Plan
 from nnseg.core.sides import swapped_heads
 from nnseg.core.trust import Agreement, Confidence, Trust
-from nnseg.inference import memory
+from nnseg.inference.memory import Share, needed_gb
 from nnseg.inference.postprocess import apply
 from nnseg.inference.restore import Block, Stream, Voxels, blocks, cropped_view, decided, interpolated, layout_of, mean
 from nnseg.inference.sliding_window import sliding_window
@@ -221,11 +221,11 @@ class Predictor:
 
         What the networks compute on a device with memory of its own is not counted.
         """
-        own = max(
-            memory.needed(g.plan, g.window, grid, networks=len(g.voters), on_cpu=g.voters[0].device.type == "cpu")
+        shares = [
+            Share(plan=g.plan, window=g.window, networks=len(g.voters), on_cpu=g.voters[0].device.type == "cpu")
             for g in self._groups
-        )
-        own += 8.0 * math.prod(grid.shape) / 1e9 * uncertainty  # the map, and its copy in the file's orientation
+        ]
+        own = needed_gb(shares, grid, uncertainty=uncertainty)
         if probabilities:
             own += min(4.0 * len(self.model.labels.heads) * math.prod(grid.shape), IN_MEMORY_BYTES) / 1e9
         return max(own, self._previous.memory_gb(grid)) if self._previous else own

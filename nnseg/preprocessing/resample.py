@@ -5,20 +5,21 @@ one axis is much coarser than the others its slices are resized on their own, an
 between slices far apart a spline would invent anatomy. Voxel centres keep their half-voxel alignment, edges repeat, and nothing
 is smoothed before downsampling: nnU-Net does not, and networks trained either way must see alike images.
 
-Order 1 is computed here, one axis after the other, which gives SciPy's numbers several times sooner and starts without torch;
-orders 0 and 3 by scikit-image, nnU-Net's own choice; labels by batchgenerators, whose rule it is.
+Orders 1 and 3 are computed here, one axis after the other, which gives SciPy's numbers many times sooner, in a third of the memory,
+and starts without torch; order 0 by scikit-image, nnU-Net's own choice; labels by batchgenerators, whose rule it is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from batchgenerators.augmentations.utils import resize_segmentation
+from scipy.ndimage import spline_filter1d
 from skimage.transform import resize
 
 from nnseg.core.geometry import Shape, Vector
@@ -37,7 +38,7 @@ def resample_image(image_CZYX: Floats, shape: Shape, *, order: int, separate: in
     """
     if image_CZYX.shape[1:] == shape:
         return image_CZYX
-    rule: Rule = _linear if order == 1 else partial(_spline, order=order)
+    rule = RULES[order]
     result = np.empty((len(image_CZYX), *shape), np.float32)
     for resized, channel in zip(result, image_CZYX, strict=True):
         resized[...] = _resized(channel, shape, rule, separate)
@@ -78,9 +79,48 @@ def _nearest(old: int, new: int) -> list[int]:
     return [min(old - 1, math.floor(old / new * (i + 0.5))) for i in range(new)]
 
 
-def _spline(volume: Voxels, shape: Sequence[int], *, order: int) -> Voxels:
-    fine = volume.astype(np.float64)
-    return np.asarray(resize(fine, shape, order, mode="edge", clip=True, anti_aliasing=False), np.float32)
+def _nearest_voxel(volume: Voxels, shape: Sequence[int]) -> Voxels:
+    return np.asarray(resize(volume.astype(np.float64), shape, 0, mode="edge", clip=True, anti_aliasing=False), np.float32)
+
+
+def _spline(volume: Voxels, shape: Sequence[int]) -> Voxels:
+    """Shrinking axes first; no value lies outside of the input's range."""
+    low, high = volume.min(), volume.max()
+    result: Voxels = volume.astype(np.float32, copy=False)
+    for axis in sorted(range(volume.ndim), key=lambda a: shape[a] / volume.shape[a]):
+        if shape[axis] != volume.shape[axis]:
+            result = _along(result, _spline_matrix(volume.shape[axis], shape[axis]), axis)
+    return np.clip(result, low, high, out=None if result is volume else result)
+
+
+def _along(volume: Voxels, matrix: Voxels, axis: int) -> Voxels:
+    """A matrix (new, old) applied along one axis."""
+    if axis == volume.ndim - 1:
+        return volume @ matrix.T
+    lead, old, rest = volume.shape[:axis], volume.shape[axis], volume.shape[axis + 1 :]
+    made: Voxels = matrix @ volume.reshape(*lead, old, math.prod(rest))
+    return made.reshape(*lead, len(matrix), *rest)
+
+
+@lru_cache(maxsize=128)
+def _spline_matrix(old: int, new: int) -> Voxels:
+    """The matrix (new, old), float32, that resizes an axis along a cubic spline: coefficients and then values, both of them linear.
+
+    Source: Unser 1999, "Splines: a perfect fit for signal and image processing"; edges as in SciPy's ``zoom`` with mode "nearest".
+    """
+    padded = np.pad(np.eye(old), ((EDGE, EDGE), (0, 0)), mode="edge")
+    coefficients = spline_filter1d(padded, 3, axis=0, mode="nearest")
+    places = (np.arange(new) + 0.5) * (old / new) - 0.5 + EDGE
+    low = np.floor(places).astype(np.intp)
+    up = places - low
+    down = 1 - up
+    shares = (down**3, 4 - 6 * up**2 + 3 * up**3, 4 - 6 * down**2 + 3 * down**3, up**3)
+    values = sum(share[:, None] / 6 * coefficients[low + i - 1] for i, share in enumerate(shares))
+    return np.ascontiguousarray(values, np.float32)
+
+
+EDGE = 12
+"""Voxels by which edges are repeated before coefficients are taken: beyond, they no longer matter."""
 
 
 def _linear(volume: Voxels, shape: Sequence[int]) -> Voxels:
@@ -103,6 +143,10 @@ def _linear_along(volume: Voxels, axis: int, new: int) -> Voxels:
     above *= share
     above += below
     return above
+
+
+RULES: dict[int, Rule] = {0: _nearest_voxel, 1: _linear, 3: _spline}
+"""By spline order."""
 
 
 def _likeliest(volume: Voxels, shape: Sequence[int]) -> Voxels:
