@@ -60,7 +60,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             problems += predict_folds(place, dataset, finished, device=options.device)
         with timed(place, "evaluate"):
             scores = score(place, dataset, finished, workers=options.workers)
-            if scores:
+            if scores:  # how far to trust the model, and what to mend, is learned from what was held out
                 choose_postprocessing(place, dataset, finished, workers=options.workers)
                 measure_trust(place, dataset, finished, device=options.device)
         report(place)

@@ -52,15 +52,18 @@ def apply(labels_ZYX: Integers, mendings: Sequence[Mending], labels: Labels, *, 
         ValueError: a volume is to be compared and ``voxel_mm3`` is missing.
     """
     mended = labels_ZYX.copy()
-    boxes = Boxes(labels_ZYX, [value for mending in mendings for value in mending.labels])
+    values = [value for mending in mendings for value in mending.labels]
+    boxes = Boxes(labels_ZYX, values)
     for mending in mendings:
         if box := boxes.around(mending.labels):
             _mend(mended, box, mending, labels.values[0], voxel_mm3)
+            if mending.action == "holes":
+                boxes = Boxes(mended, values)
     return mended
 
 
 class Boxes:
-    """Where each of some label values lies, found in one pass. Removing and filling never leave an object's box."""
+    """Where each of some label values lies, found in one pass. Removing never leaves a box; filling may grow another's."""
 
     def __init__(self, labels_ZYX: Integers, values: Sequence[int]) -> None:
         self._whole = tuple(slice(0, n) for n in labels_ZYX.shape)

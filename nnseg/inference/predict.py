@@ -7,8 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.likeness import facts_of
 from nnseg.core.plan import Plan
 from nnseg.core.sides import swapped_heads
-from nnseg.core.trust import Agreement, Confidence, Trust
+from nnseg.core.trust import Confidence, Trust
 from nnseg.inference.memory import Share, needed_gb
 from nnseg.inference.postprocess import apply
 from nnseg.inference.restore import Block, Stream, Voxels, blocks, cropped_view, decided, interpolated, layout_of, mean
@@ -147,7 +146,8 @@ class Predictor:
         _check_shown(model)
         self.model, self._classic, self._normalizer = model, classic, normalizer
         voters = [Voter.of(member, device, network) for member in model.members]
-        self._groups = _grouped(voters, [window_of(v.member, device, step=step, mirror=mirror, classic=classic) for v in voters])
+        windows = [window_of(v.member, device, step=step, mirror=mirror, classic=classic) for v in voters]
+        self._groups = _grouped(voters, windows, by_plan=classic)
         self._previous: Predictor | None = None
         if model.previous:
             first = Model(members=model.previous)
@@ -194,25 +194,28 @@ class Predictor:
             ModelError: the networks give no numbers.
             RunError: there is too little memory for a single tile.
         """
-        start, scan = time.perf_counter(), prepared.scan
+        scan = prepared.scan
         clock = {"preprocess": prepared.seconds, "network": 0.0}
         if self._previous and prepared.previous:
             first = self._previous.answer(prepared.previous)
-            clock["network"] += sum(first.seconds.values())
+            clock["network"] += first.seconds["network"] + first.seconds["restore"]
+            start = time.perf_counter()
             cases = {g.key: self._preprocess(scan, g.plan, first.label_map) for g in self._groups if g.plan.previous}
             prepared = Prepared(scan=scan, cases={**prepared.cases, **cases})
-        tallies = [Tally(self.model.labels, self.model.trust, sample=sample) for _ in self._groups] if uncertainty else []
+            clock["preprocess"] += time.perf_counter() - start
+        start, before = time.perf_counter(), clock["network"]
+        tally = Tally(self.model.labels, self.model.trust, sample=sample) if uncertainty else None
         with torch.inference_mode():
             canvas = _Canvas(self.model, scan.grid, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
-            self._paint(canvas, prepared, tallies, clock)
+            self._paint(canvas, prepared, tally, clock)
         labels = apply(canvas.labels, self.model.postprocessing, self.model.labels, voxel_mm3=math.prod(scan.grid.spacing))
-        clock["restore"] = time.perf_counter() - start - clock["network"]
+        clock["restore"] = time.perf_counter() - start - (clock["network"] - before)
         return Prediction(
             label_map=LabelMap(labels=labels, grid=scan.grid),
             probabilities=canvas.probabilities,
             uncertainty=canvas.uncertainty,
-            confidence=self._confidence(prepared, tallies) if tallies else None,
-            sample=tallies[0].sample(prepared.cases[self._groups[0].key].placement) if tallies and sample else None,
+            confidence=self._confidence(prepared, tally) if tally else None,
+            sample=self._sample(prepared, tally) if tally and sample else None,
             seconds=clock,
         )
 
@@ -228,65 +231,64 @@ class Predictor:
         own = needed_gb(shares, grid, uncertainty=uncertainty)
         if probabilities:
             own += min(4.0 * len(self.model.labels.heads) * math.prod(grid.shape), IN_MEMORY_BYTES) / 1e9
-        return max(own, self._previous.memory_gb(grid)) if self._previous else own
+        return own + self._previous.memory_gb(grid) if self._previous else own
 
     def _preprocess(self, scan: Scan, plan: Plan, previous: LabelMap | None) -> PreprocessedCase:
         return preprocess(scan, None, plan, previous=previous if plan.previous else None, normalizer=self._normalizer)
 
-    def _confidence(self, prepared: Prepared, tallies: Sequence[Tally]) -> Confidence:
-        weights = [float(len(group.voters)) for group in self._groups]
-        agreement = Agreement.mean([tally.agreement() for tally in tallies], weights)
+    def _confidence(self, prepared: Prepared, tally: Tally) -> Confidence:
         image = prepared.cases[self._groups[0].key].image[: len(self.model.channels)]
-        facts = facts_of(prepared.scan.grid, image)
-        return (self.model.trust or Trust()).confidence(agreement, facts, networks=int(sum(weights)))
+        facts, networks = facts_of(prepared.scan.grid, image), len(self.model.members)
+        return (self.model.trust or Trust()).confidence(tally.agreement(), facts, networks=networks)
 
-    def _paint(self, canvas: _Canvas, prepared: Prepared, tallies: Sequence[Tally], clock: dict[str, float]) -> None:
+    def _sample(self, prepared: Prepared, tally: Tally) -> Sample:
+        """The sample, by places in the canonical scan."""
+        sample, placement = tally.sample(), prepared.cases[self._groups[0].key].placement
+        layout = _layout(prepared, self._groups[0])
+        voxels = np.empty_like(sample.voxels)
+        for axis, (own, flip) in enumerate(zip(layout.axes, layout.flips, strict=True)):
+            line = np.arange(prepared.scan.grid.shape[own])[:: -1 if flip else 1][placement.crop.slices[placement.axes[axis]]]
+            voxels[:, own] = line[sample.voxels[:, axis]]
+        return replace(sample, voxels=voxels)
+
+    def _paint(self, canvas: _Canvas, prepared: Prepared, tally: Tally | None, clock: dict[str, float]) -> None:
         layouts = [_layout(prepared, group) for group in self._groups]
-        streams = [
-            self._stream(group, prepared.cases[group.key], tally, clock) for group, tally in zip_longest(self._groups, tallies)
-        ]
+        streams = [self._stream(group, prepared.cases[group.key], clock) for group in self._groups]
         streams = [stream.turned(layout, layouts[0]) for stream, layout in zip(streams, layouts, strict=True)]
         placement = prepared.cases[self._groups[0].key].placement
         canvas.frame(lambda volume: cropped_view(volume, placement, layouts[0]))
-        heads = slice(0, len(self.model.labels.heads))
-        for block in blocks(streams, values=BLOCK_VALUES, channels=heads.stop):
-            if len(streams) == 1 and canvas.probabilities is None:
+        for block in blocks(streams, values=BLOCK_VALUES, channels=len(self.model.labels.heads)):
+            if len(streams) == 1 and canvas.probabilities is None and tally is None:
                 canvas.paint(block, decided(streams[0], block, self.model.labels))
-            else:
-                shares = [self._probabilities(part) for part in interpolated(streams, block, heads)]
-                canvas.paint_probabilities(block, mean(shares, streams))
-            if tallies:
-                canvas.paint_uncertainty(block, mean(interpolated(streams, block, slice(heads.stop, None)), streams)[0])
+                continue
+            probabilities = mean([self._probabilities(logits) for logits in interpolated(streams, block)], streams)
+            canvas.paint_probabilities(block, probabilities)
+            if tally:
+                canvas.paint_uncertainty(block, tally.add(probabilities, (block[0].start, block[1].start, block[2].start)))
 
-    def _evidence(self, slabs: Iterator[Tensor], tally: Tally | None) -> Iterator[Tensor]:
-        """Logits of each slab of mean votes and, with a tally, its uncertainty as one channel more."""
-        for slab in slabs:
-            logits = self._logits(slab)
-            if tally is None:
-                yield logits
-            else:
-                yield torch.cat([logits, tally.add(self._probabilities(slab) if self._classic else slab)[None]])
-
-    def _logits(self, votes: Tensor) -> Tensor:
-        """Logits (K, ...) of mean votes: what is interpolated on the way back, because probabilities would blur the edges.
+    def _logits(self, answer: Tensor) -> Tensor:
+        """What is interpolated on the way back of a mean answer (K, ...): logits, because probabilities would blur the edges.
 
         Those of labels are logarithms of probabilities, which leaves no doubt about what cannot win.
+
+        Args:
+            answer: probabilities; logits in classic mode.
         """
         if self._classic:
-            return votes if self.model.labels.regions else votes.log_softmax(0)
+            return answer if self.model.labels.regions else answer.log_softmax(0)
         if self.model.labels.regions:
-            return votes.logit(LEAST_PROBABILITY)
-        return votes.clamp(min=LEAST_PROBABILITY).log_()
+            return answer.logit(LEAST_PROBABILITY)
+        return answer.clamp(min=LEAST_PROBABILITY).log_()
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities (K, ...) of logits."""
         return logits.sigmoid() if self.model.labels.regions else logits.softmax(0)
 
-    def _stream(self, group: Group, case: PreprocessedCase, tally: Tally | None, clock: dict[str, float]) -> Stream:
-        image = torch.from_numpy(case.image).to(group.voters[0].device)
-        slabs = _finite(_timed(sliding_window(group.voters, image, group.window), clock), group)
-        separate = separate_back(case.placement, group.plan)
-        return Stream(self._evidence(slabs, tally), case.placement, separate=separate, weight=float(len(group.voters)))
+    def _stream(self, group: Group, case: PreprocessedCase, clock: dict[str, float]) -> Stream:
+        slabs = _timed(sliding_window(group.voters, torch.from_numpy(case.image), group.window), clock)
+        weight = 1.0 if self._classic else float(len(group.voters))
+        logits = (self._logits(slab) for slab in slabs)
+        return Stream(logits, case.placement, separate=separate_back(case.placement, group.plan), weight=weight)
 
 
 class _Canvas:
@@ -355,13 +357,15 @@ def _check_shown(model: Model) -> None:
             )
 
 
-def _grouped(voters: Sequence[Voter], windows: Sequence[Window]) -> tuple[Group, ...]:
-    """The networks divided by the tiles that they are shown, in order of appearance."""
-    found: dict[tuple[str, Window], list[Voter]] = {}
+def _grouped(voters: Sequence[Voter], windows: Sequence[Window], *, by_plan: bool) -> tuple[Group, ...]:
+    """The networks divided by the tiles that they are shown, and by their plans if asked for; in order of appearance."""
+    found: dict[tuple[str, Window, str], list[Voter]] = {}
     for voter, window in zip(voters, windows, strict=True):
-        found.setdefault((voter.member.plan.key("preprocessing", "previous"), window), []).append(voter)
+        plan = voter.member.plan
+        found.setdefault((plan.key("preprocessing", "previous"), window, plan.key() if by_plan else ""), []).append(voter)
     return tuple(
-        Group(key=key, plan=voters[0].member.plan, voters=tuple(voters), window=window) for (key, window), voters in found.items()
+        Group(key=key, plan=voters[0].member.plan, voters=tuple(voters), window=window)
+        for (key, window, _), voters in found.items()
     )
 
 
@@ -380,15 +384,6 @@ def _timed(slabs: Iterator[Tensor], clock: dict[str, float]) -> Iterator[Tensor]
         clock["network"] += time.perf_counter() - start
         if slab is None:
             return
-        yield slab
-
-
-def _finite(slabs: Iterator[Tensor], group: Group) -> Iterator[Tensor]:
-    for slab in slabs:
-        if not bool(torch.isfinite(slab).all()):
-            folds = ", ".join(str(voter.member.fold) for voter in group.voters)
-            word = "network of fold" if len(group.voters) == 1 else "networks of folds"
-            raise ModelError(f"the {word} {folds} ({group.plan.name}) gave values that are not numbers; train again")
         yield slab
 
 

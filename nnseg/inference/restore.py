@@ -122,8 +122,7 @@ class Stream:
         """This stream with its axes in another stream's order; everything is held then."""
         if layout == wanted:
             return self
-        while self.advance(0):
-            pass
+        self._held = torch.cat([self._held, *self._slabs], 1)
         axes, flips = _between(layout, wanted)
         self._held = self._held.permute(0, *(a + 1 for a in axes)).flip([a + 1 for a, f in enumerate(flips) if f])
         self._axes = [self._axes[a] for a in axes]
@@ -161,7 +160,7 @@ def blocks(streams: list[Stream], *, values: int, channels: int) -> Iterator[Blo
 
 def decided(stream: Stream, block: Block, labels: Labels) -> Integers:
     """The label values of a block of logits: the label whose logit is largest, or the regions whose logits are positive."""
-    source = stream.source(block)[: len(labels.heads)]
+    source = stream.source(block)
     least, most = source.flatten(1).aminmax(dim=1)
     able = most > 0 if labels.regions else most >= least.max()
     chosen = able.nonzero()[:, 0]
@@ -177,9 +176,9 @@ def decided(stream: Stream, block: Block, labels: Labels) -> Integers:
     return labels.decode(chosen.to(answer.device)[_argmax(answer)].cpu().numpy())
 
 
-def interpolated(streams: list[Stream], block: Block, channels: slice) -> list[Tensor]:
-    """What each stream says of a block, in some of its channels."""
-    return [stream.interpolate(stream.source(block)[channels], block) for stream in streams]
+def interpolated(streams: list[Stream], block: Block) -> list[Tensor]:
+    """What each stream says of a block."""
+    return [stream.interpolate(stream.source(block), block) for stream in streams]
 
 
 def cropped_view(volume: Voxels, placement: Placement, layout: Reorientation) -> Voxels:

@@ -95,7 +95,7 @@ class Segmenter:
         image = np.ascontiguousarray(voxels, np.float32).reshape(channels, *(1,) * (3 - axes), *voxels.shape[-axes:])
         if not np.isfinite(image).all():
             raise ScanError("the array has NaN or Inf voxels; replace them, for instance by the background's value")
-        grid = flat_grid(image.shape[1:], _three(spacing or (1.0,) * axes, axes))
+        grid = flat_grid(image.shape[1:], _three((1.0,) * axes if spacing is None else spacing, axes))
         return Scan(image=image, grid=grid, source=Source(files=(ARRAY,), grid=grid, is_2d=axes == 2))
 
 

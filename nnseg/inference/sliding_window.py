@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnseg.core.errors import RunError
+from nnseg.core.errors import ModelError, RunError
 from nnseg.core.geometry import tile_starts
 from nnseg.inference.voter import Voter
 from nnseg.inference.window import Flips, Window, importance
@@ -96,9 +96,10 @@ class _Sweep:
         self.tiling = Tiling.of(image.shape[1:], window)
         room = [n - s for n, s in zip(self.tiling.padded, image.shape[1:], strict=True)]
         pads = [p for b, r in zip(reversed(self.tiling.before), reversed(room), strict=True) for p in (b, r - b)]
-        self.image, self.shape = F.pad(image, pads), image.shape[1:]
-        self.weight = importance(window.tile).to(image.device)
-        self.blanks: dict[tuple[float, ...], Tensor] = {}
+        self.image, self.shape = _moved(F.pad(image, pads), voters[0].device), image.shape[1:]
+        self.weight = importance(window.tile).to(self.image.device)
+        self.blank: tuple[tuple[float, ...], Tensor] | None = None
+        """Values of the channels of the last tile that showed nothing, and the sum of all answers to it."""
         self.slots = 1 if window.logits else len(self.voters)
         self.sums = self._new_sums((self.slots * window.heads + 1, self.tiling.depth(window.tile[0]), *self.tiling.padded[1:]))
         """Weighted logits, of each network or of all together, and the weights, of the slices from the layer's first on."""
@@ -131,19 +132,21 @@ class _Sweep:
         batches = math.ceil(len(copies) / self.window.batch)
         for number in range(batches):
             chunk = copies[len(copies) * number // batches : len(copies) * (number + 1) // batches]
-            tiles = torch.stack([self.window.mirrored(self.image[(slice(None), *box)], flips) for box, flips in chunk])
             for voter in range(len(self.voters)):
-                for logits, (box, flips) in zip(self._logits(voter, tiles), chunk, strict=True):
-                    yield box, voter % self.slots, self.window.mirrored_back(logits, flips)
+                for logits, (box, _) in zip(self._logits(voter, chunk), chunk, strict=True):
+                    yield box, voter % self.slots, logits
 
-    def _logits(self, voter: int, tiles: Tensor) -> Tensor:
-        """One network's logits (B, K, z, y, x) for tiles (B, C, z, y, x), with ever less of the device's memory."""
+    def _logits(self, voter: int, copies: Sequence[tuple[Box, Flips]]) -> list[Tensor]:
+        """One network's logits (K, z, y, x) for copies of tiles, turned back, with ever less of the device's memory."""
         while True:
-            parts = tiles.split(self.window.batch)
             try:
-                return torch.cat([self.voters[voter](part, self.window) for part in parts])
+                tiles = torch.stack([self.window.mirrored(self.image[(slice(None), *box)], flips) for box, flips in copies])
+                logits = [one for part in tiles.split(self.window.batch) for one in self.voters[voter](part, self.window)]
+                return [self.window.mirrored_back(one, flips) for one, (_, flips) in zip(logits, copies, strict=True)]
             except torch.OutOfMemoryError:
-                self._make_room()
+                pass  # what the failed attempt holds is let go only after this
+            tiles = logits = None  # type: ignore[assignment]
+            self._make_room()
 
     def _add(self, box: Box, first: int, slot: int, logits: Tensor, count: int) -> None:
         """Add the sum of ``count`` answers to a tile. The weights of all slots are the same, and counted in the first."""
@@ -166,6 +169,11 @@ class _Sweep:
 
     def _answer(self, sums: Tensor) -> Tensor:
         logits = sums[:-1] / sums[-1:]
+        if not bool(torch.isfinite(logits).all()):
+            folds = ", ".join(str(voter.member.fold) for voter in self.voters)
+            word = "network of fold" if len(self.voters) == 1 else "networks of folds"
+            name = self.voters[0].member.plan.name
+            raise ModelError(f"the {word} {folds} ({name}) gave values that are not numbers; train again")
         if self.window.logits:
             return logits
         return self.window.probabilities(logits.unflatten(0, (self.slots, -1))).mean(0)
@@ -181,16 +189,16 @@ class _Sweep:
     def _blank(self, box: Box) -> tuple[float, ...] | None:
         """The values of a tile's channels if it shows nothing at all."""
         low, high = torch.aminmax(self.image[(slice(None), *box)].flatten(1), dim=1)
-        return tuple(low.tolist()) if bool((high - low <= BLANK).all()) else None
+        return tuple(round(v, 4) for v in low.tolist()) if bool((high - low <= BLANK).all()) else None
 
     def _blank_answers(self, values: tuple[float, ...], box: Box) -> Tensor:
         """The sum of all answers (slots, K, z, y, x) to a blank tile, asked for once."""
-        if values not in self.blanks:
-            total = self.weight.new_zeros((self.slots, self.window.heads, *self.window.tile))
+        if self.blank is None or self.blank[0] != values:
+            total = self.sums.new_zeros((self.slots, self.window.heads, *self.window.tile))
             for _, slot, logits in self._answers([(box, flips) for flips in self.window.flips]):
                 total[slot] += logits.to(total.device)
-            self.blanks[values] = total
-        return self.blanks[values]
+            self.blank = values, total
+        return self.blank[1]
 
     def _new_sums(self, shape: Sequence[int]) -> Tensor:
         try:
@@ -215,12 +223,17 @@ class _Sweep:
         elif any(voter.device.type != "cpu" for voter in self.voters):
             self.voters = [voter.on(torch.device("cpu")) for voter in self.voters]
             self.image, self.weight = self.image.cpu(), self.weight.cpu()
-            self.window = replace(self.window, dtype=self.voters[0].dtype)
+            if self.window.dtype != torch.float32:
+                self.window = replace(self.window, dtype=self.voters[0].dtype)
             log.warning("%s is out of memory; going on on the CPU", device)
         else:
-            raise RunError(f"{device} has too little memory for one {self.window.patch} patch; close other programs") from None
+            raise RunError(f"{device} has too little memory for one {self.window.patch} patch; close other programs")
 
 
-def volume(slabs: Iterator[Tensor]) -> Tensor:
-    """All slabs as one volume (K, Z, Y, X)."""
-    return torch.cat(list(slabs), 1)
+def _moved(image: Tensor, device: torch.device) -> Tensor:
+    """The image on a device or, where that has too little memory, where it is."""
+    try:
+        return image.to(device)
+    except torch.OutOfMemoryError:
+        log.warning("%s is out of memory; the scan stays in the machine's memory", device)
+        return image

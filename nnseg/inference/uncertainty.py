@@ -1,4 +1,4 @@
-"""Where an answer is unsure, and how much that says about the whole of it; from mean probabilities, slab by slab."""
+"""Where an answer is unsure, and how much that says about the whole of it; from mean probabilities, block by block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nnseg.core.geometry import Placement
+from nnseg.core.geometry import Shape
 from nnseg.core.image import Floats
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Agreement, Trust
@@ -26,7 +26,7 @@ class Sample:
     """Voxels drawn from an answer, to see how often it is right.
 
     Args:
-        voxels: int (n, 3), of the canonical scan (z, y, x).
+        voxels: int (n, 3), places (z, y, x) in the answer.
         probabilities: float32 (n, K).
         weights: float64 (n,), how many voxels each stands for.
     """
@@ -52,7 +52,7 @@ def tempered(probabilities: Tensor, temperature: float, *, regions: bool = False
 
 
 class Tally:
-    """Sums over one answer, whose mean probabilities on the network's grid come slab by slab along axis 0, in order.
+    """Sums over one answer, whose mean probabilities come block by block.
 
     Args:
         labels: what the heads mean.
@@ -64,13 +64,15 @@ class Tally:
         self._labels, self._temperature = labels, trust.temperature if trust else 1.0
         self._sums = np.zeros((3, len(labels.heads) + 1))
         self._urns = [_Urn(sample // 2, len(labels.heads), seed) for seed in (0, 1)] if sample else []
-        self._seen = 0
 
-    def add(self, probabilities: Tensor) -> Tensor:
-        """The uncertainty (n, Y, X) of a slab (K, n, Y, X), float32: the chance that what is decided there is wrong.
+    def add(self, probabilities: Tensor, start: Shape = (0, 0, 0)) -> Tensor:
+        """The uncertainty (z, y, x) of a block (K, z, y, x), float32: the chance that what is decided there is wrong.
 
         0 is certain; once the temperature is known, of the voxels at 0.2 one in five is wrong. Of regions it is the chance of the
         least certain.
+
+        Args:
+            start: the block's first voxel, for the sample.
         """
         if self._labels.regions:
             decided = probabilities > 0.5
@@ -84,11 +86,11 @@ class Tally:
         sums = [torch.where(masks, seen, 0.0).flatten(1).sum(1), masks.flatten(1).sum(1), seen.flatten(1).sum(1)]
         self._sums += np.array([part.double().cpu().numpy() for part in sums])
         if self._urns:
-            self._draw(probabilities)
+            self._draw(probabilities, start)
         return self._doubt(tempered(probabilities, self._temperature, regions=bool(self._labels.regions)))
 
     def agreement(self) -> Agreement:
-        """How far the votes agree with their decision, over all slabs so far."""
+        """How far the networks agree with their decision, over all blocks so far."""
         both, decided, expected = self._sums
         dice = (2.0 * both + 1.0) / (decided + expected + 1.0)  # the one: nothing decided where nothing is seen is agreement
         place = {name: self._labels.heads.index(name) for name in self._labels.foreground}
@@ -98,23 +100,16 @@ class Tally:
             voxels={name: float(decided[k]) for name, k in place.items()},
         )
 
-    def sample(self, placement: Placement) -> Sample:
-        """Voxels drawn evenly from all slabs so far, by their places in the scan.
-
-        Args:
-            placement: of the network's grid.
+    def sample(self) -> Sample:
+        """Voxels drawn evenly from all blocks so far.
 
         Raises:
             ValueError: none were to be drawn.
         """
         if not self._urns:
             raise ValueError("a tally made without a sample has none")
-        places = np.concatenate([urn.places for urn in self._urns])
-        voxels = np.empty_like(places)
-        for axis, (own, kept, n) in enumerate(zip(placement.axes, placement.cropped_shape, placement.shape, strict=True)):
-            voxels[:, own] = placement.crop.start[own] + ((places[:, axis] + 0.5) * kept / n).astype(np.int64)
         return Sample(
-            voxels=voxels,
+            voxels=np.concatenate([urn.places for urn in self._urns]),
             probabilities=np.concatenate([urn.probabilities for urn in self._urns]),
             weights=np.concatenate([urn.weights for urn in self._urns]),
         )
@@ -124,11 +119,10 @@ class Tally:
             return torch.minimum(probabilities, 1.0 - probabilities).amax(0)
         return 1.0 - probabilities.amax(0)
 
-    def _draw(self, probabilities: Tensor) -> None:
+    def _draw(self, probabilities: Tensor, start: Shape) -> None:
         sure = self._doubt(probabilities) < 1.0 - SURE
         for urn, stratum in zip(self._urns, (sure, ~sure), strict=True):
-            urn.add(probabilities, stratum, self._seen)
-        self._seen += probabilities.shape[1]
+            urn.add(probabilities, stratum, start)
 
 
 class _Urn:
@@ -151,13 +145,13 @@ class _Urn:
         """How many of the voxels added each of those drawn stands for."""
         return np.full(len(self._keys), self._count / max(1, len(self._keys)))
 
-    def add(self, probabilities: Tensor, stratum: Tensor, first: int) -> None:
-        """Add the voxels of a slab (K, n, Y, X) where ``stratum`` (n, Y, X) is true; its first plane is number ``first``."""
+    def add(self, probabilities: Tensor, stratum: Tensor, start: Shape) -> None:
+        """Add the voxels of a block (K, z, y, x) where ``stratum`` (z, y, x) is true; its first voxel is at ``start``."""
         inside = stratum.flatten().nonzero()[:, 0]
         keys = self._random.random(len(inside))
         few = _smallest(keys, self._size)
         chosen = inside[torch.from_numpy(few).to(inside.device)]
-        places = np.stack(np.unravel_index(chosen.cpu().numpy(), stratum.shape), 1) + np.array([first, 0, 0])
+        places = np.stack(np.unravel_index(chosen.cpu().numpy(), stratum.shape), 1) + np.array(start)
         found = probabilities.flatten(1)[:, chosen].T.float().cpu().numpy()
         keys = np.concatenate([self._keys, keys[few]])
         keep = _smallest(keys, self._size)

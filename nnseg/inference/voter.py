@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -24,10 +23,13 @@ class Voter:
         member: whose network it is.
         network: takes tiles (B, C, *space) to logits (B, K, *space), or a list of them, finest first.
         device: where it computes.
+        own: made the network from the plan, if it is one of one's own.
     """
 
-    def __init__(self, member: Member, network: nn.Module, device: torch.device) -> None:
-        self.member, self.network, self.device = member, network, device
+    def __init__(
+        self, member: Member, network: nn.Module, device: torch.device, own: Callable[[Plan], nn.Module] | None = None
+    ) -> None:
+        self.member, self.network, self.device, self._own = member, network, device, own
 
     @classmethod
     def of(cls, member: Member, device: torch.device, own: Callable[[Plan], nn.Module] | None = None) -> Voter:
@@ -39,7 +41,7 @@ class Voter:
         Raises:
             ModelError: the weights are not those of the network that the plan describes.
         """
-        return cls(member, build(member, device, own), device)
+        return cls(member, build(member, device, own), device, own)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,8 +49,8 @@ class Voter:
         return autocast_dtype(self.device, self.member.plan.training.precision)
 
     def on(self, device: torch.device) -> Voter:
-        """The same network on another device; this one stays where it is."""
-        return Voter(self.member, copy.deepcopy(self.network).to(device), device)
+        """The same network on another device; this one stays where it is, and nothing more is held there."""
+        return Voter.of(self.member, device, self._own)
 
     def __call__(self, tiles: Tensor, window: Window) -> Tensor:
         """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""

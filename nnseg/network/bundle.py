@@ -86,9 +86,10 @@ class Model:
         return self.members[0].plan.channels
 
     def key(self) -> str:
-        """A digest of all that can change a prediction: equal keys, equal label maps."""
+        """A digest of all that can change a prediction: equal keys, equal answers."""
         plans = [member.plan.key() for member in (*self.members, *self.previous)]
-        return content_digest(_tensors(self), [*plans, *(m.model_dump(mode="json") for m in self.postprocessing)])
+        rest = [*self.postprocessing, *([self.trust] if self.trust else [])]
+        return content_digest(_tensors(self), [*plans, *(part.model_dump(mode="json") for part in rest)])
 
 
 def save_model(model: Model, path: Path) -> None:

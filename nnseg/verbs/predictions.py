@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 RECORD = "predictions.json"
 """Beside the label maps."""
 
-FORMAT = 2
+FORMAT = 3
 """Of `Predictions`. What one of another format says is not believed: its cases are predicted again."""
 
 REST = 1.0
@@ -101,7 +101,7 @@ class Predictions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     nnseg: str = ""
     made: str = ""
     model: dict[str, Any] = Field(default_factory=dict)

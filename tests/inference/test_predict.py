@@ -311,7 +311,7 @@ def test_classic_folds_meet_as_logits_and_their_plans_as_probabilities():
         mean = mean + torch.cat(list(room.sliding_window(group.voters, torch.from_numpy(case.image), group.window)), 1) / 2
     shares = torch.softmax(torch.from_numpy(restore(mean.numpy(), case.placement, one.plan)), 0).numpy()
     found = predict(Model(members=(one, other, flat)), scan, device=CPU, classic=True).probabilities
-    np.testing.assert_allclose(found[:, 3:], (2 * shares + _plain(flat, scan, classic=True))[:, 3:] / 3, atol=2e-5)
+    np.testing.assert_allclose(found[:, 3:], (shares + _plain(flat, scan, classic=True))[:, 3:] / 2, atol=2e-5)
 
 
 def test_one_vote_comes_back_as_in_classic_mode():
@@ -418,3 +418,48 @@ def test_large_probabilities_lie_in_a_file_and_are_the_same(limit, monkeypatch, 
     assert isinstance(found, np.memmap) == (limit == 0)
     assert not list(tmp_path.iterdir())  # it has no name
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+
+
+def test_plans_that_disagree_are_unsure_together():
+    """One is certain of a label, the other of another: each alone has no doubt at all."""
+
+    def certain(plan, head):
+        member = _member(plan)
+        weights = {n: t * 0 if ".heads." in n else t for n, t in member.weights.items()}
+        bias = next(n for n in weights if n.endswith("heads.0.bias"))
+        return replace(member, weights={**weights, bias: torch.eye(3)[head] * 50})
+
+    members = (certain(_plan(), 1), certain(_plan(spacing=3.0), 2))
+    one, both = (Predictor(Model(members=m), device=CPU) for m in (members[:1], members))
+    scan = _scan()
+    alone, together = (p.answer(p.prepare(scan), uncertainty=True) for p in (one, both))
+    assert alone.uncertainty.max() == pytest.approx(0, abs=1e-6)
+    assert alone.confidence.agreement.foreground == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(together.uncertainty[3:], 0.5, atol=1e-5)
+    assert together.confidence.agreement.labels["front"] < 0.7
+
+
+@pytest.mark.parametrize("orientation", ["lps", "ras", "stored"])
+def test_a_sample_lies_in_the_canonical_scan(orientation):
+    stored = Grid(shape=(23, 14, 19), spacing=(1.0, 1.5, 2.0), direction=((-1, 0, 0), (0, 0, 1), (0, 1, 0)))
+    turn = stored.canonical()
+    voxels = np.random.default_rng(3).normal(5, 2, (1, *stored.shape)).astype(np.float32)
+    voxels[:, :2] = voxels[..., -3:] = 0
+    source = Source(files=(Path("x.nii.gz"),), grid=stored)
+    scan = Scan(image=np.ascontiguousarray(turn.apply(voxels)), grid=stored.reoriented(turn), source=source)
+    plan = _plan(axes=(1, 0, 2))
+    plan = plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update={"orientation": orientation})})
+    predictor = Predictor(Model(members=(_member(plan, 1),)), device=CPU)
+    found = predictor.answer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=200)
+    np.testing.assert_allclose(found.sample.probabilities, found.probabilities[:, *found.sample.voxels.T].T, atol=1e-6)
+
+
+def test_a_cascade_of_many_labels_is_not_taken_for_an_image_of_many_channels():
+    labels = Labels(names=tuple(f"l{i}" for i in range(118)), values=tuple(range(118)))
+    plan = _plan(labels=labels)
+    cascade = plan.model_copy(update={"name": "3d_cascade", "previous": "3d_lowres"})
+    first = (_lowres(labels=labels),)
+    grid = Grid(shape=(400, 512, 512))
+    plain = Predictor(Model(members=(_member(plan),)), device=CPU).memory_gb(grid)
+    shown = Predictor(Model(members=(_member(cascade),), previous=first), device=CPU).memory_gb(grid)
+    assert shown < 2.5 * plain

@@ -17,7 +17,7 @@ from torch import nn
 
 from nnseg.core.errors import RunError
 from nnseg.core.geometry import tile_starts
-from nnseg.inference.sliding_window import sliding_window, volume
+from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.voter import Voter
 from nnseg.inference.window import Window, batch_for, importance
 
@@ -28,7 +28,7 @@ MEMBER = SimpleNamespace(plan=SimpleNamespace(previous=None, training=SimpleName
 def _mean(network, image, window):
     """The mean vote of one network, or of several."""
     networks = network if isinstance(network, list) else [network]
-    return volume(sliding_window([Voter(MEMBER, n, CPU) for n in networks], image, window))
+    return torch.cat(list(sliding_window([Voter(MEMBER, n, CPU) for n in networks], image, window)), 1)
 
 
 def _classic(network, image, window):

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.labels import Labels, Region
 from nnseg.core.trust import Trust
 from nnseg.inference.uncertainty import Tally, tempered
@@ -134,38 +133,27 @@ def test_what_comes_in_is_left_as_it_was():
     assert torch.equal(p, soft(3))
 
 
-def test_a_sample_finds_its_voxels_in_the_scan():
-    scan = Grid(shape=(9, 20, 16))
-    crop = Box(start=(1, 2, 4), stop=(9, 18, 16))
-    # the network's axes are x, z, y of the scan; x has half as many voxels, y twice as many
-    placement = Placement(scan=scan, crop=crop, axes=(2, 0, 1), shape=(6, 8, 32), spacing=(2.0, 1.0, 0.5))
+def test_a_sample_finds_its_voxels():
     p = soft(4, (3, 6, 8, 32))
     tally = Tally(LABELS, sample=100)
-    for first in (0, 2, 4):
-        tally.add(p[:, first : first + 2])
-    sample = tally.sample(placement)
-    assert len(np.unique(sample.voxels, axis=0)) <= len(sample.voxels) == 100
+    for z, x in ((0, 0), (0, 16), (2, 0), (2, 16), (4, 0), (4, 16)):
+        tally.add(p[:, z : z + 2, :, x : x + 16], (z, 0, x))
+    sample = tally.sample()
+    assert len(np.unique(sample.voxels, axis=0)) == len(sample.voxels) == 100
     assert sample.weights.sum() == pytest.approx(6 * 8 * 32)
-    for (z, y, x), found in zip(sample.voxels, sample.probabilities, strict=True):
-        near = p[:, (x - 4) // 2, z - 1, 2 * (y - 2) : 2 * (y - 2) + 2]
-        assert min((near - torch.from_numpy(found)[:, None]).abs().amax(0)) == 0
+    np.testing.assert_array_equal(sample.probabilities, p[:, *sample.voxels.T].T)
 
 
 def test_a_sample_stands_for_all_voxels():
     p = torch.cat([soft(5, (3, 10, 20, 20), scale=1.0), soft(6, (3, 30, 20, 20), scale=12.0)], 1)
     tally = Tally(LABELS, sample=4000)
     for z in range(0, 40, 7):
-        tally.add(p[:, z : z + 7])
-    grid = Grid(shape=(40, 20, 20))
-    sample = tally.sample(Placement(scan=grid, crop=Box.whole(grid.shape), axes=(0, 1, 2), shape=grid.shape, spacing=grid.spacing))
+        tally.add(p[:, z : z + 7], (z, 0, 0))
+    sample = tally.sample()
     np.testing.assert_array_equal(sample.probabilities, p[:, *sample.voxels.T].T)
     assert np.average(sample.probabilities.max(1), weights=sample.weights) == pytest.approx(p.amax(0).mean().item(), abs=0.01)
 
 
 def test_without_a_sample_there_is_none():
     with pytest.raises(ValueError, match="sample"):
-        Tally(LABELS).sample(
-            Placement(
-                scan=Grid(shape=(1, 1, 1)), crop=Box.whole((1, 1, 1)), axes=(0, 1, 2), shape=(1, 1, 1), spacing=(1.0, 1.0, 1.0)
-            )
-        )
+        Tally(LABELS).sample()
