@@ -473,7 +473,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("nnseg: stopped; the same command goes on from the last checkpoint (see --checkpoint)", file=sys.stderr)
+            print("nnseg: stopped; the same command goes on from what is done (training: the last checkpoint)", file=sys.stderr)
         raise
 
 

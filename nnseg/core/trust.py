@@ -135,6 +135,7 @@ class Trust(Noun):
         error: mean distance of a held-out case's quality from its true mean Dice, when it had no part in the calibration.
         threshold: quality below which a scan is flagged.
         ranges: what training scans were like.
+        key: of the predictions that it was measured on; it stands while they are the same.
         together: for answers of more networks than held-out cases had; None if it was not measured.
     """
 
@@ -145,6 +146,7 @@ class Trust(Noun):
     error: NotNegative | None = None
     threshold: Probability | None = None
     ranges: Ranges | None = None
+    key: str = ""
     together: Together | None = None
 
     def confidence(self, agreement: Agreement, facts: Facts | None = None, *, networks: int = 1) -> Confidence:

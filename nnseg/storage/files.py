@@ -45,9 +45,9 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writing left aside when its process was killed; nobody else may be writing in the folder."""
-    for path in folder.rglob(".*"):
+def sweep(folder: Path, *, inside: bool = True) -> None:
+    """Remove what writing left aside when its process was killed; nobody else may be writing in the folder, nor in those inside."""
+    for path in folder.rglob(".*") if inside else folder.glob(".*"):
         if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
             path.unlink(missing_ok=True)
 

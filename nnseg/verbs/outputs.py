@@ -12,6 +12,7 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
 from nnseg.storage.answers import write_answer, write_map
+from nnseg.storage.dicom_seg import can_write_dicom_seg
 from nnseg.storage.probabilities import write_probabilities
 from nnseg.verbs.messages import Order
 from nnseg.verbs.predictions import FORMAT, file_hash
@@ -54,7 +55,8 @@ class Target(BaseModel):
         """
         options = order.options()
         kept = {name: options[name] for name in ("suffix", "probabilities", "uncertainty", "spacing")}
-        return cls(out=order.out, key=digest([FORMAT, model, options]), **kept)
+        made = [FORMAT, model, options, *([can_write_dicom_seg()] if not order.suffix else [])]
+        return cls(out=order.out, key=digest(made), **kept)
 
 
 def write_prediction(prediction: Prediction, name: str, source: Source, target: Target, labels: Labels) -> dict[str, str]:
@@ -68,12 +70,17 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         labels: name the probabilities.
     """
     files = [*write_answer(prediction.label_map, target.out, name, like=source, labels=labels, form=target.suffix or None)]
-    if target.probabilities:
-        assert prediction.probabilities is not None
-        files.append(target.out / f"{name}.npz")
-        write_probabilities(prediction.probabilities, files[-1], heads=labels.heads)
-    if target.uncertainty:
-        assert prediction.uncertainty is not None
-        files.append(target.out / f"{name}_uncertainty{MAP_SUFFIX}")
-        write_map(prediction.uncertainty, files[-1], like=source)
-    return {path.name: file_hash(path) for path in files}
+    try:
+        if target.probabilities:
+            assert prediction.probabilities is not None
+            files.append(target.out / f"{name}.npz")
+            write_probabilities(prediction.probabilities, files[-1], heads=labels.heads)
+        if target.uncertainty:
+            assert prediction.uncertainty is not None
+            files.append(target.out / f"{name}_uncertainty{MAP_SUFFIX}")
+            write_map(prediction.uncertainty, files[-1], like=source)
+        return {path.name: file_hash(path) for path in files}
+    except BaseException:  # a part of an answer would be taken for all of it
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise

@@ -31,12 +31,12 @@ class Predicted:
 
     Args:
         written: by name of the case.
-        kept: how many of them were done already.
+        kept: names of those that were done already.
         seconds: the others took together, from the time when the models were loaded.
     """
 
     written: Mapping[str, Written]
-    kept: int
+    kept: frozenset[str]
     seconds: float
 
     @property
@@ -46,12 +46,12 @@ class Predicted:
 
     def describe(self) -> str:
         """One line for people: how many, how fast, and where the time went."""
-        done, new = len(self.written) - len(self.failed), len(self.written) - self.kept
+        done, new = len(self.written) - len(self.failed), len(self.written) - len(self.kept)
         parts = [f"{done} of {counted(len(self.written), 'scan')} predicted"]
         if self.kept:
-            parts.append(f"{self.kept} of them before")
+            parts.append(f"{len(self.kept)} of them before")
         spent: Counter[str] = Counter()
-        for written in self.written.values():
+        for written in (w for name, w in self.written.items() if name not in self.kept):
             spent.update(written.seconds)
         if new and spent.total():
             shares = ", ".join(f"{stage} {seconds / spent.total():.0%}" for stage, seconds in spent.most_common())
@@ -87,7 +87,7 @@ def predict_scans(scans: Path, workers: Workers) -> Predicted:
         finally:
             workers.end()  # so that none is still writing when the folder is left to others
         written_now = {case.name: record.cases[case.name] for case in cases}
-        kept = sum(before.get(name) == written and written.status == "done" for name, written in written_now.items())
+        kept = frozenset(n for n, written in written_now.items() if before.get(n) == written and written.status == "done")
         return Predicted(written=written_now, kept=kept, seconds=time.perf_counter() - start)
 
 
@@ -112,8 +112,8 @@ def _locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror}; choose a folder you may write to") from error
     try:
-        sweep(out)
+        sweep(out, inside=False)
         yield
     finally:
-        sweep(out)
+        sweep(out, inside=False)
         lock.release()

@@ -81,9 +81,9 @@ class Written(BaseModel):
         """True if all its files are in the folder, with the bytes that were written."""
         return bool(self.hashes) and all(_has(folder / name, digest) for name, digest in self.hashes.items())
 
-    def remove(self, folder: Path) -> None:
-        """Remove its files, which would be taken for an answer."""
-        for name in self.hashes:
+    def remove(self, folder: Path, *, but: Written | None = None) -> None:
+        """Remove its files, which would be taken for an answer; but not those that another prediction has written since."""
+        for name in set(self.hashes) - set(but.hashes if but else ()):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -146,8 +146,8 @@ class Record:
         known = self.cases.get(name)
         if written.status == "failed":
             log.error("case %s: %s", name, written.reason)
-            if known:
-                known.remove(self.folder)
+        if known:
+            known.remove(self.folder, but=written)
         for note in written.findings if written != known else ():
             log.warning("case %s: %s", name, note)
         with self._lock:

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.errors import NnsegError
 from nnseg.core.likeness import ranges_of
+from nnseg.core.plan import digest
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, LabelTrust, Slopes, Together, Trust, logit
 from nnseg.evaluation.evaluate import CaseScore, Scores
 from nnseg.inference.predict import Predictor
@@ -28,6 +30,9 @@ from nnseg.verbs.score import held_out_predictions
 log = logging.getLogger(__name__)
 
 Numbers = npt.NDArray[np.float64]
+
+RULE = 1
+"""Counted up when what is measured changes, so that runs measure anew."""
 
 FEWEST_CASES = 4
 """Held-out cases below which nothing is measured."""
@@ -59,11 +64,13 @@ class Held:
         fold: that held it out.
         confidence: of its prediction, whatever was known of the model by then.
         score: against its reference.
+        key: of the prediction.
     """
 
     fold: int
     confidence: Confidence
     score: CaseScore
+    key: str = ""
 
 
 def measure_trust(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, device: str = "auto") -> Trust | None:
@@ -88,7 +95,10 @@ def measure_trust(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *
             "%d held-out cases are too few to measure how far the model can be trusted; %d are needed", len(held), FEWEST_CASES
         )
         return None
-    trust = fit_trust(held, run.plans()[0].plan().channels)
+    key = digest([RULE, {h.score.name: h.score.model_dump(mode="json") for h in held}, {h.score.name: h.key for h in held}])
+    if run.trust_file.exists() and (known := read_json(run.trust_file, Trust)).key == key:
+        return known
+    trust = fit_trust(held, run.plans()[0].plan().channels).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
@@ -117,7 +127,11 @@ def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held
     cases = {case.name: case for case in dataset.cases}
     pairs = []
     for one in held:
-        prediction = predictor.answer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
+        try:
+            prediction = predictor.answer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
+        except NnsegError as error:  # it could be predicted once; a few cases more or less do not matter
+            log.warning("case %s: %s", one.score.name, error)
+            continue
         assert prediction.confidence is not None
         pairs.append((one.confidence.agreement, prediction.confidence.agreement))
     return pairs
@@ -133,7 +147,7 @@ def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
     scores = {case.name: case for case in read_json(run.scores_file, Scores).cases} if predicted else {}
     holder = {name: number for number, fold in folds.items() for name in fold.held_out}
     return tuple(
-        Held(fold=holder[name], confidence=w.confidence, score=scores[name])
+        Held(fold=holder[name], confidence=w.confidence, score=scores[name], key=w.key)
         for name, w in predicted.items()
         if w.status == "done" and w.confidence and name in scores
     )

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 STILL = 4.0
 """Seconds without any sign of life after which a process is said to hang."""
 
-PATIENCE = 60.0
-"""Seconds after which one that hangs is ended."""
+PATIENCE = 120.0
+"""Seconds after which one that hangs is ended: a network disk may need some."""
 
 DUMP = 0.5
 """Seconds that it gets to say where it hangs."""
@@ -35,6 +35,9 @@ SIGN_CPU_SECONDS, SIGN_IO_BYTES = 0.05, 2**16
 
 LAST_BREATH = 0.5
 """Seconds that a process may take to end after it has closed its output."""
+
+BURIAL = 5.0
+"""Seconds after which one that was ended is given up, though it will not go: a dead disk or driver can keep it."""
 
 
 class Process(Protocol):
@@ -95,6 +98,7 @@ class Watched:
         self._peaks: dict[str, float] = {}
         self._inbox, self._outbox = inbox, SimpleQueue[BaseModel | None]()
         self._last_words = self._given_up = ""
+        self._buried = False
         self._beat = Vitals(cpu_seconds=0.0)
         self._signed, self._signed_at, self._hangs = self._beat, time.monotonic(), False
         self._outbox.put(order)
@@ -145,7 +149,10 @@ class Watched:
     def end(self) -> None:
         """End it; what it was at is lost, what it finished is not."""
         self.process.kill()
-        self.process.wait()
+        try:
+            self.process.wait(BURIAL)
+        except subprocess.TimeoutExpired:
+            log.warning("process %d cannot be ended; it is left to the system", self.process.pid)
         self._outbox.put(None)
 
     def cause(self, oom_kills: int) -> str:
@@ -192,6 +199,9 @@ class Watched:
                 self.process.send_signal(signal.SIGUSR1)
                 time.sleep(DUMP)
             self.process.kill()
+        if still >= PATIENCE + BURIAL and not self._buried:
+            self._buried = True
+            self._inbox.put((self, None))
 
     def _tell(self) -> None:
         """Send it its messages; in a thread, since one that hangs takes none."""
@@ -204,9 +214,12 @@ class Watched:
     def _hear(self) -> None:
         """Pass on what it says, and at last that it has ended."""
         assert self.process.stdout is not None
-        with suppress(ValueError, OSError), self.process.stdout as stream:  # half a line of one that died
+        with suppress(OSError), self.process.stdout as stream:
             for line in stream:
-                self._inbox.put((self, MESSAGE.validate_json(line)))
+                try:
+                    self._inbox.put((self, MESSAGE.validate_json(line)))
+                except ValueError:  # half a line of one that died, or what some library prints as it is loaded
+                    log.info("%s", line.decode(errors="replace").rstrip())
         self._inbox.put((self, None))
 
     def _relay(self) -> None:

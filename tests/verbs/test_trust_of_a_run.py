@@ -202,8 +202,19 @@ def test_a_run_is_measured_from_its_records(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
     trust = measure_trust(run, DATASET, folds)
-    assert trust == fit_trust(cases, ["CT"])
+    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"])
     assert read_json(run.trust_file, Trust) == trust
+
+
+def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
+    cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
+    run, folds = recorded(tmp_path, cases)
+    trust = measure_trust(run, DATASET, folds)
+    marked = trust.model_copy(update={"temperature": 7.0})
+    write_json(run.trust_file, marked)
+    assert measure_trust(run, DATASET, folds) == marked
+    write_json(run.trust_file, marked.model_copy(update={"key": "of other predictions"}))
+    assert measure_trust(run, DATASET, folds) == trust
 
 
 class Crowd:
