@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,20 @@ def checked(model: type[M], content: Any, where: str) -> M:
         return parse(model, content, where)
     except PlanError as error:
         raise ModelError(str(error)) from error
+    except RecursionError as error:
+        raise ModelError(f"{where}: lists or objects are nested too deeply") from error
+
+
+def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The object of that name in an object; an empty one where there is none.
+
+    Raises:
+        ModelError: something else is there.
+    """
+    found = content.get(name)
+    if not isinstance(found, dict | None):
+        raise ModelError(f"{where}: {name} is {shown(found)}, it must be an object")
+    return found or {}
 
 
 def known_name(where: str, setting: str, value: Any, known: Any) -> Any:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from nnseg.core.errors import ModelError
+from nnseg.core.parse import shown
 from nnseg.core.plan import Plan
 from nnseg.core.postprocessing import Mending
 from nnseg.interop.nnunet import from_nnunet, nnunet_name
 from nnseg.interop.nnunet_json import read_object
 from nnseg.interop.nnunet_plans import NnunetPlans, read_plans
 from nnseg.interop.torch_archive import Checkpoint, open_checkpoint
-from nnseg.interop.torch_program import StoredTensor
-from nnseg.network.bundle import Member, Model, build
+from nnseg.interop.torch_program import MOST_AXES, StoredTensor
+from nnseg.network.bundle import Member, Model
 from nnseg.network.unet import build_network
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ ALL_CASES = -1
 
 COPIES = r"^decoder\.encoder\.|\.all_modules\."
 """Names under which nnU-Net stores weights a second time."""
+
+CROSSVALIDATION = "crossval_results_folds_"
+"""Before the folds, in the name of the folder that has what cross-validation with them found."""
 
 LARGEST = "remove_all_but_largest_component_from_segmentation"
 
@@ -59,7 +63,7 @@ class TrainedFolder:
         name = self.plans.previous(self.configuration)
         if name is None:
             return None
-        folder = self.path.with_name(self.path.name.removesuffix(self.configuration) + name)
+        folder = self.path.parent / (self.path.name.removesuffix(self.configuration) + name)
         if not (folder / "plans.json").is_file():
             raise ModelError(f"{self.path} is shown the answers of {name}; its folder {folder} is missing: copy it there")
         return folder
@@ -108,8 +112,9 @@ def _trained(path: Path, folds: tuple[int, ...] | None) -> TrainedFolder:
     checkpoints = _checkpoints(path, folds)
     plans, known = read_plans(path), path.name.rpartition("__")[2]
     if known not in plans.general.configurations:
-        with open_checkpoint(next(iter(checkpoints.values()))) as checkpoint:
-            known = str(_entry(checkpoint, "init_args", dict, path).get("configuration"))
+        file = next(iter(checkpoints.values()))
+        with open_checkpoint(file) as checkpoint:
+            known = _configuration(checkpoint, file)
     return TrainedFolder(path=path, plans=plans, configuration=known, folds=checkpoints)
 
 
@@ -138,17 +143,24 @@ def _members(trained: TrainedFolder) -> list[Member]:
 
 def _member(trained: TrainedFolder, fold: int, path: Path) -> Member:
     with open_checkpoint(path) as checkpoint:
-        told = _entry(checkpoint, "init_args", dict, path).get("configuration")
+        told = _configuration(checkpoint, path)
         if told != trained.configuration:
-            raise ModelError(f"{path} is of configuration {told}, in a folder of {trained.configuration}; copy it again")
+            raise ModelError(f"{path} is of configuration {shown(told)}, in a folder of {trained.configuration}; copy it again")
         plan = trained.plans.plan(trained.configuration, _mirror_axes(checkpoint, path))
-        return _fitting(Member(plan=plan, fold=fold, weights=_weights(checkpoint, plan, path)), path)
+        return Member(plan=plan, fold=fold, weights=_weights(checkpoint, plan, path))
+
+
+def _configuration(checkpoint: Checkpoint, path: Path) -> str:
+    told = _entry(checkpoint, "init_args", dict, path).get("configuration")
+    if type(told) is not str:
+        raise ModelError(f"{path}: the configuration in its init_args is a {type(told).__name__}, it must be a name")
+    return told
 
 
 def _mirror_axes(checkpoint: Checkpoint, path: Path) -> tuple[int, ...]:
     axes = _entry(checkpoint, "inference_allowed_mirroring_axes", (tuple, list, type(None)), path) or ()
-    if not all(type(axis) is int for axis in axes):
-        raise ModelError(f"{path}: inference_allowed_mirroring_axes is {axes}, it must be whole numbers")
+    if len(axes) > MOST_AXES or not all(type(axis) is int for axis in axes):
+        raise ModelError(f"{path}: inference_allowed_mirroring_axes is something else than at most {MOST_AXES} whole numbers")
     return tuple(axes)
 
 
@@ -157,31 +169,34 @@ def _weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> dict[str, Tensor
     stored = {_bare(str(name)): value for name, value in _entry(checkpoint, "network_weights", dict, path).items()}
     with torch.device("meta"):
         ours = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads)).state_dict()
-    names = {nnunet_name(name) for name in ours}
-    others = [name for name in stored if name not in names and not re.search(COPIES, name)]
-    missing = [name for name in names if not isinstance(stored.get(name), StoredTensor)]
-    if others or missing:
-        what = f"has {others[0]}, which that has not" if others else f"lacks {min(missing)}"
-        raise ModelError(f"{path}: the network is not the {plan.network.kind} U-Net of its plans: it {what}")
-    weights = from_nnunet({name: checkpoint.read(stored[name]) for name in names}, ours)
+    shapes = {nnunet_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
+    unlike = _first_difference(stored, shapes)
+    if unlike:
+        raise ModelError(f"{path}: the network is not the {plan.network.kind} U-Net of its plans: it {unlike}")
+    weights = from_nnunet({name: checkpoint.read(stored[name]) for name in shapes}, ours)
     broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise ModelError(f"{path}: {nnunet_name(broken[0])} has values that are not numbers; take another checkpoint or fold")
     return weights
 
 
+def _first_difference(stored: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """What stored weights have or lack, known before any is read."""
+    others = (name for name in stored if name not in shapes and not re.search(COPIES, name))
+    if other := next(others, None):
+        return f"has {other[:100]}, which that has not"
+    for name, shape in shapes.items():
+        found = stored.get(name)
+        if not isinstance(found, StoredTensor):
+            return f"lacks {name}"
+        if found.shape != shape:
+            return f"has {name} of shape {found.shape}, where that has {shape}"
+    return None
+
+
 def _bare(name: str) -> str:
     """A weight's name without what wrappers of a network put before it."""
     return re.sub(r"^(module\.|_orig_mod\.)+", "", name)
-
-
-def _fitting(member: Member, path: Path) -> Member:
-    """The member, if its weights have the shapes that its plan asks for."""
-    try:
-        build(member, torch.device("cpu"))
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    return member
 
 
 def _entry(checkpoint: Checkpoint, name: str, kind: type | tuple[type, ...], path: Path) -> Any:
@@ -206,28 +221,28 @@ def _mendings(trained: Sequence[TrainedFolder]) -> tuple[Mending, ...]:
         log.info("postprocessing is not imported: nnU-Net decides on it for each configuration, and this is an ensemble of several")
         return ()
     [only] = trained
-    found = sorted(only.path.glob("crossval_results_folds_*/postprocessing.json"))
-    names = "_".join(str(fold) for fold in only.folds)
-    fitting = [p for p in found if p.parent.name == f"crossval_results_folds_{names}"]
-    files = [p for p in (only.path / "postprocessing.json", *fitting, *found) if p.is_file()]
-    if not files:
+    found = sorted(only.path.glob(f"{CROSSVALIDATION}*/postprocessing.json"))
+    folds = {str(fold) for fold in only.folds}
+    file = next((p for p in found if set(p.parent.name.removeprefix(CROSSVALIDATION).split("_")) == folds), None)
+    if file is None:
+        for other in found:
+            log.warning("%s is not imported: it was found with other folds than those of this model", other)
         return ()
-    content = read_object(files[0])
+    content = read_object(file)
     rules, settings = content.get("postprocessing_fns", []), content.get("postprocessing_kwargs", [])
     if not (isinstance(rules, list) and isinstance(settings, list) and len(rules) == len(settings)):
-        raise ModelError(f"{files[0]}: postprocessing_fns and postprocessing_kwargs must be lists of one length")
-    return tuple(_mending(files[0], rule, setting) for rule, setting in zip(rules, settings, strict=True))
+        raise ModelError(f"{file}: postprocessing_fns and postprocessing_kwargs must be lists of one length")
+    return tuple(_mending(file, rule, setting) for rule, setting in zip(rules, settings, strict=True))
 
 
 def _mending(file: Path, rule: Any, settings: Any) -> Mending:
     if rule != LARGEST or not isinstance(settings, dict) or set(settings) - {"labels_or_regions", "background_label"}:
-        raise ModelError(f"{file}: {rule} with {settings} is not a rule that nnseg knows; it knows {LARGEST}")
-    values = _flat(settings.get("labels_or_regions"))
+        raise ModelError(f"{file}: {shown(rule)} with {shown(settings)} is not a rule that nnseg knows; it knows {LARGEST}")
+    values = [v for region in _listed(settings.get("labels_or_regions")) for v in _listed(region)]
     if settings.get("background_label", 0) != 0 or not values or not all(type(v) is int for v in values):
-        raise ModelError(f"{file}: {rule} has {settings}; it needs values of labels, and 0 as the background")
+        raise ModelError(f"{file}: {rule} has {shown(settings)}; it needs values of labels, and 0 as the background")
     return Mending(action="largest", labels=tuple(dict.fromkeys(values)))
 
 
-def _flat(value: Any) -> list[Any]:
-    """Labels, of one or of several regions, as one list."""
-    return [v for part in value for v in _flat(part)] if isinstance(value, list) else [value]
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnseg.core.errors import ModelError
 from nnseg.core.parse import shown
-from nnseg.interop.nnunet_json import known_name
+from nnseg.interop.nnunet_json import known_name, section
 
 NETWORKS = {
     "dynamic_network_architectures.architectures.unet.PlainConvUNet": "plain",
@@ -25,8 +25,8 @@ def network(configuration: Mapping[str, Any], dimensions: int, where: str) -> di
     Raises:
         ModelError: it is of another kind, or has parts that ours does not have; names the first.
     """
-    architecture = configuration.get("architecture") or _old_architecture(configuration, where)
-    name, settings = architecture.get("network_class_name"), dict(architecture.get("arch_kwargs", {}))
+    architecture = section(configuration, "architecture", where) or _old_architecture(configuration, where)
+    name, settings = architecture.get("network_class_name"), dict(section(architecture, "arch_kwargs", where))
     kind = known_name(where, "network_class_name", name, NETWORKS)
     _check_parts(where, settings, dimensions)
     stages = settings.pop("n_stages", None)
@@ -56,9 +56,9 @@ def _spread(value: Any, count: int) -> list[Any]:
 
 def _check_parts(where: str, settings: dict[str, Any], dimensions: int) -> None:
     """Take out of the settings what must be as it is in our networks, and what changes nothing in prediction."""
-    for name in ("dropout_op", "dropout_op_kwargs", "deep_supervision"):
+    norm, activation = (section(settings, name, where) for name in ("norm_op_kwargs", "nonlin_kwargs"))
+    for name in ("norm_op_kwargs", "nonlin_kwargs", "dropout_op", "dropout_op_kwargs", "deep_supervision"):
         settings.pop(name, None)
-    norm, activation = settings.pop("norm_op_kwargs", None) or {}, settings.pop("nonlin_kwargs", None) or {}
     parts = {
         "conv_op": (settings.pop("conv_op", None), (f"torch.nn.modules.conv.Conv{dimensions}d", f"torch.nn.Conv{dimensions}d")),
         "norm_op": (

@@ -13,7 +13,7 @@ from nnseg.core.errors import ModelError
 from nnseg.core.parse import shown
 from nnseg.core.plan import Plan, PlanName
 from nnseg.core.ranges import Count, Counts, Positive
-from nnseg.interop.nnunet_json import checked, known_name, read_object
+from nnseg.interop.nnunet_json import checked, known_name, read_object, section
 from nnseg.interop.nnunet_labels import labels
 from nnseg.interop.nnunet_network import network
 
@@ -107,9 +107,15 @@ class NnunetPlans:
         return checked(GlobalPlans, self.plans, f"{self.folder / 'plans.json'}")
 
     def previous(self, configuration: str) -> str | None:
-        """The configuration whose answer this one is shown; None but in a cascade."""
-        name = self._resolved(configuration).get("previous_stage")
-        return None if name is None else str(name)
+        """The configuration whose answer this one is shown; None but in a cascade.
+
+        Raises:
+            ModelError: there is no such configuration.
+        """
+        name: str | None = self._resolved(configuration).get("previous_stage")
+        if name is not None:
+            self._resolved(name)
+        return name
 
     def plan(self, configuration: str, mirror_axes: tuple[int, ...]) -> Plan:
         """A configuration as a plan.
@@ -160,7 +166,7 @@ class NnunetPlans:
         while name is not None:
             if not isinstance(name, str) or name not in known or name in chain:
                 raise ModelError(
-                    f"{self.folder / 'plans.json'} has no configuration {name}, or one that inherits from itself; it has "
+                    f"{self.folder / 'plans.json'} has no configuration {shown(name)}, or one that inherits from itself; it has "
                     + ", ".join(known)
                 )
             chain.append(name)
@@ -171,7 +177,8 @@ class NnunetPlans:
         content = self._resolved(configuration)
         if content.get("previous_stage") is not None:
             return "3d_cascade"
-        if len(content.get("patch_size", ())) == 2:
+        patch = content.get("patch_size")
+        if isinstance(patch, list) and len(patch) == 2:
             return "2d"
         return "3d_lowres" if configuration == "3d_lowres" or content.get("next_stage") else "3d"
 
@@ -194,9 +201,11 @@ class NnunetPlans:
         return result
 
     def _intensities(self, where: str, channel: int) -> dict[str, float]:
-        old = self.plans.get("foreground_intensity_properties_by_modality", {})
-        all_channels = self.plans.get("foreground_intensity_properties_per_channel", old)
-        found = checked(Intensities, all_channels.get(str(channel), {}), f"{where}, foreground intensities of channel {channel}")
+        name = "foreground_intensity_properties_per_channel"
+        old = name.replace("per_channel", "by_modality")
+        all_channels = section(self.plans, name if name in self.plans else old, where)
+        there = f"{where}, foreground intensities of channel {channel}"
+        found = checked(Intensities, section(all_channels, str(channel), where), there)
         return {"mean": found.mean, "std": found.std, "low": found.percentile_00_5, "high": found.percentile_99_5}
 
 

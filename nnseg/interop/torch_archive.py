@@ -5,6 +5,7 @@ Such a file is a zip of numbers, and of a program that says how to put them toge
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from nnseg.interop.torch_program import Follower, StoredTensor
 PROGRAM_BYTES = 16_000_000
 """Of the pickle; those of trained nnU-Nets have some hundred thousand."""
 ENTRIES = 20_000
+MOST_REPEATED = 2**24
+"""Numbers of a tensor that has more than its storage, some of them several times."""
 
 
 class Checkpoint:
@@ -29,8 +32,9 @@ class Checkpoint:
         archive: the file.
 
     Attributes:
-        content: dicts, lists, tuples, text, numbers, and each tensor as a `StoredTensor`. What a training noted as numbers and
-            arrays of NumPy is left out, as ``...``.
+        content: dicts, lists, tuples, text, numbers, and each tensor as a `StoredTensor`. What is not needed is left out:
+            NumPy's numbers and arrays, sets, paths, dates and the like, as ``...``; items of dicts by keys other than text and
+            small numbers, altogether.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
@@ -52,9 +56,15 @@ class Checkpoint:
             ModelError: they are not all there.
         """
         dtype, count = stored.storage.dtype, stored.storage.count
+        if 0 in stored.shape:
+            return torch.empty(stored.shape, dtype=dtype)
+        last = stored.offset + sum((n - 1) * stride for n, stride in zip(stored.shape, stored.strides, strict=True))
+        if last >= count or math.prod(stored.shape) > max(count, MOST_REPEATED):
+            place = f"of shape {stored.shape} and strides {stored.strides} at {stored.offset} of {count} numbers"
+            raise _refused(self._path, f"has a tensor {place}; copy it again")
         expected = count * dtype.itemsize
         data = self._bytes(f"{self._prefix}data/{stored.storage.key}", expected)
-        if len(data) != expected or not count:
+        if len(data) != expected:
             raise _refused(self._path, f"holds {len(data)} bytes of data/{stored.storage.key}, not {expected}; copy it again")
         numbers = torch.frombuffer(bytearray(data), dtype=dtype)
         return numbers.as_strided(stored.shape, stored.strides, stored.offset).clone(memory_format=torch.contiguous_format)

@@ -8,7 +8,6 @@ Python's own unpickler takes no part.
 from __future__ import annotations
 
 import io
-import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import torch
 from nnseg.core.errors import ModelError
 
 MOST_AXES = 8
+MOST_ARGUMENTS = 8
+"""Of a call that is followed; PyTorch's have seven or fewer."""
 
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -119,6 +120,8 @@ class Follower:
 
     def remember(self, key: int | None) -> None:
         """Keep what is on top of the stack under a number, the next if none is given."""
+        if key is not None and not _natural(key):
+            raise self._refused("remembers by what is no small number")
         self._memo[len(self._memo) if key is None else key] = self._stack[-1]
 
     def recall(self, key: int) -> None:
@@ -145,7 +148,12 @@ class Follower:
             raise self._refused(f"calls {_described(called)}")
         if called.name in STORAGES:
             raise self._refused(f'calls "{called.name}"')
-        self._stack.append(_CALLS[called.name](*arguments) if called.name in _CALLS else ...)
+        if called.name not in _CALLS:
+            self._stack.append(...)
+        elif len(arguments) > MOST_ARGUMENTS:
+            raise self._refused(f'calls "{called.name}" with {len(arguments)} arguments')
+        else:
+            self._stack.append(_CALLS[called.name](*arguments))
 
     def build(self, _: None) -> None:
         """Attributes of dicts (PyTorch's versions of modules) and what NumPy's types are made of are left out."""
@@ -179,17 +187,24 @@ class Follower:
         return values
 
     def extend(self, values: list[Any]) -> None:
-        """Append values to the list on top of the stack."""
-        if type(self._stack[-1]) is not list:
-            raise self._refused(f"appends to {_described(self._stack[-1])}")
-        self._stack[-1].extend(values)
+        """Append values to the list on top of the stack; those of what is left out are left out."""
+        target = self._stack[-1]
+        if type(target) is list:
+            target.extend(values)
+        elif target is not ...:
+            raise self._refused(f"appends to {_described(target)}")
 
     def update(self, values: list[Any]) -> None:
-        """Set items of the dict on top of the stack: key, value, key, value, ..."""
-        target, keys = self._stack[-1], values[::2]
-        if type(target) is not dict or not all(type(key) in (str, int) for key in keys):
-            raise self._refused(f"sets items of {_described(target)}, or by keys that are no text or numbers")
-        target.update(zip(keys, values[1::2], strict=True))
+        """Set items of the dict on top of the stack: key, value, key, value, ...; leaves out those without an `_is_key`."""
+        target, items = self._stack[-1], zip(values[::2], values[1::2], strict=True)
+        if type(target) is dict:
+            target.update((key, value) for key, value in items if _is_key(key))
+        elif target is not ...:
+            raise self._refused(f"sets items of {_described(target)}")
+
+    def leave_out(self, _: Any) -> None:
+        """Push what stands for values that are not needed."""
+        self._stack.append(...)
 
 
 def _described(value: Any) -> str:
@@ -200,15 +215,20 @@ def _natural(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**48
 
 
+def _is_key(value: Any) -> bool:
+    """Text, or numbers so small that their hashes differ: other keys could be chosen to make a dict slow."""
+    return type(value) is str or _natural(value)
+
+
+def _axes(value: Any) -> bool:
+    return type(value) in (tuple, list) and len(value) <= MOST_AXES and all(map(_natural, value))
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
-    """A tensor that lies within its storage, no number of it twice."""
-    axes = (shape, strides)
-    if type(storage) is not Storage or not all(type(a) is tuple and len(a) <= MOST_AXES and all(map(_natural, a)) for a in axes):
+    """A tensor, which may lie outside its storage until it is read."""
+    if type(storage) is not Storage or not (_natural(offset) and _axes(shape) and _axes(strides) and len(shape) == len(strides)):
         raise TypeError("a tensor of something else than numbers")
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if not _natural(offset) or 0 in shape or last >= storage.count or math.prod(shape) > storage.count:
-        raise TypeError(f"a tensor of shape {shape} and strides {strides} at {offset} of {storage.count} numbers")
-    return StoredTensor(storage=storage, offset=offset, shape=shape, strides=strides)
+    return StoredTensor(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
@@ -219,7 +239,9 @@ def _dict() -> dict[str, Any]:
     return {}
 
 
-def _size(shape: Any) -> tuple[Any, ...]:
+def _size(shape: Any) -> tuple[int, ...]:
+    if not _axes(shape):
+        raise TypeError("a shape of something else than numbers")
     return tuple(shape)
 
 
@@ -230,14 +252,30 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": _size,
 }
 
-_LEFT_OUT = (
+_LEFT_OUT = {
     "torch.device",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
+    *(
+        f"torch.{name}"
+        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    ),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-)
-"""What trained checkpoints hold besides: devices, and the numbers a training noted, as NumPy's."""
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    *(f"collections.{name}" for name in ("defaultdict", "Counter", "deque")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(
+        f"{place}.{kind}Path"
+        for place in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Windows", "PurePosix", "PureWindows")
+    ),
+    *(
+        f"{place}.{name}"
+        for place in ("builtins", "__builtin__")
+        for name in ("set", "frozenset", "list", "dict", "int", "float", "complex")
+    ),
+}
+"""What trained checkpoints hold besides, none of which an import needs: a call of one of these is not made, and ``...`` stands for
+its result."""
 
 _PUSHED = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -261,6 +299,10 @@ _OBEYED: dict[str, Callable[[Follower, Any], None]] = {
     "TUPLE": lambda f, _: f.push(tuple(f.since_mark())),
     "APPEND": lambda f, _: f.extend(f.last(1)),
     "APPENDS": lambda f, _: f.extend(f.since_mark()),
+    "EMPTY_SET": Follower.leave_out,
+    "ADDITEMS": lambda f, _: f.extend(f.since_mark()),
+    "FROZENSET": lambda f, _: f.leave_out(f.since_mark()),
+    "BYTEARRAY8": Follower.leave_out,
     "SETITEM": lambda f, _: f.update(f.last(2)),
     "SETITEMS": lambda f, _: f.update(f.since_mark()),
     "PUT": Follower.remember,

@@ -134,13 +134,6 @@ def label_suffix(source: Source) -> str:
     return ".nii.gz" if form is None else form.instead or suffix
 
 
-def map_suffix(source: Source) -> str:
-    """The suffix a map of floats for this scan is written with: the scan's own where that holds floats."""
-    suffix = suffix_of(source.files[0])
-    form = FORMATS.get(suffix)
-    return ".nii.gz" if form is None else form.instead_of_floats or suffix
-
-
 def _turned_back(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, order: int) -> npt.NDArray[Any]:
     """Voxels (Z, Y, X) of a canonical grid in the stored order of a scan, sheared as it is."""
     turn = like.grid.canonical()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from nnseg.core.labels import Labels
 from nnseg.core.parallel import each
 from nnseg.storage.annotated import mark_annotated
 from nnseg.storage.description import ANNOTATED_KEY, wrong
-from nnseg.storage.images import read_label_map, read_scan, suffix_of
+from nnseg.storage.dicom import dicom_files
+from nnseg.storage.formats import FORMATS, suffix_of
+from nnseg.storage.images import read_label_map, read_scan
 from nnseg.storage.layouts import Found, find_layout
 from nnseg.storage.scans import find_scans
 from nnseg.storage.stored import refuse
@@ -115,21 +117,35 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """A digest of the bytes of files, and of the files in folders, in this order; names do not count.
+    """A digest of all bytes that reading images depends on, in this order; names do not count.
+
+    Args:
+        files: images, or folders of DICOM slices. A file that is read with an image (voxels of .mhd, spacing of TIFF) counts too.
 
     Raises:
         ScanError: a file is missing or cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
-    inside = [f for path in files for f in (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])]
-    for path in inside:
-        try:
-            with path.open("rb") as file:
-                part = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-        except OSError as error:
-            raise refuse(path, f"cannot be read ({error.strerror})", expected="a file", advice="restore it") from error
-        digest.update(part.digest())
+    for path in files:
+        for part in dicom_files(path) if path.is_dir() else _read_with(path):
+            digest.update(_digest(part))
     return digest.hexdigest()
+
+
+def _read_with(path: Path) -> Iterator[Path]:
+    """An image file, and then those that are read with it."""
+    yield path
+    form = FORMATS.get(suffix_of(path))
+    if form and form.beside:
+        yield from form.beside(path)
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError as error:
+        raise refuse(path, f"cannot be read ({error.strerror})", expected="a file", advice="restore it") from error
 
 
 def _labels_off_files(folder: Path, found: Found, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:

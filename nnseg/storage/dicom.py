@@ -16,7 +16,10 @@ from nnseg.storage.itk import header_only, quiet, reason, stored
 from nnseg.storage.stored import PLAINLY, SHEAR_LIMIT, Asked, Stored, flat_grid, make_grid, refuse, stand_in
 
 GAP_TOLERANCE = 0.01
-"""By how much of the slice spacing a gap between two slices may differ from it."""
+"""By how much of the slice spacing a gap between two slices may differ from it, and a slice lie beside its place."""
+
+SPACING_TOLERANCE = 1e-3
+"""By what share the PixelSpacing of slices may differ: headers round it."""
 
 _SERIES_UID, _SERIES_NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
 _POSITION, _ORIENTATION, _IMAGE_TYPE, _FRAMES = "0020|0032", "0020|0037", "0008|0008", "0028|0008"
@@ -44,6 +47,8 @@ class Series:
         positions: mm along that normal; empty if a slice does not say where it lies.
         is_localiser: a planning view, not a volume.
         is_multiframe: one file with all slices in it.
+        places: ImagePositionPatient of each slice, in mm; empty like ``positions``.
+        spacings: mm between the rows and the columns of each slice; () for one that does not say.
     """
 
     uid: str
@@ -53,7 +58,13 @@ class Series:
     positions: tuple[float, ...]
     is_localiser: bool
     is_multiframe: bool
-    has_spacing: bool
+    places: tuple[tuple[float, ...], ...]
+    spacings: tuple[tuple[float, ...], ...]
+
+    @property
+    def has_spacing(self) -> bool:
+        """True if every slice says how far apart its voxels are; a file of many frames says it frame by frame."""
+        return self.is_multiframe or all(self.spacings)
 
     def __str__(self) -> str:
         return f"{self.number or '?'} {self.description!r} ({len(self.files)} slices)"
@@ -83,7 +94,7 @@ class _Slice:
     orientation: tuple[float, ...]
     is_localiser: bool
     frames: int
-    has_spacing: bool
+    spacing: tuple[float, ...]
 
 
 def is_dicom(path: Path) -> bool:
@@ -96,8 +107,16 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> tuple[Path, ...]:
-    """The DICOM files with images that lie in a folder itself, by name."""
-    entries = (p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file())
+    """The DICOM files with images that lie in a folder itself, by name.
+
+    Raises:
+        ScanError: the folder cannot be looked into.
+    """
+    try:
+        entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file()]
+    except OSError as error:
+        found = f"cannot be looked into ({error.strerror})"
+        raise refuse(folder, found, expected="a readable folder", advice="check its permissions") from error
     return tuple(p for p in entries if is_dicom(p) and not _class_of(p).startswith(NO_IMAGES))
 
 
@@ -173,7 +192,8 @@ def read_series(source: Path | Sequence[Path], asked: Asked = PLAINLY) -> Volume
         asked: what besides the voxels.
 
     Raises:
-        ScanError: no file is readable, several series, slices missing, doubled or unevenly spaced, or no distance of voxels.
+        ScanError: no file is readable, several series, slices missing, doubled, out of line or unevenly spaced, or voxels at no
+            distance or at different ones.
     """
     files = dicom_files(source) if isinstance(source, Path) else tuple(source)
     place = source if isinstance(source, Path) else files[0].parent
@@ -182,6 +202,7 @@ def read_series(source: Path | Sequence[Path], asked: Asked = PLAINLY) -> Volume
     if not (series.has_spacing or asked.spacing or (is_flat and not series.positions)):
         found, advice = f"series {series} does not say how far apart its voxels are", "mend the headers, or predict with --spacing"
         raise refuse(place, found, expected="PixelSpacing in every slice", advice=advice)
+    _check_spacings(series, place)
     gap = _check_positions(series, place) if len(series.files) > 1 else 0.0
     volume = _look(series.files) if asked.only_header else _read_pixels(series.files)
     if not series.has_spacing:
@@ -196,7 +217,7 @@ def _stacked(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
     steps = np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None]
     normal = np.cross(steps[2], steps[1])
     steps[0] = normal / np.linalg.norm(normal) * gap
-    first, last = (np.asarray(_read_header(path).position) for path in (series.files[0], series.files[-1]))
+    first, last = np.asarray(series.places[0]), np.asarray(series.places[-1])
     step = (last - first) / (len(series.files) - 1)
     if np.linalg.norm(step - steps[0]) > SHEAR_LIMIT * gap:
         steps[0] = step
@@ -208,7 +229,7 @@ def _with_spacing(volume: Stored, spacing: Vector | None, *, positioned: bool) -
     """A volume whose files do not say how far apart its voxels are, at the spacing that was given, or 1 mm for a mere picture."""
     if positioned:
         return replace(volume, grid=replace(volume.grid, spacing=spacing or volume.grid.spacing))
-    return replace(volume, grid=flat_grid(volume.grid.shape, spacing or (1.0, 1.0, 1.0)), has_geometry=spacing is not None)
+    return replace(volume, grid=flat_grid(volume.grid.shape, spacing or (1.0, 1.0, 1.0)), has_geometry=False)
 
 
 def _read_header(path: Path) -> _Slice:
@@ -231,9 +252,17 @@ def _read_header(path: Path) -> _Slice:
         position=_numbers(text(_POSITION)),
         orientation=_numbers(text(_ORIENTATION)),
         is_localiser="LOCALIZER" in text(_IMAGE_TYPE).upper(),
-        frames=int(text(_FRAMES) or 1),
-        has_spacing=any(min(_numbers(text(key)), default=0.0) > 0 for key in _SPACINGS) or int(text(_FRAMES) or 1) > 1,
+        frames=_whole(path, "NumberOfFrames", text(_FRAMES) or "1"),
+        spacing=next((pair for key in _SPACINGS if len(pair := _numbers(text(key))) == 2 and min(pair) > 0), ()),
     )
+
+
+def _whole(path: Path, name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        found = f'has the {name} "{text}"'
+        raise refuse(path, found, expected="a whole number", advice="mend the header, or remove the file") from error
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -267,7 +296,8 @@ def _series(pieces: list[_Slice]) -> Series:
         positions=tuple(heights[i] for i in order) if placed else (),
         is_localiser=first.is_localiser,
         is_multiframe=first.frames > 1,
-        has_spacing=first.has_spacing,
+        places=tuple(pieces[i].position for i in order) if placed else (),
+        spacings=tuple(pieces[i].spacing for i in order),
     )
 
 
@@ -276,8 +306,19 @@ def _normal(piece: _Slice) -> npt.NDArray[np.float64]:
     return np.asarray(normal / (np.linalg.norm(normal) or 1.0), float)
 
 
+def _check_spacings(series: Series, place: Path) -> None:
+    spacings = np.asarray(series.spacings if all(series.spacings) else ())
+    other = np.argwhere(~np.isclose(spacings, spacings[:1], rtol=SPACING_TOLERANCE, atol=0))
+    if len(other):
+        i = int(other[0][0])
+        one, another = (" x ".join(f"{v:g}" for v in series.spacings[k]) for k in (0, i))
+        found = f"{series.files[0].name} has voxels of {one} mm and {series.files[i].name} of {another} mm"
+        advice = "put them in folders of their own, or resample them"
+        raise refuse(place, found, expected="one PixelSpacing in a series", advice=advice)
+
+
 def _check_positions(series: Series, place: Path) -> float:
-    """The distance in mm between neighbouring slices, all of which are there, once, above one another."""
+    """The distance in mm between neighbouring slices, all of which are there, once, in one line with even steps."""
     if not series.positions:
         found = f"series {series} has slices without ImagePositionPatient"
         raise refuse(place, found, expected="a position in every slice", advice="export the series again with full headers")
@@ -291,6 +332,12 @@ def _check_positions(series: Series, place: Path) -> float:
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
         raise _uneven(series, place, spacing, [int(i) for i in wrong])
+    places = np.asarray(series.places)
+    away = np.linalg.norm(places - np.linspace(places[0], places[-1], len(places)), axis=1)
+    if away.max() > GAP_TOLERANCE * spacing:
+        i = int(away.argmax())
+        found = f"{series.files[i].name} lies {away[i]:.2g} mm beside its place in a line from the first slice to the last"
+        raise refuse(place, found, expected="even steps", advice="correct its ImagePositionPatient, or resample the series")
     return float(np.mean(gaps))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnseg.storage.itk import read_itk, write_itk
+from nnseg.storage.itk import data_files, read_itk, write_itk
 from nnseg.storage.nifti import read_nifti, write_nifti
-from nnseg.storage.pictures import read_picture, read_tiff, write_picture, write_tiff
+from nnseg.storage.pictures import read_picture, read_tiff, sidecar_of, write_picture, write_tiff
 from nnseg.storage.stored import Asked, Stored
 
 Reader = Callable[[Path, Asked], Stored]
@@ -24,12 +24,14 @@ class Format:
         write: (voxels in stored order, path, grid, *, is_2d, source); None if nnseg does not write this format.
         instead: the suffix a label map gets where this format cannot or should not hold one.
         instead_of_floats: the suffix a map of floats gets where this format cannot hold one.
+        beside: the files that are read with one of this format.
     """
 
     read: Reader
     write: Writer | None
     instead: str = ""
     instead_of_floats: str = ""
+    beside: Callable[[Path], tuple[Path, ...]] | None = None
 
 
 def suffix_of(path: Path) -> str:
@@ -56,13 +58,13 @@ FORMATS: dict[str, Format] = {
     ".nii.gz": Format(read=read_nifti, write=write_nifti),
     ".nii": Format(read=read_nifti, write=write_nifti),
     ".mha": Format(read=read_itk, write=write_itk),
-    ".mhd": Format(read=read_itk, write=None, instead=".mha", instead_of_floats=".mha"),
+    ".mhd": Format(read=read_itk, write=None, instead=".mha", instead_of_floats=".mha", beside=data_files),
     ".nrrd": Format(read=read_itk, write=write_itk),
     ".gipl": Format(read=read_itk, write=write_itk),
     ".png": Format(read=read_picture, write=write_picture, instead_of_floats=".tif"),
     ".bmp": Format(read=read_picture, write=write_picture, instead_of_floats=".tif"),
-    ".tif": Format(read=read_tiff, write=write_tiff),
-    ".tiff": Format(read=read_tiff, write=write_tiff),
+    ".tif": Format(read=read_tiff, write=write_tiff, beside=sidecar_of),
+    ".tiff": Format(read=read_tiff, write=write_tiff, beside=sidecar_of),
     ".jpg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE, instead_of_floats=".tif"),
     ".jpeg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE, instead_of_floats=".tif"),
 }

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
-from nnseg.storage.answers import label_suffix, map_suffix, write_label_map, write_map
+from nnseg.storage.answers import label_suffix, write_label_map, write_map
 from nnseg.storage.dicom import is_dicom, read_series
 from nnseg.storage.formats import FORMATS, LOSSLESS_PICTURE, TIFF, known, stem_of, suffix_of
 from nnseg.storage.itk import stored as stored_in
@@ -36,7 +36,6 @@ __all__ = [
     "TIFF",
     "Header",
     "label_suffix",
-    "map_suffix",
     "read_header",
     "read_label_map",
     "read_scan",
@@ -55,12 +54,10 @@ class Header:
     Args:
         grid: the canonical grid that the scan will have.
         channels: it will have.
-        voxel_bytes: of one voxel of one channel as stored, decompressed.
     """
 
     grid: Grid
     channels: int
-    voxel_bytes: int
 
 
 def read_scan(images: str | Path | Sequence[str | Path], *, mend: bool = False, spacing: Vector | None = None) -> Scan:
@@ -112,9 +109,9 @@ def read_header(images: str | Path | Sequence[str | Path], *, mend: bool = False
     reads = _read_all(images, Asked(only_header=True, spacing=spacing))
     grids = [_canonical(read, mend=mend) for read in reads]
     for read, grid in zip(reads[1:], grids[1:], strict=True):
-        _check_same_grid(read.path, grid, reads[0].path, grids[0], mend=mend)
-    channels = sum(len(read.stored.voxels) for read in reads)
-    return Header(grid=grids[0], channels=channels, voxel_bytes=max(read.stored.voxels.itemsize for read in reads))
+        placed = read.stored.has_geometry and reads[0].stored.has_geometry
+        _check_same_grid(read.path, grid, reads[0].path, grids[0], mend=mend and placed)
+    return Header(grid=grids[0], channels=sum(len(read.stored.voxels) for read in reads))
 
 
 def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
@@ -163,6 +160,7 @@ class _Part:
     grid: Grid
     stored_grid: Grid
     is_2d: bool
+    has_geometry: bool
     notes: tuple[str, ...]
 
 
@@ -227,7 +225,16 @@ def _part(read: _Read, *, mend: bool) -> _Part:
         notes += _wide_note(grid)
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
     named = tuple(f"{read.path.name}: {note}" for note in notes)
-    return _Part(path=read.path, files=read.files, image=image, grid=grid, stored_grid=stored.grid, is_2d=stored.is_2d, notes=named)
+    return _Part(
+        path=read.path,
+        files=read.files,
+        image=image,
+        grid=grid,
+        stored_grid=stored.grid,
+        is_2d=stored.is_2d,
+        has_geometry=stored.has_geometry,
+        notes=named,
+    )
 
 
 def _wide_note(grid: Grid) -> list[str]:
@@ -252,8 +259,9 @@ def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
 
 
 def _onto_first(part: _Part, first: _Part, *, mend: bool) -> _Part:
-    """A channel on the grid of the first."""
-    _check_same_grid(part.path, part.grid, first.path, first.grid, mend=mend)
+    """A channel on the grid of the first; one that knows no positions cannot be brought there, only lie there."""
+    placed = part.has_geometry and first.has_geometry
+    _check_same_grid(part.path, part.grid, first.path, first.grid, mend=mend and placed)
     if first.grid.matches(part.grid, CHANNEL_TOLERANCE):
         return part
     image = np.stack([resampled(c, part.grid, first.grid, order=1, outside=float(c.min())) for c in part.image])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +38,24 @@ def read_itk(path: Path, asked: Asked = PLAINLY) -> Stored:
     if path.suffix.lower() == ".gipl" and not asked.only_header:
         _check_gipl_size(path, image)
     return stored(path, image)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files in which the voxels of a MetaImage header (.mhd) lie; none if they follow in the header's own file.
+
+    Source: MetaIO's description of ElementDataFile: a name, LOCAL, LIST and a name a line, or a pattern of numbered names.
+    """
+    match = re.search(rb"^ElementDataFile\s*[=:]\s*(\S.*)", path.read_bytes(), re.MULTILINE | re.DOTALL)
+    name, *others = [os.fsdecode(line.strip()) for line in match[1].splitlines()] if match else ["LOCAL"]
+    if name.upper() == "LOCAL":
+        return ()
+    if name.split()[0] == "LIST":
+        return tuple(path.parent / other for other in others if other)
+    if "%" in name:
+        numbered = path.parent / name.split()[0]
+        pattern = "*".join(map(glob.escape, re.split(r"%\d*[du]", numbered.name)))
+        return tuple(sorted(numbered.parent.glob(pattern)))
+    return (path.parent / name,)
 
 
 def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:

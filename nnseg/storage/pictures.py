@@ -41,7 +41,7 @@ def read_picture(path: Path, asked: Asked = PLAINLY) -> Stored:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         raise refuse(path, found, expected="a complete picture", advice="copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
-    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=asked.spacing)
+    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, asked=asked)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -74,7 +74,7 @@ def read_tiff(path: Path, asked: Asked = PLAINLY) -> Stored:
     if complaints:
         raise refuse(path, f"is damaged ({complaints[0]})", expected="a complete TIFF", advice="copy it again; it may be truncated")
     voxels, is_2d = _tiff_axes(path, pixels, axes)
-    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path) or asked.spacing)
+    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), asked=asked)
 
 
 def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
@@ -115,11 +115,11 @@ def _resolution(source: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None) -> Stored:
+def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, asked: Asked) -> Stored:
     channels = voxels.shape[0]
     if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # transparency that is the same everywhere says nothing
         voxels = voxels[:-1]
-    grid = flat_grid(voxels.shape[1:], spacing or (1.0, 1.0, 1.0))
+    grid = flat_grid(voxels.shape[1:], spacing or asked.spacing or (1.0, 1.0, 1.0))
     return Stored(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
 
 
@@ -137,20 +137,24 @@ def _tiff_axes(path: Path, pixels: Voxels, axes: str) -> tuple[Voxels, bool]:
     return (turned if slices else turned[:, None]), not slices
 
 
+def sidecar_of(path: Path) -> tuple[Path, ...]:
+    """The file CASE.json beside a TIFF, if there is one; CASE_0000.tif may share CASE.json with the other channels."""
+    beside = (path.with_name(f"{stem}.json") for stem in (path.stem, re.sub(r"_\d{4}$", "", path.stem)))
+    return tuple(p for p in beside if p.is_file())[:1]
+
+
 def _sidecar_spacing(path: Path) -> Vector | None:
-    """Spacing (z, y, x) from CASE.json beside a TIFF; CASE_0000.tif may share CASE.json with the other channels."""
-    for stem in (path.stem, re.sub(r"_\d{4}$", "", path.stem)):
-        sidecar = path.with_name(f"{stem}.json")
-        if sidecar.is_file():
-            try:
-                numbers = [float(v) for v in json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]]
-                z, y, x = numbers if len(numbers) == 3 else [1.0, *numbers]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                expected = '{"spacing": [z, y, x]} in mm'
-                raise refuse(sidecar, "has no usable spacing", expected=expected, advice="mend or remove it") from error
-            if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
-                raise refuse(sidecar, f"has spacing {(z, y, x)}", expected="three positive numbers", advice="mend it")
-            return z, y, x
+    """Spacing (z, y, x) from the file beside a TIFF."""
+    for sidecar in sidecar_of(path):
+        try:
+            numbers = [float(v) for v in json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]]
+            z, y, x = numbers if len(numbers) == 3 else [1.0, *numbers]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            expected = '{"spacing": [z, y, x]} in mm'
+            raise refuse(sidecar, "has no usable spacing", expected=expected, advice="mend or remove it") from error
+        if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
+            raise refuse(sidecar, f"has spacing {(z, y, x)}", expected="three positive numbers", advice="mend it")
+        return z, y, x
     return None
 
 

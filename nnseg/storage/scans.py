@@ -28,7 +28,8 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     """The scans in a file or a folder and its folders, sorted by name.
 
     ``CASE_0000``, ``CASE_0001``, ... are the channels of one case; a file without channel number holds all channels of a case. A
-    folder of DICOM slices is a case called like the folder. Cases in folders get the folders' names before theirs.
+    folder of DICOM slices is a case called like the folder. Cases in folders get the folders' names before theirs. A folder that
+    cannot be looked into is a case too, which fails when it is read.
 
     Args:
         path: a file, or a folder.
@@ -36,6 +37,7 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
 
     Raises:
         DatasetError: no such file or folder, or no scan in it.
+        ScanError: two scans would have the same name.
 
     Example:
         ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
@@ -70,15 +72,20 @@ def _single(path: Path, channels: int) -> Case:
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_Entry]:
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    for path in entries:
-        if path.is_file() and suffix_of(path) in FORMATS:
-            yield _Entry(name="_".join((*above, name_of(path))), images=(path,))
+    name = "_".join(above) or folder.name
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
+        folders = [p for p in entries if p.is_dir()]
+    except OSError:  # told of when it is read
+        yield _Entry(name=name, images=(folder,))
+        return
+    yield from (_Entry(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
     slices = [p for p in dicom_files(folder) if suffix_of(p) not in FORMATS]
     if slices:
-        yield from _series_entries(folder, slices, "_".join(above) or folder.name)
-    for path in entries:
-        if path.is_dir() and path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link may lead in circles
+        yield from _series_entries(folder, slices, name)
+    for path in folders:
+        if path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link may lead in circles
             yield from _walk(path, (*above, path.name))
 
 

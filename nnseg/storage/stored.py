@@ -27,7 +27,8 @@ class Stored:
         voxels: (C, Z, Y, X), any real number type.
         grid: of the voxels.
         is_2d: True if the file itself is two-dimensional.
-        has_geometry: False if the format stores no positions, so that ``grid`` is a stand-in of 1 mm voxels at the origin.
+        has_geometry: False if the format stores no positions, so that ``grid`` is a stand-in at the origin, of 1 mm voxels or
+            of the spacing that was asked for.
         notes: what a user should know of the file, though it can be used.
     """
 

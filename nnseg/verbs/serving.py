@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
@@ -23,7 +23,7 @@ from typing import IO
 from pydantic import BaseModel
 
 from nnseg.core.errors import NnsegError
-from nnseg.core.machine import held_gb, kept_memory
+from nnseg.core.machine import held_gb
 from nnseg.verbs.line import Answerer, Line
 from nnseg.verbs.messages import Alive, Order, Ready, Refused, Task
 from nnseg.verbs.outputs import Target
@@ -60,8 +60,7 @@ def serve(load: Callable[[Order], tuple[Answerer, str]]) -> None:
     except NnsegError as error:
         outgoing.say(Refused(reason=str(error)))
         return
-    with kept_memory() if device == "cpu" else nullcontext():
-        line.run(_coming(tasks))
+    line.run(_coming(tasks))
 
 
 def _line(order: Order, predictor: Answerer, device: str, outgoing: _Outgoing) -> Line:

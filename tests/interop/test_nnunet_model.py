@@ -16,6 +16,7 @@ from nnseg.core.postprocessing import Mending
 from nnseg.inference.predict import Predictor
 from nnseg.interop.nnunet import nnunet_name
 from nnseg.interop.nnunet_model import ALL_CASES, read_nnunet_model
+from nnseg.interop.torch_archive import Checkpoint
 from nnseg.network.bundle import load_model_file, save_model
 from nnseg.storage.images import read_label_map, read_scan
 
@@ -119,11 +120,24 @@ class _Custom(torch.nn.Module):
     pass
 
 
+def _shared() -> tuple:
+    value: tuple = (1,)
+    for _ in range(60):
+        value = (value, value)
+    return value
+
+
+SHARED = _shared()
+"""Its text would have 2 ** 60 numbers."""
+
 REFUSED = {
     "code in it": ({"logging": _Custom()}, "test_nnunet_model._Custom"),
     "no weights": ({"network_weights": None}, "network_weights is missing"),
     "no arguments": ({"init_args": None}, "init_args is missing"),
-    "another configuration": ({"init_args": {"configuration": "2d"}}, "of configuration 2d, in a folder of 3d_fullres"),
+    "another configuration": ({"init_args": {"configuration": "2d"}}, 'of configuration "2d", in a folder of 3d_fullres'),
+    "a configuration shared over and over": ({"init_args": {"configuration": SHARED}}, "in its init_args is a tuple"),
+    "axes shared over and over": ({"axes": SHARED}, "whole numbers"),
+    "many axes": ({"axes": (0,) * 9}, "whole numbers"),
     "axes of text": ({"axes": ("x",)}, "whole numbers"),
     "axes of a fourth dimension": ({"axes": (3,)}, "mirror_axes"),
 }
@@ -153,6 +167,20 @@ def test_weights_of_another_network_are_refused_by_their_names(tmp_path, change,
         read_nnunet_model(write_trained(tmp_path, plans_of(), network_weights=state))
 
 
+def test_weights_of_other_shapes_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    """Many names of one repeated number would ask for more memory than the file has."""
+    state = state_of(plans_of(), "3d_fullres", 0) | {CONV: torch.zeros(1).expand(2**12, 2**12)}
+    folder = write_trained(tmp_path, plans_of(), network_weights=state)
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("read"))
+    with pytest.raises(ModelError, match=re.escape(f"has {CONV} of shape (4096, 4096), where that has (2, 2, 1, 3, 3)")):
+        read_nnunet_model(folder)
+
+
+def test_entries_that_are_not_needed_do_not_stop_an_import(tmp_path):
+    noted = {"amp": torch.float16, "path": Path("a"), "seen": {1, 2}, "by": {(1, 2): 0.5}, "empty": torch.zeros(0)}
+    assert len(read_nnunet_model(write_trained(tmp_path, plans_of(), my_own=noted)).members) == 1
+
+
 def test_folders_without_models_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no trained model"):
         read_nnunet_model(tmp_path)
@@ -175,12 +203,19 @@ def test_postprocessing_is_read_from_its_json(tmp_path):
     _found(folder, "crossval_results_folds_0_1/postprocessing.json", [1, 2], 2, [[1, 2], 2])
     wanted = [(1, 2), (2,), (1, 2)]
     assert read_nnunet_model(folder).postprocessing == tuple(Mending(action="largest", labels=labels) for labels in wanted)
-    _found(folder, "postprocessing.json")
-    assert read_nnunet_model(folder).postprocessing == ()
+
+
+def test_postprocessing_found_with_other_folds_is_left_out_and_said_so(tmp_path, caplog):
+    folder = write_trained(tmp_path, plans_of(), folds=(0, 1))
+    _found(folder, "crossval_results_folds_0_1/postprocessing.json", 1)
+    assert len(read_nnunet_model(folder).postprocessing) == 1
+    assert not caplog.records
+    assert read_nnunet_model(folder, folds=(1,)).postprocessing == ()
+    assert "crossval_results_folds_0_1/postprocessing.json is not imported" in caplog.text
 
 
 def test_postprocessing_of_one_configuration_is_not_that_of_an_ensemble(tmp_path):
-    _found(write_trained(tmp_path, plans_of()), "postprocessing.json", 1)
+    _found(write_trained(tmp_path, plans_of()), "crossval_results_folds_0/postprocessing.json", 1)
     write_trained(tmp_path, plans_of(), configuration="3d_lowres")
     assert read_nnunet_model(tmp_path).postprocessing == ()
     assert len(read_nnunet_model(tmp_path, configurations=["3d_fullres"]).postprocessing) == 1
@@ -193,11 +228,16 @@ def test_postprocessing_of_one_configuration_is_not_that_of_an_ensemble(tmp_path
         {"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"], "postprocessing_kwargs": []},
         {"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"], "postprocessing_kwargs": [{}]},
         {"postprocessing_fns": "my_rule", "postprocessing_kwargs": []},
+        {
+            "postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"],
+            "postprocessing_kwargs": [{"labels_or_regions": json.loads("[" * 400 + "1" + "]" * 400)}],
+        },
     ],
 )
 def test_postprocessing_of_other_kinds_is_refused(tmp_path, content):
     folder = write_trained(tmp_path, plans_of())
-    (folder / "postprocessing.json").write_text(json.dumps(content))
+    _found(folder, "crossval_results_folds_0/postprocessing.json")
+    (folder / "crossval_results_folds_0/postprocessing.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=r"postprocessing\.json"):
         read_nnunet_model(folder)
 

@@ -150,7 +150,17 @@ REFUSED = {
     "no intensities": ({"plans": {"foreground_intensity_properties_per_channel": {}}}, "foreground intensities of channel 1"),
     "no channels": ({"dataset": {"labels": DATASET["labels"]}}, "channel_names"),
     "itself as ancestor": ({"inherits_from": "3d_fullres"}, "inherits from itself"),
-    "no such ancestor": ({"inherits_from": "3d"}, "no configuration 3d"),
+    "no such ancestor": ({"inherits_from": "3d"}, 'no configuration "3d"'),
+    "a list for an ancestor": ({"inherits_from": ["3d"]}, "no configuration"),
+    "a list for intensities": (
+        {"plans": {"foreground_intensity_properties_per_channel": [1]}},
+        "intensity_properties.* must be an obj",
+    ),
+    "a list for a channel": ({"plans": {"foreground_intensity_properties_per_channel": {"1": [1]}}}, "1 is .* must be an object"),
+    "a list for the network": ({"architecture": [1]}, "architecture is .* must be an object"),
+    "a list for its settings": ({"architecture__arch_kwargs": [1]}, "arch_kwargs is .* must be an object"),
+    "a list for those of norms": ({"architecture__arch_kwargs__norm_op_kwargs": [1]}, "norm_op_kwargs is .* must be an object"),
+    "text for those of activations": ({"architecture__arch_kwargs__nonlin_kwargs": "a"}, "nonlin_kwargs is .* must be an object"),
 }
 
 
@@ -159,6 +169,15 @@ def test_what_does_not_fit_is_refused_by_its_name(name):
     changes, reason = REFUSED[name]
     with pytest.raises(ModelError, match=reason):
         plans_of(**changes).plan("3d_fullres", ())
+
+
+def test_a_stage_that_makes_no_sense_is_refused():
+    for stage in ({"previous_stage": ["3d_lowres"]}, {"previous_stage": "../elsewhere"}):
+        with pytest.raises(ModelError, match="no configuration"):
+            plans_of(**stage).previous("3d_fullres")
+    lower = {"configurations": {"3d_fullres": {**FULL, "previous_stage": "low"}, "low": {"patch_size": 5}}}
+    assert plans_of(plans=lower).previous("3d_fullres") == "low"
+    assert plans_of(plans=lower).plan("3d_fullres", ()).previous == "3d"
 
 
 def test_dropout_is_no_obstacle_since_prediction_has_none():

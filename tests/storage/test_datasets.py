@@ -12,6 +12,7 @@ from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.labels import Labels, Region
 from nnseg.storage.datasets import content_hash, find_scans, read_case, read_dataset
+from nnseg.storage.images import read_scan
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 2))
 
@@ -421,6 +422,69 @@ def test_content_hash_tells_bytes_and_order_apart_but_not_names(tmp_path):
     assert content_hash([one, other]) != content_hash([other, one])
     with pytest.raises(ScanError, match="gone"):
         content_hash([tmp_path / "gone"])
+
+
+META = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = "
+
+
+@pytest.mark.parametrize("named", ["s1.raw", "LIST\ns0.raw\ns1.raw\n", "s%d.raw 0 1 1"])
+def test_content_hash_of_a_metaimage_changes_with_its_voxels(tmp_path, named):
+    path, data = tmp_path / "a.mhd", tmp_path / "s1.raw"
+    path.write_text(META + named)
+    (tmp_path / "s0.raw").write_bytes(bytes(4))
+    data.write_bytes(bytes(8 if named == "s1.raw" else 4))
+    before, scan = content_hash([path]), read_scan(path)
+    data.write_bytes(bytes(len(data.read_bytes()) - 1) + b"\1")
+    assert read_scan(path).image.sum() == scan.image.sum() + 1
+    assert content_hash([path]) != before
+    data.unlink()
+    if "%" not in named:
+        with pytest.raises(ScanError, match=r"s1\.raw: cannot be read"):
+            content_hash([path])
+
+
+def test_content_hash_of_a_metaimage_with_its_voxels_in_it_is_that_of_its_bytes(tmp_path):
+    path, copy = tmp_path / "a.mhd", tmp_path / "copy"
+    path.write_bytes(f"{META}LOCAL\n".encode() + bytes(8))
+    assert read_scan(path).image.shape == (1, 2, 2, 2)
+    copy.write_bytes(path.read_bytes())
+    assert content_hash([path]) == content_hash([copy])
+
+
+def test_content_hash_of_a_tiff_changes_with_the_spacing_beside_it(tmp_path):
+    picture(tmp_path / "a_0001.tif", np.eye(5, dtype=np.uint8))
+    bare = content_hash([tmp_path / "a_0001.tif"])
+    (tmp_path / "b.json").write_text('{"spacing": [2, 2]}')
+    assert content_hash([tmp_path / "a_0001.tif"]) == bare
+    hashes = {bare}
+    for spacing in (2, 3):
+        (tmp_path / "a.json").write_text(f'{{"spacing": [1, {spacing}, {spacing}]}}')
+        hashes.add(content_hash([tmp_path / "a_0001.tif"]))
+    assert len(hashes) == 3
+
+
+def test_scans_that_would_have_one_name_are_refused_with_both(tmp_path):
+    for path in (tmp_path / "x_y.nii", tmp_path / "x" / "y.nii"):
+        volume(path)
+    with pytest.raises(ScanError, match=r"x_y\.nii and .*x/y\.nii would both be called x_y_nii"):
+        find_scans(tmp_path, channels=1)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_case_that_fails(tmp_path, monkeypatch):
+    volume(tmp_path / "a.nii")
+    (tmp_path / "locked").mkdir()
+    look = Path.iterdir
+
+    def denied(folder):
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert scan_names(tmp_path, 1) == [("a", 1), ("locked", 1)]
+    for use in (read_scan, content_hash):
+        with pytest.raises(ScanError, match=r"locked: cannot be looked into \(Permission denied\)"):
+            use([tmp_path / "locked"])
 
 
 def test_real_decathlon_is_read(shared_data):

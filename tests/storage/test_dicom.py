@@ -150,6 +150,55 @@ def test_content_hash_of_a_series_changes_with_its_slices(tmp_path):
     assert content_hash([tmp_path]) != before
 
 
+def test_content_hash_of_a_series_does_not_depend_on_what_is_not_read(tmp_path):
+    write_series(tmp_path)
+    before = content_hash([tmp_path])
+    (tmp_path / "README").write_text("hello")
+    write_series(tmp_path / "other")
+    assert content_hash([tmp_path]) == before == content_hash(sorted(tmp_path.glob("*.dcm")))  # as it ever was for slices alone
+
+
+def test_a_header_whose_number_cannot_be_read_is_one_failed_file(tmp_path):
+    write_series(tmp_path, name="a{}.dcm", number=3)
+    write_series(tmp_path, name="b{}.dcm", number=4, series="1.2.4")
+    mended = write_slice(tmp_path / "c.dcm", np.eye(4, 6), position=(0, 0, 0), series="1.2.5", NumberOfFrames="77")
+    mended.write_bytes(mended.read_bytes().replace(b"77", b"x7"))
+    cases = find_scans(tmp_path, channels=1)
+    assert [c.name.removeprefix(tmp_path.name) for c in cases] == ["_series3", "_series4", "_unreadable"]
+    with pytest.raises(ScanError, match=r'c.dcm: has the NumberOfFrames "x7"; expected a whole number'):
+        read_scan(cases[-1].images)
+
+
+def test_a_slice_shifted_sideways_is_refused_and_a_crumb_is_not(tmp_path):
+    for name, shift in (("crumb", 0.02), ("shifted", 0.5)):
+        for i in range(5):
+            write_slice(tmp_path / name / f"{i}.dcm", np.eye(4), position=(shift * (i == 2), 0, 3 * i))
+    assert read_scan(tmp_path / "crumb").grid.spacing == (3.0, 0.7, 0.5)
+    with pytest.raises(ScanError, match=r"2.dcm lies 0.5 mm beside its place"):
+        read_scan(tmp_path / "shifted")
+
+
+def test_slices_with_voxels_of_different_sizes_are_refused(tmp_path):
+    for name, other in (("rounded", 0.50004), ("mixed", 0.6)):
+        for i in range(4):
+            write_slice(
+                tmp_path / name / f"{i}.dcm", np.eye(4), position=(0, 0, 3 * i), PixelSpacing=[0.7, other if i == 2 else 0.5]
+            )
+    assert read_scan(tmp_path / "rounded").grid.spacing == (3.0, 0.7, 0.5)
+    with pytest.raises(ScanError, match=r"0.dcm has voxels of 0.7 x 0.5 mm and 2.dcm of 0.7 x 0.6 mm"):
+        read_scan(tmp_path / "mixed")
+
+
+def test_a_slice_that_does_not_say_its_spacing_is_refused_wherever_it_lies(tmp_path):
+    write_series(tmp_path)
+    ds = pydicom.dcmread(tmp_path / "02.dcm")
+    del ds.PixelSpacing
+    ds.save_as(tmp_path / "02.dcm")
+    with pytest.raises(ScanError, match="does not say how far apart its voxels are"):
+        read_scan(tmp_path)
+    assert read_scan(tmp_path, spacing=(3.0, 0.7, 0.5)).grid.spacing == (3.0, 0.7, 0.5)
+
+
 def test_real_series_agree_with_itk_and_lie_on_one_grid(shared_data):
     folder = shared_data / "dicom_brain"
     cases = find_scans(folder, channels=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_series import write_series, write_slice
+from PIL import Image
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
@@ -160,6 +161,16 @@ def test_a_channel_that_covers_too_little_of_the_first_is_refused(tmp_path):
     second = _saved(tmp_path / "t2.nii", _noise(9, 9, 4))
     with pytest.raises(ScanError, match=r"t2.nii: covers .*% of channel t1.nii; expected at least 95%"):
         read_scan([first, second], mend=True)
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 2.0, 2.0)])
+@pytest.mark.parametrize("read", [read_scan, read_header])
+def test_pictures_of_different_sizes_are_not_cut_to_one(tmp_path, read, spacing):
+    files = [tmp_path / f"{name}.png" for name in "ab"]
+    for path, size in zip(files, (5, 8), strict=True):
+        Image.fromarray(np.eye(size, dtype=np.uint8)).save(path)
+    with pytest.raises(ScanError, match=r"b.png: has shape \(1, 8, 8\) .*a.png has \(1, 5, 5\)"):
+        read(files, mend=True, spacing=spacing)
 
 
 def _broken(path: Path, *, sizes=None, sform_row=None, codes=(0, 0)) -> Path:
