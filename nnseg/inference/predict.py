@@ -7,7 +7,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from nnseg.core.errors import ModelError
 from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.likeness import facts_of
-from nnseg.core.machine import kept_memory
 from nnseg.core.plan import Plan
 from nnseg.core.sides import swapped_heads
 from nnseg.core.trust import Confidence, Trust
@@ -207,8 +205,7 @@ class Predictor:
             clock["preprocess"] += time.perf_counter() - start
         start, before = time.perf_counter(), clock["network"]
         tally = Tally(self.model.labels, self.model.trust, sample=sample) if uncertainty else None
-        on_cpu = self._groups[0].voters[0].device.type == "cpu"
-        with kept_memory() if on_cpu else nullcontext(), torch.inference_mode():
+        with torch.inference_mode():
             canvas = _Canvas(self.model, scan.grid, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
             self._paint(canvas, prepared, tally, clock)
         labels = apply(canvas.labels, self.model.postprocessing, self.model.labels, voxel_mm3=math.prod(scan.grid.spacing))

@@ -37,8 +37,14 @@ class Job:
     key: str
 
 
-def predict_into(job: Job, predictor: Answerer) -> dict[str, Written]:
-    """Write a label map for each case of the job that has none from the same scan and model yet."""
+def predict_into(job: Job, predictor: Answerer, *, device: str = "cpu") -> dict[str, Written]:
+    """Write a label map for each case of the job that has none from the same scan and model yet.
+
+    Args:
+        job: the cases, and where to.
+        predictor: of them.
+        device: kind of what it computes on.
+    """
     target = Target(out=job.out, key=digest([FORMAT, job.key]))
     with Record(job.out, model={"key": job.key}) as record:
 
@@ -47,7 +53,7 @@ def predict_into(job: Job, predictor: Answerer) -> dict[str, Written]:
                 record.put(event.case, event.written)
 
         tasks = [Task(case=case, known=record.cases.get(case.name)) for case in job.cases]
-        line = Line(predictor, target, report, room_gb=SHARE_OF_FREE * free_ram_gb())
+        line = Line(predictor, target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=device == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: record.cases[case.name] for case in job.cases}
 
@@ -68,5 +74,5 @@ def predict_held_out(jobs: Mapping[str, Job], models: Mapping[str, Model], *, de
     written: dict[str, Written] = {}
     for name, job in jobs.items():
         model = merge(together) if name == "ensemble" else models[name]
-        written = predict_into(job, Witness(predictor=Predictor(model, device=target), cases=job.cases))
+        written = predict_into(job, Witness(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
     return written

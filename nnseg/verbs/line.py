@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +21,7 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
+from nnseg.core.machine import kept_memory
 from nnseg.core.plan import digest
 from nnseg.storage.datasets import content_hash
 from nnseg.storage.images import read_header, read_scan
@@ -99,6 +100,7 @@ class Line:
         report: is told, by any of the threads, when a case comes to a stage and when it is finished.
         room_gb: RAM that the cases inside may take.
         most_gb: RAM that a case may take that is alone.
+        keep: freed memory is kept for the next use, which makes networks on a CPU a fifth to a third faster.
     """
 
     def __init__(
@@ -109,10 +111,11 @@ class Line:
         *,
         room_gb: float = float("inf"),
         most_gb: float | None = None,
+        keep: bool = False,
     ) -> None:
         self._predictor, self._target, self._report = predictor, target, report
         self._room_gb, self._most_gb = room_gb, room_gb if most_gb is None else most_gb
-        self._room = _Room()
+        self._room, self._keep = _Room(), keep
         self._ready: SimpleQueue[_Passage | None] = SimpleQueue()
         self._answered: SimpleQueue[_Passage | None] = SimpleQueue()
 
@@ -130,8 +133,9 @@ class Line:
         reader.start()
         writer.start()
         try:
-            while passage := self._ready.get():
-                self._step(passage, self._answer, self._answered)
+            with kept_memory() if self._keep else nullcontext():
+                while passage := self._ready.get():
+                    self._step(passage, self._answer, self._answered)
         finally:
             self._room.close()
             self._answered.put(None)

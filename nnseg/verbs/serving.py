@@ -69,7 +69,7 @@ def _line(order: Order, predictor: Answerer, device: str, outgoing: _Outgoing) -
     ready = Ready(model=model.key(), channels=len(model.channels), device=device, base_gb=round(held_gb(), 3))
     target = Target.of(order, ready.model)
     room_gb, most_gb = (gb - ready.base_gb for gb in (order.room_gb, order.most_gb))
-    line = Line(predictor, target, outgoing.say, room_gb=room_gb, most_gb=most_gb)
+    line = Line(predictor, target, outgoing.say, room_gb=room_gb, most_gb=most_gb, keep=device == "cpu")
     outgoing.say(ready)
     return line
 
