@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -121,6 +122,7 @@ def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequ
     import highdicom as hd  # noqa: PLC0415 (an extra)
     from pydicom.uid import generate_uid  # noqa: PLC0415
 
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module that it copies
     first = 1 if int(sources[0].get("NumberOfFrames") or 1) > 1 else slices
     seed = [*(str(s.SOPInstanceUID) for s in sources), hashlib.blake2b(numbers.tobytes()).hexdigest(), *names, when.isoformat()]
     made = hd.seg.Segmentation(
