@@ -8,10 +8,7 @@ Dice with a reference is measured on held-out cases and stored here; without the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from nnseg.core.likeness import Facts, Ranges
@@ -45,19 +42,6 @@ class Agreement(Noun):
     labels: dict[str, Probability]
     foreground: Probability
     voxels: dict[str, NotNegative]
-
-    @classmethod
-    def mean(cls, parts: Sequence[Self], weights: Sequence[float]) -> Self:
-        """Of networks that answer on different grids, each by its weight."""
-
-        def averaged(values: Sequence[float]) -> float:
-            return float(np.average(values, weights=weights))
-
-        return cls(
-            labels={name: averaged([part.labels[name] for part in parts]) for name in parts[0].labels},
-            foreground=averaged([part.foreground for part in parts]),
-            voxels={name: averaged([part.voxels[name] for part in parts]) for name in parts[0].voxels},
-        )
 
     def features(self, name: str) -> tuple[float, float, float]:
         """What expected Dice of a label is computed from: logits of both agreements, logarithm of its voxels."""

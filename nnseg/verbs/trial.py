@@ -15,8 +15,8 @@ import torch
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, NnsegError
-from nnseg.core.geometry import Grid, tile_starts
-from nnseg.core.image import LabelMap, Scan
+from nnseg.core.geometry import tile_starts
+from nnseg.core.image import LabelMap
 from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
@@ -41,6 +41,7 @@ from nnseg.verbs.held_out import Job, predict_into
 from nnseg.verbs.options import Options
 from nnseg.verbs.preprocess import Task
 from nnseg.verbs.probe import Answer, Request
+from nnseg.verbs.witness import Wrapped
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
 
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
-        answerer = _Known(predictor, read_label_map(case.labels))
+        answerer = _Known(predictor=predictor, reference=read_label_map(case.labels))
         written = predict_into(Job(cases=(case,), out=out, key="trial"), answerer)[case.name]
         if written.status == "failed":
             raise NnsegError(written.reason)
@@ -239,28 +240,17 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
     return predict
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Works as a predictor does, and then gives the reference: an untrained network's noise would make a larger file."""
+@dataclass(frozen=True, kw_only=True)
+class _Known(Wrapped):
+    """Gives the reference in the end: an untrained network's noise would make a larger file."""
 
-    predictor: Predictor
     reference: LabelMap
-
-    @property
-    def model(self) -> Model:
-        return self.predictor.model
-
-    def prepare(self, scan: Scan) -> Prepared:
-        return self.predictor.prepare(scan)
 
     def answer(
         self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
         return replace(prediction, label_map=replace(self.reference, grid=prediction.label_map.grid))
-
-    def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
-        return self.predictor.memory_gb(grid, probabilities=probabilities, uncertainty=uncertainty)
 
 
 def _tiny(plan: Plan) -> Plan:

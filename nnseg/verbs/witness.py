@@ -25,16 +25,14 @@ SAMPLE = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Witness:
-    """Works as a predictor does, and keeps with each prediction what its reference says of it.
+class Wrapped:
+    """What works as a predictor does, with more or something else to its answers.
 
     Args:
-        predictor: of held-out cases.
-        cases: that are predicted. References which do not show every label are not asked, since elsewhere no probability is wrong.
+        predictor: whose work it is.
     """
 
     predictor: Predictor
-    cases: tuple[Case, ...]
 
     @property
     def model(self) -> Model:
@@ -44,6 +42,21 @@ class Witness:
     def prepare(self, scan: Scan) -> Prepared:
         """The scan preprocessed."""
         return self.predictor.prepare(scan)
+
+    def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
+        """RAM that a scan takes at most."""
+        return self.predictor.memory_gb(grid, probabilities=probabilities, uncertainty=uncertainty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness(Wrapped):
+    """Keeps with each prediction what its reference says of it.
+
+    Args:
+        cases: that are predicted. References which do not show every label are not asked, since elsewhere no probability is wrong.
+    """
+
+    cases: tuple[Case, ...]
 
     def answer(
         self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None

@@ -81,12 +81,6 @@ def test_a_scan_unlike_the_training_is_told():
     assert trust.confidence(agreement()).unlike == ()
 
 
-def test_networks_on_different_grids_are_averaged_by_weight():
-    mean = Agreement.mean([agreement(0.9, 0.8, voxels=(100.0, 0.0)), agreement(0.6, 0.8, voxels=(400.0, 4.0))], [2.0, 1.0])
-    assert mean.labels == pytest.approx({"a": 0.8, "b": 0.8})
-    assert mean.voxels == pytest.approx({"a": 200.0, "b": 4 / 3})
-
-
 def test_logits_are_finite_and_undone():
     assert logit(0.0) == pytest.approx(-logit(1.0))
     assert expit(logit(0.3)) == pytest.approx(0.3)
