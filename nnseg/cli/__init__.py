@@ -1,0 +1,35 @@
+"""The command line: one plain function a verb. The only place that prints or exits; libraries are loaded inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+
+from nnseg.cli import making, using, judging  # isort: skip  # in the order of their help
+from nnseg.cli.app import app
+from nnseg.core.errors import NnsegError, Stopped
+
+__all__ = ["app", "judging", "main", "making", "using"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by the shells' convention."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend becomes one line and exit code 2."""
+    try:
+        app()
+    except Stopped as end:
+        print(f"nnseg: {end}", file=sys.stderr)
+        sys.exit(end.code)
+    except NnsegError as error:
+        print(f"nnseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a file or folder that may not be read or written; others have no name
+        if not error.filename:
+            raise
+        print(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("nnseg: stopped; the same command goes on from what is done (training: the last checkpoint)", file=sys.stderr)
+        raise

@@ -1,0 +1,5 @@
+"""``python -m nnseg.cli``."""
+
+from nnseg.cli import main
+
+main()
