@@ -13,7 +13,7 @@ from typing import Any
 
 from drawing import Chart, write_figure
 
-from nnseg.evaluation.evaluate import Scores
+from nnseg.evaluation.scores import Scores
 from nnseg.storage.runs import RunFolder, read_json
 
 FLOOR = 0.8
@@ -61,7 +61,7 @@ def _group(name: str) -> str:
 
 
 def _our_end(run: RunFolder) -> tuple[float, float]:
-    dice = read_json(run.scores_file, Scores).averages.per_mask.dice.mean
+    dice = read_json(run.scores_file, Scores).averages.per_mask["dice"].mean
     assert dice is not None
     return round(run.fold(0).history()[-1].total_seconds / 60, 2), round(dice, 4)
 

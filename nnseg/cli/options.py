@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,6 +105,11 @@ def options_of(
         checkpoint=parse_duration(checkpoint),
         **others,
     )
+
+
+def command_line() -> str:
+    """The command as it was given, for those who want to give it again."""
+    return shlex.join(["nnseg", *sys.argv[1:]])
 
 
 def workers_of(workers: int) -> int:

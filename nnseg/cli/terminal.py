@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from nnseg.core.dataset import Finding
-    from nnseg.evaluation.evaluate import Scores
+    from nnseg.evaluation.metrics import Metric
+    from nnseg.evaluation.scores import Mean, Scores
+
+AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
+"""Metrics shown of each label, with NSD."""
 
 
 class BesideBars(logging.Handler):
@@ -41,28 +47,65 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
-    """A table of the averages, with a line for each case if asked for."""
+    """Tables of the three averages and of every label, and of every case if asked for."""
     if scores is None:
         print("no case was held out, so there is nothing to score")
         return
     from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    print(f"scores of {len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}")
+    for table in (*((_of_cases(scores),) if cases else ()), _of_labels(scores), _of_averages(scores)):
+        console.print(table)
+        print()
+
+
+def _of_cases(scores: Scores) -> Table:
     from rich.table import Table
 
-    table = Table("", *(f"{name} {metric}" for name in (*scores.labels, "mean") for metric in ("Dice", "IoU")), box=None)
-    for case in scores.cases if cases else ():
-        values = [v for s in case.labels.values() for v in (s.dice, s.iou)]
-        table.add_row(case.name, *map(number, (*values, case.mean_dice, case.mean_iou)))
-    for name in ("per_mask", "per_image", "pooled"):
-        average = getattr(scores.averages, name)
-        values = [v for label in scores.labels for v in (average.dice.labels[label], average.iou.labels[label])]
-        table.add_row(name, *map(number, (*values, average.dice.mean, average.iou.mean)))
-    print(f"scores of {len(scores.cases)} cases")
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    table = Table("case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU")), box=None)
+    for case in scores.cases:
+        table.add_row(case.name, *(number(value, 4) for mask in case.labels.values() for value in (mask.dice, mask.iou)))
+    return table
 
 
-def number(value: float | None) -> str:
-    """Of a table."""
-    return "-" if value is None else f"{value:.4f}"
+def _of_labels(scores: Scores) -> Table:
+    from rich.table import Table
+
+    from nnseg.evaluation.metrics import metric_of
+
+    shown = [(name, metric_of(name)) for name in scores.metrics if name in AT_A_GLANCE or name.startswith("nsd")]
+    table = Table("label", *(_headed(metric) for _, metric in shown), box=None)
+    for label in scores.labels:
+        table.add_row(label, *(number(scores.averages.per_mask[name].labels[label], metric.digits) for name, metric in shown))
+    return table
+
+
+def _of_averages(scores: Scores) -> Table:
+    from rich.table import Table
+
+    from nnseg.evaluation.metrics import metric_of
+
+    table = Table("mean (95 % of what draws of cases give)", "per_mask", "per_image", "pooled", box=None)
+    averages = (scores.averages.per_mask, scores.averages.per_image, scores.averages.pooled)
+    for name in scores.metrics:
+        metric = metric_of(name)
+        table.add_row(_headed(metric), *(_with_interval(average[name], metric.digits) for average in averages))
+    return table
+
+
+def _headed(metric: Metric) -> str:
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def _with_interval(mean: Mean, digits: int) -> str:
+    low_high = f" ({mean.interval[0]:.{digits}f} to {mean.interval[1]:.{digits}f})" if mean.interval else ""
+    return number(mean.mean, digits) + low_high
+
+
+def number(value: float | None, digits: int) -> str:
+    """Of a table; a dash where nothing is defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def exit_for(problems: Iterable[Finding], *, code: int = 1) -> None:

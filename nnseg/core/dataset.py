@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +70,9 @@ class Dataset:
         channels: a name per channel: "MRI", "CT", ...
         labels: what the label values mean.
         suffix: of its image files, with the dot.
+        instances: names of labels whose connected components count one by one, as lesions do.
         findings: what was wrong with the folder itself; cases named in errors are not in ``cases``.
+        about: what its makers say of it: "description", "licence", "reference", "release".
     """
 
     name: str
@@ -80,7 +82,9 @@ class Dataset:
     channels: tuple[str, ...]
     labels: Labels
     suffix: str
+    instances: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """One line for people: layout, cases, channels, labels."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from nnseg.core.likeness import Facts, Ranges
 from nnseg.core.ranges import NotNegative, Positive, Probability
+from nnseg.core.reliability import Reliability
 
 EDGE = 1e-4
 """Agreement this near to none or to all counts as this far from it: logits are finite."""
@@ -97,6 +98,7 @@ class Confidence(Noun):
         agreement, facts: what this was made from.
         surprise: of a case whose reference is known, the mean over its voxels of -log(probability of the reference), at each of the
             `TEMPERATURES`.
+        reliability: of such a case, how often its probabilities are right.
     """
 
     quality: Probability
@@ -106,6 +108,7 @@ class Confidence(Noun):
     agreement: Agreement
     facts: Facts | None = None
     surprise: tuple[FiniteFloat, ...] = ()
+    reliability: Reliability | None = None
 
 
 class Trust(Noun):

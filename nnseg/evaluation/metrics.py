@@ -1,4 +1,4 @@
-"""Dice and IoU from counts of voxels.
+"""What is measured, and Dice and IoU from counts of voxels.
 
 Both compare a reference mask R with a predicted mask P of the same grid: Dice is 2|R∩P| / (|R| + |P|), IoU is |R∩P| / |R∪P|.
 Where both masks are empty neither is defined: the answer is None, never 1 or NaN. A prediction on an empty reference scores 0.
@@ -7,6 +7,8 @@ Where both masks are empty neither is defined: the answer is None, never 1 or Na
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +47,62 @@ def iou(counts: Counts) -> float | None:
     return counts.tp / union if union else None
 
 
-METRICS = {"dice": dice, "iou": iou}
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a number is to be read.
+
+    Args:
+        title: as it is called in tables.
+        meaning: in a sentence.
+        unit: empty for a share.
+        better: which way is; "zero" for errors that have a sign.
+        digits: behind the point, in tables.
+    """
+
+    title: str
+    meaning: str
+    unit: str = ""
+    better: Literal["higher", "lower", "zero"] = "higher"
+    digits: int = 3
+
+
+METRICS = {
+    "dice": Metric(title="Dice", meaning="overlap: twice what both show, over what each of them shows"),
+    "iou": Metric(title="IoU", meaning="overlap: what both show, over what either shows"),
+    "hd95": Metric(
+        title="HD95", unit="mm", better="lower", digits=2, meaning="95 % of either surface is no farther than this from the other"
+    ),
+    "hd": Metric(title="HD", unit="mm", better="lower", digits=2, meaning="the farthest that either surface is from the other"),
+    "assd": Metric(title="ASSD", unit="mm", better="lower", meaning="mean distance of both surfaces from one another"),
+    "nsd": Metric(title="NSD", meaning="share of both surfaces that lies within a tolerance of the other"),
+    "volume_error_ml": Metric(title="Volume error", unit="ml", better="zero", digits=2, meaning="predicted minus reference volume"),
+    "relative_volume_error": Metric(
+        title="Relative volume error", better="zero", meaning="predicted minus reference volume, over the reference volume"
+    ),
+    "absolute_volume_error": Metric(
+        title="Absolute volume error", better="lower", meaning="size of the volume error, over the reference volume"
+    ),
+    "lesion_f1": Metric(title="Lesion F1", meaning="found lesions: F1 of pairs with an IoU of 0.1 or more"),
+    "lesion_sensitivity": Metric(title="Lesion sensitivity", meaning="share of the reference's lesions that were found"),
+    "lesion_precision": Metric(title="Lesion precision", meaning="share of the predicted lesions that are there"),
+    "lesion_false_positives": Metric(
+        title="False positives", unit="a case", better="lower", digits=2, meaning="predicted lesions that are not there"
+    ),
+    "panoptic_quality": Metric(title="Panoptic quality", meaning="lesions found (IoU above 0.5) times how well they are outlined"),
+}
+"""What can be measured of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is that at 1 mm."""
+
+
+def metric_of(name: str) -> Metric:
+    """What a name stands for: "dice", "nsd_2", ...
+
+    Raises:
+        KeyError: there is no such metric.
+    """
+    kind, _, tolerance = name.partition("_")
+    if kind != "nsd":
+        return METRICS[name]
+    return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} mm")
 
 
 NOTHING = Counts(tp=0, fp=0, fn=0, tn=0)
@@ -64,30 +121,40 @@ def count(
         annotated: names of the labels that the reference can show; `NOTHING` is counted of others and of regions with any other.
             None for all.
     """
-    joint, known = _joint_histogram(prediction, reference, labels), labels.known(annotated)
+    return counts_of(joint_histogram(prediction, reference, labels), labels, annotated=annotated)
+
+
+def counts_of(joint: npt.NDArray[np.int64], labels: Labels, *, annotated: Collection[str] | None = None) -> dict[str, Counts]:
+    """Counts for every scored label or region from a `joint_histogram`; ``annotated`` as for `count`."""
+    known = labels.known(annotated)
     return {
         name: NOTHING if known is not None and set(np.flatnonzero(member)) - set(known) else _counts(joint, member)
-        for name, member in _members(labels).items()
+        for name, member in members(labels).items()
     }
 
 
-def _members(labels: Labels) -> dict[str, npt.NDArray[np.bool_]]:
+def members(labels: Labels) -> dict[str, npt.NDArray[np.bool_]]:
     """Per scored name, which label indices belong to it."""
     return {name: row for name, row in zip(labels.heads, labels.members(), strict=True) if name in labels.foreground}
 
 
-def _joint_histogram(prediction: Integers, reference: Integers, labels: Labels) -> npt.NDArray[np.int64]:
-    """(labels, labels + 1): voxels by index of reference and of prediction, whose last column is "none of them"."""
+def joint_histogram(prediction: Integers, reference: Integers, labels: Labels) -> npt.NDArray[np.int64]:
+    """(labels, labels + 1): voxels by index of reference and of prediction, whose last column is "none of them".
+
+    Args:
+        prediction, reference: (Z, Y, X), stored values; they must be known (`Labels.undeclared` is empty).
+        labels: what the values mean. Ignored voxels are not counted.
+    """
     kinds = len(labels.values) + 1
     joint = np.zeros(kinds * kinds, np.int64)
     slices = max(1, SLAB_VOXELS // max(1, reference[0].size))
     for start in range(0, len(reference), slices):
         slab = slice(start, start + slices)
-        pairs = labels.encode(reference[slab]).astype(np.int64) % kinds  # -1, ignored, becomes the last index
+        pairs = labels.encode(reference[slab]).astype(np.int32)  # -1, ignored, comes first
         pairs *= kinds
-        pairs += labels.encode(prediction[slab]) % kinds
-        joint += np.bincount(pairs.ravel(), minlength=kinds * kinds)
-    return joint.reshape(kinds, kinds)[:-1]
+        pairs += labels.encode(prediction[slab])
+        joint += np.bincount((pairs + (kinds + 1)).ravel(), minlength=kinds * kinds)
+    return np.roll(joint.reshape(kinds, kinds), -1, axis=(0, 1))[:-1]
 
 
 def _counts(joint: npt.NDArray[np.int64], member: npt.NDArray[np.bool_]) -> Counts:

@@ -84,7 +84,9 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
         channels=(about.channels if about else ()) or _channels_off_files(cases),
         labels=labels,
         suffix=(about.suffix if about else "") or suffix,
+        instances=about.instances if about else (),
         findings=(*findings, *notes),
+        about=about.about if about else {},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,17 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
 
 ANNOTATED_KEY = "annotated_labels"
+
+ABOUT = {
+    "description": ("description",),
+    "licence": ("licence", "license"),
+    "reference": ("reference",),
+    "release": ("release", "relase"),  # the Decathlon's own spelling
+}
+"""What makers say of their dataset, by the keys that they say it under."""
+
+MOST_SAID = 500
+"""Characters of it that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,8 @@ class Description:
         count: numTraining, if given.
         suffix: nnU-Net's file_ending, empty if not given.
         annotated: names of the labels that were annotated, by case, as listed; None if there is no such list.
+        instances: names of labels whose connected components count one by one, checked to be labels or regions.
+        about: what its makers say of it, by the names of `ABOUT`.
     """
 
     path: Path
@@ -58,6 +71,8 @@ class Description:
     count: int | None
     suffix: str
     annotated: dict[str, tuple[str, ...]] | None
+    instances: tuple[str, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
 
 
 def read_description(path: Path) -> Description:
@@ -68,16 +83,19 @@ def read_description(path: Path) -> Description:
     """
     content = _load(path)
     count = content.get("numTraining")
+    labels = _labels(path, content) if "labels" in content else None
     return Description(
         path=path,
         name=str(content.get("name") or ""),
         channels=_channels(path, content),
-        labels=_labels(path, content) if "labels" in content else None,
+        labels=labels,
         training=_training(path, content),
         table=_table(path, content),
         count=count if isinstance(count, int) else None,
         suffix=str(content.get("file_ending") or "").lower(),
         annotated=_annotated(path, content),
+        instances=_instances(path, content, labels),
+        about=_about(content),
     )
 
 
@@ -238,6 +256,20 @@ def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise wrong(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected=expected, advice="mend it")
     return {case: tuple(names) for case, names in lists.items()}
+
+
+def _about(content: dict[str, Any]) -> dict[str, str]:
+    found = {name: next((content[key] for key in keys if content.get(key)), None) for name, keys in ABOUT.items()}
+    return {name: " ".join(str(said).split())[:MOST_SAID] for name, said in found.items() if isinstance(said, str | int | float)}
+
+
+def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tuple[str, ...]:
+    given = content.get("instances", [])
+    known = labels.foreground if labels else ()
+    if not isinstance(given, list) or not all(name in known for name in given):
+        expected = f"some of {', '.join(known)}" if known else 'names of "labels", which are not given'
+        raise wrong(path, f'"instances" is {given!r}', expected=expected, advice="mend it: it names the labels counted one by one")
+    return tuple(dict.fromkeys(given))
 
 
 def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> Entry:

@@ -86,6 +86,13 @@ def test_decathlon_layout_is_read(tmp_path):
     assert (dataset.name, dataset.suffix, dataset.findings) == ("D", ".nii.gz", ())
 
 
+def test_what_the_makers_say_of_a_dataset_is_kept(tmp_path):
+    said = {"license": "CC-BY 4.0", "reference": "Somebody\n  2018", "relase": 1.0, "description": "", "tensorImageSize": "3D"}
+    about = read_dataset(decathlon(tmp_path, "c1", **said)).about
+    assert about == {"licence": "CC-BY 4.0", "reference": "Somebody 2018", "release": "1.0"}
+    assert len(read_dataset(decathlon(tmp_path / "long", "c1", licence="x" * 9999)).about["licence"]) == 500
+
+
 def test_decathlon_of_nnunets_first_version_finds_its_channel_files(tmp_path):
     folder = decathlon(tmp_path, "x", modality={"0": "T1", "1": "T2"})
     (tmp_path / "imagesTr" / "x.nii.gz").rename(tmp_path / "imagesTr" / "x_0000.nii.gz")

@@ -129,4 +129,4 @@ def test_both_labels_are_learned_and_each_is_scored_where_it_is_known(cases, pla
     dices = {c.name: {name: s.dice for name, s in c.labels.items()} for c in scores.cases}
     assert dices["dark"]["bright"] is dices["bright"]["dark"] is None
     assert min(dices["dark"]["dark"], dices["bright"]["bright"]) > 0.85
-    assert (scores.averages.per_mask.n, scores.averages.per_mask.n_undefined) == (2, 2)
+    assert (scores.averages.per_mask["dice"].n, scores.averages.per_mask["dice"].n_undefined) == (2, 2)

@@ -1,0 +1,195 @@
+"""Scores group by group: by site, scanner, sex, age or whatever else is known of the cases.
+
+A mean over all can hide a scanner on which a model fails. Whether groups differ beyond chance is tested once for each grouping, on
+the mean of each case over its labels, and corrected for their number; that they do not differ is never shown by such a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from nnseg.core.errors import EvaluationError
+from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
+from nnseg.evaluation.metrics import metric_of
+from nnseg.evaluation.scores import Average, Noun, Scores
+from nnseg.evaluation.statistics import holm, kruskal_wallis
+from nnseg.storage.tables import read_rows
+
+MOST_VALUES = 6
+"""Of numbers: with more distinct ones, cases are cut into thirds."""
+
+UNKNOWN = ("", "n/a", "na", "nan", "none")
+"""Cells that say nothing."""
+
+Cohorts = Mapping[str, Mapping[str, str]]
+"""By grouping, then by case: the group it belongs to. A case that is not named belongs to none."""
+
+
+class GroupScores(Noun):
+    """The cases of one group.
+
+    Args:
+        by: what they were grouped by ("site").
+        value: what they have in common.
+        n: how many they are.
+        averages: by metric, `per_image`: the mean per label, and of the cases' means over labels, with intervals.
+        warning: what to mind; empty if nothing.
+    """
+
+    by: str
+    value: str
+    n: int
+    averages: Average
+    warning: str = ""
+
+
+class GroupTest(Noun):
+    """Whether the groups of one grouping differ beyond chance.
+
+    Args:
+        by: what the cases were grouped by.
+        metric: whose mean over the labels was tested.
+        n: cases with a group and a value.
+        groups: how many they are in.
+        p: of a permutation test of Kruskal and Wallis' statistic.
+        p_adjusted: the same after Holm's correction for all groupings.
+    """
+
+    by: str
+    metric: str
+    n: int
+    groups: int
+    p: float
+    p_adjusted: float
+
+
+class Grouped(Noun):
+    """All groups of some scores: what ``groups.json`` holds."""
+
+    groups: tuple[GroupScores, ...]
+    tests: tuple[GroupTest, ...]
+
+
+def grouped(scores: Scores, cohorts: Cohorts, metric: str | None = None) -> Grouped:
+    """Scores by group, and tests whether groups differ.
+
+    Args:
+        scores: of cases.
+        cohorts: what is known of them.
+        metric: that is tested; the first that was measured if None.
+
+    Raises:
+        EvaluationError: nothing is known of any case.
+    """
+    return Grouped(groups=group_scores(scores, cohorts), tests=group_tests(scores, cohorts, metric or scores.metrics[0]))
+
+
+def group_scores(scores: Scores, cohorts: Cohorts) -> tuple[GroupScores, ...]:
+    """The scores of each group, in the order of the groupings and then of their values; cases without a group are left out.
+
+    Raises:
+        EvaluationError: nothing is known of any case.
+    """
+    _check(scores, cohorts)
+    found = []
+    for by, group_of in cohorts.items():
+        for value in _in_order({group_of[case.name] for case in scores.cases if case.name in group_of}):
+            cases = [case for case in scores.cases if group_of.get(case.name) == value]
+            warning = (
+                f"{len(cases)} case{'s' * (len(cases) > 1)}: too few to say what such cases are like" if len(cases) < FEW else ""
+            )
+            average = averages(cases, scores.labels, scores.metrics).per_image
+            found.append(GroupScores(by=by, value=value, n=len(cases), averages=average, warning=warning))
+    return tuple(found)
+
+
+def group_tests(scores: Scores, cohorts: Cohorts, metric: str) -> tuple[GroupTest, ...]:
+    """Whether the groups of each grouping differ beyond chance; groupings with a single group are left out.
+
+    Raises:
+        EvaluationError: the metric was not measured.
+    """
+    if metric not in scores.metrics:
+        raise EvaluationError(f'"{metric}" was not measured; there are {", ".join(scores.metrics)}')
+    values = table(scores.cases, scores.labels, metric)
+    values = np.abs(values) if metric_of(metric).better == "zero" else values
+    means = mean_of_masks(values.T, np.ones((1, len(scores.labels))))[1][0]
+    found: list[tuple[str, list[float], list[str]]] = []
+    for by, group_of in cohorts.items():
+        known = [(m, group_of[c.name]) for m, c in zip(means, scores.cases, strict=True) if c.name in group_of and np.isfinite(m)]
+        if len({group for _, group in known}) > 1:
+            found.append((by, [m for m, _ in known], [group for _, group in known]))
+    p_values = [kruskal_wallis(np.array(numbers), groups) for _, numbers, groups in found]
+    return tuple(
+        GroupTest(by=by, metric=metric, n=len(groups), groups=len(set(groups)), p=p, p_adjusted=adjusted)
+        for (by, _, groups), p, adjusted in zip(found, p_values, holm(p_values), strict=True)
+    )
+
+
+def read_cohorts(path: Path) -> dict[str, dict[str, str]]:
+    """What a table says of cases: by every column but ``case``, the group of each; cells that are empty or n/a say nothing.
+
+    Raises:
+        EvaluationError: no column is called "case", or a case or a column stands there twice.
+        DatasetError: the file cannot be read.
+    """
+    (_, header), *rows = [(line, cells) for line, cells in read_rows(path) if any(cells)] or [(0, [])]
+    names = [cell.lower() for cell in header]
+    if "case" not in names or len(set(names)) < len(names):
+        raise EvaluationError(
+            f'{path} needs a column called "case" and others of different names; it has {", ".join(header) or "none"}'
+        )
+    place, found = names.index("case"), {name: dict[str, str]() for name in header}
+    for line, cells in rows:
+        if len(cells) != len(header) or cells[place] in found[header[place]]:
+            what = "has another number of cells than the header" if len(cells) != len(header) else f"names {cells[place]} again"
+            raise EvaluationError(f"{path}, line {line} {what}; mend the table")
+        for name, cell in zip(header, cells, strict=True):
+            if cell.lower() not in UNKNOWN:
+                found[name][cells[place]] = cell
+    del found[header[place]]
+    return cohorts_of(found)
+
+
+def cohorts_of(known: Cohorts) -> dict[str, dict[str, str]]:
+    """What is known of cases, as groups: numbers with more than `MOST_VALUES` are cut into thirds, named by their ranges."""
+    return {by: _thirds(values) for by, values in known.items() if values}
+
+
+def _thirds(values: Mapping[str, str]) -> dict[str, str]:
+    numbers = {case: _number(text) for case, text in values.items()}
+    known = {case: number for case, number in numbers.items() if number is not None}
+    distinct = sorted(set(known.values()))
+    if len(known) < len(values) or len(distinct) <= MOST_VALUES:
+        return dict(values)
+    cuts = np.quantile(list(known.values()), [1 / 3, 2 / 3])
+    parts = {case: int(np.searchsorted(cuts, number)) for case, number in known.items()}
+    ranges = {part: [known[case] for case in known if parts[case] == part] for part in set(parts.values())}
+    names = {part: f"{min(inside):g} to {max(inside):g}" for part, inside in ranges.items()}
+    return {case: names[part] for case, part in parts.items()}
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _in_order(values: set[str]) -> list[str]:
+    """By the number that a value is or begins with, then by name."""
+    first = {value: _number(value.split(" to ")[0]) for value in values}
+    return sorted(values, key=lambda v: (first[v] is None, first[v] or 0.0, v))
+
+
+def _check(scores: Scores, cohorts: Cohorts) -> None:
+    names = {case.name for case in scores.cases}
+    if not any(names & set(group_of) for group_of in cohorts.values()):
+        given = sorted(set().union(*cohorts.values()))
+        example = f"such as {given[0]}" if given else "at all"
+        whom = f"any of the {len(names)} cases such as {min(names, default='none')}"
+        raise EvaluationError(f"nothing is known of {whom}; the table names none {example}")

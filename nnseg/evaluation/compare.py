@@ -1,0 +1,281 @@
+"""Two models on the same cases: how much they differ, how sure that is, and what could have been seen at all.
+
+Compared is mask by mask: only masks that have a value from both count, and of these each row of the table gives the means of both.
+Of errors that have a sign, their sizes are compared. A difference is called one only where the sign-flip test, corrected after Holm
+for all rows of the table, and the bootstrap interval agree that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from nnseg.core.errors import EvaluationError
+from nnseg.evaluation import averages
+from nnseg.evaluation.averages import FEW, mean_of_masks
+from nnseg.evaluation.metrics import metric_of
+from nnseg.evaluation.scores import CaseScore, Interval, Noun, Number, Scores
+from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
+
+ALPHA = 0.05
+"""Chance of any false finding in a table."""
+
+POWER = 0.8
+"""Chance with which a difference would have been found, for the smallest that is called detectable."""
+
+USUAL = ("dice", "iou", "hd95", "nsd")
+"""Metrics that are compared unless others are asked for; ``nsd`` at its first tolerance."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+class Row(Noun):
+    """One metric of one label, or of the mean over the labels.
+
+    Args:
+        metric: by its name in `METRICS`.
+        label: None for the mean over the labels of each case.
+        n: cases with a value from both.
+        a, b: means over these.
+        difference: b - a.
+        interval: 95 %, bootstrap over cases; None for few.
+        p: two-sided, of the sign-flip test.
+        p_adjusted: the same after Holm's correction for all rows.
+        p_wilcoxon: two-sided, of the signed-rank test, without correction.
+        wins, ties, losses: cases in which b is better, equal, worse.
+        only_a, only_b: masks that have a value from one side alone, and are left out.
+        detectable: how large a difference must be for so many cases to show it in 4 of 5 studies; None if they cannot.
+        verdict: in words.
+    """
+
+    metric: str
+    label: str | None
+    n: int
+    a: Number
+    b: Number
+    difference: Number
+    interval: Interval | None
+    p: float
+    p_adjusted: float
+    p_wilcoxon: float
+    wins: int
+    ties: int
+    losses: int
+    only_a: int
+    only_b: int
+    detectable: Number
+    verdict: str
+
+
+class Comparison(Noun):
+    """Model b against model a.
+
+    Args:
+        a, b: their names.
+        cases: how many both have scores of.
+        only_a, only_b: names of cases that one of them has no score of; they count nowhere.
+        rows: the table.
+        verdict: of the first row, the mean of the first metric.
+    """
+
+    a: str
+    b: str
+    cases: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    rows: tuple[Row, ...]
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pairs:
+    """What becomes a row: values (cases, 2) of a and b, NaN where a case has none from both."""
+
+    metric: str
+    label: str | None
+    values: Numbers
+    only_a: int
+    only_b: int
+
+    @property
+    def differences(self) -> Numbers:
+        """b - a of the cases with a value from both."""
+        return np.diff(self.values[np.isfinite(self.values).all(1)])[:, 0]
+
+
+def compare(
+    a: Scores, b: Scores, metrics: Sequence[str] | None = None, *, names: tuple[str, str] = ("a", "b"), seed: int = 0
+) -> Comparison:
+    """Model b against model a on the cases that both have scores of.
+
+    Args:
+        a, b: scores against the same references.
+        metrics: what to compare; by default the `USUAL` ones that both measured.
+        names: of the models, which differ.
+        seed: of all random draws.
+
+    Raises:
+        EvaluationError: no case, no label or no metric in common, or another reference.
+    """
+    models = dict(zip(names, (a, b), strict=True))
+    asked = common_metrics(models, metrics)
+    cases = shared_cases(models)
+    table = [_pairs(cases, (label,) if label else a.labels, metric, label) for metric in asked for label in (None, *a.labels)]
+    draws = max(DRAWS, int(2 * len(table) / ALPHA))  # the smallest p stays below it, whatever the correction
+    p_values = [sign_flip(row.differences, two_sided=True, seed=seed, draws=draws) for row in table]
+    weights = bootstrap_weights(len(cases[0]), seed=seed).astype(np.float64)
+    rows = tuple(
+        _row(row, names, weights, p=p, adjusted=adjusted, tests=len(table))
+        for row, p, adjusted in zip(table, p_values, holm(p_values), strict=True)
+    )
+    left_out = [tuple(sorted({c.name for c in m.cases} - {c.name for c in cases[0]})) for m in (a, b)]
+    verdict = f"{metric_of(asked[0]).title}: {rows[0].verdict}"
+    return Comparison(
+        a=names[0], b=names[1], cases=len(cases[0]), only_a=left_out[0], only_b=left_out[1], rows=rows, verdict=verdict
+    )
+
+
+def mean_ranks(models: Mapping[str, Scores], metric: str) -> dict[str, float]:
+    """By name, the mean over the cases of each model's rank among all, by the mean over the labels; 1 is best, ties share.
+
+    Args:
+        models: scores against the same references, by name.
+        metric: by its name in `METRICS`.
+
+    Raises:
+        EvaluationError: as for `compare`.
+    """
+    common_metrics(models, [metric])
+    means, _ = _means(shared_cases(models), next(iter(models.values())).labels, metric)
+    means = means[:, np.isfinite(means).all(0)]
+    if not means.size:
+        raise EvaluationError(f"no case has a {metric_of(metric).title} from every model; compare them by another metric")
+    ranks = stats.rankdata(-means if metric_of(metric).better == "higher" else means, axis=0).mean(1)
+    return dict(zip(models, map(float, ranks), strict=True))
+
+
+def common_metrics(models: Mapping[str, Scores], metrics: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The metrics asked for, or the `USUAL` ones, of those that were measured for all models.
+
+    Raises:
+        EvaluationError: one that was asked for is not among them.
+    """
+    first, *others = models.values()
+    common = [metric for metric in first.metrics if all(metric in m.metrics for m in others)]
+    if unknown := [metric for metric in metrics or () if metric not in common]:
+        raise EvaluationError(f'"{unknown[0]}" was not measured for all of {", ".join(models)}; there are {", ".join(common)}')
+    kinds = {metric: metric.partition("_")[0] if metric.startswith("nsd_") else metric for metric in reversed(common)}
+    first_of = {kind: metric for metric, kind in kinds.items()}
+    return tuple(metrics or (first_of[kind] for kind in USUAL if kind in first_of))
+
+
+def shared_cases(models: Mapping[str, Scores]) -> tuple[tuple[CaseScore, ...], ...]:
+    """Of each model the cases that all have scores of, in the same order.
+
+    Raises:
+        EvaluationError: there is none, or the labels or references are not the same.
+    """
+    (one, first), *others = models.items()
+    for another, scores in others:
+        if set(scores.labels) != set(first.labels):
+            found = f"{one} has scores of {', '.join(first.labels)}, {another} of {', '.join(scores.labels)}"
+            raise EvaluationError(f"{found}; compare models of the same labels")
+    by_name = [{case.name: case for case in scores.cases} for scores in models.values()]
+    names = [name for name in by_name[0] if all(name in cases for cases in by_name[1:])]
+    if not names:
+        raise EvaluationError(f"no case has scores from all of {', '.join(models)}; compare models on the same cases")
+    for (another, _), cases in zip(others, by_name[1:], strict=True):
+        for name in names:
+            _check_references(by_name[0][name], cases[name], (one, another))
+    return tuple(tuple(cases[name] for name in names) for cases in by_name)
+
+
+def _check_references(a: CaseScore, b: CaseScore, names: tuple[str, str]) -> None:
+    for label in a.labels:
+        voxels = [mask.tp + mask.fn for mask in (a.labels[label], b.labels[label])]
+        if voxels[0] != voxels[1]:
+            found = (
+                f"case {a.name}: the reference of {names[0]} shows {voxels[0]} voxels of {label}, that of {names[1]} {voxels[1]}"
+            )
+            raise EvaluationError(f"{found}; score both against the same references")
+
+
+def _means(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: str) -> tuple[Numbers, list[int]]:
+    """Per model and case (models, cases) the mean of the masks that all models have a value of, NaN without any; errors by size.
+
+    And of each model, how many masks of it were left out.
+    """
+    values = np.stack([averages.table(of_model, labels, metric) for of_model in cases])
+    values = np.abs(values) if metric_of(metric).better == "zero" else values
+    known = np.isfinite(values)
+    shared = known.all(0)
+    sums, counts = np.where(shared, values, 0.0).sum(2), np.broadcast_to(shared.sum(1), values.shape[:2])
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means, [int((of_model & ~shared).sum()) for of_model in known]
+
+
+def _pairs(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: str, label: str | None) -> _Pairs:
+    means, (only_a, only_b) = _means(cases, labels, metric)
+    return _Pairs(metric=metric, label=label, values=means.T, only_a=only_a, only_b=only_b)
+
+
+def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, adjusted: float, tests: int) -> Row:
+    differences = pairs.differences
+    n, gains = len(differences), differences * (1 if metric_of(pairs.metric).better == "higher" else -1)
+    known = pairs.values[np.isfinite(pairs.values).all(1)]
+    draws = mean_of_masks(np.diff(pairs.values), weights)[0]
+    row = Row(
+        metric=pairs.metric,
+        label=pairs.label,
+        n=n,
+        a=float(known[:, 0].mean()) if n else None,
+        b=float(known[:, 1].mean()) if n else None,
+        difference=float(differences.mean()) if n else None,
+        interval=interval(draws) if n >= FEW else None,
+        p=p,
+        p_adjusted=adjusted,
+        p_wilcoxon=wilcoxon(differences),
+        wins=int((gains > 0).sum()),
+        ties=int((gains == 0).sum()),
+        losses=int((gains < 0).sum()),
+        only_a=pairs.only_a,
+        only_b=pairs.only_b,
+        detectable=_detectable(differences, tests),
+        verdict="",
+    )
+    return row.model_copy(update={"verdict": _verdict(row, names, tests)})
+
+
+def _detectable(differences: Numbers, tests: int) -> float | None:
+    """The mean difference that is found with a chance of `POWER`, by the normal approximation, at the strictest corrected level."""
+    n = len(differences)
+    if 2.0 ** (1 - n) * tests > ALPHA:  # what the sign-flip test can say at best
+        return None
+    reach = stats.norm.ppf(1 - ALPHA / (2 * tests)) + stats.norm.ppf(POWER)
+    return float(reach * differences.std(ddof=1) / n**0.5)
+
+
+def _verdict(row: Row, names: tuple[str, str], tests: int) -> str:
+    metric = metric_of(row.metric)
+    unit = f" {metric.unit}" if metric.unit else ""
+    if not row.n or row.difference is None:
+        return "no case has a value from both"
+    if row.ties == row.n:
+        return f"the same in all {row.n} cases"
+    if row.p_adjusted <= ALPHA and row.interval and row.interval[0] * row.interval[1] > 0:
+        better = names[(row.difference > 0) == (metric.better == "higher")]
+        low, high = sorted(map(abs, row.interval))
+        return f"{better} is better by {_text(abs(row.difference))} ({_text(low)} to {_text(high)}){unit}"
+    if row.detectable is None:
+        return f"{row.n} cases are too few to show any difference" + (f" among {tests} at once" if tests > 1 else "")
+    chance = "chance" if row.p > ALPHA else f"what chance gives {tests} tests at once"
+    return f"no difference beyond {chance}: {row.n} cases would show one larger than about {row.detectable:.2g}{unit}"
+
+
+def _text(value: float) -> str:
+    """Two digits that say something, and at least three behind the point."""
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"

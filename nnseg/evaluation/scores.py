@@ -1,0 +1,184 @@
+"""Nouns of scores. A *mask* is one label or region of one case. None stands for what is not defined, in JSON too.
+
+``scores.json`` is `Scores`; `nnseg.evaluation.averages` says what its averages mean.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
+
+from nnseg.evaluation.metrics import Counts
+
+Number = FiniteFloat | None
+Interval = tuple[FiniteFloat, FiniteFloat]
+
+
+class Noun(BaseModel):
+    """Immutable, and strict about its JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Surfaces(Noun):
+    """What pooled distances are made of; of a mask that only one side shows, area alone.
+
+    Args:
+        area_mm2: of both surfaces together (in 2D their length, mm).
+        distance_mm3: the sum over all of it of area times distance from the other surface.
+        within_mm2: area that lies within each tolerance of the other surface, by the tolerance in mm ("1", "0.5").
+    """
+
+    area_mm2: FiniteFloat
+    distance_mm3: FiniteFloat
+    within_mm2: dict[str, FiniteFloat]
+
+
+class Lesions(Noun):
+    """How the connected components of a mask agree.
+
+    Args:
+        reference, predicted: how many there are.
+        matched: pairs of them with an IoU of 0.1 or more.
+        matched_half: pairs with an IoU above 0.5.
+        sum_iou_matched: of these.
+        f1, sensitivity, precision: of ``matched``; None where there is nothing to find, or nothing was found.
+        false_positives: predicted ones without a partner.
+        panoptic_quality: of ``matched_half``; None where neither side shows any.
+    """
+
+    reference: int
+    predicted: int
+    matched: int
+    matched_half: int
+    sum_iou_matched: FiniteFloat
+    f1: Number
+    sensitivity: Number
+    precision: Number
+    false_positives: int
+    panoptic_quality: Number
+
+
+OF_LESIONS = {
+    "lesion_f1": "f1",
+    "lesion_sensitivity": "sensitivity",
+    "lesion_precision": "precision",
+    "lesion_false_positives": "false_positives",
+    "panoptic_quality": "panoptic_quality",
+}
+"""Metrics that `Lesions` holds, under these names."""
+
+
+class LabelScore(Counts):
+    """One mask: its voxel counts and what else was measured.
+
+    Args:
+        dice, iou: None where both sides are empty.
+        hd, hd95, assd: mm; None where a side is empty: there is nothing to be distant from.
+        nsd: at each tolerance, by the tolerance in mm ("1", "0.5"); 0 where one side is empty.
+        volume_ml, reference_ml: of the prediction and of the reference; None where nobody annotated it.
+        volume_error_ml: predicted minus reference; None where both are empty.
+        relative_volume_error, absolute_volume_error: this, and its size, over the reference; None where that is empty.
+        surfaces: parts of pooled distances.
+        lesions: of labels whose components count one by one.
+    """
+
+    dice: Number
+    iou: Number
+    hd: Number = None
+    hd95: Number = None
+    assd: Number = None
+    nsd: dict[str, Number] = Field(default_factory=dict)
+    volume_ml: Number = None
+    reference_ml: Number = None
+    volume_error_ml: Number = None
+    relative_volume_error: Number = None
+    absolute_volume_error: Number = None
+    surfaces: Surfaces | None = None
+    lesions: Lesions | None = None
+
+    def metric(self, name: str) -> float | None:
+        """One of the metrics by its name in `METRICS`, "nsd_1" at a tolerance of 1 mm."""
+        if name.startswith("nsd_"):
+            return self.nsd.get(name.removeprefix("nsd_"))
+        holder = self.lesions if name in OF_LESIONS else self
+        value: float | None = getattr(holder, OF_LESIONS.get(name, name)) if holder else None
+        return value
+
+
+class CaseScore(Noun):
+    """One case: a score per label, and their mean over the defined ones."""
+
+    name: str
+    labels: dict[str, LabelScore]
+    mean_dice: Number
+    mean_iou: Number
+
+
+class Failure(Noun):
+    """A case without a score, and why."""
+
+    name: str
+    reason: str
+
+
+class Mean(Noun):
+    """One metric averaged: over everything, and per label.
+
+    Args:
+        mean: None where nothing is defined.
+        labels: by name, the same.
+        n: how many values the mean is taken over: masks, cases or labels.
+        n_undefined: how many were left out.
+        interval: in which the mean lies by 95 % of all draws of cases; None for few.
+        intervals: the same of each label.
+    """
+
+    mean: Number
+    labels: dict[str, Number]
+    n: int
+    n_undefined: int
+    interval: Interval | None = None
+    intervals: dict[str, Interval | None] = Field(default_factory=dict)
+
+
+class Average(RootModel[dict[str, Mean]]):
+    """One way of averaging, by metric: ``average["dice"].mean``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def __getitem__(self, metric: str) -> Mean:
+        return self.root[metric]
+
+    def __contains__(self, metric: str) -> bool:
+        return metric in self.root
+
+
+class Averages(Noun):
+    """The three declared averages; `nnseg.evaluation.averages` defines them."""
+
+    per_mask: Average
+    per_image: Average
+    pooled: Average
+
+
+class Scores(Noun):
+    """What a set of predictions is worth.
+
+    Args:
+        labels: the scored names, in order.
+        metrics: what was measured, in order.
+        cases: by name.
+        failed: cases that could not be scored; they count in no average.
+        averages: of all ``cases``.
+    """
+
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    cases: tuple[CaseScore, ...]
+    failed: tuple[Failure, ...] = ()
+    averages: Averages
+
+    @property
+    def tolerances(self) -> tuple[float, ...]:
+        """Of the surface distances, mm."""
+        return tuple(float(name.removeprefix("nsd_")) for name in self.metrics if name.startswith("nsd_"))
