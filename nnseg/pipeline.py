@@ -7,15 +7,17 @@ from pathlib import Path
 
 from nnseg.core.dataset import Dataset, Finding
 from nnseg.core.errors import RunError
-from nnseg.evaluation.evaluate import Scores
+from nnseg.evaluation.scores import Scores
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.storage.datasets import read_dataset
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.training.ranks import joined
+from nnseg.verbs.choose import choose_model
+from nnseg.verbs.export import export
 from nnseg.verbs.mend import choose_postprocessing
 from nnseg.verbs.options import Options
 from nnseg.verbs.plan import findings_of, plan
-from nnseg.verbs.record import timed
+from nnseg.verbs.record import timed, update_record
 from nnseg.verbs.report import report
 from nnseg.verbs.score import predict_folds, score
 from nnseg.verbs.survey import survey
@@ -38,8 +40,14 @@ class Result:
     scores: Scores | None
 
 
-def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
-    """Check, measure, plan, preprocess, train the folds, predict what they held out, score it, learn from it, report. Resumes.
+def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: str = "") -> Result:
+    """Check, measure, plan, preprocess, train the folds, predict what they held out, choose, score, learn, export, report. Resumes.
+
+    Args:
+        dataset_folder: never written to.
+        run_folder: made if it is not there.
+        options: of all stages.
+        command: that asked for it, to be kept with the run; the last one is.
 
     Raises:
         NnsegError: something only the user can mend; whatever was finished stays.
@@ -47,6 +55,8 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
     place = RunFolder(run_folder)
     dataset = read_dataset(dataset_folder, workers=options.workers)
     with place.locked(dataset_folder):
+        if command:
+            update_record(place, command=command)
         with timed(place, "fingerprint"):
             fingerprint = survey(dataset, place, options.workers)
         with timed(place, "plan"):
@@ -59,11 +69,15 @@ def run(dataset_folder: Path, run_folder: Path, options: Options) -> Result:
             finished = trainings.finished(place.plans())
             problems += predict_folds(place, dataset, finished, device=options.device)
         with timed(place, "evaluate"):
+            choose_model(place, dataset, finished, workers=options.workers)
             scores = score(place, dataset, finished, workers=options.workers)
             if scores:  # how far to trust the model, and what to mend, is learned from what was held out
                 choose_postprocessing(place, dataset, finished, workers=options.workers)
                 measure_trust(place, dataset, finished, device=options.device)
-        report(place)
+        if finished:
+            with timed(place, "export"):
+                export(place, place.model_file, folds=tuple(finished))
+        report(place, device=options.device)
     errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
     return Result(run=place, problems=tuple(dict.fromkeys(errors + problems)), scores=scores)
 

@@ -125,9 +125,12 @@ def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe:
     dataset, _ = finished
     run = tmp_path / "run"
     nnseg("run", dataset, run, "--no-probe", "--recipe", tiny_recipe, "--plans", "2d,3d", "--folds", 0, "--device", "cpu")
-    for place in (run, run / "2d", run / "3d"):
+    for place in (run / "2d", run / "3d", run / "ensembles" / "2d+3d"):
         assert len(list((place / "fold_0" / "predictions").glob("*.nii.gz"))) == 2
+    for place in (run, run / "2d", run / "3d"):
         assert (place / "scores.json").exists()
+    assert json.loads((run / "choice.json").read_text())["cases"] == 2
+    assert "# Model card: Balls" in nnseg("card", run / "model.nnseg").stdout
     nnseg("predict", dataset / "imagesTr" / "ball_00.nii.gz", tmp_path / "out", "--model", run, "--device", "cpu")
     assert (tmp_path / "out" / "ball_00.nii.gz").exists()
 

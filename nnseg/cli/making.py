@@ -34,6 +34,7 @@ from nnseg.cli.options import (
     TensorBoard,
     Verbose,
     Workers,
+    command_line,
     options_of,
     workers_of,
 )
@@ -86,7 +87,7 @@ def run(
         split=split, group_by=group_by, device=device, devices=devices, probe=probe, workers=workers, seed=seed, init=init,
         freeze=freeze, deterministic=deterministic, tensorboard=tensorboard, checkpoint=checkpoint,
     )  # fmt: skip
-    result = pipeline.run(dataset, run, options)
+    result = pipeline.run(dataset, run, options, command=command_line())
     print_scores(result.scores)
     print(f"\nreport: {result.run.report_file}")
     exit_for(result.problems)
@@ -220,7 +221,7 @@ def demo(
     from nnseg.phantom import write_phantoms
 
     dataset = write_phantoms(folder / "phantoms")
-    result = pipeline.run(dataset, folder / "run", options_of(budget=budget, folds="0", device=device))
+    result = pipeline.run(dataset, folder / "run", options_of(budget=budget, folds="0", device=device), command=command_line())
     print_scores(result.scores)
     print(f"\nreport: {result.run.report_file}")
     print(

@@ -1,4 +1,4 @@
-"""Verbs that use a model: predict, export, import."""
+"""Verbs that use a model: predict, export, card, import."""
 
 from __future__ import annotations
 
@@ -102,14 +102,25 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
     folds: Folds = "all",
 ) -> None:
-    """Write a run's model as one self-contained file of tensors and text, which predict takes too."""
+    """Write a run's model as one self-contained file of tensors and text, which predict takes too, and its card beside it."""
     log_to_terminal(False)
     from nnseg.storage.runs import RunFolder
-    from nnseg.verbs.model import export as write_model
+    from nnseg.verbs.export import export as write_model
     from nnseg.verbs.options import parse_folds
 
     model = write_model(RunFolder(run), file, folds=parse_folds(folds))
     print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command(rich_help_panel=PANEL)
+def card(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.", show_default=False)],
+) -> None:
+    """Print a model's card: what it is for, what it learned from, how good it is, and what it cannot do."""
+    log_to_terminal(False)
+    from nnseg.verbs.export import card_of
+
+    print(card_of(model), end="")
 
 
 @app.command("import", rich_help_panel=PANEL)

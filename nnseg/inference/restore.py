@@ -8,7 +8,7 @@ win in that block; most blocks are decided by this alone, whatever the number of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -78,12 +78,10 @@ class Stream:
         slabs: (K, n, Y, X) in order, as `sliding_window` gives them.
         placement: where the network's grid lies in the scan.
         separate: the axis that was resampled on its own.
-        weight: what the answer counts beside those of other streams.
     """
 
-    def __init__(self, slabs: Iterator[Tensor], placement: Placement, *, separate: int | None, weight: float = 1.0) -> None:
+    def __init__(self, slabs: Iterator[Tensor], placement: Placement, *, separate: int | None) -> None:
         self._slabs, self._held, self._first = slabs, next(slabs), 0
-        self.weight = weight
         self.shape = placement.cropped_shape
         self._axes = [
             Resampling.of(old, new, nearest=axis == separate)
@@ -176,11 +174,6 @@ def decided(stream: Stream, block: Block, labels: Labels) -> Integers:
     return labels.decode(chosen.to(answer.device)[_argmax(answer)].cpu().numpy())
 
 
-def interpolated(streams: list[Stream], block: Block) -> list[Tensor]:
-    """What each stream says of a block."""
-    return [stream.interpolate(stream.source(block), block) for stream in streams]
-
-
 def cropped_view(volume: Voxels, placement: Placement, layout: Reorientation) -> Voxels:
     """The part of a canonical volume (..., Z, Y, X) that the network saw, in its axis order: a view, to be written to.
 
@@ -194,14 +187,15 @@ def cropped_view(volume: Voxels, placement: Placement, layout: Reorientation) ->
     return seen[tuple(lead) + box]
 
 
-def mean(parts: list[Tensor], streams: list[Stream]) -> Tensor:
-    """The mean of the streams' answers, by their weights."""
-    if len(parts) == 1:
-        return parts[0]
-    total = sum(stream.weight for stream in streams)
-    summed = parts[0] * (streams[0].weight / total)
-    for part, stream in zip(parts[1:], streams[1:], strict=True):
-        summed += part.to(summed.device) * (stream.weight / total)
+def mean(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted mean of tensors of one shape; those that weigh nothing are not touched, one alone is given back as it is."""
+    (first, heavy), *others = [(part, weight) for part, weight in zip(parts, weights, strict=True) if weight]
+    if not others:
+        return first
+    total = sum(weights)
+    summed = first * (heavy / total)
+    for part, weight in others:
+        summed += part.to(summed.device) * (weight / total)
     return summed
 
 

@@ -89,6 +89,11 @@ class Tally:
             self._draw(probabilities, start)
         return self._doubt(tempered(probabilities, self._temperature, regions=bool(self._labels.regions)))
 
+    @property
+    def samples(self) -> bool:
+        """True if voxels are drawn."""
+        return bool(self._urns)
+
     def agreement(self) -> Agreement:
         """How far the networks agree with their decision, over all blocks so far."""
         both, decided, expected = self._sums

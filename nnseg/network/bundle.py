@@ -6,6 +6,7 @@ fold, and where the model came from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from nnseg.core.card import ModelCard
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
 from nnseg.core.parse import parse
 from nnseg.core.plan import Plan
+from nnseg.core.population import Population
 from nnseg.core.postprocessing import Mending
 from nnseg.core.trust import Trust
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
@@ -36,11 +39,13 @@ class Member:
         plan: what it was trained by.
         fold: which cases it has not seen.
         weights: its ``state_dict``.
+        weight: what its answer counts beside the other members'.
     """
 
     plan: Plan
     fold: int
     weights: Mapping[str, Tensor]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,9 +59,11 @@ class Model:
             as members: what they know has gone into the cascade's answer.
         postprocessing: what is mended in their label maps, in this order.
         trust: how far they can be trusted; None if that was not measured.
+        population: volumes in the training set, to compare those of scans with; None if not known.
+        card: what people should know before they use it; None if nobody has written it down.
 
     Raises:
-        ModelError: there are no members, or they disagree.
+        ModelError: there are no members, or they disagree, or one's weight is not a positive number.
     """
 
     members: tuple[Member, ...]
@@ -64,10 +71,15 @@ class Model:
     previous: tuple[Member, ...] = ()
     postprocessing: tuple[Mending, ...] = ()
     trust: Trust | None = None
+    population: Population | None = None
+    card: ModelCard | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ModelError("a model needs at least one member")
+        for member in self.members:
+            if not 0 < member.weight < math.inf:
+                raise ModelError(f"the weight of a {member.plan.name} network is {member.weight}; it must be a positive number")
         for member in (*self.members[1:], *self.previous):
             plan = member.plan
             if plan.channels != self.channels:
@@ -88,8 +100,9 @@ class Model:
     def key(self) -> str:
         """A digest of all that can change a prediction: equal keys, equal answers."""
         plans = [member.plan.key() for member in (*self.members, *self.previous)]
+        weights = [{"weights": [m.weight for m in self.members]}] if any(m.weight != 1 for m in self.members) else []
         rest = [*self.postprocessing, *([self.trust] if self.trust else [])]
-        return content_digest(_tensors(self), [*plans, *(part.model_dump(mode="json") for part in rest)])
+        return content_digest(_tensors(self), [*plans, *weights, *(part.model_dump(mode="json") for part in rest)])
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -105,6 +118,10 @@ def save_model(model: Model, path: Path) -> None:
         text["postprocessing"] = [mending.model_dump(mode="json") for mending in model.postprocessing]
     if model.trust:
         text["trust"] = model.trust.model_dump(mode="json")
+    if model.card:
+        text["card"] = model.card.model_dump(mode="json")
+    if model.population:
+        text["population"] = model.population.model_dump(mode="json")
     save_tensors(path, _tensors(model), text)
 
 
@@ -133,6 +150,8 @@ def load_model_file(path: Path) -> Model:
             previous=previous,
             postprocessing=tuple(Mending.model_validate(entry) for entry in text.get("postprocessing", ())),
             trust=Trust.model_validate(text["trust"]) if "trust" in text else None,
+            card=ModelCard.model_validate(text["card"]) if "card" in text else None,
+            population=Population.model_validate(text["population"]) if "population" in text else None,
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: its description is incomplete: {error}") from error
@@ -191,7 +210,9 @@ def _by_network(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _described(networks: tuple[Member, ...]) -> list[dict[str, Any]]:
-    return [{"plan": m.plan.model_dump(mode="json"), "fold": m.fold} for m in networks]
+    return [
+        {"plan": m.plan.model_dump(mode="json"), "fold": m.fold} | ({"weight": m.weight} if m.weight != 1 else {}) for m in networks
+    ]
 
 
 def _member(entry: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Member:
@@ -199,7 +220,7 @@ def _member(entry: Mapping[str, Any], weights: Mapping[str, Tensor], where: str)
         plan = parse(Plan, entry["plan"], where)
     except PlanError as error:
         raise ModelError(f"the model's plan is not valid: {error}") from error
-    return Member(plan=plan, fold=entry["fold"], weights=weights)
+    return Member(plan=plan, fold=entry["fold"], weights=weights, weight=entry.get("weight", 1.0))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -13,10 +13,12 @@
       scores.json  report.html
       postprocessing.json                                      what is mended in the model's answers; may be edited
       trust.json                                               how far its answers can be trusted
+      model.nnseg  model.md                                    all that is needed to predict; its card, to be read first
       STOP                                                     make this file, and the training ends, as good as it is
 
-A run with several plans keeps one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...); ``RUN/fold_0``
-then holds the ensemble's predictions. The answers of a plan that a cascade is shown have no part in it.
+A run with several plans keeps one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...), and one for
+each ensemble of them that was tried (``RUN/ensembles/2d+3d/fold_0/predictions/`` ...). ``RUN/choice.json`` says which plans answer,
+alone or together, and may be edited; without it all do. A plan that is only shown to a cascade is not asked.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +37,7 @@ import tomlkit
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from nnseg.core.choice import Choice, name_of
 from nnseg.core.errors import RunError
 from nnseg.core.history import Epoch
 from nnseg.core.parse import parse
@@ -184,6 +187,11 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def groups_file(self) -> Path:
+        """The same by group, where groups were asked for."""
+        return self.path / "groups.json"
+
+    @property
     def postprocessing_file(self) -> Path:
         """What is mended in the model's answers, and why; may be edited."""
         return self.path / "postprocessing.json"
@@ -194,9 +202,29 @@ class RunFolder:
         return self.path / "trust.json"
 
     @property
+    def choice_file(self) -> Path:
+        """Which of several plans answer, and why; may be edited."""
+        return self.path / "choice.json"
+
+    @property
+    def model_file(self) -> Path:
+        """The model, exported."""
+        return self.path / "model.nnseg"
+
+    @property
+    def card_file(self) -> Path:
+        """What people should know of the model."""
+        return self.path / "model.md"
+
+    @property
     def stop_file(self) -> Path:
         """Asks the training to end by being there."""
         return self.path / "STOP"
+
+    @property
+    def shown(self) -> Path:
+        """Maps of uncertainty of the cases that the report shows."""
+        return self.path / "shown"
 
     @property
     def report_file(self) -> Path:
@@ -227,17 +255,46 @@ class RunFolder:
                 return folder
         raise RunError(f"{self.path} has no {name} plan, and another of its plans needs one; make it with nnseg plan --plans")
 
-    def answering(self) -> tuple[PlanFolder, ...]:
-        """The plans that answer together: not those whose answer is only shown to a cascade."""
+    def rivals(self) -> dict[str, PlanFolder]:
+        """The plans that can answer, by name: not those whose answer is only shown to a cascade."""
         plans = {folder: folder.plan() for folder in self.plans()}
         shown = {plan.previous for plan in plans.values()}
-        return tuple(folder for folder, plan in plans.items() if plan.name not in shown)
+        return {plan.name: folder for folder, plan in plans.items() if plan.name not in shown}
+
+    def answering(self) -> dict[PlanFolder, float]:
+        """The plans that do answer, with their weights: as was chosen, or all alike.
+
+        Raises:
+            RunError: a plan was chosen that is not there.
+        """
+        rivals = self.rivals()
+        if len(rivals) == 1 or not self.choice_file.exists():
+            return dict.fromkeys(rivals.values(), 1.0)
+        chosen = read_json(self.choice_file, Choice).plans
+        if unknown := set(chosen) - set(rivals):
+            there = ", ".join(rivals)
+            raise RunError(f"{self.choice_file} names the plan {min(unknown)}, and the run has {there}; mend or delete the file")
+        return {folder: chosen[name] for name, folder in rivals.items() if name in chosen}
 
     @property
     def answers(self) -> Path:
         """The folder whose ``fold_0/predictions`` ... are the run's: of the only plan that answers, else of the ensemble."""
-        answering = self.answering()
-        return answering[0].path if len(answering) == 1 else self.path
+        return self.ensemble({folder.plan().name: weight for folder, weight in self.answering().items()}).path
+
+    def ensemble(self, plans: Mapping[str, float]) -> PlanFolder:
+        """The folder for the predictions of weighted plans: of one alone, its own.
+
+        Raises:
+            RunError: there is no plan of that name.
+        """
+        if len(plans) == 1:
+            return self.plan_called(next(iter(plans)))
+        return PlanFolder(self.path / "ensembles" / name_of(plans))
+
+    def forget(self) -> None:
+        """Remove what was learned from the answers of networks that there will not be any more."""
+        for learned in (self.choice_file, self.trust_file, self.postprocessing_file):
+            learned.unlink(missing_ok=True)
 
     def plan_files(self) -> tuple[Path, ...]:
         """Where plans may stand: at the top, or in a folder for each of several."""
@@ -248,7 +305,7 @@ class RunFolder:
         return (PlanFolder(self.path),) if len(plans) == 1 else tuple(PlanFolder(self.path / p.name) for p in plans)
 
     def fold(self, number: int) -> FoldFolder:
-        """The run's own folder of a fold: that of its only plan, or of the ensemble of several."""
+        """The run's own folder of a fold: that of its only plan."""
         return FoldFolder(self.path / f"fold_{number}")
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.verbs.line import Answerer, Line
 from nnseg.verbs.messages import Finished, Stage, Task
-from nnseg.verbs.model import merge
 from nnseg.verbs.outputs import Target
 from nnseg.verbs.predictions import FORMAT, Record, Written
 from nnseg.verbs.supervisor import SHARE_OF_FREE
@@ -46,7 +44,7 @@ def predict_into(job: Job, predictor: Answerer, *, device: str = "cpu") -> dict[
         device: kind of what it computes on.
     """
     target = Target(out=job.out, key=digest([FORMAT, job.key]))
-    with Record(job.out, model={"key": job.key}) as record:
+    with Record(job.out, model={"key": job.key}, labels=predictor.model.labels) as record:
 
         def report(event: Stage | Finished) -> None:
             if isinstance(event, Finished):
@@ -58,21 +56,12 @@ def predict_into(job: Job, predictor: Answerer, *, device: str = "cpu") -> dict[
         return {case.name: record.cases[case.name] for case in job.cases}
 
 
-def predict_held_out(jobs: Mapping[str, Job], models: Mapping[str, Model], *, device: str = "auto") -> dict[str, Written]:
-    """Predict held-out cases with each plan's model, and with all of them together.
+def predict_alone(job: Job, model: Model, *, device: str = "auto") -> dict[str, Written]:
+    """What became of held-out cases that one model predicts, by name.
 
     Args:
-        jobs: one a plan, by name, and, where several plans answer together, one called "ensemble".
-        models: the plans' models by the same names.
-
-    Returns:
-        What became of the cases of the last job: the ensemble's, or the only plan's.
+        job: the cases, and where to.
+        model: that has not seen them.
     """
     target = resolve_device(device)
-    shown = {member.plan.previous for model in models.values() for member in model.members}
-    together = [model for name, model in models.items() if name not in shown]
-    written: dict[str, Written] = {}
-    for name, job in jobs.items():
-        model = merge(together) if name == "ensemble" else models[name]
-        written = predict_into(job, Witness(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
-    return written
+    return predict_into(job, Witness(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)

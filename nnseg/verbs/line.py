@@ -181,7 +181,7 @@ class Line:
         if known and (known.status, known.key) == ("done", key) and known.is_whole(self._target.out):
             passage.written = known
             return False
-        passage.note(input=content, key=key)
+        passage.note(input=content, key=key, images=tuple(path.absolute() for path in case.images))
         self._admit(passage)
         self._at(passage, "read")
         with passage.timed("read"):

@@ -233,7 +233,7 @@ def _judged(panel: Panel, without: Mapping[int | None, Mendings], tried: tuple[T
     by_others = np.array([m[without[panel.parts[name]]].tally.dice() for name, m in found.items()])
     gain, names = mean_rise(rise(before, by_others)), panel.labels.foreground
     all_in_all = judge(chosen[0], rise(before, after), names)
-    said = f"mean Dice of {len(found)} held-out cases changes by {gain:+.5f} where others chose"
+    said = f"mean Dice of {len(found)} held-out cases changes by {gain:+.5f} when each part of them is mended as the others chose"
     if gain <= 0 or not all_in_all.accepted:
         why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, for with all of it {all_in_all.reason}"
         return Postprocessing(cases=len(found), reason=f"{said}: {why}", tried=tried)

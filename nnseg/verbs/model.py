@@ -1,28 +1,31 @@
-"""Models of runs and files: what ``nnseg predict`` loads and ``nnseg export`` writes."""
+"""Models of runs and files: what ``nnseg predict`` loads."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nnseg.core.errors import ModelError, RunError
+from nnseg.core.population import Population
 from nnseg.core.postprocessing import Postprocessing
 from nnseg.core.trust import Trust
 from nnseg.inference.segmenter import Segmenter
-from nnseg.network.bundle import Member, Model, load_model_file, save_model
+from nnseg.network.bundle import Member, Model, load_model_file
+from nnseg.planning.fingerprint import Fingerprint
+from nnseg.planning.population import training_population
 from nnseg.storage.runs import PlanFolder, RunFolder, read_json
-from nnseg.verbs.record import read_record, versions
+from nnseg.verbs.record import versions
 from nnseg.verbs.schedule import read_schedule
 
 log = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
-    """The model of a run folder or an exported file: all trained folds of all its plans, or the chosen ones.
+    """The model of a run folder or an exported file: all trained folds, or the chosen ones, of the plans that answer.
 
     Where there is a cascade, the networks of the plan before it are the model's ``previous`` and not its members.
 
@@ -36,14 +39,22 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = RunFolder(path)
     answering = run.answering()
-    members, previous = (
-        tuple(m for folder in run.plans() if (folder in answering) is answers for m in _trained(run, folder, folds))
-        for answers in (True, False)
-    )
+    members = tuple(replace(m, weight=weight) for folder, weight in answering.items() for m in _trained(run, folder, folds))
+    shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
+    previous = tuple(m for name in shown for m in _trained(run, run.plan_called(name), folds))
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
     mended = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
     trust = read_json(run.trust_file, Trust) if run.trust_file.exists() else None
-    return Model(members=members, about=about, previous=previous, postprocessing=mended, trust=trust)
+    return Model(
+        members=members, about=about, previous=previous, postprocessing=mended, trust=trust, population=population_of_run(run)
+    )
+
+
+def population_of_run(run: RunFolder) -> Population | None:
+    """The volumes in a run's training set; None if it was not measured, as by older versions, or too few cases were."""
+    with suppress(RunError):
+        return training_population(read_json(run.fingerprint_file, Fingerprint))
+    return None
 
 
 def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: Any) -> Segmenter:
@@ -110,20 +121,5 @@ def merge(models: Sequence[Model]) -> Model:
         about=first.about,
         previous=tuple(member for model in models for member in model.previous),
         postprocessing=tuple(mending for mending in first.postprocessing if all(mending in m.postprocessing for m in others)),
+        population=first.population,
     )
-
-
-def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
-    """Write a run's model as one file that is enough alone.
-
-    Raises:
-        RunError: the run is empty.
-    """
-    if not run.record_file.exists():
-        raise RunError(f"{run.path} is not a run folder")
-    model = load_model(run.path, folds=folds)
-    about = {**model.about, "exported": datetime.now(UTC).isoformat(timespec="seconds")}
-    about |= {f"trained with {k}": str(v) for k, v in read_record(run).get("versions", {}).items()}
-    model = replace(model, about=about)
-    save_model(model, path)
-    return model

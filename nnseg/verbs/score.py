@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nnseg.core.choice import Weights, ensembles_of, name_of
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.plan import digest
-from nnseg.evaluation.evaluate import Failure, Pair, Scores, evaluate
+from nnseg.evaluation.evaluate import Pair, evaluate
+from nnseg.evaluation.masks import Measures
+from nnseg.evaluation.scores import Failure, Scores
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.storage.runs import FoldFolder, PlanFolder, RunFolder, write_json
-from nnseg.verbs.held_out import Job, predict_held_out
+from nnseg.verbs.held_out import Job, predict_alone
+from nnseg.verbs.model import merge
 from nnseg.verbs.predictions import Written, read_predictions
+from nnseg.verbs.together import Party, predict_together
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ def predict_folds(
     device: str = "auto",
     plans: Sequence[PlanFolder] | None = None,
 ) -> tuple[Finding, ...]:
-    """Predict what each fold held out, with every plan and with all plans together; returns the cases that failed.
+    """Predict what each fold held out, with every plan and every ensemble of plans; returns the cases that failed.
 
     Args:
         run: with the trained folds.
@@ -50,11 +55,23 @@ def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, worker
     Returns:
         The run's scores; None if nothing was held out.
     """
-    plans = run.plans()
-    if len(plans) > 1:
-        for folder in plans:
-            _score_into(folder.path, dataset, folds, workers)
-    return _score_into(run.path, dataset, folds, workers, predictions=run.answers)
+    answers, plans = run.answers, run.plans()
+    found = {folder.path: _score_into(folder.path, dataset, folds, workers) for folder in plans}
+    if answers not in found:
+        return _score_into(run.path, dataset, folds, workers, predictions=answers)
+    scores = found[answers]
+    if len(plans) > 1 and scores:
+        write_json(run.scores_file, scores)
+    elif not scores:
+        run.scores_file.unlink(missing_ok=True)
+    return scores
+
+
+def candidates_of(run: RunFolder) -> tuple[Weights, ...]:
+    """Weights of all plans and ensembles that may answer, and of the one that somebody has written into ``choice.json``."""
+    tried = {name_of(plans): plans for plans in ensembles_of(list(run.rivals()))}
+    chosen = dict[str, float]({folder.plan().name: weight for folder, weight in run.answering().items()})
+    return tuple((tried | {name_of(chosen): tried.get(name_of(chosen), chosen)}).values())
 
 
 def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, Written]:
@@ -73,17 +90,25 @@ def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, W
 def _predict_fold(
     run: RunFolder, number: int, held_out: tuple[Case, ...], device: str, plans: Sequence[PlanFolder] | None
 ) -> dict[str, Written]:
-    models: dict[str, Model] = {}
-    jobs: dict[str, Job] = {}
+    rivals = run.rivals() if plans is None else {}
+    several = rivals if len(rivals) > 1 else {}
+    written: dict[str, Written] = {}
     for folder in plans or run.plans():
-        name = folder.plan().name
-        models[name] = _model_of(run, folder, number)
-        jobs[name] = Job(cases=held_out, out=folder.fold(number).predictions, key=models[name].key())
-    answering = run.answering()
-    if len(answering) > 1 and plans is None:
-        key = digest([models[folder.plan().name].key() for folder in answering])
-        jobs["ensemble"] = Job(cases=held_out, out=run.fold(number).predictions, key=key)
-    return predict_held_out(jobs, models, device=device)
+        if folder not in several.values():
+            model = _model_of(run, folder, number)
+            job = Job(cases=held_out, out=folder.fold(number).predictions, key=model.key())
+            written |= predict_alone(job, model, device=device)
+    if several:
+        models = {name: _model_of(run, folder, number) for name, folder in several.items()}
+        parties = [_party(run, number, held_out, p, models) for p in candidates_of(run)]
+        written |= predict_together(parties, merge(list(models.values())), device=device)
+    return written
+
+
+def _party(run: RunFolder, number: int, held_out: tuple[Case, ...], plans: Weights, models: Mapping[str, Model]) -> Party:
+    keys = {name: models[name].key() for name in plans}
+    key = keys[next(iter(plans))] if len(plans) == 1 else digest([name_of(plans), keys])
+    return Party(plans=plans, job=Job(cases=held_out, out=run.ensemble(plans).fold(number).predictions, key=key))
 
 
 def _model_of(run: RunFolder, folder: PlanFolder, number: int) -> Model:
@@ -111,6 +136,7 @@ def _score_into(
     if not pairs:
         (folder / "scores.json").unlink(missing_ok=True)
         return None
-    scores = evaluate(pairs, dataset.labels, failed=failed, workers=workers)
+    measures = Measures(instances=dataset.instances)
+    scores = evaluate(pairs, dataset.labels, failed=failed, measures=measures, workers=workers)
     write_json(folder / "scores.json", scores)
     return scores

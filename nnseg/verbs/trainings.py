@@ -60,8 +60,7 @@ class Trainings:
             refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans(), run))})
             if self.options.more or not set(chosen) <= set(self.finished(run.plans())):
                 foresee(run, self.fingerprint, self.options)
-                for learned in (run.trust_file, run.postprocessing_file):  # from networks that there will not be any more
-                    learned.unlink(missing_ok=True)
+                run.forget()
         for plans in in_order(run):
             of = " the cascade" if shown_to(plans, run) else ""
             if first:

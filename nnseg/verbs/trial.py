@@ -20,7 +20,8 @@ from nnseg.core.image import LabelMap
 from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Trial
-from nnseg.inference.predict import Prediction, Predictor, Prepared, window_of
+from nnseg.inference.group import window_of
+from nnseg.inference.predict import Prediction, Predictor, Prepared
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.voter import Voter
 from nnseg.inference.window import Window

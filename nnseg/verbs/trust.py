@@ -20,7 +20,7 @@ from nnseg.core.errors import NnsegError
 from nnseg.core.likeness import ranges_of
 from nnseg.core.plan import digest
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, LabelTrust, Slopes, Together, Trust, logit
-from nnseg.evaluation.evaluate import CaseScore, Scores
+from nnseg.evaluation.scores import CaseScore, Scores
 from nnseg.inference.predict import Predictor
 from nnseg.storage.images import read_scan
 from nnseg.storage.runs import RunFolder, read_json, write_json

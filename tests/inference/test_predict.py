@@ -15,6 +15,7 @@ from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.postprocessing import Mending
 from nnseg.core.trust import Trust
+from nnseg.inference import canvas
 from nnseg.inference import predict as room
 from nnseg.inference import voter as voters
 from nnseg.inference.postprocess import apply
@@ -412,7 +413,7 @@ def test_two_threads_and_a_lone_one_get_the_same_answers():
 
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_large_probabilities_lie_in_a_file_and_are_the_same(limit, monkeypatch, tmp_path):
-    monkeypatch.setattr(room, "IN_MEMORY_BYTES", limit)
+    monkeypatch.setattr(canvas, "IN_MEMORY_BYTES", limit)
     predictor = Predictor(_model(_plan()), device=CPU)
     found = predictor.answer(predictor.prepare(_scan()), probabilities=True, scratch=tmp_path).probabilities
     assert isinstance(found, np.memmap) == (limit == 0)
@@ -463,3 +464,75 @@ def test_a_cascade_of_many_labels_is_not_taken_for_an_image_of_many_channels():
     plain = Predictor(Model(members=(_member(plan),)), device=CPU).memory_gb(grid)
     shown = Predictor(Model(members=(_member(cascade),), previous=first), device=CPU).memory_gb(grid)
     assert shown < 2.5 * plain
+
+
+def _named(member: Member, name: str, weight: float = 1.0) -> Member:
+    return replace(member, plan=member.plan.model_copy(update={"name": name}), weight=weight)
+
+
+PLANS = {"2d": _plan(2), "3d": _plan(axes=(2, 0, 1)), "3d_lowres": _plan(spacing=3.0)}
+
+
+def _of_plans(weights: dict[str, float], *, labels=LABELS, folds=1) -> Model:
+    """A model of some of the plans, each network of which counts as much as is given."""
+    return Model(
+        members=tuple(
+            _named(_member(plan.model_copy(update={"labels": labels}), 10 * number + fold), name, weights[name])
+            for number, (name, plan) in enumerate(PLANS.items())
+            if name in weights
+            for fold in range(folds)
+        )
+    )
+
+
+@pytest.mark.parametrize("labels", [LABELS, REGIONS])
+def test_several_ensembles_at_once_answer_as_each_alone(labels):
+    ensembles = [{"2d": 1.0}, {"3d": 1.0}, {"2d": 1.0, "3d": 1.0}, {"2d": 2.0, "3d_lowres": 1.0}, dict.fromkeys(PLANS, 1.0)]
+    everything = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0), labels=labels), device=CPU)
+    found = everything.answers(everything.prepare(_scan()), {str(e): e for e in ensembles}, sample=100)
+    maps = [answer.label_map.labels.tobytes() for answer in found.values()]
+    assert len(set(maps)) == len(ensembles)
+    for plans in ensembles:
+        alone = Predictor(_of_plans(plans, labels=labels), device=CPU)
+        expected, answer = alone.answer(alone.prepare(_scan()), uncertainty=True, sample=100), found[str(plans)]
+        assert (answer.label_map.labels == expected.label_map.labels).mean() >= 0.9999
+        agreed, wanted = answer.confidence.agreement, expected.confidence.agreement
+        assert agreed.labels == pytest.approx(wanted.labels, abs=1e-4)
+        assert answer.confidence.facts == expected.confidence.facts
+        z, y, x = answer.sample.voxels.T
+        shares = predict(_of_plans(plans, labels=labels), _scan(), device=CPU).probabilities[:, z, y, x].T
+        np.testing.assert_allclose(answer.sample.probabilities, shares, atol=1e-5)
+
+
+def test_a_weighted_member_counts_as_often_as_its_weight_says():
+    shares = {name: predict(_of_plans({name: 1.0}), _scan(), device=CPU).probabilities for name in ("2d", "3d")}
+    found = predict(_of_plans({"2d": 1.0, "3d": 3.0}), _scan(), device=CPU).probabilities
+    np.testing.assert_allclose(found, (shares["2d"] + 3 * shares["3d"]) / 4, atol=1e-5)
+    classic = [predict(_of_plans({"2d": 1.0, "3d": w}, folds=2), _scan(), device=CPU, classic=True) for w in (1.0, 2.0)]
+    alone = predict(_of_plans({"3d": 1.0}, folds=2), _scan(), device=CPU, classic=True)
+    np.testing.assert_allclose(classic[1].probabilities, (2 * classic[0].probabilities + alone.probabilities) / 3, atol=1e-5)
+
+
+def test_networks_of_the_same_tiles_and_other_weights_are_kept_apart():
+    members = (replace(_member(_plan(), 0), weight=2.0), _member(_plan(), 1), replace(_member(_plan(), 2), weight=2.0))
+    groups = Predictor(Model(members=members), device=CPU)._groups
+    assert [([v.member.fold for v in g.voters], g.weight) for g in groups] == [([0, 2], 2.0), ([1], 1.0)]
+
+
+def test_an_ensemble_takes_the_seconds_of_its_plans_and_no_others():
+    predictor = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0)), device=CPU)
+    names = [("2d",), ("3d",), ("2d", "3d")]
+    found = predictor.answers(predictor.prepare(_scan()), {"+".join(n): dict.fromkeys(n, 1.0) for n in names})
+    seconds = {name: answer.seconds for name, answer in found.items()}
+    for stage in ("preprocess", "network"):
+        assert seconds["2d+3d"][stage] == pytest.approx(seconds["2d"][stage] + seconds["3d"][stage])
+        assert seconds["2d"][stage] > 0
+
+
+def test_a_cascade_takes_also_the_seconds_of_its_first_stage():
+    model = Model(members=(_named(_member(_plan(), 0), "3d"), _member(_cascade(), 1)), previous=(_lowres(),))
+    predictor = Predictor(model, device=CPU)
+    seconds = predictor._shown(predictor.prepare(_scan())).seconds
+    plain, cascade = (seconds[group.key] for group in predictor._groups)
+    assert plain["network"] == 0
+    assert min(plain["preprocess"], cascade["preprocess"], cascade["network"]) > 0

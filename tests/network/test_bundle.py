@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nnseg.core.card import Material, ModelCard
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.population import Person, population_of
 from nnseg.network.bundle import Member, Model, build, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.unet import build_network
@@ -120,6 +122,38 @@ def test_a_models_key_changes_with_what_can_change_a_prediction(model):
     assert Model(members=(replace(one, plan=plan), other)).key() != model.key()
     first, tensor = next(iter(one.weights.items()))
     assert Model(members=(_changed(one, **{first: tensor + 1e-3}), other)).key() != model.key()
+
+
+def test_a_members_weight_is_kept_and_changes_the_key(model, tmp_path):
+    heavier = replace(model, members=(replace(model.members[0], weight=2.0), model.members[1]))
+    assert heavier.key() != model.key()
+    save_model(heavier, tmp_path / "m.nnseg")
+    loaded = load_model_file(tmp_path / "m.nnseg")
+    assert [m.weight for m in loaded.members] == [2.0, 1.0]
+    assert loaded.key() == heavier.key()
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_weight_that_means_nothing_is_refused(model, weight):
+    with pytest.raises(ModelError, match=r"weight of a 3d network is .*; it must be a positive number"):
+        Model(members=(replace(model.members[0], weight=weight),))
+
+
+def test_a_card_is_kept_and_does_not_change_the_key(model, tmp_path):
+    material = Material(dataset="d", cases=1, channels=("CT",), labels=(), spacing=((1, 1, 1),) * 2, shape=((2, 2, 2),) * 2, key="")
+    card = ModelCard(name="m", made="now", purpose="to test", material=material, networks=(), model=model.key())
+    save_model(replace(model, card=card), tmp_path / "m.nnseg")
+    loaded = load_model_file(tmp_path / "m.nnseg")
+    assert loaded.card == card
+    assert loaded.key() == model.key()
+
+
+def test_a_population_is_kept_and_does_not_change_the_key(model, tmp_path):
+    others = population_of([Person(volumes={"liver": 1000.0 + i}) for i in range(9)], "training set of d")
+    save_model(replace(model, population=others), tmp_path / "m.nnseg")
+    loaded = load_model_file(tmp_path / "m.nnseg")
+    assert loaded.population == others
+    assert loaded.key() == model.key()
 
 
 def test_weights_in_half_precision_are_widened(model):

@@ -20,7 +20,8 @@ from nnseg.storage.datasets import read_dataset
 from nnseg.storage.images import read_label_map, read_scan
 from nnseg.storage.runs import RunFolder, read_json, write_json
 from nnseg.verbs.cascade import answers, in_order, refuse_unshown, shown_to
-from nnseg.verbs.model import export, load_model, merge
+from nnseg.verbs.export import export
+from nnseg.verbs.model import load_model, merge
 from nnseg.verbs.options import Options
 from nnseg.verbs.preprocess import keys_of, preprocess_run
 from nnseg.verbs.probe import Request

@@ -1,0 +1,112 @@
+"""A model card as a page of Markdown."""
+
+from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
+from nnseg.core.choice import Candidate, Choice, Nested
+from nnseg.core.postprocessing import Effect, Postprocessing
+from nnseg.reporting.model_card import markdown
+
+MATERIAL = Material(
+    dataset="Bars",
+    about={"licence": "CC-BY-SA 4.0", "reference": "Somewhere"},
+    cases=12,
+    channels=("T1", "T2"),
+    labels=(("zeta", 12), ("alpha", 3)),
+    spacing=((1.0, 0.5, 0.5), (3.0, 1.0, 1.0)),
+    shape=((10, 20, 20), (10, 20, 20)),
+    key="d00d",
+)
+
+
+def card(**changes) -> ModelCard:
+    given = {
+        "name": "Bars",
+        "made": "2026-01-02",
+        "purpose": "To outline bars.",
+        "material": MATERIAL,
+        "networks": (
+            Networks(plan="3d", folds=(0, 1), weight=2.0, words="A U-Net.", key="abc", hashes=("w0", "w1")),
+            Networks(plan="3d_lowres", folds=(0,), weight=None, key="def", hashes=("w2",)),
+        ),
+        "model": "c0ffee",
+    }
+    return ModelCard(**(given | changes))
+
+
+def section(page: str, title: str) -> str:
+    return page.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_every_fact_stands_under_its_heading():
+    page = markdown(card(limits=("Only bars.",), versions={"torch": "9", "nnseg": "1"}))
+    assert page.startswith("# Model card: Bars\n\n## Model details\n\nMade 2026-01-02 by nnseg 1.\n")
+    details = section(page, "Model details")
+    assert "**Plan 3d**: 2 networks (fold 0, 1), whose probabilities count 2 each. A U-Net." in details
+    assert "**Plan 3d_lowres**: 1 network (fold 0), whose answer the cascade's networks are shown." in details
+    assert section(page, "Intended use").strip() == "To outline bars."
+    factors = section(page, "Factors")
+    assert "- Voxel spacing (z, y, x): 1 × 0.5 × 0.5 to 3 × 1 × 1 mm" in factors  # noqa: RUF001
+    assert "- Scan size (z, y, x): 10 × 20 × 20 voxels" in factors  # noqa: RUF001
+    assert "- Labels: zeta (12 of 12 cases), alpha (3 of 12 cases)" in factors
+    assert "- Licence: CC-BY-SA 4.0" in section(page, "Training data")
+    assert section(page, "Evaluation data").strip() == "None: nothing was held out."
+    assert "- Only bars." in section(page, "Limits, caveats and recommendations")
+    hashes = section(page, "Hashes and versions")
+    assert "| weights 3d, fold 1 | `w1` |" in hashes
+    assert "Trained with nnseg 1, torch 9." in hashes
+    assert page.endswith(".\n")
+
+
+def test_scores_are_a_table_of_three_averages_and_one_of_labels():
+    labels = (("zeta", 0.9, (0.85, 0.95)), ("alpha", None, None))
+    scores = (
+        Measured(title="Dice", average="per_mask", mean=0.9, interval=(0.85, 0.95), labels=labels),
+        Measured(title="Dice", average="pooled", mean=0.91, labels=labels),
+        Measured(title="HD95", unit="mm", average="per_mask", mean=None, labels=(("zeta", 2.0, None), ("alpha", None, None))),
+    )
+    found = section(markdown(card(scores=scores, held_out=12)), "Quantitative analyses")
+    assert "| Dice | 0.900 [0.850, 0.950] | – | 0.910 |" in found  # noqa: RUF001
+    assert "| HD95 (mm) | – | – | – |" in found  # noqa: RUF001
+    assert "| Label | Dice | HD95 (mm) |" in found
+    assert "| zeta | 0.900 [0.850, 0.950] | 2.000 |" in found
+    assert "| alpha | – | – |" in found  # noqa: RUF001
+
+
+def test_what_was_chosen_is_told_with_its_evidence():
+    choice = Choice(
+        plans={"2d": 1, "3d": 1},
+        reason="it is better",
+        decided="3d",
+        cases=12,
+        best_single="3d",
+        nested=Nested(gain=0.01, interval=(0.005, 0.02)),
+        p=0.01,
+        candidates=(
+            Candidate(plans={"2d": 1, "3d": 1}, dice=0.91, gain=0.012, gain_interval=(0.001, 0.02), p=0.004, seconds=3.0),
+            Candidate(plans={"3d": 1}, dice=0.898, seconds=1.0),
+        ),
+    )
+    effect = Effect(cases=3, dice_before=0.8, dice_after=0.9, p=0.01, gain=0.05)
+    post = Postprocessing(cases=12, reason="stray parts", effects={"zeta": effect})
+    page = markdown(card(choice=choice, postprocessing=post, reliance=Reliance(temperature=1.5, error=0.04, threshold=0.7)))
+    found = section(page, "Quantitative analyses")
+    assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d answers." in found
+    assert "| 2d+3d | 0.9100 | +0.0120 [+0.0010, +0.0200] | 0.004 | 3 |" in found
+    assert "| 3d | 0.8980 |  |  | 1 |" in found
+    assert "had no say in which it is: +0.0100 [+0.0050, +0.0200]." in found
+    assert "Dice of cases that had no say in it, by label: zeta +0.0500." in found
+    assert "0.9000" not in found  # what the choosers' own cases gained is no evidence
+    assert "probabilities are tempered by 1.5; the Dice that is expected of a scan is off by 0.040 in the mean; scans" in found
+
+
+def test_names_of_unknown_origin_command_nothing():
+    evil = "a|b <script>*x*\n# `y`"
+    page = markdown(card(name=evil, material=MATERIAL.model_copy(update={"dataset": evil, "labels": ((evil, 1),)})))
+    assert "<script" not in page.replace("\\<script", "")
+    assert "a\\|b \\<script\\>\\*x\\* \\# \\`y\\`" in page
+
+
+def test_a_card_survives_json():
+    given = card(reliance=Reliance(temperature=1.0))
+    again = ModelCard.model_validate_json(given.model_dump_json())
+    assert again == given
+    assert markdown(again) == markdown(given)
