@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from nnseg.core.dataset import Case
 from nnseg.core.geometry import Vector
+from nnseg.core.labels import Labels
+from nnseg.core.population import Population
 from nnseg.verbs.predictions import Written
 
 
@@ -79,6 +81,8 @@ class Ready(_Message):
         channels: that scans must have.
         device: found for "auto".
         base_gb: RAM that the process holds before the first case.
+        labels: what the label maps' values will mean.
+        population: to compare volumes with; None if the model has none.
     """
 
     kind: Literal["ready"] = "ready"
@@ -86,6 +90,8 @@ class Ready(_Message):
     channels: int
     device: str
     base_gb: float
+    labels: Labels
+    population: Population | None = None
 
 
 class Refused(_Message):

@@ -78,7 +78,8 @@ def predict_scans(scans: Path, workers: Workers) -> Predicted:
     cases = find_scans(scans, channels=ready.channels)
     model = {"key": ready.model, "paths": [str(path.absolute()) for path in order.models]}
     options = order.options() | {"folds": order.folds, "device": ready.device}
-    with _locked(order.out), Record(order.out, model=model, options=options) as record:
+    known = {"model": model, "options": options}
+    with _locked(order.out), Record(order.out, **known, labels=ready.labels, population=ready.population) as record:
         start, before = time.perf_counter(), dict(record.cases)
         tasks = [Task(case=case, known=before.get(case.name)) for case in cases]
         try:

@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import RunError
+from nnseg.core.labels import Labels
+from nnseg.core.population import Population
 from nnseg.core.trust import Confidence
 from nnseg.storage.runs import read_json, write_json
 from nnseg.verbs.record import versions
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 RECORD = "predictions.json"
 """Beside the label maps."""
 
-FORMAT = 3
+FORMAT = 4
 """Of `Predictions`. What one of another format says is not believed: its cases are predicted again."""
 
 REST = 1.0
@@ -50,6 +52,7 @@ class Written(BaseModel):
         attempts: 2 if a process died of the first.
         findings: what was noticed, and done about it.
         confidence: how far to trust the label map, if that was asked for.
+        images: the scan's files when it was predicted, one a channel; a folder stands for a DICOM series.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +69,7 @@ class Written(BaseModel):
     attempts: int = 1
     findings: tuple[str, ...] = ()
     confidence: Confidence | None = None
+    images: tuple[Path, ...] = ()
 
     @property
     def total_seconds(self) -> float:
@@ -96,16 +100,20 @@ class Predictions(BaseModel):
         made: when that was.
         model: its key and the paths it was loaded from, of the last command.
         options: of the last command.
+        labels: what the label maps' values mean; None if nobody said.
+        population: to compare volumes with; None if the model has none.
         cases: by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     nnseg: str = ""
     made: str = ""
     model: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+    labels: Labels | None = None
+    population: Population | None = None
     cases: dict[str, Written] = Field(default_factory=dict)
 
 
@@ -123,14 +131,25 @@ class Record:
         folder: of the label maps.
         model: what is to be known of the model.
         options: what is to be known of the command.
+        labels: what the label maps' values mean.
+        population: to compare volumes with.
     """
 
-    def __init__(self, folder: Path, *, model: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+        labels: Labels | None = None,
+        population: Population | None = None,
+    ) -> None:
         self.folder = folder
         self.cases = read_predictions(folder)
         if not self.cases and (folder / RECORD).exists():
             log.debug("%s is of another format, or damaged: starting anew", folder / RECORD)
-        self._about = Predictions(nnseg=versions()["nnseg"], model=dict(model), options=dict(options or {}))
+        asked = dict(options or {})
+        self._about = Predictions(nnseg=versions()["nnseg"], model=dict(model), options=asked, labels=labels, population=population)
         self._due, self._changed, self._lock = 0.0, True, threading.Lock()
 
     def __enter__(self) -> Self:
@@ -141,14 +160,20 @@ class Record:
         if self._changed:
             self._write()
 
-    def put(self, name: str, written: Written) -> None:
-        """Note what became of a case, from any thread; what an earlier prediction left of one that failed now is removed."""
+    def put(self, name: str, written: Written, *, quiet: bool = False) -> None:
+        """Note what became of a case, from any thread; what an earlier prediction left of one that failed now is removed.
+
+        Args:
+            name: of the case.
+            written: what became of it.
+            quiet: another record says aloud what went wrong, or was noticed.
+        """
         known = self.cases.get(name)
-        if written.status == "failed":
+        if written.status == "failed" and not quiet:
             log.error("case %s: %s", name, written.reason)
         if known:
             known.remove(self.folder, but=written)
-        for note in written.findings if written != known else ():
+        for note in written.findings if written != known and not quiet else ():
             log.warning("case %s: %s", name, note)
         with self._lock:
             self.cases[name], self._changed = written, self._changed or written != known

@@ -66,7 +66,14 @@ def serve(load: Callable[[Order], tuple[Answerer, str]]) -> None:
 def _line(order: Order, predictor: Answerer, device: str, outgoing: _Outgoing) -> Line:
     """The line for an order, after its readiness was told."""
     model = predictor.model
-    ready = Ready(model=model.key(), channels=len(model.channels), device=device, base_gb=round(held_gb(), 3))
+    ready = Ready(
+        model=model.key(),
+        channels=len(model.channels),
+        device=device,
+        base_gb=round(held_gb(), 3),
+        labels=model.labels,
+        population=model.population,
+    )
     target = Target.of(order, ready.model)
     room_gb, most_gb = (gb - ready.base_gb for gb in (order.room_gb, order.most_gb))
     line = Line(predictor, target, outgoing.say, room_gb=room_gb, most_gb=most_gb, keep=device == "cpu")

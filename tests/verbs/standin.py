@@ -21,6 +21,7 @@ from nnseg.verbs.messages import Order, Task
 class StandInModel:
     labels = Labels(names=("background", "bright"), values=(0, 1))
     channels = ("MRI",)
+    population = None
 
     def key(self) -> str:
         return "stand-in"

@@ -15,7 +15,7 @@ def test_what_was_put_is_read_again(tmp_path):
     assert read_predictions(tmp_path) == {"a": DONE}
     assert DONE.total_seconds == 3.5
     content = json.loads((tmp_path / RECORD).read_text())
-    assert (content["format"], content["model"]["key"], content["options"]["step"]) == (3, "m", 0.5)
+    assert (content["format"], content["model"]["key"], content["options"]["step"]) == (4, "m", 0.5)
     with Record(tmp_path, model={}) as record:
         record.put("b", DONE)
     assert set(read_predictions(tmp_path)) == {"a", "b"}

@@ -1,0 +1,215 @@
+"""How large labels are in a set of scans, and where the volume of one more stands among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nnseg.core.ranges import NotNegative, Positive
+
+Sex = Literal["F", "M"]
+
+LEVELS: Final = (1.0, *(2.5 * i for i in range(1, 40)), 99.0)
+"""Percent below which a distribution's quantiles lie. The least and the largest are left out: they are single patients' numbers."""
+
+BAND: Final = (5.0, 25.0, 50.0, 75.0, 95.0)
+"""Percent that are drawn: what lies outside of the first and the last is unusual."""
+
+WINDOWS: Final = (5.0, 10.0, 20.0)
+"""Years, standard deviations of the window in age, the next where the one before shows too few."""
+
+FEWEST = 20
+"""Scans that a window in age, or one sex, must show."""
+
+FEWEST_OF_ALL = 5
+"""Fewer scans say nothing about what others are like."""
+
+WORDS: Final[Mapping[str, str]] = {"F": "women", "M": "men"}
+
+Floats = npt.NDArray[np.float64]
+
+
+class Noun(BaseModel):
+    """Immutable, and strict about its JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Person(Noun):
+    """One of those that others are compared with.
+
+    Args:
+        volumes: ml, by label.
+        age: years; None if not known.
+    """
+
+    volumes: dict[str, NotNegative]
+    age: Annotated[float, Field(ge=0, le=130)] | None = None
+    sex: Sex | None = None
+
+
+class Distribution(Noun):
+    """The volumes of one label.
+
+    Args:
+        n: scans.
+        quantiles: ml, below which the `LEVELS` of further scans like these are expected.
+    """
+
+    n: Annotated[int, Field(ge=1)]
+    quantiles: Annotated[tuple[NotNegative, ...], Field(min_length=len(LEVELS), max_length=len(LEVELS))]
+
+    @model_validator(mode="after")
+    def _check(self) -> Distribution:
+        if any(b < a for a, b in zip(self.quantiles, self.quantiles[1:], strict=False)):
+            raise ValueError("quantiles must not descend")
+        return self
+
+
+class Percentile(Noun):
+    """Where a volume stands.
+
+    Args:
+        percent: of scans like these that would be smaller, between 100 / (n + 1) and 100 n / (n + 1), since n say no more.
+        n: scans that it was compared with; where they count by their age, the effective number (sum w)^2 / (sum w^2).
+        among: who they are, in words.
+        note: why not those of the same sex and age; empty if they are, or nothing is known of either.
+        band: ml, below which are the percent of `BAND`.
+    """
+
+    percent: Annotated[float, Field(ge=0, le=100)]
+    n: Positive
+    among: str
+    note: str = ""
+    band: Annotated[tuple[NotNegative, ...], Field(min_length=len(BAND), max_length=len(BAND))]
+
+    @property
+    def unusual(self) -> Literal["", "low", "high"]:
+        """On which side it lies outside of the band, if it does."""
+        return "low" if self.percent < BAND[0] else "high" if self.percent > BAND[-1] else ""
+
+
+class Population(Noun):
+    """What volumes others have.
+
+    Args:
+        source: whose they are, in words: "training set of Hippocampus".
+        labels: by name of the label or region.
+        people: each by himself, so that those of like age and sex can be picked; empty where patients must not be told apart.
+    """
+
+    source: str
+    labels: dict[str, Distribution]
+    people: tuple[Person, ...] = ()
+
+    def percentile(self, label: str, ml: float, *, age: float | None = None, sex: Sex | None = None) -> Percentile | None:
+        """Where a volume stands among people of the same sex and of about the same age, or else among all.
+
+        Ages count by a Gaussian window, wider ones where the effective number is below `FEWEST`.
+
+        Returns:
+            None if the label is not known of at least `FEWEST_OF_ALL` scans.
+        """
+        known = self.labels.get(label)
+        if known is None or known.n < FEWEST_OF_ALL:
+            return None
+        levels, volumes = np.array(LEVELS), np.array(known.quantiles)
+        n, among, note = float(known.n), f"all {known.n}", self._shortfall(age, sex)
+        if alike := self._alike(label, age, sex):
+            levels, volumes = _curve(alike.volumes, alike.weights)
+            n, among, note = _effective(alike.weights), alike.among, alike.note
+        return Percentile(
+            percent=float(np.clip(_level(levels, volumes, ml), 100 / (n + 1), 100 * n / (n + 1))),
+            n=round(n, 1),
+            among=among,
+            note=note,
+            band=tuple(np.interp(BAND, levels, volumes).tolist()),
+        )
+
+    def _shortfall(self, age: float | None, sex: Sex | None) -> str:
+        if age is None and sex is None:
+            return ""
+        return f"fewer than {FEWEST} are like this one" if self.people else "ages and sexes of these are not known"
+
+    def _alike(self, label: str, age: float | None, sex: Sex | None) -> _Alike | None:
+        """People of the same sex near in age, else of the same sex; None if neither is known of enough."""
+        people = [p for p in self.people if label in p.volumes and (sex is None or p.sex == sex)]
+        who = WORDS[sex] if sex else "people"
+        if age is not None and (aged := _aged(label, [p for p in people if p.age is not None], age, who)):
+            return aged
+        if sex is None or len(people) < FEWEST:
+            return None
+        note = "" if age is None else f"too few within {WINDOWS[-1]:g} years"
+        volumes = np.array([p.volumes[label] for p in people])
+        return _Alike(volumes=volumes, weights=np.ones(len(people)), among=f"{len(people)} {who}", note=note)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Alike:
+    """Volumes (n,) of those who are like a person, and what each counts."""
+
+    volumes: Floats
+    weights: Floats
+    among: str
+    note: str
+
+
+def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _Alike | None:
+    """Those near in age, by the narrowest window that shows enough of them on both sides; None if even the widest does not."""
+    ages = np.array([p.age for p in people], np.float64)
+    for window in WINDOWS:
+        weights = np.exp(-0.5 * ((ages - age) / window) ** 2)
+        if _effective(weights) >= FEWEST and abs(float(np.average(ages, weights=weights)) - age) <= window:
+            volumes = np.array([p.volumes[label] for p in people])
+            note = f"too few within {WINDOWS[0]:g} years" if window > WINDOWS[0] else ""
+            return _Alike(volumes=volumes, weights=weights, among=f"{who} of {age:g} ± {window:g} years", note=note)
+    return None
+
+
+def population_of(people: Sequence[Person], source: str, *, apart: bool = False) -> Population:
+    """The population that people make.
+
+    Args:
+        people: a label that is not among the volumes of one of them is not known of him; a missing one has 0 ml.
+        source: whose volumes they are, in words.
+        apart: keep each by himself.
+    """
+    names = dict.fromkeys(name for person in people for name in person.volumes)
+    labels = {name: _distribution([p.volumes[name] for p in people if name in p.volumes]) for name in names}
+    return Population(source=source, labels=labels, people=tuple(people) if apart else ())
+
+
+def _distribution(volumes: Sequence[float]) -> Distribution:
+    levels, ascending = _curve(np.array(volumes), np.ones(len(volumes)))
+    quantiles = np.maximum.accumulate(np.interp(LEVELS, levels, ascending))  # the last bit of an interpolation may descend
+    return Distribution(n=len(volumes), quantiles=tuple(quantiles.tolist()))
+
+
+def _curve(volumes: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Percent and ascending volumes: the k-th of n equal weights stands at 100 k / (n + 1), as often is a further one below it.
+
+    Source: Weibull's plotting position (Hyndman and Fan 1996, The American Statistician 50, definition 6), with weights.
+    """
+    order = np.argsort(volumes, kind="stable")
+    ascending, shares = volumes[order], weights[order]
+    new = float((shares**2).sum() / shares.sum())  # what one more would count
+    return 100 * (np.cumsum(shares) - 0.5 * shares + 0.5 * new) / (shares.sum() + new), ascending
+
+
+def _level(levels: Floats, volumes: Floats, ml: float) -> float:
+    """Percent at a volume, in the middle of all that are equal to it; the first or last beyond the ends."""
+    first, last = int(np.searchsorted(volumes, ml, "left")), int(np.searchsorted(volumes, ml, "right"))
+    if last > first:
+        return float(levels[first] + levels[last - 1]) / 2
+    return float(np.interp(ml, volumes, levels))
+
+
+def _effective(weights: Floats) -> float:
+    """How many equally weighted ones say as much. Source: Kish 1965, Survey Sampling."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares else 0.0

@@ -1,0 +1,262 @@
+"""Figures for papers: PNG at 300 dpi and PDF with vectors and embedded fonts. Needs matplotlib, the extra ``figures``.
+
+Widths are those of a journal's one or two columns, and letters are 7 points high at that width. Colours are Okabe and Ito's; lines
+and marks differ in shape too, for the colour-blind and for print in black. The same data gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from nnseg.core.history import Epoch
+from nnseg.evaluation.averages import table
+from nnseg.evaluation.metrics import metric_of
+from nnseg.evaluation.scores import Scores
+from nnseg.reporting.contours import PREDICTION, REFERENCE, ExamplePicture, View, views
+from nnseg.storage.files import write_aside
+
+MM = 1 / 25.4
+ONE_COLUMN, TWO_COLUMNS = 85 * MM, 174 * MM
+"""Inches."""
+TALLEST = 230 * MM
+"""Inches that a page of a journal has for a figure."""
+DPI = 300
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+SERIES = ((BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (4, 1, 1, 1, 1, 1))))
+"""Colour and dashes of the mean of each plan's folds. Source: Okabe and Ito, Color universal design, 2008."""
+
+STYLE: Final[dict[Any, Any]] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 7,
+    "axes.labelsize": 7,
+    "axes.titlesize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e6ea",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,
+    "pdf.compression": 9,
+    "svg.fonttype": "none",
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "axes.unicode_minus": True,
+}
+
+SAID_ALREADY = ("iou", "hd", "volume_error_ml", "absolute_volume_error")
+"""By Dice, HD95 and the relative volume error."""
+MOST_LABELS = 30
+"""Labels that a figure of scores has room for; of more, those with the lowest median of the first metric."""
+DRAWS = 2000
+"""Resampled sets of cases for the interval of a median."""
+GOLDEN = 0.618
+
+Numbers = npt.NDArray[np.float64]
+Histories = Mapping[str, Sequence[Epoch]]
+
+
+def write_figure(build: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
+    """Draw a figure and write it as PNG and PDF, without dates or names of machines.
+
+    Args:
+        build: one of the functions below with its data.
+        stem: path without suffix.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = build()
+        FigureCanvasAgg(figure)
+        paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+        for path, left_out in zip(paths, (("Software",), ("CreationDate", "Creator", "Producer")), strict=True):
+            with write_aside(path) as aside:
+                figure.savefig(aside, format=path.suffix[1:], metadata=dict.fromkeys(left_out))
+    return paths
+
+
+def curves_figure(histories: Histories) -> Figure:
+    """Loss and estimated Dice over the steps: a thin line for each fold, a thick one for the mean of each plan's folds.
+
+    Args:
+        histories: epochs by "PLAN fold NUMBER".
+    """
+    figure = Figure(figsize=(ONE_COLUMN, 92 * MM), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    plans: dict[str, list[Sequence[Epoch]]] = {}
+    for name, epochs in histories.items():
+        plans.setdefault(name.rsplit(" fold ", 1)[0], []).append(epochs)
+    for (colour, dashes), (plan, folds) in zip(_styles(len(plans)), plans.items(), strict=False):
+        told = f"{plan}: " if len(plans) > 1 else ""
+        words = f"{told}mean of {len(folds)} folds" if len(folds) > 1 else f"{told}fold" if told else "the only fold"
+        style = {"color": colour, "linestyle": dashes, "label": words}
+        _folds(above, [[(e.step, e.loss) for e in epochs] for epochs in folds], style)
+        _folds(below, [[(e.step, d) for e in epochs if (d := e.mean_dice) is not None] for epochs in folds], style)
+    above.set_ylabel("training loss")
+    below.set_ylabel("Dice on held-out patches")
+    below.set_ylim(top=min(1.0, below.get_ylim()[1]))
+    below.set_xlabel("optimizer steps")
+    below.set_xlim(left=0)
+    below.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if any(len(folds) > 1 for folds in plans.values()):
+        below.plot([], [], color="#868e99", linewidth=0.5, label="each fold")
+    below.legend(loc="lower right")
+    for number, axes in enumerate((above, below)):
+        _letter(axes, number)
+    return figure
+
+
+def scores_figure(scores: Scores) -> Figure:
+    """A dot for each case, and the median with its 95 % interval, of every label and metric that was measured.
+
+    Those are left out that say again what another one says.
+    """
+    defined = [m for m in scores.metrics if np.isfinite(table(scores.cases, scores.labels, m)).any()]
+    metrics = [m for m in defined if m not in SAID_ALREADY] or ["dice"]
+    labels = _hardest(scores, metrics[0])
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    height = min(TALLEST, rows * (max(12, 5.5 * len(labels) + 3) + 13) * MM + 6 * MM)
+    figure = Figure(figsize=(ONE_COLUMN if columns == 1 else TWO_COLUMNS, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number, axes in enumerate(grid.ravel()):
+        if number >= len(metrics):
+            axes.set_axis_off()
+            continue
+        about = metric_of(metrics[number])
+        _strips(axes, labels, table(scores.cases, labels, metrics[number]))
+        if about.better == "zero":
+            axes.axvline(0, color="#868e99", linewidth=0.6, zorder=0.5)
+        axes.set_xlabel(f"{about.title}{f' ({about.unit})' if about.unit else ''}")
+        if number % columns:
+            axes.set_yticklabels([])
+        if len(metrics) > 1:
+            _letter(axes, number)
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", markersize=3, alpha=0.6, linestyle="", label="a case"),
+        Line2D([], [], color=VERMILLION, marker="D", markersize=4, label="median with 95 % interval"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def cases_figure(examples: Sequence[ExamplePicture]) -> Figure:
+    """A row for each case, a column for each plane: outlines of the reference solid, those of the prediction dashed."""
+    shown = [views(example) for example in examples]
+    flat = all(len(of_case) == 1 for of_case in shown)
+    rows = [[view for of_case in shown for view in of_case]] if flat else [list(of_case) for of_case in shown]
+    captions = [[e.caption for e in examples]] if flat else [[e.caption] for e in examples]
+    gap, room = 1.5 * MM, 5 * MM
+    heights = [min(70 * MM, (TWO_COLUMNS - gap * (len(row) - 1)) / sum(map(_aspect, row))) for row in rows]
+    total = sum(heights) + room * (len(rows) + 1)
+    shrunk = min(1.0, (TALLEST - room * (len(rows) + 1)) / sum(heights))
+    total -= (1 - shrunk) * sum(heights)
+    figure, top = Figure(figsize=(TWO_COLUMNS, total)), total
+    for row, words, height in zip(rows, captions, (shrunk * h for h in heights), strict=True):
+        top -= room + height
+        left = (TWO_COLUMNS - height * sum(map(_aspect, row)) - gap * (len(row) - 1)) / 2
+        for number, view in enumerate(row):
+            width = height * _aspect(view)
+            axes = figure.add_axes((left / TWO_COLUMNS, top / total, width / TWO_COLUMNS, height / total))
+            _slice(axes, view)
+            if number < len(words):
+                axes.set_title(words[number], loc="left", pad=2.5)
+            left += width + gap
+    handles = [
+        Line2D([], [], color=REFERENCE, label="reference"),
+        Line2D([], [], color=PREDICTION, linestyle=(0, (2.5, 1.5)), label="prediction"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=2, borderaxespad=0.2)
+    return figure
+
+
+def _styles(count: int) -> list[tuple[str, Any]]:
+    return [SERIES[i % len(SERIES)] for i in range(count)]
+
+
+def _folds(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Mapping[str, Any]) -> None:
+    known = [np.array(curve, np.float64) for curve in curves if curve]
+    if not known:
+        return
+    for curve in known if len(known) > 1 else ():
+        axes.plot(curve[:, 0], curve[:, 1], color=style["color"], linewidth=0.5, alpha=0.5)
+    steps = np.unique(np.concatenate([curve[:, 0] for curve in known]))
+    inside = steps[(steps >= max(c[0, 0] for c in known)) & (steps <= min(c[-1, 0] for c in known))]
+    mean = np.mean([np.interp(inside, curve[:, 0], curve[:, 1]) for curve in known], axis=0)
+    axes.plot(inside, mean, linewidth=1.4, **style)
+
+
+def _hardest(scores: Scores, metric: str) -> list[str]:
+    """All labels, or those of many with the lowest medians; in the dataset's order."""
+    if len(scores.labels) <= MOST_LABELS:
+        return list(scores.labels)
+    values = table(scores.cases, scores.labels, metric)
+    middles = [float(np.median(known)) if len(known := column[np.isfinite(column)]) else np.inf for column in values.T]
+    chosen = set(np.argsort(middles, kind="stable")[:MOST_LABELS].tolist())
+    return [name for i, name in enumerate(scores.labels) if i in chosen]
+
+
+def _strips(axes: Axes, labels: Sequence[str], values: Numbers) -> None:
+    """A row of dots for each label, the first on top."""
+    for row, column in enumerate(values.T):
+        known = np.sort(column[np.isfinite(column)])
+        if not len(known):
+            continue
+        heights = row + 0.5 * (np.arange(len(known)) * GOLDEN % 1.0 - 0.5)
+        axes.plot(known, heights, "o", color=BLUE, markersize=2, alpha=0.45, markeredgewidth=0)
+        low, high = np.percentile(_medians(known), (2.5, 97.5))
+        axes.plot([low, high], [row, row], color=VERMILLION, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(np.median(known), row, "D", color=VERMILLION, markersize=3.8, markeredgecolor="white", markeredgewidth=0.5)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def _medians(values: Numbers) -> Numbers:
+    """Of resampled sets, the same each time. Source: Efron 1979, Bootstrap methods."""
+    draws = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+    medians: Numbers = np.median(values[draws], axis=1)
+    return medians
+
+
+def _aspect(view: View) -> float:
+    height, width = view.grey.shape
+    return float(width / height)
+
+
+def _slice(axes: Axes, view: View) -> None:
+    height, width = view.grey.shape
+    axes.imshow(view.grey, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), aspect="auto", interpolation="none")
+    for outlines, colour, dashes in ((view.reference, REFERENCE, "-"), (view.prediction, PREDICTION, (0, (2.5, 1.5)))):
+        for _, points in outlines:
+            axes.plot(points[:, 0], points[:, 1], color=colour, linestyle=dashes, linewidth=0.9)
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+
+
+def _letter(axes: Axes, number: int) -> None:
+    """The letter that a caption calls a panel by."""
+    axes.set_title("abcdefghijklmnopqrstuvwxyz"[number], loc="left", fontweight="bold", fontsize=8)
