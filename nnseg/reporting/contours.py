@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -76,6 +77,24 @@ class View:
     area: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaseViews:
+    """A case's slices, ready to draw.
+
+    Args:
+        caption: why it is shown, and its score.
+    """
+
+    name: str
+    caption: str
+    views: tuple[View, ...]
+
+
+def case_views(example: ExamplePicture) -> CaseViews:
+    """What is drawn of a case; its voxels are not needed any more."""
+    return CaseViews(name=example.name, caption=example.caption, views=views(example))
+
+
 def views(example: ExamplePicture) -> tuple[View, ...]:
     """The slices that show most of the reference, trimmed to it: one of a 2D image, three orthogonal ones of a volume."""
     image, reference, prediction = (a if a.ndim == 3 else a[None] for a in (example.image, example.reference, example.prediction))
@@ -85,9 +104,10 @@ def views(example: ExamplePicture) -> tuple[View, ...]:
     shown = labelled[0] if labelled[0].any() else labelled[1]
     low, high = np.percentile(image[box], [0.5, 99.5])
     grey = np.clip((image[box].astype(np.float64) - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-    sides = tuple(_masks(example.labels, a[box]) for a in (reference, prediction))
+    sides = (reference[box], prediction[box])
     planes = (0,) if len(image) == 1 else (0, 1, 2)
-    return tuple(_view(axis, grey, sides, shown=shown[box], spacing=spacing, start=box[axis].start) for axis in planes)
+    draw = partial(_view, grey=grey, sides=sides, labels=example.labels, shown=shown[box], spacing=spacing)
+    return tuple(draw(axis, start=box[axis].start) for axis in planes)
 
 
 def picture_svg(view: View, description: str) -> str:
@@ -96,11 +116,11 @@ def picture_svg(view: View, description: str) -> str:
     svg = ElementTree.Element(
         "svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": description, "class": "picture"}
     )
-    ElementTree.SubElement(svg, "image", {"href": _data_url(view.grey), "width": str(width), "height": str(height)})
+    ElementTree.SubElement(svg, "image", {"href": picture_url(view.grey), "width": str(width), "height": str(height)})
     for kind, outlines in (("reference", view.reference), ("prediction", view.prediction)):
         group = ElementTree.SubElement(svg, "g", {"class": kind})
         for label in dict.fromkeys(name for name, _ in outlines):
-            lines = "".join(_path(points) for name, points in outlines if name == label)
+            lines = "".join(outline_path(points) for name, points in outlines if name == label)
             path = ElementTree.SubElement(
                 group, "path", {"d": lines, "vector-effect": "non-scaling-stroke", "transform": "scale(.1)"}
             )
@@ -131,12 +151,8 @@ def montage_png(examples: Sequence[ExamplePicture], *, height: int = 320) -> byt
 
 
 def _labelled(labels: Labels, label_map: Integers) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = np.any(list(_masks(labels, label_map).values()), axis=0)
-    return found
-
-
-def _masks(labels: Labels, label_map: Integers) -> dict[str, npt.NDArray[np.bool_]]:
-    return {name: labels.mask(name, label_map) for name in labels.foreground}
+    values = [v for region in labels.regions for v in region.values] or labels.values[1:]
+    return np.isin(label_map, values)
 
 
 def _trim(labelled: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
@@ -152,9 +168,10 @@ def _trim(labelled: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 def _view(
     axis: int,
-    grey: npt.NDArray[np.uint8],
-    sides: Sequence[dict[str, npt.NDArray[np.bool_]]],
     *,
+    grey: npt.NDArray[np.uint8],
+    sides: Sequence[Integers],
+    labels: Labels,
     shown: npt.NDArray[np.bool_],
     spacing: npt.NDArray[np.float64],
     start: int,
@@ -168,10 +185,7 @@ def _view(
     longest_side = LONGEST_SIDE * (2 if len(grey) == 1 else 1)
     scale = slice_mm * longest_side / max(np.array(plane.shape) * slice_mm)
     height, width = (max(1, round(n * s)) for n, s in zip(plane.shape, scale, strict=True))
-    reference, prediction = (
-        tuple((name, line) for name, mask in side.items() for line in _outlines(np.take(mask, index, axis)[turn], scale))
-        for side in sides
-    )
+    reference, prediction = (_outlines(labels, np.take(side, index, axis)[turn], scale) for side in sides)
     return View(
         plane=PLANES[axis],
         title=f"{PLANES[axis]}, {'zyx'[axis]} = {start + index}" if len(areas) > 1 or axis else "",
@@ -182,20 +196,24 @@ def _view(
     )
 
 
-def _outlines(mask: npt.NDArray[np.bool_], scale: npt.NDArray[np.float64]) -> list[Points]:
-    """Outlines of a mask (rows, columns) as x, y in pixels; ``scale`` is pixels per voxel along rows and columns."""
-    lines = find_contours(np.pad(mask, 1).astype(np.float64), 0.5)
-    return [approximate_polygon((line - 0.5) * scale, 0.25)[:, ::-1] for line in lines]  # -1 for the padding, +0.5: voxel centres
+def _outlines(labels: Labels, plane: Integers, scale: npt.NDArray[np.float64]) -> tuple[Outline, ...]:
+    """Outlines of a slice (rows, columns) as x, y in pixels; ``scale`` is pixels per voxel along rows and columns."""
+    found = []
+    for name in labels.foreground:
+        for line in find_contours(np.pad(labels.mask(name, plane), 1).astype(np.float64), 0.5):
+            found.append((name, approximate_polygon((line - 0.5) * scale, 0.25)[:, ::-1]))  # -1: padding, +0.5: voxel centres
+    return tuple(found)
 
 
-def _path(points: Points) -> str:
+def outline_path(points: Points) -> str:
     """SVG path commands in tenths of a pixel, relative, which are the shortest."""
     tenths = np.round(points * 10).astype(int)
     moves = "".join(f"{x:+d}{y:+d}" for x, y in np.diff(tenths, axis=0)).replace("+", " ")
     return f"M{tenths[0, 0]} {tenths[0, 1]}l{moves.lstrip()}"
 
 
-def _data_url(grey: npt.NDArray[np.uint8]) -> str:
+def picture_url(grey: npt.NDArray[np.uint8]) -> str:
+    """A grey picture as a ``data:`` URL."""
     content = io.BytesIO()
     Image.fromarray(grey).save(content, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

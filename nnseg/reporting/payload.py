@@ -1,0 +1,334 @@
+"""A case as a browser can take it: small NIfTI volumes, cropped and coarsened no more than the room for them asks for."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.geometry import Box, Grid, Shape, Vector
+from nnseg.core.image import Floats, Integers
+from nnseg.core.labels import Labels
+
+MOST_CHANNELS = 4
+"""Of a scan that are packed."""
+MARGIN, LEAST_MARGIN = 0.25, 8
+"""Context kept around what is labelled where a scan is cropped: a share of its extent, and at least so many voxels."""
+WORST_RATIO = 6
+"""A scan with more voxels than so many times the room for it is cropped without trying to pack it whole."""
+LABEL_INTENT = 1002
+"""NIfTI's code for voxels that are labels, not measurements."""
+PLANES = ("axial", "coronal", "sagittal")
+RAS = np.diag([-1.0, -1.0, 1.0])
+"""From LPS, the world of a `Grid`, to that of NIfTI."""
+
+Voxels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewerCase:
+    """A case to look at; everything is on one grid, in canonical orientation.
+
+    Args:
+        name: of the case.
+        caption: why it is shown, and its score.
+        image: float32 (C, Z, Y, X), the scan; three channels of one slice are taken for colours.
+        grid: of the voxels.
+        prediction: (Z, Y, X), stored values.
+        labels: what the values mean.
+        reference: (Z, Y, X), stored values, where there is one.
+        uncertainty: (Z, Y, X), the chance that the label is wrong, where it is known.
+        channels: their names.
+        notes: to be read beside the case.
+    """
+
+    name: str
+    caption: str
+    image: Floats
+    grid: Grid
+    prediction: Integers
+    labels: Labels
+    reference: Integers | None = None
+    uncertainty: Floats | None = None
+    channels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packed:
+    """A case ready for the page. Places are voxels (x, y, z) of the packed volumes.
+
+    Args:
+        name, caption, labels, channels: of the case.
+        notes: of the case, and what is not as it was.
+        volumes: gzip-compressed NIfTI files by name: "scan 0", "scan 1" ..., "prediction", and what else there is. In label maps 0
+            is the background, then come the labels in order, and last what is ignored.
+        grid: of the volumes.
+        box: that they cover of the case's grid.
+        colour: True if the scan is a picture in colours.
+        start: where to look first.
+        jumps: by plane, the slice with the most of ``jumps_to``.
+        jumps_to: "disagreement", "uncertainty", or nothing where neither is known.
+    """
+
+    name: str
+    caption: str
+    labels: Labels
+    channels: tuple[str, ...]
+    notes: tuple[str, ...]
+    volumes: Mapping[str, bytes]
+    grid: Grid
+    box: Box
+    colour: bool
+    start: tuple[int, ...]
+    jumps: Mapping[str, tuple[int, ...]]
+    jumps_to: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all volumes."""
+        return sum(map(len, self.volumes.values()))
+
+    @property
+    def factor(self) -> Vector:
+        """Voxels of the case per packed voxel along (z, y, x), at least 1."""
+        a, b, c = (n / m for n, m in zip(self.box.shape, self.grid.shape, strict=True))
+        return a, b, c
+
+
+def pack_all(cases: Sequence[ViewerCase], *, most_bytes: int) -> tuple[Packed, ...]:
+    """Every case packed, in order; what small ones leave of their shares goes to the larger ones.
+
+    Args:
+        cases: to be packed.
+        most_bytes: of all of them together.
+    """
+    packed: dict[int, Packed] = {}
+    for done, i in enumerate(sorted(range(len(cases)), key=lambda i: cases[i].image.size)):
+        left = most_bytes - sum(p.size for p in packed.values())
+        packed[i] = pack(cases[i], most_bytes=left // (len(cases) - done))
+    return tuple(packed[i] for i in range(len(cases)))
+
+
+def pack(case: ViewerCase, *, most_bytes: int) -> Packed:
+    """A case as it is if that is small enough, else cropped around what is labelled, else with voxels as large as it takes."""
+    packer = _Packer(case)
+    whole = Box.whole(case.grid.shape)
+    if math.prod(case.grid.shape) <= WORST_RATIO * most_bytes:
+        packed = packer.pack(whole, whole.shape)
+        if packed.size <= most_bytes:
+            return packed
+    box = _around(packer.labelled)
+    packed = packer.pack(box, box.shape if math.prod(box.shape) <= WORST_RATIO * most_bytes else _coarser(case, box, most_bytes))
+    while packed.size > most_bytes and math.prod(packed.grid.shape) > 1:
+        voxels = math.prod(packed.grid.shape)
+        packed = packer.pack(box, _coarser(case, box, min(voxels - 1, int(0.95 * voxels * most_bytes / packed.size))))
+    return packed
+
+
+def affine_of(grid: Grid) -> npt.NDArray[np.float64]:
+    """From voxel (x, y, z) to position in mm as NIfTI counts it, to the right, anterior and superior; (4, 4)."""
+    affine = np.eye(4)
+    affine[:3, :3] = RAS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
+    affine[:3, 3] = RAS @ np.asarray(grid.origin)
+    return affine
+
+
+class _Packer:
+    """What of a case does not depend on how it is cropped and coarsened."""
+
+    def __init__(self, case: ViewerCase) -> None:
+        self.case = case
+        self._maps = {"prediction": _indices(case.labels, case.prediction)}
+        if case.reference is not None:
+            self._maps["reference"] = _indices(case.labels, case.reference)
+        self.labelled = np.any([m > 0 for m in self._maps.values()], axis=0)
+        self._colour = case.grid.is_2d and len(case.image) == 3
+        self._jumps, self._jumps_to = self._find_jumps()
+        places = [_fullest(self.labelled, 0 if case.grid.is_2d else axis) for axis in range(3)]
+        self._start = tuple(place[axis] for axis, place in enumerate(places))
+
+    def pack(self, box: Box, shape: Shape) -> Packed:
+        """The part of the case in a box, with voxels so large that ``shape`` is left of it."""
+        case, factor = self.case, np.array(box.shape) / np.array(shape)
+
+        def at(place: tuple[int, ...]) -> tuple[int, ...]:
+            inside = np.clip((np.array(place) - box.start) / factor, 0, np.array(shape) - 1)
+            return tuple(int(i) for i in inside[::-1])
+
+        grid = Grid(
+            shape=shape,
+            spacing=_vector(np.array(case.grid.spacing) * factor),
+            origin=case.grid.world(_vector(np.array(box.start) + (factor - 1) / 2)),
+            direction=case.grid.direction,
+        )
+        return Packed(
+            name=case.name,
+            caption=case.caption,
+            labels=case.labels,
+            channels=case.channels or tuple(f"channel {i}" for i in range(len(case.image))),
+            notes=(*case.notes, *_losses(case, box, grid)),
+            volumes={name: gzip.compress(content, 9, mtime=0) for name, content in self._volumes(box, grid).items()},
+            grid=grid,
+            box=box,
+            colour=self._colour,
+            start=at(self._start),
+            jumps={plane: at(place) for plane, place in self._jumps.items()},
+            jumps_to=self._jumps_to,
+        )
+
+    def _volumes(self, box: Box, grid: Grid) -> dict[str, bytes]:
+        case, shape = self.case, grid.shape
+        image = [_mean(channel[box.slices], shape) for channel in case.image[:MOST_CHANNELS]]
+        found = {}
+        if self._colour:
+            found["scan 0"] = _nifti(_colours(np.stack(image, axis=-1)), grid)
+        else:
+            for i, channel in enumerate(image):
+                found[f"scan {i}"] = _windowed(channel, grid)
+        for name, indices in self._maps.items():
+            found[name] = _nifti(_nearest(indices[box.slices], shape), grid, intent=LABEL_INTENT)
+        if case.uncertainty is not None:
+            chance = _mean(case.uncertainty[box.slices], shape)
+            found["uncertainty"] = _nifti(np.round(np.clip(chance, 0, 1) * 255).astype(np.uint8), grid, slope=1 / 255)
+        return found
+
+    def _find_jumps(self) -> tuple[dict[str, tuple[int, ...]], str]:
+        weight, kind = None, ""
+        if "reference" in self._maps:
+            known = self._maps["reference"] != self._ignored
+            weight, kind = (self._maps["reference"] != self._maps["prediction"]) & known, "disagreement"
+        elif self.case.uncertainty is not None:
+            weight, kind = self.case.uncertainty, "uncertainty"
+        if weight is None or not weight.any():
+            return {}, ""
+        axes = range(1 if self.case.grid.is_2d else 3)
+        return {PLANES[axis]: _fullest(weight, axis) for axis in axes}, kind
+
+    @property
+    def _ignored(self) -> int:
+        return len(self.case.labels.values)
+
+
+def _losses(case: ViewerCase, box: Box, grid: Grid) -> list[str]:
+    """What is not shown as it was, in words."""
+    found = []
+    if box.shape != case.grid.shape:
+        found.append(f"Cropped to {_times(box.shape)} of {_times(case.grid.shape)} voxels, around what is labelled.")
+    if grid.shape != box.shape:
+        found.append(
+            f"Coarsened from voxels of {_times(case.grid.spacing)} mm to {_times(grid.spacing)} mm; scores are of the original."
+        )
+    if len(case.image) > MOST_CHANNELS:
+        found.append(f"Only the first {MOST_CHANNELS} of {len(case.image)} channels are shown.")
+    return found
+
+
+def _indices(labels: Labels, label_map: Integers) -> Voxels:
+    """Indices of labels, 0 the background, and the number of labels for what is ignored; uint8 if that is enough."""
+    indices = labels.encode(label_map)
+    indices = np.where(indices < 0, len(labels.values), indices)
+    return indices.astype(np.uint8 if len(labels.values) < 256 else np.int16)
+
+
+def _around(labelled: npt.NDArray[np.bool_]) -> Box:
+    """The box of what is labelled, with a margin; the whole if nothing is."""
+    starts, stops = [], []
+    for axis, length in enumerate(labelled.shape):
+        where = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(where[0]), int(where[-1]) + 1) if where.size else (0, length)
+        margin = max(LEAST_MARGIN, math.ceil(MARGIN * (last - first)))
+        starts.append(max(0, first - margin))
+        stops.append(min(length, last + margin))
+    return Box(start=(starts[0], starts[1], starts[2]), stop=(stops[0], stops[1], stops[2]))
+
+
+def _fullest(weight: Voxels, axis: int) -> tuple[int, ...]:
+    """A voxel (z, y, x) amid the most of a slice across an axis, of the slice that has most of ``weight`` in all."""
+    index = int(np.argmax(weight.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)))
+    plane = np.take(weight, index, axis)
+    rows, columns = np.nonzero(plane > 0.5 * plane.max())
+    if not len(rows):
+        return tuple(n // 2 for n in weight.shape)
+    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+    return tuple(int(i) for i in np.insert([rows[nearest], columns[nearest]], axis, index))
+
+
+def _coarser(case: ViewerCase, box: Box, most_voxels: int) -> Shape:
+    """The shape of a box in at most so many voxels: the finest axes give way first, and voxels become more alike."""
+    extent = np.array(box.shape) * case.grid.spacing
+    fine, coarse = min(case.grid.spacing), float(extent.max()) + 1.0
+    for _ in range(40):
+        middle = math.sqrt(fine * coarse)
+        few = math.prod(_shape_at(box, case.grid, middle)) <= max(1, most_voxels)
+        fine, coarse = (fine, middle) if few else (middle, coarse)
+    return _shape_at(box, case.grid, coarse)
+
+
+def _shape_at(box: Box, grid: Grid, least_spacing: float) -> Shape:
+    a, b, c = (max(1, round(n * s / max(s, least_spacing))) for n, s in zip(box.shape, grid.spacing, strict=True))
+    return a, b, c
+
+
+def _mean(voxels: Voxels, shape: Shape) -> Voxels:
+    """Means of the blocks that voxels (z, y, x) are divided into."""
+    for axis, n in enumerate(shape):
+        length = voxels.shape[axis]
+        if n < length:
+            edges = np.arange(n) * length // n
+            counts = np.diff([*edges, length]).reshape([-1 if a == axis else 1 for a in range(3)])
+            voxels = np.add.reduceat(voxels, edges, axis=axis) / counts
+    return voxels
+
+
+def _nearest(voxels: Voxels, shape: Shape) -> Voxels:
+    """The voxels in the middle of the blocks that voxels (z, y, x) are divided into."""
+    for axis, n in enumerate(shape):
+        voxels = np.take(voxels, ((np.arange(n) + 0.5) * voxels.shape[axis] / n).astype(int), axis=axis)
+    return voxels
+
+
+def _windowed(channel: Voxels, grid: Grid) -> bytes:
+    """A channel in 256 steps from its 0.5th to its 99.5th percentile; the header says what they mean."""
+    low, high = (float(v) for v in np.percentile(channel, [0.5, 99.5]))
+    width = max(high - low, 1e-6)
+    steps = np.round(np.clip((channel - low) / width, 0, 1) * 255).astype(np.uint8)
+    return _nifti(steps, grid, slope=width / 255, intercept=low)
+
+
+def _colours(pixels: Voxels) -> Voxels:
+    """Pixels (z, y, x, 3) as NIfTI's colours; those of 8 bits stay as they are."""
+    low, high = (0.0, 255.0) if pixels.min() >= 0 and pixels.max() <= 255 else np.percentile(pixels, [0.5, 99.5])
+    steps = np.round(np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(steps).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+
+
+def _nifti(voxels: Voxels, grid: Grid, *, slope: float = 1.0, intercept: float = 0.0, intent: int = 0) -> bytes:
+    """A NIfTI file of voxels (Z, Y, X) whose values are ``slope`` times what is stored plus ``intercept``."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(grid.shape[::-1])
+    header["pixdim"][1:4] = grid.spacing[::-1]
+    header.set_qform(affine_of(grid), code=1, strip_shears=True)
+    header.set_sform(affine_of(grid), code=1)
+    header.set_xyzt_units("mm")
+    header["scl_slope"], header["scl_inter"], header["intent_code"] = slope, intercept, intent
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    content: bytes = header.binaryblock + bytes(4) + np.ascontiguousarray(voxels).tobytes()
+    return content
+
+
+def _times(values: Sequence[float]) -> str:
+    """In the order that people say: x first."""
+    return " × ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in reversed(values))  # noqa: RUF001
+
+
+def _vector(values: npt.NDArray[np.float64]) -> Vector:
+    a, b, c = (float(v) for v in values)
+    return a, b, c

@@ -1,0 +1,266 @@
+"""Section: scores of held-out cases, by every metric, label and case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.evaluation.averages import table
+from nnseg.evaluation.metrics import Metric, metric_of
+from nnseg.evaluation.scores import Interval, Mean, Scores
+from nnseg.reporting.figures import strips_svg
+from nnseg.reporting.quantities import decimals
+from nnseg.reporting.story import Story
+
+AVERAGES = {
+    "per_image": ("per image", "case", "each case counts once: the mean over its labels, then over the cases"),
+    "per_mask": ("per mask", "mask", "each label of each case counts once"),
+    "pooled": (
+        "pooled",
+        "label",
+        "each voxel counts once: summed over all cases before the ratio, so that large objects weigh more",
+    ),
+}
+"""By key in `Averages`: title, what is counted, and what it means."""
+
+MOST_DOTS = 12_000
+"""On the page; with more, only the first metric is drawn case by case."""
+MOST_STRIPS = 16
+"""Labels drawn case by case: those with the worst means."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A mean and its 95 % interval in words; the interval is empty where none is known."""
+
+    mean: str
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """One metric over all cases.
+
+    Args:
+        averages: by the keys of `AVERAGES`.
+        undefined: masks without a value.
+    """
+
+    name: str
+    title: str
+    unit: str
+    meaning: str
+    better: str
+    averages: Mapping[str, Cell]
+    undefined: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One metric in detail.
+
+    Args:
+        labels: per label the mean over cases, and the pooled ratio.
+        strips: drawing of all cases; empty if they are too many, or nothing is defined.
+        left_out: labels that the drawing leaves out.
+    """
+
+    name: str
+    title: str
+    unit: str
+    meaning: str
+    labels: Mapping[str, Mapping[str, Cell]]
+    strips: str
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRow:
+    """One case in the first metric: its mean and the value of each label, in words."""
+
+    name: str
+    values: Sequence[str]
+    flagged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What is told of the scores.
+
+    Args:
+        metrics: rows of the table of all.
+        panels: one a metric.
+        labels: their names.
+        cases: the worst first, by the first metric.
+        numbers: JSON of all numbers of the cases' table, for the script that shows another metric.
+        sure: what the intervals say, in a sentence.
+        flags: is any case flagged?
+    """
+
+    metrics: Sequence[MetricRow]
+    panels: Sequence[Panel]
+    labels: Sequence[str]
+    cases: Sequence[CaseRow]
+    numbers: str
+    sure: str
+    flags: bool
+
+
+def scored(story: Story) -> Scored | None:
+    """What is told of the scores; None before there are any."""
+    scores = story.scores
+    if scores is None:
+        return None
+    tables = {name: table(scores.cases, scores.labels, name) for name in scores.metrics}
+    drawn = scores.metrics if len(scores.cases) * len(scores.labels) * len(tables) <= MOST_DOTS else scores.metrics[:1]
+    return Scored(
+        metrics=[_row(scores, name) for name in scores.metrics],
+        panels=[_panel(scores, name, tables[name], drawn=name in drawn) for name in scores.metrics],
+        labels=scores.labels,
+        cases=_cases(scores, tables, story.flagged),
+        numbers=_numbers(scores, tables),
+        sure=_sure(scores),
+        flags=bool(story.flagged),
+    )
+
+
+def typical_cases(scores: Scores) -> dict[str, str]:
+    """Names of the best, the median and the worst case by mean Dice, by these words; fewer words for fewer cases."""
+    ranked = [c.name for c in sorted(scores.cases, key=lambda c: (c.mean_dice or 0.0, c.name)) if c.mean_dice is not None]
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), reversed(ranked), strict=False))
+    return {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
+
+
+def cell(mean: Mean, digits: int, label: str | None = None) -> Cell:
+    """A mean in words, of all or of one label."""
+    value = mean.mean if label is None else mean.labels[label]
+    interval = mean.interval if label is None else mean.intervals.get(label)
+    return Cell(mean=decimals(value, digits), interval=_interval(interval, digits))
+
+
+def _interval(interval: Interval | None, digits: int) -> str:
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""
+
+
+def _row(scores: Scores, name: str) -> MetricRow:
+    metric = metric_of(name)
+    means = {key: getattr(scores.averages, key)[name] for key in AVERAGES}
+    return MetricRow(
+        name=name,
+        title=metric.title,
+        unit=metric.unit,
+        meaning=metric.meaning,
+        better={"higher": "more is better", "lower": "less is better", "zero": "0 is best"}[metric.better],
+        averages={key: cell(mean, metric.digits) for key, mean in means.items()},
+        undefined=means["per_mask"].n_undefined,
+    )
+
+
+def _panel(scores: Scores, name: str, values: Numbers, *, drawn: bool) -> Panel:
+    metric, averages = metric_of(name), scores.averages
+    strips, left_out = _strips(scores, metric, values) if drawn else ("", 0)
+    return Panel(
+        name=name,
+        title=metric.title,
+        unit=metric.unit,
+        meaning=metric.meaning,
+        labels={
+            label: {key: cell(getattr(averages, key)[name], metric.digits, label) for key in ("per_mask", "pooled")}
+            for label in scores.labels
+        },
+        strips=strips,
+        left_out=left_out,
+    )
+
+
+def _strips(scores: Scores, metric: Metric, values: Numbers) -> tuple[str, int]:
+    """The drawing of one metric, and how many labels it leaves out."""
+    if not np.isfinite(values).any():
+        return "", 0
+    worth = [
+        np.nan_to_num(_worth(column[np.isfinite(column)], metric).mean() if np.isfinite(column).any() else np.inf)
+        for column in values.T
+    ]
+    shown = sorted(np.argsort(worth, kind="stable")[:MOST_STRIPS].tolist())
+    strips = {
+        scores.labels[i]: {case.name: float(v) for case, v in zip(scores.cases, values[:, i], strict=True) if np.isfinite(v)}
+        for i in shown
+    }
+    share = metric.better == "higher" and not metric.unit
+    title = f"{metric.title} of each case, by label"
+    return strips_svg(title, strips, digits=metric.digits, top=1.0 if share else None), len(scores.labels) - len(shown)
+
+
+def _worth(values: Numbers, metric: Metric) -> Numbers:
+    """Higher where better."""
+    size: Numbers = np.abs(values) if metric.better == "zero" else values
+    return size if metric.better == "higher" else -size
+
+
+def _cases(scores: Scores, tables: Mapping[str, Numbers], flagged: frozenset[str]) -> list[CaseRow]:
+    if not scores.cases:
+        return []
+    name = scores.metrics[0]
+    values, metric = tables[name], metric_of(name)
+    means = _means(values)
+    worth = _worth(means, metric)
+    order = sorted(range(len(scores.cases)), key=lambda i: (np.isnan(worth[i]), np.nan_to_num(worth[i]), scores.cases[i].name))
+    return [
+        CaseRow(
+            name=scores.cases[i].name,
+            values=[_words(v, metric.digits) for v in (means[i], *values[i])],
+            flagged=scores.cases[i].name in flagged,
+        )
+        for i in order
+    ]
+
+
+def _numbers(scores: Scores, tables: Mapping[str, Numbers]) -> str:
+    """All numbers of the cases' table, in the order of ``scores.cases``; "<" is written so that no name can end the script."""
+    content = {
+        "cases": [case.name for case in scores.cases],
+        "metrics": {
+            name: {
+                "title": (metric := metric_of(name)).title + (f", {metric.unit}" if metric.unit else ""),
+                "better": metric.better,
+                "digits": metric.digits,
+                "values": [
+                    [None if np.isnan(v) else round(float(v), metric.digits + 2) for v in (mean, *row)]
+                    for mean, row in zip(_means(values), values, strict=True)
+                ],
+            }
+            for name, values in tables.items()
+        },
+    }
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _means(values: Numbers) -> Numbers:
+    """Of each case over its defined labels; NaN without any."""
+    known = np.isfinite(values)
+    sums, counts = np.where(known, values, 0.0).sum(1), known.sum(1)
+    means: Numbers = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    return means
+
+
+def _words(value: float, digits: int) -> str:
+    return decimals(None if np.isnan(value) else value, digits)
+
+
+def _sure(scores: Scores) -> str:
+    """What the interval of the mean Dice says; empty for few cases."""
+    dice = scores.averages.per_image["dice"] if "dice" in scores.metrics else None
+    if dice is None or dice.interval is None:
+        return "" if dice is None else f"{dice.n} cases are too few to say how far chance moves these means."
+    low, high = dice.interval
+    return (
+        f"Had other cases of the same kind been drawn, the mean Dice per image would lie between {low:.3f} and {high:.3f} in 95 of "
+        f"100 draws. The intervals hold the chance of which cases these are; what another training would change is not in them."
+    )

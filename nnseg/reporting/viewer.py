@@ -1,0 +1,124 @@
+"""The viewer of the report: slices and volumes of a few cases, drawn by niivue, which is packed into the page with them."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from nnseg.core.labels import Labels
+from nnseg.reporting.payload import Packed, ViewerCase, affine_of, pack_all
+
+__all__ = ["MOST_BYTES", "ViewerCase", "room", "script_hash", "script_sources", "viewer_html"]
+
+MOST_BYTES = 9_000_000
+"""Of the volumes as they stand in the page."""
+
+OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
+"""Colours that the colour-blind can tell apart, those that stand out from grey first.
+
+Source: Okabe and Ito, Color universal design, 2008.
+"""
+IGNORED = "#8a8f98"
+
+
+def viewer_html(cases: Sequence[ViewerCase] | Sequence[Packed], *, most_bytes: int = MOST_BYTES) -> Markup:
+    """The viewer as a block of a page, with its styles, scripts and volumes; empty without cases.
+
+    The page's Content-Security-Policy must allow `script_sources`, inline styles, and images from ``data:``.
+
+    Args:
+        cases: of one dataset, so with the same labels; those that are packed already stay as they are.
+        most_bytes: of the volumes of the others.
+    """
+    if not cases:
+        return Markup()
+    given = [case for case in cases if isinstance(case, ViewerCase)]
+    packed = [case for case in cases if isinstance(case, Packed)] or pack_all(given, most_bytes=room(most_bytes))
+    blocks = {_id(i, name): base64.b64encode(content).decode() for i, p in enumerate(packed) for name, content in p.volumes.items()}
+    about = {"labels": _legend(packed[0].labels), "cases": [_about(i, p) for i, p in enumerate(packed)]}
+    html = _template().render(
+        about=about,
+        blocks=blocks,
+        has_reference=any("reference" in p.volumes for p in packed),
+        has_uncertainty=any("uncertainty" in p.volumes for p in packed),
+        script=Markup(_text("viewer.js")),  # noqa: S704 (our own file)
+        niivue=_niivue_packed(),
+        licence=_text("vendor/niivue.LICENSE.txt"),
+    )
+    return Markup(html)  # noqa: S704 (the template has escaped it)
+
+
+def room(most_bytes: int = MOST_BYTES) -> int:
+    """Bytes before they are written as base64, which makes four of three."""
+    return most_bytes * 3 // 4
+
+
+@cache
+def script_sources() -> tuple[str, ...]:
+    """What ``script-src`` must allow: the hashes of the viewer's two scripts."""
+    return tuple(script_hash(_text(name)) for name in ("viewer.js", "vendor/niivue.umd.js"))
+
+
+def script_hash(text: str) -> str:
+    """The source expression that allows an inline script of just this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _about(number: int, packed: Packed) -> dict[str, Any]:
+    """What the script must know of a case; all places are (x, y, z)."""
+    scans = [name for name in packed.volumes if name.startswith("scan")]
+    return {
+        "name": packed.name,
+        "caption": packed.caption,
+        "notes": packed.notes,
+        "shape": packed.grid.shape[::-1],
+        "first": packed.box.start[::-1],
+        "factor": packed.factor[::-1],
+        "affine": affine_of(packed.grid)[:3].tolist(),
+        "flat": packed.grid.is_2d,
+        "colour": packed.colour,
+        "scans": [{"name": packed.channels[i], "id": _id(number, scan)} for i, scan in enumerate(scans)],
+        "maps": {name: _id(number, name) for name in packed.volumes if name not in scans},
+        "start": packed.start,
+        "jumps": dict(packed.jumps),
+        "jumpsTo": packed.jumps_to,
+    }
+
+
+def _legend(labels: Labels) -> list[dict[str, str]]:
+    """Name and colours of each label but the background, by index from 1.
+
+    A label has one colour, and its outlines tell reference and prediction apart; a single one has a colour for each.
+    """
+    colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(labels.names) - 1)]
+    other = [OKABE_ITO[1]] if len(colours) == 1 else colours
+    legend = [{"name": name, "prediction": p, "reference": r} for name, p, r in zip(labels.names[1:], colours, other, strict=True)]
+    return legend + ([{"name": "ignored", "prediction": IGNORED, "reference": IGNORED}] if labels.ignore is not None else [])
+
+
+def _id(number: int, name: str) -> str:
+    return f"viewer-{number}-{name.replace(' ', '-')}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_text("viewer.html.j2"))
+
+
+@cache
+def _niivue_packed() -> str:
+    return base64.b64encode(gzip.compress(_text("vendor/niivue.umd.js").encode(), 9, mtime=0)).decode()
+
+
+@cache
+def _text(name: str) -> str:
+    return resources.files("nnseg.reporting").joinpath(name).read_bytes().decode()
