@@ -67,12 +67,14 @@ def evaluate(
     false positives and panoptic quality of labels whose components count one by one.
     """
     log_to_terminal(verbose)
-    from nnseg.core.dataset import Finding
+    from nnseg.core.errors import EvaluationError
     from nnseg.verbs.evaluate import evaluate_folders, parse_tolerances
 
     if references is None:
         _show_run(predictions, groups, out)
         return
+    if form != "nnseg" and not out:
+        raise EvaluationError("--format says how the scores are written; name the file with --out")
     named = tuple(name.strip() for name in instances.split(",")) if instances else ()
     evaluated = evaluate_folders(
         predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
@@ -85,6 +87,12 @@ def evaluate(
         print(f"\nwritten to {out}")
     if groups:
         _show_groups(scores, groups, legend, out.with_name("groups.json") if out else None)
+    _exit_for_failed(scores)
+
+
+def _exit_for_failed(scores: Scores) -> None:
+    from nnseg.core.dataset import Finding
+
     exit_for(Finding(level="error", case=f.name, message=f.reason) for f in scores.failed)
 
 
@@ -99,6 +107,7 @@ def _show_run(run: Path, groups: str | None, out: Path | None) -> None:
     print_scores(scores, cases=True)
     if groups:
         _show_groups(scores, groups, run, RunFolder(run).groups_file)
+    _exit_for_failed(scores)
 
 
 def _show_groups(scores: Scores, groups: str, run: Path | None, out: Path | None) -> None:

@@ -10,18 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.reliability import TEMPERATURES, Reliability
-from nnseg.evaluation.statistics import Interval, bootstrap_weights, interval
+from nnseg.evaluation.scores import Interval, Noun
+from nnseg.evaluation.statistics import bootstrap_weights, interval
 
 Numbers = npt.NDArray[np.float64]
-
-
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Bin(Noun):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.evaluation import averages
 from nnseg.evaluation.averages import FEW, mean_of_masks
@@ -170,7 +171,7 @@ def common_metrics(models: Mapping[str, Scores], metrics: Sequence[str] | None =
         raise EvaluationError(f'"{unknown[0]}" was not measured for all of {", ".join(models)}; there are {", ".join(common)}')
     kinds = {metric: metric.partition("_")[0] if metric.startswith("nsd_") else metric for metric in reversed(common)}
     first_of = {kind: metric for metric, kind in kinds.items()}
-    return tuple(metrics or (first_of[kind] for kind in USUAL if kind in first_of))
+    return tuple(dict.fromkeys(metrics or (first_of[kind] for kind in USUAL if kind in first_of)))
 
 
 def shared_cases(models: Mapping[str, Scores]) -> tuple[tuple[CaseScore, ...], ...]:
@@ -265,13 +266,14 @@ def _verdict(row: Row, names: tuple[str, str], tests: int) -> str:
     if not row.n or row.difference is None:
         return "no case has a value from both"
     if row.ties == row.n:
-        return f"the same in all {row.n} cases"
+        return f"the same in {'all ' * (row.n > 1)}{counted(row.n, 'case')}"
     if row.p_adjusted <= ALPHA and row.interval and row.interval[0] * row.interval[1] > 0:
         better = names[(row.difference > 0) == (metric.better == "higher")]
         low, high = sorted(map(abs, row.interval))
         return f"{better} is better by {_text(abs(row.difference))} ({_text(low)} to {_text(high)}){unit}"
     if row.detectable is None:
-        return f"{row.n} cases are too few to show any difference" + (f" among {tests} at once" if tests > 1 else "")
+        at_once = f" among {tests} at once" if tests > 1 else ""
+        return f"{counted(row.n, 'case')} {'are' if row.n > 1 else 'is'} too few to show any difference{at_once}"
     chance = "chance" if row.p > ALPHA else f"what chance gives {tests} tests at once"
     return f"no difference beyond {chance}: {row.n} cases would show one larger than about {row.detectable:.2g}{unit}"
 

@@ -49,7 +49,9 @@ def measure_masks(
         measures: what is asked for.
         annotated: names of the labels that were annotated; None for all.
     """
-    box = _labelled(prediction.labels, reference.labels, labels.values[0])
+    box: Box = (slice(None),) * 3
+    if not any(member[0] for member in members(labels).values()):  # no region reaches into the background
+        box = _labelled(prediction.labels, reference.labels, labels.values[0])
     predicted, given = prediction.labels[box], reference.labels[box]
     joint = joint_histogram(predicted, given, labels)
     joint[0, 0] += reference.labels.size - given.size  # outside the box both show the background

@@ -105,6 +105,15 @@ def metric_of(name: str) -> Metric:
     return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} mm")
 
 
+def is_metric(name: str) -> bool:
+    """True if `metric_of` knows the name."""
+    try:
+        metric_of(name)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
 NOTHING = Counts(tp=0, fp=0, fn=0, tn=0)
 """Where no voxel can be compared."""
 

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
-from nnseg.evaluation.metrics import Counts
+from nnseg.evaluation.metrics import Counts, is_metric
 
 Number = FiniteFloat | None
 Interval = tuple[FiniteFloat, FiniteFloat]
@@ -177,6 +177,19 @@ class Scores(Noun):
     cases: tuple[CaseScore, ...]
     failed: tuple[Failure, ...] = ()
     averages: Averages
+
+    @model_validator(mode="after")
+    def _check(self) -> Scores:
+        if unknown := [name for name in self.metrics if not is_metric(name)]:
+            raise ValueError(f"{unknown[0]} is no metric")
+        of_all = (self.averages.per_mask, self.averages.per_image, self.averages.pooled)
+        if not self.metrics or any(name not in average for name in self.metrics for average in of_all):
+            raise ValueError("the averages must be those of the metrics")
+        if len({case.name for case in self.cases}) < len(self.cases):
+            raise ValueError("two cases have the same name")
+        if any(set(case.labels) != set(self.labels) for case in self.cases):
+            raise ValueError("every case must have a score of every label")
+        return self
 
     @property
     def tolerances(self) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from nnseg.reporting.payload import Packed, ViewerCase, affine_of, pack_all
 
 __all__ = ["MOST_BYTES", "ViewerCase", "room", "script_hash", "script_sources", "viewer_html"]
 
-MOST_BYTES = 9_000_000
+MOST_BYTES = 8_000_000
 """Of the volumes as they stand in the page."""
 
 OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import accumulate
 from statistics import fmean, median
 from urllib.parse import quote
 
@@ -26,6 +27,10 @@ MOST_COLUMNS = 8
 """Labels that the table of all cases has a column for; of more, those cases' sheets and the CSV tell."""
 MOST_SPREADS = 24
 """Labels whose volumes are drawn."""
+MOST_DOTS = 18_000
+"""In these drawings; of many cases fewer labels are drawn."""
+MOST_PICTURES = 3_000_000
+"""Characters of still pictures, so that the page stays below 15 MB; the first case's are shown whatever they take."""
 SHEETS = "sheets"
 """Folder of the sheets, beside the page."""
 RESEARCH_USE = "For research use only. Not a medical device."
@@ -141,7 +146,8 @@ def report_html(
     done = [case for case in volumetry.cases if not case.failed]
     failed, flagged = [case for case in volumetry.cases if case.failed], [case for case in done if case.flags]
     title = f"{counted(len(done), 'scan')} measured" + (f", {len(failed)} failed" if failed else "")
-    scripts = [_text("page/report.js"), _text("volumetry.js")]
+    script, previews = _text("page/report.js"), _fitting(previews)
+    many = min(MOST_SPREADS, max(1, MOST_DOTS // max(1, len(done))))
     sections = {"flagged": "Flagged", "labels": "Labels", "cases": "Every case", "pictures": "Pictures", "made": "Provenance"}
     there = {"flagged": flagged, "labels": done, "cases": done, "pictures": previews, "made": True}
     return _template("volumetry.html.j2").render(
@@ -155,23 +161,29 @@ def report_html(
         outside=_outside(done),
         aged=any(c.patient.age is not None or c.patient.sex for c in done),
         columns=volumetry.names if len(volumetry.names) <= MOST_COLUMNS else (),
-        spreads=[_spread(name, done, population, drawn=i < MOST_SPREADS) for i, name in enumerate(volumetry.names)] if done else [],
+        spreads=[_spread(name, done, population, drawn=i < many) for i, name in enumerate(volumetry.names)] if done else [],
         pairs=_pairs(volumetry.names, done),
         previews=previews,
         colours={name: colour_of(labels, name) for name in volumetry.names},
         seen={case.name: i for i, case in enumerate(seen)},
         viewer=viewer_html(seen),
         sheets=sheets,
-        style=Markup(_text("page/report.css") + _text("volumetry.css")),  # noqa: S704 (our own files, as are the scripts)
-        scripts=[Markup(script) for script in scripts],  # noqa: S704
-        script_sources=[Markup(s) for s in (*map(script_hash, scripts), *(script_sources() if seen else ()))],  # noqa: S704
+        style=Markup(_text("page/report.css") + _text("volumetry.css")),  # noqa: S704 (our own files, as is the script)
+        script=Markup(script),  # noqa: S704
+        script_sources=[Markup(s) for s in (script_hash(script), *(script_sources() if seen else ()))],  # noqa: S704
         research_use=RESEARCH_USE,
     )
 
 
 def sheet_name(case: str) -> str:
-    """The file name of a case's sheet."""
-    return f"{case}.html"
+    """The file name of a case's sheet; a name that is a path stays in the folder."""
+    return f"{case}.html".replace("/", "_").replace("\\", "_")
+
+
+def _fitting(previews: Sequence[Preview]) -> Sequence[Preview]:
+    """The first previews, as many as there is room for."""
+    sizes = accumulate(sum(len(picture.svg) for picture in preview.pictures) for preview in previews)
+    return previews[: max(1, sum(size <= MOST_PICTURES for size in sizes))]
 
 
 def _comparisons(case: CaseVolumes) -> list[str]:

@@ -380,7 +380,8 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     except FileNotFoundError:
         raise RunError(f"{path} is missing; run the verb that makes it, or nnseg run") from None
     except ValidationError as error:
-        raise RunError(f"{path} is damaged ({error.errors()[0]['msg']}); delete it and run the same command again") from None
+        wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
+        raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -28,8 +28,14 @@ def _cell(value: str | float | None) -> str | float:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
+def _meant(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and stripped cells of each line; the delimiter is the likeliest of those that spreadsheets write.
+
+    An apostrophe that `csv_text` put before a cell is taken away again.
 
     Raises:
         DatasetError: there is no such file, or it is no table.
@@ -37,7 +43,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        return [(reader.line_num, [_meant(cell.strip()) for cell in row]) for row in reader]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such table; give its path anew") from None
     except (csv.Error, UnicodeDecodeError) as error:

@@ -17,7 +17,7 @@ from nnseg.core.dataset import listed
 from nnseg.core.errors import DatasetError
 from nnseg.core.population import Person, Population, Sex, population_of
 from nnseg.core.volumes import CaseVolumes, Patient, Volumetry
-from nnseg.storage.tables import FORMULA, csv_text, read_rows
+from nnseg.storage.tables import csv_text, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class _Cells:
 
     @property
     def case(self) -> str:
-        return _unquoted(self.text("case"))
+        return self.text("case")
 
     def text(self, column: str) -> str:
         """What stands in a column; nothing if the line is too short, or there is no such column."""
@@ -203,7 +203,7 @@ def _long_people(table: _Table, labels: Sequence[str]) -> dict[str, Person]:
     by_column = {_column(name): name for name in labels}
     people: dict[str, Person] = {}
     for row in table.rows:
-        name, ml = by_column.get(_column(_unquoted(row.text("label")))), row.number("ml")
+        name, ml = by_column.get(_column(row.text("label"))), row.number("ml")
         before = people.get(row.case, Person(volumes={}, age=row.age(), sex=row.sex()))
         if name is None or ml is None:
             continue
@@ -218,7 +218,7 @@ def _long_people(table: _Table, labels: Sequence[str]) -> dict[str, Person]:
 
 def _column(name: str) -> str:
     """A column's name as it is compared: "Left Hippocampus (ml)" and "left_hippocampus_ml" are "left_hippocampus"."""
-    words = re.sub(r"[\s_-]+", "_", _unquoted(name).strip().casefold())
+    words = re.sub(r"[\s_-]+", "_", name.strip().casefold())
     return re.sub(r"(?<=.)_?[(\[]ml[)\]]$|(?<=.)_ml$", "", words)
 
 
@@ -235,7 +235,3 @@ def _long_rows(case: CaseVolumes) -> Iterator[list[str | float | None]]:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell

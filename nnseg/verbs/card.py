@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -11,6 +12,7 @@ from typing import TypeVar
 from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
 from nnseg.core.choice import Choice
 from nnseg.core.dataset import Dataset, Fold, counted
+from nnseg.core.errors import RunError
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.postprocessing import Postprocessing
 from nnseg.core.trust import Trust
@@ -26,6 +28,8 @@ from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.record import read_record
 from nnseg.verbs.score import held_out_predictions
 
+log = logging.getLogger(__name__)
+
 Content = TypeVar("Content")
 
 FEW = 10
@@ -40,7 +44,7 @@ def make_card(run: RunFolder, model: Model) -> ModelCard:
         model: as it will be exported.
     """
     fingerprint, dataset = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
-    scores = _read(run.scores_file, Scores)
+    scores = _readable(run.scores_file, Scores)
     return ModelCard(
         name=dataset.name,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,7 +76,9 @@ def limits(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, model: Mo
         yield "All scans of the training have the same voxel spacing; others are answered all the same, perhaps worse."
     yield from _rare_labels(fingerprint)
     yield from _doubts(scores)
-    yield from _groups(_read(run.groups_file, Grouped))
+    if run.choice_file.exists():
+        yield "Its plans were chosen by the held-out cases that its scores are of, which flatters these a little."
+    yield from _groups(_readable(run.groups_file, Grouped))
     folds, trained = read_json(run.folds_file, tuple[Fold, ...]), {member.fold for member in model.members}
     if len(trained) < len(folds):
         yield f"Of {counted(len(folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
@@ -93,7 +99,7 @@ def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
 
 def _doubts(scores: Scores | None) -> Iterator[str]:
     if scores is None:
-        yield "No case was held out, so that nobody knows how good it is."
+        yield "It has no scores of held-out cases, so that nobody knows how good it is."
         return
     if len(scores.cases) < FEW:
         yield f"Its scores are those of {counted(len(scores.cases), 'case')}, and may be far off."
@@ -198,3 +204,12 @@ def _reliance(run: RunFolder, trust: Trust | None) -> Reliance | None:
 
 def _read(path: Path, kind: type[Content]) -> Content | None:
     return read_json(path, kind) if path.exists() else None
+
+
+def _readable(path: Path, kind: type[Content]) -> Content | None:
+    """As `_read`, but what another nnseg wrote is left out: it is told, and changes no answer."""
+    try:
+        return _read(path, kind)
+    except RunError:
+        log.warning("%s is damaged, or of another version of nnseg, and not on the card; nnseg run makes it anew", path)
+        return None

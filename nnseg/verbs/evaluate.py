@@ -107,7 +107,7 @@ def parse_tolerances(text: str) -> tuple[float, ...]:
     if text.strip().lower() == "none":
         return ()
     try:
-        found = tuple(sorted({float(part) for part in text.split(",")}))
+        found = tuple(sorted({float(f"{float(part):g}") for part in text.split(",")}))  # as they are called
     except ValueError:
         found = ()
     if not found or not all(0 <= tolerance < math.inf for tolerance in found):
@@ -116,12 +116,16 @@ def parse_tolerances(text: str) -> tuple[float, ...]:
 
 
 def scores_csv(scores: Scores) -> str:
-    """A table with a line for each case and label: counts, volumes and every metric; cells are empty where nothing is defined."""
+    """A table with a line for each case and label: counts, volumes and every metric; cells are empty where nothing is defined.
+
+    A case that failed has one line, and says in the last column why.
+    """
     counts = ("tp", "fp", "fn", "tn", "volume_ml", "reference_ml")
     rows: list[Sequence[str | float | None]] = []
     for case in scores.cases:
         for label, mask in case.labels.items():
             measured = [mask.metric(name) for name in scores.metrics]
-            rows.append([case.name, label, *(getattr(mask, name) for name in counts), *measured])
-    rows += [[failure.name, "failed", failure.reason] for failure in scores.failed]
-    return csv_text(("case", "label", *counts, *scores.metrics), rows)
+            rows.append([case.name, label, *(getattr(mask, name) for name in counts), *measured, None])
+    empty = [None] * (1 + len(counts) + len(scores.metrics))
+    rows += [[failure.name, *empty, failure.reason] for failure in scores.failed]
+    return csv_text(("case", "label", *counts, *scores.metrics, "failed"), rows)

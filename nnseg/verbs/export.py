@@ -25,11 +25,13 @@ def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) 
     """Write a run's model as one file, and its card as Markdown beside it. A file of the same model and card stays as it is.
 
     Raises:
-        RunError: the run is empty, or the files cannot be written.
+        RunError: the run is empty, the file would be called as its card is, or the files cannot be written.
         ModelError: a fold is not trained.
     """
     if not run.record_file.exists():
         raise RunError(f"{run.path} is not a run folder")
+    if path.suffix.lower() == CARD_SUFFIX:
+        raise RunError(f"{path} is what the card beside the model would be called; call the model {path.stem}.nnseg")
     model = load_model(run.path, folds=folds)
     card, before = make_card(run, model), _known_card(path)
     if before and before.content() == card.content():

@@ -52,9 +52,24 @@ def predict_folds(
 def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Scores | None:
     """Score the held-out predictions of the given folds, and write ``scores.json``; with several plans also one for each of them.
 
+    Groups of other scores than these are removed.
+
     Returns:
         The run's scores; None if nothing was held out.
     """
+    before = _content(run.scores_file)
+    scores = _score(run, dataset, folds, workers)
+    if run.groups_file.exists() and _content(run.scores_file) != before:
+        run.groups_file.unlink()
+        log.info("%s was of other scores, and is removed; nnseg evaluate %s --groups makes it anew", run.groups_file, run.path)
+    return scores
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.exists() else b""
+
+
+def _score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], workers: int) -> Scores | None:
     answers, plans = run.answers, run.plans()
     found = {folder.path: _score_into(folder.path, dataset, folds, workers) for folder in plans}
     if answers not in found:

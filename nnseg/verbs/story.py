@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nnseg.core.choice import Choice
-from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.dataset import Dataset, Finding, Fold
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.history import Epoch
 from nnseg.core.plan import Plan
@@ -21,6 +21,7 @@ from nnseg.evaluation.cohorts import Grouped
 from nnseg.evaluation.scores import Scores
 from nnseg.planning.fingerprint import Fingerprint
 from nnseg.reporting.story import Foreseen, Predicted, Stage, Story
+from nnseg.storage.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.runs import RunFolder, read_json
 from nnseg.verbs.pictures import still_pictures
 from nnseg.verbs.plan import findings_of
@@ -32,14 +33,8 @@ from nnseg.verbs.trust import Held, cross_fitted
 
 Content = TypeVar("Content")
 
-ABOUT = ("licence", "license", "reference", "release", "description", "citation")
-"""What a dataset's makers say of it, in its ``dataset.json``."""
-
 MOST_STILL = 4
 """Cases with still pictures, of those that the viewer shows."""
-
-GROUPS_FILE = "groups.json"
-"""Scores by group, beside ``scores.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Sto
         title=dataset.name,
         dataset=dataset.describe(),
         fingerprint=fingerprint,
-        findings=findings_of(fingerprint),
+        findings=(*_unmeasured(dataset, fingerprint), *findings_of(fingerprint)),
         plans=plans,
         histories=_histories(run),
         scores=evidence.scores,
@@ -102,6 +97,14 @@ def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Sto
         live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
     )
     return story if live or evidence.scores is None else _with_pictures(story, run, dataset, device)
+
+
+def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+    """That lengths are not known, where files of a kind that stores no spacing came without one."""
+    if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
+        return ()
+    told = f"{dataset.suffix} files say nothing of a pixel's size: in what follows 1 mm stands for one pixel, and ml for 1000"
+    return (Finding(level="note", message=told),)
 
 
 def _with_pictures(story: Story, run: RunFolder, dataset: Dataset, device: str) -> Story:
@@ -136,7 +139,7 @@ def _evidence(run: RunFolder) -> Evidence:
         choice=read(run.choice_file, Choice),
         written=written,
         held=_held(written, scores, folds) if scores else (),
-        groups=read(run.path / GROUPS_FILE, Grouped),
+        groups=read(run.groups_file, Grouped),
         missing=missing,
     )
 
@@ -214,20 +217,12 @@ def _provenance(
             "machine": str(record.get("machine", "")),
             "folder": run.path.name,
         },
-        "Data": {"dataset": dataset.name, "key of its files": fingerprint.key, **_about(dataset.folder), **folds},
+        "Data": {"dataset": dataset.name, "key of its files": fingerprint.key, **dataset.about, **folds},
         "Plans": {f"{plan.name} plan": f"key {plan.key()}, seed {plan.training.seed}, recipe {plan.recipe}" for plan in plans},
         "Software": {name: str(version) for name, version in record.get("versions", {}).items()},
     }
     told = {group: {name: value for name, value in items.items() if value} for group, items in groups.items()}
     return {group: items for group, items in told.items() if items}
-
-
-def _about(folder: Path) -> dict[str, str]:
-    """What a dataset's makers say of it."""
-    with suppress(NnsegError, OSError):
-        said = read_json(folder / "dataset.json", dict[str, Any])
-        return {name: " ".join(str(said[name]).split()) for name in ABOUT if said.get(name)}
-    return {}
 
 
 def _words(settings: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ def scores(values: dict[str, np.ndarray], *, metrics: tuple[str, ...] = ("dice",
             masks[LABELS[k]] = LabelScore(**{"tp": reference, "fp": 0, "fn": 0, "tn": 9, "dice": None, "iou": None, **known})
         cases.append(CaseScore(name=names[i] if names else f"case_{i:03}", labels=masks, mean_dice=None, mean_iou=None))
     labels = LABELS[: shape[1]]
-    return Scores(labels=labels, metrics=metrics, cases=tuple(cases), averages=averages(cases, labels, ("dice",)))
+    return Scores(labels=labels, metrics=metrics, cases=tuple(cases), averages=averages(cases, labels, metrics))
 
 
 def of_dice(values, **more) -> Scores:
@@ -102,6 +102,13 @@ def test_chance_is_called_a_difference_in_at_most_one_of_twenty_tables():
 def test_few_cases_are_not_said_to_differ():
     found = compare(of_dice(np.full((5, 1), 0.5)), of_dice(np.full((5, 1), 0.9)))
     assert found.verdict == "Dice: 5 cases are too few to show any difference among 2 at once"
+    assert compare(of_dice([[0.5]]), of_dice([[0.5]])).verdict == "Dice: the same in 1 case"
+    assert compare(of_dice([[0.5]]), of_dice([[0.9]])).verdict.startswith("Dice: 1 case is too few")
+
+
+def test_a_metric_that_is_asked_for_twice_is_no_second_test():
+    a, b = of_dice([[0.5]] * 9), of_dice([[0.6]] * 9)
+    assert compare(a, b, ["dice", "dice"]) == compare(a, b, ["dice"])
 
 
 def test_less_is_better_of_distances_and_less_in_size_of_signed_errors():

@@ -122,3 +122,14 @@ def test_the_crop_changes_nothing():
         n: s.model_copy(update={"tn": 0}) for n, s in many.items()
     }
     assert many["a"].tn - few["a"].tn == padded[0].size - small[0].size
+
+
+def test_a_region_may_reach_into_the_background():
+    inverse = Labels(
+        names=("background", "a"),
+        values=(0, 1),
+        regions=(Region(name="around", values=(0,), paint=0), Region(name="a", values=(1,), paint=1)),
+    )
+    around = measured(cube(3, 4), np.roll(cube(3, 4), 1, axis=2), inverse)["around"]
+    assert (around.tp, around.fp, around.fn) == (8**3 - 2, 1, 1)
+    assert around.surfaces.area_mm2 > 2 * 6 * 8 * 8 * 0.5  # that of the whole volume, not of a box around the voxel

@@ -4,13 +4,15 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from told import HOSTILE, LABELS, case, epochs, plan, scores, story
+from told import HOSTILE, LABELS, METRICS, case, epochs, mask, plan, scores, story
 
 from nnseg.core.dataset import Finding
 from nnseg.core.history import Epoch
+from nnseg.evaluation.averages import averages
+from nnseg.evaluation.scores import CaseScore, Scores
 from nnseg.reporting.html import SECTIONS, render, write_report
 from nnseg.reporting.story import Story
-from nnseg.reporting.viewer import script_hash
+from nnseg.reporting.viewer import MOST_BYTES, script_hash
 
 
 class Page(HTMLParser):
@@ -196,3 +198,16 @@ def test_a_large_run_stays_below_fifteen_megabytes():
     assert len(page) < 4_000_000
     assert page.count('<tr data-case="') == 1500
     assert len(LABELS.foreground) == 2
+
+
+def test_a_large_run_of_many_labels_does_too():
+    names = tuple(f"label {i}" for i in range(60))
+    one = mask(0.5)
+    cases = tuple(
+        CaseScore(name=f"case_{i:04}", labels=dict.fromkeys(names, one), mean_dice=0.5, mean_iou=0.3) for i in range(1500)
+    )
+    many = Scores(labels=names, metrics=METRICS, cases=cases, averages=averages(cases[:2], names, METRICS))
+    page = render(Story(title="t", dataset="d", scores=many))
+    assert len(page) < 15_000_000 - MOST_BYTES - 2_500_000  # the viewer, its program, and still pictures
+    assert page.count('<tr data-case="') == 1500
+    assert "scores.json also holds the other" in page

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from told import DICES, HOSTILE, METRICS, case, choice, epochs, fingerprint, plan, postprocessing, scores, story
+from told import DICES, HOSTILE, LABELS, METRICS, calibrated, case, choice, epochs, fingerprint, plan, postprocessing, scores, story
 
 from nnseg.core.plan import Inference
+from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.quantities import by, decimals
 from nnseg.reporting.sections.cost import cost
 from nnseg.reporting.sections.data import data
@@ -127,6 +128,22 @@ def test_few_cases_have_no_intervals_and_it_is_said():
     assert few.sure.startswith("2 cases are too few")
 
 
+def test_an_interval_is_said_to_hold_the_mean_of_all_such_cases_not_of_further_samples():
+    told = scored(replace(EMPTY, scores=scores([case(f"c{i}", 0.5 + i / 100, 0.6) for i in range(12)])))
+    assert "in 95 of 100 such samples an interval made like this holds it" in told.sure
+
+
+def test_of_too_many_labels_those_with_the_worst_means_are_in_the_table_of_cases(monkeypatch):
+    many = replace(EMPTY, scores=scores([case("a", 0.9, 0.3), case("b", 0.8, None)]))
+    whole = scored(many)
+    assert (whole.labels, whole.left_out) == (list(LABELS.foreground), 0)
+    monkeypatch.setattr("nnseg.reporting.sections.scores.MOST_NUMBERS", 2 * (5 + 5) * 2)  # two columns: the mean and a label
+    told = scored(many)
+    assert (told.labels, told.left_out) == ([HOSTILE], 1)
+    assert [row.values for row in told.cases] == [["0.600", "0.300"], ["0.800", decimals(None)]]
+    assert json.loads(told.numbers)["metrics"]["dice"]["values"] == [[0.6, 0.3], [0.8, None]]
+
+
 def test_typical_cases_are_the_best_the_median_and_the_worst():
     known = story().scores
     assert typical_cases(known) == {"best": "case_2", "median": "case_3", "worst": HOSTILE}
@@ -204,6 +221,11 @@ def test_calibration_is_told_before_and_after():
         ("at temperature 1.50", "0.0200"),
     ]
     assert "too sure of themselves" in told.calibration_words
+
+
+def test_a_temperature_that_does_not_lower_the_error_is_no_sign_of_wrong_confidence():
+    told = trusted(replace(EMPTY, calibration=Calibration(n=5, before=calibrated(1.0, 0.0115), after=calibrated(1.05, 0.012))))
+    assert "about as sure as they should be" in told.calibration_words
 
 
 def test_costs_are_summed_and_the_longest_stage_fills_its_bar():

@@ -4,6 +4,7 @@ from html import unescape
 import numpy as np
 import pytest
 from browser import Browser, needs_browser
+from markupsafe import Markup
 
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
@@ -11,7 +12,9 @@ from nnseg.core.labels import Labels
 from nnseg.core.population import Person, Population, population_of
 from nnseg.core.trust import Agreement, Confidence
 from nnseg.core.volumes import CaseVolumes, Patient, Volumetry, judged
-from nnseg.reporting.previews import pictures
+from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.previews import Picture, pictures
+from nnseg.reporting.viewer import MOST_BYTES
 from nnseg.reporting.volumetry import RESEARCH_USE, Preview, report_html, sheet_html, sheet_name
 
 
@@ -99,15 +102,52 @@ def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
     assert not re.search(r'(src|href)="(?!#|sheets/|data:)', page)
 
 
+def test_scans_whose_doubts_were_not_asked_for_are_not_said_to_be_fine():
+    told = Volumetry(names=labels(2).foreground, cases=(judged("a", dict.fromkeys(labels(2).foreground, 1.0)),))
+    page = words(report_html(told, labels(2)))
+    assert "0 of 1 scan flagged doubts were not asked for" in page
+    assert "none stands out" not in page
+    assert "how sure it is" not in page
+
+
 def test_many_labels_leave_the_table_of_cases_narrow():
     page = report_html(volumetry(30), labels(30), population=population(30))
     assert page.count('aria-sort="none"') == 4  # case, expected Dice, low, high
     assert page.count("<figcaption>") == 24
 
 
+def test_many_cases_and_noisy_pictures_leave_the_page_below_fifteen_megabytes():
+    few = volumetry(30)
+    told = few.model_copy(update={"cases": tuple(few.cases[0].model_copy(update={"name": f"case {i}"}) for i in range(1500))})
+    noisy = Picture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
+    shown = [Preview(name=f"case {i}", caption="x", pictures=(noisy,)) for i in range(12)]
+    page = report_html(told, labels(30), population=population(30), previews=shown)
+    assert page.count('class="example"') == 2
+    assert page.count("<circle") == 18_000
+    assert len(page) < 15_000_000 - MOST_BYTES
+    larger = [Preview(name="a", caption="x", pictures=(noisy,) * 3)]
+    assert 'class="example"' in report_html(volumetry(2), labels(2), previews=larger)
+
+
+def test_the_sheet_of_a_case_whose_name_is_a_path_stays_in_its_folder():
+    assert sheet_name("../../a\\b") == ".._.._a_b.html"
+
+
 def test_a_folder_in_which_all_failed_has_a_page_too():
     told = volumetry(2, cases=())
     assert "0 scans measured, 1 failed" in words(report_html(told, labels(2)))
+
+
+def of_long_names() -> str:
+    long = "x" * 200
+    named, cells = Labels(names=("background", long), values=(0, 1)), np.ones((1, 8, 8), np.uint8)
+    case = judged(long, {long: 1.0}, notes=(long,))
+    seen = ViewerCase(
+        name=long, caption=long, image=cells[None].astype(np.float32), grid=Grid(shape=cells.shape), prediction=cells, labels=named,
+        notes=case.notes,
+    )  # fmt: skip
+    shown = [Preview(name=long, caption=long, pictures=drawn(1))]
+    return report_html(Volumetry(names=(long,), cases=(case,)), named, previews=shown, seen=[seen], sheets=True)
 
 
 @needs_browser
@@ -116,21 +156,22 @@ def test_a_browser_sorts_the_page_and_finds_no_error_in_it_and_prints_a_sheet_on
     shown = [Preview(name="a", caption="x", pictures=drawn(12))]
     (tmp_path / "report.html").write_text(report_html(told, labels(12), population=population(12), previews=shown, sheets=True))
     (tmp_path / "few.html").write_text(report_html(volumetry(2), labels(2)))
+    (tmp_path / "long.html").write_text(of_long_names())
     case = told.cases[0].model_copy(update={"notes": ("2 voxels were not numbers",)})
     (tmp_path / sheet_name("s")).write_text(sheet_html(case, told, labels(12), drawn(12)))
     with Browser(tmp_path) as browser:
-        for page in ("report.html", "few.html", "s.html"):
+        for page in ("report.html", "few.html", "long.html", "s.html"):
             for width in (360, 1400):
                 browser.open(tmp_path / page, width=width, dark=width == 360)
                 assert browser.errors == []
                 assert browser.ask("document.documentElement.scrollWidth") == width
         browser.open(tmp_path / "few.html")
-        order = "[...document.querySelectorAll('#volume-table tbody th')].map(cell => cell.dataset.key).join()"
+        order = "[...document.querySelectorAll('#case-table tbody tr')].map(row => row.dataset.case).join()"
         assert browser.ask(order) == "a,<b>,c#1 %"
-        press = "document.querySelectorAll('#volume-table thead button')[{}].click()"
+        press = "document.querySelectorAll('#case-table thead button')[{}].click()"
         browser.ask(press.format(1) + ";" + press.format(1))
         assert browser.ask(order) == "c#1 %,<b>,a"
-        assert browser.ask("document.querySelectorAll('#volume-table th')[1].getAttribute('aria-sort')") == "descending"
+        assert browser.ask("document.querySelectorAll('#case-table th')[1].getAttribute('aria-sort')") == "descending"
         browser.open(tmp_path / "s.html")
         browser.print_pdf(tmp_path / "s.pdf")
     printed = (tmp_path / "s.pdf").read_bytes()

@@ -1,10 +1,13 @@
 """What a card says of a model's limits follows from the facts."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
+from nnseg.core.choice import Choice
 from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.errors import RunError
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Trust
 from nnseg.evaluation.cohorts import Grouped, group_scores
@@ -14,6 +17,7 @@ from nnseg.network.bundle import Member, Model
 from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.storage.runs import RunFolder, write_json
 from nnseg.verbs.card import limits
+from nnseg.verbs.export import export
 
 LABELS = Labels(names=("background", "big", "rare"), values=(0, 1, 2))
 
@@ -62,7 +66,7 @@ def test_a_model_of_which_nothing_is_known_says_so(run):
     assert "from 2 cases of one dataset, Bars" in text
     assert "All scans of the training have the same voxel spacing" in text
     assert "The label rare is in 0 cases only" in text
-    assert "No case was held out, so that nobody knows how good it is." in text
+    assert "It has no scores of held-out cases, so that nobody knows how good it is." in text
     assert "How far its probabilities can be trusted was not measured" in text
 
 
@@ -92,3 +96,23 @@ def test_the_worst_group_and_small_groups_are_named(run):
     text = said(run, (case(0),), scores=scores)
     assert "Of the groups by site, B fares worst: mean Dice 0.450." in text
     assert "Of some groups by site there are too few cases to judge by: B (2)." in text
+
+
+def test_scores_of_the_cases_that_chose_the_plans_are_said_to_be_flattered(run):
+    cases = (case(0), case(1))
+    assert "flatters" not in said(run, cases, scores=scored(0.8, 0.9))
+    write_json(run.choice_file, Choice(plans={"3d": 1.0}))
+    assert "Its plans were chosen by the held-out cases that its scores are of" in said(run, cases, scores=scored(0.8, 0.9))
+
+
+def test_groups_that_another_nnseg_wrote_are_left_out_and_named(run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("nnseg"), "propagate", True)  # the command line may have run before
+    run.groups_file.write_text('{"groups": 1}')
+    assert "Of the groups" not in said(run, (case(0),), scores=scored(0.8))
+    assert "groups.json is damaged, or of another version of nnseg, and not on the card" in caplog.text
+
+
+def test_a_model_is_not_written_where_its_card_belongs(run):
+    run.record_file.write_text("{}")
+    with pytest.raises(RunError, match=r"call the model best\.nnseg"):
+        export(run, run.path / "best.md")

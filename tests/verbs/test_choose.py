@@ -27,7 +27,7 @@ from nnseg.verbs.export import card_of, export
 from nnseg.verbs.model import load_model
 from nnseg.verbs.options import Options
 from nnseg.verbs.predictions import RECORD, Predictions, Written, file_hash, read_predictions
-from nnseg.verbs.score import predict_folds
+from nnseg.verbs.score import predict_folds, score
 
 CPU = torch.device("cpu")
 NAMES = ["2d", "3d", "2d+3d", "2x2d+3d", "2d+2x3d"]
@@ -300,3 +300,19 @@ def test_one_plan_and_no_held_out_case_leave_nothing_to_choose(by_hand):
     shutil.rmtree(run.path / "2d")
     assert choose_model(run, dataset, folds) is None
     assert not run.choice_file.exists()
+
+
+def test_scores_of_another_nnseg_are_left_off_the_card_and_cost_no_export(copied: RunFolder, tmp_path: Path):
+    copied.scores_file.write_text('{"cases": [], "mean": {}}')
+    card = export(copied, tmp_path / "m.nnseg").card
+    assert (card.scores, card.held_out) == ((), 0)
+    assert "It has no scores of held-out cases, so that nobody knows how good it is." in card.limits
+
+
+def test_groups_stay_as_long_as_the_scores_do(copied: RunFolder, ball_dataset: Path):
+    dataset, folds = read_dataset(ball_dataset), folds_of(copied, 0, 1)
+    copied.groups_file.write_text("{}")
+    score(copied, dataset, folds)
+    assert copied.groups_file.exists()
+    score(copied, dataset, folds_of(copied, 0))
+    assert not copied.groups_file.exists()

@@ -59,7 +59,7 @@ def test_scores_are_written_as_json_as_a_table_and_as_nnunet_does(folders):
 
 
 def test_tolerances_are_read_or_refused():
-    assert (parse_tolerances("2,1,0.5"), parse_tolerances("none")) == ((0.5, 1.0, 2.0), ())
+    assert (parse_tolerances("2,1,0.5,1.0000001"), parse_tolerances("none")) == ((0.5, 1.0, 2.0), ())
     for wrong in ("", "1;2", "-1", "inf", "nan"):
         with pytest.raises(NnsegError, match="tolerances"):
             parse_tolerances(wrong)
@@ -79,3 +79,19 @@ def test_a_legend_that_is_none_and_instances_that_are_no_labels_are_refused(fold
     (folders / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1}, "instances": ["tumor"]}')
     with pytest.raises(NnsegError, match=r"instances.*expected some of organ"):
         evaluate_folders(folders / "made", folders / "given", legend=folders)
+
+
+def test_a_case_that_failed_says_why_in_a_column_of_its_own(folders):
+    (folders / "made" / "one.nii.gz").unlink()
+    asked = ["evaluate", str(folders / "made"), str(folders / "given"), "--out", str(folders / "s.csv"), "--workers", "1"]
+    assert CliRunner().invoke(app, asked).exit_code == 1
+    with (folders / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["failed"][:17]) for row in rows] == [("'=two", ""), ("'=two", ""), ("one", "no prediction for")]
+    assert {value for name, value in rows[2].items() if name not in ("case", "failed")} == {""}
+
+
+def test_a_format_without_a_file_is_refused(folders):
+    result = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--format", "nnunet"])
+    assert isinstance(result.exception, EvaluationError)
+    assert "name the file with --out" in str(result.exception)

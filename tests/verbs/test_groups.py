@@ -13,6 +13,7 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.metrics import Counts
+from nnseg.evaluation.scores import Failure
 from nnseg.storage.runs import RunFolder, write_json
 from nnseg.verbs.groups import group
 
@@ -89,3 +90,10 @@ def test_the_verb_asks_for_references_where_there_is_no_run(run, tmp_path):
         result = CliRunner().invoke(app, ["evaluate", *asked])
         assert isinstance(result.exception, EvaluationError)
         assert "needs REFERENCES" in str(result.exception)
+
+
+def test_failed_cases_of_a_run_are_named_whenever_its_scores_are_shown(run):
+    write_json(run.scores_file, SCORES.model_copy(update={"failed": (Failure(name="c99", reason="its label map is gone"),)}))
+    result = CliRunner().invoke(app, ["evaluate", str(run.path)])
+    assert result.exit_code == 1
+    assert "case c99: its label map is gone" in result.output

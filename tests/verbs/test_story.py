@@ -1,6 +1,7 @@
 """What a run with held-out cases tells, from its files alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,13 +123,9 @@ def test_groups_are_told_where_they_were_asked_for(run):
         (run.path / "groups.json").unlink()
 
 
-def test_what_makers_say_of_their_dataset_is_told(run, tmp_path):
-    said = json.loads(run.dataset_file.read_text())
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "dataset.json").write_text(json.dumps({"licence": "CC-BY  4.0", "labels": {}}))
+def test_what_makers_say_of_their_dataset_is_told(run):
     before = run.dataset_file.read_text()
-    run.dataset_file.write_text(json.dumps(said | {"folder": str(folder)}))
+    run.dataset_file.write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
     try:
         assert story_of(run, live=True).provenance["Data"]["licence"] == "CC-BY 4.0"
     finally:
@@ -138,3 +135,15 @@ def test_what_makers_say_of_their_dataset_is_told(run, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         story_of(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(("suffix", "spacing", "told"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
+def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tmp_path, suffix, spacing, told):
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(run.path, copy.path)
+    dataset, fingerprint = (json.loads(file.read_text()) for file in (copy.dataset_file, copy.fingerprint_file))
+    for case in fingerprint["cases"]:
+        case["spacing"] = [spacing] * 3
+    copy.dataset_file.write_text(json.dumps(dataset | {"suffix": suffix}))
+    copy.fingerprint_file.write_text(json.dumps(fingerprint))
+    assert any("1 mm stands for one pixel" in f.message for f in story_of(copy, live=True).findings) is told

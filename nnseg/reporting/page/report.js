@@ -7,10 +7,9 @@
   const heads = table ? [...table.tHead.rows[0].cells] : [];
   const collator = new Intl.Collator(undefined, { numeric: true });
   const read = (row, column) => {
-    const text = row.cells[column].textContent.trim();
-    if (column === 0) return text;
-    const number = parseFloat(text);
-    return Number.isNaN(number) ? null : number;
+    if (column === 0) return row.dataset.case;
+    const cell = row.cells[column], { key, number = cell.textContent } = cell.dataset, value = parseFloat(number);
+    return key || (Number.isNaN(value) ? null : value);
   };
   const sort = (column, up, size) => {
     heads.forEach(head => head.setAttribute("aria-sort", "none"));
@@ -19,7 +18,7 @@
     const rows = [...table.tBodies[0].rows].map(row => ({ row, key: sized(read(row, column)) }));
     rows.sort((a, b) => {
       if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
-      return (up ? 1 : -1) * (column === 0 ? collator.compare(a.key, b.key) : a.key - b.key);
+      return (up ? 1 : -1) * (typeof a.key === "string" ? collator.compare(a.key, b.key) : a.key - b.key);
     });
     table.tBodies[0].append(...rows.map(item => item.row));
   };

@@ -28,9 +28,13 @@ AVERAGES = {
 """By key in `Averages`: title, what is counted, and what it means."""
 
 MOST_DOTS = 12_000
-"""On the page; with more, only the first metric is drawn case by case."""
+"""On the page; with more, only the first metric is drawn case by case, and of it as many labels as fit."""
 MOST_STRIPS = 16
 """Labels drawn case by case: those with the worst means."""
+MOST_NUMBERS = 200_000
+"""Of the cases' table, a metric's cell counted once for the script; with more, only the labels with the worst means are in it."""
+CELL = 5
+"""What a cell that is written out takes, in numbers for the script."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -96,7 +100,8 @@ class Scored:
     Args:
         metrics: rows of the table of all.
         panels: one a metric.
-        labels: their names.
+        labels: names of those in the cases' table.
+        left_out: labels that are not.
         cases: the worst first, by the first metric.
         numbers: JSON of all numbers of the cases' table, for the script that shows another metric.
         sure: what the intervals say, in a sentence.
@@ -106,6 +111,7 @@ class Scored:
     metrics: Sequence[MetricRow]
     panels: Sequence[Panel]
     labels: Sequence[str]
+    left_out: int
     cases: Sequence[CaseRow]
     numbers: str
     sure: str
@@ -119,12 +125,14 @@ def scored(story: Story) -> Scored | None:
         return None
     tables = {name: table(scores.cases, scores.labels, name) for name in scores.metrics}
     drawn = scores.metrics if len(scores.cases) * len(scores.labels) * len(tables) <= MOST_DOTS else scores.metrics[:1]
+    columns = _columns(scores, tables)
     return Scored(
         metrics=[_row(scores, name) for name in scores.metrics],
         panels=[_panel(scores, name, tables[name], drawn=name in drawn) for name in scores.metrics],
-        labels=scores.labels,
-        cases=_cases(scores, tables, story.flagged),
-        numbers=_numbers(scores, tables),
+        labels=[scores.labels[i] for i in columns],
+        left_out=len(scores.labels) - len(columns),
+        cases=_cases(scores, tables, columns, story.flagged),
+        numbers=_numbers(scores, tables, columns),
         sure=_sure(scores),
         flags=bool(story.flagged),
     )
@@ -184,11 +192,7 @@ def _strips(scores: Scores, metric: Metric, values: Numbers) -> tuple[str, int]:
     """The drawing of one metric, and how many labels it leaves out."""
     if not np.isfinite(values).any():
         return "", 0
-    worth = [
-        np.nan_to_num(_worth(column[np.isfinite(column)], metric).mean() if np.isfinite(column).any() else np.inf)
-        for column in values.T
-    ]
-    shown = sorted(np.argsort(worth, kind="stable")[:MOST_STRIPS].tolist())
+    shown = _worst(values, metric, min(MOST_STRIPS, max(1, MOST_DOTS // len(values))))
     strips = {
         scores.labels[i]: {case.name: float(v) for case, v in zip(scores.cases, values[:, i], strict=True) if np.isfinite(v)}
         for i in shown
@@ -198,13 +202,25 @@ def _strips(scores: Scores, metric: Metric, values: Numbers) -> tuple[str, int]:
     return strips_svg(title, strips, digits=metric.digits, top=1.0 if share else None), len(scores.labels) - len(shown)
 
 
+def _columns(scores: Scores, tables: Mapping[str, Numbers]) -> list[int]:
+    """The labels in the cases' table."""
+    name, each = scores.metrics[0], len(scores.cases) * (len(tables) + CELL)
+    return _worst(tables[name], metric_of(name), max(1, MOST_NUMBERS // max(1, each) - 1))
+
+
+def _worst(values: Numbers, metric: Metric, most: int) -> list[int]:
+    """The labels with the worst means, in their order; those that no case has come last."""
+    worth = [_worth(known, metric).mean() if len(known := column[np.isfinite(column)]) else np.inf for column in values.T]
+    return sorted(np.argsort(worth, kind="stable")[:most].tolist())
+
+
 def _worth(values: Numbers, metric: Metric) -> Numbers:
     """Higher where better."""
     size: Numbers = np.abs(values) if metric.better == "zero" else values
     return size if metric.better == "higher" else -size
 
 
-def _cases(scores: Scores, tables: Mapping[str, Numbers], flagged: frozenset[str]) -> list[CaseRow]:
+def _cases(scores: Scores, tables: Mapping[str, Numbers], columns: Sequence[int], flagged: frozenset[str]) -> list[CaseRow]:
     if not scores.cases:
         return []
     name = scores.metrics[0]
@@ -215,14 +231,14 @@ def _cases(scores: Scores, tables: Mapping[str, Numbers], flagged: frozenset[str
     return [
         CaseRow(
             name=scores.cases[i].name,
-            values=[_words(v, metric.digits) for v in (means[i], *values[i])],
+            values=[_words(v, metric.digits) for v in (means[i], *values[i, columns])],
             flagged=scores.cases[i].name in flagged,
         )
         for i in order
     ]
 
 
-def _numbers(scores: Scores, tables: Mapping[str, Numbers]) -> str:
+def _numbers(scores: Scores, tables: Mapping[str, Numbers], columns: Sequence[int]) -> str:
     """All numbers of the cases' table, in the order of ``scores.cases``; "<" is written so that no name can end the script."""
     content = {
         "cases": [case.name for case in scores.cases],
@@ -233,7 +249,7 @@ def _numbers(scores: Scores, tables: Mapping[str, Numbers]) -> str:
                 "digits": metric.digits,
                 "values": [
                     [None if np.isnan(v) else round(float(v), metric.digits + 2) for v in (mean, *row)]
-                    for mean, row in zip(_means(values), values, strict=True)
+                    for mean, row in zip(_means(values), values[:, columns], strict=True)
                 ],
             }
             for name, values in tables.items()
@@ -261,6 +277,7 @@ def _sure(scores: Scores) -> str:
         return "" if dice is None else f"{dice.n} cases are too few to say how far chance moves these means."
     low, high = dice.interval
     return (
-        f"Had other cases of the same kind been drawn, the mean Dice per image would lie between {low:.3f} and {high:.3f} in 95 of "
-        f"100 draws. The intervals hold the chance of which cases these are; what another training would change is not in them."
+        f"The mean Dice per image of all cases of this kind lies between {low:.3f} and {high:.3f}, as far as {dice.n} of them can "
+        f"tell: in 95 of 100 such samples an interval made like this holds it. It covers the chance of which cases these are; what "
+        f"another training would change is not in it."
     )

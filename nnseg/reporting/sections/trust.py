@@ -203,13 +203,9 @@ def _calibration(calibration: Calibration) -> list[CalibrationRow]:
 
 def _calibration_words(calibration: Calibration) -> str:
     temperature = calibration.after.temperature
-    sure = (
-        "too sure of themselves"
-        if temperature > 1.02
-        else "too doubtful"
-        if temperature < 0.98
-        else "about as sure as they should be"
-    )
+    sure = "about as sure as they should be"
+    if calibration.after.ece < calibration.before.ece and not 0.98 <= temperature <= 1.02:
+        sure = "too sure of themselves" if temperature > 1 else "too doubtful"
     return (
         f"The networks are {sure}; their answers are tempered by {temperature:.2f}. All voxels count, most of which are background "
         f"that nobody doubts: the errors are small for every model, and can be compared on the same scans only."

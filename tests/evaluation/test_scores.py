@@ -1,0 +1,38 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from nnseg.core.labels import Labels
+from nnseg.evaluation.evaluate import case_score, summarize
+from nnseg.evaluation.metrics import Counts
+from nnseg.evaluation.scores import Scores
+
+SCORES = summarize(
+    [case_score(name, {"a": Counts(tp=3, fp=1, fn=1, tn=5)}) for name in ("c0", "c1")],
+    Labels(names=("background", "a"), values=(0, 1)),
+).model_dump_json()
+
+
+def test_scores_come_back_from_their_json():
+    assert Scores.model_validate_json(SCORES).averages.per_mask["dice"].mean == 0.75
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda s: s["metrics"].append("fun"), "fun is no metric"),
+        (lambda s: s["metrics"].append("nsd_x"), "nsd_x is no metric"),
+        (lambda s: s["metrics"].append("hd95"), "averages must be those of the metrics"),
+        (lambda s: s["metrics"].clear(), "averages must be those of the metrics"),
+        (lambda s: s["averages"]["pooled"].pop("iou"), "averages must be those of the metrics"),
+        (lambda s: s["cases"][0]["labels"].clear(), "every case must have a score of every label"),
+        (lambda s: s["cases"].append(s["cases"][0]), "two cases have the same name"),
+        (lambda s: s["cases"][0]["labels"]["a"].update(dice=float("nan")), "valid"),
+    ],
+)
+def test_scores_that_do_not_fit_together_are_refused(edit, reason):
+    content = json.loads(SCORES)
+    edit(content)
+    with pytest.raises(ValidationError, match=reason):
+        Scores.model_validate_json(json.dumps(content))
