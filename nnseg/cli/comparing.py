@@ -40,6 +40,7 @@ def _print_comparison(found: Comparison) -> None:
     for row in found.rows:
         if row.label is None:
             print(f"{_title(row)}: {row.verdict}{_left_out(row, found)}")
+    print("intervals and tests are about other cases for these models; trained again with another seed, a model may differ as much")
     print()
 
 
