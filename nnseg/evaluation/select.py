@@ -133,14 +133,20 @@ class _Panel:
         return Nested(gain=self._mean_of(rises), interval=self._interval(rises))
 
     def chance(self, single: int) -> float:
-        """The chance that the best of the ensembles rises as much above a single plan if each case could as well favour either.
+        """The chance that any ensemble rises above a single plan as the best one does, if each case could as well favour either.
 
-        One sign a case for all ensembles, so that what they share is kept. Source: Westfall and Young 1993, Resampling-Based
-        Multiple Testing, section 2.3 (the largest statistic of each draw).
+        A rise counts in units of what signs alone do to it, or an ensemble that differs much in every case, for the worse, would
+        hide one that is a little better in nearly all. One sign a case for all ensembles, so that what they share is kept.
+        Source: Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.3 (the largest statistic of each draw).
         """
+        best = self.sums[self.best(ensembles=True)] - self.sums[single]
+        if not best.any():
+            return 1.0
         rises = (self.sums - self.sums[single])[self.is_ensemble].T
         rises = rises[(rises != 0).any(1)]
-        n, seen, tolerance = len(rises), rises.sum(0).max(), 1e-9 * np.abs(rises).sum()
+        rises = rises[:, (rises != 0).any(0)]
+        rises /= np.sqrt((rises**2).sum(0))
+        n, seen, tolerance = len(rises), best.sum() / np.sqrt((best**2).sum()), 1e-9
         if n <= EXACT:
             flips = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         else:

@@ -142,3 +142,13 @@ def test_a_choice_is_never_below_the_best_single_plan():
     for seed in range(20):
         choice = select(simulated(seed, cases=15), folds(15))
         assert choice.candidate(name_of(choice.plans)).dice >= choice.candidate(choice.best_single).dice
+
+
+def test_a_bad_ensemble_does_not_hide_a_good_one():
+    """One that is far worse in every case, by very different amounts, has large sums of signs; it must not set the standard."""
+    rng = np.random.default_rng(0)
+    base, little = rng.normal(0.8, 0.05, 60), rng.normal(0.003, 0.004, 60)
+    bad = rival("2x2d+3d", base - rng.uniform(0.02, 0.16, 60))
+    choice = select([rival("2d", base - 0.15), rival("3d", base), bad, rival("2d+2x3d", base + little)], folds(60))
+    assert name_of(choice.plans) == "2d+2x3d"
+    assert choice.candidate("2d+2x3d").p <= choice.p < 0.01
