@@ -78,3 +78,12 @@ def _write_balls(folder: Path, *, cases: int) -> Path:
 def _one_thread() -> None:
     """Small tensors are fastest on one thread; two would spend their time waiting for each other."""
     torch.set_num_threads(1)
+
+
+LONG = ("test_train_fold.py", "test_pipeline.py", "test_probe.py", "test_kill.py", "test_choose.py", "test_report_in_browser.py")
+"""Files that take longest; they come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, otherwise in order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

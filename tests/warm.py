@@ -10,7 +10,7 @@ from pathlib import Path
 from forked import Forked
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.verbs.worker", "nnseg.verbs.predict"])
+_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.verbs.worker", "nnseg.verbs.predict", "torch._dynamo"])
 
 
 def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:

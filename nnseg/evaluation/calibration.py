@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.reliability import TEMPERATURES, Reliability
+from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.scores import Interval, Noun
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
@@ -67,13 +68,13 @@ class Calibration(Noun):
 
 
 def calibration(cases: Sequence[Reliability], temperature: float) -> Calibration | None:
-    """How well calibrated a model is; None without cases.
+    """How well calibrated a model is; None for fewer than `FEW` cases, which nothing can be said of.
 
     Args:
         cases: what was kept of each held-out case (`Confidence.reliability`).
         temperature: of the model (`Trust.temperature`). It was found on the same cases, one number from all of them.
     """
-    if not cases:
+    if len(cases) < FEW:
         return None
     sums, brier = np.stack([c.sums for c in cases]), np.stack([c.brier for c in cases])
     return Calibration(n=len(cases), before=_calibrated(sums, brier, 1.0), after=_calibrated(sums, brier, temperature))

@@ -84,11 +84,15 @@ def bar(parent: Element, start: Place, size: tuple[float, float], *, kind: str =
         SubElement(mark, "title").text = told
 
 
+TINY = 1e-12
+"""What differs by less is the same, and what is smaller is nothing, to those who draw."""
+
+
 def round_range(known: Sequence[float], *, top: float | None = None, bottom: float | None = None) -> tuple[float, float]:
     """A range with round ends that holds all values; an end that is given stays as it is."""
     low = min(known, default=0.0) if bottom is None else bottom
     high = max(known, default=1.0) if top is None else top
-    if high - low < 1e-6 * max(1e-6, abs(high), abs(low)):
+    if high - low < max(TINY, 1e-6 * abs(high), 1e-6 * abs(low)):
         low, high = _around(low, high, top=top, bottom=bottom)
     size = step(low, high)
     return (
@@ -99,7 +103,7 @@ def round_range(known: Sequence[float], *, top: float | None = None, bottom: flo
 
 def _around(low: float, high: float, *, top: float | None, bottom: float | None) -> tuple[float, float]:
     """A range that holds a single value: from 0 to its double, where no end is given."""
-    if top is None and bottom is None and high:
+    if top is None and bottom is None and abs(high) > TINY:
         return min(0.0, 2 * high), max(0.0, 2 * high)
     return low - (0.5 if bottom is None else 0.0), high + (0.5 if top is None else 0.0)
 

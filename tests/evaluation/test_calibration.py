@@ -15,8 +15,8 @@ def case(weights, surer, right, brier=0.0) -> Reliability:
 
 def test_error_and_curve_by_hand():
     one = case({8: 0.25, 14: 0.75}, {8: 0.05, 14: -0.01}, {8: 0.1, 14: 0.75}, 0.08)
-    found = calibration([one], 1.0)
-    assert (found.n, found.before) == (1, found.after)
+    found = calibration([one] * 5, 1.0)
+    assert (found.n, found.before) == (5, found.after)
     assert found.before.ece == pytest.approx(0.05 + 0.01, rel=1e-3)
     assert found.before.brier == pytest.approx(0.08, rel=1e-3)
     low, high = found.before.curve
@@ -26,8 +26,8 @@ def test_error_and_curve_by_hand():
 
 def test_cases_weigh_the_same_and_their_errors_may_cancel():
     sure, unsure = case({14: 1.0}, {14: 0.02}, {14: 0.95}), case({14: 1.0}, {14: -0.02}, {14: 0.97})
-    assert calibration([sure, unsure], 1.0).before.ece == pytest.approx(0.0, abs=1e-9)
-    found = calibration([sure, sure, unsure, sure], 1.0).before
+    assert calibration([sure, unsure] * 3, 1.0).before.ece == pytest.approx(0.0, abs=1e-9)
+    found = calibration([sure, sure, unsure, sure] * 2, 1.0).before
     assert found.ece == pytest.approx(0.01, rel=1e-3)
     assert found.ece_interval[0] <= found.ece <= found.ece_interval[1] <= 0.0201
 
@@ -35,10 +35,11 @@ def test_cases_weigh_the_same_and_their_errors_may_cancel():
 def test_between_two_temperatures_sums_change_evenly_and_beyond_they_stay():
     brier = (np.log(TEMPERATURES) + 1.0) / 10
     one = Reliability.of(np.zeros((len(TEMPERATURES), BINS, 3)), brier)
-    assert calibration([one], 1.7).after.brier == pytest.approx((np.log(1.7) + 1.0) / 10, rel=1e-3)
-    assert calibration([one], 1.7).before.brier == pytest.approx(0.1, rel=1e-3)
-    assert calibration([one], 11.0).after.brier == pytest.approx((np.log(4.0) + 1.0) / 10, rel=1e-3)
+    assert calibration([one] * 5, 1.7).after.brier == pytest.approx((np.log(1.7) + 1.0) / 10, rel=1e-3)
+    assert calibration([one] * 5, 1.7).before.brier == pytest.approx(0.1, rel=1e-3)
+    assert calibration([one] * 5, 11.0).after.brier == pytest.approx((np.log(4.0) + 1.0) / 10, rel=1e-3)
 
 
-def test_without_cases_there_is_none():
+def test_few_cases_say_nothing():
     assert calibration([], 1.0) is None
+    assert calibration([case({14: 1.0}, {14: 0.0}, {14: 1.0})] * 4, 1.0) is None

@@ -2,7 +2,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nnseg.reporting.drawing import Axes, number, round_range
@@ -150,6 +150,7 @@ def test_a_range_holds_a_single_value_in_its_middle(values, expected):
     assert round_range(values) == pytest.approx(expected)
 
 
+@example([5e-324])
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1))
 def test_a_range_holds_all_values_between_round_ends(values):
     low, high = round_range(values)

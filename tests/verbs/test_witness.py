@@ -107,11 +107,11 @@ def test_scikit_learn_agrees(temperature):
 
 def test_probabilities_at_their_right_temperature_are_calibrated():
     random = np.random.default_rng(1)
-    logits = random.normal(0, 2, (2, 4000, 3))
+    logits = random.normal(0, 2, (5, 2000, 3))
     right = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     shares = right**1.7 / (right**1.7).sum(-1, keepdims=True)
     labels = Labels(names=("background", "a", "b"), values=(0, 1, 2))
-    truth = (random.random((2, 4000, 1)) > right.cumsum(-1)).sum(-1)
+    truth = (random.random((5, 2000, 1)) > right.cumsum(-1)).sum(-1)
     found = calibration([reliability(voxels(t, s, labels)) for t, s in zip(truth, shares, strict=True)], 1.7)
     assert found.before.ece > 0.08
     assert found.after.ece < 0.025
