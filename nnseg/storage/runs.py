@@ -244,6 +244,11 @@ class RunFolder:
             raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
         return found
 
+    def histories(self) -> dict[str, tuple[Epoch, ...]]:
+        """The epochs of each training that has come to the end of one, by a name such as "3d fold 0"."""
+        places = [(folder.plan().name, place) for folder in self.plans() for place in folder.folds()]
+        return {f"{name} fold {place.number}": history for name, place in places if (history := place.history())}
+
     def plan_called(self, name: str) -> PlanFolder:
         """One of the run's plans.
 

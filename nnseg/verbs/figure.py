@@ -65,8 +65,7 @@ def _built(run: RunFolder, what: What) -> Callable[[], Figure]:
 
 
 def _histories(run: RunFolder) -> dict[str, tuple[Epoch, ...]]:
-    places = [(folder.plan().name, place) for folder in run.plans() for place in folder.folds()]
-    found = {f"{name} fold {place.number}": history for name, place in places if (history := place.history())}
+    found = run.histories()
     if not found:
         raise RunError(f"{run.path} has no training to show yet; begin one with nnseg train")
     return found

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from nnseg.core.choice import Choice
 from nnseg.core.dataset import Dataset, Finding, Fold
 from nnseg.core.errors import NnsegError, RunError
-from nnseg.core.history import Epoch
 from nnseg.core.plan import Plan
 from nnseg.core.postprocessing import Postprocessing
 from nnseg.core.trust import Trust
@@ -29,7 +28,7 @@ from nnseg.verbs.predictions import Written
 from nnseg.verbs.record import read_record
 from nnseg.verbs.score import held_out_predictions
 from nnseg.verbs.shown import shown_cases
-from nnseg.verbs.trust import Held, cross_fitted
+from nnseg.verbs.trust import Held, cross_fitted, held_of
 
 Content = TypeVar("Content")
 
@@ -82,7 +81,7 @@ def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Sto
         fingerprint=fingerprint,
         findings=(*_unmeasured(dataset, fingerprint), *findings_of(fingerprint)),
         plans=plans,
-        histories=_histories(run),
+        histories=run.histories(),
         scores=evidence.scores,
         groups=evidence.groups,
         choice=evidence.choice,
@@ -145,16 +144,9 @@ def _evidence(run: RunFolder) -> Evidence:
 
 
 def _held(written: Mapping[str, Written], scores: Scores, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
-    by_name = {case.name: case for case in scores.cases}
-    holder = {name: number for number, fold in folds.items() for name in fold.held_out}
-    return tuple(
-        Held(fold=holder[name], confidence=one.confidence, score=by_name[name], key=one.key)
-        for name, one in written.items()
-        if one.status == "done"
-        and one.confidence
-        and name in by_name
-        and set(one.confidence.agreement.labels) == set(scores.labels)
-    )
+    """Those whose confidence is of the same labels as the scores, which may be of other times."""
+    held = held_of(written, scores.cases, folds)
+    return tuple(h for h in held if set(h.confidence.agreement.labels) == set(scores.labels))
 
 
 def _foreseen(evidence: Evidence) -> list[Foreseen]:
@@ -174,15 +166,6 @@ def _foreseen(evidence: Evidence) -> list[Foreseen]:
 def _calibration(evidence: Evidence) -> Calibration | None:
     known = [held.confidence.reliability for held in evidence.held if held.confidence.reliability]
     return calibration(known, evidence.trust.temperature) if evidence.trust else None
-
-
-def _histories(run: RunFolder) -> dict[str, tuple[Epoch, ...]]:
-    found = {}
-    for folder in run.plans():
-        for place in folder.folds():
-            if history := place.history():
-                found[f"{folder.plan().name} fold {place.number}"] = history
-    return found
 
 
 def _stages(record: Mapping[str, Any]) -> dict[str, Stage]:

@@ -8,7 +8,7 @@ expected of a scan is rather too little than too much.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -25,6 +25,7 @@ from nnseg.inference.predict import Predictor
 from nnseg.storage.images import read_scan
 from nnseg.storage.runs import RunFolder, read_json, write_json
 from nnseg.verbs.model import load_model
+from nnseg.verbs.predictions import Written
 from nnseg.verbs.score import held_out_predictions
 
 log = logging.getLogger(__name__)
@@ -144,12 +145,23 @@ def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
         RunError: they are not scored yet.
     """
     predicted = held_out_predictions(run.answers, folds)
-    scores = {case.name: case for case in read_json(run.scores_file, Scores).cases} if predicted else {}
+    return held_of(predicted, read_json(run.scores_file, Scores).cases if predicted else (), folds)
+
+
+def held_of(written: Mapping[str, Written], scores: Iterable[CaseScore], folds: Mapping[int, Fold]) -> tuple[Held, ...]:
+    """The cases that were predicted with their confidence, and scored.
+
+    Args:
+        written: what became of held-out cases, by name.
+        scores: of cases.
+        folds: by number.
+    """
+    by_name = {case.name: case for case in scores}
     holder = {name: number for number, fold in folds.items() for name in fold.held_out}
     return tuple(
-        Held(fold=holder[name], confidence=w.confidence, score=scores[name], key=w.key)
-        for name, w in predicted.items()
-        if w.status == "done" and w.confidence and name in scores
+        Held(fold=holder[name], confidence=one.confidence, score=by_name[name], key=one.key)
+        for name, one in written.items()
+        if one.status == "done" and one.confidence and name in by_name
     )
 
 
