@@ -13,15 +13,15 @@ Numbers = npt.NDArray[np.float64]
 BINS = 15
 """Of equal width, from no confidence to full; a bin includes its upper end."""
 
-TEMPERATURES = tuple(0.5 * 2.0 ** (i / 6) for i in range(19))
+RELIABILITY_TEMPERATURES = tuple(0.5 * 2.0 ** (i / 6) for i in range(19))
 """That sums are kept at, 0.5 to 4: the temperature is known only once all cases are. Between two of them the sums change evenly."""
 
 _SCALE = 2.0**15
-_SHAPE = (len(TEMPERATURES), 3 * BINS + 1)
+_SHAPE = (len(RELIABILITY_TEMPERATURES), 3 * BINS + 1)
 
 
 class Reliability(BaseModel):
-    """Sums of one case whose reference is known, at each of the `TEMPERATURES`; its voxels weigh 1 together.
+    """Sums of one case whose reference is known, at each of the `RELIABILITY_TEMPERATURES`; its voxels weigh 1 together.
 
     Args:
         packed: the sums in half precision, little-endian, in base64: a twentieth of their text.
@@ -52,7 +52,7 @@ class Reliability(BaseModel):
     @property
     def sums(self) -> Numbers:
         """(temperatures, bins, 3): weight of the voxels; of it, how much surer than right (confidence - right); how much right."""
-        return _unpacked(self.packed)[:, :-1].reshape(len(TEMPERATURES), BINS, 3)
+        return _unpacked(self.packed)[:, :-1].reshape(len(RELIABILITY_TEMPERATURES), BINS, 3)
 
     @property
     def brier(self) -> Numbers:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.reliability import TEMPERATURES, Reliability
+from nnseg.core.reliability import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.scores import Interval, Noun
 from nnseg.evaluation.statistics import bootstrap_weights, interval
@@ -104,6 +104,6 @@ def _bin(share: float, surer: float, right: float) -> Bin:
 
 def _at(temperature: float, values: Numbers) -> Numbers:
     """Values (cases, temperatures, ...) at a temperature: between two that were measured, in proportion to its logarithm."""
-    place = float(np.interp(np.log(temperature), np.log(TEMPERATURES), np.arange(len(TEMPERATURES))))
-    below = min(int(place), len(TEMPERATURES) - 2)
+    place = float(np.interp(np.log(temperature), np.log(RELIABILITY_TEMPERATURES), np.arange(len(RELIABILITY_TEMPERATURES))))
+    below = min(int(place), len(RELIABILITY_TEMPERATURES) - 2)
     return values[:, below] + (place - below) * (values[:, below + 1] - values[:, below])

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from nnseg.evaluation.scores import Lesions
 
 Mask = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
+LabelIndices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
 FOUND = 0.1
@@ -52,7 +52,7 @@ def match_lesions(prediction: Mask, reference: Mask) -> Lesions:
     )
 
 
-def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) -> tuple[Indices, Indices, Doubles]:
+def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) -> tuple[LabelIndices, LabelIndices, Doubles]:
     """Which components overlap, numbered from 0, and the IoU of each pair."""
     sizes, others = np.bincount(given.ravel()), np.bincount(predicted.ravel())
     shared = (given > 0) & (predicted > 0)
@@ -61,7 +61,7 @@ def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) ->
     return rows - 1, columns - 1, voxels / (sizes[rows] + others[columns] - voxels)
 
 
-def _most(rows: Indices, columns: Indices, ious: Doubles) -> int:
+def _most(rows: LabelIndices, columns: LabelIndices, ious: Doubles) -> int:
     """How many pairs are matched, one to one, where the IoUs sum to the most.
 
     Every row may stay alone, which is a pair with a column of its own that adds nothing; costs of 0 would be taken for no pair.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nnseg.core.sides import Pairs, label_pairs, swapped_heads
 from nnseg.planning.draft import Content, Draft, overruled
 from nnseg.planning.modality import modality_of
-from nnseg.planning.spacing import NAMES
+from nnseg.planning.spacing import AXIS_NAMES
 
 LEFT_RIGHT = 2
 """The axis of a scan in canonical orientation that leads from the right to the left; in a picture, its columns."""
@@ -60,10 +60,10 @@ def _with_sides(draft: Draft, decided: Content, pairs: Pairs) -> Content:
     named = _listed([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
     decided = {**decided, "why": why}
     if swapped_heads(labels, pairs) is None:
-        why["mirror_axes"] = f"all but {NAMES[LEFT_RIGHT]}: flips would swap {named}, but not all regions have a counterpart"
+        why["mirror_axes"] = f"all but {AXIS_NAMES[LEFT_RIGHT]}: flips would swap {named}, but not all regions have a counterpart"
         return {**decided, "mirror_axes": [a for a in decided["mirror_axes"] if a != axis]}
-    why["swapped_labels"] = f"flips along {NAMES[LEFT_RIGHT]} make left right: {named}"
-    why["swap_axis"] = f"axis {NAMES[LEFT_RIGHT]} of scans leads from right to left"
+    why["swapped_labels"] = f"flips along {AXIS_NAMES[LEFT_RIGHT]} make left right: {named}"
+    why["swap_axis"] = f"axis {AXIS_NAMES[LEFT_RIGHT]} of scans leads from right to left"
     if decided["rotation_degrees"] > UPRIGHT_DEGREES and not (decided["in_plane"] and axis == 0):
         decided["rotation_degrees"] = UPRIGHT_DEGREES
         why["rotation_degrees"] = "turned further, left could not be told from right"

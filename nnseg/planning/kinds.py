@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import PLAN_NAMES, PlanName
 from nnseg.planning.draft import Draft
-from nnseg.planning.spacing import NAMES
+from nnseg.planning.spacing import AXIS_NAMES
 
 FEW_SLICES = 4
 """Volumes with fewer slices than this are planned as 2D."""
@@ -59,7 +59,7 @@ def suitable(drafts: Mapping[str, Draft]) -> Choice:
     flat, volume, short = drafts["2d"], drafts.get("3d"), drafts["2d"].budget.seconds is not None
     if volume is None:
         return (("2d", "the dataset consists of single images"),)
-    slices, axis = flat.resolution.shape[0], NAMES[flat.resolution.axes[0]]
+    slices, axis = flat.resolution.shape[0], AXIS_NAMES[flat.resolution.axes[0]]
     if slices < FEW_SLICES:
         return (("2d", f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d to have it all the same)"),)
     seen = volume.share_of_structure

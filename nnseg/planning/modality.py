@@ -9,7 +9,7 @@ from nnseg.planning.fingerprint import Fingerprint
 
 Modality = Literal["ct", "mr", "microscopy"]
 
-NAMES: Final[dict[Modality, str]] = {
+MODALITY_NAMES: Final[dict[Modality, str]] = {
     "ct": r"ct|cbct|ncct|cta",
     "mr": r"mri?|t1\w*|t2\w*|flair|adc|dwi|pdw?|swi|dce|lge|cine|bssfp",
     "microscopy": r"em|sem|tem|microscopy|histology|fluorescence|brightfield|dic|dapi|gfp|haematoxylin|hematoxylin",
@@ -28,10 +28,10 @@ def modality_of(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modality 
         has_sides: labels know left from right, so that images show bodies and not tissue.
     """
     names = ", ".join(fingerprint.channels)
-    for modality, pattern in NAMES.items():
+    for modality, pattern in MODALITY_NAMES.items():
         if all(_is_called(name, pattern) for name in fingerprint.channels):
             return modality, f"{names}: {MODALITY_WORDS[modality]}"
-    known = "|".join([*NAMES.values(), OTHERS])
+    known = "|".join([*MODALITY_NAMES.values(), OTHERS])
     if any(_is_called(name, known) for name in fingerprint.channels) or has_sides or not fingerprint.is_2d:
         return None, ""
     if bool((fingerprint.spacings == 1.0).all()):

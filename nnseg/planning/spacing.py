@@ -11,7 +11,7 @@ from nnseg.core.geometry import Axes, Vector
 
 Table = npt.NDArray[np.float64]
 
-NAMES = "zyx"
+AXIS_NAMES = "zyx"
 """What people call the axes of a scan's array."""
 
 
@@ -63,7 +63,7 @@ def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[
     finer = float(np.percentile(spacings[:, worst], 10))
     ratio = target[worst] / coarsest_other
     reason = (
-        f"axis {NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
+        f"axis {AXIS_NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
         f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5
@@ -75,11 +75,11 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
     first = int(single[0]) if single.size else int(np.argmax(target))
     rest = [a for a in range(3) if a != first]
     if single.size:
-        reason = f"axis {NAMES[first]} has a single voxel, so it comes first"
+        reason = f"axis {AXIS_NAMES[first]} has a single voxel, so it comes first"
     elif target.max() == target.min():
         reason = "all axes are equally fine, so their order stays"
     else:
-        reason = f"axis {NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
+        reason = f"axis {AXIS_NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
     return (first, rest[0], rest[1]), reason
 
 

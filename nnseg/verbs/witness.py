@@ -12,8 +12,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.core.reliability import BINS, Reliability
-from nnseg.core.reliability import TEMPERATURES as RELIABILITY_AT
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
 from nnseg.core.trust import TEMPERATURES
 from nnseg.inference.predict import Prediction, Predictor, Prepared
 from nnseg.inference.uncertainty import Sample
@@ -142,8 +141,8 @@ def reliability(found: Evidence) -> Reliability:
     """
     decisions = found.right[..., 0].size // len(found.weights)
     weights = np.repeat(found.weights / (decisions * found.weights.sum()), decisions)
-    sums, brier = np.zeros((len(RELIABILITY_AT), BINS, 3)), np.zeros(len(RELIABILITY_AT))
-    for i, temperature in enumerate(RELIABILITY_AT):
+    sums, brier = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3)), np.zeros(len(RELIABILITY_TEMPERATURES))
+    for i, temperature in enumerate(RELIABILITY_TEMPERATURES):
         shares = found.probabilities(temperature)
         sure, right = shares.max(-1).ravel(), np.take_along_axis(found.right, shares.argmax(-1)[..., None], -1).ravel()
         place = (np.ceil(sure * BINS).astype(int) - 1).clip(0, BINS - 1)

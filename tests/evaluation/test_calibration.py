@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnseg.core.reliability import BINS, TEMPERATURES, Reliability
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.calibration import calibration
 
 
@@ -10,7 +10,7 @@ def case(weights, surer, right, brier=0.0) -> Reliability:
     sums = np.zeros((BINS, 3))
     for place in weights:
         sums[place] = weights[place], surer[place], right[place]
-    return Reliability.of(np.tile(sums, (len(TEMPERATURES), 1, 1)), np.full(len(TEMPERATURES), brier))
+    return Reliability.of(np.tile(sums, (len(RELIABILITY_TEMPERATURES), 1, 1)), np.full(len(RELIABILITY_TEMPERATURES), brier))
 
 
 def test_error_and_curve_by_hand():
@@ -33,8 +33,8 @@ def test_cases_weigh_the_same_and_their_errors_may_cancel():
 
 
 def test_between_two_temperatures_sums_change_evenly_and_beyond_they_stay():
-    brier = (np.log(TEMPERATURES) + 1.0) / 10
-    one = Reliability.of(np.zeros((len(TEMPERATURES), BINS, 3)), brier)
+    brier = (np.log(RELIABILITY_TEMPERATURES) + 1.0) / 10
+    one = Reliability.of(np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3)), brier)
     assert calibration([one] * 5, 1.7).after.brier == pytest.approx((np.log(1.7) + 1.0) / 10, rel=1e-3)
     assert calibration([one] * 5, 1.7).before.brier == pytest.approx(0.1, rel=1e-3)
     assert calibration([one] * 5, 11.0).after.brier == pytest.approx((np.log(4.0) + 1.0) / 10, rel=1e-3)

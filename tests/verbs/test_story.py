@@ -12,7 +12,7 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import RunError
 from nnseg.core.image import LabelMap
 from nnseg.core.likeness import Facts
-from nnseg.core.reliability import BINS, TEMPERATURES, Reliability
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
 from nnseg.core.trust import Agreement, Trust
 from nnseg.evaluation.cohorts import grouped
 from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
@@ -28,12 +28,12 @@ from nnseg.verbs.story import story_of
 
 def written(place: Path, name: str, share: float) -> Written:
     """A prediction whose votes agree by this share."""
-    flat = np.zeros((len(TEMPERATURES), BINS, 3))
+    flat = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3))
     flat[:, -1] = (1.0, 0.05, 0.9)
     agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 100.0})
     facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2, -1, 0, 1, 2),))
     confidence = Trust().confidence(agreement, facts)
-    reliability = Reliability.of(flat, np.full(len(TEMPERATURES), 0.01))
+    reliability = Reliability.of(flat, np.full(len(RELIABILITY_TEMPERATURES), 0.01))
     return Written(
         status="done",
         file=place.name,

@@ -12,8 +12,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels, Region
-from nnseg.core.reliability import BINS
-from nnseg.core.reliability import TEMPERATURES as RELIABILITY_AT
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, Trust, logit
 from nnseg.evaluation.calibration import calibration
 from nnseg.inference.uncertainty import Sample
@@ -69,7 +68,7 @@ def voxels(truth: np.ndarray, shares: np.ndarray, labels: Labels, weights: np.nd
 def test_reliability_by_hand():
     shares = np.array([[0.3, 0.7], [0.3, 0.7], [0.95, 0.05]])
     found = reliability(voxels(np.array([3, 0, 0]), shares, LABELS, np.array([1.0, 1.0, 8.0])))
-    at = RELIABILITY_AT.index(1.0)
+    at = RELIABILITY_TEMPERATURES.index(1.0)
     assert found.sums[at, 10] == pytest.approx([0.2, 0.2 * 0.7 - 0.1, 0.1], rel=1e-3)  # 10/15 < 0.7 <= 11/15
     assert found.sums[at, 14] == pytest.approx([0.8, -0.8 * 0.05, 0.8], rel=1e-3)
     assert found.sums[at, :, 0].sum() == pytest.approx(1, rel=1e-3)
@@ -80,13 +79,13 @@ def test_each_region_is_a_decision_of_its_own():
     regions = (Region(name="all", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2))
     labels = Labels(names=("background", "edge", "core"), values=(0, 1, 2), regions=regions)
     found = reliability(voxels(np.array([1]), np.array([[0.9, 0.78]]), labels))
-    at = RELIABILITY_AT.index(1.0)
+    at = RELIABILITY_TEMPERATURES.index(1.0)
     assert found.sums[at, 13] == pytest.approx([0.5, 0.5 * (0.9 - 1), 0.5], rel=1e-3)
     assert found.sums[at, 11] == pytest.approx([0.5, 0.5 * 0.78, 0.0], rel=1e-3)
     assert found.brier[at] == pytest.approx((0.1**2 + 0.78**2) / 2, rel=1e-3)
 
 
-@pytest.mark.parametrize("temperature", RELIABILITY_AT)
+@pytest.mark.parametrize("temperature", RELIABILITY_TEMPERATURES)
 def test_scikit_learn_agrees(temperature):
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (3000, 4))
@@ -94,7 +93,7 @@ def test_scikit_learn_agrees(temperature):
     truth = np.array([random.choice(4, p=p) for p in np.exp(logits / 1.5) / np.exp(logits / 1.5).sum(1, keepdims=True)])
     weights = random.uniform(0.1, 2, 3000)
     labels = Labels(names=("background", "a", "b", "c"), values=(0, 1, 2, 3))
-    at = RELIABILITY_AT.index(temperature)
+    at = RELIABILITY_TEMPERATURES.index(temperature)
     weighted = reliability(voxels(truth, shares, labels, weights))
     theirs = brier_score_loss(truth, scaled, sample_weight=weights, scale_by_half=True)
     assert weighted.brier[at] == pytest.approx(theirs, rel=1e-3)
@@ -167,7 +166,9 @@ def test_a_witness_adds_what_the_reference_says(witnessed):
     found = prediction.confidence.surprise
     assert found[TEMPERATURES.index(1.0)] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.1), rel=1e-3)
     assert min(found) == found[TEMPERATURES.index(1.0)]
-    assert prediction.confidence.reliability.brier[RELIABILITY_AT.index(1.0)] == pytest.approx(0.9 * 0.01 + 0.1 * 0.81, rel=1e-3)
+    assert prediction.confidence.reliability.brier[RELIABILITY_TEMPERATURES.index(1.0)] == pytest.approx(
+        0.9 * 0.01 + 0.1 * 0.81, rel=1e-3
+    )
     assert prediction.uncertainty is None
     assert witness.answer(witness.prepare(scan), uncertainty=True).uncertainty == "a map"
 
