@@ -19,8 +19,8 @@ from statistics import median
 
 from measure import measure
 
-from nnseg.interop.nnunet import write_raw_dataset
-from nnseg.storage.datasets import read_dataset
+from nnseg.interop.nnunet.dataset import write_raw_dataset
+from nnseg.storage.datasets.read import read_dataset
 
 HERE = Path(__file__).resolve().parent
 NAME = "Dataset004_Peer"

@@ -35,7 +35,7 @@ SUFFIX = ".nii.gz"
 
 def make_case(source: Path, seed: int, work: Path) -> None:
     """Write a reference made of a real label map, and a prediction made of that."""
-    from nnseg.storage.images import read_label_map
+    from nnseg.storage.images.read import read_label_map
 
     rng, real = np.random.default_rng(seed), read_label_map(source)
     picked = [np.minimum((np.arange(n) + 0.5) * (m / n), m - 1).astype(int) for n, m in zip(SHAPE, real.labels.shape, strict=True)]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from nnseg.inference.predict import Predictor
-from nnseg.interop.nnunet_model import read_nnunet_model
+from nnseg.interop.nnunet.model import read_nnunet_model
 from nnseg.network.bundle import load_model_file, save_model
-from nnseg.storage.images import read_label_map, read_scan
+from nnseg.storage.images.read import read_label_map, read_scan
 
 
 def main() -> None:

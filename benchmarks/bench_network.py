@@ -20,7 +20,7 @@ from torch import Tensor
 from nnseg.core.plan import Network
 from nnseg.network import blocks
 from nnseg.network.unet import build_network
-from nnseg.training.evidence import Target
+from nnseg.training.loss_terms import Target
 from nnseg.training.losses import LOSSES, downsample, stage_weights
 
 STAGES = 4

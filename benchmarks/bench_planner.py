@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Budget, Plan
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
-from nnseg.planning.intensity import Intensity
-from nnseg.planning.planner import load_recipe, make_plans
+from nnseg.planning.planner import make_plans
+from nnseg.planning.recipe import load_recipe
 from nnseg.planning.spacing import choose_resolution
 
 HERE = Path(__file__).resolve().parent

@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 from measure import measure
 
-from nnseg.storage.images import read_label_map
+from nnseg.storage.images.read import read_label_map
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from drawing import write_figure
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels
-from nnseg.core.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model
 from nnseg.network.unet import build_network
+from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
 
 BASE = {"edge": 256, "labels": 3, "members": 1}
 GROWN = {"edge": (160, 224, 288, 352, 400), "labels": (2, 50, 100, 150, 200), "members": (1, 2, 3, 4, 5)}

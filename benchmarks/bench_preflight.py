@@ -19,21 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from nnseg.commands.probe import known_probe
 from nnseg.core.dataset import Dataset
-from nnseg.core.machine import GIGABYTE
-from nnseg.core.parallel import default_workers
-from nnseg.planning.fingerprint import Fingerprint
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import default_workers
 from nnseg.planning.preflight import Preflight, preflight
-from nnseg.storage.runs import RunFolder, read_json
-from nnseg.verbs.folds import read_folds
-from nnseg.verbs.predictions import read_predictions
-from nnseg.verbs.probe import known_probe
+from nnseg.storage.predictions import read_predictions
+from nnseg.storage.run_folder import RunFolder, read_folds, read_json
+from nnseg.system.machine import GIGABYTE
 
 NNSEG = (sys.executable, "-m", "nnseg.cli")
 
 WATCHED = """
 import pathlib, sys
-from nnseg.core.machine import peak_ram
+from nnseg.system.machine import peak_ram
 from nnseg.cli import app
 with peak_ram(every=0.02) as peak:
     app(sys.argv[2:], standalone_mode=False)

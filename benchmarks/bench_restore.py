@@ -21,9 +21,9 @@ import torch
 
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.labels import Labels
-from nnseg.core.machine import held_gb, peak_ram
 from nnseg.inference.restore import Stream, blocks, decided
 from nnseg.preprocessing.resample import resample_image
+from nnseg.system.machine import held_gb, peak_ram
 
 FULL, SMALL = (400, 512, 512), (200, 256, 256)
 

@@ -37,16 +37,15 @@ from training_growth import growth
 
 from nnseg.core.dataset import Fold
 from nnseg.core.plan import Plan
-from nnseg.interop.nnunet import write_raw_dataset
+from nnseg.interop.nnunet.dataset import write_raw_dataset
 from nnseg.network.unet import build_network
 from nnseg.storage.cases import CaseStore
-from nnseg.storage.datasets import read_dataset
-from nnseg.storage.runs import RunFolder, read_json
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.run_folder import RunFolder, read_json
 from nnseg.training.learner import Learner
-from nnseg.training.loop import AHEAD, memory_for
+from nnseg.training.loop import AHEAD, memory_for, prefetched
 from nnseg.training.losses import stage_weights
 from nnseg.training.patches import Patches
-from nnseg.training.prefetch import prefetched
 
 HERE = Path(__file__).resolve().parent
 PLANNERS = {"nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM", "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL"}

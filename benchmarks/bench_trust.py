@@ -23,17 +23,16 @@ from scipy.stats import spearmanr
 
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
-from nnseg.core.likeness import ranges_of
-from nnseg.core.trust import Trust
+from nnseg.core.trust import Trust, ranges_of
+from nnseg.crossval.evidence import SAMPLE, surprises
+from nnseg.crossval.trust import Held, calibrated, cross_fitted, temperature_of
 from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.metrics import count
 from nnseg.inference.predict import Predictor
 from nnseg.inference.uncertainty import Sample
 from nnseg.network.bundle import load_model_file
-from nnseg.storage.images import read_label_map, read_scan
-from nnseg.storage.runs import RunFolder, read_json
-from nnseg.verbs.trust import Held, calibrated, cross_fitted, temperature_of
-from nnseg.verbs.witness import SAMPLE, surprises
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.run_folder import RunFolder, read_json
 
 Numbers = npt.NDArray[np.float64]
 WORST = 5

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from nnseg.core.plan import Augmentation
-from nnseg.storage.images import read_label_map, read_scan
-from nnseg.training.augment import CHANGES
-from nnseg.training.pose import Pose, draw_bend, rotation
-from nnseg.training.warp import cut, warp
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.training.augmentation.intensity import CHANGES
+from nnseg.training.augmentation.pose import Pose, draw_bend, rotation
+from nnseg.training.augmentation.warp import cut, warp
 
 CPU = torch.device("cpu")
 RANGES = {"inverted_gamma": "gamma"}

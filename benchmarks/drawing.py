@@ -7,7 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from nnseg.reporting.figures import SERIES_STYLES, WIDTH, Point, curves_svg
+from nnseg.reporting.charts.charts import SERIES_STYLES, Point, curves_svg
+from nnseg.reporting.charts.drawing import WIDTH
 
 HUES = ("#0072b2", "#c25700", "#007f5f", "#b0578d", "#8a6d00", "#2f8fc4", "#5b6470", "#7b3fb5")
 STYLE = (

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 
 from nnseg.core.plan import Plan
+from nnseg.core.schedule import Course
 from nnseg.network.device import autocast_dtype
-from nnseg.training.course import Course
+from nnseg.training.context import Setting
 from nnseg.training.learner import Learner
-from nnseg.training.setting import Setting
 
 
 def make_learner(plan: Plan, device: torch.device, precision: str = "auto") -> Learner:

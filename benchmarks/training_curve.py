@@ -14,7 +14,7 @@ from typing import Any
 from drawing import Chart, write_figure
 
 from nnseg.evaluation.scores import Scores
-from nnseg.storage.runs import RunFolder, read_json
+from nnseg.storage.run_folder import RunFolder, read_json
 
 FLOOR = 0.8
 """The Dice from which on differences are looked at closely."""

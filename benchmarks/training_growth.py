@@ -15,8 +15,8 @@ from learners import make_learner, seconds_of
 
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.training.loop import prefetched
 from nnseg.training.patches import Patches
-from nnseg.training.prefetch import prefetched
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

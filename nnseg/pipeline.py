@@ -5,24 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnseg.commands.export import export
+from nnseg.commands.plan import findings_of, plan, survey
+from nnseg.commands.report import report
+from nnseg.commands.train import Trainings, locked
 from nnseg.core.dataset import Dataset, Finding
 from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options
+from nnseg.crossval.ensemble import choose_model
+from nnseg.crossval.postprocessing import choose_postprocessing
+from nnseg.crossval.score import predict_folds, score
+from nnseg.crossval.trust import measure_trust
 from nnseg.evaluation.scores import Scores
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.storage.datasets import read_dataset
-from nnseg.storage.runs import RunFolder, read_json
-from nnseg.training.ranks import joined
-from nnseg.verbs.choose import choose_model
-from nnseg.verbs.export import export
-from nnseg.verbs.mend import choose_postprocessing
-from nnseg.verbs.options import Options
-from nnseg.verbs.plan import findings_of, plan
-from nnseg.verbs.record import timed, update_record
-from nnseg.verbs.report import report
-from nnseg.verbs.score import predict_folds, score
-from nnseg.verbs.survey import survey
-from nnseg.verbs.trainings import Trainings, locked
-from nnseg.verbs.trust import measure_trust
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run_record import timed, update_record
+from nnseg.training.context import joined
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,7 @@ def test_what_the_user_must_mend_is_one_line_and_exit_code_2(
 
 
 def test_a_second_process_is_refused_while_one_works_in_the_run(finished: tuple[Path, Path]) -> None:
-    from nnseg.storage.runs import RunFolder
+    from nnseg.storage.run_folder import RunFolder
 
     with RunFolder(finished[1]).locked():
         done = nnseg("train", finished[1], check=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 from forked import Forked
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.verbs.worker", "nnseg.verbs.predict", "torch._dynamo"])
+_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.serving.worker", "nnseg.serving.folder", "torch._dynamo"])
 
 
 def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:
@@ -44,7 +44,8 @@ def _main(arguments: list[str], out: Path | None) -> None:
     import torch
 
     from nnseg.cli import main
-    from nnseg.verbs import supervisor, worker
+    from nnseg.serving import pool as supervisor
+    from nnseg.serving import worker
 
     supervisor.start_process = lambda threads: Forked(worker.main)
     torch.set_num_threads(1)  # several tests run at a time

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from nnseg.cli import making, using, judging  # isort: skip  # in the order of their help
+from nnseg.cli import train, predict, evaluate  # isort: skip  # in the order of their help
 from nnseg.cli.app import app
 from nnseg.core.errors import NnsegError, Stopped
 
-__all__ = ["app", "judging", "main", "making", "using"]
+__all__ = ["app", "evaluate", "main", "predict", "train"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention."""

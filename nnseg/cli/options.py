@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nnseg.core.errors import NnsegError
+
 if TYPE_CHECKING:
-    from nnseg.verbs.options import Options
+    from nnseg.core.geometry import Vector
+    from nnseg.core.options import Options
+
 
 DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.", show_default=False)
@@ -93,7 +98,7 @@ def options_of(
     **others: Any,
 ) -> Options:
     """Options as people write them, read."""
-    from nnseg.verbs.options import Options, parse_devices, parse_duration, parse_folds, parse_kinds
+    from nnseg.core.options import Options
 
     return Options(
         kinds=parse_kinds(plans),
@@ -114,6 +119,67 @@ def command_line() -> str:
 
 def workers_of(workers: int) -> int:
     """How many processes to start; 0 stands for one a core."""
-    from nnseg.core.parallel import default_workers
+    from nnseg.core.options import default_workers
 
     return workers or default_workers()
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m" or "2h"; a bare number counts minutes.
+
+    Raises:
+        NnsegError: the text is not a time.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        text += "m"
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(n + u for n, u in parts) != text or sum(float(n) for n, _ in parts) <= 0:
+        raise NnsegError(f'"{text}" is not a time; write it like 90s, 20m or 1h30m')
+    return sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+
+
+def parse_folds(text: str) -> tuple[int, ...] | None:
+    """Fold numbers of "0" or "0,2,4"; None for "all".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    if text.strip().lower() == "all":
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
+        raise NnsegError(f'"{text}" does not name folds; write "all", "0" or "0,2,4"')
+    return tuple(sorted({int(n) for n in text.split(",")}))
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """Names of plans of "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner knows which there are."""
+    return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Devices of "0,1" (GPUs by number) or "cuda:0,cpu".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", part) for part in parts):
+        raise NnsegError(f'"{text}" does not name devices; write 0,1,2 for GPUs by number, or cuda:0,cpu')
+    return tuple(f"cuda:{part}" if part.isdecimal() else part for part in parts)
+
+
+def parse_spacing(text: str | None) -> Vector | None:
+    """Millimetres of "3,0.7,0.7"; None for nothing.
+
+    Raises:
+        NnsegError: the text is not three lengths.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise NnsegError(f'"{text}" is not a spacing; write three lengths in mm along z, y, x, like 3,0.7,0.7') from None
+    if not all(0 < length < float("inf") for length in (z, y, x)):
+        raise NnsegError(f'"{text}" is not a spacing; lengths must be above 0 mm')
+    return z, y, x

@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from nnseg.core.choice import Choice, Interval
+from nnseg.core.decisions import Choice, Interval, Postprocessing
 from nnseg.core.geometry import Shape, Vector
-from nnseg.core.postprocessing import Postprocessing
 
 
 class Noun(BaseModel):

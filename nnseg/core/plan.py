@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
-from nnseg.core.labels import Labels
-from nnseg.core.ranges import (
+from nnseg.core.labels import Labels, swapped_heads
+from nnseg.core.validation import (
     MOST_VALUES,
     MOST_WEIGHTS,
     Count,
@@ -34,7 +34,6 @@ from nnseg.core.ranges import (
     Thickness,
     agree,
 )
-from nnseg.core.sides import swapped_heads
 
 Steps = tuple[int, ...]
 
@@ -203,7 +202,7 @@ class Network(Section):
 
 
 class Extra(BaseModel):
-    """A transform of batchgenerators, see `nnseg.training.catalogue`.
+    """A transform of batchgenerators, see `nnseg.training.augmentation.batchgenerators`.
 
     Args:
         name: of its class.

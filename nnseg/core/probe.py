@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.plan import Plan, digest
-from nnseg.core.ranges import NotNegative
+from nnseg.core.validation import NotNegative
 
 
 class Trial(BaseModel):

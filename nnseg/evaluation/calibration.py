@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.reliability import RELIABILITY_TEMPERATURES, Reliability
+from nnseg.core.trust import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.scores import Interval, Noun
 from nnseg.evaluation.statistics import bootstrap_weights, interval

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nnseg.core.geometry import Grid
 from nnseg.core.plan import Plan
 from nnseg.inference.sliding_window import SLAB_VALUES, Tiling
-from nnseg.inference.window import Window
+from nnseg.inference.tiles import Window
 
 READING = 12.0
 """Bytes a voxel and channel: as stored (up to float32), as float32, and a copy in canonical orientation."""

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from nnseg.core.decisions import Mending
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.core.postprocessing import Mending
 
 Mask = npt.NDArray[np.bool_]
 Boxed = tuple[slice, ...]

@@ -17,16 +17,14 @@ from torch import Tensor, nn
 from nnseg.core.errors import ModelError
 from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
-from nnseg.core.likeness import facts_of
 from nnseg.core.plan import Plan
-from nnseg.core.trust import Confidence, Trust
-from nnseg.inference.canvas import IN_MEMORY_BYTES, Canvas, Wanted
-from nnseg.inference.group import Group, grouped, window_of
+from nnseg.core.trust import Confidence, Trust, facts_of
 from nnseg.inference.memory import Share, needed_gb
+from nnseg.inference.networks import Group, Voter, grouped, window_of
 from nnseg.inference.restore import Block, Stream, blocks, cropped_view, decided, layout_of
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.uncertainty import Sample, Tally
-from nnseg.inference.voter import Voter
+from nnseg.inference.volumes import IN_MEMORY_BYTES, Canvas, Wanted
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.preprocessing.preprocess import OwnNormalizer, preprocess, separate_back, turn_for

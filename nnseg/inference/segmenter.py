@@ -1,4 +1,4 @@
-"""A model that stays loaded and answers in memory: arrays, ITK images and files in, label maps out."""
+"""`Segmenter`: a loaded model that predicts arrays, images and files in memory; `load` makes one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from nnseg.core.image import Integers, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
-from nnseg.storage.answers import as_stored
-from nnseg.storage.images import read_scan, scan_of
-from nnseg.storage.itk import as_image
-from nnseg.storage.stored import flat_grid
+from nnseg.network.load import load_model
+from nnseg.storage.images.itk import as_image
+from nnseg.storage.images.raw import flat_grid
+from nnseg.storage.images.read import read_scan, scan_of
+from nnseg.storage.images.write import as_stored
 
 log = logging.getLogger(__name__)
 
@@ -105,3 +106,21 @@ def _three(spacing: Sequence[float], axes: int) -> Vector:
         raise ScanError(f"spacing must be {axes} positive numbers of mm, not {tuple(spacing)}")
     z, y, x = (*(1.0,) * (3 - axes), *values)
     return z, y, x
+
+
+def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: Any) -> Segmenter:
+    """A model made ready to answer in memory, as often as wanted: arrays, ITK images or paths in, label maps out.
+
+    Args:
+        path: a run folder or an exported file.
+        folds: of a run; all if absent.
+        settings: as for `nnseg.Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
+
+    Raises:
+        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+
+    Example:
+        >>> model = nnseg.load("model.nnseg")
+        >>> label_map = model.predict(array, spacing=(1.0, 0.8, 0.8))
+    """
+    return Segmenter(load_model(path, folds=folds), **settings)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.geometry import tile_starts
-from nnseg.inference.voter import Voter
-from nnseg.inference.window import Flips, Window, importance
+from nnseg.inference.networks import Voter
+from nnseg.inference.tiles import Flips, Window, importance
 
 log = logging.getLogger(__name__)
 

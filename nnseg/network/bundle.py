@@ -17,13 +17,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nnseg.core.card import ModelCard
+from nnseg.core.decisions import Mending
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
-from nnseg.core.parse import parse
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
-from nnseg.core.postprocessing import Mending
 from nnseg.core.trust import Trust
+from nnseg.core.validation import parse
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
 from nnseg.network.unet import build_network
 

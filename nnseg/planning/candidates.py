@@ -1,4 +1,4 @@
-"""The choice between networks: the dearest that is worth its price in the time there is."""
+"""Candidate networks for a budget: which sizes to try, and the choice among those measured."""
 
 from __future__ import annotations
 
@@ -8,8 +8,22 @@ from dataclasses import dataclass
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
-from nnseg.planning.pace import steps_within
 from nnseg.planning.recipe import Candidate
+
+SAFE_SHARE = 0.97
+"""Of a budget that is planned for: the rest is for checkpoints and a machine that slows down."""
+
+
+def steps_within(seconds: float, *, step_seconds: float, pause_seconds: float, epoch_steps: int) -> int:
+    """The steps of a training that ends within a time, at least one.
+
+    Args:
+        seconds: wall-clock of the training.
+        step_seconds: of one step, its batch included.
+        pause_seconds: between two epochs.
+        epoch_steps: steps of an epoch.
+    """
+    return max(1, int(seconds * SAFE_SHARE / (step_seconds + pause_seconds / epoch_steps)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.memory import Demand, Fit
+from nnseg.planning.network_size import Demand, Fit
 from nnseg.planning.recipe import Recipe, Rules
 from nnseg.planning.spacing import Resolution
 

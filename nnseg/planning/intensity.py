@@ -9,33 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
+from nnseg.core.fingerprint import Intensity
 from nnseg.core.image import Floats
 
 Numbers = npt.NDArray[np.float64]
 
 BLOCK = 1 << 18
 """Voxels turned into doubles at a time."""
-
-
-class Intensity(BaseModel):
-    """The foreground voxels of one channel, each case counting the same.
-
-    Args:
-        mean, std, min, max: over all foreground voxels.
-        median, percentile_00_5, percentile_99_5: over a sample of them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    mean: float
-    median: float
-    std: float
-    min: float
-    max: float
-    percentile_00_5: float
-    percentile_99_5: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

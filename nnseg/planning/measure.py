@@ -12,14 +12,13 @@ from scipy import ndimage
 
 from nnseg.core.dataset import Case, Dataset, Finding, listed
 from nnseg.core.errors import DatasetError, NnsegError
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
-from nnseg.core.image import Integers, LabelMap, Scan
+from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
-from nnseg.core.parallel import Outcome, each
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 from nnseg.planning.intensity import Foreground, draw, pool
-from nnseg.preprocessing.crop import nonzero_box
-from nnseg.storage.datasets import content_hash, read_case
+from nnseg.storage.datasets.read import content_hash, read_case
+from nnseg.system.parallel import Outcome, each
 
 log = logging.getLogger(__name__)
 

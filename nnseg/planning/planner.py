@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Labels
-from nnseg.core.parse import parse
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe
+from nnseg.core.validation import parse
 from nnseg.planning.candidates import Proposal, choose
+from nnseg.planning.configurations import PREVIOUS, wanted
 from nnseg.planning.draft import Draft
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.kinds import PREVIOUS, wanted
-from nnseg.planning.memory import Demand, coarser_grid, fit
-from nnseg.planning.recipe import Candidate, Recipe, load_recipe
+from nnseg.planning.network_size import Demand, coarser_grid, fit
+from nnseg.planning.recipe import Candidate, Recipe
 from nnseg.planning.sections import (
     inference_section,
     length,
@@ -30,8 +30,6 @@ from nnseg.planning.sections import (
     training_section,
 )
 from nnseg.planning.spacing import choose_resolution
-
-__all__ = ["Recipe", "load_recipe", "make_plans", "propose"]
 
 
 def make_plans(

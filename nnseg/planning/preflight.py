@@ -1,7 +1,7 @@
 """What a plan will cost on a machine: memory, disk and time, before a minute of it is spent. Pure arithmetic on a recorded `Probe`.
 
 Sizes follow from shapes on the network's grid; rates, and what no formula knows, are the probe's. Without a probe memory and disk
-are rough and times unknown. RAM is counted as `nnseg.core.machine` does.
+are rough and times unknown. RAM is counted as `nnseg.system.machine` does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
-from nnseg.core.machine import GIGABYTE
-from nnseg.core.parallel import WORTH_A_POOL
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.probe import Handling, Probe, Trial
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
-from nnseg.planning.rough import rough_handling, rough_trial
-from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
+from nnseg.planning.cost_model import bytes_held, network_shape, rough_handling, rough_trial, tiles, unpacked_bytes
+from nnseg.system.machine import GIGABYTE
+from nnseg.system.parallel import WORTH_A_POOL
 
 BASE_GB = 0.44
 """RAM of a process with torch and all that training and prediction need, before it does anything (measured: 0.436)."""

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nnseg.core.errors import PlanError
-from nnseg.core.parse import parse
 from nnseg.core.plan import Augmentation, Budget, Inference, Steps, Training
-from nnseg.core.ranges import NotNegative, Positive, Probability, SplineOrder
+from nnseg.core.validation import NotNegative, Positive, Probability, SplineOrder, parse
 from nnseg.storage.files import read_toml
 
 Count = Annotated[int, Field(ge=1)]

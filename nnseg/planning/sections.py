@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from nnseg.core.fingerprint import Intensity
 from nnseg.planning.augmentation import augmentation_section
 from nnseg.planning.draft import Content, Draft, overruled
-from nnseg.planning.intensity import Intensity
-from nnseg.planning.memory import Fit
+from nnseg.planning.network_size import Fit
 
 SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
 """Normalization by the channel's name (nnU-Net's names); all other channels are standardized case by case."""

@@ -63,7 +63,8 @@ def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[
     finer = float(np.percentile(spacings[:, worst], 10))
     ratio = target[worst] / coarsest_other
     reason = (
-        f"axis {AXIS_NAMES[worst]} is {ratio:.3g} times coarser than the others ({target[worst]:.3g} against {coarsest_other:.3g} mm): "
+        f"axis {AXIS_NAMES[worst]} is {ratio:.3g} times coarser than the others "
+        f"({target[worst]:.3g} against {coarsest_other:.3g} mm): "
         f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector
-from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan, nonzero_box
 from nnseg.core.plan import Plan
-from nnseg.preprocessing.crop import nonzero_box
 from nnseg.preprocessing.normalize import normalize
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnseg.core.card import Material, Measured, ModelCard, Networks
-from nnseg.core.choice import Choice, Interval, name_of
 from nnseg.core.dataset import counted
-from nnseg.reporting.quantities import by, decimals
+from nnseg.core.decisions import Choice, Interval, name_of
+from nnseg.reporting.charts.drawing import by, decimals
 
 AVERAGES = ("per_mask", "per_image", "pooled")
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nnseg.core.choice import Choice
 from nnseg.core.dataset import Finding
-from nnseg.core.history import Epoch
-from nnseg.core.likeness import Facts
+from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
-from nnseg.core.postprocessing import Postprocessing
-from nnseg.core.trust import Trust
+from nnseg.core.schedule import Epoch
+from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.calibration import Calibration
-from nnseg.evaluation.cohorts import Grouped
+from nnseg.evaluation.groups import Grouped
 from nnseg.evaluation.scores import Scores
-from nnseg.planning.fingerprint import Fingerprint
 from nnseg.reporting.contours import CaseViews
 from nnseg.reporting.payload import Packed, ViewerCase
 

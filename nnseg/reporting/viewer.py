@@ -16,8 +16,6 @@ from markupsafe import Markup
 from nnseg.core.labels import Labels
 from nnseg.reporting.payload import Packed, ViewerCase, affine_of, pack_all
 
-__all__ = ["MOST_BYTES", "ViewerCase", "room", "script_hash", "script_sources", "viewer_html"]
-
 MOST_BYTES = 8_000_000
 """Of the volumes as they stand in the page."""
 

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.schedule import Course, learning_rate
 from nnseg.network.checkpoint import flatten_state, unflatten_state
 from nnseg.network.unet import UNet, build_network
-from nnseg.training.course import Course, learning_rate
+from nnseg.training.context import Setting
 from nnseg.training.losses import OwnLoss, make_loss, stage_weights
 from nnseg.training.optimizer import WeightAverage, make_optimizer
 from nnseg.training.patches import Batch
-from nnseg.training.setting import Setting
 
 log = logging.getLogger(__name__)
 

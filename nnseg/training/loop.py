@@ -1,24 +1,64 @@
-"""The training loop: one step after another. Who wants to watch, save or stop writes a ``for``."""
+"""The training loop, one step after another, with batches drawn ahead in threads. Callers watch, save or stop with a ``for``."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 
-from nnseg.core.history import Epoch
-from nnseg.core.machine import kept_memory
-from nnseg.planning.pace import steps_within
-from nnseg.training.course import Course, learning_rate
+from nnseg.core.schedule import Epoch, learning_rate
+from nnseg.system.machine import kept_memory
 from nnseg.training.learner import Learner
-from nnseg.training.patches import Patches
-from nnseg.training.prefetch import prefetched
-from nnseg.training.setting import Setting
+from nnseg.training.patches import Batch, Patches
 from nnseg.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+def prefetched(patches: Patches, first: int, *, ahead: int) -> Generator[Batch, None, None]:
+    """The batches of steps ``first``, ``first + 1``, ... without end, bit for bit as `Patches.batch` gives them.
+
+    Where the device's memory is too small for several drawings at a time, they are drawn one by one from then on. Any other error
+    in drawing a batch is raised when that batch's turn comes. Close the iterator when done with it: drawings not begun are dropped,
+    those under way are waited for, and no thread is left.
+
+    Args:
+        patches: to draw from.
+        first: step.
+        ahead: batches drawn, each in a thread of its own, while the caller is busy with an earlier one; 0 for none.
+    """
+    step = first
+    if ahead:
+        try:
+            with closing(_drawn_ahead(patches, first, ahead)) as batches:
+                for batch in batches:
+                    yield batch
+                    step += 1
+        except torch.OutOfMemoryError:
+            log.warning("too little memory to draw %d batches ahead; they are drawn one by one from now on", ahead)
+            torch.cuda.empty_cache()
+    yield from map(patches.batch, count(step))
+
+
+def _drawn_ahead(patches: Patches, first: int, ahead: int) -> Generator[Batch, None, None]:
+    with ThreadPoolExecutor(ahead, thread_name_prefix="patches") as threads:
+        try:
+            drawn = deque(threads.submit(patches.batch, first + n) for n in range(ahead))
+            for step in count(first + ahead):
+                batch = drawn.popleft().result()
+                drawn.append(threads.submit(patches.batch, step))
+                yield batch
+        finally:
+            threads.shutdown(cancel_futures=True)
+
 
 AHEAD = 4
 """Batches drawn ahead of the step while another device computes; a CPU has nothing to gain from it."""
@@ -56,31 +96,6 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
                 epoch = _epoch(learner, validation, start)
                 start = time.perf_counter()
             yield Step(number=learner.step, epoch=epoch)
-
-
-def steps_fitting(seconds: float, patches: Patches, validation: Validation, setting: Setting) -> tuple[int, float]:
-    """How many steps fit into a time, measured on this machine with a learner that is then thrown away.
-
-    Args:
-        seconds: for the training, this measurement included.
-
-    Returns:
-        The number of steps, at least one, and the seconds measured for one.
-    """
-    start = time.perf_counter()
-    learner = Learner(setting, Course.of(10_000, setting.plan.training))
-    times: list[float] = []
-    with memory_for(setting.device):
-        while len(times) < 2 or (len(times) < 20 and time.perf_counter() - start < 0.04 * seconds):
-            began = time.perf_counter()
-            float(learner.take_step(patches.batch(len(times))))  # float() waits for the device
-            times.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    validation.estimate(learner.network, learner.weights())
-    pause = time.perf_counter() - began
-    step_seconds = sorted(times[1:])[(len(times) - 1) // 2]  # the first also warms up
-    left, epoch_steps = seconds - (time.perf_counter() - start), setting.plan.training.epoch_steps
-    return steps_within(left, step_seconds=step_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds
 
 
 def memory_for(device: torch.device) -> AbstractContextManager[None]:

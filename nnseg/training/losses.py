@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from nnseg.core.plan import Plan
-from nnseg.training.evidence import Evidence, Target, gather_evidence
-from nnseg.training.ranks import ALONE, Ranks
+from nnseg.training.context import ALONE, Ranks
+from nnseg.training.loss_terms import Evidence, Target, gather_evidence
 
 SMOOTHING = 1e-5
 """Added above and below in Dice, so that a label absent from reference and prediction counts as perfect."""

@@ -12,13 +12,12 @@ from torch import Tensor
 from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
-from nnseg.training.augment import Drawn, augment, draw_strengths
-from nnseg.training.catalogue import Catalogue
-from nnseg.training.pose import Offset, Pose, draw_pose
-from nnseg.training.previous import show_previous
-from nnseg.training.ranks import ALONE, Ranks
-from nnseg.training.sides import swap_known, swap_labels
-from nnseg.training.warp import LabelledCase, cut, warp
+from nnseg.training.augmentation.batchgenerators import Catalogue
+from nnseg.training.augmentation.cascade import show_previous
+from nnseg.training.augmentation.intensity import Drawn, augment, draw_strengths
+from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels
+from nnseg.training.augmentation.warp import LabelledCase, cut, warp
+from nnseg.training.context import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

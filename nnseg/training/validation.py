@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nnseg.network.inputs import network_input
+from nnseg.network.unet import network_input
 from nnseg.storage.cases import StoredCase
-from nnseg.training.setting import Setting
+from nnseg.training.context import Setting
 
 MOST_PATCHES = 16
 

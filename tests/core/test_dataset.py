@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from nnseg.core.dataset import Fold, listed, make_folds, missing_labels
+from nnseg.core.dataset import Fold, listed
+from nnseg.planning.folds import make_folds, missing_labels
 
 NAMES = [f"c{i:02d}" for i in range(10)]
 KFOLD_OF_10 = [["c00", "c07"], ["c03", "c09"], ["c04", "c06"], ["c01", "c08"], ["c02", "c05"]]

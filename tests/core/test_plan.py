@@ -3,8 +3,8 @@ from typing import Any, get_args
 import pytest
 
 from nnseg.core.errors import PlanError
-from nnseg.core.parse import parse
 from nnseg.core.plan import Network, Normalization, Plan, Training
+from nnseg.core.validation import parse
 from nnseg.network.unet import NETWORKS
 from nnseg.preprocessing.normalize import NORMALIZERS
 from nnseg.training.losses import LOSSES

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnseg.core.labels import Labels, Region
-from nnseg.core.sides import label_pairs, pairs_of, permutation, swapped_heads
+from nnseg.core.labels import Labels, Region, label_pairs, pairs_of, permutation, swapped_heads
 
 
 @pytest.mark.parametrize(

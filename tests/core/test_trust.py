@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnseg.core.likeness import Facts, ranges_of
-from nnseg.core.trust import EDGE, Agreement, LabelTrust, Trust, expit, logit
+from nnseg.core.trust import EDGE, Agreement, Facts, LabelTrust, Trust, expit, logit, ranges_of
 
 SHARES = st.floats(0.0, 1.0)
 

@@ -12,7 +12,8 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model
 from nnseg.network.unet import build_network
-from nnseg.storage.images import read_scan, write_label_map
+from nnseg.storage.images.read import read_scan
+from nnseg.storage.images.write import write_label_map
 
 CPU = torch.device("cpu")
 UPRIGHT = np.diag([1.5, 2.0, 1.25, 1.0])

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from nnseg.core.decisions import Mending
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.core.postprocessing import Mending
 from nnseg.inference.postprocess import apply
 
 LABELS = Labels(names=("background", "a", "b", "c"), values=(0, 1, 2, 3))

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from nnseg.core.decisions import Mending
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.core.postprocessing import Mending
 from nnseg.core.trust import Trust
-from nnseg.inference import canvas
+from nnseg.inference import networks as voters
 from nnseg.inference import predict as room
-from nnseg.inference import voter as voters
+from nnseg.inference import volumes as canvas
 from nnseg.inference.postprocess import apply
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model, load_model_file, save_model

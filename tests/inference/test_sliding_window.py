@@ -17,9 +17,9 @@ from torch import nn
 
 from nnseg.core.errors import RunError
 from nnseg.core.geometry import tile_starts
+from nnseg.inference.networks import Voter
 from nnseg.inference.sliding_window import sliding_window
-from nnseg.inference.voter import Voter
-from nnseg.inference.window import Window, batch_for, importance
+from nnseg.inference.tiles import Window, batch_for, importance
 
 CPU = torch.device("cpu")
 MEMBER = SimpleNamespace(plan=SimpleNamespace(previous=None, training=SimpleNamespace(precision="float32")))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from nnseg.core.plan import Network
-from nnseg.interop.nnunet import from_nnunet
+from nnseg.interop.nnunet.dataset import from_nnunet
 from nnseg.network import blocks
 from nnseg.network.unet import NETWORKS, build_network
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Shape
 from nnseg.core.labels import Labels
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
-from nnseg.planning.intensity import Intensity
 
 MakeFingerprint = Callable[..., Fingerprint]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import PlanError
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.parse import parse
 from nnseg.core.plan import Augmentation, Budget, Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.planner import load_recipe, make_plans
+from nnseg.core.validation import parse
+from nnseg.planning.planner import make_plans
+from nnseg.planning.recipe import load_recipe
 
 MakeFingerprint = Callable[..., Fingerprint]
 CPU, CUDA = Budget(device="cpu"), Budget(device="cuda")

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from nnseg.core.errors import PlanError
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial, trial_key, work_key
 from nnseg.planning.candidates import Proposal, choose, pace, worth_trying
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.planner import load_recipe, make_plans, propose
+from nnseg.planning.planner import make_plans, propose
+from nnseg.planning.recipe import load_recipe
 
 MakeFingerprint = Callable[..., Fingerprint]
 SPEEDS = {"quick": 0.14, "steady": 0.27, "wide": 1.1}

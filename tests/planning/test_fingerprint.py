@@ -7,9 +7,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.labels import Labels
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
 
 
 def case(name: str, structures: dict[str, Shape], spacing: Vector = (2.0, 1.0, 1.0)) -> CaseMeasure:
@@ -71,5 +71,5 @@ def test_another_format_is_refused(make_fingerprint, changes):
 
 def test_planning_from_a_fingerprint_on_file_loads_no_reader_of_images_and_no_scipy():
     heavy = ("SimpleITK", "nibabel", "pydicom", "tifffile", "PIL", "scipy", "skimage", "blosc2", "batchgenerators", "torch", "rich")
-    program = f"import sys, nnseg.planning.planner, nnseg.planning.fingerprint; print([m for m in {heavy} if m in sys.modules])"
+    program = f"import sys, nnseg.planning.planner, nnseg.core.fingerprint; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

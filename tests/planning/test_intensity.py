@@ -3,7 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nnseg.planning.intensity import BLOCK, Foreground, Intensity, draw, pool
+from nnseg.core.fingerprint import Intensity
+from nnseg.planning.intensity import BLOCK, Foreground, draw, pool
 
 PERCENTS = (0.5, 50, 99.5)
 

@@ -12,13 +12,13 @@ import SimpleITK as sitk
 import nnseg.planning.measure as module
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError, ScanError
+from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import Grid, Shape, Vector
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.intensity import Foreground, Intensity, pool
+from nnseg.planning.intensity import Foreground, pool
 from nnseg.planning.measure import SAMPLE, measure, measure_case
-from nnseg.storage.datasets import read_dataset
+from nnseg.storage.datasets.read import read_dataset
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2), ignore=9)
 
@@ -225,7 +225,7 @@ def write_pairs(folder: Path, count: int, suffix: str = ".nii.gz") -> None:
 
 
 def test_one_and_two_workers_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnseg.core.parallel.WORTH_A_POOL", 0.0)  # else so little work never leaves this process
+    monkeypatch.setattr("nnseg.system.parallel.WORTH_A_POOL", 0.0)  # else so little work never leaves this process
     write_pairs(tmp_path, 4)
     (tmp_path / "images" / "case2.nii.gz").write_bytes(b"not gzip")
     dataset = read_dataset(tmp_path)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.modality import modality_of
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.planning.augmentation import modality_of
 
 MakeFingerprint = Callable[..., Fingerprint]
 

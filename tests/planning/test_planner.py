@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnseg.core.errors import PlanError
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.parse import parse
 from nnseg.core.plan import Budget, Plan
-from nnseg.planning import memory
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.planner import Recipe, load_recipe, make_plans
-from nnseg.planning.topology import make_topology
+from nnseg.core.validation import parse
+from nnseg.planning import network_size as memory
+from nnseg.planning.network_size import make_topology
+from nnseg.planning.planner import make_plans
+from nnseg.planning.recipe import Recipe, load_recipe
 
 MakeFingerprint = Callable[..., Fingerprint]
 CPU, CUDA = Budget(device="cpu"), Budget(device="cuda")
@@ -223,7 +224,7 @@ def test_planning_ends_after_a_bounded_number_of_topologies(
 
 
 def test_planner_starts_without_torch_and_without_the_readers():
-    code = "import sys, nnseg.planning.planner, nnseg.planning.words; print({'torch', 'scipy', 'SimpleITK'} & set(sys.modules))"
+    code = "import sys, nnseg.planning.planner, nnseg.planning.describe; print({'torch', 'scipy', 'SimpleITK'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "set()"
 

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Grid, tile_starts
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
-from nnseg.inference.window import Window
+from nnseg.inference.tiles import Window
 from nnseg.network.unet import build_network
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
+from nnseg.planning.cost_model import bytes_held, count_values, network_shape, tiles, unpacked_bytes
+from nnseg.planning.describe import describe_preflight
 from nnseg.planning.measure import measure_case
 from nnseg.planning.preflight import (
     BASE_GB,
@@ -31,9 +33,6 @@ from nnseg.planning.preflight import (
     preflight,
     with_first_stages,
 )
-from nnseg.planning.rough import count_values
-from nnseg.planning.sizes import bytes_held, network_shape, tiles, unpacked_bytes
-from nnseg.planning.words import describe_preflight
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 

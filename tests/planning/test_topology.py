@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnseg.planning.topology import make_topology
+from nnseg.planning.network_size import make_topology
 
 
 def test_hippocampus_has_four_stages():

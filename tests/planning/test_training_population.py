@@ -2,12 +2,11 @@ from math import prod
 
 import pytest
 
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.population import Person, population_of
-from nnseg.core.volumes import volumes_of
-from nnseg.planning.fingerprint import CaseMeasure, Fingerprint
-from nnseg.planning.population import training_population
-from nnseg.storage.images import read_label_map
+from nnseg.core.population import Person, population_of, training_population
+from nnseg.storage.images.read import read_label_map
+from nnseg.volumetry.volumes import volumes_of
 
 LABELS = Labels(names=("background", "liver", "tumour"), values=(0, 1, 2))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnseg.core.geometry import Box
-from nnseg.preprocessing.crop import nonzero_box
+from nnseg.core.image import nonzero_box
 
 
 def test_box_spans_from_first_to_last_voxel_that_is_not_zero():
@@ -46,6 +46,6 @@ def test_box_holds_every_nonzero_voxel_and_touches_one_at_each_face(image):
 
 
 def test_importing_crop_loads_neither_torch_nor_skimage():
-    code = "import sys, nnseg.preprocessing.crop; print([m for m in ('torch', 'skimage', 'scipy', 'pandas') if m in sys.modules])"
+    code = "import sys, nnseg.core.image; print([m for m in ('torch', 'skimage', 'scipy', 'pandas') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"

@@ -1,8 +1,7 @@
 """A model card as a page of Markdown."""
 
 from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
-from nnseg.core.choice import Candidate, Choice, Nested
-from nnseg.core.postprocessing import Effect, Postprocessing
+from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing
 from nnseg.reporting.model_card import markdown
 
 MATERIAL = Material(

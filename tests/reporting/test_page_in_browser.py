@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, needs_browser
-from told import HOSTILE, LABELS, case, scores, story
+from report_examples import HOSTILE, LABELS, case, scores, story
 
 from nnseg.core.geometry import Grid
-from nnseg.reporting.html import render
 from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.report import render
 
 pytestmark = needs_browser
 

@@ -4,15 +4,15 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from told import plan
+from report_examples import plan
 
-from nnseg.core.history import Epoch
 from nnseg.core.labels import Labels
+from nnseg.core.schedule import Epoch
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.scores import CaseScore, LabelScore, Scores
 from nnseg.reporting.contours import ExamplePicture
 
-paper_network = pytest.importorskip("nnseg.reporting.paper_network", reason="matplotlib is not installed")
+paper_network = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
 paper = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
 
 

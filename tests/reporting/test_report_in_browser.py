@@ -10,8 +10,8 @@ from PIL import Image
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
-from nnseg.reporting.html import render
 from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.report import render
 from nnseg.reporting.story import Story
 
 pytestmark = needs_browser

@@ -3,11 +3,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from told import DICES, HOSTILE, LABELS, METRICS, calibrated, case, choice, epochs, fingerprint, plan, postprocessing, scores, story
+from report_examples import (
+    DICES,
+    HOSTILE,
+    LABELS,
+    METRICS,
+    calibrated,
+    case,
+    choice,
+    epochs,
+    fingerprint,
+    plan,
+    postprocessing,
+    scores,
+    story,
+)
 
 from nnseg.core.plan import Inference
 from nnseg.evaluation.calibration import Calibration
-from nnseg.reporting.quantities import by, decimals
+from nnseg.reporting.charts.drawing import by, decimals
 from nnseg.reporting.sections.cost import cost
 from nnseg.reporting.sections.data import data
 from nnseg.reporting.sections.decided import decided

@@ -6,12 +6,12 @@ import torch
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.schedule import Course
 from nnseg.storage.cases import StoredCase
-from nnseg.training.course import Course
+from nnseg.training.context import Setting
 from nnseg.training.learner import Learner
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
-from nnseg.training.setting import Setting
 from nnseg.training.validation import Validation
 
 CPU = torch.device("cpu")

@@ -10,11 +10,10 @@ from balls import learner_of, plan_of, same_weights, world
 from torch import nn
 
 from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.schedule import Course
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.training.course import Course
+from nnseg.training.context import Ranks, Setting
 from nnseg.training.learner import Learner, _check_split, fresh_network
-from nnseg.training.ranks import Ranks
-from nnseg.training.setting import Setting
 
 
 def steps_of(plan, count=4, **given):

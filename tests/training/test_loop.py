@@ -7,9 +7,10 @@ from balls import CPU, ball, epochs_of, learner_of, plan_of, same_weights, train
 from nnseg.core.errors import NnsegError
 from nnseg.core.labels import Region
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.training.loop import steps_fitting, take_steps
+from nnseg.training.loop import take_steps
 from nnseg.training.losses import LOSSES
 from nnseg.training.patches import Patches
+from nnseg.training.timing import steps_fitting
 from nnseg.training.validation import Validation
 
 

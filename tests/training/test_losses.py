@@ -11,7 +11,7 @@ from flat import NESTED, THREE, plan_for
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import LossName, Network
 from nnseg.network.unet import build_network
-from nnseg.training.evidence import Target, gather_evidence
+from nnseg.training.loss_terms import Target, gather_evidence
 from nnseg.training.losses import LOSSES, downsample, focal_tversky_loss, make_loss, stage_weights
 
 LEGENDS = pytest.mark.parametrize("legend", [THREE, NESTED], ids=["labels", "regions"])

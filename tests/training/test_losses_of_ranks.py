@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from flat import NESTED, THREE, plan_for
 
+from nnseg.training.context import Ranks
 from nnseg.training.losses import LOSSES, make_loss
-from nnseg.training.ranks import Ranks
 
 SETTINGS = [{}, {"batch_dice": True}, {"class_weights": True, "label_smoothing": 0.1, "batch_dice": True}]
 CASES = list(itertools.product([*LOSSES, "own"], [THREE, NESTED], range(len(SETTINGS))))

@@ -9,7 +9,7 @@ from torch import nn
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.training.setting import Setting
+from nnseg.training.context import Setting
 from nnseg.training.validation import Validation
 
 

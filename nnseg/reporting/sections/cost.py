@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from nnseg.core.history import Epoch
-from nnseg.reporting.figures import histogram_svg
-from nnseg.reporting.quantities import duration, energy, moment
+from nnseg.core.schedule import Epoch
+from nnseg.reporting.charts.charts import histogram_svg
+from nnseg.reporting.charts.drawing import duration, energy, moment
 from nnseg.reporting.story import Predicted, Story
 
 

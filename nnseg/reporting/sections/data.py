@@ -8,11 +8,10 @@ from math import prod
 from statistics import median
 
 from nnseg.core.dataset import Finding
-from nnseg.core.likeness import PERCENTILES
-from nnseg.planning.fingerprint import Fingerprint
-from nnseg.planning.intensity import Intensity
-from nnseg.reporting.figures import histogram_svg, spans_svg, told_range
-from nnseg.reporting.quantities import by, short
+from nnseg.core.fingerprint import Fingerprint, Intensity
+from nnseg.core.trust import PERCENTILES
+from nnseg.reporting.charts.charts import histogram_svg, spans_svg, told_range
+from nnseg.reporting.charts.drawing import by, short
 from nnseg.reporting.story import Story
 
 MOST_FINDINGS = 30

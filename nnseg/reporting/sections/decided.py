@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.core.choice import Choice, Interval, name_of
+from nnseg.core.decisions import Choice, Interval, Mending, Postprocessing, name_of
 from nnseg.core.labels import Labels
-from nnseg.core.postprocessing import Mending, Postprocessing
-from nnseg.reporting.quantities import decimals, duration
+from nnseg.reporting.charts.drawing import decimals, duration
 from nnseg.reporting.story import Story
 
 

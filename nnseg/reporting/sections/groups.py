@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnseg.evaluation.cohorts import Grouped, GroupScores, GroupTest
+from nnseg.evaluation.groups import Grouped, GroupScores, GroupTest
 from nnseg.evaluation.metrics import metric_of
 from nnseg.reporting.sections.scores import Cell, cell
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nnseg.evaluation.metrics import metric_of
 from nnseg.evaluation.scores import Scores
-from nnseg.reporting.quantities import decimals, duration
+from nnseg.reporting.charts.drawing import decimals, duration
 from nnseg.reporting.sections.scores import AVERAGES, Cell, cell
 from nnseg.reporting.story import Story
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nnseg.core.plan import Plan, Section
-from nnseg.reporting.network_drawing import NetworkStage, network_stages, network_svg
+from nnseg.reporting.charts.network import NetworkStage, network_stages, network_svg
 from nnseg.reporting.story import Story
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from nnseg.evaluation.averages import table
 from nnseg.evaluation.metrics import Metric, metric_of
 from nnseg.evaluation.scores import Interval, Mean, Scores
-from nnseg.reporting.figures import strips_svg
-from nnseg.reporting.quantities import decimals
+from nnseg.reporting.charts.charts import strips_svg
+from nnseg.reporting.charts.drawing import decimals
 from nnseg.reporting.story import Story
 
 AVERAGES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.reporting.curves import Standing, charts, standings
+from nnseg.reporting.charts.curves import Standing, charts, standings
 from nnseg.reporting.story import Story
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from statistics import fmean
 
 from nnseg.evaluation.calibration import Calibrated, Calibration
-from nnseg.reporting.figures import Dot, Guide, Point, Scale, curves_svg, scatter_svg
+from nnseg.reporting.charts.charts import Dot, Guide, Point, Scale, curves_svg, scatter_svg
 from nnseg.reporting.story import Foreseen, Story
 
 FEWEST_FLAGGED = 3

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.evaluation.agreement import VolumeAgreement, agreement, volumes
 from nnseg.evaluation.scores import Scores
-from nnseg.reporting.figures import Dot, Guide, Scale, scatter_svg
-from nnseg.reporting.quantities import short
+from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
+from nnseg.reporting.charts.charts import Dot, Guide, Scale, scatter_svg
+from nnseg.reporting.charts.drawing import short
 
 MOST_PLOTS = 8
 """Labels that are drawn; the table has all."""

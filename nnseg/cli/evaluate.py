@@ -1,0 +1,229 @@
+"""Verbs that judge: scores, comparisons, reports and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nnseg.cli.app import app
+from nnseg.cli.options import KnownRun, Verbose, Workers, workers_of
+from nnseg.cli.output import exit_for, log_to_terminal, print_scores
+
+if TYPE_CHECKING:
+    from nnseg.evaluation.scores import Scores
+
+
+PANEL = "Judge"
+
+
+@app.command(rich_help_panel=PANEL)
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.", show_default=False)],
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="REFERENCES",
+            help="Folder of reference label maps. Without it PREDICTIONS is a run, whose scores are shown.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.", show_default=False)
+    ] = None,
+    form: Annotated[
+        Literal["nnseg", "nnunet"], typer.Option("--format", help="Of that JSON: nnunet writes nnU-Net's summary.json.")
+    ] = "nnseg",
+    legend: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            "--run",
+            help="Run folder or dataset.json with label names, regions and ignore value. Default: read off the references.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerances: Annotated[
+        str, typer.Option("--tolerances", help='Millimetres of NSD: 1,2 ...; "none" measures no distances, which is faster.')
+    ] = "1,2",
+    instances: Annotated[
+        str | None,
+        typer.Option(help="Labels whose components count one by one, as lesions do: tumour,metastasis.", show_default=False),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help='Also show scores by group (site, scanner, sex, age): a CSV with a column "case", a folder with a DICOM series'
+            ' for each case, or "dicom" for the scans of the run.',
+            show_default=False,
+        ),
+    ] = None,
+    workers: Workers = 0,
+    verbose: Verbose = False,
+) -> None:
+    """Score label maps against references, paired by name: overlap, distances, volumes, lesions, in three declared averages.
+
+    Dice, IoU, HD95, HD, ASSD, NSD and volume errors of each case and label, with 95 % intervals of their means; F1, sensitivity,
+    false positives and panoptic quality of labels whose components count one by one.
+    """
+    log_to_terminal(verbose)
+    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+    from nnseg.core.errors import EvaluationError
+
+    if references is None:
+        _show_run(predictions, groups, out)
+        return
+    if form != "nnseg" and not out:
+        raise EvaluationError("--format says how the scores are written; name the file with --out")
+    named = tuple(name.strip() for name in instances.split(",")) if instances else ()
+    evaluated = evaluate_folders(
+        predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
+        workers=workers_of(workers),
+    )  # fmt: skip
+    scores = evaluated.scores
+    print_scores(scores, cases=True)
+    if out:
+        evaluated.write(out, form)
+        print(f"\nwritten to {out}")
+    if groups:
+        _show_groups(scores, groups, legend, out.with_name("groups.json") if out else None)
+    _exit_for_failed(scores)
+
+
+def _exit_for_failed(scores: Scores) -> None:
+    from nnseg.core.dataset import Finding
+
+    exit_for(Finding(level="error", case=f.name, message=f.reason) for f in scores.failed)
+
+
+def _show_run(run: Path, groups: str | None, out: Path | None) -> None:
+    from nnseg.commands.compare import read_scores
+    from nnseg.core.errors import EvaluationError
+    from nnseg.storage.run_folder import RunFolder
+
+    if out or not RunFolder(run).scores_file.exists():
+        raise EvaluationError(f"{'--out' if out else run} needs REFERENCES: only the scores.json of a run does without")
+    scores = read_scores(run)
+    print_scores(scores, cases=True)
+    if groups:
+        _show_groups(scores, groups, run, RunFolder(run).groups_file)
+    _exit_for_failed(scores)
+
+
+def _show_groups(scores: Scores, groups: str, run: Path | None, out: Path | None) -> None:
+    from nnseg.cli.output import print_groups
+    from nnseg.commands.evaluate import group
+    from nnseg.evaluation.compare import common_metrics
+    from nnseg.storage.run_folder import RunFolder, write_json
+
+    found = group(scores, groups, run=RunFolder(run) if run else None)
+    print()
+    print_groups(found, common_metrics({"": scores}))
+    if out:
+        write_json(out, found)
+        print(f"written to {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def compare(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B ...",
+            help="Run folders (or of one of their plans), files of scores, or nnU-Net's summary.json; each against the first.",
+            show_default=False,
+        ),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="What to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.", show_default=False)] = None,
+) -> None:
+    """Compare models on the same cases: differences with 95 % intervals, paired tests, and what could have been seen at all."""
+    log_to_terminal(False)
+    from nnseg.cli.output import print_comparisons
+    from nnseg.commands.compare import compare_models
+    from nnseg.storage.run_folder import write_json
+
+    found = compare_models(models, metric)
+    print_comparisons(found)
+    if out:
+        write_json(out, found)
+        print(f"written to {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of what was predicted.", show_default=False)
+    ],
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Of a run: also write best, median and worst case side by side to this PNG.", show_default=False),
+    ] = None,
+    population: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of predictions: whose volumes to compare with: a CSV of case, age, sex and ml of each label, a run, a model, or "
+            "a folder that was reported on. Default: the training set's.",
+            show_default=False,
+        ),
+    ] = None,
+    covariates: Annotated[
+        Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.", show_default=False)
+    ] = None,
+    sheets: Annotated[bool, typer.Option(help="Of predictions: also write a page to print for each case.")] = True,
+    workers: Workers = 0,
+) -> None:
+    """Build the report of a run again, or one of scans without references: volumes, doubts, pictures, and a sheet for each case."""
+    log_to_terminal(False)
+    from nnseg.storage.run_folder import RunFolder
+
+    run = folder
+    if not RunFolder(folder).record_file.exists():
+        _report_predictions(folder, population, covariates, sheets=sheets, workers=workers_of(workers))
+        return
+    from nnseg.commands.case_pictures import write_picture
+    from nnseg.commands.report import report as write_report
+
+    write_report(RunFolder(run))
+    print(f"report: {RunFolder(run).report_file}")
+    if picture:
+        write_picture(RunFolder(run), picture)
+        print(f"picture: {picture}")
+
+
+@app.command(rich_help_panel=PANEL)
+def figure(
+    run: KnownRun,
+    what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="What to draw.")] = "scores",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run's.", show_default=False)] = None,
+) -> None:
+    """Draw a run for papers, as PNG (300 dpi) and PDF: curves of training, scores, cases, or the network.
+
+    Needs the extra "figures".
+    """
+    log_to_terminal(False)
+    from nnseg.commands.figure import write_figures
+    from nnseg.storage.run_folder import RunFolder
+
+    for path in write_figures(RunFolder(run), what, out):
+        print(f"figure: {path}")
+
+
+def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
+    from nnseg.core.dataset import counted
+    from nnseg.volumetry.report import read_record, report_predictions
+
+    others = None
+    if population:
+        from nnseg.volumetry.report import read_population
+
+        others = read_population(population, read_record(folder)[1])
+    volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
+    failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
+    print(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
+    print(f"report: {folder / 'report.html'}")
+    print(f"volumes: {folder / 'volumes.csv'}" + (f"\nsheets: {folder / 'sheets'}" if sheets else ""))

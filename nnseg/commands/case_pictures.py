@@ -1,0 +1,215 @@
+"""Pictures of a run's cases for the report: the best, the median and the worst, and those that were flagged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.image import Floats, Scan
+from nnseg.core.plan import digest
+from nnseg.core.trust import Trust
+from nnseg.crossval.trust import cross_fitted, held_out
+from nnseg.evaluation.scores import Scores
+from nnseg.inference.predict import Predictor
+from nnseg.network.load import load_model
+from nnseg.reporting.contours import CaseViews, ExamplePicture, case_views, montage_png
+from nnseg.reporting.payload import Packed, ViewerCase, pack
+from nnseg.reporting.sections.scores import typical_cases
+from nnseg.reporting.viewer import room
+from nnseg.storage.files import write_aside
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.write import write_map
+from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.run_folder import RunFolder, read_folds, read_json, write_json
+
+
+def still_pictures(run: RunFolder, dataset: Dataset, captions: Mapping[str, str]) -> list[CaseViews]:
+    """Cases as still pictures show them; one that cannot be read any more is left out.
+
+    Args:
+        run: with held-out predictions.
+        dataset: of the cases.
+        captions: why each is shown, by its name.
+    """
+    return [case_views(example) for example in _examples(run, dataset, captions)]  # one scan is held at a time
+
+
+def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
+    """The best, the median and the worst case with scan, reference and prediction."""
+    dice = {case.name: case.mean_dice for case in scores.cases}
+    captions = {name: f"{word}, mean Dice {dice[name]:.3f}" for word, name in typical_cases(scores).items()}
+    return list(_examples(run, dataset, captions))
+
+
+def write_picture(run: RunFolder, path: Path) -> None:
+    """Write the best, the median and the worst case of a run side by side as PNG.
+
+    Raises:
+        RunError: the run is not scored yet, or the file cannot be written.
+    """
+    dataset, scores = read_json(run.dataset_file, Dataset), read_json(run.scores_file, Scores)
+    with write_aside(path) as aside:
+        aside.write_bytes(montage_png(examples(run, dataset, scores)))
+
+
+def _examples(run: RunFolder, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[ExamplePicture]:
+    cases = {case.name: case for case in dataset.cases}
+    folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+    files = {name: run.answers / written.file for name, written in held_out_predictions(run.answers, folds).items()}
+    for name, caption in captions.items():
+        try:
+            yield _example(cases[name], files[name], caption, dataset)
+        except (NnsegError, KeyError):
+            continue
+
+
+def _example(case: Case, prediction: Path, caption: str, dataset: Dataset) -> ExamplePicture:
+    assert case.labels is not None
+    scan = read_scan(case.images)
+    return ExamplePicture(
+        name=case.name,
+        caption=caption,
+        image=scan.image[0],
+        spacing=scan.grid.spacing,
+        reference=read_label_map(case.labels).labels,
+        prediction=read_label_map(prediction).labels,
+        labels=dataset.labels,
+    )
+
+
+log = logging.getLogger(__name__)
+
+MOST_CASES = 8
+MOST_SECONDS = 60.0
+"""That predicting shown cases again may take in all, by what it took the first time."""
+
+
+def shown_cases(
+    run: RunFolder,
+    dataset: Dataset,
+    scores: Scores,
+    trust: Trust | None,
+    *,
+    device: str = "auto",
+    most_seconds: float = MOST_SECONDS,
+) -> list[Packed]:
+    """At most `MOST_CASES` held-out cases with scan, reference, prediction and uncertainty, packed for the viewer.
+
+    Maps of uncertainty are made by the networks that had not seen the case, and kept in ``RUN/shown``. A case that cannot be read
+    any more is left out; one whose map would take too long, or cannot be made, says so in its notes.
+
+    Args:
+        run: whose held-out cases are predicted and scored.
+        dataset: of the cases.
+        scores: of the cases.
+        trust: whose threshold flags cases; None if it was not measured.
+        device: where networks compute.
+        most_seconds: for all maps that are not there yet, as estimated from the first prediction.
+    """
+    folds = dict(enumerate(read_folds(run)))
+    written, cases = held_out_predictions(run.answers, folds), {case.name: case for case in dataset.cases}
+    wanted = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
+    wanted = {name: caption for name, caption in wanted.items() if name in written and name in cases}
+    doubts = _Doubts(run, folds, trust, device=device, seconds=most_seconds)
+    shown: list[Packed] = []
+    for done, (name, caption) in enumerate(wanted.items()):
+        share = (room() - sum(p.size for p in shown)) // (len(wanted) - done)
+        try:
+            shown.append(pack(_case(run, dataset, cases[name], written[name], caption, doubts), most_bytes=share))
+        except NnsegError as error:
+            log.warning("case %s is not shown in the report: %s", name, error)
+    return shown
+
+
+def _captions(scores: Scores, expected: Mapping[str, float], *, most: int) -> dict[str, str]:
+    """Why each case is shown, by name: the typical ones first, then flagged ones.
+
+    Args:
+        scores: of all cases.
+        expected: mean Dice of the flagged cases, by name, in the order in which they are to be shown.
+        most: cases.
+    """
+    dice = {case.name: case.mean_dice for case in scores.cases}
+    words = {name: word for word, name in typical_cases(scores).items()}
+    found = {}
+    for name in [*words, *(name for name in expected if name not in words)][:most]:
+        why = " and ".join([*([words[name]] if name in words else []), *(["flagged"] if name in expected else [])])
+        known = dice.get(name)
+        score = "undefined" if known is None else f"{known:.3f}"
+        found[name] = f"{why}, mean Dice {score}" + (f" ({expected[name]:.3f} expected)" if name in expected else "")
+    return found
+
+
+def _flagged(run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None) -> dict[str, float]:
+    """Expected mean Dice of the cases that would have been flagged, had they been new, lowest first."""
+    if trust is None or trust.threshold is None:
+        return {}
+    held = held_out(run, folds)
+    expected = {h.score.name: quality for h, quality in zip(held, cross_fitted(held), strict=True)}
+    return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
+
+
+def _case(run: RunFolder, dataset: Dataset, case: Case, written: Written, caption: str, doubts: _Doubts) -> ViewerCase:
+    scan, prediction = read_scan(case.images), read_label_map(run.answers / written.file)
+    reference = read_label_map(case.labels).labels if case.labels else None
+    for name, found in (("prediction", prediction.labels), ("reference", reference)):
+        if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
+            raise NnsegError(f"its {name} is not as it was when it was scored")
+    uncertainty, note = doubts.of(case.name, scan, written)
+    return ViewerCase(
+        name=case.name,
+        caption=caption,
+        image=scan.image,
+        grid=scan.grid,
+        prediction=prediction.labels,
+        reference=reference,
+        uncertainty=uncertainty,
+        labels=dataset.labels,
+        channels=dataset.channels,
+        notes=(note,) if note else (),
+    )
+
+
+class _Doubts:
+    """Maps of uncertainty, kept beside a record of what they were made from."""
+
+    def __init__(self, run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
+        self._run, self._device, self._left = run, device, seconds
+        self._temperature = trust.temperature if trust else 1.0
+        self._holder = {name: number for number, fold in folds.items() for name in fold.held_out}
+        self._predictors: dict[int, Predictor] = {}
+        self._record_file = run.shown / "shown.json"
+        self._record: dict[str, str] = {}
+        with suppress(RunError):  # none yet, or a damaged one: maps are made anew
+            self._record = read_json(self._record_file, dict[str, str])
+
+    def of(self, name: str, scan: Scan, written: Written) -> tuple[Floats | None, str]:
+        """The map of a case, or why there is none."""
+        file, key = self._run.shown / f"{name}_uncertainty.nii.gz", digest([written.key, written.hash, self._temperature])
+        if self._record.get(name) != key or not file.exists():
+            if written.total_seconds > self._left:
+                return None, f"Its uncertainty was not mapped: that would take about {written.total_seconds:.0f} s."
+            self._left -= written.total_seconds
+            try:
+                self._make(name, scan, file, key)
+            except NnsegError as error:
+                log.warning("case %s: its uncertainty cannot be mapped: %s", name, error)
+                return None, "Its uncertainty cannot be mapped any more."
+        found = read_scan(file)
+        return (found.image[0], "") if found.grid.shape == scan.grid.shape else (None, "")
+
+    def _make(self, name: str, scan: Scan, file: Path, key: str) -> None:
+        fold = self._holder[name]
+        if fold not in self._predictors:
+            self._predictors = {fold: Predictor(load_model(self._run.path, folds=(fold,)), device=self._device)}
+        predictor = self._predictors[fold]
+        prediction = predictor.answer(predictor.prepare(scan), uncertainty=True)
+        assert prediction.uncertainty is not None
+        self._run.shown.mkdir(exist_ok=True)
+        write_map(prediction.uncertainty, file, like=scan.source)
+        self._record[name] = key
+        write_json(self._record_file, self._record)

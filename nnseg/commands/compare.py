@@ -1,0 +1,103 @@
+"""``nnseg compare``: models by their scores, wherever these were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnseg.commands.evaluate import read_legend
+from nnseg.core.errors import EvaluationError, NnsegError
+from nnseg.core.labels import Labels
+from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
+from nnseg.evaluation.scores import Noun, Scores
+from nnseg.interop.nnunet.summary import read_summary
+from nnseg.storage.run_folder import read_json
+
+FILES = ("scores.json", "summary.json")
+"""What scores are called in a folder: nnseg's, and nnU-Net's."""
+
+
+class Comparisons(Noun):
+    """Each of several models against the first.
+
+    Args:
+        comparisons: one for each but the first. The p-values of each are corrected for its own rows.
+        metric: of the ranks.
+        mean_ranks: by name, 1 is best; none of two models.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    metric: str
+    mean_ranks: dict[str, float]
+
+
+def compare_models(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> Comparisons:
+    """Each of the models against the first, on the cases that both have scores of.
+
+    Args:
+        paths: two or more: folders of runs or of their plans, files of scores, nnU-Net's summaries or their folders.
+        metrics: what to compare; by default Dice, IoU, HD95 and NSD, where all measured them.
+
+    Raises:
+        EvaluationError: scores cannot be read, or not be compared.
+    """
+    if len(paths) < 2:
+        raise EvaluationError("give two or more models to compare: run folders, or files of scores")
+    models = read_models(paths)
+    first, *others = models
+    asked = common_metrics(models, metrics)
+    return Comparisons(
+        comparisons=tuple(compare(models[first], models[other], asked, names=(first, other)) for other in others),
+        metric=asked[0],
+        mean_ranks=mean_ranks(models, asked[0]) if len(others) > 1 else {},
+    )
+
+
+def read_models(paths: Sequence[Path]) -> dict[str, Scores]:
+    """The scores at each path, by a name for it: that of the folder or file, or the whole path where names repeat.
+
+    Raises:
+        EvaluationError: one holds no scores that can be read.
+    """
+    labels = next(filter(None, map(_labels, paths)), None)
+    names = [_name(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"{next(n for n in names if names.count(n) > 1)} was given twice; compare it with another model")
+    return dict(zip(names, (read_scores(path, labels) for path in paths), strict=True))
+
+
+def read_scores(path: Path, labels: Labels | None = None) -> Scores:
+    """The scores of a run or plan folder, of a file that nnseg wrote, or of nnU-Net.
+
+    Args:
+        path: a file, or a folder with one of the `FILES`.
+        labels: what values mean, for scores of nnU-Net.
+
+    Raises:
+        EvaluationError: there are none, or they cannot be read.
+    """
+    file = next((path / name for name in FILES if (path / name).is_file()), None) if path.is_dir() else path
+    if file is None or not file.is_file():
+        raise EvaluationError(f"{path} holds no scores; give a run folder that has scores.json, or a file of scores")
+    if b'"metric_per_case"' in file.read_bytes():
+        return read_summary(file, labels)
+    try:
+        return read_json(file, Scores)
+    except NnsegError as error:
+        raise EvaluationError(f"{file} holds no scores that this nnseg can read; score the predictions again") from error
+
+
+def _name(path: Path) -> str:
+    """What to call a model: files that are called as always are known by their folder."""
+    return path.resolve().parent.name if path.name in FILES else path.resolve().stem if path.is_file() else path.resolve().name
+
+
+def _labels(path: Path) -> Labels | None:
+    """What the values mean, if a run at or above the path says so."""
+    run = next((place for place in (path, *path.resolve().parents[:2]) if (place / "dataset.json").is_file()), None)
+    try:
+        return read_legend(run)[0] if run else None
+    except NnsegError:
+        return None

@@ -1,0 +1,185 @@
+"""``nnseg evaluate``: label maps of two folders compared, and the scores written as others read them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnseg.core.dataset import Dataset
+from nnseg.core.errors import EvaluationError, NnsegError, ScanError
+from nnseg.core.labels import Labels
+from nnseg.evaluation.case_score import Measures
+from nnseg.evaluation.evaluate import Pair, evaluate, pair_folders, read_off
+from nnseg.evaluation.groups import Grouped, cohorts_of, grouped, read_cohorts
+from nnseg.evaluation.scores import Scores
+from nnseg.interop.nnunet.summary import write_summary
+from nnseg.storage.datasets.dataset_json import read_description
+from nnseg.storage.files import write_text
+from nnseg.storage.images.dicom import TAGS, read_tags
+from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.tables import csv_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Scores, with what they were made from.
+
+    Args:
+        scores: of all pairs that could be compared.
+        pairs: prediction and reference of each case.
+        labels: what the values mean.
+    """
+
+    scores: Scores
+    pairs: tuple[Pair, ...]
+    labels: Labels
+
+    def write(self, path: Path, form: str = "nnseg") -> None:
+        """Write the scores: nnU-Net's ``summary.json`` if ``form`` is "nnunet"; else a table if it is called .csv, else JSON.
+
+        Raises:
+            NnsegError: the file cannot be written.
+        """
+        if form == "nnunet":
+            write_summary(path, self.scores, self.pairs, self.labels)
+        elif path.suffix.lower() == ".csv":
+            write_text(path, scores_csv(self.scores))
+        else:
+            write_json(path, self.scores)
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    legend: Path | None = None,
+    tolerances: tuple[float, ...] = Measures().tolerances,
+    instances: tuple[str, ...] = (),
+    workers: int = 1,
+) -> Evaluated:
+    """Scores of the label maps of one folder against those of another, paired by file name without suffix.
+
+    Args:
+        predictions, references: folders of label maps.
+        legend: a run folder or a dataset.json that says what values mean; read off the references if None.
+        tolerances: mm, of surface distances; none of these are measured if it is empty.
+        instances: labels counted one by one, besides those that the legend names.
+        workers: processes; the scores do not depend on it.
+
+    Raises:
+        EvaluationError: no name is in both folders, or the references show nothing but background.
+        NnsegError: the legend cannot be read.
+    """
+    labels, known = read_legend(legend) if legend else (None, ())
+    pairs, failed = pair_folders(predictions, references)
+    labels = labels or read_off([p.reference for p in pairs], workers)
+    measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *instances))))
+    return Evaluated(
+        scores=evaluate(pairs, labels, failed=failed, measures=measures, workers=workers), pairs=tuple(pairs), labels=labels
+    )
+
+
+def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
+    """What label values mean, and which labels count one by one, by a run folder or a dataset.json.
+
+    Raises:
+        EvaluationError: it is neither, or the dataset.json names no labels.
+        NnsegError: it cannot be read.
+    """
+    if RunFolder(path).record_file.exists():
+        dataset = read_json(RunFolder(path).dataset_file, Dataset)
+        return dataset.labels, dataset.instances
+    file = path / "dataset.json" if path.is_dir() else path
+    if not file.is_file():
+        raise EvaluationError(f"{path} says nothing about labels; give a run folder or a dataset.json")
+    description = read_description(file)
+    if description.labels is None:
+        raise EvaluationError(f'{file} names no labels; add "labels", or give another dataset.json')
+    return description.labels, description.instances
+
+
+def parse_tolerances(text: str) -> tuple[float, ...]:
+    """Millimetres of "1,2", ascending; none of "none".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        found = tuple(sorted({float(f"{float(part):g}") for part in text.split(",")}))  # as they are called
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= tolerance < math.inf for tolerance in found):
+        raise NnsegError(f'"{text}" is not a list of tolerances; write millimetres like 1,2, or "none" to measure no distances')
+    return found
+
+
+def scores_csv(scores: Scores) -> str:
+    """A table with a line for each case and label: counts, volumes and every metric; cells are empty where nothing is defined.
+
+    A case that failed has one line, and says in the last column why.
+    """
+    counts = ("tp", "fp", "fn", "tn", "volume_ml", "reference_ml")
+    rows: list[Sequence[str | float | None]] = []
+    for case in scores.cases:
+        for label, mask in case.labels.items():
+            measured = [mask.metric(name) for name in scores.metrics]
+            rows.append([case.name, label, *(getattr(mask, name) for name in counts), *measured, None])
+    empty = [None] * (1 + len(counts) + len(scores.metrics))
+    rows += [[failure.name, *empty, failure.reason] for failure in scores.failed]
+    return csv_text(("case", "label", *counts, *scores.metrics, "failed"), rows)
+
+
+log = logging.getLogger(__name__)
+
+DICOM = "dicom"
+"""Asks for groups by the headers of a run's own scans."""
+
+
+def group(scores: Scores, source: str, *, run: RunFolder | None = None) -> Grouped:
+    """Scores by group.
+
+    Args:
+        scores: of the cases.
+        source: a CSV with a column "case"; a folder of DICOM series, one folder a case; or "dicom" for the scans of the run.
+        run: whose scans are meant.
+
+    Raises:
+        EvaluationError: nothing is known of any case, or the table cannot be used.
+        DatasetError: the table cannot be read.
+    """
+    return grouped(scores, _cohorts({case.name for case in scores.cases}, source, run))
+
+
+def _cohorts(names: set[str], source: str, run: RunFolder | None) -> dict[str, dict[str, str]]:
+    path = Path(source)
+    if source != DICOM and not path.is_dir():
+        return read_cohorts(path)
+    if source == DICOM:
+        if run is None or not run.dataset_file.exists():
+            raise EvaluationError('groups by "dicom" are read from the scans of a run; name it with --run, or give their folder')
+        scans = {case.name: case.images[0] for case in read_json(run.dataset_file, Dataset).cases if case.name in names}
+    else:
+        scans = {name: path / name for name in sorted(names) if (path / name).exists()}
+    return _by_tags(scans)
+
+
+def _by_tags(scans: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {by: {} for by in TAGS}
+    for name, scan in scans.items():
+        try:
+            tags = read_tags(scan)
+        except (ScanError, OSError) as error:
+            log.warning("case %s: %s", name, error)
+            continue
+        for by, value in tags.items():
+            found[by][name] = value
+    if not any(found.values()):
+        raise EvaluationError(
+            f"none of {len(scans)} scans is DICOM and says where it comes from; give a CSV with a column called case"
+        )
+    return cohorts_of(found)

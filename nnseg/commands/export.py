@@ -1,0 +1,270 @@
+"""A run as one model file, with its model card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
+from nnseg.core.dataset import Dataset, Fold, counted
+from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.errors import ModelError, RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.geometry import Shape, Vector
+from nnseg.core.trust import Trust
+from nnseg.evaluation.calibration import calibration
+from nnseg.evaluation.groups import Grouped
+from nnseg.evaluation.metrics import metric_of
+from nnseg.evaluation.scores import Average, Scores
+from nnseg.network.bundle import Member, Model, load_model_file, save_model
+from nnseg.network.checkpoint import content_digest
+from nnseg.network.load import load_model
+from nnseg.reporting.model_card import markdown
+from nnseg.reporting.sections.plan import describe
+from nnseg.storage.files import write_text
+from nnseg.storage.predictions import held_out_predictions
+from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run_record import read_record
+
+log = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
+
+FEW = 10
+"""Cases with a label below which it counts as rare; held-out cases below which scores count as uncertain."""
+
+
+def make_card(run: RunFolder, model: Model) -> ModelCard:
+    """What people should know of a run's model.
+
+    Args:
+        run: that it was loaded from.
+        model: as it will be exported.
+    """
+    fingerprint, dataset = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
+    scores = _readable(run.scores_file, Scores)
+    return ModelCard(
+        name=dataset.name,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        purpose=_purpose(dataset),
+        material=_material(dataset, fingerprint),
+        networks=(*_networks(model.members), *_networks(model.previous, shown=True)),
+        held_out=len(scores.cases) if scores else 0,
+        scores=tuple(_measured(scores)) if scores else (),
+        choice=_read(run.choice_file, Choice) if len(run.rivals()) > 1 else None,
+        postprocessing=_read(run.postprocessing_file, Postprocessing),
+        reliance=_reliance(run, model.trust),
+        limits=tuple(limits(run, dataset, fingerprint, model, scores)),
+        model=model.key(),
+        versions={name: str(version) for name, version in read_record(run).get("versions", {}).items()},
+    )
+
+
+def limits(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, model: Model, scores: Scores | None) -> Iterator[str]:
+    """What the model cannot do, or nobody has tried, in sentences."""
+    yield "For research only. It is not a medical device, and nobody has approved it for decisions about patients."
+    yield (
+        f"All it knows it learned from {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. What it does with "
+        "scans of other sites, scanners, protocols or patients was not measured; look at its answers to some of yours first."
+    )
+    low, high = _range([case.spacing for case in fingerprint.cases])
+    if low != high:
+        yield "Scans with voxels smaller or larger than those of the training are answered all the same, perhaps worse."
+    else:
+        yield "All scans of the training have the same voxel spacing; others are answered all the same, perhaps worse."
+    yield from _rare_labels(fingerprint)
+    yield from _doubts(scores)
+    if run.choice_file.exists():
+        yield "Its plans were chosen by the held-out cases that its scores are of, which flatters these a little."
+    yield from _groups(_readable(run.groups_file, Grouped))
+    folds, trained = read_json(run.folds_file, tuple[Fold, ...]), {member.fold for member in model.members}
+    if len(trained) < len(folds):
+        yield f"Of {counted(len(folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
+    if model.trust is None:
+        yield "How far its probabilities can be trusted was not measured; they are as the networks give them."
+    elif model.trust.threshold is None:
+        yield "Too few cases were held out to know which of its answers to flag."
+
+
+def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
+    for name, cases in _label_cases(fingerprint).items():
+        if cases < FEW:
+            yield f"The label {name} is in {counted(cases, 'case')} only; it may be missed, or found where it is not."
+    partly = sum(case.annotated is not None for case in fingerprint.cases)
+    if partly:
+        yield f"In {counted(partly, 'case')} not every label was annotated; what the others say of those labels is all it knows."
+
+
+def _doubts(scores: Scores | None) -> Iterator[str]:
+    if scores is None:
+        yield "It has no scores of held-out cases, so that nobody knows how good it is."
+        return
+    if len(scores.cases) < FEW:
+        yield f"Its scores are those of {counted(len(scores.cases), 'case')}, and may be far off."
+    found = {name: dice for name, dice in scores.averages.per_mask["dice"].labels.items() if dice is not None}
+    if len(found) > 1:
+        worst = min(found, key=lambda name: found[name])
+        yield f"Of its labels {worst} is found worst, with a mean Dice of {found[worst]:.3f}."
+    known = [case.mean_dice for case in scores.cases if case.mean_dice is not None]
+    if known:
+        yield f"In the worst of the held-out cases its mean Dice is {min(known):.3f}."
+    if scores.failed:
+        yield f"{counted(len(scores.failed), 'held-out case')} could not be predicted or scored, and count nowhere."
+
+
+def _groups(grouped: Grouped | None) -> Iterator[str]:
+    for by, of in groupby(grouped.groups if grouped else (), key=lambda group: group.by):
+        groups = list(of)
+        known = {group.value: mean for group in groups if (mean := group.averages["dice"].mean) is not None}
+        if len(known) > 1:
+            worst = min(known, key=lambda value: known[value])
+            yield f"Of the groups by {by}, {worst} fares worst: mean Dice {known[worst]:.3f}."
+        small = [f"{group.value} ({group.n})" for group in groups if group.n < FEW]
+        if small:
+            yield f"Of some groups by {by} there are too few cases to judge by: {', '.join(small)}."
+
+
+def _purpose(dataset: Dataset) -> str:
+    labels = ", ".join(dataset.labels.foreground)
+    return (
+        f"To outline {labels} in scans like those of its training ({', '.join(dataset.channels)}), for research. Not for "
+        "diagnosis, treatment or any other decision about patients, and not for scans of another kind."
+    )
+
+
+def _material(dataset: Dataset, fingerprint: Fingerprint) -> Material:
+    shapes = _range([case.shape for case in fingerprint.cases])
+    return Material(
+        dataset=dataset.name,
+        about=dict(dataset.about),
+        cases=len(fingerprint.cases),
+        channels=dataset.channels,
+        labels=tuple(_label_cases(fingerprint).items()),
+        spacing=_range([case.spacing for case in fingerprint.cases]),
+        shape=(_whole(shapes[0]), _whole(shapes[1])),
+        key=fingerprint.key,
+    )
+
+
+def _label_cases(fingerprint: Fingerprint) -> dict[str, int]:
+    """How many cases show each label."""
+    return {name: sum(case.voxels.get(name, 0) > 0 for case in fingerprint.cases) for name in fingerprint.labels.names[1:]}
+
+
+def _range(rows: Sequence[Vector] | Sequence[Shape]) -> tuple[Vector, Vector]:
+    """The least and the largest along each axis."""
+    z, y, x = zip(*rows, strict=True)
+    return (min(z), min(y), min(x)), (max(z), max(y), max(x))
+
+
+def _whole(values: Vector) -> Shape:
+    z, y, x = values
+    return int(z), int(y), int(x)
+
+
+def _networks(members: Sequence[Member], *, shown: bool = False) -> Iterator[Networks]:
+    for _, group in groupby(members, key=lambda member: member.plan.key()):
+        first, *others = group
+        yield Networks(
+            plan=first.plan.name,
+            folds=tuple(member.fold for member in (first, *others)),
+            weight=None if shown else first.weight,
+            words=describe(first.plan),
+            key=first.plan.key(),
+            hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
+        )
+
+
+def _measured(scores: Scores) -> Iterator[Measured]:
+    averages: Mapping[str, Average] = {name: getattr(scores.averages, name) for name in ("per_mask", "per_image", "pooled")}
+    for name in scores.metrics:
+        metric = metric_of(name)
+        for average, found in averages.items():
+            of = found[name]
+            labels = tuple((label, of.labels[label], of.intervals.get(label)) for label in scores.labels)
+            yield Measured(title=metric.title, unit=metric.unit, average=average, mean=of.mean, interval=of.interval, labels=labels)
+
+
+def _reliance(run: RunFolder, trust: Trust | None) -> Reliance | None:
+    if trust is None:
+        return None
+    folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+    written = held_out_predictions(run.answers, folds).values()
+    kept = [w.confidence.reliability for w in written if w.confidence and w.confidence.reliability]
+    found = calibration(kept, trust.temperature)
+    return Reliance(
+        temperature=trust.temperature,
+        error=trust.error,
+        threshold=trust.threshold,
+        calibration_error=found.after.ece if found else None,
+    )
+
+
+def _read(path: Path, kind: type[Content]) -> Content | None:
+    return read_json(path, kind) if path.exists() else None
+
+
+def _readable(path: Path, kind: type[Content]) -> Content | None:
+    """As `_read`, but what another nnseg wrote is left out: it is told, and changes no answer."""
+    try:
+        return _read(path, kind)
+    except RunError:
+        log.warning("%s is damaged, or of another version of nnseg, and not on the card; nnseg run makes it anew", path)
+        return None
+
+
+CARD_SUFFIX = ".md"
+"""Of the card beside a model."""
+
+
+def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
+    """Write a run's model as one file, and its card as Markdown beside it. A file of the same model and card stays as it is.
+
+    Raises:
+        RunError: the run is empty, the file would be called as its card is, or the files cannot be written.
+        ModelError: a fold is not trained.
+    """
+    if not run.record_file.exists():
+        raise RunError(f"{run.path} is not a run folder")
+    if path.suffix.lower() == CARD_SUFFIX:
+        raise RunError(f"{path} is what the card beside the model would be called; call the model {path.stem}.nnseg")
+    model = load_model(run.path, folds=folds)
+    card, before = make_card(run, model), _known_card(path)
+    if before and before.content() == card.content():
+        card = before
+    else:
+        about = {**model.about, "exported": datetime.now(UTC).isoformat(timespec="seconds")}
+        about |= {f"trained with {k}": str(v) for k, v in read_record(run).get("versions", {}).items()}
+        model = replace(model, about=about, card=card)
+        save_model(model, path)
+    write_text(path.with_suffix(CARD_SUFFIX), markdown(card))
+    return replace(model, card=card)
+
+
+def card_of(path: Path) -> str:
+    """The card of a model as Markdown.
+
+    Args:
+        path: an exported file, or a run folder.
+
+    Raises:
+        ModelError: there is no model, or it has no card.
+    """
+    if path.is_dir():
+        return markdown(make_card(RunFolder(path), load_model(path)))
+    card = load_model_file(path).card
+    if card is None:
+        raise ModelError(f"{path} has no card: an older nnseg made it, or it was another tool's; nnseg export RUN writes one")
+    return markdown(card)
+
+
+def _known_card(path: Path) -> ModelCard | None:
+    with suppress(ModelError):
+        return load_model_file(path).card
+    return None

@@ -1,0 +1,228 @@
+"""``nnseg plan``: decide, from a fingerprint and what candidates were measured to do; foresee what a run will cost. No torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnseg.commands.probe import known_probe, probe, room
+from nnseg.core.dataset import Case, Dataset, Finding
+from nnseg.core.errors import PlanError, RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options, chosen_folds, device_kind
+from nnseg.core.plan import Budget, Plan, digest
+from nnseg.core.probe import Probe, Trial
+from nnseg.planning.candidates import Proposal, choose, worth_trying
+from nnseg.planning.folds import decide_folds
+from nnseg.planning.measure import measure
+from nnseg.planning.planner import propose
+from nnseg.planning.preflight import Preflight, check_fits, preflight, with_first_stages
+from nnseg.planning.recipe import Recipe, load_recipe
+from nnseg.storage.datasets.read import content_hash
+from nnseg.storage.run_folder import SCHEMA_FILE, PlanFolder, RunFolder, read_folds, read_json, read_plan, write_json, write_plan
+from nnseg.storage.run_record import read_record, update_record
+from nnseg.system.machine import free_device_gb
+from nnseg.system.parallel import each
+
+SPARED = 0.9
+"""Of a device's free memory that a plan is made to fill: the rest is for what libraries claim for themselves."""
+
+
+class PlanOrigin(BaseModel):
+    """What the planner wrote into a run, so that an edit by hand is told from an old plan.
+
+    Args:
+        written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
+        current: keys of those it wrote last.
+        asked: digest of all that was asked for; asked again, the plans stay as they are, whatever the machine has free by now.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier versions had more in them
+
+    written: tuple[str, ...] = ()
+    current: tuple[str, ...] = ()
+    asked: str = ""
+
+
+def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
+    """The run's plans and folds: those on file, edits included, if the same is asked or decided again; else made anew.
+
+    Args:
+        run: where they are written.
+        dataset: to try candidates on; None to decide without.
+        fingerprint: of the dataset.
+        options: as asked for.
+
+    Raises:
+        PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
+    """
+    recipe = load_recipe(options.recipe)
+    origin, asked = _origin(run), _asked(fingerprint, recipe, options)
+    folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
+    if asked == origin.asked and len(places := _places(run)) == len(origin.current):
+        return places
+    plans = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
+    keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
+    if origin.current != keys:
+        if edited := _edited(run, origin):
+            raise PlanError(
+                f"{edited} was edited by hand, but the dataset, recipe or options now lead to another plan; use the old options, "
+                "or a new run folder, or delete the file to have it made anew"
+            )
+        origin = origin.model_copy(update={"written": (*origin.written, *keys)})
+        update_record(run, plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
+        for old in set(run.plan_files()) - {f.plan_file for f in folders}:
+            old.unlink(missing_ok=True)
+            old.with_name(SCHEMA_FILE).unlink(missing_ok=True)
+    for place, made in zip(folders, plans, strict=True):
+        if origin.current != keys or not place.plan_file.exists():
+            write_plan(place.plan_file, made)
+    update_record(run, plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
+    return folders
+
+
+def _asked(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
+    """A digest of what plans are made from, the machine apart."""
+    names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
+    wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
+    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
+
+
+def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
+    """Where the run's plans stand; nothing if there is none."""
+    return run.plans() if any(file.exists() for file in run.plan_files()) else ()
+
+
+def _decided(
+    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
+) -> tuple[Plan, ...]:
+    """The plans that the planner comes to, after trying candidates where that is wanted and possible."""
+    device, memory_gb = device_kind(options.device), options.memory_gb
+    if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
+        memory_gb = SPARED * free_device_gb(options.device) or None
+    budget = Budget(seconds=options.budget, steps=_steps(options, recipe), device=device, memory_gb=memory_gb)
+    proposals = propose(fingerprint, budget, recipe, kinds=options.kinds)
+    if options.budget is not None:
+        budget = budget.model_copy(
+            update={"seconds": share(options.budget, plans=len(proposals), folds=folds, beside=len(options.devices))}
+        )
+    measured = None
+    if dataset is not None and options.probe:
+        measured = _tried(run, dataset, fingerprint, proposals, budget, options.device)
+    return tuple(_as_asked(choose(of_kind, budget, measured), options) for of_kind in proposals)
+
+
+def _steps(options: Options, recipe: Recipe) -> int | None:
+    """The steps asked for, if a number of steps or epochs was."""
+    if options.epochs is None:
+        return options.steps
+    return options.epochs * recipe.on(device_kind(options.device)).training.epoch_steps
+
+
+def _as_asked(plan: Plan, options: Options) -> Plan:
+    """The plan with seed and patience as asked for."""
+    asked = {"seed": options.seed, "patience": options.patience}
+    return plan.model_copy(update={"training": plan.training.model_copy(update={k: v for k, v in asked.items() if v is not None})})
+
+
+def _tried(
+    run: RunFolder,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    proposals: Sequence[Sequence[Proposal]],
+    budget: Budget,
+    device: str,
+) -> Probe:
+    """Trials of the candidates that may be worth their price: of each plan the cheapest, and dearer ones while there is time."""
+    tried: dict[str, Trial] = {}
+
+    def worth_a_trial() -> Iterator[Plan]:
+        for of_kind in proposals:
+            for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
+                if cheaper and not worth_trying(proposal, cheaper, tried[cheaper.plan.key()], budget):
+                    break
+                yield proposal.plan
+
+    def keep(plan: Plan, trial: Trial) -> bool:
+        tried[plan.key()] = trial
+        return False
+
+    return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
+
+
+def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
+    """What the run's plans, as they stand, will cost.
+
+    Raises:
+        PlanError: one does not fit this machine; the message says what would.
+    """
+    folds = read_folds(run)
+    chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
+    measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
+    device = device_kind(options.device)
+    plans = [folder.plan() for folder in run.plans()]
+    alone = [preflight(p, fingerprint, measured, folds=chosen, workers=options.workers, device=device) for p in plans]
+    found = with_first_stages(alone, plans)
+    check_fits(found, room(run, options.device))
+    return found
+
+
+def share(budget: float, *, plans: int, folds: int, beside: int = 1) -> float:
+    """The seconds of one training out of a budget for all, of which so many run side by side."""
+    return budget / math.ceil(plans * folds / max(1, beside))
+
+
+def findings_of(fingerprint: Fingerprint) -> tuple[Finding, ...]:
+    """Everything found in the dataset, errors first."""
+    order = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(fingerprint.findings, key=lambda f: order[f.level]))
+
+
+def _origin(run: RunFolder) -> PlanOrigin:
+    try:
+        return PlanOrigin.model_validate(read_record(run).get("plan") or {})
+    except ValidationError:
+        return PlanOrigin()
+
+
+def _edited(run: RunFolder, origin: PlanOrigin) -> Path | None:
+    """A plan that the planner did not write as it stands."""
+    files = [file for file in run.plan_files() if file.exists()]
+    return next((file for file in files if read_plan(file).key() not in origin.written), None)
+
+
+log = logging.getLogger(__name__)
+
+
+def survey(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
+    """The dataset's fingerprint, measured anew only if a file of it has changed."""
+    log.info("%s: %s", dataset.name, dataset.describe())
+    known = _known_fingerprint(dataset, run, workers)
+    if known is None:
+        known = measure(dataset, workers=workers)
+        write_json(run.fingerprint_file, known)
+    for finding in findings_of(known):
+        if finding.level != "note":
+            log.warning("%s: %s", finding.level, finding)
+    write_json(run.dataset_file, dataset)
+    return known
+
+
+def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint | None:
+    try:
+        known, described = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
+    except RunError:  # there is none, or another version of nnseg wrote it: measuring again mends that
+        return None
+    if described != dataset or "format" not in known.model_fields_set:
+        return None
+    keys = {case.name: case.key for case in known.cases} | known.unusable
+    found = {o.item.name: o.result or "" for o in each(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
+    return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
+
+
+def _hash_of(case: Case) -> str:
+    return content_hash(case.files)

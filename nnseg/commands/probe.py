@@ -1,0 +1,243 @@
+"""Measuring candidate plans on this machine, each in a process of its own that may die without harm. No torch is loaded here."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.dataset import Case, Dataset
+from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import default_workers, device_kind
+from nnseg.core.plan import Plan
+from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
+from nnseg.planning.preflight import Room
+from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run_record import versions
+from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
+from nnseg.system.parallel import own_process
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 600.0
+"""Seconds after which a process that still measures is given up."""
+
+MOST_CASES = 8
+"""Of the dataset that lend themselves to a probe."""
+
+
+class Request(BaseModel):
+    """What a process is to measure.
+
+    Args:
+        task: "handle" preprocesses the cases into the store, and predicts them; "train" trains on those in the store.
+        plan: the candidate.
+        cases: the largest first, then the median one, then others.
+        megavoxels: million voxels of each case's scan, by name.
+        store: folder of the preprocessed cases.
+        device: to compute on.
+        held_out: cases that a fold holds out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["handle", "train"]
+    plan: Plan
+    cases: tuple[Case, ...]
+    megavoxels: dict[str, float]
+    store: Path
+    device: str
+    held_out: int
+
+
+class Answer(BaseModel):
+    """What was measured; one of ``handling`` and ``trial`` is there, unless there is an error.
+
+    Args:
+        device: what was computed on.
+        threads: that torch uses.
+        base_gb: RAM of the process before it did anything.
+        error: that the candidate met.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = ""
+    threads: int = 0
+    base_gb: float = 0.0
+    handling: Handling | None = None
+    trial: Trial | None = None
+    error: str = ""
+
+
+def _never(_plan: Plan, _trial: Trial) -> bool:
+    return False
+
+
+def probe(
+    run: RunFolder,
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    candidates: Iterable[Plan],
+    *,
+    device: str = "auto",
+    enough: Callable[[Plan, Trial], bool] = _never,
+) -> Probe:
+    """The run's probe, with a trial of each candidate in their order, until ``enough`` says that the rest need none.
+
+    What is on file of the same machine and dataset is not measured again, and neither is the memory that was free then: the same
+    command gives the same probe. A candidate that cannot be trained has a trial that says why.
+
+    Args:
+        run: keeps the probe; must be locked by the caller.
+        dataset: lends some cases.
+        fingerprint: of the dataset.
+        candidates: plans to try; may be made while they are tried.
+        device: to compute on.
+        enough: is told each trial, known or new.
+    """
+    known = known_probe(run, fingerprint, device=device) or _unmeasured(fingerprint, device)
+    kept: list[str] = []
+    with _workshop(run) as folder:
+        for plan in candidates:
+            trial = known.trial(trial_key(plan))
+            if trial is None or trial.failed:  # what failed may work now that other programs have ended
+                known, trial = _tried(known, plan, _request(plan, dataset, fingerprint, folder, device))
+                write_json(run.probe_file, known)
+            kept.append(trial.key)
+            if enough(plan, trial):
+                break
+    return known.model_copy(update={"trials": tuple(t for t in known.trials if t.key in kept)})
+
+
+def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto") -> Probe | None:
+    """All that is on file for the run, if it was measured on this machine and dataset, and anything worked."""
+    try:
+        known = read_json(run.probe_file, Probe)
+    except RunError as error:
+        log.debug("no probe on file: %s", error)
+        return None
+    same = (known.machine, known.dataset) == (_machine(device), fingerprint.key)
+    return known if same and any(not t.failed for t in known.trials) else None
+
+
+def room(run: RunFolder, device: str = "auto") -> Room:
+    """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
+    there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
+    return Room(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
+
+
+def _machine(device: str) -> str:
+    kind = device_kind(device) if device == "auto" else device
+    return f"{kind}, {default_workers()} cores, {platform.machine()}, torch {versions()['torch']}"
+
+
+def _unmeasured(fingerprint: Fingerprint, device: str) -> Probe:
+    ram = round(free_ram_gb(), 2)
+    return Probe(
+        device=device,
+        threads=default_workers(),
+        device_gb=round(free_device_gb(device), 2) or ram,
+        ram_gb=ram,
+        machine=_machine(device),
+        dataset=fingerprint.key,
+    )
+
+
+@contextmanager
+def _workshop(run: RunFolder) -> Iterator[Path]:
+    """A folder for cases and files of the trials; one that a killed process left behind is removed too."""
+    folder = run.probe_folder
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _request(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, folder: Path, device: str) -> Request:
+    held_out = -(-len(fingerprint.cases) // 5) if len(fingerprint.cases) > 1 else 0
+    return Request(
+        task="train",
+        plan=plan,
+        cases=lent_cases(dataset, fingerprint),
+        megavoxels={case.name: math.prod(case.shape) / 1e6 for case in fingerprint.cases},
+        store=folder / handling_key(plan),
+        device=device,
+        held_out=held_out,
+    )
+
+
+def lent_cases(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Case, ...]:
+    """The cases to measure with: the largest, the median one, and some spread evenly between the smallest and the largest."""
+    sizes = {case.name: math.prod(case.shape) for case in fingerprint.cases}
+    ordered = sorted((case for case in dataset.cases if case.name in sizes), key=lambda c: (sizes[c.name], c.name))
+    last = len(ordered) - 1
+    places = [last, last // 2, *(round(i * last / (MOST_CASES - 1)) for i in range(MOST_CASES))]
+    return tuple(ordered[i] for i in dict.fromkeys(places))[:MOST_CASES]
+
+
+def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
+    """The probe with one more trial, and that trial; the cases are preprocessed first if they are not yet."""
+    features, batch = plan.network.features[0], plan.training.batch_size
+    log.info("trying a network for %s (%d features at first, %d patches a step)", plan.name, features, batch)
+    if not request.store.exists():
+        request.store.mkdir(parents=True)
+        known = _handled(known, request)
+    handling = known.handling_of(plan)
+    answer = Answer(error=handling.failed) if handling and handling.failed else _ask(request)
+    trial = answer.trial or Trial(key="", failed=answer.error)
+    trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
+    if answer.trial:
+        known = known.model_copy(update={"device": answer.device, "threads": answer.threads, "base_gb": answer.base_gb})
+    others = tuple(t for t in known.trials if t.key != trial.key)
+    return known.model_copy(update={"trials": (*others, trial)}), trial
+
+
+def _handled(known: Probe, request: Request) -> Probe:
+    """The probe with the handling of the request's cases, which are in its store then; what is on file already stays."""
+    answer = _ask(request.model_copy(update={"task": "handle"}))
+    handling = answer.handling or Handling(key="", failed=answer.error)
+    handling = handling.model_copy(update={"key": handling_key(request.plan)})
+    before = known.handling_of(request.plan)
+    if before and not before.failed:
+        return known
+    return known.model_copy(update={"handling": (*(h for h in known.handling if h.key != handling.key), handling)})
+
+
+def _ask(request: Request) -> Answer:
+    """What a process of its own answers, or why it could not."""
+    asked, answered = (request.store.with_name(f"{name}.json") for name in ("request", "answer"))
+    write_json(asked, request)
+    answered.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            [*own_process("nnseg.commands.probe_worker"), asked, answered],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(error=f"was not tried to the end within {PATIENCE / 60:.0f} minutes")
+    with suppress(RunError):
+        return read_json(answered, Answer)
+    log.debug("a trial ended with %d:\n%s", done.returncode, done.stderr)
+    return Answer(error=_last_words(done.returncode, done.stderr))
+
+
+def _last_words(code: int, errors: str) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was killed ({name})" + ("; most likely memory ran out" if name in ("SIGKILL", "SIGABRT") else "")
+    return f"its process failed: {(errors.strip().splitlines() or [f'exit code {code}'])[-1]}"

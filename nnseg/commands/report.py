@@ -1,0 +1,243 @@
+"""The report of a run: everything in its folder that the page shows; missing or older files are left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nnseg.commands.case_pictures import shown_cases, still_pictures
+from nnseg.commands.plan import findings_of
+from nnseg.core.dataset import Dataset, Finding, Fold
+from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.plan import Plan
+from nnseg.core.trust import Trust
+from nnseg.crossval.trust import Held, cross_fitted, held_of
+from nnseg.evaluation.calibration import Calibration, calibration
+from nnseg.evaluation.groups import Grouped
+from nnseg.evaluation.scores import Scores
+from nnseg.reporting.report import write_report
+from nnseg.reporting.story import Foreseen, Predicted, Stage, Story
+from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
+from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run_record import read_record
+
+Content = TypeVar("Content")
+
+MOST_STILL = 4
+"""Cases with still pictures, of those that the viewer shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What held-out cases left behind.
+
+    Args:
+        scores: None before there are any.
+        trust, postprocessing, choice: None where nothing was decided.
+        written: how each case was predicted, by name.
+        held: cases that were predicted with their confidence, and scored.
+        groups: scores by group, where somebody asked for them.
+        missing: what could not be read, and why.
+    """
+
+    scores: Scores | None = None
+    trust: Trust | None = None
+    postprocessing: Postprocessing | None = None
+    choice: Choice | None = None
+    written: Mapping[str, Written] = field(default_factory=dict)
+    held: Sequence[Held] = ()
+    groups: Grouped | None = None
+    missing: Sequence[str] = ()
+
+
+def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Story:
+    """What there is to tell about a run.
+
+    Args:
+        run: its folder; trainings may be under way in it.
+        live: a training runs: pictures of cases, which take long, are left out.
+        device: to find the uncertainty of the cases that are shown.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    if not run.record_file.exists():
+        raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
+    dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
+    evidence, record = _evidence(run), read_record(run)
+    plans = [folder.plan() for folder in run.plans()]
+    story = Story(
+        title=dataset.name,
+        dataset=dataset.describe(),
+        fingerprint=fingerprint,
+        findings=(*_unmeasured(dataset, fingerprint), *findings_of(fingerprint)),
+        plans=plans,
+        histories=run.histories(),
+        scores=evidence.scores,
+        groups=evidence.groups,
+        choice=evidence.choice,
+        postprocessing=evidence.postprocessing,
+        trust=evidence.trust,
+        foreseen=_foreseen(evidence),
+        calibration=_calibration(evidence),
+        stages=_stages(record),
+        predicted=_predicted(evidence.written),
+        provenance=_provenance(run, dataset, fingerprint, plans, record),
+        missing=evidence.missing,
+        live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
+    )
+    return story if live or evidence.scores is None else _with_pictures(story, run, dataset, device)
+
+
+def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+    """That lengths are not known, where files of a kind that stores no spacing came without one."""
+    if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
+        return ()
+    told = f"{dataset.suffix} files say nothing of a pixel's size: in what follows 1 mm stands for one pixel, and ml for 1000"
+    return (Finding(level="note", message=told),)
+
+
+def _with_pictures(story: Story, run: RunFolder, dataset: Dataset, device: str) -> Story:
+    assert story.scores is not None
+    viewed = shown_cases(run, dataset, story.scores, story.trust, device=device)
+    captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
+    return replace(story, viewed=viewed, examples=still_pictures(run, dataset, captions))
+
+
+def _evidence(run: RunFolder) -> Evidence:
+    missing: list[str] = []
+
+    def read(path: Path, kind: type[Content]) -> Content | None:
+        if not path.exists():
+            return None
+        try:
+            return read_json(path, kind)
+        except RunError:
+            missing.append(f"{path.name} is damaged, or of another version of nnseg; nnseg run makes it anew")
+            return None
+
+    scores, trust = read(run.scores_file, Scores), read(run.trust_file, Trust)
+    written: dict[str, Written] = {}
+    folds: dict[int, Fold] = {}
+    with suppress(NnsegError):  # folds that were not made yet
+        folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+        written = held_out_predictions(run.answers, folds)
+    return Evidence(
+        scores=scores,
+        trust=trust,
+        postprocessing=read(run.postprocessing_file, Postprocessing),
+        choice=read(run.choice_file, Choice),
+        written=written,
+        held=_held(written, scores, folds) if scores else (),
+        groups=read(run.groups_file, Grouped),
+        missing=missing,
+    )
+
+
+def _held(written: Mapping[str, Written], scores: Scores, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
+    """Those whose confidence is of the same labels as the scores, which may be of other times."""
+    held = held_of(written, scores.cases, folds)
+    return tuple(h for h in held if set(h.confidence.agreement.labels) == set(scores.labels))
+
+
+def _foreseen(evidence: Evidence) -> list[Foreseen]:
+    if evidence.trust is None or not evidence.held:
+        return []
+    return [
+        Foreseen(
+            name=held.score.name,
+            expected=quality,
+            dice=held.score.mean_dice,
+            unlike=evidence.trust.ranges.unlike(held.confidence.facts) if evidence.trust.ranges and held.confidence.facts else (),
+        )
+        for held, quality in zip(evidence.held, cross_fitted(evidence.held), strict=True)
+    ]
+
+
+def _calibration(evidence: Evidence) -> Calibration | None:
+    known = [held.confidence.reliability for held in evidence.held if held.confidence.reliability]
+    return calibration(known, evidence.trust.temperature) if evidence.trust else None
+
+
+def _stages(record: Mapping[str, Any]) -> dict[str, Stage]:
+    peaks = record.get("peak_gb", {})
+    return {name: Stage(seconds=seconds, peak_gb=peaks.get(name)) for name, seconds in record.get("seconds", {}).items()}
+
+
+def _predicted(written: Mapping[str, Written]) -> list[Predicted]:
+    return [
+        Predicted(
+            name=name,
+            seconds=one.seconds,
+            peak_gb=one.peak_gb,
+            findings=one.findings,
+            facts=one.confidence.facts if one.confidence else None,
+        )
+        for name, one in written.items()
+        if one.status == "done"
+    ]
+
+
+def _provenance(
+    run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan], record: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    folds = {}
+    with suppress(NnsegError):
+        folds = {"folds": f"{len(read_json(run.folds_file, tuple[Fold, ...]))}, {_words(record.get('folds', {}))}"}
+    groups = {
+        "This run": {
+            "command": str(record.get("command", "")),
+            "finished": str(record.get("finished", "")),
+            "machine": str(record.get("machine", "")),
+            "folder": run.path.name,
+        },
+        "Data": {"dataset": dataset.name, "key of its files": fingerprint.key, **dataset.about, **folds},
+        "Plans": {f"{plan.name} plan": f"key {plan.key()}, seed {plan.training.seed}, recipe {plan.recipe}" for plan in plans},
+        "Software": {name: str(version) for name, version in record.get("versions", {}).items()},
+    }
+    told = {group: {name: value for name, value in items.items() if value} for group, items in groups.items()}
+    return {group: items for group, items in told.items() if items}
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None) or "by default"
+
+
+log = logging.getLogger(__name__)
+
+
+def report(run: RunFolder, *, live: bool = False, device: str = "auto") -> None:
+    """Write ``report.html`` from what the run has so far.
+
+    Args:
+        run: its folder; trainings may be under way in it.
+        live: a training runs: the page says so and looks for news by itself, and pictures of cases, which take long, are left out.
+        device: to find the uncertainty of the cases that are shown.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    write_report(run.report_file, story_of(run, live=live, device=device))
+
+
+def report_quietly(run: RunFolder) -> None:
+    """Write the page of a run that is training. What goes wrong is warned of once and costs the training nothing."""
+    try:
+        report(run, live=True)
+    except Exception as error:  # whatever it is, training is worth more
+        _warn(f"the report of {run.path} cannot be kept up to date: {error}")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once in each process."""
+    log.warning("%s", message)

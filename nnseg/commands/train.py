@@ -1,0 +1,123 @@
+"""All trainings of a run: what must be ready before each, in which order, one after the other or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+from nnseg.commands.plan import foresee, share
+from nnseg.commands.preprocess import keys_of, preprocess_plans
+from nnseg.commands.report import report_quietly
+from nnseg.commands.train_parallel import jobs_of, train_side_by_side
+from nnseg.core.dataset import Dataset, Finding, Fold
+from nnseg.core.errors import Stopped
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options, chosen_folds
+from nnseg.crossval.cascade import in_order, refuse_unshown, shown_to
+from nnseg.crossval.score import predict_folds
+from nnseg.storage.run_folder import PlanFolder, RunFolder, read_folds
+from nnseg.storage.run_record import timed
+from nnseg.system.stop import StopRequest
+from nnseg.training.context import ALONE, Ranks
+from nnseg.training.fold import Order, train_fold
+from nnseg.training.progress import Watch
+from nnseg.training.schedule import is_trained
+
+Plans = Sequence[PlanFolder]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """The trainings of a run.
+
+    Args:
+        run: planned.
+        dataset: of the run.
+        fingerprint: of the dataset.
+        options: as asked for.
+        ranks: the processes that share each training.
+    """
+
+    run: RunFolder
+    dataset: Dataset
+    fingerprint: Fingerprint
+    options: Options
+    ranks: Ranks = ALONE
+
+    def go(self) -> tuple[Finding, ...]:
+        """Preprocess and train what is missing, for the chosen folds; returns the cases that failed. Refuses first what cannot fit.
+
+        Raises:
+            RunError: some training failed, or cannot be.
+            Stopped: a signal asked for an end.
+        """
+        run, first = self.run, self.ranks.rank == 0
+        folds = read_folds(run)
+        chosen = {number: folds[number] for number in chosen_folds(self.options.folds, len(folds))}
+        problems: tuple[Finding, ...] = ()
+        if first:
+            refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans(), run))})
+            if self.options.more or not set(chosen) <= set(self.finished(run.plans())):
+                foresee(run, self.fingerprint, self.options)
+                run.forget()
+        for plans in in_order(run):
+            of = " the cascade" if shown_to(plans, run) else ""
+            if first:
+                with timed(run, f"preprocess{of}"):
+                    problems += self._make_ready(plans)
+            self.ranks.wait()
+            with timed(run, f"train{of}") if first else nullcontext():
+                if self._train(plans, chosen):
+                    break
+        return problems
+
+    def finished(self, plans: Plans) -> dict[int, Fold]:
+        """The folds that every one of some plans has been trained on, as plan and cases are now; the others are out of date."""
+        folds = dict(enumerate(read_folds(self.run)))
+        keys = [(folder, keys_of(self.run, folder, self.fingerprint)) for folder in plans]
+        return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
+
+    def _make_ready(self, plans: Plans) -> tuple[Finding, ...]:
+        """Preprocess what is missing for some plans; the answers that cascades among them are shown are predicted before."""
+        run, options, problems = self.run, self.options, tuple[Finding, ...]()
+        if shown := shown_to(plans, run):
+            folds = dict(enumerate(read_folds(run)))
+            problems = predict_folds(run, self.dataset, folds, device=options.device, plans=shown)
+        return problems + preprocess_plans(run, plans, self.dataset, self.fingerprint, workers=options.workers)
+
+    def _train(self, plans: Plans, folds: Mapping[int, Fold]) -> bool:
+        """Train the folds of some plans, each within its share of the budget; did the file STOP end it?"""
+        run, ranks, options = self.run, self.ranks, self._options_of_one(len(folds))
+        with StopRequest(run.stop_file, clears=ranks.rank == 0) as stop:
+            jobs = [job for f in plans for job in jobs_of(run, f, folds, keys_of(run, f, self.fingerprint), options)]
+            if options.devices:
+                train_side_by_side(run, jobs, stop)
+            else:
+                order = Order(
+                    options=options,
+                    stop=stop,
+                    watch=Watch(refresh=partial(report_quietly, run), tensorboard=options.tensorboard),
+                    ranks=ranks,
+                )
+                for job in jobs:
+                    if not ranks.agreed(stop.asked):
+                        train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
+            asked = ranks.agreed(stop.asked)
+            stop.obeyed()
+        if asked == "signal":
+            raise Stopped("stopped between two trainings; the same command goes on", stop.code)
+        return asked == "file"
+
+    def _options_of_one(self, folds: int) -> Options:
+        """Those of a single training: its share of the budget."""
+        options, plans = self.options, len(self.run.plans())
+        if options.budget is None:
+            return options
+        return replace(options, budget=share(options.budget, plans=plans, folds=folds, beside=len(options.devices)))
+
+
+def locked(run: RunFolder, ranks: Ranks) -> AbstractContextManager[None]:
+    """The run's lock, held by the first rank for all."""
+    return run.locked() if ranks.rank == 0 else nullcontext()

@@ -1,0 +1,149 @@
+"""What was measured of a dataset: shapes, spacings, labels, and the foreground's intensities."""
+
+from __future__ import annotations
+
+from math import prod
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.dataset import Finding
+from nnseg.core.geometry import Shape, Vector
+from nnseg.core.labels import Labels
+from nnseg.core.plan import digest
+
+
+class Intensity(BaseModel):
+    """The foreground voxels of one channel, each case counting the same.
+
+    Args:
+        mean, std, min, max: over all foreground voxels.
+        median, percentile_00_5, percentile_99_5: over a sample of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class CaseMeasure(BaseModel):
+    """What was measured of one case.
+
+    Args:
+        name: the case's name.
+        key: content hash of its image and label files.
+        shape: voxels of the canonical scan (z, y, x).
+        spacing: mm (z, y, x).
+        cropped_shape: voxels of the tightest box around all that is not zero.
+        voxels: of each label, by name; ignored voxels are not counted.
+        structures: voxels (z, y, x) of the box around the largest connected piece of each label that occurs, by name; the
+            background is none. Empty if they were not measured.
+        annotated: names of the labels that were annotated; None for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    key: str
+    shape: Shape
+    spacing: Vector
+    cropped_shape: Shape
+    voxels: dict[str, int]
+    structures: dict[str, Shape] = {}
+    annotated: tuple[str, ...] | None = None
+
+    @property
+    def is_2d(self) -> bool:
+        """True for a single slice, whatever its orientation."""
+        return min(self.shape) == 1
+
+
+class Fingerprint(BaseModel):
+    """A dataset, measured.
+
+    Args:
+        format: of this record; a file without it is older.
+        dataset: its name.
+        layout: how its folder is organised, in words.
+        channels: names, in order.
+        labels: what label values mean.
+        cases: the usable ones, in the dataset's order.
+        intensities: of the foreground, one per channel.
+        findings: everything wrong with the dataset, each unusable case with its reason.
+        unusable: content hash of the files of each case that could not be used ("" if not even readable), by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = 2
+    dataset: str
+    layout: str
+    channels: tuple[str, ...]
+    labels: Labels
+    cases: tuple[CaseMeasure, ...]
+    intensities: tuple[Intensity, ...]
+    findings: tuple[Finding, ...] = ()
+    unusable: dict[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """A digest of the usable cases' content, in whatever order, and of what channels and labels mean."""
+        cases = sorted([case.name, case.key] for case in self.cases)
+        return digest([cases, list(self.channels), self.labels.model_dump(mode="json")])
+
+    @property
+    def is_2d(self) -> bool:
+        """True if the cases are single slices."""
+        return all(case.is_2d for case in self.cases)
+
+    @property
+    def spacings(self) -> npt.NDArray[np.float64]:
+        """(cases, 3) mm."""
+        return np.array([case.spacing for case in self.cases], np.float64)
+
+    @property
+    def cropped_shapes(self) -> npt.NDArray[np.float64]:
+        """(cases, 3) voxels."""
+        return np.array([case.cropped_shape for case in self.cases], np.float64)
+
+    @property
+    def relative_size_after_cropping(self) -> float:
+        """Median share of a scan's voxels that cropping keeps."""
+        return median(prod(c.cropped_shape) / prod(c.shape) for c in self.cases)
+
+    @property
+    def largest_structure_mm(self) -> Vector | None:
+        """Along each axis the extent in mm (z, y, x) of the label that is longest there, in the median case that has it.
+
+        The axes may come from different labels. A patch of this size holds, along any one axis, every label's largest piece in half
+        of the cases that have it. None if no structure was measured.
+        """
+        medians = [m for name in self.labels.names if (m := self._extent(name, 50)) is not None]
+        return _vector(np.max(medians, axis=0)) if medians else None
+
+    def structure_mm(self, label: str) -> Vector | None:
+        """The extent in mm (z, y, x) of a label's largest piece that 95 % of the cases with that label do not exceed.
+
+        None if the label occurs in no case, or was not measured.
+        """
+        extent = self._extent(label, 95)
+        return None if extent is None else _vector(extent)
+
+    def _extent(self, label: str, percent: float) -> npt.NDArray[np.float64] | None:
+        """(3,) mm; a percentile over the cases in which the label was measured, of each axis by itself."""
+        extents = [np.multiply(c.structures[label], c.spacing) for c in self.cases if label in c.structures]
+        return np.percentile(extents, percent, axis=0) if extents else None
+
+
+def _vector(values: npt.NDArray[np.float64]) -> Vector:
+    z, y, x = values.tolist()
+    return z, y, x

@@ -1,0 +1,1 @@
+"""What is learned from held-out cases: predictions, scores, ensembles, postprocessing, trust."""

@@ -1,0 +1,3 @@
+"""The embedded demonstration data: labelled head phantoms, drawn from a seed."""
+
+__all__ = ["Phantom", "draw_phantom", "write_phantoms"]

@@ -1,0 +1,1 @@
+"""nnU-Net v2: its raw datasets, plans, trained models, checkpoints and summaries."""

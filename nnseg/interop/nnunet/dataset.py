@@ -1,0 +1,115 @@
+"""To and from nnU-Net v2: datasets in its layout, and its names for our parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnseg.core.dataset import Dataset
+from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.labels import Labels
+from nnseg.storage.files import write_text
+from nnseg.storage.images.formats import suffix_of
+
+
+def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
+    """Write a dataset in nnU-Net's raw layout, its images as links to the originals; returns the folder.
+
+    Args:
+        dataset: one file a channel, all with one suffix, labels numbered from 0 without gaps, as nnU-Net wants them.
+        folder: to make, by nnU-Net's habit called ``DatasetXXX_Name``.
+
+    Raises:
+        DatasetError: nnU-Net could not read such a dataset.
+        RunError: the folder is there already.
+    """
+    if folder.exists():
+        raise RunError(f"{folder} is there already; choose another folder")
+    _check(dataset)
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).mkdir(parents=True)
+    for case in dataset.cases:
+        for number, image in enumerate(case.images):
+            (folder / "imagesTr" / f"{case.name}_{number:04d}{dataset.suffix}").symlink_to(image.resolve())
+        assert case.labels is not None
+        (folder / "labelsTr" / f"{case.name}{dataset.suffix}").symlink_to(case.labels.resolve())
+    write_text(folder / "dataset.json", json.dumps(_description(dataset), indent=1) + "\n")
+    return folder
+
+
+def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """nnU-Net's weights under our names; the copies it stores under ``all_modules`` and ``decoder.encoder`` are not needed.
+
+    Args:
+        state: of a PlainConvUNet or ResidualEncoderUNet.
+        ours: the ``state_dict`` of the equal network built by `nnseg.network.unet.build_network`.
+
+    Raises:
+        KeyError: a weight of ours is not in ``state``.
+    """
+    return {name: state[nnunet_name(name)] for name in ours}
+
+
+def nnunet_name(name: str) -> str:
+    """What nnU-Net calls the parameter that we call ``name``.
+
+    Example:
+        >>> nnunet_name("decoder.ups.0.weight")
+        'decoder.transpconvs.0.weight'
+    """
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_NAMES = (
+    (r"^encoder\.stem\.", "encoder.stem.convs.0."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.(conv|norm)\.", r"encoder.stages.\1.0.convs.\2.\3."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.(first|second|skip)\.", r"encoder.stages.\1.blocks.\2.\3."),
+    (r"\.first\.", ".conv1."),
+    (r"\.second\.", ".conv2."),
+    (r"^decoder\.stages\.(\d+)\.", r"decoder.stages.\1.convs."),
+    (r"^decoder\.ups\.", "decoder.transpconvs."),
+    (r"^decoder\.heads\.", "decoder.seg_layers."),
+)
+
+
+def _check(dataset: Dataset) -> None:
+    labels, suffixes = dataset.labels, {suffix_of(f) for case in dataset.cases for f in (*case.images, *_label_files(case.labels))}
+    if labels.values != tuple(range(len(labels.values))) or labels.ignore not in (None, len(labels.values)):
+        raise DatasetError(f"nnU-Net wants labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
+    if suffixes != {dataset.suffix}:
+        raise DatasetError(f"nnU-Net wants one suffix for all files, not {', '.join(sorted(suffixes))}")
+    if any(len(case.images) != len(dataset.channels) or case.labels is None for case in dataset.cases):
+        raise DatasetError("nnU-Net wants one file for each channel, and a label map, of each case")
+
+
+def _label_files(path: Path | None) -> tuple[Path, ...]:
+    return () if path is None else (path,)
+
+
+def _description(dataset: Dataset) -> dict[str, Any]:
+    """Its dataset.json."""
+    described: dict[str, Any] = {
+        "channel_names": {str(i): name for i, name in enumerate(dataset.channels)},
+        "labels": _labels(dataset.labels),
+        "numTraining": len(dataset.cases),
+        "file_ending": dataset.suffix,
+    }
+    if dataset.labels.regions:
+        described["regions_class_order"] = [region.paint for region in dataset.labels.regions]
+    return described
+
+
+def _labels(labels: Labels) -> dict[str, Any]:
+    found: dict[str, Any] = {"background": 0}
+    if labels.regions:
+        found |= {region.name: list(region.values) for region in labels.regions}
+    else:
+        found |= dict(zip(labels.names[1:], labels.values[1:], strict=True))
+    return found | ({} if labels.ignore is None else {"ignore": labels.ignore})

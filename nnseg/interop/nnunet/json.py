@@ -1,0 +1,73 @@
+"""nnU-Net's JSON files, read with care: what they hold is checked, or refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from nnseg.core.errors import ModelError, PlanError
+from nnseg.core.validation import parse, shown
+
+M = TypeVar("M", bound=BaseModel)
+
+JSON_BYTES = 64_000_000
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        if path.stat().st_size > JSON_BYTES:
+            raise ModelError(f"{path} has over {JSON_BYTES} bytes, which no file of nnU-Net has")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; copy it beside the trained folds") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}; copy it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def checked(model: type[M], content: Any, where: str) -> M:
+    """Content of another tool's file as a model of ours.
+
+    Raises:
+        ModelError: naming every entry that does not fit.
+    """
+    try:
+        return parse(model, content, where)
+    except PlanError as error:
+        raise ModelError(str(error)) from error
+    except RecursionError as error:
+        raise ModelError(f"{where}: lists or objects are nested too deeply") from error
+
+
+def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The object of that name in an object; an empty one where there is none.
+
+    Raises:
+        ModelError: something else is there.
+    """
+    found = content.get(name)
+    if not isinstance(found, dict | None):
+        raise ModelError(f"{where}: {name} is {shown(found)}, it must be an object")
+    return found or {}
+
+
+def known_name(where: str, setting: str, value: Any, known: Any) -> Any:
+    """What stands for ``value`` in a registry, or the value itself where it is one of a list.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    if not any(value == name and type(value) is type(name) for name in known):
+        raise ModelError(f"{where}: {setting} is {shown(value)}, nnseg knows {', '.join(map(shown, known))}")
+    return known[value] if isinstance(known, dict) else value

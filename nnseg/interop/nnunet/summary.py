@@ -1,0 +1,165 @@
+"""nnU-Net's ``summary.json``: scores written as nnU-Net v2 writes them, and its own read.
+
+What nnU-Net leaves undefined it writes as NaN, which is not JSON; here it is null, which nnU-Net's reader takes too. Its mean of a
+label is over the cases that show it; its foreground mean is undefined as soon as one label's mean is. Labels are keyed by value
+("1"), regions by the values they unite ("(1, 2, 3)"), and by the value alone if there is but one.
+
+Source: nnunetv2 2.8.1, ``nnunetv2/evaluation/evaluate_predictions.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
+from nnseg.core.errors import EvaluationError
+from nnseg.core.labels import Labels, Region
+from nnseg.evaluation.evaluate import Pair, case_score, summarize
+from nnseg.evaluation.metrics import Counts
+from nnseg.evaluation.scores import LabelScore, Scores
+from nnseg.storage.files import write_text
+from nnseg.storage.images.formats import stem_of
+
+Values = tuple[int, ...]
+Row = dict[str, float | None]
+
+
+def write_summary(path: Path, scores: Scores, pairs: Sequence[Pair], labels: Labels) -> None:
+    """Write scores as nnU-Net's ``summary.json``; cases that failed are not in it.
+
+    Args:
+        path: of the file to write.
+        scores: of the pairs.
+        pairs: which name the files of each case.
+        labels: what the values mean.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    files, keys = {pair.name: pair for pair in pairs}, {name: _key(values) for name, values in _united(labels).items()}
+    cases = [
+        {
+            "metrics": {keys[name]: _row(mask) for name, mask in case.labels.items()},
+            "prediction_file": str(files[case.name].prediction),
+            "reference_file": str(files[case.name].reference),
+        }
+        for case in scores.cases
+    ]
+    means = {key: _mean([_row(case.labels[name]) for case in scores.cases], skip=True) for name, key in keys.items()}
+    summary = {"foreground_mean": _mean(means.values(), skip=False), "mean": means, "metric_per_case": cases}
+    write_text(path, json.dumps(summary, indent=4, sort_keys=True, allow_nan=False))
+
+
+def read_summary(path: Path, labels: Labels | None = None) -> Scores:
+    """The scores in a ``summary.json``, from its voxel counts: Dice, IoU and their averages, which nnU-Net has only one of.
+
+    Args:
+        path: of the file.
+        labels: what the values mean; if None, labels are called "label 1", regions "label 1+2".
+
+    Raises:
+        EvaluationError: it cannot be read, or lacks a label.
+    """
+    counts = _read_counts(path)
+    labels = labels or _legend(sorted(set().union(*counts.values())), path)
+    wanted = {name: tuple(sorted(values)) for name, values in _united(labels).items()}
+    for name, found in counts.items():
+        if missing := set(wanted.values()) - set(found):
+            raise EvaluationError(f"{path}: case {name} has no label {_key(min(missing))}; score it again with the same labels")
+    cases = [case_score(n, {label: found[values] for label, values in wanted.items()}) for n, found in counts.items()]
+    return summarize(cases, labels)
+
+
+def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
+    """Of every case, by name, what was counted of the values that a label or region covers."""
+    try:
+        summary = _Summary.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path} is not a summary.json of nnU-Net: {_first(error)}") from error
+    counts: dict[str, dict[Values, Counts]] = {}
+    for case in summary.metric_per_case:
+        name = _name(case.prediction_file)
+        if name in counts:
+            raise EvaluationError(f"{path}: case {name} is there twice; remove one")
+        counts[name] = {_values(key): counted.counts for key, counted in case.metrics.items()}
+    return counts
+
+
+class _Counted(BaseModel):
+    """A mask of nnU-Net's; what it derives from the counts is not read."""
+
+    TP: NonNegativeInt
+    FP: NonNegativeInt
+    FN: NonNegativeInt
+    TN: NonNegativeInt
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(tp=self.TP, fp=self.FP, fn=self.FN, tn=self.TN)
+
+
+class _Case(BaseModel):
+    prediction_file: str
+    metrics: dict[str, _Counted]
+
+
+class _Summary(BaseModel):
+    metric_per_case: tuple[_Case, ...]
+
+
+def _united(labels: Labels) -> dict[str, Values]:
+    """Which values every scored name covers."""
+    if labels.regions:
+        return {region.name: region.values for region in labels.regions}
+    return {name: (value,) for name, value in zip(labels.names[1:], labels.values[1:], strict=True)}
+
+
+def _key(values: Values) -> str:
+    return str(values[0]) if len(values) == 1 else str(values)
+
+
+def _values(key: str) -> Values:
+    """Ascending, of "1" or "(2, 1)"."""
+    return tuple(sorted(map(int, re.findall(r"-?\d+", key))))
+
+
+def _name(file: str) -> str:
+    return stem_of(Path(file.replace("\\", "/").rsplit("/", 1)[-1]))  # the summary may have been written on Windows
+
+
+def _legend(found: Iterable[Values], path: Path) -> Labels:
+    united = {f"label {'+'.join(map(str, values))}": values for values in found if values}
+    if not united:
+        raise EvaluationError(f"{path} has no scores of any label")
+    regions = tuple(Region(name=name, values=values, paint=values[0]) for name, values in united.items())
+    values = sorted({value for one in united.values() for value in one} - {0})
+    names = ("background", *(f"label {value}" for value in values))
+    return Labels(names=names, values=(0, *values), regions=regions if any(len(v) > 1 for v in united.values()) else ())
+
+
+def _row(mask: LabelScore) -> Row:
+    counts: Row = {"FN": mask.fn, "FP": mask.fp, "TN": mask.tn, "TP": mask.tp}
+    return {"Dice": mask.dice, "IoU": mask.iou, **counts, "n_pred": mask.tp + mask.fp, "n_ref": mask.tp + mask.fn}
+
+
+def _mean(rows: Collection[Row], *, skip: bool) -> Row:
+    """The mean of every column; null where nothing is defined, or, unless that is to be skipped, where anything is not."""
+    means: Row = {}
+    for name in ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"):
+        known = [value for row in rows if (value := row[name]) is not None]
+        means[name] = fmean(known) if known and (skip or len(known) == len(rows)) else None
+    return means
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,103 @@
+"""Models of runs and files: what ``nnseg predict`` loads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from nnseg.core.decisions import Postprocessing
+from nnseg.core.errors import ModelError, RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.population import Population, training_population
+from nnseg.core.trust import Trust
+from nnseg.network.bundle import Member, Model, load_model_file
+from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, read_schedule
+from nnseg.storage.run_record import versions
+
+log = logging.getLogger(__name__)
+
+
+def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
+    """The model of a run folder or an exported file: all trained folds, or the chosen ones, of the plans that answer.
+
+    Where there is a cascade, the networks of the plan before it are the model's ``previous`` and not its members.
+
+    Raises:
+        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _chosen(load_model_file(path), path, folds)
+    if not path.is_dir():
+        raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
+    run = RunFolder(path)
+    answering = run.answering()
+    members = tuple(replace(m, weight=weight) for folder, weight in answering.items() for m in _trained(run, folder, folds))
+    shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
+    previous = tuple(m for name in shown for m in _trained(run, run.plan_called(name), folds))
+    about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
+    mended = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
+    trust = read_json(run.trust_file, Trust) if run.trust_file.exists() else None
+    return Model(
+        members=members, about=about, previous=previous, postprocessing=mended, trust=trust, population=population_of_run(run)
+    )
+
+
+def population_of_run(run: RunFolder) -> Population | None:
+    """The volumes in a run's training set; None if it was not measured, as by older versions, or too few cases were."""
+    with suppress(RunError):
+        return training_population(read_json(run.fingerprint_file, Fingerprint))
+    return None
+
+
+def _chosen(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
+    """The chosen folds of a file's model; a cascade's first stage answers with the same ones."""
+    missing = set(folds or ()) - {member.fold for member in model.members}
+    if missing:
+        raise ModelError(f"{path} holds no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
+    if folds is None:
+        return model
+    members, previous = (tuple(m for m in networks if m.fold in folds) for networks in (model.members, model.previous))
+    return replace(model, members=members, previous=previous)
+
+
+def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) -> list[Member]:
+    """The networks of a plan's trained folds, or of the chosen ones."""
+    trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
+    missing = set(folds or ()) - set(trained)
+    if missing or not trained:
+        raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {run.path}")
+    chosen = {number: member for number, member in trained.items() if folds is None or number in folds}
+    for number, member in chosen.items():
+        if member.plan.key() != folder.plan().key():
+            raise ModelError(
+                f"fold {number} was trained by another plan than {folder.plan_file} is now; run nnseg train {run.path} to renew "
+                "it, or choose other folds"
+            )
+        schedule = read_schedule(folder.fold(number))
+        if schedule and schedule.ended is None:
+            log.warning("the training of %s fold %d was stopped; its network is used as it was then", member.plan.name, number)
+    return list(chosen.values())
+
+
+def merge(models: Sequence[Model]) -> Model:
+    """One model of all members, and of all networks that cascades among them are shown.
+
+    It mends what all of them mend; how far they can be trusted together was not measured, and is not known of several.
+
+    Raises:
+        ModelError: labels or channels differ.
+    """
+    first, *others = models
+    if not others:
+        return first
+    return Model(
+        members=tuple(member for model in models for member in model.members),
+        about=first.about,
+        previous=tuple(member for model in models for member in model.previous),
+        postprocessing=tuple(mending for mending in first.postprocessing if all(mending in m.postprocessing for m in others)),
+        population=first.population,
+    )

@@ -1,0 +1,101 @@
+"""Rough cost of a plan before any measurement: case sizes, tiles, steps and seconds, from shapes alone."""
+
+from __future__ import annotations
+
+import math
+
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.geometry import Shape, tile_starts
+from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
+from nnseg.core.plan import Plan
+from nnseg.core.probe import Handling, Trial
+from nnseg.system.machine import GIGABYTE
+
+BYTES_PER_VALUE = 12.0
+"""Of RAM or device memory for each value of a step's feature maps: kept for the way back, their gradients, and work space."""
+
+PACKED = 0.7
+"""Size of a stored case as a share of its voxels' bytes: noise does not compress."""
+
+COMPUTING_GB = 0.09
+"""RAM that a process takes to compute convolutions at all: threads, and code made for them (measured on a CPU)."""
+
+BYTES_PER_LABEL = 0.02
+"""Of a compressed label map's file, for each voxel."""
+
+
+def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
+    """Memory and files of a training, from the network's shape; no times.
+
+    Args:
+        plan: to train.
+        base_gb: RAM of a process before it does anything.
+        on_device: the device has memory of its own, where the work is then done.
+    """
+    weights, values = plan.network.weights, count_values(plan)
+    states = 2 + (plan.training.averaging > 0) + {"adamw": 2}.get(plan.training.optimizer, 1)  # weights, gradients, ...
+    working = plan.training.batch_size * values * BYTES_PER_VALUE + 4 * weights * states
+    return Trial(
+        key="",
+        memory_gb=base_gb + (0.0 if on_device else working / GIGABYTE),
+        device_gb=working / GIGABYTE if on_device else 0.0,
+        tile_gb=COMPUTING_GB + 4 * (values + weights) / GIGABYTE,
+        checkpoint_bytes=4 * weights * (states - 1),
+        model_bytes=4 * weights,
+    )
+
+
+def rough_handling(plan: Plan, fingerprint: Fingerprint) -> Handling:
+    """Memory and files of preprocessing and prediction, from the largest scan; no times."""
+    largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
+    channels, heads = plan.stored, len(plan.labels.heads)
+    return Handling(
+        key="",
+        packed=PACKED,
+        memory_gb=largest * (16 * channels + 12),
+        predict_gb=largest * (8 * channels + 12 * heads + 16),
+        label_bytes=BYTES_PER_LABEL * 1e6,
+    )
+
+
+def count_values(plan: Plan) -> int:
+    """Values of the feature maps of one patch: of every convolution its result."""
+    network = plan.network
+    total, voxels = 0, math.prod(plan.patch)
+    for stage, features in enumerate(network.features):
+        voxels //= math.prod(network.strides[stage])
+        convolutions = network.blocks[stage] * (1 if network.kind == "plain" else 2)
+        if stage < len(network.features) - 1:
+            convolutions += network.decoder_blocks[stage] + 1
+        total += convolutions * features * voxels
+    return total + len(plan.labels.heads) * math.prod(plan.patch)
+
+
+def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
+    """Voxels of a case on the network's grid."""
+    return plan.grid(case.cropped_shape, case.spacing).shape
+
+
+def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
+    """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
+    label = 1 if len(plan.labels.values) <= 128 else 2
+    return math.prod(network_shape(case, plan)) * (4 * plan.stored + label)
+
+
+def bytes_held(case: CaseMeasure, plan: Plan) -> int:
+    """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
+    unpacked = unpacked_bytes(case, plan)
+    finer = math.prod(network_shape(case, plan)) / math.prod(case.cropped_shape)
+    counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
+    if plan.labels.ignore is not None:
+        counts.append(round(sum(case.voxels.values()) * finer))
+    positions = sum(max(min(MOST_LOCATIONS, n), n // 100) for n in counts)
+    return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
+
+
+def tiles(case: CaseMeasure, plan: Plan) -> int:
+    """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
+    patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
+    steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
+    along = zip(network_shape(case, plan), patch, steps, strict=True)
+    return math.prod(len(tile_starts(max(n, p), p, s)) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))

@@ -1,0 +1,1 @@
+"""A model over many scans: folders predicted by worker processes."""

@@ -1,0 +1,86 @@
+"""The files that a prediction leaves in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from nnseg.core.geometry import Vector
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
+from nnseg.core.plan import digest
+from nnseg.serving.messages import Order
+from nnseg.storage.images.dicom_seg import can_write_dicom_seg
+from nnseg.storage.images.write import write_answer, write_map, write_probabilities
+from nnseg.storage.predictions import FORMAT, file_hash
+
+if TYPE_CHECKING:
+    from nnseg.inference.predict import Prediction
+
+
+MAP_SUFFIX = ".nii.gz"
+"""Of maps of uncertainty, whatever the scan's format."""
+
+
+class Target(BaseModel):
+    """Where predictions go, and what is kept of them.
+
+    Args:
+        out: folder.
+        key: digest of all that decides what is written, apart from the scan: model and options.
+        suffix: of the label maps, ".dcm" for DICOM-SEG; the scan's own if empty.
+        probabilities: also write them.
+        uncertainty: also write a map of it, and one number into the record.
+        spacing: mm along the stored axes (z, y, x), for scans whose files say none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path
+    key: str = ""
+    suffix: str = ""
+    probabilities: bool = False
+    uncertainty: bool = False
+    spacing: Vector | None = None
+
+    @classmethod
+    def of(cls, order: Order, model: str) -> Self:
+        """The target of an order.
+
+        Args:
+            order: how scans are to be predicted.
+            model: key of the model.
+        """
+        options = order.options()
+        kept = {name: options[name] for name in ("suffix", "probabilities", "uncertainty", "spacing")}
+        made = [FORMAT, model, options, *([can_write_dicom_seg()] if not order.suffix else [])]
+        return cls(out=order.out, key=digest(made), **kept)
+
+
+def write_prediction(prediction: Prediction, name: str, source: Source, target: Target, labels: Labels) -> dict[str, str]:
+    """The files written for a case, the label map first, with the hashes of their bytes.
+
+    Args:
+        prediction: on the scan's canonical grid.
+        name: of the case.
+        source: of its scan.
+        target: says where and what.
+        labels: name the probabilities.
+    """
+    files = [*write_answer(prediction.label_map, target.out, name, like=source, labels=labels, form=target.suffix or None)]
+    try:
+        if target.probabilities:
+            assert prediction.probabilities is not None
+            files.append(target.out / f"{name}.npz")
+            write_probabilities(prediction.probabilities, files[-1], heads=labels.heads)
+        if target.uncertainty:
+            assert prediction.uncertainty is not None
+            files.append(target.out / f"{name}_uncertainty{MAP_SUFFIX}")
+            write_map(prediction.uncertainty, files[-1], like=source)
+        return {path.name: file_hash(path) for path in files}
+    except BaseException:  # a part of an answer would be taken for all of it
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Datasets on disk: layouts, descriptions, cases, groups."""

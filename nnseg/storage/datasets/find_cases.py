@@ -1,0 +1,204 @@
+"""Cases in a folder of images: which files are images, and which of them are channels of one case."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from nnseg.core.dataset import Case
+from nnseg.core.errors import ScanError
+from nnseg.storage.datasets.dataset_json import wrong
+from nnseg.storage.images.dicom import dicom_files, is_dicom, readable_series, volumes_of
+from nnseg.storage.images.formats import FORMATS, known, stem_of, suffix_of
+
+CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+"""nnU-Net's names: CASE_0000 is the first channel of CASE."""
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder by name: files with a known suffix, and folders that hold DICOM slices; hidden ones are left out."""
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return tuple(p for p in entries if (has_dicom(p) if p.is_dir() else suffix_of(p) in FORMATS))
+
+
+def has_dicom(folder: Path) -> bool:
+    """True if a DICOM file lies in the folder itself."""
+    return any(p.is_file() and not p.name.startswith(".") and is_dicom(p) for p in folder.iterdir())
+
+
+def name_of(path: Path) -> str:
+    """The case name of a file or of a series' folder, with the channel number if it has one."""
+    return path.name if path.is_dir() else stem_of(path)
+
+
+def case_of(name: str) -> str:
+    """A name without its channel number, if it has one."""
+    match = CHANNEL.fullmatch(name)
+    return match["case"] if match else name
+
+
+def suffixes_found(folder: Path) -> str:
+    """What lies in a folder, for people: ".txt (3), .docx (1)"."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    counts = Counter(suffix_of(p) or "no suffix" for p in files)
+    return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
+
+
+def known_suffixes() -> str:
+    """All suffixes that can be read, for people."""
+    return known()
+
+
+def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Files by case name, and those of one name apart: ``a.nii`` and ``a.nii.gz``, or names that differ in capitals only."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        groups[name_of(path).casefold()].append(path)
+    single = {name_of(paths[0]): paths[0] for paths in groups.values() if len(paths) == 1}
+    return single, {name_of(paths[0]): paths for paths in groups.values() if len(paths) > 1}
+
+
+def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[str, dict[int, Path]]:
+    """Files by case and channel number, or each a case of its own if that fits the names of the label maps better.
+
+    A stack saved as ``slice_0001.png``, ``slice_0002.png`` with label maps of the same names is not one case of many channels.
+    """
+    grouped: dict[str, dict[int, Path]] = defaultdict(dict)
+    for name, path in files.items():
+        match = CHANNEL.fullmatch(name)
+        grouped[case_of(name)][int(match["channel"]) if match else 0] = path
+    labelled = set(label_names)
+    if len(labelled & set(grouped)) > len(labelled & set(files)) or (not labelled & set(files) and _all_first(files)):
+        return dict(grouped)
+    return {name: {0: path} for name, path in files.items()}
+
+
+def _all_first(names: Iterable[str]) -> bool:
+    return all(name.endswith("_0000") for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One image: its name, with the folders it lies in and a channel number if it has one, and its file or files."""
+
+    name: str
+    images: tuple[Path, ...]
+
+
+def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
+    """The scans in a file or a folder and its folders, sorted by name.
+
+    ``CASE_0000``, ``CASE_0001``, ... are the channels of one case; a file without channel number holds all channels of a case. A
+    folder of DICOM slices is a case called like the folder. Cases in folders get the folders' names before theirs. A folder that
+    cannot be looked into is a case too, which fails when it is read.
+
+    Args:
+        path: a file, or a folder.
+        channels: of the model; tells whether numbers at the end of names count channels or slices.
+
+    Raises:
+        DatasetError: no such file or folder, or no scan in it.
+        ScanError: two scans would have the same name.
+
+    Example:
+        ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
+    """
+    path = Path(path).absolute()
+    if path.is_file():
+        return (_single(path, channels),)
+    if not path.is_dir():
+        raise wrong(path, "there is no such file or folder", expected="a scan or a folder of scans", advice="check the path")
+    entries = list(_walk(path, ()))
+    if not entries:
+        found = f"holds no scan; found {suffixes_found(path)}"
+        raise wrong(path, found, expected=f"DICOM or one of {known_suffixes()}", advice="convert the files")
+    cases = sorted(_cases(_distinct(entries), channels), key=lambda c: c.name)
+    for one, other in pairwise(cases):
+        if one.name.casefold() == other.name.casefold():
+            raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
+    return tuple(cases)
+
+
+def _single(path: Path, channels: int) -> Case:
+    """The case of one file, with the other channels that lie beside its first."""
+    if suffix_of(path) not in FORMATS and not is_dicom(path):
+        found = f'is no scan; found the suffix "{suffix_of(path)}"'
+        raise wrong(path, found, expected=f"DICOM or one of {known_suffixes()}", advice="convert the file")
+    match = CHANNEL.fullmatch(name_of(path))
+    if not match or int(match["channel"]) != 0:
+        return Case(name=name_of(path), images=(path,))
+    suffix = path.name[len(name_of(path)) :]
+    others = [path.with_name(f"{match['case']}_{i:04d}{suffix}") for i in range(1, channels)]
+    return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_Entry]:
+    name = "_".join(above) or folder.name
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
+        folders = [p for p in entries if p.is_dir()]
+    except OSError:  # told of when it is read
+        yield _Entry(name=name, images=(folder,))
+        return
+    yield from (_Entry(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
+    slices = [p for p in dicom_files(folder) if suffix_of(p) not in FORMATS]
+    if slices:
+        yield from _series_entries(folder, slices, name)
+    for path in folders:
+        if path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link may lead in circles
+            yield from _walk(path, (*above, path.name))
+
+
+def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator[_Entry]:
+    """The folder if it holds one volume; the files of each volume if it holds several, and those that cannot be read apart.
+
+    A broken one is told of when it is read.
+    """
+    found, broken = readable_series(slices)
+    volumes = volumes_of(found)
+    if len(volumes) < 2:
+        yield _Entry(name=name, images=(folder,))
+        return
+    if broken:
+        yield _Entry(name=f"{name}_unreadable", images=broken)
+    numbers = [v.number for v in volumes]
+    for i, volume in enumerate(volumes):
+        mark = volume.number if volume.number and numbers.count(volume.number) == 1 else f"{volume.number or 0}_{i + 1}"
+        yield _Entry(name=f"{name}_series{mark}", images=volume.files)
+
+
+def _distinct(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Entries whose names tell them apart: ``a.nii`` and ``a.nii.gz`` become a_nii and a_nii_gz."""
+    counts = Counter(e.name.casefold() for e in entries)
+    return [
+        e if counts[e.name.casefold()] == 1 else _Entry(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)
+        for e in entries
+    ]
+
+
+def _cases(entries: Sequence[_Entry], channels: int) -> Iterator[Case]:
+    groups: dict[str, dict[int, _Entry]] = defaultdict(dict)
+    loose = []
+    for entry in entries:
+        match = CHANNEL.fullmatch(entry.name)
+        if match and len(entry.images) == 1:
+            groups[match["case"]][int(match["channel"])] = entry
+        else:
+            loose.append(entry)
+    names = {e.name for e in loose}
+    for name, group in groups.items():
+        if name not in names and _are_channels(group, channels):
+            yield Case(name=name, images=tuple(group[i].images[0] for i in sorted(group)))
+        else:
+            loose += group.values()
+    yield from (Case(name=e.name, images=e.images) for e in loose)
+
+
+def _are_channels(group: dict[int, _Entry], channels: int) -> bool:
+    """True if the numbers count channels: 0 to the model's last, some of them perhaps missing, but not 1, 2, 3 of a stack."""
+    return set(group) <= set(range(channels)) and (0 in group or channels > 1)

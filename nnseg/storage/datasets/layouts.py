@@ -1,0 +1,231 @@
+"""How dataset folders are organised: each layout a function from folder to cases and what was wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnseg.core.dataset import Case, Finding
+from nnseg.core.errors import DatasetError
+from nnseg.storage.datasets.dataset_json import Description, Entry, read_description, wrong
+from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, known_suffixes, name_of, suffixes_found
+
+PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
+"""Folders of images and of label maps that belong together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a dataset folder holds, before any image was opened.
+
+    Args:
+        layout: in words.
+        cases: usable as far as names tell, sorted.
+        findings: what was wrong.
+        description: of its dataset.json, if it has one.
+    """
+
+    layout: str
+    cases: tuple[Case, ...]
+    findings: tuple[Finding, ...]
+    description: Description | None
+
+
+def find_layout(folder: Path) -> Found:
+    """The cases of a folder, in whichever layout it is.
+
+    Raises:
+        DatasetError: no such folder, an unreadable dataset.json, no known layout, or no usable case.
+    """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "there is no such folder"
+        raise wrong(folder, found, expected="a folder with a dataset", advice="check the path")
+    path = folder / "dataset.json"
+    description = read_description(path) if path.is_file() else None
+    if description and description.training is not None:
+        found_layout = _listed("Medical Segmentation Decathlon layout", description, description.training)
+    elif description and description.table is not None:
+        found_layout = _listed("nnU-Net raw layout (with a table of files)", description, description.table)
+    else:
+        found_layout = _paired(folder, description)
+    if not found_layout.cases:
+        raise _nothing_usable(folder, found_layout)
+    return found_layout
+
+
+def _listed(layout: str, description: Description, entries: Sequence[Entry]) -> Found:
+    """The cases that dataset.json lists."""
+    findings = [_error(e.problem, case=e.name, file=description.path) for e in entries if e.problem]
+    entries = [e for e in entries if not e.problem]
+    cases: dict[str, Case] = {}
+    for name, entry in zip(_entry_names(entries), entries, strict=True):
+        problem = _entry_problem(entry, known=name in cases)
+        if problem:
+            findings.append(_error(problem, case=name, file=entry.images[0]))
+        else:
+            cases[name] = Case(name=name, images=_existing(entry.images), labels=entry.labels)
+    findings += _unlisted(description, entries)
+    findings += _wrong_count(description, len(entries))
+    return _finish(layout, cases.values(), findings, description)
+
+
+def _entry_names(entries: Sequence[Entry]) -> list[str]:
+    """Names by the label map's file; with the folder's name before it where that alone would not tell cases apart."""
+    files = [e.labels or e.images[0] for e in entries]
+    names = [e.name or re.sub(r"_0000$", "", name_of(f)) for e, f in zip(entries, files, strict=True)]
+    if len(set(names)) == len(set(files)):
+        return names
+    longer = [e.name or f"{f.parent.name}_{n}" for e, f, n in zip(entries, files, names, strict=True)]
+    return longer if len(set(longer)) == len(set(files)) > len(set(names)) else names
+
+
+def _entry_problem(entry: Entry, *, known: bool) -> str:
+    missing = [f for f in entry.images if not f.exists() and not _channel_files(f)]
+    if known:
+        return "is listed twice in dataset.json, or two cases share this name; expected one entry per case; remove or rename one"
+    if missing:
+        return f"image {missing[0]} is listed in dataset.json but is not there; expected the file; restore it or remove the entry"
+    if entry.labels is None:
+        return "has no label map in dataset.json; expected its path; add it or remove the entry"
+    if not entry.labels.exists():
+        return f"label map {entry.labels} is missing; expected the file that dataset.json lists; restore it or remove the entry"
+    return ""
+
+
+def _channel_files(listed: Path) -> tuple[Path, ...]:
+    """CASE_0000, CASE_0001, ... where dataset.json lists CASE: the habit of nnU-Net's first version."""
+    suffix = listed.name[len(name_of(listed)) :]
+    paths = (listed.with_name(f"{name_of(listed)}_{i:04d}{suffix}") for i in range(10_000))
+    files = []
+    for path in paths:
+        if not path.exists():
+            break
+        files.append(path)
+    return tuple(files)
+
+
+def _existing(images: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(f for listed in images for f in ((listed,) if listed.exists() else _channel_files(listed)))
+
+
+def _unlisted(description: Description, entries: Sequence[Entry]) -> list[Finding]:
+    """Images and label maps that lie beside the listed ones."""
+    findings = []
+    listed = {f.resolve() for e in entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []))}
+    for kind, files in (("image", [f for e in entries for f in e.images]), ("label map", [e.labels for e in entries if e.labels])):
+        for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
+            extra = [p for p in image_files(folder) if p.resolve() not in listed]
+            message = (
+                f"{kind} {{}} is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
+            )
+            findings += [_warning(message.format(p), case=name_of(p), file=p) for p in extra]
+            listed.update(p.resolve() for p in extra)
+    return findings
+
+
+def _paired(folder: Path, description: Description | None) -> Found:
+    """The cases of a folder of images and a folder of label maps with equal names."""
+    images, labels = _pair_of_folders(folder)
+    files, doubled_images = by_name(image_files(images))
+    maps, doubled_maps = by_name(p for p in image_files(labels) if p.is_file())
+    doubled = {**doubled_images, **doubled_maps}
+    findings = [_doubled(name, paths) for name, paths in doubled.items()]
+    cases = {}
+    groups = by_channel(files, {*maps, *doubled_maps})
+    count = _channel_files_a_case(groups.values(), description)
+    lost = {case_of(name) for name in doubled} | set(doubled)
+    for name in sorted((set(groups) | set(maps)) - lost):
+        problem, file = _pair_problem(name, groups.get(name, {}), maps.get(name), count, (images, labels))
+        if problem:
+            findings.append(_error(problem, case=name, file=file))
+        else:
+            group = groups[name]
+            cases[name] = Case(name=name, images=tuple(group[i] for i in sorted(group)), labels=maps[name])
+    if description:
+        findings += _wrong_count(description, len(groups))
+    return _finish(_pair_layout(images, labels, description), cases.values(), findings, description)
+
+
+def _pair_of_folders(folder: Path) -> tuple[Path, Path]:
+    for images, labels in PAIRS:
+        if (folder / images).is_dir() and (folder / labels).is_dir():
+            for place in (folder / images, folder / labels):
+                if not image_files(place):
+                    found = f"holds no image; found {suffixes_found(place)}"
+                    raise wrong(place, found, expected=f"files with one of {known_suffixes()}", advice="convert the files")
+            return folder / images, folder / labels
+    inside = ", ".join(sorted(p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))) or "no folders"
+    found = f"is no dataset that nnseg knows; found {inside} and files: {suffixes_found(folder)}"
+    raise wrong(
+        folder, found, expected="dataset.json, or images/ with labels/", advice="arrange it so; the README shows the layouts"
+    )
+
+
+def _pair_layout(images: Path, labels: Path, description: Description | None) -> str:
+    if description and (images.name, labels.name) == PAIRS[0] and description.channels:
+        return "nnU-Net raw layout"
+    return f"pair of folders layout ({images.name}/ and {labels.name}/)"
+
+
+def _channel_files_a_case(groups: Iterable[dict[int, Path]], description: Description | None) -> int:
+    """How many files each case must have: one where every case has just one, which may hold several channels."""
+    most = max((max(group) + 1 for group in groups), default=1)
+    if most == 1:
+        return 1
+    return len(description.channels) if description and description.channels else most
+
+
+def _pair_problem(
+    name: str, group: dict[int, Path], label: Path | None, count: int, folders: tuple[Path, Path]
+) -> tuple[str, Path]:
+    """What is wrong with one case, and the file to name; nothing is an empty text."""
+    images, labels = folders
+    if not group and label is not None:
+        return f"label map {label} has no image; expected {name} in {images.name}/; add the image or remove the label map", label
+    first = next(iter(group.values()))
+    if label is None:
+        return f"image {first} has no label map; expected {name} in {labels.name}/; add it or remove the image", first
+    missing = [f"{name}_{i:04d}" for i in range(count) if i not in group]
+    if missing:
+        return f"channel file {missing[0]} is missing; expected {count} files a case; restore it or remove the case", first
+    if len(group) > count:
+        extra = group[max(group)]
+        return f"{extra} is one channel too many; expected {count} as declared; remove it or mend dataset.json", extra
+    return "", first
+
+
+def _doubled(name: str, paths: Sequence[Path]) -> Finding:
+    listed = " and ".join(p.name for p in paths)
+    message = f"{listed} share one name; expected one file per case and channel; remove or rename one"
+    return _error(message, case=case_of(name), file=paths[0])
+
+
+def _wrong_count(description: Description, count: int) -> list[Finding]:
+    if description.count in (None, count):
+        return []
+    message = f"numTraining is {description.count}, but there are {count} cases; the number was ignored"
+    return [Finding(level="note", message=message, file=str(description.path))]
+
+
+def _finish(layout: str, cases: Iterable[Case], findings: Iterable[Finding], description: Description | None) -> Found:
+    ordered = tuple(sorted(cases, key=lambda c: c.name))
+    return Found(layout=layout, cases=ordered, findings=tuple(findings), description=description)
+
+
+def _nothing_usable(folder: Path, found: Found) -> DatasetError:
+    errors = [f for f in found.findings if f.level == "error"]
+    first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
+    kinds = Counter(f.level for f in found.findings)
+    held = f"has no usable case ({found.layout}; {kinds['error']} errors){first}"
+    return wrong(folder, held, expected="at least one image with a label map", advice="mend the files named")
+
+
+def _error(message: str, *, case: str, file: Path) -> Finding:
+    return Finding(level="error", message=message, case=case, file=str(file))
+
+
+def _warning(message: str, *, case: str, file: Path) -> Finding:
+    return Finding(level="warning", message=message, case=case, file=str(file))

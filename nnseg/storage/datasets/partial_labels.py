@@ -1,0 +1,115 @@
+"""Which labels were annotated in which case, where not all were in all.
+
+Told in ``dataset.json``, ``"annotated_labels": {"case_a": ["liver"], "case_b": ["spleen", "kidney"]}``, or in a table
+``annotated_labels.csv`` beside it with columns ``case`` and ``labels``, the names separated by semicolons, commas or spaces. A
+region's name stands for all labels that it covers; cases not listed have all labels annotated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from nnseg.core.dataset import Case, Finding
+from nnseg.core.labels import Labels
+from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, Description, wrong
+from nnseg.storage.tables import read_rows
+
+TABLE = f"{ANNOTATED_KEY}.csv"
+
+
+def mark_annotated(
+    cases: Sequence[Case], labels: Labels, *, folder: Path, description: Description | None, unusable: Collection[str] = ()
+) -> tuple[tuple[Case, ...], tuple[Finding, ...]]:
+    """The cases, each with the labels that were annotated in it, and a note on how many have which.
+
+    Args:
+        cases: as found in the dataset.
+        labels: of the dataset.
+        folder: of the dataset.
+        description: its dataset.json, if it has one.
+        unusable: names of further cases, which may be listed too.
+
+    Raises:
+        DatasetError: a case or a label that is named is not there; the nearest name is offered.
+    """
+    path, given = _given(folder, description)
+    names = [case.name for case in cases]
+    for name in given:
+        if name not in {*names, *unusable}:
+            raise wrong(path, f"lists case {name}, which the dataset does not have", expected=_near(name, names), advice="mend it")
+    parts = _parts(labels)
+    found = {name: _labels(path, name, given[name], parts) for name in names if name in given}
+    marked = tuple(replace(case, annotated=_part(found.get(case.name), labels)) for case in cases)
+    return marked, (_note(marked, labels),) if any(case.annotated for case in marked) else ()
+
+
+def _given(folder: Path, description: Description | None) -> tuple[Path, Mapping[str, tuple[str, ...]]]:
+    table = folder / TABLE
+    if description is None or description.annotated is None:
+        return table, _read_table(table) if table.exists() else {}
+    if table.exists():
+        found = f'is there, and "{ANNOTATED_KEY}" in {description.path.name} too'
+        raise wrong(table, found, expected="one of them", advice="remove the other")
+    return description.path, description.annotated
+
+
+def _read_table(path: Path) -> dict[str, tuple[str, ...]]:
+    rows = [(line, row) for line, row in read_rows(path) if any(row)]
+    header = [cell.casefold() for cell in rows[0][1]] if rows else []
+    if header != ["case", "labels"]:
+        raise wrong(path, f"begins with {', '.join(header)}", expected="the columns case, labels", advice="mend its first line")
+    given: dict[str, tuple[str, ...]] = {}
+    for line, (name, *cells) in rows[1:]:
+        if name in given:
+            raise wrong(f"{path}, line {line}", f"case {name} is listed before", expected="one line a case", advice="keep one")
+        given[name] = tuple(part.strip() for cell in cells for part in re.split("[;,]", cell) if part.strip())
+    return given
+
+
+def _parts(labels: Labels) -> dict[str, tuple[str, ...]]:
+    """The labels, by name, that each name stands for; none for the background, which needs no annotation."""
+    parts = {region.name: region.values for region in labels.regions}
+    parts |= {name: (value,) for name, value in zip(labels.names, labels.values, strict=True)}
+    named = dict(zip(labels.values[1:], labels.names[1:], strict=True))
+    return {name: tuple(named[v] for v in values if v in named) for name, values in parts.items()}
+
+
+def _labels(path: Path, case: str, given: Sequence[str], parts: Mapping[str, tuple[str, ...]]) -> set[str]:
+    found: set[str] = set()
+    for name in (n for text in given for n in _separated(text, parts)):
+        if name not in parts:
+            text = f"lists label {name} for case {case}, which the dataset does not have"
+            raise wrong(path, text, expected=_near(name, list(parts)), advice="mend it")
+        found.update(parts[name])
+    if not found:
+        raise wrong(path, f"lists no label for case {case}", expected="at least one", advice="add it, or remove the case")
+    return found
+
+
+def _separated(text: str, parts: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names separated by spaces, where the whole is no name itself but all its words are."""
+    words = text.split()
+    return words if text not in parts and all(word in parts for word in words) else [text]
+
+
+def _part(annotated: Collection[str] | None, labels: Labels) -> tuple[str, ...] | None:
+    """In the dataset's order; None for all."""
+    if annotated is None or len(annotated) == len(labels.names) - 1:
+        return None
+    return tuple(name for name in labels.names if name in annotated)
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    plain = {k.casefold(): k for k in known}
+    return f"a name like {plain[get_close_matches(name.casefold(), plain, n=1, cutoff=0.0)[0]]}"
+
+
+def _note(cases: Sequence[Case], labels: Labels) -> Finding:
+    count = {name: sum(case.annotated is None or name in case.annotated for case in cases) for name in labels.names[1:]}
+    listed = ", ".join(f"{name} in {n}" for name, n in count.items())
+    message = f"labels annotated, of {len(cases)} cases: {listed}; elsewhere they count neither in training nor in scores"
+    return Finding(level="note", message=message)

@@ -1,0 +1,191 @@
+"""MHA, MHD, NRRD and GIPL files, and whatever else ITK writes, through SimpleITK."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnseg.core.geometry import Grid
+from nnseg.storage.images.raw import PLAINLY, Asked, Stored, check_file, make_grid, refuse, stand_in
+
+GIPL_HEADER_BYTES = 256
+
+
+def read_itk(path: Path, asked: Asked = PLAINLY) -> Stored:
+    """The voxels of a file that ITK reads; vectors and a fourth axis become channels.
+
+    Raises:
+        ScanError: no image, truncated, or of a geometry that ITK refuses.
+    """
+    check_file(path)
+    try:
+        with quiet():
+            image = header_only(path) if asked.only_header else sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        found = f"cannot be read as an image ({reason(error)})"
+        raise refuse(
+            path, found, expected="a complete image with axes at right angles", advice="copy or export it again"
+        ) from error
+    if path.suffix.lower() == ".gipl" and not asked.only_header:
+        _check_gipl_size(path, image)
+    return stored(path, image)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files in which the voxels of a MetaImage header (.mhd) lie; none if they follow in the header's own file.
+
+    Source: MetaIO's description of ElementDataFile: a name, LOCAL, LIST and a name a line, or a pattern of numbered names.
+    """
+    match = re.search(rb"^ElementDataFile\s*[=:]\s*(\S.*)", path.read_bytes(), re.MULTILINE | re.DOTALL)
+    name, *others = [os.fsdecode(line.strip()) for line in match[1].splitlines()] if match else ["LOCAL"]
+    if name.upper() == "LOCAL":
+        return ()
+    if name.split()[0] == "LIST":
+        return tuple(path.parent / other for other in others if other)
+    if "%" in name:
+        numbered = path.parent / name.split()[0]
+        pattern = "*".join(map(glob.escape, re.split(r"%\d*[du]", numbered.name)))
+        return tuple(sorted(numbered.parent.glob(pattern)))
+    return (path.parent / name,)
+
+
+def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
+    """A reader that has read what a file says of its image, and answers as the image would, but for its voxels.
+
+    Args:
+        path: the file.
+        image_io: the name of ITK's reader; by default that of the suffix.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> Stored:
+    """What an ITK image of two, three or four axes holds, or will hold where only its header was read."""
+    voxels, colours = _voxels(image)
+    dimensions = image.GetDimension()
+    if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
+        found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"
+        raise refuse(path, found, expected="a 2D or 3D image with at most one axis of channels", advice="export it again")
+    if colours > 1:
+        voxels = np.moveaxis(voxels, -1, 0)
+    elif dimensions < 4:
+        voxels = voxels[None]
+    if dimensions == 2:
+        voxels = voxels[:, None]
+    return Stored(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2)
+
+
+def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:
+    """The voxels and how many numbers each has, which are then the last axis."""
+    if isinstance(image, sitk.Image):
+        return np.array(sitk.GetArrayViewFromImage(image)), image.GetNumberOfComponentsPerPixel()
+    colours = image.GetNumberOfComponents()
+    pixel = sitk.Image([1] * image.GetDimension(), image.GetPixelIDValue(), colours)
+    shape = (*image.GetSize()[::-1], *((colours,) if colours > 1 else ()))
+    return stand_in(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
+
+
+def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+    """Write a volume with exactly this spacing, origin and direction.
+
+    Args:
+        voxels: (Z, Y, X).
+        path: its suffix chooses the format.
+        grid: of ``voxels``.
+        is_2d: write the only slice as a 2D image.
+        source: the scan; what a file of the same format says of it besides (its content, the patient, ...) is said here too.
+
+    Raises:
+        ScanError: GIPL of a turned volume; the format has no direction.
+    """
+    columns = np.asarray(grid.direction)[::-1].T
+    if path.suffix.lower() == ".gipl" and not np.array_equal(columns, np.eye(3)):
+        raise refuse(
+            path, "cannot hold the direction of a turned volume", expected="another format", advice="write .mha or .nii.gz"
+        )
+    if path.suffix.lower() == ".gipl" and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
+        found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
+        raise refuse(path, found, expected="values 0 to 65535", advice=advice)
+    image = as_image(voxels, grid, is_2d=is_2d)
+    for key, value in _said(source, path).items():
+        image.SetMetaData(key, value)
+    try:
+        with quiet():
+            sitk.WriteImage(image, str(path), useCompression=path.suffix.lower() != ".gipl")
+    except RuntimeError as error:  # a full disk, most often: to the caller it is what any other failed write is
+        raise OSError(reason(error)) from error
+
+
+def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image:
+    """An ITK image of voxels (Z, Y, X) on a grid, or of the only slice."""
+    dimensions, columns = 2 if is_2d else 3, np.asarray(grid.direction)[::-1].T
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels[0] if is_2d else voxels))
+    image.SetSpacing(grid.spacing[::-1][:dimensions])
+    image.SetOrigin(grid.origin[:dimensions])
+    image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())
+    return image
+
+
+def _said(source: Path | None, path: Path) -> dict[str, str]:
+    """What the header of a file of the format of ``path`` says besides the grid, and besides what ITK adds on reading."""
+    if source is None or source.suffix.lower() != path.suffix.lower() or not source.is_file():
+        return {}
+    try:
+        with quiet():
+            reader = header_only(source)
+    except RuntimeError:  # it was readable once; what it said is lost, which does no harm
+        return {}
+    said = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    own = ("ITK_", "NRRD_kinds", "NRRD_space", "NRRD_sizes", "NRRD_thicknesses", "NRRD_measurement frame")
+    return {key: value for key, value in said.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ITK from printing warnings; what matters is checked and raised."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def reason(error: RuntimeError) -> str:
+    """The last line of an ITK error, which holds the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].split("ERROR: ")[-1] if lines else "unknown error"
+
+
+def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int, ...]) -> Grid:
+    """The grid of an image; a flat one lies in the x-y plane, a fourth axis is left out."""
+    dimensions = image.GetDimension()
+    n = min(dimensions, 3)
+    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
+    direction[:n, :n] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:n, :n]
+    spacing[:n], origin[:n] = image.GetSpacing()[:n], image.GetOrigin()[:n]
+    grid = make_grid(path, shape, (direction * spacing).T[::-1], origin)
+    exact: tuple[Any, ...] = tuple(spacing[::-1].tolist())  # a norm may be off in the last digit
+    rows = [tuple(column.tolist()) for column in direction.T[::-1]]
+    return Grid(shape=grid.shape, spacing=exact, origin=grid.origin, direction=(rows[0], rows[1], rows[2]))
+
+
+def _check_gipl_size(path: Path, image: sitk.Image) -> None:
+    """ITK fills the missing end of a GIPL file with zeros; its length tells."""
+    voxels: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
+    promised = GIPL_HEADER_BYTES + voxels.nbytes
+    if path.stat().st_size < promised:
+        raise refuse(path, f"has {path.stat().st_size} bytes", expected=f"{promised}", advice="copy it again; it is truncated")

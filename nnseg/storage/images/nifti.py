@@ -1,0 +1,272 @@
+"""NIfTI files, read from fully decompressed bytes and written with the header of the scan they belong to.
+
+Not through ITK: it fills the missing part of a truncated file with zeros and turns NaN and Inf into 0, both without a word.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Grid, Vector
+from nnseg.storage.images.raw import PLAINLY, Asked, Stored, check_file, contents, flat_grid, make_grid, refuse, stand_in
+
+GZIP_MAGIC = b"\x1f\x8b"
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+MILLIMETRES = {1: 1000.0, 3: 0.001}
+"""What one unit of length is in mm, by its code in ``xyzt_units``: metres and micrometres. All other codes mean mm."""
+
+FORMS_TOLERANCE = 0.1
+"""In voxels: how far apart sform and qform may put a corner of the volume before it is worth a note."""
+
+_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+
+
+def read_nifti(path: Path, asked: Asked = PLAINLY) -> Stored:
+    """The voxels of a NIfTI file, scaled as its header says; axes after the third become channels.
+
+    The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'; in the unit that the header names.
+
+    Raises:
+        ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
+    """
+    data = decompressed(path, only_header=asked.only_header)
+    header = _header(path, data)
+    shape = tuple(int(n) for n in header.get_data_shape())
+    if not 2 <= len(shape) <= 5 or min(shape) < 1:
+        raise refuse(
+            path, f"is {len(shape)}-dimensional {shape}", expected="a 2D or 3D image, with or without channels", advice=_AGAIN
+        )
+    kind = _number_type(path, header)
+    found = _dummy(kind, shape) if asked.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
+    grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=asked.spacing)
+    notes = (*_naming_note(path), *_forms_note(header, grid))
+    return Stored(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
+
+
+def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+    """Write a volume as NIfTI; with the header of ``source``, where only number type, scaling and display range differ.
+
+    Args:
+        voxels: (Z, Y, X) in stored order.
+        path: ends in .nii or .nii.gz.
+        grid: of the voxels, as stored; it may be sheared.
+        is_2d: write the only slice as a 2D image.
+        source: the NIfTI file whose header is taken, if it says that its voxels are on this very grid.
+    """
+    header = _header_like(source, grid) if source and source.is_file() and is_nifti(source) else None
+    if header is None:
+        header = _new_header(grid, 2 if is_2d else 3)
+    header.set_data_dtype(voxels.dtype)
+    header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
+    start = int(header["sizeof_hdr"]) + 4  # four bytes that say: no extensions
+    header["vox_offset"] = start
+    header["magic"] = b"n+1" if start == 352 else b"n+2\0\r\n\x1a\n"
+    stored = np.ascontiguousarray(voxels, header.get_data_dtype())
+    with path.open("wb") as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                packed.writelines((header.binaryblock, bytes(4), stored.data))
+        else:
+            file.writelines((header.binaryblock, bytes(4), stored.data))
+
+
+def _header_like(source: Path, grid: Grid) -> Any:
+    """The header of a file without its channels; None if it puts the voxels elsewhere, as where a spacing was given instead."""
+    header = _header(source, decompressed(source, only_header=True)).copy()
+    shape = (*(1,) * (3 - len(header.get_data_shape())), *header.get_data_shape()[2::-1])
+    try:
+        there = _grid(source, header, shape, is_2d=int(header["dim"][0]) == 2)
+    except ScanError:
+        return None
+    if there != grid:
+        return None
+    dimensions = min(int(header["dim"][0]), 3)
+    if int(header["dim"][0]) > dimensions:  # channels go; so does a note that they were a vector or a time series
+        header["dim"][4:] = 1
+        header.set_intent(0)
+    header["dim"][0] = dimensions
+    return header
+
+
+def _new_header(grid: Grid, dimensions: int) -> Any:
+    """A header that says where a grid lies: exactly in the sform, and as near as it can in the qform, which knows no shear."""
+    affine = np.eye(4)
+    affine[:3, :3] = RAS_TO_LPS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
+    affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
+    header = nib.Nifti1Header() if max(grid.shape) < 2**15 else nib.Nifti2Header()
+    header.set_data_shape(grid.shape[::-1][:dimensions])
+    header["pixdim"][1:4] = grid.spacing[::-1]
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_sform(affine, code=1)
+    header.set_xyzt_units("mm")
+    return header
+
+
+def is_nifti(path: Path) -> bool:
+    """True if the file starts like a NIfTI file, compressed or not."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:2] == GZIP_MAGIC or _kind(start) is not None
+
+
+def decompressed(path: Path, *, only_header: bool = False) -> bytes:
+    """The bytes of a file, decompressed to the very end, so that checksum and length of a gzip stream are verified.
+
+    Raises:
+        ScanError: the stream ends early or is damaged.
+    """
+    data = _start(path) if only_header else contents(path)
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES) if only_header else gzip.decompress(data)
+    except EOFError as error:
+        raise refuse(path, "gzip stream ends early", expected="a complete file", advice="copy it again; it is truncated") from error
+    except (OSError, zlib.error) as error:
+        raise refuse(path, f"gzip stream is damaged ({error})", expected="an intact file", advice="copy it again") from error
+
+
+_AGAIN = "export the image again"
+HEADER_BYTES = 1024
+"""Enough for a header of either version."""
+
+
+def _start(path: Path) -> bytes:
+    check_file(path)
+    with path.open("rb") as file:
+        return file.read(64 * HEADER_BYTES)
+
+
+def _naming_note(path: Path) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
+    return () if packed == named else (f"is {'' if packed else 'not '}compressed, against its name; read as it is",)
+
+
+def _kind(start: bytes) -> tuple[int, bool] | None:
+    """Header size and whether it is big-endian, from a file's first four bytes."""
+    for size in _HEADERS:
+        if int.from_bytes(start[:4], "little") == size:
+            return size, False
+        if int.from_bytes(start[:4], "big") == size:
+            return size, True
+    return None
+
+
+def _header(path: Path, data: bytes) -> Any:
+    """The header as stored: not checked by nibabel, which would silently turn a voxel size of 0 into 1."""
+    kind = _kind(data[:4])
+    if kind is None:
+        raise refuse(path, "is not a NIfTI file", expected="a NIfTI header after decompression", advice="export it as .nii.gz")
+    size, big = kind
+    magic = data[344:348] if size == 348 else data[4:8]
+    if len(data) < size + 4 or magic[:3] not in (b"n+1", b"n+2"):
+        found = "has no complete single-file NIfTI header"
+        raise refuse(path, found, expected='"n+1" or "n+2" in it', advice="save it as one .nii.gz file (not .hdr with .img)")
+    return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
+
+
+def _number_type(path: Path, header: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except (HeaderDataError, KeyError) as error:
+        code = int(header["datatype"])
+        raise refuse(path, f"has unknown number type {code}", expected="integers or floats", advice=_AGAIN) from error
+    if dtype.kind == "c":
+        raise refuse(path, "holds complex numbers", expected="integers or floats", advice="export magnitude images")
+    return dtype
+
+
+def _dummy(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """What `_stored_voxels` gives, in shape and type only."""
+    return stand_in((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else stand_in(shape[::-1], dtype)
+
+
+def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
+    start, count = int(header["vox_offset"]) or int(header["sizeof_hdr"]) + 4, int(np.prod(shape, dtype=object))
+    if start < 0 or len(data) < start + count * dtype.itemsize:
+        found = f"holds {max(len(data) - start, 0)} bytes of voxels"
+        promised = f"{count * dtype.itemsize} as its header says (shape {shape})"
+        raise refuse(path, found, expected=promised, advice="copy it again; it is truncated")
+    voxels = np.frombuffer(data, dtype, count, start).reshape(shape[::-1])
+    return voxels.view(np.uint8).reshape(*voxels.shape, -1) if dtype.names else voxels
+
+
+def _scaled(path: Path, header: Any, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Voxels times slope plus intercept; a slope of 0 or NaN means none, as the format says."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0 or (slope, intercept) == (1.0, 0.0):
+        return voxels
+    if not np.isfinite(intercept):
+        raise refuse(path, f"has scl_inter {intercept}", expected="a number", advice="mend the header")
+    wide: npt.NDArray[np.floating[Any]] = voxels.astype(np.float64 if voxels.dtype.itemsize > 4 else np.float32)
+    wide *= slope
+    wide += intercept
+    return wide
+
+
+def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """(C, Z, Y, X) of stored voxels: colours, or the one axis after the third that is longer than 1, are channels."""
+    extra = [n for n in shape[3:] if n > 1]
+    colours = voxels.shape[-1] if voxels.ndim > len(shape) else 1
+    if len(extra) + (colours > 1) > 1:
+        raise refuse(path, f"is {len(shape)}-dimensional {shape}", expected="at most one axis of channels", advice=_AGAIN)
+    space = (*(1,) * (3 - len(shape)), *shape[2::-1]) if len(shape) > 2 else (1, shape[1], shape[0])
+    if colours > 1:
+        return np.moveaxis(voxels.reshape(*space, colours), -1, 0)
+    return voxels.reshape(-1, *space)
+
+
+def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spacing: Vector | None = None) -> Grid:
+    header = header.copy()
+    sizes = np.asarray(header["pixdim"][1 : 3 if is_2d else 4])
+    if spacing is not None and not int(header["sform_code"]) > 0 and not (np.isfinite(sizes) & (sizes > 0)).all():
+        header["pixdim"][1:4] = spacing[::-1]
+    if header["pixdim"][0] not in (-1, 1):  # ITK and the format read an invalid sign as +1; nibabel would refuse
+        header["pixdim"][0] = 1
+    if is_2d and not header["pixdim"][3] > 0:
+        header["pixdim"][3] = 1
+    try:
+        affine = np.asarray(header.get_best_affine(), float)
+    except (HeaderDataError, ValueError) as error:
+        raise refuse(
+            path, f"has a broken qform ({error})", expected="valid positions in its header", advice="mend the header"
+        ) from error
+    if is_2d and not np.any(affine[:3, 2]):
+        affine[2, 2] = 1.0
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    steps, origin = unit * (RAS_TO_LPS @ affine[:3, 2::-1]).T, unit * (RAS_TO_LPS @ affine[:3, 3])
+    grid = make_grid(path, shape, steps, origin, spacing)
+    # A flat image may hang anywhere in space; as a picture, its slice axis stays first.
+    return flat_grid(shape, grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
+
+
+def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
+    """A note if the header holds two positions, sform and qform, that differ."""
+    if not (int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0):
+        return ()
+    try:
+        between = np.asarray(header.get_sform(), float) - np.asarray(header.get_qform(), float)
+    except (HeaderDataError, ValueError):
+        return ("its qform is broken; the sform is used",)
+    corners = np.array(
+        [[x, y, z, 1] for z in (0, grid.shape[0] - 1) for y in (0, grid.shape[1] - 1) for x in (0, grid.shape[2] - 1)]
+    )
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
+    return (
+        (f"its sform and qform differ by up to {gap:.3g} mm; the sform is used",)
+        if gap > FORMS_TOLERANCE * min(grid.spacing)
+        else ()
+    )

@@ -1,0 +1,81 @@
+"""Volumes brought from one grid onto another: sheared ones onto right angles and back, channels onto the first one's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from nnseg.core.geometry import Grid, Vector
+from nnseg.storage.images.raw import SHEAR_LIMIT, as_shape, shear
+
+Rows = npt.NDArray[np.float64]
+
+
+def upright(grid: Grid) -> Grid:
+    """The grid itself if its axes stand at right angles, else the one at right angles that covers its voxels.
+
+    The two axes closest to a right angle stay, so that slices of a tilted gantry are only moved within their planes.
+    """
+    if shear(grid) <= SHEAR_LIMIT:
+        return grid
+    direction = np.asarray(grid.direction)
+    cosines = np.abs(direction @ direction.T)
+    a, b, c = min(((1, 2, 0), (0, 2, 1), (0, 1, 2)), key=lambda axes: cosines[axes[0], axes[1]])
+    axes = direction.copy()
+    axes[b] = _unit(direction[b] - (direction[b] @ direction[a]) * direction[a])
+    normal = np.cross(axes[a], axes[b])
+    axes[c] = normal * np.sign(normal @ direction[c])
+    spacing = np.asarray(grid.spacing) * np.sum(direction * axes, axis=1)
+    corners = np.stack(np.meshgrid(*([0, n - 1] for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    places = (corners @ _steps(grid) + grid.origin) @ axes.T  # mm along the new axes
+    low, high = places.min(axis=0), places.max(axis=0)
+    shape = np.ceil((high - low) / spacing - 1e-3).astype(int) + 1
+    rows = [_vector(row) for row in axes]
+    return Grid(
+        shape=as_shape(tuple(shape.tolist())),
+        spacing=_vector(spacing),
+        origin=_vector(low @ axes),
+        direction=(rows[0], rows[1], rows[2]),
+    )
+
+
+def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, outside: float = 0.0) -> npt.NDArray[Any]:
+    """A volume (Z, Y, X) on another grid.
+
+    Args:
+        voxels: on ``grid``.
+        grid: where they are.
+        onto: where they are wanted.
+        order: 0 takes the nearest voxel, 1 interpolates linearly.
+        outside: the value of voxels that ``grid`` does not cover.
+    """
+    back = np.linalg.inv(_steps(grid))
+    turned, moved = (_steps(onto) @ back).T, (np.asarray(onto.origin) - grid.origin) @ back
+    mode = "grid-constant"  # with "constant", a crumb of rounding would put a whole border outside
+    result: npt.NDArray[Any] = ndimage.affine_transform(voxels, turned, moved, onto.shape, order=order, mode=mode, cval=outside)
+    return result
+
+
+def share_inside(grid: Grid, other: Grid) -> float:
+    """The share of a grid's voxels that lie within another's."""
+    points = np.stack(np.meshgrid(*(np.linspace(0, n - 1, min(n, 20)) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    there = (points @ _steps(grid) + grid.origin - np.asarray(other.origin)) @ np.linalg.inv(_steps(other))
+    return float(np.mean(np.all((there >= -0.5) & (there <= np.asarray(other.shape) - 0.5), axis=1)))
+
+
+def _steps(grid: Grid) -> Rows:
+    """Steps in mm from voxel to voxel, one row an axis."""
+    steps: Rows = np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None]
+    return steps
+
+
+def _unit(vector: Rows) -> Rows:
+    return np.asarray(vector / np.linalg.norm(vector), float)
+
+
+def _vector(values: Rows) -> Vector:
+    a, b, c = values.tolist()
+    return a, b, c

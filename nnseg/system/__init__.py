@@ -1,0 +1,1 @@
+"""The machine: processes, memory, energy, signals, and one function over many items."""

@@ -1,0 +1,1 @@
+"""Augmentation of training patches: intensity, MRI artefacts, pose, deformation, previous segmentations."""

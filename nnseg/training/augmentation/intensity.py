@@ -1,0 +1,215 @@
+"""Random changes of intensity, the same code on CPU and GPU.
+
+Each change is two functions: one draws how strongly to change which channels of one patch, the other applies it to all chosen
+channels of a batch, and only to them. A row is one channel of one patch; nothing mixes rows, so a patch does not depend on its
+neighbours in the batch.
+
+Source: nnU-Net (Isensee et al. 2021), supplement 4, for the changes and their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnseg.core.plan import Augmentation
+from nnseg.core.validation import Range
+from nnseg.training.augmentation.mri import (
+    SMALLEST,
+    Change,
+    Shape,
+    Strength,
+    apply_bias_field,
+    apply_ghosting,
+    apply_motion,
+    apply_rician_noise,
+    apply_slice_thickness,
+    column,
+    draw_bias_field,
+    draw_ghosting,
+    draw_motion,
+    draw_rician_noise,
+    draw_slice_thickness,
+    extremes,
+    mean_of,
+)
+
+Drawn = Mapping[str, Mapping[int, Strength]]
+"""For one patch: per change, the channels it befalls and how strongly."""
+
+
+def draw_strengths(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> Drawn:
+    """What is to happen to one patch of shape (C, *space)."""
+    return {name: change.draw(rng, settings, shape) for name, change in CHANGES.items()}
+
+
+def augment(image: Tensor, drawn: Sequence[Drawn], *, masked: Sequence[int] = ()) -> None:
+    """Change a batch in place.
+
+    Args:
+        image: contiguous float32 (B, C, *space).
+        drawn: for each patch, from `draw_strengths`.
+        masked: channels normalized inside the object only; they stay zero where all channels are zero.
+    """
+    channels = image.shape[1]
+    outside = (image == 0).all(1) if masked else None
+    rows = image.view(-1, *image.shape[2:])
+    for name, change in CHANGES.items():
+        chosen = {b * channels + c: strength for b, patch in enumerate(drawn) for c, strength in patch[name].items()}
+        if chosen:
+            index = torch.tensor(list(chosen)).to(image.device, non_blocking=True)
+            rows.index_copy_(0, index, change.apply(rows.index_select(0, index), list(chosen.values())))
+    if outside is not None:
+        for channel in masked:
+            image[:, channel].masked_fill_(outside, 0.0)
+
+
+def draw_noise(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """(standard deviation, seed); channels share the first."""
+    if rng.random() >= settings.noise_probability:
+        return {}
+    deviation = rng.uniform(*settings.noise)
+    return {channel: (deviation, int(rng.integers(2**31))) for channel in range(shape[0])}
+
+
+def apply_noise(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows plus Gaussian noise, each from its own seed."""
+    for row, (deviation, seed) in zip(rows, strengths, strict=True):
+        generator = torch.Generator(rows.device).manual_seed(int(seed))
+        row.add_(torch.randn(row.shape, generator=generator, device=rows.device), alpha=deviation)
+    return rows
+
+
+def draw_blur(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """A sigma in voxels for each axis; each channel with chance 1/2."""
+    if rng.random() >= settings.blur_probability:
+        return {}
+    return {c: tuple(rng.uniform(*settings.blur, len(shape) - 1)) for c in range(shape[0]) if rng.random() < 0.5}
+
+
+def apply_blur(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows under a Gaussian cut off at three sigma, reflected at the borders."""
+    for axis, sigmas in enumerate(zip(*strengths, strict=True), start=1):
+        weights = _gaussian(np.array(sigmas))
+        radius, length = len(weights) - 1, rows.shape[axis]
+        mirrored = np.pad(np.arange(length), radius, mode="reflect")
+        padded = rows.index_select(axis, torch.from_numpy(mirrored).to(rows.device, non_blocking=True))
+        shares = [column(w.tolist(), rows) for w in weights]
+        rows = rows * shares[0]
+        for k in range(1, radius + 1):
+            rows += shares[k] * (padded.narrow(axis, radius - k, length) + padded.narrow(axis, radius + k, length))
+    return rows
+
+
+def draw_brightness(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """A factor for each channel."""
+    return _draw_factors(rng, settings.brightness_probability, settings.brightness, shape)
+
+
+def apply_brightness(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows times their factors."""
+    return rows * _factors(strengths, rows)
+
+
+def draw_contrast(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """A factor for each channel."""
+    return _draw_factors(rng, settings.contrast_probability, settings.contrast, shape)
+
+
+def apply_contrast(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows with distances from the mean times a factor, inside the old range."""
+    mean = mean_of(rows)
+    low, high = extremes(rows)
+    return ((rows - mean) * _factors(strengths, rows) + mean).clamp(low, high)
+
+
+def draw_low_resolution(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """A zoom for each axis, the same one for all that lose resolution; each channel with chance 1/2."""
+    if rng.random() >= settings.low_resolution_probability:
+        return {}
+    kept = 1 if settings.in_plane and len(shape) == 4 else 0
+    zooms = rng.uniform(*settings.low_resolution, shape[0])
+    return {c: (1.0,) * kept + (zooms[c],) * (len(shape) - 1 - kept) for c in range(shape[0]) if rng.random() < 0.5}
+
+
+def apply_low_resolution(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows as if scanned on a coarser grid: nearest voxel down, linear up."""
+    linear = "trilinear" if rows.ndim == 4 else "bilinear"
+    for row, zooms in zip(rows, strengths, strict=True):
+        size = [max(1, round(n * zoom)) for n, zoom in zip(row.shape, zooms, strict=True)]
+        small = F.interpolate(row[None, None], size=size, mode="nearest-exact")
+        row.copy_(F.interpolate(small, size=list(row.shape), mode=linear, align_corners=False)[0, 0])
+    return rows
+
+
+def draw_inverted_gamma(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """An exponent for each channel."""
+    return _draw_factors(rng, settings.inverted_gamma_probability, settings.gamma, shape)
+
+
+def apply_inverted_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """`apply_gamma` of the negative image, negated."""
+    return -apply_gamma(-rows, strengths)
+
+
+def draw_gamma(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """An exponent for each channel."""
+    return _draw_factors(rng, settings.gamma_probability, settings.gamma, shape)
+
+
+def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows scaled to 0..1, raised to their exponents, and given their old mean and standard deviation."""
+    mean = mean_of(rows)
+    deviation = mean_of((rows - mean).square()).sqrt()
+    low, high = extremes(rows)
+    share = (rows - low) / (high - low).clamp(min=SMALLEST)
+    # Not `share ** factors`, whose last bit depends on where a thread's part of the tensor ends.
+    bent = (share.log_() * _factors(strengths, rows)).exp_() * (high - low)
+    bent -= mean_of(bent)
+    return bent * (deviation / mean_of(bent.square()).sqrt().clamp(min=SMALLEST)) + mean
+
+
+def _draw_factors(rng: np.random.Generator, probability: float, bounds: Range, shape: Shape) -> dict[int, Strength]:
+    """A factor for each channel, below and above 1 with equal chance."""
+    if rng.random() >= probability:
+        return {}
+    return {channel: (_around_one(rng, *bounds),) for channel in range(shape[0])}
+
+
+def _around_one(rng: np.random.Generator, low: float, high: float) -> float:
+    below = low < 1.0 and (high <= 1.0 or rng.random() < 0.5)
+    return float(rng.uniform(low, min(1.0, high)) if below else rng.uniform(max(1.0, low), high))
+
+
+def _gaussian(sigmas: np.ndarray) -> np.ndarray:
+    """(1 + largest radius, N): the weight of the middle voxel, of its neighbours on either side, and so on, for each row."""
+    radii = np.ceil(3 * sigmas)
+    steps = np.arange(int(radii.max()) + 1)[:, None]
+    heights = np.where(steps <= radii, np.exp(-0.5 * (steps / np.maximum(sigmas, SMALLEST)) ** 2), 0.0)
+    return np.asarray(heights / (heights[0] + 2 * heights[1:].sum(0)))
+
+
+def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
+    return column([s[0] for s in strengths], rows)
+
+
+CHANGES: Final[dict[str, Change]] = {
+    "motion": Change(draw_motion, apply_motion),
+    "ghosting": Change(draw_ghosting, apply_ghosting),
+    "slice_thickness": Change(draw_slice_thickness, apply_slice_thickness),
+    "bias_field": Change(draw_bias_field, apply_bias_field),
+    "rician_noise": Change(draw_rician_noise, apply_rician_noise),
+    "noise": Change(draw_noise, apply_noise),
+    "blur": Change(draw_blur, apply_blur),
+    "brightness": Change(draw_brightness, apply_brightness),
+    "contrast": Change(draw_contrast, apply_contrast),
+    "low_resolution": Change(draw_low_resolution, apply_low_resolution),
+    "inverted_gamma": Change(draw_inverted_gamma, apply_inverted_gamma),
+    "gamma": Change(draw_gamma, apply_gamma),
+}
+"""Every change, in the order in which they are applied: what a scanner does comes first."""

@@ -1,0 +1,1 @@
+"""Volumes of predicted scans: numbers, tables, percentiles among a population, pages."""

@@ -1,0 +1,104 @@
+"""A volume drawn against others': their middle half and nine tenths as bars, their median as a line, the volume as a mark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from markupsafe import Markup
+
+from nnseg.core.population import Percentile
+from nnseg.reporting.charts.drawing import Axes, bar, canvas, dot, line, number, round_range, text, ticks
+
+WIDTH, HEIGHT = 200.0, 22.0
+LEFT, RIGHT = 50.0, 150.0
+"""Where the 5th and the 95th percentile stand in every drawing, so that rows of a table can be compared at a glance."""
+EDGE = 7.0
+"""Pixels from an end within which the mark becomes an arrow."""
+WIDE = 360.0
+GOLDEN = 0.618
+"""Dots that follow one another are moved up or down by this part of their room, and so do not cover one another."""
+
+
+def band_svg(name: str, ml: float, stands: Percentile) -> Markup:
+    """The drawing for one label; beyond its ends the mark is an arrow.
+
+    Args:
+        name: of the label, for those who cannot see it.
+        ml: its volume.
+        stands: where that is among others.
+    """
+    low, first, middle, third, high = (_place(value, stands) for value in stands.band)
+    words = f"{name}: {told_ml(ml)} ml, percentile {percent(stands)}; 5 to 95 % of others have {span(stands)} ml"
+    svg = canvas(words, height=HEIGHT, width=WIDTH, kind="band")
+    SubElement(svg, "title").text = words
+    line(svg, "scale", (0.0, HEIGHT / 2), (WIDTH, HEIGHT / 2))
+    bar(svg, (low, 4.0), (high - low, HEIGHT - 8.0), kind="most")
+    bar(svg, (first, 4.0), (third - first, HEIGHT - 8.0), kind="half")
+    line(svg, "median", (middle, 2.0), (middle, HEIGHT - 2.0))
+    _mark(svg, _place(ml, stands), unusual=bool(stands.unusual))
+    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
+
+
+def told_ml(ml: float) -> str:
+    """A volume to three digits: "0.376", "1.80", "1,235"."""
+    return "0" if ml == 0 else f"{ml:,.0f}" if ml >= 99.95 else f"{ml:#.3g}"
+
+
+def percent(stands: Percentile) -> str:
+    """A percentile as people read it: "< 1", "37", "> 99"."""
+    if stands.percent <= 1 or stands.percent >= 99:
+        return "< 1" if stands.percent <= 1 else "> 99"
+    return f"{stands.percent:.0f}"
+
+
+def span(stands: Percentile) -> str:
+    """What nine tenths of others have: "1.19 to 2.06"."""
+    return f"{told_ml(stands.band[0])} to {told_ml(stands.band[-1])}"
+
+
+def _place(ml: float, stands: Percentile) -> float:
+    """Pixels along the drawing, which may lie outside of it; all is in the middle where others are all the same."""
+    low, high = stands.band[0], stands.band[-1]
+    if high <= low:
+        return (LEFT + RIGHT) / 2 + (0.0 if ml == low else WIDTH if ml > low else -WIDTH)
+    return LEFT + (ml - low) / (high - low) * (RIGHT - LEFT)
+
+
+def _mark(svg: Element, x: float, *, unusual: bool) -> None:
+    """A diamond, or an arrow at the end that the mark lies beyond."""
+    y, kind = HEIGHT / 2, "mark unusual" if unusual else "mark"
+    if x < EDGE:
+        corners = [(0.5, y), (9.0, y - 6), (9.0, y + 6)]
+    elif x > WIDTH - EDGE:
+        corners = [(WIDTH - 0.5, y), (WIDTH - 9.0, y - 6), (WIDTH - 9.0, y + 6)]
+    else:
+        corners = [(x, y - 7), (x + 6, y), (x, y + 7), (x - 6, y)]
+    SubElement(svg, "polygon", {"class": kind, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)})
+
+
+def spread_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None) -> Markup:
+    """A dot for each case, above the bars of others where there are any.
+
+    Args:
+        name: of the label.
+        volumes: ml, by case.
+        band: ml that others have at the percents of `BAND`.
+    """
+    low, high = round_range([*volumes.values(), *(band or ())])
+    axes = Axes(x=(low, high), y=(0.0, 1.0), left=14.0, right=WIDE - 14.0, top=6.0, bottom=58.0)
+    svg = canvas(f"{name}: volumes of {len(volumes)} cases in ml", height=84.0, width=WIDE)
+    for tick in ticks(low, high):
+        x, _ = axes.place(tick, 0.0)
+        line(svg, "grid", (x, axes.top), (x, axes.bottom))
+        text(svg, number(tick), (x, axes.bottom + 17), "middle")
+    if band:
+        group = SubElement(svg, "g", {"class": "band"})
+        at = [axes.place(ml, 0.0)[0] for ml in band]
+        bar(group, (at[0], 44.0), (at[-1] - at[0], 10.0), kind="most")
+        bar(group, (at[1], 44.0), (at[3] - at[1], 10.0), kind="half")
+        line(group, "median", (at[2], 41.0), (at[2], 57.0))
+    group = SubElement(svg, "g", {"class": "dots"})
+    for i, (case, ml) in enumerate(sorted(volumes.items(), key=lambda item: item[1])):
+        dot(group, (axes.place(ml, 0.0)[0], 24.0 + 26.0 * (i * GOLDEN % 1.0 - 0.5)), f"{case}: {told_ml(ml)} ml")
+    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)

@@ -1,0 +1,276 @@
+"""The report of predictions without references: volumes, percentiles, asymmetries, a sheet for each case."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from nnseg.core.errors import DatasetError, NnsegError, RunError
+from nnseg.core.geometry import Vector
+from nnseg.core.image import LabelMap, Scan
+from nnseg.core.labels import Labels
+from nnseg.core.population import Person, Population, population_of
+from nnseg.network.bundle import load_model_file
+from nnseg.network.load import population_of_run
+from nnseg.reporting.payload import ViewerCase
+from nnseg.storage.files import write_text
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.predictions import RECORD, Predictions, Written
+from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.system.parallel import each
+from nnseg.volumetry.page import SHEETS, Preview, pictures, report_html, sheet_html, sheet_name
+from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, judged, volumes_of
+
+TABLES = (".csv", ".tsv", ".txt")
+VOLUMES = "volumes.json"
+
+
+def read_population(path: Path, labels: Labels) -> Population:
+    """The population that a file or folder holds.
+
+    Args:
+        path: a table (see `read_people`), the ``volumes.json`` or folder of other scans that were reported on, a run, or a model.
+        labels: that are wanted.
+
+    Raises:
+        DatasetError: there is no population in it, or a table cannot be read.
+        ModelError: a model cannot be read.
+    """
+    if path.suffix.lower() in TABLES:
+        return read_people(path, labels.foreground)
+    if path.suffix.lower() == ".json" or (path / VOLUMES).exists():
+        return _measured(path if path.is_file() else path / VOLUMES)
+    if (path / RECORD).exists():
+        raise DatasetError(f"{path} holds predictions whose volumes are not known yet; give nnseg report {path} first")
+    if not path.exists():
+        raise DatasetError(f"there is no population {path}; give a CSV file, a run, a model, or a folder with a volumes.json")
+    found = population_of_run(RunFolder(path)) if path.is_dir() else load_model_file(path).population
+    if found is None:
+        raise DatasetError(f"{path} does not know the volumes of its training set; give a run, a model, or a CSV file that does")
+    return found
+
+
+def _measured(path: Path) -> Population:
+    cases = [case for case in read_json(path, Volumetry).cases if not case.failed]
+    if not cases:
+        raise DatasetError(f"{path} has no volumes; give another population")
+    people = [
+        Person(volumes={name: v.ml for name, v in case.labels.items()}, age=case.patient.age, sex=case.patient.sex)
+        for case in cases
+    ]
+    return population_of(people, f"{len(people)} scans in {path.absolute().parent.name}", apart=True)
+
+
+log = logging.getLogger(__name__)
+
+MOST_PREVIEWS = 12
+"""Cases with pictures on the page."""
+MOST_OTHERS = 4
+"""Of them, those without a flag."""
+MOST_SEEN = 6
+"""Cases in the viewer."""
+SEGMENTATION = ".dcm"
+GRID_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What volumes are to be told of.
+
+    Args:
+        folder: of the predictions.
+        labels: what label maps' values mean.
+        written: what became of each case, by name.
+        about: the folder, without its cases.
+        population: to compare with.
+        patients: age and sex, by case.
+        spacing: mm (z, y, x), for scans whose files say none.
+        sheets: also write a page for each case.
+    """
+
+    folder: Path
+    labels: Labels
+    written: Mapping[str, Written]
+    about: Volumetry
+    population: Population | None = None
+    patients: Mapping[str, Patient] = field(default_factory=dict)
+    spacing: Vector | None = None
+    sheets: bool = True
+
+
+def report_predictions(
+    folder: Path, *, population: Population | None = None, covariates: Path | None = None, sheets: bool = True, workers: int = 1
+) -> Volumetry:
+    """Volumes of what was predicted into a folder.
+
+    They are written there as ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json`` and a page to print for each.
+
+    Args:
+        folder: of the label maps, with their ``predictions.json``.
+        population: to compare with; by default the training set's.
+        covariates: a table of case, age and sex.
+        sheets: False leaves out the pages to print.
+        workers: processes.
+
+    Raises:
+        RunError: the folder holds no predictions, or cannot be written to.
+        DatasetError: the table cannot be used.
+    """
+    asked = _asked(folder, population, covariates, sheets=sheets)
+    cases = []
+    for outcome in each(partial(measure, asked), sorted(asked.written), workers=workers, label="measuring"):
+        cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
+    volumetry = asked.about.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
+    write_json(folder / "volumes.json", volumetry)
+    write_text(folder / "volumes.csv", long_table(volumetry))
+    write_text(folder / "volumes_wide.csv", wide_table(volumetry))
+    shown = _shown(volumetry.cases)
+    page = report_html(
+        volumetry,
+        asked.labels,
+        population=asked.population,
+        previews=[p for case in shown if (p := _preview(asked, case))],
+        seen=[v for case in shown[:MOST_SEEN] if (v := _viewed(asked, case))],
+        sheets=sheets,
+    )
+    write_text(folder / "report.html", page)
+    return volumetry
+
+
+def measure(asked: Asked, name: str) -> CaseVolumes:
+    """One case, its sheet written.
+
+    Raises:
+        NnsegError: its label map cannot be read.
+    """
+    written = asked.written[name]
+    if written.status == "failed":
+        return CaseVolumes(name=name, patient=asked.patients.get(name, Patient()), failed=written.reason)
+    label_map, scan = _read(asked, written)
+    case = judged(
+        name,
+        volumes_of(label_map, asked.labels),
+        patient=asked.patients.get(name),
+        population=asked.population,
+        confidence=written.confidence,
+        notes=(*written.findings, *_flat(label_map)),
+    )
+    if asked.sheets:
+        drawn = pictures(scan, label_map.labels, asked.labels, name=name) if scan else ()
+        write_text(asked.folder / SHEETS / sheet_name(name), sheet_html(case, asked.about, asked.labels, drawn))
+    return case
+
+
+def _asked(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> Asked:
+    record, labels = read_record(folder)
+    population = population or record.population
+    about = Volumetry(
+        made_by=_made_by(record), population=population.source if population else "", names=labels.foreground, cases=()
+    )
+    return Asked(
+        folder=folder,
+        labels=labels,
+        written=record.cases,
+        about=about,
+        population=population,
+        patients=read_patients(covariates, record.cases) if covariates else {},
+        spacing=record.options.get("spacing"),
+        sheets=sheets,
+    )
+
+
+def read_record(folder: Path) -> tuple[Predictions, Labels]:
+    """What is on record of a folder of predictions, and what its labels are.
+
+    Raises:
+        RunError: it holds none, or those of another version.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        raise RunError(f"{folder} holds neither a run nor predictions; give a folder that nnseg run or nnseg predict has made")
+    try:
+        record = read_json(path, Predictions)
+    except RunError:
+        record = Predictions()
+    if record.labels is None:
+        raise RunError(f"{path} is damaged, or of another version of nnseg; give the same nnseg predict again to renew it")
+    return record, record.labels
+
+
+def _made_by(record: Predictions) -> dict[str, str]:
+    said = {
+        "nnseg": record.nnseg,
+        "model": ", ".join(Path(path).name for path in record.model.get("paths", ())),
+        "model's hash": str(record.model.get("key", "")),
+        "predicted": record.made.replace("T", " ").replace("+00:00", " UTC"),
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def _read(asked: Asked, written: Written) -> tuple[LabelMap, Scan | None]:
+    """A case's label map, and its scan if that still lies where it was and is on the same grid."""
+    if written.file.endswith(SEGMENTATION):
+        raise RunError(f"{written.file} is DICOM-SEG, which is not read here; predict with --format .nii.gz")
+    scan = None
+    try:
+        scan = read_scan(written.images, mend=True, spacing=asked.spacing)
+    except NnsegError as error:
+        log.info("%s", error)
+    label_map = read_label_map(asked.folder / written.file, like=scan.source if scan else None)
+    return label_map, scan if scan and scan.grid.matches(label_map.grid, GRID_TOLERANCE) else None
+
+
+def _flat(label_map: LabelMap) -> tuple[str, ...]:
+    thickness = label_map.grid.spacing[0]
+    return (f"a single slice: its volumes are areas times {thickness:g} mm",) if label_map.grid.is_2d else ()
+
+
+def _shown(cases: Sequence[CaseVolumes]) -> list[CaseVolumes]:
+    """Cases to look at: the flagged ones, the most doubtful first, and a few others from the worst to the best."""
+    done = sorted((c for c in cases if not c.failed), key=lambda c: (c.quality is None, c.quality or 0.0, c.name))
+    flagged, others = [c for c in done if c.flags], [c for c in done if not c.flags]
+    count = min(MOST_OTHERS, len(others))
+    spread = [others[round(i * (len(others) - 1) / max(1, count - 1))] for i in range(count)]
+    return [*flagged[: MOST_PREVIEWS - count], *spread]
+
+
+def _caption(case: CaseVolumes) -> str:
+    if case.flags:
+        return "; ".join(case.flags)
+    return "not flagged" + (f", expected Dice {case.quality:.3f}" if case.quality is not None else "")
+
+
+def _preview(asked: Asked, case: CaseVolumes) -> Preview | None:
+    try:
+        label_map, scan = _read(asked, asked.written[case.name])
+    except NnsegError:
+        return None
+    if scan is None:
+        return None
+    return Preview(name=case.name, caption=_caption(case), pictures=pictures(scan, label_map.labels, asked.labels, name=case.name))
+
+
+def _viewed(asked: Asked, case: CaseVolumes) -> ViewerCase | None:
+    written = asked.written[case.name]
+    try:
+        label_map, scan = _read(asked, written)
+        map_file = next((asked.folder / name for name in written.more if name.startswith(f"{case.name}_uncertainty.")), None)
+        uncertainty = read_scan(map_file) if map_file and map_file.exists() else None
+    except NnsegError:
+        return None
+    if scan is None:
+        return None
+    return ViewerCase(
+        name=case.name,
+        caption=_caption(case),
+        image=scan.image,
+        grid=scan.grid,
+        prediction=label_map.labels,
+        labels=asked.labels,
+        uncertainty=uncertainty.image[0] if uncertainty and uncertainty.grid.shape == scan.grid.shape else None,
+        notes=case.notes,
+    )

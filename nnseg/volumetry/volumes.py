@@ -1,0 +1,180 @@
+"""Volumes of what was found in scans, and what there is to say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from nnseg.core.image import LabelMap
+from nnseg.core.labels import Labels, pairs_of
+from nnseg.core.population import Noun, Percentile, Population, Sex, volume_ml
+from nnseg.core.trust import Confidence
+from nnseg.core.validation import NotNegative, Number, Probability
+
+MOST_BINS = 2**20
+"""Label values that lie further apart are counted by sorting."""
+
+
+class Patient(Noun):
+    """What is known of the one who was scanned.
+
+    Args:
+        age: years; None if not known.
+    """
+
+    age: NotNegative | None = None
+    sex: Sex | None = None
+
+
+class LabelVolume(Noun):
+    """One label or region of one scan.
+
+    Args:
+        ml: its volume.
+        percentile: where this stands among others; None if there are none.
+        asymmetry: of a label with a counterpart on the other side, 200 (left - right) / (left + right) in percent; None if
+            it has none, or both are empty.
+        expected_dice: if it was found and uncertainty was asked for.
+    """
+
+    ml: NotNegative
+    percentile: Percentile | None = None
+    asymmetry: Number | None = None
+    expected_dice: Probability | None = None
+
+
+class CaseVolumes(Noun):
+    """One scan.
+
+    Args:
+        name: of the case.
+        patient: as far as known.
+        labels: by name, in the model's order; empty if it failed.
+        quality: expected mean Dice; None if uncertainty was not asked for.
+        flags: why somebody should look at it, in one line each.
+        notes: what was seen and mended.
+        failed: why there are no volumes; empty if there are.
+    """
+
+    name: str
+    patient: Patient = Patient()
+    labels: dict[str, LabelVolume] = Field(default_factory=dict)
+    quality: Probability | None = None
+    flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    failed: str = ""
+
+    @property
+    def unusual(self) -> dict[str, str]:
+        """The labels whose volume lies outside of the population's band, each with "low" or "high"."""
+        return {name: v.percentile.unusual for name, v in self.labels.items() if v.percentile and v.percentile.unusual}
+
+
+class Volumetry(Noun):
+    """A folder of scans.
+
+    Args:
+        format: of this record.
+        made_by: version, model and its key, in words.
+        population: with whose volumes they were compared; empty if with nobody's.
+        names: of labels or regions.
+        cases: sorted by name.
+    """
+
+    format: Literal[1] = 1
+    made_by: dict[str, str] = Field(default_factory=dict)
+    population: str = ""
+    names: tuple[str, ...]
+    cases: tuple[CaseVolumes, ...]
+
+
+def volumes_of(label_map: LabelMap, labels: Labels) -> dict[str, float]:
+    """The ml of each label or region of the foreground: voxels on the label map's own grid times the volume of one."""
+    counts = _counts(label_map.labels)
+    regions = {region.name: region.values for region in labels.regions}
+    values = {name: regions.get(name) or (labels.values[labels.names.index(name)],) for name in labels.foreground}
+    voxel_ml = label_map.grid.voxel_ml
+    return {name: volume_ml(sum(counts.get(value, 0) for value in set(of_it)), voxel_ml) for name, of_it in values.items()}
+
+
+def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
+    """Percent of asymmetry of all labels whose names differ in nothing but their side, the same for both; empty pairs have none.
+
+    Source: the asymmetry index of morphometry, 200 (left - right) / (left + right).
+
+    Example:
+        ``asymmetries({"Left Kidney": 300.0, "Right Kidney": 200.0}) == {"Left Kidney": 40.0, "Right Kidney": 40.0}``
+    """
+    names, found = list(volumes), {}
+    for left, right in pairs_of(names):
+        of_left, of_right = volumes[names[left]], volumes[names[right]]
+        if of_left + of_right > 0:
+            found[names[left]] = found[names[right]] = 200.0 * (of_left - of_right) / (of_left + of_right)
+    return found
+
+
+def judged(
+    name: str,
+    volumes: Mapping[str, float],
+    *,
+    patient: Patient | None = None,
+    population: Population | None = None,
+    confidence: Confidence | None = None,
+    notes: tuple[str, ...] = (),
+) -> CaseVolumes:
+    """Volumes with all that there is to say about them.
+
+    Args:
+        name: of the case.
+        volumes: ml, by label.
+        population: to compare with.
+        confidence: how far to trust the label map.
+        notes: of the prediction.
+    """
+    patient, uneven = patient or Patient(), asymmetries(volumes)
+    expected = confidence.expected_dice if confidence else {}
+    labels = {
+        label: LabelVolume(
+            ml=ml,
+            percentile=population.percentile(label, ml, age=patient.age, sex=patient.sex) if population else None,
+            asymmetry=uneven.get(label),
+            expected_dice=expected.get(label),
+        )
+        for label, ml in volumes.items()
+    }
+    flags = [*_doubts(confidence), *_missing(labels)]
+    return CaseVolumes(
+        name=name,
+        patient=patient,
+        labels=labels,
+        quality=confidence.quality if confidence else None,
+        flags=tuple(flags),
+        notes=tuple(note for note in notes if note not in flags),
+    )
+
+
+def _doubts(confidence: Confidence | None) -> list[str]:
+    if confidence is None:
+        return []
+    low = [f"low expected quality, Dice {confidence.quality:.2f}"] if confidence.flagged else []
+    return [*low, *confidence.unlike]
+
+
+def _missing(labels: Mapping[str, LabelVolume]) -> list[str]:
+    """One line on the labels that were not found though nearly all others have them."""
+    missing = [name for name, v in labels.items() if v.percentile and v.ml == 0 and v.percentile.band[0] > 0]
+    return [f"{', '.join(missing)} not found"] if missing else []
+
+
+def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
+    """Voxels of each value, counted slice by slice so that memory stays small."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= MOST_BINS:
+        values, counts = np.unique(labels, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    bins = sum(np.bincount(plane.ravel().astype(np.int64) - low, minlength=high - low + 1) for plane in labels)
+    return {low + i: int(count) for i, count in enumerate(np.asarray(bins)) if count}

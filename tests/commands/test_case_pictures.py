@@ -1,0 +1,134 @@
+"""Which cases of a run its report shows, and where their maps of uncertainty come from."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_report import PLAN
+
+from nnseg.commands import case_pictures as shown
+from nnseg.commands.case_pictures import shown_cases
+from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.errors import ModelError
+from nnseg.core.image import LabelMap
+from nnseg.core.trust import Agreement, Trust
+from nnseg.crossval.score import score
+from nnseg.crossval.trust import cross_fitted, held_out
+from nnseg.evaluation.scores import Scores
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.write import write_answer
+from nnseg.storage.predictions import RECORD, Predictions, Written, file_hash
+from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
+
+SECONDS = 25.0
+
+
+@pytest.fixture(scope="module")
+def dataset(ball_dataset: Path) -> Dataset:
+    return read_dataset(ball_dataset, workers=1)
+
+
+@pytest.fixture
+def run(tmp_path: Path, dataset: Dataset) -> RunFolder:
+    """Six held-out cases in two folds; the later one, the further its prediction lies beside, and the less was it trusted."""
+    run, names = RunFolder(tmp_path / "run"), [case.name for case in dataset.cases]
+    folds = (Fold(training=tuple(names[3:]), held_out=tuple(names[:3])), Fold(training=tuple(names[:3]), held_out=tuple(names[3:])))
+    write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": dataset.labels}))
+    write_json(run.folds_file, folds)
+    for number, fold in enumerate(folds):
+        written = {name: _predict(run, dataset, name, number, names.index(name)) for name in fold.held_out}
+        write_json(run.fold(number).predictions / RECORD, Predictions(cases=written))
+    return run
+
+
+def _predict(run: RunFolder, dataset: Dataset, name: str, fold: int, shift: int) -> Written:
+    case = next(c for c in dataset.cases if c.name == name)
+    scan, reference = read_scan(case.images), read_label_map(case.labels)
+    answer = LabelMap(labels=np.roll(reference.labels, shift, axis=2), grid=reference.grid)
+    folder = run.fold(fold).predictions
+    folder.mkdir(parents=True, exist_ok=True)
+    (file,) = write_answer(answer, folder, name, like=scan.source, labels=dataset.labels, form=None)
+    share = 0.95 - 0.05 * shift
+    agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 300.0})
+    return Written(
+        status="done",
+        file=file.name,
+        hash=file_hash(file),
+        key=name,
+        seconds={"network": SECONDS},
+        confidence=Trust().confidence(agreement),
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The folds whose networks were asked for a map, in place of networks."""
+    calls = []
+
+    def predictor(folds: tuple[int, ...], **_: object) -> SimpleNamespace:
+        def answer(scan: object, **_: object) -> SimpleNamespace:
+            calls.append(folds)
+            return SimpleNamespace(uncertainty=np.full(scan.grid.shape, 0.25, np.float32))
+
+        return SimpleNamespace(prepare=lambda scan: scan, answer=answer)
+
+    monkeypatch.setattr(shown, "load_model", lambda path, folds: folds)
+    monkeypatch.setattr(shown, "Predictor", predictor)
+    return calls
+
+
+def scored(run: RunFolder, dataset: Dataset) -> Scores:
+    found = score(run, dataset, folds_of(run))
+    assert found is not None
+    return found
+
+
+def folds_of(run: RunFolder) -> dict[int, Fold]:
+    return dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+
+
+def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked):
+    scores = scored(run, dataset)
+    qualities = sorted(cross_fitted(held_out(run, folds_of(run))))
+    trust = Trust(cases=6, threshold=(qualities[1] + qualities[2]) / 2)
+    cases = shown_cases(run, dataset, scores, trust)
+    words = {c.name: c.caption.split(",")[0] for c in cases}
+    assert [*words][:3] == ["ball_00", "ball_03", "ball_05"]
+    assert words["ball_00"] == "best"
+    assert sum("flagged" in word for word in words.values()) == 2
+    assert all("expected)" in c.caption for c in cases if "flagged" in c.caption)
+    assert cases[0].caption == "best, mean Dice 1.000"
+
+
+def test_maps_are_made_by_networks_that_had_not_seen_the_case_and_kept(run, dataset, asked):
+    scores = scored(run, dataset)
+    cases = shown_cases(run, dataset, scores, None, most_seconds=1000)
+    assert asked == [(0,), (1,), (1,)]  # of ball_00, ball_03 and ball_05
+    assert all("uncertainty" in c.volumes for c in cases)
+    assert {p.name for p in (run.path / "shown").iterdir()} >= {"ball_00_uncertainty.nii.gz", "ball_05_uncertainty.nii.gz"}
+    again = shown_cases(run, dataset, scores, None, most_seconds=0)
+    assert len(asked) == 3
+    assert [c.volumes for c in again] == [c.volumes for c in cases]
+    shown_cases(run, dataset, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
+    assert len(asked) == 6
+
+
+def test_maps_that_would_take_too_long_are_left_out_and_it_is_said(run, dataset, asked):
+    cases = shown_cases(run, dataset, scored(run, dataset), None, most_seconds=2.5 * SECONDS)
+    assert ["uncertainty" in c.volumes for c in cases] == [True, True, False]
+    assert cases[2].notes == ("Its uncertainty was not mapped: that would take about 25 s.",)
+    assert cases[1].notes == ()
+
+
+def test_networks_that_are_gone_cost_the_map_and_a_scan_that_is_gone_its_case(run, dataset, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("gone")
+
+    scores = scored(run, dataset)
+    monkeypatch.setattr(shown, "load_model", refuse)
+    (run.fold(0).predictions / "ball_00.nii.gz").unlink()
+    cases = shown_cases(run, dataset, scores, None)
+    assert [c.name for c in cases] == ["ball_03", "ball_05"]
+    assert cases[0].notes == ("Its uncertainty cannot be mapped any more.",)

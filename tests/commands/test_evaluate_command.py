@@ -1,0 +1,97 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from typer.testing import CliRunner
+
+from nnseg.cli import app
+from nnseg.commands.evaluate import evaluate_folders, parse_tolerances, read_legend
+from nnseg.core.errors import EvaluationError, NnsegError
+from nnseg.evaluation.scores import Scores
+from nnseg.storage.run_folder import read_json
+
+
+def write(folder: Path, name: str, labels: np.ndarray) -> None:
+    folder.mkdir(exist_ok=True)
+    image = sitk.GetImageFromArray(labels.astype(np.uint8))
+    image.SetSpacing((1.0, 1.0, 2.0))
+    sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    volume = np.zeros((6, 8, 8))
+    volume[1:4, 1:4, 1:4], volume[4, 6, 6] = 1, 2
+    write(tmp_path / "given", "one", volume)
+    write(tmp_path / "made", "one", np.roll(volume, 1, axis=2))
+    write(tmp_path / "given", "=two", volume)
+    write(tmp_path / "made", "=two", volume)
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "organ": 1, "lesion": 2}, "instances": ["lesion"]})
+    )
+    return tmp_path
+
+
+def test_a_dataset_json_names_labels_and_what_counts_one_by_one(folders):
+    assert read_legend(folders)[1] == ("lesion",)
+    scores = evaluate_folders(folders / "made", folders / "given", legend=folders / "dataset.json").scores
+    assert scores.labels == ("organ", "lesion")
+    assert (scores.cases[1].labels["lesion"].lesions.f1, scores.cases[1].labels["organ"].lesions) == (0.0, None)
+    assert "lesion_f1" in scores.metrics
+
+
+def test_scores_are_written_as_json_as_a_table_and_as_nnunet_does(folders):
+    made, given = str(folders / "made"), str(folders / "given")
+    for name, more in (("s.json", []), ("s.csv", []), ("summary.json", ["--format", "nnunet"])):
+        result = CliRunner().invoke(app, ["evaluate", made, given, "--out", str(folders / name), "--workers", "1", *more])
+        assert result.exit_code == 0, result.output
+    scores = read_json(folders / "s.json", Scores)
+    assert scores.averages.per_mask["dice"].mean == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)
+    with (folders / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["'=two", "'=two", "one", "one"]
+    assert float(rows[2]["dice"]) == pytest.approx(2 / 3)
+    assert (rows[3]["hd95"], rows[3]["volume_ml"]) == (str(scores.cases[1].labels["label 2"].hd95), "0.002")
+    assert json.loads((folders / "summary.json").read_text())["mean"]["1"]["Dice"] == pytest.approx(5 / 6)
+
+
+def test_tolerances_are_read_or_refused():
+    assert (parse_tolerances("2,1,0.5,1.0000001"), parse_tolerances("none")) == ((0.5, 1.0, 2.0), ())
+    for wrong in ("", "1;2", "-1", "inf", "nan"):
+        with pytest.raises(NnsegError, match="tolerances"):
+            parse_tolerances(wrong)
+
+
+def test_without_tolerances_no_distance_is_in_the_scores(folders):
+    scores = evaluate_folders(folders / "made", folders / "given", tolerances=()).scores
+    assert scores.metrics[:2] == ("dice", "iou")
+    assert not {"hd", "hd95", "assd"} & set(scores.metrics)
+
+
+def test_a_legend_that_is_none_and_instances_that_are_no_labels_are_refused(folders):
+    with pytest.raises(EvaluationError, match="says nothing about labels"):
+        evaluate_folders(folders / "made", folders / "given", legend=folders / "made")
+    with pytest.raises(EvaluationError, match="instances of tumour"):
+        evaluate_folders(folders / "made", folders / "given", instances=("tumour",))
+    (folders / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1}, "instances": ["tumor"]}')
+    with pytest.raises(NnsegError, match=r"instances.*expected some of organ"):
+        evaluate_folders(folders / "made", folders / "given", legend=folders)
+
+
+def test_a_case_that_failed_says_why_in_a_column_of_its_own(folders):
+    (folders / "made" / "one.nii.gz").unlink()
+    asked = ["evaluate", str(folders / "made"), str(folders / "given"), "--out", str(folders / "s.csv"), "--workers", "1"]
+    assert CliRunner().invoke(app, asked).exit_code == 1
+    with (folders / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["failed"][:17]) for row in rows] == [("'=two", ""), ("'=two", ""), ("one", "no prediction for")]
+    assert {value for name, value in rows[2].items() if name not in ("case", "failed")} == {""}
+
+
+def test_a_format_without_a_file_is_refused(folders):
+    result = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--format", "nnunet"])
+    assert isinstance(result.exception, EvaluationError)
+    assert "name the file with --out" in str(result.exception)

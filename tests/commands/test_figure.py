@@ -1,0 +1,31 @@
+import sys
+
+import pytest
+
+from nnseg.commands.figure import write_figures
+from nnseg.core.errors import RunError
+from nnseg.storage.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.record_file.write_text("{}")
+    return folder
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for module in [name for name in sys.modules if name.startswith(("matplotlib.", "nnseg.reporting.paper"))]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(RunError, match=r"figures need matplotlib; pip install 'nnseg\[figures\]'"):
+        write_figures(run, "plan")
+
+
+def test_a_run_that_has_not_come_so_far_says_what_is_missing(run, tmp_path):
+    for what, reason in (("scores", "is not scored yet"), ("cases", "is not scored yet"), ("plan", "holds no plan")):
+        with pytest.raises(RunError, match=reason):
+            write_figures(run, what)
+    with pytest.raises(RunError, match="is not a run folder"):
+        write_figures(RunFolder(tmp_path), "plan")

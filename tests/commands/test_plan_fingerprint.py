@@ -1,0 +1,67 @@
+"""A dataset is measured again when, and only when, it or the way of measuring has changed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import nnseg.commands.plan as module
+from nnseg.commands.plan import survey
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.run_folder import RunFolder
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the datasets that were measured, in order."""
+    names: list[str] = []
+    measure = module.measure
+
+    def noting(dataset, *, workers):
+        names.append(dataset.name)
+        return measure(dataset, workers=workers)
+
+    monkeypatch.setattr(module, "measure", noting)
+    return names
+
+
+@pytest.fixture
+def surveyed(ball_dataset: Path, tmp_path: Path, measured: list[str]):
+    """A copy of the dataset, and a run that has its fingerprint."""
+    folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    fingerprint = survey(read_dataset(folder), run, 1)
+    return folder, run, fingerprint
+
+
+def test_unchanged_dataset_is_not_measured_again(surveyed, measured: list[str]):
+    folder, run, fingerprint = surveyed
+    assert survey(read_dataset(folder), run, 1) == fingerprint
+    assert len(measured) == 1
+
+
+def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measured: list[str]):
+    folder, run, fingerprint = surveyed
+    file = folder / "labelsTr" / "ball_00.nii.gz"
+    stat, data = file.stat(), bytearray(file.read_bytes())
+    data[4] ^= 1  # the time in the gzip header: the least that can change
+    file.write_bytes(data)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert survey(read_dataset(folder), run, 1).key != fingerprint.key
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [lambda content: {k: v for k, v in content.items() if k != "format"}, lambda content: content | {"spacings": []}, lambda _: []],
+    ids=["without a format", "with other fields", "of another kind"],
+)
+def test_fingerprint_of_another_version_is_made_anew(surveyed, measured: list[str], changed):
+    folder, run, fingerprint = surveyed
+    run.fingerprint_file.write_text(json.dumps(changed(json.loads(run.fingerprint_file.read_text()))))
+    assert survey(read_dataset(folder), run, 1) == fingerprint
+    assert len(measured) == 2
+    assert Fingerprint.model_validate_json(run.fingerprint_file.read_bytes()) == fingerprint

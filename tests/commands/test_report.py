@@ -1,0 +1,113 @@
+"""Tests of the report of a run in every state, above all in the middle of a training."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from nnseg.commands.report import report, report_quietly
+from nnseg.core.dataset import Case, Dataset
+from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.schedule import Epoch
+from nnseg.evaluation.evaluate import case_score, summarize
+from nnseg.evaluation.metrics import Counts
+from nnseg.planning.folds import make_folds
+from nnseg.storage.run_folder import RunFolder, write_json, write_plan
+from nnseg.storage.run_record import update_record
+
+LABELS = Labels(names=("background", "organ"), values=(0, 1))
+NAMES = tuple(f"case_{n}" for n in range(10))
+PLAN = Plan(
+    name="3d",
+    dataset="d",
+    recipe="auto",
+    channels=("CT",),
+    labels=LABELS,
+    patch=(16, 16, 16),
+    preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
+    network=Network(
+        kind="plain", features=(4, 8), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2, blocks=(2, 2), decoder_blocks=(2,)
+    ),
+    training=Training(batch_size=2),
+    inference=Inference(),
+)
+
+
+def _epochs(count: int, *, steps: int = 250_000) -> list[Epoch]:
+    return [
+        Epoch(
+            number=n,
+            step=250 * n,
+            steps=steps,
+            loss=1 / n,
+            learning_rate=0.01,
+            dice={"organ": 0.5},
+            seconds=60,
+            total_seconds=60 * n,
+        )
+        for n in range(1, count + 1)
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run that has been planned, of scans that are not there to be read."""
+    run, images = RunFolder(tmp_path / "run"), tmp_path / "gone"
+    cases = tuple(Case(name=name, images=(images / f"{name}.nii.gz",), labels=images / f"{name}_labels.nii.gz") for name in NAMES)
+    measures = tuple(
+        CaseMeasure(name=n, key=n, shape=(9, 9, 9), spacing=(1.0, 1.0, 1.0), cropped_shape=(9, 9, 9), voxels={}) for n in NAMES
+    )
+    dataset = Dataset(name="d", folder=images, layout="", cases=cases, channels=("CT",), labels=LABELS, suffix=".nii.gz")
+    write_json(run.dataset_file, dataset)
+    write_json(
+        run.fingerprint_file, Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=measures, intensities=())
+    )
+    write_json(run.folds_file, make_folds(NAMES))
+    write_plan(run.path / "plan.toml", PLAN)
+    update_record(run, seconds={"plan": 1.0})
+    return run
+
+
+def test_a_run_is_reported_before_and_during_its_first_training(run: RunFolder) -> None:
+    report(run, live=True)
+    assert "Training loss" not in run.report_file.read_text()
+    place = run.fold(0)
+    place.write_history(_epochs(3))
+    with place.history_file.open("a") as file:
+        file.write('{"number": 4, "st')  # as a kill may leave it
+    report(run, live=True)
+    page = run.report_file.read_text()
+    assert "Training: 3d fold 0, step 750 of 250,000, 16 h 37 min left" in page
+    assert 'http-equiv="refresh"' in page
+    report(run)
+    assert 'http-equiv="refresh"' not in run.report_file.read_text()
+
+
+def test_scores_of_earlier_trainings_stay_on_a_live_page_without_looking_at_scans(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = summarize([case_score(n, {"organ": Counts(tp=9, fp=1, fn=1, tn=50)}) for n in NAMES[:2]], LABELS)
+    write_json(run.scores_file, scores)
+    monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_: pytest.fail("scans are large"))
+    report(run, live=True)
+    assert "The scores below are of trainings that had ended before." in run.report_file.read_text()
+
+
+def test_five_folds_of_a_thousand_epochs_make_a_page_that_loads_at_once(run: RunFolder) -> None:
+    for number in range(5):
+        run.fold(number).write_history(_epochs(1000))
+    report(run, live=True)
+    assert run.report_file.stat().st_size < 500_000
+
+
+def test_a_report_that_fails_costs_the_training_nothing_and_warns_once(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    run.fingerprint_file.unlink()
+    with pytest.raises(RunError):
+        report(run, live=True)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            report_quietly(run)
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [f"the report of {run.path} cannot be kept up to date"]

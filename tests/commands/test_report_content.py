@@ -1,0 +1,147 @@
+"""What a run with held-out cases tells, from its files alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import PLAN, _epochs
+
+from nnseg.commands.report import story_of
+from nnseg.core.dataset import Fold
+from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.image import LabelMap
+from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, Agreement, Facts, Reliability, Trust
+from nnseg.crossval.score import score
+from nnseg.evaluation.groups import grouped
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.write import write_label_map
+from nnseg.storage.predictions import RECORD, Predictions, Written, file_hash
+from nnseg.storage.run_folder import RunFolder, write_json, write_plan
+from nnseg.storage.run_record import update_record
+
+
+def written(place: Path, name: str, share: float) -> Written:
+    """A prediction whose votes agree by this share."""
+    flat = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3))
+    flat[:, -1] = (1.0, 0.05, 0.9)
+    agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 100.0})
+    facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2, -1, 0, 1, 2),))
+    confidence = Trust().confidence(agreement, facts)
+    reliability = Reliability.of(flat, np.full(len(RELIABILITY_TEMPERATURES), 0.01))
+    return Written(
+        status="done",
+        file=place.name,
+        hash=file_hash(place),
+        key=name,
+        seconds={"read": 0.5, "network": 1.0},
+        peak_gb=0.5,
+        confidence=confidence.model_copy(update={"reliability": reliability}),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> RunFolder:
+    """A run of one fold whose predictions are the references, one voxel aside in every second case."""
+    run = RunFolder(tmp_path_factory.mktemp("told") / "run")
+    dataset = read_dataset(ball_dataset, workers=1)
+    names = tuple(case.name for case in dataset.cases)
+    labels = dataset.labels
+    measures = tuple(
+        CaseMeasure(name=n, key=n, shape=(9, 9, 9), spacing=(1.0, 1.0, 1.0), cropped_shape=(9, 9, 9), voxels={}) for n in names
+    )
+    write_json(run.dataset_file, dataset)
+    found = Fingerprint(dataset="balls", layout="", channels=dataset.channels, labels=labels, cases=measures, intensities=())
+    write_json(run.fingerprint_file, found)
+    write_json(run.folds_file, (Fold(training=(), held_out=names),))
+    write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": labels, "channels": dataset.channels}))
+    update_record(run, seconds={"plan": 1.0}, peak_gb={"plan": 0.25}, command="nnseg run balls told")
+    run.fold(0).write_history(_epochs(2, steps=500))
+    predicted = {}
+    for number, case in enumerate(dataset.cases):
+        reference, scan = read_label_map(case.labels), read_scan(case.images)
+        moved = LabelMap(labels=np.roll(reference.labels, number % 2, axis=2), grid=reference.grid)
+        place = run.fold(0).predictions / f"{case.name}.nii.gz"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_label_map(moved, place, like=scan.source)
+        predicted[case.name] = written(place, case.name, 0.9 - 0.01 * number)
+    write_json(run.fold(0).predictions / RECORD, Predictions(cases=predicted))
+    score(run, dataset, {0: Fold(training=(), held_out=names)})
+    write_json(run.trust_file, Trust(cases=len(names), temperature=1.5, error=0.05, threshold=0.1))
+    return run
+
+
+def test_a_run_tells_scores_expectations_calibration_and_costs(run):
+    story = story_of(run, live=True)
+    names = {case.name for case in story.scores.cases}
+    assert len(names) > 3
+    assert {one.name for one in story.foreseen} == names
+    assert story.calibration.n == len(names)
+    assert story.calibration.after.temperature == 1.5
+    assert {one.name: sum(one.seconds.values()) for one in story.predicted} == dict.fromkeys(names, 1.5)
+    assert story.stages["plan"].peak_gb == 0.25
+    assert story.provenance["This run"]["command"] == "nnseg run balls told"
+    assert list(story.histories) == ["3d fold 0"]
+    assert not story.missing
+
+
+def test_cases_are_shown_in_the_viewer_and_as_still_pictures(run):
+    story = story_of(run, device="cpu")
+    assert [case.name for case in story.examples] == [case.name for case in story.viewed][: len(story.examples)]
+    assert [case.caption.split(",")[0] for case in story.examples][:3] == ["best", "median", "worst"]
+
+
+def test_a_live_story_reads_no_scans(run, monkeypatch):
+    monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_, **__: pytest.fail("scans are large"))
+    assert story_of(run, live=True).viewed == ()
+
+
+def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
+    """Such as scores that a version wrote which knew only Dice and IoU."""
+    other = RunFolder(tmp_path / "old")
+    other.path.mkdir()
+    for file in (run.dataset_file, run.fingerprint_file, run.folds_file, run.record_file, run.path / "plan.toml"):
+        (other.path / file.name).write_bytes(file.read_bytes())
+    other.scores_file.write_text(json.dumps({"labels": ["organ"], "cases": []}))
+    story = story_of(other, device="cpu")
+    assert story.scores is None
+    assert story.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
+
+
+def test_groups_are_told_where_they_were_asked_for(run):
+    scores = story_of(run, live=True).scores
+    sites = {case.name: "ab"[i % 2] for i, case in enumerate(scores.cases)}
+    write_json(run.path / "groups.json", grouped(scores, {"site": sites}))
+    try:
+        assert {group.value for group in story_of(run, live=True).groups.groups} == {"a", "b"}
+    finally:
+        (run.path / "groups.json").unlink()
+
+
+def test_what_makers_say_of_their_dataset_is_told(run):
+    before = run.dataset_file.read_text()
+    run.dataset_file.write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
+    try:
+        assert story_of(run, live=True).provenance["Data"]["licence"] == "CC-BY 4.0"
+    finally:
+        run.dataset_file.write_text(before)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        story_of(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(("suffix", "spacing", "told"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
+def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tmp_path, suffix, spacing, told):
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(run.path, copy.path)
+    dataset, fingerprint = (json.loads(file.read_text()) for file in (copy.dataset_file, copy.fingerprint_file))
+    for case in fingerprint["cases"]:
+        case["spacing"] = [spacing] * 3
+    copy.dataset_file.write_text(json.dumps(dataset | {"suffix": suffix}))
+    copy.fingerprint_file.write_text(json.dumps(fingerprint))
+    assert any("1 mm stands for one pixel" in f.message for f in story_of(copy, live=True).findings) is told

@@ -1,0 +1,249 @@
+"""What held-out cases say of a model."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.trust import TEMPERATURES, Agreement, Facts, Together, Trust, logit
+from nnseg.crossval.trust import Held, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
+from nnseg.evaluation.evaluate import case_score, summarize
+from nnseg.evaluation.metrics import Counts
+from nnseg.storage.predictions import RECORD, Predictions, Written
+from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
+
+LABELS = Labels(names=("background", "a"), values=(0, 3))
+FACTS = Facts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+
+
+def counts(dice, voxels=1000):
+    """Of a mask with this Dice; "absent" of one that is neither there nor found, None of one that nobody annotated."""
+    if dice is None:
+        return Counts(tp=0, fp=0, fn=0, tn=0)
+    if dice == "absent":
+        return Counts(tp=0, fp=0, fn=0, tn=9 * voxels)
+    tp = round(dice * voxels)
+    return Counts(tp=tp, fp=voxels - tp, fn=voxels - tp, tn=9 * voxels)
+
+
+def held(number, agreement, dice, *, fold=0, voxels=1000.0, surprise=(), facts=FACTS):
+    """A case with one label."""
+    agreed = Agreement(labels={"a": agreement}, foreground=agreement, voxels={"a": voxels})
+    confidence = Trust().confidence(agreed, facts).model_copy(update={"surprise": surprise})
+    return Held(fold=fold, confidence=confidence, score=case_score(f"case_{number:03d}", {"a": counts(dice)}))
+
+
+def many(count, *, seed=0, slope=1.0, offset=-0.5, noise=0.1):
+    """Cases whose logit of Dice is a line of the logit of their agreement, with noise."""
+    random = np.random.default_rng(seed)
+    values = random.normal(2.0, 0.6, count)
+    dices = 1 / (1 + np.exp(-(offset + slope * values + random.normal(0, noise, count))))
+    return [held(i, float(1 / (1 + np.exp(-v))), float(d), fold=i % 5) for i, (v, d) in enumerate(zip(values, dices, strict=True))]
+
+
+def test_many_cases_are_followed():
+    cases, others = many(200), many(100, seed=1)
+    trust = calibrated(cases)
+    off = [abs(trust.quality(h.confidence.agreement) - h.score.mean_dice) for h in others]
+    assert np.mean(off) < 0.02
+    raw = [abs(Trust().quality(h.confidence.agreement) - h.score.mean_dice) for h in others]
+    assert np.mean(raw) > 2 * np.mean(off)
+
+
+def test_four_cases_correct_the_level_and_leave_the_slopes():
+    trust = calibrated(many(4, offset=-1.0))
+    assert sum(trust.slopes[:2]) == pytest.approx(1.0, abs=0.2)
+    off = [trust.quality(h.confidence.agreement) - h.score.mean_dice for h in many(100, seed=1, offset=-1.0)]
+    assert abs(np.mean(off)) < 0.04
+
+
+def test_one_case_and_none_can_be_calibrated_with():
+    assert calibrated([]).quality(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.9)
+    low = calibrated([held(0, 0.9, 0.6)]).quality(held(0, 0.9, 0.6).confidence.agreement)
+    assert low == pytest.approx(0.6, abs=0.01)
+
+
+def test_cases_that_are_all_the_same_can_be_calibrated_with():
+    trust = calibrated([held(i, 0.9, 0.8) for i in range(6)])
+    assert trust.quality(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.8, abs=0.002)
+
+
+@given(seed=st.integers(0, 50), count=st.integers(4, 30))
+def test_more_agreement_means_more_expected_dice(seed, count):
+    trust = calibrated(many(count, seed=seed))
+    qualities = [trust.quality(held(0, share, 0.5).confidence.agreement) for share in (0.5, 0.7, 0.9, 0.99)]
+    assert qualities == sorted(qualities)
+
+
+def test_a_label_that_is_always_there_was_missed_where_it_is_not_found():
+    trust = calibrated(many(10))
+    assert trust.labels["a"].missing == 0.0
+    assert trust.quality(Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})) == 0.0
+
+
+def test_a_label_is_believed_to_be_absent_as_often_as_it_was():
+    nothing = [held(i, 1.0, "absent", voxels=0.0) for i in range(7)] + [held(9, 1.0, 0.0, voxels=0.0)]
+    cases = [*many(8), *nothing]
+    assert calibrated(cases).labels["a"].missing == pytest.approx((7 + 7 / 16) / 9)
+
+
+def test_labels_that_nobody_annotated_teach_nothing():
+    unknown = [held(100 + i, 0.2, None) for i in range(5)]
+    plain, more = calibrated(many(10)), calibrated([*many(10), *unknown])
+    assert (more.slopes, more.labels) == (plain.slopes, plain.labels)
+    assert fit_trust([*many(12), *unknown], ["CT"]).error is not None
+
+
+def test_each_case_is_foreseen_without_its_fold():
+    cases = many(50)
+    changed = [
+        Held(fold=h.fold, confidence=h.confidence, score=case_score(h.score.name, {"a": counts(0.1)})) if h.fold == 2 else h
+        for h in cases
+    ]
+    before, after = cross_fitted(cases), cross_fitted(changed)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [h.fold == 2 for h in cases]
+
+
+def test_cases_of_a_single_fold_are_foreseen_without_their_part():
+    cases = [Held(fold=0, confidence=h.confidence, score=h.score) for h in many(50)]
+    assert np.corrcoef(cross_fitted(cases), [h.score.mean_dice for h in cases])[0, 1] > 0.9
+    assert cross_fitted(cases)[0] != calibrated(cases).quality(cases[0].confidence.agreement)
+
+
+def test_the_worst_tenth_is_flagged():
+    cases = many(100)
+    trust = fit_trust(cases, ["CT"])
+    flagged = [trust.confidence(h.confidence.agreement).flagged for h in cases]
+    assert 7 <= sum(flagged) <= 13
+    worst = np.argsort([h.score.mean_dice for h in cases])[:5]
+    assert sum(flagged[i] for i in worst) >= 4
+    assert trust.error < 0.02
+    assert trust.cases == 100
+    assert trust.ranges.scans == 100
+
+
+def test_nine_cases_flag_none():
+    assert fit_trust(many(9), ["CT"]).threshold is None
+
+
+def test_many_networks_agree_less_and_are_expected_no_less_of():
+    few, many = (Agreement(labels={"a": share}, foreground=share, voxels={"a": 50.0}) for share in (0.9, 0.85))
+    found = together([(few, many)] * 3, few=1, many=5)
+    assert found.labels == pytest.approx(logit(0.85) - logit(0.9))
+    trust = Trust(together=found)
+    assert trust.confidence(many, networks=5).quality == pytest.approx(0.9)
+    assert trust.confidence(few, networks=1).quality == pytest.approx(0.9)
+    assert 0.85 < trust.confidence(many, networks=2).quality < 0.9
+    assert trust.confidence(many, networks=5).agreement == many
+
+
+def test_networks_that_agree_more_correct_nothing():
+    few, many = (Agreement(labels={"a": share}, foreground=share, voxels={"a": 50.0}) for share in (0.8, 0.85))
+    assert together([(few, many)], few=1, many=5).labels == 0.0
+    assert together([], few=1, many=5) is None
+    assert together([(few, many)], few=3, many=3) is None
+
+
+def test_three_cases_leave_the_temperature():
+    assert temperature_of([tuple(TEMPERATURES)] * 3) == 1.0
+
+
+PLAN = Plan(
+    name="3d",
+    dataset="d",
+    recipe="auto",
+    channels=("CT",),
+    labels=LABELS,
+    patch=(16, 16, 16),
+    preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
+    network=Network(
+        kind="plain", features=(4, 8), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2, blocks=(2, 2), decoder_blocks=(2,)
+    ),
+    training=Training(batch_size=2),
+    inference=Inference(),
+)
+
+
+DATASET = Dataset(
+    name="d",
+    folder=Path("gone"),
+    layout="one of its own",
+    channels=("CT",),
+    labels=LABELS,
+    suffix=".nii",
+    cases=tuple(Case(name=f"case_{i:03d}", images=(Path(f"{i}.nii"),)) for i in range(40)),
+)
+
+
+def recorded(folder: Path, cases) -> tuple[RunFolder, dict[int, Fold]]:
+    """A run whose held-out cases were predicted and scored."""
+    run = RunFolder(folder / "run")
+    write_plan(run.path / "plan.toml", PLAN)
+    folds = {n: Fold(training=("x",), held_out=tuple(h.score.name for h in cases if h.fold == n)) for n in {h.fold for h in cases}}
+    for number in folds:
+        written = {
+            h.score.name: Written(status="done", file=f"{h.score.name}.nii.gz", confidence=h.confidence)
+            for h in cases
+            if h.fold == number
+        }
+        write_json(run.fold(number).predictions / RECORD, Predictions(cases=written))
+    write_json(run.scores_file, summarize([h.score for h in cases], LABELS))
+    return run, folds
+
+
+def test_a_run_is_measured_from_its_records(tmp_path):
+    cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
+    run, folds = recorded(tmp_path, cases)
+    trust = measure_trust(run, DATASET, folds)
+    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"])
+    assert read_json(run.trust_file, Trust) == trust
+
+
+def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
+    cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
+    run, folds = recorded(tmp_path, cases)
+    trust = measure_trust(run, DATASET, folds)
+    marked = trust.model_copy(update={"temperature": 7.0})
+    write_json(run.trust_file, marked)
+    assert measure_trust(run, DATASET, folds) == marked
+    write_json(run.trust_file, marked.model_copy(update={"key": "of other predictions"}))
+    assert measure_trust(run, DATASET, folds) == trust
+
+
+class Crowd:
+    """As the predictor of a model of five networks, whose votes agree less."""
+
+    def __init__(self, model, device):
+        self.model, self.asked = model, []
+
+    def prepare(self, scan):
+        return scan
+
+    def answer(self, number, *, uncertainty):
+        self.asked.append(number)
+        return SimpleNamespace(confidence=held(number, 0.7, 0.7).confidence)
+
+
+def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch):
+    run, folds = recorded(tmp_path, [held(i, 0.8, 0.75, fold=i % 5) for i in range(40)])
+    crowd = Crowd(SimpleNamespace(members=range(5)), "cpu")
+    monkeypatch.setattr("nnseg.crossval.trust.load_model", lambda path, folds: crowd.model)
+    monkeypatch.setattr("nnseg.crossval.trust.Predictor", lambda model, device: crowd)
+    monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images: int(images[0].stem))
+    trust = measure_trust(run, DATASET, folds)
+    assert trust.together == Together(few=1, many=5, labels=logit(0.7) - logit(0.8), foreground=logit(0.7) - logit(0.8))
+    assert len(crowd.asked) == len(set(crowd.asked)) == 8
+    assert len({number % 5 for number in crowd.asked}) == 5  # of every fold
+
+
+def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
+    run, folds = recorded(tmp_path, many(3))
+    run.trust_file.write_text("{}")
+    assert measure_trust(run, DATASET, folds) is None
+    assert not run.trust_file.exists()

@@ -1,0 +1,177 @@
+"""Stories to tell: a whole one, with a name in it that wants to be markup."""
+
+import math
+
+import numpy as np
+
+from nnseg.core.dataset import Finding
+from nnseg.core.decisions import Candidate, Choice, Effect, Mending, Nested, Postprocessing
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.schedule import Epoch
+from nnseg.core.trust import Facts, Trust
+from nnseg.evaluation.averages import averages
+from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
+from nnseg.evaluation.groups import grouped
+from nnseg.evaluation.scores import CaseScore, Failure, LabelScore, Scores
+from nnseg.reporting.contours import ExamplePicture, case_views
+from nnseg.reporting.story import Foreseen, Predicted, Stage, Story
+
+HOSTILE = "<script>alert(1)</script>\"'&amp;"
+LABELS = Labels(names=("background", "front", HOSTILE), values=(0, 1, 2))
+DICES = {"case_2": (0.9, 0.7), "case_10": (0.8, 0.6), "case_1": (0.5, 0.1), HOSTILE: (0.3, 0.2), "case_3": (0.2, 0.9)}
+METRICS = ("dice", "iou", "hd95", "nsd_1", "volume_error_ml")
+
+
+def plan(**changes) -> Plan:
+    settings = {
+        "name": "2d",
+        "dataset": "cells",
+        "recipe": "auto",
+        "channels": ("light",),
+        "patch": (64, 32),
+        "labels": LABELS,
+        "why": {"patch": "all images are this large"},
+        "preprocessing": Preprocessing(axes=(0, 1, 2), spacing=(1.0, 0.5), normalization=(Normalization(scheme="zscore"),)),
+        "network": Network(
+            kind="plain", features=(8, 16), strides=((1, 1), (2, 2)), kernels=((3, 3),) * 2, blocks=(2, 2), decoder_blocks=(2,)
+        ),
+        "training": Training(
+            batch_size=4, augmentation=Augmentation(mirror_axes=(0, 1), why={"mirror_axes": f"no side differs {HOSTILE}"})
+        ),
+        "inference": Inference(mirror_axes=(0, 1)),
+    }
+    return Plan(**{**settings, **changes})
+
+
+def mask(dice: float | None) -> LabelScore:
+    """Of 10 voxels (0.1 ml) in the reference and in the prediction, or of none."""
+    if dice is None:
+        return LabelScore(tp=0, fp=0, fn=0, tn=70, dice=None, iou=None, nsd={"1": None}, volume_ml=0.0, reference_ml=0.0)
+    tp = round(10 * dice)
+    error = dice - 0.5
+    return LabelScore(
+        tp=tp, fp=10 - tp, fn=10 - tp, tn=50, dice=dice, iou=tp / (20 - tp), hd95=10 * (1 - dice), nsd={"1": dice},
+        volume_ml=1.0 + dice + error, reference_ml=1.0 + dice, volume_error_ml=error,
+    )  # fmt: skip
+
+
+def case(name: str, *dices: float | None) -> CaseScore:
+    labels = {label: mask(dice) for label, dice in zip(LABELS.foreground, dices, strict=True)}
+    known = [m for m in labels.values() if m.dice is not None]
+    means = [math.fsum(getattr(m, n) for m in known) / len(known) if known else None for n in ("dice", "iou")]
+    return CaseScore(name=name, labels=labels, mean_dice=means[0], mean_iou=means[1])
+
+
+def scores(cases: list[CaseScore], failed: tuple[Failure, ...] = ()) -> Scores:
+    ordered = tuple(sorted(cases, key=lambda c: c.name))
+    return Scores(
+        labels=LABELS.foreground,
+        metrics=METRICS,
+        cases=ordered,
+        failed=failed,
+        averages=averages(ordered, LABELS.foreground, METRICS),
+    )
+
+
+def fingerprint() -> Fingerprint:
+    measures = tuple(
+        CaseMeasure(
+            name=name,
+            key=name,
+            shape=(10 + number, 20, 30),
+            spacing=(2.0, 1.0, 1.0),
+            cropped_shape=(5, 20, 30),
+            voxels={"background": 5000, "front": 10 ** (1 + number), HOSTILE: 0},
+        )
+        for number, name in enumerate(DICES)
+    )
+    light = Intensity(mean=5.0, median=4.0, std=2.0, min=0.0, max=12345.0, percentile_00_5=1.0, percentile_99_5=9.0)
+    return Fingerprint(dataset="cells", layout="folders", channels=("light",), labels=LABELS, cases=measures, intensities=(light,))
+
+
+def epochs(*, energy: bool = False) -> list[Epoch]:
+    return [
+        Epoch(
+            number=n,
+            step=n,
+            steps=3,
+            loss=1 / n,
+            learning_rate=0.1,
+            dice={"front": n / 4, "x": None},
+            seconds=1,
+            total_seconds=n,
+            cpu_seconds=2.0 * n,
+            joules=1200.0 * n if energy else None,
+        )
+        for n in (1, 2, 3)
+    ]
+
+
+def choice() -> Choice:
+    single = Candidate(plans={"2d": 1.0}, dice=0.8, interval=(0.7, 0.9), seconds=2.0)
+    both = Candidate(plans={"2d": 1.0, "3d": 1.0}, dice=0.82, gain=0.02, gain_interval=(0.01, 0.03), p=0.01, seconds=5.0)
+    return Choice(
+        plans=both.plans,
+        reason=f"it is better {HOSTILE}",
+        cases=6,
+        best_single="2d",
+        nested=Nested(gain=0.0123, interval=(0.005, 0.02)),
+        p=0.004,
+        candidates=(both, single),
+    )
+
+
+def postprocessing() -> Postprocessing:
+    return Postprocessing(
+        mendings=(Mending(action="largest", labels=(1,)), Mending(action="smaller", labels=(2,), mm3=12.0)),
+        cases=6,
+        reason=f"Dice rises {HOSTILE}",
+        effects={HOSTILE: Effect(cases=5, dice_before=0.5, dice_after=0.625, p=0.01, gain=0.0987)},
+    )
+
+
+def calibrated(temperature: float, ece: float) -> Calibrated:
+    curve = tuple(Bin(confidence=c, accuracy=c - ece, share=0.25) for c in (0.3, 0.5, 0.7, 0.9))
+    return Calibrated(
+        temperature=temperature, ece=ece, brier=0.04, ece_interval=(ece / 2, 2 * ece), brier_interval=(0.03, 0.05), curve=curve
+    )
+
+
+def story() -> Story:
+    """With everything in it but the viewer, whose page is large."""
+    known = scores(
+        [*(case(n, *d) for n, d in DICES.items()), case("blank", None, None)], (Failure(name=HOSTILE, reason=f"broken {HOSTILE}"),)
+    )
+    shown = np.zeros((8, 8), np.uint8)
+    shown[2:5, 2:5], shown[5:7, 2:5] = 1, 2
+    example = ExamplePicture(
+        name=HOSTILE, caption=f"best {HOSTILE}", image=np.arange(64.0).reshape(8, 8), spacing=(1.0, 1.0), reference=shown,
+        prediction=shown, labels=LABELS,
+    )  # fmt: skip
+    facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+    predicted = [Predicted(name=n, seconds={"read": 0.5, "network": 1.5}, peak_gb=0.75, facts=facts) for n in DICES]
+    return Story(
+        title=f"Cells {HOSTILE}",
+        dataset="plain folders, 5 cases",
+        fingerprint=fingerprint(),
+        findings=(Finding(level="note", message=f"odd {HOSTILE}", case=HOSTILE), Finding(level="error", message="worse")),
+        plans=(plan(),),
+        histories={f"2d fold 0 {HOSTILE}": epochs()},
+        scores=known,
+        examples=(case_views(example),),
+        groups=grouped(known, {f"site {HOSTILE}": dict(zip(DICES, "aabbb", strict=True))}),
+        choice=choice(),
+        postprocessing=postprocessing(),
+        trust=Trust(cases=5, temperature=1.5, error=0.07, threshold=0.4),
+        foreseen=[
+            Foreseen(name=n, expected=0.3 + 0.1 * i, dice=(a + b) / 2, unlike=(f"spacing {HOSTILE}",) if i == 0 else ())
+            for i, (n, (a, b)) in enumerate(DICES.items())
+        ],
+        calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
+        stages={"train": Stage(seconds=75.0, peak_gb=1.5), "predict": Stage(seconds=3.21)},
+        predicted=predicted,
+        provenance={"This run": {"command": f"nnseg run {HOSTILE}"}},
+        missing=(f"old.json {HOSTILE}",),
+    )

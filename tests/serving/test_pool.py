@@ -1,0 +1,168 @@
+"""Processes that predict may die, hang or be stopped: it is noticed, named, and costs at most the case that did it."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from standin import start, task
+
+from nnseg.core.errors import NnsegError, RunError, Stopped
+from nnseg.serving import process as room
+from nnseg.serving.messages import Order
+from nnseg.serving.pool import GLANCE, Workers
+
+
+@contextmanager
+def workers(tmp_path, *, model="model", **kept):
+    with Workers(Order(models=(Path(model),), out=tmp_path / "out", device="cpu"), start=start, memory_gb=100.0, **kept) as crew:
+        yield crew
+
+
+def predicted(tmp_path, names, **kept):
+    """What became of scans with these names."""
+    with workers(tmp_path, **kept) as crew:
+        crew.ready()
+        return dict(crew.predict([task(tmp_path / "scans", name) for name in names]))
+
+
+def statuses(written):
+    return {name: (w.status, w.attempts) for name, w in written.items()}
+
+
+def test_all_cases_are_predicted_by_one_process_that_loaded_once(tmp_path):
+    written = predicted(tmp_path, ["a", "b", "c", "d", "e", "f", "g"])
+    assert statuses(written) == dict.fromkeys("abcdefg", ("done", 1))
+    assert len({p.name.split("_")[1] for p in tmp_path.glob("seen_*")}) == 1
+    assert all(w.peak_gb > 0.01 for w in written.values())
+
+
+def test_several_devices_share_the_cases(tmp_path):
+    written = predicted(tmp_path, [f"{i}" for i in range(16)], devices=("cpu", "cpu"))
+    assert len(written) == 16
+    assert len({p.name.split("_")[1] for p in tmp_path.glob("seen_*")}) == 2
+
+
+def test_a_killed_process_is_named_and_its_case_tried_again_alone(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "nnseg"):
+        written = predicted(tmp_path, ["a", "b", "fragile", "d", "e"])
+    assert {s for s, _ in statuses(written).values()} == {"done"}
+    assert written["fragile"].attempts == 2
+    said = next(r.getMessage() for r in caplog.records if "SIGKILL" in r.getMessage())
+    assert "fragile (network)" in said
+    assert "were to need" in said
+
+
+def test_a_case_that_kills_twice_fails_and_costs_no_other(tmp_path):
+    written = predicted(tmp_path, ["a", "b", "deadly", "d", "e"])
+    assert {n: s for n, (s, _) in statuses(written).items()} == {
+        "a": "done",
+        "b": "done",
+        "deadly": "failed",
+        "d": "done",
+        "e": "done",
+    }
+    reason = written["deadly"].reason
+    assert reason.count("SIGKILL") == 2
+    assert "alone, a second time" in reason
+    assert written["deadly"].attempts == 2
+
+
+def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, monkeypatch):
+    assert room.STILL + 2 * GLANCE < 5
+    monkeypatch.setattr(room, "STILL", 0.6)
+    monkeypatch.setattr(room, "PATIENCE", 1.2)
+    with caplog.at_level(logging.INFO, "nnseg"):
+        written = predicted(tmp_path, ["a", "slow", "c"])
+    assert {s for s, _ in statuses(written).values()} == {"done"}
+    assert written["slow"].attempts == 2
+    said = [r.getMessage() for r in caplog.records]
+    assert any("hangs" in line and "slow (network)" in line for line in said)
+    assert any("hung for 1 s and was ended" in line for line in said)
+    assert any("standin.py" in line and "in answer" in line for line in said), "its stacks are told"
+
+
+def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(room, "STILL", 0.6)
+    monkeypatch.setattr(room, "PATIENCE", 1.0)
+    with caplog.at_level(logging.INFO, "nnseg"), workers(tmp_path) as crew:
+        crew.ready()
+        [worker] = crew._crew
+        written = {}
+        for name, outcome in crew.predict([task(tmp_path / "scans", f"{i}") for i in range(12)]):
+            if not written:
+                os.kill(worker.process.pid, signal.SIGSTOP)
+            written[name] = outcome
+    assert {w.status for w in written.values()} == {"done"}
+    assert len(written) == 12
+    assert any("hangs" in r.getMessage() for r in caplog.records)
+
+
+def test_without_proc_the_heartbeat_tells_who_hangs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(room, "vitals", lambda pid: None)
+    monkeypatch.setattr(room, "STILL", 1.5)
+    monkeypatch.setattr(room, "PATIENCE", 2.0)
+    with caplog.at_level(logging.INFO, "nnseg"):
+        written = predicted(tmp_path, ["a", "slow"])
+    assert statuses(written) == {"a": ("done", 1), "slow": ("done", 2)}
+
+
+def test_a_scan_too_large_for_its_share_is_predicted_when_it_can_be_alone(tmp_path):
+    tasks = [task(tmp_path / "scans", "a", 2), task(tmp_path / "scans", "large", 70), task(tmp_path / "scans", "huge", 200)]
+    with workers(tmp_path, devices=("cpu", "cpu")) as crew:
+        crew.ready()
+        written = dict(crew.predict(tasks))
+    assert statuses(written) == {"a": ("done", 1), "large": ("done", 2), "huge": ("failed", 2)}
+    assert "needs 200.00 GB" in written["huge"].reason
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_before_any_case(tmp_path):
+    with workers(tmp_path, model="missing") as crew, pytest.raises(NnsegError, match="there is no model missing"):
+        crew.ready()
+
+
+def test_dying_again_and_again_while_loading_ends_it(tmp_path):
+    with workers(tmp_path, model="deadly") as crew, pytest.raises(RunError, match=r"loading the model.*SIGKILL"):
+        crew.ready()
+
+
+def test_hanging_while_loading_ends_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "STILL", 0.3)
+    monkeypatch.setattr(room, "PATIENCE", 0.5)
+    monkeypatch.setattr(room, "DUMP", 0.1)
+    with workers(tmp_path, model="stuck") as crew, pytest.raises(RunError, match=r"loading the model.*hung"):
+        crew.ready()
+
+
+def test_no_process_is_left_whatever_happens(tmp_path):
+    with workers(tmp_path, devices=("cpu", "cpu")) as crew:
+        crew.ready()
+        processes = [worker.process for worker in crew._crew]
+        assert [p.poll() for p in processes] == [None, None]
+        next(iter(crew.predict([task(tmp_path / "scans", "a")])))
+    assert all(p.poll() is not None for p in processes)
+
+
+def test_a_process_ends_when_its_stdin_is_closed(tmp_path):
+    with workers(tmp_path) as crew:
+        crew.ready()
+        process = crew._crew[0].process
+        crew._crew[0]._outbox.put(None)
+        assert process.wait(5) == 0
+
+
+def test_ctrl_c_ends_it_with_everything_that_is_done(tmp_path):
+    written = {}
+    with pytest.raises(Stopped) as end, workers(tmp_path) as crew:
+        crew.ready()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        for name, outcome in crew.predict([task(tmp_path / "scans", name) for name in ["a", "stuck", "c"]]):
+            written[name] = outcome
+            start_waiting = time.monotonic()
+    assert end.value.code == 130
+    assert time.monotonic() - start_waiting < 5
+    assert statuses(written) == {"a": ("done", 1)}

@@ -1,0 +1,99 @@
+"""A predictor without a network: what is brighter than 0 is label 1. Names of scans make it misbehave."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from forked import Forked
+
+from nnseg.core.dataset import Case
+from nnseg.core.errors import ModelError
+from nnseg.core.image import LabelMap
+from nnseg.core.labels import Labels
+from nnseg.serving import worker as serving
+from nnseg.serving.messages import Order, Task
+
+
+class StandInModel:
+    labels = Labels(names=("background", "bright"), values=(0, 1))
+    channels = ("MRI",)
+    population = None
+
+    def key(self) -> str:
+        return "stand-in"
+
+
+@dataclass(frozen=True)
+class Answer:
+    label_map: LabelMap
+    seconds: dict[str, float]
+    probabilities: object = None
+    uncertainty: object = None
+    confidence: object = None
+
+
+class StandIn:
+    """Needs as many GB as a scan has slices."""
+
+    model = StandInModel()
+
+    def __init__(self, out: Path | None = None) -> None:
+        self.out = out
+
+    def prepare(self, scan):
+        return scan
+
+    def answer(self, scan, *, probabilities=False, uncertainty=False, scratch=None):
+        name = scan.source.files[0].name
+        if self.out:
+            (self.out.parent / f"seen_{os.getpid()}_{name}").touch()
+        if "broken" in name:
+            raise ValueError("no answer to this")
+        if "deadly" in name or ("fragile" in name and self._first(name)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "stuck" in name or ("slow" in name and self._first(name)):
+            time.sleep(1000)
+        time.sleep(0.02)
+        return Answer(LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid), {"network": 0.02, "restore": 0.0})
+
+    def memory_gb(self, grid, *, probabilities=False, uncertainty=False):
+        return float(grid.shape[0])
+
+    def _first(self, name: str) -> bool:
+        try:
+            (self.out.parent / f"met_{name}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+def start(threads: int) -> Forked:
+    """A process that serves with a stand-in; none with a model called "missing"."""
+    return Forked(lambda: serving.serve(_load))
+
+
+def _load(order: Order) -> tuple[StandIn, str]:
+    if order.models[0].name == "missing":
+        raise ModelError("there is no model missing")
+    if order.models[0].name == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order.models[0].name == "stuck":
+        time.sleep(1000)
+    return StandIn(order.out), order.device
+
+
+def write_scan(path: Path, slices: int = 2) -> Path:
+    """Write a small scan with something bright in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(slices).normal(size=(6, 5, slices)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return path
+
+
+def task(folder: Path, name: str, slices: int = 2) -> Task:
+    """A task for a new scan."""
+    return Task(case=Case(name=name, images=(write_scan(folder / f"{name}.nii.gz", slices),)))

@@ -1,0 +1,55 @@
+"""What a process of ours does, as the system counts it."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nnseg.system.machine import PROC, oom_kills, vitals
+
+pytestmark = pytest.mark.skipif(not PROC.exists(), reason="needs /proc")
+
+PROGRAM = """
+import sys, time
+sys.stdin.readline()
+end = time.process_time() + 0.3
+while time.process_time() < end: pass
+block = bytearray(50_000_000)
+open(sys.argv[1], "wb").write(block)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_computing_writing_and_memory_are_seen_from_outside(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, tmp_path / "file"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        time.sleep(0.3)
+        before = vitals(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = vitals(process.pid)
+        process.communicate("\n")
+    assert 0.25 < after.cpu_seconds - before.cpu_seconds < 3
+    assert after.io_bytes - before.io_bytes >= 50_000_000
+    assert 0.04 < after.own_gb - before.own_gb < 0.08
+
+
+def test_of_one_that_has_ended_nothing_is_known():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert vitals(process.pid) is None
+
+
+def test_kills_for_want_of_memory_are_counted_in_the_own_group_first(tmp_path):
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroups"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("0::/job/7\n")
+    (proc / "vmstat").write_text("pgfault 12\noom_kill 5\n")
+    assert oom_kills(proc=proc, cgroups=cgroups) == 5
+    (cgroups / "job" / "7").mkdir(parents=True)
+    (cgroups / "job" / "7" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert oom_kills(proc=proc, cgroups=cgroups) == 2
+    assert oom_kills(proc=tmp_path / "none", cgroups=tmp_path / "none") == 0

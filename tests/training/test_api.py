@@ -1,0 +1,95 @@
+"""Trainings from Python, as the documentation shows them."""
+
+import numpy as np
+import pytest
+import torch
+from balls import ball, plan_of
+from torch import nn
+
+import nnseg
+from nnseg.core.errors import PlanError
+from nnseg.core.geometry import Grid
+from nnseg.core.image import LabelMap, Scan, Source
+from nnseg.training.api import train
+
+
+def scan_of(case):
+    grid = Grid(shape=case.labels.shape)
+    return Scan(image=case.image, grid=grid, source=Source(files=(), grid=grid))
+
+
+def test_a_training_from_python_gives_a_model_that_predicts():
+    plan = plan_of(epoch_steps=40, learning_rate=1e-2)
+    shown = ball("unseen", 9)
+    grid = Grid(shape=shown.labels.shape)
+    scans = [scan_of(ball(f"ball {i}", i)) for i in range(3)]
+    maps = [LabelMap(labels=ball(f"ball {i}", i).labels, grid=grid) for i in range(3)]
+    cases = [nnseg.preprocess(*pair, plan, name=f"ball {i}") for i, pair in enumerate(zip(scans, maps, strict=True))]
+    training = train(plan, cases[:2], held_out=cases[2:], steps=120, device="cpu")
+    epochs = list(training)
+    assert [e.step for e in epochs] == [40, 80, 120]
+    assert epochs[-1].loss < 0.6 * epochs[0].loss
+    found = nnseg.predict(training.model(), scan_of(shown), device="cpu").label_map.labels
+    assert 2 * ((found > 0) & (shown.labels > 0)).sum() / ((found > 0).sum() + (shown.labels > 0).sum()) > 0.8
+
+
+def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
+    def my_network(plan):
+        torch.manual_seed(1)
+        return nn.Conv3d(plan.inputs, len(plan.labels.heads), 3, padding=1)
+
+    def my_loss(logits, labels):
+        return nn.functional.cross_entropy(logits, labels.clamp(min=0))
+
+    training = train(plan_of(learning_rate=0.1), [ball("a", 0)], steps=40, device="cpu", loss=my_loss, network=my_network)
+    epochs = list(training)
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    assert set(training.model().members[0].weights) == {"weight", "bias"}
+    predictor = nnseg.Predictor(training.model(), device="cpu", network=my_network)
+    case = ball("b", 1)
+    prediction = predictor(scan_of(case))
+    assert np.mean(prediction.label_map.labels == case.labels) > 0.9
+
+
+def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
+    class Mine(nn.Module):
+        def __init__(self, plan):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv3d(plan.inputs, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
+            self.heads = nn.ModuleList(nn.Conv3d(8, len(plan.labels.heads), 1) for _ in range(2))
+
+        def forward(self, image):
+            features = self.body(image)
+            return [self.heads[0](features), self.heads[1](nn.functional.avg_pool3d(features, 2))]
+
+    case = ball("a", 0)
+    training = train(plan_of(averaging=0.5), [case], steps=8, device="cpu", network=Mine)
+    assert len(list(training)) == 2
+    assert training.weights()["body.1.num_batches_tracked"] == 8
+    found = nnseg.Predictor(training.model(), device="cpu", network=Mine)(scan_of(case)).label_map.labels
+    assert found.shape == case.labels.shape
+
+
+def test_a_training_can_be_left_and_gone_on_with():
+    training = train(plan_of(), [ball("a", 0)], steps=12, device="cpu")
+    first = next(iter(training))
+    assert [first.step] + [epoch.step for epoch in training] == [4, 8, 12]
+
+
+def test_a_training_needs_a_length():
+    with pytest.raises(PlanError, match="length of training"):
+        train(plan_of(), [ball("a", 0)], device="cpu")
+
+
+def test_a_normalizer_of_ones_own_goes_into_preprocessing_and_prediction():
+    def halved(image):
+        return image / 2
+
+    case, plan = ball("a", 0), plan_of()
+    scan = scan_of(case)
+    assert np.allclose(nnseg.preprocess(scan, None, plan, normalizer=halved).image, case.image / 2, atol=1e-6)
+    training = train(plan, [case], steps=4, device="cpu")
+    list(training)
+    own = nnseg.Predictor(training.model(), device="cpu", normalizer=halved)
+    probabilities = own.answer(own.prepare(scan), probabilities=True).probabilities
+    assert not np.allclose(probabilities, nnseg.predict(training.model(), scan, device="cpu", probabilities=True).probabilities)

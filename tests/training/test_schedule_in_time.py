@@ -1,0 +1,81 @@
+"""Trainings end when their time is over, and sooner when they get no better."""
+
+from itertools import pairwise
+
+import pytest
+
+from nnseg.core.plan import Training
+from nnseg.core.schedule import Course, Epoch, learning_rate
+from nnseg.training.schedule import Timekeeper, has_stalled, smoothed_dice, wound_up
+
+TRAINING = Training(batch_size=2, schedule="cosine", learning_rate=0.1)
+
+
+class Clockwork:
+    """What a timekeeper asks of a learner, with a clock that a test sets."""
+
+    def __init__(self, steps):
+        self.course, self.step, self.seconds = Course.of(steps, TRAINING), 0, 0.0
+
+
+def ended_at(planned_steps, budget, seconds_of_step):
+    learner = Clockwork(planned_steps)
+    keeper = Timekeeper(budget, learner)
+    rates = []
+    while learner.step < learner.course.steps:
+        rates.append(learning_rate(learner.step, learner.course, TRAINING))
+        learner.seconds += seconds_of_step(learner.step)
+        learner.step += 1
+        learner.course = keeper.course(learner)
+    return learner, rates
+
+
+@pytest.mark.parametrize(
+    "seconds_of_step",
+    [
+        lambda step: 0.1,
+        lambda step: 0.3,  # the machine is three times slower than thought
+        lambda step: 0.03,
+        lambda step: 0.1 if step < 300 else 0.25,  # something else begins to run
+        lambda step: 0.25 if step < 300 else 0.1,
+        lambda step: 0.1 if step % 50 else 2.0,  # pauses between epochs
+    ],
+)
+def test_a_training_ends_in_time_with_its_rate_at_zero(seconds_of_step):
+    learner, rates = ended_at(1000, 100.0, seconds_of_step)
+    assert learner.seconds == pytest.approx(100, rel=0.03)
+    assert rates[-1] < 0.002 * rates[0]
+    assert max(a - b for a, b in pairwise(rates)) < 0.1 * rates[0]
+
+
+def test_a_course_that_fits_is_left_alone():
+    learner, _ = ended_at(992, 100.0, lambda step: 0.1)
+    assert len(learner.course.legs) == 1
+
+
+def test_steps_as_long_as_the_budget_end_after_it():
+    learner, _ = ended_at(5, 10.0, lambda step: 30.0)
+    assert learner.step == 2
+
+
+def epochs_with(*dice):
+    common = {"steps": 1000, "loss": 1.0, "learning_rate": 0.1, "seconds": 1.0, "total_seconds": 1.0}
+    return [Epoch(number=n, step=10 * n, dice={"a": d}, **common) for n, d in enumerate(dice, 1)]
+
+
+def test_estimates_are_smoothed_and_gaps_left_out():
+    assert smoothed_dice(epochs_with(0.5, None, 0.6)) == pytest.approx([0.5, 0.51])
+
+
+def test_a_training_has_stalled_when_its_best_estimate_is_old():
+    rising, falling = epochs_with(0.5, 0.6, 0.7, 0.8), epochs_with(0.5, 0.8, 0.1, 0.1, 0.1)
+    assert not has_stalled(rising, 3)
+    assert has_stalled(falling, 3)
+    assert not has_stalled(falling, 4)
+    assert not has_stalled(epochs_with(None, None, None), 1)
+
+
+def test_a_stalled_training_is_wound_up_over_a_quarter_of_its_steps_but_never_prolonged():
+    course = Course.of(1000, TRAINING)
+    assert wound_up(course, 400).steps == 500
+    assert wound_up(course, 900).steps == 1000

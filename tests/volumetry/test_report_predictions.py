@@ -1,0 +1,160 @@
+"""``nnseg report PREDICTIONS``: from scans by way of a stand-in for a network to volumes, page and sheets."""
+
+import csv
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from standin import StandIn, write_scan
+from typer.testing import CliRunner
+
+from nnseg.cli import app
+from nnseg.core.dataset import Case
+from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.population import Person, population_of
+from nnseg.crossval.predict import Job, predict_into
+from nnseg.storage.predictions import RECORD, Predictions
+from nnseg.storage.run_folder import read_json
+from nnseg.volumetry.report import read_population, read_record, report_predictions
+from nnseg.volumetry.volumes import Volumetry
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three scans of 6 x 5 x slices voxels of 2 mm3, and a broken one, predicted."""
+    monkeypatch.setattr("nnseg.volumetry.report.MOST_OTHERS", 1)  # one picture is enough
+    cases = [Case(name=n, images=(write_scan(tmp_path / "scans" / f"{n}.nii.gz", i),)) for i, n in enumerate(("=a", "b", "c"), 2)]
+    broken = tmp_path / "scans" / "broken.nii.gz"
+    broken.write_bytes(b"no image")
+    predict_into(Job(cases=(*cases, Case(name="broken", images=(broken,))), out=tmp_path / "out", key="k"), StandIn())
+    return tmp_path / "out"
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def bright_ml(folder, name):
+    voxels = nib.load(folder / f"{name}.nii.gz").get_fdata()
+    return float((voxels == 1).sum() * 2.0 / 1000)
+
+
+def test_every_scan_gets_its_volume_and_a_sheet_and_a_failed_one_its_reason(folder):
+    found = report_predictions(folder)
+    by_name = {case.name: case for case in found.cases}
+    assert list(by_name) == ["=a", "b", "broken", "c"]
+    for name in ("=a", "b", "c"):
+        assert by_name[name].labels["bright"].ml == pytest.approx(bright_ml(folder, name), abs=1e-12)
+    assert "is not a NIfTI file" in by_name["broken"].failed
+    assert [r["case"] for r in rows(folder / "volumes.csv")] == ["'=a", "b", "broken", "c"]
+    assert [r["bright"] for r in rows(folder / "volumes_wide.csv")] == [
+        f"{by_name[n].labels['bright'].ml:.12g}" for n in ("=a", "b", "c")
+    ]
+    assert read_json(folder / "volumes.json", Volumetry) == found
+    assert sorted(p.name for p in (folder / "sheets").iterdir()) == ["=a.html", "b.html", "c.html"]
+    assert "<svg" in (folder / "sheets" / "b.html").read_text()
+
+
+def test_two_processes_say_the_same_as_one(folder):
+    assert report_predictions(folder, workers=2, sheets=False) == report_predictions(folder, workers=1, sheets=False)
+
+
+def test_scans_that_are_gone_cost_their_pictures_and_nothing_else(folder):
+    before = report_predictions(folder, sheets=False)
+    shutil.rmtree(folder.parent / "scans")
+    assert report_predictions(folder) == before
+    assert "No picture" in (folder / "sheets" / "b.html").read_text()
+    assert "Still pictures" not in (folder / "report.html").read_text()
+
+
+def test_a_label_map_that_is_gone_fails_alone(folder):
+    (folder / "b.nii.gz").unlink()
+    found = {case.name: case.failed for case in report_predictions(folder, sheets=False).cases}
+    assert "b.nii.gz" in found["b"]
+    assert found["c"] == ""
+
+
+def test_a_label_map_that_was_corrected_by_hand_is_measured_as_it_is_now(folder):
+    image = nib.load(folder / "b.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), folder / "b.nii.gz")
+    (case,) = (c for c in report_predictions(folder, sheets=False).cases if c.name == "b")
+    assert case.labels["bright"].ml == pytest.approx(6 * 5 * 3 * 2 / 1000)
+
+
+def test_sheets_can_be_left_out(folder):
+    report_predictions(folder, sheets=False)
+    assert not (folder / "sheets").exists()
+    assert "sheets/" not in (folder / "report.html").read_text()
+
+
+def test_patients_are_compared_with_those_of_their_age_and_sex(folder, tmp_path):
+    lines = [f"p{i},{20 + i % 60},{'FM'[i % 2]},{0.001 * i:g}" for i in range(240)]
+    (tmp_path / "others.csv").write_text("\n".join(["case,age,sex,bright", *lines]))
+    (tmp_path / "patients.csv").write_text("case,age,sex\n'=a,50,F\nb,50,\nc,,\nbroken,,\n")
+    others = read_population(tmp_path / "others.csv", read_record(folder)[1])
+    found = report_predictions(folder, population=others, covariates=tmp_path / "patients.csv", sheets=False)
+    among = {c.name: c.labels["bright"].percentile.among for c in found.cases if not c.failed}
+    assert among == {"=a": "women of 50 ± 5 years", "b": "people of 50 ± 5 years", "c": "all 240"}
+    assert found.population == "240 people in others.csv"
+    assert [r["age"] for r in rows(folder / "volumes.csv") if r["case"] == "b"] == ["50.0"]
+
+
+def test_the_populations_default_is_the_models_own_and_is_kept_with_the_predictions(folder):
+    others = population_of([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
+    record = read_json(folder / RECORD, Predictions).model_copy(update={"population": others})
+    (folder / RECORD).write_text(record.model_dump_json())
+    found = report_predictions(folder, sheets=False)
+    assert found.population == "training set of d"
+    assert all(c.labels["bright"].percentile.n == 30 for c in found.cases if not c.failed)
+
+
+def test_volumes_that_were_reported_are_a_population_for_others(folder):
+    labels = read_record(folder)[1]
+    with pytest.raises(DatasetError, match="volumes are not known yet; give nnseg report"):
+        read_population(folder, labels)
+    report_predictions(folder, sheets=False)
+    by_folder, by_file = (read_population(p, labels) for p in (folder, folder / "volumes.json"))
+    assert by_folder == by_file
+    assert by_folder.source == "3 scans in out"
+    assert [p.volumes for p in read_population(folder / "volumes.csv", labels).people] == [p.volumes for p in by_folder.people]
+
+
+def test_a_population_that_is_none_is_refused(folder, tmp_path):
+    labels = read_record(folder)[1]
+    for path, reason in ((tmp_path / "nothing", "there is no population"), (tmp_path / "scans", "does not know the volumes")):
+        with pytest.raises(DatasetError, match=reason):
+            read_population(path, labels)
+
+
+def test_a_model_brings_its_population(monkeypatch, folder, tmp_path):
+    others = population_of([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
+    (tmp_path / "m.nnseg").touch()
+    monkeypatch.setattr("nnseg.volumetry.report.load_model_file", lambda path: type("M", (), {"population": others}))
+    assert read_population(tmp_path / "m.nnseg", read_record(folder)[1]) == others
+
+
+def test_a_folder_without_predictions_is_refused(tmp_path):
+    with pytest.raises(RunError, match="holds neither a run nor predictions"):
+        report_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"format": 3}, {"labels": None}, {"cases": {"a": 1}}])
+def test_a_record_of_another_version_is_refused(folder, change):
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(record | change))
+    with pytest.raises(RunError, match="of another version of nnseg; give the same nnseg predict again"):
+        report_predictions(folder)
+
+
+def test_the_command_tells_a_folder_of_predictions_from_a_run(folder, tmp_path):
+    told = CliRunner().invoke(app, ["report", str(folder), "--no-sheets", "--workers", "1"])
+    assert told.exit_code == 0
+    assert "3 scans measured, 0 flagged, 1 failed" in told.stdout
+    assert f"report: {folder / 'report.html'}" in told.stdout
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    refused = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert "dataset.json is missing" in str(refused.exception)
