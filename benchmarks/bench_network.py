@@ -20,7 +20,7 @@ from torch import Tensor
 from nnseg.core.plan import Network
 from nnseg.network import blocks
 from nnseg.network.unet import build_network
-from nnseg.training.loss_terms import Target
+from nnseg.training.loss_terms import LossTarget
 from nnseg.training.losses import LOSSES, downsample, stage_weights
 
 STAGES = 4
@@ -75,7 +75,7 @@ def _stepper(loss: Callable[[list[Tensor], Tensor], Tensor], image: Tensor, labe
 def _our_loss(outputs: list[Tensor], labels: Tensor) -> Tensor:
     members = torch.eye(HEADS, dtype=torch.bool)
     parts = [
-        weight * LOSSES["dice_ce"](logits, Target(labels=downsample(labels, logits.shape[2:]).long(), members=members))
+        weight * LOSSES["dice_ce"](logits, LossTarget(labels=downsample(labels, logits.shape[2:]).long(), members=members))
         for weight, logits in zip(stage_weights(len(outputs)), outputs, strict=True)
         if weight
     ]

@@ -21,7 +21,7 @@ import torch
 
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.labels import Labels
-from nnseg.inference.restore import Stream, blocks, decided
+from nnseg.inference.restore import RestoreStream, blocks, decided
 from nnseg.preprocessing.resample import resample_image
 from nnseg.system.machine import held_gb, peak_ram
 
@@ -50,7 +50,7 @@ def ours(arguments: argparse.Namespace) -> None:
     with peak_ram(every=0.01, children=False) as peak:
         start = time.perf_counter()
         slabs = (torch.from_numpy(np.ascontiguousarray(logits[:, z : z + 8])) for z in range(0, logits.shape[1], 8))
-        streams = [Stream(slabs, placement, separate=None)]
+        streams = [RestoreStream(slabs, placement, separate=None)]
         found = np.empty(shape, labels.dtype)
         for block in blocks(streams, values=2_000_000, channels=count):
             found[block] = decided(streams[0], block, labels)

@@ -25,11 +25,11 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Trust, ranges_of
 from nnseg.crossval.evidence import SAMPLE, surprises
-from nnseg.crossval.trust import Held, calibrated, cross_fitted, temperature_of
+from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, temperature_of
 from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.metrics import count
 from nnseg.inference.predict import Predictor
-from nnseg.inference.uncertainty import Sample
+from nnseg.inference.uncertainty import DrawnVoxels
 from nnseg.network.bundle import load_model_file
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.run_folder import RunFolder, read_json
@@ -44,10 +44,10 @@ DRAWS = 20
 class Seen:
     """A held-out case, predicted: what the product keeps of it, and what is compared with that."""
 
-    held: Held
+    held: HeldOutCase
     entropy: float
     entropy_of_foreground: float
-    sample: Sample
+    sample: DrawnVoxels
     truth: npt.NDArray[np.int16]
 
 
@@ -92,7 +92,7 @@ def _seen(predictor: Predictor, case: Case, fold: int) -> Seen:
     entropy = _entropy(np.asarray(prediction.probabilities, np.float64), labels)
     foreground = prediction.label_map.labels != labels.values[0]
     return Seen(
-        held=Held(fold=fold, confidence=confidence, score=score),
+        held=HeldOutCase(fold=fold, confidence=confidence, score=score),
         entropy=float(entropy.mean()),
         entropy_of_foreground=float(entropy[foreground].mean()) if foreground.any() else 0.0,
         sample=prediction.sample,

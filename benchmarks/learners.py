@@ -10,13 +10,13 @@ import torch
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Course
 from nnseg.network.device import autocast_dtype
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 
 
 def make_learner(plan: Plan, device: torch.device, precision: str = "auto") -> Learner:
     """A learner at the beginning of a long training."""
-    setting = Setting(plan=plan, fold=0, device=device, dtype=autocast_dtype(device, precision))
+    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=autocast_dtype(device, precision))
     return Learner(setting, Course.of(10_000, plan.training))
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.plan import findings_of, plan, survey
+from nnseg.commands.plan import findings_of, known_or_measured_fingerprint, plan
 from nnseg.commands.report import report
-from nnseg.commands.train import Trainings, locked
+from nnseg.commands.train import RunTrainings, locked
 from nnseg.core.dataset import Dataset, Finding
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
@@ -57,12 +57,12 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         if command:
             update_record(place, command=command)
         with timed(place, "fingerprint"):
-            fingerprint = survey(dataset, place, options.workers)
+            fingerprint = known_or_measured_fingerprint(dataset, place, options.workers)
         with timed(place, "plan"):
             plan(place, dataset, fingerprint, options)
         # How long to train is in the plans by now, as people may have edited it.
         in_plans = replace(options, budget=None, steps=None, epochs=None)
-        trainings = Trainings(run=place, dataset=dataset, fingerprint=fingerprint, options=in_plans)
+        trainings = RunTrainings(run=place, dataset=dataset, fingerprint=fingerprint, options=in_plans)
         problems = trainings.go()
         with timed(place, "predict"):
             finished = trainings.finished(place.plans())
@@ -95,7 +95,7 @@ def train(run_folder: Path, options: Options) -> tuple[Finding, ...]:
         if ranks.size > 1 and options.devices:
             raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
         with locked(place, ranks):
-            return Trainings(
+            return RunTrainings(
                 run=place,
                 dataset=read_json(place.dataset_file, Dataset),
                 fingerprint=read_json(place.fingerprint_file, Fingerprint),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from nnseg.core.dataset import Finding
-from nnseg.core.decisions import Candidate, Choice, Effect, Mending, Nested, Postprocessing
+from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing, PostprocessingStep
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
@@ -16,7 +16,7 @@ from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
 from nnseg.evaluation.scores import CaseScore, Failure, LabelScore, Scores
 from nnseg.reporting.contours import ExamplePicture, case_views
-from nnseg.reporting.story import Foreseen, Predicted, Stage, Story
+from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 LABELS = Labels(names=("background", "front", HOSTILE), values=(0, 1, 2))
@@ -125,7 +125,7 @@ def choice() -> Choice:
 
 def postprocessing() -> Postprocessing:
     return Postprocessing(
-        mendings=(Mending(action="largest", labels=(1,)), Mending(action="smaller", labels=(2,), mm3=12.0)),
+        mendings=(PostprocessingStep(action="largest", labels=(1,)), PostprocessingStep(action="smaller", labels=(2,), mm3=12.0)),
         cases=6,
         reason=f"Dice rises {HOSTILE}",
         effects={HOSTILE: Effect(cases=5, dice_before=0.5, dice_after=0.625, p=0.01, gain=0.0987)},
@@ -139,7 +139,7 @@ def calibrated(temperature: float, ece: float) -> Calibrated:
     )
 
 
-def story() -> Story:
+def story() -> ReportContent:
     """With everything in it but the viewer, whose page is large."""
     known = scores(
         [*(case(n, *d) for n, d in DICES.items()), case("blank", None, None)], (Failure(name=HOSTILE, reason=f"broken {HOSTILE}"),)
@@ -151,8 +151,8 @@ def story() -> Story:
         prediction=shown, labels=LABELS,
     )  # fmt: skip
     facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
-    predicted = [Predicted(name=n, seconds={"read": 0.5, "network": 1.5}, peak_gb=0.75, facts=facts) for n in DICES]
-    return Story(
+    predicted = [PredictedCase(name=n, seconds={"read": 0.5, "network": 1.5}, peak_gb=0.75, facts=facts) for n in DICES]
+    return ReportContent(
         title=f"Cells {HOSTILE}",
         dataset="plain folders, 5 cases",
         fingerprint=fingerprint(),
@@ -166,11 +166,11 @@ def story() -> Story:
         postprocessing=postprocessing(),
         trust=Trust(cases=5, temperature=1.5, error=0.07, threshold=0.4),
         foreseen=[
-            Foreseen(name=n, expected=0.3 + 0.1 * i, dice=(a + b) / 2, unlike=(f"spacing {HOSTILE}",) if i == 0 else ())
+            ExpectedQuality(name=n, expected=0.3 + 0.1 * i, dice=(a + b) / 2, unlike=(f"spacing {HOSTILE}",) if i == 0 else ())
             for i, (n, (a, b)) in enumerate(DICES.items())
         ],
         calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
-        stages={"train": Stage(seconds=75.0, peak_gb=1.5), "predict": Stage(seconds=3.21)},
+        stages={"train": StageTiming(seconds=75.0, peak_gb=1.5), "predict": StageTiming(seconds=3.21)},
         predicted=predicted,
         provenance={"This run": {"command": f"nnseg run {HOSTILE}"}},
         missing=(f"old.json {HOSTILE}",),

@@ -15,7 +15,7 @@ from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
 from nnseg.serving import worker as serving
-from nnseg.serving.messages import Order, Task
+from nnseg.serving.messages import PredictionOrder, PredictionTask
 
 
 class StandInModel:
@@ -76,7 +76,7 @@ def start(threads: int) -> Forked:
     return Forked(lambda: serving.serve(_load))
 
 
-def _load(order: Order) -> tuple[StandIn, str]:
+def _load(order: PredictionOrder) -> tuple[StandIn, str]:
     if order.models[0].name == "missing":
         raise ModelError("there is no model missing")
     if order.models[0].name == "deadly":
@@ -94,6 +94,6 @@ def write_scan(path: Path, slices: int = 2) -> Path:
     return path
 
 
-def task(folder: Path, name: str, slices: int = 2) -> Task:
+def task(folder: Path, name: str, slices: int = 2) -> PredictionTask:
     """A task for a new scan."""
-    return Task(case=Case(name=name, images=(write_scan(folder / f"{name}.nii.gz", slices),)))
+    return PredictionTask(case=Case(name=name, images=(write_scan(folder / f"{name}.nii.gz", slices),)))

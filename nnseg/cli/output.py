@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from nnseg.commands.compare import Comparisons
     from nnseg.core.dataset import Finding
-    from nnseg.evaluation.compare import Comparison, Row
+    from nnseg.evaluation.compare import Comparison, ComparisonRow
     from nnseg.evaluation.groups import Grouped
     from nnseg.evaluation.metrics import Metric
     from nnseg.evaluation.scores import Mean, Scores
@@ -54,7 +54,7 @@ def _print_comparison(found: Comparison) -> None:
     print()
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
     from rich.markup import escape
 
     from nnseg.evaluation.metrics import metric_of
@@ -69,7 +69,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return name, escape(row.label or "mean"), *means, difference, *p_values, str(row.n), f"{row.wins}/{row.ties}/{row.losses}"
 
 
-def _title(row: Row) -> str:
+def _title(row: ComparisonRow) -> str:
     from nnseg.evaluation.metrics import metric_of
 
     metric = metric_of(row.metric)
@@ -77,7 +77,7 @@ def _title(row: Row) -> str:
     return f"{size}{metric.title}{f' ({metric.unit})' if metric.unit else ''}"
 
 
-def _left_out(row: Row, found: Comparison) -> str:
+def _left_out(row: ComparisonRow, found: Comparison) -> str:
     counts = ((found.a, row.only_a), (found.b, row.only_b))
     told = [f"{n} with a value from {name} alone" for name, n in counts if n]
     return f" (masks left out: {', '.join(told)})" if told else ""

@@ -77,15 +77,15 @@ def predict(
     log_to_terminal(verbose)
     from nnseg.cli.options import parse_devices, parse_folds, parse_spacing
     from nnseg.core.dataset import Finding
-    from nnseg.serving.messages import Order
-    from nnseg.serving.pool import Workers
+    from nnseg.serving.messages import PredictionOrder
+    from nnseg.serving.pool import WorkerPool
 
-    order = Order(
+    order = PredictionOrder(
         models=tuple(model), out=out, folds=parse_folds(folds), device=device, step=step or (FAST_STEP if fast else None),
         mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=parse_spacing(spacing),
     )  # fmt: skip
-    with Workers(order, devices=parse_devices(devices) if devices else (), memory_gb=memory) as workers:
+    with WorkerPool(order, devices=parse_devices(devices) if devices else (), memory_gb=memory) as workers:
         from nnseg.serving.folder import predict_scans  # while the models are loaded
 
         predicted = predict_scans(scans, workers)

@@ -137,7 +137,7 @@ def plan(
 ) -> None:
     """Measure the dataset, decide, and foresee the cost: fingerprint and plan, with the reason for each decision."""
     log_to_terminal(verbose)
-    from nnseg.commands.plan import findings_of, foresee
+    from nnseg.commands.plan import estimate_cost, findings_of
     from nnseg.commands.plan import plan as make_plan
     from nnseg.planning.describe import describe, describe_preflight
     from nnseg.storage.run_folder import RunFolder
@@ -153,7 +153,7 @@ def plan(
         for folder in folders:
             print(describe(folder.plan(), fingerprint))
             print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
-        print(describe_preflight(foresee(place, fingerprint, options)))
+        print(describe_preflight(estimate_cost(place, fingerprint, options)))
     findings = findings_of(fingerprint)
     print_findings(findings)
     if any(f.level == "error" for f in findings):
@@ -247,8 +247,8 @@ def _read_or_measure(source: Path, run: RunFolder, workers: int) -> tuple[Datase
             )
         write_json(run.fingerprint_file, fingerprint)
         return None, fingerprint
-    from nnseg.commands.plan import survey
+    from nnseg.commands.plan import known_or_measured_fingerprint
     from nnseg.storage.datasets.read import read_dataset
 
     dataset = read_dataset(source, workers=workers)
-    return dataset, survey(dataset, run, workers)
+    return dataset, known_or_measured_fingerprint(dataset, run, workers)

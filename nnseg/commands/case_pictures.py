@@ -17,13 +17,13 @@ from nnseg.evaluation.scores import Scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.reporting.contours import CaseViews, ExamplePicture, case_views, montage_png
-from nnseg.reporting.payload import Packed, ViewerCase, pack
+from nnseg.reporting.payload import PackedCase, ViewerCase, pack
 from nnseg.reporting.sections.scores import typical_cases
 from nnseg.reporting.viewer import room
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_map
-from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_folds, read_json, write_json
 
 
@@ -96,7 +96,7 @@ def shown_cases(
     *,
     device: str = "auto",
     most_seconds: float = MOST_SECONDS,
-) -> list[Packed]:
+) -> list[PackedCase]:
     """At most `MOST_CASES` held-out cases with scan, reference, prediction and uncertainty, packed for the viewer.
 
     Maps of uncertainty are made by the networks that had not seen the case, and kept in ``RUN/shown``. A case that cannot be read
@@ -114,8 +114,8 @@ def shown_cases(
     written, cases = held_out_predictions(run.answers, folds), {case.name: case for case in dataset.cases}
     wanted = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
     wanted = {name: caption for name, caption in wanted.items() if name in written and name in cases}
-    doubts = _Doubts(run, folds, trust, device=device, seconds=most_seconds)
-    shown: list[Packed] = []
+    doubts = _UncertaintyMaps(run, folds, trust, device=device, seconds=most_seconds)
+    shown: list[PackedCase] = []
     for done, (name, caption) in enumerate(wanted.items()):
         share = (room() - sum(p.size for p in shown)) // (len(wanted) - done)
         try:
@@ -153,7 +153,7 @@ def _flagged(run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None) -> 
     return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
 
 
-def _case(run: RunFolder, dataset: Dataset, case: Case, written: Written, caption: str, doubts: _Doubts) -> ViewerCase:
+def _case(run: RunFolder, dataset: Dataset, case: Case, written: ScanRecord, caption: str, doubts: _UncertaintyMaps) -> ViewerCase:
     scan, prediction = read_scan(case.images), read_label_map(run.answers / written.file)
     reference = read_label_map(case.labels).labels if case.labels else None
     for name, found in (("prediction", prediction.labels), ("reference", reference)):
@@ -174,7 +174,7 @@ def _case(run: RunFolder, dataset: Dataset, case: Case, written: Written, captio
     )
 
 
-class _Doubts:
+class _UncertaintyMaps:
     """Maps of uncertainty, kept beside a record of what they were made from."""
 
     def __init__(self, run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
@@ -187,7 +187,7 @@ class _Doubts:
         with suppress(RunError):  # none yet, or a damaged one: maps are made anew
             self._record = read_json(self._record_file, dict[str, str])
 
-    def of(self, name: str, scan: Scan, written: Written) -> tuple[Floats | None, str]:
+    def of(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
         """The map of a case, or why there is none."""
         file, key = self._run.shown / f"{name}_uncertainty.nii.gz", digest([written.key, written.hash, self._temperature])
         if self._record.get(name) != key or not file.exists():

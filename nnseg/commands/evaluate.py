@@ -12,7 +12,7 @@ from nnseg.core.dataset import Dataset
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import Pair, evaluate, pair_folders, read_off
+from nnseg.evaluation.evaluate import FilePair, evaluate, pair_folders, read_off
 from nnseg.evaluation.groups import Grouped, cohorts_of, grouped, read_cohorts
 from nnseg.evaluation.scores import Scores
 from nnseg.interop.nnunet.summary import write_summary
@@ -24,7 +24,7 @@ from nnseg.storage.tables import csv_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class EvaluatedScores:
     """Scores, with what they were made from.
 
     Args:
@@ -34,7 +34,7 @@ class Evaluated:
     """
 
     scores: Scores
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     labels: Labels
 
     def write(self, path: Path, form: str = "nnseg") -> None:
@@ -59,7 +59,7 @@ def evaluate_folders(
     tolerances: tuple[float, ...] = Measures().tolerances,
     instances: tuple[str, ...] = (),
     workers: int = 1,
-) -> Evaluated:
+) -> EvaluatedScores:
     """Scores of the label maps of one folder against those of another, paired by file name without suffix.
 
     Args:
@@ -77,7 +77,7 @@ def evaluate_folders(
     pairs, failed = pair_folders(predictions, references)
     labels = labels or read_off([p.reference for p in pairs], workers)
     measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *instances))))
-    return Evaluated(
+    return EvaluatedScores(
         scores=evaluate(pairs, labels, failed=failed, measures=measures, workers=workers), pairs=tuple(pairs), labels=labels
     )
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
+from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.dataset import Dataset, Fold, counted
 from nnseg.core.decisions import Choice, Postprocessing
 from nnseg.core.errors import ModelError, RunError
@@ -138,9 +138,9 @@ def _purpose(dataset: Dataset) -> str:
     )
 
 
-def _material(dataset: Dataset, fingerprint: Fingerprint) -> Material:
+def _material(dataset: Dataset, fingerprint: Fingerprint) -> TrainingData:
     shapes = _range([case.shape for case in fingerprint.cases])
-    return Material(
+    return TrainingData(
         dataset=dataset.name,
         about=dict(dataset.about),
         cases=len(fingerprint.cases),
@@ -181,24 +181,26 @@ def _networks(members: Sequence[Member], *, shown: bool = False) -> Iterator[Net
         )
 
 
-def _measured(scores: Scores) -> Iterator[Measured]:
+def _measured(scores: Scores) -> Iterator[MetricSummary]:
     averages: Mapping[str, Average] = {name: getattr(scores.averages, name) for name in ("per_mask", "per_image", "pooled")}
     for name in scores.metrics:
         metric = metric_of(name)
         for average, found in averages.items():
             of = found[name]
             labels = tuple((label, of.labels[label], of.intervals.get(label)) for label in scores.labels)
-            yield Measured(title=metric.title, unit=metric.unit, average=average, mean=of.mean, interval=of.interval, labels=labels)
+            yield MetricSummary(
+                title=metric.title, unit=metric.unit, average=average, mean=of.mean, interval=of.interval, labels=labels
+            )
 
 
-def _reliance(run: RunFolder, trust: Trust | None) -> Reliance | None:
+def _reliance(run: RunFolder, trust: Trust | None) -> SelfAssessment | None:
     if trust is None:
         return None
     folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
     written = held_out_predictions(run.answers, folds).values()
     kept = [w.confidence.reliability for w in written if w.confidence and w.confidence.reliability]
     found = calibration(kept, trust.temperature)
-    return Reliance(
+    return SelfAssessment(
         temperature=trust.temperature,
         error=trust.error,
         threshold=trust.threshold,

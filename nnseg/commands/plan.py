@@ -26,7 +26,7 @@ from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.run_folder import SCHEMA_FILE, PlanFolder, RunFolder, read_folds, read_json, read_plan, write_json, write_plan
 from nnseg.storage.run_record import read_record, update_record
 from nnseg.system.machine import free_device_gb
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 SPARED = 0.9
 """Of a device's free memory that a plan is made to fill: the rest is for what libraries claim for themselves."""
@@ -154,7 +154,7 @@ def _tried(
     return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
 
 
-def foresee(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
+def estimate_cost(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
     """What the run's plans, as they stand, will cost.
 
     Raises:
@@ -198,7 +198,7 @@ def _edited(run: RunFolder, origin: PlanOrigin) -> Path | None:
 log = logging.getLogger(__name__)
 
 
-def survey(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
+def known_or_measured_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
     """The dataset's fingerprint, measured anew only if a file of it has changed."""
     log.info("%s: %s", dataset.name, dataset.describe())
     known = _known_fingerprint(dataset, run, workers)
@@ -220,7 +220,7 @@ def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Finger
     if described != dataset or "format" not in known.model_fields_set:
         return None
     keys = {case.name: case.key for case in known.cases} | known.unusable
-    found = {o.item.name: o.result or "" for o in each(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
+    found = {o.item.name: o.result or "" for o in map_items(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
     return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
 
 

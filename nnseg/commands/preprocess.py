@@ -11,20 +11,20 @@ from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.plan import Plan, digest
-from nnseg.crossval.cascade import Answer, answers, in_order
+from nnseg.crossval.cascade import PreviousPrediction, answers, in_order
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_case
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json
 from nnseg.storage.run_record import timed
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class PreprocessingTask:
     """One case to preprocess, with all a worker needs to know.
 
     Args:
@@ -82,12 +82,12 @@ def _preprocess_cases(
     plan, store, shown = folder.plan(), CaseStore(folder.cases), answers(run, folder.plan())
     keys, files = case_keys(plan, fingerprint, shown), {name: answer.file for name, answer in (shown or {}).items()}
     tasks = [
-        Task(case=case, plan=plan, store=folder.cases, key=keys[case.name], previous=files.get(case.name))
+        PreprocessingTask(case=case, plan=plan, store=folder.cases, key=keys[case.name], previous=files.get(case.name))
         for case in dataset.cases
         if case.name in keys and not store.has(case.name, keys[case.name])
     ]
     failures = []
-    for outcome in each(_do, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
+    for outcome in map_items(_do, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
         if outcome.reason is not None:
             failures.append(Finding(level="error", case=outcome.item.case.name, message=outcome.reason))
             log.error("%s", failures[-1])
@@ -103,7 +103,7 @@ def keys_of(run: RunFolder, folder: PlanFolder, fingerprint: Fingerprint) -> dic
     return case_keys(plan, fingerprint, answers(run, plan))
 
 
-def case_keys(plan: Plan, fingerprint: Fingerprint, shown: Mapping[str, Answer] | None = None) -> dict[str, str]:
+def case_keys(plan: Plan, fingerprint: Fingerprint, shown: Mapping[str, PreviousPrediction] | None = None) -> dict[str, str]:
     """What each preprocessed case depends on, as a digest: its files' contents and the plan's preprocessing.
 
     Args:
@@ -119,7 +119,7 @@ def case_keys(plan: Plan, fingerprint: Fingerprint, shown: Mapping[str, Answer] 
     }
 
 
-def _more(case: CaseMeasure, shown: Mapping[str, Answer] | None) -> list[object]:
+def _more(case: CaseMeasure, shown: Mapping[str, PreviousPrediction] | None) -> list[object]:
     """What not every case depends on; nothing where there is none, so that keys stay what they were."""
     return [*([case.annotated] if case.annotated else []), *([shown[case.name].hash] if shown is not None else [])]
 
@@ -128,5 +128,5 @@ PREPROCESSING_VERSION = 1
 """Raised when the code gives other numbers for the same plan, so that old cases are made anew."""
 
 
-def _do(task: Task) -> None:
+def _do(task: PreprocessingTask) -> None:
     task()

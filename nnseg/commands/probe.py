@@ -20,8 +20,8 @@ from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import default_workers, device_kind
 from nnseg.core.plan import Plan
-from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
-from nnseg.planning.preflight import Room
+from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
+from nnseg.planning.preflight import FreeResources
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 from nnseg.storage.run_record import versions
 from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
@@ -36,7 +36,7 @@ MOST_CASES = 8
 """Of the dataset that lend themselves to a probe."""
 
 
-class Request(BaseModel):
+class ProbeRequest(BaseModel):
     """What a process is to measure.
 
     Args:
@@ -60,7 +60,7 @@ class Request(BaseModel):
     held_out: int
 
 
-class Answer(BaseModel):
+class ProbeResult(BaseModel):
     """What was measured; one of ``handling`` and ``trial`` is there, unless there is an error.
 
     Args:
@@ -75,7 +75,7 @@ class Answer(BaseModel):
     device: str = ""
     threads: int = 0
     base_gb: float = 0.0
-    handling: Handling | None = None
+    handling: CaseCost | None = None
     trial: Trial | None = None
     error: str = ""
 
@@ -131,10 +131,10 @@ def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto
     return known if same and any(not t.failed for t in known.trials) else None
 
 
-def room(run: RunFolder, device: str = "auto") -> Room:
+def room(run: RunFolder, device: str = "auto") -> FreeResources:
     """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
     there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
-    return Room(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
+    return FreeResources(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
 
 
 def _machine(device: str) -> str:
@@ -165,9 +165,9 @@ def _workshop(run: RunFolder) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _request(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, folder: Path, device: str) -> Request:
+def _request(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, folder: Path, device: str) -> ProbeRequest:
     held_out = -(-len(fingerprint.cases) // 5) if len(fingerprint.cases) > 1 else 0
-    return Request(
+    return ProbeRequest(
         task="train",
         plan=plan,
         cases=lent_cases(dataset, fingerprint),
@@ -187,7 +187,7 @@ def lent_cases(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Case, ...]:
     return tuple(ordered[i] for i in dict.fromkeys(places))[:MOST_CASES]
 
 
-def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
+def _tried(known: Probe, plan: Plan, request: ProbeRequest) -> tuple[Probe, Trial]:
     """The probe with one more trial, and that trial; the cases are preprocessed first if they are not yet."""
     features, batch = plan.network.features[0], plan.training.batch_size
     log.info("trying a network for %s (%d features at first, %d patches a step)", plan.name, features, batch)
@@ -195,7 +195,7 @@ def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
         request.store.mkdir(parents=True)
         known = _handled(known, request)
     handling = known.handling_of(plan)
-    answer = Answer(error=handling.failed) if handling and handling.failed else _ask(request)
+    answer = ProbeResult(error=handling.failed) if handling and handling.failed else _ask(request)
     trial = answer.trial or Trial(key="", failed=answer.error)
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
     if answer.trial:
@@ -204,10 +204,10 @@ def _tried(known: Probe, plan: Plan, request: Request) -> tuple[Probe, Trial]:
     return known.model_copy(update={"trials": (*others, trial)}), trial
 
 
-def _handled(known: Probe, request: Request) -> Probe:
+def _handled(known: Probe, request: ProbeRequest) -> Probe:
     """The probe with the handling of the request's cases, which are in its store then; what is on file already stays."""
     answer = _ask(request.model_copy(update={"task": "handle"}))
-    handling = answer.handling or Handling(key="", failed=answer.error)
+    handling = answer.handling or CaseCost(key="", failed=answer.error)
     handling = handling.model_copy(update={"key": handling_key(request.plan)})
     before = known.handling_of(request.plan)
     if before and not before.failed:
@@ -215,7 +215,7 @@ def _handled(known: Probe, request: Request) -> Probe:
     return known.model_copy(update={"handling": (*(h for h in known.handling if h.key != handling.key), handling)})
 
 
-def _ask(request: Request) -> Answer:
+def _ask(request: ProbeRequest) -> ProbeResult:
     """What a process of its own answers, or why it could not."""
     asked, answered = (request.store.with_name(f"{name}.json") for name in ("request", "answer"))
     write_json(asked, request)
@@ -229,11 +229,11 @@ def _ask(request: Request) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(error=f"was not tried to the end within {PATIENCE / 60:.0f} minutes")
+        return ProbeResult(error=f"was not tried to the end within {PATIENCE / 60:.0f} minutes")
     with suppress(RunError):
-        return read_json(answered, Answer)
+        return read_json(answered, ProbeResult)
     log.debug("a trial ended with %d:\n%s", done.returncode, done.stderr)
-    return Answer(error=_last_words(done.returncode, done.stderr))
+    return ProbeResult(error=_last_words(done.returncode, done.stderr))
 
 
 def _last_words(code: int, errors: str) -> str:

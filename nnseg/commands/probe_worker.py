@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnseg.commands.preprocess import Task
-from nnseg.commands.probe import Answer, Request
+from nnseg.commands.preprocess import PreprocessingTask
+from nnseg.commands.probe import ProbeRequest, ProbeResult
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.geometry import tile_starts
 from nnseg.core.image import LabelMap
 from nnseg.core.options import Options
 from nnseg.core.plan import Plan
-from nnseg.core.probe import Handling, Trial
+from nnseg.core.probe import CaseCost, Trial
 from nnseg.core.schedule import Course
-from nnseg.crossval.evidence import Wrapped
-from nnseg.crossval.predict import Job, predict_into
-from nnseg.inference.networks import Voter, window_of
-from nnseg.inference.predict import Prediction, Predictor, Prepared
+from nnseg.crossval.evidence import PredictorWrapper
+from nnseg.crossval.predict import PredictionJob, predict_into
+from nnseg.inference.networks import MemberNetwork, window_of
+from nnseg.inference.predict import Prediction, Predictor, PreparedScan
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.tiles import Window
 from nnseg.network.bundle import Member, Model, save_model
@@ -37,7 +37,7 @@ from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.run_folder import read_json, write_json
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import memory_for
 from nnseg.training.patches import Patches
@@ -71,19 +71,19 @@ def main(asked: str, answered: str) -> None:
     """Do what the request in one file asks and write the answer to another; what the candidate cannot do is part of it."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to die and no other
-    request = read_json(Path(asked), Request)
+    request = read_json(Path(asked), ProbeRequest)
     try:
         answer = _answer(request)
     except torch.OutOfMemoryError:
-        answer = Answer(error=f"needs more memory than {request.device} has free")
+        answer = ProbeResult(error=f"needs more memory than {request.device} has free")
     except (NnsegError, MemoryError) as error:
-        answer = Answer(error=str(error) or "needs more memory than there is")
+        answer = ProbeResult(error=str(error) or "needs more memory than there is")
     write_json(Path(answered), answer)
 
 
-def _answer(request: Request) -> Answer:
+def _answer(request: ProbeRequest) -> ProbeResult:
     device = resolve_device(request.device)
-    about = Answer(device=str(device), threads=torch.get_num_threads(), base_gb=held_gb())
+    about = ProbeResult(device=str(device), threads=torch.get_num_threads(), base_gb=held_gb())
     if request.task == "handle":
         return about.model_copy(update={"handling": handle(request, device)})
     return about.model_copy(update={"trial": train_a_little(request, device)})
@@ -99,7 +99,7 @@ class _Rate:
     memory_gb: float
 
 
-def handle(request: Request, device: torch.device) -> Handling:
+def handle(request: ProbeRequest, device: torch.device) -> CaseCost:
     """What it takes to preprocess the cases into the store, and to predict them with a network that costs next to nothing."""
     store = CaseStore(request.store)
     put = _rate(request, request.cases, lambda case: _preprocess(case, request))
@@ -107,7 +107,7 @@ def handle(request: Request, device: torch.device) -> Handling:
     predicted = _rate(request, held, _stand_in(request, device))
     unpacked = [store.read(case.name) for case in held]
     packed = sum(f.stat().st_size for f in request.store.iterdir()) / sum(c.image.nbytes + c.labels.nbytes for c in unpacked)
-    return Handling(
+    return CaseCost(
         key="",
         seconds=put.seconds,
         start_seconds=put.start_seconds,
@@ -120,13 +120,13 @@ def handle(request: Request, device: torch.device) -> Handling:
     )
 
 
-def train_a_little(request: Request, device: torch.device) -> Trial:
+def train_a_little(request: ProbeRequest, device: torch.device) -> Trial:
     """What tiles, steps and the pause between epochs take on a device."""
     plan, store = request.plan, CaseStore(request.store)
     tile_seconds, tile_gb = time_tiles(plan, device)  # first: what a process takes to compute at all is part of a prediction
     cases = [store.read(name) for name in store.names()]
     dtype = autocast_dtype(device, plan.training.precision)
-    setting = Setting(plan=plan, fold=0, device=device, dtype=dtype)
+    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
     files = [request.store.with_name(name) for name in ("checkpoint", "model")]
     _forget_peak(device)
     with memory_for(device), peak_ram(every=GLANCE, children=False) as peak:
@@ -157,7 +157,7 @@ def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
     _forget_peak(device)
     with peak_ram(every=GLANCE, children=False) as peak:
         member = _untrained(plan)
-        voter, window = Voter.of(member, device), window_of(member, device)
+        voter, window = MemberNetwork.of(member, device), window_of(member, device)
         first = _seconds_of_tile(voter, replace(window, mirror_axes=()), tiles=1)  # it also warms up
         copies = max(window.batch, min(MOST_COPIES, int(TILES_SECONDS / first)))
         chosen = window if copies >= len(window.flips) else replace(window, mirror_axes=())
@@ -166,7 +166,7 @@ def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:
     return seconds, _device_peak_gb(device) or max(0.0, peak.gb - before)
 
 
-def _seconds_of_tile(voter: Voter, window: Window, *, tiles: int) -> float:
+def _seconds_of_tile(voter: MemberNetwork, window: Window, *, tiles: int) -> float:
     """Seconds of one copy of a tile, from a pass over an image of so many tiles in a row."""
     plan = voter.member.plan
     along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
@@ -185,7 +185,7 @@ def _untrained(plan: Plan) -> Member:
     return Member(plan=plan, fold=0, weights=network.state_dict())
 
 
-def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[float, int]]) -> _Rate:
+def _rate(request: ProbeRequest, cases: Sequence[Case], work: Callable[[Case], tuple[float, int]]) -> _Rate:
     """The rate of the cases, of which further ones are only done while they are quick.
 
     The first case also warms up. It counts like the others where it took so long that this hardly matters, or is the only one.
@@ -212,14 +212,14 @@ def _rate(request: Request, cases: Sequence[Case], work: Callable[[Case], tuple[
     return _Rate(seconds=seconds / voxels, start_seconds=more, bytes=size / voxels, memory_gb=memory_gb)
 
 
-def _preprocess(case: Case, request: Request) -> tuple[float, int]:
+def _preprocess(case: Case, request: ProbeRequest) -> tuple[float, int]:
     start = time.perf_counter()
     previous = case.labels if request.plan.previous else None  # a stand-in: nothing is predicted yet
-    Task(case=case, plan=request.plan, store=request.store, key="trial", previous=previous)()
+    PreprocessingTask(case=case, plan=request.plan, store=request.store, key="trial", previous=previous)()
     return time.perf_counter() - start, 0
 
 
-def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[float, int]]:
+def _stand_in(request: ProbeRequest, device: torch.device) -> Callable[[Case], tuple[float, int]]:
     """A function that predicts a case as a run would, with a network of one channel, and returns seconds without it, and bytes."""
     store, member = CaseStore(request.store), _untrained(_tiny(request.plan))
     tile_seconds, _ = time_tiles(member.plan, device)
@@ -230,7 +230,7 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
         answerer = _Known(predictor=predictor, reference=read_label_map(case.labels))
-        written = predict_into(Job(cases=(case,), out=out, key="trial"), answerer)[case.name]
+        written = predict_into(PredictionJob(cases=(case,), out=out, key="trial"), answerer)[case.name]
         if written.status == "failed":
             raise NnsegError(written.reason)
         shape = store.read(case.name).labels.shape
@@ -241,13 +241,13 @@ def _stand_in(request: Request, device: torch.device) -> Callable[[Case], tuple[
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known(Wrapped):
+class _Known(PredictorWrapper):
     """Gives the reference in the end: an untrained network's noise would make a larger file."""
 
     reference: LabelMap
 
     def answer(
-        self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
+        self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
         return replace(prediction, label_map=replace(self.reference, grid=prediction.label_map.grid))
@@ -273,7 +273,9 @@ def _time_steps(learner: Learner, patches: Patches) -> float:
     return _typical(seconds)
 
 
-def _time_pause(learner: Learner, held_out: list[StoredCase], setting: Setting, step_seconds: float, checkpoint: Path) -> float:
+def _time_pause(
+    learner: Learner, held_out: list[StoredCase], setting: TrainingContext, step_seconds: float, checkpoint: Path
+) -> float:
     """Seconds between two epochs: the held-out patches, and its share of a checkpoint."""
     validation = Validation(held_out, setting)
     seconds: list[float] = []

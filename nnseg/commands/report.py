@@ -19,14 +19,14 @@ from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.trust import Trust
-from nnseg.crossval.trust import Held, cross_fitted, held_of
+from nnseg.crossval.trust import HeldOutCase, cross_fitted, held_of
 from nnseg.evaluation.calibration import Calibration, calibration
 from nnseg.evaluation.groups import Grouped
 from nnseg.evaluation.scores import Scores
 from nnseg.reporting.report import write_report
-from nnseg.reporting.story import Foreseen, Predicted, Stage, Story
+from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
-from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_json
 from nnseg.storage.run_record import read_record
 
@@ -37,7 +37,7 @@ MOST_STILL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class RunEvidence:
     """What held-out cases left behind.
 
     Args:
@@ -53,13 +53,13 @@ class Evidence:
     trust: Trust | None = None
     postprocessing: Postprocessing | None = None
     choice: Choice | None = None
-    written: Mapping[str, Written] = field(default_factory=dict)
-    held: Sequence[Held] = ()
+    written: Mapping[str, ScanRecord] = field(default_factory=dict)
+    held: Sequence[HeldOutCase] = ()
     groups: Grouped | None = None
     missing: Sequence[str] = ()
 
 
-def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Story:
+def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> ReportContent:
     """What there is to tell about a run.
 
     Args:
@@ -75,7 +75,7 @@ def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Sto
     dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
     evidence, record = _evidence(run), read_record(run)
     plans = [folder.plan() for folder in run.plans()]
-    story = Story(
+    story = ReportContent(
         title=dataset.name,
         dataset=dataset.describe(),
         fingerprint=fingerprint,
@@ -106,14 +106,14 @@ def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ..
     return (Finding(level="note", message=told),)
 
 
-def _with_pictures(story: Story, run: RunFolder, dataset: Dataset, device: str) -> Story:
+def _with_pictures(story: ReportContent, run: RunFolder, dataset: Dataset, device: str) -> ReportContent:
     assert story.scores is not None
     viewed = shown_cases(run, dataset, story.scores, story.trust, device=device)
     captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
     return replace(story, viewed=viewed, examples=still_pictures(run, dataset, captions))
 
 
-def _evidence(run: RunFolder) -> Evidence:
+def _evidence(run: RunFolder) -> RunEvidence:
     missing: list[str] = []
 
     def read(path: Path, kind: type[Content]) -> Content | None:
@@ -126,12 +126,12 @@ def _evidence(run: RunFolder) -> Evidence:
             return None
 
     scores, trust = read(run.scores_file, Scores), read(run.trust_file, Trust)
-    written: dict[str, Written] = {}
+    written: dict[str, ScanRecord] = {}
     folds: dict[int, Fold] = {}
     with suppress(NnsegError):  # folds that were not made yet
         folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
         written = held_out_predictions(run.answers, folds)
-    return Evidence(
+    return RunEvidence(
         scores=scores,
         trust=trust,
         postprocessing=read(run.postprocessing_file, Postprocessing),
@@ -143,17 +143,17 @@ def _evidence(run: RunFolder) -> Evidence:
     )
 
 
-def _held(written: Mapping[str, Written], scores: Scores, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
+def _held(written: Mapping[str, ScanRecord], scores: Scores, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
     """Those whose confidence is of the same labels as the scores, which may be of other times."""
     held = held_of(written, scores.cases, folds)
     return tuple(h for h in held if set(h.confidence.agreement.labels) == set(scores.labels))
 
 
-def _foreseen(evidence: Evidence) -> list[Foreseen]:
+def _foreseen(evidence: RunEvidence) -> list[ExpectedQuality]:
     if evidence.trust is None or not evidence.held:
         return []
     return [
-        Foreseen(
+        ExpectedQuality(
             name=held.score.name,
             expected=quality,
             dice=held.score.mean_dice,
@@ -163,19 +163,19 @@ def _foreseen(evidence: Evidence) -> list[Foreseen]:
     ]
 
 
-def _calibration(evidence: Evidence) -> Calibration | None:
+def _calibration(evidence: RunEvidence) -> Calibration | None:
     known = [held.confidence.reliability for held in evidence.held if held.confidence.reliability]
     return calibration(known, evidence.trust.temperature) if evidence.trust else None
 
 
-def _stages(record: Mapping[str, Any]) -> dict[str, Stage]:
+def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:
     peaks = record.get("peak_gb", {})
-    return {name: Stage(seconds=seconds, peak_gb=peaks.get(name)) for name, seconds in record.get("seconds", {}).items()}
+    return {name: StageTiming(seconds=seconds, peak_gb=peaks.get(name)) for name, seconds in record.get("seconds", {}).items()}
 
 
-def _predicted(written: Mapping[str, Written]) -> list[Predicted]:
+def _predicted(written: Mapping[str, ScanRecord]) -> list[PredictedCase]:
     return [
-        Predicted(
+        PredictedCase(
             name=name,
             seconds=one.seconds,
             peak_gb=one.peak_gb,

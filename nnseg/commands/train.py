@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nnseg.commands.plan import foresee, share
+from nnseg.commands.plan import estimate_cost, share
 from nnseg.commands.preprocess import keys_of, preprocess_plans
 from nnseg.commands.report import report_quietly
 from nnseg.commands.train_parallel import jobs_of, train_side_by_side
@@ -21,15 +21,15 @@ from nnseg.storage.run_folder import PlanFolder, RunFolder, read_folds
 from nnseg.storage.run_record import timed
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import ALONE, Ranks
-from nnseg.training.fold import Order, train_fold
-from nnseg.training.progress import Watch
+from nnseg.training.fold import TrainingRequest, train_fold
+from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import is_trained
 
 Plans = Sequence[PlanFolder]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainings:
+class RunTrainings:
     """The trainings of a run.
 
     Args:
@@ -60,7 +60,7 @@ class Trainings:
         if first:
             refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans(), run))})
             if self.options.more or not set(chosen) <= set(self.finished(run.plans())):
-                foresee(run, self.fingerprint, self.options)
+                estimate_cost(run, self.fingerprint, self.options)
                 run.forget()
         for plans in in_order(run):
             of = " the cascade" if shown_to(plans, run) else ""
@@ -95,10 +95,10 @@ class Trainings:
             if options.devices:
                 train_side_by_side(run, jobs, stop)
             else:
-                order = Order(
+                order = TrainingRequest(
                     options=options,
                     stop=stop,
-                    watch=Watch(refresh=partial(report_quietly, run), tensorboard=options.tensorboard),
+                    watch=ProgressSettings(refresh=partial(report_quietly, run), tensorboard=options.tensorboard),
                     ranks=ranks,
                 )
                 for job in jobs:

@@ -23,8 +23,8 @@ from nnseg.core.options import Options, default_workers
 from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, write_json
 from nnseg.system.parallel import own_process
 from nnseg.system.stop import StopRequest
-from nnseg.training.fold import Order, train_fold
-from nnseg.training.progress import REFRESH, Watch
+from nnseg.training.fold import TrainingRequest, train_fold
+from nnseg.training.progress import REFRESH, ProgressSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ GLANCE = 0.2
 """Seconds between two looks at the processes."""
 
 
-class Job(BaseModel):
+class TrainingJob(BaseModel):
     """One training.
 
     Args:
@@ -59,16 +59,16 @@ class Job(BaseModel):
 
 
 @dataclass(kw_only=True, eq=False)
-class _Worker:
+class _TrainingProcess:
     """A process at its job."""
 
-    job: Job
+    job: TrainingJob
     process: subprocess.Popen[str]
     relay: threading.Thread
     said: list[str]
 
 
-def train_side_by_side(run: RunFolder, jobs: Sequence[Job], stop: StopRequest) -> None:
+def train_side_by_side(run: RunFolder, jobs: Sequence[TrainingJob], stop: StopRequest) -> None:
     """Train all jobs, as many at a time as there are devices; a job that fails costs no other.
 
     Args:
@@ -80,7 +80,7 @@ def train_side_by_side(run: RunFolder, jobs: Sequence[Job], stop: StopRequest) -
         RunError: some failed; the others are done.
         Stopped: a signal asked for an end; everything is saved.
     """
-    waiting, busy, failed = list(jobs), dict[str, _Worker](), list[str]()
+    waiting, busy, failed = list(jobs), dict[str, _TrainingProcess](), list[str]()
     devices, told, reported = jobs[0].options.devices, False, time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -109,9 +109,9 @@ def train_side_by_side(run: RunFolder, jobs: Sequence[Job], stop: StopRequest) -
 def main(asked: str) -> None:
     """Do the job in a file; what goes wrong is the last line on stderr, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = read_json(Path(asked), Job)
+    job = read_json(Path(asked), TrainingJob)
     with StopRequest(RunFolder(job.run).stop_file, clears=False, parent=job.parent) as stop:
-        order = Order(options=job.options, stop=stop, watch=Watch(tensorboard=job.options.tensorboard))
+        order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
         try:
             train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
         except Stopped as end:
@@ -127,7 +127,7 @@ def _named(devices: Sequence[str]) -> list[str]:
     return [f"{device}#{number}" for number, device in enumerate(devices)]
 
 
-def _started(job: Job, name: str, scratch: Path, *, beside: int) -> _Worker:
+def _started(job: TrainingJob, name: str, scratch: Path, *, beside: int) -> _TrainingProcess:
     device = name.partition("#")[0]
     job = job.model_copy(update={"options": replace(job.options, device=device, devices=())})
     file = scratch / f"{job.name}.json"
@@ -143,7 +143,7 @@ def _started(job: Job, name: str, scratch: Path, *, beside: int) -> _Worker:
     said: list[str] = []
     relay = threading.Thread(target=_relay, args=(process, said), daemon=True)
     relay.start()
-    return _Worker(job=job, process=process, relay=relay, said=said)
+    return _TrainingProcess(job=job, process=process, relay=relay, said=said)
 
 
 def _relay(process: subprocess.Popen[str], said: list[str]) -> None:
@@ -154,7 +154,7 @@ def _relay(process: subprocess.Popen[str], said: list[str]) -> None:
             log.info("%s", line.rstrip())
 
 
-def _outcome(worker: _Worker, *, told: bool) -> list[str]:
+def _outcome(worker: _TrainingProcess, *, told: bool) -> list[str]:
     """What went wrong, if anything did; to end when told to is not wrong."""
     worker.relay.join()
     code, name = worker.process.returncode, worker.job.name
@@ -165,11 +165,13 @@ def _outcome(worker: _Worker, *, told: bool) -> list[str]:
     return [f"the training of {name} failed: {(worker.said or ['no word'])[-1]}"]
 
 
-def jobs_of(run: RunFolder, folder: PlanFolder, folds: Mapping[int, Fold], keys: Mapping[str, str], options: Options) -> list[Job]:
+def jobs_of(
+    run: RunFolder, folder: PlanFolder, folds: Mapping[int, Fold], keys: Mapping[str, str], options: Options
+) -> list[TrainingJob]:
     """A job for each fold of a plan."""
     name = folder.plan().name
     return [
-        Job(
+        TrainingJob(
             name=f"{name} fold {number}",
             run=run.path.resolve(),
             plan=folder.path.resolve(),

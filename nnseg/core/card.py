@@ -16,7 +16,7 @@ class Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Material(Noun):
+class TrainingData(Noun):
     """What a model learned from.
 
     Args:
@@ -60,7 +60,7 @@ class Networks(Noun):
     hashes: tuple[str, ...] = ()
 
 
-class Measured(Noun):
+class MetricSummary(Noun):
     """A metric of the held-out cases, averaged.
 
     Args:
@@ -79,7 +79,7 @@ class Measured(Noun):
     labels: tuple[tuple[str, FiniteFloat | None, Interval | None], ...] = ()
 
 
-class Reliance(Noun):
+class SelfAssessment(Noun):
     """How far the model says itself how good its answers are.
 
     Args:
@@ -117,13 +117,13 @@ class ModelCard(Noun):
     name: str
     made: str
     purpose: str
-    material: Material
+    material: TrainingData
     networks: tuple[Networks, ...]
     held_out: int = 0
-    scores: tuple[Measured, ...] = ()
+    scores: tuple[MetricSummary, ...] = ()
     choice: Choice | None = None
     postprocessing: Postprocessing | None = None
-    reliance: Reliance | None = None
+    reliance: SelfAssessment | None = None
     limits: tuple[str, ...] = ()
     model: str
     versions: dict[str, str] = {}

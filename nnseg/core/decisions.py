@@ -131,7 +131,7 @@ def _times(ratio: float) -> str:
     return "" if ratio == 1 else f"{ratio:.4g}x"
 
 
-class Mending(BaseModel):
+class PostprocessingStep(BaseModel):
     """One change to the object that some labels form together: one label, a region, or all of the foreground.
 
     Args:
@@ -150,7 +150,7 @@ class Mending(BaseModel):
     fill: int | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> Mending:
+    def _check(self) -> PostprocessingStep:
         if (self.mm3 is not None) != (self.action == "smaller"):
             raise ValueError('"smaller" needs mm3, and no other action has it')
         if (self.fill is not None) != (self.action == "holes"):
@@ -174,7 +174,7 @@ class Tried(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mending: Mending
+    mending: PostprocessingStep
     cases: int
     gain: float
     p: float
@@ -217,7 +217,7 @@ class Postprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mendings: tuple[Mending, ...] = ()
+    mendings: tuple[PostprocessingStep, ...] = ()
     cases: int = 0
     reason: str = ""
     effects: dict[str, Effect] = {}

@@ -139,7 +139,7 @@ class Population(Noun):
             return ""
         return f"fewer than {FEWEST} are like this one" if self.people else "ages and sexes of these are not known"
 
-    def _alike(self, label: str, age: float | None, sex: Sex | None) -> _Alike | None:
+    def _alike(self, label: str, age: float | None, sex: Sex | None) -> _WeightedVolumes | None:
         """People of the same sex near in age, else of the same sex; None if neither is known of enough."""
         people = [p for p in self.people if label in p.volumes and (sex is None or p.sex == sex)]
         who = WORDS[sex] if sex else "people"
@@ -149,11 +149,11 @@ class Population(Noun):
             return None
         note = "" if age is None else f"too few within {WINDOWS[-1]:g} years"
         volumes = np.array([p.volumes[label] for p in people])
-        return _Alike(volumes=volumes, weights=np.ones(len(people)), among=f"{len(people)} {who}", note=note)
+        return _WeightedVolumes(volumes=volumes, weights=np.ones(len(people)), among=f"{len(people)} {who}", note=note)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Alike:
+class _WeightedVolumes:
     """Volumes (n,) of those who are like a person, and what each counts."""
 
     volumes: Floats
@@ -162,7 +162,7 @@ class _Alike:
     note: str
 
 
-def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _Alike | None:
+def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _WeightedVolumes | None:
     """Those near in age, by the narrowest window that shows enough of them on both sides; None if even the widest does not."""
     ages = np.array([p.age for p in people], np.float64)
     for window in WINDOWS:
@@ -170,7 +170,7 @@ def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _Alike 
         if _effective(weights) >= FEWEST and abs(float(np.average(ages, weights=weights)) - age) <= window:
             volumes = np.array([p.volumes[label] for p in people])
             note = f"too few within {WINDOWS[0]:g} years" if window > WINDOWS[0] else ""
-            return _Alike(volumes=volumes, weights=weights, among=f"{who} of {age:g} ± {window:g} years", note=note)
+            return _WeightedVolumes(volumes=volumes, weights=weights, among=f"{who} of {age:g} ± {window:g} years", note=note)
     return None
 
 

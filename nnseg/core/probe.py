@@ -42,7 +42,7 @@ class Trial(BaseModel):
     failed: str = ""
 
 
-class Handling(BaseModel):
+class CaseCost(BaseModel):
     """What it took to preprocess some of the dataset's cases for one plan, and to predict them with a network that costs nothing.
 
     Args:
@@ -97,7 +97,7 @@ class Probe(BaseModel):
     machine: str = ""
     dataset: str = ""
     trials: tuple[Trial, ...] = ()
-    handling: tuple[Handling, ...] = ()
+    handling: tuple[CaseCost, ...] = ()
 
     def trial(self, key: str) -> Trial | None:
         """The trial of a candidate, if there was one."""
@@ -108,7 +108,7 @@ class Probe(BaseModel):
         work, precision = work_key(plan), plan.training.precision
         return next((t for t in self.trials if t.work == work and precision in ("auto", t.precision)), None)
 
-    def handling_of(self, plan: Plan) -> Handling | None:
+    def handling_of(self, plan: Plan) -> CaseCost | None:
         """What handling cases takes that are preprocessed as the plan says."""
         key = handling_key(plan)
         return next((h for h in self.handling if h.key == key), None)

@@ -55,7 +55,7 @@ RESTART = 0.5
 """Progress that the rate of a continued training goes back to."""
 
 
-class Leg(BaseModel):
+class Segment(BaseModel):
     """A stretch of a course: from a step on, progress rises evenly so that it is 1 at the end.
 
     Args:
@@ -91,13 +91,13 @@ class Course(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmup: int
-    legs: tuple[Leg, ...]
+    legs: tuple[Segment, ...]
 
     @classmethod
     def of(cls, steps: int, training: Training) -> Self:
         """The course of an undisturbed training."""
         warmup = min(training.warmup_steps, int(MOST_WARMUP * steps))
-        return cls(warmup=warmup, legs=(Leg(step=warmup, progress=0.0, end=steps),))
+        return cls(warmup=warmup, legs=(Segment(step=warmup, progress=0.0, end=steps),))
 
     @property
     def steps(self) -> int:
@@ -117,16 +117,16 @@ class Course(BaseModel):
             at: the next step.
         """
         at = max(at, self.warmup)
-        return self._with(Leg(step=at, progress=self.progress(at), end=max(end, at + 1)))
+        return self._with(Segment(step=at, progress=self.progress(at), end=max(end, at + 1)))
 
     def continued(self, steps: int, *, at: int) -> Self:
         """The course with further steps from a step on, its end or one where it was left.
 
         The rate goes on from where it was, but from half of the highest (on a cosine) if it was below, and falls to zero again.
         """
-        return self._with(Leg(step=at, progress=min(RESTART, self.progress(at)), end=at + steps))
+        return self._with(Segment(step=at, progress=min(RESTART, self.progress(at)), end=at + steps))
 
-    def _with(self, leg: Leg) -> Self:
+    def _with(self, leg: Segment) -> Self:
         return self.model_copy(update={"legs": (*self.legs, leg)})
 
 

@@ -243,7 +243,7 @@ class Agreement(Noun):
         return logit(self.labels[name]), logit(self.foreground), math.log(max(1.0, self.voxels[name]))
 
 
-class Together(Noun):
+class EnsembleShift(Noun):
     """How much less the votes of many networks agree than those of the few that answered a held-out case.
 
     Many see more to disagree about, while their answer is better; without this, good answers of many would be flagged.
@@ -328,7 +328,7 @@ class Trust(Noun):
     threshold: Probability | None = None
     ranges: Ranges | None = None
     key: str = ""
-    together: Together | None = None
+    together: EnsembleShift | None = None
 
     def confidence(self, agreement: Agreement, facts: Facts | None = None, *, networks: int = 1) -> Confidence:
         """What to think of an answer.

@@ -20,7 +20,7 @@ Groups = tuple[tuple[PlanFolder, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PreviousPrediction:
     """What the plan before a cascade says of a case: the file of its label map, and the hash of that."""
 
     file: Path
@@ -39,13 +39,13 @@ def shown_to(group: Sequence[PlanFolder], run: RunFolder) -> tuple[PlanFolder, .
     return tuple(run.plan_called(name) for name in dict.fromkeys(folder.plan().previous for folder in group) if name)
 
 
-def answers(run: RunFolder, plan: Plan) -> dict[str, Answer] | None:
+def answers(run: RunFolder, plan: Plan) -> dict[str, PreviousPrediction] | None:
     """What the plan's cascade is shown of each case, as far as it is predicted; None if it is shown nothing."""
     if plan.previous is None:
         return None
     folder = run.plan_called(plan.previous).path
     found = held_out_predictions(folder, dict(enumerate(read_folds(run))))
-    return {name: Answer(file=folder / w.file, hash=w.hash) for name, w in found.items() if w.status == "done"}
+    return {name: PreviousPrediction(file=folder / w.file, hash=w.hash) for name, w in found.items() if w.status == "done"}
 
 
 def refuse_unshown(run: RunFolder, trained: Collection[int]) -> None:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.evaluation.evaluate import Pair, read_pair
+from nnseg.evaluation.evaluate import FilePair, read_pair
 from nnseg.evaluation.metrics import NOTHING, count
-from nnseg.inference.postprocess import Boxed, Boxes, Mask, apply, components, doomed, enclosed, flat_axes, where
+from nnseg.inference.postprocess import Boxed, Boxes, Mask, apply, components, enclosed, flat_axes, removed_components, where
 
-Mendings = tuple[Mending, ...]
+Mendings = tuple[PostprocessingStep, ...]
 Numbers = npt.NDArray[Any]
 
 
@@ -24,7 +24,7 @@ KINDS: tuple[Literal["remove", "fill"], ...] = ("remove", "fill")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Object:
+class LabelGroup:
     """Labels that are mended as one.
 
     Args:
@@ -37,7 +37,7 @@ class Object:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class NextStep:
     """What is measured in one reading of a case: mending one of the objects changes no Dice that mending another depends on.
 
     Args:
@@ -46,11 +46,11 @@ class Step:
     """
 
     kind: Literal["remove", "fill"]
-    objects: tuple[Object, ...]
+    objects: tuple[LabelGroup, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tally:
+class LabelCounts:
     """Voxels of one case, one number a name; all 0 where nobody annotated it.
 
     Args:
@@ -70,7 +70,7 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pieces:
+class ComponentCounts:
     """What can be removed from an object, one row a size, or filled in, one row; and what Dice of which names would lose by it.
 
     Args:
@@ -88,7 +88,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
+class PostprocessedCase:
     """One case, mended in some way, and what a step could do next.
 
     Args:
@@ -97,11 +97,11 @@ class Measured:
         voxel_mm3: volume of a voxel.
     """
 
-    tally: Tally
-    pieces: tuple[Pieces, ...]
+    tally: LabelCounts
+    pieces: tuple[ComponentCounts, ...]
     voxel_mm3: float
 
-    def change(self, number: int, mending: Mending) -> Numbers:
+    def change(self, number: int, mending: PostprocessingStep) -> Numbers:
         """How Dice would change, a number a name; NaN where it is undefined before and after.
 
         Nothing there and nothing predicted counts as 1, so that removing a false alarm is a gain.
@@ -111,11 +111,11 @@ class Measured:
             mending: of that object.
         """
         pieces = self.pieces[number]
-        rows = slice(None) if mending.action == "holes" else doomed(pieces.sizes, mending, self.voxel_mm3)
+        rows = slice(None) if mending.action == "holes" else removed_components(pieces.sizes, mending, self.voxel_mm3)
         tp, predicted = self.tally.tp.copy(), self.tally.predicted.copy()
         tp[pieces.names] -= pieces.tp[rows].sum(0)
         predicted[pieces.names] -= pieces.predicted[rows].sum(0)
-        return rise(self.tally.dice(), Tally(tp=tp, predicted=predicted, reference=self.tally.reference).dice())
+        return rise(self.tally.dice(), LabelCounts(tp=tp, predicted=predicted, reference=self.tally.reference).dice())
 
 
 def rise(before: Numbers, after: Numbers) -> Numbers:
@@ -124,25 +124,25 @@ def rise(before: Numbers, after: Numbers) -> Numbers:
     return np.where(both, np.nan, np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0))
 
 
-def steps(labels: Labels) -> tuple[Step, ...]:
+def steps(labels: Labels) -> tuple[NextStep, ...]:
     """What is tried, in this order, each on what was accepted before.
 
     All of the foreground first, then labels or regions, as nnU-Net does it; labels together, because they do not overlap.
     Source: nnU-Net's postprocessing/remove_connected_components.py, which knows the largest component only.
     """
     values = labels.values[1:]
-    foreground = Step(kind="remove", objects=(Object(labels=values, fill=values[0]),))
-    apart: list[tuple[Object, ...]]
+    foreground = NextStep(kind="remove", objects=(LabelGroup(labels=values, fill=values[0]),))
+    apart: list[tuple[LabelGroup, ...]]
     if labels.regions:
-        apart = [(Object(labels=r.values, fill=r.paint if r.paint in r.values else r.values[0]),) for r in labels.regions]
+        apart = [(LabelGroup(labels=r.values, fill=r.paint if r.paint in r.values else r.values[0]),) for r in labels.regions]
     else:
-        apart = [tuple(Object(labels=(value,), fill=value) for value in values)]
+        apart = [tuple(LabelGroup(labels=(value,), fill=value) for value in values)]
     first = (foreground,) if len(labels.foreground) > 1 else ()
-    return (*first, *(Step(kind=kind, objects=some) for some in apart for kind in KINDS))
+    return (*first, *(NextStep(kind=kind, objects=some) for some in apart for kind in KINDS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CaseRequest:
     """A held-out case to measure.
 
     Args:
@@ -151,12 +151,12 @@ class Request:
         step: None if nothing else is to be tried.
     """
 
-    pair: Pair
-    mended: frozenset[Mendings]
-    step: Step | None
+    pair: FilePair
+    postprocessed: frozenset[Mendings]
+    step: NextStep | None
 
 
-def measure(request: Request, *, labels: Labels) -> dict[Mendings, Measured]:
+def measure(request: CaseRequest, *, labels: Labels) -> dict[Mendings, PostprocessedCase]:
     """A case measured for each way in which it was mended before.
 
     Raises:
@@ -165,19 +165,21 @@ def measure(request: Request, *, labels: Labels) -> dict[Mendings, Measured]:
     prediction, reference = read_pair(request.pair, labels)
     voxel_mm3 = 1000 * prediction.grid.voxel_ml
     found = {}
-    for mendings in request.mended:
-        mended = apply(prediction.labels, mendings, labels, voxel_mm3=voxel_mm3)
-        counts = count(mended, reference.labels, labels, annotated=request.pair.annotated).values()
+    for mendings in request.postprocessed:
+        postprocessed = apply(prediction.labels, mendings, labels, voxel_mm3=voxel_mm3)
+        counts = count(postprocessed, reference.labels, labels, annotated=request.pair.annotated).values()
         tp = np.array([c.tp for c in counts])
-        tally = Tally(tp=tp, predicted=tp + [c.fp for c in counts], reference=tp + [c.fn for c in counts])
+        tally = LabelCounts(tp=tp, predicted=tp + [c.fp for c in counts], reference=tp + [c.fn for c in counts])
         scored = _members(labels) & np.array([c != NOTHING for c in counts])[:, None]
-        case = _Case(predicted=mended, reference=reference.labels, labels=labels, scored=scored, voxel_mm3=voxel_mm3)
-        found[mendings] = Measured(tally=tally, pieces=case.pieces(request.step), voxel_mm3=voxel_mm3)
+        case = _CaseMeasurement(
+            predicted=postprocessed, reference=reference.labels, labels=labels, scored=scored, voxel_mm3=voxel_mm3
+        )
+        found[mendings] = PostprocessedCase(tally=tally, pieces=case.pieces(request.step), voxel_mm3=voxel_mm3)
     return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Case:
+class _CaseMeasurement:
     """A case on its way through `measure`.
 
     Args:
@@ -193,7 +195,7 @@ class _Case:
     scored: Mask
     voxel_mm3: float
 
-    def pieces(self, step: Step | None) -> tuple[Pieces, ...]:
+    def pieces(self, step: NextStep | None) -> tuple[ComponentCounts, ...]:
         """Those of each object of a step."""
         if step is None:
             return ()
@@ -206,12 +208,12 @@ class _Case:
             for thing in step.objects
         )
 
-    def _smallest(self, thing: Object, box: Boxed | None) -> float:
+    def _smallest(self, thing: LabelGroup, box: Boxed | None) -> float:
         """Volume of the smallest of the reference's objects; NaN without any."""
         sizes = components(where(self.reference[box], thing.labels)).sizes[1:] if box else np.zeros(0)
         return float(sizes.min()) * self.voxel_mm3 if sizes.size else np.nan
 
-    def _components(self, thing: Object, box: Boxed | None, smallest_mm3: float) -> Pieces:
+    def _components(self, thing: LabelGroup, box: Boxed | None, smallest_mm3: float) -> ComponentCounts:
         if box is None:
             return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int), smallest_mm3)
         found = components(where(self.predicted[box], thing.labels))
@@ -220,7 +222,7 @@ class _Case:
         voxels = np.stack([self.predicted[box][inside], self.reference[box][inside]])
         return self._weighed(thing, sizes, row_of[found.numbers[inside] - 1], voxels, smallest_mm3)
 
-    def _holes(self, thing: Object, box: Boxed | None) -> Pieces:
+    def _holes(self, thing: LabelGroup, box: Boxed | None) -> ComponentCounts:
         if box is None:
             return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int))
         part = self.predicted[box]
@@ -229,7 +231,9 @@ class _Case:
         gained = self._weighed(thing, np.zeros(1, int), np.zeros(voxels.shape[1], int), voxels)
         return replace(gained, tp=-gained.tp, predicted=-gained.predicted)
 
-    def _weighed(self, thing: Object, sizes: Numbers, rows: Numbers, voxels: Numbers, smallest_mm3: float = np.nan) -> Pieces:
+    def _weighed(
+        self, thing: LabelGroup, sizes: Numbers, rows: Numbers, voxels: Numbers, smallest_mm3: float = np.nan
+    ) -> ComponentCounts:
         """The pieces from their voxels.
 
         Args:
@@ -245,7 +249,7 @@ class _Case:
         joint = np.bincount(keys[truth >= 0], minlength=len(sizes) * len(own) * kinds).reshape(len(sizes), len(own), kinds)
         names = np.flatnonzero(self.scored[:, own].any(1))
         covers, member = self.scored[names][:, own].astype(int), self.scored[names].astype(int)
-        return Pieces(
+        return ComponentCounts(
             sizes=sizes,
             names=names,
             tp=np.einsum("rpk,kp->rk", joint @ member.T, covers),

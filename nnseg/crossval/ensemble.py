@@ -13,11 +13,11 @@ from nnseg.core.decisions import Candidate, Choice, Interval, ensembles_of, name
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
 from nnseg.evaluation.averages import table
-from nnseg.evaluation.evaluate import OVERLAP, Pair, evaluate
-from nnseg.evaluation.model_selection import Rival, select
+from nnseg.evaluation.evaluate import OVERLAP, FilePair, evaluate
+from nnseg.evaluation.model_selection import CandidateScores, select
 from nnseg.evaluation.scores import CaseScore
 from nnseg.storage.datasets.read import content_hash
-from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *,
     Returns:
         None if there is only one plan, or nothing was held out.
     """
-    tried = [_Made.of(run, plans, folds) for plans in ensembles_of(list(run.rivals()))]
+    tried = [_CandidatePredictions.of(run, plans, folds) for plans in ensembles_of(list(run.rivals()))]
     cases = [case for case in dataset.cases if case.labels and all(of.has(case.name) for of in tried)]
     if len(tried) == 1 or not cases:
         run.choice_file.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *,
     scored = [of.scored(cases, dataset.labels, workers) for of in tried]
     common = sorted(set.intersection(*map(set, scored)))
     rivals = [
-        Rival(
+        CandidateScores(
             plans=of.plans,
             dice=table([scores[name] for name in common], dataset.labels.foreground, "dice"),
             seconds=of.seconds(cases),
@@ -71,7 +71,7 @@ def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *,
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
+class _CandidatePredictions:
     """What weighted plans made of the held-out cases.
 
     Args:
@@ -81,10 +81,10 @@ class _Made:
 
     plans: Mapping[str, float]
     folder: Path
-    written: Mapping[str, Written]
+    written: Mapping[str, ScanRecord]
 
     @classmethod
-    def of(cls, run: RunFolder, plans: Mapping[str, float], folds: Mapping[int, Fold]) -> _Made:
+    def of(cls, run: RunFolder, plans: Mapping[str, float], folds: Mapping[int, Fold]) -> _CandidatePredictions:
         folder = run.ensemble(plans).path
         return cls(plans=plans, folder=folder, written=held_out_predictions(folder, folds))
 
@@ -96,7 +96,7 @@ class _Made:
         for case in cases:
             assert case.labels is not None
             file = self.folder / self.written[case.name].file
-            pairs.append(Pair(name=case.name, prediction=file, reference=case.labels, annotated=case.annotated))
+            pairs.append(FilePair(name=case.name, prediction=file, reference=case.labels, annotated=case.annotated))
         return {of.name: of for of in evaluate(pairs, labels, measures=OVERLAP, workers=workers).cases}
 
     def seconds(self, cases: Sequence[Case]) -> float:

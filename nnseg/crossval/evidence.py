@@ -13,8 +13,8 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Reliability
-from nnseg.inference.predict import Prediction, Predictor, Prepared
-from nnseg.inference.uncertainty import Sample
+from nnseg.inference.predict import Prediction, Predictor, PreparedScan
+from nnseg.inference.uncertainty import DrawnVoxels
 from nnseg.network.bundle import Model
 from nnseg.storage.images.read import read_label_map
 
@@ -25,7 +25,7 @@ SAMPLE = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wrapped:
+class PredictorWrapper:
     """What works as a predictor does, with more or something else to its answers.
 
     Args:
@@ -39,7 +39,7 @@ class Wrapped:
         """The predictor's."""
         return self.predictor.model
 
-    def prepare(self, scan: Scan) -> Prepared:
+    def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed."""
         return self.predictor.prepare(scan)
 
@@ -49,7 +49,7 @@ class Wrapped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Witness(Wrapped):
+class CalibratingPredictor(PredictorWrapper):
     """Keeps with each prediction what its reference says of it.
 
     Args:
@@ -59,11 +59,11 @@ class Witness(Wrapped):
     cases: tuple[Case, ...]
 
     def answer(
-        self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
+        self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The prediction, with its confidence whether or not it was asked for."""
         prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
-        prediction = self.heard(prediction, self.reference_of(prepared.scan))
+        prediction = self.with_calibration(prediction, self.reference_of(prepared.scan))
         return prediction if uncertainty else replace(prediction, uncertainty=None)
 
     def case_of(self, scan: Scan) -> Case | None:
@@ -77,7 +77,7 @@ class Witness(Wrapped):
         case = self.case_of(scan)
         return read_label_map(case.labels) if case and case.labels and case.annotated is None else None
 
-    def heard(self, prediction: Prediction, reference: LabelMap | None) -> Prediction:
+    def with_calibration(self, prediction: Prediction, reference: LabelMap | None) -> Prediction:
         """The prediction, whose confidence says what the reference does."""
         known = evidence(prediction.sample, reference, self.model.labels) if prediction.sample and reference else None
         if not prediction.confidence or not known:
@@ -91,7 +91,7 @@ class Witness(Wrapped):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class VoxelSample:
     """Drawn voxels whose truth is known, of labels (n, K) or of regions, each a choice of two (n, R, 2).
 
     Args:
@@ -112,7 +112,7 @@ class Evidence:
         return shares
 
 
-def evidence(sample: Sample, reference: LabelMap, labels: Labels) -> Evidence | None:
+def evidence(sample: DrawnVoxels, reference: LabelMap, labels: Labels) -> VoxelSample | None:
     """What the reference says of the drawn voxels; None if all are ignored."""
     z, y, x = sample.voxels.T
     truth = labels.encode(reference.labels[z, y, x])
@@ -123,16 +123,16 @@ def evidence(sample: Sample, reference: LabelMap, labels: Labels) -> Evidence | 
     shares = np.clip(sample.probabilities[known].astype(np.float64), 1e-7, 1.0)
     if labels.regions:
         shares, right = np.stack([shares, 1.0 - shares.clip(max=1 - 1e-7)], -1), np.stack([right, ~right], -1)
-    return Evidence(logs=np.log(shares), right=right, weights=sample.weights[known])
+    return VoxelSample(logs=np.log(shares), right=right, weights=sample.weights[known])
 
 
-def surprises(found: Evidence) -> tuple[float, ...]:
+def surprises(found: VoxelSample) -> tuple[float, ...]:
     """Mean over voxels of -log(probability of the reference), summed over regions, at each of the `TEMPERATURES`."""
     losses = [-np.log((found.probabilities(t) * found.right).sum(-1)) for t in TEMPERATURES]
     return tuple(float(np.average(x if x.ndim == 1 else x.sum(1), weights=found.weights)) for x in losses)
 
 
-def reliability(found: Evidence) -> Reliability:
+def reliability(found: VoxelSample) -> Reliability:
     """How often the decided label is right where the probability says so, and how far all probabilities are from the truth.
 
     Each region is a decision of its own. The squared distance is Brier's, halved: it is 1 at most, and for two labels the same as

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.dataset import Dataset, Fold, counted
-from nnseg.core.decisions import Effect, Mending, Postprocessing, Tried
+from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
-from nnseg.crossval.components import Measured, Mendings, Object, Request, Step, measure, rise, steps
-from nnseg.evaluation.evaluate import Pair
+from nnseg.crossval.components import CaseRequest, LabelGroup, Mendings, NextStep, PostprocessedCase, measure, rise, steps
+from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.statistics import sign_flip
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def choose_postprocessing(
     for name, written in held_out_predictions(made, folds).items():
         case = cases.get(name)
         if written.status == "done" and case is not None and case.labels is not None:
-            pairs.append(Pair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated))
+            pairs.append(FilePair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated))
             parts[name] = fold_of[name]
             seen.append((name, written.hash, content_hash([case.labels]), case.annotated))
     if not pairs:
@@ -79,7 +79,7 @@ def choose_postprocessing(
     return chosen
 
 
-def choose(pairs: Sequence[Pair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
+def choose(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
     """The mendings that some predictions are better for, with what they do to each label.
 
     The candidates of each of the `steps` are tried on what was accepted before, and accepted if mean Dice rises by more than chance
@@ -96,7 +96,7 @@ def choose(pairs: Sequence[Pair], parts: Mapping[str, int], labels: Labels, *, w
         return Postprocessing(cases=len(pairs), reason=f"{counted(len(pairs), 'held-out case')}; at least {LEAST_CASES} are needed")
     if len(set(parts.values())) < 3:
         parts = {name: i % PARTS for i, name in enumerate(sorted(parts))}
-    panel = Panel(pairs=tuple(sorted(pairs, key=lambda p: p.name)), parts=parts, labels=labels, workers=workers)
+    panel = HeldOutCases(pairs=tuple(sorted(pairs, key=lambda p: p.name)), parts=parts, labels=labels, workers=workers)
     without: dict[int | None, Mendings] = dict.fromkeys([None, *sorted(set(parts.values()))], ())
     tried: list[Tried] = []
     for step in steps(labels):
@@ -109,7 +109,7 @@ def choose(pairs: Sequence[Pair], parts: Mapping[str, int], labels: Labels, *, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class HeldOutCases:
     """The cases that are asked.
 
     Args:
@@ -119,12 +119,14 @@ class Panel:
         workers: processes.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     parts: Mapping[str, int]
     labels: Labels
     workers: int
 
-    def measured(self, without: Mapping[int | None, Mendings], step: Step | None) -> dict[str, dict[Mendings, Measured]]:
+    def measured(
+        self, without: Mapping[int | None, Mendings], step: NextStep | None
+    ) -> dict[str, dict[Mendings, PostprocessedCase]]:
         """What a step could do in each case, by name, for each way in which it is mended by now.
 
         Args:
@@ -136,9 +138,9 @@ class Panel:
         for pair in self.pairs:
             own = self.parts[pair.name]
             ways = {way for part, way in without.items() if part != own} if step else {(), without[None], without[own]}
-            requests.append(Request(pair=pair, mended=frozenset(ways), step=step))
+            requests.append(CaseRequest(pair=pair, postprocessed=frozenset(ways), step=step))
         found = {}
-        outcomes = each(partial(measure, labels=self.labels), requests, workers=self.workers, label="postprocessing")
+        outcomes = map_items(partial(measure, labels=self.labels), requests, workers=self.workers, label="postprocessing")
         for outcome in outcomes:
             if outcome.result is None:
                 log.warning("case %s has no say in postprocessing: %s", outcome.item.pair.name, outcome.reason)
@@ -147,7 +149,7 @@ class Panel:
         return dict(sorted(found.items()))
 
 
-def tries(step: Step, measured: Sequence[Measured], names: Sequence[str]) -> list[Tried]:
+def tries(step: NextStep, measured: Sequence[PostprocessedCase], names: Sequence[str]) -> list[Tried]:
     """What became of each candidate of a step that changes any of the given cases; at most one kind is accepted an object.
 
     Args:
@@ -168,7 +170,7 @@ def tries(step: Step, measured: Sequence[Measured], names: Sequence[str]) -> lis
     return found
 
 
-def judge(mending: Mending, changes: Numbers, names: Sequence[str]) -> Tried:
+def judge(mending: PostprocessingStep, changes: Numbers, names: Sequence[str]) -> Tried:
     """A candidate, accepted if mean Dice rises by more than chance and no label gets worse.
 
     A label is worse if its mean falls and the paired test cannot put that down to chance, or it changes in too few cases to tell.
@@ -193,7 +195,7 @@ def judge(mending: Mending, changes: Numbers, names: Sequence[str]) -> Tried:
     return Tried(mending=mending, cases=int(np.count_nonzero(rises)), gain=gain, p=p, accepted=accepted, reason=reason)
 
 
-def _changes(measured: Sequence[Measured], number: int, mending: Mending, names: int) -> Numbers:
+def _changes(measured: Sequence[PostprocessedCase], number: int, mending: PostprocessingStep, names: int) -> Numbers:
     """(cases, names) of Dice."""
     return np.array([m.change(number, mending) for m in measured]).reshape(len(measured), names)
 
@@ -210,19 +212,19 @@ def _is_worse(column: Numbers) -> bool:
     return bool(np.count_nonzero(column) < FEW or sign_flip(-column) <= HARM)
 
 
-def _candidates(step: Step, thing: Object, smallest_mm3: Sequence[float]) -> tuple[tuple[Mending, ...], ...]:
+def _candidates(step: NextStep, thing: LabelGroup, smallest_mm3: Sequence[float]) -> tuple[tuple[PostprocessingStep, ...], ...]:
     """What is tried on an object, kind after kind, the rivals of a kind beside each other."""
     if step.kind == "fill":
-        return ((Mending(action="holes", labels=thing.labels, fill=thing.fill),),)
+        return ((PostprocessingStep(action="holes", labels=thing.labels, fill=thing.fill),),)
     known = [size for size in smallest_mm3 if np.isfinite(size)]
     volumes = sorted({float(f"{size / 2:.2g}") for size in np.quantile(known, SHARES)}) if known else []
     return (
-        (Mending(action="largest", labels=thing.labels),),
-        tuple(Mending(action="smaller", labels=thing.labels, mm3=volume) for volume in volumes),
+        (PostprocessingStep(action="largest", labels=thing.labels),),
+        tuple(PostprocessingStep(action="smaller", labels=thing.labels, mm3=volume) for volume in volumes),
     )
 
 
-def _judged(panel: Panel, without: Mapping[int | None, Mendings], tried: tuple[Tried, ...]) -> Postprocessing:
+def _judged(panel: HeldOutCases, without: Mapping[int | None, Mendings], tried: tuple[Tried, ...]) -> Postprocessing:
     """What was chosen, if the cases are better for it that had no say in their own mending."""
     chosen = without[None]
     if not chosen:

@@ -13,21 +13,21 @@ from nnseg.core.errors import NnsegError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Source
 from nnseg.core.plan import digest
-from nnseg.crossval.evidence import SAMPLE, Witness
-from nnseg.inference.predict import Prediction, Predictor, Prepared
+from nnseg.crossval.evidence import SAMPLE, CalibratingPredictor
+from nnseg.inference.predict import Prediction, Predictor, PreparedScan
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
-from nnseg.serving.messages import Finished, Stage, Task
-from nnseg.serving.outputs import Target, write_prediction
-from nnseg.serving.pipeline import Answerer, Line
+from nnseg.serving.messages import Finished, PredictionTask, StageReached
+from nnseg.serving.outputs import OutputTarget, write_prediction
+from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
 from nnseg.serving.pool import SHARE_OF_FREE
-from nnseg.storage.predictions import FORMAT, Record, Written
+from nnseg.storage.predictions import FORMAT, PredictionsWriter, ScanRecord
 from nnseg.system.machine import free_ram_gb
 from nnseg.system.parallel import progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class PredictionJob:
     """Scans to predict into a folder.
 
     Args:
@@ -41,7 +41,7 @@ class Job:
     key: str
 
 
-def predict_into(job: Job, predictor: Answerer, *, device: str = "cpu") -> dict[str, Written]:
+def predict_into(job: PredictionJob, predictor: CasePredictor, *, device: str = "cpu") -> dict[str, ScanRecord]:
     """Write a label map for each case of the job that has none from the same scan and model yet.
 
     Args:
@@ -49,20 +49,20 @@ def predict_into(job: Job, predictor: Answerer, *, device: str = "cpu") -> dict[
         predictor: of them.
         device: kind of what it computes on.
     """
-    target = Target(out=job.out, key=digest([FORMAT, job.key]))
-    with Record(job.out, model={"key": job.key}, labels=predictor.model.labels) as record:
+    target = OutputTarget(out=job.out, key=digest([FORMAT, job.key]))
+    with PredictionsWriter(job.out, model={"key": job.key}, labels=predictor.model.labels) as record:
 
-        def report(event: Stage | Finished) -> None:
+        def report(event: StageReached | Finished) -> None:
             if isinstance(event, Finished):
                 record.put(event.case, event.written)
 
-        tasks = [Task(case=case, known=record.cases.get(case.name)) for case in job.cases]
-        line = Line(predictor, target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=device == "cpu")
+        tasks = [PredictionTask(case=case, known=record.cases.get(case.name)) for case in job.cases]
+        line = PredictionPipeline(predictor, target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=device == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: record.cases[case.name] for case in job.cases}
 
 
-def predict_alone(job: Job, model: Model, *, device: str = "auto") -> dict[str, Written]:
+def predict_alone(job: PredictionJob, model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
     """What became of held-out cases that one model predicts, by name.
 
     Args:
@@ -70,7 +70,7 @@ def predict_alone(job: Job, model: Model, *, device: str = "auto") -> dict[str, 
         model: that has not seen them.
     """
     target = resolve_device(device)
-    return predict_into(job, Witness(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
+    return predict_into(job, CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
 
 
 WAITING = 3
@@ -78,7 +78,7 @@ WAITING = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Party:
+class Ensemble:
     """Plans that answer together.
 
     Args:
@@ -87,10 +87,10 @@ class Party:
     """
 
     plans: Mapping[str, float]
-    job: Job
+    job: PredictionJob
 
 
-def predict_together(parties: Sequence[Party], model: Model, *, device: str = "auto") -> dict[str, Written]:
+def predict_together(parties: Sequence[Ensemble], model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
     """What became of held-out cases for the first party, by name; for all others it is in the records beside their label maps.
 
     A case that one of the parties has no label map of, or another one than asked for, is predicted for all of them.
@@ -100,24 +100,26 @@ def predict_together(parties: Sequence[Party], model: Model, *, device: str = "a
         model: of the networks of all plans that are named.
     """
     kind, cases = resolve_device(device), parties[0].job.cases
-    panel = Panel(predictor=Predictor(model, device=kind), cases=cases, ensembles=[dict(party.plans) for party in parties])
+    panel = EnsemblePredictor(
+        predictor=Predictor(model, device=kind), cases=cases, ensembles=[dict(party.plans) for party in parties]
+    )
     with ExitStack() as stack:
-        desks = [_Desk.of(party, model, stack) for party in parties]
+        desks = [_EnsembleOutput.of(party, model, stack) for party in parties]
 
-        def report(event: Stage | Finished) -> None:
+        def report(event: StageReached | Finished) -> None:
             if isinstance(event, Finished):
                 desks[0].record.put(event.case, event.written)
                 for desk, rest in zip(desks[1:], panel.rest_of(event.case, len(desks) - 1), strict=True):
                     desk.file(event, rest, model)
 
-        tasks = [Task(case=case, known=_known(desks, case.name)) for case in cases]
-        line = Line(panel, desks[0].target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=kind.type == "cpu")
+        tasks = [PredictionTask(case=case, known=_known(desks, case.name)) for case in cases]
+        line = PredictionPipeline(panel, desks[0].target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=kind.type == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: desks[0].record.cases[case.name] for case in cases}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rest:
+class PendingPrediction:
     """A prediction that waits to be written.
 
     Args:
@@ -129,7 +131,7 @@ class Rest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel(Witness):
+class EnsemblePredictor(CalibratingPredictor):
     """Answers for the first of several ensembles, and keeps what the others say until somebody asks for it.
 
     Args:
@@ -138,23 +140,23 @@ class Panel(Witness):
     """
 
     ensembles: Sequence[Mapping[str, float]]
-    kept: dict[str, list[Rest]] = field(default_factory=dict)
+    kept: dict[str, list[PendingPrediction]] = field(default_factory=dict)
 
     def answer(
-        self, prepared: Prepared, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
+        self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The first ensemble's prediction, with its confidence."""
         numbered = {str(number): plans for number, plans in enumerate(self.ensembles)}
         answers = self.predictor.answers(prepared, numbered, sample=SAMPLE).values()
         reference, case = self.reference_of(prepared.scan), self.case_of(prepared.scan)
-        first, *others = (self.heard(answer, reference) for answer in answers)
+        first, *others = (self.with_calibration(answer, reference) for answer in answers)
         if case:
-            self.kept[case.name] = [Rest(prediction=other, source=prepared.scan.source) for other in others]
+            self.kept[case.name] = [PendingPrediction(prediction=other, source=prepared.scan.source) for other in others]
         return first
 
-    def rest_of(self, case: str, count: int) -> Sequence[Rest | None]:
+    def rest_of(self, case: str, count: int) -> Sequence[PendingPrediction | None]:
         """What the others said of a case, which is forgotten; so many times nothing if they were not asked."""
-        kept: list[Rest | None] = [*self.kept.pop(case, [])]
+        kept: list[PendingPrediction | None] = [*self.kept.pop(case, [])]
         return kept or [None] * count
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
@@ -164,29 +166,29 @@ class Panel(Witness):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Desk:
+class _EnsembleOutput:
     """Where a party's predictions go.
 
     Args:
         record: of its folder.
     """
 
-    target: Target
-    record: Record
+    target: OutputTarget
+    record: PredictionsWriter
 
     @classmethod
-    def of(cls, party: Party, model: Model, stack: ExitStack) -> _Desk:
-        record = stack.enter_context(Record(party.job.out, model={"key": party.job.key}, labels=model.labels))
-        return cls(target=Target(out=party.job.out, key=digest([FORMAT, party.job.key])), record=record)
+    def of(cls, party: Ensemble, model: Model, stack: ExitStack) -> _EnsembleOutput:
+        record = stack.enter_context(PredictionsWriter(party.job.out, model={"key": party.job.key}, labels=model.labels))
+        return cls(target=OutputTarget(out=party.job.out, key=digest([FORMAT, party.job.key])), record=record)
 
-    def file(self, event: Finished, rest: Rest | None, model: Model) -> None:
+    def file(self, event: Finished, rest: PendingPrediction | None, model: Model) -> None:
         """Write a prediction and put it on record; of a case that has failed, that alone."""
         if event.written.status == "failed":
             self.record.put(event.case, event.written, quiet=True)
         elif rest:
             self.record.put(event.case, self._written(event, rest, model), quiet=True)
 
-    def _written(self, event: Finished, rest: Rest, model: Model) -> Written:
+    def _written(self, event: Finished, rest: PendingPrediction, model: Model) -> ScanRecord:
         said, key = rest.prediction, digest([event.written.input, self.target.key])
         seconds = event.written.seconds | {stage: round(spent, 4) for stage, spent in said.seconds.items()}
         known = event.written.model_copy(update={"key": key, "seconds": seconds, "confidence": said.confidence})
@@ -197,7 +199,7 @@ class _Desk:
         return known.model_copy(update={"file": file, "hash": of_it})
 
 
-def _known(desks: Sequence[_Desk], case: str) -> Written | None:
+def _known(desks: Sequence[_EnsembleOutput], case: str) -> ScanRecord | None:
     """What the first record says of a case, if all of them say the same of the same scan, and have what they say."""
     first = desks[0].record.cases.get(case)
     for desk in desks:

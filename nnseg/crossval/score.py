@@ -10,13 +10,13 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.decisions import Weights, ensembles_of, name_of
 from nnseg.core.plan import digest
-from nnseg.crossval.predict import Job, Party, predict_alone, predict_together
+from nnseg.crossval.predict import Ensemble, PredictionJob, predict_alone, predict_together
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import Pair, evaluate
+from nnseg.evaluation.evaluate import FilePair, evaluate
 from nnseg.evaluation.scores import Failure, Scores
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.load import merge
-from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import PlanFolder, RunFolder, write_json
 
 log = logging.getLogger(__name__)
@@ -90,14 +90,14 @@ def candidates_of(run: RunFolder) -> tuple[Weights, ...]:
 
 def _predict_fold(
     run: RunFolder, number: int, held_out: tuple[Case, ...], device: str, plans: Sequence[PlanFolder] | None
-) -> dict[str, Written]:
+) -> dict[str, ScanRecord]:
     rivals = run.rivals() if plans is None else {}
     several = rivals if len(rivals) > 1 else {}
-    written: dict[str, Written] = {}
+    written: dict[str, ScanRecord] = {}
     for folder in plans or run.plans():
         if folder not in several.values():
             model = _model_of(run, folder, number)
-            job = Job(cases=held_out, out=folder.fold(number).predictions, key=model.key())
+            job = PredictionJob(cases=held_out, out=folder.fold(number).predictions, key=model.key())
             written |= predict_alone(job, model, device=device)
     if several:
         models = {name: _model_of(run, folder, number) for name, folder in several.items()}
@@ -106,10 +106,10 @@ def _predict_fold(
     return written
 
 
-def _party(run: RunFolder, number: int, held_out: tuple[Case, ...], plans: Weights, models: Mapping[str, Model]) -> Party:
+def _party(run: RunFolder, number: int, held_out: tuple[Case, ...], plans: Weights, models: Mapping[str, Model]) -> Ensemble:
     keys = {name: models[name].key() for name in plans}
     key = keys[next(iter(plans))] if len(plans) == 1 else digest([name_of(plans), keys])
-    return Party(plans=plans, job=Job(cases=held_out, out=run.ensemble(plans).fold(number).predictions, key=key))
+    return Ensemble(plans=plans, job=PredictionJob(cases=held_out, out=run.ensemble(plans).fold(number).predictions, key=key))
 
 
 def _model_of(run: RunFolder, folder: PlanFolder, number: int) -> Model:
@@ -132,7 +132,7 @@ def _score_into(
         if written.status == "failed" or case is None or case.labels is None:
             failed.append(Failure(name=name, reason=written.reason or "its label map is gone"))
         else:
-            pair = Pair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated)
+            pair = FilePair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated)
             pairs.append(pair)
     if not pairs:
         (folder / "scores.json").unlink(missing_ok=True)

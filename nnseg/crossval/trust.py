@@ -18,12 +18,12 @@ import numpy.typing as npt
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import NnsegError
 from nnseg.core.plan import digest
-from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, LabelTrust, Slopes, Together, Trust, logit, ranges_of
+from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit, ranges_of
 from nnseg.evaluation.scores import CaseScore, Scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.storage.images.read import read_scan
-from nnseg.storage.predictions import Written, held_out_predictions
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ PARTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class HeldOutCase:
     """A held-out case, predicted and scored.
 
     Args:
@@ -107,7 +107,7 @@ def measure_trust(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *
     return trust
 
 
-def together(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: int) -> Together | None:
+def together(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: int) -> EnsembleShift | None:
     """How much less many networks' votes agree.
 
     Args:
@@ -119,10 +119,10 @@ def together(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: in
     of_labels = [logit(b.labels[k]) - logit(a.labels[k]) for a, b in pairs for k in a.labels if a.voxels[k] and b.voxels[k]]
     of_foreground = [logit(b.foreground) - logit(a.foreground) for a, b in pairs]
     lost = [min(0.0, fmean(values)) if values else 0.0 for values in (of_labels, of_foreground)]
-    return Together(few=few, many=many, labels=lost[0], foreground=lost[1])
+    return EnsembleShift(few=few, many=many, labels=lost[0], foreground=lost[1])
 
 
-def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held]) -> list[tuple[Agreement, Agreement]]:
+def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[HeldOutCase]) -> list[tuple[Agreement, Agreement]]:
     cases = {case.name: case for case in dataset.cases}
     pairs = []
     for one in held:
@@ -136,7 +136,7 @@ def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held
     return pairs
 
 
-def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
+def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
     """The run's held-out cases that were predicted with their confidence, and scored.
 
     Raises:
@@ -146,7 +146,7 @@ def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[Held, ...]:
     return held_of(predicted, read_json(run.scores_file, Scores).cases if predicted else (), folds)
 
 
-def held_of(written: Mapping[str, Written], scores: Iterable[CaseScore], folds: Mapping[int, Fold]) -> tuple[Held, ...]:
+def held_of(written: Mapping[str, ScanRecord], scores: Iterable[CaseScore], folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
     """The cases that were predicted with their confidence, and scored.
 
     Args:
@@ -157,13 +157,13 @@ def held_of(written: Mapping[str, Written], scores: Iterable[CaseScore], folds: 
     by_name = {case.name: case for case in scores}
     holder = {name: number for number, fold in folds.items() for name in fold.held_out}
     return tuple(
-        Held(fold=holder[name], confidence=one.confidence, score=by_name[name], key=one.key)
+        HeldOutCase(fold=holder[name], confidence=one.confidence, score=by_name[name], key=one.key)
         for name, one in written.items()
         if one.status == "done" and one.confidence and name in by_name
     )
 
 
-def fit_trust(held: Sequence[Held], channels: Sequence[str]) -> Trust:
+def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str]) -> Trust:
     """What held-out cases say of a model; they are at least `FEWEST_CASES`."""
     foreseen = cross_fitted(held)
     pairs = [(quality, h.score.mean_dice) for quality, h in zip(foreseen, held, strict=True) if h.score.mean_dice is not None]
@@ -178,7 +178,7 @@ def fit_trust(held: Sequence[Held], channels: Sequence[str]) -> Trust:
     )
 
 
-def cross_fitted(held: Sequence[Held]) -> tuple[float, ...]:
+def cross_fitted(held: Sequence[HeldOutCase]) -> tuple[float, ...]:
     """The quality of each case by what the other folds' cases say; of a single fold's, by what its other parts say."""
     parts = [h.fold for h in held]
     if len(set(parts)) == 1:
@@ -187,7 +187,7 @@ def cross_fitted(held: Sequence[Held]) -> tuple[float, ...]:
     return tuple(others[part].quality(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
 
 
-def calibrated(held: Sequence[Held]) -> Trust:
+def calibrated(held: Sequence[HeldOutCase]) -> Trust:
     """From agreement to expected Dice: slopes that all labels share, and an offset for each of them.
 
     Logits of Dice against `Agreement.features`, least squares with a prior, so that four cases move little and a hundred decide.
@@ -223,7 +223,7 @@ def temperature_of(surprises: Sequence[Sequence[float]]) -> float:
     return float(TEMPERATURES[best] * np.exp(step * np.clip(aside, -1.0, 1.0)))
 
 
-def _rows(held: Sequence[Held], name: str) -> tuple[Numbers, Numbers]:
+def _rows(held: Sequence[HeldOutCase], name: str) -> tuple[Numbers, Numbers]:
     """Features (n, 3) and logits of Dice (n,) of the masks of a label that were found, and have a score."""
     found = [
         (h.confidence.agreement.features(name), logit(min(max(dice, DICE_EDGE), 1.0 - DICE_EDGE)))
@@ -233,7 +233,7 @@ def _rows(held: Sequence[Held], name: str) -> tuple[Numbers, Numbers]:
     return np.array([x for x, _ in found]).reshape(-1, len(PRIOR)), np.array([y for _, y in found])
 
 
-def _missing(held: Sequence[Held], name: str) -> float:
+def _missing(held: Sequence[HeldOutCase], name: str) -> float:
     """How often a label is truly absent where it was not found; before any was seen, how often it is absent."""
     counts = [(h.score.labels[name], h.confidence.agreement.voxels[name] > 0) for h in held]
     annotated = [(c.tp + c.fn == 0, found) for c, found in counts if c.tp + c.fp + c.fn + c.tn]

@@ -124,7 +124,7 @@ def measure_masks(
     joint = joint_histogram(predicted, given, labels)
     joint[0, 0] += reference.labels.size - given.size  # outside the box both show the background
     counts = counts_of(joint, labels, annotated=annotated)
-    case = _Case.of(labels.encode(predicted), labels.encode(given), reference.grid)
+    case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), reference.grid)
     return {
         name: label_score(counts[name], grid=case.grid, **case.measured(member, name, measures))
         if counts[name] != NOTHING
@@ -162,7 +162,7 @@ def _volumes(counts: Counts, voxel_ml: float) -> dict[str, float | None]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
+class _CroppedCase:
     """Label indices of both sides, cropped to what is labelled, with what is ignored, if anything is."""
 
     predicted: Indices

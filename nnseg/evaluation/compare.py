@@ -34,7 +34,7 @@ USUAL = ("dice", "iou", "hd95", "nsd")
 Numbers = npt.NDArray[np.float64]
 
 
-class Row(Noun):
+class ComparisonRow(Noun):
     """One metric of one label, or of the mean over the labels.
 
     Args:
@@ -88,7 +88,7 @@ class Comparison(Noun):
     cases: int
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     verdict: str
 
 
@@ -224,12 +224,12 @@ def _pairs(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: 
     return _Pairs(metric=metric, label=label, values=means.T, only_a=only_a, only_b=only_b)
 
 
-def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, adjusted: float, tests: int) -> Row:
+def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, adjusted: float, tests: int) -> ComparisonRow:
     differences = pairs.differences
     n, gains = len(differences), differences * (1 if metric_of(pairs.metric).better == "higher" else -1)
     known = pairs.values[np.isfinite(pairs.values).all(1)]
     draws = mean_of_masks(np.diff(pairs.values), weights)[0]
-    row = Row(
+    row = ComparisonRow(
         metric=pairs.metric,
         label=pairs.label,
         n=n,
@@ -260,7 +260,7 @@ def _detectable(differences: Numbers, tests: int) -> float | None:
     return float(reach * differences.std(ddof=1) / n**0.5)
 
 
-def _verdict(row: Row, names: tuple[str, str], tests: int) -> str:
+def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int) -> str:
     metric = metric_of(row.metric)
     unit = f" {metric.unit}" if metric.unit else ""
     if not row.n or row.difference is None:

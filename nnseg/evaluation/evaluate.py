@@ -18,7 +18,7 @@ from nnseg.evaluation.metrics import METRICS, Counts
 from nnseg.evaluation.scores import CaseScore, Failure, LabelScore, Scores
 from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, TIFF, stem_of, suffix_of
 from nnseg.storage.images.read import read_label_map
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 GRID_TOLERANCE = 0.1
 """In voxels: how far apart reference and prediction may lie. Headers of the same grid differ by rounding."""
@@ -28,7 +28,7 @@ OVERLAP = Measures(tolerances=())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class FilePair:
     """A predicted label map and its reference, on disk.
 
     Args:
@@ -61,7 +61,7 @@ def evaluate_folders(
     return evaluate(pairs, labels, failed=failed, measures=measures, workers=workers)
 
 
-def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[Failure]]:
+def pair_folders(predictions: Path, references: Path) -> tuple[list[FilePair], list[Failure]]:
     """Label maps of the same name, and what is in one of both folders only.
 
     Raises:
@@ -75,11 +75,11 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[Pair], list[
     names = sorted(predicted.keys() & referenced.keys())
     if not names:
         raise EvaluationError(_nothing_to_pair(predictions, predicted, references, referenced))
-    return [Pair(name=n, prediction=predicted[n], reference=referenced[n]) for n in names], failed
+    return [FilePair(name=n, prediction=predicted[n], reference=referenced[n]) for n in names], failed
 
 
 def evaluate(
-    pairs: Sequence[Pair],
+    pairs: Sequence[FilePair],
     labels: Labels,
     *,
     failed: Sequence[Failure] = (),
@@ -102,7 +102,7 @@ def evaluate(
     unknown = set(measures.instances) - set(labels.foreground)
     if unknown:
         raise EvaluationError(f"instances of {min(unknown)} cannot be counted; the labels are {', '.join(labels.foreground)}")
-    outcomes = list(each(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
+    outcomes = list(map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
     reasons = [Failure(name=o.item.name, reason=o.reason) for o in outcomes if o.reason is not None]
     return summarize([o.result for o in outcomes if o.result is not None], labels, failed=[*failed, *reasons])
 
@@ -132,7 +132,7 @@ def score(
     return _case_score(name, measure_masks(prediction, reference, labels, measures, annotated=annotated))
 
 
-def read_pair(pair: Pair, labels: Labels) -> tuple[LabelMap, LabelMap]:
+def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
     """The prediction and the reference of a pair, which can be compared.
 
     Raises:
@@ -182,7 +182,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _score_pair(pair: Pair, *, labels: Labels, measures: Measures) -> CaseScore:
+def _score_pair(pair: FilePair, *, labels: Labels, measures: Measures) -> CaseScore:
     prediction, reference = read_pair(pair, labels)
     return _case_score(pair.name, measure_masks(prediction, reference, labels, measures, annotated=pair.annotated))
 
@@ -237,7 +237,7 @@ def read_off(references: Sequence[Path], workers: int) -> Labels:
     Raises:
         EvaluationError: the references show nothing but background.
     """
-    outcomes = each(_values, references, workers=workers, label="read labels")
+    outcomes = map_items(_values, references, workers=workers, label="read labels")
     values = sorted(set().union(*(o.result for o in outcomes if o.result is not None)) - {0})
     if not values:
         raise EvaluationError(f"no reference in {references[0].parent} shows anything but background (0)")

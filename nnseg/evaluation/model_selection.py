@@ -35,7 +35,7 @@ SAME = 9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rival:
+class CandidateScores:
     """A plan, or several together.
 
     Args:
@@ -49,14 +49,14 @@ class Rival:
     seconds: float
 
 
-def select(rivals: Sequence[Rival], parts: Sequence[int]) -> Choice:
+def select(rivals: Sequence[CandidateScores], parts: Sequence[int]) -> Choice:
     """The rival to answer, with the evidence: the best single plan, or the best ensemble if that is better beyond chance.
 
     Args:
         rivals: at least one of them a single plan.
         parts: the fold that held out each case; of fewer than three, `PARTS` are made.
     """
-    panel = _Panel.of(rivals, parts)
+    panel = _ScoredCases.of(rivals, parts)
     single = panel.best(ensembles=False)
     together = panel.best(ensembles=True) if any(panel.is_ensemble) else None
     taken, nested, p, reason = single, None, None, "there is nothing to choose from"
@@ -79,7 +79,7 @@ def select(rivals: Sequence[Rival], parts: Sequence[int]) -> Choice:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Panel:
+class _ScoredCases:
     """The cases that say anything of the rivals.
 
     Args:
@@ -89,13 +89,13 @@ class _Panel:
         parts: (cases,).
     """
 
-    rivals: Sequence[Rival]
+    rivals: Sequence[CandidateScores]
     sums: Numbers
     masks: npt.NDArray[np.int64]
     parts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, rivals: Sequence[Rival], parts: Sequence[int]) -> _Panel:
+    def of(cls, rivals: Sequence[CandidateScores], parts: Sequence[int]) -> _ScoredCases:
         dice = np.stack([rival.dice for rival in rivals])
         shown = np.any(np.isfinite(dice), axis=0)  # by the reference, or by a rival's false alarm; who avoids that gets 1
         asked = np.any(shown, axis=1)
@@ -180,7 +180,7 @@ class _Panel:
         return bootstrap_weights(self.cases).astype(np.float64)
 
 
-def _reason(panel: _Panel, nested: Nested | None, p: float | None, *, taken: str, single: str) -> str:
+def _reason(panel: _ScoredCases, nested: Nested | None, p: float | None, *, taken: str, single: str) -> str:
     if nested is None or p is None:
         asked = counted(panel.cases, "held-out case")
         return f"{asked}; at least {LEAST_CASES} are needed to tell an ensemble from chance: {single} is the best plan alone"

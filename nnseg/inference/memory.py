@@ -28,7 +28,7 @@ HANDED = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class NetworkShare:
     """Networks that are shown the same tiles.
 
     Args:
@@ -68,7 +68,7 @@ class Share:
         return self.plan.grid(grid.shape, grid.spacing)
 
 
-def needed_gb(shares: Sequence[Share], grid: Grid, *, uncertainty: bool = False) -> float:
+def needed_gb(shares: Sequence[NetworkShare], grid: Grid, *, uncertainty: bool = False) -> float:
     """RAM, beyond the idle process, that a scan on a grid takes at most from reading to writing.
 
     Args:

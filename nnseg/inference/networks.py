@@ -16,7 +16,7 @@ from nnseg.network.device import autocast_dtype
 from nnseg.network.unet import network_input
 
 
-class Voter:
+class MemberNetwork:
     """A member's network on a device.
 
     What a cascade is shown takes room only tile by tile.
@@ -34,7 +34,7 @@ class Voter:
         self.member, self.network, self.device, self._own = member, network, device, own
 
     @classmethod
-    def of(cls, member: Member, device: torch.device, own: Callable[[Plan], nn.Module] | None = None) -> Voter:
+    def of(cls, member: Member, device: torch.device, own: Callable[[Plan], nn.Module] | None = None) -> MemberNetwork:
         """A member made ready.
 
         Args:
@@ -50,9 +50,9 @@ class Voter:
         """Of autocast on its device."""
         return autocast_dtype(self.device, self.member.plan.training.precision)
 
-    def on(self, device: torch.device) -> Voter:
+    def on(self, device: torch.device) -> MemberNetwork:
         """The same network on another device; this one stays where it is, and nothing more is held there."""
-        return Voter.of(self.member, device, self._own)
+        return MemberNetwork.of(self.member, device, self._own)
 
     def __call__(self, tiles: Tensor, window: Window) -> Tensor:
         """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""
@@ -64,7 +64,7 @@ class Voter:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Group:
+class NetworkGroup:
     """Networks that are shown the same tiles.
 
     Args:
@@ -77,22 +77,22 @@ class Group:
 
     key: str
     plan: Plan
-    voters: tuple[Voter, ...]
+    voters: tuple[MemberNetwork, ...]
     window: Window
     weight: float
 
 
-def grouped(voters: Sequence[Voter], windows: Sequence[Window], *, by_plan: bool) -> tuple[Group, ...]:
+def grouped(voters: Sequence[MemberNetwork], windows: Sequence[Window], *, by_plan: bool) -> tuple[NetworkGroup, ...]:
     """The networks divided by the tiles that they are shown, by names and weights, and by their plans if asked for; in order of
     appearance.
     """
-    found: dict[tuple[str, Window, float, str], list[Voter]] = {}
+    found: dict[tuple[str, Window, float, str], list[MemberNetwork]] = {}
     for voter, window in zip(voters, windows, strict=True):
         plan, weight = voter.member.plan, voter.member.weight
         of = plan.key() if by_plan else plan.name
         found.setdefault((plan.key("preprocessing", "previous"), window, weight, of), []).append(voter)
     return tuple(
-        Group(key=key, plan=voters[0].member.plan, voters=tuple(voters), window=window, weight=weight)
+        NetworkGroup(key=key, plan=voters[0].member.plan, voters=tuple(voters), window=window, weight=weight)
         for (key, window, weight, _), voters in found.items()
     )
 

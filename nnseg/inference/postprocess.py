@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 
@@ -37,7 +37,9 @@ class Components:
     sizes: npt.NDArray[np.int64]
 
 
-def apply(labels_ZYX: Integers, mendings: Sequence[Mending], labels: Labels, *, voxel_mm3: float | None = None) -> Integers:
+def apply(
+    labels_ZYX: Integers, mendings: Sequence[PostprocessingStep], labels: Labels, *, voxel_mm3: float | None = None
+) -> Integers:
     """The label map with all mendings applied in order; what is removed becomes background. The input stays as it is.
 
     Besides the answer it takes at most eight bytes a voxel of the box around the object.
@@ -51,15 +53,15 @@ def apply(labels_ZYX: Integers, mendings: Sequence[Mending], labels: Labels, *, 
     Raises:
         ValueError: a volume is to be compared and ``voxel_mm3`` is missing.
     """
-    mended = labels_ZYX.copy()
+    postprocessed = labels_ZYX.copy()
     values = [value for mending in mendings for value in mending.labels]
     boxes = Boxes(labels_ZYX, values)
     for mending in mendings:
         if box := boxes.around(mending.labels):
-            _mend(mended, box, mending, labels.values[0], voxel_mm3)
+            _apply_step(postprocessed, box, mending, labels.values[0], voxel_mm3)
             if mending.action == "holes":
-                boxes = Boxes(mended, values)
-    return mended
+                boxes = Boxes(postprocessed, values)
+    return postprocessed
 
 
 class Boxes:
@@ -98,7 +100,7 @@ def flat_axes(labels_ZYX: Integers) -> tuple[bool, ...]:
     return tuple(n == 1 for n in labels_ZYX.shape)
 
 
-def doomed(sizes: npt.NDArray[Any], mending: Mending, voxel_mm3: float | None) -> Mask:
+def removed_components(sizes: npt.NDArray[Any], mending: PostprocessingStep, voxel_mm3: float | None) -> Mask:
     """Which components a mending removes, by their sizes in voxels: all but the largest, ties kept, or all below a volume."""
     if mending.action == "largest":
         return np.asarray(sizes < sizes.max(initial=0))
@@ -122,17 +124,17 @@ def enclosed(mask: Mask, *, flat: tuple[bool, ...] = (False, False, False)) -> M
     return outside[tuple(slice(before, size - after) for (before, after), size in zip(rim, numbers.shape, strict=True))]
 
 
-def _mend(mended: Integers, box: Boxed, mending: Mending, background: int, voxel_mm3: float | None) -> None:
+def _apply_step(postprocessed: Integers, box: Boxed, mending: PostprocessingStep, background: int, voxel_mm3: float | None) -> None:
     """Change the box of a label map that holds the whole object."""
-    part = mended[box]
+    part = postprocessed[box]
     mask = where(part, mending.labels)
     if mending.action == "holes":
-        inside = enclosed(mask, flat=flat_axes(mended))
+        inside = enclosed(mask, flat=flat_axes(postprocessed))
         inside &= part == background
         part[inside] = mending.fill
         return
     found = components(mask)
-    goes = doomed(found.sizes, mending, voxel_mm3) & (found.sizes > 0)
+    goes = removed_components(found.sizes, mending, voxel_mm3) & (found.sizes > 0)
     if goes.any():
         for plane, numbers in zip(part, found.numbers, strict=True):
             plane[goes[numbers]] = background

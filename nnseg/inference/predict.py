@@ -19,12 +19,12 @@ from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
 from nnseg.core.trust import Confidence, Trust, facts_of
-from nnseg.inference.memory import Share, needed_gb
-from nnseg.inference.networks import Group, Voter, grouped, window_of
-from nnseg.inference.restore import Block, Stream, blocks, cropped_view, decided, layout_of
+from nnseg.inference.memory import NetworkShare, needed_gb
+from nnseg.inference.networks import MemberNetwork, NetworkGroup, grouped, window_of
+from nnseg.inference.restore import Block, RestoreStream, blocks, cropped_view, decided, layout_of
 from nnseg.inference.sliding_window import sliding_window
-from nnseg.inference.uncertainty import Sample, Tally
-from nnseg.inference.volumes import IN_MEMORY_BYTES, Canvas, Wanted
+from nnseg.inference.uncertainty import DrawnVoxels, UncertaintyStats
+from nnseg.inference.volumes import IN_MEMORY_BYTES, OutputVolumes, RequestedOutputs
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.preprocessing.preprocess import OwnNormalizer, preprocess, separate_back, turn_for
@@ -39,7 +39,7 @@ LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
+class PreparedScan:
     """A scan made ready for a model's networks.
 
     Args:
@@ -51,7 +51,7 @@ class Prepared:
 
     scan: Scan
     cases: Mapping[str, PreprocessedCase]
-    previous: Prepared | None = None
+    previous: PreparedScan | None = None
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -73,7 +73,7 @@ class Prediction:
     probabilities: Floats | None = None
     uncertainty: Floats | None = None
     confidence: Confidence | None = None
-    sample: Sample | None = None
+    sample: DrawnVoxels | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -122,7 +122,7 @@ class Predictor:
         device = resolve_device(device) if isinstance(device, str) else device
         _check_shown(model)
         self.model, self._classic, self._normalizer = model, classic, normalizer
-        voters = [Voter.of(member, device, network) for member in model.members]
+        voters = [MemberNetwork.of(member, device, network) for member in model.members]
         windows = [window_of(v.member, device, step=step, mirror=mirror, classic=classic) for v in voters]
         self._groups = grouped(voters, windows, by_plan=classic)
         self._previous: Predictor | None = None
@@ -136,7 +136,7 @@ class Predictor:
         """The prediction for one scan; raises as `predict` does."""
         return self.answer(self.prepare(scan))
 
-    def prepare(self, scan: Scan) -> Prepared:
+    def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed for every network that needs no other's answer; on the CPU, without the networks.
 
         Raises:
@@ -144,11 +144,11 @@ class Predictor:
         """
         previous = self._previous.prepare(scan) if self._previous else None
         plans = {group.key: group.plan for group in self._groups if not group.plan.previous}
-        return self._with_cases(Prepared(scan=scan, cases={}, previous=previous), plans, None)
+        return self._with_cases(PreparedScan(scan=scan, cases={}, previous=previous), plans, None)
 
     def answer(
         self,
-        prepared: Prepared,
+        prepared: PreparedScan,
         *,
         probabilities: bool = False,
         uncertainty: bool = False,
@@ -167,14 +167,14 @@ class Predictor:
             ModelError: the networks give no numbers.
             RunError: there is too little memory for a single tile.
         """
-        wanted = Wanted(
+        wanted = RequestedOutputs(
             probabilities=probabilities, uncertainty=uncertainty, confidence=uncertainty, sample=sample, scratch=scratch
         )
         (prediction,) = self._answers(prepared, [self._weights()], wanted)
         return prediction
 
     def answers(
-        self, prepared: Prepared, ensembles: Mapping[str, Mapping[str, float]], *, sample: int = 0
+        self, prepared: PreparedScan, ensembles: Mapping[str, Mapping[str, float]], *, sample: int = 0
     ) -> dict[str, Prediction]:
         """What several ensembles of the model's plans say of a scan, with their confidence. Each network answers once for all.
 
@@ -189,7 +189,7 @@ class Predictor:
             ModelError: the networks give no numbers.
         """
         weights = [self._weights(plans) for plans in ensembles.values()]
-        found = self._answers(prepared, weights, Wanted(confidence=True, sample=sample))
+        found = self._answers(prepared, weights, RequestedOutputs(confidence=True, sample=sample))
         return dict(zip(ensembles, found, strict=True))
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
@@ -198,7 +198,7 @@ class Predictor:
         What the networks compute on a device with memory of its own is not counted.
         """
         shares = [
-            Share(plan=g.plan, window=g.window, networks=len(g.voters), on_cpu=g.voters[0].device.type == "cpu")
+            NetworkShare(plan=g.plan, window=g.window, networks=len(g.voters), on_cpu=g.voters[0].device.type == "cpu")
             for g in self._groups
         ]
         own = needed_gb(shares, grid, uncertainty=uncertainty)
@@ -217,18 +217,18 @@ class Predictor:
             for group in self._groups
         ]
 
-    def _answers(self, prepared: Prepared, weights: Sequence[Sequence[float]], wanted: Wanted) -> list[Prediction]:
+    def _answers(self, prepared: PreparedScan, weights: Sequence[Sequence[float]], wanted: RequestedOutputs) -> list[Prediction]:
         """A prediction for each way of weighing the groups."""
         prepared = self._shown(prepared)
         clocks = [{"network": 0.0, "restore": 0.0} for _ in self._groups]
         with torch.inference_mode():
-            canvases = [Canvas(self.model, prepared.scan.grid, w, wanted) for w in weights]
+            canvases = [OutputVolumes(self.model, prepared.scan.grid, w, wanted) for w in weights]
             self._paint(canvases, prepared, clocks)
         return [self._prediction(canvas, prepared, clocks) for canvas in canvases]
 
-    def _prediction(self, canvas: Canvas, prepared: Prepared, clocks: Sequence[Mapping[str, float]]) -> Prediction:
+    def _prediction(self, canvas: OutputVolumes, prepared: PreparedScan, clocks: Sequence[Mapping[str, float]]) -> Prediction:
         voting = [group for group, weight in zip(self._groups, canvas.weights, strict=True) if weight]
-        labels, tally = canvas.mended(), canvas.tally
+        labels, tally = canvas.postprocessed(), canvas.tally
         spent = [clock for clock, weight in zip(clocks, canvas.weights, strict=True) if weight]
         spent += [prepared.seconds.get(key, {}) for key in {group.key for group in voting}] + [{"restore": canvas.seconds}]
         return Prediction(
@@ -240,14 +240,14 @@ class Predictor:
             seconds={stage: sum(of.get(stage, 0.0) for of in spent) for stage in ("preprocess", "network", "restore")},
         )
 
-    def _shown(self, prepared: Prepared) -> Prepared:
+    def _shown(self, prepared: PreparedScan) -> PreparedScan:
         """What is prepared, with the cases of networks that are shown the answer of the previous ones, which is made now."""
         if not self._previous or not prepared.previous:
             return prepared
         first = self._previous.answer(prepared.previous)
         return self._with_cases(prepared, {g.key: g.plan for g in self._groups if g.plan.previous}, first)
 
-    def _with_cases(self, prepared: Prepared, plans: Mapping[str, Plan], first: Prediction | None) -> Prepared:
+    def _with_cases(self, prepared: PreparedScan, plans: Mapping[str, Plan], first: Prediction | None) -> PreparedScan:
         """What is prepared, with the scan preprocessed for more plans; what the previous networks took counts for them."""
         cases, seconds = dict(prepared.cases), dict(prepared.seconds)
         before = first.seconds if first else {}
@@ -261,12 +261,12 @@ class Predictor:
             }
         return replace(prepared, cases=cases, seconds=seconds)
 
-    def _confidence(self, prepared: Prepared, voting: Sequence[Group], tally: Tally) -> Confidence:
+    def _confidence(self, prepared: PreparedScan, voting: Sequence[NetworkGroup], tally: UncertaintyStats) -> Confidence:
         image = prepared.cases[voting[0].key].image[: len(self.model.channels)]
         facts, networks = facts_of(prepared.scan.grid, image), sum(len(group.voters) for group in voting)
         return (self.model.trust or Trust()).confidence(tally.agreement(), facts, networks=networks)
 
-    def _sample(self, prepared: Prepared, tally: Tally) -> Sample:
+    def _sample(self, prepared: PreparedScan, tally: UncertaintyStats) -> DrawnVoxels:
         """The sample, by places in the canonical scan."""
         sample, placement = tally.sample(), prepared.cases[self._groups[0].key].placement
         layout = _layout(prepared, self._groups[0])
@@ -276,7 +276,7 @@ class Predictor:
             voxels[:, own] = line[sample.voxels[:, axis]]
         return replace(sample, voxels=voxels)
 
-    def _paint(self, canvases: Sequence[Canvas], prepared: Prepared, clocks: Sequence[dict[str, float]]) -> None:
+    def _paint(self, canvases: Sequence[OutputVolumes], prepared: PreparedScan, clocks: Sequence[dict[str, float]]) -> None:
         layouts = [_layout(prepared, group) for group in self._groups]
         streams = [self._stream(group, prepared.cases[group.key], clock) for group, clock in zip(self._groups, clocks, strict=True)]
         streams = [stream.turned(layout, layouts[0]) for stream, layout in zip(streams, layouts, strict=True)]
@@ -293,7 +293,7 @@ class Predictor:
             for canvas in canvases:
                 canvas.paint_mean(block, parts)
 
-    def _part(self, stream: Stream, block: Block, clock: dict[str, float]) -> Tensor:
+    def _part(self, stream: RestoreStream, block: Block, clock: dict[str, float]) -> Tensor:
         """Probabilities (K, z, y, x) of one stream in a block."""
         with _clocked(clock):
             return self._probabilities(stream.interpolate(stream.source(block), block))
@@ -316,10 +316,10 @@ class Predictor:
         """Probabilities (K, ...) of logits."""
         return logits.sigmoid() if self.model.labels.regions else logits.softmax(0)
 
-    def _stream(self, group: Group, case: PreprocessedCase, clock: dict[str, float]) -> Stream:
+    def _stream(self, group: NetworkGroup, case: PreprocessedCase, clock: dict[str, float]) -> RestoreStream:
         slabs = _timed(sliding_window(group.voters, torch.from_numpy(case.image), group.window), clock)
         logits = (self._logits(slab) for slab in slabs)
-        return Stream(logits, case.placement, separate=separate_back(case.placement, group.plan))
+        return RestoreStream(logits, case.placement, separate=separate_back(case.placement, group.plan))
 
 
 def _check_shown(model: Model) -> None:
@@ -331,7 +331,7 @@ def _check_shown(model: Model) -> None:
             )
 
 
-def _layout(prepared: Prepared, group: Group) -> Reorientation:
+def _layout(prepared: PreparedScan, group: NetworkGroup) -> Reorientation:
     """From the canonical scan to the axis order of a group's networks."""
     return layout_of(group.plan.preprocessing.axes, turn_for(prepared.scan, group.plan))
 

@@ -27,7 +27,7 @@ Voxels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resampling:
+class AxisResampling:
     """How one axis of the scan follows from the network's.
 
     Args:
@@ -40,7 +40,7 @@ class Resampling:
     share: Tensor
 
     @classmethod
-    def of(cls, old: int, new: int, *, nearest: bool) -> Resampling:
+    def of(cls, old: int, new: int, *, nearest: bool) -> AxisResampling:
         """From ``old`` voxels to ``new`` ones of the same extent."""
         places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)
         if nearest:
@@ -69,7 +69,7 @@ class Resampling:
         return weights.to(device)
 
 
-class Stream:
+class RestoreStream:
     """A network's answer on its way to the scan: slabs of the network's grid come in, blocks of the cropped scan go out.
 
     Blocks must be asked for in the order of their slices, because slabs that no later block needs are dropped.
@@ -84,7 +84,7 @@ class Stream:
         self._slabs, self._held, self._first = slabs, next(slabs), 0
         self.shape = placement.cropped_shape
         self._axes = [
-            Resampling.of(old, new, nearest=axis == separate)
+            AxisResampling.of(old, new, nearest=axis == separate)
             for axis, (old, new) in enumerate(zip(placement.shape, self.shape, strict=True))
         ]
 
@@ -116,7 +116,7 @@ class Stream:
                 source = _along(source, matrix, axis)
         return source
 
-    def turned(self, layout: Reorientation, wanted: Reorientation) -> Stream:
+    def turned(self, layout: Reorientation, wanted: Reorientation) -> RestoreStream:
         """This stream with its axes in another stream's order; everything is held then."""
         if layout == wanted:
             return self
@@ -135,7 +135,7 @@ def layout_of(axes: Axes, turn: Reorientation) -> Reorientation:
     return Reorientation(axes=(z[0], y[0], x[0]), flips=(z[1], y[1], x[1]))
 
 
-def blocks(streams: list[Stream], *, values: int, channels: int) -> Iterator[Block]:
+def blocks(streams: list[RestoreStream], *, values: int, channels: int) -> Iterator[Block]:
     """Blocks that cover the cropped scan, each as soon as all streams have reached it.
 
     Args:
@@ -156,7 +156,7 @@ def blocks(streams: list[Stream], *, values: int, channels: int) -> Iterator[Blo
                     stream.advance(done)
 
 
-def decided(stream: Stream, block: Block, labels: Labels) -> Integers:
+def decided(stream: RestoreStream, block: Block, labels: Labels) -> Integers:
     """The label values of a block of logits: the label whose logit is largest, or the regions whose logits are positive."""
     source = stream.source(block)
     least, most = source.flatten(1).aminmax(dim=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.geometry import tile_starts
-from nnseg.inference.networks import Voter
+from nnseg.inference.networks import MemberNetwork
 from nnseg.inference.tiles import Flips, Window, importance
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Tiling:
         return max(layer[-1] - layer[0] for layer in self.layers) + tile
 
 
-def sliding_window(voters: Sequence[Voter], image: Tensor, window: Window) -> Iterator[Tensor]:
+def sliding_window(voters: Sequence[MemberNetwork], image: Tensor, window: Window) -> Iterator[Tensor]:
     """The networks' mean answer to an image, in slabs (K, n, Y, X) from its first slice to its last, float32.
 
     Where memory of the device runs out, fewer tiles go through the networks together, then sums are kept in the machine's memory,
@@ -85,13 +85,13 @@ def sliding_window(voters: Sequence[Voter], image: Tensor, window: Window) -> It
     Raises:
         RunError: there is too little memory for a single tile.
     """
-    yield from _Sweep(voters, image, window).slabs()
+    yield from _WindowPass(voters, image, window).slabs()
 
 
-class _Sweep:
+class _WindowPass:
     """One pass over a volume."""
 
-    def __init__(self, voters: Sequence[Voter], image: Tensor, window: Window) -> None:
+    def __init__(self, voters: Sequence[MemberNetwork], image: Tensor, window: Window) -> None:
         self.voters, self.window = list(voters), window
         self.tiling = Tiling.of(image.shape[1:], window)
         room = [n - s for n, s in zip(self.tiling.padded, image.shape[1:], strict=True)]

@@ -22,7 +22,7 @@ SURE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
+class DrawnVoxels:
     """Voxels drawn from an answer, to see how often it is right.
 
     Args:
@@ -51,7 +51,7 @@ def tempered(probabilities: Tensor, temperature: float, *, regions: bool = False
     return raised.div_(rest)
 
 
-class Tally:
+class UncertaintyStats:
     """Sums over one answer, whose mean probabilities come block by block.
 
     Args:
@@ -63,7 +63,7 @@ class Tally:
     def __init__(self, labels: Labels, trust: Trust | None = None, *, sample: int = 0) -> None:
         self._labels, self._temperature = labels, trust.temperature if trust else 1.0
         self._sums = np.zeros((3, len(labels.heads) + 1))
-        self._urns = [_Urn(sample // 2, len(labels.heads), seed) for seed in (0, 1)] if sample else []
+        self._urns = [_ReservoirSample(sample // 2, len(labels.heads), seed) for seed in (0, 1)] if sample else []
 
     def add(self, probabilities: Tensor, start: Shape = (0, 0, 0)) -> Tensor:
         """The uncertainty (z, y, x) of a block (K, z, y, x), float32: the chance that what is decided there is wrong.
@@ -105,7 +105,7 @@ class Tally:
             voxels={name: float(decided[k]) for name, k in place.items()},
         )
 
-    def sample(self) -> Sample:
+    def sample(self) -> DrawnVoxels:
         """Voxels drawn evenly from all blocks so far.
 
         Raises:
@@ -113,7 +113,7 @@ class Tally:
         """
         if not self._urns:
             raise ValueError("a tally made without a sample has none")
-        return Sample(
+        return DrawnVoxels(
             voxels=np.concatenate([urn.places for urn in self._urns]),
             probabilities=np.concatenate([urn.probabilities for urn in self._urns]),
             weights=np.concatenate([urn.weights for urn in self._urns]),
@@ -130,7 +130,7 @@ class Tally:
             urn.add(probabilities, stratum, start)
 
 
-class _Urn:
+class _ReservoirSample:
     """Voxels drawn evenly from all that were added: those with the smallest random keys.
 
     Args:

@@ -16,7 +16,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
 from nnseg.inference.postprocess import apply
 from nnseg.inference.restore import Block, Voxels, mean
-from nnseg.inference.uncertainty import Tally, tempered
+from nnseg.inference.uncertainty import UncertaintyStats, tempered
 from nnseg.network.bundle import Model
 
 IN_MEMORY_BYTES = 2**28
@@ -24,7 +24,7 @@ IN_MEMORY_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RequestedOutputs:
     """What is asked for beside a label map.
 
     Args:
@@ -42,7 +42,7 @@ class Wanted:
     scratch: Path | None = None
 
 
-class Canvas:
+class OutputVolumes:
     """The volumes of one answer.
 
     Args:
@@ -52,12 +52,12 @@ class Canvas:
         wanted: beside the label map.
     """
 
-    def __init__(self, model: Model, grid: Grid, weights: Sequence[float], wanted: Wanted) -> None:
+    def __init__(self, model: Model, grid: Grid, weights: Sequence[float], wanted: RequestedOutputs) -> None:
         self._model, self._labels, self._grid = model, model.labels, grid
         self._temperature = model.trust.temperature if model.trust else 1.0
         self.weights, self.seconds = tuple(weights), 0.0
         self.labels = np.full(grid.shape, model.labels.values[0], model.labels.dtype)
-        self.tally = Tally(model.labels, model.trust, sample=wanted.sample) if wanted.confidence else None
+        self.tally = UncertaintyStats(model.labels, model.trust, sample=wanted.sample) if wanted.confidence else None
         self.uncertainty = np.zeros(grid.shape, np.float32) if wanted.uncertainty else None
         self.probabilities: Floats | None = None
         if wanted.probabilities:
@@ -95,7 +95,7 @@ class Canvas:
                 self._uncertainty_view[block] = doubt.cpu().numpy()
         self.seconds += time.perf_counter() - start
 
-    def mended(self) -> Integers:
+    def postprocessed(self) -> Integers:
         """The labels after the model's postprocessing."""
         start = time.perf_counter()
         labels = apply(self.labels, self._model.postprocessing, self._labels, voxel_mm3=math.prod(self._grid.spacing))

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nnseg.core.card import ModelCard
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Plan
@@ -69,7 +69,7 @@ class Model:
     members: tuple[Member, ...]
     about: Mapping[str, str] = field(default_factory=dict)
     previous: tuple[Member, ...] = ()
-    postprocessing: tuple[Mending, ...] = ()
+    postprocessing: tuple[PostprocessingStep, ...] = ()
     trust: Trust | None = None
     population: Population | None = None
     card: ModelCard | None = None
@@ -148,7 +148,7 @@ def load_model_file(path: Path) -> Model:
             members=members,
             about=text["about"],
             previous=previous,
-            postprocessing=tuple(Mending.model_validate(entry) for entry in text.get("postprocessing", ())),
+            postprocessing=tuple(PostprocessingStep.model_validate(entry) for entry in text.get("postprocessing", ())),
             trust=Trust.model_validate(text["trust"]) if "trust" in text else None,
             card=ModelCard.model_validate(text["card"]) if "card" in text else None,
             population=Population.model_validate(text["population"]) if "population" in text else None,

@@ -39,10 +39,15 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
     previous = tuple(m for name in shown for m in _trained(run, run.plan_called(name), folds))
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
-    mended = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
+    postprocessed = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
     trust = read_json(run.trust_file, Trust) if run.trust_file.exists() else None
     return Model(
-        members=members, about=about, previous=previous, postprocessing=mended, trust=trust, population=population_of_run(run)
+        members=members,
+        about=about,
+        previous=previous,
+        postprocessing=postprocessed,
+        trust=trust,
+        population=population_of_run(run),
     )
 
 

@@ -19,7 +19,7 @@ OTHER_DECODER = "the model's decoder has other stages"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reuse:
+class WeightTransfer:
     """What a network has from a trained one.
 
     Args:
@@ -59,7 +59,7 @@ class Reuse:
         return "; ".join(parts)
 
 
-def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> Reuse:
+def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> WeightTransfer:
     """Copy into a fresh network what a model has learned, as far as it fits, and say what that was.
 
     The first convolution takes each channel's weights by the channel's name; heads go by the labels' names. Features build on one
@@ -91,7 +91,7 @@ def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = No
     if rows:
         reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if name.startswith(HEADS)}
     network.load_state_dict(fresh | reused)
-    return Reuse(
+    return WeightTransfer(
         tensors=len(reused),
         total=len(fresh),
         fold=member.fold,

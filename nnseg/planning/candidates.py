@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
-from nnseg.planning.recipe import Candidate
+from nnseg.planning.recipe import CandidateNetwork
 
 SAFE_SHARE = 0.97
 """Of a budget that is planned for: the rest is for checkpoints and a machine that slows down."""
@@ -38,7 +38,7 @@ class Proposal:
     """
 
     plan: Plan
-    candidate: Candidate
+    candidate: CandidateNetwork
     steps: int
     why: str
 

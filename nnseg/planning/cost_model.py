@@ -8,7 +8,7 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape, tile_starts
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
 from nnseg.core.plan import Plan
-from nnseg.core.probe import Handling, Trial
+from nnseg.core.probe import CaseCost, Trial
 from nnseg.system.machine import GIGABYTE
 
 BYTES_PER_VALUE = 12.0
@@ -45,11 +45,11 @@ def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial
     )
 
 
-def rough_handling(plan: Plan, fingerprint: Fingerprint) -> Handling:
+def rough_handling(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
     """Memory and files of preprocessing and prediction, from the largest scan; no times."""
     largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
     channels, heads = plan.stored, len(plan.labels.heads)
-    return Handling(
+    return CaseCost(
         key="",
         packed=PACKED,
         memory_gb=largest * (16 * channels + 12),

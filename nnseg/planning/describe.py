@@ -10,7 +10,7 @@ from statistics import median
 from nnseg.core.dataset import counted
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
-from nnseg.planning.preflight import Cost, Preflight
+from nnseg.planning.preflight import Preflight, StageCost
 
 WIDTH = 100
 INDENT = 14
@@ -48,7 +48,7 @@ def describe_preflight(preflights: Sequence[Preflight]) -> str:
     return "\n".join(lines)
 
 
-def _cost_row(name: str, cost: Cost) -> str:
+def _cost_row(name: str, cost: StageCost) -> str:
     return _row(name, _time(cost.seconds), *map(_gigabytes, (cost.ram_gb, cost.device_gb, cost.disk_gb)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget
-from nnseg.planning.network_size import Demand, Fit
+from nnseg.planning.network_size import Fit, NetworkRequirements
 from nnseg.planning.recipe import Recipe, Rules
 from nnseg.planning.spacing import Resolution
 
@@ -36,7 +36,7 @@ class Draft:
     recipe: Recipe
     kind: str
     resolution: Resolution
-    demand: Demand
+    demand: NetworkRequirements
     fit: Fit
     has_coarser: bool = False
 

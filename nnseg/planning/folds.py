@@ -157,7 +157,7 @@ def _changes(places: Sequence[int], movers: Sequence[int]) -> Iterator[list[int]
 log = logging.getLogger(__name__)
 
 
-class Division(BaseModel):
+class FoldSettings(BaseModel):
     """How a run's cases were asked to be divided; in the run's record.
 
     Args:
@@ -190,7 +190,7 @@ def decide_folds(
         RunError: the folds on file leak: a case or a group is both trained on and held out.
     """
     before = _asked_before(run)
-    asked = Division(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
+    asked = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
     groups = _groups(asked.group_by, dataset or _known_dataset(run))
     labels = shown_labels(fingerprint)
     folds = _folds_on_file(run, fingerprint, changed=asked != before)
@@ -218,13 +218,13 @@ def shown_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     }
 
 
-def _asked_before(run: RunFolder) -> Division:
+def _asked_before(run: RunFolder) -> FoldSettings:
     try:
         record = read_record(run)
         former = {"split": (record.get("plan") or {}).get("split", "auto")}  # where earlier versions kept it
-        return Division.model_validate(record.get("folds") or former)
+        return FoldSettings.model_validate(record.get("folds") or former)
     except ValidationError:
-        return Division()
+        return FoldSettings()
 
 
 def _absolute(group_by: str | None) -> str | None:

@@ -20,7 +20,7 @@ BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Foreground:
+class ForegroundSample:
     """The foreground voxels of one case.
 
     Args:
@@ -32,7 +32,7 @@ class Foreground:
     sample: Floats
 
 
-def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: str) -> Foreground | None:
+def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: str) -> ForegroundSample | None:
     """The foreground of a case, or None if it has none.
 
     Voxels are ordered by intensity and some are taken at even steps (systematic sampling), which gives percentiles many times
@@ -57,10 +57,10 @@ def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: 
         mean = voxels.mean(dtype=np.float64)
         moments.append([mean, _variance(voxels, mean), voxels[0], voxels[-1]])
         drawn.append(voxels[ranks])
-    return Foreground(moments=np.array(moments, np.float64), sample=np.stack(drawn))
+    return ForegroundSample(moments=np.array(moments, np.float64), sample=np.stack(drawn))
 
 
-def pool(cases: Sequence[Foreground]) -> tuple[Intensity, ...]:
+def pool(cases: Sequence[ForegroundSample]) -> tuple[Intensity, ...]:
     """One `Intensity` per channel of at least one case.
 
     Each case counts the same however much foreground it has, as in nnU-Net, which draws equally many voxels of each (with

@@ -16,9 +16,9 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
 from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
-from nnseg.planning.intensity import Foreground, draw, pool
+from nnseg.planning.intensity import ForegroundSample, draw, pool
 from nnseg.storage.datasets.read import content_hash, read_case
-from nnseg.system.parallel import Outcome, each
+from nnseg.system.parallel import Outcome, map_items
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ to a block at either end."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
+class MeasuredCase:
     """One case, measured.
 
     Args:
@@ -44,7 +44,7 @@ class Measured:
     """
 
     case: CaseMeasure
-    foreground: Foreground | None
+    foreground: ForegroundSample | None
     findings: tuple[Finding, ...] = ()
 
 
@@ -56,7 +56,7 @@ def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
     """
     sample = SAMPLE // max(1, len(dataset.cases))
     read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
-    outcomes = {o.item.name: o for o in each(read, dataset.cases, workers=workers, label="measuring cases")}
+    outcomes = {o.item.name: o for o in map_items(read, dataset.cases, workers=workers, label="measuring cases")}
     ordered = [outcomes[case.name] for case in dataset.cases]
     measured = [o.result for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
@@ -74,7 +74,7 @@ def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
     )
 
 
-def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) -> Measured:
+def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) -> MeasuredCase:
     """A case read from its files and measured.
 
     Raises:
@@ -86,7 +86,9 @@ def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) 
     return replace(measured, case=measured.case.model_copy(update={"annotated": case.annotated}), findings=read.findings)
 
 
-def measure_case(scan: Scan, label_map: LabelMap, *, labels: Labels, name: str, key: str = "", sample: int = SAMPLE) -> Measured:
+def measure_case(
+    scan: Scan, label_map: LabelMap, *, labels: Labels, name: str, key: str = "", sample: int = SAMPLE
+) -> MeasuredCase:
     """A case in memory, measured.
 
     Args:
@@ -107,7 +109,7 @@ def measure_case(scan: Scan, label_map: LabelMap, *, labels: Labels, name: str, 
         voxels=dict(zip(labels.names, counts.tolist(), strict=True)),
         structures=_structures(indices, labels),
     )
-    return Measured(case=case, foreground=draw(scan.image, indices > 0, sample=sample, seed=name))
+    return MeasuredCase(case=case, foreground=draw(scan.image, indices > 0, sample=sample, seed=name))
 
 
 def _encode(labels_ZYX: Integers, labels: Labels) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
@@ -154,7 +156,7 @@ def _hash_or_nothing(case: Case) -> str:
         return ""
 
 
-def _failure(outcome: Outcome[Case, Measured]) -> Finding:
+def _failure(outcome: Outcome[Case, MeasuredCase]) -> Finding:
     if outcome.details:
         log.error("case %s failed unexpectedly:\n%s", outcome.item.name, outcome.details)
     message = str(outcome.reason).removeprefix(f"case {outcome.item.name}: ")
@@ -179,7 +181,7 @@ def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Fin
         )
 
 
-def _rare_labels(labels: Labels, measured: list[Measured]) -> tuple[Finding, ...]:
+def _rare_labels(labels: Labels, measured: list[MeasuredCase]) -> tuple[Finding, ...]:
     findings = []
     for name, value in zip(labels.names[1:], labels.values[1:], strict=True):
         holders = [m.case.name for m in measured if m.case.voxels[name]]

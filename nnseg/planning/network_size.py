@@ -135,7 +135,7 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
+class NetworkRequirements:
     """What a network is wanted for.
 
     Args:
@@ -166,7 +166,7 @@ def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
     return total + (heads * voxels[0] if decoder else 0)
 
 
-def fit(demand: Demand, rules: Rules) -> Fit:
+def fit(demand: NetworkRequirements, rules: Rules) -> Fit:
     """The patch of the dataset's proportions, as large as affordable; then as many of them a step as affordable.
 
     Source: Isensee 2021, nnU-Net, online methods, "adaptation of patch and batch size". Unlike there, an axis is never shrunk
@@ -185,7 +185,7 @@ def fit(demand: Demand, rules: Rules) -> Fit:
     )  # fmt: skip
 
 
-def coarser_grid(demand: Demand, rules: Rules) -> tuple[Demand, Fit] | None:
+def coarser_grid(demand: NetworkRequirements, rules: Rules) -> tuple[NetworkRequirements, Fit] | None:
     """The grid of a coarse first stage, on which a patch shows a quarter of a scan; None if that would hardly be coarser.
 
     Args:
@@ -202,12 +202,14 @@ def coarser_grid(demand: Demand, rules: Rules) -> tuple[Demand, Fit] | None:
         spacing = [s * COARSENING if f or not any(fine) else s for s, f in zip(spacing, fine, strict=True)]
         exact = [old / new * n for old, new, n in zip(demand.spacing, spacing, shape, strict=True)]
         voxels = math.prod(exact)
-        coarse = Demand(spacing=spacing, shape=[max(1, round(n)) for n in exact], heads=demand.heads, voxels=voxels * cases)
+        coarse = NetworkRequirements(
+            spacing=spacing, shape=[max(1, round(n)) for n in exact], heads=demand.heads, voxels=voxels * cases
+        )
         topology = _affordable(coarse, rules, least_stages=1)
     return (coarse, fit(coarse, rules)) if math.prod(shape) / voxels >= WORTHWHILE else None
 
 
-def _affordable(demand: Demand, rules: Rules, *, least_stages: Literal[1, 2]) -> Topology:
+def _affordable(demand: NetworkRequirements, rules: Rules, *, least_stages: Literal[1, 2]) -> Topology:
     """The largest patch that is affordable, with its network."""
     constants = rules.constants(len(demand.spacing))
     make = partial(make_topology, demand.spacing, smallest_edge=rules.smallest_edge, least_stages=least_stages)
@@ -221,7 +223,7 @@ def _affordable(demand: Demand, rules: Rules, *, least_stages: Literal[1, 2]) ->
     return topology
 
 
-def _allowance(demand: Demand, rules: Rules) -> float:
+def _allowance(demand: NetworkRequirements, rules: Rules) -> float:
     return rules.constants(len(demand.spacing)).reference_estimate * rules.memory_gb / rules.reference_gb
 
 
@@ -244,14 +246,16 @@ def _residual_convolutions(topology: Topology, features: Steps, blocks: Steps) -
     return tuple(2 * n + int(c) for n, c in zip(blocks, changed, strict=True))
 
 
-def _first_patch(demand: Demand, rules: Rules) -> list[float]:
+def _first_patch(demand: NetworkRequirements, rules: Rules) -> list[float]:
     """A cube (or square) of millimetres with ``first_edge`` voxels a side on average, cut to the median scan."""
     edge, fineness = rules.constants(len(demand.spacing)).first_edge, [1 / s for s in demand.spacing]
     scale = (edge ** len(fineness) / math.prod(fineness)) ** (1 / len(fineness))
     return [min(max(1, round(f * scale)), n) for f, n in zip(fineness, demand.shape, strict=True)]
 
 
-def _shrunk(topology: Topology, demand: Demand, smallest_edge: int, make: Callable[[Steps], Topology]) -> Topology | None:
+def _shrunk(
+    topology: Topology, demand: NetworkRequirements, smallest_edge: int, make: Callable[[Steps], Topology]
+) -> Topology | None:
     """The next smaller patch, along the axis that covers most of the scan; None if nothing can be taken off any axis."""
     patch, axes = topology.patch, range(len(topology.patch))
     for axis in sorted(axes, key=lambda a: (patch[a] / demand.shape[a], a), reverse=True):
@@ -270,7 +274,7 @@ def _less(patch: Steps, axis: int, by: int) -> Steps:
 
 
 def _batch(
-    topology: Topology, demand: Demand, rules: Rules, room: float
+    topology: Topology, demand: NetworkRequirements, rules: Rules, room: float
 ) -> tuple[int, Literal["cost", "share", "largest", "smallest"]]:
     constants = rules.constants(len(topology.patch))
     affordable = round(room * constants.reference_batch)

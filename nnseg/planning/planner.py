@@ -19,8 +19,8 @@ from nnseg.core.validation import parse
 from nnseg.planning.candidates import Proposal, choose
 from nnseg.planning.configurations import PREVIOUS, wanted
 from nnseg.planning.draft import Draft
-from nnseg.planning.network_size import Demand, coarser_grid, fit
-from nnseg.planning.recipe import Candidate, Recipe
+from nnseg.planning.network_size import NetworkRequirements, coarser_grid, fit
+from nnseg.planning.recipe import CandidateNetwork, Recipe
 from nnseg.planning.sections import (
     inference_section,
     length,
@@ -67,13 +67,13 @@ def propose(
         PlanError: a plan is wanted that this dataset cannot have, or the recipe does not fit it.
     """
     of_device = recipe.on(budget.device)
-    options = [(c, of_device.of(c)) for c in of_device.candidates] or [(Candidate(name=recipe.name), of_device)]
+    options = [(c, of_device.of(c)) for c in of_device.candidates] or [(CandidateNetwork(name=recipe.name), of_device)]
     drafts = [(candidate, _drafts(fingerprint, budget, of)) for candidate, of in options]
     chosen = wanted(kinds, drafts[0][1])
     return tuple(tuple(_proposal(of[kind], why, candidate) for candidate, of in drafts if kind in of) for kind, why in chosen)
 
 
-def _proposal(draft: Draft, reason: str, candidate: Candidate) -> Proposal:
+def _proposal(draft: Draft, reason: str, candidate: CandidateNetwork) -> Proposal:
     training = training_section(draft)
     content = {
         "name": draft.kind,
@@ -99,7 +99,7 @@ def _drafts(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[st
     resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
     recipe = recipe.model_copy(update={"planner": rules})
     of_rules = partial(Draft, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
-    volume = Demand(
+    volume = NetworkRequirements(
         spacing=resolution.spacing,
         shape=resolution.shape,
         heads=_heads(fingerprint.labels),

@@ -18,7 +18,7 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.plan import Plan
-from nnseg.core.probe import Handling, Probe, Trial
+from nnseg.core.probe import CaseCost, Probe, Trial
 from nnseg.planning.cost_model import bytes_held, network_shape, rough_handling, rough_trial, tiles, unpacked_bytes
 from nnseg.system.machine import GIGABYTE
 from nnseg.system.parallel import WORTH_A_POOL
@@ -39,7 +39,7 @@ TRUST = 0.7
 """Share of an estimated memory that is sure to be needed."""
 
 
-class Cost(BaseModel):
+class StageCost(BaseModel):
     """What a part of a run takes.
 
     Args:
@@ -82,11 +82,11 @@ class Preflight(BaseModel):
     cases: int
     workers: int
     worker_gb: float
-    preprocess: Cost
-    train: Cost
-    predict: Cost
-    predict_largest: Cost
-    held_out: Cost
+    preprocess: StageCost
+    train: StageCost
+    predict: StageCost
+    predict_largest: StageCost
+    held_out: StageCost
 
     @property
     def seconds(self) -> float | None:
@@ -115,7 +115,7 @@ class Preflight(BaseModel):
         return self.preprocess.disk_gb + self.folds * self.train.disk_gb + self.held_out.disk_gb
 
 
-class Room(BaseModel):
+class FreeResources(BaseModel):
     """What is free for a run: RAM, memory of the device (0 if it has none of its own, or nobody knows), and disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,7 +150,9 @@ def preflight(
         trial = rough_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
     if handling is None or handling.failed:
         handling = rough_handling(plan, fingerprint)
-    costs = _Costs(plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB)
+    costs = _PlanCosts(
+        plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB
+    )
     ordered = sorted(fingerprint.cases, key=lambda c: math.prod(c.shape))
     return Preflight(
         plan=plan.name,
@@ -184,14 +186,14 @@ def _after(cascade: Preflight, before: Preflight) -> Preflight:
     return cascade.model_copy(update={part: _one_by_one(getattr(before, part), getattr(cascade, part)) for part in parts})
 
 
-def _one_by_one(first: Cost, then: Cost) -> Cost:
+def _one_by_one(first: StageCost, then: StageCost) -> StageCost:
     """Both, of which only the second leaves anything on the disk."""
     seconds = None if first.seconds is None or then.seconds is None else first.seconds + then.seconds
     larger = {part: max(getattr(first, part), getattr(then, part)) for part in ("ram_gb", "device_gb")}
     return then.model_copy(update={"seconds": seconds, **larger})
 
 
-def check_fits(preflights: Sequence[Preflight], room: Room) -> None:
+def check_fits(preflights: Sequence[Preflight], room: FreeResources) -> None:
     """Nothing, if the plans' runs fit into what is free.
 
     Raises:
@@ -235,16 +237,16 @@ def _check_ram(found: Preflight, there: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Costs:
+class _PlanCosts:
     """What the parts of a plan's run cost, from what was measured of it."""
 
     plan: Plan
     cases: tuple[CaseMeasure, ...]
     trial: Trial
-    handling: Handling
+    handling: CaseCost
     base_gb: float
 
-    def preprocess(self, workers: int) -> Cost:
+    def preprocess(self, workers: int) -> StageCost:
         """Of all cases."""
         seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
         alone = pool_start(seconds, workers)
@@ -253,13 +255,13 @@ class _Costs:
         if alone < len(self.cases):
             at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
             needed.append(base + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
-        return Cost(
+        return StageCost(
             seconds=pooled_seconds(seconds, workers) + self.handling.start_seconds if self.handling.seconds else None,
             ram_gb=max(needed),
             disk_gb=sum(unpacked_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
         )
 
-    def train(self, folds: Sequence[Fold]) -> Cost:
+    def train(self, folds: Sequence[Fold]) -> StageCost:
         """Of one fold, the one with most cases."""
         training, trial = self.plan.training, self.trial
         seconds = training.seconds
@@ -269,14 +271,14 @@ class _Costs:
             seconds = training.steps * trial.step_seconds + epochs * trial.pause_seconds if known else None
         names = max(({*f.training, *f.held_out} for f in folds), key=len, default=set[str]())
         held = sum(bytes_held(case, self.plan) for case in self.cases if case.name in names)
-        return Cost(
+        return StageCost(
             seconds=seconds,
             ram_gb=RUN_GB + trial.memory_gb + held / GIGABYTE,
             device_gb=trial.device_gb,
             disk_gb=2 * (trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,  # the one before, and the best, are kept too
         )
 
-    def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> Cost:
+    def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> StageCost:
         """Of the given scans one after the other, in a process that has predicted none yet; memory of the one that needs most."""
         trial, handling = self.trial, self.handling
         seconds = sum(handling.predict_seconds * _megavoxels(c) + members * tiles(c, self.plan) * trial.tile_seconds for c in cases)
@@ -284,7 +286,7 @@ class _Costs:
         on_device = trial.device_gb > 0
         own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
         networks = trial.tile_gb + (members - 1) * trial.model_bytes / GIGABYTE
-        return Cost(
+        return StageCost(
             seconds=seconds if trial.tile_seconds and handling.predict_seconds else None,
             ram_gb=self.base_gb + own + (0.0 if on_device else networks),
             device_gb=networks + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
@@ -292,7 +294,7 @@ class _Costs:
         )
 
     @staticmethod
-    def in_a_run(cost: Cost) -> Cost:
+    def in_a_run(cost: StageCost) -> StageCost:
         """What a process of its own costs, when a run's process does it."""
         return cost.model_copy(update={"ram_gb": cost.ram_gb + RUN_GB})
 

@@ -98,7 +98,7 @@ class Rules(BaseModel):
         return self.model_copy(update={"memory_gb": memory_gb, "aim": f"a device with {memory_gb:.3g} GB"})
 
 
-class Candidate(BaseModel):
+class CandidateNetwork(BaseModel):
     """One of several networks that a recipe may come to.
 
     Args:
@@ -162,7 +162,7 @@ class Recipe(BaseModel):
     inference: Inference = Inference()
     modality: Policies = Policies()
     by_modality: bool = True
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[CandidateNetwork, ...] = ()
     on_cpu: dict[str, Any] = {}
 
     def on(self, device: str) -> Recipe:
@@ -176,7 +176,7 @@ class Recipe(BaseModel):
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
         return parse(Recipe, _merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
-    def of(self, candidate: Candidate) -> Recipe:
+    def of(self, candidate: CandidateNetwork) -> Recipe:
         """The recipe that comes to one of its candidates.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nnseg.core.card import Material, Measured, ModelCard, Networks
+from nnseg.core.card import MetricSummary, ModelCard, Networks, TrainingData
 from nnseg.core.dataset import counted
 from nnseg.core.decisions import Choice, Interval, name_of
 from nnseg.reporting.charts.drawing import by, decimals
@@ -42,7 +42,7 @@ def _role(networks: Networks) -> str:
     return f"{said}, whose probabilities count {networks.weight:g} each."
 
 
-def _factors(material: Material) -> Iterator[str]:
+def _factors(material: TrainingData) -> Iterator[str]:
     yield f"- Channels: {', '.join(map(_plain, material.channels))}"
     yield f"- Voxel spacing (z, y, x): {_range(*material.spacing)} mm"
     yield f"- Scan size (z, y, x): {_range(*material.shape)} voxels"
@@ -75,7 +75,7 @@ def _evaluation_data(card: ModelCard) -> Iterator[str]:
     )
 
 
-def _training_data(material: Material) -> Iterator[str]:
+def _training_data(material: TrainingData) -> Iterator[str]:
     yield f"- Dataset: {_plain(material.dataset)}, {counted(material.cases, 'case')}"
     for name in ("description", "reference", "licence", "release"):
         known = material.about.get(name)
@@ -83,7 +83,7 @@ def _training_data(material: Material) -> Iterator[str]:
             yield f"- {name.capitalize()}: {_plain(known) if known else 'not stated; ask those who made the dataset'}"
 
 
-def _scores(scores: Sequence[Measured]) -> Iterator[str]:
+def _scores(scores: Sequence[MetricSummary]) -> Iterator[str]:
     if not scores:
         return
     titles = dict.fromkeys((of.title, of.unit) for of in scores)
@@ -159,7 +159,7 @@ def _titled(title: str, unit: str) -> str:
     return f"{title} ({unit})" if unit else title
 
 
-def _mean(of: Measured | None) -> str:
+def _mean(of: MetricSummary | None) -> str:
     return _number(of.mean, of.interval) if of else decimals(None)
 
 

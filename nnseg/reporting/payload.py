@@ -61,7 +61,7 @@ class ViewerCase:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Packed:
+class PackedCase:
     """A case ready for the page. Places are voxels (x, y, z) of the packed volumes.
 
     Args:
@@ -102,21 +102,21 @@ class Packed:
         return a, b, c
 
 
-def pack_all(cases: Sequence[ViewerCase], *, most_bytes: int) -> tuple[Packed, ...]:
+def pack_all(cases: Sequence[ViewerCase], *, most_bytes: int) -> tuple[PackedCase, ...]:
     """Every case packed, in order; what small ones leave of their shares goes to the larger ones.
 
     Args:
         cases: to be packed.
         most_bytes: of all of them together.
     """
-    packed: dict[int, Packed] = {}
+    packed: dict[int, PackedCase] = {}
     for done, i in enumerate(sorted(range(len(cases)), key=lambda i: cases[i].image.size)):
         left = most_bytes - sum(p.size for p in packed.values())
         packed[i] = pack(cases[i], most_bytes=left // (len(cases) - done))
     return tuple(packed[i] for i in range(len(cases)))
 
 
-def pack(case: ViewerCase, *, most_bytes: int) -> Packed:
+def pack(case: ViewerCase, *, most_bytes: int) -> PackedCase:
     """A case as it is if that is small enough, else cropped around what is labelled, else with voxels as large as it takes."""
     packer = _Packer(case)
     whole = Box.whole(case.grid.shape)
@@ -154,7 +154,7 @@ class _Packer:
         places = [_fullest(self.labelled, 0 if case.grid.is_2d else axis) for axis in range(3)]
         self._start = tuple(place[axis] for axis, place in enumerate(places))
 
-    def pack(self, box: Box, shape: Shape) -> Packed:
+    def pack(self, box: Box, shape: Shape) -> PackedCase:
         """The part of the case in a box, with voxels so large that ``shape`` is left of it."""
         case, factor = self.case, np.array(box.shape) / np.array(shape)
 
@@ -168,7 +168,7 @@ class _Packer:
             origin=case.grid.world(_vector(np.array(box.start) + (factor - 1) / 2)),
             direction=case.grid.direction,
         )
-        return Packed(
+        return PackedCase(
             name=case.name,
             caption=case.caption,
             labels=case.labels,

@@ -24,14 +24,14 @@ from nnseg.reporting.sections.scores import AVERAGES, scored
 from nnseg.reporting.sections.training import training
 from nnseg.reporting.sections.trust import trusted
 from nnseg.reporting.sections.volumes import agreeing
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.storage.files import write_text
 
 RELOAD_SECONDS = 60
 """Between two looks of a live page for news."""
 
-SECTIONS: dict[str, tuple[str, str, Callable[[Story], Any]]] = {
+SECTIONS: dict[str, tuple[str, str, Callable[[ReportContent], Any]]] = {
     "data": ("Data", "The data, as found", data),
     "plan": ("Plan", "The plan, and why", plans),
     "training": ("Training", "How training went", training),
@@ -45,7 +45,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Story], Any]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SectionTold:
+class ReportSection:
     """A section of the page; ``told`` is what its template shows."""
 
     name: str
@@ -54,18 +54,18 @@ class SectionTold:
     told: Any
 
 
-def write_report(path: Path, story: Story) -> None:
+def write_report(path: Path, story: ReportContent) -> None:
     """Write the report.
 
     Raises:
         RunError: the file cannot be written.
     """
-    write_text(path, render(story))
+    write_text(path, render_report(story))
 
 
-def render(story: Story) -> str:
+def render_report(story: ReportContent) -> str:
     """The report as HTML. Every text is escaped: names of cases and labels come from files of unknown origin."""
-    told = {n: SectionTold(name=n, title=t, heading=h, told=tell(story)) for n, (t, h, tell) in SECTIONS.items()}
+    told = {n: ReportSection(name=n, title=t, heading=h, told=tell(story)) for n, (t, h, tell) in SECTIONS.items()}
     script = page_file("report.js")
     shown: list[Shown] = told["cases"].told or []
     template = _environment().get_template("report.html.j2")

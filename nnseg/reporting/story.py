@@ -1,4 +1,4 @@
-"""`Story`: what there is to tell about a run. Whatever is empty is left out of the page."""
+"""`ReportContent`: what there is to tell about a run. Whatever is empty is left out of the page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nnseg.evaluation.calibration import Calibration
 from nnseg.evaluation.groups import Grouped
 from nnseg.evaluation.scores import Scores
 from nnseg.reporting.contours import CaseViews
-from nnseg.reporting.payload import Packed, ViewerCase
+from nnseg.reporting.payload import PackedCase, ViewerCase
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted:
+class PredictedCase:
     """What became of one held-out case.
 
     Args:
@@ -37,7 +37,7 @@ class Predicted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foreseen:
+class ExpectedQuality:
     """What was expected of a held-out case before anybody looked at its reference, and what came.
 
     Args:
@@ -53,7 +53,7 @@ class Foreseen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class StageTiming:
     """What a stage of the run took; ``peak_gb`` is None where nobody watched."""
 
     seconds: float
@@ -61,7 +61,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class ReportContent:
     """What there is to tell about a run.
 
     Args:
@@ -95,15 +95,15 @@ class Story:
     histories: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)
     scores: Scores | None = None
     examples: Sequence[CaseViews] = ()
-    viewed: Sequence[ViewerCase] | Sequence[Packed] = ()
+    viewed: Sequence[ViewerCase] | Sequence[PackedCase] = ()
     groups: Grouped | None = None
     choice: Choice | None = None
     postprocessing: Postprocessing | None = None
     trust: Trust | None = None
-    foreseen: Sequence[Foreseen] = ()
+    foreseen: Sequence[ExpectedQuality] = ()
     calibration: Calibration | None = None
-    stages: Mapping[str, Stage] = field(default_factory=dict)
-    predicted: Sequence[Predicted] = ()
+    stages: Mapping[str, StageTiming] = field(default_factory=dict)
+    predicted: Sequence[PredictedCase] = ()
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     missing: Sequence[str] = ()
     live: str = ""

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from nnseg.core.labels import Labels
-from nnseg.reporting.payload import Packed, ViewerCase, affine_of, pack_all
+from nnseg.reporting.payload import PackedCase, ViewerCase, affine_of, pack_all
 
 MOST_BYTES = 8_000_000
 """Of the volumes as they stand in the page."""
@@ -27,7 +27,7 @@ Source: Okabe and Ito, Color universal design, 2008.
 IGNORED = "#8a8f98"
 
 
-def viewer_html(cases: Sequence[ViewerCase] | Sequence[Packed], *, most_bytes: int = MOST_BYTES) -> Markup:
+def viewer_html(cases: Sequence[ViewerCase] | Sequence[PackedCase], *, most_bytes: int = MOST_BYTES) -> Markup:
     """The viewer as a block of a page, with its styles, scripts and volumes; empty without cases.
 
     The page's Content-Security-Policy must allow `script_sources`, inline styles, and images from ``data:``.
@@ -39,7 +39,7 @@ def viewer_html(cases: Sequence[ViewerCase] | Sequence[Packed], *, most_bytes: i
     if not cases:
         return Markup()
     given = [case for case in cases if isinstance(case, ViewerCase)]
-    packed = [case for case in cases if isinstance(case, Packed)] or pack_all(given, most_bytes=room(most_bytes))
+    packed = [case for case in cases if isinstance(case, PackedCase)] or pack_all(given, most_bytes=room(most_bytes))
     blocks = {_id(i, name): base64.b64encode(content).decode() for i, p in enumerate(packed) for name, content in p.volumes.items()}
     about = {"labels": _legend(packed[0].labels), "cases": [_about(i, p) for i, p in enumerate(packed)]}
     html = _template().render(
@@ -70,7 +70,7 @@ def script_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _about(number: int, packed: Packed) -> dict[str, Any]:
+def _about(number: int, packed: PackedCase) -> dict[str, Any]:
     """What the script must know of a case; all places are (x, y, z)."""
     scans = [name for name in packed.volumes if name.startswith("scan")]
     return {

@@ -13,12 +13,12 @@ from filelock import FileLock, Timeout
 
 from nnseg.core.dataset import counted
 from nnseg.core.errors import RunError
-from nnseg.serving.messages import Task
-from nnseg.serving.pool import Workers
+from nnseg.serving.messages import PredictionTask
+from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_cases import find_scans
 from nnseg.storage.files import sweep
 from nnseg.storage.images.formats import FORMATS, suffix_of
-from nnseg.storage.predictions import RECORD, Record, Written
+from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord
 from nnseg.system.parallel import progress
 
 LOCK = ".lock"
@@ -26,7 +26,7 @@ LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted:
+class FolderResult:
     """What became of the scans.
 
     Args:
@@ -35,7 +35,7 @@ class Predicted:
         seconds: the others took together, from the time when the models were loaded.
     """
 
-    written: Mapping[str, Written]
+    written: Mapping[str, ScanRecord]
     kept: frozenset[str]
     seconds: float
 
@@ -59,7 +59,7 @@ class Predicted:
         return "; ".join(parts)
 
 
-def predict_scans(scans: Path, workers: Workers) -> Predicted:
+def predict_scans(scans: Path, workers: WorkerPool) -> FolderResult:
     """Predict a file or folder of scans; each succeeds or fails alone, and what is done already stays.
 
     Args:
@@ -79,9 +79,9 @@ def predict_scans(scans: Path, workers: Workers) -> Predicted:
     model = {"key": ready.model, "paths": [str(path.absolute()) for path in order.models]}
     options = order.options() | {"folds": order.folds, "device": ready.device}
     known = {"model": model, "options": options}
-    with _locked(order.out), Record(order.out, **known, labels=ready.labels, population=ready.population) as record:
+    with _locked(order.out), PredictionsWriter(order.out, **known, labels=ready.labels, population=ready.population) as record:
         start, before = time.perf_counter(), dict(record.cases)
-        tasks = [Task(case=case, known=before.get(case.name)) for case in cases]
+        tasks = [PredictionTask(case=case, known=before.get(case.name)) for case in cases]
         try:
             for name, written in progress(workers.predict(tasks), total=len(tasks), label="predicting"):
                 record.put(name, written)
@@ -89,7 +89,7 @@ def predict_scans(scans: Path, workers: Workers) -> Predicted:
             workers.end()  # so that none is still writing when the folder is left to others
         written_now = {case.name: record.cases[case.name] for case in cases}
         kept = frozenset(n for n, written in written_now.items() if before.get(n) == written and written.status == "done")
-        return Predicted(written=written_now, kept=kept, seconds=time.perf_counter() - start)
+        return FolderResult(written=written_now, kept=kept, seconds=time.perf_counter() - start)
 
 
 def _check_place(scans: Path, out: Path) -> None:

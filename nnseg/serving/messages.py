@@ -11,14 +11,14 @@ from nnseg.core.dataset import Case
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
-from nnseg.storage.predictions import Written
+from nnseg.storage.predictions import ScanRecord
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Order(_Message):
+class PredictionOrder(_Message):
     """How scans are to be predicted.
 
     Args:
@@ -59,7 +59,7 @@ class Order(_Message):
         return self.model_dump(mode="json", exclude={"models", "folds", "device", "out", "room_gb", "most_gb", "verbose"})
 
 
-class Task(_Message):
+class PredictionTask(_Message):
     """A case to predict.
 
     Args:
@@ -69,7 +69,7 @@ class Task(_Message):
     """
 
     case: Case
-    known: Written | None = None
+    known: ScanRecord | None = None
     alone: bool = False
 
 
@@ -105,7 +105,7 @@ class Refused(_Message):
     reason: str
 
 
-class Stage(_Message):
+class StageReached(_Message):
     """A case has come to a stage.
 
     Args:
@@ -131,7 +131,7 @@ class Finished(_Message):
 
     kind: Literal["finished"] = "finished"
     case: str
-    written: Written
+    written: ScanRecord
     alone: bool = False
 
 
@@ -146,7 +146,7 @@ class Alive(_Message):
     cpu_seconds: float
 
 
-Message = Ready | Refused | Stage | Finished | Alive
+Message = Ready | Refused | StageReached | Finished | Alive
 
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 """Reads any message of a worker."""

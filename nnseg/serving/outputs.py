@@ -11,7 +11,7 @@ from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
-from nnseg.serving.messages import Order
+from nnseg.serving.messages import PredictionOrder
 from nnseg.storage.images.dicom_seg import can_write_dicom_seg
 from nnseg.storage.images.write import write_answer, write_map, write_probabilities
 from nnseg.storage.predictions import FORMAT, file_hash
@@ -24,7 +24,7 @@ MAP_SUFFIX = ".nii.gz"
 """Of maps of uncertainty, whatever the scan's format."""
 
 
-class Target(BaseModel):
+class OutputTarget(BaseModel):
     """Where predictions go, and what is kept of them.
 
     Args:
@@ -46,7 +46,7 @@ class Target(BaseModel):
     spacing: Vector | None = None
 
     @classmethod
-    def of(cls, order: Order, model: str) -> Self:
+    def of(cls, order: PredictionOrder, model: str) -> Self:
         """The target of an order.
 
         Args:
@@ -59,7 +59,7 @@ class Target(BaseModel):
         return cls(out=order.out, key=digest(made), **kept)
 
 
-def write_prediction(prediction: Prediction, name: str, source: Source, target: Target, labels: Labels) -> dict[str, str]:
+def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, labels: Labels) -> dict[str, str]:
     """The files written for a case, the label map first, with the hashes of their bytes.
 
     Args:

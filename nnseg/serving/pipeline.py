@@ -22,15 +22,15 @@ from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
 from nnseg.core.plan import digest
-from nnseg.serving.messages import Finished, Stage, Task
-from nnseg.serving.outputs import Target, write_prediction
+from nnseg.serving.messages import Finished, PredictionTask, StageReached
+from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images.read import read_header, read_scan
-from nnseg.storage.predictions import Written
+from nnseg.storage.predictions import ScanRecord
 from nnseg.system.machine import kept_memory
 
 if TYPE_CHECKING:
-    from nnseg.inference.predict import Prediction, Prepared
+    from nnseg.inference.predict import Prediction, PreparedScan
     from nnseg.network.bundle import Model
 
 
@@ -46,18 +46,18 @@ NO_MEMORY = "can't allocate memory"
 """What torch says when RAM has run out."""
 
 
-class Answerer(Protocol):
+class CasePredictor(Protocol):
     """What the line needs of a `Predictor`."""
 
     @property
     def model(self) -> Model:
         """Whose channels and labels they are."""
 
-    def prepare(self, scan: Scan) -> Prepared:
+    def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed."""
 
     def answer(
-        self, prepared: Prepared, *, probabilities: bool = ..., uncertainty: bool = ..., scratch: Path | None = ...
+        self, prepared: PreparedScan, *, probabilities: bool = ..., uncertainty: bool = ..., scratch: Path | None = ...
     ) -> Prediction:
         """What the networks say."""
 
@@ -66,16 +66,16 @@ class Answerer(Protocol):
 
 
 @dataclass(kw_only=True, eq=False)
-class _Passage:
+class _CaseInFlight:
     """A case on its way, with what is known of it so far."""
 
-    task: Task
+    task: PredictionTask
     needed_gb: float = 0.0
     inside: bool = False
     source: Source | None = None
-    prepared: Prepared | None = None
+    prepared: PreparedScan | None = None
     prediction: Prediction | None = None
-    written: Written = field(default_factory=lambda: Written(status="failed"))
+    written: ScanRecord = field(default_factory=lambda: ScanRecord(status="failed"))
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ class _Passage:
         self.note(seconds=self.written.seconds | {stage: round(taken, 4)})
 
 
-class Line:
+class PredictionPipeline:
     """A line for many cases; each fails alone.
 
     Args:
@@ -106,9 +106,9 @@ class Line:
 
     def __init__(
         self,
-        predictor: Answerer,
-        target: Target,
-        report: Callable[[Stage | Finished], None],
+        predictor: CasePredictor,
+        target: OutputTarget,
+        report: Callable[[StageReached | Finished], None],
         *,
         room_gb: float = float("inf"),
         most_gb: float | None = None,
@@ -116,11 +116,11 @@ class Line:
     ) -> None:
         self._predictor, self._target, self._report = predictor, target, report
         self._room_gb, self._most_gb = room_gb, room_gb if most_gb is None else most_gb
-        self._room, self._keep = _Room(), keep
-        self._ready: SimpleQueue[_Passage | None] = SimpleQueue()
-        self._answered: SimpleQueue[_Passage | None] = SimpleQueue()
+        self._room, self._keep = _MemoryBudget(), keep
+        self._ready: SimpleQueue[_CaseInFlight | None] = SimpleQueue()
+        self._answered: SimpleQueue[_CaseInFlight | None] = SimpleQueue()
 
-    def run(self, tasks: Iterable[Task]) -> None:
+    def run(self, tasks: Iterable[PredictionTask]) -> None:
         """Predict the cases; the networks compute in the calling thread.
 
         Args:
@@ -142,10 +142,10 @@ class Line:
             self._answered.put(None)
             writer.join()
 
-    def _read(self, tasks: Iterable[Task]) -> None:
+    def _read(self, tasks: Iterable[PredictionTask]) -> None:
         try:
             for task in tasks:
-                self._step(_Passage(task=task), self._prepare, self._ready)
+                self._step(_CaseInFlight(task=task), self._prepare, self._ready)
                 if self._room.closed:
                     break
         finally:
@@ -155,7 +155,9 @@ class Line:
         while passage := self._answered.get():
             self._step(passage, self._save, None)
 
-    def _step(self, passage: _Passage, work: Callable[[_Passage], bool], following: SimpleQueue[_Passage | None] | None) -> None:
+    def _step(
+        self, passage: _CaseInFlight, work: Callable[[_CaseInFlight], bool], following: SimpleQueue[_CaseInFlight | None] | None
+    ) -> None:
         """Do a part of the work; pass the case on if it succeeded and there is more to do."""
         alone = False
         try:
@@ -172,7 +174,7 @@ class Line:
             self._room.leave(passage.needed_gb)
         self._report(Finished(case=passage.name, written=passage.written, alone=alone))
 
-    def _prepare(self, passage: _Passage) -> bool:
+    def _prepare(self, passage: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if it is done already."""
         case, known = passage.task.case, passage.task.known
         self._at(passage, "read")
@@ -193,10 +195,10 @@ class Line:
             passage.source, passage.prepared = scan.source, self._predictor.prepare(scan)
         return True
 
-    def _at(self, passage: _Passage, stage: str) -> None:
-        self._report(Stage(case=passage.name, stage=stage, needed_gb=round(passage.needed_gb, 3)))
+    def _at(self, passage: _CaseInFlight, stage: str) -> None:
+        self._report(StageReached(case=passage.name, stage=stage, needed_gb=round(passage.needed_gb, 3)))
 
-    def _admit(self, passage: _Passage) -> None:
+    def _admit(self, passage: _CaseInFlight) -> None:
         """Wait until there is room for a case; refuse one for which there never is."""
         images, target = passage.task.case.images, self._target
         header, wanted = read_header(images, mend=True, spacing=target.spacing), self._predictor.model.channels
@@ -216,7 +218,7 @@ class Line:
         self._room.enter(passage.needed_gb, of=allowed)
         passage.inside = True
 
-    def _answer(self, passage: _Passage) -> bool:
+    def _answer(self, passage: _CaseInFlight) -> bool:
         assert passage.prepared is not None
         self._at(passage, "network")
         target, prepared, passage.prepared = self._target, passage.prepared, None
@@ -228,7 +230,7 @@ class Line:
             passage.note(confidence=sure, findings=(*passage.written.findings, *sure.unlike))
         return True
 
-    def _save(self, passage: _Passage) -> bool:
+    def _save(self, passage: _CaseInFlight) -> bool:
         prediction, passage.prediction = passage.prediction, None
         assert prediction is not None
         assert passage.source is not None
@@ -246,7 +248,7 @@ class _TooLargeError(ScanError):
         self.alone = alone
 
 
-class _Room:
+class _MemoryBudget:
     """Memory that the cases inside share."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from typing import Self
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
 from nnseg.core.options import default_workers
-from nnseg.serving.messages import Finished, Message, Order, Ready, Refused, Task
-from nnseg.serving.process import Process, Watched, start_process
-from nnseg.storage.predictions import Written
+from nnseg.serving.messages import Finished, Message, PredictionOrder, PredictionTask, Ready, Refused
+from nnseg.serving.process import Process, WorkerProcess, start_process
+from nnseg.storage.predictions import ScanRecord
 from nnseg.system.machine import free_ram_gb, oom_kills
 from nnseg.system.stop import StopRequest
 
@@ -36,7 +36,7 @@ SHARE_OF_FREE = 0.8
 """Of the RAM that is free: what may be used unless told otherwise."""
 
 
-class Workers:
+class WorkerPool:
     """A process for each device, started at once. Within ``with``; at its end none is left.
 
     Args:
@@ -48,7 +48,7 @@ class Workers:
 
     def __init__(
         self,
-        order: Order,
+        order: PredictionOrder,
         *,
         devices: Sequence[str] = (),
         memory_gb: float | None = None,
@@ -59,9 +59,9 @@ class Workers:
         shared = {"room_gb": memory_gb / len(devices), "most_gb": memory_gb}
         self.order, self._stop, self._begin = order, StopRequest(), start or start_process
         self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
-        self._inbox: SimpleQueue[tuple[Watched, Message | None]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[WorkerProcess, Message | None]] = SimpleQueue()
         self._oom_kills, self._starts = oom_kills(), 0
-        self._alone: dict[str, tuple[Task, str]] = {}
+        self._alone: dict[str, tuple[PredictionTask, str]] = {}
         self._crew = [self._started(order.model_copy(update={"device": device, **shared})) for device in devices]
 
     def __enter__(self) -> Self:
@@ -88,7 +88,7 @@ class Workers:
         assert self._crew[0].ready is not None
         return self._crew[0].ready
 
-    def predict(self, tasks: Iterable[Task]) -> Iterator[tuple[str, Written]]:
+    def predict(self, tasks: Iterable[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """What became of each case, by name, as they finish.
 
         Raises:
@@ -102,7 +102,7 @@ class Workers:
             for name, written in self._shared(deque([task.model_copy(update={"alone": True})])):
                 yield name, _second(written, first_reason)
 
-    def _shared(self, waiting: deque[Task]) -> Iterator[tuple[str, Written]]:
+    def _shared(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """Let all processes work on tasks until none is left."""
         while waiting or any(worker.tasks for worker in self._crew):
             for worker in self._crew:
@@ -114,7 +114,7 @@ class Workers:
                 elif message is None:
                     yield from self._buried(worker, waiting)
 
-    def _finished(self, worker: Watched, message: Finished) -> Iterator[tuple[str, Written]]:
+    def _finished(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
         task, peak_gb = worker.finished(message)
         if message.alone:
             log.info("case %s is tried again when it can be alone: %s", message.case, message.written.reason)
@@ -124,7 +124,7 @@ class Workers:
         else:
             yield message.case, message.written.model_copy(update={"peak_gb": peak_gb})
 
-    def _buried(self, worker: Watched, waiting: deque[Task]) -> Iterator[tuple[str, Written]]:
+    def _buried(self, worker: WorkerProcess, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """Replace a process that has ended; its cases wait again, those that it was at for a time when they are alone."""
         reason = self._replaced(worker)
         for name, task in reversed(worker.tasks.items()):
@@ -133,9 +133,9 @@ class Workers:
             elif not task.alone:
                 self._alone[name] = task, reason
             else:
-                yield name, Written(status="failed", reason=reason, peak_gb=worker.peak_gb(name))
+                yield name, ScanRecord(status="failed", reason=reason, peak_gb=worker.peak_gb(name))
 
-    def _next(self) -> tuple[tuple[Watched, Message | None], ...]:
+    def _next(self) -> tuple[tuple[WorkerProcess, Message | None], ...]:
         """What a process said or, with None, that it has ended; nothing if nothing happened for a glance.
 
         One that cannot load the models is dealt with here.
@@ -157,7 +157,7 @@ class Workers:
             worker.note(message)
         return ((worker, message),)
 
-    def _loading(self, worker: Watched, message: Message | None) -> None:
+    def _loading(self, worker: WorkerProcess, message: Message | None) -> None:
         """Take notice of what a process says that has not loaded the models yet."""
         if isinstance(message, Refused):
             raise NnsegError(message.reason)
@@ -171,10 +171,10 @@ class Workers:
         if worker.ready:
             self._starts = 0
 
-    def _started(self, order: Order) -> Watched:
-        return Watched(self._begin(self._threads), order, self._inbox)
+    def _started(self, order: PredictionOrder) -> WorkerProcess:
+        return WorkerProcess(self._begin(self._threads), order, self._inbox)
 
-    def _replaced(self, worker: Watched) -> str:
+    def _replaced(self, worker: WorkerProcess) -> str:
         """Why a process has ended, in whose place there is another one now."""
         reason = self._cause(worker)
         log.error("%s; another one is started", reason)
@@ -182,17 +182,17 @@ class Workers:
         self._crew[self._crew.index(worker)] = self._started(worker.order)
         return reason
 
-    def _cause(self, worker: Watched) -> str:
+    def _cause(self, worker: WorkerProcess) -> str:
         before, self._oom_kills = self._oom_kills, oom_kills()
         return worker.cause(self._oom_kills - before)
 
-    def _dismiss(self, workers: Sequence[Watched]) -> None:
+    def _dismiss(self, workers: Sequence[WorkerProcess]) -> None:
         for worker in workers:
             self._crew.remove(worker)
             worker.end()
 
 
-def _second(written: Written, first: str) -> Written:
+def _second(written: ScanRecord, first: str) -> ScanRecord:
     """What became of a case at its second attempt."""
     reason = f"{first}; alone, a second time: {written.reason}" if written.status == "failed" else ""
     return written.model_copy(update={"attempts": 2, "reason": reason})

@@ -14,8 +14,8 @@ from typing import IO, Protocol
 
 from pydantic import BaseModel
 
-from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, Order, Ready, Stage, Task
-from nnseg.system.machine import Vitals, free_ram_gb, vitals
+from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, PredictionOrder, PredictionTask, Ready, StageReached
+from nnseg.system.machine import ProcessUsage, free_ram_gb, process_usage
 from nnseg.system.parallel import own_process
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def start_process(threads: int | None) -> Process:
     )
 
 
-class Watched:
+class WorkerProcess:
     """A process at work for an order. What it says, and at last None, is put into the inbox.
 
     Args:
@@ -89,16 +89,16 @@ class Watched:
         tasks: that it was given and has not finished, by case.
     """
 
-    def __init__(self, process: Process, order: Order, inbox: SimpleQueue[tuple[Watched, Message | None]]) -> None:
+    def __init__(self, process: Process, order: PredictionOrder, inbox: SimpleQueue[tuple[WorkerProcess, Message | None]]) -> None:
         self.process, self.order = process, order
         self.ready: Ready | None = None
-        self.tasks: dict[str, Task] = {}
-        self._stages: dict[str, Stage] = {}
+        self.tasks: dict[str, PredictionTask] = {}
+        self._stages: dict[str, StageReached] = {}
         self._peaks: dict[str, float] = {}
         self._inbox, self._outbox = inbox, SimpleQueue[BaseModel | None]()
         self._last_words = self._given_up = ""
         self._buried = False
-        self._beat = Vitals(cpu_seconds=0.0)
+        self._beat = ProcessUsage(cpu_seconds=0.0)
         self._signed, self._signed_at, self._hangs = self._beat, time.monotonic(), False
         self._outbox.put(order)
         for work in (self._tell, self._hear, self._relay):
@@ -109,7 +109,7 @@ class Watched:
         """The cases it is at; the next one if it has begun with none."""
         return [name for name in self.tasks if name in self._stages] or list(self.tasks)[:1]
 
-    def give(self, task: Task) -> None:
+    def give(self, task: PredictionTask) -> None:
         """Let it predict a case."""
         self.tasks[task.case.name] = task
         self._outbox.put(task)
@@ -117,15 +117,15 @@ class Watched:
     def note(self, message: Message) -> None:
         """Take notice of what it said."""
         if isinstance(message, Alive):
-            self._beat = Vitals(cpu_seconds=message.cpu_seconds)
+            self._beat = ProcessUsage(cpu_seconds=message.cpu_seconds)
             return
         self._signed_at = time.monotonic()
         if isinstance(message, Ready):
             self.ready = message
-        elif isinstance(message, Stage):
+        elif isinstance(message, StageReached):
             self._stages[message.case] = message
 
-    def finished(self, message: Finished) -> tuple[Task, float]:
+    def finished(self, message: Finished) -> tuple[PredictionTask, float]:
         """The task that is finished, and the most RAM that was held meanwhile, in GB."""
         self._stages.pop(message.case, None)
         return self.tasks.pop(message.case), self.peak_gb(message.case)
@@ -136,7 +136,7 @@ class Watched:
 
     def look(self) -> None:
         """See how much memory it holds and whether it does anything; end it if it has hung for long."""
-        now, seen = time.monotonic(), vitals(self.process.pid)
+        now, seen = time.monotonic(), process_usage(self.process.pid)
         if seen:
             self._peaks = {name: max(self._peaks.get(name, 0.0), seen.own_gb) for name in self._stages}
         seen = seen or self._beat

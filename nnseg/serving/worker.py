@@ -27,9 +27,9 @@ from nnseg.core.errors import NnsegError
 from nnseg.inference.predict import Predictor
 from nnseg.network.device import resolve_device
 from nnseg.network.load import load_model, merge
-from nnseg.serving.messages import Alive, Order, Ready, Refused, Task
-from nnseg.serving.outputs import Target
-from nnseg.serving.pipeline import Answerer, Line
+from nnseg.serving.messages import Alive, PredictionOrder, PredictionTask, Ready, Refused
+from nnseg.serving.outputs import OutputTarget
+from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
 from nnseg.system.machine import held_gb
 
 BEAT = 1.0
@@ -42,7 +42,7 @@ STACKS = getattr(signal, "SIGUSR1", None)
 """The signal upon which a process says on stderr where each of its threads is; None on Windows."""
 
 
-def serve(load: Callable[[Order], tuple[Answerer, str]]) -> None:
+def serve(load: Callable[[PredictionOrder], tuple[CasePredictor, str]]) -> None:
     """Do what stdin asks for, until it is closed.
 
     Args:
@@ -52,10 +52,10 @@ def serve(load: Callable[[Order], tuple[Answerer, str]]) -> None:
     if STACKS is not None:
         faulthandler.register(STACKS, file=sys.stderr, all_threads=True)
     _die_early(parent)
-    outgoing = _Outgoing()
-    order = Order.model_validate_json(sys.stdin.buffer.readline())
+    outgoing = _MessageWriter()
+    order = PredictionOrder.model_validate_json(sys.stdin.buffer.readline())
     logging.basicConfig(level=logging.DEBUG if order.verbose else logging.INFO, format="%(message)s")
-    tasks: SimpleQueue[Task] = SimpleQueue()
+    tasks: SimpleQueue[PredictionTask] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True, name="listener").start()
     threading.Thread(target=outgoing.beat, daemon=True, name="heart").start()
     try:
@@ -67,7 +67,7 @@ def serve(load: Callable[[Order], tuple[Answerer, str]]) -> None:
     line.run(_coming(tasks))
 
 
-def _line(order: Order, predictor: Answerer, device: str, outgoing: _Outgoing) -> Line:
+def _line(order: PredictionOrder, predictor: CasePredictor, device: str, outgoing: _MessageWriter) -> PredictionPipeline:
     """The line for an order, after its readiness was told."""
     model = predictor.model
     ready = Ready(
@@ -78,14 +78,14 @@ def _line(order: Order, predictor: Answerer, device: str, outgoing: _Outgoing) -
         labels=model.labels,
         population=model.population,
     )
-    target = Target.of(order, ready.model)
+    target = OutputTarget.of(order, ready.model)
     room_gb, most_gb = (gb - ready.base_gb for gb in (order.room_gb, order.most_gb))
-    line = Line(predictor, target, outgoing.say, room_gb=room_gb, most_gb=most_gb, keep=device == "cpu")
+    line = PredictionPipeline(predictor, target, outgoing.say, room_gb=room_gb, most_gb=most_gb, keep=device == "cpu")
     outgoing.say(ready)
     return line
 
 
-class _Outgoing:
+class _MessageWriter:
     """The way out, for all threads. What libraries print to stdout goes to stderr from now on."""
 
     def __init__(self) -> None:
@@ -103,13 +103,13 @@ class _Outgoing:
             time.sleep(BEAT)
 
 
-def _listen(stream: IO[bytes], tasks: SimpleQueue[Task]) -> None:
+def _listen(stream: IO[bytes], tasks: SimpleQueue[PredictionTask]) -> None:
     for line in stream:
-        tasks.put(Task.model_validate_json(line))
+        tasks.put(PredictionTask.model_validate_json(line))
     os._exit(0)  # nobody is left who would want an answer; other threads may be in the midst of anything
 
 
-def _coming(tasks: SimpleQueue[Task]) -> Iterator[Task]:
+def _coming(tasks: SimpleQueue[PredictionTask]) -> Iterator[PredictionTask]:
     while True:
         yield tasks.get()
 
@@ -130,7 +130,7 @@ def main() -> None:
     serve(load_predictor)
 
 
-def load_predictor(order: Order) -> tuple[Answerer, str]:
+def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
     """The predictor for an order, with the device that was found.
 
     Raises:

@@ -61,7 +61,7 @@ class StoredCase:
     known: tuple[int, ...] | None = None
 
 
-class _Member(BaseModel):
+class _ArrayFile(BaseModel):
     """What an array's frame must be: its size in the file, and its digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +82,7 @@ class _Contents(BaseModel):
     known: tuple[int, ...] | None = None
     unpacked_bytes: int
     counts: dict[int, int]
-    members: dict[str, _Member]
+    members: dict[str, _ArrayFile]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class CaseStore:
             known=case.known,
             unpacked_bytes=case.image.nbytes + labels.nbytes,
             counts={index: len(where) for index, where in chosen.items()},
-            members={name: _Member(bytes=len(frame), digest=_digest(frame)) for name, frame in frames.items()},
+            members={name: _ArrayFile(bytes=len(frame), digest=_digest(frame)) for name, frame in frames.items()},
         )
         with write_aside(self._path(case.name)) as aside, zipfile.ZipFile(aside, "w") as file:
             file.writestr(zipfile.ZipInfo(CONTENTS), contents.model_dump_json())
@@ -255,14 +255,14 @@ def _even(length: int, most: int) -> int:
     return math.ceil(length / math.ceil(length / most))
 
 
-def _unpacked(file: zipfile.ZipFile, name: str, member: _Member) -> npt.NDArray[Any]:
+def _unpacked(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> npt.NDArray[Any]:
     frame = file.read(name)
     if _digest(frame) != member.digest:
         raise ValueError(f"{name} is not what was written")
     return np.asarray(blosc2.ndarray_from_cframe(frame)[...])
 
 
-def _in_place(file: zipfile.ZipFile, name: str, _: _Member) -> Any:
+def _in_place(file: zipfile.ZipFile, name: str, _: _ArrayFile) -> Any:
     """A member of the zip as an array on disk. Not memory-mapped on Windows, where a mapped file cannot be replaced."""
     mapped = None if sys.platform == "win32" else "r"
     return blosc2.open(str(file.filename), mode="r", offset=_offset(file, name), mmap_mode=mapped, dparams={"nthreads": 1})

@@ -37,7 +37,7 @@ SHARE = 20
 """The rest is at least so many times as long as the writing took, so that many thousand cases do not spend their time on it."""
 
 
-class Written(BaseModel):
+class ScanRecord(BaseModel):
     """What became of one scan.
 
     Args:
@@ -86,7 +86,7 @@ class Written(BaseModel):
         """True if all its files are in the folder, with the bytes that were written."""
         return bool(self.hashes) and all(_has(folder / name, digest) for name, digest in self.hashes.items())
 
-    def remove(self, folder: Path, *, but: Written | None = None) -> None:
+    def remove(self, folder: Path, *, but: ScanRecord | None = None) -> None:
         """Remove its files, which would be taken for an answer; but not those that another prediction has written since."""
         for name in set(self.hashes) - set(but.hashes if but else ()):
             (folder / name).unlink(missing_ok=True)
@@ -115,17 +115,17 @@ class Predictions(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     labels: Labels | None = None
     population: Population | None = None
-    cases: dict[str, Written] = Field(default_factory=dict)
+    cases: dict[str, ScanRecord] = Field(default_factory=dict)
 
 
-def read_predictions(folder: Path) -> dict[str, Written]:
+def read_predictions(folder: Path) -> dict[str, ScanRecord]:
     """What became of the cases of a folder, by name; nothing if there is no record that can be read, or one of another format."""
     with suppress(RunError):
         return read_json(folder / RECORD, Predictions).cases
     return {}
 
 
-class Record:
+class PredictionsWriter:
     """The record of a folder, kept up to date while cases are predicted into it. Within ``with``; at the end all of it is on disk.
 
     Args:
@@ -161,7 +161,7 @@ class Record:
         if self._changed:
             self._write()
 
-    def put(self, name: str, written: Written, *, quiet: bool = False) -> None:
+    def put(self, name: str, written: ScanRecord, *, quiet: bool = False) -> None:
         """Note what became of a case, from any thread; what an earlier prediction left of one that failed now is removed.
 
         Args:
@@ -198,7 +198,7 @@ def _has(path: Path, digest: str) -> bool:
     return path.is_file() and file_hash(path) == digest
 
 
-def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, Written]:
+def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, ScanRecord]:
     """What became of the held-out cases of the given folds, by name; ``file`` is relative to ``folder``."""
     found = {}
     for number, fold in folds.items():

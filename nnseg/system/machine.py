@@ -30,7 +30,7 @@ NAMES = (
 
 
 @dataclass
-class Peak:
+class PeakMemory:
     """The most RAM that was held; known when its block has ended."""
 
     gb: float = 0.0
@@ -109,7 +109,7 @@ DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024}
 
 
 @contextmanager
-def peak_ram(*, every: float = 0.2, children: bool = True) -> Iterator[Peak]:
+def peak_ram(*, every: float = 0.2, children: bool = True) -> Iterator[PeakMemory]:
     """Watch the RAM of this process, and of its children, while in the block.
 
     A look takes about 0.02 ms, with children 0.3 ms. A peak shorter than ``every`` can be missed.
@@ -118,7 +118,7 @@ def peak_ram(*, every: float = 0.2, children: bool = True) -> Iterator[Peak]:
         every: seconds between two looks.
         children: count them in.
     """
-    peak, over, most = Peak(), threading.Event(), [0]
+    peak, over, most = PeakMemory(), threading.Event(), [0]
 
     def look() -> None:
         most[0] = max(most[0], _own_bytes(os.getpid(), children=children))
@@ -194,7 +194,7 @@ def _greatest_ever() -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vitals:
+class ProcessUsage:
     """What a process has done so far.
 
     Args:
@@ -208,7 +208,7 @@ class Vitals:
     own_gb: float = 0.0
 
 
-def vitals(pid: int, *, proc: Path = PROC) -> Vitals | None:
+def process_usage(pid: int, *, proc: Path = PROC) -> ProcessUsage | None:
     """What a process has done so far; None if it has ended, or where there is no /proc."""
     folder = proc / str(pid)
     try:
@@ -219,7 +219,7 @@ def vitals(pid: int, *, proc: Path = PROC) -> Vitals | None:
     io_bytes = 0
     with suppress(OSError):  # not everybody may look
         io_bytes = sum(map(int, re.findall(r"^(?:rchar|wchar|read_bytes|write_bytes): (\d+)", (folder / "io").read_text(), re.M)))
-    return Vitals(
+    return ProcessUsage(
         cpu_seconds=(int(user) + int(system)) / os.sysconf("SC_CLK_TCK"),
         io_bytes=io_bytes,
         own_gb=(int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") / GIGABYTE,

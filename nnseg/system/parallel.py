@@ -1,4 +1,4 @@
-"""`each`: one function over many items, on all cores, failures kept apart. The only process pool in the house."""
+"""`map_items`: one function over many items, on all cores, failures kept apart. The only process pool in the house."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Outcome(Generic[Item, Result]):
     details: str | None = None
 
 
-def each(
+def map_items(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 1, label: str = ""
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply a function to every item and yield outcomes as they finish.

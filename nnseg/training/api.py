@@ -13,7 +13,7 @@ from nnseg.core.schedule import Course, Epoch
 from nnseg.network.bundle import Member, Model
 from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.storage.cases import StoredCase, in_memory
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import take_steps
 from nnseg.training.losses import OwnLoss
@@ -23,7 +23,7 @@ from nnseg.training.validation import Validation
 AnyCase = PreprocessedCase | StoredCase
 
 
-class Training:
+class TrainingRun:
     """A training under way: a ``for`` over it trains, and `model` is what has come of it so far. Made by `train`."""
 
     def __init__(self, learner: Learner, patches: Patches, validation: Validation) -> None:
@@ -58,7 +58,7 @@ def train(
     device: str = "auto",
     loss: OwnLoss | None = None,
     network: Callable[[Plan], nn.Module] | None = None,
-) -> Training:
+) -> TrainingRun:
     """A training, ready to start.
 
     Args:
@@ -88,10 +88,10 @@ def train(
     if length is None:
         raise PlanError("the plan leaves the length of training to a budget; give steps, or set training.steps")
     target = resolve_device(device)
-    setting = Setting(plan=plan, fold=fold, device=target, dtype=autocast_dtype(target, plan.training.precision))
+    setting = TrainingContext(plan=plan, fold=fold, device=target, dtype=autocast_dtype(target, plan.training.precision))
     learner = Learner(setting, Course.of(length, plan.training), network=network(plan) if network else None, loss=loss)
     patches = Patches([_readable(case) for case in cases], plan, fold=fold, device=target)
-    return Training(learner, patches, Validation([_readable(case) for case in held_out], setting))
+    return TrainingRun(learner, patches, Validation([_readable(case) for case in held_out], setting))
 
 
 def _readable(case: AnyCase) -> StoredCase:

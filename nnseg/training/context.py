@@ -101,7 +101,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class TrainingContext:
     """What a training is given besides its data.
 
     Args:

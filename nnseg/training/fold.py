@@ -24,22 +24,22 @@ from nnseg.network.transfer import freeze
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.run_folder import FoldFolder, PlanFolder, write_json
 from nnseg.system.stop import StopRequest
-from nnseg.training.context import ALONE, Ranks, Setting
+from nnseg.training.context import ALONE, Ranks, TrainingContext
 from nnseg.training.learner import Learner, fresh_network
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
-from nnseg.training.progress import Watch
+from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import (
-    Timekeeper,
+    TimeLimit,
     begin,
     fixed,
     has_stalled,
     is_whole,
     on_file,
     preprocessed,
+    shortened,
     smoothed_dice,
     training_key,
-    wound_up,
 )
 from nnseg.training.validation import Validation
 
@@ -50,7 +50,7 @@ FIRST_SAVE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class TrainingRequest:
     """What one training is asked for besides its plan.
 
     Args:
@@ -62,11 +62,11 @@ class Order:
 
     options: Options
     stop: StopRequest = field(default_factory=StopRequest)
-    watch: Watch = field(default_factory=Watch)
+    watch: ProgressSettings = field(default_factory=ProgressSettings)
     ranks: Ranks = ALONE
 
 
-def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], order: Order) -> FoldFolder:
+def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], order: TrainingRequest) -> FoldFolder:
     """Train one fold of one plan, or finish it, or find it done.
 
     Args:
@@ -97,17 +97,19 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
             schedule = ranks.agreed(schedule)
             assert schedule is not None
         dtype = getattr(torch, schedule.precision)
-        setting = Setting(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
+        setting = TrainingContext(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
         patches, validation = Patches(cases, plan, fold=number, device=target, ranks=ranks), Validation(held_out, setting)
-        _Training(place, setting, schedule, order, began=start).go(patches, validation)
+        _FoldTraining(place, setting, schedule, order, began=start).go(patches, validation)
     gc.collect()  # a learner's parts refer to one another, so that only this frees their memory for what comes next
     return place
 
 
-class _Training:
+class _FoldTraining:
     """One training on its way: the learner, and what is on file of it."""
 
-    def __init__(self, place: FoldFolder, setting: Setting, schedule: Schedule, order: Order, *, began: float) -> None:
+    def __init__(
+        self, place: FoldFolder, setting: TrainingContext, schedule: Schedule, order: TrainingRequest, *, began: float
+    ) -> None:
         self.place, self.setting, self.order = place, setting, order
         self.name = f"{setting.plan.name} fold {setting.fold}"
         self.writes = setting.ranks.rank == 0
@@ -122,7 +124,7 @@ class _Training:
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
         self.save_at = time.monotonic() + min(FIRST_SAVE, order.options.checkpoint)
-        self.keeper = Timekeeper(schedule.seconds, self.learner) if schedule.seconds else None
+        self.keeper = TimeLimit(schedule.seconds, self.learner) if schedule.seconds else None
 
     def go(self, patches: Patches, validation: Validation) -> None:
         """Train to the end, or until asked to stop; one that has ended, and whose model is lost, just to where it ended."""
@@ -165,7 +167,7 @@ class _Training:
         if epoch_ended and schedule.patience and plateau is None:
             counted = [epoch for epoch in self.epochs if epoch.step > schedule.since]
             if has_stalled(counted, schedule.patience):
-                course, plateau = wound_up(course, learner.step), learner.step
+                course, plateau = shortened(course, learner.step), learner.step
                 log.info(
                     "%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps
                 )

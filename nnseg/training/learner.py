@@ -23,7 +23,7 @@ from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.schedule import Course, learning_rate
 from nnseg.network.checkpoint import flatten_state, unflatten_state
 from nnseg.network.unet import UNet, build_network
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.losses import OwnLoss, make_loss, stage_weights
 from nnseg.training.optimizer import WeightAverage, make_optimizer
 from nnseg.training.patches import Batch
@@ -31,7 +31,7 @@ from nnseg.training.patches import Batch
 log = logging.getLogger(__name__)
 
 
-class _Taken(NamedTuple):
+class _StepResult(NamedTuple):
     """What is known of a step that was taken, the numbers still on the device."""
 
     step: int
@@ -53,7 +53,7 @@ class Learner:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: TrainingContext,
         course: Course,
         *,
         network: nn.Module | None = None,
@@ -77,7 +77,7 @@ class Learner:
         self._parallel = torch.compile(self.network, dynamic=False) if compiled else _in_parallel(self.network, setting)
         _check_split(setting)
         self._seen: list[float] = []
-        self._unseen: list[_Taken] = []
+        self._unseen: list[_StepResult] = []
 
     @property
     def seconds(self) -> float:
@@ -114,7 +114,7 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.network)
-        self._unseen.append(_Taken(self.step, loss, norm.detach(), _in_words(batch)))
+        self._unseen.append(_StepResult(self.step, loss, norm.detach(), _in_words(batch)))
         self.step += 1
         return loss
 
@@ -240,7 +240,7 @@ class Learner:
         return parts
 
 
-def fresh_network(setting: Setting) -> nn.Module:
+def fresh_network(setting: TrainingContext) -> nn.Module:
     """The plan's network with first weights that depend on seed and fold alone."""
     plan = setting.plan
     with torch.random.fork_rng(devices=[]):
@@ -254,7 +254,7 @@ def _in_words(batch: Batch) -> str:
     return "; ".join(name + (f" from voxel {start}" if start else "") for name, start in zip(batch.names, starts, strict=True))
 
 
-def _check_split(setting: Setting) -> None:
+def _check_split(setting: TrainingContext) -> None:
     size, ranks, parts = setting.plan.training.batch_size, setting.ranks.size, setting.plan.training.accumulation
     if size // ranks < parts:
         of = f" and {parts} parts (training.accumulation)" if parts > 1 else ""
@@ -294,7 +294,7 @@ def _hopeless(what: str) -> NnsegError:
     )
 
 
-def _in_parallel(network: nn.Module, setting: Setting) -> nn.Module:
+def _in_parallel(network: nn.Module, setting: TrainingContext) -> nn.Module:
     """The network, its gradients averaged over the ranks if there are several."""
     if setting.ranks.size == 1:
         return network

@@ -1,7 +1,7 @@
 """Evidence: the reference, and the few sums and voxel-wise values that all terms of a loss are made of.
 
 Sums are taken in float32 whatever the network computed in. One-hot references are never built: what a label's voxels were given
-is gathered. Whatever a term averages, it averages with `Evidence.average`, so that training on several processes is training on
+is gathered. Whatever a term averages, it averages with `OverlapSums.average`, so that training on several processes is training on
 one.
 
 Where only some labels were annotated in a sample, a voxel called background may be any of the others. Under one softmax it is
@@ -26,7 +26,7 @@ NOTHING = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
+class LossTarget:
     """The reference, what the heads mean, and what counts how much.
 
     Args:
@@ -52,7 +52,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
+class OverlapSums:
     """What terms are made of; only annotated voxels count.
 
     Args:
@@ -66,7 +66,7 @@ class Evidence:
         count: their sum.
     """
 
-    target: Target
+    target: LossTarget
     probabilities: Tensor
     both: Tensor
     predicted: Tensor
@@ -87,7 +87,7 @@ class Evidence:
         """The weighted mean of (B, heads) over samples and heads."""
         return self.average((values * self.head_weight).sum(), self.head_weight.sum(), empty=empty)
 
-    def over_batch(self) -> Evidence:
+    def over_batch(self) -> OverlapSums:
         """The same with the batch, on all ranks, as one volume; a head counts if it was annotated in any sample."""
         known = (self.head_weight > 0).to(self.head_weight.dtype)
         rows = [v.sum(0, keepdim=True) for v in (self.both, self.predicted, self.reference, self.head_weight, known)]
@@ -96,7 +96,7 @@ class Evidence:
         return replace(self, both=both, predicted=predicted, reference=reference, head_weight=weight)
 
 
-def gather_evidence(logits: Tensor, target: Target) -> Evidence:
+def overlap_sums(logits: Tensor, target: LossTarget) -> OverlapSums:
     """The evidence in logits (B, K, *space), in float32 at least."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2).contiguous()
     labels = target.labels.flatten(1)
@@ -109,7 +109,7 @@ def gather_evidence(logits: Tensor, target: Target) -> Evidence:
     return evidence.over_batch() if target.batch else evidence
 
 
-def _evidence_of_labels(logits: Tensor, target: Target) -> Evidence:
+def _evidence_of_labels(logits: Tensor, target: LossTarget) -> OverlapSums:
     annotated, labels = (target.labels >= 0).to(logits.dtype), target.labels.clamp(min=0)
     log_probabilities = torch.log_softmax(logits, dim=1)
     if target.known is not None:
@@ -126,7 +126,7 @@ def _evidence_of_labels(logits: Tensor, target: Target) -> Evidence:
     if target.smoothing:
         spread = _smoothed(log_probabilities, target.weights) * annotated
         log_score = (1 - target.smoothing) * log_score + target.smoothing / heads * spread
-    return Evidence(
+    return OverlapSums(
         target=target,
         probabilities=probabilities,
         both=_where_known(both[:, 1:], known),
@@ -140,7 +140,7 @@ def _evidence_of_labels(logits: Tensor, target: Target) -> Evidence:
     )
 
 
-def _evidence_of_regions(logits: Tensor, target: Target) -> Evidence:
+def _evidence_of_regions(logits: Tensor, target: LossTarget) -> OverlapSums:
     labels = target.labels.clamp(min=0)
     annotated = (target.labels >= 0).to(logits.dtype)[:, None]
     inside = target.members[:, labels].transpose(0, 1)  # (B, K, voxels)
@@ -158,7 +158,7 @@ def _evidence_of_regions(logits: Tensor, target: Target) -> Evidence:
         voxel_weight = annotated * target.weights[:, None]
         log_score = log_score * target.weights[:, None]
     head_weight = _head_weight(both, known, target.weights)
-    return Evidence(
+    return OverlapSums(
         target=target,
         probabilities=probabilities,
         both=both,

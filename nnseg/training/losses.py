@@ -1,6 +1,6 @@
 """Losses: how far logits are from the reference. 0 is perfect, and every loss is a table entry.
 
-A loss is built of terms, and a term is a function of `Evidence`. Terms of overlap (Dice and its kin) average over samples and
+A loss is built of terms, and a term is a function of `OverlapSums`. Terms of overlap (Dice and its kin) average over samples and
 heads, those of voxels (cross-entropy and its kin) over annotated voxels. The background has no overlap of its own under a softmax,
 except in Lovász's term.
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nnseg.core.plan import Plan
 from nnseg.training.context import ALONE, Ranks
-from nnseg.training.loss_terms import Evidence, Target, gather_evidence
+from nnseg.training.loss_terms import LossTarget, OverlapSums, overlap_sums
 
 SMOOTHING = 1e-5
 """Added above and below in Dice, so that a label absent from reference and prediction counts as perfect."""
@@ -38,8 +38,8 @@ HARDEST = 10
 """One voxel in so many, those that are predicted worst, counts in the top-k loss."""
 
 
-Term = Callable[[Evidence], Tensor]
-Loss = Callable[[Tensor, Target], Tensor]
+Term = Callable[[OverlapSums], Tensor]
+Loss = Callable[[Tensor, LossTarget], Tensor]
 
 OwnLoss = Callable[[Tensor, Tensor], Tensor]
 """A user's: of logits (B, K, *space), float32, and labels (B, *space), int64 indices, -1 where ignored; the answer is a scalar."""
@@ -59,7 +59,7 @@ class StagedLoss(Protocol):
         ...
 
 
-def dice_loss(evidence: Evidence) -> Tensor:
+def dice_loss(evidence: OverlapSums) -> Tensor:
     """1 - soft Dice, 2 |A B| / (|A| + |B|), averaged over samples and heads.
 
     Source: Milletari et al. 2016, with sums of probabilities instead of their squares in the denominator, as in nnU-Net.
@@ -68,7 +68,7 @@ def dice_loss(evidence: Evidence) -> Tensor:
     return 1 - evidence.mean((2 * evidence.both + SMOOTHING) / (total + SMOOTHING), empty=1)
 
 
-def iou_loss(evidence: Evidence) -> Tensor:
+def iou_loss(evidence: OverlapSums) -> Tensor:
     """1 - soft intersection over union; half the smoothing keeps iou = dice / (2 - dice) exact for one sample and head.
 
     Source: Rahman & Wang 2016.
@@ -77,7 +77,7 @@ def iou_loss(evidence: Evidence) -> Tensor:
     return 1 - evidence.mean((evidence.both + SMOOTHING / 2) / (union + SMOOTHING / 2), empty=1)
 
 
-def tversky_loss(evidence: Evidence) -> Tensor:
+def tversky_loss(evidence: OverlapSums) -> Tensor:
     """1 - Tversky index, in which missed voxels weigh more than superfluous ones.
 
     Source: Salehi et al. 2017, TP / (TP + 0.3 FP + 0.7 FN).
@@ -85,7 +85,7 @@ def tversky_loss(evidence: Evidence) -> Tensor:
     return 1 - evidence.mean(_tversky_index(evidence), empty=1)
 
 
-def focal_tversky_loss(evidence: Evidence) -> Tensor:
+def focal_tversky_loss(evidence: OverlapSums) -> Tensor:
     """(1 - Tversky index) ** (3/4), averaged: heads that overlap well still count for something.
 
     The power's infinite slope at 0, where every absent label is, is avoided by a shift of 1e-7.
@@ -97,7 +97,7 @@ def focal_tversky_loss(evidence: Evidence) -> Tensor:
     return evidence.mean((missing + shift) ** TVERSKY_FOCUS - shift**TVERSKY_FOCUS)
 
 
-def lovasz_loss(evidence: Evidence) -> Tensor:
+def lovasz_loss(evidence: OverlapSums) -> Tensor:
     """Lovász extension of 1 - intersection over union, averaged over samples and the labels present in each.
 
     Errors |reference - probability| are sorted, the largest first, and each weighs what its voxel adds to the Jaccard loss when the
@@ -117,12 +117,12 @@ def lovasz_loss(evidence: Evidence) -> Tensor:
     return evidence.average((losses * weight).sum(), weight.sum())
 
 
-def cross_entropy(evidence: Evidence) -> Tensor:
+def cross_entropy(evidence: OverlapSums) -> Tensor:
     """Mean over annotated voxels, and regions; 0 where nothing is annotated. With class weights, the weighted mean."""
     return -evidence.average(evidence.log_score.sum(), evidence.count)
 
 
-def topk_loss(evidence: Evidence) -> Tensor:
+def topk_loss(evidence: OverlapSums) -> Tensor:
     """Mean cross-entropy of those 10 % of each sample's annotated voxels, over all regions, in which it is largest.
 
     Source: Wu et al. 2016 (online bootstrapping), as in nnU-Net, which however takes a tenth of the whole batch.
@@ -134,7 +134,7 @@ def topk_loss(evidence: Evidence) -> Tensor:
     return evidence.average(torch.where(chosen, worst, 0).sum(), quota.sum().to(worst.dtype))
 
 
-def focal_loss(evidence: Evidence) -> Tensor:
+def focal_loss(evidence: OverlapSums) -> Tensor:
     """Cross-entropy in which voxels count less the better they are predicted, -(1 - p)^2 log p.
 
     Source: Lin et al. 2017; class weights are its alpha.
@@ -146,8 +146,8 @@ def focal_loss(evidence: Evidence) -> Tensor:
 def sum_of(*terms: Term) -> Loss:
     """A loss that adds terms, each with weight 1."""
 
-    def loss(logits: Tensor, target: Target) -> Tensor:
-        evidence = gather_evidence(logits, target)
+    def loss(logits: Tensor, target: LossTarget) -> Tensor:
+        evidence = overlap_sums(logits, target)
         return torch.stack([term(evidence) for term in terms]).sum()
 
     return loss
@@ -159,7 +159,7 @@ def mean_of(own: OwnLoss) -> Loss:
     It is not told which labels are known in which sample: what is called background where some are not is ignored.
     """
 
-    def loss(logits: Tensor, target: Target) -> Tensor:
+    def loss(logits: Tensor, target: LossTarget) -> Tensor:
         labels = target.labels
         if target.known is not None:
             partial = ~target.known[:, 1:].all(1)
@@ -185,7 +185,7 @@ def make_loss(plan: Plan, *, ranks: Ranks = ALONE, loss: OwnLoss | None = None) 
     single = LOSSES[plan.training.loss] if loss is None else mean_of(loss)
 
     @cache  # so that a device is waited for once, not at every step
-    def meaning(device: torch.device) -> Target:
+    def meaning(device: torch.device) -> LossTarget:
         return _meaning(plan, ranks, device)
 
     def staged(outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
@@ -221,13 +221,13 @@ def downsample(labels: Tensor, shape: Sequence[int]) -> Tensor:
     return labels[(slice(None), *(slice(s // 2, None, s) for s in steps))]
 
 
-def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> Target:
+def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> LossTarget:
     """A target that lacks only its labels."""
     training, weights = plan.training, None
     if training.class_weights:
         weights = torch.tensor(training.class_weights, device=device)
         weights = weights / weights.mean()
-    return Target(
+    return LossTarget(
         labels=torch.empty(0, dtype=torch.int64, device=device),
         members=torch.from_numpy(plan.labels.members()).to(device),
         regions=bool(plan.labels.regions),
@@ -238,7 +238,7 @@ def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> Target:
     )
 
 
-def _tversky_index(evidence: Evidence) -> Tensor:
+def _tversky_index(evidence: OverlapSums) -> Tensor:
     superfluous = TVERSKY_FALSE_POSITIVE * (evidence.predicted - evidence.both)
     missed = TVERSKY_FALSE_NEGATIVE * (evidence.reference - evidence.both)
     return (evidence.both + SMOOTHING / 2) / (evidence.both + superfluous + missed + SMOOTHING / 2)

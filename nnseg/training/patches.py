@@ -12,7 +12,7 @@ from torch import Tensor
 from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
-from nnseg.training.augmentation.batchgenerators import Catalogue
+from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import show_previous
 from nnseg.training.augmentation.intensity import Drawn, augment, draw_strengths
 from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels
@@ -67,7 +67,7 @@ class Patches:
         self._numbers = ranks.share(plan.training.batch_size)
         self._holders = _holders(cases, plan)
         self._known = _known_labels(cases, len(plan.labels.values))
-        self._catalogue = Catalogue(plan.training.augmentation.extra)
+        self._catalogue = Transforms(plan.training.augmentation.extra)
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
 
     def batch(self, step: int) -> Batch:
@@ -87,13 +87,13 @@ class Patches:
             starts=tuple(tuple(int(n) for n in d.pose.start) for d in draws),
         )
 
-    def _draw(self, step: int, number: int) -> _Draw:
+    def _draw(self, step: int, number: int) -> _PatchParameters:
         training, dimensions = self._plan.training, self._plan.dimensions
         rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
         foreground = rng.random() < training.foreground_share and bool(self._holders)
         case, around = _draw_labelled(rng, self._holders) if foreground else _draw_anywhere(rng, self._cases)
         shape, patch = np.array(case.labels.shape), np.array(self._patch)
-        return _Draw(
+        return _PatchParameters(
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
             strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *self._plan.patch)),
@@ -101,7 +101,7 @@ class Patches:
             rng=rng,
         )
 
-    def _read(self, draws: Sequence[_Draw]) -> tuple[Tensor, Tensor]:
+    def _read(self, draws: Sequence[_PatchParameters]) -> tuple[Tensor, Tensor]:
         """The patches as they lie in their cases, on the device that augments them."""
         pinned, poses = self._workplace.type == "cuda", [d.pose for d in draws]
         image = torch.zeros((len(draws), self._plan.stored, *self._patch), pin_memory=pinned)
@@ -119,7 +119,7 @@ class Patches:
             swap_labels(image[:, -1], poses, self._plan)
         return (image[:, :, 0], labels[:, 0]) if self._plan.dimensions == 2 else (image, labels)
 
-    def _known_in(self, draws: Sequence[_Draw]) -> Tensor | None:
+    def _known_in(self, draws: Sequence[_PatchParameters]) -> Tensor | None:
         if self._known is None:
             return None
         known = torch.stack([self._known[d.case.name] for d in draws])
@@ -127,7 +127,7 @@ class Patches:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Draw:
+class _PatchParameters:
     """What chance wants of one patch.
 
     Args:

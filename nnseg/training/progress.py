@@ -77,7 +77,7 @@ METER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class ProgressSettings:
     """What is kept up to date while training runs.
 
     Args:
@@ -89,7 +89,9 @@ class Watch:
     tensorboard: bool = False
 
     @contextmanager
-    def on(self, name: str, learner: Learner, past: Sequence[Epoch] = (), *, folder: Path, shown: bool = True) -> Iterator[Watched]:
+    def on(
+        self, name: str, learner: Learner, past: Sequence[Epoch] = (), *, folder: Path, shown: bool = True
+    ) -> Iterator[TrainingProgress]:
         """One training under observation.
 
         Args:
@@ -101,14 +103,14 @@ class Watch:
         """
         refresh = self.refresh if shown else None
         board = TensorBoard(folder / "tensorboard") if self.tensorboard and shown else None
-        watched = Watched(name, learner, past, refresh=refresh, board=board, bar=shown and sys.stderr.isatty())
+        watched = TrainingProgress(name, learner, past, refresh=refresh, board=board, bar=shown and sys.stderr.isatty())
         try:
             yield watched
         finally:
             watched.close()
 
 
-class Watched:
+class TrainingProgress:
     """One training under observation."""
 
     def __init__(

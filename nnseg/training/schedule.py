@@ -19,10 +19,10 @@ from nnseg.network.load import load_model
 from nnseg.network.transfer import adapt
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.run_folder import FoldFolder, PlanFolder, read_schedule
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Patches
-from nnseg.training.timing import pays, steps_fitting
+from nnseg.training.timing import compile_pays_off, steps_fitting
 from nnseg.training.validation import Validation
 
 CLOSING = 0.003
@@ -47,7 +47,7 @@ TAIL = 0.25
 """Of the steps done so far: over how many the rate falls to zero once nothing improves."""
 
 
-class Timekeeper:
+class TimeLimit:
     """Keeps a training to its time by ending its course earlier or later; the rate never jumps.
 
     Args:
@@ -94,7 +94,7 @@ def has_stalled(epochs: Sequence[Epoch], patience: int) -> bool:
     return len(values) > patience and values.index(max(values)) < len(values) - patience
 
 
-def wound_up(course: Course, step: int) -> Course:
+def shortened(course: Course, step: int) -> Course:
     """The course with its rate brought to zero soon, but not later than it would have been."""
     return course.ending(min(course.steps, step + max(1, int(TAIL * step))), at=step)
 
@@ -202,7 +202,7 @@ def on_file(place: FoldFolder, key: str, plan: Plan, options: Options) -> Schedu
         return None
     if schedule.ended is not None and options.more is not None and is_whole(place):
         return schedule.continued(options.more)
-    for ignored in _unheard(schedule, plan, options):
+    for ignored in _ignored_options(schedule, plan, options):
         log.warning("%s %s was begun before: %s", plan.name, place.path.name, ignored)
     return schedule
 
@@ -223,7 +223,7 @@ def fixed(
     training, device = plan.training, resolve_device(options.device)
     asked, seconds = _length(plan, options)
     origin, precision = origin_of(options), autocast_dtype(device, training.precision)
-    setting = Setting(plan=plan, fold=number, device=device, dtype=precision)
+    setting = TrainingContext(plan=plan, fold=number, device=device, dtype=precision)
     patches = Patches(cases[0], plan, fold=number, device=device)
     steps, each = asked, 0.0
     if steps is None:
@@ -240,7 +240,7 @@ def fixed(
         device=str(device),
         threads=torch.get_num_threads(),
         seconds_per_step=round(each, 5),
-        compiled=alone and pays(setting, patches, steps),
+        compiled=alone and compile_pays_off(setting, patches, steps),
         origin=origin,
     )
 
@@ -259,7 +259,7 @@ def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
     return training.steps, training.seconds
 
 
-def _unheard(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
+def _ignored_options(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
     """What is asked for now and was not when the training began, with what to do about it."""
     anew = "remove the folder of this fold to begin anew"
     lengths = {"budget": options.budget, "steps": options.steps, "epochs": options.epochs}

@@ -7,7 +7,7 @@ import time
 
 from nnseg.core.schedule import Course
 from nnseg.planning.candidates import steps_within
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import memory_for
 from nnseg.training.patches import Patches
@@ -22,7 +22,7 @@ TIMED, WARM = 8, 2
 """Steps that are timed, and steps before that."""
 
 
-def pays(setting: Setting, patches: Patches, steps: int) -> bool:
+def compile_pays_off(setting: TrainingContext, patches: Patches, steps: int) -> bool:
     """Does a compiled network save more than its compiling takes, over so many steps?
 
     Tried on CUDA only. On CPUs it was measured not to: 1.10 s a step against 0.93 s, after 50 s of compiling (two cores, bfloat16,
@@ -57,7 +57,7 @@ def _seconds_of_step(learner: Learner, patches: Patches) -> float:
     return sorted(seconds[WARM:])[TIMED // 2]
 
 
-def steps_fitting(seconds: float, patches: Patches, validation: Validation, setting: Setting) -> tuple[int, float]:
+def steps_fitting(seconds: float, patches: Patches, validation: Validation, setting: TrainingContext) -> tuple[int, float]:
     """How many steps fit into a time, measured on this machine with a learner that is then thrown away.
 
     Args:

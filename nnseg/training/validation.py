@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from nnseg.network.unet import network_input
 from nnseg.storage.cases import StoredCase
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 
 MOST_PATCHES = 16
 
@@ -19,7 +19,7 @@ MOST_PATCHES = 16
 class Validation:
     """Fixed held-out patches, each on the middle of a case's labelled voxels."""
 
-    def __init__(self, cases: Sequence[StoredCase], setting: Setting) -> None:
+    def __init__(self, cases: Sequence[StoredCase], setting: TrainingContext) -> None:
         self._setting = setting
         chosen = [cases[i] for i in np.linspace(0, len(cases) - 1, min(MOST_PATCHES, len(cases))).round().astype(int)]
         pairs = [_middle_patch(case, setting.plan.patch) for case in chosen]

@@ -29,7 +29,7 @@ def band_svg(name: str, ml: float, stands: Percentile) -> Markup:
         stands: where that is among others.
     """
     low, first, middle, third, high = (_place(value, stands) for value in stands.band)
-    words = f"{name}: {told_ml(ml)} ml, percentile {percent(stands)}; 5 to 95 % of others have {span(stands)} ml"
+    words = f"{name}: {format_ml(ml)} ml, percentile {percent(stands)}; 5 to 95 % of others have {span(stands)} ml"
     svg = canvas(words, height=HEIGHT, width=WIDTH, kind="band")
     SubElement(svg, "title").text = words
     line(svg, "scale", (0.0, HEIGHT / 2), (WIDTH, HEIGHT / 2))
@@ -40,7 +40,7 @@ def band_svg(name: str, ml: float, stands: Percentile) -> Markup:
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
 
 
-def told_ml(ml: float) -> str:
+def format_ml(ml: float) -> str:
     """A volume to three digits: "0.376", "1.80", "1,235"."""
     return "0" if ml == 0 else f"{ml:,.0f}" if ml >= 99.95 else f"{ml:#.3g}"
 
@@ -54,7 +54,7 @@ def percent(stands: Percentile) -> str:
 
 def span(stands: Percentile) -> str:
     """What nine tenths of others have: "1.19 to 2.06"."""
-    return f"{told_ml(stands.band[0])} to {told_ml(stands.band[-1])}"
+    return f"{format_ml(stands.band[0])} to {format_ml(stands.band[-1])}"
 
 
 def _place(ml: float, stands: Percentile) -> float:
@@ -100,5 +100,5 @@ def spread_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | 
         line(group, "median", (at[2], 41.0), (at[2], 57.0))
     group = SubElement(svg, "g", {"class": "dots"})
     for i, (case, ml) in enumerate(sorted(volumes.items(), key=lambda item: item[1])):
-        dot(group, (axes.place(ml, 0.0)[0], 24.0 + 26.0 * (i * GOLDEN % 1.0 - 0.5)), f"{case}: {told_ml(ml)} ml")
+        dot(group, (axes.place(ml, 0.0)[0], 24.0 + 26.0 * (i * GOLDEN % 1.0 - 0.5)), f"{case}: {format_ml(ml)} ml")
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)

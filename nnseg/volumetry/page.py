@@ -24,12 +24,12 @@ from nnseg.reporting.contours import ExamplePicture, View, outline_path, picture
 from nnseg.reporting.payload import ViewerCase
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import OKABE_ITO, script_hash, script_sources, viewer_html
-from nnseg.volumetry.bands import band_svg, percent, span, spread_svg, told_ml
+from nnseg.volumetry.bands import band_svg, format_ml, percent, span, spread_svg
 from nnseg.volumetry.volumes import CaseVolumes, LabelVolume, Volumetry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class SlicePicture:
     """A slice, ready for a page.
 
     Args:
@@ -48,7 +48,7 @@ def colour_of(labels: Labels, name: str) -> str:
     return OKABE_ITO[labels.foreground.index(name) % len(OKABE_ITO)]
 
 
-def pictures(scan: Scan, label_map: Integers, labels: Labels, *, name: str) -> tuple[Picture, ...]:
+def pictures(scan: Scan, label_map: Integers, labels: Labels, *, name: str) -> tuple[SlicePicture, ...]:
     """The slices that show most of a label map.
 
     Args:
@@ -68,7 +68,7 @@ def pictures(scan: Scan, label_map: Integers, labels: Labels, *, name: str) -> t
         labels=labels,
     )
     return tuple(
-        Picture(title=view.title, svg=_svg(view, labels, name), aspect=round(view.grey.shape[1] / view.grey.shape[0], 4))
+        SlicePicture(title=view.title, svg=_svg(view, labels, name), aspect=round(view.grey.shape[1] / view.grey.shape[0], 4))
         for view in views(example)
     )
 
@@ -105,11 +105,11 @@ class Preview:
 
     name: str
     caption: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[SlicePicture]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SheetRow:
     """One label of a sheet, ready to print."""
 
     name: str
@@ -140,7 +140,7 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class LabelPair:
     """Two labels that are left and right of the same.
 
     Args:
@@ -156,7 +156,7 @@ class Pair:
     most: float
 
 
-def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[Picture]) -> str:
+def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[SlicePicture]) -> str:
     """A page about one case, to be printed: one of A4 for a dozen labels.
 
     Args:
@@ -166,7 +166,7 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         pictures: of the case; none if its scan could not be read.
     """
     rows = [
-        Row(
+        SheetRow(
             name=name,
             colour=colour_of(labels, name),
             volume=volume,
@@ -263,12 +263,12 @@ def _spread(name: str, cases: Sequence[CaseVolumes], population: Population | No
     stands = population.percentile(name, middle) if population else None
     return Spread(
         name=name,
-        middle=told_ml(middle),
-        least=told_ml(min(volumes.values())),
-        most=told_ml(max(volumes.values())),
+        middle=format_ml(middle),
+        least=format_ml(min(volumes.values())),
+        most=format_ml(max(volumes.values())),
         low=unusual.count("low") if stands else None,
         high=unusual.count("high") if stands else None,
-        others=f"{told_ml(stands.band[2])} ({span(stands)})" if stands else "",
+        others=f"{format_ml(stands.band[2])} ({span(stands)})" if stands else "",
         drawing=spread_svg(name, volumes, stands.band if stands else None) if drawn else Markup(),
     )
 
@@ -279,14 +279,16 @@ def _outside(cases: Sequence[CaseVolumes]) -> float:
     return 100 * sum(len(case.unusual) for case in cases) / max(1, compared)
 
 
-def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[Pair]:
+def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[LabelPair]:
     """Asymmetry of every pair of labels that some case has."""
     found = []
     for left, right in pairs_of(names):
         known = {c.name: a for c in cases if (a := c.labels[names[left]].asymmetry) is not None}
         if known:
             worst = max(known, key=lambda case: abs(known[case]))
-            found.append(Pair(left=names[left], right=names[right], middle=median(known.values()), worst=worst, most=known[worst]))
+            found.append(
+                LabelPair(left=names[left], right=names[right], middle=median(known.values()), worst=worst, most=known[worst])
+            )
     return found
 
 
@@ -295,7 +297,7 @@ def _template(name: str) -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
     )
-    environment.filters |= {"ml": told_ml, "decimals": decimals, "percent": percent, "span": span, "sheet": _link}
+    environment.filters |= {"ml": format_ml, "decimals": decimals, "percent": percent, "span": span, "sheet": _link}
     return environment.get_template(name)
 
 

@@ -18,12 +18,12 @@ from nnseg.network.load import population_of_run
 from nnseg.reporting.payload import ViewerCase
 from nnseg.storage.files import write_text
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.predictions import RECORD, Predictions, Written
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, Preview, pictures, report_html, sheet_html, sheet_name
 from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, judged, volumes_of
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess, volumes_of
 
 TABLES = (".csv", ".tsv", ".txt")
 VOLUMES = "volumes.json"
@@ -78,7 +78,7 @@ GRID_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class VolumetryOptions:
     """What volumes are to be told of.
 
     Args:
@@ -94,7 +94,7 @@ class Asked:
 
     folder: Path
     labels: Labels
-    written: Mapping[str, Written]
+    written: Mapping[str, ScanRecord]
     about: Volumetry
     population: Population | None = None
     patients: Mapping[str, Patient] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def report_predictions(
     """
     asked = _asked(folder, population, covariates, sheets=sheets)
     cases = []
-    for outcome in each(partial(measure, asked), sorted(asked.written), workers=workers, label="measuring"):
+    for outcome in map_items(partial(measure, asked), sorted(asked.written), workers=workers, label="measuring"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     volumetry = asked.about.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
     write_json(folder / "volumes.json", volumetry)
@@ -141,7 +141,7 @@ def report_predictions(
     return volumetry
 
 
-def measure(asked: Asked, name: str) -> CaseVolumes:
+def measure(asked: VolumetryOptions, name: str) -> CaseVolumes:
     """One case, its sheet written.
 
     Raises:
@@ -151,7 +151,7 @@ def measure(asked: Asked, name: str) -> CaseVolumes:
     if written.status == "failed":
         return CaseVolumes(name=name, patient=asked.patients.get(name, Patient()), failed=written.reason)
     label_map, scan = _read(asked, written)
-    case = judged(
+    case = assess(
         name,
         volumes_of(label_map, asked.labels),
         patient=asked.patients.get(name),
@@ -165,13 +165,13 @@ def measure(asked: Asked, name: str) -> CaseVolumes:
     return case
 
 
-def _asked(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> Asked:
+def _asked(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> VolumetryOptions:
     record, labels = read_record(folder)
     population = population or record.population
     about = Volumetry(
         made_by=_made_by(record), population=population.source if population else "", names=labels.foreground, cases=()
     )
-    return Asked(
+    return VolumetryOptions(
         folder=folder,
         labels=labels,
         written=record.cases,
@@ -211,7 +211,7 @@ def _made_by(record: Predictions) -> dict[str, str]:
     return {name: value for name, value in said.items() if value}
 
 
-def _read(asked: Asked, written: Written) -> tuple[LabelMap, Scan | None]:
+def _read(asked: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan | None]:
     """A case's label map, and its scan if that still lies where it was and is on the same grid."""
     if written.file.endswith(SEGMENTATION):
         raise RunError(f"{written.file} is DICOM-SEG, which is not read here; predict with --format .nii.gz")
@@ -244,7 +244,7 @@ def _caption(case: CaseVolumes) -> str:
     return "not flagged" + (f", expected Dice {case.quality:.3f}" if case.quality is not None else "")
 
 
-def _preview(asked: Asked, case: CaseVolumes) -> Preview | None:
+def _preview(asked: VolumetryOptions, case: CaseVolumes) -> Preview | None:
     try:
         label_map, scan = _read(asked, asked.written[case.name])
     except NnsegError:
@@ -254,7 +254,7 @@ def _preview(asked: Asked, case: CaseVolumes) -> Preview | None:
     return Preview(name=case.name, caption=_caption(case), pictures=pictures(scan, label_map.labels, asked.labels, name=case.name))
 
 
-def _viewed(asked: Asked, case: CaseVolumes) -> ViewerCase | None:
+def _viewed(asked: VolumetryOptions, case: CaseVolumes) -> ViewerCase | None:
     written = asked.written[case.name]
     try:
         label_map, scan = _read(asked, written)

@@ -117,7 +117,7 @@ def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def judged(
+def assess(
     name: str,
     volumes: Mapping[str, float],
     *,

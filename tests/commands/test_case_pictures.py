@@ -19,7 +19,7 @@ from nnseg.evaluation.scores import Scores
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_answer
-from nnseg.storage.predictions import RECORD, Predictions, Written, file_hash
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
 from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
 
 SECONDS = 25.0
@@ -43,7 +43,7 @@ def run(tmp_path: Path, dataset: Dataset) -> RunFolder:
     return run
 
 
-def _predict(run: RunFolder, dataset: Dataset, name: str, fold: int, shift: int) -> Written:
+def _predict(run: RunFolder, dataset: Dataset, name: str, fold: int, shift: int) -> ScanRecord:
     case = next(c for c in dataset.cases if c.name == name)
     scan, reference = read_scan(case.images), read_label_map(case.labels)
     answer = LabelMap(labels=np.roll(reference.labels, shift, axis=2), grid=reference.grid)
@@ -52,7 +52,7 @@ def _predict(run: RunFolder, dataset: Dataset, name: str, fold: int, shift: int)
     (file,) = write_answer(answer, folder, name, like=scan.source, labels=dataset.labels, form=None)
     share = 0.95 - 0.05 * shift
     agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 300.0})
-    return Written(
+    return ScanRecord(
         status="done",
         file=file.name,
         hash=file_hash(file),

@@ -7,15 +7,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnseg.commands.preprocess import Task, case_keys
+from nnseg.commands.preprocess import PreprocessingTask, case_keys
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Course
-from nnseg.evaluation.evaluate import Pair, evaluate
+from nnseg.evaluation.evaluate import FilePair, evaluate
 from nnseg.planning.folds import make_folds, shown_labels
 from nnseg.planning.measure import measure
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.losses import make_loss
 from nnseg.training.patches import Patches
@@ -75,7 +75,7 @@ def cases(dataset, plan, tmp_path_factory):
     store = CaseStore(tmp_path_factory.mktemp("store"))
     keys = case_keys(plan, measure(dataset))
     for case in dataset.cases:
-        Task(case=case, plan=plan, store=store.folder, key=keys[case.name])()
+        PreprocessingTask(case=case, plan=plan, store=store.folder, key=keys[case.name])()
     return [store.read(name) for name in store.names()]
 
 
@@ -109,7 +109,7 @@ def test_the_loss_is_the_same_whatever_is_said_of_labels_that_are_not_known(case
 
 
 def test_both_labels_are_learned_and_each_is_scored_where_it_is_known(cases, plan, dataset, tmp_path):
-    setting = Setting(plan=plan, fold=0, device=CPU, dtype=torch.float32)
+    setting = TrainingContext(plan=plan, fold=0, device=CPU, dtype=torch.float32)
     learner, patches = Learner(setting, Course.of(100, plan.training)), Patches(cases, plan, fold=0, device=CPU)
     for step in range(100):
         learner.take_step(patches.batch(step))
@@ -121,7 +121,9 @@ def test_both_labels_are_learned_and_each_is_scored_where_it_is_known(cases, pla
             found = learner.network(torch.from_numpy(stored.image)[None])[0].argmax(0).numpy().astype(np.uint8)
         assert 2 * (found == truth())[truth() > 0].sum() / ((found > 0).sum() + (truth() > 0).sum()) > 0.85
         sitk.WriteImage(sitk.GetImageFromArray(found), str(tmp_path / f"{case.name}.nii.gz"))
-        pair = Pair(name=case.name, prediction=tmp_path / f"{case.name}.nii.gz", reference=case.labels, annotated=case.annotated)
+        pair = FilePair(
+            name=case.name, prediction=tmp_path / f"{case.name}.nii.gz", reference=case.labels, annotated=case.annotated
+        )
         pairs.append(pair)
     scores = evaluate(pairs, dataset.labels)
     assert scores.failed == ()

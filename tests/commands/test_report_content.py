@@ -19,12 +19,12 @@ from nnseg.evaluation.groups import grouped
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
-from nnseg.storage.predictions import RECORD, Predictions, Written, file_hash
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
 from nnseg.storage.run_folder import RunFolder, write_json, write_plan
 from nnseg.storage.run_record import update_record
 
 
-def written(place: Path, name: str, share: float) -> Written:
+def written(place: Path, name: str, share: float) -> ScanRecord:
     """A prediction whose votes agree by this share."""
     flat = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3))
     flat[:, -1] = (1.0, 0.05, 0.9)
@@ -32,7 +32,7 @@ def written(place: Path, name: str, share: float) -> Written:
     facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2, -1, 0, 1, 2),))
     confidence = Trust().confidence(agreement, facts)
     reliability = Reliability.of(flat, np.full(len(RELIABILITY_TEMPERATURES), 0.01))
-    return Written(
+    return ScanRecord(
         status="done",
         file=place.name,
         hash=file_hash(place),

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from nnseg.core.decisions import Effect, Mending, Postprocessing, Tried
+from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from nnseg.core.decisions import Effect, Mending, Postprocessing, Tried
 )
 def test_a_mending_that_says_too_little_or_too_much_is_refused(fields: dict, said: str):
     with pytest.raises(ValidationError, match=said):
-        Mending(**fields)
+        PostprocessingStep(**fields)
 
 
 def test_postprocessing_survives_its_json():
     mendings = (
-        Mending(action="largest", labels=(1, 2)),
-        Mending(action="smaller", labels=(2,), mm3=3.5),
-        Mending(action="holes", labels=(1, 2), fill=2),
+        PostprocessingStep(action="largest", labels=(1, 2)),
+        PostprocessingStep(action="smaller", labels=(2,), mm3=3.5),
+        PostprocessingStep(action="holes", labels=(1, 2), fill=2),
     )
     tried = tuple(Tried(mending=m, cases=7, gain=0.1, p=0.01, accepted=True, reason="why") for m in mendings)
     effects = {"a": Effect(cases=9, dice_before=0.5, dice_after=None, p=0.01, gain=0.1)}

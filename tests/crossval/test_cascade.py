@@ -12,7 +12,7 @@ import torch
 from nnseg import pipeline
 from nnseg.commands.export import export
 from nnseg.commands.preprocess import keys_of, preprocess_run
-from nnseg.commands.probe import Request
+from nnseg.commands.probe import ProbeRequest
 from nnseg.commands.probe_worker import handle, train_a_little
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError
@@ -207,7 +207,7 @@ def test_the_verb_preprocess_leaves_the_cascades_cases_to_training(copied: RunFo
 def test_a_cascade_is_tried_with_references_for_answers(finished: RunFolder, dataset: Path, tmp_path: Path):
     plan, found = finished.plan_called("3d_cascade").plan(), read_dataset(dataset)
     cases = found.cases[:2]
-    request = Request(
+    request = ProbeRequest(
         task="handle", plan=plan, cases=cases, megavoxels={c.name: 0.004 for c in cases}, store=tmp_path / "store", device="cpu",
         held_out=1,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from nnseg.network.load import load_model
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
-from nnseg.storage.predictions import RECORD, Predictions, Written, file_hash, read_predictions
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash, read_predictions
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 
 CPU = torch.device("cpu")
@@ -246,7 +246,7 @@ def by_hand(finished: RunFolder, tmp_path: Path):
     for candidate in NAMES:
         place, seconds = folder_of(run, candidate) / "fold_0" / "predictions", {"2d": 1.0, "3d": 2.0}.get(candidate, 3.0)
         known = {"status": "done", "seconds": {"network": seconds, "read": 9.0}}
-        written = {name: Written(file=f"{name}.nii.gz", hash=file_hash(place / f"{name}.nii.gz"), **known) for name in names}
+        written = {name: ScanRecord(file=f"{name}.nii.gz", hash=file_hash(place / f"{name}.nii.gz"), **known) for name in names}
         write_json(place / RECORD, Predictions(cases=written))
     dataset = Dataset(
         name="bars", folder=tmp_path, layout="", cases=tuple(cases), channels=("CT",), labels=LABELS, suffix=".nii.gz"

@@ -13,10 +13,10 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Agreement, Confidence, Trust, logit
-from nnseg.crossval.evidence import Witness, evidence, reliability, surprises
+from nnseg.crossval.evidence import CalibratingPredictor, evidence, reliability, surprises
 from nnseg.crossval.trust import temperature_of
 from nnseg.evaluation.calibration import calibration
-from nnseg.inference.uncertainty import Sample
+from nnseg.inference.uncertainty import DrawnVoxels
 from nnseg.storage.images.write import write_label_map
 
 LABELS = Labels(names=("background", "a"), values=(0, 3))
@@ -25,7 +25,7 @@ LABELS = Labels(names=("background", "a"), values=(0, 3))
 def test_a_probability_of_ninety_percent_that_is_right_seven_times_in_ten_is_too_sure():
     shares = np.tile([[0.1, 0.9]], (1000, 1)).astype(np.float32)
     truth = np.where(np.arange(1000) < 700, 3, 0).reshape(10, 10, 10)
-    sample = Sample(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.ones(1000))
+    sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.ones(1000))
     found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(10, 10, 10))), LABELS))
     temperature = temperature_of([found] * 4)
     assert temperature == pytest.approx(logit(0.9) / logit(0.7), rel=0.02)
@@ -41,7 +41,7 @@ def test_the_temperature_that_made_probabilities_too_sure_is_found(over, regions
     sure = 1 / (1 + np.exp(-value * over))
     shares = sure[:, None] if regions else np.stack([1 - sure, sure], 1)
     labels = Labels(names=("background", "a"), values=(0, 1), regions=(Region(name="r", values=(1,), paint=1),) if regions else ())
-    sample = Sample(voxels=np.argwhere(truth >= 0), probabilities=shares.astype(np.float32), weights=np.ones(20_000))
+    sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares.astype(np.float32), weights=np.ones(20_000))
     found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(20, 20, 50))), labels))
     assert temperature_of([found] * 4) == pytest.approx(over, rel=0.05)
 
@@ -50,7 +50,7 @@ def test_surprise_by_hand():
     truth = np.array([[[0, 3, 9]]])
     labels = Labels(names=("background", "a"), values=(0, 3), ignore=9)
     shares = np.array([[0.8, 0.2], [0.5, 0.5], [1.0, 0.0]], np.float32)
-    sample = Sample(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.array([3.0, 1.0, 100.0]))
+    sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.array([3.0, 1.0, 100.0]))
     found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(1, 1, 3))), labels))
     assert found[TEMPERATURES.index(1.0)] == pytest.approx((3 * -np.log(0.8) - np.log(0.5)) / 4)
     assert len(found) == len(TEMPERATURES)
@@ -60,7 +60,7 @@ def voxels(truth: np.ndarray, shares: np.ndarray, labels: Labels, weights: np.nd
     """Evidence of one voxel after another."""
     places = np.stack([np.zeros_like(truth), np.zeros_like(truth), np.arange(len(truth))], 1)
     weights = np.ones(len(truth)) if weights is None else weights
-    sample = Sample(voxels=places, probabilities=shares.astype(np.float32), weights=weights)
+    sample = DrawnVoxels(voxels=places, probabilities=shares.astype(np.float32), weights=weights)
     return evidence(sample, LabelMap(labels=truth[None, None], grid=Grid(shape=(1, 1, len(truth)))), labels)
 
 
@@ -118,7 +118,7 @@ def test_probabilities_at_their_right_temperature_are_calibrated():
 
 def test_where_all_is_ignored_there_is_no_evidence():
     labels = Labels(names=("background", "a"), values=(0, 3), ignore=9)
-    sample = Sample(voxels=np.zeros((1, 3), np.int64), probabilities=np.ones((1, 2), np.float32), weights=np.ones(1))
+    sample = DrawnVoxels(voxels=np.zeros((1, 3), np.int64), probabilities=np.ones((1, 2), np.float32), weights=np.ones(1))
     assert evidence(sample, LabelMap(labels=np.full((1, 1, 1), 9), grid=Grid(shape=(1, 1, 1))), labels) is None
 
 
@@ -127,7 +127,7 @@ class Answer:
     """As a `Prediction`."""
 
     confidence: Confidence
-    sample: Sample | None
+    sample: DrawnVoxels | None
     uncertainty: str | None = "a map"
 
 
@@ -143,7 +143,7 @@ class Oracle:
         assert uncertainty
         voxels = np.argwhere(np.ones(prepared.scan.grid.shape))[:sample]
         shares = np.tile(np.array([[0.9, 0.1]], np.float32), (len(voxels), 1))
-        found = Sample(voxels=voxels, probabilities=shares, weights=np.ones(len(voxels)))
+        found = DrawnVoxels(voxels=voxels, probabilities=shares, weights=np.ones(len(voxels)))
         return Answer(Trust().confidence(Agreement(labels={"a": 0.9}, foreground=0.9, voxels={"a": 9.0})), found)
 
 
@@ -160,7 +160,7 @@ def witnessed(tmp_path):
 
 def test_a_witness_adds_what_the_reference_says(witnessed):
     scan, case = witnessed
-    witness = Witness(predictor=Oracle(), cases=(case,))
+    witness = CalibratingPredictor(predictor=Oracle(), cases=(case,))
     prediction = witness.answer(witness.prepare(scan))
     found = prediction.confidence.surprise
     assert found[TEMPERATURES.index(1.0)] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.1), rel=1e-3)
@@ -174,12 +174,12 @@ def test_a_witness_adds_what_the_reference_says(witnessed):
 def test_a_witness_knows_a_dicom_series_by_its_folder(witnessed):
     scan, case = witnessed
     series = replace(case, images=(scan.source.files[0].parent,))
-    witness = Witness(predictor=Oracle(), cases=(series,))
+    witness = CalibratingPredictor(predictor=Oracle(), cases=(series,))
     assert witness.answer(witness.prepare(scan)).confidence.surprise
 
 
 def test_a_reference_that_does_not_show_every_label_is_not_asked(witnessed):
     scan, case = witnessed
     for cases in ((), (replace(case, annotated=("a",)),), (replace(case, labels=None),)):
-        witness = Witness(predictor=Oracle(), cases=cases)
+        witness = CalibratingPredictor(predictor=Oracle(), cases=cases)
         assert witness.answer(witness.prepare(scan)).confidence.surprise == ()

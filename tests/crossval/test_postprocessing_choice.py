@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Mending, Postprocessing
+from nnseg.core.decisions import Postprocessing, PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels, Region
-from nnseg.crossval.components import Measured, Request, measure, rise, steps
+from nnseg.crossval.components import CaseRequest, PostprocessedCase, measure, rise, steps
 from nnseg.crossval.postprocessing import choose, choose_postprocessing, judge, mean_rise, tries
-from nnseg.evaluation.evaluate import Pair
+from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
 from nnseg.inference.postprocess import apply
-from nnseg.storage.predictions import RECORD, Predictions, Written
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2))
@@ -32,18 +32,18 @@ def save(voxels: Integers, file: Path, spacing: tuple[float, float, float] = (1.
     sitk.WriteImage(image, str(file))
 
 
-def write(folder: Path, cases: int, draw: Draw) -> list[Pair]:
+def write(folder: Path, cases: int, draw: Draw) -> list[FilePair]:
     """Pairs of (reference, prediction) as drawn for each case number."""
     pairs = []
     for number in range(cases):
         files = folder / f"r{number:02d}.nii.gz", folder / f"p{number:02d}.nii.gz"
         for file, voxels in zip(files, draw(number), strict=True):
             save(voxels, file)
-        pairs.append(Pair(name=f"case_{number:02d}", reference=files[0], prediction=files[1]))
+        pairs.append(FilePair(name=f"case_{number:02d}", reference=files[0], prediction=files[1]))
     return pairs
 
 
-def folds_of(pairs: list[Pair]) -> dict[str, int]:
+def folds_of(pairs: list[FilePair]) -> dict[str, int]:
     return {pair.name: number % 5 for number, pair in enumerate(pairs)}
 
 
@@ -67,7 +67,7 @@ def far_from_it(number: int) -> tuple[Integers, Integers]:
 def test_far_away_false_positives_are_removed_by_the_largest_component(tmp_path: Path):
     pairs = write(tmp_path, 20, far_from_it)
     chosen = choose(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (Mending(action="largest", labels=(1, 2)),)
+    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert chosen.cases == 20
     organ, tumour = chosen.effects["organ"], chosen.effects["tumour"]
     assert organ.dice_after == tumour.dice_before == tumour.dice_after == 1.0
@@ -109,7 +109,7 @@ def test_specks_beside_two_true_components_are_removed_by_volume(tmp_path: Path)
 
     pairs = write(tmp_path, 15, two_and_a_speck)
     chosen = choose(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
-    assert chosen.mendings == (Mending(action="smaller", labels=(1,), mm3=36.0),)  # half of 36 voxels of 2 mm3
+    assert chosen.mendings == (PostprocessingStep(action="smaller", labels=(1,), mm3=36.0),)  # half of 36 voxels of 2 mm3
     assert chosen.effects["kidney"].dice_after == 1.0
 
 
@@ -126,7 +126,7 @@ def test_false_alarms_where_the_label_is_absent_are_removed_by_volume(tmp_path: 
 
     pairs = write(tmp_path, 16, sometimes)
     chosen = choose(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (Mending(action="largest", labels=(1, 2)),)
+    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     tumour = chosen.effects["tumour"]
     assert (tumour.dice_before, tumour.dice_after, tumour.gain, tumour.cases) == (0.5, 1.0, 0.5, 16)
 
@@ -139,7 +139,7 @@ def test_holes_are_filled(tmp_path: Path):
 
     pairs = write(tmp_path, 12, hollow)
     chosen = choose(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (Mending(action="holes", labels=(1,), fill=1),)
+    assert chosen.mendings == (PostprocessingStep(action="holes", labels=(1,), fill=1),)
     assert chosen.effects["organ"].dice_after == 1.0
 
 
@@ -186,7 +186,7 @@ def test_the_reported_gain_is_of_cases_that_had_no_say(tmp_path: Path):
     pairs = write(tmp_path, 40, kidney)
     labels = Labels(names=("background", "kidney"), values=(0, 1))
     chosen = choose(pairs, folds_of(pairs), labels)
-    assert chosen.mendings == (Mending(action="largest", labels=(1,)),)
+    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1,)),)
     full, part = 108 + 36, 108
     before = 2 * part / (full + part)
     gain, loss = 1 - before, 1 - before
@@ -214,7 +214,7 @@ def changes(*columns: list[float]) -> np.ndarray:
     return np.array(columns, float).T
 
 
-ANY = Mending(action="largest", labels=(1,))
+ANY = PostprocessingStep(action="largest", labels=(1,))
 NAN = float("nan")
 
 
@@ -272,7 +272,7 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
     )
     reference[0, 0] = 9
     annotated = labels.names[1:3] if partly else None
-    pair = Pair(name="x", prediction=folder / "p.nii.gz", reference=folder / "r.nii.gz", annotated=annotated)
+    pair = FilePair(name="x", prediction=folder / "p.nii.gz", reference=folder / "r.nii.gz", annotated=annotated)
     save(prediction.astype(np.uint16), pair.prediction, spacing=(1.0, 1.0, 0.7))
     save(reference.astype(np.uint16), pair.reference, spacing=(1.0, 1.0, 0.7))
 
@@ -281,12 +281,15 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
         return np.array([np.nan if d is None else d for d in found])
 
     for step in steps(labels):
-        measured: Measured = measure(Request(pair=pair, mended=frozenset({()}), step=step), labels=labels)[()]
+        measured: PostprocessedCase = measure(CaseRequest(pair=pair, postprocessed=frozenset({()}), step=step), labels=labels)[()]
         for number, thing in enumerate(step.objects):
             for mending in (
-                (Mending(action="holes", labels=thing.labels, fill=thing.fill),)
+                (PostprocessingStep(action="holes", labels=thing.labels, fill=thing.fill),)
                 if step.kind == "fill"
-                else (Mending(action="largest", labels=thing.labels), Mending(action="smaller", labels=thing.labels, mm3=2.0))
+                else (
+                    PostprocessingStep(action="largest", labels=thing.labels),
+                    PostprocessingStep(action="smaller", labels=thing.labels, mm3=2.0),
+                )
             ):
                 made = rise(dices(prediction), dices(apply(prediction, [mending], labels, voxel_mm3=0.7)))
                 np.testing.assert_allclose(measured.change(number, mending), made, atol=1e-12)
@@ -307,7 +310,7 @@ def test_nnunets_order_is_kept():
 def test_candidates_that_change_no_case_are_not_listed(tmp_path: Path):
     pairs = write(tmp_path, 3, lambda number: (blocks(number), blocks(number)))
     step = steps(LABELS)[1]
-    measured = [measure(Request(pair=p, mended=frozenset({()}), step=step), labels=LABELS)[()] for p in pairs]
+    measured = [measure(CaseRequest(pair=p, postprocessed=frozenset({()}), step=step), labels=LABELS)[()] for p in pairs]
     assert [m.pieces[1].smallest_mm3 for m in measured] == [24.0] * 3  # 12 voxels of 2 mm3
     assert tries(step, measured, LABELS.foreground) == []
 
@@ -325,7 +328,7 @@ def run(tmp_path: Path) -> tuple[RunFolder, Dataset, dict[int, Fold]]:
         out.mkdir(parents=True)
         for pair in held_out:
             pair.prediction.rename(out / pair.prediction.name)
-        written = {p.name: Written(status="done", file=p.prediction.name, hash=p.name) for p in held_out}
+        written = {p.name: ScanRecord(status="done", file=p.prediction.name, hash=p.name) for p in held_out}
         write_json(out / RECORD, Predictions(cases=written))
         folds[number] = Fold(training=(), held_out=tuple(p.name for p in held_out))
     return place, dataset, folds
@@ -337,7 +340,7 @@ def test_a_runs_choice_is_written_and_the_predictions_stay(run, monkeypatch: pyt
     before = {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")}
     chosen = choose_postprocessing(place, dataset, folds)
     assert chosen is not None
-    assert chosen.mendings == (Mending(action="largest", labels=(1, 2)),)
+    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert read_json(place.postprocessing_file, Postprocessing) == chosen
     assert {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")} == before
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.core.trust import TEMPERATURES, Agreement, Facts, Together, Trust, logit
-from nnseg.crossval.trust import Held, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
+from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Facts, Trust, logit
+from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.metrics import Counts
-from nnseg.storage.predictions import RECORD, Predictions, Written
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
 
 LABELS = Labels(names=("background", "a"), values=(0, 3))
@@ -36,7 +36,7 @@ def held(number, agreement, dice, *, fold=0, voxels=1000.0, surprise=(), facts=F
     """A case with one label."""
     agreed = Agreement(labels={"a": agreement}, foreground=agreement, voxels={"a": voxels})
     confidence = Trust().confidence(agreed, facts).model_copy(update={"surprise": surprise})
-    return Held(fold=fold, confidence=confidence, score=case_score(f"case_{number:03d}", {"a": counts(dice)}))
+    return HeldOutCase(fold=fold, confidence=confidence, score=case_score(f"case_{number:03d}", {"a": counts(dice)}))
 
 
 def many(count, *, seed=0, slope=1.0, offset=-0.5, noise=0.1):
@@ -103,7 +103,7 @@ def test_labels_that_nobody_annotated_teach_nothing():
 def test_each_case_is_foreseen_without_its_fold():
     cases = many(50)
     changed = [
-        Held(fold=h.fold, confidence=h.confidence, score=case_score(h.score.name, {"a": counts(0.1)})) if h.fold == 2 else h
+        HeldOutCase(fold=h.fold, confidence=h.confidence, score=case_score(h.score.name, {"a": counts(0.1)})) if h.fold == 2 else h
         for h in cases
     ]
     before, after = cross_fitted(cases), cross_fitted(changed)
@@ -111,7 +111,7 @@ def test_each_case_is_foreseen_without_its_fold():
 
 
 def test_cases_of_a_single_fold_are_foreseen_without_their_part():
-    cases = [Held(fold=0, confidence=h.confidence, score=h.score) for h in many(50)]
+    cases = [HeldOutCase(fold=0, confidence=h.confidence, score=h.score) for h in many(50)]
     assert np.corrcoef(cross_fitted(cases), [h.score.mean_dice for h in cases])[0, 1] > 0.9
     assert cross_fitted(cases)[0] != calibrated(cases).quality(cases[0].confidence.agreement)
 
@@ -188,7 +188,7 @@ def recorded(folder: Path, cases) -> tuple[RunFolder, dict[int, Fold]]:
     folds = {n: Fold(training=("x",), held_out=tuple(h.score.name for h in cases if h.fold == n)) for n in {h.fold for h in cases}}
     for number in folds:
         written = {
-            h.score.name: Written(status="done", file=f"{h.score.name}.nii.gz", confidence=h.confidence)
+            h.score.name: ScanRecord(status="done", file=f"{h.score.name}.nii.gz", confidence=h.confidence)
             for h in cases
             if h.fold == number
         }
@@ -237,7 +237,7 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
     monkeypatch.setattr("nnseg.crossval.trust.Predictor", lambda model, device: crowd)
     monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images: int(images[0].stem))
     trust = measure_trust(run, DATASET, folds)
-    assert trust.together == Together(few=1, many=5, labels=logit(0.7) - logit(0.8), foreground=logit(0.7) - logit(0.8))
+    assert trust.together == EnsembleShift(few=1, many=5, labels=logit(0.7) - logit(0.8), foreground=logit(0.7) - logit(0.8))
     assert len(crowd.asked) == len(set(crowd.asked)) == 8
     assert len({number % 5 for number in crowd.asked}) == 5  # of every fold
 

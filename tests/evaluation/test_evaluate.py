@@ -8,7 +8,7 @@ import tifffile
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
-from nnseg.evaluation.evaluate import Pair, case_score, evaluate, evaluate_folders, summarize
+from nnseg.evaluation.evaluate import FilePair, case_score, evaluate, evaluate_folders, summarize
 from nnseg.evaluation.metrics import Counts
 from nnseg.evaluation.scores import Failure, Scores
 
@@ -115,8 +115,8 @@ def test_a_label_that_was_not_annotated_has_no_score_and_counts_in_no_average(tm
     write(tmp_path, "given.nii.gz", [[[0, 1], [0, 0]]])
     write(tmp_path, "made.nii.gz", [[[2, 1], [2, 0]]])
     prediction, reference = tmp_path / "made.nii.gz", tmp_path / "given.nii.gz"
-    pairs = [Pair(name="all", prediction=prediction, reference=reference)]
-    pairs.append(Pair(name="part", prediction=prediction, reference=reference, annotated=("a",)))
+    pairs = [FilePair(name="all", prediction=prediction, reference=reference)]
+    pairs.append(FilePair(name="part", prediction=prediction, reference=reference, annotated=("a",)))
     scores = evaluate(pairs, LABELS)
     assert [(c.labels["a"].dice, c.labels["b"].dice, c.mean_dice) for c in scores.cases] == [(1.0, 0.0, 0.5), (1.0, None, 1.0)]
     assert scores.averages.per_mask["dice"].labels == {"a": 1.0, "b": 0.0}

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from nnseg.core.decisions import ensembles_of, name_of
-from nnseg.evaluation.model_selection import LEAST_CASES, Rival, select
+from nnseg.evaluation.model_selection import LEAST_CASES, CandidateScores, select
 
 NAN = float("nan")
 
 
 def rival(name, dice, seconds=1.0):
     """Of one plan or, joined by "+", of several."""
-    return Rival(plans=dict.fromkeys(name.split("+"), 1.0), dice=np.array(dice, float).reshape(len(dice), -1), seconds=seconds)
+    return CandidateScores(
+        plans=dict.fromkeys(name.split("+"), 1.0), dice=np.array(dice, float).reshape(len(dice), -1), seconds=seconds
+    )
 
 
 def folds(cases):
@@ -25,7 +27,7 @@ def simulated(seed, *, cases=50, gain=0.0):
     random = np.random.default_rng(seed)
     hard = random.normal(0.8, 0.08, cases)
     return [
-        Rival(
+        CandidateScores(
             plans=plans,
             dice=np.clip(hard + gain * (len(plans) > 1) + random.normal(0, 0.02, cases), 0, 1)[:, None],
             seconds=float(len(plans)),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.inference.postprocess import apply
@@ -19,19 +19,19 @@ def picture(*rows: str) -> Integers:
     return np.array([[[0 if c == "." else int(c) for c in row] for row in rows]], np.uint8)
 
 
-def largest(*labels: int) -> Mending:
-    return Mending(action="largest", labels=labels)
+def largest(*labels: int) -> PostprocessingStep:
+    return PostprocessingStep(action="largest", labels=labels)
 
 
-def smaller(*labels: int, mm3: float) -> Mending:
-    return Mending(action="smaller", labels=labels, mm3=mm3)
+def smaller(*labels: int, mm3: float) -> PostprocessingStep:
+    return PostprocessingStep(action="smaller", labels=labels, mm3=mm3)
 
 
-def holes(*labels: int, fill: int) -> Mending:
-    return Mending(action="holes", labels=labels, fill=fill)
+def holes(*labels: int, fill: int) -> PostprocessingStep:
+    return PostprocessingStep(action="holes", labels=labels, fill=fill)
 
 
-def mended(before: Integers, *mendings: Mending, voxel_mm3: float = 1.0) -> Integers:
+def postprocessed(before: Integers, *mendings: PostprocessingStep, voxel_mm3: float = 1.0) -> Integers:
     return apply(before, mendings, LABELS, voxel_mm3=voxel_mm3)
 
 
@@ -46,12 +46,12 @@ def test_the_largest_component_of_a_label_stays_and_voxels_sharing_a_corner_belo
         "..1...",
         "22..2.",
     )
-    np.testing.assert_array_equal(mended(before, largest(1)), after)
+    np.testing.assert_array_equal(postprocessed(before, largest(1)), after)
 
 
 def test_components_of_the_same_largest_size_all_stay():
     before = picture("11.11.1")
-    np.testing.assert_array_equal(mended(before, largest(1)), picture("11.11.."))
+    np.testing.assert_array_equal(postprocessed(before, largest(1)), picture("11.11.."))
 
 
 def test_labels_of_a_region_hold_each_other_together():
@@ -59,28 +59,28 @@ def test_labels_of_a_region_hold_each_other_together():
         "12.21.3",
         "1......",
     )
-    np.testing.assert_array_equal(mended(before, largest(1, 2)), picture("12....3", "1......"))
-    np.testing.assert_array_equal(mended(before, largest(1)), picture("12.2..3", "1......"))
+    np.testing.assert_array_equal(postprocessed(before, largest(1, 2)), picture("12....3", "1......"))
+    np.testing.assert_array_equal(postprocessed(before, largest(1)), picture("12.2..3", "1......"))
 
 
 def test_mendings_follow_one_another():
     """With 3 gone, 1 no longer holds together what lies on both sides of it."""
     before = picture("22311..33")
-    np.testing.assert_array_equal(mended(before, largest(3), largest(1, 2)), picture("22.11..33"))
-    np.testing.assert_array_equal(mended(before, largest(1, 2, 3), largest(3)), picture("22311...."))
+    np.testing.assert_array_equal(postprocessed(before, largest(3), largest(1, 2)), picture("22.11..33"))
+    np.testing.assert_array_equal(postprocessed(before, largest(1, 2, 3), largest(3)), picture("22311...."))
 
 
 def test_components_below_a_volume_are_removed_and_one_that_has_it_stays():
     before = picture("1.11.111")
-    np.testing.assert_array_equal(mended(before, smaller(1, mm3=2.0)), picture("..11.111"))
-    np.testing.assert_array_equal(mended(before, smaller(1, mm3=2.1)), picture(".....111"))
-    np.testing.assert_array_equal(mended(before, smaller(1, mm3=9.0)), picture("........"))
+    np.testing.assert_array_equal(postprocessed(before, smaller(1, mm3=2.0)), picture("..11.111"))
+    np.testing.assert_array_equal(postprocessed(before, smaller(1, mm3=2.1)), picture(".....111"))
+    np.testing.assert_array_equal(postprocessed(before, smaller(1, mm3=9.0)), picture("........"))
 
 
 def test_the_volume_counts_and_not_the_number_of_voxels():
     before = picture("1.11.111")
-    np.testing.assert_array_equal(mended(before, smaller(1, mm3=0.9), voxel_mm3=0.3), picture(".....111"))
-    np.testing.assert_array_equal(mended(before, smaller(1, mm3=0.9), voxel_mm3=0.9), before)
+    np.testing.assert_array_equal(postprocessed(before, smaller(1, mm3=0.9), voxel_mm3=0.3), picture(".....111"))
+    np.testing.assert_array_equal(postprocessed(before, smaller(1, mm3=0.9), voxel_mm3=0.9), before)
 
 
 def test_a_volume_without_the_size_of_a_voxel_is_an_error():
@@ -101,13 +101,13 @@ def test_enclosed_background_is_filled_and_other_labels_in_a_cavity_are_not():
         "11111.1..",
         "11111.111",
     )
-    np.testing.assert_array_equal(mended(before, holes(1, fill=1)), after)
+    np.testing.assert_array_equal(postprocessed(before, holes(1, fill=1)), after)
 
 
 def test_a_hole_is_closed_by_corners_and_left_through_faces():
     """As 26 neighbours make an object, 6 make its outside."""
-    np.testing.assert_array_equal(mended(picture(".1.", "1.1", ".1."), holes(1, fill=1)), picture(".1.", "111", ".1."))
-    np.testing.assert_array_equal(mended(picture(".1.", "1..", ".1."), holes(1, fill=1)), picture(".1.", "1..", ".1."))
+    np.testing.assert_array_equal(postprocessed(picture(".1.", "1.1", ".1."), holes(1, fill=1)), picture(".1.", "111", ".1."))
+    np.testing.assert_array_equal(postprocessed(picture(".1.", "1..", ".1."), holes(1, fill=1)), picture(".1.", "1..", ".1."))
 
 
 def test_holes_of_a_region_take_the_value_that_it_names():
@@ -116,22 +116,22 @@ def test_holes_of_a_region_take_the_value_that_it_names():
         "1.2",
         "112",
     )
-    np.testing.assert_array_equal(mended(before, holes(1, 2, fill=2)), picture("112", "122", "112"))
-    np.testing.assert_array_equal(mended(before, holes(1, fill=1)), before)
+    np.testing.assert_array_equal(postprocessed(before, holes(1, 2, fill=2)), picture("112", "122", "112"))
+    np.testing.assert_array_equal(postprocessed(before, holes(1, fill=1)), before)
 
 
 def test_a_ring_in_one_of_several_slices_has_no_hole():
     ring = picture("111", "1.1", "111")
     volume = np.concatenate([np.zeros_like(ring), ring, np.zeros_like(ring)])
-    np.testing.assert_array_equal(mended(volume, holes(1, fill=1)), volume)
+    np.testing.assert_array_equal(postprocessed(volume, holes(1, fill=1)), volume)
     closed = np.concatenate([np.ones_like(ring), ring, np.ones_like(ring)])
-    np.testing.assert_array_equal(mended(closed, holes(1, fill=1)), np.ones_like(closed))
+    np.testing.assert_array_equal(postprocessed(closed, holes(1, fill=1)), np.ones_like(closed))
 
 
 def test_a_cavity_at_the_border_of_the_scan_is_open():
     volume = np.ones((3, 3, 3), np.uint8)
     volume[0, 1, 1] = 0
-    np.testing.assert_array_equal(mended(volume, holes(1, fill=1)), volume)
+    np.testing.assert_array_equal(postprocessed(volume, holes(1, fill=1)), volume)
 
 
 def test_any_values_are_mended_and_the_background_need_not_be_zero():
@@ -144,11 +144,11 @@ def test_any_values_are_mended_and_the_background_need_not_be_zero():
 def test_labels_that_do_not_occur_and_no_mendings_change_nothing_and_the_input_stays():
     before = picture("1.11")
     kept = before.copy()
-    np.testing.assert_array_equal(mended(before, largest(3), smaller(3, mm3=5.0), holes(3, fill=3)), kept)
-    np.testing.assert_array_equal(mended(before), kept)
-    mended(before, largest(1))
+    np.testing.assert_array_equal(postprocessed(before, largest(3), smaller(3, mm3=5.0), holes(3, fill=3)), kept)
+    np.testing.assert_array_equal(postprocessed(before), kept)
+    postprocessed(before, largest(1))
     np.testing.assert_array_equal(before, kept)
-    assert mended(before, largest(1)).dtype == np.uint8
+    assert postprocessed(before, largest(1)).dtype == np.uint8
 
 
 LABEL_MAPS = arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 6)] * 3), elements=st.sampled_from([0, 0, 1, 2, 3]))
@@ -159,11 +159,11 @@ OBJECTS = st.sets(st.sampled_from([1, 2, 3]), min_size=1).map(lambda found: tupl
 @settings(deadline=None, max_examples=60)
 def test_laws_of_removing(before: Integers, labels: tuple[int, ...], mm3: float):
     for mending in (largest(*labels), smaller(*labels, mm3=mm3)):
-        after = mended(before, mending)
+        after = postprocessed(before, mending)
         changed = after != before
         assert np.isin(before[changed], labels).all()
         assert (after[changed] == 0).all()
-        np.testing.assert_array_equal(mended(after, mending), after)
+        np.testing.assert_array_equal(postprocessed(after, mending), after)
         if mending.action == "largest":
             assert np.isin(after, labels).any() == np.isin(before, labels).any()
 
@@ -172,11 +172,11 @@ def test_laws_of_removing(before: Integers, labels: tuple[int, ...], mm3: float)
 @settings(deadline=None, max_examples=60)
 def test_laws_of_filling(before: Integers, labels: tuple[int, ...]):
     mending = holes(*labels, fill=labels[-1])
-    after = mended(before, mending)
+    after = postprocessed(before, mending)
     changed = after != before
     assert (before[changed] == 0).all()
     assert (after[changed] == labels[-1]).all()
-    np.testing.assert_array_equal(mended(after, mending), after)
+    np.testing.assert_array_equal(postprocessed(after, mending), after)
 
 
 @given(LABEL_MAPS, OBJECTS, st.permutations([0, 1, 2]))
@@ -184,7 +184,7 @@ def test_laws_of_filling(before: Integers, labels: tuple[int, ...]):
 def test_a_turned_label_map_is_mended_the_same(before: Integers, labels: tuple[int, ...], axes: list[int]):
     for mending in (largest(*labels), smaller(*labels, mm3=3.0), holes(*labels, fill=labels[0])):
         turned = before.transpose(axes)[::-1, :, ::-1]
-        np.testing.assert_array_equal(mended(turned, mending), mended(before, mending).transpose(axes)[::-1, :, ::-1])
+        np.testing.assert_array_equal(postprocessed(turned, mending), postprocessed(before, mending).transpose(axes)[::-1, :, ::-1])
 
 
 def test_the_answers_are_those_of_nnunet():
@@ -194,7 +194,7 @@ def test_the_answers_are_those_of_nnunet():
     """
     for pair in RECORDED.items():
         before, after = (picture(*text.split("/")) for text in pair)
-        np.testing.assert_array_equal(mended(before, largest(1, 2, 3), largest(1), largest(2, 3)), after)
+        np.testing.assert_array_equal(postprocessed(before, largest(1, 2, 3), largest(1), largest(2, 3)), after)
 
 
 RECORDED = {
@@ -226,7 +226,7 @@ def test_memory_besides_the_answer_is_at_most_eight_bytes_a_voxel_of_the_object(
     before[0, 0, 0] = 2
     for mending in (largest(1), largest(1, 2), smaller(1, mm3=4.0), holes(1, fill=1)):
         tracemalloc.start()
-        mended(before, mending)
+        postprocessed(before, mending)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 9 * before.size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Scan, Source
@@ -397,10 +397,10 @@ def test_probabilities_are_tempered_and_labels_stay():
 
 def test_what_the_model_mends_is_mended():
     model, scan = _model(_plan()), _scan()
-    mended = replace(model, postprocessing=(Mending(action="largest", labels=(3,)),))
-    before, after = (predict(m, scan, device=CPU).label_map.labels for m in (model, mended))
+    postprocessed = replace(model, postprocessing=(PostprocessingStep(action="largest", labels=(3,)),))
+    before, after = (predict(m, scan, device=CPU).label_map.labels for m in (model, postprocessed))
     assert 0 < (after == 3).sum() < (before == 3).sum()
-    assert np.array_equal(after, apply(before, mended.postprocessing, LABELS))
+    assert np.array_equal(after, apply(before, postprocessed.postprocessing, LABELS))
 
 
 def test_two_threads_and_a_lone_one_get_the_same_answers():

@@ -17,7 +17,7 @@ from torch import nn
 
 from nnseg.core.errors import RunError
 from nnseg.core.geometry import tile_starts
-from nnseg.inference.networks import Voter
+from nnseg.inference.networks import MemberNetwork
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.tiles import Window, batch_for, importance
 
@@ -28,7 +28,7 @@ MEMBER = SimpleNamespace(plan=SimpleNamespace(previous=None, training=SimpleName
 def _mean(network, image, window):
     """The mean vote of one network, or of several."""
     networks = network if isinstance(network, list) else [network]
-    return torch.cat(list(sliding_window([Voter(MEMBER, n, CPU) for n in networks], image, window)), 1)
+    return torch.cat(list(sliding_window([MemberNetwork(MEMBER, n, CPU) for n in networks], image, window)), 1)
 
 
 def _classic(network, image, window):
@@ -332,7 +332,7 @@ def test_slabs_come_in_order_as_soon_as_no_tile_reaches_them():
         return tiles
 
     window = Window(patch=(4, 8, 8), heads=2)
-    slabs = sliding_window([Voter(MEMBER, network, CPU)], _image(2, 12, 8, 8), window)
+    slabs = sliding_window([MemberNetwork(MEMBER, network, CPU)], _image(2, 12, 8, 8), window)
     assert next(slabs).shape == (2, 2, 8, 8)
     assert len(seen) == 1  # tiles start at 0, 2, 4, 6, 8: after the first, two slices are finished
     assert [slab.shape[1] for slab in slabs] == [2, 2, 2, 4]

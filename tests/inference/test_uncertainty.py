@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.trust import Trust
-from nnseg.inference.uncertainty import Tally, tempered
+from nnseg.inference.uncertainty import UncertaintyStats, tempered
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 7))
 REGIONS = Labels(
@@ -54,7 +54,7 @@ def test_no_temperature_changes_a_decision(temperature, seed):
 
 
 def test_agreement_by_hand():
-    tally = Tally(LABELS)
+    tally = UncertaintyStats(LABELS)
     tally.add(column([0.0, 0.9, 0.1], [0.0, 0.6, 0.4], [0.7, 0.3, 0.0], [1.0, 0.0, 0.0]))
     found = tally.agreement()
     # label a: decided in two voxels, where its probabilities are 0.9 and 0.6, and seen in a third with 0.3
@@ -65,7 +65,7 @@ def test_agreement_by_hand():
 
 
 def test_agreement_of_regions_by_hand():
-    tally = Tally(REGIONS)
+    tally = UncertaintyStats(REGIONS)
     tally.add(column([0.9, 0.2], [0.4, 0.1]))
     found = tally.agreement()
     assert found.labels["whole"] == pytest.approx((2 * 0.9 + 1) / (1 + 1.3 + 1))
@@ -75,15 +75,15 @@ def test_agreement_of_regions_by_hand():
 
 
 def test_the_map_is_the_chance_that_the_decision_is_wrong():
-    labels = Tally(LABELS).add(column([0.0, 0.9, 0.1], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0]))
+    labels = UncertaintyStats(LABELS).add(column([0.0, 0.9, 0.1], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0]))
     assert labels.flatten().tolist() == pytest.approx([0.1, 0.5, 0.0])
-    regions = Tally(REGIONS).add(column([0.9, 0.2], [0.0, 1.0]))
+    regions = UncertaintyStats(REGIONS).add(column([0.9, 0.2], [0.0, 1.0]))
     assert regions.flatten().tolist() == pytest.approx([0.2, 0.0])
 
 
 def test_the_map_is_calibrated_and_agreement_is_not():
     p = soft()
-    cold, warm = Tally(LABELS), Tally(LABELS, Trust(temperature=2.0))
+    cold, warm = UncertaintyStats(LABELS), UncertaintyStats(LABELS, Trust(temperature=2.0))
     torch.testing.assert_close(warm.add(p), 1.0 - tempered(p, 2.0).amax(0))
     cold.add(p)
     assert cold.agreement() == warm.agreement()
@@ -91,7 +91,7 @@ def test_the_map_is_calibrated_and_agreement_is_not():
 
 def test_certain_votes_agree_and_leave_no_doubt():
     for labels in (LABELS, REGIONS):
-        tally = Tally(labels)
+        tally = UncertaintyStats(labels)
         heads = len(labels.heads)
         sure = torch.nn.functional.one_hot(torch.arange(24).reshape(2, 3, 4) % heads, heads).movedim(-1, 0).float()
         assert tally.add(sure).abs().max() == 0
@@ -103,7 +103,7 @@ def test_votes_that_disagree_lower_the_agreement():
     votes = [torch.nn.functional.one_hot(soft(seed).argmax(0), 3).movedim(-1, 0).float() for seed in range(4)]
     values = []
     for count in (1, 2, 4):
-        tally = Tally(LABELS)
+        tally = UncertaintyStats(LABELS)
         tally.add(torch.stack(votes[:count]).mean(0))
         values.append(tally.agreement().foreground)
     assert values == sorted(values, reverse=True)
@@ -111,7 +111,7 @@ def test_votes_that_disagree_lower_the_agreement():
 
 
 def test_a_faint_haze_over_a_large_scan_says_nothing():
-    tally = Tally(LABELS)
+    tally = UncertaintyStats(LABELS)
     haze = torch.full((3, 20, 20, 20), 0.004)
     haze[0] = 0.992
     tally.add(haze)
@@ -120,7 +120,7 @@ def test_a_faint_haze_over_a_large_scan_says_nothing():
 
 def test_slabs_add_up_to_the_whole():
     p = soft(2)
-    whole, parts = Tally(LABELS), Tally(LABELS)
+    whole, parts = UncertaintyStats(LABELS), UncertaintyStats(LABELS)
     expected = whole.add(p)
     maps = [parts.add(p[:, z : z + 4]) for z in (0, 4)]
     assert torch.equal(torch.cat(maps), expected)
@@ -129,13 +129,13 @@ def test_slabs_add_up_to_the_whole():
 
 def test_what_comes_in_is_left_as_it_was():
     p = soft(3)
-    Tally(LABELS, Trust(temperature=2.0), sample=10).add(p)
+    UncertaintyStats(LABELS, Trust(temperature=2.0), sample=10).add(p)
     assert torch.equal(p, soft(3))
 
 
 def test_a_sample_finds_its_voxels():
     p = soft(4, (3, 6, 8, 32))
-    tally = Tally(LABELS, sample=100)
+    tally = UncertaintyStats(LABELS, sample=100)
     for z, x in ((0, 0), (0, 16), (2, 0), (2, 16), (4, 0), (4, 16)):
         tally.add(p[:, z : z + 2, :, x : x + 16], (z, 0, x))
     sample = tally.sample()
@@ -146,7 +146,7 @@ def test_a_sample_finds_its_voxels():
 
 def test_a_sample_stands_for_all_voxels():
     p = torch.cat([soft(5, (3, 10, 20, 20), scale=1.0), soft(6, (3, 30, 20, 20), scale=12.0)], 1)
-    tally = Tally(LABELS, sample=4000)
+    tally = UncertaintyStats(LABELS, sample=4000)
     for z in range(0, 40, 7):
         tally.add(p[:, z : z + 7], (z, 0, 0))
     sample = tally.sample()
@@ -156,4 +156,4 @@ def test_a_sample_stands_for_all_voxels():
 
 def test_without_a_sample_there_is_none():
     with pytest.raises(ValueError, match="sample"):
-        Tally(LABELS).sample()
+        UncertaintyStats(LABELS).sample()

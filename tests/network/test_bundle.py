@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnseg.core.card import Material, ModelCard
+from nnseg.core.card import ModelCard, TrainingData
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
@@ -140,7 +140,9 @@ def test_a_weight_that_means_nothing_is_refused(model, weight):
 
 
 def test_a_card_is_kept_and_does_not_change_the_key(model, tmp_path):
-    material = Material(dataset="d", cases=1, channels=("CT",), labels=(), spacing=((1, 1, 1),) * 2, shape=((2, 2, 2),) * 2, key="")
+    material = TrainingData(
+        dataset="d", cases=1, channels=("CT",), labels=(), spacing=((1, 1, 1),) * 2, shape=((2, 2, 2),) * 2, key=""
+    )
     card = ModelCard(name="m", made="now", purpose="to test", material=material, networks=(), model=model.key())
     save_model(replace(model, card=card), tmp_path / "m.nnseg")
     loaded = load_model_file(tmp_path / "m.nnseg")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from nnseg.core.fingerprint import Intensity
-from nnseg.planning.intensity import BLOCK, Foreground, draw, pool
+from nnseg.planning.intensity import BLOCK, ForegroundSample, draw, pool
 
 PERCENTS = (0.5, 50, 99.5)
 
 
-def case(values: object, *, sample: int = 1000, seed: str = "case") -> Foreground:
+def case(values: object, *, sample: int = 1000, seed: str = "case") -> ForegroundSample:
     """A case whose foreground has exactly these values."""
     image = np.asarray(values, np.float32).reshape(1, 1, 1, -1)
     drawn = draw(image, np.ones(image.shape[1:], bool), sample=sample, seed=seed)

@@ -16,7 +16,7 @@ from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import Grid, Shape, Vector
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
-from nnseg.planning.intensity import Foreground, pool
+from nnseg.planning.intensity import ForegroundSample, pool
 from nnseg.planning.measure import SAMPLE, measure, measure_case
 from nnseg.storage.datasets.read import read_dataset
 
@@ -151,7 +151,7 @@ def test_sample_does_not_grow_with_the_number_of_cases(
 ):
     sizes: list[int] = []
 
-    def counting(cases: list[Foreground]) -> tuple[Intensity, ...]:
+    def counting(cases: list[ForegroundSample]) -> tuple[Intensity, ...]:
         sizes.extend(c.sample.size for c in cases)
         return pool(cases)
 

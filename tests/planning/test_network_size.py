@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from nnseg.core.plan import Steps
-from nnseg.planning.network_size import Demand, coarser_grid, estimate_elements, fit, make_topology
+from nnseg.planning.network_size import NetworkRequirements, coarser_grid, estimate_elements, fit, make_topology
 from nnseg.planning.recipe import Rules, load_recipe
 
 
@@ -24,9 +24,11 @@ class Input:
     cases: int
     heads: int
 
-    def demand(self, dimensions: int) -> Demand:
+    def demand(self, dimensions: int) -> NetworkRequirements:
         voxels = math.prod(self.shape) * self.cases
-        return Demand(spacing=self.spacing[3 - dimensions :], shape=self.shape[3 - dimensions :], heads=self.heads, voxels=voxels)
+        return NetworkRequirements(
+            spacing=self.spacing[3 - dimensions :], shape=self.shape[3 - dimensions :], heads=self.heads, voxels=voxels
+        )
 
 
 HIPPOCAMPUS = Input((1, 1, 1), (36, 50, 35), 200, 3)
@@ -129,14 +131,16 @@ def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
 def test_search_for_a_coarse_grid_passes_over_those_that_would_not_be_pooled(rules: dict[str, Rules], planner: str, batch: int):
     # On grids with 8 to 11 voxels along the fine axis nnU-Net looks at networks of a single stage; its answer is a later grid.
     spacing = (8.248049316212569, 0.12686376024076237, 4.158207022482706)
-    found = coarser_grid(Demand(spacing=spacing, shape=(45, 21, 739), heads=2, voxels=45 * 21 * 739 * 107), rules[planner])
+    found = coarser_grid(
+        NetworkRequirements(spacing=spacing, shape=(45, 21, 739), heads=2, voxels=45 * 21 * 739 * 107), rules[planner]
+    )
     assert found is not None
     assert found[0].spacing == [8.248049316212569, 0.5399600020148466, 4.158207022482706]
     assert (found[1].topology.patch, found[1].batch) == ((48, 5, 176), batch)
 
 
 def test_a_network_pools_where_nnunets_would_have_a_single_stage(rules: dict[str, Rules]):
-    demand = Demand(spacing=(6, 2.7, 0.26), shape=(11, 12, 11), heads=2, voxels=1e7)
+    demand = NetworkRequirements(spacing=(6, 2.7, 0.26), shape=(11, 12, 11), heads=2, voxels=1e7)
     assert make_topology(demand.spacing, demand.shape, least_stages=1).stages == 1
     topology = fit(demand, rules["default"]).topology
     assert topology.patch == (11, 12, 12)
@@ -151,7 +155,7 @@ def test_no_coarse_grid_where_patches_show_most_of_a_scan(rules: dict[str, Rules
 
 def test_thin_axis_is_never_shrunk_away():
     # nnU-Net would take voxels off axis 0 until none is left.
-    demand = Demand(spacing=(5, 0.5, 0.5), shape=(3, 4000, 4000), heads=2, voxels=1e9)
+    demand = NetworkRequirements(spacing=(5, 0.5, 0.5), shape=(3, 4000, 4000), heads=2, voxels=1e9)
     fitted = fit(demand, load_recipe("auto").on("cpu").planner)
     assert fitted.topology.patch[0] == 3
     assert fitted.estimate <= fitted.allowance
@@ -161,6 +165,6 @@ def test_batch_says_what_limits_it(rules: dict[str, Rules]):
     default = rules["default"]
     assert fit(HIPPOCAMPUS.demand(3), default).limit == "share"
     assert fit(BRAIN.demand(3), default).limit == "cost"
-    one_small_case = Demand(spacing=(1, 1, 1), shape=(32, 32, 32), heads=2, voxels=32**3)
+    one_small_case = NetworkRequirements(spacing=(1, 1, 1), shape=(32, 32, 32), heads=2, voxels=32**3)
     assert fit(one_small_case, default).limit == "smallest"
     assert fit(HIPPOCAMPUS.demand(3), load_recipe("auto").on("cpu").planner).limit == "largest"

@@ -15,7 +15,7 @@ from nnseg.core.geometry import Grid, tile_starts
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.core.probe import Handling, Probe, Trial, handling_key, trial_key, work_key
+from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.inference.tiles import Window
 from nnseg.network.unet import build_network
 from nnseg.planning.cost_model import bytes_held, count_values, network_shape, tiles, unpacked_bytes
@@ -26,7 +26,7 @@ from nnseg.planning.preflight import (
     RUN_GB,
     WORKER_GB,
     WORKERS_START,
-    Room,
+    FreeResources,
     check_fits,
     pool_start,
     pooled_seconds,
@@ -86,7 +86,7 @@ def make_probe(plan: Plan) -> Probe:
         checkpoint_bytes=4e6,
         model_bytes=1e6,
     )
-    handling = Handling(
+    handling = CaseCost(
         key=handling_key(plan), seconds=2.0, packed=0.5, memory_gb=0.4, predict_seconds=3.0, predict_gb=0.8, label_bytes=1e4
     )
     return Probe(device="cpu", threads=2, device_gb=8, ram_gb=8, base_gb=0.5, trials=(trial,), handling=(handling,))
@@ -278,7 +278,7 @@ def test_values_of_feature_maps_are_those_a_network_computes() -> None:
 
 def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
-    check_fits([found], Room(ram_gb=2.1, device_gb=0, disk_gb=0.02))
+    check_fits([found], FreeResources(ram_gb=2.1, device_gb=0, disk_gb=0.02))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
 def test_a_run_that_cannot_fit_is_refused(fingerprint: Fingerprint, room: dict[str, float], words: list[str]) -> None:
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
     with pytest.raises(PlanError) as refused:
-        check_fits([found], Room(**{"ram_gb": 8.0, "device_gb": 0.0, "disk_gb": 1.0, **room}))
+        check_fits([found], FreeResources(**{"ram_gb": 8.0, "device_gb": 0.0, "disk_gb": 1.0, **room}))
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
@@ -299,14 +299,14 @@ def test_too_many_workers_are_refused_with_a_number_that_fits(fingerprint: Finge
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD], workers=8)
     large = found.model_copy(update={"preprocess": found.preprocess.model_copy(update={"ram_gb": 5.0})})
     with pytest.raises(PlanError, match="--workers 4"):  # 0.45 GB and 0.56 GB a worker
-        check_fits([large], Room(ram_gb=3.0, device_gb=0, disk_gb=1))
+        check_fits([large], FreeResources(ram_gb=3.0, device_gb=0, disk_gb=1))
 
 
 def test_a_device_too_small_is_refused(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
     on_gpu = found.model_copy(update={"train": found.train.model_copy(update={"device_gb": 12.0})})
     with pytest.raises(PlanError, match=r"12 GB of the device's memory and 8 GB are free.*--memory 7.2"):
-        check_fits([on_gpu], Room(ram_gb=8, device_gb=8, disk_gb=1))
+        check_fits([on_gpu], FreeResources(ram_gb=8, device_gb=8, disk_gb=1))
 
 
 def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) -> None:
@@ -320,6 +320,6 @@ def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) ->
 
 def test_a_rough_estimate_refuses_only_what_is_sure(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
-    check_fits([found], Room(ram_gb=0.8 * found.ram_gb, device_gb=0, disk_gb=1))
+    check_fits([found], FreeResources(ram_gb=0.8 * found.ram_gb, device_gb=0, disk_gb=1))
     with pytest.raises(PlanError, match="RAM"):
-        check_fits([found], Room(ram_gb=0.6 * found.ram_gb, device_gb=0, disk_gb=1))
+        check_fits([found], FreeResources(ram_gb=0.6 * found.ram_gb, device_gb=0, disk_gb=1))

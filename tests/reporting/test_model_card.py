@@ -1,10 +1,10 @@
 """A model card as a page of Markdown."""
 
-from nnseg.core.card import Material, Measured, ModelCard, Networks, Reliance
+from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing
 from nnseg.reporting.model_card import markdown
 
-MATERIAL = Material(
+MATERIAL = TrainingData(
     dataset="Bars",
     about={"licence": "CC-BY-SA 4.0", "reference": "Somewhere"},
     cases=12,
@@ -58,9 +58,9 @@ def test_every_fact_stands_under_its_heading():
 def test_scores_are_a_table_of_three_averages_and_one_of_labels():
     labels = (("zeta", 0.9, (0.85, 0.95)), ("alpha", None, None))
     scores = (
-        Measured(title="Dice", average="per_mask", mean=0.9, interval=(0.85, 0.95), labels=labels),
-        Measured(title="Dice", average="pooled", mean=0.91, labels=labels),
-        Measured(title="HD95", unit="mm", average="per_mask", mean=None, labels=(("zeta", 2.0, None), ("alpha", None, None))),
+        MetricSummary(title="Dice", average="per_mask", mean=0.9, interval=(0.85, 0.95), labels=labels),
+        MetricSummary(title="Dice", average="pooled", mean=0.91, labels=labels),
+        MetricSummary(title="HD95", unit="mm", average="per_mask", mean=None, labels=(("zeta", 2.0, None), ("alpha", None, None))),
     )
     found = section(markdown(card(scores=scores, held_out=12)), "Quantitative analyses")
     assert "| Dice | 0.900 [0.850, 0.950] | – | 0.910 |" in found  # noqa: RUF001
@@ -86,7 +86,7 @@ def test_what_was_chosen_is_told_with_its_evidence():
     )
     effect = Effect(cases=3, dice_before=0.8, dice_after=0.9, p=0.01, gain=0.05)
     post = Postprocessing(cases=12, reason="stray parts", effects={"zeta": effect})
-    page = markdown(card(choice=choice, postprocessing=post, reliance=Reliance(temperature=1.5, error=0.04, threshold=0.7)))
+    page = markdown(card(choice=choice, postprocessing=post, reliance=SelfAssessment(temperature=1.5, error=0.04, threshold=0.7)))
     found = section(page, "Quantitative analyses")
     assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d answers." in found
     assert "| 2d+3d | 0.9100 | +0.0120 [+0.0010, +0.0200] | 0.004 | 3 |" in found
@@ -105,7 +105,7 @@ def test_names_of_unknown_origin_command_nothing():
 
 
 def test_a_card_survives_json():
-    given = card(reliance=Reliance(temperature=1.0))
+    given = card(reliance=SelfAssessment(temperature=1.0))
     again = ModelCard.model_validate_json(given.model_dump_json())
     assert again == given
     assert markdown(again) == markdown(given)

@@ -11,8 +11,8 @@ from PIL import Image
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.reporting.payload import ViewerCase
-from nnseg.reporting.report import render
-from nnseg.reporting.story import Story
+from nnseg.reporting.report import render_report
+from nnseg.reporting.story import ReportContent
 
 pytestmark = needs_browser
 
@@ -64,7 +64,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def show(browser: Browser, folder: Path, *cases: ViewerCase, width: int = 1200) -> None:
     page = folder / "report.html"
-    page.write_text(render(Story(title="viewed", dataset="d", viewed=cases)), "utf-8")
+    page.write_text(render_report(ReportContent(title="viewed", dataset="d", viewed=cases)), "utf-8")
     browser.open(page, width=width)
     browser.ask(f"{VIEWER}.scrollIntoView()")
     browser.wait_for(READY)
@@ -105,7 +105,7 @@ def focus_on_the_picture(browser: Browser) -> None:
 
 def test_nothing_is_unpacked_before_one_comes_near(browser, tmp_path):
     page = tmp_path / "report.html"
-    html = render(Story(title="viewed", dataset="d", viewed=[case(0)]))
+    html = render_report(ReportContent(title="viewed", dataset="d", viewed=[case(0)]))
     page.write_text(html.replace("<main", "<p style='height: 4000px'></p><main"), "utf-8")
     browser.open(page)
     assert browser.ask("typeof niivue") == "undefined"
@@ -242,7 +242,7 @@ def test_a_picture_in_colours_is_shown_as_it_is(browser, tmp_path):
 
 def test_without_webgl_the_page_says_so_and_goes_on(tmp_path_factory, tmp_path):
     page = tmp_path / "report.html"
-    page.write_text(render(Story(title="viewed", dataset="d", viewed=[case(0)])), "utf-8")
+    page.write_text(render_report(ReportContent(title="viewed", dataset="d", viewed=[case(0)])), "utf-8")
     with Browser(tmp_path_factory.mktemp("browser")) as plain:
         plain.call("Page.addScriptToEvaluateOnNewDocument", source="HTMLCanvasElement.prototype.getContext = () => null;")
         plain.open(page)

@@ -10,8 +10,8 @@ from nnseg.core.dataset import Finding
 from nnseg.core.schedule import Epoch
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.scores import CaseScore, Scores
-from nnseg.reporting.report import SECTIONS, render, write_report
-from nnseg.reporting.story import Story
+from nnseg.reporting.report import SECTIONS, render_report, write_report
+from nnseg.reporting.story import ReportContent
 from nnseg.reporting.viewer import MOST_BYTES, script_hash
 
 
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(story())
+    return render_report(story())
 
 
 @pytest.fixture(scope="module")
@@ -147,21 +147,21 @@ def test_what_could_not_be_read_is_said(page):
 
 
 def test_a_story_that_has_hardly_begun_can_be_told():
-    page = Page(render(Story(title="just begun", dataset="2 cases", histories={"3d fold 0": ()})))
+    page = Page(render_report(ReportContent(title="just begun", dataset="2 cases", histories={"3d fold 0": ()})))
     assert "just begun" in page.text
     assert not page.all("section")
     assert not page.all("nav")
 
 
 def test_scores_without_any_case_can_be_told():
-    page = Page(render(Story(title="t", dataset="d", scores=scores([]))))
+    page = Page(render_report(ReportContent(title="t", dataset="d", scores=scores([]))))
     assert [a["aria-labelledby"] for a in page.all("section")] == ["scores"]
-    one = Page(render(Story(title="t", dataset="d", scores=scores([case("blank", None, None)]))))
+    one = Page(render_report(ReportContent(title="t", dataset="d", scores=scores([case("blank", None, None)]))))
     assert "No held-out case shows any label" in one.text
 
 
 def test_only_a_live_page_looks_for_news_by_itself(html):
-    live = Page(render(replace(story(), live="2026-11-21 17:25:03")))
+    live = Page(render_report(replace(story(), live="2026-11-21 17:25:03")))
     assert {"http-equiv": "refresh", "content": "60"} in live.all("meta")
     assert "As of 2026-11-21 17:25:03" in live.text
     assert 'http-equiv="refresh"' not in html
@@ -172,15 +172,19 @@ def test_a_live_page_says_how_far_trainings_are():
         return Epoch(number=step, step=step, steps=3000, loss=1, learning_rate=0.1, dice={}, seconds=0.5, total_seconds=step / 2)
 
     histories = {"3d fold 0": [epoch(n) for n in range(1, 3001, 2999)], "3d fold 1": [epoch(1), epoch(2)], "3d fold 2": []}
-    live = Page(render(Story(title="t", dataset="d", histories=histories, live="now")))
+    live = Page(render_report(ReportContent(title="t", dataset="d", histories=histories, live="now")))
     assert "Training: 3d fold 1, step 2 of 3,000, 24 min 59 s left As of now." in live.text
     assert "scores below" not in live.text
-    waiting = Page(render(Story(title="t", dataset="d", histories={"3d fold 0": ()}, live="now")))
+    waiting = Page(render_report(ReportContent(title="t", dataset="d", histories={"3d fold 0": ()}, live="now")))
     assert "Training As of now." in waiting.text
 
 
 def test_many_findings_are_cut_and_counted():
-    many = Page(render(Story(title="t", dataset="d", findings=[Finding(level="note", message=f"number {i}.") for i in range(43)])))
+    many = Page(
+        render_report(
+            ReportContent(title="t", dataset="d", findings=[Finding(level="note", message=f"number {i}.") for i in range(43)])
+        )
+    )
     assert "number 29." in many.text
     assert "number 30." not in many.text
     assert "And 13 more" in many.text
@@ -194,7 +198,9 @@ def test_the_report_is_written_whole_and_small(tmp_path):
 
 def test_a_large_run_stays_below_fifteen_megabytes():
     many = scores([case(f"case_{i:04}", 0.5 + i / 4000, 0.9) for i in range(1500)])
-    page = render(Story(title="t", dataset="d", scores=many, plans=(plan(),), histories={f"fold {i}": epochs() for i in range(5)}))
+    page = render_report(
+        ReportContent(title="t", dataset="d", scores=many, plans=(plan(),), histories={f"fold {i}": epochs() for i in range(5)})
+    )
     assert len(page) < 4_000_000
     assert page.count('<tr data-case="') == 1500
     assert len(LABELS.foreground) == 2
@@ -207,7 +213,7 @@ def test_a_large_run_of_many_labels_does_too():
         CaseScore(name=f"case_{i:04}", labels=dict.fromkeys(names, one), mean_dice=0.5, mean_iou=0.3) for i in range(1500)
     )
     many = Scores(labels=names, metrics=METRICS, cases=cases, averages=averages(cases[:2], names, METRICS))
-    page = render(Story(title="t", dataset="d", scores=many))
+    page = render_report(ReportContent(title="t", dataset="d", scores=many))
     assert len(page) < 15_000_000 - MOST_BYTES - 2_500_000  # the viewer, its program, and still pictures
     assert page.count('<tr data-case="') == 1500
     assert "scores.json also holds the other" in page

@@ -32,9 +32,9 @@ from nnseg.reporting.sections.scores import scored, typical_cases
 from nnseg.reporting.sections.training import training
 from nnseg.reporting.sections.trust import coverage, trusted
 from nnseg.reporting.sections.volumes import agreeing
-from nnseg.reporting.story import Foreseen, Stage, Story
+from nnseg.reporting.story import ExpectedQuality, ReportContent, StageTiming
 
-EMPTY = Story(title="t", dataset="d")
+EMPTY = ReportContent(title="t", dataset="d")
 
 
 @pytest.mark.parametrize("tell", [data, plans, training, scored, decided, trusted, cost])
@@ -214,14 +214,14 @@ def test_mendings_are_told_by_the_names_of_labels_with_their_nested_gain():
 
 
 def test_coverage_is_the_mean_of_the_best_expected():
-    known = [Foreseen(name=n, expected=e, dice=d) for n, e, d in (("a", 0.9, 0.6), ("b", 0.7, 1.0), ("c", 0.8, 0.2))]
+    known = [ExpectedQuality(name=n, expected=e, dice=d) for n, e, d in (("a", 0.9, 0.6), ("b", 0.7, 1.0), ("c", 0.8, 0.2))]
     expected, best = coverage(known)
     assert expected == pytest.approx([0.6, 0.4, 0.6])
     assert best == pytest.approx([1.0, 0.8, 0.6])
 
 
 def test_flags_are_compared_with_the_worst_cases():
-    known = [Foreseen(name=f"c{i}", expected=i / 10, dice=(i if i != 2 else 9) / 10) for i in range(10)]
+    known = [ExpectedQuality(name=f"c{i}", expected=i / 10, dice=(i if i != 2 else 9) / 10) for i in range(10)]
     story_of_flags = replace(story(), foreseen=known, trust=story().trust.model_copy(update={"threshold": 0.35}))
     told = trusted(story_of_flags)
     assert [row.name for row in told.flagged] == ["c0", "c1", "c2", "c3"]
@@ -255,7 +255,7 @@ def test_costs_are_summed_and_the_longest_stage_fills_its_bar():
 
 
 def test_energy_is_told_where_the_machine_counts_it():
-    told = cost(Story(title="t", dataset="d", histories={"a": epochs(energy=True), "b": epochs(energy=True)}))
+    told = cost(ReportContent(title="t", dataset="d", histories={"a": epochs(energy=True), "b": epochs(energy=True)}))
     assert told.facts["Energy of training"] == "2 Wh"
     assert [row.energy for row in told.trainings] == ["1 Wh", "1 Wh"]
-    assert not cost(replace(EMPTY, stages={"train": Stage(seconds=1.0)})).energy
+    assert not cost(replace(EMPTY, stages={"train": StageTiming(seconds=1.0)})).energy

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
-from nnseg.reporting.payload import Packed, ViewerCase, pack, pack_all
+from nnseg.reporting.payload import PackedCase, ViewerCase, pack, pack_all
 from nnseg.reporting.viewer import room, script_hash, script_sources, viewer_html
 
 HOSTILE = "</script><script>alert(1)</script>\"'&amp;"
@@ -49,7 +49,7 @@ def case(*shape: int, seed: int = 0, channels: int = 1, **others) -> ViewerCase:
     )
 
 
-def volume(packed: Packed, name: str) -> nib.Nifti1Image:
+def volume(packed: PackedCase, name: str) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_bytes(gzip.decompress(packed.volumes[name]))
 
 

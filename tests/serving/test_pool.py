@@ -13,13 +13,15 @@ from standin import start, task
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
 from nnseg.serving import process as room
-from nnseg.serving.messages import Order
-from nnseg.serving.pool import GLANCE, Workers
+from nnseg.serving.messages import PredictionOrder
+from nnseg.serving.pool import GLANCE, WorkerPool
 
 
 @contextmanager
 def workers(tmp_path, *, model="model", **kept):
-    with Workers(Order(models=(Path(model),), out=tmp_path / "out", device="cpu"), start=start, memory_gb=100.0, **kept) as crew:
+    with WorkerPool(
+        PredictionOrder(models=(Path(model),), out=tmp_path / "out", device="cpu"), start=start, memory_gb=100.0, **kept
+    ) as crew:
         yield crew
 
 
@@ -103,7 +105,7 @@ def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
 
 
 def test_without_proc_the_heartbeat_tells_who_hangs(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(room, "vitals", lambda pid: None)
+    monkeypatch.setattr(room, "process_usage", lambda pid: None)
     monkeypatch.setattr(room, "STILL", 1.5)
     monkeypatch.setattr(room, "PATIENCE", 2.0)
     with caplog.at_level(logging.INFO, "nnseg"):

@@ -8,15 +8,15 @@ from standin import StandIn, task
 
 from nnseg.core.image import LabelMap
 from nnseg.serving import pipeline as room
-from nnseg.serving.messages import Finished, Stage
-from nnseg.serving.outputs import Target
-from nnseg.serving.pipeline import Line
+from nnseg.serving.messages import Finished, StageReached
+from nnseg.serving.outputs import OutputTarget
+from nnseg.serving.pipeline import PredictionPipeline
 
 
 def predicted(tasks, out, predictor=None, **kept):
     """What was reported of the tasks, and by name what became of each."""
     events = []
-    Line(predictor or StandIn(), Target(out=out, key="k"), events.append, **kept).run(tasks)
+    PredictionPipeline(predictor or StandIn(), OutputTarget(out=out, key="k"), events.append, **kept).run(tasks)
     return events, {e.case: e for e in events if isinstance(e, Finished)}
 
 
@@ -104,7 +104,7 @@ def test_each_case_fails_alone_with_its_reason(tmp_path):
 
 def test_stages_and_what_is_needed_are_told_as_they_begin(tmp_path):
     events, _ = predicted([task(tmp_path, "a", 3)], tmp_path / "out")
-    assert [(e.stage, e.needed_gb) for e in events if isinstance(e, Stage)] == [
+    assert [(e.stage, e.needed_gb) for e in events if isinstance(e, StageReached)] == [
         ("read", 0.0),
         ("read", 3.0),
         ("preprocess", 3.0),

@@ -4,19 +4,19 @@ import json
 import threading
 
 from nnseg.storage import predictions as room
-from nnseg.storage.predictions import RECORD, Record, Written, file_hash, read_predictions
+from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, file_hash, read_predictions
 
-DONE = Written(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
+DONE = ScanRecord(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
 
 
 def test_what_was_put_is_read_again(tmp_path):
-    with Record(tmp_path, model={"key": "m"}, options={"step": 0.5}) as record:
+    with PredictionsWriter(tmp_path, model={"key": "m"}, options={"step": 0.5}) as record:
         record.put("a", DONE)
     assert read_predictions(tmp_path) == {"a": DONE}
     assert DONE.total_seconds == 3.5
     content = json.loads((tmp_path / RECORD).read_text())
     assert (content["format"], content["model"]["key"], content["options"]["step"]) == (4, "m", 0.5)
-    with Record(tmp_path, model={}) as record:
+    with PredictionsWriter(tmp_path, model={}) as record:
         record.put("b", DONE)
     assert set(read_predictions(tmp_path)) == {"a", "b"}
 
@@ -25,7 +25,7 @@ def test_a_record_of_an_earlier_layout_or_a_damaged_one_is_not_believed(tmp_path
     for text in ('{"a": {"status": "done", "file": "a.nii.gz", "hash": "h", "key": "k", "seconds": 1.0}}', "{", ""):
         (tmp_path / RECORD).write_text(text)
         assert read_predictions(tmp_path) == {}
-        with Record(tmp_path, model={}) as record:
+        with PredictionsWriter(tmp_path, model={}) as record:
             record.put("b", DONE)
         assert set(read_predictions(tmp_path)) == {"b"}
 
@@ -33,9 +33,9 @@ def test_a_record_of_an_earlier_layout_or_a_damaged_one_is_not_believed(tmp_path
 def test_what_failed_leaves_no_label_map_of_an_earlier_time(tmp_path):
     for name in ("a.nii.gz", "a.npz", "other.nii.gz"):
         (tmp_path / name).touch()
-    with Record(tmp_path, model={}) as record:
+    with PredictionsWriter(tmp_path, model={}) as record:
         record.put("a", DONE.model_copy(update={"more": {"a.npz": "h"}}))
-        record.put("a", Written(status="failed", reason="gone"))
+        record.put("a", ScanRecord(status="failed", reason="gone"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.nii.gz", RECORD]
 
 
@@ -44,7 +44,7 @@ def test_many_cases_do_not_spend_their_time_on_the_record(tmp_path, monkeypatch)
     monkeypatch.setattr(room, "write_json", lambda path, content: written.append(len(content.cases)))
     clock = iter(range(10**9))
     monkeypatch.setattr(room.time, "monotonic", lambda: next(clock) / 1000)  # a look at the clock takes a millisecond
-    with Record(tmp_path, model={}) as record:
+    with PredictionsWriter(tmp_path, model={}) as record:
         for i in range(5000):
             record.put(f"{i}", DONE)
     assert written[0] == 0
@@ -53,7 +53,7 @@ def test_many_cases_do_not_spend_their_time_on_the_record(tmp_path, monkeypatch)
 
 
 def test_threads_may_put_at_the_same_time(tmp_path):
-    with Record(tmp_path, model={}) as record:
+    with PredictionsWriter(tmp_path, model={}) as record:
         threads = [threading.Thread(target=lambda n=n: [record.put(f"{n}_{i}", DONE) for i in range(50)]) for n in range(4)]
         for thread in threads:
             thread.start()
@@ -67,8 +67,8 @@ def test_done_means_all_files_with_their_bytes(tmp_path):
     for name in names:
         (tmp_path / name).write_text(name)
     hashes = {name: file_hash(tmp_path / name) for name in names}
-    written = Written(status="done", file=names[0], hash=hashes[names[0]], more={names[1]: hashes[names[1]]})
+    written = ScanRecord(status="done", file=names[0], hash=hashes[names[0]], more={names[1]: hashes[names[1]]})
     assert written.is_whole(tmp_path)
     (tmp_path / "a.npz").write_text("another")
     assert not written.is_whole(tmp_path)
-    assert not Written(status="failed").is_whole(tmp_path)
+    assert not ScanRecord(status="failed").is_whole(tmp_path)

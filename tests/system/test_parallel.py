@@ -7,7 +7,7 @@ import pytest
 
 from nnseg.core.errors import ScanError
 from nnseg.system import parallel
-from nnseg.system.parallel import each, progress
+from nnseg.system.parallel import map_items, progress
 
 
 def _halve(number: int) -> int:
@@ -25,7 +25,7 @@ def _halve(number: int) -> int:
 def test_a_bad_item_costs_no_other(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "WORTH_A_POOL", 0.0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    outcomes = {o.item: o for o in each(_halve, [0, 2, 3, 4, 5, 6], workers=workers)}
+    outcomes = {o.item: o for o in map_items(_halve, [0, 2, 3, 4, 5, 6], workers=workers)}
     assert {n: o.result for n, o in outcomes.items() if o.reason is None} == {0: 0, 2: 1, 4: 2, 6: 3}
     assert outcomes[3].reason == "three is odd"
     assert outcomes[3].details is None
@@ -35,7 +35,7 @@ def test_a_bad_item_costs_no_other(workers: int, monkeypatch: pytest.MonkeyPatch
 
 def test_a_killed_worker_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "WORTH_A_POOL", 0.0)
-    outcomes = {o.item: o for o in each(_halve, [0, 2, 7, 8, 10], workers=2)}
+    outcomes = {o.item: o for o in map_items(_halve, [0, 2, 7, 8, 10], workers=2)}
     assert "died" in str(outcomes[7].reason)
     assert {n: o.result for n, o in outcomes.items() if n != 7} == {0: 0, 2: 1, 8: 4, 10: 5}
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nnseg.system.machine import PROC, oom_kills, vitals
+from nnseg.system.machine import PROC, oom_kills, process_usage
 
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="needs /proc")
 
@@ -26,11 +26,11 @@ def test_computing_writing_and_memory_are_seen_from_outside(tmp_path):
     command = [sys.executable, "-c", PROGRAM, tmp_path / "file"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         time.sleep(0.3)
-        before = vitals(process.pid)
+        before = process_usage(process.pid)
         process.stdin.write("\n")
         process.stdin.flush()
         process.stdout.readline()
-        after = vitals(process.pid)
+        after = process_usage(process.pid)
         process.communicate("\n")
     assert 0.25 < after.cpu_seconds - before.cpu_seconds < 3
     assert after.io_bytes - before.io_bytes >= 50_000_000
@@ -40,7 +40,7 @@ def test_computing_writing_and_memory_are_seen_from_outside(tmp_path):
 def test_of_one_that_has_ended_nothing_is_known():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    assert vitals(process.pid) is None
+    assert process_usage(process.pid) is None
 
 
 def test_kills_for_want_of_memory_are_counted_in_the_own_group_first(tmp_path):

@@ -8,7 +8,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Course
 from nnseg.storage.cases import StoredCase
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
@@ -51,7 +51,7 @@ def ball(name, seed):
 
 def world(plan, fold=0):
     cases = [ball(f"ball {i}", i) for i in range(4)]
-    setting = Setting(plan=plan, fold=fold, device=CPU, dtype=torch.float32)
+    setting = TrainingContext(plan=plan, fold=fold, device=CPU, dtype=torch.float32)
     return setting, Patches(cases[:3], plan, fold=fold, device=CPU), Validation(cases[3:], setting)
 
 

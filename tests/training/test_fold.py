@@ -28,8 +28,8 @@ from nnseg.network.bundle import load_model_file
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.run_folder import FoldFolder, RunFolder, read_json
 from nnseg.system.stop import StopRequest
-from nnseg.training.context import Setting
-from nnseg.training.fold import Order, _Training
+from nnseg.training.context import TrainingContext
+from nnseg.training.fold import TrainingRequest, _FoldTraining
 
 KILLS = 20
 
@@ -170,8 +170,8 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
 
 def is_not_lost(run, checkpoint):
     """Does a training that is killed before its first save leave the checkpoint that it went on from?"""
-    setting = Setting(plan=run.plans()[0].plan(), fold=0, device=torch.device("cpu"), dtype=torch.float32)
-    _Training(fold(run), setting, schedule(run), Order(options=options()), began=0.0)
+    setting = TrainingContext(plan=run.plans()[0].plan(), fold=0, device=torch.device("cpu"), dtype=torch.float32)
+    _FoldTraining(fold(run), setting, schedule(run), TrainingRequest(options=options()), began=0.0)
     return not fold(run).checkpoint_file.exists() and fold(run).checkpoint_before_file.read_bytes() == checkpoint
 
 

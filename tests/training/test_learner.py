@@ -12,7 +12,7 @@ from torch import nn
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.schedule import Course
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.training.context import Ranks, Setting
+from nnseg.training.context import Ranks, TrainingContext
 from nnseg.training.learner import Learner, _check_split, fresh_network
 
 
@@ -168,7 +168,7 @@ def test_frozen_weights_stay():
 def test_a_gpu_learns_as_a_cpu_does(dtype):
     plan = plan_of()
     device = torch.device("cuda")
-    setting = Setting(plan=plan, fold=0, device=device, dtype=dtype)
+    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
     learner, other = Learner(setting, Course.of(12, plan.training)), learner_of(world(plan)[0])
     patches = world(plan)[1]
     for n in range(4):

@@ -11,14 +11,14 @@ from flat import NESTED, THREE, plan_for
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import LossName, Network
 from nnseg.network.unet import build_network
-from nnseg.training.loss_terms import Target, gather_evidence
+from nnseg.training.loss_terms import LossTarget, overlap_sums
 from nnseg.training.losses import LOSSES, downsample, focal_tversky_loss, make_loss, stage_weights
 
 LEGENDS = pytest.mark.parametrize("legend", [THREE, NESTED], ids=["labels", "regions"])
 
 
 def target(labels, legend=THREE, **how):
-    return Target(labels=labels, members=torch.from_numpy(legend.members()), regions=bool(legend.regions), **how)
+    return LossTarget(labels=labels, members=torch.from_numpy(legend.members()), regions=bool(legend.regions), **how)
 
 
 def drawn(heads=3, *, seed=0, space=(4, 3, 5), dtype=torch.float64):
@@ -30,7 +30,7 @@ def drawn(heads=3, *, seed=0, space=(4, 3, 5), dtype=torch.float64):
 def test_two_voxels_by_hand():
     """Softmax (1/4, 3/4) and (1/2, 1/2), reference 1 and 0: both 3/4, predicted 5/4, reference 1."""
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]]])
-    where = Target(labels=torch.tensor([[1, 0]]), members=torch.eye(2, dtype=torch.bool))
+    where = LossTarget(labels=torch.tensor([[1, 0]]), members=torch.eye(2, dtype=torch.bool))
     ce = (math.log(4 / 3) + math.log(2)) / 2
     dice, iou = 1 - 1.5 / 2.25, 1 - 0.75 / 1.5
     tversky = 1 - 0.75 / (0.75 + 0.3 * 0.5 + 0.7 * 0.25)
@@ -121,7 +121,7 @@ def test_where_nothing_is_annotated_there_is_nothing_to_learn(name, legend):
 def test_overlaps_above_one_by_rounding_do_no_harm():
     """The two sums are taken in different orders: what is in both may come out as more than what is in one."""
     logits, labels = drawn()
-    evidence = gather_evidence(logits, target(labels))
+    evidence = overlap_sums(logits, target(labels))
     rounded = evidence.reference.clone().requires_grad_()
     loss = focal_tversky_loss(replace(evidence, both=rounded, predicted=evidence.reference * (1 - 1e-6)))
     (gradient,) = torch.autograd.grad(loss, rounded)
@@ -285,7 +285,7 @@ def test_equal_class_weights_change_nothing_however_large(name, legend):
 def test_voxels_of_weighted_labels_by_hand():
     """Softmax (1/4, 3/4) and (1/2, 1/2), reference 1 and 0, weights 3/2 and 1/2."""
     logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]]])
-    where = Target(labels=torch.tensor([[1, 0]]), members=torch.eye(2, dtype=torch.bool), weights=torch.tensor([0.5, 1.5]))
+    where = LossTarget(labels=torch.tensor([[1, 0]]), members=torch.eye(2, dtype=torch.bool), weights=torch.tensor([0.5, 1.5]))
     focal = (1.5 * (1 / 4) ** 2 * math.log(4 / 3) + 0.5 * (1 / 2) ** 2 * math.log(2)) / 2
     lovasz = (0.5 * 1 / 2 + 1.5 * 3 / 8) / 2
     assert LOSSES["focal"](logits, where).item() == pytest.approx(focal, abs=1e-6)
@@ -299,7 +299,7 @@ def test_the_worst_tenth_of_each_samples_annotated_voxels_counts():
     logits = torch.stack([torch.zeros_like(margins), margins], dim=1)
     labels = torch.zeros(2, 25, dtype=torch.int64)
     labels[0, 20:], labels[1, 11:] = -1, -1
-    where = Target(labels=labels, members=torch.eye(2, dtype=torch.bool))
+    where = LossTarget(labels=labels, members=torch.eye(2, dtype=torch.bool))
     expected = np.mean([math.log1p(math.exp(z)) for z in (1.8, 1.9, 3.4, 3.5)])
     assert LOSSES["topk"](logits, where).item() == pytest.approx(expected, abs=1e-9)
 

@@ -6,7 +6,7 @@ import pytest
 
 from nnseg.core.plan import Training
 from nnseg.core.schedule import Course, Epoch, learning_rate
-from nnseg.training.schedule import Timekeeper, has_stalled, smoothed_dice, wound_up
+from nnseg.training.schedule import TimeLimit, has_stalled, shortened, smoothed_dice
 
 TRAINING = Training(batch_size=2, schedule="cosine", learning_rate=0.1)
 
@@ -20,7 +20,7 @@ class Clockwork:
 
 def ended_at(planned_steps, budget, seconds_of_step):
     learner = Clockwork(planned_steps)
-    keeper = Timekeeper(budget, learner)
+    keeper = TimeLimit(budget, learner)
     rates = []
     while learner.step < learner.course.steps:
         rates.append(learning_rate(learner.step, learner.course, TRAINING))
@@ -77,5 +77,5 @@ def test_a_training_has_stalled_when_its_best_estimate_is_old():
 
 def test_a_stalled_training_is_wound_up_over_a_quarter_of_its_steps_but_never_prolonged():
     course = Course.of(1000, TRAINING)
-    assert wound_up(course, 400).steps == 500
-    assert wound_up(course, 900).steps == 1000
+    assert shortened(course, 400).steps == 500
+    assert shortened(course, 900).steps == 1000

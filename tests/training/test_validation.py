@@ -9,11 +9,11 @@ from torch import nn
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.training.context import Setting
+from nnseg.training.context import TrainingContext
 from nnseg.training.validation import Validation
 
 
-def setting_of(*, heads=3, regions=(), patch=(1, 1, 4)) -> Setting:
+def setting_of(*, heads=3, regions=(), patch=(1, 1, 4)) -> TrainingContext:
     ones = (1,) * len(patch)
     plan = Plan(
         name=f"{len(patch)}d",
@@ -29,7 +29,7 @@ def setting_of(*, heads=3, regions=(), patch=(1, 1, 4)) -> Setting:
         training=Training(batch_size=1),
         inference=Inference(),
     )
-    return Setting(plan=plan, fold=0, device=torch.device("cpu"), dtype=torch.float32)
+    return TrainingContext(plan=plan, fold=0, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def case_of(predicted, labels, *, heads=3, known=None):

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import pytest
 
 from nnseg.core.population import Person, population_of
-from nnseg.volumetry.bands import LEFT, RIGHT, WIDTH, band_svg, percent, spread_svg, told_ml
+from nnseg.volumetry.bands import LEFT, RIGHT, WIDTH, band_svg, format_ml, percent, spread_svg
 
 OTHERS = population_of([Person(volumes={"liver": float(v)}) for v in range(1001, 1100)], "others")
 
@@ -49,7 +49,7 @@ def test_others_that_are_all_the_same_are_drawn_in_the_middle():
 
 def test_percentiles_and_volumes_are_told_with_as_many_digits_as_they_have():
     assert [percent(OTHERS.percentile("liver", ml)) for ml in (0.0, 1037.0, 9999.0)] == ["< 1", "37", "> 99"]
-    assert [told_ml(v) for v in (0.0, 0.01234, 1.8, 12.34, 99.96, 1234.6)] == ["0", "0.0123", "1.80", "12.3", "100", "1,235"]
+    assert [format_ml(v) for v in (0.0, 0.01234, 1.8, 12.34, 99.96, 1234.6)] == ["0", "0.0123", "1.80", "12.3", "100", "1,235"]
 
 
 def test_names_of_cases_cannot_break_out_of_a_drawing():

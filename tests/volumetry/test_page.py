@@ -13,8 +13,8 @@ from nnseg.core.population import Person, Population, population_of
 from nnseg.core.trust import Agreement, Confidence
 from nnseg.reporting.payload import ViewerCase
 from nnseg.reporting.viewer import MOST_BYTES
-from nnseg.volumetry.page import RESEARCH_USE, Picture, Preview, pictures, report_html, sheet_html, sheet_name
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, judged
+from nnseg.volumetry.page import RESEARCH_USE, Preview, SlicePicture, pictures, report_html, sheet_html, sheet_name
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess
 
 
 def labels(count: int) -> Labels:
@@ -38,7 +38,7 @@ def volumetry(count: int, cases=("a", "<b>", "c#1 %"), **changes) -> Volumetry:
     names = labels(count).foreground
     others = population(count)
     made = [
-        judged(
+        assess(
             name,
             {label: 100.0 + 10 * i + 7 * k for k, label in enumerate(names)},
             population=others,
@@ -82,7 +82,7 @@ def test_a_sheet_tells_volumes_percentiles_asymmetry_quality_and_what_made_it():
 
 
 def test_a_sheet_without_others_or_scan_leaves_out_what_is_not_known():
-    case = judged("a", {"Left part 0": 1.5, "Right part 0": 0.0})
+    case = assess("a", {"Left part 0": 1.5, "Right part 0": 0.0})
     told = words(sheet_html(case, Volumetry(names=labels(2).foreground, cases=()), labels(2), ()))
     assert "Left part 0 1.50 +200.0 Right part 0 0 +200.0" in told
     assert "no reference population" in told
@@ -102,7 +102,7 @@ def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
 
 
 def test_scans_whose_doubts_were_not_asked_for_are_not_said_to_be_fine():
-    told = Volumetry(names=labels(2).foreground, cases=(judged("a", dict.fromkeys(labels(2).foreground, 1.0)),))
+    told = Volumetry(names=labels(2).foreground, cases=(assess("a", dict.fromkeys(labels(2).foreground, 1.0)),))
     page = words(report_html(told, labels(2)))
     assert "0 of 1 scan flagged doubts were not asked for" in page
     assert "none stands out" not in page
@@ -118,7 +118,7 @@ def test_many_labels_leave_the_table_of_cases_narrow():
 def test_many_cases_and_noisy_pictures_leave_the_page_below_fifteen_megabytes():
     few = volumetry(30)
     told = few.model_copy(update={"cases": tuple(few.cases[0].model_copy(update={"name": f"case {i}"}) for i in range(1500))})
-    noisy = Picture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
+    noisy = SlicePicture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
     shown = [Preview(name=f"case {i}", caption="x", pictures=(noisy,)) for i in range(12)]
     page = report_html(told, labels(30), population=population(30), previews=shown)
     assert page.count('class="example"') == 2
@@ -140,7 +140,7 @@ def test_a_folder_in_which_all_failed_has_a_page_too():
 def of_long_names() -> str:
     long = "x" * 200
     named, cells = Labels(names=("background", long), values=(0, 1)), np.ones((1, 8, 8), np.uint8)
-    case = judged(long, {long: 1.0}, notes=(long,))
+    case = assess(long, {long: 1.0}, notes=(long,))
     seen = ViewerCase(
         name=long, caption=long, image=cells[None].astype(np.float32), grid=Grid(shape=cells.shape), prediction=cells, labels=named,
         notes=case.notes,

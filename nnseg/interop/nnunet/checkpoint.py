@@ -84,7 +84,7 @@ class _Mark:
     """Where the parts of a list, dict or tuple begin on the stack."""
 
 
-class Follower:
+class PickleInterpreter:
     """The stack machine that such programs are for, without the means to import, call or change anything of Python's.
 
     Args:
@@ -287,7 +287,7 @@ _PUSHED = {
 }
 """Instructions that push a number, text or bytes."""
 
-_OBEYED: dict[str, Callable[[Follower, Any], None]] = {
+_OBEYED: dict[str, Callable[[PickleInterpreter, Any], None]] = {
     "PROTO": lambda *_: None,
     "FRAME": lambda *_: None,
     "NONE": lambda f, _: f.push(None),
@@ -303,24 +303,24 @@ _OBEYED: dict[str, Callable[[Follower, Any], None]] = {
     "TUPLE": lambda f, _: f.push(tuple(f.since_mark())),
     "APPEND": lambda f, _: f.extend(f.last(1)),
     "APPENDS": lambda f, _: f.extend(f.since_mark()),
-    "EMPTY_SET": Follower.leave_out,
+    "EMPTY_SET": PickleInterpreter.leave_out,
     "ADDITEMS": lambda f, _: f.extend(f.since_mark()),
     "FROZENSET": lambda f, _: f.leave_out(f.since_mark()),
-    "BYTEARRAY8": Follower.leave_out,
+    "BYTEARRAY8": PickleInterpreter.leave_out,
     "SETITEM": lambda f, _: f.update(f.last(2)),
     "SETITEMS": lambda f, _: f.update(f.since_mark()),
-    "PUT": Follower.remember,
-    "BINPUT": Follower.remember,
-    "LONG_BINPUT": Follower.remember,
-    "MEMOIZE": Follower.remember,
-    "GET": Follower.recall,
-    "BINGET": Follower.recall,
-    "LONG_BINGET": Follower.recall,
-    "GLOBAL": Follower.name,
-    "STACK_GLOBAL": Follower.name,
-    "REDUCE": Follower.call,
-    "BUILD": Follower.build,
-    "BINPERSID": Follower.storage,
+    "PUT": PickleInterpreter.remember,
+    "BINPUT": PickleInterpreter.remember,
+    "LONG_BINPUT": PickleInterpreter.remember,
+    "MEMOIZE": PickleInterpreter.remember,
+    "GET": PickleInterpreter.recall,
+    "BINGET": PickleInterpreter.recall,
+    "LONG_BINGET": PickleInterpreter.recall,
+    "GLOBAL": PickleInterpreter.name,
+    "STACK_GLOBAL": PickleInterpreter.name,
+    "REDUCE": PickleInterpreter.call,
+    "BUILD": PickleInterpreter.build,
+    "BINPERSID": PickleInterpreter.storage,
 }
 
 PROGRAM_BYTES = 16_000_000
@@ -353,7 +353,7 @@ class Checkpoint:
         order = f"{self._prefix}byteorder"
         if order in self._entries and self._bytes(order, 16) != b"little":
             raise _refused(path, "was written on a machine with another order of bytes; save it again on a common one")
-        self.content = Follower(path).follow(self._bytes(programs[0], PROGRAM_BYTES))
+        self.content = PickleInterpreter(path).follow(self._bytes(programs[0], PROGRAM_BYTES))
 
     def read(self, stored: StoredTensor) -> Tensor:
         """A tensor's numbers, in memory of its own.

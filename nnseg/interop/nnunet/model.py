@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError
 from nnseg.core.plan import Plan
 from nnseg.core.validation import shown
@@ -87,7 +87,7 @@ def read_nnunet_model(folder: Path, *, folds: tuple[int, ...] | None = None, con
     if any(of.previous for of in first):
         raise ModelError(f"{folder}: a cascade of three stages; nnseg has cascades of two")
     members, previous = (tuple(member for of in group for member in _members(of)) for group in (answering, first))
-    return Model(members=members, about=_about(answering), previous=previous, postprocessing=_mendings(answering))
+    return Model(members=members, about=_about(answering), previous=previous, postprocessing=_postprocessing_steps(answering))
 
 
 def _folders(folder: Path, configurations: Sequence[str]) -> list[Path]:
@@ -214,7 +214,7 @@ def _about(trained: Sequence[TrainedFolder]) -> dict[str, str]:
     }
 
 
-def _mendings(trained: Sequence[TrainedFolder]) -> tuple[Mending, ...]:
+def _postprocessing_steps(trained: Sequence[TrainedFolder]) -> tuple[PostprocessingStep, ...]:
     """What cross-validation found worth mending: it holds for one configuration, with the folds it was found with."""
     if len(trained) > 1:
         log.info("postprocessing is not imported: nnU-Net decides on it for each configuration, and this is an ensemble of several")
@@ -231,16 +231,16 @@ def _mendings(trained: Sequence[TrainedFolder]) -> tuple[Mending, ...]:
     rules, settings = content.get("postprocessing_fns", []), content.get("postprocessing_kwargs", [])
     if not (isinstance(rules, list) and isinstance(settings, list) and len(rules) == len(settings)):
         raise ModelError(f"{file}: postprocessing_fns and postprocessing_kwargs must be lists of one length")
-    return tuple(_mending(file, rule, setting) for rule, setting in zip(rules, settings, strict=True))
+    return tuple(_postprocessing_step(file, rule, setting) for rule, setting in zip(rules, settings, strict=True))
 
 
-def _mending(file: Path, rule: Any, settings: Any) -> Mending:
+def _postprocessing_step(file: Path, rule: Any, settings: Any) -> PostprocessingStep:
     if rule != LARGEST or not isinstance(settings, dict) or set(settings) - {"labels_or_regions", "background_label"}:
         raise ModelError(f"{file}: {shown(rule)} with {shown(settings)} is not a rule that nnseg knows; it knows {LARGEST}")
     values = [v for region in _listed(settings.get("labels_or_regions")) for v in _listed(region)]
     if settings.get("background_label", 0) != 0 or not values or not all(type(v) is int for v in values):
         raise ModelError(f"{file}: {rule} has {shown(settings)}; it needs values of labels, and 0 as the background")
-    return Mending(action="largest", labels=tuple(dict.fromkeys(values)))
+    return PostprocessingStep(action="largest", labels=tuple(dict.fromkeys(values)))
 
 
 def _listed(value: Any) -> list[Any]:

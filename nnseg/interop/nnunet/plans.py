@@ -84,7 +84,7 @@ class GlobalPlans(BaseModel):
     configurations: dict[str, dict[str, Any]]
 
 
-class Configuration(BaseModel):
+class NnunetConfiguration(BaseModel):
     """One entry of plans.json's "configurations", inheritance resolved, as far as it matters here."""
 
     model_config = ConfigDict(frozen=True)
@@ -105,7 +105,7 @@ class Configuration(BaseModel):
     resampling_fn_probabilities_kwargs: dict[str, Any]
 
 
-class Intensities(BaseModel):
+class ChannelIntensities(BaseModel):
     """What plans.json says of a channel's foreground."""
 
     model_config = ConfigDict(frozen=True)
@@ -162,7 +162,7 @@ class NnunetPlans:
         """
         where = f"{self.folder / 'plans.json'}, configuration {configuration}"
         content, general = self._resolved(configuration), self.general
-        found = checked(Configuration, content, where)
+        found = checked(NnunetConfiguration, content, where)
         known_name(where, "label_manager", general.label_manager, ("LabelManager",))
         known_name(where, "preprocessor_name", found.preprocessor_name, ("DefaultPreprocessor",))
         channels = self._channels()
@@ -221,7 +221,7 @@ class NnunetPlans:
             raise ModelError(f'{self.folder / "dataset.json"}: "channel_names" is {shown(named)}, it must be {{"0": name, ...}}')
         return [str(named[str(i)]) for i in range(len(named))]
 
-    def _normalization(self, where: str, found: Configuration, channels: int) -> list[dict[str, Any]]:
+    def _normalization(self, where: str, found: NnunetConfiguration, channels: int) -> list[dict[str, Any]]:
         if not len(found.normalization_schemes) == len(found.use_mask_for_norm) == channels:
             raise ModelError(
                 f"{where}: normalization_schemes and use_mask_for_norm need {channels} entries each, one for each channel"
@@ -238,7 +238,7 @@ class NnunetPlans:
         old = name.replace("per_channel", "by_modality")
         all_channels = section(self.plans, name if name in self.plans else old, where)
         there = f"{where}, foreground intensities of channel {channel}"
-        found = checked(Intensities, section(all_channels, str(channel), where), there)
+        found = checked(ChannelIntensities, section(all_channels, str(channel), where), there)
         return {"mean": found.mean, "std": found.std, "low": found.percentile_00_5, "high": found.percentile_99_5}
 
 
@@ -251,7 +251,7 @@ def read_plans(folder: Path) -> NnunetPlans:
     return NnunetPlans(folder=folder, plans=read_object(folder / "plans.json"), dataset=read_object(folder / "dataset.json"))
 
 
-def _image_order(where: str, found: Configuration) -> int:
+def _image_order(where: str, found: NnunetConfiguration) -> int:
     """The spline order for images; nnU-Net's other rules of resampling must be the defaults."""
     for part, order in (("data", (0, 1, 3)), ("seg", (1,)), ("probabilities", (1,))):
         name, settings = getattr(found, f"resampling_fn_{part}"), getattr(found, f"resampling_fn_{part}_kwargs")

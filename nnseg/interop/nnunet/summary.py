@@ -19,7 +19,7 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
-from nnseg.evaluation.evaluate import Pair, case_score, summarize
+from nnseg.evaluation.evaluate import FilePair, case_score, summarize
 from nnseg.evaluation.metrics import Counts
 from nnseg.evaluation.scores import LabelScore, Scores
 from nnseg.storage.files import write_text
@@ -29,7 +29,7 @@ Values = tuple[int, ...]
 Row = dict[str, float | None]
 
 
-def write_summary(path: Path, scores: Scores, pairs: Sequence[Pair], labels: Labels) -> None:
+def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels: Labels) -> None:
     """Write scores as nnU-Net's ``summary.json``; cases that failed are not in it.
 
     Args:
@@ -92,7 +92,7 @@ def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
     return counts
 
 
-class _Counted(BaseModel):
+class _MaskCounts(BaseModel):
     """A mask of nnU-Net's; what it derives from the counts is not read."""
 
     TP: NonNegativeInt
@@ -105,13 +105,13 @@ class _Counted(BaseModel):
         return Counts(tp=self.TP, fp=self.FP, fn=self.FN, tn=self.TN)
 
 
-class _Case(BaseModel):
+class _SummaryCase(BaseModel):
     prediction_file: str
-    metrics: dict[str, _Counted]
+    metrics: dict[str, _MaskCounts]
 
 
 class _Summary(BaseModel):
-    metric_per_case: tuple[_Case, ...]
+    metric_per_case: tuple[_SummaryCase, ...]
 
 
 def _united(labels: Labels) -> dict[str, Values]:

@@ -168,7 +168,7 @@ def histogram_svg(title: str, values: Sequence[float], *, label: str) -> str:
     for value in shown:
         counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
     axes = Axes(x=(low, high), y=(0.0, float(max(counts))), left=10.0, right=COMPACT - 10.0, top=18.0, bottom=84.0)
-    svg = canvas(f"{title}: {told_range(values)}", height=120, width=COMPACT, kind="chart small")
+    svg = canvas(f"{title}: {axis_range(values)}", height=120, width=COMPACT, kind="chart small")
     text(svg, f"{max(counts)}", (axes.left, 13.0), "start")
     edges = [low + (high - low) * i / bins for i in range(bins + 1)]
     for count, start, end in zip(counts, edges, edges[1:], strict=False):
@@ -237,7 +237,7 @@ def strips_svg(title: str, strips: Mapping[str, Mapping[str, float]], *, digits:
     return tostring(svg, encoding="unicode")
 
 
-def told_range(values: Sequence[float]) -> str:
+def axis_range(values: Sequence[float]) -> str:
     """Values in words: "all 1", or "1.8 in the median, from 0.9 to 4.1"."""
     low, middle, high = (f"{v:,.4g}" for v in (min(values), median(values), max(values)))
     return f"all {middle}" if low == high else f"{middle} in the median, from {low} to {high}"

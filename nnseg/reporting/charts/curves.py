@@ -16,7 +16,7 @@ Histories = Mapping[str, Sequence[Epoch]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class TrainingStatus:
     """Where one training stands.
 
     Args:
@@ -44,10 +44,10 @@ class Standing:
         return duration((self.last.steps - self.last.step) * self.step_seconds) if self.runs else "finished"
 
 
-def standings(histories: Histories) -> list[Standing]:
+def standings(histories: Histories) -> list[TrainingStatus]:
     """Where each training stands that has come to the end of an epoch."""
     return [
-        Standing(
+        TrainingStatus(
             name=name,
             style=f"s{number % SERIES_STYLES}",
             last=epochs[-1],

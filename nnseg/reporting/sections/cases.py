@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnseg.reporting.contours import CaseViews, picture_svg
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Shown:
     pictures: Sequence[Picture]
 
 
-def cases(story: Story) -> list[Shown] | None:
+def cases(story: ReportContent) -> list[Shown] | None:
     """The cases to look at as still pictures; None if there are none, nor any for the viewer."""
     shown = [_shown(e, number) for number, e in enumerate(story.examples)]
     return shown if shown or story.viewed else None

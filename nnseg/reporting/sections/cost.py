@@ -9,7 +9,7 @@ from statistics import median
 from nnseg.core.schedule import Epoch
 from nnseg.reporting.charts.charts import histogram_svg
 from nnseg.reporting.charts.drawing import duration, energy, moment
-from nnseg.reporting.story import Predicted, Story
+from nnseg.reporting.story import PredictedCase, ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class TrainingRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class CostSection:
     """What the run took.
 
     Args:
@@ -58,14 +58,14 @@ class Cost:
     scans_words: str
 
 
-def cost(story: Story) -> Cost | None:
+def cost(story: ReportContent) -> CostSection | None:
     """What the run took; None if nobody counted."""
     trainings = {name: epochs[-1] for name, epochs in story.histories.items() if epochs}
     predicted = [p for p in story.predicted if p.seconds]
     if not story.stages and not trainings and not predicted:
         return None
     total = sum(stage.seconds for stage in story.stages.values())
-    return Cost(
+    return CostSection(
         facts=_facts(story, trainings),
         stages=_stages(story),
         total=duration(total) if len(story.stages) > 1 else "",
@@ -77,7 +77,7 @@ def cost(story: Story) -> Cost | None:
     )
 
 
-def _facts(story: Story, trainings: dict[str, Epoch]) -> dict[str, str]:
+def _facts(story: ReportContent, trainings: dict[str, Epoch]) -> dict[str, str]:
     peaks = [stage.peak_gb for stage in story.stages.values() if stage.peak_gb]
     joules = [last.joules for last in trainings.values() if last.joules is not None]
     processor = [last.cpu_seconds for last in trainings.values() if last.cpu_seconds is not None]
@@ -93,7 +93,7 @@ def _facts(story: Story, trainings: dict[str, Epoch]) -> dict[str, str]:
     return facts
 
 
-def _stages(story: Story) -> list[StageRow]:
+def _stages(story: ReportContent) -> list[StageRow]:
     longest = max((stage.seconds for stage in story.stages.values()), default=0.0) or 1.0
     return [
         StageRow(
@@ -116,7 +116,7 @@ def _training(name: str, last: Epoch) -> TrainingRow:
     )
 
 
-def _scans(predicted: Sequence[Predicted]) -> list[tuple[str, str]]:
+def _scans(predicted: Sequence[PredictedCase]) -> list[tuple[str, str]]:
     figures = []
     seconds, memory = [sum(p.seconds.values()) for p in predicted], [p.peak_gb for p in predicted if p.peak_gb]
     for caption, values, unit in (("Time of a scan", seconds, "seconds"), ("Memory of a scan", memory, "GB")):
@@ -125,12 +125,12 @@ def _scans(predicted: Sequence[Predicted]) -> list[tuple[str, str]]:
     return figures
 
 
-def _parts(predicted: Sequence[Predicted]) -> dict[str, str]:
+def _parts(predicted: Sequence[PredictedCase]) -> dict[str, str]:
     names = dict.fromkeys(stage for p in predicted for stage in p.seconds)
     return {name: moment(median(p.seconds.get(name, 0.0) for p in predicted)) for name in names}
 
 
-def _scans_words(predicted: Sequence[Predicted]) -> str:
+def _scans_words(predicted: Sequence[PredictedCase]) -> str:
     if not predicted:
         return ""
     seconds = [sum(p.seconds.values()) for p in predicted]

@@ -10,9 +10,9 @@ from statistics import median
 from nnseg.core.dataset import Finding
 from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.trust import PERCENTILES
-from nnseg.reporting.charts.charts import histogram_svg, spans_svg, told_range
+from nnseg.reporting.charts.charts import axis_range, histogram_svg, spans_svg
 from nnseg.reporting.charts.drawing import by, short
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 
 MOST_FINDINGS = 30
 """Findings shown; a broken dataset has thousands, and ``nnseg check`` lists them all."""
@@ -78,7 +78,7 @@ class Data:
     intensities: Sequence[Figure]
 
 
-def data(story: Story) -> Data | None:
+def data(story: ReportContent) -> Data | None:
     """What is told of the dataset; None if nothing is known of it."""
     fingerprint = story.fingerprint if story.fingerprint and story.fingerprint.cases else None
     if fingerprint is None and not story.findings:
@@ -177,7 +177,7 @@ def _channel(name: str, of: Intensity) -> Channel:
     )
 
 
-def _intensities(story: Story, fingerprint: Fingerprint) -> list[Figure]:
+def _intensities(story: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
     """Of each channel, each held-out scan's percentiles after normalization."""
     known = {p.name: p.facts for p in story.predicted if p.facts}
     chosen = list(known.items())[:: 1 + len(known) // MOST_SCANS]
@@ -187,7 +187,7 @@ def _intensities(story: Story, fingerprint: Fingerprint) -> list[Figure]:
     figures = []
     for i, name in enumerate(fingerprint.channels):
         spans = {case: facts.intensities[i] for case, facts in chosen if len(facts.intensities) > i}
-        middles = told_range([v[2] for v in spans.values()])
+        middles = axis_range([v[2] for v in spans.values()])
         title = f"{name}: percentiles {percents} of each scan's intensities after normalization; their medians {middles}"
         figures.append((name, spans_svg(title, spans, label="normalized")))
     return figures

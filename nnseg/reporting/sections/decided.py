@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.core.decisions import Choice, Interval, Mending, Postprocessing, name_of
+from nnseg.core.decisions import Choice, Interval, Postprocessing, PostprocessingStep, name_of
 from nnseg.core.labels import Labels
 from nnseg.reporting.charts.drawing import decimals, duration
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Decided:
     tried: int
 
 
-def decided(story: Story) -> Decided | None:
+def decided(story: ReportContent) -> Decided | None:
     """What was decided on held-out cases; None if nothing was."""
     choice, post = story.choice, story.postprocessing
     labels = story.plans[0].labels if story.plans else None
@@ -72,7 +72,7 @@ def decided(story: Story) -> Decided | None:
         why=choice.reason if choice else "",
         price=_price(choice) if choice else "",
         candidates=_candidates(choice) if choice else [],
-        mendings=[_mending(m, labels) for m in post.mendings] if post else [],
+        mendings=[_step_in_words(m, labels) for m in post.mendings] if post else [],
         mending_why=post.reason if post else "",
         effects=_effects(post) if post else [],
         tried=sum(not t.accepted for t in post.tried) if post else 0,
@@ -122,7 +122,7 @@ def _effects(post: Postprocessing) -> list[EffectRow]:
     ]
 
 
-def _mending(mending: Mending, labels: Labels | None) -> str:
+def _step_in_words(mending: PostprocessingStep, labels: Labels | None) -> str:
     names = dict(zip(labels.values, labels.names, strict=True)) if labels else {}
     what = " with ".join(names.get(value, f"label {value}") for value in mending.labels)
     if mending.action == "largest":

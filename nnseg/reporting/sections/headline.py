@@ -9,7 +9,7 @@ from nnseg.evaluation.metrics import metric_of
 from nnseg.evaluation.scores import Scores
 from nnseg.reporting.charts.drawing import decimals, duration
 from nnseg.reporting.sections.scores import AVERAGES, Cell, cell
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 
 SECOND_METRICS = ("hd95", "nsd_1")
 """Said of the head beside Dice and IoU, where they were measured."""
@@ -62,7 +62,7 @@ class Headline:
     averages: Sequence[AverageCard]
 
 
-def headline(story: Story) -> Headline:
+def headline(story: ReportContent) -> Headline:
     """The head of the page."""
     scores = story.scores if story.scores and story.scores.cases and "dice" in story.scores.metrics else None
     return Headline(
@@ -103,7 +103,7 @@ def _others(scores: Scores) -> list[Number]:
     return numbers
 
 
-def _of_the_run(story: Story) -> list[Number]:
+def _of_the_run(story: ReportContent) -> list[Number]:
     numbers = []
     ended = [epochs[-1] for epochs in story.histories.values() if epochs]
     if ended:

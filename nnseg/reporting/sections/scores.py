@@ -14,7 +14,7 @@ from nnseg.evaluation.metrics import Metric, metric_of
 from nnseg.evaluation.scores import Interval, Mean, Scores
 from nnseg.reporting.charts.charts import strips_svg
 from nnseg.reporting.charts.drawing import decimals
-from nnseg.reporting.story import Story
+from nnseg.reporting.story import ReportContent
 
 AVERAGES = {
     "per_image": ("per image", "case", "each case counts once: the mean over its labels, then over the cases"),
@@ -66,7 +66,7 @@ class MetricRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class MetricPanel:
     """One metric in detail.
 
     Args:
@@ -109,7 +109,7 @@ class Scored:
     """
 
     metrics: Sequence[MetricRow]
-    panels: Sequence[Panel]
+    panels: Sequence[MetricPanel]
     labels: Sequence[str]
     left_out: int
     cases: Sequence[CaseRow]
@@ -118,7 +118,7 @@ class Scored:
     flags: bool
 
 
-def scored(story: Story) -> Scored | None:
+def scored(story: ReportContent) -> Scored | None:
     """What is told of the scores; None before there are any."""
     scores = story.scores
     if scores is None:
@@ -171,10 +171,10 @@ def _row(scores: Scores, name: str) -> MetricRow:
     )
 
 
-def _panel(scores: Scores, name: str, values: Numbers, *, drawn: bool) -> Panel:
+def _panel(scores: Scores, name: str, values: Numbers, *, drawn: bool) -> MetricPanel:
     metric, averages = metric_of(name), scores.averages
     strips, left_out = _strips(scores, metric, values) if drawn else ("", 0)
-    return Panel(
+    return MetricPanel(
         name=name,
         title=metric.title,
         unit=metric.unit,

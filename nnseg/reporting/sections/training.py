@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.reporting.charts.curves import Standing, charts, standings
-from nnseg.reporting.story import Story
+from nnseg.reporting.charts.curves import TrainingStatus, charts, standings
+from nnseg.reporting.story import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainings:
+class TrainingSection:
     """What is told of the trainings.
 
     Args:
@@ -21,20 +21,20 @@ class Trainings:
     """
 
     charts: Sequence[tuple[str, str]]
-    standings: Sequence[Standing]
+    standings: Sequence[TrainingStatus]
     verdict: str
     energy: bool
 
 
-def training(story: Story) -> Trainings | None:
+def training(story: ReportContent) -> TrainingSection | None:
     """What is told of the trainings; None before the first epoch's end."""
     drawn, known = charts(story.histories), standings(story.histories)
     if not drawn:
         return None
-    return Trainings(charts=drawn, standings=known, verdict=_verdict(known), energy=any(at.energy for at in known))
+    return TrainingSection(charts=drawn, standings=known, verdict=_verdict(known), energy=any(at.energy for at in known))
 
 
-def _verdict(known: Sequence[Standing]) -> str:
+def _verdict(known: Sequence[TrainingStatus]) -> str:
     ended = [at for at in known if not at.runs and at.last.mean_dice is not None]
     if len(ended) < len(known) or not ended:
         return ""

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from nnseg.evaluation.calibration import Calibrated, Calibration
 from nnseg.reporting.charts.charts import Dot, Guide, Point, Scale, curves_svg, scatter_svg
-from nnseg.reporting.story import Foreseen, Story
+from nnseg.reporting.story import ExpectedQuality, ReportContent
 
 FEWEST_FLAGGED = 3
 """Below so many flagged cases nothing is said of what flags catch."""
@@ -67,7 +67,7 @@ class Trusted:
     calibration_words: str
 
 
-def trusted(story: Story) -> Trusted | None:
+def trusted(story: ReportContent) -> Trusted | None:
     """What is told of trust; None if nothing was measured."""
     known = [f for f in story.foreseen if f.dice is not None]
     if story.trust is None and not known and story.calibration is None:
@@ -87,7 +87,7 @@ def trusted(story: Story) -> Trusted | None:
     )
 
 
-def coverage(known: Sequence[Foreseen]) -> tuple[list[float], list[float]]:
+def coverage(known: Sequence[ExpectedQuality]) -> tuple[list[float], list[float]]:
     """Mean Dice of the k cases that are expected to be best, and of the k that truly are, for k from 1 to all."""
     as_expected = [f.dice or 0.0 for f in sorted(known, key=lambda f: (-f.expected, f.name))]
     return _running_means(as_expected), _running_means(sorted(as_expected, reverse=True))
@@ -97,7 +97,7 @@ def _running_means(values: Sequence[float]) -> list[float]:
     return [total / (k + 1) for k, total in enumerate(accumulate(values))]
 
 
-def _words(story: Story, known: Sequence[Foreseen]) -> list[str]:
+def _words(story: ReportContent, known: Sequence[ExpectedQuality]) -> list[str]:
     words, trust = [], story.trust
     if trust and trust.error is not None:
         words.append(
@@ -114,7 +114,7 @@ def _words(story: Story, known: Sequence[Foreseen]) -> list[str]:
     return words
 
 
-def _expectation(story: Story, known: Sequence[Foreseen]) -> str:
+def _expectation(story: ReportContent, known: Sequence[ExpectedQuality]) -> str:
     dots = [
         Dot(
             x=f.expected,
@@ -135,7 +135,7 @@ def _expectation(story: Story, known: Sequence[Foreseen]) -> str:
     )
 
 
-def _coverage(known: Sequence[Foreseen]) -> str:
+def _coverage(known: Sequence[ExpectedQuality]) -> str:
     """Over at most a hundred shares of the cases."""
     as_expected, as_is = coverage(known)
     count = len(known)
@@ -148,7 +148,7 @@ def _coverage(known: Sequence[Foreseen]) -> str:
     return curves_svg(title, series, x_label="cases kept, %", y_label="mean Dice", right=100.0)
 
 
-def _coverage_words(known: Sequence[Foreseen], flagged: frozenset[str]) -> str:
+def _coverage_words(known: Sequence[ExpectedQuality], flagged: frozenset[str]) -> str:
     everything = fmean(f.dice or 0.0 for f in known)
     kept = [f.dice or 0.0 for f in known if f.name not in flagged]
     if not kept or len(known) - len(kept) < FEWEST_FLAGGED:
@@ -161,7 +161,7 @@ def _coverage_words(known: Sequence[Foreseen], flagged: frozenset[str]) -> str:
     )
 
 
-def _flagged(case: Foreseen) -> FlaggedRow:
+def _flagged(case: ExpectedQuality) -> FlaggedRow:
     return FlaggedRow(
         name=case.name,
         expected=f"{case.expected:.3f}",

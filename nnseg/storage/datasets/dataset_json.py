@@ -28,7 +28,7 @@ MOST_SAID = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CaseEntry:
     """One case as dataset.json lists it.
 
     Args:
@@ -66,8 +66,8 @@ class Description:
     name: str
     channels: tuple[str, ...]
     labels: Labels | None
-    training: tuple[Entry, ...] | None
-    table: tuple[Entry, ...] | None
+    training: tuple[CaseEntry, ...] | None
+    table: tuple[CaseEntry, ...] | None
     count: int | None
     suffix: str
     annotated: dict[str, tuple[str, ...]] | None
@@ -226,7 +226,7 @@ def _own_value(values: tuple[int, ...], named: dict[str, tuple[int, ...]]) -> in
     return own[0] if len(own) == 1 else None
 
 
-def _training(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
+def _training(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
     given = content.get("training")
     if given is None:
         return None
@@ -235,7 +235,7 @@ def _training(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
     return tuple(_entry(path, item, f'entry {i + 1} of "training"', images="image") for i, item in enumerate(given))
 
 
-def _table(path: Path, content: dict[str, Any]) -> tuple[Entry, ...] | None:
+def _table(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
     given = content.get("dataset")
     if given is None:
         return None
@@ -272,17 +272,17 @@ def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tu
     return tuple(dict.fromkeys(given))
 
 
-def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> Entry:
+def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> CaseEntry:
     """An entry, or why it is none: it costs only itself."""
     given = item.get(images) if isinstance(item, dict) else None
     files = [given] if isinstance(given, str) else given
     label = item.get("label") if isinstance(item, dict) else None
     if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
-        return Entry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
+        return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
     if label is not None and not isinstance(label, str):
-        return Entry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
+        return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
     folder = path.parent
-    return Entry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
+    return CaseEntry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
 
 
 def _whole(value: Any) -> int | None:

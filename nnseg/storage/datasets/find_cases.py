@@ -82,7 +82,7 @@ def _all_first(names: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Entry:
+class _ImageFile:
     """One image: its name, with the folders it lies in and a channel number if it has one, and its file or files."""
 
     name: str
@@ -136,16 +136,16 @@ def _single(path: Path, channels: int) -> Case:
     return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_Entry]:
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
     name = "_".join(above) or folder.name
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
         images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
         folders = [p for p in entries if p.is_dir()]
     except OSError:  # told of when it is read
-        yield _Entry(name=name, images=(folder,))
+        yield _ImageFile(name=name, images=(folder,))
         return
-    yield from (_Entry(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
+    yield from (_ImageFile(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
     slices = [p for p in dicom_files(folder) if suffix_of(p) not in FORMATS]
     if slices:
         yield from _series_entries(folder, slices, name)
@@ -154,7 +154,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_Entry]:
             yield from _walk(path, (*above, path.name))
 
 
-def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator[_Entry]:
+def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator[_ImageFile]:
     """The folder if it holds one volume; the files of each volume if it holds several, and those that cannot be read apart.
 
     A broken one is told of when it is read.
@@ -162,27 +162,27 @@ def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator
     found, broken = readable_series(slices)
     volumes = volumes_of(found)
     if len(volumes) < 2:
-        yield _Entry(name=name, images=(folder,))
+        yield _ImageFile(name=name, images=(folder,))
         return
     if broken:
-        yield _Entry(name=f"{name}_unreadable", images=broken)
+        yield _ImageFile(name=f"{name}_unreadable", images=broken)
     numbers = [v.number for v in volumes]
     for i, volume in enumerate(volumes):
         mark = volume.number if volume.number and numbers.count(volume.number) == 1 else f"{volume.number or 0}_{i + 1}"
-        yield _Entry(name=f"{name}_series{mark}", images=volume.files)
+        yield _ImageFile(name=f"{name}_series{mark}", images=volume.files)
 
 
-def _distinct(entries: Sequence[_Entry]) -> list[_Entry]:
+def _distinct(entries: Sequence[_ImageFile]) -> list[_ImageFile]:
     """Entries whose names tell them apart: ``a.nii`` and ``a.nii.gz`` become a_nii and a_nii_gz."""
     counts = Counter(e.name.casefold() for e in entries)
     return [
-        e if counts[e.name.casefold()] == 1 else _Entry(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)
+        e if counts[e.name.casefold()] == 1 else _ImageFile(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)
         for e in entries
     ]
 
 
-def _cases(entries: Sequence[_Entry], channels: int) -> Iterator[Case]:
-    groups: dict[str, dict[int, _Entry]] = defaultdict(dict)
+def _cases(entries: Sequence[_ImageFile], channels: int) -> Iterator[Case]:
+    groups: dict[str, dict[int, _ImageFile]] = defaultdict(dict)
     loose = []
     for entry in entries:
         match = CHANNEL.fullmatch(entry.name)
@@ -199,6 +199,6 @@ def _cases(entries: Sequence[_Entry], channels: int) -> Iterator[Case]:
     yield from (Case(name=e.name, images=e.images) for e in loose)
 
 
-def _are_channels(group: dict[int, _Entry], channels: int) -> bool:
+def _are_channels(group: dict[int, _ImageFile], channels: int) -> bool:
     """True if the numbers count channels: 0 to the model's last, some of them perhaps missing, but not 1, 2, 3 of a stack."""
     return set(group) <= set(range(channels)) and (0 in group or channels > 1)

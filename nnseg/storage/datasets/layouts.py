@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.dataset_json import Description, Entry, read_description, wrong
+from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description, wrong
 from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, known_suffixes, name_of, suffixes_found
 
 PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
@@ -18,7 +18,7 @@ PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundDataset:
     """What a dataset folder holds, before any image was opened.
 
     Args:
@@ -34,7 +34,7 @@ class Found:
     description: Description | None
 
 
-def find_layout(folder: Path) -> Found:
+def find_layout(folder: Path) -> FoundDataset:
     """The cases of a folder, in whichever layout it is.
 
     Raises:
@@ -56,7 +56,7 @@ def find_layout(folder: Path) -> Found:
     return found_layout
 
 
-def _listed(layout: str, description: Description, entries: Sequence[Entry]) -> Found:
+def _listed(layout: str, description: Description, entries: Sequence[CaseEntry]) -> FoundDataset:
     """The cases that dataset.json lists."""
     findings = [_error(e.problem, case=e.name, file=description.path) for e in entries if e.problem]
     entries = [e for e in entries if not e.problem]
@@ -72,7 +72,7 @@ def _listed(layout: str, description: Description, entries: Sequence[Entry]) -> 
     return _finish(layout, cases.values(), findings, description)
 
 
-def _entry_names(entries: Sequence[Entry]) -> list[str]:
+def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
     """Names by the label map's file; with the folder's name before it where that alone would not tell cases apart."""
     files = [e.labels or e.images[0] for e in entries]
     names = [e.name or re.sub(r"_0000$", "", name_of(f)) for e, f in zip(entries, files, strict=True)]
@@ -82,7 +82,7 @@ def _entry_names(entries: Sequence[Entry]) -> list[str]:
     return longer if len(set(longer)) == len(set(files)) > len(set(names)) else names
 
 
-def _entry_problem(entry: Entry, *, known: bool) -> str:
+def _entry_problem(entry: CaseEntry, *, known: bool) -> str:
     missing = [f for f in entry.images if not f.exists() and not _channel_files(f)]
     if known:
         return "is listed twice in dataset.json, or two cases share this name; expected one entry per case; remove or rename one"
@@ -111,7 +111,7 @@ def _existing(images: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(f for listed in images for f in ((listed,) if listed.exists() else _channel_files(listed)))
 
 
-def _unlisted(description: Description, entries: Sequence[Entry]) -> list[Finding]:
+def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Finding]:
     """Images and label maps that lie beside the listed ones."""
     findings = []
     listed = {f.resolve() for e in entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []))}
@@ -126,7 +126,7 @@ def _unlisted(description: Description, entries: Sequence[Entry]) -> list[Findin
     return findings
 
 
-def _paired(folder: Path, description: Description | None) -> Found:
+def _paired(folder: Path, description: Description | None) -> FoundDataset:
     """The cases of a folder of images and a folder of label maps with equal names."""
     images, labels = _pair_of_folders(folder)
     files, doubled_images = by_name(image_files(images))
@@ -210,12 +210,12 @@ def _wrong_count(description: Description, count: int) -> list[Finding]:
     return [Finding(level="note", message=message, file=str(description.path))]
 
 
-def _finish(layout: str, cases: Iterable[Case], findings: Iterable[Finding], description: Description | None) -> Found:
+def _finish(layout: str, cases: Iterable[Case], findings: Iterable[Finding], description: Description | None) -> FoundDataset:
     ordered = tuple(sorted(cases, key=lambda c: c.name))
-    return Found(layout=layout, cases=ordered, findings=tuple(findings), description=description)
+    return FoundDataset(layout=layout, cases=ordered, findings=tuple(findings), description=description)
 
 
-def _nothing_usable(folder: Path, found: Found) -> DatasetError:
+def _nothing_usable(folder: Path, found: FoundDataset) -> DatasetError:
     errors = [f for f in found.findings if f.level == "error"]
     first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
     kinds = Counter(f.level for f in found.findings)

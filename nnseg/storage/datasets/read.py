@@ -16,13 +16,13 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers, LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, wrong
-from nnseg.storage.datasets.layouts import Found, find_layout
+from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.images.dicom import dicom_files
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.raw import refuse
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 NEAR = 0.25
 """In voxels: a label map that lies no further from its image is taken to lie on it, with a note."""
@@ -147,9 +147,9 @@ def _digest(path: Path) -> bytes:
         raise refuse(path, f"cannot be read ({error.strerror})", expected="a file", advice="restore it") from error
 
 
-def _labels_off_files(folder: Path, found: Found, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
+def _labels_off_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
     """Labels as the values found in the label maps, and the cases whose label map could be read."""
-    outcomes = list(each(_values_of, found.cases, workers=workers, label="reading label values"))
+    outcomes = list(map_items(_values_of, found.cases, workers=workers, label="reading label values"))
     errors = {
         o.item.name: Finding(level="error", message=o.reason or "", case=o.item.name, file=str(o.item.labels))
         for o in outcomes

@@ -56,7 +56,7 @@ _NOT_SHOWN = {"background", "normal"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coded:
+class SegmentCodes:
     """What a segment shows, as pydicom's codes.
 
     Args:
@@ -70,7 +70,7 @@ class Coded:
     side: Any = None
 
 
-def coded(name: str) -> Coded:
+def coded(name: str) -> SegmentCodes:
     """The codes of a label's name.
 
     Source: DICOM PS3.16, context groups 7150, 7166, 7192 and 7194, as pydicom has them.
@@ -87,10 +87,10 @@ def coded(name: str) -> Coded:
     for tried, rest in ((words, ""), ([side.lower(), *plain], ""), (plain, side)):
         found = _listed().get(_key(" ".join(tried)))
         if found:
-            return Coded(category=found[0], kind=found[1], side=_side(rest) if rest else None)
+            return SegmentCodes(category=found[0], kind=found[1], side=_side(rest) if rest else None)
     category = _category("MorphologicallyAbnormalStructure" if ABNORMAL & set(words) else "AnatomicalStructure")
     value = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()  # 16 characters, as many as a code may have
-    return Coded(category=category, kind=Code(value, PRIVATE_SCHEME, name[:64] or "unnamed"))
+    return SegmentCodes(category=category, kind=Code(value, PRIVATE_SCHEME, name[:64] or "unnamed"))
 
 
 @cache

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.storage.images.itk import header_only, quiet, reason, stored
-from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, Asked, Stored, flat_grid, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, RawImage, ReadOptions, flat_grid, make_grid, refuse, stand_in
 
 GAP_TOLERANCE = 0.01
 """By how much of the slice spacing a gap between two slices may differ from it, and a slice lie beside its place."""
@@ -80,7 +80,7 @@ class Volume:
         files: its slices in order.
     """
 
-    stored: Stored
+    stored: RawImage
     files: tuple[Path, ...]
 
 
@@ -185,7 +185,7 @@ def choose_series(found: Sequence[Series], folder: Path) -> Series:
     return volumes[0]
 
 
-def read_series(source: Path | Sequence[Path], asked: Asked = PLAINLY) -> Volume:
+def read_series(source: Path | Sequence[Path], asked: ReadOptions = PLAINLY) -> Volume:
     """The volume of a DICOM series, rescaled as its headers say (Hounsfield units for CT).
 
     Args:
@@ -226,7 +226,7 @@ def _stacked(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
     return replace(placed, spacing=(placed.spacing[0], *grid.spacing[1:]))
 
 
-def _with_spacing(volume: Stored, spacing: Vector | None, *, positioned: bool) -> Stored:
+def _with_spacing(volume: RawImage, spacing: Vector | None, *, positioned: bool) -> RawImage:
     """A volume whose files do not say how far apart its voxels are, at the spacing that was given, or 1 mm for a mere picture."""
     if positioned:
         return replace(volume, grid=replace(volume.grid, spacing=spacing or volume.grid.spacing))
@@ -349,7 +349,7 @@ def _uneven(series: Series, place: Path, spacing: float, wrong: list[int]) -> Sc
     return refuse(place, found, expected=f"a slice every {spacing:.3g} mm", advice="add the missing slices, or resample the series")
 
 
-def _look(files: tuple[Path, ...]) -> Stored:
+def _look(files: tuple[Path, ...]) -> RawImage:
     """What `_read_pixels` will give, in shape, type and place of the first slice only."""
     with quiet():
         one = stored(files[0], header_only(files[0], "GDCMImageIO"))
@@ -358,7 +358,7 @@ def _look(files: tuple[Path, ...]) -> Stored:
     return replace(one, voxels=stand_in((len(one.voxels), len(files), *one.voxels.shape[2:]), one.voxels.dtype))
 
 
-def _read_pixels(files: tuple[Path, ...]) -> Stored:
+def _read_pixels(files: tuple[Path, ...]) -> RawImage:
     """Voxels as float32: each slice may have a slope of its own, so that they never pass through integers."""
     try:
         with quiet():

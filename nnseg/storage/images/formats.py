@@ -9,9 +9,9 @@ from pathlib import Path
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.pictures import read_picture, read_tiff, sidecar_of, write_picture, write_tiff
-from nnseg.storage.images.raw import Asked, Stored
+from nnseg.storage.images.raw import RawImage, ReadOptions
 
-Reader = Callable[[Path, Asked], Stored]
+Reader = Callable[[Path, ReadOptions], RawImage]
 Writer = Callable[..., None]
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.geometry import Grid
-from nnseg.storage.images.raw import PLAINLY, Asked, Stored, check_file, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, make_grid, refuse, stand_in
 
 GIPL_HEADER_BYTES = 256
 
 
-def read_itk(path: Path, asked: Asked = PLAINLY) -> Stored:
+def read_itk(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     """The voxels of a file that ITK reads; vectors and a fourth axis become channels.
 
     Raises:
@@ -72,7 +72,7 @@ def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     return reader
 
 
-def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> Stored:
+def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
     """What an ITK image of two, three or four axes holds, or will hold where only its header was read."""
     voxels, colours = _voxels(image)
     dimensions = image.GetDimension()
@@ -85,7 +85,7 @@ def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> Stored:
         voxels = voxels[None]
     if dimensions == 2:
         voxels = voxels[:, None]
-    return Stored(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2)
+    return RawImage(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2)
 
 
 def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, Asked, Stored, check_file, contents, flat_grid, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, flat_grid, make_grid, refuse, stand_in
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -30,7 +30,7 @@ FORMS_TOLERANCE = 0.1
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
-def read_nifti(path: Path, asked: Asked = PLAINLY) -> Stored:
+def read_nifti(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     """The voxels of a NIfTI file, scaled as its header says; axes after the third become channels.
 
     The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'; in the unit that the header names.
@@ -50,7 +50,7 @@ def read_nifti(path: Path, asked: Asked = PLAINLY) -> Stored:
     voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=asked.spacing)
     notes = (*_naming_note(path), *_forms_note(header, grid))
-    return Stored(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
+    return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
 
 
 def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:

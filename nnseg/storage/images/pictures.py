@@ -16,12 +16,12 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, Asked, Stored, check_file, flat_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, flat_grid, refuse, stand_in
 
 Voxels = npt.NDArray[Any]
 
 
-def read_picture(path: Path, asked: Asked = PLAINLY) -> Stored:
+def read_picture(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     """The pixels of a PNG, BMP or JPEG file as one slice, colours as channels.
 
     Args:
@@ -54,7 +54,7 @@ def _dummy(size: tuple[int, int], mode: str) -> Voxels:
     return stand_in((size[1], size[0], *one.shape[2:]), one.dtype)
 
 
-def read_tiff(path: Path, asked: Asked = PLAINLY) -> Stored:
+def read_tiff(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     """The pixels of a TIFF file: one page is a slice, several pages of equal size are a volume, colours are channels.
 
     The voxel spacing comes from a file CASE.json beside it, ``{"spacing": [z, y, x]}`` in mm, if there is one.
@@ -115,12 +115,12 @@ def _resolution(source: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, asked: Asked) -> Stored:
+def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, asked: ReadOptions) -> RawImage:
     channels = voxels.shape[0]
     if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # transparency that is the same everywhere says nothing
         voxels = voxels[:-1]
     grid = flat_grid(voxels.shape[1:], spacing or asked.spacing or (1.0, 1.0, 1.0))
-    return Stored(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
+    return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
 
 
 def _tiff_axes(path: Path, pixels: Voxels, axes: str) -> tuple[Voxels, bool]:
@@ -161,15 +161,15 @@ def _sidecar_spacing(path: Path) -> Vector | None:
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
     """What tifffile logs as an error meanwhile: it drops the missing pages of a truncated file and goes on."""
-    heard: list[str] = []
+    with_calibration: list[str] = []
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
+            with_calibration.append(record.getMessage())
 
     ear, logger = Ear(logging.ERROR), logging.getLogger("tifffile")
     logger.addHandler(ear)
     try:
-        yield heard
+        yield with_calibration
     finally:
         logger.removeHandler(ear)

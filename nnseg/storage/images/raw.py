@@ -1,4 +1,4 @@
-"""`Stored`: what one image file holds, in the order it is stored. The common tongue of the readers of single formats."""
+"""`RawImage`: what one image file holds, in the order it is stored. The common tongue of the readers of single formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANNEL_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stored:
+class RawImage:
     """What one file holds, before axes are turned.
 
     Args:
@@ -40,7 +40,7 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReadOptions:
     """What is asked of a reader besides the voxels as stored.
 
     Args:
@@ -54,7 +54,7 @@ class Asked:
     spacing: Vector | None = None
 
 
-PLAINLY = Asked()
+PLAINLY = ReadOptions()
 
 
 def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
 from nnseg.storage.images.dicom import is_dicom, read_series
 from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, known, suffix_of
 from nnseg.storage.images.itk import stored as stored_in
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, Asked, Stored, check_file, compact, refuse, shear
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact, refuse, shear
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3
@@ -59,7 +59,7 @@ def read_scan(images: str | Path | Sequence[str | Path], *, mend: bool = False, 
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``
     """
-    parts = [_part(read, mend=mend) for read in _read_all(images, Asked(spacing=spacing))]
+    parts = [_part(read, mend=mend) for read in _read_all(images, ReadOptions(spacing=spacing))]
     first = parts[0]
     parts = [first, *(_onto_first(part, first, mend=mend) for part in parts[1:])]
     image = first.image if len(parts) == 1 else np.concatenate([p.image for p in parts])
@@ -75,7 +75,7 @@ def scan_of(image: sitk.Image) -> Scan:
         ScanError: its pixels or axes are none of a scan's.
     """
     path = Path("the image")
-    part = _part(_Read(path=path, files=(path,), stored=stored_in(path, image)), mend=True)
+    part = _part(_StoredChannels(path=path, files=(path,), stored=stored_in(path, image)), mend=True)
     source = Source(files=part.files, grid=part.stored_grid, is_2d=part.is_2d)
     return Scan(image=part.image, grid=part.grid, source=source, notes=part.notes)
 
@@ -89,7 +89,7 @@ def read_header(images: str | Path | Sequence[str | Path], *, mend: bool = False
     Raises:
         ScanError: as `read_scan`, but for what only the voxels can tell.
     """
-    reads = _read_all(images, Asked(only_header=True, spacing=spacing))
+    reads = _read_all(images, ReadOptions(only_header=True, spacing=spacing))
     grids = [_canonical(read, mend=mend) for read in reads]
     for read, grid in zip(reads[1:], grids[1:], strict=True):
         placed = read.stored.has_geometry and reads[0].stored.has_geometry
@@ -107,7 +107,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     Raises:
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
     """
-    stored = _read(path, Asked(as_labels=True))
+    stored = _read(path, ReadOptions(as_labels=True))
     voxels = stored.voxels
     if len(voxels) > 1 and all(np.array_equal(voxels[0], other) for other in voxels[1:]):
         voxels = voxels[:1]  # a grey picture saved in colour
@@ -125,16 +125,16 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Read:
+class _StoredChannels:
     """One or more channels as stored."""
 
     path: Path
     files: tuple[Path, ...]
-    stored: Stored
+    stored: RawImage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Part:
+class _CanonicalChannels:
     """One or more channels, turned to canonical orientation."""
 
     path: Path
@@ -147,7 +147,7 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def _read_all(images: str | Path | Sequence[str | Path], asked: Asked) -> list[_Read]:
+def _read_all(images: str | Path | Sequence[str | Path], asked: ReadOptions) -> list[_StoredChannels]:
     paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
     if not paths:
         raise ScanError("a scan needs at least one image file")
@@ -156,18 +156,18 @@ def _read_all(images: str | Path | Sequence[str | Path], asked: Asked) -> list[_
     return [_read_channel(path, asked) for path in paths]
 
 
-def _read_channel(path: Path, asked: Asked) -> _Read:
+def _read_channel(path: Path, asked: ReadOptions) -> _StoredChannels:
     if path.is_dir() or (path.is_file() and suffix_of(path) not in FORMATS and is_dicom(path)):
         return _read_series(path if path.is_dir() else [path], asked)
-    return _Read(path=path, files=(path,), stored=_read(path, asked))
+    return _StoredChannels(path=path, files=(path,), stored=_read(path, asked))
 
 
-def _read_series(source: Path | Sequence[Path], asked: Asked) -> _Read:
+def _read_series(source: Path | Sequence[Path], asked: ReadOptions) -> _StoredChannels:
     volume = read_series(source, asked)
-    return _Read(path=source if isinstance(source, Path) else volume.files[0], files=volume.files, stored=volume.stored)
+    return _StoredChannels(path=source if isinstance(source, Path) else volume.files[0], files=volume.files, stored=volume.stored)
 
 
-def _read(path: Path, asked: Asked) -> Stored:
+def _read(path: Path, asked: ReadOptions) -> RawImage:
     """What a file holds, by the reader of its suffix."""
     check_file(path)
     form = FORMATS.get(suffix_of(path))
@@ -181,7 +181,7 @@ def _read(path: Path, asked: Asked) -> Stored:
 _PNG = "export the original masks as PNG"
 
 
-def _canonical(read: _Read, *, mend: bool) -> Grid:
+def _canonical(read: _StoredChannels, *, mend: bool) -> Grid:
     """The grid that a scan will have: turned, and at right angles."""
     grid = read.stored.grid
     if shear(grid) > SHEAR_LIMIT and not mend:
@@ -189,7 +189,7 @@ def _canonical(read: _Read, *, mend: bool) -> Grid:
     return upright(grid.reoriented(grid.canonical()))
 
 
-def _part(read: _Read, *, mend: bool) -> _Part:
+def _part(read: _StoredChannels, *, mend: bool) -> _CanonicalChannels:
     stored, grid = read.stored, _canonical(read, mend=mend)
     turn = stored.grid.canonical()
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or mended below
@@ -208,7 +208,7 @@ def _part(read: _Read, *, mend: bool) -> _Part:
         notes += _wide_note(grid)
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
     named = tuple(f"{read.path.name}: {note}" for note in notes)
-    return _Part(
+    return _CanonicalChannels(
         path=read.path,
         files=read.files,
         image=image,
@@ -241,7 +241,7 @@ def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
     return filled, f"{counts} voxels were replaced by the least value of their channel ({values})"
 
 
-def _onto_first(part: _Part, first: _Part, *, mend: bool) -> _Part:
+def _onto_first(part: _CanonicalChannels, first: _CanonicalChannels, *, mend: bool) -> _CanonicalChannels:
     """A channel on the grid of the first; one that knows no positions cannot be brought there, only lie there."""
     placed = part.has_geometry and first.has_geometry
     _check_same_grid(part.path, part.grid, first.path, first.grid, mend=mend and placed)

@@ -28,7 +28,7 @@ _GLOBAL_GENERATORS = threading.Lock()
 """Held while the generators that all threads share are ours."""
 
 
-class Catalogue:
+class Transforms:
     """A plan's transforms, in their order.
 
     Args:

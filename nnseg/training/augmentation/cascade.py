@@ -45,11 +45,11 @@ def show_previous(scan: Tensor, previous: Tensor, generators: Sequence[np.random
         plan: of the cascade.
     """
     patches = zip(previous[:, 0].to("cpu", torch.int16).numpy(), generators, strict=True)
-    spoiled = np.stack([spoil(rng, indices, labels=len(plan.labels.values)) for indices, rng in patches])
+    spoiled = np.stack([corrupt(rng, indices, labels=len(plan.labels.values)) for indices, rng in patches])
     return network_input(torch.cat([scan, torch.from_numpy(spoiled).to(scan)[:, None]], dim=1), plan)
 
 
-def spoil(rng: np.random.Generator, indices: Indices, *, labels: int) -> Indices:
+def corrupt(rng: np.random.Generator, indices: Indices, *, labels: int) -> Indices:
     """The previous answer in one patch, changed as chance wants; a new array if at all.
 
     Args:

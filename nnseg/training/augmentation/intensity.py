@@ -21,7 +21,7 @@ from nnseg.core.plan import Augmentation
 from nnseg.core.validation import Range
 from nnseg.training.augmentation.mri import (
     SMALLEST,
-    Change,
+    Artefact,
     Shape,
     Strength,
     apply_bias_field,
@@ -198,18 +198,18 @@ def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
     return column([s[0] for s in strengths], rows)
 
 
-CHANGES: Final[dict[str, Change]] = {
-    "motion": Change(draw_motion, apply_motion),
-    "ghosting": Change(draw_ghosting, apply_ghosting),
-    "slice_thickness": Change(draw_slice_thickness, apply_slice_thickness),
-    "bias_field": Change(draw_bias_field, apply_bias_field),
-    "rician_noise": Change(draw_rician_noise, apply_rician_noise),
-    "noise": Change(draw_noise, apply_noise),
-    "blur": Change(draw_blur, apply_blur),
-    "brightness": Change(draw_brightness, apply_brightness),
-    "contrast": Change(draw_contrast, apply_contrast),
-    "low_resolution": Change(draw_low_resolution, apply_low_resolution),
-    "inverted_gamma": Change(draw_inverted_gamma, apply_inverted_gamma),
-    "gamma": Change(draw_gamma, apply_gamma),
+CHANGES: Final[dict[str, Artefact]] = {
+    "motion": Artefact(draw_motion, apply_motion),
+    "ghosting": Artefact(draw_ghosting, apply_ghosting),
+    "slice_thickness": Artefact(draw_slice_thickness, apply_slice_thickness),
+    "bias_field": Artefact(draw_bias_field, apply_bias_field),
+    "rician_noise": Artefact(draw_rician_noise, apply_rician_noise),
+    "noise": Artefact(draw_noise, apply_noise),
+    "blur": Artefact(draw_blur, apply_blur),
+    "brightness": Artefact(draw_brightness, apply_brightness),
+    "contrast": Artefact(draw_contrast, apply_contrast),
+    "low_resolution": Artefact(draw_low_resolution, apply_low_resolution),
+    "inverted_gamma": Artefact(draw_inverted_gamma, apply_inverted_gamma),
+    "gamma": Artefact(draw_gamma, apply_gamma),
 }
 """Every change, in the order in which they are applied: what a scanner does comes first."""

@@ -31,7 +31,7 @@ SMALLEST: Final = 1e-7
 """Below this a range or a standard deviation counts as this."""
 
 
-class Change(NamedTuple):
+class Artefact(NamedTuple):
     """One kind of change.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from trained import plans_of, state_of, write_trained
 
-from nnseg.core.decisions import Mending
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError
 from nnseg.inference.predict import Predictor
 from nnseg.interop.nnunet.checkpoint import Checkpoint
@@ -202,7 +202,9 @@ def test_postprocessing_is_read_from_its_json(tmp_path):
     _found(folder, "crossval_results_folds_0/postprocessing.json", 1)
     _found(folder, "crossval_results_folds_0_1/postprocessing.json", [1, 2], 2, [[1, 2], 2])
     wanted = [(1, 2), (2,), (1, 2)]
-    assert read_nnunet_model(folder).postprocessing == tuple(Mending(action="largest", labels=labels) for labels in wanted)
+    assert read_nnunet_model(folder).postprocessing == tuple(
+        PostprocessingStep(action="largest", labels=labels) for labels in wanted
+    )
 
 
 def test_postprocessing_found_with_other_folds_is_left_out_and_said_so(tmp_path, caplog):

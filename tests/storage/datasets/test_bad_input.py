@@ -11,7 +11,7 @@ from nnseg.core.dataset import Finding
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.read import read_case, read_dataset
 from nnseg.storage.images.read import read_scan
-from nnseg.system.parallel import each
+from nnseg.system.parallel import map_items
 
 CASES = ("good_1", "good_2", "worse")
 IMAGE, LABEL = Path("imagesTr/worse_0000.nii.gz"), Path("labelsTr/worse.nii.gz")
@@ -60,7 +60,7 @@ def look_through(folder: Path) -> tuple[list[str], list[Finding]]:
     def read(case):
         return read_case(case, channels=len(dataset.channels), labels=dataset.labels)
 
-    for outcome in each(read, dataset.cases):
+    for outcome in map_items(read, dataset.cases):
         if outcome.result is None:
             findings.append(Finding(level="error", message=outcome.reason or "", case=outcome.item.name))
         else:
@@ -174,7 +174,7 @@ def test_what_is_no_image_is_refused_in_one_line_for_every_format(tmp_path, suff
     elif content != "missing":
         junk = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
         path.write_bytes({"zero": b"", "text": b"hello " * 90, "noise": junk}[content])
-    outcome = next(each(lambda p: read_scan([p]), [path]))
+    outcome = next(map_items(lambda p: read_scan([p]), [path]))
     assert outcome.details is None  # one of our errors, with no traceback
     assert f"scan{suffix}" in outcome.reason
     assert "; expected " in outcome.reason

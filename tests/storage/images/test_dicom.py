@@ -163,8 +163,8 @@ def test_content_hash_of_a_series_does_not_depend_on_what_is_not_read(tmp_path):
 def test_a_header_whose_number_cannot_be_read_is_one_failed_file(tmp_path):
     write_series(tmp_path, name="a{}.dcm", number=3)
     write_series(tmp_path, name="b{}.dcm", number=4, series="1.2.4")
-    mended = write_slice(tmp_path / "c.dcm", np.eye(4, 6), position=(0, 0, 0), series="1.2.5", NumberOfFrames="77")
-    mended.write_bytes(mended.read_bytes().replace(b"77", b"x7"))
+    postprocessed = write_slice(tmp_path / "c.dcm", np.eye(4, 6), position=(0, 0, 0), series="1.2.5", NumberOfFrames="77")
+    postprocessed.write_bytes(postprocessed.read_bytes().replace(b"77", b"x7"))
     cases = find_scans(tmp_path, channels=1)
     assert [c.name.removeprefix(tmp_path.name) for c in cases] == ["_series3", "_series4", "_unreadable"]
     with pytest.raises(ScanError, match=r'c.dcm: has the NumberOfFrames "x7"; expected a whole number'):

@@ -10,7 +10,7 @@ from patch_examples import STILL, case_of, plan_of
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Augmentation, Extra
 from nnseg.core.validation import parse
-from nnseg.training.augmentation.batchgenerators import CATALOGUE, Catalogue, kind_of
+from nnseg.training.augmentation.batchgenerators import CATALOGUE, Transforms, kind_of
 from nnseg.training.patches import Patches
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def patches(count=2):
 def test_each_transform_runs_and_gives_the_same_for_the_same_seed(name):
     settings = SETTINGS.get(name, {})
     sure = {"p_per_sample": 1.0} if "p_per_sample" in kind_of(name).__init__.__code__.co_varnames else {}
-    catalogue = Catalogue([Extra(name=name, settings=sure | settings)])
+    catalogue = Transforms([Extra(name=name, settings=sure | settings)])
     results = []
     for _ in range(2):
         image, labels = patches()
@@ -61,13 +61,13 @@ def test_each_transform_runs_and_gives_the_same_for_the_same_seed(name):
 
 def test_labels_keep_to_themselves_under_changes_of_intensity():
     image, labels = patches()
-    Catalogue([GRADIENT]).apply(image, [labels], [1, 2])
+    Transforms([GRADIENT]).apply(image, [labels], [1, 2])
     assert torch.equal(labels, patches()[1])
 
 
 def test_a_patch_depends_on_its_own_seed_only():
     (image, labels), (single, of_single) = patches(), patches()
-    catalogue = Catalogue([GRADIENT])
+    catalogue = Transforms([GRADIENT])
     catalogue.apply(image, [labels], [1, 2])
     catalogue.apply(single[1:], [of_single[1:]], [2])
     assert torch.equal(image[1], single[1])
@@ -76,7 +76,7 @@ def test_a_patch_depends_on_its_own_seed_only():
 def test_masked_channels_stay_zero_outside_the_object():
     image, labels = patches()
     image[:, :, :4] = 0
-    Catalogue([GRADIENT]).apply(image, [labels], [1, 2], masked=[1])
+    Transforms([GRADIENT]).apply(image, [labels], [1, 2], masked=[1])
     assert not image[:, 1, :4].any()
     assert image[:, 0, :4].abs().max() > 0
 
@@ -86,13 +86,13 @@ def test_global_generators_are_left_alone():
     random.seed(1)
     before = (np.random.get_state()[1].tolist(), random.getstate())
     image, labels = patches()
-    Catalogue([Extra(name="RicianNoiseTransform"), GRADIENT]).apply(image, [labels], [1, 2])
+    Transforms([Extra(name="RicianNoiseTransform"), GRADIENT]).apply(image, [labels], [1, 2])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before
 
 
 def test_nothing_is_drawn_without_transforms():
     rng, other = np.random.default_rng(0), np.random.default_rng(0)
-    Catalogue([]).seed(rng)
+    Transforms([]).seed(rng)
     assert rng.random() == other.random()
 
 
@@ -107,12 +107,12 @@ def test_nothing_is_drawn_without_transforms():
 )
 def test_what_is_not_there_is_named_with_the_nearest(extra, message):
     with pytest.raises(PlanError, match=message):
-        Catalogue([extra])
+        Transforms([extra])
 
 
 def test_a_transform_that_fails_is_named():
     image, labels = patches()
-    catalogue = Catalogue([Extra(name="GammaTransform", settings={"gamma_range": "much"})])
+    catalogue = Transforms([Extra(name="GammaTransform", settings={"gamma_range": "much"})])
     with pytest.raises(PlanError, match=r"extra.0 \(GammaTransform\) failed on a patch of shape \(2, 12, 12, 12\)"):
         catalogue.apply(image, [labels], [1, 2])
 

@@ -13,8 +13,8 @@ from skimage.morphology import ball
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.training.augmentation import cascade as room
-from nnseg.training.augmentation.cascade import closed, dilated, eroded, move_borders, opened, remove_pieces, spoil
-from nnseg.training.context import Setting
+from nnseg.training.augmentation.cascade import closed, corrupt, dilated, eroded, move_borders, opened, remove_pieces
+from nnseg.training.context import TrainingContext
 from nnseg.training.patches import Patches
 from nnseg.training.validation import Validation
 
@@ -105,7 +105,7 @@ def test_every_voxel_keeps_one_known_label(seed):
     rng = generator(seed)
     before = rng.integers(0, 4, (3, 3, 3)).repeat(4, 0).repeat(4, 1).repeat(4, 2).astype(np.int16)
     kept = before.copy()
-    after = spoil(rng, before, labels=4)
+    after = corrupt(rng, before, labels=4)
     assert after.dtype == np.int16
     assert after.shape == before.shape
     assert set(np.unique(after)) <= {0, 1, 2, 3}
@@ -223,5 +223,5 @@ def test_the_estimate_on_held_out_patches_shows_the_answer_as_it_is():
         def forward(self, image):
             return torch.cat([0.5 - image[:, 2:].sum(1, keepdim=True), image[:, 2:]], 1)
 
-    setting = Setting(plan=plan_of(), fold=0, device=CPU, dtype=torch.float32)
+    setting = TrainingContext(plan=plan_of(), fold=0, device=CPU, dtype=torch.float32)
     assert Validation([case_of()], setting).estimate(Copies(), {}) == {"a": 1.0, "b": 1.0, "c": 1.0}
