@@ -7,9 +7,10 @@ from pathlib import Path
 
 from nnseg.commands.evaluate import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
-from nnseg.evaluation.scores import Noun, Scores
+from nnseg.evaluation.scores import Scores
 from nnseg.interop.nnunet.summary import read_summary
 from nnseg.storage.run_folder import read_json
 
@@ -17,7 +18,7 @@ FILES = ("scores.json", "summary.json")
 """What scores are called in a folder: nnseg's, and nnU-Net's."""
 
 
-class Comparisons(Noun):
+class Comparisons(FrozenModel):
     """Each of several models against the first.
 
     Args:

@@ -13,11 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import default_workers, device_kind
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
@@ -36,7 +35,7 @@ MOST_CASES = 8
 """Of the dataset that lend themselves to a probe."""
 
 
-class ProbeRequest(BaseModel):
+class ProbeRequest(FrozenModel):
     """What a process is to measure.
 
     Args:
@@ -49,8 +48,6 @@ class ProbeRequest(BaseModel):
         held_out: cases that a fold holds out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     task: Literal["handle", "train"]
     plan: Plan
     cases: tuple[Case, ...]
@@ -60,7 +57,7 @@ class ProbeRequest(BaseModel):
     held_out: int
 
 
-class ProbeResult(BaseModel):
+class ProbeResult(FrozenModel):
     """What was measured; one of ``handling`` and ``trial`` is there, unless there is an error.
 
     Args:
@@ -69,8 +66,6 @@ class ProbeResult(BaseModel):
         base_gb: RAM of the process before it did anything.
         error: that the candidate met.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = ""
     threads: int = 0

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from nnseg.commands.report import report_quietly
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import NnsegError, RunError, Stopped
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Options, default_workers
 from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, write_json
 from nnseg.system.parallel import own_process
@@ -32,7 +31,7 @@ GLANCE = 0.2
 """Seconds between two looks at the processes."""
 
 
-class TrainingJob(BaseModel):
+class TrainingJob(FrozenModel):
     """One training.
 
     Args:
@@ -45,8 +44,6 @@ class TrainingJob(BaseModel):
         options: with the device.
         parent: the process that wants it done.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     run: Path

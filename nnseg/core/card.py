@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import FiniteFloat
 
 from nnseg.core.decisions import Choice, Interval, Postprocessing
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Shape, Vector
 
 
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrainingData(Noun):
+class TrainingData(FrozenModel):
     """What a model learned from.
 
     Args:
@@ -40,7 +35,7 @@ class TrainingData(Noun):
     key: str
 
 
-class Networks(Noun):
+class Networks(FrozenModel):
     """The networks of one plan.
 
     Args:
@@ -60,7 +55,7 @@ class Networks(Noun):
     hashes: tuple[str, ...] = ()
 
 
-class MetricSummary(Noun):
+class MetricSummary(FrozenModel):
     """A metric of the held-out cases, averaged.
 
     Args:
@@ -79,7 +74,7 @@ class MetricSummary(Noun):
     labels: tuple[tuple[str, FiniteFloat | None, Interval | None], ...] = ()
 
 
-class SelfAssessment(Noun):
+class SelfAssessment(FrozenModel):
     """How far the model says itself how good its answers are.
 
     Args:
@@ -95,7 +90,7 @@ class SelfAssessment(Noun):
     calibration_error: FiniteFloat | None = None
 
 
-class ModelCard(Noun):
+class ModelCard(FrozenModel):
     """A model's card. What has an order is no dict: in files they are sorted.
 
     Args:

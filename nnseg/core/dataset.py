@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 
 
-class Finding(BaseModel):
+class Finding(FrozenModel):
     """Something seen while looking through a dataset.
 
     Args:
@@ -21,8 +20,6 @@ class Finding(BaseModel):
         case: the case's name, if it is about one.
         file: the file it is about.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     level: Literal["error", "warning", "note"]
     message: str

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.validation import NotNegative, Positive, Probability
 
 Interval = tuple[FiniteFloat, FiniteFloat]
@@ -15,13 +16,7 @@ Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 """What the answers of plans count beside one another, by their names."""
 
 
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Candidate(Noun):
+class Candidate(FrozenModel):
     """A plan, or several together, measured on held-out cases.
 
     Args:
@@ -48,7 +43,7 @@ class Candidate(Noun):
         return name_of(self.plans)
 
 
-class Nested(Noun):
+class Nested(FrozenModel):
     """What the best ensemble is worth to cases that had no say in which it is.
 
     In each part of the cases the ensemble that was best in all other parts is compared with the best single plan.
@@ -62,7 +57,7 @@ class Nested(Noun):
     interval: Interval | None
 
 
-class Choice(Noun):
+class Choice(FrozenModel):
     """The plans of a run that answer, and why these. Edit ``plans`` to overrule; plans that are not named do not answer.
 
     Args:
@@ -131,7 +126,7 @@ def _times(ratio: float) -> str:
     return "" if ratio == 1 else f"{ratio:.4g}x"
 
 
-class PostprocessingStep(BaseModel):
+class PostprocessingStep(FrozenModel):
     """One change to the object that some labels form together: one label, a region, or all of the foreground.
 
     Args:
@@ -141,8 +136,6 @@ class PostprocessingStep(BaseModel):
         mm3: of "smaller": what has this volume stays.
         fill: of "holes": the value that is written.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Literal["largest", "smaller", "holes"]
     labels: tuple[int, ...] = Field(min_length=1)
@@ -160,7 +153,7 @@ class PostprocessingStep(BaseModel):
         return self
 
 
-class Tried(BaseModel):
+class Tried(FrozenModel):
     """A candidate that changed held-out cases, on top of what was accepted before it.
 
     Args:
@@ -172,8 +165,6 @@ class Tried(BaseModel):
         reason: in words.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     mending: PostprocessingStep
     cases: int
     gain: float
@@ -182,7 +173,7 @@ class Tried(BaseModel):
     reason: str
 
 
-class Effect(BaseModel):
+class Effect(FrozenModel):
     """What mending does to one label or region of held-out cases.
 
     Args:
@@ -194,8 +185,6 @@ class Effect(BaseModel):
             label that is neither there nor predicted counts as Dice 1, so that a false alarm gone is a gain.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     cases: int
     dice_before: float | None
     dice_after: float | None
@@ -203,7 +192,7 @@ class Effect(BaseModel):
     gain: float
 
 
-class Postprocessing(BaseModel):
+class Postprocessing(FrozenModel):
     """The mendings of a run's model, and why they are these. Edit or empty ``mendings`` to overrule.
 
     Args:
@@ -214,8 +203,6 @@ class Postprocessing(BaseModel):
         tried: all candidates that change any case.
         key: of the predictions and references that were asked; the choice stands while they are the same.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mendings: tuple[PostprocessingStep, ...] = ()
     cases: int = 0

@@ -8,23 +8,21 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from nnseg.core.dataset import Finding
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
 
 
-class Intensity(BaseModel):
+class Intensity(FrozenModel):
     """The foreground voxels of one channel, each case counting the same.
 
     Args:
         mean, std, min, max: over all foreground voxels.
         median, percentile_00_5, percentile_99_5: over a sample of them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: float
     median: float
@@ -35,7 +33,7 @@ class Intensity(BaseModel):
     percentile_99_5: float
 
 
-class CaseMeasure(BaseModel):
+class CaseMeasure(FrozenModel):
     """What was measured of one case.
 
     Args:
@@ -49,8 +47,6 @@ class CaseMeasure(BaseModel):
             background is none. Empty if they were not measured.
         annotated: names of the labels that were annotated; None for all.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     key: str
@@ -67,7 +63,7 @@ class CaseMeasure(BaseModel):
         return min(self.shape) == 1
 
 
-class Fingerprint(BaseModel):
+class Fingerprint(FrozenModel):
     """A dataset, measured.
 
     Args:
@@ -81,8 +77,6 @@ class Fingerprint(BaseModel):
         findings: everything wrong with the dataset, each unusable case with its reason.
         unusable: content hash of the files of each case that could not be used ("" if not even readable), by name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
     dataset: str

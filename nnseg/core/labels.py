@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import Integers
 
 
-class Region(BaseModel):
+class Region(FrozenModel):
     """A union of labels that the network learns as one, possibly overlapping others.
 
     Args:
@@ -22,14 +23,12 @@ class Region(BaseModel):
         paint: the value written where the network sees it; later regions paint over earlier ones.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     values: tuple[int, ...]
     paint: int
 
 
-class Labels(BaseModel):
+class Labels(FrozenModel):
     """What a dataset's label values mean.
 
     Values may be any distinct integers; inside nnseg a label is its *index* in ``values``, and -1 is "ignored".
@@ -40,8 +39,6 @@ class Labels(BaseModel):
         ignore: the value of voxels nobody annotated, if there is one.
         regions: if given, the network learns these (sigmoid heads) and not the labels themselves (softmax heads).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...]
     values: tuple[int, ...]

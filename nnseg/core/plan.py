@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.validation import (
@@ -50,7 +51,7 @@ LossName = Literal[
 """What a training can make small: overlaps of volumes, errors of voxels, or the sum of one of each."""
 
 
-class Budget(BaseModel):
+class Budget(FrozenModel):
     """What a plan must fit into.
 
     Args:
@@ -60,22 +61,18 @@ class Budget(BaseModel):
         memory_gb: of the device, for training; None for the recipe's own figure.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seconds: Positive | None = None
     steps: Count | None = None
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     memory_gb: Positive | None = None
 
 
-class Section(BaseModel):
+class Section(FrozenModel):
     """A part of the plan.
 
     Args:
         why: the reason for a setting, in words.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     why: dict[str, str] = {}
 
@@ -88,7 +85,7 @@ class Section(BaseModel):
         return why
 
 
-class Normalization(BaseModel):
+class Normalization(FrozenModel):
     """How one channel's intensities are scaled.
 
     Args:
@@ -98,8 +95,6 @@ class Normalization(BaseModel):
         mean, std: of the foreground over the dataset, used by "ct".
         low, high: 0.5 and 99.5 percentiles of the foreground over the dataset, to which "ct" clips.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheme: Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
     masked: bool = False
@@ -201,15 +196,13 @@ class Network(Section):
         return tuple(total)
 
 
-class Extra(BaseModel):
+class Extra(FrozenModel):
     """A transform of batchgenerators, see `nnseg.training.augmentation.batchgenerators`.
 
     Args:
         name: of its class.
         settings: of its constructor, by name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     settings: dict[str, Any] = {}

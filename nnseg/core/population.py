@@ -9,9 +9,10 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.validation import NotNegative, Positive
 
@@ -37,13 +38,7 @@ WORDS: Final[Mapping[str, str]] = {"F": "women", "M": "men"}
 Floats = npt.NDArray[np.float64]
 
 
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Person(Noun):
+class Person(FrozenModel):
     """One of those that others are compared with.
 
     Args:
@@ -56,7 +51,7 @@ class Person(Noun):
     sex: Sex | None = None
 
 
-class Distribution(Noun):
+class Distribution(FrozenModel):
     """The volumes of one label.
 
     Args:
@@ -74,7 +69,7 @@ class Distribution(Noun):
         return self
 
 
-class Percentile(Noun):
+class Percentile(FrozenModel):
     """Where a volume stands.
 
     Args:
@@ -97,7 +92,7 @@ class Percentile(Noun):
         return "low" if self.percent < BAND[0] else "high" if self.percent > BAND[-1] else ""
 
 
-class Population(Noun):
+class Population(FrozenModel):
     """What volumes others have.
 
     Args:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Plan, digest
 from nnseg.core.validation import NotNegative
 
 
-class Trial(BaseModel):
+class Trial(FrozenModel):
     """One candidate plan, tried for a few real training steps and tiles in a process of its own.
 
     Args:
@@ -26,8 +25,6 @@ class Trial(BaseModel):
         failed: why the candidate cannot be trained here; empty if it can.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     key: str
     work: str = ""
     precision: str = "float32"
@@ -42,7 +39,7 @@ class Trial(BaseModel):
     failed: str = ""
 
 
-class CaseCost(BaseModel):
+class CaseCost(FrozenModel):
     """What it took to preprocess some of the dataset's cases for one plan, and to predict them with a network that costs nothing.
 
     Args:
@@ -58,8 +55,6 @@ class CaseCost(BaseModel):
         failed: why it could not be measured; empty if it could.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     key: str
     seconds: NotNegative = 0.0
     packed: NotNegative = 0.0
@@ -72,7 +67,7 @@ class CaseCost(BaseModel):
     failed: str = ""
 
 
-class Probe(BaseModel):
+class Probe(FrozenModel):
     """A machine, measured.
 
     Args:
@@ -86,8 +81,6 @@ class Probe(BaseModel):
         trials: of candidate plans.
         handling: of preprocessing, for each distinct one among the candidates.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     threads: int

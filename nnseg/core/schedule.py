@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import FreezePart
 from nnseg.core.plan import Training
 
 
-class Epoch(BaseModel):
+class Epoch(FrozenModel):
     """What one epoch of training came to.
 
     Args:
@@ -26,8 +25,6 @@ class Epoch(BaseModel):
         joules: that processors and cards have taken so far, see `nnseg.system.energy`; None where the machine does not tell.
         cpu_seconds: processor time so far, of all threads and workers together.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     step: int
@@ -55,7 +52,7 @@ RESTART = 0.5
 """Progress that the rate of a continued training goes back to."""
 
 
-class Segment(BaseModel):
+class Segment(FrozenModel):
     """A stretch of a course: from a step on, progress rises evenly so that it is 1 at the end.
 
     Args:
@@ -63,8 +60,6 @@ class Segment(BaseModel):
         progress: there, from 0 (highest rate) to 1 (rate zero).
         end: the step that the training ends before.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     progress: float
@@ -77,7 +72,7 @@ class Segment(BaseModel):
         return self.progress + (1 - self.progress) * (step - self.step) / (self.end - self.step)
 
 
-class Course(BaseModel):
+class Course(FrozenModel):
     """The rate's way to zero: which steps a training has, and how far along each of them is.
 
     It is fixed when a training starts, and only ever gets further legs, each written down before its first step: a training that
@@ -87,8 +82,6 @@ class Course(BaseModel):
         warmup: steps over which the rate rises, at the very beginning.
         legs: in order; each begins where the one before is left.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmup: int
     legs: tuple[Segment, ...]
@@ -143,7 +136,7 @@ def learning_rate(step: int, course: Course, training: Training) -> float:
     return training.learning_rate * math.pow(1 - progress, POLY_POWER)
 
 
-class Origin(BaseModel):
+class Origin(FrozenModel):
     """The weights that a training begins with, where they are not fresh.
 
     Args:
@@ -152,14 +145,12 @@ class Origin(BaseModel):
         freeze: part of the network that is left as it is.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str
     key: str
     freeze: FreezePart | None = None
 
 
-class Schedule(BaseModel):
+class Schedule(FrozenModel):
     """The work of one training, fixed when it starts; only its course may get further legs.
 
     Args:
@@ -179,8 +170,6 @@ class Schedule(BaseModel):
         compiled: the network is compiled, because that was measured to pay.
         origin: where the first weights are from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
     key: str

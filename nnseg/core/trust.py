@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.validation import NotNegative, Positive, Probability
 
@@ -32,7 +33,7 @@ PERCENTILES = {
 Percentiles = Annotated[tuple[FiniteFloat, ...], Field(min_length=len(PERCENTILES), max_length=len(PERCENTILES))]
 
 
-class Facts(BaseModel):
+class Facts(FrozenModel):
     """What of a scan is compared.
 
     Args:
@@ -41,23 +42,19 @@ class Facts(BaseModel):
         intensities: of each channel, as the network sees it, the `PERCENTILES`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     spacing: Vector
     size_mm: Vector
     intensities: tuple[Percentiles, ...]
 
 
-class Range(BaseModel):
+class Range(FrozenModel):
     """The values that training scans had, both ends included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     low: FiniteFloat
     high: FiniteFloat
 
 
-class Ranges(BaseModel):
+class Ranges(FrozenModel):
     """What training scans were like.
 
     A value counts as unlike them where it lies further outside of theirs than chance carries a scan of the same kind: by a quarter
@@ -69,8 +66,6 @@ class Ranges(BaseModel):
         spacing, size_mm: along z, y and x.
         intensities: for each channel, of each of the `PERCENTILES`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scans: int = Field(ge=FEWEST_SCANS)
     channels: tuple[str, ...]
@@ -164,14 +159,12 @@ _SCALE = 2.0**15
 _SHAPE = (len(RELIABILITY_TEMPERATURES), 3 * BINS + 1)
 
 
-class Reliability(BaseModel):
+class Reliability(FrozenModel):
     """Sums of one case whose reference is known, at each of the `RELIABILITY_TEMPERATURES`; its voxels weigh 1 together.
 
     Args:
         packed: the sums in half precision, little-endian, in base64: a twentieth of their text.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     packed: str
 
@@ -218,13 +211,7 @@ TEMPERATURES = tuple(0.5 * 2.0 ** (i / 6) for i in range(25))
 Slopes = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Agreement(Noun):
+class Agreement(FrozenModel):
     """How far votes agree with their decision on one scan. A *name* is a label of the foreground, or a region.
 
     Args:
@@ -243,7 +230,7 @@ class Agreement(Noun):
         return logit(self.labels[name]), logit(self.foreground), math.log(max(1.0, self.voxels[name]))
 
 
-class EnsembleShift(Noun):
+class EnsembleShift(FrozenModel):
     """How much less the votes of many networks agree than those of the few that answered a held-out case.
 
     Many see more to disagree about, while their answer is better; without this, good answers of many would be flagged.
@@ -269,7 +256,7 @@ class EnsembleShift(Noun):
         )
 
 
-class LabelTrust(Noun):
+class LabelTrust(FrozenModel):
     """What held-out cases say of one label or region.
 
     Args:
@@ -281,7 +268,7 @@ class LabelTrust(Noun):
     missing: Probability = 1.0
 
 
-class Confidence(Noun):
+class Confidence(FrozenModel):
     """How far to trust one answer.
 
     Args:
@@ -305,7 +292,7 @@ class Confidence(Noun):
     reliability: Reliability | None = None
 
 
-class Trust(Noun):
+class Trust(FrozenModel):
     """Measured on held-out cases, each predicted by networks that had not seen it; without arguments, nothing was.
 
     Args:

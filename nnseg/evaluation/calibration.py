@@ -11,15 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.trust import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.averages import FEW
-from nnseg.evaluation.scores import Interval, Noun
+from nnseg.evaluation.scores import Interval
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
 Numbers = npt.NDArray[np.float64]
 
 
-class Bin(Noun):
+class Bin(FrozenModel):
     """Voxels of which the model is about as sure.
 
     Args:
@@ -33,7 +34,7 @@ class Bin(Noun):
     share: float
 
 
-class Calibrated(Noun):
+class Calibrated(FrozenModel):
     """How well probabilities say how often they are right, at one temperature.
 
     Args:
@@ -53,7 +54,7 @@ class Calibrated(Noun):
     curve: tuple[Bin, ...]
 
 
-class Calibration(Noun):
+class Calibration(FrozenModel):
     """Held-out probabilities as the networks gave them, and at the model's temperature.
 
     Args:

@@ -16,10 +16,11 @@ from scipy import stats
 
 from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
+from nnseg.core.frozen import FrozenModel
 from nnseg.evaluation import averages
 from nnseg.evaluation.averages import FEW, mean_of_masks
 from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import CaseScore, Interval, Noun, Number, Scores
+from nnseg.evaluation.scores import CaseScore, Interval, Number, Scores
 from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
 
 ALPHA = 0.05
@@ -34,7 +35,7 @@ USUAL = ("dice", "iou", "hd95", "nsd")
 Numbers = npt.NDArray[np.float64]
 
 
-class ComparisonRow(Noun):
+class ComparisonRow(FrozenModel):
     """One metric of one label, or of the mean over the labels.
 
     Args:
@@ -72,7 +73,7 @@ class ComparisonRow(Noun):
     verdict: str
 
 
-class Comparison(Noun):
+class Comparison(FrozenModel):
     """Model b against model a.
 
     Args:

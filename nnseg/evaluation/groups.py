@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.errors import EvaluationError
+from nnseg.core.frozen import FrozenModel
 from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
 from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import Average, Noun, Scores
+from nnseg.evaluation.scores import Average, Scores
 from nnseg.evaluation.statistics import holm, kruskal_wallis
 from nnseg.storage.tables import read_rows
 
@@ -28,7 +29,7 @@ Cohorts = Mapping[str, Mapping[str, str]]
 """By grouping, then by case: the group it belongs to. A case that is not named belongs to none."""
 
 
-class GroupScores(Noun):
+class GroupScores(FrozenModel):
     """The cases of one group.
 
     Args:
@@ -46,7 +47,7 @@ class GroupScores(Noun):
     warning: str = ""
 
 
-class GroupTest(Noun):
+class GroupTest(FrozenModel):
     """Whether the groups of one grouping differ beyond chance.
 
     Args:
@@ -66,7 +67,7 @@ class GroupTest(Noun):
     p_adjusted: float
 
 
-class Grouped(Noun):
+class Grouped(FrozenModel):
     """All groups of some scores: what ``groups.json`` holds."""
 
     groups: tuple[GroupScores, ...]

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 
@@ -21,10 +21,8 @@ SLAB_VOXELS = 4_000_000
 """Voxels counted at a time, which bounds the memory: the joint histogram needs 64-bit copies of what it counts."""
 
 
-class Counts(BaseModel):
+class Counts(FrozenModel):
     """How a predicted mask agrees with a reference mask, in voxels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tp: int
     fp: int

@@ -5,21 +5,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.evaluation.metrics import Counts, is_metric
 
 Number = FiniteFloat | None
 Interval = tuple[FiniteFloat, FiniteFloat]
 
 
-class Noun(BaseModel):
-    """Immutable, and strict about its JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Surfaces(Noun):
+class Surfaces(FrozenModel):
     """What pooled distances are made of; of a mask that only one side shows, area alone.
 
     Args:
@@ -33,7 +28,7 @@ class Surfaces(Noun):
     within_mm2: dict[str, FiniteFloat]
 
 
-class Lesions(Noun):
+class Lesions(FrozenModel):
     """How the connected components of a mask agree.
 
     Args:
@@ -105,7 +100,7 @@ class LabelScore(Counts):
         return value
 
 
-class CaseScore(Noun):
+class CaseScore(FrozenModel):
     """One case: a score per label, and their mean over the defined ones."""
 
     name: str
@@ -114,14 +109,14 @@ class CaseScore(Noun):
     mean_iou: Number
 
 
-class Failure(Noun):
+class Failure(FrozenModel):
     """A case without a score, and why."""
 
     name: str
     reason: str
 
 
-class Mean(Noun):
+class Mean(FrozenModel):
     """One metric averaged: over everything, and per label.
 
     Args:
@@ -153,7 +148,7 @@ class Average(RootModel[dict[str, Mean]]):
         return metric in self.root
 
 
-class Averages(Noun):
+class Averages(FrozenModel):
     """The three declared averages; `nnseg.evaluation.averages` defines them."""
 
     per_mask: Average
@@ -161,7 +156,7 @@ class Averages(Noun):
     pooled: Average
 
 
-class Scores(Noun):
+class Scores(FrozenModel):
     """What a set of predictions is worth.
 
     Args:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from nnseg.evaluation.scores import Interval, LabelScore, Noun, Number, Scores
+from nnseg.core.frozen import FrozenModel
+from nnseg.evaluation.scores import Interval, LabelScore, Number, Scores
 
 FEWEST = 3
 """Cases below which nothing can be said."""
@@ -21,7 +22,7 @@ Numbers = npt.NDArray[np.float64]
 _Z = 1.96  # of 95 % of a normal distribution, as Bland and Altman rounded it
 
 
-class VolumeAgreement(Noun):
+class VolumeAgreement(FrozenModel):
     """Predicted against reference volumes of one label, ml.
 
     Args:

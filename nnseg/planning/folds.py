@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nnseg.core.dataset import Dataset, Finding, Fold, counted, listed
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Split
 from nnseg.storage.datasets.groups import TABLES, find_subjects, read_groups
 from nnseg.storage.run_folder import RunFolder, read_folds, read_json, write_json
@@ -157,15 +158,13 @@ def _changes(places: Sequence[int], movers: Sequence[int]) -> Iterator[list[int]
 log = logging.getLogger(__name__)
 
 
-class FoldSettings(BaseModel):
+class FoldSettings(FrozenModel):
     """How a run's cases were asked to be divided; in the run's record.
 
     Args:
         split: shuffled or in blocks.
         group_by: what keeps cases together, as `read_groups` takes it; None for the subjects of BIDS names, if there are any.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Split = "auto"
     group_by: str | None = None

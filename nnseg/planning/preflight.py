@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict
-
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial
 from nnseg.planning.cost_model import bytes_held, network_shape, rough_handling, rough_trial, tiles, unpacked_bytes
@@ -39,7 +38,7 @@ TRUST = 0.7
 """Share of an estimated memory that is sure to be needed."""
 
 
-class StageCost(BaseModel):
+class StageCost(FrozenModel):
     """What a part of a run takes.
 
     Args:
@@ -49,15 +48,13 @@ class StageCost(BaseModel):
         disk_gb: that it leaves on the disk.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seconds: float | None
     ram_gb: float
     device_gb: float = 0.0
     disk_gb: float = 0.0
 
 
-class Preflight(BaseModel):
+class Preflight(FrozenModel):
     """What a plan will cost.
 
     Args:
@@ -73,8 +70,6 @@ class Preflight(BaseModel):
         predict_largest: of the largest.
         held_out: of predicting what the folds hold out, each with its own network.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: str
     measured: bool
@@ -115,10 +110,8 @@ class Preflight(BaseModel):
         return self.preprocess.disk_gb + self.folds * self.train.disk_gb + self.held_out.disk_gb
 
 
-class FreeResources(BaseModel):
+class FreeResources(FrozenModel):
     """What is free for a run: RAM, memory of the device (0 if it has none of its own, or nobody knows), and disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ram_gb: float
     device_gb: float

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from nnseg.core.errors import PlanError
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Augmentation, Budget, Inference, Steps, Training
 from nnseg.core.validation import NotNegative, Positive, Probability, SplineOrder, parse
 from nnseg.storage.files import read_toml
@@ -15,7 +16,7 @@ from nnseg.storage.files import read_toml
 Count = Annotated[int, Field(ge=1)]
 
 
-class Constants(BaseModel):
+class Constants(FrozenModel):
     """What differs between 2D and 3D.
 
     Args:
@@ -27,8 +28,6 @@ class Constants(BaseModel):
         largest_batch: more patches a step bring little.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     first_edge: Count
     features_cap: Count
     reference_estimate: Positive
@@ -37,7 +36,7 @@ class Constants(BaseModel):
     largest_batch: Count
 
 
-class Rules(BaseModel):
+class Rules(FrozenModel):
     """The planner's constants.
 
     Args:
@@ -63,7 +62,7 @@ class Rules(BaseModel):
         volume: constants of 3D plans, ``[planner.3d]``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     network: Literal["plain", "residual"]
     base_features: Count
@@ -98,7 +97,7 @@ class Rules(BaseModel):
         return self.model_copy(update={"memory_gb": memory_gb, "aim": f"a device with {memory_gb:.3g} GB"})
 
 
-class CandidateNetwork(BaseModel):
+class CandidateNetwork(FrozenModel):
     """One of several networks that a recipe may come to.
 
     Args:
@@ -106,8 +105,6 @@ class CandidateNetwork(BaseModel):
         enough_steps: it is worth its price if a training has at least this many steps.
         planner: what it replaces of the recipe's planner section.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     enough_steps: Count = 1
@@ -124,21 +121,19 @@ class TrainingRecipe(Training):
     batch_size: Annotated[int, Field(ge=0)] = 0
 
 
-class Policies(BaseModel):
+class Policies(FrozenModel):
     """Settings of the augmentation that suit a modality; those left out stay the planner's to decide.
 
     Args:
         ct, mr, microscopy: for datasets all of whose channels are of this modality.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     ct: Augmentation = Augmentation()
     mr: Augmentation = Augmentation()
     microscopy: Augmentation = Augmentation()
 
 
-class Recipe(BaseModel):
+class Recipe(FrozenModel):
     """A preset that shapes plans.
 
     Args:
@@ -153,7 +148,7 @@ class Recipe(BaseModel):
         on_cpu: sections that replace parts of those above when a CPU trains.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     name: str
     description: str = ""

@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from nnseg.core.dataset import Case
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.storage.predictions import ScanRecord
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PredictionOrder(_Message):
+class PredictionOrder(FrozenModel):
     """How scans are to be predicted.
 
     Args:
@@ -59,7 +56,7 @@ class PredictionOrder(_Message):
         return self.model_dump(mode="json", exclude={"models", "folds", "device", "out", "room_gb", "most_gb", "verbose"})
 
 
-class PredictionTask(_Message):
+class PredictionTask(FrozenModel):
     """A case to predict.
 
     Args:
@@ -73,7 +70,7 @@ class PredictionTask(_Message):
     alone: bool = False
 
 
-class Ready(_Message):
+class Ready(FrozenModel):
     """The process has loaded its models.
 
     Args:
@@ -94,7 +91,7 @@ class Ready(_Message):
     population: Population | None = None
 
 
-class Refused(_Message):
+class Refused(FrozenModel):
     """The process cannot do what it was asked for, whatever the case.
 
     Args:
@@ -105,7 +102,7 @@ class Refused(_Message):
     reason: str
 
 
-class StageReached(_Message):
+class StageReached(FrozenModel):
     """A case has come to a stage.
 
     Args:
@@ -120,7 +117,7 @@ class StageReached(_Message):
     needed_gb: float = 0.0
 
 
-class Finished(_Message):
+class Finished(FrozenModel):
     """Nothing more is to be done for a case.
 
     Args:
@@ -135,7 +132,7 @@ class Finished(_Message):
     alone: bool = False
 
 
-class Alive(_Message):
+class Alive(FrozenModel):
     """A sign of life for machines without /proc.
 
     Args:

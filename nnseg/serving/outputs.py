@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
@@ -24,7 +23,7 @@ MAP_SUFFIX = ".nii.gz"
 """Of maps of uncertainty, whatever the scan's format."""
 
 
-class OutputTarget(BaseModel):
+class OutputTarget(FrozenModel):
     """Where predictions go, and what is kept of them.
 
     Args:
@@ -35,8 +34,6 @@ class OutputTarget(BaseModel):
         uncertainty: also write a map of it, and one number into the record.
         spacing: mm along the stored axes (z, y, x), for scans whose files say none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: Path
     key: str = ""

@@ -28,9 +28,10 @@ from urllib.parse import quote, unquote
 import blosc2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nnseg.core.errors import ScanError
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.storage.files import write_aside
@@ -61,19 +62,15 @@ class StoredCase:
     known: tuple[int, ...] | None = None
 
 
-class _ArrayFile(BaseModel):
+class _ArrayFile(FrozenModel):
     """What an array's frame must be: its size in the file, and its digest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bytes: int
     digest: str
 
 
-class _Contents(BaseModel):
+class _Contents(FrozenModel):
     """What case.json says. ``counts`` are rows of locations.b2nd per label index, in order; those of index -1 are ``annotated``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     name: str

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import RunError
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.core.trust import Confidence
@@ -37,7 +38,7 @@ SHARE = 20
 """The rest is at least so many times as long as the writing took, so that many thousand cases do not spend their time on it."""
 
 
-class ScanRecord(BaseModel):
+class ScanRecord(FrozenModel):
     """What became of one scan.
 
     Args:
@@ -55,8 +56,6 @@ class ScanRecord(BaseModel):
         confidence: how far to trust the label map, if that was asked for.
         images: the scan's files when it was predicted, one a channel; a folder stands for a DICOM series.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     status: Literal["done", "failed"]
     reason: str = ""
@@ -92,7 +91,7 @@ class ScanRecord(BaseModel):
             (folder / name).unlink(missing_ok=True)
 
 
-class Predictions(BaseModel):
+class Predictions(FrozenModel):
     """The record of a folder.
 
     Args:
@@ -105,8 +104,6 @@ class Predictions(BaseModel):
         population: to compare volumes with; None if the model has none.
         cases: by name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[4] = 4
     nnseg: str = ""

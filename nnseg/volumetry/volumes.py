@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, pairs_of
-from nnseg.core.population import Noun, Percentile, Population, Sex, volume_ml
+from nnseg.core.population import Percentile, Population, Sex, volume_ml
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability
 
@@ -19,7 +20,7 @@ MOST_BINS = 2**20
 """Label values that lie further apart are counted by sorting."""
 
 
-class Patient(Noun):
+class Patient(FrozenModel):
     """What is known of the one who was scanned.
 
     Args:
@@ -30,7 +31,7 @@ class Patient(Noun):
     sex: Sex | None = None
 
 
-class LabelVolume(Noun):
+class LabelVolume(FrozenModel):
     """One label or region of one scan.
 
     Args:
@@ -47,7 +48,7 @@ class LabelVolume(Noun):
     expected_dice: Probability | None = None
 
 
-class CaseVolumes(Noun):
+class CaseVolumes(FrozenModel):
     """One scan.
 
     Args:
@@ -74,7 +75,7 @@ class CaseVolumes(Noun):
         return {name: v.percentile.unusual for name, v in self.labels.items() if v.percentile and v.percentile.unusual}
 
 
-class Volumetry(Noun):
+class Volumetry(FrozenModel):
     """A folder of scans.
 
     Args:
