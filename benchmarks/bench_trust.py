@@ -81,7 +81,7 @@ def _predicted(run: RunFolder) -> Iterator[Seen]:
 
 def _seen(predictor: Predictor, case: Case, fold: int) -> Seen:
     labels, scan = predictor.model.labels, read_scan(case.images)
-    prediction = predictor.answer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=SAMPLE)
+    prediction = predictor.infer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=SAMPLE)
     assert prediction.confidence is not None
     assert prediction.sample is not None
     assert prediction.probabilities is not None

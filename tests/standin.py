@@ -47,7 +47,7 @@ class StandIn:
     def prepare(self, scan):
         return scan
 
-    def answer(self, scan, *, probabilities=False, uncertainty=False, scratch=None):
+    def infer(self, scan, *, probabilities=False, uncertainty=False, scratch=None):
         name = scan.source.files[0].name
         if self.out:
             (self.out.parent / f"seen_{os.getpid()}_{name}").touch()

@@ -246,10 +246,10 @@ class _Known(PredictorWrapper):
 
     reference: LabelMap
 
-    def answer(
+    def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
-        prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
+        prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
         return replace(prediction, label_map=replace(self.reference, grid=prediction.label_map.grid))
 
 

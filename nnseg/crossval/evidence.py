@@ -58,11 +58,11 @@ class CalibratingPredictor(PredictorWrapper):
 
     cases: tuple[Case, ...]
 
-    def answer(
+    def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The prediction, with its confidence whether or not it was asked for."""
-        prediction = self.predictor.answer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
+        prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
         prediction = self.with_calibration(prediction, self.reference_of(prepared.scan))
         return prediction if uncertainty else replace(prediction, uncertainty=None)
 

@@ -142,12 +142,12 @@ class EnsemblePredictor(CalibratingPredictor):
     ensembles: Sequence[Mapping[str, float]]
     kept: dict[str, list[PendingPrediction]] = field(default_factory=dict)
 
-    def answer(
+    def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The first ensemble's prediction, with its confidence."""
         numbered = {str(number): plans for number, plans in enumerate(self.ensembles)}
-        answers = self.predictor.answers(prepared, numbered, sample=SAMPLE).values()
+        answers = self.predictor.infer_ensembles(prepared, numbered, sample=SAMPLE).values()
         reference, case = self.reference_of(prepared.scan), self.case_of(prepared.scan)
         first, *others = (self.with_calibration(answer, reference) for answer in answers)
         if case:

@@ -127,7 +127,7 @@ def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held
     pairs = []
     for one in held:
         try:
-            prediction = predictor.answer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
+            prediction = predictor.infer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
         except NnsegError as error:  # it could be predicted once; a few cases more or less do not matter
             log.warning("case %s: %s", one.score.name, error)
             continue

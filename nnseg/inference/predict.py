@@ -91,7 +91,7 @@ def predict(model: Model, scan: Scan, *, device: torch.device | str = "auto", pr
         ModelError: weights do not fit their plan, or give no numbers, or a cascade's previous networks are missing.
     """
     predictor = Predictor(model, device=device)
-    return predictor.answer(predictor.prepare(scan), probabilities=probabilities)
+    return predictor.infer(predictor.prepare(scan), probabilities=probabilities)
 
 
 class Predictor:
@@ -134,7 +134,7 @@ class Predictor:
 
     def __call__(self, scan: Scan) -> Prediction:
         """The prediction for one scan; raises as `predict` does."""
-        return self.answer(self.prepare(scan))
+        return self.infer(self.prepare(scan))
 
     def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed for every network that needs no other's answer; on the CPU, without the networks.
@@ -146,7 +146,7 @@ class Predictor:
         plans = {group.key: group.plan for group in self._groups if not group.plan.previous}
         return self._with_cases(PreparedScan(scan=scan, cases={}, previous=previous), plans, None)
 
-    def answer(
+    def infer(
         self,
         prepared: PreparedScan,
         *,
@@ -170,10 +170,10 @@ class Predictor:
         wanted = RequestedOutputs(
             probabilities=probabilities, uncertainty=uncertainty, confidence=uncertainty, sample=sample, scratch=scratch
         )
-        (prediction,) = self._answers(prepared, [self._weights()], wanted)
+        (prediction,) = self._infer(prepared, [self._weights()], wanted)
         return prediction
 
-    def answers(
+    def infer_ensembles(
         self, prepared: PreparedScan, ensembles: Mapping[str, Mapping[str, float]], *, sample: int = 0
     ) -> dict[str, Prediction]:
         """What several ensembles of the model's plans say of a scan, with their confidence. Each network answers once for all.
@@ -189,7 +189,7 @@ class Predictor:
             ModelError: the networks give no numbers.
         """
         weights = [self._weights(plans) for plans in ensembles.values()]
-        found = self._answers(prepared, weights, RequestedOutputs(confidence=True, sample=sample))
+        found = self._infer(prepared, weights, RequestedOutputs(confidence=True, sample=sample))
         return dict(zip(ensembles, found, strict=True))
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
@@ -217,7 +217,7 @@ class Predictor:
             for group in self._groups
         ]
 
-    def _answers(self, prepared: PreparedScan, weights: Sequence[Sequence[float]], wanted: RequestedOutputs) -> list[Prediction]:
+    def _infer(self, prepared: PreparedScan, weights: Sequence[Sequence[float]], wanted: RequestedOutputs) -> list[Prediction]:
         """A prediction for each way of weighing the groups."""
         prepared = self._shown(prepared)
         clocks = [{"network": 0.0, "restore": 0.0} for _ in self._groups]
@@ -244,7 +244,7 @@ class Predictor:
         """What is prepared, with the cases of networks that are shown the answer of the previous ones, which is made now."""
         if not self._previous or not prepared.previous:
             return prepared
-        first = self._previous.answer(prepared.previous)
+        first = self._previous.infer(prepared.previous)
         return self._with_cases(prepared, {g.key: g.plan for g in self._groups if g.plan.previous}, first)
 
     def _with_cases(self, prepared: PreparedScan, plans: Mapping[str, Plan], first: Prediction | None) -> PreparedScan:

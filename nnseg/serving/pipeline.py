@@ -56,7 +56,7 @@ class CasePredictor(Protocol):
     def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed."""
 
-    def answer(
+    def infer(
         self, prepared: PreparedScan, *, probabilities: bool = ..., uncertainty: bool = ..., scratch: Path | None = ...
     ) -> Prediction:
         """What the networks say."""
@@ -136,7 +136,7 @@ class PredictionPipeline:
         try:
             with kept_memory() if self._keep else nullcontext():
                 while passage := self._ready.get():
-                    self._step(passage, self._answer, self._answered)
+                    self._step(passage, self._infer, self._answered)
         finally:
             self._room.close()
             self._answered.put(None)
@@ -218,11 +218,11 @@ class PredictionPipeline:
         self._room.enter(passage.needed_gb, of=allowed)
         passage.inside = True
 
-    def _answer(self, passage: _CaseInFlight) -> bool:
+    def _infer(self, passage: _CaseInFlight) -> bool:
         assert passage.prepared is not None
         self._at(passage, "network")
         target, prepared, passage.prepared = self._target, passage.prepared, None
-        passage.prediction = self._predictor.answer(
+        passage.prediction = self._predictor.infer(
             prepared, probabilities=target.probabilities, uncertainty=target.uncertainty, scratch=target.out
         )
         passage.note(seconds=passage.written.seconds | {k: round(v, 4) for k, v in passage.prediction.seconds.items()})

@@ -68,11 +68,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     calls = []
 
     def predictor(folds: tuple[int, ...], **_: object) -> SimpleNamespace:
-        def answer(scan: object, **_: object) -> SimpleNamespace:
+        def infer(scan: object, **_: object) -> SimpleNamespace:
             calls.append(folds)
             return SimpleNamespace(uncertainty=np.full(scan.grid.shape, 0.25, np.float32))
 
-        return SimpleNamespace(prepare=lambda scan: scan, answer=answer)
+        return SimpleNamespace(prepare=lambda scan: scan, infer=infer)
 
     monkeypatch.setattr(shown, "load_model", lambda path, folds: folds)
     monkeypatch.setattr(shown, "Predictor", predictor)

@@ -139,7 +139,7 @@ class Oracle:
     def prepare(self, scan):
         return SimpleNamespace(scan=scan)
 
-    def answer(self, prepared, *, probabilities, uncertainty, sample, scratch):
+    def infer(self, prepared, *, probabilities, uncertainty, sample, scratch):
         assert uncertainty
         voxels = np.argwhere(np.ones(prepared.scan.grid.shape))[:sample]
         shares = np.tile(np.array([[0.9, 0.1]], np.float32), (len(voxels), 1))
@@ -161,25 +161,25 @@ def witnessed(tmp_path):
 def test_a_witness_adds_what_the_reference_says(witnessed):
     scan, case = witnessed
     witness = CalibratingPredictor(predictor=Oracle(), cases=(case,))
-    prediction = witness.answer(witness.prepare(scan))
+    prediction = witness.infer(witness.prepare(scan))
     found = prediction.confidence.surprise
     assert found[TEMPERATURES.index(1.0)] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.1), rel=1e-3)
     assert min(found) == found[TEMPERATURES.index(1.0)]
     at = RELIABILITY_TEMPERATURES.index(1.0)
     assert prediction.confidence.reliability.brier[at] == pytest.approx(0.9 * 0.01 + 0.1 * 0.81, rel=1e-3)
     assert prediction.uncertainty is None
-    assert witness.answer(witness.prepare(scan), uncertainty=True).uncertainty == "a map"
+    assert witness.infer(witness.prepare(scan), uncertainty=True).uncertainty == "a map"
 
 
 def test_a_witness_knows_a_dicom_series_by_its_folder(witnessed):
     scan, case = witnessed
     series = replace(case, images=(scan.source.files[0].parent,))
     witness = CalibratingPredictor(predictor=Oracle(), cases=(series,))
-    assert witness.answer(witness.prepare(scan)).confidence.surprise
+    assert witness.infer(witness.prepare(scan)).confidence.surprise
 
 
 def test_a_reference_that_does_not_show_every_label_is_not_asked(witnessed):
     scan, case = witnessed
     for cases in ((), (replace(case, annotated=("a",)),), (replace(case, labels=None),)):
         witness = CalibratingPredictor(predictor=Oracle(), cases=cases)
-        assert witness.answer(witness.prepare(scan)).confidence.surprise == ()
+        assert witness.infer(witness.prepare(scan)).confidence.surprise == ()

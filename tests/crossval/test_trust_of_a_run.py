@@ -225,7 +225,7 @@ class Crowd:
     def prepare(self, scan):
         return scan
 
-    def answer(self, number, *, uncertainty):
+    def infer(self, number, *, uncertainty):
         self.asked.append(number)
         return SimpleNamespace(confidence=held(number, 0.7, 0.7).confidence)
 

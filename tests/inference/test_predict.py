@@ -60,7 +60,7 @@ def _plan(dimensions=3, *, labels=LABELS, spacing=2.0, channels=("MRI",), axes=(
 
 def predict(model, scan, *, probabilities=True, **settings):
     predictor = Predictor(model, **settings)
-    return predictor.answer(predictor.prepare(scan), probabilities=probabilities)
+    return predictor.infer(predictor.prepare(scan), probabilities=probabilities)
 
 
 def _member(plan: Plan, seed: int = 0) -> Member:
@@ -366,7 +366,7 @@ def test_uncertainty_is_the_doubt_of_the_mean_probabilities(labels, spacing):
     plan, scan = _plan(labels=labels, spacing=spacing), _scan(spacing=(1.0, 1.0, 1.0))
     predictor = Predictor(Model(members=(_member(plan, 1), _member(plan, 2))), device=CPU)
     prepared = predictor.prepare(scan)
-    found = predictor.answer(prepared, probabilities=True, uncertainty=True, sample=100)
+    found = predictor.infer(prepared, probabilities=True, uncertainty=True, sample=100)
     assert np.array_equal(found.label_map.labels, predictor(scan).label_map.labels)
     assert found.uncertainty.shape == scan.grid.shape
     if spacing == 1.0:  # nothing is resampled: what is unsure there is unsure here
@@ -415,7 +415,7 @@ def test_two_threads_and_a_lone_one_get_the_same_answers():
 def test_large_probabilities_lie_in_a_file_and_are_the_same(limit, monkeypatch, tmp_path):
     monkeypatch.setattr(canvas, "IN_MEMORY_BYTES", limit)
     predictor = Predictor(_model(_plan()), device=CPU)
-    found = predictor.answer(predictor.prepare(_scan()), probabilities=True, scratch=tmp_path).probabilities
+    found = predictor.infer(predictor.prepare(_scan()), probabilities=True, scratch=tmp_path).probabilities
     assert isinstance(found, np.memmap) == (limit == 0)
     assert not list(tmp_path.iterdir())  # it has no name
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
@@ -433,7 +433,7 @@ def test_plans_that_disagree_are_unsure_together():
     members = (certain(_plan(), 1), certain(_plan(spacing=3.0), 2))
     one, both = (Predictor(Model(members=m), device=CPU) for m in (members[:1], members))
     scan = _scan()
-    alone, together = (p.answer(p.prepare(scan), uncertainty=True) for p in (one, both))
+    alone, together = (p.infer(p.prepare(scan), uncertainty=True) for p in (one, both))
     assert alone.uncertainty.max() == pytest.approx(0, abs=1e-6)
     assert alone.confidence.agreement.foreground == pytest.approx(1, abs=1e-6)
     np.testing.assert_allclose(together.uncertainty[3:], 0.5, atol=1e-5)
@@ -451,7 +451,7 @@ def test_a_sample_lies_in_the_canonical_scan(orientation):
     plan = _plan(axes=(1, 0, 2))
     plan = plan.model_copy(update={"preprocessing": plan.preprocessing.model_copy(update={"orientation": orientation})})
     predictor = Predictor(Model(members=(_member(plan, 1),)), device=CPU)
-    found = predictor.answer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=200)
+    found = predictor.infer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=200)
     np.testing.assert_allclose(found.sample.probabilities, found.probabilities[:, *found.sample.voxels.T].T, atol=1e-6)
 
 
@@ -489,12 +489,12 @@ def _of_plans(weights: dict[str, float], *, labels=LABELS, folds=1) -> Model:
 def test_several_ensembles_at_once_answer_as_each_alone(labels):
     ensembles = [{"2d": 1.0}, {"3d": 1.0}, {"2d": 1.0, "3d": 1.0}, {"2d": 2.0, "3d_lowres": 1.0}, dict.fromkeys(PLANS, 1.0)]
     everything = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0), labels=labels), device=CPU)
-    found = everything.answers(everything.prepare(_scan()), {str(e): e for e in ensembles}, sample=100)
+    found = everything.infer_ensembles(everything.prepare(_scan()), {str(e): e for e in ensembles}, sample=100)
     maps = [answer.label_map.labels.tobytes() for answer in found.values()]
     assert len(set(maps)) == len(ensembles)
     for plans in ensembles:
         alone = Predictor(_of_plans(plans, labels=labels), device=CPU)
-        expected, answer = alone.answer(alone.prepare(_scan()), uncertainty=True, sample=100), found[str(plans)]
+        expected, answer = alone.infer(alone.prepare(_scan()), uncertainty=True, sample=100), found[str(plans)]
         assert (answer.label_map.labels == expected.label_map.labels).mean() >= 0.9999
         agreed, wanted = answer.confidence.agreement, expected.confidence.agreement
         assert agreed.labels == pytest.approx(wanted.labels, abs=1e-4)
@@ -522,7 +522,7 @@ def test_networks_of_the_same_tiles_and_other_weights_are_kept_apart():
 def test_an_ensemble_takes_the_seconds_of_its_plans_and_no_others():
     predictor = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0)), device=CPU)
     names = [("2d",), ("3d",), ("2d", "3d")]
-    found = predictor.answers(predictor.prepare(_scan()), {"+".join(n): dict.fromkeys(n, 1.0) for n in names})
+    found = predictor.infer_ensembles(predictor.prepare(_scan()), {"+".join(n): dict.fromkeys(n, 1.0) for n in names})
     seconds = {name: answer.seconds for name, answer in found.items()}
     for stage in ("preprocess", "network"):
         assert seconds["2d+3d"][stage] == pytest.approx(seconds["2d"][stage] + seconds["3d"][stage])

@@ -85,7 +85,7 @@ def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, 
     said = [r.getMessage() for r in caplog.records]
     assert any("hangs" in line and "slow (network)" in line for line in said)
     assert any("hung for 1 s and was ended" in line for line in said)
-    assert any("standin.py" in line and "in answer" in line for line in said), "its stacks are told"
+    assert any("standin.py" in line and "in infer" in line for line in said), "its stacks are told"
 
 
 def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):

@@ -35,10 +35,10 @@ class Meeting(StandIn):
             assert self.answered.wait(10)
         return scan
 
-    def answer(self, scan, **kept):
+    def infer(self, scan, **kept):
         assert self.prepared.wait(10)
         self.answered.set()
-        return super().answer(scan, **kept)
+        return super().infer(scan, **kept)
 
 
 class Counting(StandIn):
@@ -53,10 +53,10 @@ class Counting(StandIn):
         self.most = max(self.most, self.inside)
         return scan
 
-    def answer(self, scan, **kept):
+    def infer(self, scan, **kept):
         time.sleep(0.05)
         self.inside -= 1
-        return super().answer(scan, **kept)
+        return super().infer(scan, **kept)
 
 
 def test_a_case_is_prepared_while_another_is_in_the_network(tmp_path):
@@ -129,7 +129,7 @@ def test_what_is_done_is_not_done_again_unless_a_byte_of_it_is_gone(tmp_path):
 
 def test_a_lost_device_is_not_blamed_on_the_scan(tmp_path):
     class Lost(StandIn):
-        def answer(self, scan, **kept):
+        def infer(self, scan, **kept):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -138,7 +138,7 @@ def test_a_lost_device_is_not_blamed_on_the_scan(tmp_path):
 
 def test_want_of_memory_is_a_reason_to_try_alone(tmp_path):
     class Hungry(StandIn):
-        def answer(self, scan, **kept) -> LabelMap:
+        def infer(self, scan, **kept) -> LabelMap:
             raise MemoryError("Unable to allocate 8 GiB")
 
     _, finished = predicted([task(tmp_path, "a")], tmp_path / "out", Hungry())

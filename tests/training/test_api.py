@@ -91,5 +91,5 @@ def test_a_normalizer_of_ones_own_goes_into_preprocessing_and_prediction():
     training = train(plan, [case], steps=4, device="cpu")
     list(training)
     own = nnseg.Predictor(training.model(), device="cpu", normalizer=halved)
-    probabilities = own.answer(own.prepare(scan), probabilities=True).probabilities
+    probabilities = own.infer(own.prepare(scan), probabilities=True).probabilities
     assert not np.allclose(probabilities, nnseg.predict(training.model(), scan, device="cpu", probabilities=True).probabilities)
