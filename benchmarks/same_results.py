@@ -43,10 +43,23 @@ except ImportError:
     from nnseg.phantom import write_phantoms
 write_phantoms(Path(sys.argv[1]), cases=8)
 """
-VOLATILE = set(
-    "seconds total_seconds joules cpu_seconds peak_gb stages nnseg versions made_by written finished command machine time date about "
-    "version stage_seconds took key_of_files folder reason why sha256".split()
-)
+VOLATILE = {
+    *(
+        "seconds",
+        "total_seconds",
+        "stage_seconds",
+        "cpu_seconds",
+        "joules",
+        "peak_gb",
+        "stages",
+        "took",
+        "time",
+        "date",
+        "finished",
+    ),
+    *("nnseg", "versions", "version", "made_by", "machine", "command", "folder", "written", "about", "key_of_files", "sha256"),
+    *("reason", "why"),
+}
 """Keys of JSON files that hold times, memory, versions, places or words."""
 
 UNCOMPARED_FILES = {"run.json", "probe.json", "STOP"}
@@ -111,7 +124,7 @@ def python(tree: Path, *arguments: str, check: bool = True) -> int:
 
 
 def make_run(tree: Path, dataset: Path, run: Path, arguments: list[str]) -> None:
-    """Plan, fix the precision (which a stopwatch would choose otherwise), run, and predict the training scans with the model file."""
+    """Plan, fix the precision (else chosen by timing), run, and predict the training scans with the model file."""
     asked = [*arguments, "--steps", str(STEPS), "--no-probe", "--seed", "0"]
     python(tree, "-m", "nnseg", "plan", str(dataset), str(run), *asked)
     fix_precision(run)

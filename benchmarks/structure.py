@@ -3,10 +3,11 @@
     git worktree add ../before 4a6d639
     python benchmarks/structure.py ../before .
 
-Prints a table: files and lines; the longest file and function; classes, and class names that mean several things; the deepest chain
-of imports; modules that commands load, and their start-up times (median of 5 processes, the trees in turn); and walks: a parameter is
-followed from `nnseg.pipeline.run` through every call that passes it, or what was made of it, on. A climb is a step of the walk from
-a layer back up to a higher one, for instance from storage to the command that called it. Needs import-linter's `grimp`.
+Prints a table: files and lines; the longest file and function; classes, and class names that mean several things; the deepest
+chain of imports; modules that commands load, and their start-up times (median of 5 processes, the trees in turn); and walks: a
+parameter is followed from `nnseg.pipeline.run` through every call that passes it, or what was made of it, on. A climb is a step of
+the walk from a layer back up to a higher one, for instance from storage to the command that called it. Needs `grimp`, which comes
+with import-linter.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 REPEATS = 5
@@ -183,7 +185,7 @@ def walks(tree: Tree) -> dict[str, object]:
     for module, name, parameter in WALKS:
         route = list(walk(tree, tree.functions[module, name], parameter, set()))
         route = [m for i, m in enumerate(route) if i == 0 or m != route[i - 1]]
-        climbs = sum(tree.height(b) > tree.height(a) for a, b in zip(route, route[1:], strict=False))
+        climbs = sum(tree.height(b) > tree.height(a) for a, b in pairwise(route))
         found[f"walk of `{parameter}`: files entered"] = len(set(route))
         found[f"walk of `{parameter}`: climbs"] = climbs
     return found
@@ -277,7 +279,7 @@ def main() -> None:
         columns = [sizes(t) | depths(t) | walks(t) | loads(t, work / str(i)) for i, t in enumerate(trees)]
         timed = start_up(trees, work)
     for column, times in zip(columns, timed, strict=True):
-        column |= times
+        column.update(times)
     print("| | " + " | ".join(t.root.name for t in trees) + " |\n" + "|---" * (len(trees) + 1) + "|")
     for name in columns[0]:
         print(f"| {name} | " + " | ".join(str(column.get(name, "")) for column in columns) + " |")
