@@ -13,7 +13,7 @@ from typing import Any
 
 from drawing import Chart, write_figure
 
-from nnseg.evaluation.scores import Scores
+from nnseg.core.scores import Scores
 from nnseg.storage.run_folder import RunFolder, read_json
 
 FLOOR = 0.8

@@ -13,11 +13,11 @@ from nnseg.core.dataset import Dataset, Finding
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
+from nnseg.core.scores import Scores
 from nnseg.crossval.ensemble import choose_model
 from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.score import predict_folds, score
 from nnseg.crossval.trust import measure_trust
-from nnseg.evaluation.scores import Scores
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run_folder import RunFolder, read_json
 from nnseg.storage.run_record import timed, update_record

@@ -10,11 +10,11 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import CaseScore, Failure, LabelScore, Scores
 from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
-from nnseg.evaluation.scores import CaseScore, Failure, LabelScore, Scores
 from nnseg.reporting.contours import ExamplePicture, case_views
 from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 

@@ -12,7 +12,7 @@ from nnseg.cli.options import KnownRun, Verbose, Workers, workers_of
 from nnseg.cli.output import exit_for, log_to_terminal, print_scores
 
 if TYPE_CHECKING:
-    from nnseg.evaluation.scores import Scores
+    from nnseg.core.scores import Scores
 
 
 PANEL = "Judge"

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
     from nnseg.commands.compare import Comparisons
     from nnseg.core.dataset import Finding
+    from nnseg.core.metrics import Metric
+    from nnseg.core.scores import Grouped, Mean, Scores
     from nnseg.evaluation.compare import Comparison, ComparisonRow
-    from nnseg.evaluation.groups import Grouped
-    from nnseg.evaluation.metrics import Metric
-    from nnseg.evaluation.scores import Mean, Scores
 
 
 def print_comparisons(found: Comparisons) -> None:
@@ -57,7 +56,7 @@ def _print_comparison(found: Comparison) -> None:
 def _cells(row: ComparisonRow) -> tuple[str, ...]:
     from rich.markup import escape
 
-    from nnseg.evaluation.metrics import metric_of
+    from nnseg.core.metrics import metric_of
 
     digits = metric_of(row.metric).digits
     means = ["-" if value is None else f"{value:.{digits}f}" for value in (row.a, row.b)]
@@ -70,7 +69,7 @@ def _cells(row: ComparisonRow) -> tuple[str, ...]:
 
 
 def _title(row: ComparisonRow) -> str:
-    from nnseg.evaluation.metrics import metric_of
+    from nnseg.core.metrics import metric_of
 
     metric = metric_of(row.metric)
     size = "size of " if metric.better == "zero" else ""
@@ -89,7 +88,7 @@ def print_groups(found: Grouped, metrics: tuple[str, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from nnseg.evaluation.metrics import metric_of
+    from nnseg.core.metrics import metric_of
 
     shown = [(name, metric_of(name)) for name in metrics]
     table = Table("", "", "cases", *(m.title for _, m in shown), "", box=None)
@@ -168,7 +167,7 @@ def _of_cases(scores: Scores) -> Table:
 def _of_labels(scores: Scores) -> Table:
     from rich.table import Table
 
-    from nnseg.evaluation.metrics import metric_of
+    from nnseg.core.metrics import metric_of
 
     shown = [(name, metric_of(name)) for name in scores.metrics if name in AT_A_GLANCE or name.startswith("nsd")]
     table = Table("label", *(_headed(metric) for _, metric in shown), box=None)
@@ -180,7 +179,7 @@ def _of_labels(scores: Scores) -> Table:
 def _of_averages(scores: Scores) -> Table:
     from rich.table import Table
 
-    from nnseg.evaluation.metrics import metric_of
+    from nnseg.core.metrics import metric_of
 
     table = Table("mean (95 % of what draws of cases give)", "per_mask", "per_image", "pooled", box=None)
     averages = (scores.averages.per_mask, scores.averages.per_image, scores.averages.pooled)

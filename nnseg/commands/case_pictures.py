@@ -11,9 +11,9 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.image import Floats, Scan
 from nnseg.core.plan import digest
+from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
 from nnseg.crossval.trust import cross_fitted, held_out
-from nnseg.evaluation.scores import Scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.reporting.contours import CaseViews, ExamplePicture, case_views, montage_png

@@ -9,8 +9,8 @@ from nnseg.commands.evaluate import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Scores
 from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
-from nnseg.evaluation.scores import Scores
 from nnseg.interop.nnunet.summary import read_summary
 from nnseg.storage.run_folder import read_json
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from nnseg.core.dataset import Dataset
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Grouped, Scores
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import FilePair, evaluate, pair_folders, read_off
-from nnseg.evaluation.groups import Grouped, cohorts_of, grouped, read_cohorts
-from nnseg.evaluation.scores import Scores
+from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.files import write_text

@@ -17,11 +17,10 @@ from nnseg.core.decisions import Choice, Postprocessing
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import Shape, Vector
+from nnseg.core.metrics import metric_of
+from nnseg.core.scores import Average, Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.evaluation.calibration import calibration
-from nnseg.evaluation.groups import Grouped
-from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import Average, Scores
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model

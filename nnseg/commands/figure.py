@@ -11,7 +11,7 @@ from nnseg.commands.case_pictures import examples
 from nnseg.core.dataset import Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.schedule import Epoch
-from nnseg.evaluation.scores import Scores
+from nnseg.core.scores import Scores
 from nnseg.storage.run_folder import RunFolder, read_json
 
 if TYPE_CHECKING:

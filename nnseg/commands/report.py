@@ -18,11 +18,10 @@ from nnseg.core.decisions import Choice, Postprocessing
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
+from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.crossval.trust import HeldOutCase, cross_fitted, held_of
 from nnseg.evaluation.calibration import Calibration, calibration
-from nnseg.evaluation.groups import Grouped
-from nnseg.evaluation.scores import Scores
 from nnseg.reporting.report import write_report
 from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF

@@ -12,10 +12,10 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Candidate, Choice, Interval, ensembles_of, name_of
 from nnseg.core.labels import Labels
 from nnseg.core.plan import digest
+from nnseg.core.scores import CaseScore
 from nnseg.evaluation.averages import table
 from nnseg.evaluation.evaluate import OVERLAP, FilePair, evaluate
 from nnseg.evaluation.model_selection import CandidateScores, select
-from nnseg.evaluation.scores import CaseScore
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run_folder import RunFolder, read_json, write_json

@@ -10,10 +10,10 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.decisions import Weights, ensembles_of, name_of
 from nnseg.core.plan import digest
+from nnseg.core.scores import Failure, Scores
 from nnseg.crossval.predict import Ensemble, PredictionJob, predict_alone, predict_together
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import FilePair, evaluate
-from nnseg.evaluation.scores import Failure, Scores
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.load import merge
 from nnseg.storage.predictions import ScanRecord, held_out_predictions

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import NnsegError
 from nnseg.core.plan import digest
+from nnseg.core.scores import CaseScore, Scores
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit, ranges_of
-from nnseg.evaluation.scores import CaseScore, Scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.storage.images.read import read_scan

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.evaluation.scores import Average, Averages, CaseScore, Interval, LabelScore, Mean, Number
+from nnseg.core.scores import Average, Averages, CaseScore, Interval, LabelScore, Mean, Number
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
 FEW = 5

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.scores import Interval
 from nnseg.core.trust import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.averages import FEW
-from nnseg.evaluation.scores import Interval
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
 Numbers = npt.NDArray[np.float64]

@@ -23,8 +23,8 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
-from nnseg.evaluation.metrics import NOTHING, Counts, counts_of, dice, iou, joint_histogram, members
-from nnseg.evaluation.scores import LabelScore, Lesions, Surfaces
+from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
+from nnseg.evaluation.metrics import NOTHING, counts_of, dice, iou, joint_histogram, members
 from nnseg.evaluation.surface import surface_distances
 
 Mask = npt.NDArray[np.bool_]

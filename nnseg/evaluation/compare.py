@@ -17,10 +17,10 @@ from scipy import stats
 from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.metrics import metric_of
+from nnseg.core.scores import CaseScore, Interval, Number, Scores
 from nnseg.evaluation import averages
 from nnseg.evaluation.averages import FEW, mean_of_masks
-from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import CaseScore, Interval, Number, Scores
 from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
 
 ALPHA = 0.05

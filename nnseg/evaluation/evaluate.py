@@ -12,10 +12,10 @@ import numpy as np
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
+from nnseg.core.metrics import METRICS
+from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, Scores
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.case_score import Measures, label_score, measure_masks
-from nnseg.evaluation.metrics import METRICS, Counts
-from nnseg.evaluation.scores import CaseScore, Failure, LabelScore, Scores
 from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, TIFF, stem_of, suffix_of
 from nnseg.storage.images.read import read_label_map
 from nnseg.system.parallel import map_items

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.errors import EvaluationError
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.metrics import metric_of
+from nnseg.core.scores import Grouped, GroupScores, GroupTest, Scores
 from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
-from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import Average, Scores
 from nnseg.evaluation.statistics import holm, kruskal_wallis
 from nnseg.storage.tables import read_rows
 
@@ -27,51 +26,6 @@ UNKNOWN = ("", "n/a", "na", "nan", "none")
 
 Cohorts = Mapping[str, Mapping[str, str]]
 """By grouping, then by case: the group it belongs to. A case that is not named belongs to none."""
-
-
-class GroupScores(FrozenModel):
-    """The cases of one group.
-
-    Args:
-        by: what they were grouped by ("site").
-        value: what they have in common.
-        n: how many they are.
-        averages: by metric, `per_image`: the mean per label, and of the cases' means over labels, with intervals.
-        warning: what to mind; empty if nothing.
-    """
-
-    by: str
-    value: str
-    n: int
-    averages: Average
-    warning: str = ""
-
-
-class GroupTest(FrozenModel):
-    """Whether the groups of one grouping differ beyond chance.
-
-    Args:
-        by: what the cases were grouped by.
-        metric: whose mean over the labels was tested.
-        n: cases with a group and a value.
-        groups: how many they are in.
-        p: of a permutation test of Kruskal and Wallis' statistic.
-        p_adjusted: the same after Holm's correction for all groupings.
-    """
-
-    by: str
-    metric: str
-    n: int
-    groups: int
-    p: float
-    p_adjusted: float
-
-
-class Grouped(FrozenModel):
-    """All groups of some scores: what ``groups.json`` holds."""
-
-    groups: tuple[GroupScores, ...]
-    tests: tuple[GroupTest, ...]
 
 
 def grouped(scores: Scores, cohorts: Cohorts, metric: str | None = None) -> Grouped:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from nnseg.core.frozen import FrozenModel
-from nnseg.evaluation.scores import Interval, LabelScore, Number, Scores
+from nnseg.core.scores import Interval, LabelScore, Number, Scores
 
 FEWEST = 3
 """Cases below which nothing can be said."""

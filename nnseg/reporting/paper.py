@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from nnseg.core.metrics import metric_of
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import Scores
 from nnseg.evaluation.averages import table
-from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import Scores
 from nnseg.reporting.charts.network import NetworkStage, network_stages
 from nnseg.reporting.contours import PREDICTION, REFERENCE, ExamplePicture, View, views
 from nnseg.storage.files import write_aside

@@ -10,10 +10,9 @@ from nnseg.core.decisions import Choice, Postprocessing
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.calibration import Calibration
-from nnseg.evaluation.groups import Grouped
-from nnseg.evaluation.scores import Scores
 from nnseg.reporting.contours import CaseViews
 from nnseg.reporting.payload import PackedCase, ViewerCase
 

@@ -12,10 +12,10 @@ from nnseg.commands.case_pictures import shown_cases
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
+from nnseg.core.scores import Scores
 from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import cross_fitted, held_out
-from nnseg.evaluation.scores import Scores
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_answer

@@ -10,9 +10,8 @@ from nnseg.cli import app
 from nnseg.commands.compare import compare_models, read_models, read_scores
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Counts, Scores
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import Counts
-from nnseg.evaluation.scores import Scores
 from nnseg.storage.run_folder import write_json
 
 LABELS = Labels(names=("background", "ball"), values=(0, 3))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from nnseg.cli import app
 from nnseg.commands.evaluate import evaluate_folders, parse_tolerances, read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
-from nnseg.evaluation.scores import Scores
+from nnseg.core.scores import Scores
 from nnseg.storage.run_folder import read_json
 
 

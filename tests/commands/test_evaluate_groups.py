@@ -12,9 +12,8 @@ from nnseg.commands.evaluate import group
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Counts, Failure
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import Counts
-from nnseg.evaluation.scores import Failure
 from nnseg.storage.run_folder import RunFolder, write_json
 
 LABELS = Labels(names=("background", "ball"), values=(0, 1))

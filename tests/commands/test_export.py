@@ -11,10 +11,10 @@ from nnseg.core.decisions import Choice
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Counts, Grouped
 from nnseg.core.trust import Trust
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.groups import Grouped, group_scores
-from nnseg.evaluation.metrics import Counts
+from nnseg.evaluation.groups import group_scores
 from nnseg.network.bundle import Member, Model
 from nnseg.storage.run_folder import RunFolder, write_json
 

@@ -12,8 +12,8 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import Counts
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import Counts
 from nnseg.planning.folds import make_folds
 from nnseg.storage.run_folder import RunFolder, write_json, write_plan
 from nnseg.storage.run_record import update_record

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Facts, Trust, logit
 from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import Counts
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from nnseg.core.labels import Labels
+from nnseg.core.metrics import METRICS, metric_of
+from nnseg.core.scores import CaseScore, Counts, LabelScore, Lesions, Surfaces
 from nnseg.evaluation.averages import FEW, averages, table
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import METRICS, Counts, metric_of
-from nnseg.evaluation.scores import CaseScore, LabelScore, Lesions, Surfaces
 
 
 def mask(**values):

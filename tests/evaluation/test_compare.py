@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from nnseg.core.errors import EvaluationError
+from nnseg.core.scores import CaseScore, LabelScore, Scores
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.compare import compare, mean_ranks
-from nnseg.evaluation.scores import CaseScore, LabelScore, Scores
 
 LABELS = ("a", "b")
 

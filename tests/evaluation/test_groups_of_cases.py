@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from nnseg.core.errors import EvaluationError
+from nnseg.core.scores import CaseScore, LabelScore, Scores
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.groups import cohorts_of, group_scores, group_tests, grouped, read_cohorts
-from nnseg.evaluation.scores import CaseScore, LabelScore, Scores
 
 LABELS = ("a", "b")
 

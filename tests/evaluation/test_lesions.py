@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from lesion_pairs import PAIRS, lesion_pair
 
+from nnseg.core.scores import Lesions
 from nnseg.evaluation.case_score import match_lesions
-from nnseg.evaluation.scores import Lesions
 
 PANOPTICA = json.loads((Path(__file__).parent / "data" / "panoptica.json").read_text())["answers"]
 

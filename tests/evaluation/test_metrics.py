@@ -4,8 +4,9 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 
 from nnseg.core.labels import Labels, Region
+from nnseg.core.scores import Counts
 from nnseg.evaluation import metrics
-from nnseg.evaluation.metrics import Counts, count, dice, iou
+from nnseg.evaluation.metrics import count, dice, iou
 
 PLAIN = Labels(names=("background", "front", "back"), values=(0, 1, 2))
 

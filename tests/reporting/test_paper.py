@@ -8,8 +8,8 @@ from report_examples import plan
 
 from nnseg.core.labels import Labels
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import CaseScore, LabelScore, Scores
 from nnseg.evaluation.averages import averages
-from nnseg.evaluation.scores import CaseScore, LabelScore, Scores
 from nnseg.reporting.contours import ExamplePicture
 
 paper_network = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")

@@ -8,8 +8,8 @@ from report_examples import HOSTILE, LABELS, METRICS, case, epochs, mask, plan, 
 
 from nnseg.core.dataset import Finding
 from nnseg.core.schedule import Epoch
+from nnseg.core.scores import CaseScore, Scores
 from nnseg.evaluation.averages import averages
-from nnseg.evaluation.scores import CaseScore, Scores
 from nnseg.reporting.report import SECTIONS, render_report, write_report
 from nnseg.reporting.story import ReportContent
 from nnseg.reporting.viewer import MOST_BYTES, script_hash

@@ -19,9 +19,8 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
+from nnseg.core.scores import Counts, LabelScore, Scores
 from nnseg.evaluation.evaluate import FilePair, case_score, summarize
-from nnseg.evaluation.metrics import Counts
-from nnseg.evaluation.scores import LabelScore, Scores
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import stem_of
 

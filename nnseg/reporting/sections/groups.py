@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnseg.evaluation.groups import Grouped, GroupScores, GroupTest
-from nnseg.evaluation.metrics import metric_of
+from nnseg.core.metrics import metric_of
+from nnseg.core.scores import Grouped, GroupScores, GroupTest
 from nnseg.reporting.sections.scores import Cell, cell
 
 METRICS = ("dice", "hd95", "nsd_1", "absolute_volume_error")

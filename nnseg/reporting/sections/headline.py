@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.evaluation.metrics import metric_of
-from nnseg.evaluation.scores import Scores
+from nnseg.core.metrics import metric_of
+from nnseg.core.scores import Scores
 from nnseg.reporting.charts.drawing import decimals, duration
 from nnseg.reporting.sections.scores import AVERAGES, Cell, cell
 from nnseg.reporting.story import ReportContent

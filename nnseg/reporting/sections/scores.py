@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.metrics import Metric, metric_of
+from nnseg.core.scores import Interval, Mean, Scores
 from nnseg.evaluation.averages import table
-from nnseg.evaluation.metrics import Metric, metric_of
-from nnseg.evaluation.scores import Interval, Mean, Scores
 from nnseg.reporting.charts.charts import strips_svg
 from nnseg.reporting.charts.drawing import decimals
 from nnseg.reporting.story import ReportContent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnseg.evaluation.scores import Scores
+from nnseg.core.scores import Scores
 from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
 from nnseg.reporting.charts.charts import Dot, Guide, Scale, scatter_svg
 from nnseg.reporting.charts.drawing import short

@@ -6,8 +6,8 @@ import pytest
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
+from nnseg.core.scores import Counts
 from nnseg.evaluation.evaluate import OVERLAP, case_score, evaluate, pair_folders, summarize
-from nnseg.evaluation.metrics import Counts
 from nnseg.interop.nnunet.summary import read_summary, write_summary
 
 DATA = Path(__file__).parent / "data" / "summaries"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
 from nnseg.core.frozen import FrozenModel
-from nnseg.evaluation.metrics import Counts, is_metric
+from nnseg.core.metrics import is_metric
 
 Number = FiniteFloat | None
 Interval = tuple[FiniteFloat, FiniteFloat]
@@ -61,6 +61,18 @@ OF_LESIONS = {
     "panoptic_quality": "panoptic_quality",
 }
 """Metrics that `Lesions` holds, under these names."""
+
+
+class Counts(FrozenModel):
+    """How a predicted mask agrees with a reference mask, in voxels."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(tp=self.tp + other.tp, fp=self.fp + other.fp, fn=self.fn + other.fn, tn=self.tn + other.tn)
 
 
 class LabelScore(Counts):
@@ -190,3 +202,48 @@ class Scores(FrozenModel):
     def tolerances(self) -> tuple[float, ...]:
         """Of the surface distances, mm."""
         return tuple(float(name.removeprefix("nsd_")) for name in self.metrics if name.startswith("nsd_"))
+
+
+class GroupScores(FrozenModel):
+    """The cases of one group.
+
+    Args:
+        by: what they were grouped by ("site").
+        value: what they have in common.
+        n: how many they are.
+        averages: by metric, `per_image`: the mean per label, and of the cases' means over labels, with intervals.
+        warning: what to mind; empty if nothing.
+    """
+
+    by: str
+    value: str
+    n: int
+    averages: Average
+    warning: str = ""
+
+
+class GroupTest(FrozenModel):
+    """Whether the groups of one grouping differ beyond chance.
+
+    Args:
+        by: what the cases were grouped by.
+        metric: whose mean over the labels was tested.
+        n: cases with a group and a value.
+        groups: how many they are in.
+        p: of a permutation test of Kruskal and Wallis' statistic.
+        p_adjusted: the same after Holm's correction for all groupings.
+    """
+
+    by: str
+    metric: str
+    n: int
+    groups: int
+    p: float
+    p_adjusted: float
+
+
+class Grouped(FrozenModel):
+    """All groups of some scores: what ``groups.json`` holds."""
+
+    groups: tuple[GroupScores, ...]
+    tests: tuple[GroupTest, ...]

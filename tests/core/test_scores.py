@@ -4,9 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from nnseg.core.labels import Labels
+from nnseg.core.scores import Counts, Scores
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.evaluation.metrics import Counts
-from nnseg.evaluation.scores import Scores
 
 SCORES = summarize(
     [case_score(name, {"a": Counts(tp=3, fp=1, fn=1, tn=5)}) for name in ("c0", "c1")],

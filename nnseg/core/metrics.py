@@ -1,0 +1,73 @@
+"""The metrics: their names, titles, units and which way is better. `nnseg.evaluation` computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a number is to be read.
+
+    Args:
+        title: as it is called in tables.
+        meaning: in a sentence.
+        unit: empty for a share.
+        better: which way is; "zero" for errors that have a sign.
+        digits: behind the point, in tables.
+    """
+
+    title: str
+    meaning: str
+    unit: str = ""
+    better: Literal["higher", "lower", "zero"] = "higher"
+    digits: int = 3
+
+
+METRICS = {
+    "dice": Metric(title="Dice", meaning="overlap: twice what both show, over what each of them shows"),
+    "iou": Metric(title="IoU", meaning="overlap: what both show, over what either shows"),
+    "hd95": Metric(
+        title="HD95", unit="mm", better="lower", digits=2, meaning="95 % of either surface is no farther than this from the other"
+    ),
+    "hd": Metric(title="HD", unit="mm", better="lower", digits=2, meaning="the farthest that either surface is from the other"),
+    "assd": Metric(title="ASSD", unit="mm", better="lower", meaning="mean distance of both surfaces from one another"),
+    "nsd": Metric(title="NSD", meaning="share of both surfaces that lies within a tolerance of the other"),
+    "volume_error_ml": Metric(title="Volume error", unit="ml", better="zero", digits=2, meaning="predicted minus reference volume"),
+    "relative_volume_error": Metric(
+        title="Relative volume error", better="zero", meaning="predicted minus reference volume, over the reference volume"
+    ),
+    "absolute_volume_error": Metric(
+        title="Absolute volume error", better="lower", meaning="size of the volume error, over the reference volume"
+    ),
+    "lesion_f1": Metric(title="Lesion F1", meaning="found lesions: F1 of pairs with an IoU of 0.1 or more"),
+    "lesion_sensitivity": Metric(title="Lesion sensitivity", meaning="share of the reference's lesions that were found"),
+    "lesion_precision": Metric(title="Lesion precision", meaning="share of the predicted lesions that are there"),
+    "lesion_false_positives": Metric(
+        title="False positives", unit="a case", better="lower", digits=2, meaning="predicted lesions that are not there"
+    ),
+    "panoptic_quality": Metric(title="Panoptic quality", meaning="lesions found (IoU above 0.5) times how well they are outlined"),
+}
+"""What can be measured of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is that at 1 mm."""
+
+
+def metric_of(name: str) -> Metric:
+    """What a name stands for: "dice", "nsd_2", ...
+
+    Raises:
+        KeyError: there is no such metric.
+    """
+    kind, _, tolerance = name.partition("_")
+    if kind != "nsd":
+        return METRICS[name]
+    return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} mm")
+
+
+def is_metric(name: str) -> bool:
+    """True if `metric_of` knows the name."""
+    try:
+        metric_of(name)
+    except (KeyError, ValueError):
+        return False
+    return True
