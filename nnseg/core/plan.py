@@ -48,7 +48,12 @@ LossName = Literal[
     "dice_ce", "iou_ce", "tversky_ce", "dice_focal", "dice_topk", "lovasz_ce",
     "dice", "iou", "tversky", "focal_tversky", "lovasz", "ce", "topk", "focal",
 ]  # fmt: skip
-"""What a training can make small: overlaps of volumes, errors of voxels, or the sum of one of each."""
+"""What a training minimizes: overlaps of volumes, errors of voxels, or the sum of one of each."""
+
+NetworkKind = Literal["plain", "residual"]
+OptimizerName = Literal["sgd", "adamw"]
+NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+"""Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
 
 
 class Budget(FrozenModel):
@@ -96,7 +101,7 @@ class Normalization(FrozenModel):
         low, high: 0.5 and 99.5 percentiles of the foreground over the dataset, to which "ct" clips.
     """
 
-    scheme: Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
+    scheme: NormalizationScheme
     masked: bool = False
     mean: Number = 0.0
     std: NotNegative = 1.0
@@ -150,7 +155,7 @@ class Network(Section):
         decoder_blocks: convolutions of each decoder stage, one entry fewer.
     """
 
-    kind: Literal["plain", "residual"]
+    kind: NetworkKind
     features: Annotated[Counts, Field(min_length=1, max_length=16)]
     strides: tuple[Counts, ...]
     kernels: tuple[Counts, ...]
@@ -317,7 +322,7 @@ class Training(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_dice: bool = False
     deep_supervision: bool = True
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     learning_rate: Positive = 0.01
     weight_decay: NotNegative = 3e-5
     momentum: Probability = 0.99

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -109,6 +109,7 @@ def agree(problems: Iterable[str]) -> None:
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Named = TypeVar("Named")
 Path = tuple[str | int, ...]
 Schema = Mapping[str, Any]
 
@@ -242,6 +243,22 @@ def _innermost(error: ValidationError) -> list[Mapping[str, Any]]:
     """Its errors, without those of a list that is too short only because of others inside it."""
     found = error.errors()
     return [dict(e) for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
+
+
+def function_table(names: Any, functions: Mapping[str, Named]) -> dict[str, Named]:
+    """The functions in the order of a Literal's names.
+
+    Args:
+        names: the Literal of the names that files may hold.
+        functions: by name.
+
+    Raises:
+        TypeError: a name has no function, or a function's name is not in the Literal: a mistake in the source, found at import.
+    """
+    allowed = get_args(names)
+    if set(allowed) != set(functions):
+        raise TypeError(f"names without a function, or the reverse: {sorted(set(allowed) ^ set(functions))}")
+    return {name: functions[name] for name in allowed}
 
 
 def nearest(wrong: Sequence[str], known: Iterable[Sequence[str]]) -> Sequence[str] | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
 from nnseg.core.errors import PlanError
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.plan import Augmentation, Budget, Inference, Steps, Training
+from nnseg.core.plan import Augmentation, Budget, Inference, NetworkKind, Steps, Training
 from nnseg.core.validation import NotNegative, Positive, Probability, SplineOrder, parse
 from nnseg.storage.files import read_toml
 
@@ -40,7 +40,7 @@ class Rules(FrozenModel):
     """The planner's constants.
 
     Args:
-        network: a name in `nnseg.network.unet.NETWORKS`.
+        network: a name in `nnseg.network.build.NETWORKS`.
         base_features: channels of the finest stage, doubled at each further one.
         blocks: of the encoder's stages; the last number goes for all further stages.
         decoder_blocks: likewise of the decoder's.
@@ -64,7 +64,7 @@ class Rules(FrozenModel):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    network: Literal["plain", "residual"]
+    network: NetworkKind
     base_features: Count
     blocks: Annotated[Steps, Field(min_length=1)]
     decoder_blocks: Annotated[Steps, Field(min_length=1)]

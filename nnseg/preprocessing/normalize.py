@@ -14,7 +14,8 @@ from scipy.ndimage import binary_fill_holes
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Floats
-from nnseg.core.plan import Normalization
+from nnseg.core.plan import Normalization, NormalizationScheme
+from nnseg.core.validation import function_table
 
 Mask = npt.NDArray[np.bool_]
 Normalizer = Callable[[Floats, Normalization, Mask | None], Floats]
@@ -93,10 +94,7 @@ def _divisor(spread: float) -> np.float32:
     return np.float32(max(spread, SMALLEST_DIVISOR))
 
 
-NORMALIZERS: dict[str, Normalizer] = {
-    "ct": ct,
-    "zscore": zscore,
-    "rescale_to_0_1": rescale_to_0_1,
-    "rgb_to_0_1": rgb_to_0_1,
-    "none": unchanged,
-}
+NORMALIZERS: dict[str, Normalizer] = function_table(
+    NormalizationScheme,
+    {"ct": ct, "zscore": zscore, "rescale_to_0_1": rescale_to_0_1, "rgb_to_0_1": rgb_to_0_1, "none": unchanged},
+)

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from nnseg.core.plan import Plan
+from nnseg.core.plan import LossName, Plan
 from nnseg.training.context import ALONE, Ranks
 from nnseg.training.loss_terms import LossTarget, OverlapSums, overlap_sums
 
@@ -259,19 +259,24 @@ def _jaccard_slopes(errors: Tensor, inside: Tensor) -> Tensor:
     return torch.empty_like(errors).scatter_(2, order, slopes)
 
 
-LOSSES: dict[str, Loss] = {
-    "dice_ce": sum_of(dice_loss, cross_entropy),
-    "iou_ce": sum_of(iou_loss, cross_entropy),
-    "tversky_ce": sum_of(tversky_loss, cross_entropy),
-    "dice_focal": sum_of(dice_loss, focal_loss),
-    "dice_topk": sum_of(dice_loss, topk_loss),
-    "lovasz_ce": sum_of(lovasz_loss, cross_entropy),
-    "dice": sum_of(dice_loss),
-    "iou": sum_of(iou_loss),
-    "tversky": sum_of(tversky_loss),
-    "focal_tversky": sum_of(focal_tversky_loss),
-    "lovasz": sum_of(lovasz_loss),
-    "ce": sum_of(cross_entropy),
-    "topk": sum_of(topk_loss),
-    "focal": sum_of(focal_loss),
+TERMS: dict[str, Term] = {
+    "dice": dice_loss,
+    "iou": iou_loss,
+    "tversky": tversky_loss,
+    "focal_tversky": focal_tversky_loss,
+    "lovasz": lovasz_loss,
+    "ce": cross_entropy,
+    "topk": topk_loss,
+    "focal": focal_loss,
 }
+"""Every term by its name in `LossName`, where ``a_b`` is the sum of the terms a and b."""
+
+
+def _loss_called(name: str) -> Loss:
+    terms = [name] if name in TERMS else name.rsplit("_", 1)
+    if unknown := [term for term in terms if term not in TERMS]:
+        raise TypeError(f'the loss "{name}" of LossName needs a function in TERMS for: {", ".join(unknown)}')
+    return sum_of(*(TERMS[term] for term in terms))
+
+
+LOSSES: dict[str, Loss] = {name: _loss_called(name) for name in get_args(LossName)}

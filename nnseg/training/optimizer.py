@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from nnseg.core.plan import Training
+from nnseg.core.plan import OptimizerName, Training
+from nnseg.core.validation import function_table
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> Optimizer:
@@ -83,4 +84,5 @@ def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
 
 
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], Training], Optimizer]] = {"sgd": sgd, "adamw": adamw}
+MakeOptimizer = Callable[[list[nn.Parameter], Training], Optimizer]
+OPTIMIZERS: dict[str, MakeOptimizer] = function_table(OptimizerName, {"sgd": sgd, "adamw": adamw})
