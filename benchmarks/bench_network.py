@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nnseg.core.plan import Network
 from nnseg.network import blocks
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 from nnseg.training.loss_terms import LossTarget
 from nnseg.training.losses import LOSSES, downsample, stage_weights
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 def _stepper(loss: Callable[[list[Tensor], Tensor], Tensor], image: Tensor, labels: Tensor, *, fused: bool) -> Callable[[], None]:
     torch.manual_seed(0)
-    network = build_network(NETWORK, channels=1, heads=HEADS)
+    network = build_unet(NETWORK, channels=1, heads=HEADS)
     network.deep_supervision = True
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=fused)
 

@@ -23,7 +23,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
 
 BASE = {"edge": 256, "labels": 3, "members": 1}
@@ -58,7 +58,7 @@ def one(edge: int, labels: int, members: int) -> dict[str, float]:
     made = []
     for seed in range(members):
         torch.manual_seed(seed)
-        made.append(Member(plan=plan, fold=seed, weights=build_network(network, channels=1, heads=labels).state_dict()))
+        made.append(Member(plan=plan, fold=seed, weights=build_unet(network, channels=1, heads=labels).state_dict()))
     predictor = Predictor(Model(members=tuple(made)), device="cpu")
     grid = Grid(shape=(edge, edge, edge))
     small = np.random.default_rng(0).normal(size=(1, edge // 16, edge // 16, edge // 16)).astype(np.float32)

@@ -38,7 +38,7 @@ from training_growth import growth
 from nnseg.core.dataset import Fold
 from nnseg.core.plan import Plan
 from nnseg.interop.nnunet.dataset import write_raw_dataset
-from nnseg.network.unet import build_network
+from nnseg.network.build import build_network
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run_folder import RunFolder, read_json
@@ -221,7 +221,7 @@ def peak_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
 def step_flops(plan: Plan) -> int:
     """Multiplications and additions of all convolutions in one step, forward and backward, counted on shapes alone."""
     with torch.device("meta"):
-        network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+        network = build_network(plan)
         image = torch.empty(plan.training.batch_size, plan.inputs, *plan.patch)
     network.deep_supervision = plan.training.deep_supervision
     with FlopCounterMode(display=False) as counter:

@@ -29,10 +29,10 @@ from nnseg.inference.networks import MemberNetwork, window_of
 from nnseg.inference.predict import Prediction, Predictor, PreparedScan
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.tiles import Window
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device
-from nnseg.network.unet import build_network
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.run_folder import read_json, write_json
@@ -181,7 +181,7 @@ def _seconds_of_tile(voter: MemberNetwork, window: Window, *, tiles: int) -> flo
 
 
 def _untrained(plan: Plan) -> Member:
-    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    network = build_network(plan)
     return Member(plan=plan, fold=0, weights=network.state_dict())
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from nnseg.core.labels import swapped_heads
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
+from nnseg.network.build import network_input
 from nnseg.network.bundle import Member, build
 from nnseg.network.device import autocast_dtype
-from nnseg.network.unet import network_input
 
 
 class MemberNetwork:

@@ -24,8 +24,8 @@ from nnseg.core.plan import Plan
 from nnseg.core.population import Population
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
+from nnseg.network.build import build_network
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
-from nnseg.network.unet import build_network
 
 FORMAT = 1
 """Version of the bundle's text; a file of another one is refused, not guessed at."""
@@ -175,7 +175,7 @@ def build(member: Member, device: torch.device, network: Callable[[Plan], nn.Mod
         built = network(plan)
     else:
         with torch.device("meta"):  # no time and no random numbers spent on a start that is overwritten
-            built = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+            built = build_network(plan)
     expected = built.state_dict()
     _check_weights(expected, member)
     built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)

@@ -14,7 +14,7 @@ from nnseg.core.errors import ModelError
 from nnseg.core.plan import Plan
 from nnseg.network.bundle import Model
 
-DECODER, HEADS = "decoder", "decoder.heads."
+DECODER = "decoder"
 OTHER_DECODER = "the model's decoder has other stages"
 
 
@@ -67,7 +67,7 @@ def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = No
     of the encoder. Blocks that the model does not have in a stage stay as they are.
 
     Args:
-        network: as `nnseg.network.unet.build_network` made it; changed in place.
+        network: as `nnseg.network.build.build_network` made it; changed in place.
         plan: what it was made by.
         model: to begin with.
         fold: whose member to take; the first if there is none of it, or for None.
@@ -89,7 +89,7 @@ def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = No
         raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; take a model of the same kind of network")
     rows = {} if misfit else _rows(member.plan, plan)
     if rows:
-        reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if name.startswith(HEADS)}
+        reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if _is_head(name)}
     network.load_state_dict(fresh | reused)
     return WeightTransfer(
         tensors=len(reused),
@@ -119,7 +119,7 @@ def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
 def _fitting(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Tensors of the model for all parts before the first that does not fit, heads apart; and why that one does not."""
     reused: dict[str, Tensor] = {}
-    for part, names in groupby((name for name in fresh if not name.startswith(HEADS)), _part):
+    for part, names in groupby((name for name in fresh if not _is_head(name)), _part):
         shared = [name for name in names if name in given]
         if misfit := _misfit(part, shared, fresh, given):
             return reused, misfit
@@ -127,10 +127,15 @@ def _fitting(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[
     return reused, "" if _decoder(fresh) == _decoder(given) else OTHER_DECODER
 
 
+def _is_head(name: str) -> bool:
+    """Is the tensor one of the layers that make logits?"""
+    return "heads" in name.split(".")
+
+
 def _part(name: str) -> str:
     """The stage of the encoder that a tensor belongs to, "encoder.stages.2", or the whole decoder."""
     pieces = name.split(".")
-    return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if pieces[1] == "stages" else 2])
+    return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if "stages" in pieces[1:2] else 2])
 
 
 def _misfit(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

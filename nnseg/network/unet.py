@@ -6,30 +6,12 @@ Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEnc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from nnseg.core.plan import Network, Plan, Steps
+from nnseg.core.plan import Network, Steps
 from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, fast_layout, initialize
-
-
-def network_input(image: Tensor, plan: Plan) -> Tensor:
-    """A batch as the plan's network sees it: unchanged, but in a cascade.
-
-    There the last channel is the previous answer, label indices; it becomes one channel of zeros and ones for each label but the
-    background, because a label's number says nothing about it.
-
-    Args:
-        image: float32 (B, C, *space) of preprocessed cases, padding included: zero is the background.
-        plan: whose network it is for.
-    """
-    if plan.previous is None:
-        return image
-    foreground = torch.arange(1, len(plan.labels.values), device=image.device).view(-1, *[1] * (image.ndim - 2))
-    return torch.cat([image[:, :-1], (image[:, -1:] == foreground).to(image.dtype)], dim=1)
 
 
 class UNet(nn.Module):
@@ -47,6 +29,11 @@ class UNet(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.divisor = divisor
         self.deep_supervision = False
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The layers that make the logits of each stage, finest first."""
+        return list(self.decoder.heads)[::-1]
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, *space) of an image (B, C, *space).
@@ -137,14 +124,16 @@ def residual_encoder(network: Network, channels: int) -> Encoder:
     return Encoder(stages, stem)
 
 
-def build_network(network: Network, *, channels: int, heads: int) -> UNet:
-    """A freshly initialised network; the same one after the same ``torch.manual_seed``.
+def build_unet(network: Network, *, channels: int, heads: int) -> UNet:
+    """A U-Net with fresh weights, the same after the same ``torch.manual_seed``.
 
     Args:
+        network: its topology; a ``kind`` of "residual" has a residual encoder.
         channels: of the image.
-        heads: labels or regions it tells apart.
+        heads: labels or regions that have a channel of the logits each.
     """
-    result = UNet(NETWORKS[network.kind](network, channels), Decoder(network, heads), divisor=network.divisor)
+    encoder = residual_encoder if network.kind == "residual" else plain_encoder
+    result = UNet(encoder(network, channels), Decoder(network, heads), divisor=network.divisor)
     return result.apply(initialize)
 
 
@@ -153,6 +142,3 @@ def _stage(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) 
     ones = (1,) * len(kernel)
     first = ConvNorm((before, after), kernel, stride=stride)
     return nn.Sequential(first, *(ConvNorm((after, after), kernel, stride=ones) for _ in range(count - 1)))
-
-
-NETWORKS: dict[str, Callable[[Network, int], Encoder]] = {"plain": plain_encoder, "residual": residual_encoder}

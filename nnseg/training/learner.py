@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.schedule import Course, learning_rate
+from nnseg.network.build import DeeplySupervised, build_network
 from nnseg.network.checkpoint import flatten_state, unflatten_state
-from nnseg.network.unet import UNet, build_network
+from nnseg.network.unet import UNet
 from nnseg.training.context import TrainingContext
 from nnseg.training.losses import OwnLoss, make_loss, stage_weights
 from nnseg.training.optimizer import WeightAverage, make_optimizer
@@ -63,8 +64,8 @@ class Learner:
         training = setting.plan.training
         self.setting, self.course = setting, course
         self.network = (network or fresh_network(setting)).to(setting.device)
-        if isinstance(self.network, UNet):
-            _show_stages(self.network, deep=training.deep_supervision)
+        if isinstance(self.network, DeeplySupervised):
+            _set_deep_supervision(self.network, enabled=training.deep_supervision)
         self._learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self._learned, training)
         self.average = WeightAverage(self.network, training.averaging)
@@ -245,7 +246,7 @@ def fresh_network(setting: TrainingContext) -> nn.Module:
     plan = setting.plan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.training.seed * 1000 + setting.fold)
-        return build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+        return build_network(plan)
 
 
 def _in_words(batch: Batch) -> str:
@@ -278,12 +279,11 @@ def _part(size: int, number: int, count: int) -> slice:
     return slice(size * number // count, size * (number + 1) // count)
 
 
-def _show_stages(network: UNet, *, deep: bool) -> None:
-    """Have the network answer as the loss asks it to, and learn nothing where nobody looks."""
-    network.deep_supervision = deep
-    heads = list(network.decoder.heads)[::-1]  # finest first
-    weights = stage_weights(len(heads)) if deep else [1.0] + [0.0] * (len(heads) - 1)
-    for head, weight in zip(heads, weights, strict=True):
+def _set_deep_supervision(network: DeeplySupervised, *, enabled: bool) -> None:
+    """Set deep supervision; freeze heads whose loss weight is 0."""
+    network.deep_supervision = enabled
+    weights = stage_weights(len(network.heads)) if enabled else [1.0] + [0.0] * (len(network.heads) - 1)
+    for head, weight in zip(network.heads, weights, strict=True):
         head.requires_grad_(weight > 0)
 
 

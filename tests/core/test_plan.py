@@ -5,7 +5,7 @@ import pytest
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Network, Normalization, Plan, Training
 from nnseg.core.validation import parse
-from nnseg.network.unet import NETWORKS
+from nnseg.network.build import NETWORKS
 from nnseg.preprocessing.normalize import NORMALIZERS
 from nnseg.training.losses import LOSSES
 from nnseg.training.optimizer import OPTIMIZERS

@@ -11,7 +11,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import write_label_map
 
@@ -43,7 +43,7 @@ def predictor() -> Predictor:
         inference=Inference(mirror_axes=()),
     )
     torch.manual_seed(0)
-    network = build_network(plan.network, channels=1, heads=3)
+    network = build_unet(plan.network, channels=1, heads=3)
     weights = {n: t + 0.5 * torch.randn_like(t) for n, t in network.state_dict().items()}
     return Predictor(Model(members=(Member(plan=plan, fold=0, weights=weights),)), device=CPU)
 

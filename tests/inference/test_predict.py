@@ -20,8 +20,8 @@ from nnseg.inference import predict as room
 from nnseg.inference import volumes as canvas
 from nnseg.inference.postprocess import apply
 from nnseg.inference.predict import Predictor
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
-from nnseg.network.unet import build_network
 from nnseg.preprocessing.preprocess import preprocess, restore
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def predict(model, scan, *, probabilities=True, **settings):
 
 def _member(plan: Plan, seed: int = 0) -> Member:
     torch.manual_seed(seed)
-    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    network = build_network(plan)
     weights = {n: t + 0.5 * torch.randn_like(t) for n, t in network.state_dict().items()}  # far from a start that favours no label
     return Member(plan=plan, fold=seed, weights=weights)
 

@@ -13,7 +13,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.inference.segmenter import Segmenter
 from nnseg.network.bundle import Member, Model, save_model
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 
 LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
 
@@ -37,7 +37,7 @@ def _model(dimensions=3, channels=("MRI",)) -> Model:
         inference=Inference(mirror_axes=(0,)),
     )
     torch.manual_seed(1)
-    state = build_network(network, channels=len(channels), heads=3).state_dict()
+    state = build_unet(network, channels=len(channels), heads=3).state_dict()
     return Model(members=(Member(plan=plan, fold=0, weights={n: t + 0.5 * torch.randn_like(t) for n, t in state.items()}),))
 
 

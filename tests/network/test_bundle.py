@@ -11,9 +11,10 @@ from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.population import Person, population_of
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, build, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 
 CPU = torch.device("cpu")
 LABELS = Labels(names=("background", "front", "back"), values=(0, 1, 2))
@@ -47,7 +48,7 @@ def _plan(**changes) -> Plan:
 def _member(seed: int = 0, **changes) -> Member:
     torch.manual_seed(seed)
     plan = _plan(**changes)
-    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    network = build_network(plan)
     return Member(plan=plan, fold=seed, weights=network.state_dict())
 
 
@@ -106,7 +107,7 @@ def test_building_draws_no_random_numbers(model):
 def test_a_built_network_gives_what_the_trained_one_gives():
     torch.manual_seed(5)
     plan = _plan()
-    trained = build_network(plan.network, channels=2, heads=3).eval()
+    trained = build_unet(plan.network, channels=2, heads=3).eval()
     trained.deep_supervision = False
     image = torch.randn(2, 2, 8, 8, 8)
     built = build(Member(plan=plan, fold=0, weights=trained.state_dict()), CPU)

@@ -6,9 +6,9 @@ import torch
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
 from nnseg.network.transfer import adapt, freeze
-from nnseg.network.unet import build_network
 
 LABELS = Labels(names=("background", "liver", "spleen"), values=(0, 1, 2))
 
@@ -42,7 +42,7 @@ def plan_of(features=(4, 6, 8), *, channels=("T1",), labels=LABELS, kind="plain"
 
 def fresh(plan: Plan, seed: int):
     torch.manual_seed(seed)
-    network = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    network = build_network(plan)
     for name, parameter in network.named_parameters():
         if name.endswith("bias") or ".norm." in name:
             torch.nn.init.normal_(parameter)  # or they would be equal in all networks

@@ -5,7 +5,8 @@ from torch import nn
 from nnseg.core.plan import Network
 from nnseg.interop.nnunet.dataset import from_nnunet
 from nnseg.network import blocks
-from nnseg.network.unet import NETWORKS, build_network
+from nnseg.network.build import NETWORKS
+from nnseg.network.unet import build_unet
 
 
 def network(kind="plain", *, features=(4, 6, 8), strides=None, kernels=None, blocks=None, decoder_blocks=None, dimensions=3):
@@ -38,7 +39,7 @@ LAYOUTS = [
 @pytest.mark.parametrize(("layout", "space"), LAYOUTS)
 def test_logits_of_every_decoder_stage_come_finest_first(kind, layout, space):
     plan = network(kind, **layout)
-    model = build_network(plan, channels=2, heads=3)
+    model = build_unet(plan, channels=2, heads=3)
     image = torch.randn(2, 2, *space)
     finest = model(image)
     model.deep_supervision = True
@@ -83,7 +84,7 @@ def residual_parameters(features, blocks, channels, heads):
 def test_the_default_plain_network_has_31_million_parameters():
     features = (32, 64, 128, 256, 320, 320)
     with torch.device("meta"):
-        model = build_network(network(features=features), channels=1, heads=3)
+        model = build_unet(network(features=features), channels=1, heads=3)
     count = sum(p.numel() for p in model.parameters())
     assert count == plain_parameters(features, 1, 3) == 31_196_399
 
@@ -91,12 +92,12 @@ def test_the_default_plain_network_has_31_million_parameters():
 def test_the_residual_network_has_102_million_parameters():
     features, blocks = (32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6)
     with torch.device("meta"):
-        model = build_network(network("residual", features=features, blocks=blocks), channels=1, heads=3)
+        model = build_unet(network("residual", features=features, blocks=blocks), channels=1, heads=3)
     assert sum(p.numel() for p in model.parameters()) == residual_parameters(features, blocks, 1, 3) == 102_350_575
 
 
 def test_an_image_that_the_strides_do_not_divide_is_refused():
-    model = build_network(network(**ANISOTROPIC), channels=1, heads=2)
+    model = build_unet(network(**ANISOTROPIC), channels=1, heads=2)
     with pytest.raises(ValueError, match=r"\(4, 16, 6\) voxels.*divisible by \(4, 8, 4\)"):
         model(torch.zeros(1, 1, 4, 16, 6))
     with pytest.raises(ValueError, match="does not fit"):
@@ -105,7 +106,7 @@ def test_an_image_that_the_strides_do_not_divide_is_refused():
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_patch_that_shrinks_to_one_voxel_can_be_trained_on(kind):
-    model = build_network(network(kind), channels=1, heads=2)
+    model = build_unet(network(kind), channels=1, heads=2)
     model(torch.randn(1, 1, 4, 4, 4)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for n, p in model.named_parameters() if "heads.0" not in n)
 
@@ -115,7 +116,7 @@ def test_the_same_seed_gives_the_same_network(kind):
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(build_network(network(kind), channels=1, heads=2).state_dict())
+        states.append(build_unet(network(kind), channels=1, heads=2).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(states[0].values(), states[2].values(), strict=True))
 
@@ -123,7 +124,7 @@ def test_the_same_seed_gives_the_same_network(kind):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_bfloat16_autocast_answers_as_float32_does(kind):
     torch.manual_seed(0)
-    model = build_network(network(kind, features=(8, 16)), channels=1, heads=2)
+    model = build_unet(network(kind, features=(8, 16)), channels=1, heads=2)
     image = torch.randn(2, 1, 8, 8, 8)
     exact = model(image)
     with torch.autocast("cpu", torch.bfloat16):
@@ -136,7 +137,7 @@ def test_bfloat16_autocast_answers_as_float32_does(kind):
 
 def test_the_layout_of_the_image_in_memory_does_not_matter():
     torch.manual_seed(0)
-    model = build_network(network(), channels=2, heads=2)
+    model = build_unet(network(), channels=2, heads=2)
     image = torch.randn(1, 2, 8, 8, 8)
     assert torch.equal(model(image), model(image.contiguous(memory_format=torch.channels_last_3d)))
     assert torch.equal(model(image), model(image.transpose(2, 4).contiguous().transpose(2, 4)))
@@ -170,7 +171,7 @@ def test_nnunets_weights_give_nnunets_answer(kind, layout, space):
     torch.manual_seed(0)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.3)
-    ours = build_network(plan, channels=2, heads=3)
+    ours = build_unet(plan, channels=2, heads=3)
     ours.deep_supervision = True
     weights = from_nnunet(theirs.state_dict(), ours.state_dict())
     ours.load_state_dict(weights)
@@ -185,7 +186,7 @@ def test_nnunets_weights_give_nnunets_answer(kind, layout, space):
 @pytest.mark.parametrize(("layout", "space"), LAYOUTS)
 def test_other_devices_get_the_same_answer_and_gradients(kind, layout, space, monkeypatch):
     torch.manual_seed(0)
-    model = build_network(network(kind, **layout), channels=2, heads=3).double()
+    model = build_unet(network(kind, **layout), channels=2, heads=3).double()
     image = torch.randn(2, 2, *space, dtype=torch.float64)
     answers = []
     for cpu in (True, False):
@@ -198,7 +199,7 @@ def test_other_devices_get_the_same_answer_and_gradients(kind, layout, space, mo
 
 
 def test_weights_can_be_swapped_in_inference_mode():
-    model, other = (build_network(network(), channels=1, heads=2) for _ in range(2))
+    model, other = (build_unet(network(), channels=1, heads=2) for _ in range(2))
     image = torch.randn(1, 1, 8, 8, 8)
     with torch.inference_mode():
         assert torch.equal(torch.func.functional_call(model, other.state_dict(), (image,)), other(image))
@@ -206,7 +207,7 @@ def test_weights_can_be_swapped_in_inference_mode():
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_an_exported_program_gives_the_same_answer(kind):
-    model = build_network(network(kind), channels=1, heads=2).eval()
+    model = build_unet(network(kind), channels=1, heads=2).eval()
     image = torch.randn(1, 1, 8, 8, 8)
     program = torch.export.export(model, (image,))
     assert torch.allclose(program.module()(image), model(image), atol=1e-5)

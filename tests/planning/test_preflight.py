@@ -17,7 +17,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.inference.tiles import Window
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 from nnseg.planning.cost_model import bytes_held, count_values, network_shape, tiles, unpacked_bytes
 from nnseg.planning.describe import describe_preflight
 from nnseg.planning.measure import measure_case
@@ -265,7 +265,7 @@ def test_values_of_feature_maps_are_those_a_network_computes() -> None:
     import torch
 
     plan = make_plan()
-    network = build_network(plan.network, channels=1, heads=3)
+    network = build_unet(plan.network, channels=1, heads=3)
     seen = []
     for module in network.modules():
         if type(module).__name__ in ("Conv3d", "UpConvolution"):

@@ -21,7 +21,7 @@ from warm import nnseg, started
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.network.bundle import Member, Model, save_model
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 
 KILLS = 20
 
@@ -44,7 +44,7 @@ def _write_model(path: Path, channels: int = 1, seed: int = 0) -> Path:
         inference=Inference(mirror_axes=(0,)),
     )
     torch.manual_seed(seed)
-    built = build_network(plan.network, channels=channels, heads=3)
+    built = build_unet(plan.network, channels=channels, heads=3)
     weights = {n: t + 0.5 * torch.randn_like(t) for n, t in built.state_dict().items()}
     save_model(Model(members=(Member(plan=plan, fold=0, weights=weights),)), path)
     return path

@@ -1,5 +1,7 @@
 """Trainings from Python, as the documentation shows them."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ import nnseg
 from nnseg.core.errors import PlanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
+from nnseg.network.build import NETWORKS, DeeplySupervised
+from nnseg.network.bundle import load_model_file, save_model
 from nnseg.training.api import train
 
 
@@ -49,6 +53,22 @@ def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
     case = ball("b", 1)
     prediction = predictor(scan_of(case))
     assert np.mean(prediction.label_map.labels == case.labels) > 0.9
+
+
+def test_a_kind_of_network_that_is_no_unet_is_trained_saved_and_predicts(monkeypatch, tmp_path):
+    def flat(plan):
+        layers = [("body", nn.Conv3d(plan.inputs, 8, 3, padding=1)), ("act", nn.ReLU()), ("heads", nn.Conv3d(8, 3, 1))]
+        return nn.Sequential(OrderedDict(layers))
+
+    monkeypatch.setitem(NETWORKS, "plain", flat)
+    training = train(plan_of(learning_rate=0.03, averaging=0.0), [ball("a", 0)], held_out=[ball("b", 1)], steps=40, device="cpu")
+    assert not isinstance(training.learner.network, DeeplySupervised)
+    epochs = list(training)
+    assert epochs[-1].loss < 0.7 * epochs[0].loss
+    save_model(training.model(), tmp_path / "flat.nnseg")
+    shown = ball("c", 2)
+    prediction = nnseg.predict(load_model_file(tmp_path / "flat.nnseg"), scan_of(shown), device="cpu")
+    assert np.mean(prediction.label_map.labels == shown.labels) > 0.85
 
 
 def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():

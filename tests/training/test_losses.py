@@ -10,7 +10,7 @@ from flat import NESTED, THREE, plan_for
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import LossName, Network
-from nnseg.network.unet import build_network
+from nnseg.network.unet import build_unet
 from nnseg.training.loss_terms import LossTarget, overlap_sums
 from nnseg.training.losses import LOSSES, downsample, focal_tversky_loss, make_loss, stage_weights
 
@@ -463,7 +463,7 @@ def test_networks_of_every_depth_are_supervised(stages, weights):
         decoder_blocks=(1,) * (stages - 1),
     )
     torch.manual_seed(0)
-    network = build_network(shape, channels=1, heads=3)
+    network = build_unet(shape, channels=1, heads=3)
     network.deep_supervision = True
     _, labels = drawn(space=(16, 16))
     outputs = network(torch.randn(2, 1, 16, 16))

@@ -47,7 +47,7 @@ def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
 
     Args:
         state: of a PlainConvUNet or ResidualEncoderUNet.
-        ours: the ``state_dict`` of the equal network built by `nnseg.network.unet.build_network`.
+        ours: the ``state_dict`` of the equal network built by `nnseg.network.build.build_network`.
 
     Raises:
         KeyError: a weight of ours is not in ``state``.

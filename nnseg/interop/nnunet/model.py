@@ -20,8 +20,8 @@ from nnseg.interop.nnunet.checkpoint import MOST_AXES, Checkpoint, StoredTensor,
 from nnseg.interop.nnunet.dataset import from_nnunet, nnunet_name
 from nnseg.interop.nnunet.json import read_object
 from nnseg.interop.nnunet.plans import NnunetPlans, read_plans
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
-from nnseg.network.unet import build_network
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> dict[str, Tensor
     """The network's weights by our names; all there are must have a place."""
     stored = {_bare(str(name)): value for name, value in _entry(checkpoint, "network_weights", dict, path).items()}
     with torch.device("meta"):
-        ours = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads)).state_dict()
+        ours = build_network(plan).state_dict()
     shapes = {nnunet_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
     unlike = _first_difference(stored, shapes)
     if unlike:

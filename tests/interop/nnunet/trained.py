@@ -8,7 +8,7 @@ import torch
 
 from nnseg.interop.nnunet.dataset import nnunet_name
 from nnseg.interop.nnunet.plans import NnunetPlans
-from nnseg.network.unet import build_network
+from nnseg.network.build import build_network
 
 RULES = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 FULL = {
@@ -86,7 +86,7 @@ def state_of(plans: NnunetPlans, configuration: str, seed: int) -> dict[str, tor
     """Random weights by nnU-Net's names, with a copy such as it stores."""
     plan = plans.plan(configuration, ())
     torch.manual_seed(seed)
-    ours = build_network(plan.network, channels=plan.inputs, heads=len(plan.labels.heads)).state_dict()
+    ours = build_network(plan).state_dict()
     state = {nnunet_name(name): tensor for name, tensor in ours.items()}
     first = "encoder.stages.0.0.convs.0.conv.weight"
     copies = {first.replace(".conv.", ".all_modules.0."), f"decoder.{first}"}

@@ -1,0 +1,67 @@
+"""The network of a plan, built by its kind, and the input it takes.
+
+A new kind of network is a function of the plan in `NETWORKS` and a name in `nnseg.core.plan.NetworkKind`. What the function returns
+takes images (B, ``plan.inputs``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space) with one
+channel for each of ``plan.labels.heads``. It may also
+
+- have the attributes of `DeeplySupervised`, to be trained on the logits of several stages;
+- have a part called ``encoder``, so that ``--freeze encoder`` finds it;
+- have ``heads`` as a part of the names of its last layers, so that `nnseg.network.transfer` finds the weights of each label;
+- apply `nnseg.network.blocks.fast_layout` and `initialize`, as the U-Nets do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from nnseg.core.plan import NetworkKind, Plan
+from nnseg.core.validation import function_table
+from nnseg.network.unet import UNet, build_unet
+
+
+@runtime_checkable
+class DeeplySupervised(Protocol):
+    """A network that can return the logits of its coarser stages too.
+
+    Attributes:
+        deep_supervision: whether it returns a list of the logits of all stages, finest first, or the finest ones alone.
+        heads: the layers that make the logits of each stage, finest first.
+    """
+
+    deep_supervision: bool
+
+    @property
+    def heads(self) -> Sequence[nn.Module]: ...  # noqa: D102
+
+
+def build_network(plan: Plan) -> nn.Module:
+    """The plan's network with fresh weights, the same after the same ``torch.manual_seed``."""
+    return NETWORKS[plan.network.kind](plan)
+
+
+def network_input(image: Tensor, plan: Plan) -> Tensor:
+    """A batch as the plan's network sees it: unchanged, but in a cascade.
+
+    There the last channel is the previous answer, label indices; it becomes one channel of zeros and ones for each label but the
+    background, because a label's number says nothing about it.
+
+    Args:
+        image: float32 (B, C, *space) of preprocessed cases, padding included: zero is the background.
+        plan: whose network it is for.
+    """
+    if plan.previous is None:
+        return image
+    foreground = torch.arange(1, len(plan.labels.values), device=image.device).view(-1, *[1] * (image.ndim - 2))
+    return torch.cat([image[:, :-1], (image[:, -1:] == foreground).to(image.dtype)], dim=1)
+
+
+def unet(plan: Plan) -> UNet:
+    """A U-Net, whose kind of encoder is that of the plan's network."""
+    return build_unet(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+
+
+NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {"plain": unet, "residual": unet})
