@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.frozen import digest
 from nnseg.core.image import Floats, Scan
-from nnseg.core.plan import digest
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
 from nnseg.crossval.trust import cross_fitted, held_out

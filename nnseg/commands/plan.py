@@ -13,8 +13,9 @@ from nnseg.commands.probe import known_probe, probe, room
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import PlanError, RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.frozen import digest
 from nnseg.core.options import Options, chosen_folds, device_kind
-from nnseg.core.plan import Budget, Plan, digest
+from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Proposal, choose, worth_trying
 from nnseg.planning.folds import decide_folds

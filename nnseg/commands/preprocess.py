@@ -10,7 +10,8 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
-from nnseg.core.plan import Plan, digest
+from nnseg.core.frozen import digest
+from nnseg.core.plan import Plan
 from nnseg.crossval.cascade import PreviousPrediction, answers, in_order
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore

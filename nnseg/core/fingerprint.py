@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.dataset import Finding
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.labels import Labels
-from nnseg.core.plan import digest
 
 
 class Intensity(FrozenModel):

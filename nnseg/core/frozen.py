@@ -1,6 +1,10 @@
-"""The base of all nouns that are read from files or written to them."""
+"""The base of all models that are read from files or written to them, and the digest of what they hold."""
 
 from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,3 +13,9 @@ class FrozenModel(BaseModel):
     """An immutable model that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def digest(content: Any) -> str:
+    """BLAKE2b hash (32 hexadecimal digits) of anything that JSON can hold; the order of keys does not matter."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.image import Integers
+
+Values = npt.NDArray[Any]
+"""Values: label values as stored, or label indices."""
 
 
 class Region(FrozenModel):
@@ -81,14 +83,14 @@ class Labels(FrozenModel):
         """Indices of the background and of the labels that were annotated; None for all, as where no names are given."""
         return None if annotated is None else (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
 
-    def undeclared(self, found: Integers) -> list[int]:
+    def undeclared(self, found: Values) -> list[int]:
         """Values in ``found`` that this legend does not know, ascending."""
         known, low, high = {*self.values, self.ignore}, int(found.min(initial=0)), int(found.max(initial=0))
         if high - low < len(known) and known.issuperset(range(low, high + 1)):  # much quicker than finding all values of a CT
             return []
         return sorted(int(v) for v in set(np.unique(found).tolist()) - known)
 
-    def encode(self, labels: Integers) -> npt.NDArray[np.int16]:
+    def encode(self, labels: Values) -> npt.NDArray[np.int16]:
         """Label indices (int16, -1 where ignored) of stored values; ``undeclared`` must have been empty."""
         known = sorted([(v, i) for i, v in enumerate(self.values)] + ([(self.ignore, -1)] if self.ignore is not None else []))
         if labels.dtype == np.uint8:  # by far the most, and a table is many times as fast as a search
@@ -100,12 +102,12 @@ class Labels(FrozenModel):
         values, indices = np.array([v for v, _ in known]), np.array([i for _, i in known], np.int16)
         return indices[np.searchsorted(values, labels)]
 
-    def decode(self, indices: Integers) -> Integers:
+    def decode(self, indices: Values) -> Values:
         """Stored values of label indices; -1 becomes the ignore value."""
         table = np.array([*self.values, 0 if self.ignore is None else self.ignore])
         return table[indices].astype(self.dtype)
 
-    def decide(self, probabilities: npt.NDArray[Any]) -> Integers:
+    def decide(self, probabilities: npt.NDArray[Any]) -> Values:
         """The label map (stored values) of probabilities (K, Z, Y, X): the likeliest label, or regions painted in order."""
         if not self.regions:
             return self.decode(np.argmax(probabilities, axis=0))
@@ -114,7 +116,7 @@ class Labels(FrozenModel):
             painted[probability > 0.5] = region.paint
         return painted
 
-    def mask(self, name: str, labels: Integers) -> npt.NDArray[np.bool_]:
+    def mask(self, name: str, labels: Values) -> npt.NDArray[np.bool_]:
         """Where a label map (stored values) shows the label or region called ``name``."""
         for region in self.regions:
             if region.name == name:

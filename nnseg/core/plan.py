@@ -6,8 +6,6 @@ between machines unchanged. Spaces have two axes (y, x) in a 2D plan and three (
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
@@ -15,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.validation import (
@@ -484,12 +482,6 @@ class Plan(Section):
     def key(self, *sections: str) -> str:
         """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""
         return digest(_bare(self.model_dump(mode="json", include=set(sections) or None)))
-
-
-def digest(content: Any) -> str:
-    """A short content hash of anything JSON can hold."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _bare(content: Any) -> Any:

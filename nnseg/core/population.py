@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.labels import Labels
 from nnseg.core.validation import NotNegative, Positive
 
 Sex = Literal["F", "M"]
@@ -216,27 +213,3 @@ def _effective(weights: Floats) -> float:
 def volume_ml(voxels: int, voxel_ml: float) -> float:
     """The ml of so many voxels, without the last digits that multiplying a spacing leaves behind: equal volumes are equal."""
     return float(f"{voxels * voxel_ml:.12g}")
-
-
-def training_population(fingerprint: Fingerprint) -> Population | None:
-    """The population of a dataset's reference label maps, patients not to be told apart; None of too few.
-
-    Cases with voxels that nobody annotated do not count: what lies there is not known.
-    """
-    whole = [case for case in fingerprint.cases if sum(case.voxels.values()) == prod(case.shape)]
-    people = [Person(volumes=_volumes(case, fingerprint.labels)) for case in whole]
-    if sum(bool(person.volumes) for person in people) < FEWEST_OF_ALL:
-        return None
-    return population_of(people, f"training set of {fingerprint.dataset}")
-
-
-def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
-    """The ml of each label or region of which all was annotated."""
-    voxel_ml = prod(case.spacing) / 1000.0
-    parts = {name: [name] for name in labels.foreground}
-    parts |= {region.name: [labels.names[labels.values.index(v)] for v in region.values] for region in labels.regions}
-    return {
-        name: volume_ml(sum(case.voxels.get(label, 0) for label in of_it), voxel_ml)
-        for name, of_it in parts.items()
-        if case.annotated is None or set(of_it) <= {*case.annotated, labels.names[0]}
-    }

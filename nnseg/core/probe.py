@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nnseg.core.frozen import FrozenModel
-from nnseg.core.plan import Plan, digest
+from nnseg.core.frozen import FrozenModel, digest
+from nnseg.core.plan import Plan
 from nnseg.core.validation import NotNegative
 
 

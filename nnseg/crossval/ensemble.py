@@ -10,8 +10,8 @@ from statistics import fmean
 
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Candidate, Choice, Interval, ensembles_of, name_of
+from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
-from nnseg.core.plan import digest
 from nnseg.core.scores import CaseScore
 from nnseg.evaluation.averages import table
 from nnseg.evaluation.evaluate import OVERLAP, FilePair, evaluate

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from nnseg.core.dataset import Dataset, Fold, counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
+from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
-from nnseg.core.plan import digest
 from nnseg.crossval.components import CaseRequest, LabelGroup, Mendings, NextStep, PostprocessedCase, measure, rise, steps
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.statistics import sign_flip

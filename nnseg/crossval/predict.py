@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
+from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Source
-from nnseg.core.plan import digest
 from nnseg.crossval.evidence import SAMPLE, CalibratingPredictor
 from nnseg.inference.predict import Prediction, Predictor, PreparedScan
 from nnseg.network.bundle import Model

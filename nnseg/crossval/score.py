@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Finding, Fold
 from nnseg.core.decisions import Weights, ensembles_of, name_of
-from nnseg.core.plan import digest
+from nnseg.core.frozen import digest
 from nnseg.core.scores import Failure, Scores
 from nnseg.crossval.predict import Ensemble, PredictionJob, predict_alone, predict_together
 from nnseg.evaluation.case_score import Measures

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import NnsegError
-from nnseg.core.plan import digest
+from nnseg.core.frozen import digest
 from nnseg.core.scores import CaseScore, Scores
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit, ranges_of
 from nnseg.inference.predict import Predictor

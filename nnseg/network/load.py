@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from nnseg.core.decisions import Postprocessing
 from nnseg.core.errors import ModelError, RunError
-from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.population import Population, training_population
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.labels import Labels
+from nnseg.core.population import FEWEST_OF_ALL, Person, Population, population_of, volume_ml
 from nnseg.core.trust import Trust
 from nnseg.network.bundle import Member, Model, load_model_file
 from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, read_schedule
@@ -56,6 +58,30 @@ def population_of_run(run: RunFolder) -> Population | None:
     with suppress(RunError):
         return training_population(read_json(run.fingerprint_file, Fingerprint))
     return None
+
+
+def training_population(fingerprint: Fingerprint) -> Population | None:
+    """The population of a dataset's reference label maps, patients not to be told apart; None of too few.
+
+    Cases with voxels that nobody annotated do not count: what lies there is not known.
+    """
+    whole = [case for case in fingerprint.cases if sum(case.voxels.values()) == prod(case.shape)]
+    people = [Person(volumes=_volumes(case, fingerprint.labels)) for case in whole]
+    if sum(bool(person.volumes) for person in people) < FEWEST_OF_ALL:
+        return None
+    return population_of(people, f"training set of {fingerprint.dataset}")
+
+
+def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
+    """The ml of each label or region of which all was annotated."""
+    voxel_ml = prod(case.spacing) / 1000.0
+    parts = {name: [name] for name in labels.foreground}
+    parts |= {region.name: [labels.names[labels.values.index(v)] for v in region.values] for region in labels.regions}
+    return {
+        name: volume_ml(sum(case.voxels.get(label, 0) for label in of_it), voxel_ml)
+        for name, of_it in parts.items()
+        if case.annotated is None or set(of_it) <= {*case.annotated, labels.names[0]}
+    }
 
 
 def _chosen(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:

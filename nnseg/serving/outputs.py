@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.core.plan import digest
 from nnseg.serving.messages import PredictionOrder
 from nnseg.storage.images.dicom_seg import can_write_dicom_seg
 from nnseg.storage.images.write import write_answer, write_map, write_probabilities

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from nnseg.core.dataset import counted
 from nnseg.core.errors import NnsegError, ScanError
+from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
-from nnseg.core.plan import digest
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.read import content_hash

@@ -10,8 +10,9 @@ from torch import nn
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError
+from nnseg.core.frozen import digest
 from nnseg.core.options import Options
-from nnseg.core.plan import Plan, digest
+from nnseg.core.plan import Plan
 from nnseg.core.schedule import Course, Epoch, Origin, Schedule
 from nnseg.network.bundle import load_model_file
 from nnseg.network.device import autocast_dtype, resolve_device

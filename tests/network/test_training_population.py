@@ -4,7 +4,8 @@ import pytest
 
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.population import Person, population_of, training_population
+from nnseg.core.population import Person, population_of
+from nnseg.network.load import training_population
 from nnseg.storage.images.read import read_label_map
 from nnseg.volumetry.volumes import volumes_of
 
