@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnseg.core.errors import EvaluationError
+from nnseg.core.errors import DatasetError, EvaluationError
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Grouped, GroupScores, GroupTest, Scores
 from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
 from nnseg.evaluation.statistics import holm, kruskal_wallis
-from nnseg.storage.tables import read_rows
+from nnseg.storage.tables import read_case_table
 
 MOST_VALUES = 6
 """Of numbers: with more distinct ones, cases are cut into thirds."""
@@ -88,25 +88,23 @@ def read_cohorts(path: Path) -> dict[str, dict[str, str]]:
     """What a table says of cases: by every column but ``case``, the group of each; cells that are empty or n/a say nothing.
 
     Raises:
-        EvaluationError: no column is called "case", or a case or a column stands there twice.
-        DatasetError: the file cannot be read.
+        EvaluationError: the table cannot be read, no column is called "case", or a case or a column stands there twice.
     """
-    (_, header), *rows = [(line, cells) for line, cells in read_rows(path) if any(cells)] or [(0, [])]
-    names = [cell.lower() for cell in header]
-    if "case" not in names or len(set(names)) < len(names):
-        raise EvaluationError(
-            f'{path} needs a column called "case" and others of different names; it has {", ".join(header) or "none"}'
-        )
-    place, found = names.index("case"), {name: dict[str, str]() for name in header}
-    for line, cells in rows:
-        if len(cells) != len(header) or cells[place] in found[header[place]]:
-            what = "has another number of cells than the header" if len(cells) != len(header) else f"names {cells[place]} again"
-            raise EvaluationError(f"{path}, line {line} {what}; mend the table")
-        for name, cell in zip(header, cells, strict=True):
-            if cell.lower() not in UNKNOWN:
-                found[name][cells[place]] = cell
-    del found[header[place]]
-    return cohorts_of(found)
+    try:
+        table = read_case_table(path)
+        rows = table.by_case()
+        for row in rows.values():
+            if row.count < len(table.columns):
+                raise table.wrong(f"has {row.count} cells below {len(table.columns)} columns", "complete the line", row)
+    except DatasetError as error:
+        raise EvaluationError(str(error)) from None
+    return cohorts_of(
+        {
+            name: {case: row.cells[column] for case, row in rows.items() if row.cells[column].lower() not in UNKNOWN}
+            for name, column in zip(table.header, table.columns, strict=True)
+            if column != "case"
+        }
+    )
 
 
 def cohorts_of(known: Cohorts) -> dict[str, dict[str, str]]:

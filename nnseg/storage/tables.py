@@ -1,10 +1,11 @@
-"""Tables that people make in spreadsheets."""
+"""CSV tables, written so that a spreadsheet computes nothing, and read as spreadsheets write them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.errors import DatasetError
@@ -28,7 +29,7 @@ def _cell(value: str | float | None) -> str | float:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def _meant(cell: str) -> str:
+def _unescaped(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
@@ -40,11 +41,114 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     Raises:
         DatasetError: there is no such file, or it is no table.
     """
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder; give a CSV file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
-        return [(reader.line_num, [_meant(cell.strip()) for cell in row]) for row in reader]
+        return [(reader.line_num, [_unescaped(cell.strip()) for cell in row]) for row in reader]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such table; give its path anew") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable table ({error}); save it as CSV in UTF-8") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a table about cases.
+
+    Args:
+        line: its number in the file, from 1.
+        case: the name in the column "case".
+        cells: by column, stripped; empty where the line is too short.
+        count: cells that the line has.
+    """
+
+    line: int
+    case: str
+    cells: Mapping[str, str]
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseTable:
+    """A table with a column "case".
+
+    Args:
+        path: of the file.
+        line: number of the header's line.
+        header: names of the columns as written.
+        columns: names of the columns as they are compared.
+        rows: all lines below the header but blank ones.
+    """
+
+    path: Path
+    line: int
+    header: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def by_case(self) -> dict[str, Row]:
+        """The rows by case.
+
+        Raises:
+            DatasetError: two rows are about one case.
+        """
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            if row.case in found:
+                raise self.wrong(f"{row.case} is in line {found[row.case].line} already", "keep one of them", row, "case")
+            found[row.case] = row
+        return found
+
+    def wrong(self, found: str, advice: str, row: Row | None = None, column: str = "") -> DatasetError:
+        """The error that names the file, the line (by default the header's), the column, what is wrong and what to do."""
+        place = f', column "{column}"' if column else ""
+        return DatasetError(f"{self.path}, line {row.line if row else self.line}{place}: {found}; {advice}")
+
+
+def read_case_table(
+    path: Path, *, compared: Callable[[str], str] = str.casefold, headless: Sequence[str] = (), last_takes_rest: bool = False
+) -> CaseTable:
+    """A table with a line for each case.
+
+    Args:
+        path: CSV with commas, semicolons or tabs.
+        compared: how names of columns are made alike.
+        headless: the columns of a table that has just as many and no header; () if a header is needed.
+        last_takes_rest: cells beyond the last column belong to it, separated by semicolons; otherwise they are an error.
+
+    Raises:
+        DatasetError: there is no such file, or it is no table; no column is called "case", or two columns have one name; a line has
+            no case, or more cells than there are columns.
+    """
+    lines = [(line, cells) for line, cells in read_rows(path) if any(cells)]
+    if not lines and not headless:
+        raise DatasetError(f"{path} is empty; a header and a line for each case are expected")
+    first, header = lines[0] if lines else (1, list(headless))
+    columns = [compared(name) for name in header]
+    if "case" in columns:
+        lines = lines[1:]
+    elif headless and all(len(cells) == len(headless) for _, cells in lines):
+        header = columns = list(headless)
+    table = CaseTable(path=path, line=first, header=tuple(header), columns=tuple(columns), rows=())
+    if "case" not in columns:
+        otherwise = f", or {len(headless)} columns without a header" if headless else ""
+        raise table.wrong(f"has the columns {', '.join(header)}", f'one called "case" is expected{otherwise}')
+    if doubled := [name for name in columns if name and columns.count(name) > 1]:
+        raise table.wrong("there are two columns of this name", "keep one", column=doubled[0])
+    return replace(table, rows=tuple(_row(table, line, cells, last_takes_rest=last_takes_rest) for line, cells in lines))
+
+
+def _row(table: CaseTable, line: int, cells: Sequence[str], *, last_takes_rest: bool) -> Row:
+    count = len(table.columns)
+    if last_takes_rest and len(cells) > count:
+        cells = [*cells[: count - 1], ";".join(cells[count - 1 :])]
+    named = dict(zip(table.columns, [*cells, *[""] * count], strict=False))
+    row = Row(line=line, case=named["case"], cells=named, count=len(cells))
+    if any(cells[count:]):
+        advice = "a decimal comma in a table parted by commas? Save it with semicolons, or with decimal points"
+        raise table.wrong(f"has {len(cells)} cells below {count} columns", advice, row)
+    if not row.case:
+        raise table.wrong("is empty", "name the case, or remove the line", row, "case")
+    return row

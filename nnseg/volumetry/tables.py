@@ -10,13 +10,11 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nnseg.core.dataset import listed
-from nnseg.core.errors import DatasetError
 from nnseg.core.population import Person, Population, Sex, population_of
-from nnseg.storage.tables import csv_text, read_rows
+from nnseg.storage.tables import CaseTable, Row, csv_text, read_case_table
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry
 
 log = logging.getLogger(__name__)
@@ -58,8 +56,8 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
     Raises:
         DatasetError: the table cannot be read; names the line and the column.
     """
-    table = _Table.read(path)
-    by_case = _long_people(table, labels) if {"label", "ml"} <= set(table.header) else _wide_people(table, labels)
+    table = read_case_table(path, compared=_column)
+    by_case = _long_people(table, labels) if {"label", "ml"} <= set(table.columns) else _wide_people(table, labels)
     if missing := [name for name in labels if not any(name in person.volumes for person in by_case.values())]:
         log.warning("%s has no volumes of %s; nothing is compared there", path, ", ".join(missing))
     return population_of(list(by_case.values()), f"{len(by_case)} people in {path.name}", apart=True)
@@ -75,144 +73,73 @@ def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:
     Raises:
         DatasetError: the table cannot be read; names the line and the column.
     """
-    table = _Table.read(path)
-    if not {"age", "sex"} & set(table.header):
-        raise table.wrong(table.first, None, f"has the columns {', '.join(table.header)}", "age or sex, or both, are expected")
-    found = {cells.case: Patient(age=cells.age(), sex=cells.sex()) for cells in table.once_each()}
+    table = read_case_table(path, compared=_column)
+    if not {"age", "sex"} & set(table.columns):
+        raise table.wrong(f"has the columns {', '.join(table.columns)}", "age or sex, or both, are expected")
+    found = {}
+    for case, row in table.by_case().items():
+        age, sex = _age_and_sex(table, row)
+        found[case] = Patient(age=age, sex=sex)
     without = sorted(set(names) - set(found))
-    for cells in table.rows:
-        if cells.case not in names and without:
-            raise table.wrong(cells.line, "case", f'there is no scan "{cells.case}"', f"{listed(without)} is not in the table")
+    for row in table.rows:
+        if row.case not in names and without:
+            raise table.wrong(f'there is no scan "{row.case}"', f"{listed(without)} is not in the table", row, "case")
     if without:
         log.warning("%s does not list %s", path, listed(without))
     return {name: patient for name, patient in found.items() if name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Cells:
-    """A line of a table."""
-
-    table: _Table
-    line: int
-    cells: list[str]
-
-    @property
-    def case(self) -> str:
-        return self.text("case")
-
-    def text(self, column: str) -> str:
-        """What stands in a column; nothing if the line is too short, or there is no such column."""
-        place = self.table.header.index(column) if column in self.table.header else len(self.cells)
-        return self.cells[place] if place < len(self.cells) else ""
-
-    def number(self, column: str, most: float = math.inf) -> float | None:
-        """A number from 0 on, with a decimal point or comma; None if the cell is empty, or says that it is not known."""
-        text = self.text(column)
-        if text.casefold() in UNKNOWN:
-            return None
-        try:
-            value = float(text.replace(",", "."))
-        except ValueError:
-            raise self.table.wrong(self.line, column, f'"{text}" is no number', "write one like 12.5, or leave it empty") from None
-        if not math.isfinite(value) or not 0 <= value <= most:
-            limits = f"between 0 and {most:g}" if most < math.inf else "0 or more"
-            raise self.table.wrong(self.line, column, f"{text} cannot be", f"a number {limits} is expected")
-        return value
-
-    def age(self) -> float | None:
-        return self.number("age", OLDEST)
-
-    def sex(self) -> Sex | None:
-        text = self.text("sex").casefold()
-        if text not in (*WOMEN, *MEN, *UNKNOWN):
-            raise self.table.wrong(self.line, "sex", f'"{self.text("sex")}" is not known', "write F or M, or leave it empty")
-        return "F" if text in WOMEN else "M" if text in MEN else None
+def _number(table: CaseTable, row: Row, column: str, most: float = math.inf) -> float | None:
+    """A number from 0 on, with a decimal point or comma; None if the cell is empty, or says that it is not known."""
+    text = row.cells.get(column, "")
+    if text.casefold() in UNKNOWN:
+        return None
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        raise table.wrong(f'"{text}" is no number', "write one like 12.5, or leave it empty", row, column) from None
+    if not math.isfinite(value) or not 0 <= value <= most:
+        limits = f"between 0 and {most:g}" if most < math.inf else "0 or more"
+        raise table.wrong(f"{text} cannot be", f"a number {limits} is expected", row, column)
+    return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Table:
-    """A table with a header.
-
-    Args:
-        first: number of the header's line.
-        header: column names, lower case, "(ml)" taken away.
-    """
-
-    path: Path
-    first: int
-    header: list[str]
-    lines: list[tuple[int, list[str]]]
-
-    @classmethod
-    def read(cls, path: Path) -> _Table:
-        if path.is_dir():
-            raise DatasetError(f"{path} is a folder; give a CSV file")
-        lines = [(line, cells) for line, cells in read_rows(path) if any(cells)]
-        if not lines:
-            raise DatasetError(f"{path} is empty; a header and a line for each case are expected")
-        (first, header), *rest = lines
-        table = cls(path=path, first=first, header=[_column(cell) for cell in header], lines=rest)
-        if "case" not in table.header:
-            raise table.wrong(first, None, f"has the columns {', '.join(header)}", 'one called "case" is expected')
-        doubled = next((name for name in table.header if name and table.header.count(name) > 1), None)
-        if doubled:
-            raise table.wrong(first, doubled, "there are two columns of this name", "keep one")
-        return table
-
-    @property
-    def rows(self) -> Iterator[_Cells]:
-        for line, cells in self.lines:
-            row = _Cells(table=self, line=line, cells=cells)
-            if len(cells) > len(self.header) and any(cells[len(self.header) :]):
-                advice = "a decimal comma in a table parted by commas? Save it with semicolons, or with decimal points"
-                raise self.wrong(line, None, f"has {len(cells)} cells below {len(self.header)} columns", advice)
-            if not row.case:
-                raise self.wrong(line, "case", "is empty", "name the case, or remove the line")
-            yield row
-
-    def once_each(self) -> Iterator[_Cells]:
-        """The lines, of which no two may be about one case."""
-        seen: dict[str, int] = {}
-        for row in self.rows:
-            if row.case in seen:
-                raise self.wrong(row.line, "case", f"{row.case} is in line {seen[row.case]} already", "keep one of them")
-            seen[row.case] = row.line
-            yield row
-
-    def wrong(self, line: int, column: str | None, found: str, advice: str) -> DatasetError:
-        place = f', column "{column}"' if column else ""
-        return DatasetError(f"{self.path}, line {line}{place}: {found}; {advice}")
+def _age_and_sex(table: CaseTable, row: Row) -> tuple[float | None, Sex | None]:
+    sex = row.cells.get("sex", "")
+    if sex.casefold() not in (*WOMEN, *MEN, *UNKNOWN):
+        raise table.wrong(f'"{sex}" is not known', "write F or M, or leave it empty", row, "sex")
+    return _number(table, row, "age", OLDEST), "F" if sex.casefold() in WOMEN else "M" if sex.casefold() in MEN else None
 
 
-def _wide_people(table: _Table, labels: Sequence[str]) -> dict[str, Person]:
-    columns = {name: _column(name) for name in labels if _column(name) in table.header}
+def _wide_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
+    columns = {name: _column(name) for name in labels if _column(name) in table.columns}
     if not columns:
         expected = f"a column for each label is expected: {', '.join(labels[:8])}"
-        raise table.wrong(table.first, None, f"has the columns {', '.join(table.header)}", expected)
-    return {
-        row.case: Person(
-            volumes={name: ml for name, column in columns.items() if (ml := row.number(column)) is not None},
-            age=row.age(),
-            sex=row.sex(),
-        )
-        for row in table.once_each()
-    }
+        raise table.wrong(f"has the columns {', '.join(table.columns)}", expected)
+    people = {}
+    for case, row in table.by_case().items():
+        volumes = {name: ml for name, column in columns.items() if (ml := _number(table, row, column)) is not None}
+        age, sex = _age_and_sex(table, row)
+        people[case] = Person(volumes=volumes, age=age, sex=sex)
+    return people
 
 
-def _long_people(table: _Table, labels: Sequence[str]) -> dict[str, Person]:
+def _long_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
     by_column = {_column(name): name for name in labels}
     people: dict[str, Person] = {}
     for row in table.rows:
-        name, ml = by_column.get(_column(row.text("label"))), row.number("ml")
-        before = people.get(row.case, Person(volumes={}, age=row.age(), sex=row.sex()))
+        name, ml = by_column.get(_column(row.cells["label"])), _number(table, row, "ml")
+        age, sex = _age_and_sex(table, row)
+        before = people.get(row.case, Person(volumes={}, age=age, sex=sex))
         if name is None or ml is None:
             continue
         if name in before.volumes:
-            raise table.wrong(row.line, "label", f"{name} of {row.case} is listed before", "keep one line for each case and label")
+            raise table.wrong(f"{name} of {row.case} is listed before", "keep one line for each case and label", row, "label")
         people[row.case] = before.model_copy(update={"volumes": before.volumes | {name: ml}})
     if not people:
-        expected = f"names like {', '.join(labels[:8])} are expected"
-        raise table.wrong(table.first, "label", "none of the model's labels is listed", expected)
+        raise table.wrong(
+            "none of the model's labels is listed", f"names like {', '.join(labels[:8])} are expected", column="label"
+        )
     return people
 
 

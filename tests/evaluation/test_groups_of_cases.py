@@ -86,11 +86,11 @@ def test_columns_of_a_table_become_groups(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name,site\nc0,A\n", 'needs a column called "case" and others of different names; it has name, site'),
-        ("case,site,site\nc0,A,B\n", "of different names"),
-        ("", "it has none"),
-        ("case,site\nc0,A\nc0,B\n", "line 3 names c0 again"),
-        ("case,site\nc0\n", "line 2 has another number of cells than the header"),
+        ("name,site\nc0,A\n", 'line 1: has the columns name, site; one called "case" is expected'),
+        ("case,site,site\nc0,A,B\n", 'line 1, column "site": there are two columns of this name; keep one'),
+        ("", "is empty; a header and a line for each case are expected"),
+        ("case,site\nc0,A\nc0,B\n", 'line 3, column "case": c0 is in line 2 already; keep one'),
+        ("case,site\nc0\n", "line 2: has 1 cells below 2 columns; complete the line"),
     ],
 )
 def test_a_table_that_cannot_be_used_says_why(tmp_path, text, reason):

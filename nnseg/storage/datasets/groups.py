@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, listed
 from nnseg.core.errors import DatasetError
-from nnseg.storage.tables import read_rows
+from nnseg.storage.tables import read_case_table
 
 SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)")
 """The subject entity of BIDS names. Source: Brain Imaging Data Structure 1.10, "Entities"."""
@@ -85,14 +84,18 @@ def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
 
 
 def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
+    table = read_case_table(path, headless=("case", "group"))
+    column = next((name for name in GROUP_COLUMNS if name in table.columns), "")
+    if not column:
+        expected = f'one called "{GROUP_COLUMNS[0]}", {" or ".join(GROUP_COLUMNS[1:])} is expected'
+        raise table.wrong(f"has the columns {', '.join(table.header)}", expected)
     groups: dict[str, str] = {}
-    for line, case, group in _pairs(path):
-        if not case or not group:
-            raise DatasetError(
-                f"{path}, line {line}: a case and its group are expected, both not empty; complete or remove the line"
-            )
-        if groups.setdefault(case, group) != group:
-            raise DatasetError(f"{path}, line {line}: case {case} is in group {groups[case]} already, not in {group}; keep one")
+    for row in table.rows:
+        group = row.cells[column]
+        if not group:
+            raise table.wrong("is empty", "name the group, or remove the line", row, column)
+        if groups.setdefault(row.case, group) != group:
+            raise table.wrong(f"case {row.case} is in group {groups[row.case]} already, not in {group}", "keep one", row)
     names = {case.name for case in dataset.cases}
     unusable = {finding.case for finding in dataset.findings}
     if unknown := groups.keys() - names - unusable:
@@ -102,21 +105,3 @@ def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
     if missing := names - groups.keys():
         raise DatasetError(f"{path} does not list {listed(missing)}; add a line for each case")
     return {name: groups[name] for name in sorted(names)}
-
-
-def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, case and group of each line of a table that is not blank."""
-    rows = [(line, row) for line, row in read_rows(path) if any(row)]
-    header = [cell.casefold() for cell in rows[0][1]] if rows else []
-    case, group = 0, 1
-    if "case" in header:
-        rows, case = rows[1:], header.index("case")
-        group = next((header.index(name) for name in GROUP_COLUMNS if name in header), -1)
-    elif any(len(row) != 2 for _, row in rows):
-        group = -1
-    if group < 0:
-        known = f'"case" and "{GROUP_COLUMNS[0]}" (or {", ".join(GROUP_COLUMNS[1:])})'
-        raise DatasetError(f"{path}: columns {known} are expected, or two columns without a header; found {', '.join(header)}")
-    for line, row in rows:
-        padded = [*row, *[""] * len(header)]
-        yield line, padded[case], padded[group]

@@ -16,7 +16,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, Description, wrong
-from nnseg.storage.tables import read_rows
+from nnseg.storage.tables import read_case_table
 
 TABLE = f"{ANNOTATED_KEY}.csv"
 
@@ -58,16 +58,13 @@ def _given(folder: Path, description: Description | None) -> tuple[Path, Mapping
 
 
 def _read_table(path: Path) -> dict[str, tuple[str, ...]]:
-    rows = [(line, row) for line, row in read_rows(path) if any(row)]
-    header = [cell.casefold() for cell in rows[0][1]] if rows else []
-    if header != ["case", "labels"]:
-        raise wrong(path, f"begins with {', '.join(header)}", expected="the columns case, labels", advice="mend its first line")
-    given: dict[str, tuple[str, ...]] = {}
-    for line, (name, *cells) in rows[1:]:
-        if name in given:
-            raise wrong(f"{path}, line {line}", f"case {name} is listed before", expected="one line a case", advice="keep one")
-        given[name] = tuple(part.strip() for cell in cells for part in re.split("[;,]", cell) if part.strip())
-    return given
+    table = read_case_table(path, last_takes_rest=True)
+    if table.columns != ("case", "labels"):
+        raise table.wrong(f"has the columns {', '.join(table.header)}", "case and labels are expected")
+    return {
+        case: tuple(part.strip() for part in re.split("[;,]", row.cells["labels"]) if part.strip())
+        for case, row in table.by_case().items()
+    }
 
 
 def _parts(labels: Labels) -> dict[str, tuple[str, ...]]:

@@ -75,9 +75,9 @@ def test_groups_are_read_off_tables_as_spreadsheets_write_them(tmp_path: Path, n
         ("case,group\na,1\n", "does not list case b"),
         ("", "does not list cases a, b"),
         ("a,1\na,2\nb,1\n", "line 2: case a is in group 1 already, not in 2"),
-        ("case,group\na,1\nb\n", "line 3: a case and its group are expected"),
-        ("case,age\na,50\nb,51\n", 'columns "case" and "group" .or patient, subject. are expected.*found case, age'),
-        ("a,1,x\nb,1,x\n", "or two columns without a header; found a, 1, x"),
+        ("case,group\na,1\nb\n", 'line 3, column "group": is empty; name the group'),
+        ("case,age\na,50\nb,51\n", 'line 1: has the columns case, age; one called "group", patient or subject is expected'),
+        ("a,1,x\nb,1,x\n", 'has the columns a, 1, x; one called "case" is expected, or 2 columns without a header'),
         ('a,"1\nb,1\n', "is no readable table"),
     ],
 )

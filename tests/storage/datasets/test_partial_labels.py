@@ -99,9 +99,10 @@ def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path, given, 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("case,labels\na,liver\na,spleen\n", "line 3: case a is listed before"),
-        ("name,labels\na,liver\n", "begins with name, labels; expected the columns case, labels"),
-        ("", "begins with"),
+        ("case,labels\na,liver\na,spleen\n", 'line 3, column "case": a is in line 2 already; keep one'),
+        ("name,labels\na,liver\n", 'line 1: has the columns name, labels; one called "case" is expected'),
+        ("", "is empty; a header and a line for each case are expected"),
+        ("case,names\na,liver\n", "line 1: has the columns case, names; case and labels are expected"),
         ("case,labels\na\n", "lists no label for case a"),
         ("case,labels\nd,liver\n", r"annotated_labels\.csv: lists case d"),
     ],
