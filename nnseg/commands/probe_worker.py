@@ -32,7 +32,7 @@ from nnseg.inference.tiles import Window
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import save_tensors
-from nnseg.network.device import autocast_dtype, resolve_device
+from nnseg.network.device import autocast_dtype, resolve_device, time_calls
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.run_folder import read_json, write_json
@@ -41,6 +41,7 @@ from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import memory_for
 from nnseg.training.patches import Patches
+from nnseg.training.timing import time_steps
 from nnseg.training.validation import MOST_PATCHES, Validation
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,8 @@ def train_a_little(request: ProbeRequest, device: torch.device) -> Trial:
     _forget_peak(device)
     with memory_for(device), peak_ram(every=GLANCE, children=False) as peak:
         learner = Learner(setting, Course.of(10_000, plan.training))
-        step_seconds = _time_steps(learner, Patches(cases, plan, fold=0, device=device))
+        patches = Patches(cases, plan, fold=0, device=device)
+        step_seconds = _typical(time_steps(learner, patches, least=2, most=MOST_STEPS, seconds=STEPS_SECONDS, longest=LONG))
         pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])
     save_model(Model(members=(Member(plan=plan, fold=0, weights=learner.weights()),)), files[1])
     return Trial(
@@ -173,10 +175,8 @@ def _seconds_of_tile(voter: MemberNetwork, window: Window, *, tiles: int) -> flo
     shape = list(window.tile)
     shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
     image = torch.rand(plan.stored, *shape).to(voter.device)
-    start = time.perf_counter()
-    for slab in sliding_window([voter], image, window):
-        float(slab.flatten()[0])  # float() waits for the device
-    seconds = time.perf_counter() - start
+    # float() waits for the device
+    [seconds] = time_calls(lambda: [float(slab.flatten()[0]) for slab in sliding_window([voter], image, window)])
     return seconds / (len(tile_starts(shape[along], window.tile[along], step)) * len(window.flips))
 
 
@@ -261,31 +261,13 @@ def _tiny(plan: Plan) -> Plan:
     return plan.model_copy(update={"network": network, "previous": None})
 
 
-def _time_steps(learner: Learner, patches: Patches) -> float:
-    """Seconds of one training step."""
-    seconds: list[float] = []
-    while len(seconds) < 2 or (sum(seconds) < STEPS_SECONDS and len(seconds) < MOST_STEPS):
-        start = time.perf_counter()
-        float(learner.take_step(patches.batch(learner.step)))
-        seconds.append(time.perf_counter() - start)
-        if seconds[0] > LONG:
-            break
-    return _typical(seconds)
-
-
 def _time_pause(
     learner: Learner, held_out: list[StoredCase], setting: TrainingContext, step_seconds: float, checkpoint: Path
 ) -> float:
-    """Seconds between two epochs: the held-out patches, and its share of a checkpoint."""
+    """Seconds between two epochs: the estimate on held-out patches, and the epoch's share of a checkpoint."""
     validation = Validation(held_out, setting)
-    seconds: list[float] = []
-    while not seconds or (seconds[0] < LONG and len(seconds) < 2):
-        start = time.perf_counter()
-        validation.estimate(learner.network, learner.weights())
-        seconds.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    save_tensors(checkpoint, *learner.snapshot())
-    saving = time.perf_counter() - start
+    seconds = time_calls(lambda: validation.estimate(learner.network, learner.weights()), least=2, most=2, longest=LONG)
+    [saving] = time_calls(lambda: save_tensors(checkpoint, *learner.snapshot()))
     epoch_seconds = setting.plan.training.epoch_steps * step_seconds
     return _typical(seconds) + saving * min(1.0, epoch_seconds / CHECKPOINT_SECONDS)
 

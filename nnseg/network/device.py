@@ -1,11 +1,12 @@
-"""Where networks compute, and in which precision."""
+"""The device networks compute on, its precision, and the time that work takes there."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -39,7 +40,7 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype:
     Args:
         device: as `resolve_device` gave it.
         precision: the plan's ``training.precision``. "auto" is bfloat16 on a GPU that has it and float16 on one that has not; on
-            other devices bfloat16 where a trial, made once per process, finds it faster than float32.
+            other devices bfloat16 where it is faster than float32, which is timed once per process.
     """
     if precision != "auto":
         return PRECISIONS[precision]
@@ -50,9 +51,9 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype:
 
 @contextmanager
 def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
-    """A context in which CUDA computes bit for bit alike each time, which costs time; the fastest ways are looked for otherwise.
+    """A context in which CUDA gives the same bits each time, which costs time, or else in which it picks the fastest algorithms.
 
-    CPUs always do.
+    CPUs always give the same bits.
     """
     if device.type != "cuda":
         yield
@@ -60,7 +61,7 @@ def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
     torch.cuda.set_device(device)  # else threads would open a context on the first card
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the only way to ask cuBLAS for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS has no other setting for it
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
     try:
@@ -71,13 +72,34 @@ def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
 
 
 def _devices() -> list[str]:
-    """Devices of this machine, the one to prefer last."""
+    """Names of this machine's devices, the preferred one last."""
     names = ["cpu"]
     if torch.backends.mps.is_available():
         names.append("mps")
     if torch.cuda.is_available():
         names += [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
     return names
+
+
+def time_calls(
+    work: Callable[[], object], *, least: int = 1, most: int = 1, seconds: float = math.inf, longest: float = math.inf
+) -> list[float]:
+    """Seconds of each of some calls, one after the other; the first one also warms up.
+
+    Args:
+        work: what to time; must wait for the device.
+        least, most: how many calls.
+        seconds: no further call is made once they took so long together; `least` are made in any case.
+        longest: a first call longer than this is the only one.
+    """
+    taken: list[float] = []
+    while len(taken) < least or (len(taken) < most and sum(taken) < seconds):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+        if taken[0] > longest:
+            break
+    return taken
 
 
 ROUNDS = 3
@@ -95,19 +117,17 @@ def _faster_dtype(kind: str) -> torch.dtype:
 
 
 def _trial_seconds(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
-    """Seconds of the fastest of some passes through a few convolutions; infinite if the type does not work there."""
+    """Seconds of the fastest of some passes through a few convolutions; infinite if the type does not work on the device."""
     image = torch.linspace(-1, 1, 16 * 32**3, device=device).reshape(1, 16, 32, 32, 32)
+
+    def compute() -> None:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            if not bool(torch.isfinite(network(image)).all()):  # reading the result also waits for the device
+                raise FloatingPointError
+
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             network = nn.Sequential(nn.Conv3d(16, 32, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(32, 32, 3, padding=1)).to(device)
-            seconds = [_pass_seconds(network, image, dtype) for _ in range(repeats + 1)]  # the first one warms up
-    except RuntimeError:  # torch says so where a type is not implemented
-        return float("inf")
-    return min(seconds[1:])
-
-
-def _pass_seconds(network: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
-    start = time.perf_counter()
-    with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        finite = bool(torch.isfinite(network(image)).all())  # reading the answer also waits for the device
-    return time.perf_counter() - start if finite else float("inf")
+            return min(time_calls(compute, least=repeats + 1, most=repeats + 1)[1:])
+    except (FloatingPointError, RuntimeError):  # a RuntimeError where a type is not implemented
+        return math.inf

@@ -1,11 +1,13 @@
 """Devices by name, and the precision that the trial chooses."""
 
+import time
+
 import pytest
 import torch
 
 from nnseg.core.errors import RunError
 from nnseg.network import device as room
-from nnseg.network.device import autocast_dtype, resolve_device
+from nnseg.network.device import autocast_dtype, resolve_device, time_calls
 
 CPU = torch.device("cpu")
 
@@ -81,3 +83,15 @@ def test_a_type_that_does_not_work_is_infinitely_slow(answer, monkeypatch):
 def test_a_gpu_without_bfloat16_takes_float16(supported, dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert autocast_dtype(torch.device("cuda"), "auto") == dtype
+
+
+def test_calls_are_timed_until_the_seconds_are_used_up():
+    def slow():
+        calls.append(1)
+        time.sleep(0.02)
+
+    for limits, count in [({}, 1), ({"least": 3, "most": 3}, 3), ({"least": 2, "most": 9, "seconds": 0.0}, 2)]:
+        calls = []
+        assert all(seconds >= 0.02 for seconds in time_calls(slow, **limits))
+        assert len(calls) == count
+    assert len(time_calls(slow, least=2, most=9, longest=0.01)) == 1
