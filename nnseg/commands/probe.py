@@ -6,8 +6,6 @@ import logging
 import math
 import platform
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,12 +22,12 @@ from nnseg.planning.preflight import FreeResources
 from nnseg.storage.run_folder import RunFolder, read_json, write_json
 from nnseg.storage.run_record import versions
 from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
-from nnseg.system.parallel import own_process
+from nnseg.system.process import ChildProcess, launch
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 600.0
-"""Seconds after which a process that still measures is given up."""
+TIME_LIMIT = 600.0
+"""Seconds after which a process that still measures is killed."""
 
 MOST_CASES = 8
 """Of the dataset that lend themselves to a probe."""
@@ -190,7 +188,7 @@ def _tried(known: Probe, plan: Plan, request: ProbeRequest) -> tuple[Probe, Tria
         request.store.mkdir(parents=True)
         known = _handled(known, request)
     handling = known.handling_of(plan)
-    answer = ProbeResult(error=handling.failed) if handling and handling.failed else _ask(request)
+    answer = ProbeResult(error=handling.failed) if handling and handling.failed else _measure(request)
     trial = answer.trial or Trial(key="", failed=answer.error)
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
     if answer.trial:
@@ -201,7 +199,7 @@ def _tried(known: Probe, plan: Plan, request: ProbeRequest) -> tuple[Probe, Tria
 
 def _handled(known: Probe, request: ProbeRequest) -> Probe:
     """The probe with the handling of the request's cases, which are in its store then; what is on file already stays."""
-    answer = _ask(request.model_copy(update={"task": "handle"}))
+    answer = _measure(request.model_copy(update={"task": "handle"}))
     handling = answer.handling or CaseCost(key="", failed=answer.error)
     handling = handling.model_copy(update={"key": handling_key(request.plan)})
     before = known.handling_of(request.plan)
@@ -210,29 +208,13 @@ def _handled(known: Probe, request: ProbeRequest) -> Probe:
     return known.model_copy(update={"handling": (*(h for h in known.handling if h.key != handling.key), handling)})
 
 
-def _ask(request: ProbeRequest) -> ProbeResult:
-    """What a process of its own answers, or why it could not."""
-    asked, answered = (request.store.with_name(f"{name}.json") for name in ("request", "answer"))
-    write_json(asked, request)
-    answered.unlink(missing_ok=True)
-    try:
-        done = subprocess.run(
-            [*own_process("nnseg.commands.probe_worker"), asked, answered],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return ProbeResult(error=f"was not tried to the end within {PATIENCE / 60:.0f} minutes")
-    with suppress(RunError):
-        return read_json(answered, ProbeResult)
-    log.debug("a trial ended with %d:\n%s", done.returncode, done.stderr)
-    return ProbeResult(error=_last_words(done.returncode, done.stderr))
-
-
-def _last_words(code: int, errors: str) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"its process was killed ({name})" + ("; most likely memory ran out" if name in ("SIGKILL", "SIGABRT") else "")
-    return f"its process failed: {(errors.strip().splitlines() or [f'exit code {code}'])[-1]}"
+def _measure(request: ProbeRequest) -> ProbeResult:
+    """What a process of its own measured, or why it could not."""
+    lines: list[bytes | None] = []
+    with ChildProcess(launch("nnseg.commands.probe_worker"), lines.append, level=logging.DEBUG) as child:
+        child.send(request)
+        if child.wait(TIME_LIMIT) is None:
+            return ProbeResult(error=f"was not tried to the end within {TIME_LIMIT / 60:.0f} minutes")
+        with suppress(ValueError, IndexError):
+            return ProbeResult.model_validate_json(lines[-2:][0] or b"")
+        return ProbeResult(error=f"its process {child.explain_end()}")

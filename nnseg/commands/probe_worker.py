@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -35,8 +34,8 @@ from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device, time_calls
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images.read import read_label_map
-from nnseg.storage.run_folder import read_json, write_json
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
+from nnseg.system.process import ParentConnection
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.loop import memory_for
@@ -68,18 +67,17 @@ CHECKPOINT_SECONDS = Options.checkpoint
 """Between two checkpoints, as a run makes them unless asked otherwise."""
 
 
-def main(asked: str, answered: str) -> None:
-    """Do what the request in one file asks and write the answer to another; what the candidate cannot do is part of it."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to die and no other
-    request = read_json(Path(asked), ProbeRequest)
+def main() -> None:
+    """Measure what the parent's request says and send it the result; what the candidate cannot do is part of it."""
+    parent = ParentConnection()
+    request = parent.receive(ProbeRequest)
     try:
-        answer = _answer(request)
+        result = _answer(request)
     except torch.OutOfMemoryError:
-        answer = ProbeResult(error=f"needs more memory than {request.device} has free")
+        result = ProbeResult(error=f"needs more memory than {request.device} has free")
     except (NnsegError, MemoryError) as error:
-        answer = ProbeResult(error=str(error) or "needs more memory than there is")
-    write_json(Path(answered), answer)
+        result = ProbeResult(error=str(error) or "needs more memory than there is")
+    parent.send(result)
 
 
 def _answer(request: ProbeRequest) -> ProbeResult:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nnseg.commands.report import report_quietly
@@ -19,16 +16,16 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import NnsegError, RunError, Stopped
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Options, default_workers
-from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, write_json
-from nnseg.system.parallel import own_process
+from nnseg.storage.run_folder import PlanFolder, RunFolder
+from nnseg.system.process import ChildProcess, ParentConnection, launch
 from nnseg.system.stop import StopRequest
 from nnseg.training.fold import TrainingRequest, train_fold
 from nnseg.training.progress import REFRESH, ProgressSettings
 
 log = logging.getLogger(__name__)
 
-GLANCE = 0.2
-"""Seconds between two looks at the processes."""
+POLL_INTERVAL = 0.2
+"""Seconds between two checks of the processes."""
 
 
 class TrainingJob(FrozenModel):
@@ -55,58 +52,66 @@ class TrainingJob(FrozenModel):
     parent: int
 
 
-@dataclass(kw_only=True, eq=False)
-class _TrainingProcess:
-    """A process at its job."""
-
-    job: TrainingJob
-    process: subprocess.Popen[str]
-    relay: threading.Thread
-    said: list[str]
-
-
 def train_side_by_side(run: RunFolder, jobs: Sequence[TrainingJob], stop: StopRequest) -> None:
-    """Train all jobs, as many at a time as there are devices; a job that fails costs no other.
+    """Train all jobs, as many at a time as there are devices; a job that fails does not stop the others.
 
     Args:
         run: whose report is kept up to date.
         jobs: in the order in which they begin; their options name the devices.
-        stop: asks all of them to end.
+        stop: ends all of them.
 
     Raises:
         RunError: some failed; the others are done.
-        Stopped: a signal asked for an end; everything is saved.
+        Stopped: by a signal; everything is saved.
     """
-    waiting, busy, failed = list(jobs), dict[str, _TrainingProcess](), list[str]()
-    devices, told, reported = jobs[0].options.devices, False, time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            while busy or (waiting and not stop.asked):
-                for device in [d for d in _named(devices) if d not in busy and waiting and not stop.asked]:
-                    busy[device] = _started(waiting.pop(0), device, Path(scratch), beside=len(devices))
-                for device in [d for d, worker in busy.items() if worker.process.poll() is not None]:
-                    failed += _outcome(busy.pop(device), told=told)
-                if stop.asked == "signal" and not told:
-                    told = True
-                    for worker in busy.values():
-                        worker.process.send_signal(signal.SIGTERM)
-                if time.monotonic() - reported > REFRESH:
-                    report_quietly(run)
-                    reported = time.monotonic()
-                time.sleep(GLANCE)
-        finally:
-            for worker in busy.values():
-                worker.process.kill()
+    waiting, running, failed = list(jobs), dict[int, tuple[TrainingJob, ChildProcess]](), list[str]()
+    devices, signalled, reported = jobs[0].options.devices, False, time.monotonic()
+    try:
+        while running or (waiting and not stop.asked):
+            for number, device in enumerate(devices):  # the same device may be listed twice
+                if number not in running and waiting and not stop.asked:
+                    running[number] = waiting[0], _start(waiting.pop(0), device, beside=len(devices))
+            failed += _collect(running, signalled=signalled)
+            if stop.asked == "signal" and not signalled:
+                signalled = True
+                for _, child in running.values():
+                    child.process.send_signal(signal.SIGTERM)
+            if time.monotonic() - reported > REFRESH:
+                report_quietly(run)
+                reported = time.monotonic()
+            time.sleep(POLL_INTERVAL)
+    finally:
+        for _, child in running.values():
+            child.kill()
     if stop.asked == "signal":
         raise Stopped("all trainings stopped, and everything is saved; the same command goes on", stop.code)
     if failed:
         raise RunError("; ".join(failed) + "; all others are done")
 
 
-def main(asked: str) -> None:
-    """Do the job in a file; what goes wrong is the last line on stderr, and the exit code."""
+def _start(job: TrainingJob, device: str, *, beside: int) -> ChildProcess:
+    """A process at a job on one of ``beside`` devices; it saves its state if it loses its parent."""
+    threads = max(1, default_workers() // beside)
+    child = ChildProcess(launch("nnseg.commands.train_parallel", threads=threads, end_signal="SIGTERM"))
+    child.send(job.model_copy(update={"options": replace(job.options, device=device, devices=())}))
+    return child
+
+
+def _collect(running: dict[int, tuple[TrainingJob, ChildProcess]], *, signalled: bool) -> list[str]:
+    """Remove the trainings that have ended, and return what went wrong with them; stopping upon a signal is not wrong."""
+    failed = []
+    for number, (job, child) in list(running.items()):
+        if (code := child.wait(0)) is not None:
+            del running[number]
+            if code and not (signalled and code == 128 + signal.SIGTERM):
+                failed.append(f"the training of {job.name} {child.explain_end()}")
+    return failed
+
+
+def main() -> None:
+    """Do the job that the parent sends; what goes wrong is the last line on stderr, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = read_json(Path(asked), TrainingJob)
+    job = ParentConnection().receive(TrainingJob)
     with StopRequest(RunFolder(job.run).stop_file, clears=False, parent=job.parent) as stop:
         order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
         try:
@@ -117,49 +122,6 @@ def main(asked: str) -> None:
         except NnsegError as error:
             log.error("%s", error)
             sys.exit(2)
-
-
-def _named(devices: Sequence[str]) -> list[str]:
-    """Names for devices, of which the same may be given twice."""
-    return [f"{device}#{number}" for number, device in enumerate(devices)]
-
-
-def _started(job: TrainingJob, name: str, scratch: Path, *, beside: int) -> _TrainingProcess:
-    device = name.partition("#")[0]
-    job = job.model_copy(update={"options": replace(job.options, device=device, devices=())})
-    file = scratch / f"{job.name}.json"
-    write_json(file, job)
-    threads = {"OMP_NUM_THREADS": str(max(1, default_workers() // beside))}
-    process = subprocess.Popen(
-        [*own_process("nnseg.commands.train_parallel"), file],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **threads},
-        start_new_session=True,  # so that Ctrl-C reaches the first process alone, which tells the others
-    )
-    said: list[str] = []
-    relay = threading.Thread(target=_relay, args=(process, said), daemon=True)
-    relay.start()
-    return _TrainingProcess(job=job, process=process, relay=relay, said=said)
-
-
-def _relay(process: subprocess.Popen[str], said: list[str]) -> None:
-    assert process.stderr is not None
-    with process.stderr:
-        for line in process.stderr:
-            said[:] = [line.rstrip()]
-            log.info("%s", line.rstrip())
-
-
-def _outcome(worker: _TrainingProcess, *, told: bool) -> list[str]:
-    """What went wrong, if anything did; to end when told to is not wrong."""
-    worker.relay.join()
-    code, name = worker.process.returncode, worker.job.name
-    if code == 0 or (told and code == 128 + signal.SIGTERM):
-        return []
-    if code < 0:
-        return [f"the training of {name} was killed ({signal.Signals(-code).name})"]
-    return [f"the training of {name} failed: {(worker.said or ['no word'])[-1]}"]
 
 
 def jobs_of(

@@ -17,6 +17,7 @@ from nnseg.planning.planner import propose
 from nnseg.planning.recipe import load_recipe
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run_folder import RunFolder
+from nnseg.system import process
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def measured(
 
 def killed(monkeypatch: pytest.MonkeyPatch) -> None:
     suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(verb, "own_process", lambda module: (sys.executable, "-c", suicide))
+    monkeypatch.setattr(process, "own_process", lambda *_: (sys.executable, "-c", suicide))
 
 
 def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[RunFolder, Probe], tiny_plan: Plan) -> None:
@@ -119,7 +120,7 @@ def test_a_process_that_is_killed_is_a_trial_that_failed(
 def test_a_process_that_fails_says_why(
     balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "own_process", lambda module: (sys.executable, "-c", "raise ValueError('no such thing')"))
+    monkeypatch.setattr(process, "own_process", lambda *_: (sys.executable, "-c", "raise ValueError('no such thing')"))
     [trial] = probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu").trials
     assert trial.failed == "its process failed: ValueError: no such thing"
 
@@ -147,7 +148,7 @@ def test_an_interruption_leaves_no_cases_behind(
         assert list(tmp_path.iterdir())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb.subprocess, "run", interrupted)
+    monkeypatch.setattr(verb, "launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu")
     assert not list(tmp_path.iterdir())
