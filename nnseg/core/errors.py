@@ -14,9 +14,19 @@
 A message says what is wrong, where, and what to do about it, in one line.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
 
 class NnsegError(Exception):
-    """Base of every error that the user can mend."""
+    """Base of every error that the user can correct."""
+
+    @classmethod
+    def at(cls, place: str | Path, found: str, expected: str, advice: str) -> Self:
+        """The error that names a file or folder, what is wrong with it, what was expected and what to do, in one line."""
+        return cls(" ".join(f"{place}: {found}; expected {expected}; {advice}".split()))
 
 
 class DatasetError(NnsegError):

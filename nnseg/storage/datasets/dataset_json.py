@@ -99,29 +99,18 @@ def read_description(path: Path) -> Description:
     )
 
 
-def wrong(path: Path | str, found: str, *, expected: str, advice: str) -> DatasetError:
-    """The error that names a file or folder, what is wrong, what was expected and what to do, in one line."""
-    return DatasetError(" ".join(f"{path}: {found}; expected {expected}; {advice}".split()))
-
-
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise wrong(
-            place, f"is not valid JSON ({error.msg})", expected="JSON", advice="mend that line (a comma too many?)"
-        ) from error
+        raise DatasetError.at(place, f"is not valid JSON ({error.msg})", "JSON", "mend that line (a comma too many?)") from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise wrong(path, f"is not valid JSON ({error})", expected="JSON text in UTF-8", advice="save it again") from error
+        raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again") from error
     except OSError as error:
-        raise wrong(
-            path, f"cannot be read ({error.strerror})", expected="a readable file", advice="check its permissions"
-        ) from error
+        raise DatasetError.at(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from error
     if not isinstance(content, dict):
-        raise wrong(
-            path, f"holds a {type(content).__name__}", expected="an object {...}", advice="see the README's dataset layouts"
-        )
+        raise DatasetError.at(path, f"holds a {type(content).__name__}", "an object {...}", "see the README's dataset layouts")
     return content
 
 
@@ -137,12 +126,12 @@ def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
         given = dict(enumerate(given))
     expected = '{"0": "MRI", "1": ...} with numbers from 0'
     if not isinstance(given, dict) or not given:
-        raise wrong(path, f'"{key}" is {given!r}', expected=expected, advice="mend it")
+        raise DatasetError.at(path, f'"{key}" is {given!r}', expected, "mend it")
     named = {_whole(k): str(v) for k, v in given.items()}
     if None in named:
         named = {_whole(v): str(k) for k, v in given.items()}
     if set(named) != set(range(len(given))):
-        raise wrong(path, f'"{key}" is {given!r}', expected=expected, advice="mend it")
+        raise DatasetError.at(path, f'"{key}" is {given!r}', expected, "mend it")
     return tuple(named[i] for i in range(len(given)))
 
 
@@ -154,7 +143,7 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
     background = next((name for name in named if name.casefold() == "background"), None)
     zero = next((name for name, values in named.items() if values == (0,)), None)
     if background and len(named[background]) != 1:
-        raise wrong(path, f'"background" covers {named[background]}', expected="one value", advice='mend "labels"')
+        raise DatasetError.at(path, f'"background" covers {named[background]}', "one value", 'mend "labels"')
     empty_name = background or zero
     empty = named.pop(empty_name) if empty_name else (0,)
     single = {values[0]: name for name, values in named.items() if len(values) == 1}
@@ -168,7 +157,7 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
         )
     except ValidationError as error:
         message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise wrong(path, f'"labels" cannot be used: {message}', expected=_LABELS, advice='mend "labels"') from error
+        raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'mend "labels"') from error
 
 
 _LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
@@ -177,7 +166,7 @@ _LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
 def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     """Values by name, whichever way round they were given."""
     if not isinstance(given, dict) or not given:
-        raise wrong(path, f'"labels" is {given!r}', expected=_LABELS, advice="mend it")
+        raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "mend it")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values = [_whole(v) for v in value] if isinstance(value, list) else [_whole(value)]
@@ -186,17 +175,13 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
             name, values = str(value), [_whole(key)]
         whole = tuple(v for v in values if v is not None)
         if not whole or len(whole) < len(values) or name in named:
-            raise wrong(
-                path, f'"labels" has {key!r}: {value!r}', expected=_LABELS, advice="give each label a name and a whole number"
-            )
+            raise DatasetError.at(path, f'"labels" has {key!r}: {value!r}', _LABELS, "give each label a name and a whole number")
         named[name] = whole
     single = [values[0] for values in named.values() if len(values) == 1]
     doubled = sorted({v for v in single if single.count(v) > 1})
     if doubled:
         sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
-        raise wrong(
-            path, f'"labels" gives the value {doubled[0]} to {sharing}', expected=_LABELS, advice="give each a value of its own"
-        )
+        raise DatasetError.at(path, f'"labels" gives the value {doubled[0]} to {sharing}', _LABELS, "give each a value of its own")
     return named
 
 
@@ -214,7 +199,7 @@ def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ..
     known = {v for values in named.values() for v in values}
     if len(whole) != len(named) or not set(whole) <= known:
         expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
-        raise wrong(path, f'"regions_class_order" is {order!r}', expected=expected, advice="add or mend it")
+        raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or mend it")
     regions = [Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True)]
     return tuple(sorted(regions, key=lambda region: -len(set(region.values))))
 
@@ -231,7 +216,7 @@ def _training(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | No
     if given is None:
         return None
     if not isinstance(given, list):
-        raise wrong(path, '"training" is no list', expected='[{"image": ..., "label": ...}, ...]', advice="mend it")
+        raise DatasetError.at(path, '"training" is no list', '[{"image": ..., "label": ...}, ...]', "mend it")
     return tuple(_entry(path, item, f'entry {i + 1} of "training"', images="image") for i, item in enumerate(given))
 
 
@@ -240,7 +225,7 @@ def _table(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
     if given is None:
         return None
     if not isinstance(given, dict):
-        raise wrong(path, '"dataset" is no object', expected='{"CASE": {"images": [...], "label": ...}}', advice="mend it")
+        raise DatasetError.at(path, '"dataset" is no object', '{"CASE": {"images": [...], "label": ...}}', "mend it")
     return tuple(_entry(path, item, f'"{name}" in "dataset"', images="images", name=str(name)) for name, item in given.items())
 
 
@@ -250,11 +235,11 @@ def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]
         return None
     expected = '{"CASE": ["liver", ...]} with names of labels'
     if not isinstance(given, dict):
-        raise wrong(path, f'"{ANNOTATED_KEY}" is no object', expected=expected, advice="mend it")
+        raise DatasetError.at(path, f'"{ANNOTATED_KEY}" is no object', expected, "mend it")
     lists = {str(case): [names] if isinstance(names, str) else names for case, names in given.items()}
     for case, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise wrong(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected=expected, advice="mend it")
+            raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "mend it")
     return {case: tuple(names) for case, names in lists.items()}
 
 
@@ -268,7 +253,7 @@ def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tu
     known = labels.foreground if labels else ()
     if not isinstance(given, list) or not all(name in known for name in given):
         expected = f"some of {', '.join(known)}" if known else 'names of "labels", which are not given'
-        raise wrong(path, f'"instances" is {given!r}', expected=expected, advice="mend it: it names the labels counted one by one")
+        raise DatasetError.at(path, f'"instances" is {given!r}', expected, "mend it: it names the labels counted one by one")
     return tuple(dict.fromkeys(given))
 
 

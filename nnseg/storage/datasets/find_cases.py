@@ -10,8 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from nnseg.core.dataset import Case
-from nnseg.core.errors import ScanError
-from nnseg.storage.datasets.dataset_json import wrong
+from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.images.dicom import dicom_files, is_dicom, readable_series, volumes_of
 from nnseg.storage.images.formats import FORMATS, known, stem_of, suffix_of
 
@@ -111,11 +110,11 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     if path.is_file():
         return (_single(path, channels),)
     if not path.is_dir():
-        raise wrong(path, "there is no such file or folder", expected="a scan or a folder of scans", advice="check the path")
+        raise DatasetError.at(path, "there is no such file or folder", "a scan or a folder of scans", "check the path")
     entries = list(_walk(path, ()))
     if not entries:
         found = f"holds no scan; found {suffixes_found(path)}"
-        raise wrong(path, found, expected=f"DICOM or one of {known_suffixes()}", advice="convert the files")
+        raise DatasetError.at(path, found, f"DICOM or one of {known_suffixes()}", "convert the files")
     cases = sorted(_cases(_distinct(entries), channels), key=lambda c: c.name)
     for one, other in pairwise(cases):
         if one.name.casefold() == other.name.casefold():
@@ -127,7 +126,7 @@ def _single(path: Path, channels: int) -> Case:
     """The case of one file, with the other channels that lie beside its first."""
     if suffix_of(path) not in FORMATS and not is_dicom(path):
         found = f'is no scan; found the suffix "{suffix_of(path)}"'
-        raise wrong(path, found, expected=f"DICOM or one of {known_suffixes()}", advice="convert the file")
+        raise DatasetError.at(path, found, f"DICOM or one of {known_suffixes()}", "convert the file")
     match = CHANNEL.fullmatch(name_of(path))
     if not match or int(match["channel"]) != 0:
         return Case(name=name_of(path), images=(path,))

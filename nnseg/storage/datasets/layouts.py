@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description, wrong
+from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description
 from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, known_suffixes, name_of, suffixes_found
 
 PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
@@ -42,7 +42,7 @@ def find_layout(folder: Path) -> FoundDataset:
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "there is no such folder"
-        raise wrong(folder, found, expected="a folder with a dataset", advice="check the path")
+        raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
     path = folder / "dataset.json"
     description = read_description(path) if path.is_file() else None
     if description and description.training is not None:
@@ -155,13 +155,11 @@ def _pair_of_folders(folder: Path) -> tuple[Path, Path]:
             for place in (folder / images, folder / labels):
                 if not image_files(place):
                     found = f"holds no image; found {suffixes_found(place)}"
-                    raise wrong(place, found, expected=f"files with one of {known_suffixes()}", advice="convert the files")
+                    raise DatasetError.at(place, found, f"files with one of {known_suffixes()}", "convert the files")
             return folder / images, folder / labels
     inside = ", ".join(sorted(p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))) or "no folders"
     found = f"is no dataset that nnseg knows; found {inside} and files: {suffixes_found(folder)}"
-    raise wrong(
-        folder, found, expected="dataset.json, or images/ with labels/", advice="arrange it so; the README shows the layouts"
-    )
+    raise DatasetError.at(folder, found, "dataset.json, or images/ with labels/", "arrange it so; the README shows the layouts")
 
 
 def _pair_layout(images: Path, labels: Path, description: Description | None) -> str:
@@ -220,7 +218,7 @@ def _nothing_usable(folder: Path, found: FoundDataset) -> DatasetError:
     first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
     kinds = Counter(f.level for f in found.findings)
     held = f"has no usable case ({found.layout}; {kinds['error']} errors){first}"
-    return wrong(folder, held, expected="at least one image with a label map", advice="mend the files named")
+    return DatasetError.at(folder, held, "at least one image with a label map", "mend the files named")
 
 
 def _error(message: str, *, case: str, file: Path) -> Finding:

@@ -14,8 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
+from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, Description, wrong
+from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, Description
 from nnseg.storage.tables import read_case_table
 
 TABLE = f"{ANNOTATED_KEY}.csv"
@@ -40,7 +41,7 @@ def mark_annotated(
     names = [case.name for case in cases]
     for name in given:
         if name not in {*names, *unusable}:
-            raise wrong(path, f"lists case {name}, which the dataset does not have", expected=_near(name, names), advice="mend it")
+            raise DatasetError.at(path, f"lists case {name}, which the dataset does not have", _near(name, names), "mend it")
     parts = _parts(labels)
     found = {name: _labels(path, name, given[name], parts) for name in names if name in given}
     marked = tuple(replace(case, annotated=_part(found.get(case.name), labels)) for case in cases)
@@ -53,7 +54,7 @@ def _given(folder: Path, description: Description | None) -> tuple[Path, Mapping
         return table, _read_table(table) if table.exists() else {}
     if table.exists():
         found = f'is there, and "{ANNOTATED_KEY}" in {description.path.name} too'
-        raise wrong(table, found, expected="one of them", advice="remove the other")
+        raise DatasetError.at(table, found, "one of them", "remove the other")
     return description.path, description.annotated
 
 
@@ -80,10 +81,10 @@ def _labels(path: Path, case: str, given: Sequence[str], parts: Mapping[str, tup
     for name in (n for text in given for n in _separated(text, parts)):
         if name not in parts:
             text = f"lists label {name} for case {case}, which the dataset does not have"
-            raise wrong(path, text, expected=_near(name, list(parts)), advice="mend it")
+            raise DatasetError.at(path, text, _near(name, list(parts)), "mend it")
         found.update(parts[name])
     if not found:
-        raise wrong(path, f"lists no label for case {case}", expected="at least one", advice="add it, or remove the case")
+        raise DatasetError.at(path, f"lists no label for case {case}", "at least one", "add it, or remove the case")
     return found
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.dataset import Case, Dataset, Finding
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.image import Integers, LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, wrong
+from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.images.dicom import dicom_files
 from nnseg.storage.images.formats import FORMATS, suffix_of
-from nnseg.storage.images.raw import refuse
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.system.parallel import map_items
 
@@ -100,7 +99,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
             that of a label which was not annotated.
     """
     if case.labels is None:
-        raise refuse(case.images[0], "has no label map", expected="one", advice="add it to the dataset")
+        raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset")
     scan = read_scan(case.images)
     _check_channels(case, scan, channels)
     label_map = read_label_map(case.labels, like=scan.source)
@@ -144,7 +143,7 @@ def _digest(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
     except OSError as error:
-        raise refuse(path, f"cannot be read ({error.strerror})", expected="a file", advice="restore it") from error
+        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a file", "restore it") from error
 
 
 def _labels_off_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
@@ -160,11 +159,11 @@ def _labels_off_files(folder: Path, found: FoundDataset, workers: int) -> tuple[
     if len(values) < 2:
         first = f"; the first problem: {next(iter(errors.values()))}" if errors else ""
         found_text = f"shows no label: no usable label map has a value other than 0{first}"
-        raise wrong(folder, found_text, expected="label maps with values", advice="check that these are the label maps")
+        raise DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps")
     if len(values) > MANY_VALUES:
         found_text = f"has label maps with {len(values)} different values"
         advice = "check that these are label maps, or name the labels in a dataset.json"
-        raise wrong(folder, found_text, expected=f"at most {MANY_VALUES}", advice=advice)
+        raise DatasetError.at(folder, found_text, f"at most {MANY_VALUES}", advice)
     foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
     labels = Labels(names=("background", *foreground), values=tuple(values))
     listed = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
@@ -177,7 +176,7 @@ def _values_of(case: Case) -> tuple[int, ...]:
     values = tuple(_count_values(read_label_map(case.labels).labels))
     if values[0] < 0:
         advice = 'name it in a dataset.json ("ignore": it, if nobody annotated those voxels) or mend the file'
-        raise refuse(case.labels, f"has the negative label value {values[0]}", expected="values from 0", advice=advice)
+        raise ScanError.at(case.labels, f"has the negative label value {values[0]}", "values from 0", advice)
     return values
 
 
@@ -200,28 +199,26 @@ def _check_channels(case: Case, scan: Scan, channels: int) -> None:
     path = case.images[0]
     if len(scan.image) != channels:
         found = f"the scan has {len(scan.image)} channels in {len(case.images)} files (shape {scan.grid.shape})"
-        raise refuse(
-            path, found, expected=f"{channels} as the dataset has", advice="mend the files, or the dataset's channel names"
-        )
+        raise ScanError.at(path, found, f"{channels} as the dataset has", "mend the files, or the dataset's channel names")
     for i, channel in enumerate(scan.image):
         if channel.min() == channel.max():
             file = case.images[i] if len(case.images) == channels else path
             found = f"channel {i} is constant: every voxel is {channel.flat[0]:g}"
-            raise refuse(file, found, expected="an image", advice="export it again, or remove the case")
+            raise ScanError.at(file, found, "an image", "export it again, or remove the case")
 
 
 def _check_together(image: Path, scan: Scan, path: Path, label_map: LabelMap) -> Finding | None:
     """A note if the label map lies a little beside its image; both are canonical, so voxel order no longer matters."""
     if label_map.grid.shape != scan.grid.shape:
         found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {scan.grid.shape}"
-        raise refuse(path, found, expected="equal shapes", advice="resample the label map onto the image with nearest neighbour")
+        raise ScanError.at(path, found, "equal shapes", "resample the label map onto the image with nearest neighbour")
     if scan.grid.matches(label_map.grid):
         return None
     gap = scan.grid.largest_gap(label_map.grid)
     if gap > NEAR * min(scan.grid.spacing):
         found = f"label map lies up to {gap:.3g} mm away from its image {image.name}"
         advice = "correct origin, spacing or direction in the header of the wrong one"
-        raise refuse(path, found, expected=f"less than {NEAR * min(scan.grid.spacing):.2g} mm", advice=advice)
+        raise ScanError.at(path, found, f"less than {NEAR * min(scan.grid.spacing):.2g} mm", advice)
     return Finding(level="note", message=f"label map lies up to {gap:.2g} mm beside its image, by rounding; taken to lie on it")
 
 
@@ -231,7 +228,7 @@ def _check_declared(path: Path, counts: dict[int, int], labels: Labels) -> None:
         listed = ", ".join(f"{v} ({counts[v]} voxels)" for v in undeclared[:10]) + (", ..." if len(undeclared) > 10 else "")
         declared = ", ".join(map(str, [*labels.values, *([] if labels.ignore is None else [labels.ignore])]))
         found = f"label map has the value{'s' if len(undeclared) > 1 else ''} {listed}"
-        raise refuse(path, found, expected=f"the declared {declared}", advice='add it to "labels" or fix the file')
+        raise ScanError.at(path, found, f"the declared {declared}", 'add it to "labels" or fix the file')
 
 
 def _check_annotated(path: Path, counts: dict[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
@@ -240,7 +237,7 @@ def _check_annotated(path: Path, counts: dict[int, int], labels: Labels, annotat
     if surplus:
         listed = ", ".join(f"{name} ({voxels} voxels)" for name, voxels in surplus)
         found = f"label map shows {listed}, which {ANNOTATED_KEY} does not list for it"
-        raise refuse(path, found, expected=f"only {', '.join(annotated or ())}", advice="list it if it is complete, or remove it")
+        raise ScanError.at(path, found, f"only {', '.join(annotated or ())}", "list it if it is complete, or remove it")
 
 
 def _count_values(labels: Integers) -> dict[int, int]:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.storage.images.itk import header_only, quiet, reason, stored
-from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, RawImage, ReadOptions, flat_grid, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, RawImage, ReadOptions, flat_grid, make_grid, stand_in
 
 GAP_TOLERANCE = 0.01
 """By how much of the slice spacing a gap between two slices may differ from it, and a slice lie beside its place."""
@@ -117,7 +117,7 @@ def dicom_files(folder: Path) -> tuple[Path, ...]:
         entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file()]
     except OSError as error:
         found = f"cannot be looked into ({error.strerror})"
-        raise refuse(folder, found, expected="a readable folder", advice="check its permissions") from error
+        raise ScanError.at(folder, found, "a readable folder", "check its permissions") from error
     return tuple(p for p in entries if is_dicom(p) and not _class_of(p).startswith(NO_IMAGES))
 
 
@@ -177,11 +177,9 @@ def choose_series(found: Sequence[Series], folder: Path) -> Series:
     volumes = volumes_of(found)
     if len(volumes) > 1:
         listed = ", ".join(map(str, volumes))
-        raise refuse(
-            folder, f"holds {len(volumes)} series: {listed}", expected="one", advice="put each series in a folder of its own"
-        )
+        raise ScanError.at(folder, f"holds {len(volumes)} series: {listed}", "one", "put each series in a folder of its own")
     if not volumes:
-        raise refuse(folder, "holds no DICOM file", expected="the slices of one series", advice="check the folder")
+        raise ScanError.at(folder, "holds no DICOM file", "the slices of one series", "check the folder")
     return volumes[0]
 
 
@@ -202,7 +200,7 @@ def read_series(source: Path | Sequence[Path], asked: ReadOptions = PLAINLY) -> 
     is_flat = len(series.files) == 1 and not series.is_multiframe
     if not (series.has_spacing or asked.spacing or (is_flat and not series.positions)):
         found, advice = f"series {series} does not say how far apart its voxels are", "mend the headers, or predict with --spacing"
-        raise refuse(place, found, expected="PixelSpacing in every slice", advice=advice)
+        raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
     _check_spacings(series, place)
     gap = _check_positions(series, place) if len(series.files) > 1 else 0.0
     volume = _look(series.files) if asked.only_header else _read_pixels(series.files)
@@ -239,7 +237,7 @@ def _read_header(path: Path) -> _Slice:
             reader = header_only(path, "GDCMImageIO")
     except RuntimeError as error:
         found = f"cannot be read as DICOM ({reason(error)})"
-        raise refuse(path, found, expected="a slice with pixels", advice="export the series again, or remove the file") from error
+        raise ScanError.at(path, found, "a slice with pixels", "export the series again, or remove the file") from error
 
     def text(key: str) -> str:
         return str(reader.GetMetaData(key)).strip("\0 ") if reader.HasMetaDataKey(key) else ""
@@ -262,8 +260,7 @@ def _whole(path: Path, name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        found = f'has the {name} "{text}"'
-        raise refuse(path, found, expected="a whole number", advice="mend the header, or remove the file") from error
+        raise ScanError.at(path, f'has the {name} "{text}"', "a whole number", "mend the header, or remove the file") from error
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -314,22 +311,21 @@ def _check_spacings(series: Series, place: Path) -> None:
         i = int(other[0][0])
         one, another = (" x ".join(f"{v:g}" for v in series.spacings[k]) for k in (0, i))
         found = f"{series.files[0].name} has voxels of {one} mm and {series.files[i].name} of {another} mm"
-        advice = "put them in folders of their own, or resample them"
-        raise refuse(place, found, expected="one PixelSpacing in a series", advice=advice)
+        raise ScanError.at(place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them")
 
 
 def _check_positions(series: Series, place: Path) -> float:
     """The distance in mm between neighbouring slices, all of which are there, once, in one line with even steps."""
     if not series.positions:
         found = f"series {series} has slices without ImagePositionPatient"
-        raise refuse(place, found, expected="a position in every slice", advice="export the series again with full headers")
+        raise ScanError.at(place, found, "a position in every slice", "export the series again with full headers")
     gaps = np.diff(series.positions)
     spacing = float(np.median(gaps))
     doubled = np.flatnonzero(gaps < GAP_TOLERANCE * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
     if len(doubled):
         i = int(doubled[0])
         found = f"{series.files[i].name} and {series.files[i + 1].name} lie both at {series.positions[i]:.2f} mm"
-        raise refuse(place, found, expected="every slice once", advice="keep one of them, or one time point of the series")
+        raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
         raise _uneven(series, place, spacing, [int(i) for i in wrong])
@@ -338,7 +334,7 @@ def _check_positions(series: Series, place: Path) -> float:
     if away.max() > GAP_TOLERANCE * spacing:
         i = int(away.argmax())
         found = f"{series.files[i].name} lies {away[i]:.2g} mm beside its place in a line from the first slice to the last"
-        raise refuse(place, found, expected="even steps", advice="correct its ImagePositionPatient, or resample the series")
+        raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
     return float(np.mean(gaps))
 
 
@@ -346,7 +342,7 @@ def _uneven(series: Series, place: Path, spacing: float, wrong: list[int]) -> Sc
     shown = ", ".join(f"{series.positions[i]:.2f} to {series.positions[i + 1]:.2f} mm" for i in wrong[:5])
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     found = f"slices are missing or unevenly spaced: gaps from {shown}{more}"
-    return refuse(place, found, expected=f"a slice every {spacing:.3g} mm", advice="add the missing slices, or resample the series")
+    return ScanError.at(place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series")
 
 
 def _look(files: tuple[Path, ...]) -> RawImage:
@@ -367,7 +363,7 @@ def _read_pixels(files: tuple[Path, ...]) -> RawImage:
             image = sitk.ReadImage(str(files[0]) if len(files) == 1 else [str(f) for f in files], kind, "GDCMImageIO")
     except RuntimeError as error:
         found = f"cannot be decoded ({reason(error)})"
-        raise refuse(files[0], found, expected="readable grey pixels", advice="export the series again, uncompressed") from error
+        raise ScanError.at(files[0], found, "readable grey pixels", "export the series again, uncompressed") from error
     return stored(files[0], image)
 
 
@@ -400,7 +396,7 @@ def read_tags(scan: Path) -> dict[str, str]:
             reader = header_only(file, "GDCMImageIO")
     except RuntimeError as error:
         found = f"cannot be read as DICOM ({reason(error)})"
-        raise refuse(file, found, expected="a slice with a header", advice="export the series again") from error
+        raise ScanError.at(file, found, "a slice with a header", "export the series again") from error
     texts = {name: str(reader.GetMetaData(key)).strip("\0 ") for name, key in TAGS.items() if reader.HasMetaDataKey(key)}
     if "age" in texts:
         texts["age"] = _years(texts["age"])

@@ -20,7 +20,6 @@ from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.codes import coded
-from nnseg.storage.images.raw import refuse
 
 INSTALL = 'pip install "nnseg[dicom]"'
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
@@ -60,7 +59,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         place = like.files[0].parent
         advice = "write .nii.gz instead, or mend the series' headers"
-        raise refuse(place, f"has no DICOM-SEG made of it ({error})", expected="complete headers", advice=advice) from error
+        raise ScanError.at(place, f"has no DICOM-SEG made of it ({error})", "complete headers", advice) from error
     with write_aside(Path(path)) as aside:
         made.save_as(aside)
 
@@ -92,11 +91,11 @@ def _sources(like: Source) -> list[Any]:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.files]
     except (pydicom.errors.InvalidDicomError, OSError) as error:
         found = f"is no DICOM file ({error})"
-        raise refuse(like.files[0], found, expected="a scan read from DICOM", advice="write .nii.gz instead") from error
+        raise ScanError.at(like.files[0], found, "a scan read from DICOM", "write .nii.gz instead") from error
     missing = [field for field in _NEEDED if any(not header.get(field) for header in headers)]
     if missing:
         found = f"has slices without {', '.join(missing)}"
-        raise refuse(like.files[0].parent, found, expected="complete headers", advice="write .nii.gz instead")
+        raise ScanError.at(like.files[0].parent, found, "complete headers", "write .nii.gz instead")
     frame = pydicom.uid.generate_uid(entropy_srcs=[str(headers[0].get("SeriesInstanceUID", ""))])
     for header in headers:
         for field, empty in (*((f, "") for f in _EMPTY_IF_MISSING), *((f, None) for f in _NONE_IF_MISSING)):

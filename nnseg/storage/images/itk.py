@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, make_grid, stand_in
 
 GIPL_HEADER_BYTES = 256
 
@@ -32,9 +33,7 @@ def read_itk(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
             image = header_only(path) if asked.only_header else sitk.ReadImage(str(path))
     except RuntimeError as error:
         found = f"cannot be read as an image ({reason(error)})"
-        raise refuse(
-            path, found, expected="a complete image with axes at right angles", advice="copy or export it again"
-        ) from error
+        raise ScanError.at(path, found, "a complete image with axes at right angles", "copy or export it again") from error
     if path.suffix.lower() == ".gipl" and not asked.only_header:
         _check_gipl_size(path, image)
     return stored(path, image)
@@ -78,7 +77,7 @@ def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
     dimensions = image.GetDimension()
     if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
         found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"
-        raise refuse(path, found, expected="a 2D or 3D image with at most one axis of channels", advice="export it again")
+        raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
     if colours > 1:
         voxels = np.moveaxis(voxels, -1, 0)
     elif dimensions < 4:
@@ -113,12 +112,10 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, 
     """
     columns = np.asarray(grid.direction)[::-1].T
     if path.suffix.lower() == ".gipl" and not np.array_equal(columns, np.eye(3)):
-        raise refuse(
-            path, "cannot hold the direction of a turned volume", expected="another format", advice="write .mha or .nii.gz"
-        )
+        raise ScanError.at(path, "cannot hold the direction of a turned volume", "another format", "write .mha or .nii.gz")
     if path.suffix.lower() == ".gipl" and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
         found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
-        raise refuse(path, found, expected="values 0 to 65535", advice=advice)
+        raise ScanError.at(path, found, "values 0 to 65535", advice)
     image = as_image(voxels, grid, is_2d=is_2d)
     for key, value in _said(source, path).items():
         image.SetMetaData(key, value)
@@ -188,4 +185,4 @@ def _check_gipl_size(path: Path, image: sitk.Image) -> None:
     voxels: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
     promised = GIPL_HEADER_BYTES + voxels.nbytes
     if path.stat().st_size < promised:
-        raise refuse(path, f"has {path.stat().st_size} bytes", expected=f"{promised}", advice="copy it again; it is truncated")
+        raise ScanError.at(path, f"has {path.stat().st_size} bytes", f"{promised}", "copy it again; it is truncated")

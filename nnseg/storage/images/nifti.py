@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, flat_grid, make_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, flat_grid, make_grid, stand_in
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -42,9 +42,7 @@ def read_nifti(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     header = _header(path, data)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
-        raise refuse(
-            path, f"is {len(shape)}-dimensional {shape}", expected="a 2D or 3D image, with or without channels", advice=_AGAIN
-        )
+        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", _AGAIN)
     kind = _number_type(path, header)
     found = _dummy(kind, shape) if asked.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
     voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
@@ -131,9 +129,9 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
     try:
         return zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES) if only_header else gzip.decompress(data)
     except EOFError as error:
-        raise refuse(path, "gzip stream ends early", expected="a complete file", advice="copy it again; it is truncated") from error
+        raise ScanError.at(path, "gzip stream ends early", "a complete file", "copy it again; it is truncated") from error
     except (OSError, zlib.error) as error:
-        raise refuse(path, f"gzip stream is damaged ({error})", expected="an intact file", advice="copy it again") from error
+        raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again") from error
 
 
 _AGAIN = "export the image again"
@@ -167,12 +165,12 @@ def _header(path: Path, data: bytes) -> Any:
     """The header as stored: not checked by nibabel, which would silently turn a voxel size of 0 into 1."""
     kind = _kind(data[:4])
     if kind is None:
-        raise refuse(path, "is not a NIfTI file", expected="a NIfTI header after decompression", advice="export it as .nii.gz")
+        raise ScanError.at(path, "is not a NIfTI file", "a NIfTI header after decompression", "export it as .nii.gz")
     size, big = kind
     magic = data[344:348] if size == 348 else data[4:8]
     if len(data) < size + 4 or magic[:3] not in (b"n+1", b"n+2"):
         found = "has no complete single-file NIfTI header"
-        raise refuse(path, found, expected='"n+1" or "n+2" in it', advice="save it as one .nii.gz file (not .hdr with .img)")
+        raise ScanError.at(path, found, '"n+1" or "n+2" in it', "save it as one .nii.gz file (not .hdr with .img)")
     return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
 
 
@@ -181,9 +179,9 @@ def _number_type(path: Path, header: Any) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
         code = int(header["datatype"])
-        raise refuse(path, f"has unknown number type {code}", expected="integers or floats", advice=_AGAIN) from error
+        raise ScanError.at(path, f"has unknown number type {code}", "integers or floats", _AGAIN) from error
     if dtype.kind == "c":
-        raise refuse(path, "holds complex numbers", expected="integers or floats", advice="export magnitude images")
+        raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
     return dtype
 
 
@@ -198,7 +196,7 @@ def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, s
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
         promised = f"{count * dtype.itemsize} as its header says (shape {shape})"
-        raise refuse(path, found, expected=promised, advice="copy it again; it is truncated")
+        raise ScanError.at(path, found, promised, "copy it again; it is truncated")
     voxels = np.frombuffer(data, dtype, count, start).reshape(shape[::-1])
     return voxels.view(np.uint8).reshape(*voxels.shape, -1) if dtype.names else voxels
 
@@ -209,7 +207,7 @@ def _scaled(path: Path, header: Any, voxels: npt.NDArray[Any]) -> npt.NDArray[An
     if not np.isfinite(slope) or slope == 0 or (slope, intercept) == (1.0, 0.0):
         return voxels
     if not np.isfinite(intercept):
-        raise refuse(path, f"has scl_inter {intercept}", expected="a number", advice="mend the header")
+        raise ScanError.at(path, f"has scl_inter {intercept}", "a number", "mend the header")
     wide: npt.NDArray[np.floating[Any]] = voxels.astype(np.float64 if voxels.dtype.itemsize > 4 else np.float32)
     wide *= slope
     wide += intercept
@@ -221,7 +219,7 @@ def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]
     extra = [n for n in shape[3:] if n > 1]
     colours = voxels.shape[-1] if voxels.ndim > len(shape) else 1
     if len(extra) + (colours > 1) > 1:
-        raise refuse(path, f"is {len(shape)}-dimensional {shape}", expected="at most one axis of channels", advice=_AGAIN)
+        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "at most one axis of channels", _AGAIN)
     space = (*(1,) * (3 - len(shape)), *shape[2::-1]) if len(shape) > 2 else (1, shape[1], shape[0])
     if colours > 1:
         return np.moveaxis(voxels.reshape(*space, colours), -1, 0)
@@ -240,9 +238,7 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
     try:
         affine = np.asarray(header.get_best_affine(), float)
     except (HeaderDataError, ValueError) as error:
-        raise refuse(
-            path, f"has a broken qform ({error})", expected="valid positions in its header", advice="mend the header"
-        ) from error
+        raise ScanError.at(path, f"has a broken qform ({error})", "valid positions in its header", "mend the header") from error
     if is_2d and not np.any(affine[:3, 2]):
         affine[2, 2] = 1.0
     unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)

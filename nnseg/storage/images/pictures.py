@@ -15,8 +15,9 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, flat_grid, refuse, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, flat_grid, stand_in
 
 Voxels = npt.NDArray[Any]
 
@@ -39,7 +40,7 @@ def read_picture(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
             pixels = _dummy(image.size, wanted) if unread else np.asarray(_in_mode(image, wanted))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
-        raise refuse(path, found, expected="a complete picture", advice="copy or export it again") from error
+        raise ScanError.at(path, found, "a complete picture", "copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
     return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, asked=asked)
 
@@ -70,9 +71,9 @@ def read_tiff(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
             unread = asked.only_header and not (axes[-1] == "S" and series.shape[-1] in (2, 4))
             pixels = stand_in(series.shape, series.dtype) if unread else series.asarray()
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise refuse(path, f"cannot be decoded ({error})", expected="a complete TIFF", advice="copy or export it again") from error
+        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again") from error
     if complaints:
-        raise refuse(path, f"is damaged ({complaints[0]})", expected="a complete TIFF", advice="copy it again; it may be truncated")
+        raise ScanError.at(path, f"is damaged ({complaints[0]})", "a complete TIFF", "copy it again; it may be truncated")
     voxels, is_2d = _tiff_axes(path, pixels, axes)
     return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), asked=asked)
 
@@ -87,7 +88,7 @@ def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source
     lowest, highest = int(labels.min()), int(labels.max())
     if labels.shape[0] != 1 or lowest < 0 or highest > limit:
         found = f"cannot hold a label map of shape {labels.shape} with values {lowest} to {highest}"
-        raise refuse(path, found, expected=f"one slice with values 0 to {limit}", advice="write .tif, .mha or .nii.gz")
+        raise ScanError.at(path, found, f"one slice with values 0 to {limit}", "write .tif, .mha or .nii.gz")
     Image.fromarray(labels[0].astype(np.uint8 if highest < 256 else np.uint16)).save(path, **_density(source))
 
 
@@ -131,7 +132,7 @@ def _tiff_axes(path: Path, pixels: Voxels, axes: str) -> tuple[Voxels, bool]:
     slices = [i for i, a in enumerate(order) if a not in "SCYX"]
     if len(colour) > 1 or len(slices) > 1 or not {"Y", "X"} <= set(order):
         found = f"has axes {axes} of lengths {pixels.shape}"
-        raise refuse(path, found, expected="slices, rows, columns and at most one axis of channels", advice="export it again")
+        raise ScanError.at(path, found, "slices, rows, columns and at most one axis of channels", "export it again")
     turned = pixels.transpose(*colour, *slices, order.index("Y"), order.index("X"))
     turned = turned if colour else turned[None]
     return (turned if slices else turned[:, None]), not slices
@@ -150,10 +151,9 @@ def _sidecar_spacing(path: Path) -> Vector | None:
             numbers = [float(v) for v in json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]]
             z, y, x = numbers if len(numbers) == 3 else [1.0, *numbers]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            expected = '{"spacing": [z, y, x]} in mm'
-            raise refuse(sidecar, "has no usable spacing", expected=expected, advice="mend or remove it") from error
+            raise ScanError.at(sidecar, "has no usable spacing", '{"spacing": [z, y, x]} in mm', "mend or remove it") from error
         if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
-            raise refuse(sidecar, f"has spacing {(z, y, x)}", expected="three positive numbers", advice="mend it")
+            raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "mend it")
         return z, y, x
     return None
 

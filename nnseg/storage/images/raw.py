@@ -62,11 +62,6 @@ def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def refuse(path: Path, found: str, *, expected: str, advice: str) -> ScanError:
-    """The error that names a file, what is wrong with it, what was expected and what to do, in one line."""
-    return ScanError(" ".join(f"{path}: {found}; expected {expected}; {advice}".split()))
-
-
 def contents(path: Path) -> bytes:
     """All bytes of a file that must not be empty.
 
@@ -77,9 +72,7 @@ def contents(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise refuse(
-            path, f"cannot be read ({error.strerror})", expected="a readable file", advice="check its permissions"
-        ) from error
+        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from error
 
 
 def check_file(path: Path) -> None:
@@ -92,11 +85,11 @@ def check_file(path: Path) -> None:
         size = -1 if path.is_dir() else path.stat().st_size
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise refuse(path, reason, expected="an image", advice="check the name, or restore the file") from error
+        raise ScanError.at(path, reason, "an image", "check the name, or restore the file") from error
     if size < 0:
-        raise refuse(path, "is a folder", expected="a single image file", advice="name the file inside it")
+        raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it")
     if size == 0:
-        raise refuse(path, "is empty (zero bytes)", expected="an image", advice="copy or export it again")
+        raise ScanError.at(path, "is empty (zero bytes)", "an image", "copy or export it again")
 
 
 def make_grid(
@@ -122,13 +115,13 @@ def make_grid(
     usable = np.isfinite(lengths) & (lengths > 0)
     if spacing is None and not usable.all():
         found, advice = f"has voxel spacing {_numbers(lengths)} mm (z, y, x)", "mend the header, or predict with --spacing"
-        raise refuse(path, found, expected="positive numbers", advice=advice)
+        raise ScanError.at(path, found, "positive numbers", advice)
     if not np.all(np.isfinite(origin)):
-        raise refuse(path, f"has its origin at {_numbers(origin)}", expected="a position in mm", advice="mend the header")
+        raise ScanError.at(path, f"has its origin at {_numbers(origin)}", "a position in mm", "mend the header")
     direction = _directions(steps, lengths, usable)
     if abs(np.linalg.det(direction)) < SHEAR_LIMIT:
         found = "has axes that lie in one plane"
-        raise refuse(path, found, expected="three directions in space", advice="mend the header, or export it again")
+        raise ScanError.at(path, found, "three directions in space", "mend the header, or export it again")
     whole = lengths if usable.all() or spacing is None else np.asarray(spacing, float)
     return Grid(shape=as_shape(shape), spacing=_vector(whole), origin=_vector(origin), direction=_matrix(direction))
 

@@ -17,7 +17,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
 from nnseg.storage.images.dicom import is_dicom, read_series
 from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, known, suffix_of
 from nnseg.storage.images.itk import stored as stored_in
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact, refuse, shear
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact, shear
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3
@@ -113,7 +113,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
         voxels = voxels[:1]  # a grey picture saved in colour
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
-        raise refuse(path, found, expected="one label value per voxel", advice="save it as a grey or palette image")
+        raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
     grid = stored.grid
     if like is not None and not stored.has_geometry and grid.shape == like.grid.shape:
         grid = like.grid
@@ -172,9 +172,9 @@ def _read(path: Path, asked: ReadOptions) -> RawImage:
     check_file(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
-        raise refuse(path, f'has the unknown suffix "{suffix_of(path)}"', expected=f"one of {known()}", advice="convert it")
+        raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known()}", "convert it")
     if asked.as_labels and form.instead == LOSSLESS_PICTURE:
-        raise refuse(path, "is a JPEG label map, whose values compression has changed", expected="a lossless file", advice=_PNG)
+        raise ScanError.at(path, "is a JPEG label map, whose values compression has changed", "a lossless file", _PNG)
     return form.read(path, asked)
 
 
@@ -233,7 +233,7 @@ def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
     """The image with the least finite value of its channel wherever it has none, and a note of how often."""
     good = np.isfinite(image)
     if not good.any(axis=(1, 2, 3)).all():
-        raise refuse(path, "has a channel without any finite voxel", expected="intensities", advice="export it again")
+        raise ScanError.at(path, "has a channel without any finite voxel", "intensities", "export it again")
     least = [float(c.min(where=g, initial=np.inf)) for c, g in zip(image, good, strict=True)]
     counts = " and ".join(f"{int(n)} {kind}" for kind, n in (("NaN", np.isnan(image).sum()), ("Inf", np.isinf(image).sum())) if n)
     values = ", ".join(f"{v:g}" for v, g in zip(least, good, strict=True) if not g.all())
@@ -258,7 +258,7 @@ def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, m
         share = share_inside(first, grid)
         if share < RESAMPLE_OVERLAP:
             found = f"covers {share:.0%} of channel {first_path.name}"
-            raise refuse(path, found, expected=f"at least {RESAMPLE_OVERLAP:.0%}", advice="check that both are of one scan")
+            raise ScanError.at(path, found, f"at least {RESAMPLE_OVERLAP:.0%}", "check that both are of one scan")
         return
     if grid.shape != first.shape:
         found = f"has shape {grid.shape} (canonical z, y, x), but channel {first_path.name} has {first.shape}"
@@ -266,12 +266,12 @@ def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, m
         found = f"lies up to {first.largest_gap(grid):.3g} mm away from channel {first_path.name}"
     else:
         return
-    raise refuse(path, found, expected="all channels of a scan on one grid", advice=advice)
+    raise ScanError.at(path, found, "all channels of a scan on one grid", advice)
 
 
 def _sheared(path: Path, grid: Grid) -> ScanError:
     found = f"has sheared axes (cosine {shear(grid):.3g} between two of them, for instance from a tilted gantry)"
-    return refuse(path, found, expected="axes at right angles", advice="resample it to a rectangular grid")
+    return ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
 
 
 def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
@@ -279,7 +279,7 @@ def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
     counts = " and ".join(f"{int(found.sum())} {name}" for name, found in kinds)
     first = _first(kinds[0][1].any(axis=0))
     found = f"has {counts} voxels, the first at (z, y, x) = {first} as stored"
-    return refuse(path, found, expected="finite intensities", advice="replace them, for instance by the background's value")
+    return ScanError.at(path, found, "finite intensities", "replace them, for instance by the background's value")
 
 
 def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
@@ -296,7 +296,7 @@ def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
         found = (
             f"has {int(bad.sum())} voxels that are no whole numbers, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
         )
-        raise refuse(path, found, expected="label values", advice="resample label maps with nearest neighbour, not interpolation")
+        raise ScanError.at(path, found, "label values", "resample label maps with nearest neighbour, not interpolation")
     whole: Integers = rounded.astype(compact(rounded))
     return whole
 

@@ -20,7 +20,7 @@ from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.images.dicom import is_dicom
 from nnseg.storage.images.dicom_seg import INSTALL, can_write_dicom_seg, write_dicom_seg
 from nnseg.storage.images.formats import FORMATS, TIFF, Writer, known, suffix_of
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, compact, refuse, shear
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, compact, shear
 from nnseg.storage.images.resampling import resampled, upright
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _needs_spacing(path: Path, like: Source) -> bool:
 
 def _not_written(path: Path, what: str, instead: str) -> ScanError:
     found = f'{what} are not written as "{suffix_of(path)}"'
-    return refuse(path, found, expected=f"one of {known(writable=True)}", advice=f"write {instead or '.nii.gz'}")
+    return ScanError.at(path, found, f"one of {known(writable=True)}", f"write {instead or '.nii.gz'}")
 
 
 def _elsewhere(what: str, like: Source) -> ScanError:
