@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nnseg.core.dataset import Finding
 from nnseg.core.frozen import FrozenModel, digest
-from nnseg.core.geometry import Shape, Vector
+from nnseg.core.geometry import Shape, Vector, as_vector
 from nnseg.core.labels import Labels
 
 
@@ -121,7 +121,7 @@ class Fingerprint(FrozenModel):
         of the cases that have it. None if no structure was measured.
         """
         medians = [m for name in self.labels.names if (m := self._extent(name, 50)) is not None]
-        return _vector(np.max(medians, axis=0)) if medians else None
+        return as_vector(np.max(medians, axis=0)) if medians else None
 
     def structure_mm(self, label: str) -> Vector | None:
         """The extent in mm (z, y, x) of a label's largest piece that 95 % of the cases with that label do not exceed.
@@ -129,14 +129,9 @@ class Fingerprint(FrozenModel):
         None if the label occurs in no case, or was not measured.
         """
         extent = self._extent(label, 95)
-        return None if extent is None else _vector(extent)
+        return None if extent is None else as_vector(extent)
 
     def _extent(self, label: str, percent: float) -> npt.NDArray[np.float64] | None:
         """(3,) mm; a percentile over the cases in which the label was measured, of each axis by itself."""
         extents = [np.multiply(c.structures[label], c.spacing) for c in self.cases if label in c.structures]
         return np.percentile(extents, percent, axis=0) if extents else None
-
-
-def _vector(values: npt.NDArray[np.float64]) -> Vector:
-    z, y, x = values.tolist()
-    return z, y, x

@@ -7,6 +7,7 @@ Axis order is array order ``(z, y, x)`` everywhere. World coordinates are millim
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -55,10 +56,26 @@ class Grid:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.spacing)) / 1000.0
 
+    @property
+    def steps(self) -> npt.NDArray[np.float64]:
+        """(3, 3) mm; row ``a`` leads from one voxel to the next along array axis ``a``, in world components (x, y, z)."""
+        return np.asarray(np.asarray(self.direction) * np.asarray(self.spacing)[:, None])
+
+    @property
+    def corners(self) -> npt.NDArray[np.int64]:
+        """(8, 3) indices (z, y, x) of the corner voxels."""
+        return np.stack(np.meshgrid(*([0, n - 1] for n in self.shape), indexing="ij"), -1).reshape(-1, 3)
+
+    @property
+    def shear(self) -> float:
+        """The largest cosine between two axes: 0 at right angles."""
+        direction = np.asarray(self.direction)
+        return float(np.max(np.abs(direction @ direction.T - np.eye(3))))
+
     def world(self, index: Vector) -> Vector:
         """World position (x, y, z) in mm of a voxel index (z, y, x), which may be fractional."""
         steps = np.asarray(index, float) * np.asarray(self.spacing)
-        return _vector(np.asarray(self.origin) + steps @ np.asarray(self.direction))
+        return as_vector(np.asarray(self.origin) + steps @ np.asarray(self.direction))
 
     def canonical(self) -> Reorientation:
         """The axis permutation and flips that bring this grid closest to `IDENTITY`."""
@@ -69,7 +86,7 @@ class Grid:
             own, target = np.unravel_index(int(np.argmax(rest)), rest.shape)
             axes[target], flips[target] = int(own), bool(alignment[own, target] < 0)
             rest[own, :] = rest[:, target] = -1.0
-        return Reorientation(axes=_axes(axes), flips=(flips[0], flips[1], flips[2]))
+        return Reorientation(axes=as_shape(axes), flips=(flips[0], flips[1], flips[2]))
 
     def reoriented(self, turn: Reorientation) -> Grid:
         """This grid with its axes permuted and flipped; every voxel stays where it is in the world."""
@@ -81,8 +98,8 @@ class Grid:
         return Grid(
             shape=_permute(self.shape, turn.axes),
             spacing=_permute(self.spacing, turn.axes),
-            origin=self.world(_vector(corner)),
-            direction=(_vector(rows[0]), _vector(rows[1]), _vector(rows[2])),
+            origin=self.world(as_vector(corner)),
+            direction=as_matrix(rows),
         )
 
     def matches(self, other: Grid, tolerance: float = 0.01) -> bool:
@@ -91,15 +108,13 @@ class Grid:
 
     def largest_gap(self, other: Grid) -> float:
         """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
-        corners = np.stack(np.meshgrid(*([0, n - 1] for n in self.shape), indexing="ij"), -1).reshape(-1, 3)
-        here = [self.world(_vector(c)) for c in corners]
-        there = [other.world(_vector(c)) for c in corners]
+        here, there = ([grid.world(as_vector(c)) for c in self.corners] for grid in (self, other))
         return float(np.max(np.linalg.norm(np.asarray(here) - np.asarray(there), axis=1)))
 
     def resampled(self, spacing: Vector) -> Grid:
         """The grid of the same extent with another spacing; its shape is rounded half to even, at least one voxel."""
         shape = [max(1, round(n * old / new)) for n, old, new in zip(self.shape, self.spacing, spacing, strict=True)]
-        return replace(self, shape=_shape(shape), spacing=spacing)
+        return replace(self, shape=as_shape(shape), spacing=spacing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +136,7 @@ class Reorientation:
         axes, flips = [0, 0, 0], [False, False, False]
         for new, (old, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
             axes[old], flips[old] = new, flip
-        return Reorientation(axes=_axes(axes), flips=(flips[0], flips[1], flips[2]))
+        return Reorientation(axes=as_shape(axes), flips=(flips[0], flips[1], flips[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +154,7 @@ class Box:
     @property
     def shape(self) -> Shape:
         """Voxels along (z, y, x)."""
-        return _shape([b - a for a, b in zip(self.start, self.stop, strict=True)])
+        return as_shape([b - a for a, b in zip(self.start, self.stop, strict=True)])
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -174,26 +189,29 @@ class Placement:
     @property
     def back(self) -> Axes:
         """The permutation that undoes ``axes``."""
-        return _axes(np.argsort(self.axes).tolist())
+        return as_shape(np.argsort(self.axes))
+
+
+def as_vector(values: Iterable[float]) -> Vector:
+    """Three numbers as floats; NumPy's or Python's."""
+    a, b, c = (float(v) for v in values)
+    return a, b, c
+
+
+def as_shape(values: Iterable[int]) -> Shape:
+    """Three whole numbers; NumPy's or Python's."""
+    a, b, c = (int(v) for v in values)
+    return a, b, c
+
+
+def as_matrix(rows: Iterable[Iterable[float]]) -> Matrix:
+    """Three vectors."""
+    a, b, c = (as_vector(row) for row in rows)
+    return a, b, c
 
 
 def _permute(values: tuple[T, T, T], axes: Axes) -> tuple[T, T, T]:
     return values[axes[0]], values[axes[1]], values[axes[2]]
-
-
-def _vector(values: object) -> Vector:
-    x, y, z = (float(v) for v in values)  # type: ignore[attr-defined]
-    return x, y, z
-
-
-def _shape(values: list[int]) -> Shape:
-    a, b, c = values
-    return a, b, c
-
-
-def _axes(values: list[int]) -> Axes:
-    a, b, c = values
-    return a, b, c
 
 
 def tile_starts(length: int, patch: int, step: float) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from nnseg.core.geometry import Vector
+from nnseg.core.geometry import Vector, as_vector
 
 Array = npt.NDArray[np.float64]
 
@@ -92,9 +92,9 @@ def _vary(random: np.random.Generator, piece: Ellipsoid, *, size: Array, tone: A
     own = float(piece.tissue in INNER)
     return Ellipsoid(
         tissue=piece.tissue,
-        centre=_vector(np.array(piece.centre) * size + random.normal(0, 0.6 * own, 3)),
-        axes=_vector(np.array(piece.axes) * size * (1 + 0.18 * own * random.uniform(-1, 1, 3))),
-        turn=_vector(np.array(piece.turn) + random.normal(0, 4 * own, 3)),
+        centre=as_vector(np.array(piece.centre) * size + random.normal(0, 0.6 * own, 3)),
+        axes=as_vector(np.array(piece.axes) * size * (1 + 0.18 * own * random.uniform(-1, 1, 3))),
+        turn=as_vector(np.array(piece.turn) + random.normal(0, 4 * own, 3)),
         folds=piece.folds,
         signal=(float(tone[0]), float(tone[1])),
     )
@@ -111,9 +111,9 @@ def _make_lesion(random: np.random.Generator, pieces: list[Ellipsoid]) -> Ellips
         radius *= 0.998  # so that a place is found in the end
         lesion = Ellipsoid(
             tissue="lesion",
-            centre=_vector(np.array(brain.centre) + random.uniform(-1, 1, 3) * brain.axes),
-            axes=_vector(radius * np.exp(random.normal(0, 0.15, 3))),
-            turn=_vector(random.uniform(-90, 90, 3)),
+            centre=as_vector(np.array(brain.centre) + random.uniform(-1, 1, 3) * brain.axes),
+            axes=as_vector(radius * np.exp(random.normal(0, 0.15, 3))),
+            turn=as_vector(random.uniform(-90, 90, 3)),
             signal=signal,
         )
         inside = np.all(brain.level(lesion.surface()) < 0.85)
@@ -125,11 +125,6 @@ def _gyri(points: Array) -> Array:
     """Folds of about 8 mm at world points (3, ...), between -1 and 1."""
     x, y, z = points
     return np.asarray(np.sin(0.85 * x + 0.3 * z) * np.sin(0.8 * y - 0.25 * x) + np.sin(0.75 * z + 0.4 * y - 0.3 * x)) / 2
-
-
-def _vector(values: Array) -> Vector:
-    x, y, z = (float(v) for v in values)
-    return x, y, z
 
 
 def _both_sides(piece: Ellipsoid) -> tuple[Ellipsoid, Ellipsoid]:

@@ -90,7 +90,7 @@ def _write_case(phantom: Phantom, files: tuple[Path, ...]) -> None:
 def _write_nifti(voxels: npt.NDArray[Any], grid: Grid, path: Path) -> None:
     """Write one volume; nibabel's gzip carries neither time nor name, so equal voxels give equal bytes."""
     affine = np.eye(4)
-    affine[:3, :3] = (np.array(grid.direction) * np.array(grid.spacing)[:, None])[::-1].T
+    affine[:3, :3] = grid.steps[::-1].T
     affine[:3, 3] = grid.origin
     affine[:2] *= -1  # NIfTI's world is RAS, ours LPS
     image = nibabel.Nifti1Image(voxels.T, affine)

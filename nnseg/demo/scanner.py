@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from nnseg.core.geometry import IDENTITY, Axes, Box, Grid, Reorientation, Shape, Vector
+from nnseg.core.geometry import IDENTITY, Axes, Box, Grid, Reorientation, as_matrix, as_shape, as_vector
 from nnseg.demo.anatomy import Array, Ellipsoid, make_head
 
 CHANNELS = ("T1", "FLAIR")
@@ -72,11 +71,10 @@ def _make_grid(random: np.random.Generator) -> Grid:
     across, slices = random.uniform(1.1, 1.4), random.uniform(2.2, 3.4)
     spacing = (round(slices, 2), round(across, 2), round(across, 2))
     tilt = Rotation.from_euler("xyz", random.uniform(-12, 12, 3), degrees=True)
-    rows = [_triple(row) for row in tilt.apply(np.array(IDENTITY))]
     shape = [round(extent / step) for extent, step in zip(FIELD_OF_VIEW, spacing, strict=True)]
-    grid = Grid(shape=(shape[0], shape[1], shape[2]), spacing=spacing, direction=(rows[0], rows[1], rows[2]))
-    middle = grid.world(_triple((np.array(shape) - 1) / 2))
-    return _moved(grid, _triple(random.normal(0, 1.5, 3) - middle))
+    grid = Grid(shape=as_shape(shape), spacing=spacing, direction=as_matrix(tilt.apply(np.array(IDENTITY))))
+    middle = grid.world(as_vector((np.array(shape) - 1) / 2))
+    return replace(grid, origin=as_vector(np.array(grid.origin) + random.normal(0, 1.5, 3) - middle))
 
 
 def _render(pieces: tuple[Ellipsoid, ...], grid: Grid) -> tuple[Array, npt.NDArray[np.uint8]]:
@@ -110,12 +108,13 @@ def _acquire(random: np.random.Generator, signal: Array) -> npt.NDArray[np.int16
 
 
 def _refined(grid: Grid) -> Grid:
-    corner = grid.world(_triple([0.5 / n - 0.5 for n in FINER]))
-    shape, spacing = (
-        [n * m for n, m in zip(grid.shape, FINER, strict=True)],
-        [s / m for s, m in zip(grid.spacing, FINER, strict=True)],
+    corner = grid.world(as_vector([0.5 / n - 0.5 for n in FINER]))
+    return Grid(
+        shape=as_shape(np.multiply(grid.shape, FINER)),
+        spacing=as_vector(np.divide(grid.spacing, FINER)),
+        origin=corner,
+        direction=grid.direction,
     )
-    return Grid(shape=(shape[0], shape[1], shape[2]), spacing=_triple(spacing), origin=corner, direction=grid.direction)
 
 
 def _averaged(fine: npt.NDArray[Any]) -> Array:
@@ -132,7 +131,7 @@ def _box(piece: Ellipsoid, grid: Grid) -> Box:
         middle, reach = float(offset @ direction) / step, piece.reach(direction) / step
         start.append(min(max(int(np.floor(middle - reach)), 0), length))
         stop.append(min(max(int(np.ceil(middle + reach)) + 1, start[-1]), length))
-    return Box(start=_shape(start), stop=_shape(stop))
+    return Box(start=as_shape(start), stop=as_shape(stop))
 
 
 def _points(grid: Grid, box: Box) -> Array:
@@ -143,18 +142,3 @@ def _points(grid: Grid, box: Box) -> Array:
         plane = (z * along_z + grid.origin[axis])[:, None, None] + (y * along_y)[:, None]
         np.add(plane, x * along_x, out=points[axis])
     return points
-
-
-def _moved(grid: Grid, by: Vector) -> Grid:
-    origin = _triple(np.array(grid.origin) + by)
-    return Grid(shape=grid.shape, spacing=grid.spacing, origin=origin, direction=grid.direction)
-
-
-def _triple(values: Iterable[float]) -> Vector:
-    a, b, c = (float(v) for v in values)
-    return a, b, c
-
-
-def _shape(values: list[int]) -> Shape:
-    a, b, c = values
-    return a, b, c

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Vector
+from nnseg.core.geometry import Grid, Vector, as_shape
 from nnseg.core.image import Integers, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.load import load_model
 from nnseg.storage.images.itk import as_image
-from nnseg.storage.images.raw import flat_grid
 from nnseg.storage.images.read import read_scan, scan_of
 from nnseg.storage.images.write import as_stored
 
@@ -96,7 +95,7 @@ class Segmenter:
         image = np.ascontiguousarray(voxels, np.float32).reshape(channels, *(1,) * (3 - axes), *voxels.shape[-axes:])
         if not np.isfinite(image).all():
             raise ScanError("the array has NaN or Inf voxels; replace them, for instance by the background's value")
-        grid = flat_grid(image.shape[1:], _three((1.0,) * axes if spacing is None else spacing, axes))
+        grid = Grid(shape=as_shape(image.shape[1:]), spacing=_three((1.0,) * axes if spacing is None else spacing, axes))
         return Scan(image=image, grid=grid, source=Source(files=(ARRAY,), grid=grid, is_2d=axes == 2))
 
 

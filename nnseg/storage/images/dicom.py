@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.storage.images.itk import header_only, quiet, reason, stored
-from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, RawImage, ReadOptions, flat_grid, make_grid, stand_in
+from nnseg.storage.images.raw import PLAINLY, SHEAR_LIMIT, RawImage, ReadOptions, make_grid, stand_in
 
 GAP_TOLERANCE = 0.01
 """By how much of the slice spacing a gap between two slices may differ from it, and a slice lie beside its place."""
@@ -213,7 +213,7 @@ def read_series(source: Path | Sequence[Path], asked: ReadOptions = PLAINLY) -> 
 
 def _stacked(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
     """The grid of slices, each in its place: above one another, or shifted sideways as a tilted gantry shifts them."""
-    steps = np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None]
+    steps = grid.steps
     normal = np.cross(steps[2], steps[1])
     steps[0] = normal / np.linalg.norm(normal) * gap
     first, last = np.asarray(series.places[0]), np.asarray(series.places[-1])
@@ -228,7 +228,7 @@ def _with_spacing(volume: RawImage, spacing: Vector | None, *, positioned: bool)
     """A volume whose files do not say how far apart its voxels are, at the spacing that was given, or 1 mm for a mere picture."""
     if positioned:
         return replace(volume, grid=replace(volume.grid, spacing=spacing or volume.grid.spacing))
-    return replace(volume, grid=flat_grid(volume.grid.shape, spacing or (1.0, 1.0, 1.0)), has_geometry=False)
+    return replace(volume, grid=Grid(shape=volume.grid.shape, spacing=spacing or (1.0, 1.0, 1.0)), has_geometry=False)
 
 
 def _read_header(path: Path) -> _Slice:

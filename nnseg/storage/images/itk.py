@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid
+from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, make_grid, stand_in
 
 GIPL_HEADER_BYTES = 256
@@ -175,9 +176,8 @@ def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int
     direction[:n, :n] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:n, :n]
     spacing[:n], origin[:n] = image.GetSpacing()[:n], image.GetOrigin()[:n]
     grid = make_grid(path, shape, (direction * spacing).T[::-1], origin)
-    exact: tuple[Any, ...] = tuple(spacing[::-1].tolist())  # a norm may be off in the last digit
-    rows = [tuple(column.tolist()) for column in direction.T[::-1]]
-    return Grid(shape=grid.shape, spacing=exact, origin=grid.origin, direction=(rows[0], rows[1], rows[2]))
+    # the exact spacing, because a norm may be off in the last digit
+    return replace(grid, spacing=as_vector(spacing[::-1]), direction=as_matrix(direction.T[::-1]))
 
 
 def _check_gipl_size(path: Path, image: sitk.Image) -> None:

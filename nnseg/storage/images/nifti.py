@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, flat_grid, make_grid, stand_in
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, make_grid, stand_in
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -99,7 +99,7 @@ def _header_like(source: Path, grid: Grid) -> Any:
 def _new_header(grid: Grid, dimensions: int) -> Any:
     """A header that says where a grid lies: exactly in the sform, and as near as it can in the qform, which knows no shear."""
     affine = np.eye(4)
-    affine[:3, :3] = RAS_TO_LPS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
+    affine[:3, :3] = RAS_TO_LPS @ grid.steps[::-1].T
     affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
     header = nib.Nifti1Header() if max(grid.shape) < 2**15 else nib.Nifti2Header()
     header.set_data_shape(grid.shape[::-1][:dimensions])
@@ -245,7 +245,7 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
     steps, origin = unit * (RAS_TO_LPS @ affine[:3, 2::-1]).T, unit * (RAS_TO_LPS @ affine[:3, 3])
     grid = make_grid(path, shape, steps, origin, spacing)
     # A flat image may hang anywhere in space; as a picture, its slice axis stays first.
-    return flat_grid(shape, grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
+    return Grid(shape=grid.shape, spacing=grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
 
 
 def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
@@ -256,9 +256,7 @@ def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
         between = np.asarray(header.get_sform(), float) - np.asarray(header.get_qform(), float)
     except (HeaderDataError, ValueError):
         return ("its qform is broken; the sform is used",)
-    corners = np.array(
-        [[x, y, z, 1] for z in (0, grid.shape[0] - 1) for y in (0, grid.shape[1] - 1) for x in (0, grid.shape[2] - 1)]
-    )
+    corners = np.column_stack([grid.corners[:, ::-1], np.ones(8, int)])
     unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
     gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
     return (

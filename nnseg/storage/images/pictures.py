@@ -16,8 +16,8 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, flat_grid, stand_in
+from nnseg.core.geometry import Grid, Vector, as_shape
+from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, stand_in
 
 Voxels = npt.NDArray[Any]
 
@@ -120,7 +120,7 @@ def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, asked: Read
     channels = voxels.shape[0]
     if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # transparency that is the same everywhere says nothing
         voxels = voxels[:-1]
-    grid = flat_grid(voxels.shape[1:], spacing or asked.spacing or (1.0, 1.0, 1.0))
+    grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or asked.spacing or (1.0, 1.0, 1.0))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import IDENTITY, Grid, Matrix, Shape, Vector
+from nnseg.core.geometry import IDENTITY, Grid, Vector, as_matrix, as_shape, as_vector
 
 SHEAR_LIMIT = 1e-3
 """Largest cosine between two axes of a grid that still counts as rounding of a right angle."""
@@ -123,13 +123,7 @@ def make_grid(
         found = "has axes that lie in one plane"
         raise ScanError.at(path, found, "three directions in space", "mend the header, or export it again")
     whole = lengths if usable.all() or spacing is None else np.asarray(spacing, float)
-    return Grid(shape=as_shape(shape), spacing=_vector(whole), origin=_vector(origin), direction=_matrix(direction))
-
-
-def shear(grid: Grid) -> float:
-    """The largest cosine between two axes of a grid: 0 at right angles."""
-    direction = np.asarray(grid.direction)
-    return float(np.max(np.abs(direction @ direction.T - np.eye(3))))
+    return Grid(shape=as_shape(shape), spacing=as_vector(whole), origin=as_vector(origin), direction=as_matrix(direction))
 
 
 def _directions(
@@ -143,26 +137,6 @@ def _directions(
         normal = np.cross(direction[axis - 1], direction[axis - 2])  # rows run z, y, x, whose cross products point backwards
         direction[axis] = normal / (np.linalg.norm(normal) or 1.0)
     return direction
-
-
-def flat_grid(shape: tuple[int, ...], spacing: Vector = (1.0, 1.0, 1.0)) -> Grid:
-    """The grid of an image whose file knows no positions: at the origin, in canonical direction."""
-    return Grid(shape=as_shape(shape), spacing=spacing, direction=IDENTITY)
-
-
-def as_shape(shape: tuple[int, ...]) -> Shape:
-    """Three whole numbers."""
-    z, y, x = (int(n) for n in shape)
-    return z, y, x
-
-
-def _vector(values: npt.NDArray[np.float64]) -> Vector:
-    a, b, c = values.tolist()
-    return a, b, c
-
-
-def _matrix(rows: npt.NDArray[np.float64]) -> Matrix:
-    return _vector(rows[0]), _vector(rows[1]), _vector(rows[2])
 
 
 def _numbers(values: npt.NDArray[np.float64]) -> str:

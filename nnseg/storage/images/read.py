@@ -17,7 +17,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
 from nnseg.storage.images.dicom import is_dicom, read_series
 from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, known, suffix_of
 from nnseg.storage.images.itk import stored as stored_in
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact, shear
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3
@@ -117,7 +117,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     grid = stored.grid
     if like is not None and not stored.has_geometry and grid.shape == like.grid.shape:
         grid = like.grid
-    if shear(grid) > SHEAR_LIMIT:
+    if grid.shear > SHEAR_LIMIT:
         raise _sheared(path, grid)
     turn = grid.canonical()
     labels = np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0])))
@@ -184,7 +184,7 @@ _PNG = "export the original masks as PNG"
 def _canonical(read: _StoredChannels, *, mend: bool) -> Grid:
     """The grid that a scan will have: turned, and at right angles."""
     grid = read.stored.grid
-    if shear(grid) > SHEAR_LIMIT and not mend:
+    if grid.shear > SHEAR_LIMIT and not mend:
         raise _sheared(read.path, grid)
     return upright(grid.reoriented(grid.canonical()))
 
@@ -203,7 +203,7 @@ def _part(read: _StoredChannels, *, mend: bool) -> _CanonicalChannels:
     turned = stored.grid.reoriented(turn)
     if grid != turned:
         image = np.stack([resampled(c, turned, grid, order=1, outside=float(c.min())) for c in image])
-        notes.append(f"its axes are sheared (cosine {shear(turned):.3g}); it was resampled to right angles and the labels back")
+        notes.append(f"its axes are sheared (cosine {turned.shear:.3g}); it was resampled to right angles and the labels back")
     if mend:
         notes += _wide_note(grid)
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
@@ -270,7 +270,7 @@ def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, m
 
 
 def _sheared(path: Path, grid: Grid) -> ScanError:
-    found = f"has sheared axes (cosine {shear(grid):.3g} between two of them, for instance from a tilted gantry)"
+    found = f"has sheared axes (cosine {grid.shear:.3g} between two of them, for instance from a tilted gantry)"
     return ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import SHEAR_LIMIT, as_shape, shear
+from nnseg.core.geometry import Grid, as_matrix, as_shape, as_vector
+from nnseg.storage.images.raw import SHEAR_LIMIT
 
 Rows = npt.NDArray[np.float64]
 
@@ -19,7 +19,7 @@ def upright(grid: Grid) -> Grid:
 
     The two axes closest to a right angle stay, so that slices of a tilted gantry are only moved within their planes.
     """
-    if shear(grid) <= SHEAR_LIMIT:
+    if grid.shear <= SHEAR_LIMIT:
         return grid
     direction = np.asarray(grid.direction)
     cosines = np.abs(direction @ direction.T)
@@ -29,17 +29,10 @@ def upright(grid: Grid) -> Grid:
     normal = np.cross(axes[a], axes[b])
     axes[c] = normal * np.sign(normal @ direction[c])
     spacing = np.asarray(grid.spacing) * np.sum(direction * axes, axis=1)
-    corners = np.stack(np.meshgrid(*([0, n - 1] for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
-    places = (corners @ _steps(grid) + grid.origin) @ axes.T  # mm along the new axes
+    places = (grid.corners @ grid.steps + grid.origin) @ axes.T  # mm along the new axes
     low, high = places.min(axis=0), places.max(axis=0)
     shape = np.ceil((high - low) / spacing - 1e-3).astype(int) + 1
-    rows = [_vector(row) for row in axes]
-    return Grid(
-        shape=as_shape(tuple(shape.tolist())),
-        spacing=_vector(spacing),
-        origin=_vector(low @ axes),
-        direction=(rows[0], rows[1], rows[2]),
-    )
+    return Grid(shape=as_shape(shape), spacing=as_vector(spacing), origin=as_vector(low @ axes), direction=as_matrix(axes))
 
 
 def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, outside: float = 0.0) -> npt.NDArray[Any]:
@@ -52,8 +45,8 @@ def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, o
         order: 0 takes the nearest voxel, 1 interpolates linearly.
         outside: the value of voxels that ``grid`` does not cover.
     """
-    back = np.linalg.inv(_steps(grid))
-    turned, moved = (_steps(onto) @ back).T, (np.asarray(onto.origin) - grid.origin) @ back
+    back = np.linalg.inv(grid.steps)
+    turned, moved = (onto.steps @ back).T, (np.asarray(onto.origin) - grid.origin) @ back
     mode = "grid-constant"  # with "constant", a crumb of rounding would put a whole border outside
     result: npt.NDArray[Any] = ndimage.affine_transform(voxels, turned, moved, onto.shape, order=order, mode=mode, cval=outside)
     return result
@@ -62,20 +55,9 @@ def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, o
 def share_inside(grid: Grid, other: Grid) -> float:
     """The share of a grid's voxels that lie within another's."""
     points = np.stack(np.meshgrid(*(np.linspace(0, n - 1, min(n, 20)) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
-    there = (points @ _steps(grid) + grid.origin - np.asarray(other.origin)) @ np.linalg.inv(_steps(other))
+    there = (points @ grid.steps + grid.origin - np.asarray(other.origin)) @ np.linalg.inv(other.steps)
     return float(np.mean(np.all((there >= -0.5) & (there <= np.asarray(other.shape) - 0.5), axis=1)))
-
-
-def _steps(grid: Grid) -> Rows:
-    """Steps in mm from voxel to voxel, one row an axis."""
-    steps: Rows = np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None]
-    return steps
 
 
 def _unit(vector: Rows) -> Rows:
     return np.asarray(vector / np.linalg.norm(vector), float)
-
-
-def _vector(values: Rows) -> Vector:
-    a, b, c = values.tolist()
-    return a, b, c

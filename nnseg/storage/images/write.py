@@ -20,7 +20,7 @@ from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.images.dicom import is_dicom
 from nnseg.storage.images.dicom_seg import INSTALL, can_write_dicom_seg, write_dicom_seg
 from nnseg.storage.images.formats import FORMATS, TIFF, Writer, known, suffix_of
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, compact, shear
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, compact
 from nnseg.storage.images.resampling import resampled, upright
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _turned_back(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, order: i
     """Voxels (Z, Y, X) of a canonical grid in the stored order of a scan, sheared as it is."""
     turn = like.grid.canonical()
     wanted = like.grid.reoriented(turn)
-    if shear(wanted) > SHEAR_LIMIT:
+    if wanted.shear > SHEAR_LIMIT:
         voxels = resampled(voxels, grid, wanted, order=order)
     return np.ascontiguousarray(turn.inverse().apply(voxels))
 

@@ -14,7 +14,6 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
 from nnseg.storage.datasets.find_cases import find_scans
-from nnseg.storage.images.raw import shear
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 from nnseg.storage.images.write import write_label_map, write_map
@@ -90,7 +89,7 @@ def test_labels_of_a_sheared_scan_lie_right_in_the_world_and_have_its_header(tmp
     with pytest.raises(ScanError, match="sheared"):
         read_scan(path)
     scan = read_scan(path, mend=True)
-    assert shear(scan.grid) < 1e-9
+    assert scan.grid.shear < 1e-9
     assert "sheared (cosine 0.169)" in scan.notes[0]
     world = _world(SHEARED, (20, 24, 12))
     centre = world[10, 12, 6]
