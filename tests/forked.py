@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from nnseg.system.process import bind_to_parent
+
 
 class Forked:
     """A child that runs a function with pipes for stdin, stdout and stderr, as a `subprocess.Popen` would run a program."""
@@ -17,9 +19,10 @@ class Forked:
         pipes = [os.pipe() for _ in range(3)]
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _run(main, [pipes[0][0], pipes[1][1], pipes[2][1]])
+            _run(main, parent, [pipes[0][0], pipes[1][1], pipes[2][1]])
         self.stdin, self.stdout, self.stderr = (
             os.fdopen(pipes[0][1], "wb"),
             os.fdopen(pipes[1][0], "rb"),
@@ -51,7 +54,7 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _run(main: Callable[[], None], streams: list[int]) -> None:
+def _run(main: Callable[[], None], parent: int, streams: list[int]) -> None:
     code = 1
     try:
         os.setsid()
@@ -64,6 +67,7 @@ def _run(main: Callable[[], None], streams: list[int]) -> None:
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        bind_to_parent(parent)
         main()
         code = 0
     except BaseException:

@@ -20,7 +20,7 @@ from nnseg.network.device import resolve_device
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
-from nnseg.serving.pool import SHARE_OF_FREE
+from nnseg.serving.pool import FREE_RAM_SHARE
 from nnseg.storage.predictions import FORMAT, PredictionsWriter, ScanRecord
 from nnseg.system.machine import free_ram_gb
 from nnseg.system.parallel import progress
@@ -57,7 +57,7 @@ def predict_into(job: PredictionJob, predictor: CasePredictor, *, device: str = 
                 record.put(event.case, event.written)
 
         tasks = [PredictionTask(case=case, known=record.cases.get(case.name)) for case in job.cases]
-        line = PredictionPipeline(predictor, target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=device == "cpu")
+        line = PredictionPipeline(predictor, target, report, room_gb=FREE_RAM_SHARE * free_ram_gb(), keep=device == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: record.cases[case.name] for case in job.cases}
 
@@ -113,7 +113,7 @@ def predict_together(parties: Sequence[Ensemble], model: Model, *, device: str =
                     desk.file(event, rest, model)
 
         tasks = [PredictionTask(case=case, known=_known(desks, case.name)) for case in cases]
-        line = PredictionPipeline(panel, desks[0].target, report, room_gb=SHARE_OF_FREE * free_ram_gb(), keep=kind.type == "cpu")
+        line = PredictionPipeline(panel, desks[0].target, report, room_gb=FREE_RAM_SHARE * free_ram_gb(), keep=kind.type == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: desks[0].record.cases[case.name] for case in cases}
 

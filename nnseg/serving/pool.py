@@ -1,12 +1,13 @@
-"""Processes that predict, and the one that watches them: none of them can bring a folder down.
+"""`WorkerPool`: worker processes that predict, one a device, none of which can make the prediction of a folder fail.
 
-A process that dies or hangs is noticed, named with its cases, and replaced; the cases it was at are tried once more, each alone.
+A process that dies or hangs is reported with its cases and replaced; the cases it had begun are tried once more, each alone.
 No torch is loaded here.
 """
 
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
@@ -16,34 +17,35 @@ from typing import Self
 from nnseg.core.errors import NnsegError, RunError, Stopped
 from nnseg.core.options import default_workers
 from nnseg.serving.messages import Finished, Message, PredictionOrder, PredictionTask, Ready, Refused
-from nnseg.serving.process import Process, WorkerProcess, start_process
+from nnseg.serving.worker_process import WorkerProcess
 from nnseg.storage.predictions import ScanRecord
-from nnseg.system.machine import free_ram_gb, oom_kills
+from nnseg.system.machine import free_ram_gb
+from nnseg.system.process import launch
 from nnseg.system.stop import StopRequest
 
 log = logging.getLogger(__name__)
 
-GLANCE = 0.2
-"""Seconds between two looks at the processes."""
+POLL_INTERVAL = 0.2
+"""Seconds between two checks of the processes."""
 
-AHEAD = 5
-"""Cases that a process is given at a time: those on its line, and the next."""
+MAX_ASSIGNED = 5
+"""Cases assigned to a process at a time: those in its pipeline, and the next."""
 
-MOST_STARTS = 3
-"""How often in a row processes may die while they load the models."""
+MAX_LOAD_FAILURES = 3
+"""Processes in a row that may die while they load the models."""
 
-SHARE_OF_FREE = 0.8
-"""Of the RAM that is free: what may be used unless told otherwise."""
+FREE_RAM_SHARE = 0.8
+"""Share of the free RAM that may be used by default."""
 
 
 class WorkerPool:
-    """A process for each device, started at once. Within ``with``; at its end none is left.
+    """Worker processes, one a device, started at once. Within ``with``; at its end none is left.
 
     Args:
         order: what they are to do; its device counts only without ``devices``.
         devices: one process each; the processor's cores are divided among several.
         memory_gb: RAM that all together may use; by default most of what is free.
-        start: starts a process that computes with so many threads.
+        start: starts a process that computes with so many threads; by default `nnseg.serving.worker`.
     """
 
     def __init__(
@@ -52,17 +54,17 @@ class WorkerPool:
         *,
         devices: Sequence[str] = (),
         memory_gb: float | None = None,
-        start: Callable[[int | None], Process] | None = None,
+        start: Callable[[int | None], subprocess.Popen[bytes]] | None = None,
     ) -> None:
         devices = tuple(devices) or (order.device,)
-        memory_gb = SHARE_OF_FREE * free_ram_gb() if memory_gb is None else memory_gb
+        memory_gb = FREE_RAM_SHARE * free_ram_gb() if memory_gb is None else memory_gb
         shared = {"room_gb": memory_gb / len(devices), "most_gb": memory_gb}
-        self.order, self._stop, self._begin = order, StopRequest(), start or start_process
+        self.order, self._stop, self._start = order, StopRequest(), start or start_process
         self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
         self._inbox: SimpleQueue[tuple[WorkerProcess, Message | None]] = SimpleQueue()
-        self._oom_kills, self._starts = oom_kills(), 0
-        self._alone: dict[str, tuple[PredictionTask, str]] = {}
-        self._crew = [self._started(order.model_copy(update={"device": device, **shared})) for device in devices]
+        self._load_failures = 0
+        self._retries: dict[str, tuple[PredictionTask, str]] = {}
+        self._workers = [self._start_worker(order.model_copy(update={"device": device, **shared})) for device in devices]
 
     def __enter__(self) -> Self:
         self._stop.__enter__()
@@ -73,126 +75,126 @@ class WorkerPool:
         self._stop.__exit__(kind, error, trace)
 
     def end(self) -> None:
-        """End all processes; what they were at is lost, what they finished is not."""
-        self._dismiss(tuple(self._crew))
+        """Kill all processes; the cases they were at are lost, finished ones are not."""
+        self._remove(tuple(self._workers))
 
     def ready(self) -> Ready:
-        """What the first process says when all have loaded the models.
+        """The message of the first process, when all have loaded the models.
 
         Raises:
             NnsegError: they cannot.
-            Stopped: somebody asked for an end.
+            Stopped: by a signal.
         """
-        while not all(worker.ready for worker in self._crew):
-            self._next()
-        assert self._crew[0].ready is not None
-        return self._crew[0].ready
+        while not all(worker.ready for worker in self._workers):
+            self._poll()
+        assert self._workers[0].ready is not None
+        return self._workers[0].ready
 
     def predict(self, tasks: Iterable[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
-        """What became of each case, by name, as they finish.
+        """The name and record of each case, as they finish.
 
         Raises:
             RunError: no process can be started any more.
-            Stopped: somebody asked for an end.
+            Stopped: by a signal.
         """
-        yield from self._shared(deque(tasks))
-        if self._alone:
-            self._dismiss(self._crew[1:])
-        for task, first_reason in list(self._alone.values()):
-            for name, written in self._shared(deque([task.model_copy(update={"alone": True})])):
-                yield name, _second(written, first_reason)
+        yield from self._distribute(deque(tasks))
+        if self._retries:
+            self._remove(self._workers[1:])
+        for task, first_reason in list(self._retries.values()):
+            for name, written in self._distribute(deque([task.model_copy(update={"alone": True})])):
+                reason = f"{first_reason}; alone, a second time: {written.reason}" if written.status == "failed" else ""
+                yield name, written.model_copy(update={"attempts": 2, "reason": reason})
 
-    def _shared(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
-        """Let all processes work on tasks until none is left."""
-        while waiting or any(worker.tasks for worker in self._crew):
-            for worker in self._crew:
-                while waiting and worker.ready and len(worker.tasks) < AHEAD:
-                    worker.give(waiting.popleft())
-            for worker, message in self._next():
+    def _distribute(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
+        """Assign tasks to all processes until none is left."""
+        while waiting or any(worker.tasks for worker in self._workers):
+            for worker in self._workers:
+                while waiting and worker.ready and len(worker.tasks) < MAX_ASSIGNED:
+                    worker.assign(waiting.popleft())
+            for worker, message in self._poll():
                 if isinstance(message, Finished):
-                    yield from self._finished(worker, message)
+                    yield from self._finish(worker, message)
                 elif message is None:
-                    yield from self._buried(worker, waiting)
+                    yield from self._recover(worker, waiting)
 
-    def _finished(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
-        task, peak_gb = worker.finished(message)
+    def _finish(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
+        task, peak_gb = worker.finish(message)
         if message.alone:
             log.info("case %s is tried again when it can be alone: %s", message.case, message.written.reason)
-            self._alone[message.case] = task, message.written.reason
+            self._retries[message.case] = task, message.written.reason
         elif message.written == task.known:
             yield message.case, message.written
         else:
             yield message.case, message.written.model_copy(update={"peak_gb": peak_gb})
 
-    def _buried(self, worker: WorkerProcess, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
-        """Replace a process that has ended; its cases wait again, those that it was at for a time when they are alone."""
-        reason = self._replaced(worker)
+    def _recover(self, worker: WorkerProcess, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
+        """Replace a process that has ended; its cases wait again, and those it had begun wait to be tried alone."""
+        reason = self._replace(worker)
         for name, task in reversed(worker.tasks.items()):
-            if name not in worker.begun:
+            if name not in worker.started_cases:
                 waiting.appendleft(task)
             elif not task.alone:
-                self._alone[name] = task, reason
+                self._retries[name] = task, reason
             else:
                 yield name, ScanRecord(status="failed", reason=reason, peak_gb=worker.peak_gb(name))
 
-    def _next(self) -> tuple[tuple[WorkerProcess, Message | None], ...]:
-        """What a process said or, with None, that it has ended; nothing if nothing happened for a glance.
+    def _poll(self) -> tuple[tuple[WorkerProcess, Message | None], ...]:
+        """A message of a process or, when it has ended, None; nothing if none came within the interval.
 
-        One that cannot load the models is dealt with here.
+        Messages of processes that load the models are handled here.
         """
         if self._stop.asked:
             raise Stopped("stopped; what is done stays, and the same command goes on", self._stop.code)
-        for worker in self._crew:
-            worker.look()
+        for worker in self._workers:
+            worker.check()
         try:
-            worker, message = self._inbox.get(timeout=GLANCE)
+            worker, message = self._inbox.get(timeout=POLL_INTERVAL)
         except Empty:
             return ()
-        if worker not in self._crew:  # the last word of one that was replaced
+        if worker not in self._workers:  # it has been replaced
             return ()
         if not worker.ready:
-            self._loading(worker, message)
+            self._handle_loading(worker, message)
             return ()
         if message:
-            worker.note(message)
+            worker.update(message)
         return ((worker, message),)
 
-    def _loading(self, worker: WorkerProcess, message: Message | None) -> None:
-        """Take notice of what a process says that has not loaded the models yet."""
+    def _handle_loading(self, worker: WorkerProcess, message: Message | None) -> None:
+        """Handle a message of a process that has not loaded the models yet."""
         if isinstance(message, Refused):
             raise NnsegError(message.reason)
         if message is None:
-            self._starts += 1
-            reason = self._replaced(worker) if self._starts < MOST_STARTS else self._cause(worker)
-            if self._starts == MOST_STARTS or worker.process.poll() == 1:  # Python's exit code: an error it will meet again
+            self._load_failures += 1
+            reason = self._replace(worker) if self._load_failures < MAX_LOAD_FAILURES else worker.explain_end()
+            if self._load_failures == MAX_LOAD_FAILURES or worker.child.wait(0) == 1:  # an exception, which would come again
                 raise RunError(f"{reason}; what is done stays, and the same command goes on")
             return
-        worker.note(message)
+        worker.update(message)
         if worker.ready:
-            self._starts = 0
+            self._load_failures = 0
 
-    def _started(self, order: PredictionOrder) -> WorkerProcess:
-        return WorkerProcess(self._begin(self._threads), order, self._inbox)
+    def _start_worker(self, order: PredictionOrder) -> WorkerProcess:
+        return WorkerProcess(self._start(self._threads), order, self._inbox)
 
-    def _replaced(self, worker: WorkerProcess) -> str:
-        """Why a process has ended, in whose place there is another one now."""
-        reason = self._cause(worker)
+    def _replace(self, worker: WorkerProcess) -> str:
+        """Start another process in place of one that has ended; returns why it did."""
+        reason = worker.explain_end()
         log.error("%s; another one is started", reason)
-        worker.end()
-        self._crew[self._crew.index(worker)] = self._started(worker.order)
+        worker.child.kill()
+        self._workers[self._workers.index(worker)] = self._start_worker(worker.order)
         return reason
 
-    def _cause(self, worker: WorkerProcess) -> str:
-        before, self._oom_kills = self._oom_kills, oom_kills()
-        return worker.cause(self._oom_kills - before)
-
-    def _dismiss(self, workers: Sequence[WorkerProcess]) -> None:
+    def _remove(self, workers: Sequence[WorkerProcess]) -> None:
         for worker in workers:
-            self._crew.remove(worker)
-            worker.end()
+            self._workers.remove(worker)
+            worker.child.kill()
 
 
-def _second(written: ScanRecord, first: str) -> ScanRecord:
-    """What became of a case at its second attempt."""
-    reason = f"{first}; alone, a second time: {written.reason}" if written.status == "failed" else ""
-    return written.model_copy(update={"attempts": 2, "reason": reason})
+def start_process(threads: int | None) -> subprocess.Popen[bytes]:
+    """A new worker process.
+
+    Args:
+        threads: for its numerical libraries; None for their default.
+    """
+    return launch("nnseg.serving.worker", threads=threads)

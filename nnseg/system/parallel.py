@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
@@ -57,15 +56,6 @@ def map_items(
         label: shown beside the progress bar; no bar if empty.
     """
     yield from progress(_outcomes(function, items, workers), total=len(items), label=label)
-
-
-def own_process(module: str) -> tuple[str, ...]:
-    """The beginning of a command that calls ``main`` of one of our modules with what follows, in a Python of its own.
-
-    It loads nothing from where one stands.
-    """
-    home = str(Path(__file__).parents[2])
-    return (sys.executable, "-P", "-c", f"import sys; sys.path.append({home!r}); from {module} import main; main(*sys.argv[1:])")
 
 
 def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "case", lines: bool = True) -> Iterator[Result]:

@@ -12,9 +12,9 @@ import pytest
 from standin import start, task
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
-from nnseg.serving import process as room
+from nnseg.serving import worker_process as room
 from nnseg.serving.messages import PredictionOrder
-from nnseg.serving.pool import GLANCE, WorkerPool
+from nnseg.serving.pool import POLL_INTERVAL, WorkerPool
 
 
 @contextmanager
@@ -75,9 +75,9 @@ def test_a_case_that_kills_twice_fails_and_costs_no_other(tmp_path):
 
 
 def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, monkeypatch):
-    assert room.STILL + 2 * GLANCE < 5
-    monkeypatch.setattr(room, "STILL", 0.6)
-    monkeypatch.setattr(room, "PATIENCE", 1.2)
+    assert room.HANG_SECONDS + 2 * POLL_INTERVAL < 5
+    monkeypatch.setattr(room, "HANG_SECONDS", 0.6)
+    monkeypatch.setattr(room, "HANG_TIMEOUT", 1.2)
     with caplog.at_level(logging.INFO, "nnseg"):
         written = predicted(tmp_path, ["a", "slow", "c"])
     assert {s for s, _ in statuses(written).values()} == {"done"}
@@ -89,15 +89,15 @@ def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, 
 
 
 def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(room, "STILL", 0.6)
-    monkeypatch.setattr(room, "PATIENCE", 1.0)
+    monkeypatch.setattr(room, "HANG_SECONDS", 0.6)
+    monkeypatch.setattr(room, "HANG_TIMEOUT", 1.0)
     with caplog.at_level(logging.INFO, "nnseg"), workers(tmp_path) as crew:
         crew.ready()
-        [worker] = crew._crew
+        [worker] = crew._workers
         written = {}
         for name, outcome in crew.predict([task(tmp_path / "scans", f"{i}") for i in range(12)]):
             if not written:
-                os.kill(worker.process.pid, signal.SIGSTOP)
+                os.kill(worker.child.process.pid, signal.SIGSTOP)
             written[name] = outcome
     assert {w.status for w in written.values()} == {"done"}
     assert len(written) == 12
@@ -106,8 +106,8 @@ def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
 
 def test_without_proc_the_heartbeat_tells_who_hangs(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(room, "process_usage", lambda pid: None)
-    monkeypatch.setattr(room, "STILL", 1.5)
-    monkeypatch.setattr(room, "PATIENCE", 2.0)
+    monkeypatch.setattr(room, "HANG_SECONDS", 1.5)
+    monkeypatch.setattr(room, "HANG_TIMEOUT", 2.0)
     with caplog.at_level(logging.INFO, "nnseg"):
         written = predicted(tmp_path, ["a", "slow"])
     assert statuses(written) == {"a": ("done", 1), "slow": ("done", 2)}
@@ -133,9 +133,9 @@ def test_dying_again_and_again_while_loading_ends_it(tmp_path):
 
 
 def test_hanging_while_loading_ends_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "STILL", 0.3)
-    monkeypatch.setattr(room, "PATIENCE", 0.5)
-    monkeypatch.setattr(room, "DUMP", 0.1)
+    monkeypatch.setattr(room, "HANG_SECONDS", 0.3)
+    monkeypatch.setattr(room, "HANG_TIMEOUT", 0.5)
+    monkeypatch.setattr(room, "STACK_SECONDS", 0.1)
     with workers(tmp_path, model="stuck") as crew, pytest.raises(RunError, match=r"loading the model.*hung"):
         crew.ready()
 
@@ -143,7 +143,7 @@ def test_hanging_while_loading_ends_too(tmp_path, monkeypatch):
 def test_no_process_is_left_whatever_happens(tmp_path):
     with workers(tmp_path, devices=("cpu", "cpu")) as crew:
         crew.ready()
-        processes = [worker.process for worker in crew._crew]
+        processes = [worker.child.process for worker in crew._workers]
         assert [p.poll() for p in processes] == [None, None]
         next(iter(crew.predict([task(tmp_path / "scans", "a")])))
     assert all(p.poll() is not None for p in processes)
@@ -152,8 +152,8 @@ def test_no_process_is_left_whatever_happens(tmp_path):
 def test_a_process_ends_when_its_stdin_is_closed(tmp_path):
     with workers(tmp_path) as crew:
         crew.ready()
-        process = crew._crew[0].process
-        crew._crew[0]._outbox.put(None)
+        process = crew._workers[0].child.process
+        crew._workers[0].child.close_input()
         assert process.wait(5) == 0
 
 

@@ -1,0 +1,137 @@
+"""`WorkerProcess`: a process that predicts, its cases, its memory, and whether it hangs."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from queue import SimpleQueue
+
+from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, PredictionOrder, PredictionTask, Ready, StageReached
+from nnseg.system.machine import ProcessUsage, free_ram_gb, process_usage
+from nnseg.system.process import STACK_SIGNAL, ChildProcess
+
+log = logging.getLogger(__name__)
+
+HANG_SECONDS = 4.0
+"""Seconds without any activity after which a process is reported to hang."""
+
+HANG_TIMEOUT = 120.0
+"""Seconds without any activity after which a process is killed; long, for the sake of network disks."""
+
+STACK_SECONDS = 0.5
+"""Time for a process to write the stacks of its threads before it is killed."""
+
+ACTIVE_CPU_SECONDS, ACTIVE_IO_BYTES = 0.05, 2**16
+"""Least computing or input and output that counts as activity: even a process that only waits does a little."""
+
+
+class WorkerProcess:
+    """A process at work for an order. Its messages, and finally None, are put into the inbox.
+
+    Args:
+        process: just started by `nnseg.system.process.launch`.
+        order: what it is to do.
+        inbox: of the pool.
+
+    Attributes:
+        child: the process.
+        ready: its message when it had loaded the models.
+        tasks: assigned and not finished, by case.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], order: PredictionOrder, inbox: SimpleQueue[tuple[WorkerProcess, Message | None]]
+    ) -> None:
+        self.order = order
+        self.ready: Ready | None = None
+        self.tasks: dict[str, PredictionTask] = {}
+        self._stages: dict[str, StageReached] = {}
+        self._peaks: dict[str, float] = {}
+        self._inbox = inbox
+        self._heartbeat = ProcessUsage(cpu_seconds=0.0)
+        self._active_usage, self._active_at = self._heartbeat, time.monotonic()
+        self._hangs, self._timed_out = False, ""
+        self.child = ChildProcess(process, self._receive)
+        self.child.send(order)
+
+    @property
+    def started_cases(self) -> list[str]:
+        """The cases in its stages; the next one if there are none."""
+        return [name for name in self.tasks if name in self._stages] or list(self.tasks)[:1]
+
+    def assign(self, task: PredictionTask) -> None:
+        """Let it predict a case."""
+        self.tasks[task.case.name] = task
+        self.child.send(task)
+
+    def update(self, message: Message) -> None:
+        """Update its state by a message from it."""
+        if isinstance(message, Alive):
+            self._heartbeat = ProcessUsage(cpu_seconds=message.cpu_seconds)
+            return
+        self._active_at = time.monotonic()
+        if isinstance(message, Ready):
+            self.ready = message
+        elif isinstance(message, StageReached):
+            self._stages[message.case] = message
+
+    def finish(self, message: Finished) -> tuple[PredictionTask, float]:
+        """The task that is finished, and the most RAM that was held meanwhile, in GB."""
+        self._stages.pop(message.case, None)
+        return self.tasks.pop(message.case), self.peak_gb(message.case)
+
+    def peak_gb(self, case: str) -> float:
+        """The most RAM of its own that the process was seen to hold during a case."""
+        return round(self._peaks.get(case, 0.0), 3)
+
+    def check(self) -> None:
+        """Measure its memory and its activity; kill it if it has hung for too long."""
+        now, usage = time.monotonic(), process_usage(self.child.process.pid)
+        if usage:
+            self._peaks = {name: max(self._peaks.get(name, 0.0), usage.own_gb) for name in self._stages}
+        usage = usage or self._heartbeat
+        computed, moved = usage.cpu_seconds - self._active_usage.cpu_seconds, usage.io_bytes - self._active_usage.io_bytes
+        if computed > ACTIVE_CPU_SECONDS or moved > ACTIVE_IO_BYTES or (self.ready and not self.tasks):
+            self._active_usage, self._active_at = usage, now
+        idle = now - self._active_at
+        if self._hangs != (idle >= HANG_SECONDS):
+            self._hangs = not self._hangs
+            if self._hangs:
+                log.warning("%s hangs: it has not computed, read or written anything for %.0f s", self, idle)
+            else:
+                log.info("%s goes on", self)
+        if idle >= HANG_TIMEOUT and not self._timed_out:
+            self._time_out(idle)
+
+    def _time_out(self, idle: float) -> None:
+        self._timed_out = f"hung for {idle:.0f} s and was ended"
+        if STACK_SIGNAL is not None:
+            self.child.process.send_signal(STACK_SIGNAL)
+            time.sleep(STACK_SECONDS)
+        self.child.kill()
+        self._inbox.put((self, None))  # also if it cannot be killed, so that its output stays open
+
+    def explain_end(self) -> str:
+        """Why it has ended, in one line."""
+        if self._timed_out:
+            return f"{self} {self._timed_out}"
+        reason = f"{self} {self.child.explain_end()}"
+        return reason if (self.child.wait(0) or 0) >= 0 else f"{reason}; {self._memory()}"
+
+    def __str__(self) -> str:
+        doing = ", ".join(f"{stage.case} ({stage.stage})" for stage in self._stages.values()) or "waiting"
+        return f"the process on {self.order.device} ({doing if self.ready else 'loading the model'})"
+
+    def _memory(self) -> str:
+        held, needed = max(self._peaks.values(), default=0.0), sum(stage.needed_gb for stage in self._stages.values())
+        return (
+            f"it held {held:.2f} GB of RAM, its cases were to need {needed:.2f} beyond an idle process, "
+            f"{self.order.room_gb:.2f} were allowed (--memory), {free_ram_gb():.2f} are free now"
+        )
+
+    def _receive(self, line: bytes | None) -> None:
+        try:
+            self._inbox.put((self, None if line is None else MESSAGE.validate_json(line)))
+        except ValueError:  # half a line of one that died, or what a library printed while it was loaded
+            log.info("%s", (line or b"").decode(errors="replace").rstrip())
