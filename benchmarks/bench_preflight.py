@@ -9,7 +9,6 @@ read from the run's record and from what lies on the disk. WORK is removed first
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import subprocess
@@ -20,12 +19,10 @@ from pathlib import Path
 from statistics import mean
 
 from nnseg.commands.probe import known_probe
-from nnseg.core.dataset import Dataset
-from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import default_workers
 from nnseg.planning.preflight import Preflight, preflight
 from nnseg.storage.predictions import read_predictions
-from nnseg.storage.run_folder import RunFolder, read_folds, read_json
+from nnseg.storage.run import Run
 from nnseg.system.machine import GIGABYTE
 
 NNSEG = (sys.executable, "-m", "nnseg.cli")
@@ -61,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     more = [o for o in options.more if o != "--"]
     shutil.rmtree(options.work, ignore_errors=True)
-    run = RunFolder(options.work / "run")
+    run = Run(options.work / "run")
     run.path.parent.mkdir(parents=True)
     asked = ["--folds", "0", "--budget", options.budget, *more]
     planning = _timed([*NNSEG, "plan", options.dataset, run.path, *asked])
@@ -77,18 +74,18 @@ def main() -> None:
     print(f"\nthe whole command took {whole:.0f} s")
 
 
-def _foreseen(run: RunFolder) -> Preflight:
-    fingerprint, [folder] = read_json(run.fingerprint_file, Fingerprint), run.plans()
+def _foreseen(run: Run) -> Preflight:
+    fingerprint, [folder] = run.fingerprint, run.plans
     probe = known_probe(run, fingerprint)
     return preflight(
-        folder.plan(), fingerprint, probe, folds=read_folds(run)[:1], workers=default_workers()
+        folder.plan, fingerprint, probe, folds=[run.folds[0]], workers=default_workers()
     )  # fmt: skip
 
 
-def _measured(run: RunFolder, found: Preflight) -> list[Line]:
+def _measured(run: Run, found: Preflight) -> list[Line]:
     """What the run's record and its files say."""
-    record, [folder] = json.loads(run.record_file.read_text()), run.plans()
-    fold, fingerprint = folder.fold(0), read_json(run.fingerprint_file, Fingerprint)
+    record, [folder] = run.record, run.plans
+    fold, fingerprint = folder.fold(0), run.fingerprint
     written = read_predictions(fold.predictions)
     sizes = {case.name: math.prod(case.shape) for case in fingerprint.cases}
     held_out = sorted(written, key=sizes.__getitem__)
@@ -120,9 +117,9 @@ def _measured(run: RunFolder, found: Preflight) -> list[Line]:
     ]
 
 
-def _alone(run: RunFolder, work: Path, found: Preflight) -> list[Line]:
+def _alone(run: Run, work: Path, found: Preflight) -> list[Line]:
     """The largest scan through ``nnseg predict``, in a process of its own."""
-    fingerprint, dataset = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
+    fingerprint, dataset = run.fingerprint, run.dataset
     largest = max(fingerprint.cases, key=lambda c: math.prod(c.shape)).name
     [case] = [c for c in dataset.cases if c.name == largest]
     (work / "scans").mkdir(parents=True)

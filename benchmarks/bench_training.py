@@ -41,7 +41,8 @@ from nnseg.interop.nnunet.dataset import write_raw_dataset
 from nnseg.network.build import build_network
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.files import read_json
+from nnseg.storage.run import Run
 from nnseg.training.learner import Learner
 from nnseg.training.loop import AHEAD, memory_for, prefetched
 from nnseg.training.losses import stage_weights
@@ -168,10 +169,10 @@ def serve_steps(options: argparse.Namespace) -> None:
 
 
 def _plan_and_cases(run: Path) -> tuple[Plan, list[Any]]:
-    [folder] = RunFolder(run).plans()
+    [folder] = Run(run).plans
     store = CaseStore(folder.cases)
     training = read_json(run / "folds.json", tuple[Fold, ...])[0].training
-    return folder.plan(), [store.read(name) for name in training]
+    return folder.plan, [store.read(name) for name in training]
 
 
 # --- share of the machine's peak

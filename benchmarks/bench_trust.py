@@ -21,7 +21,7 @@ import numpy.typing as npt
 from drawing import write_figure
 from scipy.stats import spearmanr
 
-from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.dataset import Case
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Trust, ranges_of
 from nnseg.crossval.evidence import SAMPLE, surprises
@@ -32,7 +32,7 @@ from nnseg.inference.predict import Predictor
 from nnseg.inference.uncertainty import DrawnVoxels
 from nnseg.network.bundle import load_model_file
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run import Run
 
 Numbers = npt.NDArray[np.float64]
 WORST = 5
@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    run = RunFolder(options.run)
+    run = Run(options.run)
     seen = list(_predicted(run))
-    labels = run.plans()[0].plan().labels
+    labels = run.plans[0].plan.labels
     curves = _ranking(seen)
     reliability = _calibration(seen, labels)
     _likeness(seen)
@@ -70,10 +70,10 @@ def main() -> None:
         write_figure(options.figure, [coverage, calibration])
 
 
-def _predicted(run: RunFolder) -> Iterator[Seen]:
-    cases = {case.name: case for case in read_json(run.dataset_file, Dataset).cases}
-    (folder,) = run.answering()
-    for number, fold in enumerate(read_json(run.folds_file, tuple[Fold, ...])):
+def _predicted(run: Run) -> Iterator[Seen]:
+    cases = {case.name: case for case in run.dataset.cases}
+    (folder,) = run.final_plans.values()
+    for number, fold in run.folds.items():
         predictor = Predictor(load_model_file(folder.fold(number).model_file))
         for name in fold.held_out:
             yield _seen(predictor, cases[name], number)

@@ -13,8 +13,7 @@ from typing import Any
 
 from drawing import Chart, write_figure
 
-from nnseg.core.scores import Scores
-from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run import Run
 
 FLOOR = 0.8
 """The Dice from which on differences are looked at closely."""
@@ -22,7 +21,7 @@ FLOOR = 0.8
 
 def curve(options: argparse.Namespace) -> dict[str, Any]:
     """Held-out mean Dice over minutes of training: trainings that end there, and what each estimates on its way."""
-    ours = {name: RunFolder(Path(path)) for name, path in _named(options.run)}
+    ours = {name: Run(Path(path)) for name, path in _named(options.run)}
     peers = {name: path.split(",") for name, path in _named(options.peer_run)}
     ends: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name, run in ours.items():
@@ -60,8 +59,8 @@ def _group(name: str) -> str:
     return name.partition(",")[0]
 
 
-def _our_end(run: RunFolder) -> tuple[float, float]:
-    dice = read_json(run.scores_file, Scores).averages.per_mask["dice"].mean
+def _our_end(run: Run) -> tuple[float, float]:
+    dice = run.scores.averages.per_mask["dice"].mean
     assert dice is not None
     return round(run.fold(0).history()[-1].total_seconds / 60, 2), round(dice, 4)
 

@@ -9,9 +9,8 @@ from nnseg.commands.export import export
 from nnseg.commands.plan import findings_of, known_or_measured_fingerprint, plan
 from nnseg.commands.report import report
 from nnseg.commands.train import RunTrainings, locked
-from nnseg.core.dataset import Dataset, Finding
+from nnseg.core.dataset import Finding
 from nnseg.core.errors import RunError
-from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
 from nnseg.crossval.ensemble import choose_model
@@ -19,8 +18,7 @@ from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.score import predict_folds, score
 from nnseg.crossval.trust import measure_trust
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.run_folder import RunFolder, read_json
-from nnseg.storage.run_record import timed, update_record
+from nnseg.storage.run import Run
 from nnseg.training.context import joined
 
 
@@ -34,7 +32,7 @@ class Result:
         scores: of the held-out cases; None if nothing was held out.
     """
 
-    run: RunFolder
+    run: Run
     problems: tuple[Finding, ...]
     scores: Scores | None
 
@@ -51,30 +49,30 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     Raises:
         NnsegError: something only the user can mend; whatever was finished stays.
     """
-    place = RunFolder(run_folder)
+    place = Run(run_folder)
     dataset = read_dataset(dataset_folder, workers=options.workers)
     with place.locked(dataset_folder):
         if command:
-            update_record(place, command=command)
-        with timed(place, "fingerprint"):
+            place.update_record(command=command)
+        with place.timed("fingerprint"):
             fingerprint = known_or_measured_fingerprint(dataset, place, options.workers)
-        with timed(place, "plan"):
+        with place.timed("plan"):
             plan(place, dataset, fingerprint, options)
         # How long to train is in the plans by now, as people may have edited it.
         in_plans = replace(options, budget=None, steps=None, epochs=None)
         trainings = RunTrainings(run=place, dataset=dataset, fingerprint=fingerprint, options=in_plans)
         problems = trainings.go()
-        with timed(place, "predict"):
-            finished = trainings.finished(place.plans())
+        with place.timed("predict"):
+            finished = trainings.finished(place.plans)
             problems += predict_folds(place, dataset, finished, device=options.device)
-        with timed(place, "evaluate"):
+        with place.timed("evaluate"):
             choose_model(place, dataset, finished, workers=options.workers)
             scores = score(place, dataset, finished, workers=options.workers)
             if scores:  # how far to trust the model, and what to mend, is learned from what was held out
                 choose_postprocessing(place, dataset, finished, workers=options.workers)
                 measure_trust(place, dataset, finished, device=options.device)
         if finished:
-            with timed(place, "export"):
+            with place.timed("export"):
                 export(place, place.model_file, folds=tuple(finished))
         report(place, device=options.device)
     errors = tuple(f for f in findings_of(fingerprint) if f.level == "error")
@@ -89,16 +87,16 @@ def train(run_folder: Path, options: Options) -> tuple[Finding, ...]:
     Raises:
         RunError: the run is not planned yet.
     """
-    place = RunFolder(run_folder)
-    place.plans()
+    place = Run(run_folder)
+    _ = place.plans
     with joined(options.device) as (ranks, device):
         if ranks.size > 1 and options.devices:
             raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
         with locked(place, ranks):
             return RunTrainings(
                 run=place,
-                dataset=read_json(place.dataset_file, Dataset),
-                fingerprint=read_json(place.fingerprint_file, Fingerprint),
+                dataset=place.dataset,
+                fingerprint=place.fingerprint,
                 options=replace(options, device=device),
                 ranks=ranks,
             ).go()

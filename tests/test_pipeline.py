@@ -190,9 +190,9 @@ def test_what_the_user_must_mend_is_one_line_and_exit_code_2(
 
 
 def test_a_second_process_is_refused_while_one_works_in_the_run(finished: tuple[Path, Path]) -> None:
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
-    with RunFolder(finished[1]).locked():
+    with Run(finished[1]).locked():
         done = nnseg("train", finished[1], check=2)
     assert "another nnseg" in done.stderr
 

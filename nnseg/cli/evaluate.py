@@ -100,14 +100,14 @@ def _exit_for_failed(scores: Scores) -> None:
 def _show_run(run: Path, groups: str | None, out: Path | None) -> None:
     from nnseg.commands.compare import read_scores
     from nnseg.core.errors import EvaluationError
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
-    if out or not RunFolder(run).scores_file.exists():
+    if out or Run.scores.path(Run(run)).exists() is False:
         raise EvaluationError(f"{'--out' if out else run} needs REFERENCES: only the scores.json of a run does without")
     scores = read_scores(run)
     print_scores(scores, cases=True)
     if groups:
-        _show_groups(scores, groups, run, RunFolder(run).groups_file)
+        _show_groups(scores, groups, run, Run.groups.path(Run(run)))
     _exit_for_failed(scores)
 
 
@@ -115,9 +115,10 @@ def _show_groups(scores: Scores, groups: str, run: Path | None, out: Path | None
     from nnseg.cli.output import print_groups
     from nnseg.commands.evaluate import group
     from nnseg.evaluation.compare import common_metrics
-    from nnseg.storage.run_folder import RunFolder, write_json
+    from nnseg.storage.files import write_json
+    from nnseg.storage.run import Run
 
-    found = group(scores, groups, run=RunFolder(run) if run else None)
+    found = group(scores, groups, run=Run(run) if run else None)
     print()
     print_groups(found, common_metrics({"": scores}))
     if out:
@@ -145,7 +146,7 @@ def compare(
     log_to_terminal(False)
     from nnseg.cli.output import print_comparisons
     from nnseg.commands.compare import compare_models
-    from nnseg.storage.run_folder import write_json
+    from nnseg.storage.files import write_json
 
     found = compare_models(models, metric)
     print_comparisons(found)
@@ -179,19 +180,19 @@ def report(
 ) -> None:
     """Build the report of a run again, or one of scans without references: volumes, doubts, pictures, and a sheet for each case."""
     log_to_terminal(False)
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
     run = folder
-    if not RunFolder(folder).record_file.exists():
+    if not Run(folder).exists:
         _report_predictions(folder, population, covariates, sheets=sheets, workers=workers_of(workers))
         return
     from nnseg.commands.case_pictures import write_picture
     from nnseg.commands.report import report as write_report
 
-    write_report(RunFolder(run))
-    print(f"report: {RunFolder(run).report_file}")
+    write_report(Run(run))
+    print(f"report: {Run(run).report_file}")
     if picture:
-        write_picture(RunFolder(run), picture)
+        write_picture(Run(run), picture)
         print(f"picture: {picture}")
 
 
@@ -207,9 +208,9 @@ def figure(
     """
     log_to_terminal(False)
     from nnseg.commands.figure import write_figures
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
-    for path in write_figures(RunFolder(run), what, out):
+    for path in write_figures(Run(run), what, out):
         print(f"figure: {path}")
 
 

@@ -106,9 +106,9 @@ def export(
     log_to_terminal(False)
     from nnseg.cli.options import parse_folds
     from nnseg.commands.export import export as write_model
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
-    model = write_model(RunFolder(run), file, folds=parse_folds(folds))
+    model = write_model(Run(run), file, folds=parse_folds(folds))
     print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
 
 

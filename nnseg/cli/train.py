@@ -44,7 +44,7 @@ from nnseg.core.errors import DatasetError, RunError
 if TYPE_CHECKING:
     from nnseg.core.dataset import Dataset
     from nnseg.core.fingerprint import Fingerprint
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
 
 PANEL = "Make a model"
@@ -140,18 +140,18 @@ def plan(
     from nnseg.commands.plan import estimate_cost, findings_of
     from nnseg.commands.plan import plan as make_plan
     from nnseg.planning.describe import describe, describe_preflight
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
     options = options_of(
         recipe=recipe, plans=plans, budget=budget, steps=steps, epochs=epochs, patience=patience, memory_gb=memory, folds=folds,
         split=split, group_by=group_by, device=device, probe=probe, workers=workers, seed=seed,
     )  # fmt: skip
-    place = RunFolder(run)
+    place = Run(run)
     with place.locked(dataset):
         found, fingerprint = _read_or_measure(dataset, place, options.workers)
         folders = make_plan(place, found, fingerprint, options)
         for folder in folders:
-            print(describe(folder.plan(), fingerprint))
+            print(describe(folder.plan, fingerprint))
             print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
         print(describe_preflight(estimate_cost(place, fingerprint, options)))
     findings = findings_of(fingerprint)
@@ -165,11 +165,11 @@ def preprocess(run: KnownRun, workers: Workers = 0, verbose: Verbose = False) ->
     """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
     log_to_terminal(verbose)
     from nnseg.commands.preprocess import preprocess_run
-    from nnseg.storage.run_folder import RunFolder
+    from nnseg.storage.run import Run
 
-    place = RunFolder(run)
+    place = Run(run)
     problems = preprocess_run(place, workers=workers_of(workers))
-    print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans())}")
+    print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans)}")
     exit_for(problems)
 
 
@@ -231,21 +231,21 @@ def demo(
     exit_for(result.problems)
 
 
-def _read_or_measure(source: Path, run: RunFolder, workers: int) -> tuple[Dataset | None, Fingerprint]:
+def _read_or_measure(source: Path, run: Run, workers: int) -> tuple[Dataset | None, Fingerprint]:
     """The dataset of a folder, with its fingerprint; from a fingerprint's file, that alone, and no reader of images is loaded."""
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
-        from nnseg.storage.run_folder import read_json, write_json
+        from nnseg.storage.files import read_json
 
         try:
             fingerprint = read_json(source, Fingerprint)
         except RunError as error:
             raise DatasetError(f"{source} is neither a folder nor the fingerprint.json of this version of nnseg") from error
-        if run.dataset_file.exists():
+        if Run.dataset.path(run).exists():
             raise DatasetError(
                 f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {source}"
             )
-        write_json(run.fingerprint_file, fingerprint)
+        run.fingerprint = fingerprint
         return None, fingerprint
     from nnseg.commands.plan import known_or_measured_fingerprint
     from nnseg.storage.datasets.read import read_dataset

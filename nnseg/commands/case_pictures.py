@@ -20,14 +20,14 @@ from nnseg.reporting.contours import CaseViews, ExamplePicture, case_views, mont
 from nnseg.reporting.payload import PackedCase, ViewerCase, pack
 from nnseg.reporting.sections.scores import typical_cases
 from nnseg.reporting.viewer import room
-from nnseg.storage.files import write_aside
+from nnseg.storage.files import read_json, write_aside, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_map
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_folds, read_json, write_json
+from nnseg.storage.run import Run
 
 
-def still_pictures(run: RunFolder, dataset: Dataset, captions: Mapping[str, str]) -> list[CaseViews]:
+def still_pictures(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> list[CaseViews]:
     """Cases as still pictures show them; one that cannot be read any more is left out.
 
     Args:
@@ -38,28 +38,30 @@ def still_pictures(run: RunFolder, dataset: Dataset, captions: Mapping[str, str]
     return [case_views(example) for example in _examples(run, dataset, captions)]  # one scan is held at a time
 
 
-def examples(run: RunFolder, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
+def examples(run: Run, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
     """The best, the median and the worst case with scan, reference and prediction."""
     dice = {case.name: case.mean_dice for case in scores.cases}
     captions = {name: f"{word}, mean Dice {dice[name]:.3f}" for word, name in typical_cases(scores).items()}
     return list(_examples(run, dataset, captions))
 
 
-def write_picture(run: RunFolder, path: Path) -> None:
+def write_picture(run: Run, path: Path) -> None:
     """Write the best, the median and the worst case of a run side by side as PNG.
 
     Raises:
         RunError: the run is not scored yet, or the file cannot be written.
     """
-    dataset, scores = read_json(run.dataset_file, Dataset), read_json(run.scores_file, Scores)
+    dataset, scores = run.dataset, read_json(Run.scores.path(run), Scores)
     with write_aside(path) as aside:
         aside.write_bytes(montage_png(examples(run, dataset, scores)))
 
 
-def _examples(run: RunFolder, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[ExamplePicture]:
+def _examples(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[ExamplePicture]:
     cases = {case.name: case for case in dataset.cases}
-    folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
-    files = {name: run.answers / written.file for name, written in held_out_predictions(run.answers, folds).items()}
+    folds = run.folds
+    files = {
+        name: run.predictions_folder / written.file for name, written in held_out_predictions(run.predictions_folder, folds).items()
+    }
     for name, caption in captions.items():
         try:
             yield _example(cases[name], files[name], caption, dataset)
@@ -89,7 +91,7 @@ MOST_SECONDS = 60.0
 
 
 def shown_cases(
-    run: RunFolder,
+    run: Run,
     dataset: Dataset,
     scores: Scores,
     trust: Trust | None,
@@ -110,8 +112,8 @@ def shown_cases(
         device: where networks compute.
         most_seconds: for all maps that are not there yet, as estimated from the first prediction.
     """
-    folds = dict(enumerate(read_folds(run)))
-    written, cases = held_out_predictions(run.answers, folds), {case.name: case for case in dataset.cases}
+    folds = run.folds
+    written, cases = held_out_predictions(run.predictions_folder, folds), {case.name: case for case in dataset.cases}
     wanted = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
     wanted = {name: caption for name, caption in wanted.items() if name in written and name in cases}
     doubts = _UncertaintyMaps(run, folds, trust, device=device, seconds=most_seconds)
@@ -144,7 +146,7 @@ def _captions(scores: Scores, expected: Mapping[str, float], *, most: int) -> di
     return found
 
 
-def _flagged(run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None) -> dict[str, float]:
+def _flagged(run: Run, folds: Mapping[int, Fold], trust: Trust | None) -> dict[str, float]:
     """Expected mean Dice of the cases that would have been flagged, had they been new, lowest first."""
     if trust is None or trust.threshold is None:
         return {}
@@ -153,8 +155,8 @@ def _flagged(run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None) -> 
     return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
 
 
-def _case(run: RunFolder, dataset: Dataset, case: Case, written: ScanRecord, caption: str, doubts: _UncertaintyMaps) -> ViewerCase:
-    scan, prediction = read_scan(case.images), read_label_map(run.answers / written.file)
+def _case(run: Run, dataset: Dataset, case: Case, written: ScanRecord, caption: str, doubts: _UncertaintyMaps) -> ViewerCase:
+    scan, prediction = read_scan(case.images), read_label_map(run.predictions_folder / written.file)
     reference = read_label_map(case.labels).labels if case.labels else None
     for name, found in (("prediction", prediction.labels), ("reference", reference)):
         if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
@@ -177,19 +179,22 @@ def _case(run: RunFolder, dataset: Dataset, case: Case, written: ScanRecord, cap
 class _UncertaintyMaps:
     """Maps of uncertainty, kept beside a record of what they were made from."""
 
-    def __init__(self, run: RunFolder, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
+    def __init__(self, run: Run, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
         self._run, self._device, self._left = run, device, seconds
         self._temperature = trust.temperature if trust else 1.0
         self._holder = {name: number for number, fold in folds.items() for name in fold.held_out}
         self._predictors: dict[int, Predictor] = {}
-        self._record_file = run.shown / "shown.json"
+        self._record_file = run.uncertainty_folder / "shown.json"
         self._record: dict[str, str] = {}
         with suppress(RunError):  # none yet, or a damaged one: maps are made anew
             self._record = read_json(self._record_file, dict[str, str])
 
     def of(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
         """The map of a case, or why there is none."""
-        file, key = self._run.shown / f"{name}_uncertainty.nii.gz", digest([written.key, written.hash, self._temperature])
+        file, key = (
+            self._run.uncertainty_folder / f"{name}_uncertainty.nii.gz",
+            digest([written.key, written.hash, self._temperature]),
+        )
         if self._record.get(name) != key or not file.exists():
             if written.total_seconds > self._left:
                 return None, f"Its uncertainty was not mapped: that would take about {written.total_seconds:.0f} s."
@@ -209,7 +214,7 @@ class _UncertaintyMaps:
         predictor = self._predictors[fold]
         prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
         assert prediction.uncertainty is not None
-        self._run.shown.mkdir(exist_ok=True)
+        self._run.uncertainty_folder.mkdir(exist_ok=True)
         write_map(prediction.uncertainty, file, like=scan.source)
         self._record[name] = key
         write_json(self._record_file, self._record)

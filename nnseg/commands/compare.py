@@ -12,7 +12,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.scores import Scores
 from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
 from nnseg.interop.nnunet.summary import read_summary
-from nnseg.storage.run_folder import read_json
+from nnseg.storage.files import read_json
 
 FILES = ("scores.json", "summary.json")
 """What scores are called in a folder: nnseg's, and nnU-Net's."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnseg.core.dataset import Dataset
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Grouped, Scores
@@ -17,9 +16,9 @@ from nnseg.evaluation.evaluate import FilePair, evaluate, pair_folders, read_off
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.datasets.dataset_json import read_description
-from nnseg.storage.files import write_text
+from nnseg.storage.files import write_json, write_text
 from nnseg.storage.images.dicom import TAGS, read_tags
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 from nnseg.storage.tables import csv_text
 
 
@@ -89,8 +88,8 @@ def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
         EvaluationError: it is neither, or the dataset.json names no labels.
         NnsegError: it cannot be read.
     """
-    if RunFolder(path).record_file.exists():
-        dataset = read_json(RunFolder(path).dataset_file, Dataset)
+    if Run(path).exists:
+        dataset = Run(path).dataset
         return dataset.labels, dataset.instances
     file = path / "dataset.json" if path.is_dir() else path
     if not file.is_file():
@@ -140,7 +139,7 @@ DICOM = "dicom"
 """Asks for groups by the headers of a run's own scans."""
 
 
-def group(scores: Scores, source: str, *, run: RunFolder | None = None) -> Grouped:
+def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:
     """Scores by group.
 
     Args:
@@ -155,14 +154,14 @@ def group(scores: Scores, source: str, *, run: RunFolder | None = None) -> Group
     return grouped(scores, _cohorts({case.name for case in scores.cases}, source, run))
 
 
-def _cohorts(names: set[str], source: str, run: RunFolder | None) -> dict[str, dict[str, str]]:
+def _cohorts(names: set[str], source: str, run: Run | None) -> dict[str, dict[str, str]]:
     path = Path(source)
     if source != DICOM and not path.is_dir():
         return read_cohorts(path)
     if source == DICOM:
-        if run is None or not run.dataset_file.exists():
+        if run is None or not Run.dataset.path(run).exists():
             raise EvaluationError('groups by "dicom" are read from the scans of a run; name it with --run, or give their folder')
-        scans = {case.name: case.images[0] for case in read_json(run.dataset_file, Dataset).cases if case.name in names}
+        scans = {case.name: case.images[0] for case in run.dataset.cases if case.name in names}
     else:
         scans = {name: path / name for name in sorted(names) if (path / name).exists()}
     return _by_tags(scans)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
-from nnseg.core.dataset import Dataset, Fold, counted
-from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.dataset import Dataset, counted
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import Shape, Vector
@@ -26,10 +25,9 @@ from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
 from nnseg.reporting.model_card import markdown
 from nnseg.reporting.sections.plan import describe
-from nnseg.storage.files import write_text
+from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.predictions import held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_json
-from nnseg.storage.run_record import read_record
+from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +37,15 @@ FEW = 10
 """Cases with a label below which it counts as rare; held-out cases below which scores count as uncertain."""
 
 
-def make_card(run: RunFolder, model: Model) -> ModelCard:
+def make_card(run: Run, model: Model) -> ModelCard:
     """What people should know of a run's model.
 
     Args:
         run: that it was loaded from.
         model: as it will be exported.
     """
-    fingerprint, dataset = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
-    scores = _readable(run.scores_file, Scores)
+    fingerprint, dataset = run.fingerprint, run.dataset
+    scores = _readable(run, Run.scores)
     return ModelCard(
         name=dataset.name,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -56,16 +54,16 @@ def make_card(run: RunFolder, model: Model) -> ModelCard:
         networks=(*_networks(model.members), *_networks(model.previous, shown=True)),
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_measured(scores)) if scores else (),
-        choice=_read(run.choice_file, Choice) if len(run.rivals()) > 1 else None,
-        postprocessing=_read(run.postprocessing_file, Postprocessing),
+        choice=run.choice if len(run.final_plans) > 1 else None,
+        postprocessing=run.postprocessing,
         reliance=_reliance(run, model.trust),
         limits=tuple(limits(run, dataset, fingerprint, model, scores)),
         model=model.key(),
-        versions={name: str(version) for name, version in read_record(run).get("versions", {}).items()},
+        versions={name: str(version) for name, version in run.record.get("versions", {}).items()},
     )
 
 
-def limits(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, model: Model, scores: Scores | None) -> Iterator[str]:
+def limits(run: Run, dataset: Dataset, fingerprint: Fingerprint, model: Model, scores: Scores | None) -> Iterator[str]:
     """What the model cannot do, or nobody has tried, in sentences."""
     yield "For research only. It is not a medical device, and nobody has approved it for decisions about patients."
     yield (
@@ -79,10 +77,10 @@ def limits(run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, model: Mo
         yield "All scans of the training have the same voxel spacing; others are answered all the same, perhaps worse."
     yield from _rare_labels(fingerprint)
     yield from _doubts(scores)
-    if run.choice_file.exists():
+    if Run.choice.path(run).exists():
         yield "Its plans were chosen by the held-out cases that its scores are of, which flatters these a little."
-    yield from _groups(_readable(run.groups_file, Grouped))
-    folds, trained = read_json(run.folds_file, tuple[Fold, ...]), {member.fold for member in model.members}
+    yield from _groups(_readable(run, Run.groups))
+    folds, trained = run.folds, {member.fold for member in model.members}
     if len(trained) < len(folds):
         yield f"Of {counted(len(folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
     if model.trust is None:
@@ -192,11 +190,11 @@ def _measured(scores: Scores) -> Iterator[MetricSummary]:
             )
 
 
-def _reliance(run: RunFolder, trust: Trust | None) -> SelfAssessment | None:
+def _reliance(run: Run, trust: Trust | None) -> SelfAssessment | None:
     if trust is None:
         return None
-    folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
-    written = held_out_predictions(run.answers, folds).values()
+    folds = run.folds
+    written = held_out_predictions(run.predictions_folder, folds).values()
     kept = [w.confidence.reliability for w in written if w.confidence and w.confidence.reliability]
     found = calibration(kept, trust.temperature)
     return SelfAssessment(
@@ -207,16 +205,12 @@ def _reliance(run: RunFolder, trust: Trust | None) -> SelfAssessment | None:
     )
 
 
-def _read(path: Path, kind: type[Content]) -> Content | None:
-    return read_json(path, kind) if path.exists() else None
-
-
-def _readable(path: Path, kind: type[Content]) -> Content | None:
-    """As `_read`, but what another nnseg wrote is left out: it is told, and changes no answer."""
+def _readable(run: Run, file: StoredFile[Content | None]) -> Content | None:
+    """The content of a file of the run; None, with a warning, if it is damaged or of another version of nnseg."""
     try:
-        return _read(path, kind)
+        return file.of(run)
     except RunError:
-        log.warning("%s is damaged, or of another version of nnseg, and not on the card; nnseg run makes it anew", path)
+        log.warning("%s is damaged, or of another version of nnseg, and not on the card; nnseg run makes it anew", file.path(run))
         return None
 
 
@@ -224,14 +218,14 @@ CARD_SUFFIX = ".md"
 """Of the card beside a model."""
 
 
-def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
+def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
     """Write a run's model as one file, and its card as Markdown beside it. A file of the same model and card stays as it is.
 
     Raises:
         RunError: the run is empty, the file would be called as its card is, or the files cannot be written.
         ModelError: a fold is not trained.
     """
-    if not run.record_file.exists():
+    if not run.exists:
         raise RunError(f"{run.path} is not a run folder")
     if path.suffix.lower() == CARD_SUFFIX:
         raise RunError(f"{path} is what the card beside the model would be called; call the model {path.stem}.nnseg")
@@ -241,7 +235,7 @@ def export(run: RunFolder, path: Path, *, folds: tuple[int, ...] | None = None) 
         card = before
     else:
         about = {**model.about, "exported": datetime.now(UTC).isoformat(timespec="seconds")}
-        about |= {f"trained with {k}": str(v) for k, v in read_record(run).get("versions", {}).items()}
+        about |= {f"trained with {k}": str(v) for k, v in run.record.get("versions", {}).items()}
         model = replace(model, about=about, card=card)
         save_model(model, path)
     write_text(path.with_suffix(CARD_SUFFIX), markdown(card))
@@ -258,7 +252,7 @@ def card_of(path: Path) -> str:
         ModelError: there is no model, or it has no card.
     """
     if path.is_dir():
-        return markdown(make_card(RunFolder(path), load_model(path)))
+        return markdown(make_card(Run(path), load_model(path)))
     card = load_model_file(path).card
     if card is None:
         raise ModelError(f"{path} has no card: an older nnseg made it, or it was another tool's; nnseg export RUN writes one")

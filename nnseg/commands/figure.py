@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nnseg.commands.case_pictures import examples
-from nnseg.core.dataset import Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.schedule import Epoch
-from nnseg.core.scores import Scores
-from nnseg.storage.run_folder import RunFolder, read_json
+from nnseg.storage.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +22,7 @@ INSTALL = "pip install 'nnseg[figures]'"
 FOLDER = "figures"
 
 
-def write_figures(run: RunFolder, what: What, out: Path | None = None) -> tuple[Path, ...]:
+def write_figures(run: Run, what: What, out: Path | None = None) -> tuple[Path, ...]:
     """The files of a figure, as PNG and as PDF.
 
     Args:
@@ -41,12 +39,12 @@ def write_figures(run: RunFolder, what: What, out: Path | None = None) -> tuple[
         if error.name != "matplotlib":
             raise
         raise RunError(f"figures need matplotlib; {INSTALL}") from None
-    if not run.record_file.exists():
+    if not run.exists:
         raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
     return write_figure(_built(run, what), (out or run.path / FOLDER) / what)
 
 
-def _built(run: RunFolder, what: What) -> Callable[[], Figure]:
+def _built(run: Run, what: What) -> Callable[[], Figure]:
     from nnseg.reporting.paper import (  # noqa: PLC0415
         cases_figure,
         curves_figure,
@@ -55,22 +53,21 @@ def _built(run: RunFolder, what: What) -> Callable[[], Figure]:
     )
 
     if what == "plan":
-        return partial(plan_figure, [folder.plan() for folder in run.plans()])
+        return partial(plan_figure, [folder.plan for folder in run.plans])
     if what == "curves":
         return partial(curves_figure, _histories(run))
-    if not run.scores_file.exists():
+    if (scores := run.scores) is None:
         raise RunError(f"{run.path} is not scored yet; go on with nnseg run")
-    scores = read_json(run.scores_file, Scores)
     if what == "scores":
         return partial(scores_figure, scores)
-    shown = examples(run, read_json(run.dataset_file, Dataset), scores)
+    shown = examples(run, run.dataset, scores)
     if not shown:
         raise RunError(f"no case of {run.path} can be shown: their scans, references or predictions are not where they were")
     return partial(cases_figure, shown)
 
 
-def _histories(run: RunFolder) -> dict[str, tuple[Epoch, ...]]:
-    found = run.histories()
+def _histories(run: Run) -> dict[str, tuple[Epoch, ...]]:
+    found = run.histories
     if not found:
         raise RunError(f"{run.path} has no training to show yet; begin one with nnseg train")
     return found

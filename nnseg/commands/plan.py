@@ -24,8 +24,8 @@ from nnseg.planning.planner import propose
 from nnseg.planning.preflight import Preflight, check_fits, preflight, with_first_stages
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.storage.datasets.read import content_hash
-from nnseg.storage.run_folder import SCHEMA_FILE, PlanFolder, RunFolder, read_folds, read_json, read_plan, write_json, write_plan
-from nnseg.storage.run_record import read_record, update_record
+from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
+from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
 from nnseg.system.parallel import map_items
 
@@ -49,7 +49,7 @@ class PlanOrigin(BaseModel):
     asked: str = ""
 
 
-def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
+def plan(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
     """The run's plans and folds: those on file, edits included, if the same is asked or decided again; else made anew.
 
     Args:
@@ -67,7 +67,7 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
     if asked == origin.asked and len(places := _places(run)) == len(origin.current):
         return places
     plans = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
-    keys, folders = tuple(p.key() for p in plans), run.plan_folders(plans)
+    keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
         if edited := _edited(run, origin):
             raise PlanError(
@@ -75,14 +75,14 @@ def plan(run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, opti
                 "or a new run folder, or delete the file to have it made anew"
             )
         origin = origin.model_copy(update={"written": (*origin.written, *keys)})
-        update_record(run, plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
-        for old in set(run.plan_files()) - {f.plan_file for f in folders}:
+        run.update_record(plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
+        for old in set(run.plan_files) - {f.plan_file for f in folders}:
             old.unlink(missing_ok=True)
             old.with_name(SCHEMA_FILE).unlink(missing_ok=True)
     for place, made in zip(folders, plans, strict=True):
         if origin.current != keys or not place.plan_file.exists():
             write_plan(place.plan_file, made)
-    update_record(run, plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
+    run.update_record(plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
     return folders
 
 
@@ -93,13 +93,13 @@ def _asked(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
     return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
 
 
-def _places(run: RunFolder) -> tuple[PlanFolder, ...]:
+def _places(run: Run) -> tuple[PlanFolder, ...]:
     """Where the run's plans stand; nothing if there is none."""
-    return run.plans() if any(file.exists() for file in run.plan_files()) else ()
+    return run.plans if any(file.exists() for file in run.plan_files) else ()
 
 
 def _decided(
-    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
+    run: Run, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
 ) -> tuple[Plan, ...]:
     """The plans that the planner comes to, after trying candidates where that is wanted and possible."""
     device, memory_gb = device_kind(options.device), options.memory_gb
@@ -131,7 +131,7 @@ def _as_asked(plan: Plan, options: Options) -> Plan:
 
 
 def _tried(
-    run: RunFolder,
+    run: Run,
     dataset: Dataset,
     fingerprint: Fingerprint,
     proposals: Sequence[Sequence[Proposal]],
@@ -155,17 +155,17 @@ def _tried(
     return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
 
 
-def estimate_cost(run: RunFolder, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
+def estimate_cost(run: Run, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
     """What the run's plans, as they stand, will cost.
 
     Raises:
         PlanError: one does not fit this machine; the message says what would.
     """
-    folds = read_folds(run)
+    folds = run.folds
     chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
     measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
     device = device_kind(options.device)
-    plans = [folder.plan() for folder in run.plans()]
+    plans = [folder.plan for folder in run.plans]
     alone = [preflight(p, fingerprint, measured, folds=chosen, workers=options.workers, device=device) for p in plans]
     found = with_first_stages(alone, plans)
     check_fits(found, room(run, options.device))
@@ -183,39 +183,39 @@ def findings_of(fingerprint: Fingerprint) -> tuple[Finding, ...]:
     return tuple(sorted(fingerprint.findings, key=lambda f: order[f.level]))
 
 
-def _origin(run: RunFolder) -> PlanOrigin:
+def _origin(run: Run) -> PlanOrigin:
     try:
-        return PlanOrigin.model_validate(read_record(run).get("plan") or {})
+        return PlanOrigin.model_validate(run.record.get("plan") or {})
     except ValidationError:
         return PlanOrigin()
 
 
-def _edited(run: RunFolder, origin: PlanOrigin) -> Path | None:
+def _edited(run: Run, origin: PlanOrigin) -> Path | None:
     """A plan that the planner did not write as it stands."""
-    files = [file for file in run.plan_files() if file.exists()]
+    files = [file for file in run.plan_files if file.exists()]
     return next((file for file in files if read_plan(file).key() not in origin.written), None)
 
 
 log = logging.getLogger(__name__)
 
 
-def known_or_measured_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint:
+def known_or_measured_fingerprint(dataset: Dataset, run: Run, workers: int) -> Fingerprint:
     """The dataset's fingerprint, measured anew only if a file of it has changed."""
     log.info("%s: %s", dataset.name, dataset.describe())
     known = _known_fingerprint(dataset, run, workers)
     if known is None:
         known = measure(dataset, workers=workers)
-        write_json(run.fingerprint_file, known)
+        run.fingerprint = known
     for finding in findings_of(known):
         if finding.level != "note":
             log.warning("%s: %s", finding.level, finding)
-    write_json(run.dataset_file, dataset)
+    run.dataset = dataset
     return known
 
 
-def _known_fingerprint(dataset: Dataset, run: RunFolder, workers: int) -> Fingerprint | None:
+def _known_fingerprint(dataset: Dataset, run: Run, workers: int) -> Fingerprint | None:
     try:
-        known, described = read_json(run.fingerprint_file, Fingerprint), read_json(run.dataset_file, Dataset)
+        known, described = run.fingerprint, run.dataset
     except RunError:  # there is none, or another version of nnseg wrote it: measuring again mends that
         return None
     if described != dataset or "format" not in known.model_fields_set:

@@ -17,8 +17,8 @@ from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_case
 from nnseg.storage.images.read import read_label_map
-from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json
-from nnseg.storage.run_record import timed
+from nnseg.storage.plan_folder import PlanFolder
+from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
@@ -51,36 +51,36 @@ class PreprocessingTask:
         CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)
 
 
-def preprocess_run(run: RunFolder, *, workers: int = 1) -> tuple[Finding, ...]:
+def preprocess_run(run: Run, *, workers: int = 1) -> tuple[Finding, ...]:
     """Preprocess a planned run; returns the cases that failed and why. A cascade's cases are left to the training before it.
 
     Raises:
         RunError: the run is not planned yet.
     """
     first, *later = in_order(run)
-    for plan in (folder.plan() for group in later for folder in group):
+    for plan in (folder.plan for group in later for folder in group):
         log.info("%s is shown the answers of %s, so its cases are made by nnseg train", plan.name, plan.previous)
-    with run.locked(), timed(run, "preprocess"):
-        dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
+    with run.locked(), run.timed("preprocess"):
+        dataset, fingerprint = run.dataset, run.fingerprint
         return preprocess_plans(run, first, dataset, fingerprint, workers=workers)
 
 
 def preprocess_plans(
-    run: RunFolder, plans: Sequence[PlanFolder], dataset: Dataset, fingerprint: Fingerprint, *, workers: int = 1
+    run: Run, plans: Sequence[PlanFolder], dataset: Dataset, fingerprint: Fingerprint, *, workers: int = 1
 ) -> tuple[Finding, ...]:
     """Preprocess every case for some plans of a run; returns the cases that failed and why."""
     return tuple(f for folder in plans for f in _preprocess_cases(run, folder, dataset, fingerprint, workers))
 
 
 def _preprocess_cases(
-    run: RunFolder, folder: PlanFolder, dataset: Dataset, fingerprint: Fingerprint, workers: int
+    run: Run, folder: PlanFolder, dataset: Dataset, fingerprint: Fingerprint, workers: int
 ) -> tuple[Finding, ...]:
     """Preprocess what is not there yet; returns the cases that failed and why.
 
     Raises:
         DatasetError: every case failed.
     """
-    plan, store, shown = folder.plan(), CaseStore(folder.cases), answers(run, folder.plan())
+    plan, store, shown = folder.plan, CaseStore(folder.cases), answers(run, folder.plan)
     keys, files = case_keys(plan, fingerprint, shown), {name: answer.file for name, answer in (shown or {}).items()}
     tasks = [
         PreprocessingTask(case=case, plan=plan, store=folder.cases, key=keys[case.name], previous=files.get(case.name))
@@ -98,9 +98,9 @@ def _preprocess_cases(
     return tuple(failures)
 
 
-def keys_of(run: RunFolder, folder: PlanFolder, fingerprint: Fingerprint) -> dict[str, str]:
+def keys_of(run: Run, folder: PlanFolder, fingerprint: Fingerprint) -> dict[str, str]:
     """The keys of a plan's preprocessed cases, see `case_keys`; a cascade's are those that the plan before has answered."""
-    plan = folder.plan()
+    plan = folder.plan
     return case_keys(plan, fingerprint, answers(run, plan))
 
 

@@ -19,9 +19,9 @@ from nnseg.core.options import default_workers, device_kind
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.planning.preflight import FreeResources
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
-from nnseg.storage.run_record import versions
-from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb
+from nnseg.storage.files import read_json, write_json
+from nnseg.storage.run import Run
+from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb, versions
 from nnseg.system.process import ChildProcess, launch
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _never(_plan: Plan, _trial: Trial) -> bool:
 
 
 def probe(
-    run: RunFolder,
+    run: Run,
     dataset: Dataset,
     fingerprint: Fingerprint,
     candidates: Iterable[Plan],
@@ -113,7 +113,7 @@ def probe(
     return known.model_copy(update={"trials": tuple(t for t in known.trials if t.key in kept)})
 
 
-def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto") -> Probe | None:
+def known_probe(run: Run, fingerprint: Fingerprint, *, device: str = "auto") -> Probe | None:
     """All that is on file for the run, if it was measured on this machine and dataset, and anything worked."""
     try:
         known = read_json(run.probe_file, Probe)
@@ -124,7 +124,7 @@ def known_probe(run: RunFolder, fingerprint: Fingerprint, *, device: str = "auto
     return known if same and any(not t.failed for t in known.trials) else None
 
 
-def room(run: RunFolder, device: str = "auto") -> FreeResources:
+def room(run: Run, device: str = "auto") -> FreeResources:
     """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
     there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
     return FreeResources(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
@@ -148,7 +148,7 @@ def _unmeasured(fingerprint: Fingerprint, device: str) -> Probe:
 
 
 @contextmanager
-def _workshop(run: RunFolder) -> Iterator[Path]:
+def _workshop(run: Run) -> Iterator[Path]:
     """A folder for cases and files of the trials; one that a killed process left behind is removed too."""
     folder = run.probe_folder
     shutil.rmtree(folder, ignore_errors=True)

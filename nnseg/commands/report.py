@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from nnseg.commands.case_pictures import shown_cases, still_pictures
@@ -24,10 +23,10 @@ from nnseg.crossval.trust import HeldOutCase, cross_fitted, held_of
 from nnseg.evaluation.calibration import Calibration, calibration
 from nnseg.reporting.report import write_report
 from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
+from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_json
-from nnseg.storage.run_record import read_record
+from nnseg.storage.run import Run
 
 Content = TypeVar("Content")
 
@@ -58,7 +57,7 @@ class RunEvidence:
     missing: Sequence[str] = ()
 
 
-def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> ReportContent:
+def story_of(run: Run, *, live: bool = False, device: str = "auto") -> ReportContent:
     """What there is to tell about a run.
 
     Args:
@@ -69,18 +68,18 @@ def story_of(run: RunFolder, *, live: bool = False, device: str = "auto") -> Rep
     Raises:
         RunError: the folder holds no run.
     """
-    if not run.record_file.exists():
+    if not run.exists:
         raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
-    dataset, fingerprint = read_json(run.dataset_file, Dataset), read_json(run.fingerprint_file, Fingerprint)
-    evidence, record = _evidence(run), read_record(run)
-    plans = [folder.plan() for folder in run.plans()]
+    dataset, fingerprint = run.dataset, run.fingerprint
+    evidence, record = _evidence(run), run.record
+    plans = [folder.plan for folder in run.plans]
     story = ReportContent(
         title=dataset.name,
         dataset=dataset.describe(),
         fingerprint=fingerprint,
         findings=(*_unmeasured(dataset, fingerprint), *findings_of(fingerprint)),
         plans=plans,
-        histories=run.histories(),
+        histories=run.histories,
         scores=evidence.scores,
         groups=evidence.groups,
         choice=evidence.choice,
@@ -105,39 +104,37 @@ def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ..
     return (Finding(level="note", message=told),)
 
 
-def _with_pictures(story: ReportContent, run: RunFolder, dataset: Dataset, device: str) -> ReportContent:
+def _with_pictures(story: ReportContent, run: Run, dataset: Dataset, device: str) -> ReportContent:
     assert story.scores is not None
     viewed = shown_cases(run, dataset, story.scores, story.trust, device=device)
     captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
     return replace(story, viewed=viewed, examples=still_pictures(run, dataset, captions))
 
 
-def _evidence(run: RunFolder) -> RunEvidence:
+def _evidence(run: Run) -> RunEvidence:
     missing: list[str] = []
 
-    def read(path: Path, kind: type[Content]) -> Content | None:
-        if not path.exists():
-            return None
+    def read(file: StoredFile[Content | None]) -> Content | None:
         try:
-            return read_json(path, kind)
+            return file.of(run)
         except RunError:
-            missing.append(f"{path.name} is damaged, or of another version of nnseg; nnseg run makes it anew")
+            missing.append(f"{file.name} is damaged, or of another version of nnseg; nnseg run makes it anew")
             return None
 
-    scores, trust = read(run.scores_file, Scores), read(run.trust_file, Trust)
+    scores, trust = read(Run.scores), read(Run.trust)
     written: dict[str, ScanRecord] = {}
-    folds: dict[int, Fold] = {}
+    folds: Mapping[int, Fold] = {}
     with suppress(NnsegError):  # folds that were not made yet
-        folds = dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
-        written = held_out_predictions(run.answers, folds)
+        folds = run.folds
+        written = held_out_predictions(run.predictions_folder, folds)
     return RunEvidence(
         scores=scores,
         trust=trust,
-        postprocessing=read(run.postprocessing_file, Postprocessing),
-        choice=read(run.choice_file, Choice),
+        postprocessing=read(Run.postprocessing),
+        choice=read(Run.choice),
         written=written,
         held=_held(written, scores, folds) if scores else (),
-        groups=read(run.groups_file, Grouped),
+        groups=read(Run.groups),
         missing=missing,
     )
 
@@ -187,11 +184,11 @@ def _predicted(written: Mapping[str, ScanRecord]) -> list[PredictedCase]:
 
 
 def _provenance(
-    run: RunFolder, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan], record: Mapping[str, Any]
+    run: Run, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan], record: Mapping[str, Any]
 ) -> dict[str, dict[str, str]]:
     folds = {}
     with suppress(NnsegError):
-        folds = {"folds": f"{len(read_json(run.folds_file, tuple[Fold, ...]))}, {_words(record.get('folds', {}))}"}
+        folds = {"folds": f"{len(run.folds)}, {_words(record.get('folds', {}))}"}
     groups = {
         "This run": {
             "command": str(record.get("command", "")),
@@ -214,7 +211,7 @@ def _words(settings: Mapping[str, Any]) -> str:
 log = logging.getLogger(__name__)
 
 
-def report(run: RunFolder, *, live: bool = False, device: str = "auto") -> None:
+def report(run: Run, *, live: bool = False, device: str = "auto") -> None:
     """Write ``report.html`` from what the run has so far.
 
     Args:
@@ -228,7 +225,7 @@ def report(run: RunFolder, *, live: bool = False, device: str = "auto") -> None:
     write_report(run.report_file, story_of(run, live=live, device=device))
 
 
-def report_quietly(run: RunFolder) -> None:
+def report_quietly(run: Run) -> None:
     """Write the page of a run that is training. What goes wrong is warned of once and costs the training nothing."""
     try:
         report(run, live=True)

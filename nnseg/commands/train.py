@@ -17,8 +17,8 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options, chosen_folds
 from nnseg.crossval.cascade import in_order, refuse_unshown, shown_to
 from nnseg.crossval.score import predict_folds
-from nnseg.storage.run_folder import PlanFolder, RunFolder, read_folds
-from nnseg.storage.run_record import timed
+from nnseg.storage.plan_folder import PlanFolder
+from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import ALONE, Ranks
 from nnseg.training.fold import TrainingRequest, train_fold
@@ -40,7 +40,7 @@ class RunTrainings:
         ranks: the processes that share each training.
     """
 
-    run: RunFolder
+    run: Run
     dataset: Dataset
     fingerprint: Fingerprint
     options: Options
@@ -54,28 +54,28 @@ class RunTrainings:
             Stopped: a signal asked for an end.
         """
         run, first = self.run, self.ranks.rank == 0
-        folds = read_folds(run)
+        folds = run.folds
         chosen = {number: folds[number] for number in chosen_folds(self.options.folds, len(folds))}
         problems: tuple[Finding, ...] = ()
         if first:
-            refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans(), run))})
-            if self.options.more or not set(chosen) <= set(self.finished(run.plans())):
+            refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans, run))})
+            if self.options.more or not set(chosen) <= set(self.finished(run.plans)):
                 estimate_cost(run, self.fingerprint, self.options)
-                run.forget()
+                run.remove_decisions()
         for plans in in_order(run):
             of = " the cascade" if shown_to(plans, run) else ""
             if first:
-                with timed(run, f"preprocess{of}"):
+                with run.timed(f"preprocess{of}"):
                     problems += self._make_ready(plans)
             self.ranks.wait()
-            with timed(run, f"train{of}") if first else nullcontext():
+            with run.timed(f"train{of}") if first else nullcontext():
                 if self._train(plans, chosen):
                     break
         return problems
 
     def finished(self, plans: Plans) -> dict[int, Fold]:
         """The folds that every one of some plans has been trained on, as plan and cases are now; the others are out of date."""
-        folds = dict(enumerate(read_folds(self.run)))
+        folds = self.run.folds
         keys = [(folder, keys_of(self.run, folder, self.fingerprint)) for folder in plans]
         return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
 
@@ -83,7 +83,7 @@ class RunTrainings:
         """Preprocess what is missing for some plans; the answers that cascades among them are shown are predicted before."""
         run, options, problems = self.run, self.options, tuple[Finding, ...]()
         if shown := shown_to(plans, run):
-            folds = dict(enumerate(read_folds(run)))
+            folds = run.folds
             problems = predict_folds(run, self.dataset, folds, device=options.device, plans=shown)
         return problems + preprocess_plans(run, plans, self.dataset, self.fingerprint, workers=options.workers)
 
@@ -112,12 +112,12 @@ class RunTrainings:
 
     def _options_of_one(self, folds: int) -> Options:
         """Those of a single training: its share of the budget."""
-        options, plans = self.options, len(self.run.plans())
+        options, plans = self.options, len(self.run.plans)
         if options.budget is None:
             return options
         return replace(options, budget=share(options.budget, plans=plans, folds=folds, beside=len(options.devices)))
 
 
-def locked(run: RunFolder, ranks: Ranks) -> AbstractContextManager[None]:
+def locked(run: Run, ranks: Ranks) -> AbstractContextManager[None]:
     """The run's lock, held by the first rank for all."""
     return run.locked() if ranks.rank == 0 else nullcontext()

@@ -16,7 +16,8 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import NnsegError, RunError, Stopped
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Options, default_workers
-from nnseg.storage.run_folder import PlanFolder, RunFolder
+from nnseg.storage.plan_folder import PlanFolder
+from nnseg.storage.run import Run
 from nnseg.system.process import ChildProcess, ParentConnection, launch
 from nnseg.system.stop import StopRequest
 from nnseg.training.fold import TrainingRequest, train_fold
@@ -52,7 +53,7 @@ class TrainingJob(FrozenModel):
     parent: int
 
 
-def train_side_by_side(run: RunFolder, jobs: Sequence[TrainingJob], stop: StopRequest) -> None:
+def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest) -> None:
     """Train all jobs, as many at a time as there are devices; a job that fails does not stop the others.
 
     Args:
@@ -112,7 +113,7 @@ def main() -> None:
     """Do the job that the parent sends; what goes wrong is the last line on stderr, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = ParentConnection().receive(TrainingJob)
-    with StopRequest(RunFolder(job.run).stop_file, clears=False, parent=job.parent) as stop:
+    with StopRequest(Run(job.run).stop_file, clears=False, parent=job.parent) as stop:
         order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
         try:
             train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
@@ -125,10 +126,10 @@ def main() -> None:
 
 
 def jobs_of(
-    run: RunFolder, folder: PlanFolder, folds: Mapping[int, Fold], keys: Mapping[str, str], options: Options
+    run: Run, folder: PlanFolder, folds: Mapping[int, Fold], keys: Mapping[str, str], options: Options
 ) -> list[TrainingJob]:
     """A job for each fold of a plan."""
-    name = folder.plan().name
+    name = folder.plan.name
     return [
         TrainingJob(
             name=f"{name} fold {number}",

@@ -13,8 +13,9 @@ from pathlib import Path
 from nnseg.core.dataset import listed
 from nnseg.core.errors import RunError
 from nnseg.core.plan import Plan
+from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
-from nnseg.storage.run_folder import PlanFolder, RunFolder, read_folds
+from nnseg.storage.run import Run
 
 Groups = tuple[tuple[PlanFolder, ...], ...]
 
@@ -27,28 +28,28 @@ class PreviousPrediction:
     hash: str
 
 
-def in_order(run: RunFolder) -> Groups:
+def in_order(run: Run) -> Groups:
     """The run's plans in groups: those of a group need what those before it predicted."""
-    plans = run.plans()
-    cascades = tuple(folder for folder in plans if folder.plan().previous)
+    plans = run.plans
+    cascades = tuple(folder for folder in plans if folder.plan.previous)
     return tuple(group for group in (tuple(folder for folder in plans if folder not in cascades), cascades) if group)
 
 
-def shown_to(group: Sequence[PlanFolder], run: RunFolder) -> tuple[PlanFolder, ...]:
+def shown_to(group: Sequence[PlanFolder], run: Run) -> tuple[PlanFolder, ...]:
     """The plans whose answers the cascades of a group are shown; none for other plans."""
-    return tuple(run.plan_called(name) for name in dict.fromkeys(folder.plan().previous for folder in group) if name)
+    return tuple(run.plan_folder(name) for name in dict.fromkeys(folder.plan.previous for folder in group) if name)
 
 
-def answers(run: RunFolder, plan: Plan) -> dict[str, PreviousPrediction] | None:
+def answers(run: Run, plan: Plan) -> dict[str, PreviousPrediction] | None:
     """What the plan's cascade is shown of each case, as far as it is predicted; None if it is shown nothing."""
     if plan.previous is None:
         return None
-    folder = run.plan_called(plan.previous).path
-    found = held_out_predictions(folder, dict(enumerate(read_folds(run))))
+    folder = run.plan_folder(plan.previous).path
+    found = held_out_predictions(folder, run.folds)
     return {name: PreviousPrediction(file=folder / w.file, hash=w.hash) for name, w in found.items() if w.status == "done"}
 
 
-def refuse_unshown(run: RunFolder, trained: Collection[int]) -> None:
+def refuse_unshown(run: Run, trained: Collection[int]) -> None:
     """Nothing, if every case will have the answers that the run's cascades are to be shown.
 
     Args:
@@ -58,11 +59,11 @@ def refuse_unshown(run: RunFolder, trained: Collection[int]) -> None:
     Raises:
         RunError: some case will have none.
     """
-    folds = read_folds(run)
+    folds = run.folds.values()
     held_out = {name for fold in folds for name in fold.held_out}
     unheld = {name for fold in folds for name in fold.training} - held_out
-    missing = [number for number in range(len(folds)) if number not in trained]
-    for cascade in (folder.plan() for folder in run.plans() if folder.plan().previous):
+    missing = [number for number in run.folds if number not in trained]
+    for cascade in (folder.plan for folder in run.plans if folder.plan.previous):
         if unheld:
             raise RunError(
                 f"{cascade.name} is shown how {cascade.previous} answers cases that it was not trained on, but no fold holds out "

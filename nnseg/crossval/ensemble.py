@@ -18,7 +18,7 @@ from nnseg.evaluation.evaluate import OVERLAP, FilePair, evaluate
 from nnseg.evaluation.model_selection import CandidateScores, select
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ OF_THE_SCAN = ("preprocess", "network", "restore")
 """Stages that a scan's price is made of; files are read and written alike, whoever answers."""
 
 
-def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Choice | None:
+def choose_model(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Choice | None:
     """The plans that are to answer, by what the given folds held out; written to ``choice.json``.
 
     A file that was decided on the same predictions and references stays, edited or not.
@@ -42,15 +42,15 @@ def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *,
     Returns:
         None if there is only one plan, or nothing was held out.
     """
-    tried = [_CandidatePredictions.of(run, plans, folds) for plans in ensembles_of(list(run.rivals()))]
+    tried = [_CandidatePredictions.of(run, plans, folds) for plans in ensembles_of(list(run.final_plans))]
     cases = [case for case in dataset.cases if case.labels and all(of.has(case.name) for of in tried)]
     if len(tried) == 1 or not cases:
-        run.choice_file.unlink(missing_ok=True)
+        run.choice = None
         return None
     hashes = {name_of(of.plans): [of.written[case.name].hash for case in cases] for of in tried}
     references = [(case.name, content_hash(case.files[-1:]), case.annotated) for case in cases]
     key = digest([RULE, references, hashes, dataset.labels.model_dump(mode="json")])
-    if run.choice_file.exists() and (known := read_json(run.choice_file, Choice)).key == key:
+    if (known := run.choice) and known.key == key:
         return known
     fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     scored = [of.scored(cases, dataset.labels, workers) for of in tried]
@@ -64,7 +64,7 @@ def choose_model(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *,
         for of, scores in zip(tried, scored, strict=True)
     ]
     choice = select(rivals, [fold_of[name] for name in common]).model_copy(update={"key": key})
-    write_json(run.choice_file, choice)
+    run.choice = choice
     for line in describe(choice):
         log.info("%s", line)
     return choice
@@ -84,8 +84,8 @@ class _CandidatePredictions:
     written: Mapping[str, ScanRecord]
 
     @classmethod
-    def of(cls, run: RunFolder, plans: Mapping[str, float], folds: Mapping[int, Fold]) -> _CandidatePredictions:
-        folder = run.ensemble(plans).path
+    def of(cls, run: Run, plans: Mapping[str, float], folds: Mapping[int, Fold]) -> _CandidatePredictions:
+        folder = run.ensemble_folder(plans).path
         return cls(plans=plans, folder=folder, written=held_out_predictions(folder, folds))
 
     def has(self, case: str) -> bool:

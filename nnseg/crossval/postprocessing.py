@@ -20,7 +20,7 @@ from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.statistics import sign_flip
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.predictions import held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,7 @@ PARTS = 5
 """That the cases of fewer than three folds are divided into for cross-validation, so that enough are left to choose."""
 
 
-def choose_postprocessing(
-    run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1
-) -> Postprocessing | None:
+def choose_postprocessing(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Postprocessing | None:
     """The mendings that the run's held-out predictions and their references ask for, written to ``postprocessing.json``.
 
     The predictions themselves stay as the networks gave them. A file that was decided on the same ones stays, edited or not.
@@ -59,7 +57,7 @@ def choose_postprocessing(
     Returns:
         None if nothing was held out.
     """
-    made, cases = run.answers, {case.name: case for case in dataset.cases}
+    made, cases = run.predictions_folder, {case.name: case for case in dataset.cases}
     pairs, parts, seen = [], {}, []
     fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     for name, written in held_out_predictions(made, folds).items():
@@ -70,11 +68,11 @@ def choose_postprocessing(
             seen.append((name, written.hash, content_hash([case.labels]), case.annotated))
     if not pairs:
         return None
-    key, file = digest([RULE, seen, dataset.labels.model_dump(mode="json")]), run.postprocessing_file
-    if file.exists() and (known := read_json(file, Postprocessing)).key == key:
+    key = digest([RULE, seen, dataset.labels.model_dump(mode="json")])
+    if (known := run.postprocessing) and known.key == key:
         return known
     chosen = choose(pairs, parts, dataset.labels, workers=workers).model_copy(update={"key": key})
-    write_json(file, chosen)
+    run.postprocessing = chosen
     log.info("postprocessing: %s", chosen.reason)
     return chosen
 

@@ -16,14 +16,16 @@ from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import FilePair, evaluate
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.load import merge
+from nnseg.storage.files import write_json
+from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run_folder import PlanFolder, RunFolder, write_json
+from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
 
 
 def predict_folds(
-    run: RunFolder,
+    run: Run,
     dataset: Dataset,
     folds: Mapping[int, Fold],
     *,
@@ -48,7 +50,7 @@ def predict_folds(
     return tuple(problems)
 
 
-def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Scores | None:
+def score(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Scores | None:
     """Score the held-out predictions of the given folds, and write ``scores.json``; with several plans also one for each of them.
 
     Groups of other scores than these are removed.
@@ -56,11 +58,11 @@ def score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, worker
     Returns:
         The run's scores; None if nothing was held out.
     """
-    before = _content(run.scores_file)
+    before = _content(Run.scores.path(run))
     scores = _score(run, dataset, folds, workers)
-    if run.groups_file.exists() and _content(run.scores_file) != before:
-        run.groups_file.unlink()
-        log.info("%s was of other scores, and is removed; nnseg evaluate %s --groups makes it anew", run.groups_file, run.path)
+    if Run.groups.path(run).exists() and _content(Run.scores.path(run)) != before:
+        run.groups = None
+        log.info("%s was of other scores, and is removed; nnseg evaluate %s --groups makes it anew", Run.groups.path(run), run.path)
     return scores
 
 
@@ -68,33 +70,33 @@ def _content(file: Path) -> bytes:
     return file.read_bytes() if file.exists() else b""
 
 
-def _score(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], workers: int) -> Scores | None:
-    answers, plans = run.answers, run.plans()
+def _score(run: Run, dataset: Dataset, folds: Mapping[int, Fold], workers: int) -> Scores | None:
+    answers, plans = run.predictions_folder, run.plans
     found = {folder.path: _score_into(folder.path, dataset, folds, workers) for folder in plans}
     if answers not in found:
         return _score_into(run.path, dataset, folds, workers, predictions=answers)
     scores = found[answers]
     if len(plans) > 1 and scores:
-        write_json(run.scores_file, scores)
+        run.scores = scores
     elif not scores:
-        run.scores_file.unlink(missing_ok=True)
+        run.scores = None
     return scores
 
 
-def candidates_of(run: RunFolder) -> tuple[Weights, ...]:
+def candidates_of(run: Run) -> tuple[Weights, ...]:
     """Weights of all plans and ensembles that may answer, and of the one that somebody has written into ``choice.json``."""
-    tried = {name_of(plans): plans for plans in ensembles_of(list(run.rivals()))}
-    chosen = dict[str, float]({folder.plan().name: weight for folder, weight in run.answering().items()})
+    tried = {name_of(plans): plans for plans in ensembles_of(list(run.final_plans))}
+    chosen = run.weights
     return tuple((tried | {name_of(chosen): tried.get(name_of(chosen), chosen)}).values())
 
 
 def _predict_fold(
-    run: RunFolder, number: int, held_out: tuple[Case, ...], device: str, plans: Sequence[PlanFolder] | None
+    run: Run, number: int, held_out: tuple[Case, ...], device: str, plans: Sequence[PlanFolder] | None
 ) -> dict[str, ScanRecord]:
-    rivals = run.rivals() if plans is None else {}
+    rivals = run.final_plans if plans is None else {}
     several = rivals if len(rivals) > 1 else {}
     written: dict[str, ScanRecord] = {}
-    for folder in plans or run.plans():
+    for folder in plans or run.plans:
         if folder not in several.values():
             model = _model_of(run, folder, number)
             job = PredictionJob(cases=held_out, out=folder.fold(number).predictions, key=model.key())
@@ -106,18 +108,20 @@ def _predict_fold(
     return written
 
 
-def _party(run: RunFolder, number: int, held_out: tuple[Case, ...], plans: Weights, models: Mapping[str, Model]) -> Ensemble:
+def _party(run: Run, number: int, held_out: tuple[Case, ...], plans: Weights, models: Mapping[str, Model]) -> Ensemble:
     keys = {name: models[name].key() for name in plans}
     key = keys[next(iter(plans))] if len(plans) == 1 else digest([name_of(plans), keys])
-    return Ensemble(plans=plans, job=PredictionJob(cases=held_out, out=run.ensemble(plans).fold(number).predictions, key=key))
+    return Ensemble(
+        plans=plans, job=PredictionJob(cases=held_out, out=run.ensemble_folder(plans).fold(number).predictions, key=key)
+    )
 
 
-def _model_of(run: RunFolder, folder: PlanFolder, number: int) -> Model:
+def _model_of(run: Run, folder: PlanFolder, number: int) -> Model:
     """A fold's model; a cascade's is shown the answer of the same fold's network, which has not seen the held-out cases either."""
-    model, previous = load_model_file(folder.fold(number).model_file), folder.plan().previous
+    model, previous = load_model_file(folder.fold(number).model_file), folder.plan.previous
     if previous is None:
         return model
-    return replace(model, previous=load_model_file(run.plan_called(previous).fold(number).model_file).members)
+    return replace(model, previous=load_model_file(run.plan_folder(previous).fold(number).model_file).members)
 
 
 def _score_into(

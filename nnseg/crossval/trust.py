@@ -22,9 +22,10 @@ from nnseg.core.scores import CaseScore, Scores
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit, ranges_of
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
+from nnseg.storage.files import read_json
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class HeldOutCase:
     key: str = ""
 
 
-def measure_trust(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *, device: str = "auto") -> Trust | None:
+def measure_trust(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, device: str = "auto") -> Trust | None:
     """How far the run's model can be trusted, from the held-out predictions of all given folds; written to ``trust.json``.
 
     Args:
@@ -89,21 +90,21 @@ def measure_trust(run: RunFolder, dataset: Dataset, folds: Mapping[int, Fold], *
     """
     held = held_out(run, folds)
     if len(held) < FEWEST_CASES:
-        run.trust_file.unlink(missing_ok=True)
+        run.trust = None
         log.info(
             "%d held-out cases are too few to measure how far the model can be trusted; %d are needed", len(held), FEWEST_CASES
         )
         return None
     key = digest([RULE, {h.score.name: h.score.model_dump(mode="json") for h in held}, {h.score.name: h.key for h in held}])
-    if run.trust_file.exists() and (known := read_json(run.trust_file, Trust)).key == key:
+    if (known := run.trust) and known.key == key:
         return known
-    trust = fit_trust(held, run.plans()[0].plan().channels).model_copy(update={"key": key})
+    trust = fit_trust(held, run.plans[0].plan.channels).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
         pairs = _answered_by_all(predictor, dataset, held[:: max(1, len(held) // FEW)][:FEW])
         trust = trust.model_copy(update={"together": together(pairs, few=networks // len(folds), many=networks)})
-    write_json(run.trust_file, trust)
+    run.trust = trust
     return trust
 
 
@@ -136,14 +137,14 @@ def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held
     return pairs
 
 
-def held_out(run: RunFolder, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
+def held_out(run: Run, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
     """The run's held-out cases that were predicted with their confidence, and scored.
 
     Raises:
         RunError: they are not scored yet.
     """
-    predicted = held_out_predictions(run.answers, folds)
-    return held_of(predicted, read_json(run.scores_file, Scores).cases if predicted else (), folds)
+    predicted = held_out_predictions(run.predictions_folder, folds)
+    return held_of(predicted, read_json(Run.scores.path(run), Scores).cases if predicted else (), folds)
 
 
 def held_of(written: Mapping[str, ScanRecord], scores: Iterable[CaseScore], folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:

@@ -9,15 +9,14 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from nnseg.core.decisions import Postprocessing
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.population import FEWEST_OF_ALL, Person, Population, population_of, volume_ml
-from nnseg.core.trust import Trust
 from nnseg.network.bundle import Member, Model, load_model_file
-from nnseg.storage.run_folder import PlanFolder, RunFolder, read_json, read_schedule
-from nnseg.storage.run_record import versions
+from nnseg.storage.plan_folder import PlanFolder
+from nnseg.storage.run import Run
+from nnseg.system.machine import versions
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +34,27 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
         return _chosen(load_model_file(path), path, folds)
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
-    run = RunFolder(path)
-    answering = run.answering()
-    members = tuple(replace(m, weight=weight) for folder, weight in answering.items() for m in _trained(run, folder, folds))
+    run = Run(path)
+    plans = run.final_plans
+    members = tuple(replace(m, weight=weight) for name, weight in run.weights.items() for m in _trained(run, plans[name], folds))
     shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
-    previous = tuple(m for name in shown for m in _trained(run, run.plan_called(name), folds))
+    previous = tuple(m for name in shown for m in _trained(run, run.plan_folder(name), folds))
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
-    postprocessed = read_json(run.postprocessing_file, Postprocessing).mendings if run.postprocessing_file.exists() else ()
-    trust = read_json(run.trust_file, Trust) if run.trust_file.exists() else None
+    postprocessed = run.postprocessing.mendings if run.postprocessing else ()
     return Model(
         members=members,
         about=about,
         previous=previous,
         postprocessing=postprocessed,
-        trust=trust,
+        trust=run.trust,
         population=population_of_run(run),
     )
 
 
-def population_of_run(run: RunFolder) -> Population | None:
+def population_of_run(run: Run) -> Population | None:
     """The volumes in a run's training set; None if it was not measured, as by older versions, or too few cases were."""
     with suppress(RunError):
-        return training_population(read_json(run.fingerprint_file, Fingerprint))
+        return training_population(run.fingerprint)
     return None
 
 
@@ -95,7 +93,7 @@ def _chosen(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
     return replace(model, members=members, previous=previous)
 
 
-def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) -> list[Member]:
+def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> list[Member]:
     """The networks of a plan's trained folds, or of the chosen ones."""
     trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
     missing = set(folds or ()) - set(trained)
@@ -103,12 +101,12 @@ def _trained(run: RunFolder, folder: PlanFolder, folds: tuple[int, ...] | None) 
         raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {run.path}")
     chosen = {number: member for number, member in trained.items() if folds is None or number in folds}
     for number, member in chosen.items():
-        if member.plan.key() != folder.plan().key():
+        if member.plan.key() != folder.plan.key():
             raise ModelError(
                 f"fold {number} was trained by another plan than {folder.plan_file} is now; run nnseg train {run.path} to renew "
                 "it, or choose other folds"
             )
-        schedule = read_schedule(folder.fold(number))
+        schedule = folder.fold(number).schedule()
         if schedule and schedule.ended is None:
             log.warning("the training of %s fold %d was stopped; its network is used as it was then", member.plan.name, number)
     return list(chosen.values())

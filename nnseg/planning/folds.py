@@ -17,8 +17,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Split
 from nnseg.storage.datasets.groups import TABLES, find_subjects, read_groups
-from nnseg.storage.run_folder import RunFolder, read_folds, read_json, write_json
-from nnseg.storage.run_record import read_record, update_record
+from nnseg.storage.run import Run
 
 
 def make_folds(
@@ -171,7 +170,7 @@ class FoldSettings(FrozenModel):
 
 
 def decide_folds(
-    run: RunFolder, dataset: Dataset | None, fingerprint: Fingerprint, *, split: Split = "auto", group_by: str | None = None
+    run: Run, dataset: Dataset | None, fingerprint: Fingerprint, *, split: Split = "auto", group_by: str | None = None
 ) -> tuple[Fold, ...]:
     """The run's folds: those on file if they divide the usable cases as asked for, else made anew and written.
 
@@ -198,9 +197,9 @@ def decide_folds(
         if blocks:
             log.info("folds are blocks of neighbours, as for numbered slices of one stack (--split random to shuffle)")
         folds = make_folds(labels.keys(), blocks=blocks, groups=groups, labels=labels)
-        write_json(run.folds_file, folds)
-        update_record(run, folds=asked.model_dump())  # after the file, so that a kill between leaves no unmet request
-    _refuse_divided(run.folds_file, folds, groups)
+        run.folds = dict(enumerate(folds))
+        run.update_record(folds=asked.model_dump())  # after the file, so that a kill between leaves no unmet request
+    _refuse_divided(Run.folds.path(run), folds, groups)
     for finding in (*_nothing_held_out(folds, groups), *missing_labels(folds, labels)):
         log.warning("%s: %s", finding.level, finding)
     return folds
@@ -217,9 +216,9 @@ def shown_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     }
 
 
-def _asked_before(run: RunFolder) -> FoldSettings:
+def _asked_before(run: Run) -> FoldSettings:
     try:
-        record = read_record(run)
+        record = run.record
         former = {"split": (record.get("plan") or {}).get("split", "auto")}  # where earlier versions kept it
         return FoldSettings.model_validate(record.get("folds") or former)
     except ValidationError:
@@ -231,9 +230,9 @@ def _absolute(group_by: str | None) -> str | None:
     return str(Path(group_by).resolve()) if group_by and Path(group_by).suffix.lower() in TABLES else group_by
 
 
-def _known_dataset(run: RunFolder) -> Dataset | None:
+def _known_dataset(run: Run) -> Dataset | None:
     """The dataset that the run was made from; None if it was planned from a fingerprint alone."""
-    return read_json(run.dataset_file, Dataset) if run.dataset_file.exists() else None
+    return run.dataset if Run.dataset.path(run).exists() else None
 
 
 def _groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
@@ -247,14 +246,14 @@ def _groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
     return subjects
 
 
-def _folds_on_file(run: RunFolder, fingerprint: Fingerprint, *, changed: bool) -> tuple[Fold, ...] | None:
+def _folds_on_file(run: Run, fingerprint: Fingerprint, *, changed: bool) -> tuple[Fold, ...] | None:
     """Those on file, if they divide the usable cases and nothing else was asked for since."""
-    if not run.folds_file.exists():
+    if not Run.folds.path(run).exists():
         return None
     if changed:
         log.warning("another division of the cases is asked for than before: dividing them into folds anew")
         return None
-    folds = read_folds(run)
+    folds = tuple(run.folds.values())
     if {n for f in folds for n in (*f.training, *f.held_out)} != {case.name for case in fingerprint.cases}:
         log.warning("the cases have changed: dividing them into folds anew")
         return None

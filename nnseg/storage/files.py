@@ -1,4 +1,4 @@
-"""Writing files so that a file under its final name is complete."""
+"""JSON, TOML and text files: read strictly, written so that a file under its final name is complete."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import PlanError, RunError
+
+Content = TypeVar("Content")
 
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -80,3 +84,93 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise PlanError(f"{path} is not valid TOML: {error}") from None
     except (ValueError, RecursionError):  # Python's own limits
         raise PlanError(f"{path} holds a number of thousands of digits, or lists nested too deeply") from None
+
+
+def read_json(path: Path, kind: type[Content]) -> Content:
+    """The content of a JSON file.
+
+    Raises:
+        RunError: the file is missing, or its content is not of this kind.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; run the verb that makes it, or nnseg run") from None
+    except ValidationError as error:
+        wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
+        raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a dataclass or pydantic model as indented JSON."""
+    write_text(path, TypeAdapter(type(content)).dump_json(content, indent=1).decode() + "\n")
+
+
+class _HasPath(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class PathIn:
+    """The path of a file or folder of a fixed name, as an attribute of the object that stands for the folder in which it lies."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: _HasPath, owner: type) -> Path:
+        return folder.path / self.name
+
+
+class StoredFile(Generic[Content]):
+    """The content of one file, as an attribute of the object that stands for the file's folder.
+
+    It is read when first needed, and again only after the file has changed. Assigning to the attribute writes the file, assigning
+    None removes it. As an attribute of the class it is this description of the file.
+
+    Args:
+        name: of the file.
+        read: the content of a path.
+        write: content to a path.
+    """
+
+    def __init__(self, name: str, read: Callable[[Path], Content], write: Callable[[Path, Content], None] = write_json) -> None:
+        self.name, self._read, self._write = name, read, write
+
+    @overload
+    def __get__(self, folder: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, folder: _HasPath, owner: type) -> Content: ...
+    def __get__(self, folder: _HasPath | None, owner: type) -> Self | Content:
+        return self if folder is None else self.of(folder)
+
+    def __set__(self, folder: _HasPath, content: Content) -> None:
+        if content is None:
+            self.path(folder).unlink(missing_ok=True)
+        else:
+            self._write(self.path(folder), content)
+
+    def of(self, folder: _HasPath) -> Content:
+        """The content of the file in a folder."""
+        path, key = self.path(folder), f"content of {self.name}"
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            version = (state.st_ino, state.st_mtime_ns, state.st_size)
+            known: tuple[object, Content] | None = folder.__dict__.get(key)
+            if known is None or known[0] != version:
+                known = folder.__dict__[key] = (version, self._read(path))
+            return known[1]
+        return self._read(path)
+
+    def path(self, folder: _HasPath) -> Path:
+        """Where the file is in a folder."""
+        return folder.path / self.name
+
+
+def json_file(name: str, kind: type[Content]) -> StoredFile[Content]:
+    """A JSON file that must exist where its content is used."""
+    return StoredFile(name, lambda path: read_json(path, kind))
+
+
+def optional_json_file(name: str, kind: type[Content]) -> StoredFile[Content | None]:
+    """A JSON file that need not exist; its content is None then."""
+    return StoredFile(name, lambda path: read_json(path, kind) if path.exists() else None)

@@ -20,8 +20,9 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.core.trust import Confidence
-from nnseg.storage.run_folder import FoldFolder, read_json, write_json
-from nnseg.storage.run_record import versions
+from nnseg.storage.files import read_json, write_json
+from nnseg.storage.plan_folder import FoldFolder
+from nnseg.system.machine import versions
 
 log = logging.getLogger(__name__)
 

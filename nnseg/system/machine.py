@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 GIGABYTE = 1e9
@@ -243,3 +245,19 @@ def _group(proc: Path) -> str:
         if found:
             return found[1]
     return ""
+
+
+PACKAGES = ("nnseg", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "scikit-image", "batchgenerators", "blosc2", "safetensors")
+"""Packages whose version can change a result."""
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Installed versions of the `PACKAGES`."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -22,7 +22,8 @@ from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import exact, resolve_device
 from nnseg.network.transfer import freeze
 from nnseg.storage.cases import CaseStore, StoredCase
-from nnseg.storage.run_folder import FoldFolder, PlanFolder, write_json
+from nnseg.storage.files import write_json
+from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import ALONE, Ranks, TrainingContext
 from nnseg.training.learner import Learner, fresh_network
@@ -81,7 +82,7 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
         Stopped: a signal asked for an end; everything is saved.
     """
     start, ranks, options = time.perf_counter(), order.ranks, order.options
-    plan, place, target = folder.plan(), folder.fold(number), resolve_device(options.device)
+    plan, place, target = folder.plan, folder.fold(number), resolve_device(options.device)
     key = training_key(folder, number, fold, keys)
     schedule = ranks.agreed(on_file(place, key, plan, options) if ranks.rank == 0 else None)
     if schedule and schedule.ended is not None and ranks.agreed(is_whole(place)):

@@ -19,7 +19,7 @@ from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.network.load import load_model
 from nnseg.network.transfer import adapt
 from nnseg.storage.cases import CaseStore, StoredCase
-from nnseg.storage.run_folder import FoldFolder, PlanFolder, read_schedule
+from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Patches
@@ -106,7 +106,7 @@ log = logging.getLogger(__name__)
 def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:
     """A digest of all that the weights of a fold depend on: the plan, and the preprocessed cases it has."""
     training, held_out = ({c: keys[c] for c in preprocessed(folder, names, keys)} for names in (fold.training, fold.held_out))
-    return digest([folder.plan().key(), number, training, held_out])
+    return digest([folder.plan.key(), number, training, held_out])
 
 
 def preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[str]:
@@ -118,14 +118,14 @@ def preprocessed(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, 
 def is_trained(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> bool:
     """Is the fold's training finished, with the plan and the cases as they are now?"""
     place = folder.fold(number)
-    schedule = read_schedule(place)
+    schedule = place.schedule()
     finished = schedule and schedule.ended is not None and place.model_file.exists()
     return bool(finished and schedule and schedule.key == training_key(folder, number, fold, keys))
 
 
 def known_schedule(place: FoldFolder, key: str) -> Schedule | None:
     """The schedule on file if it is for the same work. Other work is set aside, not deleted, and taken back if it fits again."""
-    schedule = read_schedule(place)
+    schedule = place.schedule()
     if schedule and schedule.key == key:
         return schedule
     if place.schedule_file.exists():
@@ -133,7 +133,7 @@ def known_schedule(place: FoldFolder, key: str) -> Schedule | None:
         place.path.rename(aside.path)
         log.warning("plan or cases of %s have changed; what was trained is kept as %s", place.path.name, aside.path.name)
     for old in sorted(place.path.parent.glob(f"replaced_*_{place.path.name}")):
-        schedule = read_schedule(FoldFolder(old))
+        schedule = FoldFolder(old).schedule()
         if schedule and schedule.key == key and not place.path.exists():
             old.rename(place.path)
             log.info("%s fits again: it is taken back as %s", old.name, place.path.name)

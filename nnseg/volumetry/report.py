@@ -16,10 +16,10 @@ from nnseg.core.population import Person, Population, population_of
 from nnseg.network.bundle import load_model_file
 from nnseg.network.load import population_of_run
 from nnseg.reporting.payload import ViewerCase
-from nnseg.storage.files import write_text
+from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, Preview, pictures, report_html, sheet_html, sheet_name
 from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
@@ -48,7 +48,7 @@ def read_population(path: Path, labels: Labels) -> Population:
         raise DatasetError(f"{path} holds predictions whose volumes are not known yet; give nnseg report {path} first")
     if not path.exists():
         raise DatasetError(f"there is no population {path}; give a CSV file, a run, a model, or a folder with a volumes.json")
-    found = population_of_run(RunFolder(path)) if path.is_dir() else load_model_file(path).population
+    found = population_of_run(Run(path)) if path.is_dir() else load_model_file(path).population
     if found is None:
         raise DatasetError(f"{path} does not know the volumes of its training set; give a run, a model, or a CSV file that does")
     return found

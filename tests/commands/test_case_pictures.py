@@ -17,10 +17,12 @@ from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import cross_fitted, held_out
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_answer
+from nnseg.storage.plan_folder import write_plan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
-from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
+from nnseg.storage.run import Run
 
 SECONDS = 25.0
 
@@ -31,19 +33,19 @@ def dataset(ball_dataset: Path) -> Dataset:
 
 
 @pytest.fixture
-def run(tmp_path: Path, dataset: Dataset) -> RunFolder:
+def run(tmp_path: Path, dataset: Dataset) -> Run:
     """Six held-out cases in two folds; the later one, the further its prediction lies beside, and the less was it trusted."""
-    run, names = RunFolder(tmp_path / "run"), [case.name for case in dataset.cases]
+    run, names = Run(tmp_path / "run"), [case.name for case in dataset.cases]
     folds = (Fold(training=tuple(names[3:]), held_out=tuple(names[:3])), Fold(training=tuple(names[:3]), held_out=tuple(names[3:])))
     write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": dataset.labels}))
-    write_json(run.folds_file, folds)
+    write_json(run.path / "folds.json", folds)
     for number, fold in enumerate(folds):
         written = {name: _predict(run, dataset, name, number, names.index(name)) for name in fold.held_out}
         write_json(run.fold(number).predictions / RECORD, Predictions(cases=written))
     return run
 
 
-def _predict(run: RunFolder, dataset: Dataset, name: str, fold: int, shift: int) -> ScanRecord:
+def _predict(run: Run, dataset: Dataset, name: str, fold: int, shift: int) -> ScanRecord:
     case = next(c for c in dataset.cases if c.name == name)
     scan, reference = read_scan(case.images), read_label_map(case.labels)
     answer = LabelMap(labels=np.roll(reference.labels, shift, axis=2), grid=reference.grid)
@@ -79,14 +81,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return calls
 
 
-def scored(run: RunFolder, dataset: Dataset) -> Scores:
+def scored(run: Run, dataset: Dataset) -> Scores:
     found = score(run, dataset, folds_of(run))
     assert found is not None
     return found
 
 
-def folds_of(run: RunFolder) -> dict[int, Fold]:
-    return dict(enumerate(read_json(run.folds_file, tuple[Fold, ...])))
+def folds_of(run: Run) -> dict[int, Fold]:
+    return run.folds
 
 
 def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked):

@@ -12,7 +12,7 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Scores
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.storage.run_folder import write_json
+from nnseg.storage.files import write_json
 
 LABELS = Labels(names=("background", "ball"), values=(0, 3))
 

@@ -11,7 +11,7 @@ from nnseg.cli import app
 from nnseg.commands.evaluate import evaluate_folders, parse_tolerances, read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.scores import Scores
-from nnseg.storage.run_folder import read_json
+from nnseg.storage.files import read_json
 
 
 def write(folder: Path, name: str, labels: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Failure
 from nnseg.evaluation.evaluate import case_score, summarize
-from nnseg.storage.run_folder import RunFolder, write_json
+from nnseg.storage.files import write_json
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "ball"), values=(0, 1))
 SCORES = summarize([case_score(f"c{i}", {"ball": Counts(tp=60 + i, fp=5, fn=40 - i, tn=99)}) for i in range(12)], LABELS)
@@ -30,9 +31,9 @@ def run(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
     dataset = Dataset(name="balls", folder=tmp_path, layout="", cases=tuple(cases), channels=("MR",), labels=LABELS, suffix=".dcm")
-    write_json(RunFolder(path).dataset_file, dataset)
-    write_json(RunFolder(path).scores_file, SCORES)
-    return RunFolder(path)
+    Run(path).dataset = dataset
+    Run(path).scores = SCORES
+    return Run(path)
 
 
 @pytest.mark.parametrize("of_run", [True, False])
@@ -69,7 +70,7 @@ def test_the_verb_shows_a_runs_scores_by_group_and_keeps_them(run, tmp_path):
     assert result.exit_code == 0, result.output
     assert "4 cases: too few to say what such cases are like" in result.output
     assert "site: its groups differ in Dice (12 cases, Kruskal-Wallis by permutation" in result.output
-    written = json.loads(run.groups_file.read_text())
+    written = json.loads((run.path / "groups.json").read_text())
     assert [(g["by"], g["value"], g["n"]) for g in written["groups"]] == [("site", "A", 4), ("site", "B", 8)]
 
 
@@ -92,7 +93,9 @@ def test_the_verb_asks_for_references_where_there_is_no_run(run, tmp_path):
 
 
 def test_failed_cases_of_a_run_are_named_whenever_its_scores_are_shown(run):
-    write_json(run.scores_file, SCORES.model_copy(update={"failed": (Failure(name="c99", reason="its label map is gone"),)}))
+    write_json(
+        (run.path / "scores.json"), SCORES.model_copy(update={"failed": (Failure(name="c99", reason="its label map is gone"),)})
+    )
     result = CliRunner().invoke(app, ["evaluate", str(run.path)])
     assert result.exit_code == 1
     assert "case c99: its label map is gone" in result.output

@@ -16,7 +16,8 @@ from nnseg.core.trust import Trust
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.groups import group_scores
 from nnseg.network.bundle import Member, Model
-from nnseg.storage.run_folder import RunFolder, write_json
+from nnseg.storage.files import write_json
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "big", "rare"), values=(0, 1, 2))
 
@@ -46,8 +47,8 @@ def scored(*dices: float):
     return summarize(cases, LABELS)
 
 
-def said(run: RunFolder, cases, *, scores=None, trust=None, folds=(0,), of=1) -> str:
-    write_json(run.folds_file, tuple(Fold(training=(), held_out=()) for _ in range(of)))
+def said(run: Run, cases, *, scores=None, trust=None, folds=(0,), of=1) -> str:
+    write_json(run.path / "folds.json", tuple(Fold(training=(), held_out=()) for _ in range(of)))
     fingerprint = Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=cases, intensities=())
     dataset = Dataset(name="Bars", folder=Path(), layout="", cases=(), channels=("CT",), labels=LABELS, suffix=".nii")
     model = Model(members=tuple(Member(plan=AnyPlan(), fold=fold, weights={}) for fold in folds), trust=trust)
@@ -55,8 +56,8 @@ def said(run: RunFolder, cases, *, scores=None, trust=None, folds=(0,), of=1) ->
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return RunFolder(tmp_path)
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
 
 
 def test_a_model_of_which_nothing_is_known_says_so(run):
@@ -91,7 +92,7 @@ def test_missing_folds_few_cases_and_partial_labels_are_named(run):
 def test_the_worst_group_and_small_groups_are_named(run):
     scores = scored(*[0.9] * 10, 0.6, 0.6)
     cohorts = {"site": {f"c{i}": "A" if i < 10 else "B" for i in range(12)}}
-    write_json(run.groups_file, Grouped(groups=group_scores(scores, cohorts), tests=()))
+    run.groups = Grouped(groups=group_scores(scores, cohorts), tests=())
     text = said(run, (case(0),), scores=scores)
     assert "Of the groups by site, B fares worst: mean Dice 0.450." in text
     assert "Of some groups by site there are too few cases to judge by: B (2)." in text
@@ -100,18 +101,18 @@ def test_the_worst_group_and_small_groups_are_named(run):
 def test_scores_of_the_cases_that_chose_the_plans_are_said_to_be_flattered(run):
     cases = (case(0), case(1))
     assert "flatters" not in said(run, cases, scores=scored(0.8, 0.9))
-    write_json(run.choice_file, Choice(plans={"3d": 1.0}))
+    run.choice = Choice(plans={"3d": 1.0})
     assert "Its plans were chosen by the held-out cases that its scores are of" in said(run, cases, scores=scored(0.8, 0.9))
 
 
 def test_groups_that_another_nnseg_wrote_are_left_out_and_named(run, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("nnseg"), "propagate", True)  # the command line may have run before
-    run.groups_file.write_text('{"groups": 1}')
+    (run.path / "groups.json").write_text('{"groups": 1}')
     assert "Of the groups" not in said(run, (case(0),), scores=scored(0.8))
     assert "groups.json is damaged, or of another version of nnseg, and not on the card" in caplog.text
 
 
 def test_a_model_is_not_written_where_its_card_belongs(run):
-    run.record_file.write_text("{}")
+    (run.path / "run.json").write_text("{}")
     with pytest.raises(RunError, match=r"call the model best\.nnseg"):
         export(run, run.path / "best.md")

@@ -4,14 +4,14 @@ import pytest
 
 from nnseg.commands.figure import write_figures
 from nnseg.core.errors import RunError
-from nnseg.storage.run_folder import RunFolder
+from nnseg.storage.run import Run
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
+def run(tmp_path) -> Run:
+    folder = Run(tmp_path / "run")
     folder.path.mkdir()
-    folder.record_file.write_text("{}")
+    (folder.path / "run.json").write_text("{}")
     return folder
 
 
@@ -28,4 +28,4 @@ def test_a_run_that_has_not_come_so_far_says_what_is_missing(run, tmp_path):
         with pytest.raises(RunError, match=reason):
             write_figures(run, what)
     with pytest.raises(RunError, match="is not a run folder"):
-        write_figures(RunFolder(tmp_path), "plan")
+        write_figures(Run(tmp_path), "plan")

@@ -11,7 +11,7 @@ import nnseg.commands.plan as module
 from nnseg.commands.plan import known_or_measured_fingerprint
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.run_folder import RunFolder
+from nnseg.storage.run import Run
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def surveyed(ball_dataset: Path, tmp_path: Path, measured: list[str]):
     """A copy of the dataset, and a run that has its fingerprint."""
-    folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), RunFolder(tmp_path / "run")
+    folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), Run(tmp_path / "run")
     run.path.mkdir()
     fingerprint = known_or_measured_fingerprint(read_dataset(folder), run, 1)
     return folder, run, fingerprint
@@ -61,7 +61,7 @@ def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measur
 )
 def test_fingerprint_of_another_version_is_made_anew(surveyed, measured: list[str], changed):
     folder, run, fingerprint = surveyed
-    run.fingerprint_file.write_text(json.dumps(changed(json.loads(run.fingerprint_file.read_text()))))
+    (run.path / "fingerprint.json").write_text(json.dumps(changed(json.loads((run.path / "fingerprint.json").read_text()))))
     assert known_or_measured_fingerprint(read_dataset(folder), run, 1) == fingerprint
     assert len(measured) == 2
-    assert Fingerprint.model_validate_json(run.fingerprint_file.read_bytes()) == fingerprint
+    assert Fingerprint.model_validate_json((run.path / "fingerprint.json").read_bytes()) == fingerprint

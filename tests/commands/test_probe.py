@@ -16,7 +16,7 @@ from nnseg.planning.measure import measure
 from nnseg.planning.planner import propose
 from nnseg.planning.recipe import load_recipe
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.run_folder import RunFolder
+from nnseg.storage.run import Run
 from nnseg.system import process
 
 
@@ -33,11 +33,9 @@ def tiny_plan(balls: tuple[Dataset, Fingerprint], tiny_recipe: Path) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def measured(
-    balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[RunFolder, Probe]:
+def measured(balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Probe]:
     """A run with a probe of the tiny plan, made by real processes."""
-    run = RunFolder(tmp_path_factory.mktemp("run"))
+    run = Run(tmp_path_factory.mktemp("run"))
     return run, probe(run, *balls, [tiny_plan], device="cpu")
 
 
@@ -46,7 +44,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "own_process", lambda *_: (sys.executable, "-c", suicide))
 
 
-def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[RunFolder, Probe], tiny_plan: Plan) -> None:
+def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[Run, Probe], tiny_plan: Plan) -> None:
     trial = measured[1].of(tiny_plan)
     assert trial is not None
     assert not trial.failed
@@ -62,7 +60,7 @@ def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[RunFolder
     assert trial.checkpoint_bytes > 3 * trial.model_bytes - 40_000
 
 
-def test_handling_measures_cases_and_predictions(measured: tuple[RunFolder, Probe], tiny_plan: Plan) -> None:
+def test_handling_measures_cases_and_predictions(measured: tuple[Run, Probe], tiny_plan: Plan) -> None:
     handling = measured[1].handling_of(tiny_plan)
     assert handling is not None
     assert not handling.failed
@@ -72,7 +70,7 @@ def test_handling_measures_cases_and_predictions(measured: tuple[RunFolder, Prob
     assert handling.label_bytes > 0
 
 
-def test_a_probe_says_what_was_measured(measured: tuple[RunFolder, Probe], balls: tuple[Dataset, Fingerprint]) -> None:
+def test_a_probe_says_what_was_measured(measured: tuple[Run, Probe], balls: tuple[Dataset, Fingerprint]) -> None:
     found = measured[1]
     assert found.device == "cpu"
     assert found.threads >= 1
@@ -81,12 +79,12 @@ def test_a_probe_says_what_was_measured(measured: tuple[RunFolder, Probe], balls
     assert found.dataset == balls[1].key
 
 
-def test_nothing_is_left_beside_the_record(measured: tuple[RunFolder, Probe]) -> None:
+def test_nothing_is_left_beside_the_record(measured: tuple[Run, Probe]) -> None:
     assert [path.name for path in measured[0].path.iterdir()] == ["probe.json"]
 
 
 def test_what_is_known_is_not_measured_again(
-    measured: tuple[RunFolder, Probe],
+    measured: tuple[Run, Probe],
     balls: tuple[Dataset, Fingerprint],
     tiny_plan: Plan,
     monkeypatch: pytest.MonkeyPatch,
@@ -97,9 +95,7 @@ def test_what_is_known_is_not_measured_again(
     assert (measured[0].path / "probe.json").read_bytes() == before
 
 
-def test_a_changed_dataset_or_device_is_measured_anew(
-    measured: tuple[RunFolder, Probe], balls: tuple[Dataset, Fingerprint]
-) -> None:
+def test_a_changed_dataset_or_device_is_measured_anew(measured: tuple[Run, Probe], balls: tuple[Dataset, Fingerprint]) -> None:
     fewer = balls[1].model_copy(update={"cases": balls[1].cases[1:]})
     assert known_probe(measured[0], balls[1], device="cpu") == measured[1]
     assert known_probe(measured[0], fewer, device="cpu") is None
@@ -110,18 +106,18 @@ def test_a_process_that_is_killed_is_a_trial_that_failed(
     balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(monkeypatch)
-    [trial] = probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu").trials
+    [trial] = probe(Run(tmp_path), *balls, [tiny_plan], device="cpu").trials
     assert "killed (SIGKILL)" in trial.failed
     assert trial.key == trial_key(tiny_plan)
     assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
-    assert known_probe(RunFolder(tmp_path), balls[1], device="cpu") is None  # nothing worked: worth another attempt
+    assert known_probe(Run(tmp_path), balls[1], device="cpu") is None  # nothing worked: worth another attempt
 
 
 def test_a_process_that_fails_says_why(
     balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "own_process", lambda *_: (sys.executable, "-c", "raise ValueError('no such thing')"))
-    [trial] = probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu").trials
+    [trial] = probe(Run(tmp_path), *balls, [tiny_plan], device="cpu").trials
     assert trial.failed == "its process failed: ValueError: no such thing"
 
 
@@ -136,7 +132,7 @@ def test_trying_ends_when_it_is_enough(
             made.append(batch)
             yield tiny_plan.model_copy(update={"training": tiny_plan.training.model_copy(update={"batch_size": batch})})
 
-    found = probe(RunFolder(tmp_path), *balls, candidates(), device="cpu", enough=lambda plan, _: plan.training.batch_size == 3)
+    found = probe(Run(tmp_path), *balls, candidates(), device="cpu", enough=lambda plan, _: plan.training.batch_size == 3)
     assert made == [2, 3]
     assert len(found.trials) == 2
 
@@ -150,7 +146,7 @@ def test_an_interruption_leaves_no_cases_behind(
 
     monkeypatch.setattr(verb, "launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        probe(RunFolder(tmp_path), *balls, [tiny_plan], device="cpu")
+        probe(Run(tmp_path), *balls, [tiny_plan], device="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +159,7 @@ def test_the_largest_and_the_median_case_are_lent_first(balls: tuple[Dataset, Fi
 
 
 def test_room_is_what_is_free(tmp_path: Path) -> None:
-    free = room(RunFolder(tmp_path / "new"), "cpu")
+    free = room(Run(tmp_path / "new"), "cpu")
     assert free.ram_gb > 0
     assert free.disk_gb > 0
     assert free.device_gb == 0

@@ -15,8 +15,9 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Counts
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.planning.folds import make_folds
-from nnseg.storage.run_folder import RunFolder, write_json, write_plan
-from nnseg.storage.run_record import update_record
+from nnseg.storage.files import write_json
+from nnseg.storage.plan_folder import write_plan
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "organ"), values=(0, 1))
 NAMES = tuple(f"case_{n}" for n in range(10))
@@ -53,25 +54,26 @@ def _epochs(count: int, *, steps: int = 250_000) -> list[Epoch]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path) -> Run:
     """A run that has been planned, of scans that are not there to be read."""
-    run, images = RunFolder(tmp_path / "run"), tmp_path / "gone"
+    run, images = Run(tmp_path / "run"), tmp_path / "gone"
     cases = tuple(Case(name=name, images=(images / f"{name}.nii.gz",), labels=images / f"{name}_labels.nii.gz") for name in NAMES)
     measures = tuple(
         CaseMeasure(name=n, key=n, shape=(9, 9, 9), spacing=(1.0, 1.0, 1.0), cropped_shape=(9, 9, 9), voxels={}) for n in NAMES
     )
     dataset = Dataset(name="d", folder=images, layout="", cases=cases, channels=("CT",), labels=LABELS, suffix=".nii.gz")
-    write_json(run.dataset_file, dataset)
+    run.dataset = dataset
     write_json(
-        run.fingerprint_file, Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=measures, intensities=())
+        (run.path / "fingerprint.json"),
+        Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=measures, intensities=()),
     )
-    write_json(run.folds_file, make_folds(NAMES))
+    run.folds = dict(enumerate(make_folds(NAMES)))
     write_plan(run.path / "plan.toml", PLAN)
-    update_record(run, seconds={"plan": 1.0})
+    run.update_record(seconds={"plan": 1.0})
     return run
 
 
-def test_a_run_is_reported_before_and_during_its_first_training(run: RunFolder) -> None:
+def test_a_run_is_reported_before_and_during_its_first_training(run: Run) -> None:
     report(run, live=True)
     assert "Training loss" not in run.report_file.read_text()
     place = run.fold(0)
@@ -87,24 +89,24 @@ def test_a_run_is_reported_before_and_during_its_first_training(run: RunFolder) 
 
 
 def test_scores_of_earlier_trainings_stay_on_a_live_page_without_looking_at_scans(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = summarize([case_score(n, {"organ": Counts(tp=9, fp=1, fn=1, tn=50)}) for n in NAMES[:2]], LABELS)
-    write_json(run.scores_file, scores)
+    run.scores = scores
     monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_: pytest.fail("scans are large"))
     report(run, live=True)
     assert "The scores below are of trainings that had ended before." in run.report_file.read_text()
 
 
-def test_five_folds_of_a_thousand_epochs_make_a_page_that_loads_at_once(run: RunFolder) -> None:
+def test_five_folds_of_a_thousand_epochs_make_a_page_that_loads_at_once(run: Run) -> None:
     for number in range(5):
         run.fold(number).write_history(_epochs(1000))
     report(run, live=True)
     assert run.report_file.stat().st_size < 500_000
 
 
-def test_a_report_that_fails_costs_the_training_nothing_and_warns_once(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
-    run.fingerprint_file.unlink()
+def test_a_report_that_fails_costs_the_training_nothing_and_warns_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    (run.path / "fingerprint.json").unlink()
     with pytest.raises(RunError):
         report(run, live=True)
     with caplog.at_level(logging.WARNING):

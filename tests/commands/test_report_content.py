@@ -17,11 +17,12 @@ from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, Agreement, Facts, R
 from nnseg.crossval.score import score
 from nnseg.evaluation.groups import grouped
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
+from nnseg.storage.plan_folder import write_plan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
-from nnseg.storage.run_folder import RunFolder, write_json, write_plan
-from nnseg.storage.run_record import update_record
+from nnseg.storage.run import Run
 
 
 def written(place: Path, name: str, share: float) -> ScanRecord:
@@ -44,21 +45,21 @@ def written(place: Path, name: str, share: float) -> ScanRecord:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> RunFolder:
+def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
     """A run of one fold whose predictions are the references, one voxel aside in every second case."""
-    run = RunFolder(tmp_path_factory.mktemp("told") / "run")
+    run = Run(tmp_path_factory.mktemp("told") / "run")
     dataset = read_dataset(ball_dataset, workers=1)
     names = tuple(case.name for case in dataset.cases)
     labels = dataset.labels
     measures = tuple(
         CaseMeasure(name=n, key=n, shape=(9, 9, 9), spacing=(1.0, 1.0, 1.0), cropped_shape=(9, 9, 9), voxels={}) for n in names
     )
-    write_json(run.dataset_file, dataset)
+    run.dataset = dataset
     found = Fingerprint(dataset="balls", layout="", channels=dataset.channels, labels=labels, cases=measures, intensities=())
-    write_json(run.fingerprint_file, found)
-    write_json(run.folds_file, (Fold(training=(), held_out=names),))
+    run.fingerprint = found
+    write_json(run.path / "folds.json", (Fold(training=(), held_out=names),))
     write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": labels, "channels": dataset.channels}))
-    update_record(run, seconds={"plan": 1.0}, peak_gb={"plan": 0.25}, command="nnseg run balls told")
+    run.update_record(seconds={"plan": 1.0}, peak_gb={"plan": 0.25}, command="nnseg run balls told")
     run.fold(0).write_history(_epochs(2, steps=500))
     predicted = {}
     for number, case in enumerate(dataset.cases):
@@ -70,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> RunFold
         predicted[case.name] = written(place, case.name, 0.9 - 0.01 * number)
     write_json(run.fold(0).predictions / RECORD, Predictions(cases=predicted))
     score(run, dataset, {0: Fold(training=(), held_out=names)})
-    write_json(run.trust_file, Trust(cases=len(names), temperature=1.5, error=0.05, threshold=0.1))
+    run.trust = Trust(cases=len(names), temperature=1.5, error=0.05, threshold=0.1)
     return run
 
 
@@ -101,11 +102,11 @@ def test_a_live_story_reads_no_scans(run, monkeypatch):
 
 def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
     """Such as scores that a version wrote which knew only Dice and IoU."""
-    other = RunFolder(tmp_path / "old")
+    other = Run(tmp_path / "old")
     other.path.mkdir()
-    for file in (run.dataset_file, run.fingerprint_file, run.folds_file, run.record_file, run.path / "plan.toml"):
-        (other.path / file.name).write_bytes(file.read_bytes())
-    other.scores_file.write_text(json.dumps({"labels": ["organ"], "cases": []}))
+    for name in ("dataset.json", "fingerprint.json", "folds.json", "run.json", "plan.toml"):
+        (other.path / name).write_bytes((run.path / name).read_bytes())
+    (other.path / "scores.json").write_text(json.dumps({"labels": ["organ"], "cases": []}))
     story = story_of(other, device="cpu")
     assert story.scores is None
     assert story.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
@@ -122,26 +123,26 @@ def test_groups_are_told_where_they_were_asked_for(run):
 
 
 def test_what_makers_say_of_their_dataset_is_told(run):
-    before = run.dataset_file.read_text()
-    run.dataset_file.write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
+    before = (run.path / "dataset.json").read_text()
+    (run.path / "dataset.json").write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
     try:
         assert story_of(run, live=True).provenance["Data"]["licence"] == "CC-BY 4.0"
     finally:
-        run.dataset_file.write_text(before)
+        (run.path / "dataset.json").write_text(before)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
-        story_of(RunFolder(tmp_path))
+        story_of(Run(tmp_path))
 
 
 @pytest.mark.parametrize(("suffix", "spacing", "told"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
 def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tmp_path, suffix, spacing, told):
-    copy = RunFolder(tmp_path / "copy")
+    copy = Run(tmp_path / "copy")
     shutil.copytree(run.path, copy.path)
-    dataset, fingerprint = (json.loads(file.read_text()) for file in (copy.dataset_file, copy.fingerprint_file))
+    dataset, fingerprint = (json.loads(file.read_text()) for file in (copy.path / "dataset.json", copy.path / "fingerprint.json"))
     for case in fingerprint["cases"]:
         case["spacing"] = [spacing] * 3
-    copy.dataset_file.write_text(json.dumps(dataset | {"suffix": suffix}))
-    copy.fingerprint_file.write_text(json.dumps(fingerprint))
+    (copy.path / "dataset.json").write_text(json.dumps(dataset | {"suffix": suffix}))
+    (copy.path / "fingerprint.json").write_text(json.dumps(fingerprint))
     assert any("1 mm stands for one pixel" in f.message for f in story_of(copy, live=True).findings) is told

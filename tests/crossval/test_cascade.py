@@ -16,7 +16,6 @@ from nnseg.commands.probe import ProbeRequest
 from nnseg.commands.probe_worker import handle, train_a_little
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError
-from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.crossval.cascade import answers, in_order, refuse_unshown, shown_to
 from nnseg.inference.predict import Predictor
@@ -24,8 +23,9 @@ from nnseg.network.bundle import load_model_file
 from nnseg.network.load import load_model, merge
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 
 RECIPE = """
 based_on = "auto"
@@ -63,20 +63,20 @@ def dataset(ball_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def finished(dataset: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def finished(dataset: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> Run:
     done = pipeline.run(dataset, tmp_path_factory.mktemp("cascade") / "run", options)
     assert not done.problems
     return done.run
 
 
 @pytest.fixture
-def copied(finished: RunFolder, tmp_path: Path) -> RunFolder:
+def copied(finished: Run, tmp_path: Path) -> Run:
     shutil.copytree(finished.path, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
+    return Run(tmp_path / "run")
 
 
-def held_out(run: RunFolder, number: int) -> str:
-    (name,) = read_json(run.folds_file, tuple[Fold, ...])[number].held_out
+def held_out(run: Run, number: int) -> str:
+    (name,) = run.folds[number].held_out
     return name
 
 
@@ -84,17 +84,17 @@ def label_map(path: Path) -> np.ndarray:
     return read_label_map(path).labels
 
 
-def test_with_a_cascade_comes_the_plan_before_it(finished: RunFolder):
-    plans = {folder.plan().name: folder.plan() for folder in finished.plans()}
+def test_with_a_cascade_comes_the_plan_before_it(finished: Run):
+    plans = {folder.plan.name: folder.plan for folder in finished.plans}
     assert list(plans) == ["3d_lowres", "3d_cascade"]
     assert plans["3d_lowres"].why["name"] == "3d_cascade is shown its answer"
     assert plans["3d_cascade"].why["name"] == "asked for"
-    assert [[f.plan().name for f in group] for group in in_order(finished)] == [["3d_lowres"], ["3d_cascade"]]
-    assert [f.plan().name for f in shown_to(finished.plans(), finished)] == ["3d_lowres"]
+    assert [[f.plan.name for f in group] for group in in_order(finished)] == [["3d_lowres"], ["3d_cascade"]]
+    assert [f.plan.name for f in shown_to(finished.plans, finished)] == ["3d_lowres"]
 
 
-def test_the_cascades_answer_is_the_runs(finished: RunFolder):
-    assert [folder.plan().name for folder in finished.answering()] == ["3d_cascade"]
+def test_the_cascades_answer_is_the_runs(finished: Run):
+    assert list(finished.weights) == ["3d_cascade"]
     assert not (finished.path / "fold_0").exists()
     ours, cascades = (json.loads((folder / "scores.json").read_text()) for folder in (finished.path, finished.path / "3d_cascade"))
     assert ours == cascades
@@ -103,17 +103,17 @@ def test_the_cascades_answer_is_the_runs(finished: RunFolder):
     assert "ball_0" in finished.report_file.read_text()
 
 
-def test_a_cascade_is_shown_what_a_network_said_that_had_not_seen_the_case(finished: RunFolder):
-    cascade = finished.plan_called("3d_cascade")
+def test_a_cascade_is_shown_what_a_network_said_that_had_not_seen_the_case(finished: Run):
+    cascade = finished.plan_folder("3d_cascade")
     for number in range(3):
         name = held_out(finished, number)
         case = CaseStore(cascade.cases).read(name)
         said = label_map(finished.path / "3d_lowres" / f"fold_{number}" / "predictions" / f"{name}.nii.gz")
         assert case.image.shape == (2, *said.shape)  # the scan's own grid: nothing is cropped or resampled here
-        assert np.array_equal(case.image[1], said.transpose(cascade.plan().preprocessing.axes))
+        assert np.array_equal(case.image[1], said.transpose(cascade.plan.preprocessing.axes))
 
 
-def test_a_fold_is_scored_with_what_the_same_fold_of_the_plan_before_says(finished: RunFolder, dataset: Path):
+def test_a_fold_is_scored_with_what_the_same_fold_of_the_plan_before_says(finished: Run, dataset: Path):
     name = held_out(finished, 1)
     scan = read_scan(dataset / "imagesTr" / f"{name}.nii.gz")
     model = load_model(finished.path, folds=(1,))
@@ -122,7 +122,7 @@ def test_a_fold_is_scored_with_what_the_same_fold_of_the_plan_before_says(finish
     assert np.array_equal(Predictor(model, device=CPU)(scan).label_map.labels, written)
 
 
-def test_the_same_run_again_changes_no_file(finished: RunFolder, dataset: Path, options: Options):
+def test_the_same_run_again_changes_no_file(finished: Run, dataset: Path, options: Options):
     kept = [p for p in finished.path.rglob("*") if p.suffix in {".safetensors", ".nnseg", ".toml", ".gz", ".jsonl", ".case"}]
     before = {p: p.stat().st_mtime_ns for p in kept}
     assert len(before) > 20
@@ -132,7 +132,7 @@ def test_the_same_run_again_changes_no_file(finished: RunFolder, dataset: Path, 
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_a_runs_model_holds_both_stages(finished: RunFolder, dataset: Path, tmp_path: Path):
+def test_a_runs_model_holds_both_stages(finished: Run, dataset: Path, tmp_path: Path):
     model = export(finished, tmp_path / "m.nnseg")
     assert {m.plan.name for m in model.members} == {"3d_cascade"}
     assert {m.plan.name for m in model.previous} == {"3d_lowres"}
@@ -144,14 +144,14 @@ def test_a_runs_model_holds_both_stages(finished: RunFolder, dataset: Path, tmp_
     assert both.key() == load_model(finished.path).key()
 
 
-def test_a_folds_own_file_says_what_it_lacks(finished: RunFolder):
+def test_a_folds_own_file_says_what_it_lacks(finished: Run):
     model = load_model_file(finished.path / "3d_cascade" / "fold_0" / "model.nnseg")
     with pytest.raises(ModelError, match="shown the answer of 3d_lowres, which this model lacks"):
         Predictor(model, device=CPU)
 
 
-def test_another_answer_makes_another_case(copied: RunFolder):
-    folder, fingerprint = copied.plan_called("3d_cascade"), read_json(copied.fingerprint_file, Fingerprint)
+def test_another_answer_makes_another_case(copied: Run):
+    folder, fingerprint = copied.plan_folder("3d_cascade"), copied.fingerprint
     before, name = keys_of(copied, folder, fingerprint), held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
@@ -159,22 +159,22 @@ def test_another_answer_makes_another_case(copied: RunFolder):
     record.write_text(json.dumps(content))
     after = keys_of(copied, folder, fingerprint)
     assert {n for n in before if before[n] != after[n]} == {name}
-    lowres = copied.plan_called("3d_lowres")
+    lowres = copied.plan_folder("3d_lowres")
     assert len(set(keys_of(copied, lowres, fingerprint).values()) & set(after.values())) == 0
 
 
-def test_a_case_without_an_answer_is_left_out(copied: RunFolder):
-    plan, name = copied.plan_called("3d_cascade").plan(), held_out(copied, 2)
+def test_a_case_without_an_answer_is_left_out(copied: Run):
+    plan, name = copied.plan_folder("3d_cascade").plan, held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
     content["cases"][name] = {"status": "failed", "reason": "broken"}
     record.write_text(json.dumps(content))
     assert set(answers(copied, plan) or {}) == {held_out(copied, 0), held_out(copied, 1)}
-    assert set(keys_of(copied, copied.plan_called("3d_cascade"), read_json(copied.fingerprint_file, Fingerprint))) == {
+    assert set(keys_of(copied, copied.plan_folder("3d_cascade"), copied.fingerprint)) == {
         held_out(copied, 0),
         held_out(copied, 1),
     }
-    assert answers(copied, copied.plan_called("3d_lowres").plan()) is None
+    assert answers(copied, copied.plan_folder("3d_lowres").plan) is None
 
 
 def test_some_folds_alone_are_refused_before_anything_starts(dataset: Path, options: Options, tmp_path: Path):
@@ -183,20 +183,20 @@ def test_some_folds_alone_are_refused_before_anything_starts(dataset: Path, opti
     assert not list((tmp_path / "run").glob("*/cases"))
 
 
-def test_cases_that_no_fold_holds_out_are_refused(copied: RunFolder):
-    folds = read_json(copied.folds_file, tuple[Fold, ...])
-    write_json(copied.folds_file, (*folds[:2], Fold(training=folds[2].training, held_out=())))
+def test_cases_that_no_fold_holds_out_are_refused(copied: Run):
+    folds = copied.folds
+    write_json(copied.path / "folds.json", (folds[0], folds[1], Fold(training=folds[2].training, held_out=())))
     with pytest.raises(RunError, match=f"no fold holds out case {folds[2].held_out[0]}"):
         refuse_unshown(copied, {0, 1, 2})
 
 
-def test_a_cascade_alone_is_refused(copied: RunFolder):
+def test_a_cascade_alone_is_refused(copied: Run):
     shutil.rmtree(copied.path / "3d_lowres")
     with pytest.raises(RunError, match="has no 3d_lowres plan"):
-        shown_to(copied.plans(), copied)
+        shown_to(copied.plans, copied)
 
 
-def test_the_verb_preprocess_leaves_the_cascades_cases_to_training(copied: RunFolder):
+def test_the_verb_preprocess_leaves_the_cascades_cases_to_training(copied: Run):
     for name in ("3d_lowres", "3d_cascade"):
         shutil.rmtree(copied.path / name / "cases")
     assert preprocess_run(copied) == ()
@@ -204,8 +204,8 @@ def test_the_verb_preprocess_leaves_the_cascades_cases_to_training(copied: RunFo
     assert not (copied.path / "3d_cascade" / "cases").exists()
 
 
-def test_a_cascade_is_tried_with_references_for_answers(finished: RunFolder, dataset: Path, tmp_path: Path):
-    plan, found = finished.plan_called("3d_cascade").plan(), read_dataset(dataset)
+def test_a_cascade_is_tried_with_references_for_answers(finished: Run, dataset: Path, tmp_path: Path):
+    plan, found = finished.plan_folder("3d_cascade").plan, read_dataset(dataset)
     cases = found.cases[:2]
     request = ProbeRequest(
         task="handle", plan=plan, cases=cases, megavoxels={c.name: 0.004 for c in cases}, store=tmp_path / "store", device="cpu",

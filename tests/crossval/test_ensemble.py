@@ -25,10 +25,11 @@ from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file, save_model
 from nnseg.network.load import load_model
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash, read_predictions
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 
 CPU = torch.device("cpu")
 NAMES = ["2d", "3d", "2d+3d", "2x2d+3d", "2d+2x3d"]
@@ -40,19 +41,19 @@ def options(tiny_recipe: Path) -> Options:
 
 
 @pytest.fixture(scope="module")
-def finished(ball_dataset: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def finished(ball_dataset: Path, options: Options, tmp_path_factory: pytest.TempPathFactory) -> Run:
     done = pipeline.run(ball_dataset, tmp_path_factory.mktemp("choose") / "run", options)
     assert not done.problems
     return done.run
 
 
 @pytest.fixture
-def copied(finished: RunFolder, tmp_path: Path) -> RunFolder:
+def copied(finished: Run, tmp_path: Path) -> Run:
     shutil.copytree(finished.path, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
+    return Run(tmp_path / "run")
 
 
-def folder_of(run: RunFolder, name: str) -> Path:
+def folder_of(run: Run, name: str) -> Path:
     return run.path / name if name in ("2d", "3d") else run.path / "ensembles" / name
 
 
@@ -60,25 +61,26 @@ def weights_of(name: str) -> dict[str, float]:
     return next(plans for plans in ensembles_of(["2d", "3d"]) if name_of(plans) == name)
 
 
-def held_out(run: RunFolder, number: int) -> tuple[str, ...]:
-    return read_json(run.folds_file, tuple[Fold, ...])[number].held_out
+def held_out(run: Run, number: int) -> tuple[str, ...]:
+    return run.folds[number].held_out
 
 
-def folds_of(run: RunFolder, *numbers: int) -> dict[int, Fold]:
-    return {n: read_json(run.folds_file, tuple[Fold, ...])[n] for n in numbers}
+def folds_of(run: Run, *numbers: int) -> dict[int, Fold]:
+    return {n: run.folds[n] for n in numbers}
 
 
-def choose_by_hand(run: RunFolder, **plans: float) -> None:
-    content = json.loads(run.choice_file.read_text())
-    run.choice_file.write_text(json.dumps(content | {"plans": {name.strip("_"): weight for name, weight in plans.items()}}))
+def choose_by_hand(run: Run, **plans: float) -> None:
+    file = run.path / "choice.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"plans": {name.strip("_"): weight for name, weight in plans.items()}}))
 
 
-def predicted(run: RunFolder) -> dict[Path, int]:
+def predicted(run: Run) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("predictions/*.nii.gz")}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_ensembles_label_maps_are_those_of_the_weighted_model(finished: RunFolder, ball_dataset: Path, name: str):
+def test_an_ensembles_label_maps_are_those_of_the_weighted_model(finished: Run, ball_dataset: Path, name: str):
     choose, folder = weights_of(name), folder_of(finished, name)
     members = [
         replace(load_model_file(finished.path / plan / "fold_0" / "model.nnseg").members[0], weight=weight)
@@ -95,15 +97,15 @@ def test_an_ensembles_label_maps_are_those_of_the_weighted_model(finished: RunFo
         assert set(written.seconds) == {"read", "preprocess", "network", "restore", "write"}
 
 
-def test_the_run_ends_with_a_choice_and_follows_it(finished: RunFolder, ball_dataset: Path):
-    choice = read_json(finished.choice_file, Choice)
+def test_the_run_ends_with_a_choice_and_follows_it(finished: Run, ball_dataset: Path):
+    choice = finished.choice
     assert sorted(c.name for c in choice.candidates) == sorted(NAMES)
     assert choice.cases == 3
     assert "at least 10 are needed" in choice.reason
     assert list(choice.plans) == [choice.best_single]
-    assert finished.answers == finished.path / choice.best_single
+    assert finished.predictions_folder == finished.path / choice.best_single
     assert {m.plan.name for m in load_model(finished.path).members} == {choice.best_single}
-    ours, theirs = (json.loads((folder / "scores.json").read_text()) for folder in (finished.path, finished.answers))
+    ours, theirs = (json.loads((folder / "scores.json").read_text()) for folder in (finished.path, finished.predictions_folder))
     assert ours == theirs
     dice = {c.name: c.dice for c in choice.candidates}
     assert dice[choice.best_single] == pytest.approx(ours["averages"]["per_mask"]["dice"]["mean"])
@@ -117,7 +119,7 @@ def choice_lines(choice: Choice) -> list[str]:
     return list(describe(choice))
 
 
-def test_each_network_answers_once_for_all_ensembles(copied: RunFolder, ball_dataset: Path, monkeypatch):
+def test_each_network_answers_once_for_all_ensembles(copied: Run, ball_dataset: Path, monkeypatch):
     for name in NAMES:
         shutil.rmtree(folder_of(copied, name) / "fold_0" / "predictions")
     real, calls = room.sliding_window, []
@@ -126,7 +128,7 @@ def test_each_network_answers_once_for_all_ensembles(copied: RunFolder, ball_dat
     assert len(calls) == 2 * len(held_out(copied, 0))
 
 
-def test_what_is_done_stays_and_a_lost_label_map_is_made_again(copied: RunFolder, ball_dataset: Path):
+def test_what_is_done_stays_and_a_lost_label_map_is_made_again(copied: Run, ball_dataset: Path):
     dataset, before = read_dataset(ball_dataset), predicted(copied)
     case, kept = held_out(copied, 0)
     lost = copied.path / "ensembles" / "2x2d+3d" / "fold_0" / "predictions" / f"{case}.nii.gz"
@@ -143,7 +145,7 @@ def test_what_is_done_stays_and_a_lost_label_map_is_made_again(copied: RunFolder
     assert any(kept in path.name for path in same)
 
 
-def test_a_scan_that_cannot_be_read_fails_in_every_ensemble(copied: RunFolder, ball_dataset: Path, tmp_path: Path):
+def test_a_scan_that_cannot_be_read_fails_in_every_ensemble(copied: Run, ball_dataset: Path, tmp_path: Path):
     shutil.copytree(ball_dataset, tmp_path / "balls")
     case, other = held_out(copied, 0)
     dataset = read_dataset(tmp_path / "balls")
@@ -157,36 +159,36 @@ def test_a_scan_that_cannot_be_read_fails_in_every_ensemble(copied: RunFolder, b
         assert not (place / f"{case}.nii.gz").exists()
 
 
-def test_the_run_and_its_model_follow_an_edited_choice(copied: RunFolder, ball_dataset: Path, options: Options):
+def test_the_run_and_its_model_follow_an_edited_choice(copied: Run, ball_dataset: Path, options: Options):
     choose_by_hand(copied, _2d=1.0, _3d=5.0)
     weighted = load_model(copied.path)
     assert {m.plan.name: m.weight for m in weighted.members} == {"2d": 1.0, "3d": 5.0}
     pipeline.run(ball_dataset, copied.path, options)
-    assert copied.answers == copied.path / "ensembles" / "2d+5x3d"
-    assert read_json(copied.choice_file, Choice).plans == {"2d": 1.0, "3d": 5.0}
+    assert copied.predictions_folder == copied.path / "ensembles" / "2d+5x3d"
+    assert copied.choice.plans == {"2d": 1.0, "3d": 5.0}
     assert "overruled by hand: 2d+5x3d answers" in copied.card_file.read_text()
-    assert len(json.loads(copied.scores_file.read_text())["cases"]) == 3
+    assert len(json.loads((copied.path / "scores.json").read_text())["cases"]) == 3
     exported = load_model_file(copied.model_file)
     assert {m.plan.name: m.weight for m in exported.members} == {"2d": 1.0, "3d": 5.0}
 
 
-def test_a_choice_of_a_plan_that_is_not_there_is_refused(copied: RunFolder):
+def test_a_choice_of_a_plan_that_is_not_there_is_refused(copied: Run):
     choose_by_hand(copied, _2d=1.0, _3d_lowres=1.0)
     with pytest.raises(RunError, match="names the plan 3d_lowres, and the run has 2d, 3d; mend or delete the file"):
         load_model(copied.path)
 
 
-def test_without_a_choice_all_plans_answer_alike(copied: RunFolder):
-    copied.choice_file.unlink()
-    assert copied.answers == copied.path / "ensembles" / "2d+3d"
+def test_without_a_choice_all_plans_answer_alike(copied: Run):
+    (copied.path / "choice.json").unlink()
+    assert copied.predictions_folder == copied.path / "ensembles" / "2d+3d"
     assert [(m.plan.name, m.weight) for m in load_model(copied.path, folds=(0,)).members] == [("2d", 1.0), ("3d", 1.0)]
 
 
-def test_a_finished_run_holds_its_model_and_the_models_card(finished: RunFolder, ball_dataset: Path, tmp_path: Path):
+def test_a_finished_run_holds_its_model_and_the_models_card(finished: Run, ball_dataset: Path, tmp_path: Path):
     model = load_model_file(finished.model_file)
     assert model.key() == load_model(finished.path, folds=(0, 1)).key() == model.card.model
     assert finished.card_file.read_text() == card_of(finished.model_file)
-    assert model.card.choice == read_json(finished.choice_file, Choice)
+    assert model.card.choice == finished.choice
     before = finished.model_file.stat().st_mtime_ns
     export(finished, finished.model_file, folds=(0, 1))
     assert finished.model_file.stat().st_mtime_ns == before
@@ -195,7 +197,7 @@ def test_a_finished_run_holds_its_model_and_the_models_card(finished: RunFolder,
     assert load_model_file(tmp_path / "one.nnseg").card.networks[0].folds == (0,)
 
 
-def test_a_card_says_what_its_run_knows(finished: RunFolder):
+def test_a_card_says_what_its_run_knows(finished: Run):
     card = load_model_file(finished.model_file).card
     assert (card.material.cases, card.material.labels, card.held_out) == (6, (("ball", 6),), 3)
     assert card.material.spacing == ((1.5, 1.0, 1.0), (1.5, 1.0, 1.0))
@@ -206,7 +208,7 @@ def test_a_card_says_what_its_run_knows(finished: RunFolder):
     assert "The label ball is in 6 cases only" in text
     assert "Its scores are those of 3 cases" in text
     dice = next(of for of in card.scores if (of.title, of.average) == ("Dice", "per_mask"))
-    assert dice.mean == json.loads(finished.scores_file.read_text())["averages"]["per_mask"]["dice"]["mean"]
+    assert dice.mean == json.loads((finished.path / "scores.json").read_text())["averages"]["per_mask"]["dice"]["mean"]
     assert all(len(networks.hashes) == 2 for networks in card.networks)
     page = finished.card_file.read_text()
     for heading in ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data"):
@@ -214,7 +216,7 @@ def test_a_card_says_what_its_run_knows(finished: RunFolder):
     assert "Licence: not stated" in page
 
 
-def test_a_model_without_a_card_says_where_to_get_one(finished: RunFolder, tmp_path: Path):
+def test_a_model_without_a_card_says_where_to_get_one(finished: Run, tmp_path: Path):
     save_model(replace(load_model_file(finished.model_file), card=None), tmp_path / "m.nnseg")
     with pytest.raises(ModelError, match="has no card"):
         card_of(tmp_path / "m.nnseg")
@@ -224,9 +226,9 @@ LABELS = Labels(names=("background", "a"), values=(0, 1))
 
 
 @pytest.fixture
-def by_hand(finished: RunFolder, tmp_path: Path):
+def by_hand(finished: Run, tmp_path: Path):
     """Twelve cases of one fold: 2d sees 8 or 7 of a bar's 16 voxels, 3d as many of the other side, and together they see 14."""
-    run = RunFolder(tmp_path / "run")
+    run = Run(tmp_path / "run")
     for plan in ("2d", "3d"):
         run.path.joinpath(plan).mkdir(parents=True)
         shutil.copy(finished.path / plan / "plan.toml", run.path / plan / "plan.toml")
@@ -272,7 +274,7 @@ def test_a_better_ensemble_is_chosen_with_its_price(by_hand):
     assert choice.p == pytest.approx(2**-12)
     assert choice.times_as_long == 3
     assert "3 times the time of 2d alone" in choice_lines(choice)[-1]
-    assert run.answers == run.path / "ensembles" / "2d+3d"
+    assert run.predictions_folder == run.path / "ensembles" / "2d+3d"
 
 
 def test_a_choice_stands_while_its_evidence_does(by_hand):
@@ -297,23 +299,23 @@ def test_one_plan_and_no_held_out_case_leave_nothing_to_choose(by_hand):
     run, dataset, folds = by_hand
     choose_model(run, dataset, folds)
     assert choose_model(run, dataset, {}) is None
-    assert not run.choice_file.exists()
+    assert not (run.path / "choice.json").exists()
     shutil.rmtree(run.path / "2d")
     assert choose_model(run, dataset, folds) is None
-    assert not run.choice_file.exists()
+    assert not (run.path / "choice.json").exists()
 
 
-def test_scores_of_another_nnseg_are_left_off_the_card_and_cost_no_export(copied: RunFolder, tmp_path: Path):
-    copied.scores_file.write_text('{"cases": [], "mean": {}}')
+def test_scores_of_another_nnseg_are_left_off_the_card_and_cost_no_export(copied: Run, tmp_path: Path):
+    (copied.path / "scores.json").write_text('{"cases": [], "mean": {}}')
     card = export(copied, tmp_path / "m.nnseg").card
     assert (card.scores, card.held_out) == ((), 0)
     assert "It has no scores of held-out cases, so that nobody knows how good it is." in card.limits
 
 
-def test_groups_stay_as_long_as_the_scores_do(copied: RunFolder, ball_dataset: Path):
+def test_groups_stay_as_long_as_the_scores_do(copied: Run, ball_dataset: Path):
     dataset, folds = read_dataset(ball_dataset), folds_of(copied, 0, 1)
-    copied.groups_file.write_text("{}")
+    (copied.path / "groups.json").write_text("{}")
     score(copied, dataset, folds)
-    assert copied.groups_file.exists()
+    assert (copied.path / "groups.json").exists()
     score(copied, dataset, folds_of(copied, 0))
-    assert not copied.groups_file.exists()
+    assert not (copied.path / "groups.json").exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Postprocessing, PostprocessingStep
+from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels, Region
 from nnseg.crossval.components import CaseRequest, PostprocessedCase, measure, rise, steps
@@ -18,8 +18,9 @@ from nnseg.crossval.postprocessing import choose, choose_postprocessing, judge, 
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
 from nnseg.inference.postprocess import apply
+from nnseg.storage.files import write_json
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
-from nnseg.storage.run_folder import RunFolder, read_json, write_json
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2))
 SHAPE = (6, 14, 14)
@@ -316,12 +317,12 @@ def test_candidates_that_change_no_case_are_not_listed(tmp_path: Path):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> tuple[RunFolder, Dataset, dict[int, Fold]]:
+def run(tmp_path: Path) -> tuple[Run, Dataset, dict[int, Fold]]:
     """A run of one plan, whose two folds' held-out predictions have specks."""
     pairs = write(tmp_path, 20, far_from_it)
     cases = tuple(Case(name=p.name, images=(), labels=p.reference) for p in pairs)
     dataset = Dataset(name="d", folder=tmp_path, layout="", cases=cases, channels=("CT",), labels=LABELS, suffix=".nii.gz")
-    place = RunFolder(tmp_path / "run")
+    place = Run(tmp_path / "run")
     folds = {}
     for number, held_out in enumerate((pairs[:10], pairs[10:])):
         out = place.fold(number).predictions
@@ -336,30 +337,30 @@ def run(tmp_path: Path) -> tuple[RunFolder, Dataset, dict[int, Fold]]:
 
 def test_a_runs_choice_is_written_and_the_predictions_stay(run, monkeypatch: pytest.MonkeyPatch):
     place, dataset, folds = run
-    monkeypatch.setattr(RunFolder, "answers", place.path)
+    monkeypatch.setattr(Run, "predictions_folder", place.path)
     before = {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")}
     chosen = choose_postprocessing(place, dataset, folds)
     assert chosen is not None
     assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
-    assert read_json(place.postprocessing_file, Postprocessing) == chosen
+    assert place.postprocessing == chosen
     assert {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")} == before
 
 
 def test_an_edited_choice_stays_until_the_predictions_are_others(run, monkeypatch: pytest.MonkeyPatch):
     place, dataset, folds = run
-    monkeypatch.setattr(RunFolder, "answers", place.path)
+    monkeypatch.setattr(Run, "predictions_folder", place.path)
     chosen = choose_postprocessing(place, dataset, folds)
     assert chosen is not None
-    write_json(place.postprocessing_file, chosen.model_copy(update={"mendings": ()}))
+    place.postprocessing = chosen.model_copy(update={"mendings": ()})
     assert choose_postprocessing(place, dataset, folds).mendings == ()
     record = place.fold(0).predictions / RECORD
     record.write_text(record.read_text().replace('"hash": "case_00"', '"hash": "another"'))
     assert choose_postprocessing(place, dataset, folds) == choose_postprocessing(place, dataset, folds)
-    assert read_json(place.postprocessing_file, Postprocessing).mendings == chosen.mendings
+    assert place.postprocessing.mendings == chosen.mendings
 
 
 def test_a_run_that_held_nothing_out_gets_no_choice(run, monkeypatch: pytest.MonkeyPatch):
     place, dataset, _ = run
-    monkeypatch.setattr(RunFolder, "answers", place.path)
+    monkeypatch.setattr(Run, "predictions_folder", place.path)
     assert choose_postprocessing(place, dataset, {}) is None
-    assert not place.postprocessing_file.exists()
+    assert not (place.path / "postprocessing.json").exists()

@@ -15,8 +15,10 @@ from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Facts, Trust, logit
 from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
 from nnseg.evaluation.evaluate import case_score, summarize
+from nnseg.storage.files import write_json
+from nnseg.storage.plan_folder import write_plan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
-from nnseg.storage.run_folder import RunFolder, read_json, write_json, write_plan
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "a"), values=(0, 3))
 FACTS = Facts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
@@ -181,9 +183,9 @@ DATASET = Dataset(
 )
 
 
-def recorded(folder: Path, cases) -> tuple[RunFolder, dict[int, Fold]]:
+def recorded(folder: Path, cases) -> tuple[Run, dict[int, Fold]]:
     """A run whose held-out cases were predicted and scored."""
-    run = RunFolder(folder / "run")
+    run = Run(folder / "run")
     write_plan(run.path / "plan.toml", PLAN)
     folds = {n: Fold(training=("x",), held_out=tuple(h.score.name for h in cases if h.fold == n)) for n in {h.fold for h in cases}}
     for number in folds:
@@ -193,7 +195,7 @@ def recorded(folder: Path, cases) -> tuple[RunFolder, dict[int, Fold]]:
             if h.fold == number
         }
         write_json(run.fold(number).predictions / RECORD, Predictions(cases=written))
-    write_json(run.scores_file, summarize([h.score for h in cases], LABELS))
+    run.scores = summarize([h.score for h in cases], LABELS)
     return run, folds
 
 
@@ -202,7 +204,7 @@ def test_a_run_is_measured_from_its_records(tmp_path):
     run, folds = recorded(tmp_path, cases)
     trust = measure_trust(run, DATASET, folds)
     assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"])
-    assert read_json(run.trust_file, Trust) == trust
+    assert run.trust == trust
 
 
 def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
@@ -210,9 +212,9 @@ def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
     run, folds = recorded(tmp_path, cases)
     trust = measure_trust(run, DATASET, folds)
     marked = trust.model_copy(update={"temperature": 7.0})
-    write_json(run.trust_file, marked)
+    run.trust = marked
     assert measure_trust(run, DATASET, folds) == marked
-    write_json(run.trust_file, marked.model_copy(update={"key": "of other predictions"}))
+    run.trust = marked.model_copy(update={"key": "of other predictions"})
     assert measure_trust(run, DATASET, folds) == trust
 
 
@@ -244,6 +246,6 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
 
 def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
     run, folds = recorded(tmp_path, many(3))
-    run.trust_file.write_text("{}")
+    (run.path / "trust.json").write_text("{}")
     assert measure_trust(run, DATASET, folds) is None
-    assert not run.trust_file.exists()
+    assert not (run.path / "trust.json").exists()

@@ -10,7 +10,8 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
 from nnseg.core.options import chosen_folds
 from nnseg.planning.folds import decide_folds, make_folds, shown_labels
-from nnseg.storage.run_folder import RunFolder, read_folds, write_json
+from nnseg.storage.files import write_json
+from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2))
 NAMES = tuple(f"c{i}" for i in range(8))
@@ -43,11 +44,11 @@ def _fingerprint(
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    return RunFolder(tmp_path)
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
 
 
-def _decide(run: RunFolder, names: tuple[str, ...], group_by: str | None = None) -> tuple[Fold, ...]:
+def _decide(run: Run, names: tuple[str, ...], group_by: str | None = None) -> tuple[Fold, ...]:
     return decide_folds(run, _dataset(names), _fingerprint(names), group_by=group_by)
 
 
@@ -55,14 +56,14 @@ def _patients_on_both_sides(folds: tuple[Fold, ...]) -> set[str]:
     return set().union(*({n[:2] for n in f.held_out} & {n[:2] for n in f.training} for f in folds))
 
 
-def test_folds_are_written_and_kept(run: RunFolder) -> None:
+def test_folds_are_written_and_kept(run: Run) -> None:
     folds = _decide(run, NAMES)
-    assert folds == make_folds(NAMES) == read_folds(run)
+    assert folds == make_folds(NAMES) == tuple(run.folds.values())
     assert _decide(run, NAMES) == folds
 
 
 @pytest.mark.parametrize(("count", "folds"), [(1, 1), (2, 2), (3, 3), (4, 4), (7, 5)])
-def test_any_number_of_cases_gives_folds_to_train(run: RunFolder, count: int, folds: int) -> None:
+def test_any_number_of_cases_gives_folds_to_train(run: Run, count: int, folds: int) -> None:
     made = _decide(run, NAMES[:count])
     assert chosen_folds(None, len(made)) == tuple(range(folds))
     assert all(f.training for f in made)
@@ -72,21 +73,21 @@ def test_any_number_of_cases_gives_folds_to_train(run: RunFolder, count: int, fo
 
 @pytest.mark.parametrize(("names", "cases"), [(("p1_a",), "(1 case)"), (("p1_a", "p1_b"), "(2 cases of one group)")])
 def test_that_nothing_is_held_out_is_said_aloud(
-    run: RunFolder, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], cases: str
+    run: Run, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], cases: str
 ) -> None:
     assert _decide(run, names, PATIENTS) == (Fold(training=names, held_out=()),)
     (message,) = caplog.messages
     assert message.startswith(f"warning: one model is trained on all there is {cases} and nothing is held out")
 
 
-def test_groups_asked_for_are_never_divided(run: RunFolder) -> None:
+def test_groups_asked_for_are_never_divided(run: Run) -> None:
     assert _patients_on_both_sides(make_folds(TWO_EACH))
     folds = _decide(run, TWO_EACH, PATIENTS)
     assert not _patients_on_both_sides(folds)
     assert sorted(len(f.held_out) for f in folds) == [2, 2, 2, 2, 4]
 
 
-def test_bids_subjects_stay_together_unless_each_case_is_taken_for_itself(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_bids_subjects_stay_together_unless_each_case_is_taken_for_itself(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     names = tuple(f"sub-{name}" for name in TWO_EACH)
     with caplog.at_level(logging.INFO):
         folds = _decide(run, names)
@@ -95,17 +96,17 @@ def test_bids_subjects_stay_together_unless_each_case_is_taken_for_itself(run: R
     assert _decide(run, names, "(.+)") == make_folds(names)
 
 
-def test_folds_edited_by_hand_are_kept(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_edited_by_hand_are_kept(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     _decide(run, TWO_EACH, PATIENTS)
     edited = (Fold(training=TWO_EACH[2:], held_out=TWO_EACH[:2]), Fold(training=TWO_EACH[:2], held_out=TWO_EACH[2:]))
-    write_json(run.folds_file, edited)
+    write_json(run.path / "folds.json", edited)
     assert _decide(run, TWO_EACH, PATIENTS) == _decide(run, TWO_EACH) == edited
     assert not caplog.messages
 
 
-def test_folds_edited_so_that_a_patient_leaks_are_refused(run: RunFolder) -> None:
+def test_folds_edited_so_that_a_patient_leaks_are_refused(run: Run) -> None:
     _decide(run, TWO_EACH, PATIENTS)
-    write_json(run.folds_file, (Fold(training=TWO_EACH[1:], held_out=TWO_EACH[:1]),))
+    write_json(run.path / "folds.json", (Fold(training=TWO_EACH[1:], held_out=TWO_EACH[:1]),))
     with pytest.raises(RunError, match=r"fold 0 holds out case p0_a and trains on case p0_b of the same group \(p0\)"):
         _decide(run, TWO_EACH)
 
@@ -117,13 +118,13 @@ def test_folds_edited_so_that_a_patient_leaks_are_refused(run: RunFolder) -> Non
         ([{"training": ["c0"], "held_out": ["c1"]}, {"training": ["c0"], "held_out": ["c1"]}], "c1"),
     ],
 )
-def test_folds_that_leak_are_refused(run: RunFolder, folds: list[dict[str, list[str]]], wrong: str) -> None:
-    run.folds_file.write_text(json.dumps(folds))
+def test_folds_that_leak_are_refused(run: Run, folds: list[dict[str, list[str]]], wrong: str) -> None:
+    (run.path / "folds.json").write_text(json.dumps(folds))
     with pytest.raises(RunError, match=f"case {wrong} must be held out once"):
-        read_folds(run)
+        _ = run.folds
 
 
-def test_another_request_divides_anew_and_is_remembered(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_request_divides_anew_and_is_remembered(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     _decide(run, TWO_EACH)
     grouped = _decide(run, TWO_EACH, PATIENTS)
     assert not _patients_on_both_sides(grouped)
@@ -134,7 +135,7 @@ def test_another_request_divides_anew_and_is_remembered(run: RunFolder, caplog: 
     assert "the cases have changed" in caplog.text
 
 
-def test_a_table_is_found_again_from_another_folder(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_found_again_from_another_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "patients.csv").write_text("".join(f"{name},{name[:2]}\n" for name in TWO_EACH))
     monkeypatch.chdir(tmp_path)
     grouped = _decide(run, TWO_EACH, "patients.csv")
@@ -143,19 +144,19 @@ def test_a_table_is_found_again_from_another_folder(run: RunFolder, tmp_path: Pa
     assert _decide(run, TWO_EACH) == grouped == make_folds(TWO_EACH, groups={name: name[:2] for name in TWO_EACH})
 
 
-def test_a_request_that_cannot_be_met_leaves_the_folds_alone(run: RunFolder) -> None:
+def test_a_request_that_cannot_be_met_leaves_the_folds_alone(run: Run) -> None:
     folds = _decide(run, NAMES)
     with pytest.raises(DatasetError, match="case c0"):
         _decide(run, NAMES, PATIENTS)
     assert _decide(run, NAMES) == folds
 
 
-def test_the_dataset_is_read_from_the_run_where_it_is_not_at_hand(run: RunFolder) -> None:
-    write_json(run.dataset_file, _dataset(TWO_EACH))
+def test_the_dataset_is_read_from_the_run_where_it_is_not_at_hand(run: Run) -> None:
+    run.dataset = _dataset(TWO_EACH)
     assert not _patients_on_both_sides(decide_folds(run, None, _fingerprint(TWO_EACH), group_by=PATIENTS))
 
 
-def test_slices_of_a_stack_are_divided_in_blocks(run: RunFolder) -> None:
+def test_slices_of_a_stack_are_divided_in_blocks(run: Run) -> None:
     dataset, stack = _dataset(NAMES), _fingerprint(NAMES, slices=1)
     assert decide_folds(run, dataset, stack) == make_folds(NAMES, blocks=True)
     assert decide_folds(run, dataset, stack, split="random") == make_folds(NAMES)
@@ -163,14 +164,12 @@ def test_slices_of_a_stack_are_divided_in_blocks(run: RunFolder) -> None:
     assert decide_folds(run, dataset, stack, split="blocks") == make_folds(NAMES, blocks=True)
 
 
-def test_labels_are_spread_over_training_parts_and_named_where_they_cannot_be(
-    run: RunFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_are_spread_over_training_parts_and_named_where_they_cannot_be(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     together = make_folds(NAMES)[0].held_out
     folds = decide_folds(run, _dataset(NAMES), _fingerprint(NAMES, tumour=together))
     assert all(set(together) & set(fold.training) for fold in folds)
     assert not caplog.messages
-    single = RunFolder(run.path / "single")
+    single = Run(run.path / "single")
     folds = decide_folds(single, _dataset(NAMES), _fingerprint(NAMES, tumour=together[:1]))
     number = next(i for i, fold in enumerate(folds) if together[0] in fold.held_out)
     (message,) = caplog.messages

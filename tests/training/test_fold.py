@@ -26,7 +26,9 @@ from nnseg.core.plan import Training
 from nnseg.core.schedule import Course, Schedule
 from nnseg.network.bundle import load_model_file
 from nnseg.storage.cases import CaseStore
-from nnseg.storage.run_folder import FoldFolder, RunFolder, read_json
+from nnseg.storage.files import read_json
+from nnseg.storage.plan_folder import FoldFolder
+from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import TrainingContext
 from nnseg.training.fold import TrainingRequest, _FoldTraining
@@ -60,7 +62,7 @@ def prepared(ball_dataset, tiny_recipe, tmp_path_factory):
 
 @pytest.fixture
 def run(prepared, tmp_path):
-    return RunFolder(Path(shutil.copytree(prepared, tmp_path / "run")))
+    return Run(Path(shutil.copytree(prepared, tmp_path / "run")))
 
 
 def options(**changes):
@@ -68,7 +70,7 @@ def options(**changes):
 
 
 def fold(run) -> FoldFolder:
-    return run.plans()[0].fold(0)
+    return run.plans[0].fold(0)
 
 
 def schedule(run) -> Schedule:
@@ -146,7 +148,7 @@ def test_a_file_ends_a_training_for_good_and_is_removed(run):
 
 
 def test_a_training_that_gets_no_better_is_annealed_early(run):
-    plan = run.plans()[0].plan_file
+    plan = run.plans[0].plan_file
     plan.write_text(plan.read_text().replace("learning_rate = 0.003", "learning_rate = 1e-12"))
     pipeline.train(run.path, options(steps=1000, patience=2))
     done = schedule(run)
@@ -170,13 +172,13 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
 
 def is_not_lost(run, checkpoint):
     """Does a training that is killed before its first save leave the checkpoint that it went on from?"""
-    setting = TrainingContext(plan=run.plans()[0].plan(), fold=0, device=torch.device("cpu"), dtype=torch.float32)
+    setting = TrainingContext(plan=run.plans[0].plan, fold=0, device=torch.device("cpu"), dtype=torch.float32)
     _FoldTraining(fold(run), setting, schedule(run), TrainingRequest(options=options()), began=0.0)
     return not fold(run).checkpoint_file.exists() and fold(run).checkpoint_before_file.read_bytes() == checkpoint
 
 
 def test_a_stalled_training_can_be_continued(run):
-    plan = run.plans()[0].plan_file
+    plan = run.plans[0].plan_file
     plan.write_text(plan.read_text().replace("learning_rate = 0.003", "learning_rate = 1e-12"))
     pipeline.train(run.path, options(steps=1000, patience=3))
     first = schedule(run)
@@ -221,7 +223,7 @@ def _written(path):
 
 
 def test_a_training_killed_twenty_times_comes_to_the_weights_of_an_undisturbed_one(prepared, tmp_path):
-    calm, rough = (RunFolder(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("calm", "rough"))
+    calm, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("calm", "rough"))
     command = ("--fold", 0, "--device", "cpu", "--steps", 500, "--checkpoint", "0.001s")
     moments = random.Random(0)
     nnseg("train", calm.path, *command)
@@ -242,7 +244,7 @@ def test_a_training_killed_twenty_times_comes_to_the_weights_of_an_undisturbed_o
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_training_between_two_steps_and_the_same_command_goes_on(run, tmp_path, number, code):
-    calm = RunFolder(Path(shutil.copytree(run.path, tmp_path / "calm")))
+    calm = Run(Path(shutil.copytree(run.path, tmp_path / "calm")))
     pipeline.train(calm.path, options(steps=200))
     child = started("train", run.path, "--fold", 0, "--device", "cpu", "--steps", 200, out=tmp_path / "said")
     while not fold(run).history_file.exists():  # the first epoch is over
@@ -265,7 +267,7 @@ def _torchrun(run, *more):
 
 
 def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, tmp_path):
-    one, two, rough = (RunFolder(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("one", "two", "rough"))
+    one, two, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("one", "two", "rough"))
     pipeline.train(one.path, options(steps=60))
     alone = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True, "timeout": 200}
     done = subprocess.run(_torchrun(two, "--steps", 60), check=False, **alone)
@@ -293,16 +295,16 @@ def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, t
 
 
 def test_folds_side_by_side_come_to_the_weights_they_have_one_after_the_other(run, tmp_path):
-    calm = RunFolder(Path(shutil.copytree(run.path, tmp_path / "calm")))
+    calm = Run(Path(shutil.copytree(run.path, tmp_path / "calm")))
     pipeline.train(calm.path, options(folds=(0, 1)))
     pipeline.train(run.path, options(folds=(0, 1), devices=("cpu", "cpu")))
     for number in (0, 1):
-        one, other = (r.plans()[0].fold(number).model_file.read_bytes() for r in (run, calm))
+        one, other = (r.plans[0].fold(number).model_file.read_bytes() for r in (run, calm))
         assert one == other
 
 
 def test_a_fold_that_fails_beside_another_is_named_and_costs_it_nothing(run):
-    plan = run.plans()[0]
+    plan = run.plans[0]
     (plan.path / "fold_1").write_text("in the way")
     with pytest.raises(NnsegError, match="3d fold 1 failed"):
         pipeline.train(run.path, options(folds=(0, 1), devices=("cpu",)))
@@ -312,7 +314,7 @@ def test_a_fold_that_fails_beside_another_is_named_and_costs_it_nothing(run):
 def test_a_training_begins_with_a_trained_model_and_leaves_what_is_frozen(run, tmp_path, caplog):
     pipeline.train(run.path, options(steps=40))
     first = load_model_file(fold(run).model_file)
-    other = RunFolder(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
+    other = Run(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
     with caplog.at_level("INFO"):
         pipeline.train(other.path, options(steps=4, init=run.path, freeze="encoder"))
     assert "heads: background, ball from the model" in caplog.text
@@ -325,9 +327,9 @@ def test_a_training_begins_with_a_trained_model_and_leaves_what_is_frozen(run, t
 
 def test_fresh_weights_are_never_frozen(run, tmp_path):
     pipeline.train(run.path, options(steps=4))
-    other = RunFolder(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
-    plan = other.plans()[0]
-    features = plan.plan().network.features
+    other = Run(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
+    plan = other.plans[0]
+    features = plan.plan.network.features
     wider = plan.plan_file.read_text().replace(f"features = {list(features)}", f"features = {[*features[:-1], 2 * features[-1]]}")
     plan.plan_file.write_text(wider)
     with pytest.raises(NnsegError, match="--freeze encoder would leave fresh weights"):

@@ -15,8 +15,8 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.population import Person, population_of
 from nnseg.crossval.predict import PredictionJob, predict_into
+from nnseg.storage.files import read_json
 from nnseg.storage.predictions import RECORD, Predictions
-from nnseg.storage.run_folder import read_json
 from nnseg.volumetry.report import read_population, read_record, report_predictions
 from nnseg.volumetry.volumes import Volumetry
 

@@ -9,14 +9,15 @@ from nnseg.core.errors import PlanError, RunError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
-from nnseg.storage.files import sweep, write_aside, write_text
-from nnseg.storage.run_folder import RunFolder, read_json, read_plan, write_json, write_plan
+from nnseg.storage.files import read_json, sweep, write_aside, write_json, write_text
+from nnseg.storage.plan_folder import read_plan, write_plan
+from nnseg.storage.run import Run
 
 EPOCH = Epoch(number=1, step=5, steps=10, loss=0.5, learning_rate=0.1, dice={"a": None, "b": 0.5}, seconds=1.0, total_seconds=2.0)
 
 
 def test_history_is_read_back_as_written(tmp_path: Path) -> None:
-    fold = RunFolder(tmp_path).fold(3)
+    fold = Run(tmp_path).fold(3)
     assert fold.number == 3
     assert fold.history() == ()
     fold.write_history([EPOCH, EPOCH.model_copy(update={"number": 2})])
@@ -26,14 +27,14 @@ def test_history_is_read_back_as_written(tmp_path: Path) -> None:
 
 
 def test_one_plan_lies_at_the_top_and_several_in_folders(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = Run(tmp_path)
     with pytest.raises(RunError, match="nnseg plan"):
-        run.plans()
+        _ = run.plans
     for name in ("2d", "3d"):
         write_text(tmp_path / name / "plan.toml", "")
-    assert [folder.path.name for folder in run.plans()] == ["2d", "3d"]
+    assert [folder.path.name for folder in run.plans] == ["2d", "3d"]
     write_text(tmp_path / "plan.toml", "")
-    assert [folder.path for folder in run.plans()] == [tmp_path]
+    assert [folder.path for folder in run.plans] == [tmp_path]
 
 
 def test_damaged_json_is_named_with_what_to_do(tmp_path: Path) -> None:

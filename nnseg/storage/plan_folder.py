@@ -1,0 +1,144 @@
+"""The files of a plan and of its folds, and the plan as TOML."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+
+from nnseg.core.errors import RunError
+from nnseg.core.plan import Plan
+from nnseg.core.schedule import Epoch, Schedule
+from nnseg.core.validation import parse, schema_of
+from nnseg.storage.files import PathIn, StoredFile, read_json, read_toml, write_text
+
+log = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.toml"
+SCHEMA_FILE = "plan.schema.json"
+"""Beside each plan, for editors."""
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its TOML file.
+
+    Raises:
+        PlanError: naming the line, or every setting that is wrong.
+    """
+    return parse(Plan, read_toml(path), str(path))
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan as TOML, and beside it the schema that editors check it by.
+
+    Reasons stand in the ``why`` table below their section, in the order of its settings.
+    """
+    header = (
+        f"#:schema ./{SCHEMA_FILE}\n"
+        f"# nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why].\n"
+    )  # editors find the schema by the first line
+    write_text(path.with_name(SCHEMA_FILE), _schema())
+    write_text(path, header + tomlkit.dumps(_toml(plan.model_dump(mode="json", exclude_none=True))))
+
+
+@cache
+def _schema() -> str:
+    return json.dumps(schema_of(Plan), indent=1) + "\n"
+
+
+def _toml(content: dict[str, Any]) -> dict[str, Any]:
+    """Plain settings first, then tables, empty ones left out: TOML cannot return to a table's top level."""
+    why = content.get("why", {})
+    content = content | ({"why": {k: why[k] for k in (*content, *why) if k in why}} if why else {})  # in the settings' order
+    plain = {k: v for k, v in content.items() if not _is_table(v)}
+    tables = {k: _toml(v) if isinstance(v, dict) else [_toml(i) for i in v] for k, v in content.items() if _is_table(v) and v}
+    return plain | tables
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """The files of one fold: its training, and its predictions of held-out cases."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """Which fold, from 0."""
+        return int(self.path.name.removeprefix("fold_"))
+
+    schedule_file = PathIn("schedule.json")
+    """The schedule, fixed when training started."""
+
+    def schedule(self) -> Schedule | None:
+        """The schedule; None if training was never begun, or by an earlier version."""
+        try:
+            return read_json(self.schedule_file, Schedule) if self.schedule_file.exists() else None
+        except RunError as error:
+            log.debug("%s", error)
+            return None
+
+    history_file = PathIn("history.jsonl")
+    """One line of JSON for each epoch."""
+    checkpoint_file = PathIn("checkpoint.safetensors")
+    """The state from which training resumes."""
+    checkpoint_before_file = PathIn("checkpoint_before.safetensors")
+    """The previous checkpoint, used if the last one is damaged."""
+    model_file = PathIn("model.nnseg")
+    """The trained network; of an interrupted training, its state at the interruption."""
+    best_file = PathIn("best.nnseg")
+    """The weights with the best validation estimate."""
+    predictions = PathIn("predictions")
+    """Label maps of the held-out cases."""
+
+    def history(self) -> tuple[Epoch, ...]:
+        """The epochs so far, up to the first damaged line."""
+        epochs: list[Epoch] = []
+        if self.history_file.exists():
+            with suppress(ValidationError):
+                for line in self.history_file.read_bytes().splitlines():
+                    epochs.append(Epoch.model_validate_json(line))
+        return tuple(epochs)
+
+    def write_history(self, epochs: Sequence[Epoch]) -> None:
+        """Replace the history file as a whole, so that no reader sees half a line."""
+        write_text(self.history_file, "".join(e.model_dump_json() + "\n" for e in epochs))
+
+
+@dataclass(frozen=True)
+class PlanFolder:
+    """The files of one plan of a run: the plan, its preprocessed cases and its folds."""
+
+    path: Path
+
+    plan = StoredFile(PLAN_FILE, read_plan, write_plan)
+    """The plan as it stands in its file, which people may have edited."""
+    plan_file = PathIn(PLAN_FILE)
+    """The plan as TOML."""
+    cases = PathIn("cases")
+    """Preprocessed cases."""
+
+    def fold(self, number: int) -> FoldFolder:
+        """The folder of a fold; it need not exist."""
+        return FoldFolder(self.path / f"fold_{number}")
+
+    def folds(self) -> tuple[FoldFolder, ...]:
+        """The folds that have a folder, by number."""
+        folders = [FoldFolder(p) for p in self.path.glob("fold_*") if re.fullmatch(r"fold_\d+", p.name)]
+        return tuple(sorted(folders, key=lambda f: f.number))
+
+    def trained_folds(self) -> tuple[FoldFolder, ...]:
+        """The folds that have a model, by number."""
+        return tuple(f for f in self.folds() if f.model_file.exists())

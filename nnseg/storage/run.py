@@ -1,0 +1,291 @@
+"""A run: its folder, and what the files in it hold.
+
+::
+
+    RUN/
+      dataset.json  fingerprint.json  folds.json  run.json     the dataset as found and measured; its folds; a record of the run
+      plan.toml  plan.schema.json                              all decisions, which may be edited; a schema for editors
+      probe.json                                               time and memory of candidate plans on this machine
+      cases/                                                   preprocessed cases
+      fold_0/  schedule.json  history.jsonl                    planned steps; one line for each epoch
+               checkpoint.safetensors  model.nnseg             the state to resume from; the trained network
+               checkpoint_before.safetensors  best.nnseg       the previous checkpoint; the weights with the best validation
+               predictions/  predictions.json                  label maps of the held-out cases; how each was made
+      scores.json  groups.json  report.html                    scores of the held-out cases, overall and by group
+      choice.json                                              which of several plans predict, and why; may be edited
+      postprocessing.json                                      postprocessing steps of the predictions; may be edited
+      trust.json                                               calibration of the predictions
+      model.nnseg  model.md                                    the exported model and its model card
+      shown/                                                   uncertainty maps of the cases in the report
+      STOP                                                     create this file to end the training early
+
+A run with several plans has one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...) and one for each
+ensemble of plans that was tried (``RUN/ensembles/2d+3d/fold_0/predictions/`` ...). Without ``RUN/choice.json`` all plans predict
+together, except those that only provide the input of a cascade.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.decisions import Choice, Postprocessing, name_of
+from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.plan import PLAN_NAMES, Plan
+from nnseg.core.schedule import Epoch
+from nnseg.core.scores import Grouped, Scores
+from nnseg.core.trust import Trust
+from nnseg.storage.files import PathIn, StoredFile, json_file, optional_json_file, read_json, sweep, write_json
+from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
+from nnseg.storage.predictions import ScanRecord, held_out_predictions
+from nnseg.system.machine import give_back, peak_ram, versions
+
+Folds = Mapping[int, Fold]
+"""Folds of a run by number."""
+
+
+def read_folds(path: Path) -> Folds:
+    """The folds of a file by number.
+
+    Raises:
+        RunError: the file is missing, or a case is both trained on and held out, or held out twice.
+    """
+    folds = read_json(path, tuple[Fold, ...])
+    held_out = [name for fold in folds for name in fold.held_out]
+    leaks = {name for fold in folds for name in set(fold.training) & set(fold.held_out)}
+    if leaks or len(set(held_out)) != len(held_out):
+        wrong = min(leaks or {n for n in held_out if held_out.count(n) > 1})
+        raise RunError(f"{path}: case {wrong} must be held out once, and not be trained on in that fold")
+    return dict(enumerate(folds))
+
+
+def _write_folds(path: Path, folds: Folds) -> None:
+    write_json(path, tuple(folds.values()))
+
+
+@dataclass(eq=False)
+class Run:
+    """A run. Each attribute of the class is a file: reading gives its content, assigning writes it (see `StoredFile`).
+
+    Args:
+        path: its folder, which need not exist yet.
+    """
+
+    path: Path
+    _plan_folders: dict[Path, PlanFolder] = field(default_factory=dict, init=False, repr=False)
+
+    dataset = json_file("dataset.json", Dataset)
+    """The dataset as it was found."""
+    fingerprint = json_file("fingerprint.json", Fingerprint)
+    """The dataset as it was measured."""
+    folds = StoredFile("folds.json", read_folds, _write_folds)
+    """Training and held-out cases of each fold; may be edited before training."""
+    scores = optional_json_file("scores.json", Scores)
+    """Scores of the held-out cases."""
+    groups = optional_json_file("groups.json", Grouped)
+    """The same by group, where groups were asked for."""
+    choice = optional_json_file("choice.json", Choice)
+    """Which of several plans predict, and why; may be edited."""
+    postprocessing = optional_json_file("postprocessing.json", Postprocessing)
+    """Postprocessing steps of the predictions, and why; may be edited."""
+    trust = optional_json_file("trust.json", Trust)
+    """Calibration of the predictions, measured on held-out cases."""
+    record = StoredFile[dict[str, Any]]("run.json", lambda path: read_json(path, dict[str, Any]) if path.exists() else {})
+    """What the plans were made from, versions, and the time and memory of each stage; empty for a new run."""
+
+    probe_file = PathIn("probe.json")
+    """Time and memory of candidate plans on this machine."""
+    probe_folder = PathIn(".probe")
+    """Where candidate plans are tried; removed afterwards."""
+    model_file = PathIn("model.nnseg")
+    """The exported model."""
+    card_file = PathIn("model.md")
+    """Its model card."""
+    stop_file = PathIn("STOP")
+    """Ends the training when somebody creates it."""
+    uncertainty_folder = PathIn("shown")
+    """Uncertainty maps of the cases in the report."""
+    report_file = PathIn("report.html")
+    """The report."""
+
+    @property
+    def exists(self) -> bool:
+        """True if the folder holds a run."""
+        return Run.record.path(self).exists()
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """The cases of the dataset by name."""
+        return {case.name: case for case in self.dataset.cases}
+
+    @property
+    def fold_of(self) -> dict[str, int]:
+        """The number of the fold that holds out each case, by name."""
+        return {name: number for number, fold in self.folds.items() for name in fold.held_out}
+
+    @property
+    def plans(self) -> tuple[PlanFolder, ...]:
+        """The run's plans: one in the run's own folder, or each of several in a folder of its own.
+
+        Raises:
+            RunError: there is none yet.
+        """
+        own, *others = self.plan_files
+        found = (own,) if own.exists() else tuple(file for file in others if file.exists())
+        if not found:
+            raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
+        return tuple(self._plan_folders.setdefault(file.parent, PlanFolder(file.parent)) for file in found)
+
+    @property
+    def plan_files(self) -> tuple[Path, ...]:
+        """Where plans may be: in the run's own folder, or in a folder for each of several."""
+        return (self.path / PLAN_FILE, *(self.path / name / PLAN_FILE for name in PLAN_NAMES))
+
+    def folders_for(self, plans: Sequence[Plan]) -> tuple[PlanFolder, ...]:
+        """Where the given plans belong."""
+        return (PlanFolder(self.path),) if len(plans) == 1 else tuple(PlanFolder(self.path / p.name) for p in plans)
+
+    def plan_folder(self, name: str) -> PlanFolder:
+        """The folder of one of the run's plans.
+
+        Raises:
+            RunError: there is no plan of this name.
+        """
+        for folder in self.plans:
+            if folder.plan.name == name:
+                return folder
+        raise RunError(f"{self.path} has no {name} plan, and another of its plans needs one; make it with nnseg plan --plans")
+
+    def previous(self, plans: Sequence[PlanFolder]) -> tuple[PlanFolder, ...]:
+        """The plans whose predictions are the input of cascades among the given plans."""
+        return tuple(self.plan_folder(name) for name in dict.fromkeys(folder.plan.previous for folder in plans) if name)
+
+    @property
+    def stages(self) -> tuple[tuple[PlanFolder, ...], ...]:
+        """The run's plans in the order of training: cascades come after the plans whose predictions are their input."""
+        first, cascades = (tuple(f for f in self.plans if bool(f.plan.previous) is cascade) for cascade in (False, True))
+        return tuple(stage for stage in (first, cascades) if stage)
+
+    @property
+    def final_plans(self) -> dict[str, PlanFolder]:
+        """The plans whose predictions can be the run's, by name: not those that only provide the input of a cascade."""
+        inputs = {folder.plan.previous for folder in self.plans}
+        return {folder.plan.name: folder for folder in self.plans if folder.plan.name not in inputs}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the plans that predict, by name: as chosen, or all alike.
+
+        Raises:
+            RunError: a chosen plan does not exist.
+        """
+        plans = self.final_plans
+        choice = self.choice if len(plans) > 1 else None
+        if choice is None:
+            return dict.fromkeys(plans, 1.0)
+        if unknown := set(choice.plans) - set(plans):
+            file, there = Run.choice.path(self), ", ".join(plans)
+            raise RunError(f"{file} names the plan {min(unknown)}, and the run has {there}; mend or delete the file")
+        return {name: choice.plans[name] for name in plans if name in choice.plans}
+
+    def ensemble_folder(self, weights: Mapping[str, float]) -> PlanFolder:
+        """The folder for the predictions of weighted plans: that of the plan if there is only one.
+
+        Raises:
+            RunError: there is no plan of this name.
+        """
+        if len(weights) == 1:
+            return self.plan_folder(next(iter(weights)))
+        return PlanFolder(self.path / "ensembles" / name_of(weights))
+
+    @property
+    def predictions_folder(self) -> Path:
+        """The folder whose ``fold_0/predictions`` ... are the run's."""
+        return self.ensemble_folder(self.weights).path
+
+    def predictions(self, folds: Folds | None = None) -> dict[str, ScanRecord]:
+        """The run's predictions of held-out cases by name; ``file`` is relative to `predictions_folder`.
+
+        Args:
+            folds: whose held-out cases; of all folds if None.
+        """
+        return held_out_predictions(self.predictions_folder, self.folds if folds is None else folds)
+
+    @property
+    def histories(self) -> dict[str, tuple[Epoch, ...]]:
+        """The epochs of each training that has finished one, by a name such as "3d fold 0"."""
+        folders = [(plan.plan.name, fold) for plan in self.plans for fold in plan.folds()]
+        return {f"{name} fold {fold.number}": epochs for name, fold in folders if (epochs := fold.history())}
+
+    def remove_decisions(self) -> None:
+        """Remove what was decided on predictions of networks that are about to be replaced."""
+        self.choice = self.trust = self.postprocessing = None
+
+    def fold(self, number: int) -> FoldFolder:
+        """The folder of a fold of the run's only plan."""
+        return PlanFolder(self.path).fold(number)
+
+    def update_record(self, **entries: Any) -> None:
+        """Add or replace entries of the record."""
+        machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        self.record = {"versions": versions(), "machine": machine} | self.record | entries
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record the seconds that a stage takes, and the most RAM that this process and its workers hold meanwhile.
+
+        Memory that earlier stages freed is handed back to the system first, so that it is not counted as this stage's.
+        """
+        start = time.perf_counter()
+        give_back()
+        with peak_ram() as peak:
+            yield
+        seconds = round(time.perf_counter() - start, 2)
+        stages, peaks = (dict(self.record.get(name, {})) for name in ("seconds", "peak_gb"))
+        if stage not in stages or seconds >= stages[stage]:  # a resumed run that finds the work done keeps the earlier figures
+            stages[stage], peaks[stage] = seconds, round(peak.gb, 3)
+            self.update_record(seconds=stages, peak_gb=peaks, finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @contextmanager
+    def locked(self, dataset: Path | None = None) -> Iterator[None]:
+        """Keep every other process out of the run's folder; the lock is released when its owner dies.
+
+        Args:
+            dataset: a folder that must not be written to.
+
+        Raises:
+            RunError: another process holds the lock, or the folder cannot be written, lies in the dataset, or is no run's.
+        """
+        self._check_place(dataset)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another nnseg is working in {self.path}; wait for it, or choose another run folder") from None
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; choose a folder you may write to") from error
+        try:
+            sweep(self.path)
+            shutil.rmtree(self.probe_folder, ignore_errors=True)
+            yield
+        finally:
+            lock.release()
+
+    def _check_place(self, dataset: Path | None) -> None:
+        if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
+            raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
+        ours = self.exists or (self.path / ".lock").exists()
+        if self.path.is_dir() and not ours and any(self.path.iterdir()):
+            raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
