@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from nnseg.core.geometry import Axes, Placement, Reorientation
-from nnseg.core.image import Integers
+from nnseg.core.image import Floats, Integers
 from nnseg.core.labels import Labels
+from nnseg.preprocessing.resample import Indices, apply_along, linear_neighbours, nearest_neighbours
 
 Block = tuple[slice, slice, slice]
 Voxels = npt.NDArray[Any]
@@ -28,45 +29,43 @@ Voxels = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class AxisResampling:
-    """How one axis of the scan follows from the network's.
+    """Resampling along one axis, from the network's grid to the scan's.
 
     Args:
-        low, high: voxels of the network's grid between which each of the scan's lies; equal where it takes one of them.
-        share: of the upper one.
+        low, high: for each voxel of the scan, the network's voxels below and above it; equal where only one is used.
+        share: weight of the upper one, float32.
     """
 
-    low: Tensor
-    high: Tensor
-    share: Tensor
+    low: Indices
+    high: Indices
+    share: Floats
 
     @classmethod
     def of(cls, old: int, new: int, *, nearest: bool) -> AxisResampling:
         """From ``old`` voxels to ``new`` ones of the same extent."""
-        places = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)
         if nearest:
-            low = places.floor().long().clamp_(max=old - 1)
-            return cls(low=low, high=low, share=torch.zeros(new))
-        places = (places - 0.5).clamp_(0, old - 1)
-        low = places.long().clamp_(max=max(old - 2, 0))
-        return cls(low=low, high=(low + 1).clamp_(max=old - 1), share=(places - low).float())
+            voxels = nearest_neighbours(old, new)
+            return cls(low=voxels, high=voxels, share=np.zeros(new, np.float32))
+        low, high, share = linear_neighbours(old, new)
+        return cls(low=low, high=high, share=share)
 
     def source(self, part: slice) -> slice:
-        """The voxels that a part of the scan's axis depends on."""
+        """The network's voxels that a part of the scan's axis is computed from."""
         return slice(int(self.low[part.start]), int(self.high[part.stop - 1]) + 1)
 
-    def reach(self, known: int) -> int:
-        """How many of the scan's voxels depend on nothing but the first ``known``."""
+    def available(self, known: int) -> int:
+        """Number of the scan's voxels that can be computed from the first ``known`` of the network's."""
         return int((self.high < known).sum())
 
     def matrix(self, part: slice, device: torch.device) -> Tensor | None:
-        """The matrix (part, source) that interpolates a part; None if it leaves everything as it is."""
-        source, rows = self.source(part), torch.arange(part.stop - part.start)
-        weights = torch.zeros(len(rows), source.stop - source.start)
+        """The interpolation matrix (part, source), float32; None if it is the identity."""
+        source, rows = self.source(part), np.arange(part.stop - part.start)
+        weights = np.zeros((len(rows), source.stop - source.start), np.float32)
         weights[rows, self.low[part] - source.start] += 1 - self.share[part]
         weights[rows, self.high[part] - source.start] += self.share[part]
         if weights.shape[0] == weights.shape[1] and bool((weights.diagonal() == 1).all()):
             return None
-        return weights.to(device)
+        return torch.from_numpy(weights).to(device)
 
 
 class RestoreStream:
@@ -91,7 +90,7 @@ class RestoreStream:
     @property
     def reach(self) -> int:
         """Slices of the scan that are known by now."""
-        return self._axes[0].reach(self._first + self._held.shape[1])
+        return self._axes[0].available(self._first + self._held.shape[1])
 
     def advance(self, start: int) -> bool:
         """Wait for another slab, and drop what slices of the scan from ``start`` on do not need; False after the last."""
@@ -113,7 +112,7 @@ class RestoreStream:
         for axis in grown:  # those that shrink first, so that later ones have less to do
             matrix = self._axes[axis].matrix(block[axis], source.device)
             if matrix is not None:
-                source = _along(source, matrix, axis)
+                source = apply_along(source, matrix, axis + 1)
         return source
 
     def turned(self, layout: Reorientation, wanted: Reorientation) -> RestoreStream:
@@ -206,16 +205,6 @@ def _argmax(answer: Tensor) -> Tensor:
         place.masked_fill_(values > best, number)
         best = torch.maximum(best, values)
     return place
-
-
-def _along(volume: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A matrix (new, old) applied along one axis of space of (K, Z, Y, X)."""
-    if axis == 2:
-        return volume @ matrix.T
-    if axis == 1:
-        return matrix @ volume
-    shape = volume.shape
-    return (matrix @ volume.reshape(shape[0], shape[1], -1)).reshape(shape[0], len(matrix), *shape[2:])
 
 
 def _cut(slices: slice, height: int, width: int, voxels: int) -> Iterator[Block]:
