@@ -1,4 +1,4 @@
-"""The networks of a model, each from tiles of preprocessed cases to logits, grouped by the plan they share."""
+"""The networks of a model, which turn tiles of preprocessed cases into logits, grouped by the tiles they share."""
 
 from __future__ import annotations
 
@@ -17,33 +17,28 @@ from nnseg.network.device import autocast_dtype
 
 
 class MemberNetwork:
-    """A member's network on a device.
-
-    What a cascade is shown takes room only tile by tile.
+    """A member's network on a device. The one-hot labels that a cascade's network gets are made tile by tile, to save memory.
 
     Args:
-        member: whose network it is.
-        network: takes tiles (B, C, *space) to logits (B, K, *space), or a list of them, finest first.
+        member: the plan and weights of the network.
+        network: maps tiles (B, C, *space) to logits (B, K, *space), or to a list of them, finest first.
         device: where it computes.
-        own: made the network from the plan, if it is one of one's own.
+        make_network: the function that made the network from its plan, if it is the user's own.
     """
 
     def __init__(
-        self, member: Member, network: nn.Module, device: torch.device, own: Callable[[Plan], nn.Module] | None = None
+        self, member: Member, network: nn.Module, device: torch.device, make_network: Callable[[Plan], nn.Module] | None = None
     ) -> None:
-        self.member, self.network, self.device, self._own = member, network, device, own
+        self.member, self.network, self.device, self._make_network = member, network, device, make_network
 
     @classmethod
-    def of(cls, member: Member, device: torch.device, own: Callable[[Plan], nn.Module] | None = None) -> MemberNetwork:
-        """A member made ready.
-
-        Args:
-            own: makes the network from the plan, if it is one of one's own.
+    def of(cls, member: Member, device: torch.device, make_network: Callable[[Plan], nn.Module] | None = None) -> MemberNetwork:
+        """The network of a member, with its weights.
 
         Raises:
             ModelError: the weights are not those of the network that the plan describes.
         """
-        return cls(member, build(member, device, own), device, own)
+        return cls(member, build(member, device, make_network), device, make_network)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,8 +46,8 @@ class MemberNetwork:
         return autocast_dtype(self.device, self.member.plan.training.precision)
 
     def on(self, device: torch.device) -> MemberNetwork:
-        """The same network on another device; this one stays where it is, and nothing more is held there."""
-        return MemberNetwork.of(self.member, device, self._own)
+        """A copy of the network on another device; this one is left as it is."""
+        return MemberNetwork.of(self.member, device, self._make_network)
 
     def __call__(self, tiles: Tensor, window: Window) -> Tensor:
         """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""
@@ -65,42 +60,42 @@ class MemberNetwork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkGroup:
-    """Networks that are shown the same tiles.
+    """Networks with the same input tiles.
 
     Args:
-        key: of how their scans are preprocessed.
+        key: digest of the preprocessing of their scans.
         plan: of one of them; all preprocess alike.
-        voters: the networks.
+        networks: one or more.
         window: how the tiles are cut.
-        weight: what each of them counts beside those of other groups.
+        weight: of each network, relative to those of other groups.
     """
 
     key: str
     plan: Plan
-    voters: tuple[MemberNetwork, ...]
+    networks: tuple[MemberNetwork, ...]
     window: Window
     weight: float
 
 
-def grouped(voters: Sequence[MemberNetwork], windows: Sequence[Window], *, by_plan: bool) -> tuple[NetworkGroup, ...]:
-    """The networks divided by the tiles that they are shown, by names and weights, and by their plans if asked for; in order of
-    appearance.
-    """
+def group_networks(
+    networks: Sequence[MemberNetwork], windows: Sequence[Window], *, by_plan: bool = False
+) -> tuple[NetworkGroup, ...]:
+    """The networks grouped by preprocessing, window, weight and name of the plan (or the whole plan), in order of appearance."""
     found: dict[tuple[str, Window, float, str], list[MemberNetwork]] = {}
-    for voter, window in zip(voters, windows, strict=True):
-        plan, weight = voter.member.plan, voter.member.weight
-        of = plan.key() if by_plan else plan.name
-        found.setdefault((plan.key("preprocessing", "previous"), window, weight, of), []).append(voter)
+    for network, window in zip(networks, windows, strict=True):
+        plan, weight = network.member.plan, network.member.weight
+        name = plan.key() if by_plan else plan.name
+        found.setdefault((plan.key("preprocessing", "previous"), window, weight, name), []).append(network)
     return tuple(
-        NetworkGroup(key=key, plan=voters[0].member.plan, voters=tuple(voters), window=window, weight=weight)
-        for (key, window, weight, _), voters in found.items()
+        NetworkGroup(key=key, plan=group[0].member.plan, networks=tuple(group), window=window, weight=weight)
+        for (key, window, weight, _), group in found.items()
     )
 
 
 def window_of(
     member: Member, device: torch.device, *, step: float | None = None, mirror: bool = True, classic: bool = False
 ) -> Window:
-    """How a member's tiles are cut and sent through its network on a device."""
+    """The sliding window of a member's network on a device; options as for `nnseg.inference.predict.Predictor`."""
     plan = member.plan
     return Window(
         patch=plan.patch,

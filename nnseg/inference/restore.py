@@ -1,9 +1,9 @@
-"""The way back from the network's grid to the scan's, block by block, so that no more is ever held than a few slices.
+"""Logits on the network's grid brought back to the scan's, block by block, so that only a few slices are held at a time.
 
-A block of the scan is interpolated from the part of the network's answer that it lies in, by a small matrix along each axis:
-linearly, or from the nearest slice along an axis that is resampled on its own (`nnseg.preprocessing.resample` has the rule). What
-is interpolated lies between the values around it. So a label whose largest value around a block is below another's smallest cannot
-win in that block; most blocks are decided by this alone, whatever the number of labels.
+A block of the scan is interpolated from the surrounding logits by a small matrix along each axis: linearly, or from the nearest
+slice along an axis that is resampled separately (`nnseg.preprocessing.resample`). Interpolated values lie between those around
+them: a label whose largest logit around a block is below another's smallest cannot win there. Most blocks are decided by this
+alone, whatever the number of labels.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nnseg.core.geometry import Axes, Placement, Reorientation
-from nnseg.core.image import Floats, Integers
+from nnseg.core.geometry import Grid, Placement, Reorientation
+from nnseg.core.image import Floats, Integers, Scan
 from nnseg.core.labels import Labels
+from nnseg.core.plan import Plan
+from nnseg.preprocessing.preprocess import plan_orientation
 from nnseg.preprocessing.resample import Indices, apply_along, linear_neighbours, nearest_neighbours
 
 Block = tuple[slice, slice, slice]
@@ -69,14 +71,14 @@ class AxisResampling:
 
 
 class RestoreStream:
-    """A network's answer on its way to the scan: slabs of the network's grid come in, blocks of the cropped scan go out.
+    """A network's logits: slabs of the network's grid come in, blocks of the cropped scan go out.
 
-    Blocks must be asked for in the order of their slices, because slabs that no later block needs are dropped.
+    Blocks must be taken in the order of their slices, because slabs that no later block needs are dropped.
 
     Args:
-        slabs: (K, n, Y, X) in order, as `sliding_window` gives them.
-        placement: where the network's grid lies in the scan.
-        separate: the axis that was resampled on its own.
+        slabs: (K, n, Y, X) in order, as `sliding_window` yields them.
+        placement: of the network's grid in the scan.
+        separate: axis that is resampled separately, from the nearest slice.
     """
 
     def __init__(self, slabs: Iterator[Tensor], placement: Placement, *, separate: int | None) -> None:
@@ -88,140 +90,135 @@ class RestoreStream:
         ]
 
     @property
-    def reach(self) -> int:
-        """Slices of the scan that are known by now."""
+    def available(self) -> int:
+        """Number of the scan's slices that can be computed from the slabs so far."""
         return self._axes[0].available(self._first + self._held.shape[1])
 
-    def advance(self, start: int) -> bool:
-        """Wait for another slab, and drop what slices of the scan from ``start`` on do not need; False after the last."""
+    def advance(self, start: int) -> None:
+        """Take another slab, and drop what the scan's slices from ``start`` on do not need."""
         slab = next(self._slabs, None)
-        if slab is None:
-            return False
-        needless = min(int(self._axes[0].low[min(start, self.shape[0] - 1)]) - self._first, self._held.shape[1])
-        self._held, self._first = torch.cat([self._held[:, needless:], slab], 1), self._first + needless
-        return True
+        if slab is not None:
+            unused = min(int(self._axes[0].low[min(start, self.shape[0] - 1)]) - self._first, self._held.shape[1])
+            self._held, self._first = torch.cat([self._held[:, unused:], slab], 1), self._first + unused
 
     def source(self, block: Block) -> Tensor:
-        """The voxels (K, z, y, x) that a block depends on."""
+        """The logits (K, z, y, x) of the network's grid that a block is computed from."""
         z, y, x = (axis.source(part) for axis, part in zip(self._axes, block, strict=True))
         return self._held[:, z.start - self._first : z.stop - self._first, y, x]
 
     def interpolate(self, source: Tensor, block: Block) -> Tensor:
-        """The block (K, *shape) that follows from some channels of its source."""
-        grown = sorted(range(3), key=lambda a: (block[a].stop - block[a].start) / source.shape[a + 1])
-        for axis in grown:  # those that shrink first, so that later ones have less to do
-            matrix = self._axes[axis].matrix(block[axis], source.device)
+        """The logits (K, *shape) of a block, from some channels of its `source`."""
+        for axis in sorted(range(3), key=lambda a: (block[a].stop - block[a].start) / source.shape[a + 1]):
+            matrix = self._axes[axis].matrix(block[axis], source.device)  # shrinking axes first: later ones have less to do
             if matrix is not None:
                 source = apply_along(source, matrix, axis + 1)
         return source
 
-    def turned(self, layout: Reorientation, wanted: Reorientation) -> RestoreStream:
-        """This stream with its axes in another stream's order; everything is held then."""
-        if layout == wanted:
+    def reoriented(self, orientation: Reorientation, wanted: Reorientation) -> RestoreStream:
+        """This stream in another orientation of the same volume, for which all slabs are held at once."""
+        if orientation == wanted:
             return self
-        self._held = torch.cat([self._held, *self._slabs], 1)
-        axes, flips = _between(layout, wanted)
-        self._held = self._held.permute(0, *(a + 1 for a in axes)).flip([a + 1 for a, f in enumerate(flips) if f])
-        self._axes = [self._axes[a] for a in axes]
-        z, y, x = (self.shape[a] for a in axes)
-        self.shape = (z, y, x)
+        z, y, x = axes = [orientation.axes.index(axis) for axis in wanted.axes]
+        flips = [a + 1 for a, (old, flip) in enumerate(zip(axes, wanted.flips, strict=True)) if orientation.flips[old] != flip]
+        self._held = torch.cat([self._held, *self._slabs], 1).permute(0, z + 1, y + 1, x + 1).flip(flips)
+        self._axes, self.shape = [self._axes[a] for a in axes], (self.shape[z], self.shape[y], self.shape[x])
         return self
 
 
-def layout_of(axes: Axes, turn: Reorientation) -> Reorientation:
-    """From the canonical scan to the network's axis order: first ``turn``, then ``axes`` permuted."""
-    z, y, x = ((turn.axes[a], turn.flips[a]) for a in axes)
-    return Reorientation(axes=(z[0], y[0], x[0]), flips=(z[1], y[1], x[1]))
+def network_orientation(scan: Scan, plan: Plan) -> Reorientation:
+    """From the canonical scan to the axis order of a plan's networks: first the plan's orientation, then its permutation."""
+    turn = plan_orientation(scan, plan)
+    z, y, x = plan.preprocessing.axes
+    return Reorientation(axes=(turn.axes[z], turn.axes[y], turn.axes[x]), flips=(turn.flips[z], turn.flips[y], turn.flips[x]))
 
 
-def blocks(streams: list[RestoreStream], *, values: int, channels: int) -> Iterator[Block]:
-    """Blocks that cover the cropped scan, each as soon as all streams have reached it.
+def cropped_view(volume: Voxels, placement: Placement, orientation: Reorientation) -> Voxels:
+    """The part of a canonical volume (..., Z, Y, X) that the network sees, in its axis order: a writable view.
+
+    Args:
+        placement: of the network's grid in the reoriented scan.
+        orientation: as `network_orientation` gives it.
+    """
+    reoriented: Voxels = orientation.apply(volume)
+    z, y, x = (placement.crop.slices[a] for a in placement.axes)
+    return reoriented[..., z, y, x]
+
+
+def canonical_voxels(voxels: Indices, grid: Grid, placement: Placement, orientation: Reorientation) -> Indices:
+    """Voxels (n, 3) of a `cropped_view` as voxels of the canonical volume with this grid."""
+    found = np.empty_like(voxels)
+    for axis, (own, flip) in enumerate(zip(orientation.axes, orientation.flips, strict=True)):
+        positions = np.arange(grid.shape[own])[:: -1 if flip else 1][placement.crop.slices[placement.axes[axis]]]
+        found[:, own] = positions[voxels[:, axis]]
+    return found
+
+
+def blocks(streams: Sequence[RestoreStream], *, values: int, channels: int) -> Iterator[Block]:
+    """Blocks that cover the cropped scan, each as soon as all streams have its slices.
 
     Args:
         streams: of one shape.
-        values: about how many a block may have.
-        channels: of each voxel.
+        values: approximate number of values per block, over all channels.
+        channels: number of labels.
     """
     depth, height, width = streams[0].shape
     done = 0
     while done < depth:
-        reached = min(stream.reach for stream in streams)
-        if reached > done:
-            yield from _cut(slice(done, reached), height, width, max(1, values // channels))
-            done = reached
+        available = min(stream.available for stream in streams)
+        if available > done:
+            yield from _split(slice(done, available), height, width, max(1, values // channels))
+            done = available
         else:
             for stream in streams:
-                while stream.reach <= done:
+                while stream.available <= done:
                     stream.advance(done)
 
 
 def decided(stream: RestoreStream, block: Block, labels: Labels) -> Integers:
-    """The label values of a block of logits: the label whose logit is largest, or the regions whose logits are positive."""
+    """Label values (z, y, x) of a block: the label with the largest logit, or the regions whose logits are positive."""
     source = stream.source(block)
-    least, most = source.flatten(1).aminmax(dim=1)
-    able = most > 0 if labels.regions else most >= least.max()
-    chosen = able.nonzero()[:, 0]
+    low, high = source.flatten(1).aminmax(dim=1)
+    candidates = (high > 0 if labels.regions else high >= low.max()).nonzero()[:, 0]
     shape = tuple(part.stop - part.start for part in block)
-    if len(chosen) == (0 if labels.regions else 1):
-        return np.full(shape, labels.values[0 if labels.regions else int(chosen)], labels.dtype)
-    answer = stream.interpolate(source[chosen], block)
-    if labels.regions:
-        painted = np.full(shape, labels.values[0], labels.dtype)
-        for head, seen in zip(chosen.tolist(), (answer > 0).cpu().numpy(), strict=True):
-            painted[seen] = labels.regions[head].paint
-        return painted
-    return labels.decode(chosen.to(answer.device)[_argmax(answer)].cpu().numpy())
+    if len(candidates) == (0 if labels.regions else 1):
+        return np.full(shape, labels.values[0 if labels.regions else int(candidates)], labels.dtype)
+    logits = stream.interpolate(source[candidates], block)
+    if not labels.regions:
+        return labels.decode(candidates.to(logits.device)[_argmax(logits)].cpu().numpy())
+    values = np.full(shape, labels.values[0], labels.dtype)
+    for head, mask in zip(candidates.tolist(), (logits > 0).cpu().numpy(), strict=True):
+        values[mask] = labels.regions[head].paint
+    return values
 
 
-def cropped_view(volume: Voxels, placement: Placement, layout: Reorientation) -> Voxels:
-    """The part of a canonical volume (..., Z, Y, X) that the network saw, in its axis order: a view, to be written to.
-
-    Args:
-        placement: of the turned scan.
-        layout: as `layout_of` gave it.
-    """
-    box = tuple(placement.crop.slices[a] for a in placement.axes)
-    seen: Voxels = layout.apply(volume)
-    lead: list[Any] = [slice(None)] * (volume.ndim - 3)
-    return seen[tuple(lead) + box]
-
-
-def mean(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted mean of tensors of one shape; those that weigh nothing are not touched, one alone is given back as it is."""
-    (first, heavy), *others = [(part, weight) for part, weight in zip(parts, weights, strict=True) if weight]
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted mean of tensors of one shape; those with weight 0 are not read, and a single one is returned as it is."""
+    (first, weight), *others = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight]
     if not others:
         return first
     total = sum(weights)
-    summed = first * (heavy / total)
-    for part, weight in others:
-        summed += part.to(summed.device) * (weight / total)
-    return summed
+    mean = first * (weight / total)
+    for tensor, weight in others:
+        mean += tensor.to(mean.device) * (weight / total)
+    return mean
 
 
-def _argmax(answer: Tensor) -> Tensor:
-    """Where along the first axis the largest value stands, the first of equals; on CPUs ten times as fast as ``argmax(0)``."""
-    best, place = answer[0], torch.zeros(answer.shape[1:], dtype=torch.long, device=answer.device)
-    for number, values in enumerate(answer[1:], 1):
-        place.masked_fill_(values > best, number)
-        best = torch.maximum(best, values)
-    return place
+def _argmax(logits: Tensor) -> Tensor:
+    """Index of the largest value along the first axis, the first of equals; on CPUs ten times as fast as ``argmax(0)``."""
+    largest, index = logits[0], torch.zeros(logits.shape[1:], dtype=torch.long, device=logits.device)
+    for number, values in enumerate(logits[1:], 1):
+        index.masked_fill_(values > largest, number)
+        largest = torch.maximum(largest, values)
+    return index
 
 
-def _cut(slices: slice, height: int, width: int, voxels: int) -> Iterator[Block]:
-    """Blocks of about so many voxels: narrow enough to be decided by their surroundings, wide enough to be worth the call."""
+def _split(slices: slice, height: int, width: int, voxels: int) -> Iterator[Block]:
+    """Blocks of about so many voxels, near to cubes, so that few labels are candidates in each."""
     edge = max(8, round((voxels / DEPTH) ** 0.5))
-    deep = min(DEPTH, max(1, voxels // edge**2))
-    starts = range(slices.start, slices.stop, deep), range(0, height, edge), range(0, width, edge)
-    for z, y, x in product(*starts):
-        yield slice(z, min(z + deep, slices.stop)), slice(y, min(y + edge, height)), slice(x, min(x + edge, width))
+    depth = min(DEPTH, max(1, voxels // edge**2))
+    for z, y, x in product(range(slices.start, slices.stop, depth), range(0, height, edge), range(0, width, edge)):
+        yield slice(z, min(z + depth, slices.stop)), slice(y, min(y + edge, height)), slice(x, min(x + edge, width))
 
 
 DEPTH = 8
 """Slices of a block, at most."""
-
-
-def _between(layout: Reorientation, wanted: Reorientation) -> tuple[Axes, tuple[bool, bool, bool]]:
-    """Axes and flips that lead from one layout of the same volume to another."""
-    z, y, x = (layout.axes.index(axis) for axis in wanted.axes)
-    flips = [layout.flips[old] != flip for old, flip in zip((z, y, x), wanted.flips, strict=True)]
-    return (z, y, x), (flips[0], flips[1], flips[2])

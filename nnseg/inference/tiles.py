@@ -1,36 +1,41 @@
-"""How a volume is cut into tiles, and how much each voxel of a tile counts."""
+"""How a volume is cut into tiles, and the weight of each voxel of a tile."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import torch
 from torch import Tensor
 
+from nnseg.core.geometry import tile_starts
 from nnseg.core.labels import Pairs, permutation
 from nnseg.core.plan import Steps
 
 Flips = tuple[int, ...]
 """Axes of a tile (C, z, y, x) that are reversed in a mirrored copy."""
 
+SLAB_VALUES = 32_000_000
+"""Values, over all channels, of the finished slices that are passed on at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """How a volume is cut into tiles, and what becomes of a network's answers to them.
+    """How a volume is cut into tiles, and how the logits of the tiles are combined.
 
     Args:
-        patch: shape of a tile in voxels: two values for networks that see slices, along axis 0 of the volume; or three.
-        heads: channels of the network's answer.
+        patch: shape of a tile in voxels: three values, or two for 2D networks, which see slices along axis 0 of the volume.
+        heads: output channels of the network.
         step: distance of neighbouring tiles as a share of the patch.
         mirror_axes: axes of the patch mirrored in all combinations.
-        sigmoid: heads are regions, each with a probability of its own; otherwise they share one (softmax).
-        logits: the answer is the mean of all networks' logits, as nnU-Net's is; otherwise that of their probabilities.
-        swap_axis: axis of the patch from one side of the body to the other; None where no heads are swapped.
-        swaps: pairs of heads that change places in copies mirrored along ``swap_axis``: left and right.
-        previous_swaps: pairs of label indices that do in the image's last channel, if that is the previous answer of a cascade.
-        batch: tiles, or mirrored copies of them, that go through the network together; changes speed and memory only.
+        sigmoid: heads are regions with independent probabilities (sigmoid); otherwise exclusive labels (softmax).
+        logits: networks are combined by the mean of their logits, as in nnU-Net; otherwise by that of their probabilities.
+        swap_axis: left-right axis of the patch; None where no heads are swapped.
+        swaps: pairs of heads (left and right) that are exchanged in copies mirrored along ``swap_axis``.
+        previous_swaps: pairs of label indices that are exchanged in the image's last channel, the previous stage of a cascade.
+        batch: tiles, or mirrored copies of them, in one forward pass; changes speed and memory only.
         dtype: of autocast; float32 for none.
     """
 
@@ -48,13 +53,13 @@ class Window:
 
     @property
     def tile(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of a tile, one slice thick for networks that see slices."""
+        """Shape (z, y, x) of a tile, one slice thick for 2D networks."""
         z, y, x = (1, *self.patch) if len(self.patch) == 2 else self.patch
         return z, y, x
 
     @property
     def steps(self) -> tuple[float, float, float]:
-        """Distance of neighbouring tiles along (z, y, x) as a share of the tile; slices are all seen."""
+        """Distance of neighbouring tiles along (z, y, x) as a share of the tile; 2D networks see every slice."""
         return (1.0 if len(self.patch) == 2 else self.step, self.step, self.step)
 
     @property
@@ -64,29 +69,65 @@ class Window:
         return tuple(chosen for n in range(len(axes) + 1) for chosen in combinations(axes, n))
 
     def mirrored(self, tile: Tensor, flips: Flips) -> Tensor:
-        """A copy of a tile (C, z, y, x) as training shows mirrored patches."""
+        """A mirrored copy of a tile (C, z, y, x), as in training."""
         tile = tile.flip(flips)
-        if self.previous_swaps and self._crosses(flips):
+        if self.previous_swaps and self._swaps_sides(flips):
             before = tile[-1].clone()
             for left, right in self.previous_swaps:
                 tile[-1].masked_fill_(before == left, right).masked_fill_(before == right, left)
         return tile
 
-    def mirrored_back(self, answer: Tensor, flips: Flips) -> Tensor:
-        """The answer (K, z, y, x) to a mirrored copy, turned as the tile is."""
-        return (answer[list(permutation(self.swaps, self.heads))] if self._crosses(flips) else answer).flip(flips)
+    def mirrored_back(self, logits: Tensor, flips: Flips) -> Tensor:
+        """The logits (K, z, y, x) of a mirrored copy, in the tile's orientation."""
+        return (logits[list(permutation(self.swaps, self.heads))] if self._swaps_sides(flips) else logits).flip(flips)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of logits (..., K, z, y, x)."""
+        """Probabilities (..., K, z, y, x) of logits of that shape."""
         return torch.sigmoid(logits) if self.sigmoid else torch.softmax(logits, -4)
 
-    def _crosses(self, flips: Flips) -> bool:
-        """True for copies in which left is right."""
+    def _swaps_sides(self, flips: Flips) -> bool:
+        """True for copies in which left and right are exchanged."""
         return self.swap_axis is not None and self.swap_axis + 4 - len(self.patch) in flips
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """Positions of the tiles of a volume.
+
+    Args:
+        layers: first slices of the tiles that are summed up together.
+        corners: first row and column of each tile of a layer.
+        before: slices, rows and columns of padding before a volume that is smaller than a tile.
+        padded: shape (z, y, x) of the volume with its padding.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    corners: tuple[tuple[int, int], ...]
+    before: tuple[int, int, int]
+    padded: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], window: Window) -> Tiling:
+        """The tiling of a volume of ``shape`` (z, y, x)."""
+        missing = [max(t - n, 0) for t, n in zip(window.tile, shape, strict=True)]
+        z, y, x = (n + m for n, m in zip(shape, missing, strict=True))
+        depths, rows, columns = (tile_starts(n, t, s) for n, t, s in zip((z, y, x), window.tile, window.steps, strict=True))
+        copies = len(rows) * len(columns) * len(window.flips)
+        together = max(1, window.batch // copies) if window.tile[0] == 1 else 1  # a few small slices do not fill a batch
+        return cls(
+            layers=tuple(depths[i : i + together] for i in range(0, len(depths), together)),
+            corners=tuple(product(rows, columns)),
+            before=(missing[0] // 2, missing[1] // 2, missing[2] // 2),
+            padded=(z, y, x),
+        )
+
+    def depth(self, tile: int) -> int:
+        """Number of slices that are held at once, for tiles of this depth."""
+        return max(layer[-1] - layer[0] for layer in self.layers) + tile
+
+
 def importance(patch: Steps) -> Tensor:
-    """The weight of each voxel of a tile, float32: a Gaussian around its centre with sigma patch/8, one at most and never zero."""
+    """The weight of each voxel of a tile, float32: a Gaussian around its centre, sigma an eighth of the patch, in (0, 1]."""
     weight = torch.ones((), dtype=torch.float64)
     for length in patch:
         distance = torch.arange(length, dtype=torch.float64) - length // 2
@@ -96,11 +137,11 @@ def importance(patch: Steps) -> Tensor:
 
 
 def batch_for(patch: Steps, features: int, device: torch.device) -> int:
-    """How many tiles to send through the network together.
+    """The number of tiles in one forward pass.
 
-    A CPU's caches want few values at a time. Measured in bfloat16 on one core: eight 40 x 56 x 40 tiles through a U-Net that starts
-    with 16 features took 0.22 s one or two at once and 0.28 s all together; slices of 256 x 256 with 32 features are fastest
-    alone, of 64 x 64 eight at once. A GPU wants to be filled; its numbers are an estimate, not measured.
+    Few values at a time suit a CPU's caches. Measured in bfloat16 on one core: eight 40 x 56 x 40 tiles through a U-Net with 16
+    features took 0.22 s one or two at once and 0.28 s all together; slices of 256 x 256 with 32 features are fastest alone, of
+    64 x 64 eight at once. The numbers for a GPU are an estimate, not measured.
 
     Args:
         patch: shape of a tile in voxels.

@@ -1,4 +1,4 @@
-"""The volumes of an answer, filled block by block."""
+"""The volumes of a prediction, filled block by block."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
 from nnseg.inference.postprocess import apply
-from nnseg.inference.restore import Block, Voxels, mean
+from nnseg.inference.restore import Block, Voxels, weighted_mean
 from nnseg.inference.uncertainty import UncertaintyStats, tempered
 from nnseg.network.bundle import Model
 
 IN_MEMORY_BYTES = 2**28
-"""Probabilities above this size are kept in a file."""
+"""Larger probability volumes are kept in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedOutputs:
-    """What is asked for beside a label map.
+    """What a prediction contains besides the label map.
 
     Args:
         probabilities: of every voxel.
         uncertainty: of every voxel.
-        confidence: in the whole.
-        sample: voxels whose untempered probabilities are drawn, with confidence.
-        scratch: folder for what is too large to be held; the system's if absent.
+        confidence: in the whole prediction.
+        sample: number of voxels sampled with their probabilities, together with the confidence.
+        scratch: folder for large arrays; the system's if absent.
     """
 
     probabilities: bool = False
@@ -43,60 +43,66 @@ class RequestedOutputs:
 
 
 class OutputVolumes:
-    """The volumes of one answer.
+    """The volumes of one prediction, on the scan's canonical grid.
 
     Args:
-        model: whose labels and trust count.
+        model: for its labels, trust and postprocessing.
         grid: the scan's canonical one.
-        weights: of the parts that each block comes in; what weighs nothing is left out.
-        wanted: beside the label map.
+        weights: of the groups of networks; those with weight 0 are not used.
+        requested: what to compute besides the label map.
+        view: gives the part of a volume that blocks index, in their axis order.
     """
 
-    def __init__(self, model: Model, grid: Grid, weights: Sequence[float], wanted: RequestedOutputs) -> None:
+    def __init__(
+        self,
+        model: Model,
+        grid: Grid,
+        weights: Sequence[float],
+        requested: RequestedOutputs,
+        view: Callable[[Voxels], Voxels],
+    ) -> None:
         self._model, self._labels, self._grid = model, model.labels, grid
         self._temperature = model.trust.temperature if model.trust else 1.0
         self.weights, self.seconds = tuple(weights), 0.0
         self.labels = np.full(grid.shape, model.labels.values[0], model.labels.dtype)
-        self.tally = UncertaintyStats(model.labels, model.trust, sample=wanted.sample) if wanted.confidence else None
-        self.uncertainty = np.zeros(grid.shape, np.float32) if wanted.uncertainty else None
+        self.stats = UncertaintyStats(model.labels, model.trust, sample=requested.sample) if requested.confidence else None
+        self.uncertainty = np.zeros(grid.shape, np.float32) if requested.uncertainty else None
         self.probabilities: Floats | None = None
-        if wanted.probabilities:
-            self.probabilities = _empty((len(model.labels.heads), *grid.shape), wanted.scratch)
+        if requested.probabilities:
+            self.probabilities = _empty((len(model.labels.heads), *grid.shape), requested.scratch)
             self.probabilities[:] = 0
             if not model.labels.regions:
-                self.probabilities[0] = 1  # outside the crop the background is certain
+                self.probabilities[0] = 1  # outside the crop everything is background
+        self._label_view, self._probability_view, self._uncertainty_view = (
+            None if volume is None else view(volume) for volume in (self.labels, self.probabilities, self.uncertainty)
+        )
 
     @property
     def only_labels(self) -> bool:
-        """True if nothing is asked for that takes probabilities."""
-        return self.probabilities is None and self.tally is None
+        """True if no probabilities are needed."""
+        return self.probabilities is None and self.stats is None
 
-    def frame(self, view: Callable[[Voxels], Voxels]) -> None:
-        """Say which part of the volumes blocks lie in, and how it is turned."""
-        self._label_view = view(self.labels)
-        self._view = None if self.probabilities is None else view(self.probabilities)
-        self._uncertainty_view = None if self.uncertainty is None else view(self.uncertainty)
-
-    def paint(self, block: Block, values: Voxels) -> None:
-        """Set the labels of a block."""
+    def set_labels(self, block: Block, values: Voxels) -> None:
+        """Set the label values of a block."""
+        assert self._label_view is not None
         self._label_view[block] = values
 
-    def paint_mean(self, block: Block, parts: Sequence[Tensor]) -> None:
-        """Set a block to what the weighted mean of its parts (K, z, y, x), probabilities, decides."""
+    def set_mean(self, block: Block, probabilities: Sequence[Tensor]) -> None:
+        """Set a block from the weighted mean of each group's probabilities (K, z, y, x)."""
         start = time.perf_counter()
-        answer = mean(parts, self.weights)
-        self._label_view[block] = self._labels.decide(answer.cpu().numpy())
-        if self._view is not None:
-            kept = tempered(answer, self._temperature, regions=bool(self._labels.regions))
-            self._view[(slice(None), *block)] = kept.cpu().numpy()
-        if self.tally:
-            doubt = self.tally.add(answer, (block[0].start, block[1].start, block[2].start))
+        mean = weighted_mean(probabilities, self.weights)
+        self.set_labels(block, self._labels.decide(mean.cpu().numpy()))
+        if self._probability_view is not None:
+            calibrated = tempered(mean, self._temperature, regions=bool(self._labels.regions))
+            self._probability_view[(slice(None), *block)] = calibrated.cpu().numpy()
+        if self.stats:
+            uncertainty = self.stats.add(mean, (block[0].start, block[1].start, block[2].start))
             if self._uncertainty_view is not None:
-                self._uncertainty_view[block] = doubt.cpu().numpy()
+                self._uncertainty_view[block] = uncertainty.cpu().numpy()
         self.seconds += time.perf_counter() - start
 
     def postprocessed(self) -> Integers:
-        """The labels after the model's postprocessing."""
+        """The label map after the model's postprocessing."""
         start = time.perf_counter()
         labels = apply(self.labels, self._model.postprocessing, self._labels, voxel_mm3=math.prod(self._grid.spacing))
         self.seconds += time.perf_counter() - start
@@ -104,7 +110,7 @@ class OutputVolumes:
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:
-    """An array, in a file without a name if it is large."""
+    """A float32 array, in an unnamed file if it is large."""
     if math.prod(shape) * 4 <= IN_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=scratch) as file:

@@ -47,7 +47,7 @@ def preprocess(
         ModelError: the previous answer is missing, or the plan is shown none.
     """
     _check(scan, plan, label_map=label_map, previous=previous)
-    turn = turn_for(scan, plan)
+    turn = plan_orientation(scan, plan)
     scan, label_map, previous = turned(scan, turn), _turned_labels(label_map, turn), _turned_labels(previous, turn)
     placement = _place(scan.grid, nonzero_box(scan.image), plan)
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
@@ -93,7 +93,7 @@ def separate_back(placement: Placement, plan: Plan) -> int | None:
     return _separate(plan, current=placement.spacing, new=_scan_spacing(placement))
 
 
-def turn_for(scan: Scan, plan: Plan) -> Reorientation:
+def plan_orientation(scan: Scan, plan: Plan) -> Reorientation:
     """From a canonical scan to the orientation that the plan's networks know."""
     if plan.preprocessing.orientation == "stored":
         return scan.source.grid.canonical().inverse()

@@ -15,9 +15,8 @@ from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.trust import Trust
-from nnseg.inference import networks as voters
-from nnseg.inference import predict as room
-from nnseg.inference import volumes as canvas
+from nnseg.inference import networks, volumes
+from nnseg.inference import predict as predict_module
 from nnseg.inference.postprocess import apply
 from nnseg.inference.predict import Predictor
 from nnseg.network.build import build_network
@@ -129,7 +128,7 @@ def test_the_same_scan_gives_the_same_answer_whoever_asks():
     first = predictor(scan).label_map.labels
     predictor(_scan(shape=(9, 9, 9)))
     assert np.array_equal(predictor(scan).label_map.labels, first)
-    assert np.array_equal(room.predict(model, scan, device=CPU).label_map.labels, first)
+    assert np.array_equal(predict_module.predict(model, scan, device=CPU).label_map.labels, first)
     assert np.array_equal(predict(model, scan, device=CPU).label_map.labels, first)
 
 
@@ -156,8 +155,8 @@ def test_members_of_different_plans_meet_as_probabilities():
 def test_members_that_preprocess_alike_share_the_way(monkeypatch):
     members = (_member(_plan(), 0), _member(_plan(2), 1), _member(_plan(), 2), _member(_plan(spacing=3.0), 3))
     predictor, calls = Predictor(Model(members=members), device=CPU), []
-    assert [[v.member.fold for v in group.voters] for group in predictor._groups] == [[0, 2], [1], [3]]
-    monkeypatch.setattr(room, "preprocess", lambda *given, **more: calls.append("in") or preprocess(*given, **more))
+    assert [[v.member.fold for v in group.networks] for group in predictor._groups] == [[0, 2], [1], [3]]
+    monkeypatch.setattr(predict_module, "preprocess", lambda *given, **more: calls.append("in") or preprocess(*given, **more))
     predictor(_scan())
     assert len(calls) == 3
 
@@ -208,8 +207,8 @@ def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
         }
     )  # the scan's own spacing, so that nothing is resampled
     first, scan = (_lowres(1), _lowres(2)), _scan()
-    real = voters.build
-    monkeypatch.setattr(voters, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
+    real = networks.build
+    monkeypatch.setattr(networks, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
     answer = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
     expected = predict(Model(members=first), scan, device=CPU).label_map.labels
     assert len(np.unique(expected)) == 3
@@ -251,9 +250,9 @@ def test_a_cascade_without_its_first_stage_is_refused(previous):
 def test_a_window_swaps_the_heads_that_training_swapped():
     sided = Augmentation(swapped_labels=((1, 2),), swap_axis=2)
     plan = _plan().model_copy(update={"training": Training(batch_size=2, augmentation=sided)})
-    window = room.window_of(Member(plan=plan, fold=0, weights={}), CPU)
+    window = predict_module.window_of(Member(plan=plan, fold=0, weights={}), CPU)
     assert (window.swap_axis, window.swaps, window.previous_swaps) == (2, ((1, 2),), ())
-    cascade = room.window_of(Member(plan=plan.model_copy(update={"previous": "3d_lowres"}), fold=0, weights={}), CPU)
+    cascade = predict_module.window_of(Member(plan=plan.model_copy(update={"previous": "3d_lowres"}), fold=0, weights={}), CPU)
     assert cascade.previous_swaps == ((1, 2),)
 
 
@@ -262,7 +261,7 @@ def _plain(member: Member, scan: Scan, *, classic=False):
     labels = member.plan.labels
     group = Predictor(Model(members=(member,)), device=CPU, classic=classic)._groups[0]
     case = preprocess(scan, None, member.plan)
-    votes = torch.cat(list(room.sliding_window(group.voters, torch.from_numpy(case.image), group.window)), 1)
+    votes = torch.cat(list(predict_module.sliding_window(group.networks, torch.from_numpy(case.image), group.window)), 1)
     if not classic:
         votes = torch.logit(votes, 1e-7) if labels.regions else votes.clamp(min=1e-7).log()
     logits = torch.from_numpy(restore(votes.numpy(), case.placement, member.plan))
@@ -276,7 +275,7 @@ def _plain(member: Member, scan: Scan, *, classic=False):
 @pytest.mark.parametrize("spacing", [0.7, 2.0, 4.0])
 @pytest.mark.parametrize(("dimensions", "axes"), [(3, (0, 1, 2)), (3, (2, 0, 1)), (2, (1, 2, 0))])
 def test_the_way_back_in_blocks_is_the_plain_one(dimensions, axes, spacing, labels, classic, monkeypatch):
-    monkeypatch.setattr(room, "BLOCK_VALUES", 3000)
+    monkeypatch.setattr(predict_module, "BLOCK_VALUES", 3000)
     scan, member = _scan(), _member(_plan(dimensions, axes=axes, spacing=spacing, labels=labels), 7)
     plain = _plain(member, scan, classic=classic)
     expected = labels.decide(plain)
@@ -294,7 +293,7 @@ def test_anisotropic_slices_come_back_one_by_one():
 
 
 def test_plans_of_other_axis_orders_answer_together(monkeypatch):
-    monkeypatch.setattr(room, "BLOCK_VALUES", 2000)
+    monkeypatch.setattr(predict_module, "BLOCK_VALUES", 2000)
     members = (_member(_plan(axes=(2, 0, 1)), 0), _member(_plan(2), 1), _member(_plan(axes=(1, 2, 0), spacing=3.0), 2))
     alone = [predict(Model(members=(m,)), _scan(), device=CPU).probabilities for m in members]
     together = predict(Model(members=members), _scan(), device=CPU)
@@ -309,7 +308,9 @@ def test_classic_folds_meet_as_logits_and_their_plans_as_probabilities():
     mean = 0
     for member in (one, other):
         group = Predictor(Model(members=(member,)), device=CPU, classic=True)._groups[0]
-        mean = mean + torch.cat(list(room.sliding_window(group.voters, torch.from_numpy(case.image), group.window)), 1) / 2
+        mean = (
+            mean + torch.cat(list(predict_module.sliding_window(group.networks, torch.from_numpy(case.image), group.window)), 1) / 2
+        )
     shares = torch.softmax(torch.from_numpy(restore(mean.numpy(), case.placement, one.plan)), 0).numpy()
     found = predict(Model(members=(one, other, flat)), scan, device=CPU, classic=True).probabilities
     np.testing.assert_allclose(found[:, 3:], (shares + _plain(flat, scan, classic=True))[:, 3:] / 2, atol=2e-5)
@@ -346,14 +347,14 @@ def test_networks_of_another_orientation_see_the_scan_as_they_learned_it(orienta
 
 def test_many_labels_take_no_more_memory_than_few(monkeypatch):
     largest = []
-    real = room.decided
+    real = predict_module.decided
 
     def watched(stream, block, labels):
         largest.append(int(np.prod([part.stop - part.start for part in block])) * len(labels.heads))
         return real(stream, block, labels)
 
-    monkeypatch.setattr(room, "decided", watched)
-    monkeypatch.setattr(room, "BLOCK_VALUES", 20_000)
+    monkeypatch.setattr(predict_module, "decided", watched)
+    monkeypatch.setattr(predict_module, "BLOCK_VALUES", 20_000)
     for count in (3, 60):
         labels = Labels(names=tuple(f"l{i}" for i in range(count)), values=tuple(range(count)))
         predict(_model(_plan(labels=labels)), _scan(), device=CPU, probabilities=False)
@@ -413,7 +414,7 @@ def test_two_threads_and_a_lone_one_get_the_same_answers():
 
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_large_probabilities_lie_in_a_file_and_are_the_same(limit, monkeypatch, tmp_path):
-    monkeypatch.setattr(canvas, "IN_MEMORY_BYTES", limit)
+    monkeypatch.setattr(volumes, "IN_MEMORY_BYTES", limit)
     predictor = Predictor(_model(_plan()), device=CPU)
     found = predictor.infer(predictor.prepare(_scan()), probabilities=True, scratch=tmp_path).probabilities
     assert isinstance(found, np.memmap) == (limit == 0)
@@ -516,7 +517,7 @@ def test_a_weighted_member_counts_as_often_as_its_weight_says():
 def test_networks_of_the_same_tiles_and_other_weights_are_kept_apart():
     members = (replace(_member(_plan(), 0), weight=2.0), _member(_plan(), 1), replace(_member(_plan(), 2), weight=2.0))
     groups = Predictor(Model(members=members), device=CPU)._groups
-    assert [([v.member.fold for v in g.voters], g.weight) for g in groups] == [([0, 2], 2.0), ([1], 1.0)]
+    assert [([v.member.fold for v in g.networks], g.weight) for g in groups] == [([0, 2], 2.0), ([1], 1.0)]
 
 
 def test_an_ensemble_takes_the_seconds_of_its_plans_and_no_others():
@@ -532,7 +533,7 @@ def test_an_ensemble_takes_the_seconds_of_its_plans_and_no_others():
 def test_a_cascade_takes_also_the_seconds_of_its_first_stage():
     model = Model(members=(_named(_member(_plan(), 0), "3d"), _member(_cascade(), 1)), previous=(_lowres(),))
     predictor = Predictor(model, device=CPU)
-    seconds = predictor._shown(predictor.prepare(_scan())).seconds
+    seconds = predictor._with_cascade_cases(predictor.prepare(_scan())).seconds
     plain, cascade = (seconds[group.key] for group in predictor._groups)
     assert plain["network"] == 0
     assert min(plain["preprocess"], cascade["preprocess"], cascade["network"]) > 0

@@ -296,7 +296,7 @@ def test_a_previous_answer_is_swapped_in_mirrored_copies():
 
 def test_only_copies_mirrored_along_the_swap_axis_are_swapped():
     window = Window(patch=(2, 2), heads=3, mirror_axes=(0, 1), swap_axis=1, swaps=((1, 2),))
-    assert [window._crosses(flips) for flips in window.flips] == [False, False, True, True]
+    assert [window._swaps_sides(flips) for flips in window.flips] == [False, False, True, True]
 
 
 def test_copies_meet_as_logits_and_networks_as_probabilities_by_hand():
