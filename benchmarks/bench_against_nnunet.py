@@ -55,8 +55,8 @@ def prepare(options: argparse.Namespace) -> dict[str, object]:
         shutil.rmtree(work / "ours", ignore_errors=True)
         shutil.rmtree(work / "preprocessed", ignore_errors=True)
         budget = ["--budget", f"{options.minutes}m", "--folds", "0"]
-        planned = measure([sys.executable, "-m", "nnseg.cli", "plan", str(options.dataset), str(work / "ours"), *budget])
-        done = measure([sys.executable, "-m", "nnseg.cli", "preprocess", str(work / "ours")])
+        planned = measure([sys.executable, "-m", "nnseg", "plan", str(options.dataset), str(work / "ours"), *budget])
+        done = measure([sys.executable, "-m", "nnseg", "preprocess", str(work / "ours")])
         ours.append({k: round(max(planned[k], done[k]) if "peak" in k else planned[k] + done[k], 2) for k in planned})
         peers.append(run_peer(options, "nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres"))
         tuned.append(
@@ -74,7 +74,7 @@ def train(options: argparse.Namespace) -> dict[str, object]:
     work = options.work
     shutil.rmtree(work / "ours", ignore_errors=True)
     command = ["run", str(options.dataset), str(work / "ours"), "--folds", "0", "--budget", f"{options.minutes}m"]
-    ours = measure([sys.executable, "-m", "nnseg.cli", *command], work / "nnseg_train.log")
+    ours = measure([sys.executable, "-m", "nnseg", *command], work / "nnseg_train.log")
     scores = json.loads((work / "ours" / "scores.json").read_text())["averages"]["per_mask"]["dice"]
     seconds = json.loads((work / "ours" / "run.json").read_text())["seconds"]
     report = work / "peer_report.json"
@@ -94,7 +94,7 @@ def predict(options: argparse.Namespace) -> dict[str, object]:
     for name in names:
         (scans / f"{name}_0000.nii.gz").symlink_to((options.dataset / "imagesTr" / f"{name}.nii.gz").resolve())
     command = ["predict", str(scans), str(work / "ours_predicted"), "--model", str(work / "ours")]
-    ours = measure([sys.executable, "-m", "nnseg.cli", *command])
+    ours = measure([sys.executable, "-m", "nnseg", *command])
     model = ["-d", "4", "-c", "3d_fullres", "-f", "0", "-chk", "checkpoint_final.pth", "-device", "cpu", "-npp", "1", "-nps", "1"]
     peers = run_peer(options, "nnUNetv2_predict", "-i", str(scans), "-o", str(work / "peer_predicted"), *model)
     return {"scans": len(names), "nnseg": ours, "nnunet": peers, "ratio": round(peers["wall_s"] / ours["wall_s"], 2)}

@@ -25,7 +25,7 @@ from nnseg.storage.predictions import read_predictions
 from nnseg.storage.run import Run
 from nnseg.system.machine import GIGABYTE
 
-NNSEG = (sys.executable, "-m", "nnseg.cli")
+NNSEG = (sys.executable, "-m", "nnseg")
 
 WATCHED = """
 import pathlib, sys

@@ -149,7 +149,7 @@ def planned(options: argparse.Namespace) -> Path:
 
 
 def _nnseg(*arguments: str) -> None:
-    if measure([sys.executable, "-m", "nnseg.cli", *arguments])["exit_code"]:
+    if measure([sys.executable, "-m", "nnseg", *arguments])["exit_code"]:
         raise SystemExit(f"nnseg {' '.join(arguments)} failed; run it by hand to see why")
 
 

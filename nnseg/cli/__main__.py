@@ -1,5 +1,0 @@
-"""``python -m nnseg.cli``."""
-
-from nnseg.cli import main
-
-main()
