@@ -8,30 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import KnownRun, Verbose, Workers, workers_of
-from nnseg.cli.output import exit_for, log_to_terminal, print_scores
+from nnseg.cli.options import KnownRun, Verbose, with_options
+from nnseg.cli.output import exit_for_failed, log_to_terminal
+from nnseg.core.options import Options
 
 if TYPE_CHECKING:
-    from nnseg.core.scores import Scores
+    pass
 
 
 PANEL = "Judge"
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("workers")
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.", show_default=False)],
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.")],
     references: Annotated[
         Path | None,
         typer.Argument(
-            metavar="REFERENCES",
-            help="Folder of reference label maps. Without it PREDICTIONS is a run, whose scores are shown.",
-            show_default=False,
+            metavar="REFERENCES", help="Folder of reference label maps. Without it PREDICTIONS is a run, whose scores are shown."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.")] = None,
     form: Annotated[
         Literal["nnseg", "nnunet"], typer.Option("--format", help="Of that JSON: nnunet writes nnU-Net's summary.json.")
     ] = "nnseg",
@@ -41,25 +39,23 @@ def evaluate(
             "--labels",
             "--run",
             help="Run folder or dataset.json with label names, regions and ignore value. Default: read off the references.",
-            show_default=False,
         ),
     ] = None,
     tolerances: Annotated[
         str, typer.Option("--tolerances", help='Millimetres of NSD: 1,2 ...; "none" measures no distances, which is faster.')
     ] = "1,2",
     instances: Annotated[
-        str | None,
-        typer.Option(help="Labels whose components count one by one, as lesions do: tumour,metastasis.", show_default=False),
+        str | None, typer.Option(help="Labels whose components count one by one, as lesions do: tumour,metastasis.")
     ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
             help='Also show scores by group (site, scanner, sex, age): a CSV with a column "case", a folder with a DICOM series'
-            ' for each case, or "dicom" for the scans of the run.',
-            show_default=False,
+            ' for each case, or "dicom" for the scans of the run.'
         ),
     ] = None,
-    workers: Workers = 0,
+    *,
+    options: Options,
     verbose: Verbose = False,
 ) -> None:
     """Score label maps against references, paired by name: overlap, distances, volumes, lesions, in three declared averages.
@@ -68,62 +64,45 @@ def evaluate(
     false positives and panoptic quality of labels whose components count one by one.
     """
     log_to_terminal(verbose)
-    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
-    from nnseg.core.errors import EvaluationError
-
-    if references is None:
-        _show_run(predictions, groups, out)
-        return
-    if form != "nnseg" and not out:
-        raise EvaluationError("--format says how the scores are written; name the file with --out")
-    named = tuple(name.strip() for name in instances.split(",")) if instances else ()
-    evaluated = evaluate_folders(
-        predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
-        workers=workers_of(workers),
-    )  # fmt: skip
-    scores = evaluated.scores
-    print_scores(scores, cases=True)
-    if out:
-        evaluated.write(out, form)
-        print(f"\nwritten to {out}")
-    if groups:
-        _show_groups(scores, groups, legend, out.with_name("groups.json") if out else None)
-    _exit_for_failed(scores)
-
-
-def _exit_for_failed(scores: Scores) -> None:
-    from nnseg.core.dataset import Finding
-
-    exit_for(Finding(level="error", case=f.name, message=f.reason) for f in scores.failed)
-
-
-def _show_run(run: Path, groups: str | None, out: Path | None) -> None:
+    from nnseg.cli.tables import print_groups, print_scores
     from nnseg.commands.compare import read_scores
+    from nnseg.commands.evaluate import evaluate_folders, group, parse_tolerances
+    from nnseg.core.dataset import Finding
     from nnseg.core.errors import EvaluationError
-    from nnseg.storage.run import Run
-
-    if out or Run.scores.path(Run(run)).exists() is False:
-        raise EvaluationError(f"{'--out' if out else run} needs REFERENCES: only the scores.json of a run does without")
-    scores = read_scores(run)
-    print_scores(scores, cases=True)
-    if groups:
-        _show_groups(scores, groups, run, Run.groups.path(Run(run)))
-    _exit_for_failed(scores)
-
-
-def _show_groups(scores: Scores, groups: str, run: Path | None, out: Path | None) -> None:
-    from nnseg.cli.output import print_groups
-    from nnseg.commands.evaluate import group
     from nnseg.evaluation.compare import common_metrics
     from nnseg.storage.files import write_json
     from nnseg.storage.run import Run
 
-    found = group(scores, groups, run=Run(run) if run else None)
-    print()
-    print_groups(found, common_metrics({"": scores}))
-    if out:
-        write_json(out, found)
-        print(f"written to {out}")
+    run: Run | None
+    groups_file: Path | None
+    if references is None:
+        run, groups_file = Run(predictions), Run.groups.path(Run(predictions))
+        if out or not Run.scores.path(run).exists():
+            raise EvaluationError(f"{'--out' if out else predictions} needs REFERENCES: only the scores.json of a run does without")
+        scores = read_scores(predictions)
+        print_scores(scores, cases=True)
+    else:
+        run, groups_file = Run(legend) if legend else None, out.with_name("groups.json") if out else None
+        if form != "nnseg" and not out:
+            raise EvaluationError("--format says how the scores are written; name the file with --out")
+        named = tuple(name.strip() for name in instances.split(",")) if instances else ()
+        evaluated = evaluate_folders(
+            predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
+            workers=options.workers,
+        )  # fmt: skip
+        scores = evaluated.scores
+        print_scores(scores, cases=True)
+        if out:
+            evaluated.write(out, form)
+            print(f"\nwritten to {out}")
+    if groups:
+        found = group(scores, groups, run=run)
+        print()
+        print_groups(found, common_metrics({"": scores}))
+        if groups_file:
+            write_json(groups_file, found)
+            print(f"written to {groups_file}")
+    exit_for_failed(Finding(level="error", case=case.name, message=case.reason) for case in scores.failed)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -133,18 +112,16 @@ def compare(
         typer.Argument(
             metavar="A B ...",
             help="Run folders (or of one of their plans), files of scores, or nnU-Net's summary.json; each against the first.",
-            show_default=False,
         ),
     ],
     metric: Annotated[
-        list[str] | None,
-        typer.Option(help="What to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.", show_default=False),
+        list[str] | None, typer.Option(help="What to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
 ) -> None:
     """Compare models on the same cases: differences with 95 % intervals, paired tests, and what could have been seen at all."""
-    log_to_terminal(False)
-    from nnseg.cli.output import print_comparisons
+    log_to_terminal()
+    from nnseg.cli.tables import print_comparisons
     from nnseg.commands.compare import compare_models
     from nnseg.storage.files import write_json
 
@@ -156,35 +133,31 @@ def compare(
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("workers")
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of what was predicted.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of what was predicted.")],
     picture: Annotated[
-        Path | None,
-        typer.Option(help="Of a run: also write best, median and worst case side by side to this PNG.", show_default=False),
+        Path | None, typer.Option(help="Of a run: also write best, median and worst case side by side to this PNG.")
     ] = None,
     population: Annotated[
         Path | None,
         typer.Option(
             help="Of predictions: whose volumes to compare with: a CSV of case, age, sex and ml of each label, a run, a model, or "
-            "a folder that was reported on. Default: the training set's.",
-            show_default=False,
+            "a folder that was reported on. Default: the training set's."
         ),
     ] = None,
-    covariates: Annotated[
-        Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.", show_default=False)
-    ] = None,
+    covariates: Annotated[Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.")] = None,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a page to print for each case.")] = True,
-    workers: Workers = 0,
+    *,
+    options: Options,
 ) -> None:
     """Build the report of a run again, or one of scans without references: volumes, doubts, pictures, and a sheet for each case."""
-    log_to_terminal(False)
+    log_to_terminal()
     from nnseg.storage.run import Run
 
     run = folder
     if not Run(folder).exists:
-        _report_predictions(folder, population, covariates, sheets=sheets, workers=workers_of(workers))
+        _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers)
         return
     from nnseg.commands.case_pictures import write_picture
     from nnseg.commands.report import report as write_report
@@ -200,13 +173,13 @@ def report(
 def figure(
     run: KnownRun,
     what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="What to draw.")] = "scores",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run's.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run's.")] = None,
 ) -> None:
     """Draw a run for papers, as PNG (300 dpi) and PDF: curves of training, scores, cases, or the network.
 
     Needs the extra "figures".
     """
-    log_to_terminal(False)
+    log_to_terminal()
     from nnseg.commands.figure import write_figures
     from nnseg.storage.run import Run
 

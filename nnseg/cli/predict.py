@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import Device, Folds, KnownRun, ModelPath, Verbose
-from nnseg.cli.output import exit_for, log_to_terminal
+from nnseg.cli.options import KnownRun, Verbose, parse_spacing, with_options
+from nnseg.cli.output import exit_for_failed, log_to_terminal
+from nnseg.core.options import Options, parse_devices
 
 PANEL = "Use a model"
 
@@ -18,13 +19,12 @@ FAST_STEP = 0.75
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("folds", "device")
 def predict(
-    scans: Annotated[
-        Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.", show_default=False)],
-    model: ModelPath,
-    folds: Folds = "all",
+    scans: Annotated[Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
+    model: Annotated[list[Path], typer.Option("--model", "-m", help="Run folder or exported file; give several for an ensemble.")],
+    options: Options,
     step: Annotated[
         float | None, typer.Option(min=0.05, max=1.0, help="Distance of tiles as a share of the patch. Default: the plan's, 0.5.")
     ] = None,
@@ -41,21 +41,13 @@ def predict(
     postprocessing: Annotated[
         bool, typer.Option(help="Mend label maps (stray components, holes) as the model's held-out cases asked for.")
     ] = True,
-    memory: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of what is free.", show_default=False),
-    ] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of what is free.")] = None,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format",
-            help="Of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's.",
-            show_default=False,
-        ),
+        typer.Option("--format", help="Of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
     ] = None,
     spacing: Annotated[
-        str | None,
-        typer.Option(help="Millimetres along the stored axes, z,y,x, for scans whose files say none.", show_default=False),
+        str | None, typer.Option(help="Millimetres along the stored axes, z,y,x, for scans whose files say none.")
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write them, float16, as CASE.npz on the scan's canonical grid.")
@@ -63,10 +55,8 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write a map of it, and how sure the label map is into predictions.json.")
     ] = False,
-    device: Device = "auto",
     devices: Annotated[
-        str | None,
-        typer.Option(help="Share the scans among several: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", show_default=False),
+        str | None, typer.Option(help="Share the scans among several: 0,1,2,3 (GPUs by number) or cuda:0,cpu.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -75,13 +65,12 @@ def predict(
     OUT/predictions.json says what became of each. Exit code 0 if all are done, 1 if some failed, 2 if none could be predicted.
     """
     log_to_terminal(verbose)
-    from nnseg.cli.options import parse_devices, parse_folds, parse_spacing
     from nnseg.core.dataset import Finding
     from nnseg.serving.messages import PredictionOrder
     from nnseg.serving.pool import WorkerPool
 
     order = PredictionOrder(
-        models=tuple(model), out=out, folds=parse_folds(folds), device=device, step=step or (FAST_STEP if fast else None),
+        models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=parse_spacing(spacing),
     )  # fmt: skip
@@ -90,67 +79,63 @@ def predict(
 
         predicted = predict_scans(scans, workers)
     print(f"{predicted.describe()} into {out}")
-    exit_for(
+    exit_for_failed(
         (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
         code=1 if len(predicted.failed) < len(predicted.written) else 2,
     )
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("folds")
 def export(
     run: KnownRun,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
-    folds: Folds = "all",
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.")],
+    options: Options,
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict takes too, and its card beside it."""
-    log_to_terminal(False)
-    from nnseg.cli.options import parse_folds
+    log_to_terminal()
     from nnseg.commands.export import export as write_model
     from nnseg.storage.run import Run
 
-    model = write_model(Run(run), file, folds=parse_folds(folds))
+    model = write_model(Run(run), file, folds=options.folds)
     print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command(rich_help_panel=PANEL)
-def card(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.", show_default=False)],
-) -> None:
+def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.")]) -> None:
     """Print a model's card: what it is for, what it learned from, how good it is, and what it cannot do."""
-    log_to_terminal(False)
+    log_to_terminal()
     from nnseg.commands.export import card_of
 
     print(card_of(model), end="")
 
 
 @app.command("import", rich_help_panel=PANEL)
+@with_options("folds")
 def import_(
     folder: Annotated[
         Path,
         typer.Argument(
             metavar="NNUNET_FOLDER",
             help="TRAINER__PLANS__CONFIGURATION for one model, or a dataset's folder for an ensemble of all in it.",
-            show_default=False,
         ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.", show_default=False)],
-    folds: Folds = "all",
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.")],
+    options: Options,
     configurations: Annotated[
-        str | None,
-        typer.Option("--plans", help="Of a dataset's folder, nnU-Net's names: 2d,3d_fullres. Default: all.", show_default=False),
+        str | None, typer.Option("--plans", help="Of a dataset's folder, nnU-Net's names: 2d,3d_fullres. Default: all.")
     ] = None,
 ) -> None:
     """Make a model of nnU-Net v2's one of nnseg's: no code in it is run, and what does not fit is refused by its name.
 
     The first stage of a cascade is found beside the second. Postprocessing is taken along for a single configuration.
     """
-    log_to_terminal(False)
-    from nnseg.cli.options import parse_folds
+    log_to_terminal()
     from nnseg.interop.nnunet.model import read_nnunet_model
     from nnseg.network.bundle import save_model
 
     chosen = [name.strip() for name in configurations.split(",")] if configurations else []
-    model = read_nnunet_model(folder, folds=parse_folds(folds), configurations=chosen)
+    model = read_nnunet_model(folder, folds=options.folds, configurations=chosen)
     save_model(model, file)
     print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
     print(f"next: nnseg predict SCANS OUT --model {file}")

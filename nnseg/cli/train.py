@@ -2,100 +2,49 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import (
-    Budget,
-    Checkpoint,
-    DatasetFolder,
-    DatasetOrFingerprint,
-    Deterministic,
-    Device,
-    Devices,
-    Epochs,
-    Folds,
-    Freeze,
-    GroupBy,
-    Init,
-    Kinds,
-    KnownRun,
-    Memory,
-    Patience,
-    Probe,
-    Recipe,
-    RunPath,
-    Seed,
-    Split,
-    Steps,
-    TensorBoard,
-    Verbose,
-    Workers,
-    command_line,
-    options_of,
-    workers_of,
-)
-from nnseg.cli.output import exit_for, log_to_terminal, print_findings, print_scores
+from nnseg.cli.options import DatasetFolder, KnownRun, RunPath, Verbose, with_options
+from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal
 from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.options import Options, parse_duration
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Dataset
     from nnseg.core.fingerprint import Fingerprint
+    from nnseg.pipeline import Result
     from nnseg.storage.run import Run
 
 
 PANEL = "Make a model"
 
+LENGTH = ("budget", "steps", "epochs", "patience")
+PLANNING = ("recipe", "kinds", *LENGTH, "memory_gb", "folds", "split", "group_by", "device", "probe", "workers", "seed")
+TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "device", "devices", "deterministic", "tensorboard", "checkpoint")
+ALL = tuple(field.name for field in fields(Options) if field.name != "more")
+
 
 @app.command(rich_help_panel=PANEL)
-def run(
-    dataset: DatasetFolder,
-    run: RunPath,
-    recipe: Recipe = "auto",
-    plans: Kinds = "auto",
-    budget: Budget = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    patience: Patience = None,
-    memory: Memory = None,
-    folds: Folds = "all",
-    split: Split = "auto",
-    group_by: GroupBy = None,
-    device: Device = "auto",
-    devices: Devices = None,
-    probe: Probe = True,
-    workers: Workers = 0,
-    seed: Seed = None,
-    init: Init = None,
-    freeze: Freeze = None,
-    deterministic: Deterministic = False,
-    tensorboard: TensorBoard = False,
-    checkpoint: Checkpoint = "10m",
-    verbose: Verbose = False,
-) -> None:
+@with_options(*ALL)
+def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose = False) -> None:
     """Do everything: check, fingerprint, plan, preprocess, train the folds, predict what they held out, score, report.
 
     Give the same command again to go on after an interruption, or after adding cases: only what depends on a change is redone.
     """
     log_to_terminal(verbose)
-    from nnseg import pipeline
-
-    options = options_of(
-        recipe=recipe, plans=plans, budget=budget, steps=steps, epochs=epochs, patience=patience, memory_gb=memory, folds=folds,
-        split=split, group_by=group_by, device=device, devices=devices, probe=probe, workers=workers, seed=seed, init=init,
-        freeze=freeze, deterministic=deterministic, tensorboard=tensorboard, checkpoint=checkpoint,
-    )  # fmt: skip
-    result = pipeline.run(dataset, run, options, command=command_line())
-    print_scores(result.scores)
-    print(f"\nreport: {result.run.report_file}")
-    exit_for(result.problems)
+    exit_for_failed(_run(dataset, run, options).problems)
 
 
 @app.command(rich_help_panel=PANEL)
-def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False) -> None:
+@with_options("workers")
+def check(dataset: DatasetFolder, options: Options, verbose: Verbose = False) -> None:
     """Look through a dataset: layout, cases, channels, labels, spacings, and every problem in one pass."""
     log_to_terminal(verbose)
     from nnseg.commands.plan import findings_of
@@ -105,34 +54,20 @@ def check(dataset: DatasetFolder, workers: Workers = 0, verbose: Verbose = False
 
     found = read_dataset(dataset)
     print(found.describe())
-    fingerprint = measure(found, workers=workers_of(workers))
+    fingerprint = measure(found, workers=options.workers)
     print(describe_cases(fingerprint))
     findings = findings_of(fingerprint)
-    print_findings(findings)
     if not findings:
         print("no problem found")
-    if any(f.level == "error" for f in findings):
-        raise typer.Exit(1)
+    exit_for_errors(findings)
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options(*PLANNING)
 def plan(
-    dataset: DatasetOrFingerprint,
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans, or the fingerprint.json of one.")],
     run: RunPath,
-    recipe: Recipe = "auto",
-    plans: Kinds = "auto",
-    budget: Budget = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    patience: Patience = None,
-    memory: Memory = None,
-    folds: Folds = "all",
-    split: Split = "auto",
-    group_by: GroupBy = None,
-    device: Device = "auto",
-    probe: Probe = True,
-    workers: Workers = 0,
-    seed: Seed = None,
+    options: Options,
     verbose: Verbose = False,
 ) -> None:
     """Measure the dataset, decide, and foresee the cost: fingerprint and plan, with the reason for each decision."""
@@ -142,10 +77,6 @@ def plan(
     from nnseg.planning.describe import describe, describe_preflight
     from nnseg.storage.run import Run
 
-    options = options_of(
-        recipe=recipe, plans=plans, budget=budget, steps=steps, epochs=epochs, patience=patience, memory_gb=memory, folds=folds,
-        split=split, group_by=group_by, device=device, probe=probe, workers=workers, seed=seed,
-    )  # fmt: skip
     place = Run(run)
     with place.locked(dataset):
         found, fingerprint = _read_or_measure(dataset, place, options.workers)
@@ -154,45 +85,26 @@ def plan(
             print(describe(folder.plan, fingerprint))
             print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
         print(describe_preflight(estimate_cost(place, fingerprint, options)))
-    findings = findings_of(fingerprint)
-    print_findings(findings)
-    if any(f.level == "error" for f in findings):
-        raise typer.Exit(1)
+    exit_for_errors(findings_of(fingerprint))
 
 
 @app.command(rich_help_panel=PANEL)
-def preprocess(run: KnownRun, workers: Workers = 0, verbose: Verbose = False) -> None:
+@with_options("workers")
+def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
     """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
     log_to_terminal(verbose)
     from nnseg.commands.preprocess import preprocess_run
     from nnseg.storage.run import Run
 
     place = Run(run)
-    problems = preprocess_run(place, workers=workers_of(workers))
+    problems = preprocess_run(place, workers=options.workers)
     print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans)}")
-    exit_for(problems)
+    exit_for_failed(problems)
 
 
 @app.command(rich_help_panel=PANEL)
-def train(
-    run: KnownRun,
-    folds: Folds = "all",
-    budget: Budget = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    patience: Patience = None,
-    more: Annotated[
-        str | None, typer.Option(help="Train folds that are finished for so much longer, each: 30m.", show_default=False)
-    ] = None,
-    init: Init = None,
-    freeze: Freeze = None,
-    device: Device = "auto",
-    devices: Devices = None,
-    deterministic: Deterministic = False,
-    tensorboard: TensorBoard = False,
-    checkpoint: Checkpoint = "10m",
-    verbose: Verbose = False,
-) -> None:
+@with_options(*TRAINING)
+def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
     """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing.
 
     Ctrl-C ends it after the step it is at, with everything saved.
@@ -202,33 +114,39 @@ def train(
     log_to_terminal(verbose)
     from nnseg.pipeline import train
 
-    options = options_of(
-        folds=folds, budget=budget, steps=steps, epochs=epochs, patience=patience, more=more, init=init, freeze=freeze,
-        device=device, devices=devices, deterministic=deterministic, tensorboard=tensorboard, checkpoint=checkpoint,
-    )  # fmt: skip
-    exit_for(train(run, options))
+    exit_for_failed(train(run, options))
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("device")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put data and run.")] = Path("nnseg-demo"),
     budget: Annotated[str, typer.Option(help="Time for training.")] = "100s",
-    device: Device = "auto",
+    *,
+    options: Options,
     verbose: Verbose = False,
 ) -> None:
     """Make the embedded data set of head phantoms and run everything on it: a scored model in under four minutes."""
     log_to_terminal(verbose)
-    from nnseg import pipeline
     from nnseg.demo.dataset import write_phantoms
 
     dataset = write_phantoms(folder / "phantoms")
-    result = pipeline.run(dataset, folder / "run", options_of(budget=budget, folds="0", device=device), command=command_line())
-    print_scores(result.scores)
-    print(f"\nreport: {result.run.report_file}")
+    result = _run(dataset, folder / "run", replace(options, budget=parse_duration(budget), folds=(0,)))
     print(
         f"next, the same for your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}"
     )
-    exit_for(result.problems)
+    exit_for_failed(result.problems)
+
+
+def _run(dataset: Path, run: Path, options: Options) -> Result:
+    """The result of a run, with its scores and the report's path printed."""
+    from nnseg import pipeline
+    from nnseg.cli.tables import print_scores
+
+    result = pipeline.run(dataset, run, options, command=shlex.join(["nnseg", *sys.argv[1:]]))
+    print_scores(result.scores)
+    print(f"\nreport: {result.run.report_file}")
+    return result
 
 
 def _read_or_measure(source: Path, run: Run, workers: int) -> tuple[Dataset | None, Fingerprint]:

@@ -1,12 +1,14 @@
-"""Options that verbs share, and how people write them."""
+"""Options of a run: what each is, how it is written on the command line, and its help."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nnseg.core.errors import NnsegError
 
@@ -20,54 +22,134 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m" or "2h"; a bare number counts minutes.
+
+    Raises:
+        NnsegError: the text is not a time.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        text += "m"
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(n + u for n, u in parts) != text or sum(float(n) for n, _ in parts) <= 0:
+        raise NnsegError(f'"{text}" is not a time; write it like 90s, 20m or 1h30m')
+    return sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+
+
+def parse_folds(text: str) -> tuple[int, ...] | None:
+    """Fold numbers of "0" or "0,2,4"; None for "all".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    if text.strip().lower() == "all":
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text.replace(" ", "")):
+        raise NnsegError(f'"{text}" does not name folds; write "all", "0" or "0,2,4"')
+    return tuple(sorted({int(n) for n in text.split(",")}))
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """Names of plans in "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner checks them."""
+    return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Devices of "0,1" (GPUs by number) or "cuda:0,cpu".
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", part) for part in parts):
+        raise NnsegError(f'"{text}" does not name devices; write 0,1,2 for GPUs by number, or cuda:0,cpu')
+    return tuple(f"cuda:{part}" if part.isdecimal() else part for part in parts)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a run is to be made.
+class Flag:
+    """The command-line option of a field.
 
     Args:
-        recipe: name or file.
-        kinds: which plans to make: their names, or "auto", or "all".
-        budget: seconds of training in all, shared by folds and plans; None to follow the recipe.
-        steps, epochs: length of each training instead of a time.
-        patience: epochs without a better estimate of Dice after which a training is brought to its end.
-        more: seconds by which each finished training is continued.
-        init: a trained model to begin with: a run folder or an exported file.
-        freeze: "encoder" to learn only the rest.
-        memory_gb: that a training may use; None for what the device has free.
-        probe: try candidates on the device before deciding.
-        folds: which folds to train; None for all.
-        split: how cases are divided into folds.
-        group_by: what keeps cases together, as `read_groups` takes it; None for the subjects of BIDS names, if there are any.
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        devices: that train side by side, a fold each; empty for one after the other on ``device``.
-        workers: processes for reading and preprocessing.
-        seed: of every random draw; None to keep the recipe's.
-        deterministic: compute bit for bit alike on CUDA too, at some cost.
-        tensorboard: also write events for TensorBoard.
-        checkpoint: seconds between two checkpoints of a training.
+        default: as it is written; None for an option that is not given.
+        help: help text.
+        names: of the option; derived from the field's name if empty.
+        parse: from what is written to the field's value; None if the two are the same.
+        minimum: of a number.
+        unset: the field's value if the option is not given.
     """
 
-    recipe: str = "auto"
-    kinds: tuple[str, ...] = ("auto",)
-    budget: float | None = None
-    steps: int | None = None
-    epochs: int | None = None
-    patience: int | None = None
-    more: float | None = None
-    init: Path | None = None
-    freeze: FreezePart | None = None
-    memory_gb: float | None = None
-    probe: bool = True
-    folds: tuple[int, ...] | None = None
-    split: Split = "auto"
-    group_by: str | None = None
-    device: str = "auto"
-    devices: tuple[str, ...] = ()
-    workers: int = default_workers()
-    seed: int | None = None
-    deterministic: bool = False
-    tensorboard: bool = False
-    checkpoint: float = 600.0
+    default: str | int | None
+    help: str
+    names: tuple[str, ...] = ()
+    parse: Callable[[Any], object] | None = None
+    minimum: float | None = None
+    unset: object = None
+
+    def read(self, written: Any) -> Any:
+        """The field's value for what is written on the command line."""
+        if written is None:
+            return self.unset
+        return self.parse(written) if self.parse else written
+
+
+def option(default: str | int | None, help: str, *names: str, **further: Any) -> Any:
+    """A field of `Options`, with its `Flag` in the metadata and its default derived from the one on the command line."""
+    flag = Flag(default=default, help=help, names=names, **further)
+    return field(default=flag.read(default), metadata={"flag": flag})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a run that are not part of a plan; those of the commands are generated from these fields. Times are in seconds.
+
+    Raises:
+        NnsegError: more than one of ``budget``, ``steps``, ``epochs`` and ``more`` is given.
+    """
+
+    recipe: str = option("auto", "Preset that shapes the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.")
+    kinds: tuple[str, ...] = option(
+        "auto", "Which plans to make: auto, all, or some of 2d, 3d, 3d_lowres and 3d_cascade.", "--plans", parse=parse_kinds
+    )
+    budget: float | None = option(
+        None,
+        "Wall-clock for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: as the recipe says.",
+        parse=parse_duration,
+    )
+    steps: int | None = option(None, "Length of each training in steps, instead of a time.", minimum=1)
+    epochs: int | None = option(None, "The same in epochs of the plan.", minimum=1)
+    patience: int | None = option(
+        None, "Bring a training to its end, rate annealed, after so many epochs without a better Dice.", minimum=1
+    )
+    more: float | None = option(None, "Train folds that are finished for so much longer, each: 30m.", parse=parse_duration)
+    memory_gb: float | None = option(
+        None, "GB of memory a training may use. Default: what the device has free.", "--memory", minimum=0.1
+    )
+    folds: tuple[int, ...] | None = option(
+        "all", 'Folds to work on: "all", "0" or "0,2,4".', "--folds", "--fold", parse=parse_folds
+    )
+    split: Split = option(
+        "auto", "How cases are divided into folds; blocks keep neighbours together (auto: for numbered slices of a stack)."
+    )
+    group_by: str | None = option(
+        None, "What keeps a patient's cases together: a CSV of case and group, a regular expression, or subject (BIDS)."
+    )
+    device: str = option("auto", "What computes: auto, cpu, cuda, cuda:1 or mps.")
+    devices: tuple[str, ...] = option(
+        None, "Train folds side by side, one on each: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", parse=parse_devices, unset=()
+    )
+    probe: bool = option(True, "Try networks on the device for a few steps before deciding, and foresee what the run will cost.")
+    workers: int = option(
+        0, "Processes for reading and preprocessing; 0 for one a core.", parse=lambda n: n or default_workers(), minimum=0
+    )
+    seed: int | None = option(None, "Seed of every random draw. Default: the recipe's.")
+    init: Path | None = option(None, "Begin with a trained model (a run or an exported file), labels matched by name.")
+    freeze: FreezePart | None = option(None, "With --init: leave this part of the network as it is.")
+    deterministic: bool = option(False, "Bit for bit repeatable on CUDA too; CPUs always are.", "--deterministic")
+    tensorboard: bool = option(False, "Also write events for TensorBoard (needs the extra of this name).", "--tensorboard")
+    checkpoint: float = option(
+        "10m", "Time between checkpoints; a training that is killed loses at most this.", parse=parse_duration
+    )
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("budget", "steps", "epochs", "more") if getattr(self, name) is not None]

@@ -1,8 +1,10 @@
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from nnseg.cli.options import parse_duration, parse_folds
+from nnseg.cli.options import with_options
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import chosen_folds
+from nnseg.core.options import Options, chosen_folds, parse_duration, parse_folds
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,34 @@ def test_a_fold_that_does_not_exist_is_named() -> None:
     assert chosen_folds(None, 3) == (0, 1, 2)
     with pytest.raises(NnsegError, match="no fold 5: this run has folds 0 to 2"):
         chosen_folds((0, 5), 3)
+
+
+def test_options_are_parsed_into_one_object_with_the_same_defaults() -> None:
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @with_options("kinds", "budget", "memory_gb", "folds", "devices", "probe", "workers", "checkpoint")
+    def command(folder: str, options: Options) -> None:
+        seen.append((folder, options))
+
+    CliRunner().invoke(app, ["a"], catch_exceptions=False)
+    given = "--plans 2d,3d --budget 90s --memory 2 --fold 1 --devices 0,cpu --no-probe --workers 3 --checkpoint 1m"
+    CliRunner().invoke(app, ["a", *given.split()], catch_exceptions=False)
+    expected = Options(
+        kinds=("2d", "3d"),
+        budget=90.0,
+        memory_gb=2.0,
+        folds=(1,),
+        devices=("cuda:0", "cpu"),
+        probe=False,
+        workers=3,
+        checkpoint=60.0,
+    )
+    assert seen == [("a", Options()), ("a", expected)]
+
+
+def test_a_text_that_cannot_be_parsed_is_our_error() -> None:
+    app = typer.Typer()
+    app.command()(with_options("budget")(lambda options: None))
+    with pytest.raises(NnsegError, match="is not a time"):
+        CliRunner().invoke(app, ["--budget", "soon"], catch_exceptions=False)

@@ -1,0 +1,127 @@
+"""Tables of scores, groups and comparisons, printed to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nnseg.commands.compare import Comparisons
+from nnseg.core.dataset import listed
+from nnseg.core.metrics import Metric, metric_of
+from nnseg.core.scores import Grouped, Mean, Scores
+from nnseg.evaluation.compare import Comparison, ComparisonRow
+
+AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
+"""Metrics shown for each label, together with NSD."""
+
+
+def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
+    """Print the metrics of every label and the three averages; with ``cases``, those of every case too."""
+    if scores is None:
+        print("no case was held out, so there is nothing to score")
+        return
+    print(f"scores of {len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}")
+    if cases:
+        columns = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
+        _print_table(columns, ([c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases))
+        print()
+    averages, metrics = scores.averages, {name: metric_of(name) for name in scores.metrics}
+    shown = {name: metric for name, metric in metrics.items() if name in AT_A_GLANCE or name.startswith("nsd")}
+    per_label = (
+        [label, *(_number(averages.per_mask[name].labels[label], metric.digits) for name, metric in shown.items())]
+        for label in scores.labels
+    )
+    _print_table(["label", *map(_title, shown.values())], per_label)
+    print()
+    three = (averages.per_mask, averages.per_image, averages.pooled)
+    means = ([_title(metric), *(_with_interval(of[name], metric, " ({})") for of in three)] for name, metric in metrics.items())
+    _print_table(["mean (95 % of what draws of cases give)", "per_mask", "per_image", "pooled"], means)
+    print()
+
+
+def print_groups(found: Grouped, metrics: Sequence[str]) -> None:
+    """Print each group's means of some metrics with intervals, and for each grouping whether its groups differ."""
+    shown = {name: metric_of(name) for name in metrics}
+    rows = []
+    for by, groups in groupby(found.groups, attrgetter("by")):
+        for i, group in enumerate(groups):
+            means = (_with_interval(group.averages[name], metric, "\n{}") for name, metric in shown.items())
+            rows.append(["" if i else by, group.value, str(group.n), *means, group.warning])
+    print("by group, means of the cases' means over labels; below each, 95 % of what draws of cases give")
+    _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows)
+    for test in found.tests:
+        verdict = "its groups differ" if test.p_adjusted <= 0.05 else "no difference beyond chance between its groups"
+        title, corrected = metric_of(test.metric).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
+        print(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
+
+
+def print_comparisons(found: Comparisons) -> None:
+    """Print a table for each model against the first, the verdict of each metric, and the mean ranks of three or more models."""
+    for comparison in found.comparisons:
+        _print_comparison(comparison)
+    if found.mean_ranks:
+        ranks = sorted(found.mean_ranks.items(), key=lambda item: item[1])
+        print(f"mean rank by {found.metric} (1 is best): " + ", ".join(f"{name} {rank:.2f}" for name, rank in ranks))
+
+
+def _print_comparison(found: Comparison) -> None:
+    print(f"{found.b} against {found.a}: {found.cases} cases that both have scores of")
+    for name, alone in ((found.a, found.only_a), (found.b, found.only_b)):
+        if alone:
+            print(f"left out, with scores of {name} alone: {listed(alone)}")
+    columns = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/same/worse")
+    _print_table(columns, map(_cells, found.rows))
+    print("p: two-sided sign-flip test, Holm: corrected for all rows; differences are of cases with a value from both")
+    for row in found.rows:
+        if row.label is None:
+            print(f"{_compared(row)}: {row.verdict}{_left_out(row, found)}")
+    print("intervals and tests are about other cases for these models; trained again with another seed, a model may differ as much")
+    print()
+
+
+def _cells(row: ComparisonRow) -> list[str]:
+    digits = metric_of(row.metric).digits
+    difference = _number(row.difference, digits + 1, sign="+")
+    if row.interval:
+        difference += " ({:+.{d}f} to {:+.{d}f})".format(*row.interval, d=digits + 1)
+    name = ["", row.label] if row.label is not None else [_compared(row), "mean"]
+    p_values = [f"{p:.2g}" for p in (row.p, row.p_adjusted, row.p_wilcoxon)]
+    counts = [str(row.n), f"{row.wins}/{row.ties}/{row.losses}"]
+    return [*name, _number(row.a, digits), _number(row.b, digits), difference, *p_values, *counts]
+
+
+def _compared(row: ComparisonRow) -> str:
+    metric = metric_of(row.metric)
+    return f"{'size of ' if metric.better == 'zero' else ''}{_title(metric)}"
+
+
+def _left_out(row: ComparisonRow, found: Comparison) -> str:
+    counts = ((found.a, row.only_a), (found.b, row.only_b))
+    alone = [f"{n} with a value from {name} alone" for name, n in counts if n]
+    return f" (masks left out: {', '.join(alone)})" if alone else ""
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = Table(*map(escape, columns), box=None)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
+def _number(value: float | None, digits: int = 4, *, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def _with_interval(mean: Mean, metric: Metric, form: str) -> str:
+    interval = " to ".join(_number(end, metric.digits) for end in mean.interval or ())
+    return _number(mean.mean, metric.digits) + (form.format(interval) if interval else "")
