@@ -27,7 +27,7 @@ from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.predictions import ScanRecord
-from nnseg.system.machine import kept_memory
+from nnseg.system.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from nnseg.inference.predict import Prediction, PreparedScan
@@ -134,7 +134,7 @@ class PredictionPipeline:
         reader.start()
         writer.start()
         try:
-            with kept_memory() if self._keep else nullcontext():
+            with keep_freed_memory() if self._keep else nullcontext():
                 while passage := self._ready.get():
                     self._step(passage, self._infer, self._answered)
         finally:

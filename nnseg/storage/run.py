@@ -49,7 +49,7 @@ from nnseg.core.trust import Trust
 from nnseg.storage.files import PathIn, StoredFile, json_file, optional_json_file, read_json, sweep, write_json
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.system.machine import give_back, peak_ram, versions
+from nnseg.system.machine import peak_ram, trim_memory, versions
 
 Folds = Mapping[int, Fold]
 """Folds of a run by number."""
@@ -248,7 +248,7 @@ class Run:
         Memory that earlier stages freed is handed back to the system first, so that it is not counted as this stage's.
         """
         start = time.perf_counter()
-        give_back()
+        trim_memory()
         with peak_ram() as peak:
             yield
         seconds = round(time.perf_counter() - start, 2)

@@ -1,13 +1,15 @@
-"""What a machine has free, and what a process takes of it: read from Linux's /proc, elsewhere from the standard library.
+"""What a machine has free, and what a process uses of it.
 
 A process holds memory of its own and maps files. Its own memory cannot be taken away; mapped files can, and are read again when
 needed. Of them only libraries are counted here, since nothing runs without those; cases that training reads in place are not.
+
+psutil gives the figures, except for what it does not know: limits and kills of control groups, and settings of malloc. Children are
+found in Linux's ``/proc/PID/task/*/children``; psutil reads the table of all processes for them (2 ms with 86 of them, not 0.2).
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
 import subprocess
@@ -20,15 +22,20 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 GIGABYTE = 1e9
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
-NAMES = (
+PACKAGES = ("nnseg", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "scikit-image", "batchgenerators", "blosc2", "safetensors")
+"""Packages whose version can change a result."""
+
+CGROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of a control group's limit, its use, and the files in it that can be dropped; version 2 and version 1."""
+"""Files of a control group's limit and use, and its entry in memory.stat for file pages that can be dropped; versions 2 and 1."""
 
 
 @dataclass
@@ -38,171 +45,14 @@ class PeakMemory:
     gb: float = 0.0
 
 
-def free_ram_gb(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
-    """RAM that this process may still take: what the machine has, or what its control group (a container, a job) leaves."""
-    with suppress(OSError):
-        found = re.search(r"MemAvailable:\s+(\d+)", (proc / "meminfo").read_text())
-        if found:
-            return min(int(found[1]) * 1024, _group_room(proc, cgroups)) / GIGABYTE
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
-    except (AttributeError, ValueError, OSError):  # Windows
-        return float("inf")
-
-
-def free_device_gb(device: str) -> float:
-    """Memory free on "cuda", "cuda:1" or, for "auto", on the first GPU, as its driver says; 0 where there is none."""
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cuda") or shutil.which("nvidia-smi") is None:
-        return 0.0
-    asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={number or 0}"]
-    try:
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
-    except subprocess.TimeoutExpired:  # a driver that hangs
-        return 0.0
-    return int(answer) * 2**20 / GIGABYTE if answer.isdigit() else 0.0
-
-
-def free_disk_gb(folder: Path) -> float:
-    """Free on the disk of a folder, which need not exist yet."""
-    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
-    return shutil.disk_usage(existing).free / GIGABYTE
-
-
-def held_gb(*, children: bool = False) -> float:
-    """RAM that this process holds now, its libraries included, and its children's own if asked for; 0 where it cannot be told."""
-    return (_own_bytes(os.getpid(), children=children) + _library_bytes()) / GIGABYTE
-
-
-def give_back() -> None:
-    """Hand back to the system freed memory that the C library (Linux's) keeps for later."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library; Windows knows no library without a name
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """A context in which the C library (Linux's) keeps freed memory for the next use.
-
-    It would else hand every block above 32 MB back to the system, and the system fill each new one with zeros, page by page: in a
-    training step on a CPU, where nearly all tensors are as large, that was measured to be a third of the time. Costs up to a tenth
-    more RAM. What is kept is handed back at the end.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        _set_malloc(KEEPING)
-    try:
-        yield
-    finally:
-        with suppress(OSError, AttributeError, TypeError):
-            _set_malloc(DEFAULTS)
-        give_back()
-
-
-def _set_malloc(settings: Mapping[int, int]) -> None:
-    library = ctypes.CDLL(None)
-    for parameter, value in settings.items():
-        library.mallopt(parameter, value)
-
-
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 256 * 2**20}
-DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024}
-"""Settings of mallopt, by its parameters' numbers. Source: glibc, malloc.h and the manual of mallopt."""
-
-
-@contextmanager
-def peak_ram(*, every: float = 0.2, children: bool = True) -> Iterator[PeakMemory]:
-    """Watch the RAM of this process, and of its children, while in the block.
-
-    A look takes about 0.02 ms, with children 0.3 ms. A peak shorter than ``every`` can be missed.
-
-    Args:
-        every: seconds between two looks.
-        children: count them in.
-    """
-    peak, over, most = PeakMemory(), threading.Event(), [0]
-
-    def look() -> None:
-        most[0] = max(most[0], _own_bytes(os.getpid(), children=children))
-
-    def watch() -> None:
-        while not over.wait(every):
-            look()
-
-    look()
-    watcher = threading.Thread(target=watch, daemon=True, name="memory")
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
-        look()
-        peak.gb = (most[0] + _library_bytes()) / GIGABYTE if most[0] else _greatest_ever() / GIGABYTE
-
-
-def _group_room(proc: Path, cgroups: Path) -> float:
-    """Bytes left in the tightest control group of this process, or in the one it sees as the topmost; infinite without a limit."""
-    lines = (line.strip().split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines())
-    inside = [(("memory", path) if "memory" in names else ("", path)) for _, names, path in lines if names in ("", "memory")]
-    rooms = [float("inf")]
-    for hierarchy, path in inside:
-        top = cgroups / hierarchy
-        below = top / path.lstrip("/")
-        rooms += [_room_of(f) for f in (below, *below.parents) if f == top or top in f.parents]
-    return min(rooms)
-
-
-def _room_of(folder: Path) -> float:
-    for limit, usage, droppable in NAMES:
-        with suppress(OSError, ValueError):  # not of this version, or "max": no limit
-            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-            found = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
-            return max(0, most - used + (int(found[1]) if found else 0))
-    return float("inf")
-
-
-def _own_bytes(pid: int, *, children: bool) -> int:
-    """Memory that a process, and if asked its descendants, made for themselves; 0 if it has ended or there is no /proc."""
-    folder = PROC / str(pid)
-    try:
-        resident, shared = (folder / "statm").read_text().split()[1:3]
-        below = [int(c) for f in folder.glob("task/*/children") for c in f.read_text().split()] if children else []
-    except OSError:
-        return 0
-    own = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-    return own + sum(_own_bytes(child, children=True) for child in below)
-
-
-def _library_bytes() -> int:
-    """Resident bytes of the program and the libraries that are mapped into this process."""
-    total, counts = 0, False
-    with suppress(OSError), (PROC / "self/smaps").open() as lines:
-        for line in lines:
-            if line[0] in "0123456789abcdef":
-                counts = bool(re.search(r"\.so(\.|$)|/python[\d.]*$", line.rstrip()))
-            elif counts and line.startswith(("Shared_", "Private_Clean")):
-                total += int(line.split()[1]) * 1024
-    return total
-
-
-def _greatest_ever() -> int:
-    """Bytes this process ever held, where nothing better is known; 0 on Windows."""
-    if sys.platform == "win32":
-        return 0
-    import resource  # noqa: PLC0415 (not on Windows)
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProcessUsage:
-    """What a process has done so far.
+    """What a process has used since it started.
 
     Args:
-        cpu_seconds: it has computed.
-        io_bytes: it has read and written, network drives and pages of mapped files included.
-        own_gb: memory that it holds for itself now.
+        cpu_seconds: computing time.
+        io_bytes: read and written, network drives and pages of mapped files included; 0 where the system does not count them.
+        own_gb: memory of its own that it holds now.
     """
 
     cpu_seconds: float
@@ -210,45 +60,92 @@ class ProcessUsage:
     own_gb: float = 0.0
 
 
-def process_usage(pid: int, *, proc: Path = PROC) -> ProcessUsage | None:
-    """What a process has done so far; None if it has ended, or where there is no /proc."""
-    folder = proc / str(pid)
+def free_ram_gb(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
+    """RAM that this process may still take: what the machine has, or what its control group (a container, a job) leaves."""
+    rooms = [_free_in_group(folder) for folder in _memory_groups(proc, cgroups)]
+    return min(psutil.virtual_memory().available, *rooms, float("inf")) / GIGABYTE
+
+
+def free_device_gb(device: str) -> float:
+    """Memory free on "cuda", "cuda:1" or, for "auto", on the first GPU, by its driver; 0 where there is none."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cuda") or shutil.which("nvidia-smi") is None:
+        return 0.0
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={number or 0}"]
     try:
-        user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
-        resident, shared = (folder / "statm").read_text().split()[1:3]
-    except OSError:
+        output = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+    except subprocess.TimeoutExpired:  # a driver that hangs
+        return 0.0
+    return int(output) * 2**20 / GIGABYTE if output.isdigit() else 0.0
+
+
+def free_disk_gb(folder: Path) -> float:
+    """Free space on the disk of a folder, which need not exist yet."""
+    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    return shutil.disk_usage(existing).free / GIGABYTE
+
+
+def held_gb() -> float:
+    """RAM that this process holds now, its libraries included."""
+    return (_own_bytes(psutil.Process()) + _library_bytes()) / GIGABYTE
+
+
+@contextmanager
+def peak_ram(*, every: float = 0.2, children: bool = True) -> Iterator[PeakMemory]:
+    """Measure the most RAM that this process, and its children, hold in the block.
+
+    A measurement takes about 0.03 ms, with children 0.3 ms. A peak shorter than ``every`` can be missed.
+
+    Args:
+        every: seconds between two measurements.
+        children: count them in.
+    """
+    peak, over, most, process = PeakMemory(), threading.Event(), [0], psutil.Process()
+
+    def measure() -> None:
+        most[0] = max(most[0], _own_bytes(process) + (_children_bytes(process.pid) if children else 0))
+
+    def measure_regularly() -> None:
+        while not over.wait(every):
+            measure()
+
+    measure()
+    thread = threading.Thread(target=measure_regularly, daemon=True, name="memory")
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+        measure()
+        peak.gb = (most[0] + _library_bytes()) / GIGABYTE
+
+
+def process_usage(pid: int) -> ProcessUsage | None:
+    """What a process has used since it started; None if it has ended or may not be inspected."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            moved = process.io_counters() if hasattr(process, "io_counters") else None
+            names = ("read_chars", "write_chars", "read_bytes", "write_bytes")
+            return ProcessUsage(
+                cpu_seconds=times.user + times.system,
+                io_bytes=sum(getattr(moved, name, 0) for name in names),
+                own_gb=_own_bytes(process) / GIGABYTE,
+            )
+    except psutil.Error:
         return None
-    io_bytes = 0
-    with suppress(OSError):  # not everybody may look
-        io_bytes = sum(map(int, re.findall(r"^(?:rchar|wchar|read_bytes|write_bytes): (\d+)", (folder / "io").read_text(), re.M)))
-    return ProcessUsage(
-        cpu_seconds=(int(user) + int(system)) / os.sysconf("SC_CLK_TCK"),
-        io_bytes=io_bytes,
-        own_gb=(int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") / GIGABYTE,
-    )
 
 
 def oom_kills(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """How many processes were killed because memory had run out: in this one's control group, else on the machine; 0 if unknown."""
-    for path, name in ((cgroups / _group(proc) / "memory.events", "oom_kill"), (proc / "vmstat", "oom_kill")):
+    """Number of processes killed because memory ran out, in this one's control group or else on the machine; 0 if unknown."""
+    for path in (*(folder / "memory.events" for folder in _memory_groups(proc, cgroups)[:1]), proc / "vmstat"):
         with suppress(OSError):
-            found = re.search(rf"^{name} (\d+)", path.read_text(), re.M)
+            found = re.search(r"^oom_kill (\d+)", path.read_text(), re.MULTILINE)
             if found:
                 return int(found[1])
     return 0
-
-
-def _group(proc: Path) -> str:
-    """The control group (version 2) of this process, below the topmost that it sees."""
-    with suppress(OSError):
-        found = re.search(r"^0::/(.*)$", (proc / "self/cgroup").read_text(), re.M)
-        if found:
-            return found[1]
-    return ""
-
-
-PACKAGES = ("nnseg", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "scikit-image", "batchgenerators", "blosc2", "safetensors")
-"""Packages whose version can change a result."""
 
 
 @cache
@@ -261,3 +158,88 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def trim_memory() -> None:
+    """Return to the system freed memory that the C library (Linux's) keeps for later."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library; Windows has no library without a name
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """A context in which the C library (Linux's) keeps freed memory for the next use; at its end it is returned to the system.
+
+    Otherwise every block above 32 MB goes back to the system, which fills each new one with zeros, page by page: a third
+    of the time of a training step on a CPU, where nearly all tensors are as large. Costs up to a tenth more RAM.
+    """
+    _set_malloc(KEEP_FREED)
+    try:
+        yield
+    finally:
+        _set_malloc(MALLOC_DEFAULTS)
+        trim_memory()
+
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+KEEP_FREED = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 256 * 2**20}
+MALLOC_DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024}
+"""Settings of mallopt, by its parameters' numbers. Source: glibc, malloc.h and the manual of mallopt."""
+
+
+def _set_malloc(settings: Mapping[int, int]) -> None:
+    with suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        for parameter, value in settings.items():
+            library.mallopt(parameter, value)
+
+
+def _memory_groups(proc: Path, cgroups: Path) -> list[Path]:
+    """Folders of the control groups that this process belongs to, its own first, of versions 2 and 1 (controller "memory")."""
+    found: list[Path] = []
+    with suppress(OSError):
+        for line in (proc / "self/cgroup").read_text().splitlines():
+            _, controller, path = line.strip().split(":", 2)
+            if controller in ("", "memory"):
+                top = cgroups / controller
+                own = top / path.lstrip("/")
+                found += [f for f in (own, *own.parents) if f == top or top in f.parents]
+    return found
+
+
+def _free_in_group(folder: Path) -> float:
+    """Bytes that a control group may still take; infinite without a limit."""
+    for limit, usage, droppable in CGROUP_FILES:
+        with suppress(OSError, ValueError):  # another version, or "max": no limit
+            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            found = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+            return max(0, most - used + (int(found[1]) if found else 0))
+    return float("inf")
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """Resident memory of a process without mapped files; macOS does not separate them."""
+    held = process.memory_info()
+    return int(held.rss - getattr(held, "shared", 0))
+
+
+def _children_bytes(pid: int) -> int:
+    """Memory of their own that the descendants of a process hold; 0 without /proc."""
+    total = 0
+    with suppress(OSError):
+        for child in (int(c) for f in (PROC / str(pid)).glob("task/*/children") for c in f.read_text().split()):
+            with suppress(psutil.Error):  # it has just ended
+                total += _own_bytes(psutil.Process(child))
+            total += _children_bytes(child)
+    return total
+
+
+def _library_bytes() -> int:
+    """Resident bytes of the program and the libraries that are mapped into this process; 0 but on Linux."""
+    if sys.platform != "linux":
+        return 0
+    return sum(
+        mapped.shared_clean + mapped.shared_dirty + mapped.private_clean
+        for mapped in psutil.Process().memory_maps()
+        if re.search(r"\.so(\.|$)|/python[\d.]*$", mapped.path)
+    )

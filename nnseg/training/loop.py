@@ -15,7 +15,7 @@ from itertools import count
 import torch
 
 from nnseg.core.schedule import Epoch, learning_rate
-from nnseg.system.machine import kept_memory
+from nnseg.system.machine import keep_freed_memory
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Batch, Patches
 from nnseg.training.validation import Validation
@@ -100,7 +100,7 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
 
 def memory_for(device: torch.device) -> AbstractContextManager[None]:
     """The context in which steps are taken fastest, as far as memory goes."""
-    return kept_memory() if device.type == "cpu" else nullcontext()
+    return keep_freed_memory() if device.type == "cpu" else nullcontext()
 
 
 def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:

@@ -6,19 +6,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
-from nnseg.system.machine import free_device_gb, free_disk_gb, free_ram_gb, held_gb, kept_memory, peak_ram
+from nnseg.system.machine import free_device_gb, free_disk_gb, free_ram_gb, held_gb, keep_freed_memory, peak_ram
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 
 
-def test_free_ram_is_what_the_tightest_group_leaves_with_its_droppable_files(tmp_path: Path) -> None:
+@pytest.fixture
+def eight_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8_192_000_000))
+
+
+def test_free_ram_is_what_the_tightest_group_leaves_with_its_droppable_files(tmp_path: Path, eight_gb: None) -> None:
     proc, groups = tmp_path / "proc", tmp_path / "groups"
     (proc / "self").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal: 20000000 kB\nMemAvailable:    8000000 kB\n")
     (proc / "self/cgroup").write_text("0::/jobs/mine\n")
     for name, limit, used in (("jobs", "5000000000", 2000000000), ("jobs/mine", "max", 10)):
         (groups / name).mkdir(parents=True)
@@ -30,11 +36,10 @@ def test_free_ram_is_what_the_tightest_group_leaves_with_its_droppable_files(tmp
     assert free_ram_gb(proc=proc, cgroups=groups) == pytest.approx(8.192)
 
 
-def test_free_ram_knows_groups_of_the_first_version(tmp_path: Path) -> None:
+def test_free_ram_knows_groups_of_the_first_version(tmp_path: Path, eight_gb: None) -> None:
     proc, group = tmp_path / "proc", tmp_path / "groups/memory"
     (proc / "self").mkdir(parents=True)
     group.mkdir(parents=True)
-    (proc / "meminfo").write_text("MemAvailable: 8000000 kB\n")
     (proc / "self/cgroup").write_text("5:cpu:/a\n4:memory:/not/seen/from/inside\n0::/\n")
     (group / "memory.limit_in_bytes").write_text("2000000000\n")
     (group / "memory.usage_in_bytes").write_text("1500000000\n")
@@ -64,7 +69,7 @@ def test_memory_that_is_kept_need_not_be_claimed_again() -> None:
 
     assert faults() > 10_000
     before = held_gb()
-    with kept_memory():
+    with keep_freed_memory():
         faults()
         assert [faults() < 100 for _ in range(3)] == [True] * 3
         assert held_gb() > before + 0.05
