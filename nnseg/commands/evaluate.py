@@ -17,7 +17,7 @@ from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.files import write_json, write_text
-from nnseg.storage.images.dicom import TAGS, read_tags
+from nnseg.storage.images.dicom_headers import TAGS, read_tags
 from nnseg.storage.run import Run
 from nnseg.storage.tables import csv_text
 

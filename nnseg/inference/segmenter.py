@@ -19,8 +19,8 @@ from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.load import load_model
 from nnseg.storage.images.itk import as_image
-from nnseg.storage.images.read import read_scan, scan_of
-from nnseg.storage.images.write import as_stored
+from nnseg.storage.images.read import read_scan, scan_from_itk
+from nnseg.storage.images.write import to_stored_order
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ class Segmenter:
             return labels[0] if made.source.is_2d else labels
         if spacing is not None:
             raise ScanError("files and ITK images have a spacing of their own; leave out spacing")
-        found = scan_of(scan) if isinstance(scan, sitk.Image) else read_scan(scan, mend=True)
+        found = scan_from_itk(scan) if isinstance(scan, sitk.Image) else read_scan(scan, repair=True)
         for note in found.notes:
             log.warning("%s", note)
-        labels = as_stored(self._predictor(found).label_map, found.source)
+        labels = to_stored_order(self._predictor(found).label_map, found.source)
         return as_image(labels, found.source.grid, is_2d=found.source.is_2d)
 
     def _of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None) -> Scan:

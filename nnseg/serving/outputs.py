@@ -10,8 +10,8 @@ from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.serving.messages import PredictionOrder
-from nnseg.storage.images.dicom_seg import can_write_dicom_seg
-from nnseg.storage.images.write import write_answer, write_map, write_probabilities
+from nnseg.storage.images.dicom_seg import missing_extra
+from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
 from nnseg.storage.predictions import FORMAT, file_hash
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class OutputTarget(FrozenModel):
         """
         options = order.options()
         kept = {name: options[name] for name in ("suffix", "probabilities", "uncertainty", "spacing")}
-        made = [FORMAT, model, options, *([can_write_dicom_seg()] if not order.suffix else [])]
+        made = [FORMAT, model, options, *([not missing_extra()] if not order.suffix else [])]
         return cls(out=order.out, key=digest(made), **kept)
 
 
@@ -65,7 +65,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         target: says where and what.
         labels: name the probabilities.
     """
-    files = [*write_answer(prediction.label_map, target.out, name, like=source, labels=labels, form=target.suffix or None)]
+    files = [*write_label_files(prediction.label_map, target.out, name, like=source, labels=labels, suffix=target.suffix or None)]
     try:
         if target.probabilities:
             assert prediction.probabilities is not None

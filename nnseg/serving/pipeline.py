@@ -188,7 +188,7 @@ class PredictionPipeline:
         self._admit(passage)
         self._at(passage, "read")
         with passage.timed("read"):
-            scan = read_scan(case.images, mend=True, spacing=self._target.spacing)
+            scan = read_scan(case.images, repair=True, spacing=self._target.spacing)
         passage.note(findings=scan.notes)
         self._at(passage, "preprocess")
         with passage.timed("preprocess"):
@@ -201,7 +201,7 @@ class PredictionPipeline:
     def _admit(self, passage: _CaseInFlight) -> None:
         """Wait until there is room for a case; refuse one for which there never is."""
         images, target = passage.task.case.images, self._target
-        header, wanted = read_header(images, mend=True, spacing=target.spacing), self._predictor.model.channels
+        header, wanted = read_header(images, repair=True, spacing=target.spacing), self._predictor.model.channels
         if header.channels != len(wanted):
             found = f"{header.channels} channel{'s' if header.channels > 1 else ''} in {counted(len(images), 'file')}"
             raise ScanError(f"{images[0].name}: {found}, but the model needs {len(wanted)} ({', '.join(wanted)}), in this order")

@@ -217,7 +217,7 @@ def _read(asked: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan 
         raise RunError(f"{written.file} is DICOM-SEG, which is not read here; predict with --format .nii.gz")
     scan = None
     try:
-        scan = read_scan(written.images, mend=True, spacing=asked.spacing)
+        scan = read_scan(written.images, repair=True, spacing=asked.spacing)
     except NnsegError as error:
         log.info("%s", error)
     label_map = read_label_map(asked.folder / written.file, like=scan.source if scan else None)

@@ -19,7 +19,7 @@ from nnseg.crossval.trust import cross_fitted, held_out
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.images.write import write_answer
+from nnseg.storage.images.write import write_label_files
 from nnseg.storage.plan_folder import write_plan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
 from nnseg.storage.run import Run
@@ -51,7 +51,7 @@ def _predict(run: Run, dataset: Dataset, name: str, fold: int, shift: int) -> Sc
     answer = LabelMap(labels=np.roll(reference.labels, shift, axis=2), grid=reference.grid)
     folder = run.fold(fold).predictions
     folder.mkdir(parents=True, exist_ok=True)
-    (file,) = write_answer(answer, folder, name, like=scan.source, labels=dataset.labels, form=None)
+    (file,) = write_label_files(answer, folder, name, like=scan.source, labels=dataset.labels, suffix=None)
     share = 0.95 - 0.05 * shift
     agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 300.0})
     return ScanRecord(

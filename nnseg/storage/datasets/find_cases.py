@@ -11,22 +11,19 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.images.dicom import dicom_files, is_dicom, readable_series, volumes_of
-from nnseg.storage.images.formats import FORMATS, known, stem_of, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, stem_of, suffix_of
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
 
+KNOWN = f"{' or '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
+"""What can be read, for messages."""
+
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder by name: files with a known suffix, and folders that hold DICOM slices; hidden ones are left out."""
+    """The images in a folder by name: files with a known suffix, and folders with DICOM slices; hidden ones are left out."""
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return tuple(p for p in entries if (has_dicom(p) if p.is_dir() else suffix_of(p) in FORMATS))
-
-
-def has_dicom(folder: Path) -> bool:
-    """True if a DICOM file lies in the folder itself."""
-    return any(p.is_file() and not p.name.startswith(".") and is_dicom(p) for p in folder.iterdir())
+    return tuple(p for p in entries if (folder_format(p) if p.is_dir() else suffix_of(p) in FORMATS))
 
 
 def name_of(path: Path) -> str:
@@ -45,11 +42,6 @@ def suffixes_found(folder: Path) -> str:
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
     counts = Counter(suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
-
-
-def known_suffixes() -> str:
-    """All suffixes that can be read, for people."""
-    return known()
 
 
 def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
@@ -114,7 +106,7 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     entries = list(_walk(path, ()))
     if not entries:
         found = f"holds no scan; found {suffixes_found(path)}"
-        raise DatasetError.at(path, found, f"DICOM or one of {known_suffixes()}", "convert the files")
+        raise DatasetError.at(path, found, KNOWN, "convert the files")
     cases = sorted(_cases(_distinct(entries), channels), key=lambda c: c.name)
     for one, other in pairwise(cases):
         if one.name.casefold() == other.name.casefold():
@@ -124,9 +116,9 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
 
 def _single(path: Path, channels: int) -> Case:
     """The case of one file, with the other channels that lie beside its first."""
-    if suffix_of(path) not in FORMATS and not is_dicom(path):
+    if suffix_of(path) not in FORMATS and not folder_format(path):
         found = f'is no scan; found the suffix "{suffix_of(path)}"'
-        raise DatasetError.at(path, found, f"DICOM or one of {known_suffixes()}", "convert the file")
+        raise DatasetError.at(path, found, KNOWN, "convert the file")
     match = CHANNEL.fullmatch(name_of(path))
     if not match or int(match["channel"]) != 0:
         return Case(name=name_of(path), images=(path,))
@@ -145,30 +137,18 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
         yield _ImageFile(name=name, images=(folder,))
         return
     yield from (_ImageFile(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
-    slices = [p for p in dicom_files(folder) if suffix_of(p) not in FORMATS]
-    if slices:
-        yield from _series_entries(folder, slices, name)
+    used: set[Path] = set()
+    for form in FOLDER_FORMATS.values():
+        if parts := [p for p in form.files(folder) if suffix_of(p) not in FORMATS]:
+            used.update(parent for part in parts for parent in part.parents)
+            several = form.split(parts)
+            yield from (_ImageFile(name=f"{name}_{mark}", images=files) for mark, files in several.items())
+            if not several:
+                yield _ImageFile(name=name, images=(folder,))
     for path in folders:
-        if path.resolve() not in (folder.resolve(), *folder.resolve().parents):  # a link may lead in circles
+        circular = path.resolve() in (folder.resolve(), *folder.resolve().parents)  # a link may lead back
+        if not circular and path not in used:
             yield from _walk(path, (*above, path.name))
-
-
-def _series_entries(folder: Path, slices: Sequence[Path], name: str) -> Iterator[_ImageFile]:
-    """The folder if it holds one volume; the files of each volume if it holds several, and those that cannot be read apart.
-
-    A broken one is told of when it is read.
-    """
-    found, broken = readable_series(slices)
-    volumes = volumes_of(found)
-    if len(volumes) < 2:
-        yield _ImageFile(name=name, images=(folder,))
-        return
-    if broken:
-        yield _ImageFile(name=f"{name}_unreadable", images=broken)
-    numbers = [v.number for v in volumes]
-    for i, volume in enumerate(volumes):
-        mark = volume.number if volume.number and numbers.count(volume.number) == 1 else f"{volume.number or 0}_{i + 1}"
-        yield _ImageFile(name=f"{name}_series{mark}", images=volume.files)
 
 
 def _distinct(entries: Sequence[_ImageFile]) -> list[_ImageFile]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description
-from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, known_suffixes, name_of, suffixes_found
+from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, name_of, suffixes_found
+from nnseg.storage.images.formats import known_suffixes
 
 PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
 """Folders of images and of label maps that belong together."""

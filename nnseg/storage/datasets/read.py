@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
-from nnseg.storage.images.dicom import dicom_files
-from nnseg.storage.images.formats import FORMATS, suffix_of
+from nnseg.storage.images.formats import files_of, suffix_of
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.system.parallel import map_items
 
@@ -125,17 +124,9 @@ def content_hash(files: Sequence[Path]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
-        for part in dicom_files(path) if path.is_dir() else _read_with(path):
+        for part in files_of(path):
             digest.update(_digest(part))
     return digest.hexdigest()
-
-
-def _read_with(path: Path) -> Iterator[Path]:
-    """An image file, and then those that are read with it."""
-    yield path
-    form = FORMATS.get(suffix_of(path))
-    if form and form.beside:
-        yield from form.beside(path)
 
 
 def _digest(path: Path) -> bytes:

@@ -21,22 +21,21 @@ from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.codes import coded
 
-INSTALL = 'pip install "nnseg[dicom]"'
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_IF_MISSING = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
 _NONE_IF_MISSING = ("StudyDate", "StudyTime")
 
 
-def can_write_dicom_seg() -> bool:
-    """True if the extra ``dicom`` is installed."""
-    return all(importlib.util.find_spec(name) for name in ("highdicom", "pydicom"))
+def missing_extra() -> str:
+    """The command that installs what writing DICOM-SEG needs; "" if it is installed."""
+    return "" if all(importlib.util.find_spec(name) for name in ("highdicom", "pydicom")) else 'pip install "nnseg[dicom]"'
 
 
 def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, labels: Labels, when: datetime | None = None) -> None:
     """Write a label map as DICOM-SEG: one coded segment a label, each frame in its slice's place, the source images named.
 
     Args:
-        labels_ZYX: stored values, in the stored order of the scan (`as_stored`).
+        labels_ZYX: stored values, in the stored order of the scan (`nnseg.storage.images.write.to_stored_order`).
         path: a complete file appears under this name, or none.
         like: the scan, read from DICOM.
         labels: names and values.
@@ -46,12 +45,12 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         ScanError: the scan was not read from DICOM, has headers that DICOM-SEG cannot be made from, or unknown values were given.
         RunError: the extra is not installed, or the folder cannot be written to.
     """
-    if not can_write_dicom_seg():
-        raise RunError(f"{path}: DICOM-SEG needs highdicom, which is not installed; run {INSTALL}")
+    if command := missing_extra():
+        raise RunError(f"{path}: DICOM-SEG needs highdicom, which is not installed; run {command}")
     unknown = labels.undeclared(labels_ZYX)
     if unknown:
         raise ScanError(f"{path}: the label map holds {unknown}, which are no labels of the model; predict again")
-    segments = painted(labels)
+    segments = label_segments(labels)
     numbers = _numbered(labels_ZYX, list(segments.values()))
     sources = _sources(like)
     try:
@@ -64,7 +63,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         made.save_as(aside)
 
 
-def painted(labels: Labels) -> dict[str, int]:
+def label_segments(labels: Labels) -> dict[str, int]:
     """The name and value of each label that a label map can show: of all but the background, or those that regions paint."""
     if not labels.regions:
         return dict(zip(labels.names[1:], labels.values[1:], strict=True))

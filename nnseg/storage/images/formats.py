@@ -1,11 +1,14 @@
-"""The formats of image files, by suffix."""
+"""Formats of images: `FORMATS` of single files, by suffix, and `FOLDER_FORMATS` of images that are several files of a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnseg.storage.images.dicom import read_series, split_volumes
+from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
+from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.pictures import read_picture, read_tiff, sidecar_of, write_picture, write_tiff
@@ -16,22 +19,77 @@ Writer = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
+class FileFormat:
     """How files of one suffix are read and written.
 
     Args:
-        read: (path, asked) -> Stored.
+        read: (path, options) -> RawImage; with ``options.only_header`` without voxels.
         write: (voxels in stored order, path, grid, *, is_2d, source); None if nnseg does not write this format.
-        instead: the suffix a label map gets where this format cannot or should not hold one.
-        instead_of_floats: the suffix a map of floats gets where this format cannot hold one.
-        beside: the files that are read with one of this format.
+        lossy: label maps in this format are refused.
+        label_suffix: of label maps, where this format cannot or should not hold them.
+        map_suffix: of maps of floats, where this format cannot hold them.
+        beside: (path) -> the files that are read with one of this format.
+        spacing_beside: the format holds no spacing; it is written to a file CASE.json beside.
     """
 
     read: Reader
     write: Writer | None
-    instead: str = ""
-    instead_of_floats: str = ""
-    beside: Callable[[Path], tuple[Path, ...]] | None = None
+    lossy: bool = False
+    label_suffix: str = ""
+    map_suffix: str = ""
+    beside: Callable[[Path], tuple[Path, ...]] = lambda path: ()
+    spacing_beside: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFormat:
+    """How images are read that are several files in a folder, and how label maps are written beside them.
+
+    Args:
+        is_part: (path) -> True for a file, of a suffix that is not in `FORMATS`, that is part of an image of this format.
+        files: (folder) -> the files in it that its images are made of, in a fixed order.
+        read: (folder or files, options) -> RawImage with the files in the order of its slices.
+        split: (files) -> the files of each image by a name for it, if a folder holds several; {} for one.
+        write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
+        suffix: of these label maps.
+        missing: () -> the command that installs what ``write`` needs; "" if nothing is missing.
+    """
+
+    is_part: Callable[[Path], bool]
+    files: Callable[[Path], tuple[Path, ...]]
+    read: Callable[[Path | Sequence[Path], ReadOptions], RawImage]
+    split: Callable[[Sequence[Path]], dict[str, tuple[Path, ...]]] = lambda files: {}
+    write: Writer | None = None
+    suffix: str = ""
+    missing: Callable[[], str] = lambda: ""
+
+    def is_in(self, folder: Path) -> bool:
+        """True if a part of an image lies in the folder itself; hidden files do not count."""
+        try:
+            return any(p.is_file() and not p.name.startswith(".") and self.is_part(p) for p in folder.iterdir())
+        except OSError:
+            return False
+
+
+def folder_format(path: Path) -> FolderFormat | None:
+    """The format of the image in a folder, or of which a file is a part; None for a file of a suffix in `FORMATS`."""
+    if path.is_dir():
+        return next((form for form in FOLDER_FORMATS.values() if form.is_in(path)), None)
+    if suffix_of(path) in FORMATS or not path.is_file():
+        return None
+    return next((form for form in FOLDER_FORMATS.values() if form.is_part(path)), None)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """All files that are read for an image: those in its folder, or the file and those that belong to it.
+
+    Raises:
+        ScanError: the folder cannot be listed.
+    """
+    if path.is_dir():
+        return (folder_format(path) or DICOM).files(path)
+    form = FORMATS.get(suffix_of(path))
+    return (path, *form.beside(path)) if form else (path,)
 
 
 def suffix_of(path: Path) -> str:
@@ -45,26 +103,42 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix_of(path))] if suffix_of(path) else path.name
 
 
-def known(*, writable: bool = False) -> str:
-    """All suffixes that are read, or that are written, for people."""
+def known_suffixes(*, writable: bool = False) -> str:
+    """All suffixes that are read, or that are written, for messages."""
     return " ".join(s for s, form in FORMATS.items() if form.write or not writable)
 
 
-NIFTI = (".nii.gz", ".nii")
 TIFF = (".tif", ".tiff")
 LOSSLESS_PICTURE = ".png"
 
-FORMATS: dict[str, Format] = {
-    ".nii.gz": Format(read=read_nifti, write=write_nifti),
-    ".nii": Format(read=read_nifti, write=write_nifti),
-    ".mha": Format(read=read_itk, write=write_itk),
-    ".mhd": Format(read=read_itk, write=None, instead=".mha", instead_of_floats=".mha", beside=data_files),
-    ".nrrd": Format(read=read_itk, write=write_itk),
-    ".gipl": Format(read=read_itk, write=write_itk),
-    ".png": Format(read=read_picture, write=write_picture, instead_of_floats=".tif"),
-    ".bmp": Format(read=read_picture, write=write_picture, instead_of_floats=".tif"),
-    ".tif": Format(read=read_tiff, write=write_tiff, beside=sidecar_of),
-    ".tiff": Format(read=read_tiff, write=write_tiff, beside=sidecar_of),
-    ".jpg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE, instead_of_floats=".tif"),
-    ".jpeg": Format(read=read_picture, write=None, instead=LOSSLESS_PICTURE, instead_of_floats=".tif"),
+_NIFTI = FileFormat(read=read_nifti, write=write_nifti)
+_ITK = FileFormat(read=read_itk, write=write_itk)
+_PICTURE = FileFormat(read=read_picture, write=write_picture, map_suffix=".tif")
+_JPEG = FileFormat(read=read_picture, write=None, lossy=True, label_suffix=LOSSLESS_PICTURE, map_suffix=".tif")
+_TIFF = FileFormat(read=read_tiff, write=write_tiff, beside=sidecar_of, spacing_beside=True)
+
+FORMATS: dict[str, FileFormat] = {
+    ".nii.gz": _NIFTI,
+    ".nii": _NIFTI,
+    ".mha": _ITK,
+    ".mhd": FileFormat(read=read_itk, write=None, label_suffix=".mha", map_suffix=".mha", beside=data_files),
+    ".nrrd": _ITK,
+    ".gipl": _ITK,
+    ".png": _PICTURE,
+    ".bmp": _PICTURE,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
 }
+
+DICOM = FolderFormat(
+    is_part=is_dicom,
+    files=dicom_files,
+    read=read_series,
+    split=split_volumes,
+    write=write_dicom_seg,
+    suffix=".dcm",
+    missing=missing_extra,
+)
+FOLDER_FORMATS: dict[str, FolderFormat] = {"DICOM": DICOM}

@@ -17,12 +17,12 @@ import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix, as_vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, make_grid, stand_in
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, make_grid, placeholder
 
 GIPL_HEADER_BYTES = 256
 
 
-def read_itk(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
+def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The voxels of a file that ITK reads; vectors and a fourth axis become channels.
 
     Raises:
@@ -30,14 +30,14 @@ def read_itk(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     """
     check_file(path)
     try:
-        with quiet():
-            image = header_only(path) if asked.only_header else sitk.ReadImage(str(path))
+        with no_itk_warnings():
+            image = read_header_only(path) if options.only_header else sitk.ReadImage(str(path))
     except RuntimeError as error:
-        found = f"cannot be read as an image ({reason(error)})"
+        found = f"cannot be read as an image ({itk_message(error)})"
         raise ScanError.at(path, found, "a complete image with axes at right angles", "copy or export it again") from error
-    if path.suffix.lower() == ".gipl" and not asked.only_header:
+    if path.suffix.lower() == ".gipl" and not options.only_header:
         _check_gipl_size(path, image)
-    return stored(path, image)
+    return raw_from_itk(path, image)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
@@ -58,7 +58,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return (path.parent / name,)
 
 
-def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
+def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     """A reader that has read what a file says of its image, and answers as the image would, but for its voxels.
 
     Args:
@@ -72,7 +72,7 @@ def header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     return reader
 
 
-def stored(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
+def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
     """What an ITK image of two, three or four axes holds, or will hold where only its header was read."""
     voxels, colours = _voxels(image)
     dimensions = image.GetDimension()
@@ -95,7 +95,7 @@ def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any],
     colours = image.GetNumberOfComponents()
     pixel = sitk.Image([1] * image.GetDimension(), image.GetPixelIDValue(), colours)
     shape = (*image.GetSize()[::-1], *((colours,) if colours > 1 else ()))
-    return stand_in(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
+    return placeholder(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
 
 
 def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
@@ -118,13 +118,13 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, 
         found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
         raise ScanError.at(path, found, "values 0 to 65535", advice)
     image = as_image(voxels, grid, is_2d=is_2d)
-    for key, value in _said(source, path).items():
+    for key, value in _source_metadata(source, path).items():
         image.SetMetaData(key, value)
     try:
-        with quiet():
+        with no_itk_warnings():
             sitk.WriteImage(image, str(path), useCompression=path.suffix.lower() != ".gipl")
     except RuntimeError as error:  # a full disk, most often: to the caller it is what any other failed write is
-        raise OSError(reason(error)) from error
+        raise OSError(itk_message(error)) from error
 
 
 def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image:
@@ -137,13 +137,13 @@ def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image
     return image
 
 
-def _said(source: Path | None, path: Path) -> dict[str, str]:
+def _source_metadata(source: Path | None, path: Path) -> dict[str, str]:
     """What the header of a file of the format of ``path`` says besides the grid, and besides what ITK adds on reading."""
     if source is None or source.suffix.lower() != path.suffix.lower() or not source.is_file():
         return {}
     try:
-        with quiet():
-            reader = header_only(source)
+        with no_itk_warnings():
+            reader = read_header_only(source)
     except RuntimeError:  # it was readable once; what it said is lost, which does no harm
         return {}
     said = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
@@ -152,7 +152,7 @@ def _said(source: Path | None, path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def no_itk_warnings() -> Iterator[None]:
     """Keep ITK from printing warnings; what matters is checked and raised."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -162,7 +162,7 @@ def quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
-def reason(error: RuntimeError) -> str:
+def itk_message(error: RuntimeError) -> str:
     """The last line of an ITK error, which holds the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split("ERROR: ")[-1] if lines else "unknown error"

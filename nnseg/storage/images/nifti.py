@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, contents, make_grid, stand_in
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, make_grid, placeholder, read_bytes
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -30,7 +30,7 @@ FORMS_TOLERANCE = 0.1
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
-def read_nifti(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
+def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The voxels of a NIfTI file, scaled as its header says; axes after the third become channels.
 
     The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'; in the unit that the header names.
@@ -38,15 +38,15 @@ def read_nifti(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     Raises:
         ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
     """
-    data = decompressed(path, only_header=asked.only_header)
+    data = decompressed(path, only_header=options.only_header)
     header = _header(path, data)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
         raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", _AGAIN)
     kind = _number_type(path, header)
-    found = _dummy(kind, shape) if asked.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    found = _dummy(kind, shape) if options.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
     voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
-    grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=asked.spacing)
+    grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
     notes = (*_naming_note(path), *_forms_note(header, grid))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
 
@@ -123,7 +123,7 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
     Raises:
         ScanError: the stream ends early or is damaged.
     """
-    data = _start(path) if only_header else contents(path)
+    data = _start(path) if only_header else read_bytes(path)
     if not data.startswith(GZIP_MAGIC):
         return data
     try:
@@ -187,7 +187,7 @@ def _number_type(path: Path, header: Any) -> np.dtype[Any]:
 
 def _dummy(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """What `_stored_voxels` gives, in shape and type only."""
-    return stand_in((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else stand_in(shape[::-1], dtype)
+    return placeholder((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else placeholder(shape[::-1], dtype)
 
 
 def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:

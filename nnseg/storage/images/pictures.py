@@ -17,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector, as_shape
-from nnseg.storage.images.raw import PLAINLY, RawImage, ReadOptions, check_file, stand_in
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, placeholder
 
 Voxels = npt.NDArray[Any]
 
 
-def read_picture(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
+def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The pixels of a PNG, BMP or JPEG file as one slice, colours as channels.
 
     Args:
@@ -35,14 +35,14 @@ def read_picture(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
     check_file(path)
     try:
         with Image.open(path) as image:
-            wanted = image.mode if image.mode != "P" or asked.as_labels else "RGBA" if "transparency" in image.info else "RGB"
-            unread = asked.only_header and not wanted.endswith("A")  # whether transparency counts, only its pixels tell
+            wanted = image.mode if image.mode != "P" or options.as_labels else "RGBA" if "transparency" in image.info else "RGB"
+            unread = options.only_header and not wanted.endswith("A")  # whether transparency counts, only its pixels tell
             pixels = _dummy(image.size, wanted) if unread else np.asarray(_in_mode(image, wanted))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         raise ScanError.at(path, found, "a complete picture", "copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
-    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, asked=asked)
+    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, options=options)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -52,10 +52,10 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 def _dummy(size: tuple[int, int], mode: str) -> Voxels:
     """What a picture of this size and mode gives, in shape and type only."""
     one = np.asarray(Image.new(mode, (1, 1)))
-    return stand_in((size[1], size[0], *one.shape[2:]), one.dtype)
+    return placeholder((size[1], size[0], *one.shape[2:]), one.dtype)
 
 
-def read_tiff(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
+def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The pixels of a TIFF file: one page is a slice, several pages of equal size are a volume, colours are channels.
 
     The voxel spacing comes from a file CASE.json beside it, ``{"spacing": [z, y, x]}`` in mm, if there is one.
@@ -68,14 +68,14 @@ def read_tiff(path: Path, asked: ReadOptions = PLAINLY) -> RawImage:
         with _complaints() as complaints, tifffile.TiffFile(path) as file:
             series = file.series[0]
             axes = series.axes
-            unread = asked.only_header and not (axes[-1] == "S" and series.shape[-1] in (2, 4))
-            pixels = stand_in(series.shape, series.dtype) if unread else series.asarray()
+            unread = options.only_header and not (axes[-1] == "S" and series.shape[-1] in (2, 4))
+            pixels = placeholder(series.shape, series.dtype) if unread else series.asarray()
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
         raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again") from error
     if complaints:
         raise ScanError.at(path, f"is damaged ({complaints[0]})", "a complete TIFF", "copy it again; it may be truncated")
     voxels, is_2d = _tiff_axes(path, pixels, axes)
-    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), asked=asked)
+    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), options=options)
 
 
 def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
@@ -116,11 +116,11 @@ def _resolution(source: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, asked: ReadOptions) -> RawImage:
+def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, options: ReadOptions) -> RawImage:
     channels = voxels.shape[0]
     if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # transparency that is the same everywhere says nothing
         voxels = voxels[:-1]
-    grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or asked.spacing or (1.0, 1.0, 1.0))
+    grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or options.spacing or (1.0, 1.0, 1.0))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
 
 

@@ -30,6 +30,7 @@ class RawImage:
         has_geometry: False if the format stores no positions, so that ``grid`` is a stand-in at the origin, of 1 mm voxels or
             of the spacing that was asked for.
         notes: what a user should know of the file, though it can be used.
+        files: that were read, in order, if they are several.
     """
 
     voxels: npt.NDArray[Any]
@@ -37,6 +38,7 @@ class RawImage:
     is_2d: bool = False
     has_geometry: bool = True
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,15 @@ class ReadOptions:
     spacing: Vector | None = None
 
 
-PLAINLY = ReadOptions()
+READ_DEFAULTS = ReadOptions()
 
 
-def stand_in(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Zeros of this shape and type that take up the memory of one: for voxels that were not read."""
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def contents(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """All bytes of a file that must not be empty.
 
     Raises:
@@ -143,7 +145,7 @@ def _numbers(values: npt.NDArray[np.float64]) -> str:
     return "(" + ", ".join(f"{v:g}" for v in values) + ")"
 
 
-def compact(labels: npt.NDArray[Any]) -> np.dtype[Any]:
+def smallest_integer_type(labels: npt.NDArray[Any]) -> np.dtype[Any]:
     """The smallest integer type that file formats know and that holds all values."""
     lowest, highest = int(labels.min()), int(labels.max())
     kinds = (np.uint8, np.uint16, np.uint32) if lowest >= 0 else (np.int16, np.int32)

@@ -1,4 +1,4 @@
-"""Scans and label maps by suffix. The only place where axes are turned: everything read is in canonical orientation."""
+"""Scans and label maps in canonical orientation; the only place where axes are turned on reading."""
 
 from __future__ import annotations
 
@@ -14,87 +14,91 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
-from nnseg.storage.images.dicom import is_dicom, read_series
-from nnseg.storage.images.formats import FORMATS, LOSSLESS_PICTURE, known, suffix_of
-from nnseg.storage.images.itk import stored as stored_in
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, compact
+from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
+from nnseg.storage.images.itk import raw_from_itk
+from nnseg.storage.images.raw import (
+    CHANNEL_TOLERANCE,
+    SHEAR_LIMIT,
+    RawImage,
+    ReadOptions,
+    check_file,
+    smallest_integer_type,
+)
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3
-"""How far a stored label value may lie from a whole number: slope and intercept of a header leave such crumbs."""
+"""Largest distance of a stored label value from a whole number: slope and intercept of a header leave such rounding errors."""
 
 WIDEST, NARROWEST = 3000.0, 0.5
-"""In mm: scans that cover more, or less, along an axis get a note."""
+"""Extents in mm: scans that cover more, or less, along an axis get a note."""
 
 RESAMPLE_OVERLAP = 0.95
-"""The share of the first channel's voxels that another must cover to be resampled onto it."""
+"""Share of the first channel's voxels that another channel must cover to be resampled onto it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What files say of a scan, before any voxel is read.
+    """What is known of a scan before any voxel is read.
 
     Args:
         grid: the canonical grid that the scan will have.
-        channels: it will have.
+        channels: their number.
     """
 
     grid: Grid
     channels: int
 
 
-def read_scan(images: str | Path | Sequence[str | Path], *, mend: bool = False, spacing: Vector | None = None) -> Scan:
+def read_scan(images: str | Path | Sequence[str | Path], *, repair: bool = False, spacing: Vector | None = None) -> Scan:
     """A scan of one file, of one file per channel, or of a DICOM series, in canonical orientation.
 
     Args:
         images: a file, or one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
             slices of one series.
-        mend: to predict: NaN and Inf become the least value of their channel, sheared volumes and channels on other grids are
-            resampled, and the scan's notes say so. Otherwise, to train, such scans are refused.
-        spacing: mm along the stored axes (z, y, x), taken where a file says none, or none that can be.
+        repair: to predict: NaN and Inf become the least value of their channel, sheared volumes and channels on other grids are
+            resampled, and the scan's notes list it. Without, to train, such scans are refused.
+        spacing: mm along the stored axes (z, y, x), for files without a usable one.
 
     Raises:
-        ScanError: a file is missing, damaged or no image, or has what only ``mend`` would mend.
+        ScanError: a file is missing, damaged or no image, or has what only ``repair`` would repair.
 
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``
     """
-    parts = [_part(read, mend=mend) for read in _read_all(images, ReadOptions(spacing=spacing))]
+    parts = [_canonical_part(path, raw, repair=repair) for path, raw in _read_all(images, ReadOptions(spacing=spacing))]
     first = parts[0]
-    parts = [first, *(_onto_first(part, first, mend=mend) for part in parts[1:])]
-    image = first.image if len(parts) == 1 else np.concatenate([p.image for p in parts])
-    notes = tuple(note for part in parts for note in part.notes)
-    source = Source(files=tuple(f for part in parts for f in part.files), grid=first.stored_grid, is_2d=first.is_2d)
-    return Scan(image=image, grid=first.grid, source=source, notes=notes)
+    parts = [first, *(_onto_first(part, first, repair=repair) for part in parts[1:])]
+    source = replace(first.source, files=tuple(file for part in parts for file in part.source.files))
+    image = first.image if len(parts) == 1 else np.concatenate([part.image for part in parts])
+    return Scan(image=image, grid=first.grid, source=source, notes=tuple(note for part in parts for note in part.notes))
 
 
-def scan_of(image: sitk.Image) -> Scan:
-    """The scan that an ITK image holds, in canonical orientation; what `read_scan` mends is mended.
+def scan_from_itk(image: sitk.Image) -> Scan:
+    """The scan that an ITK image holds, in canonical orientation, repaired as by `read_scan`.
 
     Raises:
         ScanError: its pixels or axes are none of a scan's.
     """
     path = Path("the image")
-    part = _part(_StoredChannels(path=path, files=(path,), stored=stored_in(path, image)), mend=True)
-    source = Source(files=part.files, grid=part.stored_grid, is_2d=part.is_2d)
-    return Scan(image=part.image, grid=part.grid, source=source, notes=part.notes)
+    part = _canonical_part(path, raw_from_itk(path, image), repair=True)
+    return Scan(image=part.image, grid=part.grid, source=part.source, notes=part.notes)
 
 
-def read_header(images: str | Path | Sequence[str | Path], *, mend: bool = False, spacing: Vector | None = None) -> Header:
-    """What the files of a scan say of it, in milliseconds: no voxel is read but those of pictures with transparency.
+def read_header(images: str | Path | Sequence[str | Path], *, repair: bool = False, spacing: Vector | None = None) -> Header:
+    """Grid and channels of a scan, in milliseconds: no voxel is read but those of pictures with transparency.
 
     Args:
         images: as for `read_scan`, as all others.
 
     Raises:
-        ScanError: as `read_scan`, but for what only the voxels can tell.
+        ScanError: as `read_scan`, except for what only the voxels show.
     """
-    reads = _read_all(images, ReadOptions(only_header=True, spacing=spacing))
-    grids = [_canonical(read, mend=mend) for read in reads]
-    for read, grid in zip(reads[1:], grids[1:], strict=True):
-        placed = read.stored.has_geometry and reads[0].stored.has_geometry
-        _check_same_grid(read.path, grid, reads[0].path, grids[0], mend=mend and placed)
-    return Header(grid=grids[0], channels=sum(len(read.stored.voxels) for read in reads))
+    found = _read_all(images, ReadOptions(only_header=True, spacing=spacing))
+    grids = [_canonical_grid(path, raw, repair=repair) for path, raw in found]
+    (first_path, first), grid = found[0], grids[0]
+    for (path, raw), other in zip(found[1:], grids[1:], strict=True):
+        _check_same_grid(path, other, first_path, grid, repair=repair and raw.has_geometry and first.has_geometry)
+    return Header(grid=grid, channels=sum(len(raw.voxels) for _, raw in found))
 
 
 def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
@@ -107,121 +111,104 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     Raises:
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
     """
-    stored = _read(path, ReadOptions(as_labels=True))
-    voxels = stored.voxels
+    raw = _read_file(path, ReadOptions(as_labels=True))
+    voxels = raw.voxels
     if len(voxels) > 1 and all(np.array_equal(voxels[0], other) for other in voxels[1:]):
         voxels = voxels[:1]  # a grey picture saved in colour
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
-    grid = stored.grid
-    if like is not None and not stored.has_geometry and grid.shape == like.grid.shape:
+    grid = raw.grid
+    if like is not None and not raw.has_geometry and grid.shape == like.grid.shape:
         grid = like.grid
-    if grid.shear > SHEAR_LIMIT:
-        raise _sheared(path, grid)
+    _check_shear(path, grid)
     turn = grid.canonical()
-    labels = np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0])))
-    return LabelMap(labels=labels, grid=grid.reoriented(turn))
+    return LabelMap(labels=np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0]))), grid=grid.reoriented(turn))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _StoredChannels:
-    """One or more channels as stored."""
+class _Part:
+    """One or more channels of a scan, turned to canonical orientation.
+
+    Args:
+        path: that messages name.
+        has_geometry: False if the format stores no positions.
+    """
 
     path: Path
-    files: tuple[Path, ...]
-    stored: RawImage
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _CanonicalChannels:
-    """One or more channels, turned to canonical orientation."""
-
-    path: Path
-    files: tuple[Path, ...]
     image: Floats
     grid: Grid
-    stored_grid: Grid
-    is_2d: bool
+    source: Source
     has_geometry: bool
     notes: tuple[str, ...]
 
 
-def _read_all(images: str | Path | Sequence[str | Path], asked: ReadOptions) -> list[_StoredChannels]:
+def _read_all(images: str | Path | Sequence[str | Path], options: ReadOptions) -> list[tuple[Path, RawImage]]:
+    """Each file or folder as stored; several files that are parts of one image, such as slices, as one."""
     paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
     if not paths:
         raise ScanError("a scan needs at least one image file")
-    if len(paths) > 1 and all(p.is_file() and is_dicom(p) for p in paths):
-        return [_read_series(paths, asked)]
-    return [_read_channel(path, asked) for path in paths]
+    for form in FOLDER_FORMATS.values():
+        if len(paths) > 1 and all(path.is_file() and form.is_part(path) for path in paths):
+            raw = form.read(paths, options)
+            return [(raw.files[0], raw)]
+    return [(path, _read(path, options)) for path in paths]
 
 
-def _read_channel(path: Path, asked: ReadOptions) -> _StoredChannels:
-    if path.is_dir() or (path.is_file() and suffix_of(path) not in FORMATS and is_dicom(path)):
-        return _read_series(path if path.is_dir() else [path], asked)
-    return _StoredChannels(path=path, files=(path,), stored=_read(path, asked))
+def _read(path: Path, options: ReadOptions) -> RawImage:
+    if path.is_dir():
+        return (folder_format(path) or DICOM).read(path, options)
+    form = folder_format(path)
+    return form.read([path], options) if form else _read_file(path, options)
 
 
-def _read_series(source: Path | Sequence[Path], asked: ReadOptions) -> _StoredChannels:
-    volume = read_series(source, asked)
-    return _StoredChannels(path=source if isinstance(source, Path) else volume.files[0], files=volume.files, stored=volume.stored)
-
-
-def _read(path: Path, asked: ReadOptions) -> RawImage:
-    """What a file holds, by the reader of its suffix."""
+def _read_file(path: Path, options: ReadOptions) -> RawImage:
+    """The content of a file, by the reader of its suffix."""
     check_file(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
-        raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known()}", "convert it")
-    if asked.as_labels and form.instead == LOSSLESS_PICTURE:
-        raise ScanError.at(path, "is a JPEG label map, whose values compression has changed", "a lossless file", _PNG)
-    return form.read(path, asked)
+        raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
+    if options.as_labels and form.lossy:
+        found = "is a JPEG label map, whose values compression has changed"
+        raise ScanError.at(path, found, "a lossless file", "export the original masks as PNG")
+    return form.read(path, options)
 
 
-_PNG = "export the original masks as PNG"
-
-
-def _canonical(read: _StoredChannels, *, mend: bool) -> Grid:
+def _canonical_grid(path: Path, raw: RawImage, *, repair: bool) -> Grid:
     """The grid that a scan will have: turned, and at right angles."""
-    grid = read.stored.grid
-    if grid.shear > SHEAR_LIMIT and not mend:
-        raise _sheared(read.path, grid)
-    return upright(grid.reoriented(grid.canonical()))
+    if not repair:
+        _check_shear(path, raw.grid)
+    return upright(raw.grid.reoriented(raw.grid.canonical()))
 
 
-def _part(read: _StoredChannels, *, mend: bool) -> _CanonicalChannels:
-    stored, grid = read.stored, _canonical(read, mend=mend)
-    turn = stored.grid.canonical()
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or mended below
-        image = np.ascontiguousarray(turn.apply(stored.voxels), np.float32)
-    notes = list(stored.notes)
-    if stored.voxels.dtype.kind == "f" and not np.isfinite(image).all():
-        if not mend:
-            raise _not_finite(read.path, stored.voxels.astype(np.float32))
-        image, note = _finite(read.path, image)
+def _canonical_part(path: Path, raw: RawImage, *, repair: bool) -> _Part:
+    grid, turn, notes = _canonical_grid(path, raw, repair=repair), raw.grid.canonical(), list(raw.notes)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or replaced below
+        image = np.ascontiguousarray(turn.apply(raw.voxels), np.float32)
+    if raw.voxels.dtype.kind == "f" and not np.isfinite(image).all():
+        if not repair:
+            raise _not_finite(path, raw.voxels.astype(np.float32))
+        image, note = _fill_not_finite(path, image)
         notes.append(note)
-    turned = stored.grid.reoriented(turn)
+    turned = raw.grid.reoriented(turn)
     if grid != turned:
-        image = np.stack([resampled(c, turned, grid, order=1, outside=float(c.min())) for c in image])
+        image = _resample_channels(image, turned, grid)
         notes.append(f"its axes are sheared (cosine {turned.shear:.3g}); it was resampled to right angles and the labels back")
-    if mend:
-        notes += _wide_note(grid)
+    if repair:
+        notes += _extent_note(grid)
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
-    named = tuple(f"{read.path.name}: {note}" for note in notes)
-    return _CanonicalChannels(
-        path=read.path,
-        files=read.files,
-        image=image,
-        grid=grid,
-        stored_grid=stored.grid,
-        is_2d=stored.is_2d,
-        has_geometry=stored.has_geometry,
-        notes=named,
-    )
+    source = Source(files=raw.files or (path,), grid=raw.grid, is_2d=raw.is_2d)
+    named = tuple(f"{path.name}: {note}" for note in notes)
+    return _Part(path=path, image=image, grid=grid, source=source, has_geometry=raw.has_geometry, notes=named)
 
 
-def _wide_note(grid: Grid) -> list[str]:
-    """A note if a scan is wider than what there is to scan, or narrower than a voxel mostly is: units may be wrong."""
+def _resample_channels(image: Floats, grid: Grid, onto: Grid) -> Floats:
+    """(C, Z, Y, X) on another grid, linearly; the least value of each channel outside."""
+    return np.stack([resampled(channel, grid, onto, order=1, outside=float(channel.min())) for channel in image])
+
+
+def _extent_note(grid: Grid) -> list[str]:
+    """A note if a scan is larger than any patient, or smaller than a voxel mostly is: its units may be wrong."""
     widths = [n * s for n, s in zip(grid.shape, grid.spacing, strict=True) if n > 1]
     if not widths or (max(widths) < WIDEST and min(widths) > NARROWEST):
         return []
@@ -229,8 +216,8 @@ def _wide_note(grid: Grid) -> list[str]:
     return [f"it covers {shown} mm (z, y, x); are the units of its header right?"]
 
 
-def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
-    """The image with the least finite value of its channel wherever it has none, and a note of how often."""
+def _fill_not_finite(path: Path, image: Floats) -> tuple[Floats, str]:
+    """The image with NaN and Inf replaced by the least finite value of their channel, and a note of their number."""
     good = np.isfinite(image)
     if not good.any(axis=(1, 2, 3)).all():
         raise ScanError.at(path, "has a channel without any finite voxel", "intensities", "export it again")
@@ -241,20 +228,18 @@ def _finite(path: Path, image: Floats) -> tuple[Floats, str]:
     return filled, f"{counts} voxels were replaced by the least value of their channel ({values})"
 
 
-def _onto_first(part: _CanonicalChannels, first: _CanonicalChannels, *, mend: bool) -> _CanonicalChannels:
-    """A channel on the grid of the first; one that knows no positions cannot be brought there, only lie there."""
-    placed = part.has_geometry and first.has_geometry
-    _check_same_grid(part.path, part.grid, first.path, first.grid, mend=mend and placed)
+def _onto_first(part: _Part, first: _Part, *, repair: bool) -> _Part:
+    """A channel on the grid of the first one; without positions it cannot be resampled, only be refused or taken as it is."""
+    _check_same_grid(part.path, part.grid, first.path, first.grid, repair=repair and part.has_geometry and first.has_geometry)
     if first.grid.matches(part.grid, CHANNEL_TOLERANCE):
         return part
-    image = np.stack([resampled(c, part.grid, first.grid, order=1, outside=float(c.min())) for c in part.image])
     note = f"{part.path.name}: was resampled onto the grid of {first.path.name}"
+    image = _resample_channels(part.image, part.grid, first.grid)
     return replace(part, image=image, grid=first.grid, notes=(*part.notes, note))
 
 
-def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, mend: bool) -> None:
-    advice = "resample this channel onto the first"
-    if mend:
+def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, repair: bool) -> None:
+    if repair:
         share = share_inside(first, grid)
         if share < RESAMPLE_OVERLAP:
             found = f"covers {share:.0%} of channel {first_path.name}"
@@ -266,24 +251,24 @@ def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, m
         found = f"lies up to {first.largest_gap(grid):.3g} mm away from channel {first_path.name}"
     else:
         return
-    raise ScanError.at(path, found, "all channels of a scan on one grid", advice)
+    raise ScanError.at(path, found, "all channels of a scan on one grid", "resample this channel onto the first")
 
 
-def _sheared(path: Path, grid: Grid) -> ScanError:
-    found = f"has sheared axes (cosine {grid.shear:.3g} between two of them, for instance from a tilted gantry)"
-    return ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
+def _check_shear(path: Path, grid: Grid) -> None:
+    if grid.shear > SHEAR_LIMIT:
+        found = f"has sheared axes (cosine {grid.shear:.3g} between two of them, for instance from a tilted gantry)"
+        raise ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
 
 
 def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
-    kinds = [(name, found) for name, found in (("NaN", np.isnan(voxels)), ("Inf", np.isinf(voxels))) if found.any()]
-    counts = " and ".join(f"{int(found.sum())} {name}" for name, found in kinds)
-    first = _first(kinds[0][1].any(axis=0))
-    found = f"has {counts} voxels, the first at (z, y, x) = {first} as stored"
+    kinds = [(name, where) for name, where in (("NaN", np.isnan(voxels)), ("Inf", np.isinf(voxels))) if where.any()]
+    counts = " and ".join(f"{int(where.sum())} {name}" for name, where in kinds)
+    found = f"has {counts} voxels, the first at (z, y, x) = {_first(kinds[0][1].any(axis=0))} as stored"
     return ScanError.at(path, found, "finite intensities", "replace them, for instance by the background's value")
 
 
 def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
-    """Label values as integers; floats are rounded where the difference is a crumb of scaling."""
+    """Label values as integers; floats are rounded where the difference is a rounding error of scaling."""
     if voxels.dtype.kind in "ui":
         return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if voxels.dtype.kind == "b":
@@ -293,11 +278,10 @@ def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
         bad = ~(np.abs(voxels - rounded) <= WHOLE_TOLERANCE) | (np.abs(rounded) > 2**31)
     if bad.any():
         first = _first(bad)
-        found = (
-            f"has {int(bad.sum())} voxels that are no whole numbers, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
-        )
+        count = f"{int(bad.sum())} voxels that are no whole numbers"
+        found = f"has {count}, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
         raise ScanError.at(path, found, "label values", "resample label maps with nearest neighbour, not interpolation")
-    whole: Integers = rounded.astype(compact(rounded))
+    whole: Integers = rounded.astype(smallest_integer_type(rounded))
     return whole
 
 

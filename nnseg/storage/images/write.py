@@ -1,4 +1,4 @@
-"""Answers written: label maps and maps of floats, each on its scan's own grid, in the scan's format or another."""
+"""Predictions as files: label maps and maps of floats, each on its scan's own grid, in the scan's format or another."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers, LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside, write_text
-from nnseg.storage.images.dicom import is_dicom
-from nnseg.storage.images.dicom_seg import INSTALL, can_write_dicom_seg, write_dicom_seg
-from nnseg.storage.images.formats import FORMATS, TIFF, Writer, known, suffix_of
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, compact
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, Writer, folder_format, known_suffixes, suffix_of
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
 
 log = logging.getLogger(__name__)
 
-DICOM_SEG = ".dcm"
 
-
-def write_answer(
-    label_map: LabelMap, folder: Path, name: str, *, like: Source, labels: Labels, form: str | None = None
+def write_label_files(
+    label_map: LabelMap, folder: Path, name: str, *, like: Source, labels: Labels, suffix: str | None = None
 ) -> tuple[Path, ...]:
     """The files written for a scan's label map, the label map itself first.
 
@@ -39,41 +35,34 @@ def write_answer(
         name: of the case.
         like: the scan.
         labels: names and values.
-        form: a suffix, ``.dcm`` for DICOM-SEG. By default the scan's own where that can hold labels, else ``.nii.gz``; for a scan
-            read from DICOM ``.nii.gz``, and DICOM-SEG beside it if the extra ``dicom`` is installed and the headers allow it.
+        suffix: ``.dcm`` for DICOM-SEG. By default the scan's own where that can hold labels, else ``.nii.gz``; for a scan read from
+            DICOM ``.nii.gz``, and DICOM-SEG beside it if the extra ``dicom`` is installed and the headers allow it.
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
         RunError: the folder cannot be written to, or DICOM-SEG was asked for and the extra is not installed.
     """
     written: tuple[Path, ...] = ()
-    if form != DICOM_SEG:
-        path = folder / (name + (form or label_suffix(like)))
+    chosen = next((form for form in FOLDER_FORMATS.values() if form.write and form.suffix == suffix), None)
+    if chosen is None:
+        path = folder / (name + (suffix or label_suffix(like)))
         write_label_map(label_map, path, like=like)
         written = (path, *(p for p in [path.with_suffix(".json")] if _needs_spacing(path, like)))
-    if form == DICOM_SEG or (form is None and from_dicom(like) and _has_extra(name)):
-        path = folder / (name + DICOM_SEG)
-        try:
-            write_dicom_seg(as_stored(label_map, like), path, like=like, labels=labels)
-        except ScanError as error:
-            if form == DICOM_SEG:
-                raise
-            log.warning("%s", error)
-        else:
-            written += (path,)
-    return written
-
-
-def from_dicom(source: Source) -> bool:
-    """True if a scan was read from DICOM."""
-    return suffix_of(source.files[0]) not in FORMATS and is_dicom(source.files[0])
-
-
-def _has_extra(name: str) -> bool:
-    if not can_write_dicom_seg():
-        log.info("case %s: no DICOM-SEG beside the label map, which %s would make possible", name, INSTALL)
-        return False
-    return True
+    form = folder_format(like.files[0]) if suffix is None else chosen
+    if form is None or form.write is None:
+        return written
+    if chosen is None and form.missing():
+        log.info("case %s: no %s beside the label map; it needs %s", name, form.suffix, form.missing())
+        return written
+    path = folder / (name + form.suffix)
+    try:
+        form.write(to_stored_order(label_map, like), path, like=like, labels=labels)
+    except ScanError as error:
+        if chosen:
+            raise
+        log.warning("%s", error)
+        return written
+    return (*written, path)
 
 
 def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> None:
@@ -88,11 +77,11 @@ def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> N
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
         RunError: the folder cannot be written to.
     """
-    path, labels = Path(path), as_stored(label_map, like)
+    path, labels = Path(path), to_stored_order(label_map, like)
     form = FORMATS.get(suffix_of(path))
     if form is None or form.write is None:
-        raise _not_written(path, "label maps", form.instead if form else "")
-    _write(labels.astype(compact(labels)), path, form.write, like)
+        raise _not_written(path, "label maps", form.label_suffix if form else "")
+    _write(labels.astype(smallest_integer_type(labels)), path, form.write, like)
 
 
 def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
@@ -109,15 +98,15 @@ def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
     """
     path = Path(path)
     form = FORMATS.get(suffix_of(path))
-    if form is None or form.write is None or form.instead_of_floats:
-        raise _not_written(path, "maps of floats", form.instead_of_floats if form else "")
+    if form is None or form.write is None or form.map_suffix:
+        raise _not_written(path, "maps of floats", form.map_suffix if form else "")
     grid = upright(like.grid.reoriented(like.grid.canonical()))
     if map_ZYX.shape != grid.shape:
-        raise _elsewhere(f"the map (shape {map_ZYX.shape})", like)
-    _write(_turned_back(map_ZYX, grid, like, order=1).astype(np.float32, copy=False), path, form.write, like)
+        raise _wrong_grid(f"the map (shape {map_ZYX.shape})", like)
+    _write(_to_stored_order(map_ZYX, grid, like, order=1).astype(np.float32, copy=False), path, form.write, like)
 
 
-def as_stored(label_map: LabelMap, like: Source) -> Integers:
+def to_stored_order(label_map: LabelMap, like: Source) -> Integers:
     """The labels (Z, Y, X) in the stored order of a scan.
 
     Raises:
@@ -125,18 +114,18 @@ def as_stored(label_map: LabelMap, like: Source) -> Integers:
     """
     grid = upright(like.grid.reoriented(like.grid.canonical()))
     if not label_map.grid.matches(grid, CHANNEL_TOLERANCE):
-        raise _elsewhere(f"the label map (shape {label_map.grid.shape})", like)
-    return _turned_back(label_map.labels, label_map.grid, like, order=0)
+        raise _wrong_grid(f"the label map (shape {label_map.grid.shape})", like)
+    return _to_stored_order(label_map.labels, label_map.grid, like, order=0)
 
 
 def label_suffix(source: Source) -> str:
     """The suffix a prediction for this scan is written with: the scan's own where that is lossless and one file."""
     suffix = suffix_of(source.files[0])
     form = FORMATS.get(suffix)
-    return ".nii.gz" if form is None else form.instead or suffix
+    return ".nii.gz" if form is None else form.label_suffix or suffix
 
 
-def _turned_back(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, order: int) -> npt.NDArray[Any]:
+def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, order: int) -> npt.NDArray[Any]:
     """Voxels (Z, Y, X) of a canonical grid in the stored order of a scan, sheared as it is."""
     turn = like.grid.canonical()
     wanted = like.grid.reoriented(turn)
@@ -156,23 +145,23 @@ def _write(voxels: npt.NDArray[Any], path: Path, write: Writer, like: Source) ->
 
 
 def _needs_spacing(path: Path, like: Source) -> bool:
-    """TIFF knows no distance of slices; a file beside it does."""
-    return suffix_of(path) in TIFF and like.grid.spacing != (1.0, 1.0, 1.0)
+    """True if the spacing is written to a file beside: 1 mm needs none."""
+    form = FORMATS.get(suffix_of(path))
+    return form is not None and form.spacing_beside and like.grid.spacing != (1.0, 1.0, 1.0)
 
 
 def _not_written(path: Path, what: str, instead: str) -> ScanError:
     found = f'{what} are not written as "{suffix_of(path)}"'
-    return ScanError.at(path, found, f"one of {known(writable=True)}", f"write {instead or '.nii.gz'}")
+    return ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
 
 
-def _elsewhere(what: str, like: Source) -> ScanError:
-    return ScanError(
-        f"{what} is not on the grid of {like.files[0].name} (shape {like.grid.shape}); predict and write on the same scan"
-    )
+def _wrong_grid(what: str, like: Source) -> ScanError:
+    place = f"the grid of {like.files[0].name} (shape {like.grid.shape})"
+    return ScanError(f"{what} is not on {place}; predict and write on the same scan")
 
 
 LEVEL = 1
-"""Of the compression: most probabilities are 0 or 1, which the fastest level packs as well as any."""
+"""Compression level of probabilities: most are 0 or 1, which the fastest level packs as well as any."""
 
 
 def write_probabilities(probabilities_KZYX: Floats, path: Path, *, heads: Sequence[str]) -> None:
@@ -181,7 +170,7 @@ def write_probabilities(probabilities_KZYX: Floats, path: Path, *, heads: Sequen
     Equal probabilities give equal bytes.
 
     Args:
-        probabilities_KZYX: may be a memory map; a slice at a time is read of it.
+        probabilities_KZYX: may be a memory map, which is read slice by slice.
         path: ends in ".npz".
         heads: the labels' or regions' names.
 

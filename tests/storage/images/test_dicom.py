@@ -213,7 +213,7 @@ def test_real_series_agree_with_itk_and_lie_on_one_grid(shared_data):
     assert scan.source.grid.origin == itk.GetOrigin()
     volume = read_series(folder / "t1")
     assert [str(f) for f in volume.files] == list(files)
-    assert np.array_equal(volume.stored.voxels[0], sitk.GetArrayFromImage(itk))
+    assert np.array_equal(volume.voxels[0], sitk.GetArrayFromImage(itk))
 
 
 def test_real_crop_is_one_millimetre_and_upright(shared_data):

@@ -13,9 +13,9 @@ from dicom_series import TILT, write_series
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels, Region
-from nnseg.storage.images.dicom_seg import painted, write_dicom_seg
+from nnseg.storage.images.dicom_seg import label_segments, write_dicom_seg
 from nnseg.storage.images.read import read_scan
-from nnseg.storage.images.write import as_stored
+from nnseg.storage.images.write import to_stored_order
 
 LABELS = Labels(names=("background", "kidney_left", "tumor", "Ödem 浮腫", "absent"), values=(0, 205, 4, 1001, 7))
 NOON = datetime(2024, 2, 3, 12, 30)
@@ -23,7 +23,7 @@ NOON = datetime(2024, 2, 3, 12, 30)
 
 def _made(folder: Path, *, slices=5, **options) -> Scan:
     write_series(folder, slices=slices, **({"step": np.cross(TILT[:3], TILT[3:]) * 2.5, "orientation": TILT} | options))
-    return read_scan(folder, mend=True)
+    return read_scan(folder, repair=True)
 
 
 def _drawn(scan: Scan) -> LabelMap:
@@ -33,7 +33,7 @@ def _drawn(scan: Scan) -> LabelMap:
 
 
 def _written(scan: Scan, path: Path, label_map: LabelMap | None = None, **options) -> pydicom.Dataset:
-    labels_ZYX = as_stored(label_map or _drawn(scan), scan.source)
+    labels_ZYX = to_stored_order(label_map or _drawn(scan), scan.source)
     write_dicom_seg(labels_ZYX, path, like=scan.source, **({"labels": LABELS} | options))
     return pydicom.dcmread(path)
 
@@ -66,7 +66,7 @@ def test_every_voxel_is_where_it_was(tmp_path, options):
     scan = _made(tmp_path / "in", **options)
     label_map = _drawn(scan)
     ds = _written(scan, tmp_path / "seg.dcm", label_map)
-    assert np.array_equal(_voxels(ds, scan), as_stored(label_map, scan.source))
+    assert np.array_equal(_voxels(ds, scan), to_stored_order(label_map, scan.source))
 
 
 def test_slices_of_a_tilted_gantry_are_each_in_their_own_place(tmp_path):
@@ -88,7 +88,7 @@ def test_highdicom_reads_the_same_voxels_and_place(tmp_path):
     z, y, x = np.moveaxis(np.rint((world - grid.origin) @ np.linalg.inv(grid.direction) / grid.spacing).astype(int), -1, 0)
     found = np.zeros(grid.shape, int)
     found[z, y, x] = np.array([0, 205, 4, 1001, 7])[volume.array]
-    assert np.array_equal(found, as_stored(label_map, scan.source))
+    assert np.array_equal(found, to_stored_order(label_map, scan.source))
 
 
 def test_source_images_are_named_frame_by_frame(tmp_path):
@@ -153,7 +153,7 @@ def test_further_channels_are_named_too(tmp_path):
     scan = read_scan([tmp_path / "t1", tmp_path / "t2"])
     ds = _written(scan, tmp_path / "seg.dcm")
     assert {s.SeriesInstanceUID for s in ds.ReferencedSeriesSequence} == {"1.2.3", "1.2.9"}
-    assert np.array_equal(_voxels(ds, scan), as_stored(_drawn(scan), scan.source))
+    assert np.array_equal(_voxels(ds, scan), to_stored_order(_drawn(scan), scan.source))
 
 
 def test_a_series_of_one_slice_works(tmp_path):
@@ -165,9 +165,9 @@ def test_a_series_of_one_slice_works(tmp_path):
 def test_regions_show_the_labels_that_they_paint():
     regions = (Region(name="whole", values=(1, 2, 3), paint=2), Region(name="core", values=(1, 3), paint=1))
     labels = Labels(names=("background", "necrosis", "edema", "enhancing"), values=(0, 1, 2, 3), regions=regions)
-    assert painted(labels) == {"edema": 2, "necrosis": 1}
+    assert label_segments(labels) == {"edema": 2, "necrosis": 1}
     beyond = Labels(names=("background", "a"), values=(0, 1), regions=(Region(name="all", values=(1,), paint=9),))
-    assert painted(beyond) == {"all": 9}
+    assert label_segments(beyond) == {"all": 9}
 
 
 def test_values_that_are_no_labels_are_refused(tmp_path):
@@ -182,6 +182,6 @@ def test_real_series_get_their_labels_back_in_place(shared_data, tmp_path, name)
     scan = read_scan(shared_data / "dicom_brain" / name)
     label_map = _drawn(scan)
     ds = _written(scan, tmp_path / "seg.dcm", label_map)
-    assert np.array_equal(_voxels(ds, scan), as_stored(label_map, scan.source))
+    assert np.array_equal(_voxels(ds, scan), to_stored_order(label_map, scan.source))
     itk = sitk.ReadImage(str(tmp_path / "seg.dcm"), sitk.sitkUInt8)
     assert itk.GetSize() == (ds.Columns, ds.Rows, ds.NumberOfFrames)

@@ -2,7 +2,7 @@ import pytest
 from dicom_series import write_series
 
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.dicom import read_tags
+from nnseg.storage.images.dicom_headers import read_tags
 
 
 def test_scanner_and_patient_are_read_off_a_series(tmp_path):

@@ -91,7 +91,7 @@ def test_header_of_a_sheared_scan_is_of_the_grid_it_will_be_resampled_to(tmp_pat
     affine = np.eye(4)
     affine[0, 2] = 0.3
     nib.save(nib.Nifti1Image(np.zeros((6, 7, 8), np.float32), affine), tmp_path / "a.nii")
-    assert read_header(tmp_path / "a.nii", mend=True).grid == read_scan(tmp_path / "a.nii", mend=True).grid
+    assert read_header(tmp_path / "a.nii", repair=True).grid == read_scan(tmp_path / "a.nii", repair=True).grid
     with pytest.raises(ScanError, match="sheared axes"):
         read_header(tmp_path / "a.nii")
 

@@ -42,7 +42,7 @@ def test_voxels_without_a_value_become_the_least_of_their_channel(tmp_path):
     voxels[0, 0, 0, 0], voxels[1, 1, 1, 0], voxels[2, 0, 0, 0] = np.nan, np.inf, -np.inf
     voxels[2, 2, 2, 0], voxels[0, 0, 0, 1] = -7, -30
     path = _saved(tmp_path / "a.nii.gz", voxels, np.diag([-1.0, -1, 1, 1]))
-    scan = read_scan(path, mend=True)
+    scan = read_scan(path, repair=True)
     for z, y, x in ((0, 0, 0), (1, 1, 1), (0, 0, 2)):
         assert scan.image[0, z, y, x] == -7
     assert np.array_equal(scan.image[1], voxels[..., 1].T)
@@ -54,25 +54,25 @@ def test_voxels_without_a_value_become_the_least_of_their_channel(tmp_path):
 def test_a_value_beyond_float32_counts_as_inf(tmp_path):
     voxels = np.ones((2, 2, 2))
     voxels[0, 0, 0] = 1e300
-    scan = read_scan(_saved(tmp_path / "a.nii", voxels), mend=True)
+    scan = read_scan(_saved(tmp_path / "a.nii", voxels), repair=True)
     assert scan.image.max() == 1
     assert "1 Inf" in scan.notes[0]
 
 
 def test_a_channel_of_nothing_but_nan_cannot_be_mended(tmp_path):
     with pytest.raises(ScanError, match="without any finite voxel"):
-        read_scan(_saved(tmp_path / "a.nii", np.full((2, 2, 2), np.nan)), mend=True)
+        read_scan(_saved(tmp_path / "a.nii", np.full((2, 2, 2), np.nan)), repair=True)
 
 
 def test_a_sound_scan_has_no_notes_and_is_the_same_either_way(tmp_path):
     path = _saved(tmp_path / "a.nii", _noise(3, 4, 5), TURNED)
-    one, other = read_scan(path), read_scan(path, mend=True)
+    one, other = read_scan(path), read_scan(path, repair=True)
     assert np.array_equal(one.image, other.image)
     assert other.notes == ()
 
 
 def test_a_constant_channel_is_noted(tmp_path):
-    scan = read_scan(_saved(tmp_path / "a.nii", np.zeros((2, 3, 4), np.float32)), mend=True)
+    scan = read_scan(_saved(tmp_path / "a.nii", np.zeros((2, 3, 4), np.float32)), repair=True)
     assert scan.notes == ("a.nii: channel 0 has the same value everywhere",)
 
 
@@ -88,7 +88,7 @@ def test_labels_of_a_sheared_scan_lie_right_in_the_world_and_have_its_header(tmp
     path = _saved(tmp_path / "a.nii.gz", _noise(20, 24, 12), SHEARED)
     with pytest.raises(ScanError, match="sheared"):
         read_scan(path)
-    scan = read_scan(path, mend=True)
+    scan = read_scan(path, repair=True)
     assert scan.grid.shear < 1e-9
     assert "sheared (cosine 0.169)" in scan.notes[0]
     world = _world(SHEARED, (20, 24, 12))
@@ -104,7 +104,7 @@ def test_labels_of_a_sheared_scan_lie_right_in_the_world_and_have_its_header(tmp
 def test_a_sheared_scan_resampled_and_back_keeps_a_linear_image(tmp_path):
     world = _world(SHEARED, (10, 12, 8))
     values = (world @ (1.0, -2.0, 0.5) + 300).astype(np.float32)
-    scan = read_scan(_saved(tmp_path / "a.nii", values, SHEARED), mend=True)
+    scan = read_scan(_saved(tmp_path / "a.nii", values, SHEARED), repair=True)
     write_map(scan.image[0], tmp_path / "back.nii", like=scan.source)
     back = np.asarray(nib.load(tmp_path / "back.nii").dataobj)
     inside = (slice(3, -3), slice(3, -3), slice(1, -1))  # near the border, what lies outside is mixed in
@@ -113,7 +113,7 @@ def test_a_sheared_scan_resampled_and_back_keeps_a_linear_image(tmp_path):
 
 def test_slices_of_a_tilted_gantry_are_moved_within_their_planes_only(tmp_path):
     voxels = write_series(tmp_path, slices=6, step=(0, 0.7, 3))  # a row further per slice
-    scan = read_scan(tmp_path, mend=True)
+    scan = read_scan(tmp_path, repair=True)
     assert scan.grid.spacing == pytest.approx((3, 0.7, 0.5))
     assert scan.grid.shape == (6, 4 + 5, 6)
     for z in range(6):
@@ -122,10 +122,10 @@ def test_slices_of_a_tilted_gantry_are_moved_within_their_planes_only(tmp_path):
 
 
 def test_a_sheared_scan_written_in_another_format_stays_sheared(tmp_path):
-    scan = read_scan(_saved(tmp_path / "a.nii", _noise(6, 7, 8), SHEARED), mend=True)
+    scan = read_scan(_saved(tmp_path / "a.nii", _noise(6, 7, 8), SHEARED), repair=True)
     label_map = LabelMap(labels=np.ones(scan.grid.shape, np.uint8), grid=scan.grid)
     write_label_map(label_map, tmp_path / "b.mha", like=scan.source)
-    write_label_map(label_map, tmp_path / "c.nii.gz", like=read_scan(tmp_path / "b.mha", mend=True).source)
+    write_label_map(label_map, tmp_path / "c.nii.gz", like=read_scan(tmp_path / "b.mha", repair=True).source)
     np.testing.assert_allclose(nib.load(tmp_path / "c.nii.gz").affine, SHEARED, atol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_a_channel_on_another_grid_is_resampled_onto_the_first(tmp_path):
     first = _saved(tmp_path / "t1.nii", _noise(9, 9, 9), fine)
     slope = (1.0, 2.0, 4.0)
     second = _saved(tmp_path / "t2.nii", (_world(coarse, (5, 5, 5)) @ slope).astype(np.float32), coarse)
-    scan = read_scan([first, second], mend=True)
+    scan = read_scan([first, second], repair=True)
     turned = np.asarray((_world(fine, (9, 9, 9)) @ slope).T[:, ::-1, ::-1])
     np.testing.assert_allclose(scan.image[1], turned, atol=1e-4)
     assert scan.notes == ("t2.nii: was resampled onto the grid of t1.nii",)
@@ -160,7 +160,7 @@ def test_a_channel_that_covers_too_little_of_the_first_is_refused(tmp_path):
     first = _saved(tmp_path / "t1.nii", _noise(9, 9, 9))
     second = _saved(tmp_path / "t2.nii", _noise(9, 9, 4))
     with pytest.raises(ScanError, match=r"t2.nii: covers .*% of channel t1.nii; expected at least 95%"):
-        read_scan([first, second], mend=True)
+        read_scan([first, second], repair=True)
 
 
 @pytest.mark.parametrize("spacing", [None, (1.0, 2.0, 2.0)])
@@ -170,7 +170,7 @@ def test_pictures_of_different_sizes_are_not_cut_to_one(tmp_path, read, spacing)
     for path, size in zip(files, (5, 8), strict=True):
         Image.fromarray(np.eye(size, dtype=np.uint8)).save(path)
     with pytest.raises(ScanError, match=r"b.png: has shape \(1, 8, 8\) .*a.png has \(1, 5, 5\)"):
-        read(files, mend=True, spacing=spacing)
+        read(files, repair=True, spacing=spacing)
 
 
 def _broken(path: Path, *, sizes=None, sform_row=None, codes=(0, 0)) -> Path:
@@ -198,8 +198,8 @@ def _broken(path: Path, *, sizes=None, sform_row=None, codes=(0, 0)) -> Path:
 def test_a_scan_without_usable_spacing_asks_for_one_and_takes_it(tmp_path, header):
     path = _broken(tmp_path / "a.nii", **header)
     with pytest.raises(ScanError, match=r"has voxel spacing.*--spacing"):
-        read_scan(path, mend=True)
-    scan = read_scan(path, mend=True, spacing=(3, 2, 0.5))
+        read_scan(path, repair=True)
+    scan = read_scan(path, repair=True, spacing=(3, 2, 0.5))
     assert scan.grid.spacing == (3, 2, 0.5)
     write_label_map(LabelMap(labels=np.zeros(scan.grid.shape, int), grid=scan.grid), tmp_path / "b.nii", like=scan.source)
     assert read_label_map(tmp_path / "b.nii").grid.matches(scan.grid)
@@ -231,7 +231,7 @@ def test_the_unit_of_a_nifti_header_is_heeded_as_itk_does(tmp_path, unit, factor
 
 def test_a_scan_of_kilometres_and_headers_that_disagree_are_noted(tmp_path):
     assert (
-        "are the units" in read_scan(_saved(tmp_path / "a.nii", _noise(4, 4, 4), np.diag([1e3, 1e3, 1e3, 1])), mend=True).notes[0]
+        "are the units" in read_scan(_saved(tmp_path / "a.nii", _noise(4, 4, 4), np.diag([1e3, 1e3, 1e3, 1])), repair=True).notes[0]
     )
     image = nib.Nifti1Image(_noise(4, 4, 4), None)
     image.set_qform(np.diag([1.0, 1, 1.5, 1]), code=1)
@@ -263,7 +263,7 @@ def test_a_vector_axis_of_a_5d_nifti_is_channels(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 1, 1), (6, 7, 1), (1, 6, 7)])
 def test_a_scan_of_one_voxel_row_or_slice_gets_its_labels_back(tmp_path, shape):
-    scan = read_scan(_saved(tmp_path / "a.nii.gz", _noise(*shape), TURNED), mend=True)
+    scan = read_scan(_saved(tmp_path / "a.nii.gz", _noise(*shape), TURNED), repair=True)
     labels = np.arange(scan.image.size).reshape(scan.grid.shape)
     write_label_map(LabelMap(labels=labels, grid=scan.grid), tmp_path / "b.nii.gz", like=scan.source)
     assert nib.load(tmp_path / "b.nii.gz").shape == shape

@@ -19,7 +19,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.images import write as answers
 from nnseg.storage.images.formats import FORMATS
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.images.write import write_answer, write_label_map, write_map
+from nnseg.storage.images.write import write_label_files, write_label_map, write_map
 
 LABELS = Labels(names=("background", "liver", "spleen"), values=(0, 3, 700))
 OBLIQUE = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 2.5, 9], [0, 0, 0, 1]])
@@ -156,17 +156,19 @@ def test_any_of_48_orientations_gets_its_label_map_in_its_own_order(tmp_path):
 def test_an_answer_is_in_the_scans_format_or_the_one_asked_for(tmp_path):
     scan = _read(tmp_path / "a.nii")
     for form, name in ((None, "case.nii"), (".mha", "case.mha"), (".nii.gz", "case.nii.gz")):
-        assert write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, form=form) == (tmp_path / name,)
+        assert write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=form) == (
+            tmp_path / name,
+        )
         assert read_label_map(tmp_path / name).labels.max() == 3
     with pytest.raises(ScanError, match="not written as"):
-        write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, form=".xyz")
+        write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=".xyz")
     with pytest.raises(ScanError, match="expected a scan read from DICOM"):
-        write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, form=".dcm")
+        write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=".dcm")
 
 
 def test_the_spacing_beside_a_tiff_is_one_of_the_files_written(tmp_path):
     scan = _read(tmp_path / "a.nii", np.diag([-1.0, -2, 3, 1]))
-    files = write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, form=".tif")
+    files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=".tif")
     assert [f.name for f in files] == ["case.tif", "case.json"]
     assert json.loads(files[1].read_text()) == {"spacing": [3, 2, 1]}
 
@@ -176,7 +178,7 @@ def test_dicom_is_answered_as_nifti_and_as_dicom_seg_or_as_one_of_them(tmp_path)
     scan = read_scan(tmp_path / "in")
     wanted = {None: ["case.nii.gz", "case.dcm"], ".nii.gz": ["case.nii.gz"], ".dcm": ["case.dcm"]}
     for form, names in wanted.items():
-        files = write_answer(_labels(scan, 3), tmp_path / "out", "case", like=scan.source, labels=LABELS, form=form)
+        files = write_label_files(_labels(scan, 3), tmp_path / "out", "case", like=scan.source, labels=LABELS, suffix=form)
         assert [f.name for f in files] == names
 
 
@@ -184,16 +186,16 @@ def test_without_the_extra_dicom_is_answered_as_nifti_alone(tmp_path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
-    files = write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
+    files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
     assert [f.name for f in files] == ["case.nii.gz"]
     with pytest.raises(RunError, match=r'highdicom, which is not installed; run pip install "nnseg\[dicom\]"'):
-        write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, form=".dcm")
+        write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=".dcm")
 
 
 def test_headers_that_allow_no_dicom_seg_cost_only_that(tmp_path, caplog):
     write_series(tmp_path / "in", StudyInstanceUID="")
     scan = read_scan(tmp_path / "in")
     with caplog.at_level(logging.WARNING, answers.__name__):
-        files = write_answer(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
+        files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
     assert [f.name for f in files] == ["case.nii.gz"]
     assert "has slices without StudyInstanceUID" in caplog.text
