@@ -90,7 +90,7 @@ class RunTrainings:
     def _train(self, plans: Plans, folds: Mapping[int, Fold]) -> bool:
         """Train the folds of some plans, each within its share of the budget; did the file STOP end it?"""
         run, ranks, options = self.run, self.ranks, self._options_of_one(len(folds))
-        with StopRequest(run.stop_file, clears=ranks.rank == 0) as stop:
+        with StopRequest(run.stop_file, remove_file=ranks.rank == 0) as stop:
             jobs = [job for f in plans for job in jobs_of(run, f, folds, keys_of(run, f, self.fingerprint), options)]
             if options.devices:
                 train_side_by_side(run, jobs, stop)
@@ -102,10 +102,10 @@ class RunTrainings:
                     ranks=ranks,
                 )
                 for job in jobs:
-                    if not ranks.agreed(stop.asked):
+                    if not ranks.agreed(stop.source):
                         train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
-            asked = ranks.agreed(stop.asked)
-            stop.obeyed()
+            asked = ranks.agreed(stop.source)
+            stop.clear()
         if asked == "signal":
             raise Stopped("stopped between two trainings; the same command goes on", stop.code)
         return asked == "file"

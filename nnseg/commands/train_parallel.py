@@ -68,12 +68,12 @@ def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest)
     waiting, running, failed = list(jobs), dict[int, tuple[TrainingJob, ChildProcess]](), list[str]()
     devices, signalled, reported = jobs[0].options.devices, False, time.monotonic()
     try:
-        while running or (waiting and not stop.asked):
+        while running or (waiting and not stop.source):
             for number, device in enumerate(devices):  # the same device may be listed twice
-                if number not in running and waiting and not stop.asked:
+                if number not in running and waiting and not stop.source:
                     running[number] = waiting[0], _start(waiting.pop(0), device, beside=len(devices))
             failed += _collect(running, signalled=signalled)
-            if stop.asked == "signal" and not signalled:
+            if stop.source == "signal" and not signalled:
                 signalled = True
                 for _, child in running.values():
                     child.process.send_signal(signal.SIGTERM)
@@ -84,7 +84,7 @@ def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest)
     finally:
         for _, child in running.values():
             child.kill()
-    if stop.asked == "signal":
+    if stop.source == "signal":
         raise Stopped("all trainings stopped, and everything is saved; the same command goes on", stop.code)
     if failed:
         raise RunError("; ".join(failed) + "; all others are done")
@@ -113,7 +113,7 @@ def main() -> None:
     """Do the job that the parent sends; what goes wrong is the last line on stderr, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = ParentConnection().receive(TrainingJob)
-    with StopRequest(Run(job.run).stop_file, clears=False, parent=job.parent) as stop:
+    with StopRequest(Run(job.run).stop_file, remove_file=False, parent=job.parent) as stop:
         order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
         try:
             train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)

@@ -143,7 +143,7 @@ class WorkerPool:
 
         Messages of processes that load the models are handled here.
         """
-        if self._stop.asked:
+        if self._stop.source:
             raise Stopped("stopped; what is done stays, and the same command goes on", self._stop.code)
         for worker in self._workers:
             worker.check()

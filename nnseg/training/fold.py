@@ -138,7 +138,7 @@ class _FoldTraining:
                 watched.step()
                 if learner.step == ended:
                     break
-                if asked := self.setting.ranks.agreed(order.stop.asked):
+                if asked := self.setting.ranks.agreed(order.stop.source):
                     self._leave(for_good=asked == "file")
                     return
                 self._steer(epoch_ended=step.epoch is not None)

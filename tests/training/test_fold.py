@@ -337,8 +337,8 @@ def test_fresh_weights_are_never_frozen(run, tmp_path):
 
 
 def test_a_worker_whose_parent_is_gone_takes_that_for_a_signal():
-    assert StopRequest(parent=os.getppid()).asked == ""
-    assert StopRequest(parent=os.getpid()).asked == "signal"  # not the one that started this process
+    assert StopRequest(parent=os.getppid()).source == ""
+    assert StopRequest(parent=os.getpid()).source == "signal"  # not the one that started this process
 
 
 def test_events_for_tensorboard_are_written(run):
