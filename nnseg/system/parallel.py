@@ -1,4 +1,4 @@
-"""`map_items`: one function over many items, on all cores, failures kept apart. The only process pool in the house."""
+"""`map_items`: one function applied to many items, on all cores, each failure kept to its item."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,13 +27,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[Item, Result]):
-    """What became of one item: a result, or the reason why there is none.
+    """The result for one item, or the reason why there is none.
 
     Args:
-        item: as it was handed in.
-        result: what the function returned; None if it failed.
-        reason: why it failed, in one line; None if it did not.
-        details: the traceback of an unexpected failure.
+        item: as it was passed in.
+        result: of the function; None if it failed.
+        reason: of a failure, in one line; None without one.
+        details: traceback of an unexpected failure.
     """
 
     item: Item
@@ -44,16 +45,23 @@ class Outcome(Generic[Item, Result]):
 def map_items(
     function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 1, label: str = ""
 ) -> Iterator[Outcome[Item, Result]]:
-    """Apply a function to every item and yield outcomes as they finish.
+    """Apply a function to each item and yield the outcomes in the order in which they finish.
 
-    An item that raises, or whose worker process dies, becomes an outcome with a reason; all others go on. Results do not depend on
-    the number of workers.
+    An item that raises, or whose worker process dies, yields an outcome with a reason; the others are not affected. Results do not
+    depend on the number of workers. Processes are only started for long work, see `WORTH_A_POOL`.
+
+    This function and `nnseg.system.process.launch` are the only places where Python processes are started. An engine that computes
+    on other machines would replace `_pool`: it returns a `concurrent.futures.Executor`.
 
     Args:
-        function: a pure function of one item; with several workers it and the item must be picklable.
-        items: what to work on.
-        workers: processes; 1 works in this one.
+        function: of one item, without side effects on other items; with several workers both must be picklable.
+        items: what to apply it to.
+        workers: number of processes; 1 works in this process.
         label: shown beside the progress bar; no bar if empty.
+
+    Example:
+        >>> [outcome.result for outcome in map_items(abs, [-1, 2])]
+        [1, 2]
     """
     yield from progress(_outcomes(function, items, workers), total=len(items), label=label)
 
@@ -83,59 +91,54 @@ def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "ca
                 log.info("%s: %d of %d, %.0f s left", label, done, total, (now - start) / done * (total - done))
 
 
-def _outcomes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
-    """Work here at first; call in the pool, whose processes take seconds to start, only when the rest will take longer."""
-    start = time.monotonic()
-    for done, item in enumerate(items):
-        seconds = time.monotonic() - start
-        if workers > 1 and done and seconds / done * (len(items) - done) > WORTH_A_POOL:
-            yield from _in_pool(function, items[done:], workers)
-            return
-        yield _attempt(function, item)
-
-
 WORTH_A_POOL = 12.0
 """Seconds of work left above which starting worker processes pays."""
 
 
-def _attempt(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+def _outcomes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
+    """Work in this process at first, and in a pool, whose processes take seconds to start, once the rest will take longer."""
+    start = time.monotonic()
+    for done, item in enumerate(items):
+        seconds = time.monotonic() - start
+        if workers > 1 and done and seconds / done * (len(items) - done) > WORTH_A_POOL:
+            yield from _outcomes_of_pool(function, items[done:], workers)
+            return
+        yield _apply(function, item)
+
+
+def _apply(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item=item, result=function(item))
     except NnsegError as error:
         return Outcome(item=item, reason=str(error))
-    except Exception as error:  # one bad item must not cost the others; the traceback travels with the outcome
+    except Exception as error:  # one bad item must not stop the others; the traceback travels with the outcome
         return Outcome(item=item, reason=f"{type(error).__name__}: {error}", details=traceback.format_exc())
 
 
-def _in_pool(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
-    """Work in a pool; when a worker dies the pool is lost, so what it still owed is done again, each item in a pool of its own."""
+def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
+    """Work in a pool; a worker that dies breaks it, and each item without an outcome is then done again in a pool of its own."""
     left = dict(enumerate(items))
     with _pool(min(workers, len(items))) as pool:
-        futures: dict[Future[Outcome[Item, Result]], int] = {pool.submit(_attempt, function, item): i for i, item in left.items()}
-        for future in as_completed(futures):
-            try:
+        with suppress(BrokenProcessPool):
+            futures: dict[Future[Outcome[Item, Result]], int] = {pool.submit(_apply, function, item): i for i, item in left.items()}
+            for future in as_completed(futures):
                 outcome = future.result()
-            except BrokenProcessPool:
-                break
-            del left[futures[future]]
-            yield outcome
+                del left[futures[future]]
+                yield outcome
     for item in left.values():
-        yield _alone(function, item)
+        with _pool(1) as pool:
+            try:
+                yield pool.submit(_apply, function, item).result()
+            except BrokenProcessPool:
+                reason = "the worker process died, twice; most often it ran out of memory (try --workers 1)"
+                yield Outcome(item=item, reason=reason)
 
 
-def _alone(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_attempt, function, item).result()
-        except BrokenProcessPool:
-            return Outcome(item=item, reason="the worker process died, twice; most often it ran out of memory (try --workers 1)")
+def _pool(workers: int) -> Executor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
-
-
-def _one_thread() -> None:
+def _use_one_thread() -> None:
     """Keep a worker's numerical libraries to one thread: the processes already fill the cores."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):
         os.environ[name] = "1"
