@@ -1,4 +1,4 @@
-"""Stories to tell: a whole one, with a name in it that wants to be markup."""
+"""Example content of a report: all parts, with a name that would be markup if it were not escaped."""
 
 import math
 
@@ -15,8 +15,8 @@ from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
+from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.contours import ExamplePicture, case_views
-from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 LABELS = Labels(names=("background", "front", HOSTILE), values=(0, 1, 2))
@@ -139,7 +139,7 @@ def calibrated(temperature: float, ece: float) -> Calibrated:
     )
 
 
-def story() -> ReportContent:
+def report_content() -> ReportContent:
     """With everything in it but the viewer, whose page is large."""
     known = scores(
         [*(case(n, *d) for n, d in DICES.items()), case("blank", None, None)], (Failure(name=HOSTILE, reason=f"broken {HOSTILE}"),)
@@ -165,7 +165,7 @@ def story() -> ReportContent:
         choice=choice(),
         postprocessing=postprocessing(),
         trust=Trust(cases=5, temperature=1.5, error=0.07, threshold=0.4),
-        foreseen=[
+        expected_quality=[
             ExpectedQuality(name=n, expected=0.3 + 0.1 * i, dice=(a + b) / 2, unlike=(f"spacing {HOSTILE}",) if i == 0 else ())
             for i, (n, (a, b)) in enumerate(DICES.items())
         ],

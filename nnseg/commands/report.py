@@ -21,8 +21,8 @@ from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.crossval.trust import HeldOutCase, cross_fitted, held_of
 from nnseg.evaluation.calibration import Calibration, calibration
+from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
-from nnseg.reporting.story import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
@@ -85,7 +85,7 @@ def story_of(run: Run, *, live: bool = False, device: str = "auto") -> ReportCon
         choice=evidence.choice,
         postprocessing=evidence.postprocessing,
         trust=evidence.trust,
-        foreseen=_foreseen(evidence),
+        expected_quality=_foreseen(evidence),
         calibration=_calibration(evidence),
         stages=_stages(record),
         predicted=_predicted(evidence.written),

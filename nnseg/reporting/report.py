@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnseg.reporting.charts.curves import standings
 from nnseg.reporting.charts.drawing import decimals, duration
+from nnseg.reporting.content import ReportContent
 from nnseg.reporting.sections.cases import Shown, cases
 from nnseg.reporting.sections.cost import cost
 from nnseg.reporting.sections.data import data
@@ -24,7 +25,6 @@ from nnseg.reporting.sections.scores import AVERAGES, scored
 from nnseg.reporting.sections.training import training
 from nnseg.reporting.sections.trust import trusted
 from nnseg.reporting.sections.volumes import agreeing
-from nnseg.reporting.story import ReportContent
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.storage.files import write_text
 
@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[ReportContent], Any]]] = {
     "cases": ("Cases", "Cases to look at", cases),
     "trust": ("Trust", "How far to trust an answer", trusted),
     "cost": ("Cost", "Time, memory and energy", cost),
-    "provenance": ("Provenance", "Provenance", lambda story: story.provenance or None),
+    "provenance": ("Provenance", "Provenance", lambda content: content.provenance or None),
 }
 """In their order: a name that is the anchor and the template; what navigation and heading call it; what is told there."""
 
@@ -54,37 +54,37 @@ class ReportSection:
     told: Any
 
 
-def write_report(path: Path, story: ReportContent) -> None:
+def write_report(path: Path, content: ReportContent) -> None:
     """Write the report.
 
     Raises:
         RunError: the file cannot be written.
     """
-    write_text(path, render_report(story))
+    write_text(path, render_report(content))
 
 
-def render_report(story: ReportContent) -> str:
+def render_report(content: ReportContent) -> str:
     """The report as HTML. Every text is escaped: names of cases and labels come from files of unknown origin."""
-    told = {n: ReportSection(name=n, title=t, heading=h, told=tell(story)) for n, (t, h, tell) in SECTIONS.items()}
+    told = {n: ReportSection(name=n, title=t, heading=h, told=tell(content)) for n, (t, h, tell) in SECTIONS.items()}
     script = page_file("report.js")
     shown: list[Shown] = told["cases"].told or []
     template = _environment().get_template("report.html.j2")
     return template.render(
-        story=story,
-        headline=headline(story),
+        content=content,
+        headline=headline(content),
         sections=[section for section in told.values() if section.told is not None],
-        standings=standings(story.histories) if story.live else [],
-        decided=decided(story),
-        groupings=groupings(story.groups) if story.groups else [],
-        volumes=agreeing(story.scores) if story.scores else None,
+        standings=standings(content.histories) if content.live else [],
+        decided=decided(content),
+        groupings=groupings(content.groups) if content.groups else [],
+        volumes=agreeing(content.scores) if content.scores else None,
         averages=AVERAGES,
         anchors={case.name: case.anchor for case in shown},
-        viewed={name: number for number, name in enumerate(one.name for one in story.viewed)},
-        viewer=viewer_html(story.viewed),
+        viewed={name: number for number, name in enumerate(one.name for one in content.viewed)},
+        viewer=viewer_html(content.viewed),
         reload_seconds=RELOAD_SECONDS,
         style=page_file("report.css"),
         script=script,
-        script_sources=[script_hash(script), *(script_sources() if story.viewed else ())],
+        script_sources=[script_hash(script), *(script_sources() if content.viewed else ())],
     )
 
 

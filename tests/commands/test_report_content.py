@@ -1,4 +1,4 @@
-"""What a run with held-out cases tells, from its files alone."""
+"""The content of the report of a run with held-out cases, from its files alone."""
 
 import json
 import shutil
@@ -76,26 +76,26 @@ def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
 
 
 def test_a_run_tells_scores_expectations_calibration_and_costs(run):
-    story = story_of(run, live=True)
-    names = {case.name for case in story.scores.cases}
+    content = story_of(run, live=True)
+    names = {case.name for case in content.scores.cases}
     assert len(names) > 3
-    assert {one.name for one in story.foreseen} == names
-    assert story.calibration.n == len(names)
-    assert story.calibration.after.temperature == 1.5
-    assert {one.name: sum(one.seconds.values()) for one in story.predicted} == dict.fromkeys(names, 1.5)
-    assert story.stages["plan"].peak_gb == 0.25
-    assert story.provenance["This run"]["command"] == "nnseg run balls told"
-    assert list(story.histories) == ["3d fold 0"]
-    assert not story.missing
+    assert {one.name for one in content.expected_quality} == names
+    assert content.calibration.n == len(names)
+    assert content.calibration.after.temperature == 1.5
+    assert {one.name: sum(one.seconds.values()) for one in content.predicted} == dict.fromkeys(names, 1.5)
+    assert content.stages["plan"].peak_gb == 0.25
+    assert content.provenance["This run"]["command"] == "nnseg run balls told"
+    assert list(content.histories) == ["3d fold 0"]
+    assert not content.missing
 
 
 def test_cases_are_shown_in_the_viewer_and_as_still_pictures(run):
-    story = story_of(run, device="cpu")
-    assert [case.name for case in story.examples] == [case.name for case in story.viewed][: len(story.examples)]
-    assert [case.caption.split(",")[0] for case in story.examples][:3] == ["best", "median", "worst"]
+    content = story_of(run, device="cpu")
+    assert [case.name for case in content.examples] == [case.name for case in content.viewed][: len(content.examples)]
+    assert [case.caption.split(",")[0] for case in content.examples][:3] == ["best", "median", "worst"]
 
 
-def test_a_live_story_reads_no_scans(run, monkeypatch):
+def test_a_live_report_reads_no_scans(run, monkeypatch):
     monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_, **__: pytest.fail("scans are large"))
     assert story_of(run, live=True).viewed == ()
 
@@ -107,9 +107,9 @@ def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
     for name in ("dataset.json", "fingerprint.json", "folds.json", "run.json", "plan.toml"):
         (other.path / name).write_bytes((run.path / name).read_bytes())
     (other.path / "scores.json").write_text(json.dumps({"labels": ["organ"], "cases": []}))
-    story = story_of(other, device="cpu")
-    assert story.scores is None
-    assert story.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
+    content = story_of(other, device="cpu")
+    assert content.scores is None
+    assert content.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
 
 
 def test_groups_are_told_where_they_were_asked_for(run):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, needs_browser
-from report_examples import HOSTILE, LABELS, case, scores, story
+from report_examples import HOSTILE, LABELS, case, report_content, scores
 
 from nnseg.core.geometry import Grid
 from nnseg.reporting.payload import ViewerCase
@@ -30,7 +30,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_report(story()), "utf-8")
+    path.write_text(render_report(report_content()), "utf-8")
     return path
 
 
@@ -95,7 +95,7 @@ def test_a_case_leads_to_its_pictures(browser, page):
 
 
 def test_a_case_that_the_viewer_has_is_chosen_there(browser, tmp_path):
-    known, block = story(), np.zeros((4, 6, 8), np.uint8)
+    known, block = report_content(), np.zeros((4, 6, 8), np.uint8)
     block[1:3, 2:4, 3:6] = 1
     viewed = [
         ViewerCase(
@@ -143,7 +143,7 @@ def test_without_scripts_the_table_and_a_metric_are_there(browser, page):
 
 def test_a_script_that_is_not_ours_does_not_run(browser, tmp_path):
     page = tmp_path / "report.html"
-    page.write_text(render_report(story()).replace("</main>", "<script>document.title = 'mine'</script></main>"), "utf-8")
+    page.write_text(render_report(report_content()).replace("</main>", "<script>document.title = 'mine'</script></main>"), "utf-8")
     browser.open(page)
     assert browser.ask("document.title") != "mine"
     assert any("Content Security Policy" in error for error in browser.errors)
@@ -191,7 +191,9 @@ def test_a_printed_page_shows_every_case_and_no_button(browser, page, tmp_path):
 
 
 def test_many_labels_scroll_within_their_table(browser, tmp_path):
-    wide = replace(story(), scores=scores([case(f"a_case_with_quite_a_long_name_{i}" * 3, 0.5, 0.1 * i) for i in range(8)]))
+    wide = replace(
+        report_content(), scores=scores([case(f"a_case_with_quite_a_long_name_{i}" * 3, 0.5, 0.1 * i) for i in range(8)])
+    )
     page = tmp_path / "report.html"
     page.write_text(render_report(wide), "utf-8")
     browser.open(page, width=360)

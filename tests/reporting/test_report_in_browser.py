@@ -10,9 +10,9 @@ from PIL import Image
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
+from nnseg.reporting.content import ReportContent
 from nnseg.reporting.payload import ViewerCase
 from nnseg.reporting.report import render_report
-from nnseg.reporting.story import ReportContent
 
 pytestmark = needs_browser
 

@@ -4,14 +4,14 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from report_examples import HOSTILE, LABELS, METRICS, case, epochs, mask, plan, scores, story
+from report_examples import HOSTILE, LABELS, METRICS, case, epochs, mask, plan, report_content, scores
 
 from nnseg.core.dataset import Finding
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import CaseScore, Scores
 from nnseg.evaluation.averages import averages
+from nnseg.reporting.content import ReportContent
 from nnseg.reporting.report import SECTIONS, render_report, write_report
-from nnseg.reporting.story import ReportContent
 from nnseg.reporting.viewer import MOST_BYTES, script_hash
 
 
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render_report(story())
+    return render_report(report_content())
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_tables_name_their_rows_and_columns(page):
 
 
 def test_headline_numbers_come_before_everything_else(html, page):
-    known = story().scores
+    known = report_content().scores
     dice = known.averages.per_image["dice"]
     low, high = dice.interval
     assert html.index(f"{dice.mean:.3f}") < html.index('id="data"')
@@ -146,7 +146,7 @@ def test_what_could_not_be_read_is_said(page):
     assert f"old.json {HOSTILE}" in page.text
 
 
-def test_a_story_that_has_hardly_begun_can_be_told():
+def test_a_run_that_has_hardly_begun_has_a_page():
     page = Page(render_report(ReportContent(title="just begun", dataset="2 cases", histories={"3d fold 0": ()})))
     assert "just begun" in page.text
     assert not page.all("section")
@@ -161,7 +161,7 @@ def test_scores_without_any_case_can_be_told():
 
 
 def test_only_a_live_page_looks_for_news_by_itself(html):
-    live = Page(render_report(replace(story(), live="2026-11-21 17:25:03")))
+    live = Page(render_report(replace(report_content(), live="2026-11-21 17:25:03")))
     assert {"http-equiv": "refresh", "content": "60"} in live.all("meta")
     assert "As of 2026-11-21 17:25:03" in live.text
     assert 'http-equiv="refresh"' not in html
@@ -191,7 +191,7 @@ def test_many_findings_are_cut_and_counted():
 
 
 def test_the_report_is_written_whole_and_small(tmp_path):
-    write_report(tmp_path / "report.html", story())
+    write_report(tmp_path / "report.html", report_content())
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").stat().st_size < 200_000
 

@@ -15,13 +15,14 @@ from report_examples import (
     fingerprint,
     plan,
     postprocessing,
+    report_content,
     scores,
-    story,
 )
 
 from nnseg.core.plan import Inference
 from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.charts.drawing import by, decimals
+from nnseg.reporting.content import ExpectedQuality, ReportContent, StageTiming
 from nnseg.reporting.sections.cost import cost
 from nnseg.reporting.sections.data import data
 from nnseg.reporting.sections.decided import decided
@@ -32,7 +33,6 @@ from nnseg.reporting.sections.scores import scored, typical_cases
 from nnseg.reporting.sections.training import training
 from nnseg.reporting.sections.trust import coverage, trusted
 from nnseg.reporting.sections.volumes import agreeing
-from nnseg.reporting.story import ExpectedQuality, ReportContent, StageTiming
 
 EMPTY = ReportContent(title="t", dataset="d")
 
@@ -43,7 +43,7 @@ def test_a_section_without_anything_to_tell_is_none(tell):
 
 
 def test_the_data_are_told_with_counts_sizes_and_shares():
-    told = data(story())
+    told = data(report_content())
     assert told.facts["Cases"] == "5 volumes"
     assert told.facts["Size"] == f"{by((12, 20, 30))} voxels in the median"
     assert told.facts["Voxel"] == f"{by((2, 1, 1))} mm in the median"
@@ -54,7 +54,7 @@ def test_the_data_are_told_with_counts_sizes_and_shares():
 
 
 def test_only_sizes_that_vary_are_drawn():
-    assert [caption for caption, _ in data(story()).sizes] == ["Size along z"]
+    assert [caption for caption, _ in data(report_content()).sizes] == ["Size along z"]
 
 
 def test_labels_of_2d_images_are_told_as_shares_of_the_image():
@@ -83,7 +83,7 @@ def test_a_plan_is_told_in_words_and_settings():
 
 
 def test_the_caption_of_the_network_counts_weights_by_hand():
-    (told,) = plans(story())
+    (told,) = plans(report_content())
     assert "6,912 weights, all kernels 3 x 3" in told.caption  # 8² · 9 · (2 + 2) + 16² · 9 · 2
     assert {d.setting for d in told.reasoned} == {"patch", "training.augmentation.mirror_axes"}
 
@@ -97,19 +97,19 @@ def test_trainings_that_ended_are_compared():
 
 
 def test_cases_come_worst_first_and_undefined_ones_last():
-    names = [row.name for row in scored(story()).cases]
+    names = [row.name for row in scored(report_content()).cases]
     assert names == [HOSTILE, "case_1", "case_3", "case_10", "case_2", "blank"]
 
 
 def test_a_case_is_told_with_its_mean_and_each_label():
-    rows = {row.name: row for row in scored(story()).cases}
+    rows = {row.name: row for row in scored(report_content()).cases}
     assert rows["case_1"].values == ["0.300", "0.500", "0.100"]
     assert rows["blank"].values == [decimals(None)] * 3
     assert [name for name, row in rows.items() if row.flagged] == ["case_2"]
 
 
 def test_every_metric_is_told_by_three_averages():
-    rows = {row.name: row for row in scored(story()).metrics}
+    rows = {row.name: row for row in scored(report_content()).metrics}
     assert list(rows) == list(METRICS)
     assert rows["dice"].averages["per_image"].mean == f"{np.mean(list(DICES.values())):.3f}"
     assert rows["hd95"].averages["pooled"].mean == decimals(None)
@@ -118,7 +118,7 @@ def test_every_metric_is_told_by_three_averages():
 
 
 def test_numbers_for_the_script_are_those_of_the_scores_and_cannot_end_it():
-    written = scored(story()).numbers
+    written = scored(report_content()).numbers
     assert "<" not in written
     numbers = json.loads(written)
     assert set(numbers["cases"]) == {*DICES, "blank"}
@@ -130,7 +130,7 @@ def test_numbers_for_the_script_are_those_of_the_scores_and_cannot_end_it():
 
 
 def test_a_panel_shows_each_case_of_its_metric():
-    panels = {panel.name: panel for panel in scored(story()).panels}
+    panels = {panel.name: panel for panel in scored(report_content()).panels}
     assert panels["hd95"].strips.count("<circle") == 10
     assert "case_1: 5.00" in panels["hd95"].strips
     assert panels["dice"].labels["front"]["per_mask"].mean == "0.540"
@@ -159,7 +159,7 @@ def test_of_too_many_labels_those_with_the_worst_means_are_in_the_table_of_cases
 
 
 def test_typical_cases_are_the_best_the_median_and_the_worst():
-    known = story().scores
+    known = report_content().scores
     assert typical_cases(known) == {"best": "case_2", "median": "case_3", "worst": HOSTILE}
     by_name = {c.name: c for c in known.cases}
     assert typical_cases(scores([by_name["blank"], by_name["case_1"], by_name["case_2"]])) == {"best": "case_2", "worst": "case_1"}
@@ -168,7 +168,7 @@ def test_typical_cases_are_the_best_the_median_and_the_worst():
 
 
 def test_the_headline_names_the_worst_case_and_counts_flags():
-    told = headline(story())
+    told = headline(report_content())
     assert told.first.value == "0.520"
     others = {n.name: (n.value, n.more) for n in told.others}
     assert others["Dice of the worst case"] == ("0.250", HOSTILE)
@@ -188,7 +188,7 @@ def test_volumes_that_are_too_large_on_average_are_named():
 
 
 def test_groups_are_told_with_their_test():
-    (told,) = groupings(story().groups)
+    (told,) = groupings(report_content().groups)
     assert [row.value for row in told.rows] == ["a", "b"]
     assert [row.n for row in told.rows] == [2, 3]
     assert told.rows[0].cells["Dice"].mean == "0.750"
@@ -222,14 +222,14 @@ def test_coverage_is_the_mean_of_the_best_expected():
 
 def test_flags_are_compared_with_the_worst_cases():
     known = [ExpectedQuality(name=f"c{i}", expected=i / 10, dice=(i if i != 2 else 9) / 10) for i in range(10)]
-    story_of_flags = replace(story(), foreseen=known, trust=story().trust.model_copy(update={"threshold": 0.35}))
-    told = trusted(story_of_flags)
+    content = replace(report_content(), expected_quality=known, trust=report_content().trust.model_copy(update={"threshold": 0.35}))
+    told = trusted(content)
     assert [row.name for row in told.flagged] == ["c0", "c1", "c2", "c3"]
     assert "Of the 4 worst cases the flags catch 3; by chance they would catch 1.6." in told.coverage_words
 
 
 def test_calibration_is_told_before_and_after():
-    told = trusted(story())
+    told = trusted(report_content())
     assert [(row.name, row.ece) for row in told.calibration] == [
         ("as the networks give it", "0.0800"),
         ("at temperature 1.50", "0.0200"),
@@ -243,7 +243,7 @@ def test_a_temperature_that_does_not_lower_the_error_is_no_sign_of_wrong_confide
 
 
 def test_costs_are_summed_and_the_longest_stage_fills_its_bar():
-    told = cost(story())
+    told = cost(report_content())
     assert told.total == "1 min 18 s"
     assert [(row.name, row.share, row.memory) for row in told.stages] == [
         ("train", 100.0, "1.50 GB"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnseg.reporting.content import ReportContent
 from nnseg.reporting.contours import CaseViews, picture_svg
-from nnseg.reporting.story import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class Shown:
     pictures: Sequence[Picture]
 
 
-def cases(story: ReportContent) -> list[Shown] | None:
+def cases(content: ReportContent) -> list[Shown] | None:
     """The cases to look at as still pictures; None if there are none, nor any for the viewer."""
-    shown = [_shown(e, number) for number, e in enumerate(story.examples)]
-    return shown if shown or story.viewed else None
+    shown = [_shown(e, number) for number, e in enumerate(content.examples)]
+    return shown if shown or content.viewed else None
 
 
 def _shown(example: CaseViews, number: int) -> Shown:

@@ -9,7 +9,7 @@ from statistics import median
 from nnseg.core.schedule import Epoch
 from nnseg.reporting.charts.charts import histogram_svg
 from nnseg.reporting.charts.drawing import duration, energy, moment
-from nnseg.reporting.story import PredictedCase, ReportContent
+from nnseg.reporting.content import PredictedCase, ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +58,17 @@ class CostSection:
     scans_words: str
 
 
-def cost(story: ReportContent) -> CostSection | None:
+def cost(content: ReportContent) -> CostSection | None:
     """What the run took; None if nobody counted."""
-    trainings = {name: epochs[-1] for name, epochs in story.histories.items() if epochs}
-    predicted = [p for p in story.predicted if p.seconds]
-    if not story.stages and not trainings and not predicted:
+    trainings = {name: epochs[-1] for name, epochs in content.histories.items() if epochs}
+    predicted = [p for p in content.predicted if p.seconds]
+    if not content.stages and not trainings and not predicted:
         return None
-    total = sum(stage.seconds for stage in story.stages.values())
+    total = sum(stage.seconds for stage in content.stages.values())
     return CostSection(
-        facts=_facts(story, trainings),
-        stages=_stages(story),
-        total=duration(total) if len(story.stages) > 1 else "",
+        facts=_facts(content, trainings),
+        stages=_stages(content),
+        total=duration(total) if len(content.stages) > 1 else "",
         trainings=[_training(name, last) for name, last in trainings.items()],
         energy=any(last.joules is not None for last in trainings.values()),
         scans=_scans(predicted),
@@ -77,13 +77,13 @@ def cost(story: ReportContent) -> CostSection | None:
     )
 
 
-def _facts(story: ReportContent, trainings: dict[str, Epoch]) -> dict[str, str]:
-    peaks = [stage.peak_gb for stage in story.stages.values() if stage.peak_gb]
+def _facts(content: ReportContent, trainings: dict[str, Epoch]) -> dict[str, str]:
+    peaks = [stage.peak_gb for stage in content.stages.values() if stage.peak_gb]
     joules = [last.joules for last in trainings.values() if last.joules is not None]
     processor = [last.cpu_seconds for last in trainings.values() if last.cpu_seconds is not None]
     facts = {}
-    if story.stages:
-        facts["All stages"] = duration(sum(stage.seconds for stage in story.stages.values()))
+    if content.stages:
+        facts["All stages"] = duration(sum(stage.seconds for stage in content.stages.values()))
     if peaks:
         facts["Most memory"] = f"{max(peaks):.2f} GB"
     if processor:
@@ -93,8 +93,8 @@ def _facts(story: ReportContent, trainings: dict[str, Epoch]) -> dict[str, str]:
     return facts
 
 
-def _stages(story: ReportContent) -> list[StageRow]:
-    longest = max((stage.seconds for stage in story.stages.values()), default=0.0) or 1.0
+def _stages(content: ReportContent) -> list[StageRow]:
+    longest = max((stage.seconds for stage in content.stages.values()), default=0.0) or 1.0
     return [
         StageRow(
             name=name,
@@ -102,7 +102,7 @@ def _stages(story: ReportContent) -> list[StageRow]:
             share=100 * stage.seconds / longest,
             memory=f"{stage.peak_gb:.2f} GB" if stage.peak_gb else "",
         )
-        for name, stage in story.stages.items()
+        for name, stage in content.stages.items()
     ]
 
 

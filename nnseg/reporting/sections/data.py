@@ -12,7 +12,7 @@ from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.trust import PERCENTILES
 from nnseg.reporting.charts.charts import axis_range, histogram_svg, spans_svg
 from nnseg.reporting.charts.drawing import by, short
-from nnseg.reporting.story import ReportContent
+from nnseg.reporting.content import ReportContent
 
 MOST_FINDINGS = 30
 """Findings shown; a broken dataset has thousands, and ``nnseg check`` lists them all."""
@@ -78,12 +78,12 @@ class Data:
     intensities: Sequence[Figure]
 
 
-def data(story: ReportContent) -> Data | None:
+def data(content: ReportContent) -> Data | None:
     """What is told of the dataset; None if nothing is known of it."""
-    fingerprint = story.fingerprint if story.fingerprint and story.fingerprint.cases else None
-    if fingerprint is None and not story.findings:
+    fingerprint = content.fingerprint if content.fingerprint and content.fingerprint.cases else None
+    if fingerprint is None and not content.findings:
         return None
-    ordered = sorted(story.findings, key=lambda f: ("error", "warning", "note").index(f.level))
+    ordered = sorted(content.findings, key=lambda f: ("error", "warning", "note").index(f.level))
     return Data(
         facts=_facts(fingerprint) if fingerprint else {},
         findings=ordered[:MOST_FINDINGS],
@@ -95,7 +95,7 @@ def data(story: ReportContent) -> Data | None:
         channels=[_channel(n, i) for n, i in zip(fingerprint.channels, fingerprint.intensities, strict=False)]
         if fingerprint
         else [],
-        intensities=_intensities(story, fingerprint) if fingerprint else [],
+        intensities=_intensities(content, fingerprint) if fingerprint else [],
     )
 
 
@@ -177,9 +177,9 @@ def _channel(name: str, of: Intensity) -> Channel:
     )
 
 
-def _intensities(story: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
+def _intensities(content: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
     """Of each channel, each held-out scan's percentiles after normalization."""
-    known = {p.name: p.facts for p in story.predicted if p.facts}
+    known = {p.name: p.facts for p in content.predicted if p.facts}
     chosen = list(known.items())[:: 1 + len(known) // MOST_SCANS]
     if len(chosen) < 2:
         return []

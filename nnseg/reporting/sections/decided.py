@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nnseg.core.decisions import Choice, Interval, Postprocessing, PostprocessingStep, name_of
 from nnseg.core.labels import Labels
 from nnseg.reporting.charts.drawing import decimals, duration
-from nnseg.reporting.story import ReportContent
+from nnseg.reporting.content import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class Decided:
     tried: int
 
 
-def decided(story: ReportContent) -> Decided | None:
+def decided(content: ReportContent) -> Decided | None:
     """What was decided on held-out cases; None if nothing was."""
-    choice, post = story.choice, story.postprocessing
-    labels = story.plans[0].labels if story.plans else None
+    choice, post = content.choice, content.postprocessing
+    labels = content.plans[0].labels if content.plans else None
     if choice is None and post is None:
         return None
     return Decided(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Scores
 from nnseg.reporting.charts.drawing import decimals, duration
+from nnseg.reporting.content import ReportContent
 from nnseg.reporting.sections.scores import AVERAGES, Cell, cell
-from nnseg.reporting.story import ReportContent
 
 SECOND_METRICS = ("hd95", "nsd_1")
 """Said of the head beside Dice and IoU, where they were measured."""
@@ -62,13 +62,13 @@ class Headline:
     averages: Sequence[AverageCard]
 
 
-def headline(story: ReportContent) -> Headline:
+def headline(content: ReportContent) -> Headline:
     """The head of the page."""
-    scores = story.scores if story.scores and story.scores.cases and "dice" in story.scores.metrics else None
+    scores = content.scores if content.scores and content.scores.cases and "dice" in content.scores.metrics else None
     return Headline(
         first=_first(scores) if scores else None,
         sentence=_sentence(scores) if scores else "",
-        others=[*(_others(scores) if scores else []), *_of_the_run(story)],
+        others=[*(_others(scores) if scores else []), *_of_the_run(content)],
         averages=_averages(scores) if scores and "iou" in scores.metrics else [],
     )
 
@@ -103,14 +103,16 @@ def _others(scores: Scores) -> list[Number]:
     return numbers
 
 
-def _of_the_run(story: ReportContent) -> list[Number]:
+def _of_the_run(content: ReportContent) -> list[Number]:
     numbers = []
-    ended = [epochs[-1] for epochs in story.histories.values() if epochs]
+    ended = [epochs[-1] for epochs in content.histories.values() if epochs]
     if ended:
         many = f"{len(ended)} trainings" if len(ended) > 1 else "1 training"
         numbers.append(Number(value=duration(sum(e.total_seconds for e in ended)), unit="", name="of training", more=many))
-    if story.flagged:
-        numbers.append(Number(value=str(len(story.flagged)), unit="", name="cases flagged", more=f"of {len(story.foreseen)}"))
+    if content.flagged:
+        numbers.append(
+            Number(value=str(len(content.flagged)), unit="", name="cases flagged", more=f"of {len(content.expected_quality)}")
+        )
     return numbers
 
 

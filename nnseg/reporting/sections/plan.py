@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from nnseg.core.plan import Plan, Section
 from nnseg.reporting.charts.network import NetworkStage, network_stages, network_svg
-from nnseg.reporting.story import ReportContent
+from nnseg.reporting.content import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class PlanTold:
     settings: Sequence[Decision]
 
 
-def plans(story: ReportContent) -> list[PlanTold] | None:
+def plans(content: ReportContent) -> list[PlanTold] | None:
     """The plans of a run, told; None before there is one."""
-    return [_told(plan) for plan in story.plans] or None
+    return [_told(plan) for plan in content.plans] or None
 
 
 def decisions(plan: Plan) -> list[Decision]:

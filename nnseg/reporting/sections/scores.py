@@ -14,7 +14,7 @@ from nnseg.core.scores import Interval, Mean, Scores
 from nnseg.evaluation.averages import table
 from nnseg.reporting.charts.charts import strips_svg
 from nnseg.reporting.charts.drawing import decimals
-from nnseg.reporting.story import ReportContent
+from nnseg.reporting.content import ReportContent
 
 AVERAGES = {
     "per_image": ("per image", "case", "each case counts once: the mean over its labels, then over the cases"),
@@ -118,9 +118,9 @@ class Scored:
     flags: bool
 
 
-def scored(story: ReportContent) -> Scored | None:
+def scored(content: ReportContent) -> Scored | None:
     """What is told of the scores; None before there are any."""
-    scores = story.scores
+    scores = content.scores
     if scores is None:
         return None
     tables = {name: table(scores.cases, scores.labels, name) for name in scores.metrics}
@@ -131,10 +131,10 @@ def scored(story: ReportContent) -> Scored | None:
         panels=[_panel(scores, name, tables[name], drawn=name in drawn) for name in scores.metrics],
         labels=[scores.labels[i] for i in columns],
         left_out=len(scores.labels) - len(columns),
-        cases=_cases(scores, tables, columns, story.flagged),
+        cases=_cases(scores, tables, columns, content.flagged),
         numbers=_numbers(scores, tables, columns),
         sure=_sure(scores),
-        flags=bool(story.flagged),
+        flags=bool(content.flagged),
     )
 
 

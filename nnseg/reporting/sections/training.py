@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnseg.reporting.charts.curves import TrainingStatus, charts, standings
-from nnseg.reporting.story import ReportContent
+from nnseg.reporting.content import ReportContent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class TrainingSection:
     energy: bool
 
 
-def training(story: ReportContent) -> TrainingSection | None:
+def training(content: ReportContent) -> TrainingSection | None:
     """What is told of the trainings; None before the first epoch's end."""
-    drawn, known = charts(story.histories), standings(story.histories)
+    drawn, known = charts(content.histories), standings(content.histories)
     if not drawn:
         return None
     return TrainingSection(charts=drawn, standings=known, verdict=_verdict(known), energy=any(at.energy for at in known))

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from nnseg.evaluation.calibration import Calibrated, Calibration
 from nnseg.reporting.charts.charts import Dot, Guide, Point, Scale, curves_svg, scatter_svg
-from nnseg.reporting.story import ExpectedQuality, ReportContent
+from nnseg.reporting.content import ExpectedQuality, ReportContent
 
 FEWEST_FLAGGED = 3
 """Below so many flagged cases nothing is said of what flags catch."""
@@ -67,23 +67,23 @@ class Trusted:
     calibration_words: str
 
 
-def trusted(story: ReportContent) -> Trusted | None:
+def trusted(content: ReportContent) -> Trusted | None:
     """What is told of trust; None if nothing was measured."""
-    known = [f for f in story.foreseen if f.dice is not None]
-    if story.trust is None and not known and story.calibration is None:
+    known = [f for f in content.expected_quality if f.dice is not None]
+    if content.trust is None and not known and content.calibration is None:
         return None
-    flagged = sorted((f for f in story.foreseen if f.name in story.flagged), key=lambda f: (f.expected, f.name))
+    flagged = sorted((f for f in content.expected_quality if f.name in content.flagged), key=lambda f: (f.expected, f.name))
     return Trusted(
-        words=_words(story, known),
-        expectation=_expectation(story, known) if len(known) > 1 else "",
+        words=_words(content, known),
+        expectation=_expectation(content, known) if len(known) > 1 else "",
         coverage=_coverage(known) if len(known) > 1 else "",
-        coverage_words=_coverage_words(known, story.flagged) if len(known) > 1 else "",
+        coverage_words=_coverage_words(known, content.flagged) if len(known) > 1 else "",
         flagged=[_flagged(f) for f in flagged[:MOST_FLAGGED]],
         more=len(flagged[MOST_FLAGGED:]),
         unlike=any(f.unlike for f in flagged[:MOST_FLAGGED]),
-        reliability=_reliability(story.calibration) if story.calibration else "",
-        calibration=_calibration(story.calibration) if story.calibration else [],
-        calibration_words=_calibration_words(story.calibration) if story.calibration else "",
+        reliability=_reliability(content.calibration) if content.calibration else "",
+        calibration=_calibration(content.calibration) if content.calibration else [],
+        calibration_words=_calibration_words(content.calibration) if content.calibration else "",
     )
 
 
@@ -97,8 +97,8 @@ def _running_means(values: Sequence[float]) -> list[float]:
     return [total / (k + 1) for k, total in enumerate(accumulate(values))]
 
 
-def _words(story: ReportContent, known: Sequence[ExpectedQuality]) -> list[str]:
-    words, trust = [], story.trust
+def _words(content: ReportContent, known: Sequence[ExpectedQuality]) -> list[str]:
+    words, trust = [], content.trust
     if trust and trust.error is not None:
         words.append(
             f"Of a new scan without a reference the model says how good its answer is. On {trust.cases} held-out cases that "
@@ -107,20 +107,20 @@ def _words(story: ReportContent, known: Sequence[ExpectedQuality]) -> list[str]:
     if trust and trust.threshold is not None:
         words.append(
             f"Answers below an expected Dice of {trust.threshold:.3f} are flagged: that is where the worst expected tenth of the "
-            f"held-out cases lies ({len(story.flagged)} of {len(story.foreseen)})."
+            f"held-out cases lies ({len(content.flagged)} of {len(content.expected_quality)})."
         )
     elif trust and known:
         words.append("The held-out cases are too few to know below which quality an answer should be flagged.")
     return words
 
 
-def _expectation(story: ReportContent, known: Sequence[ExpectedQuality]) -> str:
+def _expectation(content: ReportContent, known: Sequence[ExpectedQuality]) -> str:
     dots = [
         Dot(
             x=f.expected,
             y=f.dice or 0.0,
             told=f"{f.name}: expected {f.expected:.3f}, true {f.dice:.3f}",
-            kind="flagged" if f.name in story.flagged else "",
+            kind="flagged" if f.name in content.flagged else "",
         )
         for f in known
     ]

@@ -1,4 +1,4 @@
-"""`ReportContent`: what there is to tell about a run. Whatever is empty is left out of the page."""
+"""`ReportContent`: all results of a run that its report shows. What is empty is left out of the page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nnseg.reporting.payload import PackedCase, ViewerCase
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedCase:
-    """What became of one held-out case.
+    """Cost of predicting one held-out case, and what was noticed.
 
     Args:
-        seconds: of each stage, by name.
-        peak_gb: most RAM that its process held; 0 if not watched.
-        findings: what was noticed.
-        facts: what its scan is like.
+        seconds: wall-clock time of each stage, by its name.
+        peak_gb: peak RAM of its process; 0 if it was not measured.
+        findings: warnings and notes about the scan.
+        facts: spacing, size and intensities of the scan.
     """
 
     name: str
@@ -37,12 +37,12 @@ class PredictedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedQuality:
-    """What was expected of a held-out case before anybody looked at its reference, and what came.
+    """Expected and true quality of one held-out case.
 
     Args:
-        expected: mean Dice, by what the other folds' cases say.
-        dice: the true one; None where it is undefined.
-        unlike: in what the scan differs from others.
+        expected: mean Dice, estimated without the reference from the cases of the other folds.
+        dice: the true mean Dice; None where it is undefined.
+        unlike: properties in which the scan differs from the training data.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ExpectedQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTiming:
-    """What a stage of the run took; ``peak_gb`` is None where nobody watched."""
+    """Time and peak RAM of one stage of the run; ``peak_gb`` is None if it was not measured."""
 
     seconds: float
     peak_gb: float | None = None
@@ -61,29 +61,29 @@ class StageTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
-    """What there is to tell about a run.
+    """All results of a run that its report shows.
 
     Args:
         title: of the page.
         dataset: the dataset in one line (`Dataset.describe`).
-        fingerprint: the dataset as it was measured.
-        findings: what was seen while looking through the dataset.
-        plans: the decisions, with reasons.
+        fingerprint: measurements of the dataset.
+        findings: problems found while reading the dataset.
+        plans: all plans of the run.
         histories: epochs of each training, by a name such as "3d fold 0".
         scores: of held-out cases.
-        examples: cases to look at, best first.
-        viewed: cases that the viewer shows.
-        groups: scores by site, sex, age or whatever else is known of the cases.
-        choice: which plans answer, of several.
-        postprocessing: what is mended in answers.
-        trust: how far answers can be trusted.
-        foreseen: what was expected of each held-out case.
-        calibration: whether probabilities say how often they are right.
-        stages: what each stage took, by its name.
-        predicted: what each held-out case took.
-        provenance: versions, hashes, command, date: whatever it takes to do it again, by name, in groups.
-        missing: what could not be read, and why.
-        live: when this was, in words, if trainings still run; the page then looks for news by itself.
+        examples: cases shown as still pictures, best first.
+        viewed: cases in the interactive viewer.
+        groups: scores by site, sex, age or other covariates of the cases.
+        choice: the plan or ensemble that was chosen, and the candidates.
+        postprocessing: the chosen postprocessing steps.
+        trust: calibration of the model's own estimate of quality.
+        expected_quality: expected and true quality of each held-out case.
+        calibration: of the predicted probabilities.
+        stages: time and memory of each stage, by its name.
+        predicted: cost of predicting each held-out case.
+        provenance: versions, hashes, command and date needed to reproduce the run, by name, in groups.
+        missing: files that could not be read, and why.
+        live: time of writing, if trainings still run; the page then reloads itself.
     """
 
     title: str
@@ -99,7 +99,7 @@ class ReportContent:
     choice: Choice | None = None
     postprocessing: Postprocessing | None = None
     trust: Trust | None = None
-    foreseen: Sequence[ExpectedQuality] = ()
+    expected_quality: Sequence[ExpectedQuality] = ()
     calibration: Calibration | None = None
     stages: Mapping[str, StageTiming] = field(default_factory=dict)
     predicted: Sequence[PredictedCase] = ()
@@ -109,6 +109,6 @@ class ReportContent:
 
     @property
     def flagged(self) -> frozenset[str]:
-        """Names of the cases that would have been flagged, had they been new."""
+        """Names of the cases whose expected quality lies below the threshold of `Trust`."""
         threshold = self.trust.threshold if self.trust else None
-        return frozenset() if threshold is None else frozenset(f.name for f in self.foreseen if f.expected < threshold)
+        return frozenset() if threshold is None else frozenset(q.name for q in self.expected_quality if q.expected < threshold)
