@@ -41,7 +41,7 @@ def _draw(group: Element, chart: Chart) -> None:
     title, x_label, y_label, series = chart
     SubElement(group, "text", {"class": "title", "x": "4", "y": "20"}).text = title
     told = {
-        name: [Point(x=x, y=y, told=f"{x:.4g}" if len(points) <= FEW else "") for x, y in points] for name, points in series.items()
+        name: [Point(x=x, y=y, tip=f"{x:.4g}" if len(points) <= FEW else "") for x, y in points] for name, points in series.items()
     }
     inner = ElementTree.fromstring(curves_svg(title, told, x_label=x_label, y_label=y_label))
     inner.attrib |= {"y": str(TITLE), "width": str(WIDTH), "height": str(HEIGHT)}

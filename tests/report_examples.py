@@ -1,8 +1,11 @@
 """Example content of a report: all parts, with a name that would be markup if it were not escaped."""
 
 import math
+import re
+from html import unescape
 
 import numpy as np
+from markupsafe import escape
 
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing, PostprocessingStep
@@ -17,6 +20,7 @@ from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.contours import ExamplePicture, case_views
+from nnseg.reporting.report import render_report
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 LABELS = Labels(names=("background", "front", HOSTILE), values=(0, 1, 2))
@@ -175,3 +179,20 @@ def report_content() -> ReportContent:
         provenance={"This run": {"command": f"nnseg run {HOSTILE}"}},
         missing=(f"old.json {HOSTILE}",),
     )
+
+
+def page_text(content: ReportContent) -> str:
+    """The text of the rendered page."""
+    return _text(render_report(content))
+
+
+def table_rows(content: ReportContent, name: str) -> dict[str, list[str]]:
+    """The text of the cells of each row of a table of the rendered page, by its first cell; ``name`` is that of the table."""
+    page = render_report(content)
+    table = page.split(f'aria-label="{escape(name)}">', 1)[1].split("</table>", 1)[0].split("<tbody>", 1)[1]
+    rows = [[_text(cell) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL)] for row in table.split("</tr>")]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def _text(html: str) -> str:
+    return " ".join(unescape(re.sub(r"<(style|script|svg)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)).split())

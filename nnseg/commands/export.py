@@ -23,8 +23,8 @@ from nnseg.evaluation.calibration import calibration
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
+from nnseg.planning.describe import summarize_plan
 from nnseg.reporting.model_card import markdown
-from nnseg.reporting.sections.plan import describe
 from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
@@ -172,7 +172,7 @@ def _networks(members: Sequence[Member], *, shown: bool = False) -> Iterator[Net
             plan=first.plan.name,
             folds=tuple(member.fold for member in (first, *others)),
             weight=None if shown else first.weight,
-            words=describe(first.plan),
+            words=summarize_plan(first.plan),
             key=first.plan.key(),
             hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
         )

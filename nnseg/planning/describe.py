@@ -1,27 +1,67 @@
-"""A plan in words: one page for a terminal, for people who know medicine better than networks."""
+"""A plan in words: a few sentences, all settings with their reasons, and a page for a terminal."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from statistics import median
+from typing import Any
+
+from pydantic import BaseModel
 
 from nnseg.core.dataset import counted
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.plan import Plan
+from nnseg.core.plan import Plan, Section
 from nnseg.planning.preflight import Preflight, StageCost
 
 WIDTH = 100
 INDENT = 14
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One setting of a plan, its value in words, and the planner's reason; empty where it gave none."""
+
+    setting: str
+    value: str
+    reason: str
+
+
+def list_decisions(plan: Plan) -> list[Decision]:
+    """Every setting of a plan in order, but for the labels."""
+    return [decision for decision in _list_section(plan) if decision.setting != "labels"]
+
+
+def summarize_plan(plan: Plan) -> str:
+    """A plan in a few sentences."""
+    network, training = plan.network, plan.training
+    length = f"{training.steps:,} steps" if training.steps else "as many steps as the time budget allows"
+    mirrored = 2 ** len(plan.inference.mirror_axes)
+    again = f", averaged over {mirrored} mirrored copies" if mirrored > 1 else ""
+    shown = f", and is shown the answer of the {plan.previous} plan" if plan.previous else ""
+    return (
+        f"Scans are brought to a voxel spacing of {_by(plan.preprocessing.spacing, 'g')} mm and normalized "
+        f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
+        f"A {network.kind} {plan.dimensions}D U-Net of {len(network.features)} stages "
+        f"sees patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{shown}. "
+        f"It is trained for {length} with {training.optimizer} on {training.loss} "
+        f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
+        f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
+    )
+
+
 def describe(plan: Plan, fingerprint: Fingerprint) -> str:
-    """One page: what was found in the dataset, what was decided, and why."""
+    """One page: the measurements of the dataset, and the main settings with their reasons."""
     title = f"Plan {plan.name} for {plan.dataset} (recipe {plan.recipe})"
-    found = [*_found(fingerprint)]
-    decided = [*_preprocessing(plan), *_network(plan), *_training(plan)]
-    return "\n".join([title, "=" * len(title), "", "Found", *found, "", "Decided, and why", *decided])
+    reasons = {decision.setting: decision.reason for decision in list_decisions(plan)}
+    decided = [
+        line
+        for name, text, *settings in _main_settings(plan)
+        for line in _entry(name, text, *(reasons[setting] for setting in settings))
+    ]
+    return "\n".join([title, "=" * len(title), "", "Found", *_found(fingerprint), "", "Decided, and why", *decided])
 
 
 def describe_cases(fingerprint: Fingerprint) -> str:
@@ -98,46 +138,64 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> str:
     return f"{here}, {middle} ml in the median" + (f", from {low} to {high}" if low != high else "")
 
 
-def _preprocessing(plan: Plan) -> Iterator[str]:
-    of = plan.preprocessing
-    yield from _entry("path", f"{plan.dimensions}D", plan.why.get("name"))
-    yield from _entry("grid", f"{_by(of.spacing)} mm", of.why.get("spacing"))
+def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Name and value in words of each main setting, then the settings whose reasons stand below it."""
+    of, network, training = plan.preprocessing, plan.network, plan.training
+    yield "path", f"{plan.dimensions}D", "name"
+    yield "grid", f"{_by(of.spacing)} mm", "preprocessing.spacing"
     if of.axes != (0, 1, 2):
-        yield from _entry("axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", of.why.get("axes"))
+        yield "axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", "preprocessing.axes"
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))
-    yield from _entry("intensities", ", ".join(schemes), of.why.get("normalization"))
+    yield "intensities", ", ".join(schemes), "preprocessing.normalization"
+    yield "patch", f"{_by(plan.patch)} voxels seen at once", "patch"
+    yield "network", f"{network.kind} U-Net, {len(network.features)} stages", "network.strides", "recipe"
+    yield "", f"{', '.join(map(str, network.features))} channels", "network.features"
+    if any(k != 3 for kernel in network.kernels for k in kernel):
+        yield "", "flat kernels at first", "network.kernels"
+    yield "length", "as the budget allows" if training.steps is None else f"{training.steps} steps", "training.steps"
+    yield "batch", f"{training.batch_size} patches a step", "training.batch_size"
+    yield "loss", f"{training.loss}, {'a batch' if training.batch_dice else 'a patch'} at a time", "training.batch_dice"
+    rate = f"{training.optimizer}, rate {training.learning_rate:g}, {training.schedule} to zero"
+    yield "optimizer", rate, "training.optimizer"
+    yield _rotation(plan)
+    axes = ", ".join("zyx"[of.axes[a + 3 - plan.dimensions]] for a in plan.inference.mirror_axes)
+    yield "prediction", f"averaged over mirrorings along {axes}" if axes else "without mirroring"
 
 
-def _network(plan: Plan) -> Iterator[str]:
-    of = plan.network
-    yield from _entry("patch", f"{_by(plan.patch)} voxels seen at once", plan.why.get("patch"))
-    yield from _entry("network", f"{of.kind} U-Net, {len(of.features)} stages", of.why.get("strides"))
-    yield from _reason(plan.why.get("recipe"))
-    yield from _entry("", f"{', '.join(map(str, of.features))} channels", of.why.get("features"))
-    if any(k != 3 for kernel in of.kernels for k in kernel):
-        yield from _entry("", "flat kernels at first", of.why.get("kernels"))
+def _rotation(plan: Plan) -> tuple[str, str, str]:
+    of = plan.training.augmentation
+    reason = "in_plane" if "in_plane" in of.why else "rotation_degrees"
+    turned = f"patches turned up to {of.rotation_degrees:g} degrees{' in the plane of slices' if of.in_plane else ''}"
+    return "variation", turned, f"training.augmentation.{reason}"
 
 
-def _training(plan: Plan) -> Iterator[str]:
-    of, change = plan.training, plan.training.augmentation
-    yield from _entry("length", "as the budget allows" if of.steps is None else f"{of.steps} steps", of.why.get("steps"))
-    yield from _entry("batch", f"{of.batch_size} patches a step", of.why.get("batch_size"))
-    yield from _entry("loss", f"{of.loss}, {'a batch' if of.batch_dice else 'a patch'} at a time", of.why.get("batch_dice"))
-    yield from _entry("optimizer", f"{of.optimizer}, rate {of.learning_rate:g}, {of.schedule} to zero", of.why.get("optimizer"))
-    turned = f"up to {change.rotation_degrees:g} degrees{' in the plane of slices' if change.in_plane else ''}"
-    yield from _entry("variation", f"patches turned {turned}", change.why.get("in_plane", change.why.get("rotation_degrees")))
-    axes = ", ".join("zyx"[plan.preprocessing.axes[a + 3 - plan.dimensions]] for a in plan.inference.mirror_axes)
-    yield from _entry("prediction", f"averaged over mirrorings along {axes}" if axes else "without mirroring", None)
+def _list_section(section: Section, prefix: str = "") -> list[Decision]:
+    plain, nested = [], []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            nested += _list_section(value, f"{prefix}{name}.")
+        elif name != "why":
+            plain.append(Decision(setting=prefix + name, value=_value_in_words(value), reason=section.why.get(name, "")))
+    return plain + nested
 
 
-def _entry(name: str, text: str, reason: str | None = None) -> Iterator[str]:
-    """A name in the margin and the text beside it; the reason beneath, set in a little."""
+def _value_in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, BaseModel):
+        return ", ".join(f"{k} {_value_in_words(v)}" for k, v in value if v != type(value).model_fields[k].default)
+    if isinstance(value, tuple):
+        return ", ".join(_by(v, "g") if isinstance(v, tuple) else _value_in_words(v) for v in value) or "none"
+    return "not set" if value is None else str(value)
+
+
+def _entry(name: str, text: str, *reasons: str) -> Iterator[str]:
+    """Wrapped lines: a name in the margin, the text beside it, and the reasons below, indented."""
     yield from textwrap.wrap(text, WIDTH, initial_indent=f"  {name}".ljust(INDENT), subsequent_indent=" " * INDENT)
-    yield from _reason(reason)
-
-
-def _reason(reason: str | None) -> Iterator[str]:
-    if reason:
+    for reason in filter(None, reasons):
         yield from textwrap.wrap(reason, WIDTH, initial_indent=" " * INDENT + "- ", subsequent_indent=" " * (INDENT + 2))
 
 
@@ -148,8 +206,8 @@ def _spread(rows: Sequence[Sequence[float]]) -> str:
     return f"all {middle}" if low == high else f"{middle} in the median, from {_by(low)} to {_by(high)}"
 
 
-def _by(values: Iterable[float]) -> str:
-    return " x ".join(f"{v:.4g}" for v in values)
+def _by(values: Iterable[float], form: str = ".4g") -> str:
+    return " x ".join(f"{v:{form}}" for v in values)
 
 
 def _number(value: float) -> str:

@@ -76,6 +76,12 @@ class View:
     prediction: tuple[Outline, ...]
     area: float
 
+    @property
+    def aspect(self) -> float:
+        """Width over height, to four decimals."""
+        height, width = self.grey.shape
+        return float(round(width / height, 4))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseViews:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from nnseg.core.card import MetricSummary, ModelCard, Networks, TrainingData
 from nnseg.core.dataset import counted
 from nnseg.core.decisions import Choice, Interval, name_of
-from nnseg.reporting.charts.drawing import by, decimals
+from nnseg.reporting.formatting import by, decimals
 
 AVERAGES = ("per_mask", "per_image", "pooled")
 

@@ -1,57 +1,48 @@
-"""The report of a run: one HTML file that needs nothing else, not even a network."""
+"""The report of a run: one HTML file that needs no other file and no network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nnseg.reporting.charts.curves import standings
-from nnseg.reporting.charts.drawing import decimals, duration
+from nnseg.core.metrics import metric_of
+from nnseg.planning.describe import list_decisions, summarize_plan
+from nnseg.reporting.charts.curves import training_statuses
+from nnseg.reporting.charts.network import describe_network, network_stages, network_svg
 from nnseg.reporting.content import ReportContent
-from nnseg.reporting.sections.cases import Shown, cases
-from nnseg.reporting.sections.cost import cost
-from nnseg.reporting.sections.data import data
-from nnseg.reporting.sections.decided import decided
-from nnseg.reporting.sections.groups import groupings
-from nnseg.reporting.sections.headline import headline
-from nnseg.reporting.sections.plan import plans
-from nnseg.reporting.sections.scores import AVERAGES, scored
-from nnseg.reporting.sections.training import training
-from nnseg.reporting.sections.trust import trusted
-from nnseg.reporting.sections.volumes import agreeing
+from nnseg.reporting.contours import picture_svg
+from nnseg.reporting.formatting import FILTERS
+from nnseg.reporting.sections.cost import summarize_cost
+from nnseg.reporting.sections.data import summarize_data
+from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
+from nnseg.reporting.sections.head import summarize_head
+from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
+from nnseg.reporting.sections.training import summarize_training
+from nnseg.reporting.sections.trust import summarize_trust
+from nnseg.reporting.sections.volumes import summarize_volumes
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.storage.files import write_text
 
 RELOAD_SECONDS = 60
-"""Between two looks of a live page for news."""
+"""Time after which a live page reloads itself."""
 
-SECTIONS: dict[str, tuple[str, str, Callable[[ReportContent], Any]]] = {
-    "data": ("Data", "The data, as found", data),
-    "plan": ("Plan", "The plan, and why", plans),
-    "training": ("Training", "How training went", training),
-    "scores": ("Scores", "Scores of held-out cases", scored),
-    "cases": ("Cases", "Cases to look at", cases),
-    "trust": ("Trust", "How far to trust an answer", trusted),
-    "cost": ("Cost", "Time, memory and energy", cost),
+SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] = {
+    "data": ("Data", "The data, as found", summarize_data),
+    "plan": ("Plan", "The plan, and why", lambda content: content.plans or None),
+    "training": ("Training", "How training went", summarize_training),
+    "scores": ("Scores", "Scores of held-out cases", summarize_scores),
+    "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
+    "trust": ("Trust", "How far to trust an answer", summarize_trust),
+    "cost": ("Cost", "Time, memory and energy", summarize_cost),
     "provenance": ("Provenance", "Provenance", lambda content: content.provenance or None),
 }
-"""In their order: a name that is the anchor and the template; what navigation and heading call it; what is told there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSection:
-    """A section of the page; ``told`` is what its template shows."""
-
-    name: str
-    title: str
-    heading: str
-    told: Any
+"""In order, by the name of the template and anchor: short title, heading, and a function that computes the template's variables
+or returns None if the section is empty."""
 
 
 def write_report(path: Path, content: ReportContent) -> None:
@@ -65,26 +56,34 @@ def write_report(path: Path, content: ReportContent) -> None:
 
 def render_report(content: ReportContent) -> str:
     """The report as HTML. Every text is escaped: names of cases and labels come from files of unknown origin."""
-    told = {n: ReportSection(name=n, title=t, heading=h, told=tell(content)) for n, (t, h, tell) in SECTIONS.items()}
+    sections = {name: summarize(content) for name, (_, _, summarize) in SECTIONS.items()}
     script = page_file("report.js")
-    shown: list[Shown] = told["cases"].told or []
-    template = _environment().get_template("report.html.j2")
-    return template.render(
-        content=content,
-        headline=headline(content),
-        sections=[section for section in told.values() if section.told is not None],
-        standings=standings(content.histories) if content.live else [],
-        decided=decided(content),
-        groupings=groupings(content.groups) if content.groups else [],
-        volumes=agreeing(content.scores) if content.scores else None,
-        averages=AVERAGES,
-        anchors={case.name: case.anchor for case in shown},
-        viewed={name: number for number, name in enumerate(one.name for one in content.viewed)},
-        viewer=viewer_html(content.viewed),
-        reload_seconds=RELOAD_SECONDS,
-        style=page_file("report.css"),
-        script=script,
-        script_sources=[script_hash(script), *(script_sources() if content.viewed else ())],
+    labels = content.plans[0].labels if content.plans else None
+    steps = content.postprocessing.mendings if content.postprocessing else ()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            content=content,
+            flagged=content.flagged,
+            head=summarize_head(content),
+            titles=SECTIONS,
+            sections={name: variables for name, variables in sections.items() if variables is not None},
+            statuses=training_statuses(content.histories) if content.live else [],
+            gain_and_time=describe_gain_and_time(content.choice) if content.choice else "",
+            steps=[describe_step(step, labels) for step in steps],
+            groupings=summarize_groups(content.groups) if content.groups else {},
+            group_metrics={name: metric_of(name) for name in GROUP_METRICS},
+            volumes=summarize_volumes(content.scores) if content.scores else None,
+            averages=AVERAGES,
+            anchors={example.name: f"case-{number}" for number, example in enumerate(content.examples)},
+            viewed={name: number for number, name in enumerate(case.name for case in content.viewed)},
+            viewer=viewer_html(content.viewed),
+            reload_seconds=RELOAD_SECONDS,
+            style=page_file("report.css"),
+            script=script,
+            script_sources=[script_hash(script), *(script_sources() if content.viewed else ())],
+        )
     )
 
 
@@ -92,7 +91,9 @@ def render_report(content: ReportContent) -> str:
 def _environment() -> Environment:
     loader = PackageLoader("nnseg.reporting", "page")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "decimals": decimals}
+    functions = (describe_network, list_decisions, network_stages, network_svg, picture_svg, summarize_plan)
+    environment.filters.update(FILTERS)
+    environment.filters.update((function.__name__, function) for function in functions)
     return environment
 
 

@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from markupsafe import Markup
 
 from nnseg.core.population import Percentile
-from nnseg.reporting.charts.drawing import Axes, bar, canvas, dot, line, number, round_range, text, ticks
+from nnseg.reporting.charts.drawing import Axes, bar, canvas, dot, line, round_range, text, ticks
+from nnseg.reporting.formatting import number
 
 WIDTH, HEIGHT = 200.0, 22.0
 LEFT, RIGHT = 50.0, 150.0

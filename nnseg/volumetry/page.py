@@ -19,8 +19,8 @@ from nnseg.core.dataset import counted
 from nnseg.core.image import Integers, Scan
 from nnseg.core.labels import Labels, pairs_of
 from nnseg.core.population import Population
-from nnseg.reporting.charts.drawing import decimals
 from nnseg.reporting.contours import ExamplePicture, View, outline_path, picture_url, views
+from nnseg.reporting.formatting import decimals
 from nnseg.reporting.payload import ViewerCase
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import OKABE_ITO, script_hash, script_sources, viewer_html

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: colours come from the page's style, so that they follow its light and dark mode."""
+"""Charts as inline SVG; their colours come from the page's style sheet, so that they follow its light and dark mode."""
 
 from __future__ import annotations
 
@@ -18,64 +18,55 @@ from nnseg.reporting.charts.drawing import (
     dot,
     frame,
     line,
-    number,
     round_range,
     text,
     ticks,
 )
+from nnseg.reporting.formatting import number
 
 SERIES_STYLES = 8
-"""Line styles the page knows, ``s0`` to ``s7``."""
+"""Line styles in the page's style sheet, ``s0`` to ``s7``."""
 DOT = 2.6
 
 MOST_TIPS = 60
-"""Places on a curve that answer when they are pointed at."""
+"""Tooltips along a curve."""
 MOST_BINS = 16
 WIDE_SPREAD = 30.0
-"""Values whose greatest is so many times the least are shown by their logarithm."""
+"""Ratio of largest to smallest value above which a histogram is logarithmic."""
+
+
+Figure = tuple[str, str]
+"""Caption and SVG of a chart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A point of a curve; the curve has a gap where ``y`` is missing or not finite.
+    """A point of a curve or scatter plot; a curve has a gap where ``y`` is missing or not finite.
 
     Args:
-        told: about the point, to those who point at it.
+        tip: tooltip.
+        kind: CSS class of a scatter's dot: "flagged", or "s0" to "s7".
     """
 
     x: float
     y: float | None
-    told: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dot:
-    """A point of a scatter.
-
-    Args:
-        told: about it, to those who point at it.
-        kind: a class of the page's style: "flagged", or "s0" to "s7".
-    """
-
-    x: float
-    y: float
-    told: str
+    tip: str = ""
     kind: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A line to compare with, from the left edge of a scatter to the right.
+    """A reference line across a scatter plot.
 
     Args:
         left, right: heights at both edges.
-        words: beside it.
+        label: text beside it.
         kind: "guide", or "bound" for a limit.
     """
 
     left: float
     right: float
-    words: str = ""
+    label: str = ""
     kind: str = "guide"
 
 
@@ -105,7 +96,7 @@ def curves_svg(
     """A line for each series, from x = 0 on.
 
     Args:
-        title: what the chart shows, for those who cannot see it.
+        title: text for screen readers.
         series: points in order of x, by name.
         x_label, y_label: of the axes; empty for none.
         top: of the vertical axis; the largest value if None.
@@ -129,34 +120,35 @@ def curves_svg(
     return tostring(svg, encoding="unicode")
 
 
-def scatter_svg(title: str, dots: Sequence[Dot], *, x: Scale, y: Scale, guides: Sequence[Guide] = ()) -> str:
-    """A dot for each case, with lines to compare with.
+def scatter_svg(title: str, dots: Sequence[Point], *, x: Scale, y: Scale, guides: Sequence[Guide] = ()) -> str:
+    """A scatter plot with reference lines.
 
     Args:
-        title: what the chart shows, for those who cannot see it.
+        title: text for screen readers.
         dots: at least one.
         x, y: the axes.
-        guides: lines across.
+        guides: reference lines.
     """
-    heights = [d.y for d in dots] + [h for g in guides for h in (g.left, g.right)]
+    heights = [h for d in dots if (h := _finite(d)) is not None] + [h for g in guides for h in (g.left, g.right)]
     axes = Axes(x=x.over([d.x for d in dots]), y=y.over(heights), bottom=230.0)
     svg = canvas(title, height=268)
     frame(svg, axes, x.label, y.label)
     for guide in guides:
         ends = axes.place(axes.x[0], guide.left), axes.place(axes.x[1], guide.right)
         line(svg, guide.kind, *ends)
-        text(svg, guide.words, (axes.right - 2, ends[1][1] - 5), "end", "onchart")
+        text(svg, guide.label, (axes.right - 2, ends[1][1] - 5), "end", "onchart")
     group = SubElement(svg, "g", {"class": "dots"})
     for one in dots:
-        dot(group, axes.place(one.x, one.y), one.told, kind=one.kind, radius=3)
+        if (height := _finite(one)) is not None:
+            dot(group, axes.place(one.x, height), one.tip, kind=one.kind, radius=3)
     return tostring(svg, encoding="unicode")
 
 
 def histogram_svg(title: str, values: Sequence[float], *, label: str) -> str:
-    """How often values occur; by their logarithm where they span orders of magnitude.
+    """A histogram; logarithmic where values span orders of magnitude.
 
     Args:
-        title: what the chart shows, for those who cannot see it.
+        title: text for screen readers.
         values: at least one, finite.
         label: their name and unit.
     """
@@ -186,7 +178,7 @@ def spans_svg(title: str, spans: Mapping[str, Sequence[float]], *, label: str) -
     """An upright span for each scan, in order of its middle: from the least to the greatest value, thicker between the inner ones.
 
     Args:
-        title: what the chart shows, for those who cannot see it.
+        title: text for screen readers.
         spans: by name five ascending values, of which the first and last are the ends.
         label: of the vertical axis.
     """
@@ -218,7 +210,7 @@ def strips_svg(title: str, strips: Mapping[str, Mapping[str, float]], *, digits:
     """A row of dots for each label, one a case, piled up where they crowd, with a mark at the median.
 
     Args:
-        title: what the chart shows, for those who cannot see it.
+        title: text for screen readers.
         strips: for each label, the value of each case by the case's name.
         digits: after the point, of values in words.
         top: right end of the axis; the largest value if None.
@@ -250,16 +242,16 @@ def _curve(group: Element, places: Sequence[Place]) -> None:
 
 
 def _tips(group: Element, name: str, points: Sequence[Point], axes: Axes) -> None:
-    """Marks, unseen until pointed at, at the last point and at others evenly before it."""
-    telling = [(point, y) for point in points if point.told and (y := _finite(point)) is not None]
-    for point, y in telling[:: -max(1, math.ceil(len(telling) / MOST_TIPS))]:
-        dot(group, axes.place(point.x, y), f"{name}, {point.told}: {y:.4g}", kind="tip", radius=4)
+    """Invisible marks with tooltips at the last point and at evenly spaced ones before it."""
+    tipped = [(point, y) for point in points if point.tip and (y := _finite(point)) is not None]
+    for point, y in tipped[:: -max(1, math.ceil(len(tipped) / MOST_TIPS))]:
+        dot(group, axes.place(point.x, y), f"{name}, {point.tip}: {y:.4g}", kind="tip", radius=4)
 
 
 def _bin(svg: Element, axes: Axes, count: int, ends: tuple[float, float], *, logarithmic: bool) -> None:
     (left, top), (right, _) = axes.place(ends[0], count), axes.place(ends[1], count)
     start, end = (f"{10**e if logarithmic else e:,.4g}" for e in ends)
-    bar(svg, (left + 0.5, top), (right - left - 1, axes.bottom - top), kind="bin", told=f"{count} from {start} to {end}")
+    bar(svg, (left + 0.5, top), (right - left - 1, axes.bottom - top), kind="bin", tip=f"{count} from {start} to {end}")
 
 
 def _few_ticks(low: float, high: float, *, whole: bool) -> list[float]:
@@ -280,8 +272,8 @@ def _strip(group: Element, label: str, cases: Mapping[str, float], *, axes: Axes
     centre = median(v for v, _ in values)
     x, _ = axes.place(centre, 0.0)
     line(group, "median", (x, middle - room - 3), (x, middle + room + 3))
-    told = f"median {centre:.{digits}f}, mean {fmean(v for v, _ in values):.{digits}f}"
-    text(group, f"{label}: {told}", (axes.left, above + 14), "start")
+    summary = f"median {centre:.{digits}f}, mean {fmean(v for v, _ in values):.{digits}f}"
+    text(group, f"{label}: {summary}", (axes.left, above + 14), "start")
 
 
 def _pile(positions: Sequence[float], room: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""SVG primitives: scales, axes, ticks and texts; quantities as text for people."""
+"""SVG primitives: scales, axes, ticks, lines and texts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement
 
+from nnseg.reporting.formatting import number
+
 WIDTH = 360.0
-"""Of most charts, in units that are about a pixel on a phone: text of 12 stays legible there."""
+"""Of most charts, in units of about a pixel on a phone, where text of 12 units is legible."""
 COMPACT = 180.0
 """Of small charts, several of which stand beside one another."""
 
@@ -17,7 +19,7 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """Where data lies on the drawing: ranges of the data, and pixels of the frame (y downwards)."""
+    """Ranges of the data along x and y, and pixels of the frame that shows them (y downwards)."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -27,13 +29,13 @@ class Axes:
     bottom: float = 200.0
 
     def place(self, x: float, y: float) -> Place:
-        """Pixels of a data point."""
+        """The pixel (x, y) of a data point."""
         across, up = (x - self.x[0]) / (self.x[1] - self.x[0]), (y - self.y[0]) / (self.y[1] - self.y[0])
         return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
 
 
 def canvas(title: str, *, height: float, width: float = WIDTH, kind: str = "chart") -> Element:
-    """An empty drawing that says what it shows to those who cannot see it."""
+    """An empty drawing; ``title`` is its text for screen readers."""
     return Element("svg", {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title, "class": kind})
 
 
@@ -60,29 +62,29 @@ def line(parent: Element, kind: str, start: Place, end: Place) -> Element:
     return SubElement(parent, "line", {"class": kind, "x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}"})
 
 
-def text(parent: Element, words: str, place: Place, anchor: str, kind: str = "") -> None:
-    """Words beside a place: ``anchor`` is the "start", "middle" or "end" of them."""
+def text(parent: Element, content: str, place: Place, anchor: str, kind: str = "") -> None:
+    """Text at a place; ``anchor`` is the part of it that stands there: "start", "middle" or "end"."""
     attributes = {"x": f"{place[0]:.1f}", "y": f"{place[1]:.1f}", "text-anchor": anchor} | ({"class": kind} if kind else {})
-    SubElement(parent, "text", attributes).text = words
+    SubElement(parent, "text", attributes).text = content
 
 
-def dot(parent: Element, place: Place, told: str, *, kind: str = "", radius: float = 2.6) -> None:
-    """A dot that tells about itself when it is pointed at."""
+def dot(parent: Element, place: Place, tip: str, *, kind: str = "", radius: float = 2.6) -> None:
+    """A dot with a tooltip."""
     attributes = {"class": kind} if kind else {}
     mark = SubElement(parent, "circle", {**attributes, "cx": f"{place[0]:.1f}", "cy": f"{place[1]:.1f}", "r": f"{radius:g}"})
-    SubElement(mark, "title").text = told
+    SubElement(mark, "title").text = tip
 
 
-def bar(parent: Element, start: Place, size: tuple[float, float], *, kind: str = "", told: str = "") -> None:
-    """A box from its upper left corner."""
+def bar(parent: Element, start: Place, size: tuple[float, float], *, kind: str = "", tip: str = "") -> None:
+    """A box from its upper left corner, with a tooltip if there is one."""
     attributes = {"x": f"{start[0]:.1f}", "y": f"{start[1]:.1f}", "width": f"{size[0]:.1f}", "height": f"{size[1]:.1f}"}
     mark = SubElement(parent, "rect", attributes | ({"class": kind} if kind else {}))
-    if told:
-        SubElement(mark, "title").text = told
+    if tip:
+        SubElement(mark, "title").text = tip
 
 
 TINY = 1e-12
-"""What differs by less is the same, and what is smaller is nothing, to those who draw."""
+"""Ranges below this width, and values below this size, count as 0."""
 
 
 def round_range(known: Sequence[float], *, top: float | None = None, bottom: float | None = None) -> tuple[float, float]:
@@ -117,45 +119,3 @@ def step(low: float, high: float) -> float:
     rough = (high - low) / 5
     power = float(10.0 ** math.floor(math.log10(rough)))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-
-
-def number(value: float) -> str:
-    """A round number, in thousands or millions where it has many digits: "0.25", "1,500", "200k", "1.5M"."""
-    for size, unit in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):,.4g}{unit}"
-    return f"{round(value, 9):,.10g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "1 h 02 min", "3 min 20 s", "4.2 s"."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def moment(seconds: float) -> str:
-    """A short time in words: "35 ms", "1.2 s"; longer ones as `duration` says them."""
-    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration(seconds)
-
-
-def energy(joules: float) -> str:
-    """Joules in watt-hours: "0.35 Wh", "2.1 kWh"."""
-    hours = joules / 3600
-    return f"{hours / 1000:.3g} kWh" if hours >= 1000 else f"{hours:.3g} Wh"
-
-
-def short(value: float) -> str:
-    """A number to three digits, whole where it has as many before the point: "0.0123", "4.56", "1,235"."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def decimals(value: float | None, digits: int = 3) -> str:
-    """A number to so many decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"  # noqa: RUF001 (a dash in a table is an en dash)
-
-
-def by(values: Sequence[float]) -> str:
-    """Lengths along axes: "40 × 56 × 40"."""
-    return " × ".join(f"{v:.4g}" for v in values)  # noqa: RUF001 (times)

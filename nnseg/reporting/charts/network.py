@@ -8,7 +8,8 @@ from math import prod
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from nnseg.core.plan import Plan
-from nnseg.reporting.charts.drawing import WIDTH, Place, by, canvas, line, text
+from nnseg.reporting.charts.drawing import WIDTH, Place, canvas, line, text
+from nnseg.reporting.formatting import by
 
 BOX = (112.0, 42.0)
 PITCH = 66.0
@@ -79,6 +80,19 @@ def network_svg(plan: Plan) -> str:
     _end(svg, ends[0], channels, "start")
     _end(svg, ends[1], f"{heads} {'regions' if plan.labels.regions else 'labels'} out", "end")
     return tostring(svg, encoding="unicode")
+
+
+def describe_network(plan: Plan) -> str:
+    """A caption for the drawing, with what is the same in all stages."""
+    weights = plan.network.weights
+    size = f"{weights / 1e6:.3g} million" if weights >= 1e6 else f"{weights:,}"
+    kernels = list(dict.fromkeys(" x ".join(f"{n:g}" for n in kernel) for kernel in plan.network.kernels))
+    every = f"all kernels {kernels[0]}" if len(kernels) == 1 else f"kernels {' and '.join(kernels)}"
+    deep = " In training the coarser stages of the right side are scored too." if plan.training.deep_supervision else ""
+    return (
+        f"A patch goes down on the left, where it is made coarser and described by more features, and up on the right, where the "
+        f"fine detail joins again over the skips. About {size} weights, {every}.{deep}"
+    )
 
 
 def _box(svg: Element, corner: Place, stage: NetworkStage, kind: str, work: str) -> None:

@@ -1,1 +1,1 @@
-"""The sections of a run's page: each module makes of a `Story` what one template shows, or None where there is nothing to tell."""
+"""Sections of the report: what is computed of its content for one template each."""

@@ -1,18 +1,18 @@
-"""Section: the dataset as it was found."""
+"""The section on the dataset: size, labels, intensities and problems."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from statistics import median
+from typing import Any
 
-from nnseg.core.dataset import Finding
-from nnseg.core.fingerprint import Fingerprint, Intensity
+from nnseg.core.dataset import Finding, counted
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.trust import PERCENTILES
-from nnseg.reporting.charts.charts import axis_range, histogram_svg, spans_svg
-from nnseg.reporting.charts.drawing import by, short
+from nnseg.reporting.charts.charts import Figure, axis_range, histogram_svg, spans_svg
 from nnseg.reporting.content import ReportContent
+from nnseg.reporting.formatting import by, short
 
 MOST_FINDINGS = 30
 """Findings shown; a broken dataset has thousands, and ``nnseg check`` lists them all."""
@@ -21,92 +21,43 @@ MOST_LABELS = 12
 MOST_SCANS = 400
 """Scans whose intensities are drawn one by one."""
 
-Figure = tuple[str, str]
-"""Caption and drawing."""
+LEVELS = ("error", "warning", "note")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelRow:
-    """One label of the dataset, in words.
-
-    Args:
-        value: that stands for it in label maps.
-        cases: in how many it is.
-        size: in the median and its range.
-        share: of all voxels of those cases, 0 to 1.
-    """
-
-    name: str
-    value: int
-    cases: int
-    size: str
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Channel:
-    """A channel's intensities where labels are, in words."""
-
-    name: str
-    median: str
-    mean: str
-    std: str
-    middle: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What is told of the dataset.
-
-    Args:
-        facts: in words, by name.
-        findings: the gravest first, not all of many.
-        more: findings left out.
-        counts: of findings, in words.
-        sizes, intensities, volumes: drawings.
-        labels, channels: rows of tables.
-    """
-
-    facts: dict[str, str]
-    findings: Sequence[Finding]
-    more: int
-    counts: str
-    sizes: Sequence[Figure]
-    labels: Sequence[LabelRow]
-    volumes: Sequence[Figure]
-    channels: Sequence[Channel]
-    intensities: Sequence[Figure]
-
-
-def data(content: ReportContent) -> Data | None:
-    """What is told of the dataset; None if nothing is known of it."""
+def summarize_data(content: ReportContent) -> dict[str, Any] | None:
+    """Variables of ``data.html.j2``; None without measurements and problems."""
     fingerprint = content.fingerprint if content.fingerprint and content.fingerprint.cases else None
     if fingerprint is None and not content.findings:
         return None
-    ordered = sorted(content.findings, key=lambda f: ("error", "warning", "note").index(f.level))
-    return Data(
-        facts=_facts(fingerprint) if fingerprint else {},
-        findings=ordered[:MOST_FINDINGS],
-        more=len(ordered[MOST_FINDINGS:]),
-        counts=_counts(ordered),
-        sizes=_sizes(fingerprint) if fingerprint else [],
-        labels=_labels(fingerprint) if fingerprint else [],
-        volumes=_volumes(fingerprint) if fingerprint else [],
-        channels=[_channel(n, i) for n, i in zip(fingerprint.channels, fingerprint.intensities, strict=False)]
-        if fingerprint
-        else [],
-        intensities=_intensities(content, fingerprint) if fingerprint else [],
-    )
+    ordered = sorted(content.findings, key=lambda finding: LEVELS.index(finding.level))
+    return {
+        "findings": ordered[:MOST_FINDINGS],
+        "more": len(ordered[MOST_FINDINGS:]),
+        "counts": _count_levels(ordered),
+        "measured": _summarize_measurements(content, fingerprint) if fingerprint else None,
+    }
+
+
+def _summarize_measurements(content: ReportContent, fingerprint: Fingerprint) -> dict[str, Any]:
+    named = zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True)
+    return {
+        "facts": _facts(fingerprint),
+        "sizes": _draw_sizes(fingerprint),
+        "labels": [(name, value, *_occurrence(fingerprint, name)) for name, value in named],
+        "volumes": _draw_volumes(fingerprint),
+        "channels": list(zip(fingerprint.channels, fingerprint.intensities, strict=False)),
+        "intensities": _draw_intensities(content, fingerprint),
+    }
 
 
 def _facts(fingerprint: Fingerprint) -> dict[str, str]:
-    cases, kind = fingerprint.cases, "images" if fingerprint.is_2d else "volumes"
+    cases, kind, axes = fingerprint.cases, "images" if fingerprint.is_2d else "volumes", _axes(fingerprint)
     unusable = f"; {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
     kept = fingerprint.relative_size_after_cropping
     facts = {
         "Cases": f"{len(cases)} {kind}{unusable}",
-        "Size": f"{by([median(c.shape[a] for c in cases) for a in _axes(fingerprint)])} voxels in the median",
-        "Voxel": f"{by([median(c.spacing[a] for c in cases) for a in _axes(fingerprint)])} mm in the median",
+        "Size": f"{by([median(c.shape[a] for c in cases) for a in axes])} voxels in the median",
+        "Voxel": f"{by([median(c.spacing[a] for c in cases) for a in axes])} mm in the median",
     }
     return facts | ({"Around the body": f"{1 - kept:.0%} of a scan is empty and cut away"} if kept < 0.99 else {})
 
@@ -115,13 +66,13 @@ def _axes(fingerprint: Fingerprint) -> tuple[int, ...]:
     return tuple(a for a in range(3) if not fingerprint.is_2d or any(c.shape[a] > 1 for c in fingerprint.cases))
 
 
-def _counts(findings: Sequence[Finding]) -> str:
-    counts = {level: sum(f.level == level for f in findings) for level in ("error", "warning", "note")}
-    return ", ".join(f"{n} {level}{'s' if n != 1 else ''}" for level, n in counts.items() if n)
+def _count_levels(findings: Sequence[Finding]) -> str:
+    counts = {level: sum(f.level == level for f in findings) for level in LEVELS}
+    return ", ".join(counted(n, level) for level, n in counts.items() if n)
 
 
-def _sizes(fingerprint: Fingerprint) -> list[Figure]:
-    """Histograms of what varies between scans; what is the same in all is said in the caption of nothing."""
+def _draw_sizes(fingerprint: Fingerprint) -> list[Figure]:
+    """Histograms of the sizes and spacings that vary between scans."""
     figures = []
     for what, unit, values in (
         ("Size", "voxels", [c.shape for c in fingerprint.cases]),
@@ -135,31 +86,26 @@ def _sizes(fingerprint: Fingerprint) -> list[Figure]:
     return figures
 
 
-def _labels(fingerprint: Fingerprint) -> list[LabelRow]:
-    rows = []
-    for name, value in zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True):
-        here = [c for c in fingerprint.cases if c.voxels.get(name)]
-        share = sum(c.voxels[name] for c in here) / max(1, sum(prod(c.shape) for c in here))
-        volumes = _ml(fingerprint, name)
-        size = "in no case"
-        if volumes:
-            size = f"{share:.2%} of the image" if fingerprint.is_2d else f"{short(median(volumes))} ml"
-        if volumes and not fingerprint.is_2d and min(volumes) < max(volumes):
-            size += f" ({short(min(volumes))} to {short(max(volumes))})"
-        rows.append(LabelRow(name=name, value=value, cases=len(here), size=size, share=share))
-    return rows
-
-
-def _volumes(fingerprint: Fingerprint) -> list[Figure]:
+def _occurrence(fingerprint: Fingerprint, name: str) -> tuple[int, str, float]:
+    """Number of cases with a label, its size in words, and its share of their voxels."""
+    here = [c for c in fingerprint.cases if c.voxels.get(name)]
+    if not here:
+        return 0, "in no case", 0.0
+    share = sum(c.voxels[name] for c in here) / sum(prod(c.shape) for c in here)
     if fingerprint.is_2d:
-        sizes = {
-            n: [100 * c.voxels[n] / prod(c.shape) for c in fingerprint.cases if c.voxels.get(n)]
-            for n in fingerprint.labels.names[1:]
-        }
-        unit = "% of the image"
+        return len(here), f"{share:.2%} of the image", share
+    volumes = _ml(fingerprint, name)
+    spread = f" ({short(min(volumes))} to {short(max(volumes))})" if min(volumes) < max(volumes) else ""
+    return len(here), f"{short(median(volumes))} ml{spread}", share
+
+
+def _draw_volumes(fingerprint: Fingerprint) -> list[Figure]:
+    names, unit = fingerprint.labels.names[1:], "% of the image" if fingerprint.is_2d else "ml"
+    if fingerprint.is_2d:
+        sizes = {n: [100 * c.voxels[n] / prod(c.shape) for c in fingerprint.cases if c.voxels.get(n)] for n in names}
     else:
-        sizes, unit = {n: _ml(fingerprint, n) for n in fingerprint.labels.names[1:]}, "ml"
-    shown = [(n, v) for n, v in sizes.items() if v][:MOST_LABELS]
+        sizes = {n: _ml(fingerprint, n) for n in names}
+    shown = [(name, values) for name, values in sizes.items() if values][:MOST_LABELS]
     return [(name, histogram_svg(f"{name} in {unit}", values, label=unit)) for name, values in shown]
 
 
@@ -167,18 +113,8 @@ def _ml(fingerprint: Fingerprint, name: str) -> list[float]:
     return [c.voxels[name] * prod(c.spacing) / 1000 for c in fingerprint.cases if c.voxels.get(name)]
 
 
-def _channel(name: str, of: Intensity) -> Channel:
-    return Channel(
-        name=name,
-        median=short(of.median),
-        mean=short(of.mean),
-        std=short(of.std),
-        middle=f"{short(of.percentile_00_5)} to {short(of.percentile_99_5)}",
-    )
-
-
-def _intensities(content: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
-    """Of each channel, each held-out scan's percentiles after normalization."""
+def _draw_intensities(content: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
+    """Percentiles of each held-out scan after normalization, by channel."""
     known = {p.name: p.facts for p in content.predicted if p.facts}
     chosen = list(known.items())[:: 1 + len(known) // MOST_SCANS]
     if len(chosen) < 2:

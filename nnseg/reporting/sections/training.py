@@ -1,48 +1,32 @@
-"""Section: how the trainings went."""
+"""The section on the trainings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from nnseg.reporting.charts.curves import TrainingStatus, charts, standings
+from nnseg.reporting.charts.curves import TrainingStatus, draw_histories, training_statuses
 from nnseg.reporting.content import ReportContent
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSection:
-    """What is told of the trainings.
-
-    Args:
-        charts: captions and drawings.
-        standings: where each stands.
-        verdict: what the curves' ends say, in a sentence or two.
-        energy: do any of them know what they took?
-    """
-
-    charts: Sequence[tuple[str, str]]
-    standings: Sequence[TrainingStatus]
-    verdict: str
-    energy: bool
-
-
-def training(content: ReportContent) -> TrainingSection | None:
-    """What is told of the trainings; None before the first epoch's end."""
-    drawn, known = charts(content.histories), standings(content.histories)
-    if not drawn:
+def summarize_training(content: ReportContent) -> dict[str, Any] | None:
+    """Variables of ``training.html.j2``; None before the end of the first epoch."""
+    charts, statuses = draw_histories(content.histories), training_statuses(content.histories)
+    if not charts:
         return None
-    return TrainingSection(charts=drawn, standings=known, verdict=_verdict(known), energy=any(at.energy for at in known))
+    energy = any(status.last.joules is not None for status in statuses)
+    return {"charts": charts, "statuses": statuses, "verdict": _compare(statuses), "energy": energy}
 
 
-def _verdict(known: Sequence[TrainingStatus]) -> str:
-    ended = [at for at in known if not at.runs and at.last.mean_dice is not None]
-    if len(ended) < len(known) or not ended:
+def _compare(statuses: Sequence[TrainingStatus]) -> str:
+    """The estimates of Dice at the ends of the trainings; empty while one of them runs."""
+    estimates = [status.last.mean_dice for status in statuses if not status.runs and status.last.mean_dice is not None]
+    if len(estimates) < len(statuses) or not estimates:
         return ""
-    estimates = [at.last.mean_dice or 0.0 for at in ended]
-    if len(ended) == 1:
+    if len(estimates) == 1:
         return f"The training ran to the end of its schedule, with an estimated Dice of {estimates[0]:.3f}."
-    spread = max(estimates) - min(estimates)
+    low, high = min(estimates), max(estimates)
     return (
-        f"All {len(ended)} trainings ran to the end of their schedules. Their last estimates of Dice lie {spread:.3f} apart "
-        f"({min(estimates):.3f} to {max(estimates):.3f}); each was taken on other cases, so that some of this is chance."
+        f"All {len(estimates)} trainings ran to the end of their schedules. Their last estimates of Dice lie {high - low:.3f} "
+        f"apart ({low:.3f} to {high:.3f}); each was taken on other cases, so that some of this is chance."
     )

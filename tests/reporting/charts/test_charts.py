@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from nnseg.reporting.charts.charts import (
     MOST_TIPS,
-    Dot,
     Guide,
     Point,
     Scale,
@@ -17,16 +16,17 @@ from nnseg.reporting.charts.charts import (
     spans_svg,
     strips_svg,
 )
-from nnseg.reporting.charts.drawing import Axes, number, round_range
+from nnseg.reporting.charts.drawing import Axes, round_range
+from nnseg.reporting.formatting import number
 
 
 def points(line: ElementTree.Element) -> list[tuple[float, float]]:
     return [tuple(float(v) for v in p.split(",")) for p in line.get("points").split()]
 
 
-def curves(values: dict[str, list[float | None]], top: float | None = None, told: str = "") -> ElementTree.Element:
+def curves(values: dict[str, list[float | None]], top: float | None = None, tip: str = "") -> ElementTree.Element:
     """Drawn over x = 0, 1, 2, ..."""
-    series = {name: [Point(x=x, y=y, told=told and f"{told} {x}") for x, y in enumerate(ys)] for name, ys in values.items()}
+    series = {name: [Point(x=x, y=y, tip=tip and f"{tip} {x}") for x, y in enumerate(ys)] for name, ys in values.items()}
     return ElementTree.fromstring(curves_svg("Loss", series, x_label="step", y_label="loss", top=top))
 
 
@@ -53,7 +53,7 @@ def test_each_curve_has_a_style_and_its_name():
 
 
 def test_a_point_tells_about_itself_where_the_curve_passes_it():
-    svg = curves({"fold 0": [1.0, None, 0.123456]}, told="epoch")
+    svg = curves({"fold 0": [1.0, None, 0.123456]}, tip="epoch")
     tips = [c for c in svg.iter("circle") if c.get("class") == "tip"]
     assert [t.find("title").text for t in tips] == ["fold 0, epoch 2: 0.1235", "fold 0, epoch 0: 1"]
     assert [t.get("cx") for t in tips] == ["350.0", "46.0"]
@@ -61,14 +61,14 @@ def test_a_point_tells_about_itself_where_the_curve_passes_it():
 
 @pytest.mark.parametrize("count", [1, MOST_TIPS, MOST_TIPS + 1, 1000])
 def test_a_long_curve_answers_at_few_places_and_always_at_its_end(count):
-    tips = [c.find("title").text for c in curves({"a": [0.5] * count}, told="epoch").iter("circle") if c.get("class") == "tip"]
+    tips = [c.find("title").text for c in curves({"a": [0.5] * count}, tip="epoch").iter("circle") if c.get("class") == "tip"]
     assert min(count, MOST_TIPS // 2) <= len(tips) <= MOST_TIPS
     assert tips[0] == f"a, epoch {count - 1}: 0.5"
 
 
 @pytest.mark.parametrize("values", [[], [None], [0.3], [0.3, 0.3], [1e-9, 1e-9], [math.nan, math.inf], [-3.0, 12000.0]])
 def test_odd_curves_can_be_drawn(values):
-    assert b"nan" not in ElementTree.tostring(curves({"a": values}, told="epoch"))
+    assert b"nan" not in ElementTree.tostring(curves({"a": values}, tip="epoch"))
     assert b"nan" not in ElementTree.tostring(curves({"a": [v if v is None else min(v, 1.0) for v in values]}, top=1.0))
 
 
@@ -119,9 +119,9 @@ def test_odd_histograms_can_be_drawn(values):
 
 
 def test_a_scatter_puts_dots_and_guides_where_they_belong():
-    dots = [Dot(x=0.0, y=0.0, told="<a>"), Dot(x=1.0, y=1.0, told="b", kind="flagged")]
+    dots = [Point(x=0.0, y=0.0, tip="<a>"), Point(x=1.0, y=1.0, tip="b", kind="flagged")]
     scale = Scale(label="expected", low=0.0, high=1.0)
-    svg = ElementTree.fromstring(scatter_svg("True", dots, x=scale, y=scale, guides=[Guide(left=0.0, right=1.0, words="equal")]))
+    svg = ElementTree.fromstring(scatter_svg("True", dots, x=scale, y=scale, guides=[Guide(left=0.0, right=1.0, label="equal")]))
     circles = list(svg.iter("circle"))
     assert [(c.get("cx"), c.get("cy"), c.get("class")) for c in circles] == [("46.0", "230.0", None), ("350.0", "12.0", "flagged")]
     assert [c.find("title").text for c in circles] == ["<a>", "b"]

@@ -1,7 +1,8 @@
 import re
 
 from nnseg.core.schedule import Epoch
-from nnseg.reporting.charts.curves import RECENT, charts, standings
+from nnseg.reporting.charts.curves import RECENT, draw_histories, training_statuses
+from nnseg.reporting.formatting import energy
 
 
 def history(*, epochs: int, seconds: float, steps: int = 1000, **changes: object) -> list[Epoch]:
@@ -17,28 +18,28 @@ def history(*, epochs: int, seconds: float, steps: int = 1000, **changes: object
 
 def test_time_left_follows_the_pace_of_the_last_epochs():
     slow, fast = history(epochs=10, seconds=50.0), history(epochs=10 + RECENT, seconds=5.0)[10:]
-    (at,) = standings({"3d fold 0": slow + fast})
-    assert at.step_seconds == 0.5
-    assert at.left == "6 min 40 s"  # 800 of 1000 steps
-    (first,) = standings({"3d fold 0": slow[:1]})
+    (status,) = training_statuses({"3d fold 0": slow + fast})
+    assert status.step_seconds == 0.5
+    assert status.left == "6 min 40 s"  # 800 of 1000 steps
+    (first,) = training_statuses({"3d fold 0": slow[:1]})
     assert first.step_seconds == 5.0
 
 
 def test_a_training_without_steps_left_is_finished():
-    (at,) = standings({"3d fold 0": history(epochs=3, seconds=1.0, steps=30)})
-    assert not at.runs
-    assert at.left == "finished"
+    (status,) = training_statuses({"3d fold 0": history(epochs=3, seconds=1.0, steps=30)})
+    assert not status.runs
+    assert status.left == "finished"
 
 
 def test_a_training_keeps_its_style_when_others_before_it_have_not_begun():
-    known = standings({"3d fold 0": [], "3d fold 1": history(epochs=1, seconds=1.0, joules=7200.0)})
-    assert [(at.name, at.style, at.energy) for at in known] == [("3d fold 1", "s1", "2 Wh")]
+    known = training_statuses({"3d fold 0": [], "3d fold 1": history(epochs=1, seconds=1.0, joules=7200.0)})
+    assert [(s.name, s.style, energy(s.last.joules)) for s in known] == [("3d fold 1", "s1", "2 Wh")]
 
 
 def test_charts_are_of_loss_dice_and_rate_and_tell_steps_and_time():
-    drawn = dict(charts({"3d fold 0": history(epochs=7, seconds=60.0)}))
+    drawn = dict(draw_histories({"3d fold 0": history(epochs=7, seconds=60.0)}))
     assert list(drawn) == ["Training loss", "Dice on held-out patches (an estimate)", "Learning rate"]
     for svg, value in zip(drawn.values(), ("0.5", "0.5", "0.1"), strict=True):
         assert f"<title>3d fold 0, step 20 of 1,000, after 2 min 00 s: {value}</title>" in svg
         assert len(re.findall("<polyline", svg)) == 1
-    assert charts({"3d fold 0": []}) == []
+    assert draw_histories({"3d fold 0": []}) == []

@@ -4,8 +4,9 @@ import pytest
 from report_examples import plan
 
 from nnseg.core.plan import Network
-from nnseg.reporting.charts.drawing import WIDTH, by
+from nnseg.reporting.charts.drawing import WIDTH
 from nnseg.reporting.charts.network import network_stages, network_svg
+from nnseg.reporting.formatting import by
 
 
 def network(stages: int, **changes) -> Network:

@@ -1,6 +1,6 @@
 import pytest
 
-from nnseg.reporting.charts.drawing import duration, energy
+from nnseg.reporting.formatting import duration, energy
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(4.24, "4.2 s"), (200, "3 min 20 s"), (3725, "1 h 02 min"), (59.98, "1 min 00 s")])
