@@ -58,11 +58,13 @@ VOLATILE = {
         "finished",
     ),
     *("nnseg", "versions", "version", "made_by", "machine", "command", "folder", "written", "about", "key_of_files", "sha256"),
-    *("reason", "why"),
+    *("reason", "why", "made", "spent"),
 }
 """Keys of JSON files that hold times, memory, versions, places or words."""
 
-UNCOMPARED_FILES = {"run.json", "probe.json", "STOP"}
+UNCOMPARED_FILES = {"run.json", "probe.json", "STOP", "checkpoint_before.safetensors"}
+"""The last of these is written as the clock says."""
+
 UNCOMPARED_SECTIONS = ("cost", "provenance")
 
 
@@ -215,7 +217,7 @@ def digest(content: bytes) -> str:
 
 
 class ReportNumbers(HTMLParser):
-    """Numbers of a report: table cells, coordinates of drawings, and hashes of what its viewer is given."""
+    """Numbers of a report: table cells but times and memory, coordinates of drawings, hashes of what its viewer is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,7 +227,7 @@ class ReportNumbers(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
         if tag == "section":
-            self._section = named.get("id") or self._section
+            self._section = named.get("aria-labelledby") or self._section
         self._cell = self._cell or tag in ("td", "dd")
         self._script = (named.get("id") or "") if tag == "script" else self._script
         for key in ("d", "points", "cx", "cy", "x1", "y1", "x2", "y2", "height", "width"):
@@ -239,7 +241,7 @@ class ReportNumbers(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._script.startswith("viewer-"):
             self.found.setdefault(self._script, []).append(digest(data.encode()))
-        elif self._cell:
+        elif self._cell and not re.search(r"\d\s?(s|min|h|ms|GB|MB|kJ|Wh)\b", data):
             for number in re.findall(r"-?\d+(?:\.\d+)?", data):
                 self._keep(number)
 
