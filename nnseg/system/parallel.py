@@ -118,13 +118,12 @@ def _apply(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Resu
 def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
     """Work in a pool; a worker that dies breaks it, and each item without an outcome is then done again in a pool of its own."""
     left = dict(enumerate(items))
-    with _pool(min(workers, len(items))) as pool:
-        with suppress(BrokenProcessPool):
-            futures: dict[Future[Outcome[Item, Result]], int] = {pool.submit(_apply, function, item): i for i, item in left.items()}
-            for future in as_completed(futures):
-                outcome = future.result()
-                del left[futures[future]]
-                yield outcome
+    with _pool(min(workers, len(items))) as pool, suppress(BrokenProcessPool):
+        futures: dict[Future[Outcome[Item, Result]], int] = {pool.submit(_apply, function, item): i for i, item in left.items()}
+        for future in as_completed(futures):
+            outcome = future.result()
+            del left[futures[future]]
+            yield outcome
     for item in left.values():
         with _pool(1) as pool:
             try:
