@@ -13,7 +13,17 @@ from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.evaluation.evaluate import FilePair, read_pair
 from nnseg.evaluation.metrics import NOTHING, count
-from nnseg.inference.postprocess import Boxed, Boxes, Mask, apply, components, enclosed, flat_axes, removed_components, where
+from nnseg.inference.postprocess import (
+    Boxed,
+    Boxes,
+    Mask,
+    components,
+    find_holes,
+    flat_axes,
+    mask_of,
+    postprocess,
+    removed_components,
+)
 
 Mendings = tuple[PostprocessingStep, ...]
 Numbers = npt.NDArray[Any]
@@ -166,7 +176,7 @@ def measure(request: CaseRequest, *, labels: Labels) -> dict[Mendings, Postproce
     voxel_mm3 = 1000 * prediction.grid.voxel_ml
     found = {}
     for mendings in request.postprocessed:
-        postprocessed = apply(prediction.labels, mendings, labels, voxel_mm3=voxel_mm3)
+        postprocessed = postprocess(prediction.labels, mendings, labels, voxel_mm3=voxel_mm3)
         counts = count(postprocessed, reference.labels, labels, annotated=request.pair.annotated).values()
         tp = np.array([c.tp for c in counts])
         tally = LabelCounts(tp=tp, predicted=tp + [c.fp for c in counts], reference=tp + [c.fn for c in counts])
@@ -210,13 +220,13 @@ class _CaseMeasurement:
 
     def _smallest(self, thing: LabelGroup, box: Boxed | None) -> float:
         """Volume of the smallest of the reference's objects; NaN without any."""
-        sizes = components(where(self.reference[box], thing.labels)).sizes[1:] if box else np.zeros(0)
+        sizes = components(mask_of(self.reference[box], thing.labels)).sizes[1:] if box else np.zeros(0)
         return float(sizes.min()) * self.voxel_mm3 if sizes.size else np.nan
 
     def _components(self, thing: LabelGroup, box: Boxed | None, smallest_mm3: float) -> ComponentCounts:
         if box is None:
             return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int), smallest_mm3)
-        found = components(where(self.predicted[box], thing.labels))
+        found = components(mask_of(self.predicted[box], thing.labels))
         inside = found.numbers > 0
         sizes, row_of = np.unique(found.sizes[1:], return_inverse=True)
         voxels = np.stack([self.predicted[box][inside], self.reference[box][inside]])
@@ -226,7 +236,7 @@ class _CaseMeasurement:
         if box is None:
             return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int))
         part = self.predicted[box]
-        holes = enclosed(where(part, thing.labels), flat=flat_axes(self.predicted)) & (part == self.labels.values[0])
+        holes = find_holes(mask_of(part, thing.labels), flat=flat_axes(self.predicted)) & (part == self.labels.values[0])
         voxels = np.stack([np.full(np.count_nonzero(holes), thing.fill), self.reference[box][holes]])
         gained = self._weighed(thing, np.zeros(1, int), np.zeros(voxels.shape[1], int), voxels)
         return replace(gained, tp=-gained.tp, predicted=-gained.predicted)

@@ -1,4 +1,4 @@
-"""Mending label maps: connected components removed, holes filled. Which, the model says."""
+"""Postprocessing of label maps: removing connected components and filling holes, as the model's steps say."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Mask = npt.NDArray[np.bool_]
 Boxed = tuple[slice, ...]
 
 TOUCHING = np.ones((3, 3, 3), bool)
-"""Voxels that share a corner belong together (26 neighbours, 8 in a single slice), as nnU-Net has it."""
+"""Voxels that share a corner are connected (26 neighbours, 8 in a single slice), as in nnU-Net."""
 ROUNDING = 1e-6
-"""Of a volume in voxels, which comes from a spacing that was rounded."""
+"""Tolerance in voxels of a least volume, since spacings are rounded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,42 +30,42 @@ class Components:
 
     Args:
         numbers: int32 (Z, Y, X), from 1; 0 is outside.
-        sizes: voxels of each number, that of 0 is 0.
+        sizes: voxels of each number; 0 for number 0.
     """
 
     numbers: npt.NDArray[np.int32]
     sizes: npt.NDArray[np.int64]
 
 
-def apply(
-    labels_ZYX: Integers, mendings: Sequence[PostprocessingStep], labels: Labels, *, voxel_mm3: float | None = None
+def postprocess(
+    labels_ZYX: Integers, steps: Sequence[PostprocessingStep], labels: Labels, *, voxel_mm3: float | None = None
 ) -> Integers:
-    """The label map with all mendings applied in order; what is removed becomes background. The input stays as it is.
+    """A new label map with all steps applied in order; what is removed becomes background.
 
-    Besides the answer it takes at most eight bytes a voxel of the box around the object.
+    Besides the result it takes at most eight bytes per voxel of the box around the object.
 
     Args:
-        labels_ZYX: stored values.
-        mendings: of the model.
-        labels: what the values mean.
-        voxel_mm3: volume of a voxel; only "smaller" asks for it.
+        labels_ZYX: label values.
+        steps: of the model.
+        labels: declares the values.
+        voxel_mm3: volume of a voxel; needed by the action "smaller".
 
     Raises:
-        ValueError: a volume is to be compared and ``voxel_mm3`` is missing.
+        ValueError: ``voxel_mm3`` is needed and missing.
     """
     postprocessed = labels_ZYX.copy()
-    values = [value for mending in mendings for value in mending.labels]
+    values = [value for step in steps for value in step.labels]
     boxes = Boxes(labels_ZYX, values)
-    for mending in mendings:
-        if box := boxes.around(mending.labels):
-            _apply_step(postprocessed, box, mending, labels.values[0], voxel_mm3)
-            if mending.action == "holes":
+    for step in steps:
+        if box := boxes.around(step.labels):
+            _apply_step(postprocessed, box, step, labels.values[0], voxel_mm3)
+            if step.action == "holes":
                 boxes = Boxes(postprocessed, values)
     return postprocessed
 
 
 class Boxes:
-    """Where each of some label values lies, found in one pass. Removing never leaves a box; filling may grow another's."""
+    """Bounding boxes of some label values, found in one pass. Removing keeps them valid; filling holes may enlarge one."""
 
     def __init__(self, labels_ZYX: Integers, values: Sequence[int]) -> None:
         self._whole = tuple(slice(0, n) for n in labels_ZYX.shape)
@@ -73,7 +73,7 @@ class Boxes:
 
     def around(self, values: Sequence[int]) -> Boxed | None:
         """The box around some of the values; None if none of them occurs."""
-        if min(values) < 1:  # the search knows positive values only
+        if min(values) < 1:  # SciPy finds positive values only
             return self._whole
         boxes = [box for value in values if (box := self._found[value - 1])]
         if not boxes:
@@ -81,10 +81,10 @@ class Boxes:
         return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
-def where(labels_ZYX: Integers, values: Sequence[int]) -> Mask:
-    """Where a label map shows any of some values."""
+def mask_of(labels_ZYX: Integers, values: Sequence[int]) -> Mask:
+    """The voxels of a label map with any of some values."""
     mask = np.empty(labels_ZYX.shape, bool)
-    for z, plane in enumerate(labels_ZYX):  # slice by slice, as is all below, for NumPy's index arrays are eight times as large
+    for z, plane in enumerate(labels_ZYX):  # slice by slice, as below, since NumPy's index arrays are eight times as large
         mask[z] = plane == values[0] if len(values) == 1 else np.isin(plane, values)
     return mask
 
@@ -96,25 +96,25 @@ def components(mask: Mask) -> Components:
 
 
 def flat_axes(labels_ZYX: Integers) -> tuple[bool, ...]:
-    """Along which axes a label map has a single voxel."""
+    """For each axis, whether the label map has a single voxel along it."""
     return tuple(n == 1 for n in labels_ZYX.shape)
 
 
-def removed_components(sizes: npt.NDArray[Any], mending: PostprocessingStep, voxel_mm3: float | None) -> Mask:
-    """Which components a mending removes, by their sizes in voxels: all but the largest, ties kept, or all below a volume."""
-    if mending.action == "largest":
+def removed_components(sizes: npt.NDArray[Any], step: PostprocessingStep, voxel_mm3: float | None) -> Mask:
+    """Which components a step removes, by their sizes in voxels: all but the largest (ties are kept), or all below a volume."""
+    if step.action == "largest":
         return np.asarray(sizes < sizes.max(initial=0))
-    if mending.mm3 is None or voxel_mm3 is None:
-        raise ValueError("removing components below a volume needs to know the volume of a voxel")
-    return np.asarray(sizes < math.ceil(mending.mm3 / voxel_mm3 - ROUNDING))
+    if step.mm3 is None or voxel_mm3 is None:
+        raise ValueError("removing components below a volume needs the volume of a voxel")
+    return np.asarray(sizes < math.ceil(step.mm3 / voxel_mm3 - ROUNDING))
 
 
-def enclosed(mask: Mask, *, flat: tuple[bool, ...] = (False, False, False)) -> Mask:
-    """Voxels outside of a mask from which no path through shared faces leads out of the box.
+def find_holes(mask: Mask, *, flat: tuple[bool, ...] = (False, False, False)) -> Mask:
+    """Voxels outside a mask from which no path through shared faces leads out of the box.
 
     Args:
         mask: (Z, Y, X), the whole object.
-        flat: axes along which the label map has a single voxel, so that nothing leads out.
+        flat: axes along which the label map has a single voxel, and which no path follows.
     """
     rim = [(0, 0) if single else (1, 1) for single in flat]
     outside = np.pad(mask, rim)
@@ -124,20 +124,20 @@ def enclosed(mask: Mask, *, flat: tuple[bool, ...] = (False, False, False)) -> M
     return outside[tuple(slice(before, size - after) for (before, after), size in zip(rim, numbers.shape, strict=True))]
 
 
-def _apply_step(postprocessed: Integers, box: Boxed, mending: PostprocessingStep, background: int, voxel_mm3: float | None) -> None:
-    """Change the box of a label map that holds the whole object."""
+def _apply_step(postprocessed: Integers, box: Boxed, step: PostprocessingStep, background: int, voxel_mm3: float | None) -> None:
+    """Apply a step to the box of a label map that contains the whole object."""
     part = postprocessed[box]
-    mask = where(part, mending.labels)
-    if mending.action == "holes":
-        inside = enclosed(mask, flat=flat_axes(postprocessed))
+    mask = mask_of(part, step.labels)
+    if step.action == "holes":
+        inside = find_holes(mask, flat=flat_axes(postprocessed))
         inside &= part == background
-        part[inside] = mending.fill
+        part[inside] = step.fill
         return
     found = components(mask)
-    goes = removed_components(found.sizes, mending, voxel_mm3) & (found.sizes > 0)
-    if goes.any():
+    removed = removed_components(found.sizes, step, voxel_mm3) & (found.sizes > 0)
+    if removed.any():
         for plane, numbers in zip(part, found.numbers, strict=True):
-            plane[goes[numbers]] = background
+            plane[removed[numbers]] = background
 
 
 def _sizes(numbers: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.int64]:

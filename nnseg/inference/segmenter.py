@@ -12,7 +12,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector, as_shape
+from nnseg.core.geometry import Grid, Vector, as_shape, as_vector
 from nnseg.core.image import Integers, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.predict import Predictor
@@ -28,10 +28,10 @@ ARRAY = Path("the array")
 
 
 class Segmenter:
-    """A model made ready for many scans; threads may share it.
+    """A model loaded for many scans; threads may share it.
 
     Args:
-        model: as `nnseg.load_model` gives it.
+        model: from `nnseg.load_model`.
         settings: as for `Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
     """
 
@@ -40,7 +40,7 @@ class Segmenter:
 
     @property
     def labels(self) -> Labels:
-        """What the values of its label maps mean."""
+        """The labels of its label maps."""
         return self._predictor.model.labels
 
     @property
@@ -57,11 +57,11 @@ class Segmenter:
     def predict(
         self, scan: npt.NDArray[Any] | sitk.Image | str | Path | Sequence[str | Path], *, spacing: Sequence[float] | None = None
     ) -> Integers | sitk.Image:
-        """The label map of one scan, in the dataset's own values: an array for an array, else an ITK image on the scan's grid.
+        """The label map of one scan, with the dataset's label values: an array for an array, else an ITK image on the scan's grid.
 
         Args:
-            scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X); its axes are taken to
-                point to superior, posterior and left. Or an ITK image. Or a path, one per channel, or a DICOM folder.
+            scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X); axes are assumed
+                to point to superior, posterior and left. Or an ITK image. Or a path, one per channel, or a DICOM folder.
             spacing: mm between voxels of an array along (z, y, x), or (y, x); 1 for 2D images if absent.
 
         Raises:
@@ -73,9 +73,9 @@ class Segmenter:
             >>> label_map = model.predict(array, spacing=(1.0, 0.8, 0.8))
         """
         if isinstance(scan, np.ndarray):
-            made = self._of_array(scan, spacing)
-            labels = self._predictor(made).label_map.labels
-            return labels[0] if made.source.is_2d else labels
+            array_scan = self._scan_of_array(scan, spacing)
+            labels = self._predictor(array_scan).label_map.labels
+            return labels[0] if array_scan.source.is_2d else labels
         if spacing is not None:
             raise ScanError("files and ITK images have a spacing of their own; leave out spacing")
         found = scan_from_itk(scan) if isinstance(scan, sitk.Image) else read_scan(scan, repair=True)
@@ -84,7 +84,7 @@ class Segmenter:
         labels = to_stored_order(self._predictor(found).label_map, found.source)
         return as_image(labels, found.source.grid, is_2d=found.source.is_2d)
 
-    def _of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None) -> Scan:
+    def _scan_of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None) -> Scan:
         axes = voxels.ndim - (len(self.channels) > 1)
         wanted = "(Z, Y, X) or (Y, X)" if len(self.channels) == 1 else "(C, Z, Y, X) or (C, Y, X)"
         channels = voxels.shape[0] if len(self.channels) > 1 and voxels.ndim else 1
@@ -95,20 +95,19 @@ class Segmenter:
         image = np.ascontiguousarray(voxels, np.float32).reshape(channels, *(1,) * (3 - axes), *voxels.shape[-axes:])
         if not np.isfinite(image).all():
             raise ScanError("the array has NaN or Inf voxels; replace them, for instance by the background's value")
-        grid = Grid(shape=as_shape(image.shape[1:]), spacing=_three((1.0,) * axes if spacing is None else spacing, axes))
+        grid = Grid(shape=as_shape(image.shape[1:]), spacing=_spacing_3d((1.0,) * axes if spacing is None else spacing, axes))
         return Scan(image=image, grid=grid, source=Source(files=(ARRAY,), grid=grid, is_2d=axes == 2))
 
 
-def _three(spacing: Sequence[float], axes: int) -> Vector:
+def _spacing_3d(spacing: Sequence[float], axes: int) -> Vector:
     values = [float(s) for s in spacing]
     if len(values) != axes or not all(np.isfinite(values)) or min(values) <= 0:
         raise ScanError(f"spacing must be {axes} positive numbers of mm, not {tuple(spacing)}")
-    z, y, x = (*(1.0,) * (3 - axes), *values)
-    return z, y, x
+    return as_vector((*(1.0,) * (3 - axes), *values))
 
 
 def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: Any) -> Segmenter:
-    """A model made ready to answer in memory, as often as wanted: arrays, ITK images or paths in, label maps out.
+    """A model loaded to predict in memory: arrays, ITK images or paths in, label maps out.
 
     Args:
         path: a run folder or an exported file.
@@ -116,7 +115,7 @@ def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: 
         settings: as for `nnseg.Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
 
     Raises:
-        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+        ModelError: nothing is at the path, or no fold is trained, or a chosen one is not.
 
     Example:
         >>> model = nnseg.load("model.nnseg")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
-from nnseg.inference.postprocess import apply
+from nnseg.inference.postprocess import postprocess
 from nnseg.inference.restore import Block, Voxels, weighted_mean
 from nnseg.inference.uncertainty import UncertaintyStats, tempered
 from nnseg.network.bundle import Model
@@ -104,7 +104,7 @@ class OutputVolumes:
     def postprocessed(self) -> Integers:
         """The label map after the model's postprocessing."""
         start = time.perf_counter()
-        labels = apply(self.labels, self._model.postprocessing, self._labels, voxel_mm3=math.prod(self._grid.spacing))
+        labels = postprocess(self.labels, self._model.postprocessing, self._labels, voxel_mm3=math.prod(self._grid.spacing))
         self.seconds += time.perf_counter() - start
         return labels
 

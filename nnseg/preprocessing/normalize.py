@@ -1,7 +1,7 @@
-"""Intensities on a common scale, one scheme per channel. Source: Isensee et al. 2021, supplement 3 (intensity normalization).
+"""Intensity normalization, one scheme per channel. Source: Isensee et al. 2021, supplement 3 (intensity normalization).
 
-A scan's channel is only ever compared with itself ("zscore", "rescale_to_0_1"), with the whole dataset ("ct", whose numbers mean
-the same tissue everywhere), or with its format ("rgb_to_0_1").
+A channel is scaled by its own statistics ("zscore", "rescale_to_0_1"), by the dataset's ("ct", whose values mean the same tissue in
+every scan), or by the range of its format ("rgb_to_0_1").
 """
 
 from __future__ import annotations
@@ -21,36 +21,35 @@ Mask = npt.NDArray[np.bool_]
 Normalizer = Callable[[Floats, Normalization, Mask | None], Floats]
 
 SMALLEST_DIVISOR = 1e-8
-"""A constant channel has no spread to divide by; it becomes zeros."""
+"""Least divisor: a constant channel becomes zeros."""
 
 
 def normalize(image_CZYX: Floats, normalization: Sequence[Normalization]) -> Floats:
-    """The image with every channel scaled by its own scheme; a new array.
+    """A new image, float32, with every channel normalized by its own scheme.
 
     Raises:
-        ScanError: a channel's values are outside what its scheme is for.
+        ScanError: a channel's values are outside the range of its scheme.
     """
-    schemes = [NORMALIZERS[n.scheme] for n in normalization]
     inside = filled_mask(image_CZYX) if any(n.masked for n in normalization) else None
     result = np.empty_like(image_CZYX, dtype=np.float32)
-    for scaled, channel, scheme, numbers in zip(result, image_CZYX, schemes, normalization, strict=True):
-        scaled[...] = scheme(channel, numbers, inside if numbers.masked else None)
+    for normalized, channel, settings in zip(result, image_CZYX, normalization, strict=True):
+        normalized[...] = NORMALIZERS[settings.scheme](channel, settings, inside if settings.masked else None)
     return result
 
 
 def filled_mask(image_CZYX: Floats) -> Mask:
-    """Where the scan shows something: voxels with any channel not zero, and the holes they enclose in three dimensions."""
+    """Voxels where any channel is not zero, with the 3D holes they enclose, (Z, Y, X)."""
     return np.asarray(binary_fill_holes((image_CZYX != 0).any(axis=0)), dtype=bool)
 
 
-def ct(channel: Floats, numbers: Normalization, inside: Mask | None) -> Floats:
-    """Z-scores by the dataset's foreground mean and std, of values clipped to its 0.5 and 99.5 percentiles (``low``, ``high``)."""
-    clipped = np.clip(channel, np.float32(numbers.low), np.float32(numbers.high))
-    return _only(inside, (clipped - np.float32(numbers.mean)) / _divisor(numbers.std))
+def ct(channel: Floats, settings: Normalization, inside: Mask | None) -> Floats:
+    """Values clipped to the dataset's 0.5 and 99.5 foreground percentiles (``low``, ``high``), minus its mean, over its std."""
+    clipped = np.clip(channel, np.float32(settings.low), np.float32(settings.high))
+    return _only(inside, (clipped - np.float32(settings.mean)) / _divisor(settings.std))
 
 
 def zscore(channel: Floats, _: Normalization, inside: Mask | None) -> Floats:
-    """The channel minus its mean, over its std; with ``inside`` both are taken there, and the rest is zero."""
+    """The channel minus its mean, over its std; with ``inside`` both are computed there, and the rest is zero."""
     values = channel if inside is None else channel[inside]
     if not values.size:
         return np.zeros_like(channel)
@@ -59,7 +58,7 @@ def zscore(channel: Floats, _: Normalization, inside: Mask | None) -> Floats:
 
 
 def rescale_to_0_1(channel: Floats, _: Normalization, inside: Mask | None) -> Floats:
-    """The channel stretched so that its least value (of those ``inside``) is 0 and its greatest 1."""
+    """The channel scaled linearly so that its least value (``inside``) is 0 and its greatest 1."""
     values = channel if inside is None else channel[inside]
     if not values.size:
         return np.zeros_like(channel)
@@ -67,10 +66,10 @@ def rescale_to_0_1(channel: Floats, _: Normalization, inside: Mask | None) -> Fl
 
 
 def rgb_to_0_1(channel: Floats, _: Normalization, inside: Mask | None) -> Floats:
-    """An 8-bit channel over 255.
+    """An 8-bit channel divided by 255.
 
     Raises:
-        ScanError: values beyond 0 and 255.
+        ScanError: values outside 0 to 255.
     """
     low, high = float(channel.min()), float(channel.max())
     if low < 0 or high > 255:

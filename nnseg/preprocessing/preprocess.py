@@ -1,6 +1,6 @@
-"""`preprocess`, the way from a scan to the network's grid, and `restore`, the way back.
+"""`preprocess` brings a scan to the network's grid, and `restore` brings probabilities back to the scan's.
 
-The order is nnU-Net's: crop to what is not zero, turn the axes, normalize, and only then resample, so that masked normalization
+The order is nnU-Net's: crop to the nonzero voxels, permute axes, normalize, and only then resample, so that masked normalization
 sees true zeros. Source: Isensee et al. 2021, supplement 3.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ModelError, ScanError
-from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector
+from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan, nonzero_box
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.normalize import normalize
@@ -32,48 +32,49 @@ def preprocess(
     previous: LabelMap | None = None,
     normalizer: OwnNormalizer | None = None,
 ) -> PreprocessedCase:
-    """The case as the network sees it: cropped, turned, normalized, resampled, its labels as indices.
+    """The case as the network sees it: cropped, reoriented, normalized and resampled, with label indices instead of values.
 
     Args:
         scan: with the plan's channels, in their order.
         label_map: on the scan's grid; None for a scan to predict.
-        plan: a 2D plan leaves number and distance of slices alone.
-        name: the case's, to go with the result.
-        previous: the answer that a cascade's plan is shown, on the scan's grid; its label indices become the image's last channel.
-        normalizer: instead of the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
+        plan: one for 2D networks does not resample across slices.
+        name: of the case.
+        previous: for a cascade's plan, the label map of the previous stage on the scan's grid; its label indices become the image's
+            last channel.
+        normalizer: replaces the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
 
     Raises:
         ScanError: the scan has another number of channels, or a label map another shape or undeclared values.
-        ModelError: the previous answer is missing, or the plan is shown none.
+        ModelError: the previous stage's label map is missing, or the plan is not a cascade's.
     """
     _check(scan, plan, label_map=label_map, previous=previous)
     turn = plan_orientation(scan, plan)
-    scan, label_map, previous = turned(scan, turn), _turned_labels(label_map, turn), _turned_labels(previous, turn)
+    if turn != Reorientation():
+        scan = replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
     placement = _place(scan.grid, nonzero_box(scan.image), plan)
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
     cropped = _cropped(scan.image, placement)
     image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
     image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
-    encoded = [None if m is None else plan.labels.encode(_cropped(m.labels, placement)) for m in (label_map, previous)]
-    labels, shown = (None if e is None else resample_labels(e, placement.shape, separate=separate) for e in encoded)
-    if shown is not None:
-        shown = np.maximum(shown, 0)  # what is ignored shows no label
-        image = np.concatenate([image, shown[np.newaxis].astype(np.float32)])
+    encoded = [None if m is None else plan.labels.encode(_cropped(turn.apply(m.labels), placement)) for m in (label_map, previous)]
+    labels, indices = (None if e is None else resample_labels(e, placement.shape, separate=separate) for e in encoded)
+    if indices is not None:
+        image = np.concatenate([image, np.maximum(indices, 0)[np.newaxis].astype(np.float32)])  # ignored voxels get index 0
     return PreprocessedCase(name=name, image=image, labels=labels, placement=placement)
 
 
 def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Floats:
-    """Probabilities on the scan's grid, turned as the plan wants it, float32 (K, Z, Y, X); certain background outside the crop.
+    """Probabilities on the scan's grid, in the plan's orientation, float32 (K, Z, Y, X); outside the crop all is background.
 
-    The plain way, which holds everything at once; `nnseg.inference.restore` goes it block by block.
+    Holds everything at once; `nnseg.inference.restore` does the same block by block.
 
     Args:
         probabilities_KZYX: one volume for each of ``plan.labels.heads``, on the network's grid.
-        placement: as `preprocess` gave it.
-        plan: as `preprocess` had it.
+        placement: from `preprocess`.
+        plan: of the preprocessing.
 
     Raises:
-        ModelError: the probabilities have another shape than the placement and the plan's heads ask for.
+        ModelError: the probabilities do not have the shape of the plan's heads and the placement.
     """
     expected = (len(plan.labels.heads), *placement.shape)
     if probabilities_KZYX.shape != expected:
@@ -82,37 +83,26 @@ def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Flo
     restored = np.zeros((len(probabilities_KZYX), *placement.scan.shape), np.float32)
     if not plan.labels.regions:
         restored[0] = 1.0
-    for volume, head in zip(restored, probabilities_KZYX, strict=True):  # one at a time, for the sake of memory
+    for volume, head in zip(restored, probabilities_KZYX, strict=True):  # one at a time, to save memory
         resampled = resample_image(head[np.newaxis], placement.cropped_shape, order=1, separate=separate)
         volume[placement.crop.slices] = resampled[0].transpose(placement.back)
     return restored
 
 
 def separate_back(placement: Placement, plan: Plan) -> int | None:
-    """The axis of the network's grid that is resampled on its own on the way back to the scan, if there is one."""
+    """The axis of the network's grid that is resampled separately on the way back to the scan, if there is one."""
     return _separate(plan, current=placement.spacing, new=_scan_spacing(placement))
 
 
 def plan_orientation(scan: Scan, plan: Plan) -> Reorientation:
-    """From a canonical scan to the orientation that the plan's networks know."""
+    """From a canonical scan to the orientation that the plan's networks were trained in."""
     if plan.preprocessing.orientation == "stored":
         return scan.source.grid.canonical().inverse()
     return RAS if plan.preprocessing.orientation == "ras" else Reorientation()
 
 
-def turned(scan: Scan, turn: Reorientation) -> Scan:
-    """The scan with its axes permuted and flipped; every voxel stays where it is in the world."""
-    return scan if turn == Reorientation() else replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
-
-
-def _turned_labels(label_map: LabelMap | None, turn: Reorientation) -> LabelMap | None:
-    if label_map is None:
-        return None
-    return LabelMap(labels=turn.apply(label_map.labels), grid=label_map.grid.reoriented(turn))
-
-
 RAS = Reorientation(flips=(False, True, True))
-"""From left, posterior, superior to right, anterior, superior."""
+"""From axes towards left, posterior and superior to right, anterior and superior."""
 
 
 def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: LabelMap | None) -> None:
@@ -154,12 +144,11 @@ def _place(scan: Grid, crop: Box, plan: Plan) -> Placement:
 
 def _scan_spacing(placement: Placement) -> Vector:
     """The scan's spacing in network axis order."""
-    z, y, x = (placement.scan.spacing[a] for a in placement.axes)
-    return z, y, x
+    return as_vector(placement.scan.spacing[a] for a in placement.axes)
 
 
 def _separate(plan: Plan, *, current: Vector, new: Vector) -> int | None:
-    """The axis resampled on its own: in a 2D plan always the slices', which must not see one another."""
+    """The axis resampled separately; for 2D networks always the slice axis, since they see single slices."""
     return 0 if plan.dimensions == 2 else separate_axis(current, new, plan.preprocessing.separate_axis_ratio)
 
 

@@ -17,7 +17,7 @@ from nnseg.crossval.components import CaseRequest, PostprocessedCase, measure, r
 from nnseg.crossval.postprocessing import choose, choose_postprocessing, judge, mean_rise, tries
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
-from nnseg.inference.postprocess import apply
+from nnseg.inference.postprocess import postprocess
 from nnseg.storage.files import write_json
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run import Run
@@ -292,7 +292,7 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
                     PostprocessingStep(action="smaller", labels=thing.labels, mm3=2.0),
                 )
             ):
-                made = rise(dices(prediction), dices(apply(prediction, [mending], labels, voxel_mm3=0.7)))
+                made = rise(dices(prediction), dices(postprocess(prediction, [mending], labels, voxel_mm3=0.7)))
                 np.testing.assert_allclose(measured.change(number, mending), made, atol=1e-12)
 
 

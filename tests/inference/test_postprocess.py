@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.inference.postprocess import apply
+from nnseg.inference.postprocess import postprocess
 
 LABELS = Labels(names=("background", "a", "b", "c"), values=(0, 1, 2, 3))
 
@@ -32,7 +32,7 @@ def holes(*labels: int, fill: int) -> PostprocessingStep:
 
 
 def postprocessed(before: Integers, *mendings: PostprocessingStep, voxel_mm3: float = 1.0) -> Integers:
-    return apply(before, mendings, LABELS, voxel_mm3=voxel_mm3)
+    return postprocess(before, mendings, LABELS, voxel_mm3=voxel_mm3)
 
 
 def test_the_largest_component_of_a_label_stays_and_voxels_sharing_a_corner_belong_together():
@@ -85,7 +85,7 @@ def test_the_volume_counts_and_not_the_number_of_voxels():
 
 def test_a_volume_without_the_size_of_a_voxel_is_an_error():
     with pytest.raises(ValueError, match="volume of a voxel"):
-        apply(picture("1.11"), [smaller(1, mm3=2.0)], LABELS)
+        postprocess(picture("1.11"), [smaller(1, mm3=2.0)], LABELS)
 
 
 def test_enclosed_background_is_filled_and_other_labels_in_a_cavity_are_not():
@@ -138,7 +138,7 @@ def test_any_values_are_mended_and_the_background_need_not_be_zero():
     labels = Labels(names=("background", "a", "b"), values=(7, 65535, -2))
     before = np.array([[[-2, 7, -2, -2, 7, 65535, 65535, 7, 65535]]])
     after = np.array([[[7, 7, -2, -2, 7, 65535, 65535, 7, 7]]])
-    np.testing.assert_array_equal(apply(before, [largest(-2), largest(65535)], labels), after)
+    np.testing.assert_array_equal(postprocess(before, [largest(-2), largest(65535)], labels), after)
 
 
 def test_labels_that_do_not_occur_and_no_mendings_change_nothing_and_the_input_stays():

@@ -17,7 +17,7 @@ from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Pla
 from nnseg.core.trust import Trust
 from nnseg.inference import networks, volumes
 from nnseg.inference import predict as predict_module
-from nnseg.inference.postprocess import apply
+from nnseg.inference.postprocess import postprocess
 from nnseg.inference.predict import Predictor
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
@@ -401,7 +401,7 @@ def test_what_the_model_mends_is_mended():
     postprocessed = replace(model, postprocessing=(PostprocessingStep(action="largest", labels=(3,)),))
     before, after = (predict(m, scan, device=CPU).label_map.labels for m in (model, postprocessed))
     assert 0 < (after == 3).sum() < (before == 3).sum()
-    assert np.array_equal(after, apply(before, postprocessed.postprocessing, LABELS))
+    assert np.array_equal(after, postprocess(before, postprocessed.postprocessing, LABELS))
 
 
 def test_two_threads_and_a_lone_one_get_the_same_answers():
