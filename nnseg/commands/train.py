@@ -92,13 +92,14 @@ class RunTrainings:
         run, ranks, options = self.run, self.ranks, self._options_of_one(len(folds))
         with StopRequest(run.stop_file, remove_file=ranks.rank == 0) as stop:
             jobs = [job for f in plans for job in jobs_of(run, f, folds, keys_of(run, f, self.fingerprint), options)]
+            refresh = partial(report_quietly, run)
             if options.devices:
-                train_side_by_side(run, jobs, stop)
+                train_side_by_side(jobs, stop, refresh)
             else:
                 order = TrainingRequest(
                     options=options,
                     stop=stop,
-                    watch=ProgressSettings(refresh=partial(report_quietly, run), tensorboard=options.tensorboard),
+                    watch=ProgressSettings(refresh=refresh, tensorboard=options.tensorboard),
                     ranks=ranks,
                 )
                 for job in jobs:

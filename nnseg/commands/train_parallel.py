@@ -1,29 +1,25 @@
-"""Trainings side by side: each device takes the next fold when it is free, in a process of its own."""
+"""Folds trained side by side: each device takes the next one when it is free, in a process of its own. No torch is loaded here."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnseg.commands.report import report_quietly
 from nnseg.core.dataset import Fold
-from nnseg.core.errors import NnsegError, RunError, Stopped
+from nnseg.core.errors import RunError, Stopped
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.options import Options, default_workers
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
-from nnseg.system.process import ChildProcess, ParentConnection, launch
+from nnseg.system.process import ChildProcess, launch
 from nnseg.system.stop import StopRequest
-from nnseg.training.fold import TrainingRequest, train_fold
-from nnseg.training.progress import REFRESH, ProgressSettings
 
-log = logging.getLogger(__name__)
+REFRESH_INTERVAL = 60.0
+"""Seconds between two updates of the report."""
 
 POLL_INTERVAL = 0.2
 """Seconds between two checks of the processes."""
@@ -33,14 +29,14 @@ class TrainingJob(FrozenModel):
     """One training.
 
     Args:
-        name: for people.
+        name: in messages.
         run: folder of the run.
         plan: folder of the plan.
         number: of the fold.
         fold: its cases.
         keys: of the preprocessed cases.
         options: with the device.
-        parent: the process that wants it done.
+        parent: number of the process that starts the training.
     """
 
     name: str
@@ -53,20 +49,20 @@ class TrainingJob(FrozenModel):
     parent: int
 
 
-def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest) -> None:
+def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: Callable[[], None]) -> None:
     """Train all jobs, as many at a time as there are devices; a job that fails does not stop the others.
 
     Args:
-        run: whose report is kept up to date.
         jobs: in the order in which they begin; their options name the devices.
         stop: ends all of them.
+        refresh: updates the report; called regularly.
 
     Raises:
         RunError: some failed; the others are done.
         Stopped: by a signal; everything is saved.
     """
     waiting, running, failed = list(jobs), dict[int, tuple[TrainingJob, ChildProcess]](), list[str]()
-    devices, signalled, reported = jobs[0].options.devices, False, time.monotonic()
+    devices, signalled, refreshed = jobs[0].options.devices, False, time.monotonic()
     try:
         while running or (waiting and not stop.source):
             for number, device in enumerate(devices):  # the same device may be listed twice
@@ -77,9 +73,9 @@ def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest)
                 signalled = True
                 for _, child in running.values():
                     child.process.send_signal(signal.SIGTERM)
-            if time.monotonic() - reported > REFRESH:
-                report_quietly(run)
-                reported = time.monotonic()
+            if time.monotonic() - refreshed > REFRESH_INTERVAL:
+                refresh()
+                refreshed = time.monotonic()
             time.sleep(POLL_INTERVAL)
     finally:
         for _, child in running.values():
@@ -93,7 +89,7 @@ def train_side_by_side(run: Run, jobs: Sequence[TrainingJob], stop: StopRequest)
 def _start(job: TrainingJob, device: str, *, beside: int) -> ChildProcess:
     """A process at a job on one of ``beside`` devices; it saves its state if it loses its parent."""
     threads = max(1, default_workers() // beside)
-    child = ChildProcess(launch("nnseg.commands.train_parallel", threads=threads, end_signal="SIGTERM"))
+    child = ChildProcess(launch("nnseg.commands.train_worker", threads=threads, end_signal="SIGTERM"))
     child.send(job.model_copy(update={"options": replace(job.options, device=device, devices=())}))
     return child
 
@@ -107,22 +103,6 @@ def _collect(running: dict[int, tuple[TrainingJob, ChildProcess]], *, signalled:
             if code and not (signalled and code == 128 + signal.SIGTERM):
                 failed.append(f"the training of {job.name} {child.explain_end()}")
     return failed
-
-
-def main() -> None:
-    """Do the job that the parent sends; what goes wrong is the last line on stderr, and the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = ParentConnection().receive(TrainingJob)
-    with StopRequest(Run(job.run).stop_file, remove_file=False, parent=job.parent) as stop:
-        order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
-        try:
-            train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
-        except Stopped as end:
-            log.info("%s", end)
-            sys.exit(end.code)
-        except NnsegError as error:
-            log.error("%s", error)
-            sys.exit(2)
 
 
 def jobs_of(
