@@ -25,7 +25,8 @@ from nnseg.core.schedule import Course
 from nnseg.crossval.evidence import PredictorWrapper
 from nnseg.crossval.predict import PredictionJob, predict_into
 from nnseg.inference.networks import MemberNetwork, window_of
-from nnseg.inference.predict import Prediction, Predictor, PreparedScan
+from nnseg.inference.predict import Predictor
+from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.tiles import Window
 from nnseg.network.build import build_network

@@ -13,8 +13,8 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Reliability
-from nnseg.inference.predict import Prediction, Predictor, PreparedScan
-from nnseg.inference.uncertainty import DrawnVoxels
+from nnseg.inference.predict import Predictor
+from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
 from nnseg.network.bundle import Model
 from nnseg.storage.images.read import read_label_map
 

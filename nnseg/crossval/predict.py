@@ -14,7 +14,8 @@ from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Source
 from nnseg.crossval.evidence import SAMPLE, CalibratingPredictor
-from nnseg.inference.predict import Prediction, Predictor, PreparedScan
+from nnseg.inference.predict import Predictor
+from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.serving.messages import Finished, PredictionTask, StageReached

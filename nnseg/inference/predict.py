@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from nnseg.core.errors import ModelError
 from nnseg.core.geometry import Grid
-from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
 from nnseg.core.trust import Confidence, Trust, facts_of
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
+from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
 from nnseg.inference.restore import RestoreStream, blocks, canonical_voxels, cropped_view, decided, network_orientation
 from nnseg.inference.sliding_window import sliding_window
-from nnseg.inference.uncertainty import DrawnVoxels, UncertaintyStats
+from nnseg.inference.uncertainty import UncertaintyStats
 from nnseg.inference.volumes import IN_MEMORY_BYTES, OutputVolumes, RequestedOutputs
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
@@ -36,45 +37,6 @@ BLOCK_VALUES = 2_000_000
 
 LEAST_PROBABILITY = 1e-7
 """Smaller probabilities are raised to this before the logarithm."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PreparedScan:
-    """A scan preprocessed for a model's networks.
-
-    Args:
-        scan: as it was read.
-        cases: the preprocessed scan, by the digest of its preprocessing; those of cascade networks come after the previous stage.
-        previous: the same for the networks of a cascade's previous stage.
-        seconds: that each of ``cases`` took, by the same digests and by stage.
-    """
-
-    scan: Scan
-    cases: Mapping[str, PreprocessedCase]
-    previous: PreparedScan | None = None
-    seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """A model's prediction for one scan.
-
-    Args:
-        label_map: on the scan's canonical grid.
-        probabilities: float32 (K, Z, Y, X) on the same grid, one for each of ``labels.heads``; large ones are mapped from a file.
-            None unless requested.
-        uncertainty: float32 (Z, Y, X) on the same grid, the probability that a voxel's label is wrong; None unless requested.
-        confidence: expected quality of the whole, and whether the scan resembles the training scans; with the uncertainty.
-        sample: voxels sampled with their probabilities, if requested.
-        seconds: of "preprocess", "network" and "restore".
-    """
-
-    label_map: LabelMap
-    probabilities: Floats | None = None
-    uncertainty: Floats | None = None
-    confidence: Confidence | None = None
-    sample: DrawnVoxels | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def predict(model: Model, scan: Scan, *, device: torch.device | str = "auto", probabilities: bool = False) -> Prediction:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,27 +11,13 @@ from nnseg.core.geometry import Shape
 from nnseg.core.image import Floats
 from nnseg.core.labels import Labels
 from nnseg.core.trust import Agreement, Trust
+from nnseg.inference.prediction import DrawnVoxels
 
 VISIBLE = 0.01
 """Smaller probabilities count as 0: over a large scan they would add up to more than a small structure."""
 
 SURE = 0.99
 """Probability that divides voxels into two strata, which are sampled alike: the uncertain ones are few, and tell most."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DrawnVoxels:
-    """Voxels sampled from a prediction, to measure its calibration.
-
-    Args:
-        voxels: int (n, 3), indices (z, y, x).
-        probabilities: float32 (n, K), before the temperature.
-        weights: float64 (n,), how many voxels each stands for.
-    """
-
-    voxels: npt.NDArray[np.int64]
-    probabilities: Floats
-    weights: npt.NDArray[np.float64]
 
 
 def tempered(probabilities: Tensor, temperature: float, *, regions: bool = False) -> Tensor:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import PredictionOrder
 from nnseg.storage.images.dicom_seg import missing_extra
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
 from nnseg.storage.predictions import FORMAT, file_hash
-
-if TYPE_CHECKING:
-    from nnseg.inference.predict import Prediction
-
 
 MAP_SUFFIX = ".nii.gz"
 """Of maps of uncertainty, whatever the scan's format."""

@@ -22,6 +22,7 @@ from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
+from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.read import content_hash
@@ -30,7 +31,6 @@ from nnseg.storage.predictions import ScanRecord
 from nnseg.system.machine import keep_freed_memory
 
 if TYPE_CHECKING:
-    from nnseg.inference.predict import Prediction, PreparedScan
     from nnseg.network.bundle import Model
 
 

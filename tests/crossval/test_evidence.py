@@ -16,7 +16,7 @@ from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Agree
 from nnseg.crossval.evidence import CalibratingPredictor, evidence, reliability, surprises
 from nnseg.crossval.trust import temperature_of
 from nnseg.evaluation.calibration import calibration
-from nnseg.inference.uncertainty import DrawnVoxels
+from nnseg.inference.prediction import DrawnVoxels
 from nnseg.storage.images.write import write_label_map
 
 LABELS = Labels(names=("background", "a"), values=(0, 3))

@@ -1,0 +1,66 @@
+"""`Prediction`, what a model predicts for one scan, and `PreparedScan`, what it predicts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.trust import Confidence
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedScan:
+    """A scan preprocessed for a model's networks.
+
+    Args:
+        scan: as it was read.
+        cases: the preprocessed scan, by the digest of its preprocessing; those of cascade networks come after the previous stage.
+        previous: the same for the networks of a cascade's previous stage.
+        seconds: that each of ``cases`` took, by the same digests and by stage.
+    """
+
+    scan: Scan
+    cases: Mapping[str, PreprocessedCase]
+    previous: PreparedScan | None = None
+    seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """A model's prediction for one scan.
+
+    Args:
+        label_map: on the scan's canonical grid.
+        probabilities: float32 (K, Z, Y, X) on the same grid, one for each of ``labels.heads``; large ones are mapped from a file.
+            None unless requested.
+        uncertainty: float32 (Z, Y, X) on the same grid, the probability that a voxel's label is wrong; None unless requested.
+        confidence: expected quality of the whole, and whether the scan resembles the training scans; with the uncertainty.
+        sample: voxels sampled with their probabilities, if requested.
+        seconds: of "preprocess", "network" and "restore".
+    """
+
+    label_map: LabelMap
+    probabilities: Floats | None = None
+    uncertainty: Floats | None = None
+    confidence: Confidence | None = None
+    sample: DrawnVoxels | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnVoxels:
+    """Voxels sampled from a prediction, to measure its calibration.
+
+    Args:
+        voxels: int (n, 3), indices (z, y, x).
+        probabilities: float32 (n, K), before the temperature.
+        weights: float64 (n,), how many voxels each stands for.
+    """
+
+    voxels: npt.NDArray[np.int64]
+    probabilities: Floats
+    weights: npt.NDArray[np.float64]
