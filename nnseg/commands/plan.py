@@ -17,11 +17,11 @@ from nnseg.core.frozen import digest
 from nnseg.core.options import Options, chosen_folds, device_kind
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
-from nnseg.planning.candidates import Proposal, choose, worth_trying
+from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
 from nnseg.planning.folds import decide_folds
 from nnseg.planning.measure import measure
-from nnseg.planning.planner import propose
-from nnseg.planning.preflight import Preflight, check_fits, preflight, with_first_stages
+from nnseg.planning.planner import make_candidates
+from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
@@ -106,7 +106,7 @@ def _decided(
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
         memory_gb = SPARED * free_device_gb(options.device) or None
     budget = Budget(seconds=options.budget, steps=_steps(options, recipe), device=device, memory_gb=memory_gb)
-    proposals = propose(fingerprint, budget, recipe, kinds=options.kinds)
+    proposals = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:
         budget = budget.model_copy(
             update={"seconds": share(options.budget, plans=len(proposals), folds=folds, beside=len(options.devices))}
@@ -134,7 +134,7 @@ def _tried(
     run: Run,
     dataset: Dataset,
     fingerprint: Fingerprint,
-    proposals: Sequence[Sequence[Proposal]],
+    proposals: Sequence[Sequence[Candidate]],
     budget: Budget,
     device: str,
 ) -> Probe:
@@ -144,7 +144,7 @@ def _tried(
     def worth_a_trial() -> Iterator[Plan]:
         for of_kind in proposals:
             for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
-                if cheaper and not worth_trying(proposal, cheaper, tried[cheaper.plan.key()], budget):
+                if cheaper and not is_worth_measuring(proposal, cheaper, tried[cheaper.plan.key()], budget):
                     break
                 yield proposal.plan
 
@@ -167,7 +167,7 @@ def estimate_cost(run: Run, fingerprint: Fingerprint, options: Options) -> tuple
     device = device_kind(options.device)
     plans = [folder.plan for folder in run.plans]
     alone = [preflight(p, fingerprint, measured, folds=chosen, workers=options.workers, device=device) for p in plans]
-    found = with_first_stages(alone, plans)
+    found = add_first_stages(alone, plans)
     check_fits(found, room(run, options.device))
     return found
 

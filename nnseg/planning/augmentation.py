@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Pairs, label_pairs, swapped_heads
-from nnseg.planning.draft import Content, Draft, overruled
+from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 from nnseg.planning.spacing import AXIS_NAMES
 
 Modality = Literal["ct", "mr", "microscopy"]
@@ -24,7 +24,7 @@ OTHERS: Final = r"x|xr|xray|cr|dx|us|ultrasound|pet|suv|spect|fundus|octa?|endos
 """Words for what is none of these."""
 
 
-def modality_of(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modality | None, str]:
+def find_modality(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modality | None, str]:
     """The modality of all channels, with the reason for it; None if it is not known, or not the same.
 
     Args:
@@ -62,28 +62,28 @@ UPRIGHT_DEGREES = 30.0
 """Up to which turns do not make left and right change places."""
 
 
-def augmentation_section(draft: Draft, given: Content) -> Content:
+def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
     """Rotation and mirroring by nnU-Net's rules, a policy for the modality, and above both what the recipe says of every dataset.
 
     Args:
-        draft: of the plan.
+        inputs: of the plan.
         given: what the recipe says.
     """
-    pairs = () if given.get("swapped_labels") == () else label_pairs(draft.fingerprint.labels)
-    modality, reason = modality_of(draft.fingerprint, has_sides=bool(pairs))
-    decided = _by_patch(draft)
-    if modality is not None and draft.recipe.by_modality:
-        policy = getattr(draft.recipe.modality, modality).model_dump(exclude_unset=True)
+    pairs = () if given.get("swapped_labels") == () else label_pairs(inputs.fingerprint.labels)
+    modality, reason = find_modality(inputs.fingerprint, has_sides=bool(pairs))
+    decided = _by_patch(inputs)
+    if modality is not None and inputs.recipe.by_modality:
+        policy = getattr(inputs.recipe.modality, modality).model_dump(exclude_unset=True)
         decided = {**decided, **policy, "why": {**decided["why"], **dict.fromkeys(policy, reason), **policy.get("why", {})}}
     if pairs and modality != "microscopy":
-        decided = _with_sides(draft, decided, pairs)
-    return _with_quarter_turns(draft, overruled(decided, given))
+        decided = _with_sides(inputs, decided, pairs)
+    return _with_quarter_turns(inputs, apply_recipe(decided, given))
 
 
-def _by_patch(draft: Draft) -> Content:
-    patch, axes = draft.patch, list(range(draft.dimensions))
-    in_plane = draft.dimensions == 3 and max(patch) / patch[0] > draft.rules.anisotropy
-    if draft.dimensions == 2:
+def _by_patch(inputs: PlanInputs) -> Content:
+    patch, axes = inputs.patch, list(range(inputs.dimensions))
+    in_plane = inputs.dimensions == 3 and max(patch) / patch[0] > inputs.rules.anisotropy
+    if inputs.dimensions == 2:
         square = max(patch) / min(patch) <= 1.5
         degrees, reason = (180.0, "all directions are alike in a nearly square patch") if square else (15.0, "the patch is oblong")
     elif in_plane:
@@ -93,16 +93,16 @@ def _by_patch(draft: Draft) -> Content:
     why = {"rotation_degrees": reason, "mirror_axes": "all"}
     if in_plane:
         shape = " x ".join(f"{n:g}" for n in patch)
-        why["in_plane"] = f"the patch ({shape} voxels) is over {draft.rules.anisotropy:.3g} times longer than it is thick"
+        why["in_plane"] = f"the patch ({shape} voxels) is over {inputs.rules.anisotropy:.3g} times longer than it is thick"
     return {"rotation_degrees": degrees, "in_plane": in_plane, "mirror_axes": axes, "why": why}
 
 
-def _with_sides(draft: Draft, decided: Content, pairs: Pairs) -> Content:
+def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     """What is decided, so that left stays left: labels swapped by flips, or no flips; and nothing turned upside down."""
-    axis = draft.resolution.axes.index(LEFT_RIGHT) - (3 - draft.dimensions)
+    axis = inputs.resolution.axes.index(LEFT_RIGHT) - (3 - inputs.dimensions)
     if axis < 0:
         return decided  # slices from left to right, each on one side
-    labels, why = draft.fingerprint.labels, dict(decided["why"])
+    labels, why = inputs.fingerprint.labels, dict(decided["why"])
     named = _listed([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
     decided = {**decided, "why": why}
     if swapped_heads(labels, pairs) is None:
@@ -116,21 +116,21 @@ def _with_sides(draft: Draft, decided: Content, pairs: Pairs) -> Content:
     return {**decided, "swapped_labels": pairs, "swap_axis": axis}
 
 
-def _with_quarter_turns(draft: Draft, decided: Content) -> Content:
+def _with_quarter_turns(inputs: PlanInputs, decided: Content) -> Content:
     """What is decided, with the axes of quarter turns if there are to be any: along which patch and voxels are equally long."""
     if not decided.get("quarter_turn_probability") or "quarter_turn_axes" in decided:
         return decided
     first = 1 if decided["in_plane"] else 0
-    free = [a for a in range(first, draft.dimensions) if a != decided.get("swap_axis")]
-    axes = max(([b for b in free if _alike(draft, a, b)] for a in free), key=len, default=[])
+    free = [a for a in range(first, inputs.dimensions) if a != decided.get("swap_axis")]
+    axes = max(([b for b in free if _alike(inputs, a, b)] for a in free), key=len, default=[])
     if len(axes) < 2:
         why = {**decided["why"], "quarter_turn_probability": "the patch has no two axes alike"}
         return {**decided, "quarter_turn_probability": 0.0, "why": why}
     return {**decided, "quarter_turn_axes": axes, "why": {**decided["why"], "quarter_turn_axes": "the patch is alike along them"}}
 
 
-def _alike(draft: Draft, a: int, b: int) -> bool:
-    patch, spacing = draft.patch, draft.demand.spacing
+def _alike(inputs: PlanInputs, a: int, b: int) -> bool:
+    patch, spacing = inputs.patch, inputs.requirements.spacing
     return patch[a] == patch[b] and max(spacing[a], spacing[b]) <= 1.1 * min(spacing[a], spacing[b])
 
 

@@ -1,4 +1,4 @@
-"""Candidate networks for a budget: which sizes to try, and the choice among those measured."""
+"""Candidate plans of a recipe: which to measure, and the choice of the one whose training suits the budget."""
 
 from __future__ import annotations
 
@@ -8,97 +8,100 @@ from dataclasses import dataclass
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
-from nnseg.planning.recipe import CandidateNetwork
 
-SAFE_SHARE = 0.97
-"""Of a budget that is planned for: the rest is for checkpoints and a machine that slows down."""
+PLANNED_SHARE = 0.97
+"""Share of a time budget that is planned for; the rest is a margin for checkpoints and a machine that slows down."""
 
 
 def steps_within(seconds: float, *, step_seconds: float, pause_seconds: float, epoch_steps: int) -> int:
-    """The steps of a training that ends within a time, at least one.
+    """The number of steps of a training that ends within a time, at least one.
 
     Args:
-        seconds: wall-clock of the training.
-        step_seconds: of one step, its batch included.
+        seconds: wall-clock time of the training.
+        step_seconds: of one step, loading its batch included.
         pause_seconds: between two epochs.
         epoch_steps: steps of an epoch.
     """
-    return max(1, int(seconds * SAFE_SHARE / (step_seconds + pause_seconds / epoch_steps)))
+    return max(1, int(seconds * PLANNED_SHARE / (step_seconds + pause_seconds / epoch_steps)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A plan that a recipe may come to.
+class Candidate:
+    """A plan that may be chosen.
 
     Args:
         plan: complete but for the number of steps.
-        candidate: of the recipe, that it comes from.
-        steps: of its training where no time budget is given.
+        name: of the recipe's candidate network.
+        enough_steps: fewest steps with which this network is preferred to smaller ones.
+        steps: of its training if there is no time budget.
         why: the reason for ``steps``.
     """
 
     plan: Plan
-    candidate: CandidateNetwork
+    name: str
+    enough_steps: int
     steps: int
     why: str
 
-    def decided(self, steps: int | None, why: str, budget: Budget, *, precision: str = "", choice: str = "") -> Plan:
-        """The plan with the length of its training, the arithmetic if it was measured, and why this candidate was chosen."""
-        training, why_all = self.plan.training, {**self.plan.training.why, "steps": why}
+    def finish(self, steps: int | None, why: str, budget: Budget, *, precision: str = "", choice: str = "") -> Plan:
+        """The plan with the length of its training, the precision if it was measured, and the reason for choosing it."""
+        training, reasons = self.plan.training, {**self.plan.training.why, "steps": why}
         if budget.seconds is not None:
-            why_all["seconds"] = (
+            reasons["seconds"] = (
                 "the time asked for: the schedule keeps to it whatever the machine does; without it steps are fixed"
             )
-        changes = {"steps": steps, "seconds": budget.seconds, "why": why_all} | ({"precision": precision} if precision else {})
-        reasons = {**self.plan.why} | ({"recipe": choice} if choice else {})
-        return self.plan.model_copy(update={"training": training.model_copy(update=changes), "why": reasons})
+        changes = {"steps": steps, "seconds": budget.seconds, "why": reasons} | ({"precision": precision} if precision else {})
+        why_plan = {**self.plan.why} | ({"recipe": choice} if choice else {})
+        return self.plan.model_copy(update={"training": training.model_copy(update=changes), "why": why_plan})
 
 
-def choose(proposals: Sequence[Proposal], budget: Budget, probe: Probe | None = None) -> Plan:
-    """The dearest proposal whose training has the steps it needs to be worth its price; else the cheapest.
+def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None = None) -> Plan:
+    """The plan with the largest network that gets its ``enough_steps`` within the budget; otherwise the smallest.
 
     Args:
-        proposals: the cheapest first.
+        candidates: smallest network first.
         budget: of the training.
-        probe: with trials of some proposals; dearer ones than those tried are not considered.
+        probe: measurements of some candidates; without one, none is excluded. Candidates that were not measured are not chosen.
 
     Raises:
-        PlanError: all proposals that were tried failed, or need more memory than there is.
+        PlanError: all candidates that were measured failed, or need more memory than is available.
     """
-    trials = [(p, t) for p in proposals if probe and (t := probe.of(p.plan))]
-    if not trials or probe is None:
-        return _unmeasured(proposals, budget)
-    fitting = [(p, t) for p, t in trials if not refusal(t, budget, probe)]
+    measured = [(c, t) for c in candidates if probe and (t := probe.of(c.plan))]
+    if not measured or probe is None:
+        return _choose_unmeasured(candidates, budget)
+    fitting = [(c, t) for c, t in measured if not explain_refusal(t, budget, probe)]
     if not fitting:
-        name, reason = proposals[0].plan.name, refusal(trials[0][1], budget, probe)
+        name, reason = candidates[0].plan.name, explain_refusal(measured[0][1], budget, probe)
         raise PlanError(
             f"no network of this recipe can be trained here: the smallest for {name} {reason}; end what else runs, give more "
             "--memory, take a smaller recipe, or --no-probe to plan without trying"
         )
-    worth = [(p, t) for p, t in fitting if pace(p, t, budget) >= p.candidate.enough_steps]
-    proposal, trial = (worth or fitting[:1])[-1]
-    steps = pace(proposal, trial, budget)
-    why, choice = _measured_reason(proposal, trial, budget, probe), _choice(proposals, proposal, steps)
-    return proposal.decided(steps, why, budget, precision=trial.precision, choice=choice)
+    suitable = [(c, t) for c, t in fitting if affordable_steps(c, t, budget) >= c.enough_steps]
+    chosen, trial = (suitable or fitting[:1])[-1]
+    steps, why = affordable_steps(chosen, trial, budget), chosen.why
+    if budget.seconds is not None:
+        speed = f"{trial.step_seconds:.3g} s a step and {trial.pause_seconds:.2g} s between epochs"
+        why = f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}"
+    return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, steps))
 
 
-def pace(proposal: Proposal, trial: Trial, budget: Budget) -> int:
-    """The steps that a training of the proposal has: what fits into the budget, or what the dataset's size asks for."""
+def affordable_steps(candidate: Candidate, trial: Trial, budget: Budget) -> int:
+    """The number of training steps that fit into the budget at the measured speed; without a time budget ``candidate.steps``."""
     if budget.seconds is None:
-        return proposal.steps
-    epoch_steps = proposal.plan.training.epoch_steps
+        return candidate.steps
+    epoch_steps = candidate.plan.training.epoch_steps
     return steps_within(
         budget.seconds, step_seconds=trial.step_seconds, pause_seconds=trial.pause_seconds, epoch_steps=epoch_steps
     )  # fmt: skip
 
 
-def worth_trying(proposal: Proposal, cheaper: Proposal, trial: Trial, budget: Budget) -> bool:
-    """A dearer proposal is, unless even the next cheaper one failed, or gets fewer steps than the dearer one needs."""
-    return not trial.failed and pace(cheaper, trial, budget) >= proposal.candidate.enough_steps
+def is_worth_measuring(candidate: Candidate, smaller: Candidate, trial: Trial, budget: Budget) -> bool:
+    """False if the next smaller candidate failed its trial, or gets fewer steps than the candidate needs."""
+    return not trial.failed and affordable_steps(smaller, trial, budget) >= candidate.enough_steps
 
 
-def refusal(trial: Trial, budget: Budget, probe: Probe) -> str:
-    """Why a tried candidate cannot be trained; empty if it can."""
+def explain_refusal(trial: Trial, budget: Budget, probe: Probe) -> str:
+    """Why a measured candidate cannot be trained; empty if it can."""
     if trial.failed:
         return trial.failed
     needed = trial.memory_gb if budget.device == "cpu" else trial.device_gb
@@ -107,25 +110,18 @@ def refusal(trial: Trial, budget: Budget, probe: Probe) -> str:
     return f"needs {needed:.2g} GB of {where}, and {allowed:.2g} GB may be used" if needed > allowed else ""
 
 
-def _unmeasured(proposals: Sequence[Proposal], budget: Budget) -> Plan:
+def _choose_unmeasured(candidates: Sequence[Candidate], budget: Budget) -> Plan:
     if budget.seconds is not None:
         why = f"as many as fit into {budget.seconds / 60:.3g} minutes, from the speed measured when training starts"
-        return proposals[0].decided(None, why, budget)
-    proposal = ([p for p in proposals if p.steps >= p.candidate.enough_steps] or list(proposals[:1]))[-1]
-    return proposal.decided(proposal.steps, proposal.why, budget)
+        return candidates[0].finish(None, why, budget)
+    chosen = ([c for c in candidates if c.steps >= c.enough_steps] or list(candidates[:1]))[-1]
+    return chosen.finish(chosen.steps, chosen.why, budget)
 
 
-def _measured_reason(proposal: Proposal, trial: Trial, budget: Budget, probe: Probe) -> str:
-    if budget.seconds is None:
-        return proposal.why
-    speed = f"{trial.step_seconds:.3g} s a step and {trial.pause_seconds:.2g} s between epochs"
-    return f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}"
-
-
-def _choice(proposals: Sequence[Proposal], chosen: Proposal, steps: int) -> str:
-    """Why this candidate and no dearer one, in words; nothing if there was no choice."""
-    if len(proposals) == 1:
+def _explain_choice(candidates: Sequence[Candidate], chosen: Candidate, steps: int) -> str:
+    """Why this candidate and no larger one was chosen; empty if there is only one."""
+    if len(candidates) == 1:
         return ""
-    dearer = proposals[proposals.index(chosen) + 1 :]
-    others = "".join(f"; {p.candidate.name} is worth its price from {p.candidate.enough_steps} on" for p in dearer)
-    return f"{chosen.candidate.name}: {steps} steps of this network gain most from the time{others}"
+    larger = candidates[candidates.index(chosen) + 1 :]
+    others = "".join(f"; {c.name} is worth its price from {c.enough_steps} on" for c in larger)
+    return f"{chosen.name}: {steps} steps of this network gain most from the time{others}"

@@ -24,7 +24,7 @@ BYTES_PER_LABEL = 0.02
 """Of a compressed label map's file, for each voxel."""
 
 
-def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
+def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
     """Memory and files of a training, from the network's shape; no times.
 
     Args:
@@ -45,7 +45,7 @@ def rough_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial
     )
 
 
-def rough_handling(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
+def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
     """Memory and files of preprocessing and prediction, from the largest scan; no times."""
     largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
     channels, heads = plan.stored, len(plan.labels.heads)
@@ -71,21 +71,21 @@ def count_values(plan: Plan) -> int:
     return total + len(plan.labels.heads) * math.prod(plan.patch)
 
 
-def network_shape(case: CaseMeasure, plan: Plan) -> Shape:
+def shape_on_grid(case: CaseMeasure, plan: Plan) -> Shape:
     """Voxels of a case on the network's grid."""
     return plan.grid(case.cropped_shape, case.spacing).shape
 
 
-def unpacked_bytes(case: CaseMeasure, plan: Plan) -> int:
+def count_stored_bytes(case: CaseMeasure, plan: Plan) -> int:
     """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
     label = 1 if len(plan.labels.values) <= 128 else 2
-    return math.prod(network_shape(case, plan)) * (4 * plan.stored + label)
+    return math.prod(shape_on_grid(case, plan)) * (4 * plan.stored + label)
 
 
-def bytes_held(case: CaseMeasure, plan: Plan) -> int:
+def count_held_bytes(case: CaseMeasure, plan: Plan) -> int:
     """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
-    unpacked = unpacked_bytes(case, plan)
-    finer = math.prod(network_shape(case, plan)) / math.prod(case.cropped_shape)
+    unpacked = count_stored_bytes(case, plan)
+    finer = math.prod(shape_on_grid(case, plan)) / math.prod(case.cropped_shape)
     counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
     if plan.labels.ignore is not None:
         counts.append(round(sum(case.voxels.values()) * finer))
@@ -93,9 +93,9 @@ def bytes_held(case: CaseMeasure, plan: Plan) -> int:
     return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
 
 
-def tiles(case: CaseMeasure, plan: Plan) -> int:
+def count_tiles(case: CaseMeasure, plan: Plan) -> int:
     """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
     patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
     steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
-    along = zip(network_shape(case, plan), patch, steps, strict=True)
+    along = zip(shape_on_grid(case, plan), patch, steps, strict=True)
     return math.prod(len(tile_starts(max(n, p), p, s)) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))

@@ -190,7 +190,7 @@ def decide_folds(
     before = _asked_before(run)
     asked = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
     groups = _groups(asked.group_by, dataset or _known_dataset(run))
-    labels = shown_labels(fingerprint)
+    labels = find_labels(fingerprint)
     folds = _folds_on_file(run, fingerprint, changed=asked != before)
     if folds is None:
         blocks = not groups and (asked.split == "blocks" or (asked.split == "auto" and _is_a_stack(fingerprint)))
@@ -205,7 +205,7 @@ def decide_folds(
     return folds
 
 
-def shown_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
+def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     """What each case shows of that which the network has to learn: labels without the background, or regions."""
     labels = fingerprint.labels
     heads = [(head, covered) for head, covered in zip(labels.heads, labels.members(), strict=True) if head in labels.foreground]

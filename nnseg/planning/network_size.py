@@ -1,10 +1,10 @@
-"""Depth, pooling and memory of a U-Net for a patch, and the largest patch that fits into a budget of memory."""
+"""Topology of a U-Net for a patch, and the largest patch and batch that fit into a budget of memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -28,12 +28,12 @@ class Topology:
 
     @property
     def stages(self) -> int:
-        """Resolutions of the network."""
+        """Number of resolutions of the network."""
         return len(self.strides)
 
     @property
     def divisor(self) -> Steps:
-        """By what each axis of a patch must be divisible."""
+        """The number that divides a patch along each axis: the product of the strides."""
         return tuple(math.prod(axis) for axis in zip(*self.strides, strict=True))
 
     @property
@@ -51,31 +51,32 @@ def make_topology(
     """The deepest sensible topology for a patch, which is padded up to a multiple of its divisor.
 
     An axis is pooled while at least ``smallest_edge`` voxels remain, and only together with axes less than twice as coarse, so
-    that the network's voxels become cubes before it pools them as cubes. Unlike nnU-Net, a patch too small to be pooled at all is
-    enlarged until it can be once, since a U-Net has at least two stages.
+    that voxels become nearly cubic before all axes are pooled together. Unlike in nnU-Net, a patch that is too small to be pooled
+    is enlarged until it can be pooled once, since a U-Net has at least two stages.
 
     Args:
         spacing: mm along each axis.
         patch: wanted voxels along each axis.
-        smallest_edge: voxels below which no axis is pooled.
+        smallest_edge: fewest voxels that pooling may leave along an axis.
         least_stages: 1 for nnU-Net's own rule, which leaves a patch that is too small to be pooled as it is.
 
     Source: Isensee 2021, nnU-Net, online methods, "network topology".
     """
-    topology = _pooled(spacing, patch, smallest_edge)
+    topology = _pool(spacing, patch, smallest_edge)
     if topology.stages >= least_stages:
         return topology
     fine = [s / min(spacing) < 2 for s in spacing]
     least = (2 if sum(fine) > 1 else 3) * smallest_edge
-    return _pooled(spacing, [max(p, least) if f else p for p, f in zip(patch, fine, strict=True)], smallest_edge)
+    return _pool(spacing, [max(p, least) if f else p for p, f in zip(patch, fine, strict=True)], smallest_edge)
 
 
-def _pooled(spacing: Sequence[float], patch: Sequence[float], smallest_edge: int) -> Topology:
+def _pool(spacing: Sequence[float], patch: Sequence[float], smallest_edge: int) -> Topology:
+    """The deepest topology, with the patch padded to a multiple of its divisor."""
     mm, size = list(spacing), list(patch)
     kernel = [1] * len(mm)
     strides, kernels = [tuple(kernel)], []
     while axes := _poolable(mm, size, smallest_edge):
-        # Once an axis is no longer twice as coarse as the finest it is convolved along too, and stays so.
+        # An axis is convolved from the stage on at which it is less than twice as coarse as the finest.
         kernel = [3 if k == 3 or s / min(mm) < 2 else 1 for k, s in zip(kernel, mm, strict=True)]
         for axis in axes:
             mm[axis] *= 2
@@ -84,12 +85,11 @@ def _pooled(spacing: Sequence[float], patch: Sequence[float], smallest_edge: int
         kernels.append(tuple(kernel))
     kernels.append((3,) * len(mm))
     bare = Topology(patch=(), strides=tuple(strides), kernels=tuple(kernels))
-    padded = tuple(math.ceil(p / d) * d for p, d in zip(patch, bare.divisor, strict=True))
-    return Topology(patch=padded, strides=bare.strides, kernels=bare.kernels)
+    return replace(bare, patch=tuple(math.ceil(p / d) * d for p, d in zip(patch, bare.divisor, strict=True)))
 
 
 def _poolable(mm: list[float], size: list[float], smallest_edge: int) -> list[int]:
-    """The axes that the next stage halves; none when the network is deep enough."""
+    """The axes to halve at the next stage; empty when the network is deep enough."""
     large = [a for a, n in enumerate(size) if n >= 2 * smallest_edge]
     axes = [a for a in large if mm[a] / min(mm[b] for b in large) < 2]
     if len(axes) == 1 and size[axes[0]] < 3 * smallest_edge:
@@ -97,19 +97,21 @@ def _poolable(mm: list[float], size: list[float], smallest_edge: int) -> list[in
     return axes
 
 
-LEAST_VIEW = 0.25
-"""A patch that shows less of the median scan than this wants a coarser first look."""
+LEAST_COVERAGE = 0.25
+"""Share of the median scan that a patch should cover; if it covers less, a coarser grid is considered."""
 
 COARSENING = 1.03
-"""By how much the grid is coarsened at a time in search of that."""
+"""Factor by which the spacing is increased at a time in the search for that grid."""
 
-WORTHWHILE = 2.0
-"""How many times fewer voxels the coarse grid must have to be worth a network of its own."""
+LEAST_REDUCTION = 2.0
+"""How many times fewer voxels a coarse grid must have to be worth a network of its own."""
+
+Limit = Literal["cost", "share", "largest", "smallest"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A patch and a batch that fit, with the network they were judged by.
+class NetworkSize:
+    """Patch, batch and widths of a network that fits into the memory.
 
     Args:
         topology: pooling, kernels and patch.
@@ -117,10 +119,10 @@ class Fit:
         blocks: of each encoder stage.
         decoder_blocks: of each decoder stage, one entry fewer.
         estimate: elements of all feature maps for one patch.
-        allowance: what ``estimate`` may be for the reference batch.
-        start: the patch before it was made to fit.
+        allowance: largest ``estimate`` for the reference batch.
+        start: the first patch tried.
         batch: patches a step.
-        limit: what held the batch down, or up.
+        limit: the rule that determined ``batch``.
     """
 
     topology: Topology
@@ -131,16 +133,16 @@ class Fit:
     allowance: float
     start: Steps
     batch: int
-    limit: Literal["cost", "share", "largest", "smallest"]
+    limit: Limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRequirements:
-    """What a network is wanted for.
+    """What the size of a network depends on, apart from the recipe.
 
     Args:
         spacing: mm of its grid along each axis.
-        shape: the median scan on that grid.
+        shape: the median scan on that grid, in voxels.
         heads: output channels as nnU-Net counts them: labels (or regions) with background and ignore.
         voxels: of all scans of the dataset together, on the network's grid.
     """
@@ -152,7 +154,7 @@ class NetworkRequirements:
 
 
 def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
-    """The elements of the outputs of all convolutions for one patch: a stand-in for memory, and for time.
+    """The number of elements in the outputs of all convolutions for one patch: a measure of memory and time.
 
     Source: nnU-Net's VRAM estimate, in closed form (no network is built).
     """
@@ -166,119 +168,125 @@ def estimate_elements(topology: Topology, *, rules: Rules, heads: int) -> int:
     return total + (heads * voxels[0] if decoder else 0)
 
 
-def fit(demand: NetworkRequirements, rules: Rules) -> Fit:
-    """The patch of the dataset's proportions, as large as affordable; then as many of them a step as affordable.
+def fit_network(requirements: NetworkRequirements, rules: Rules) -> NetworkSize:
+    """The largest affordable patch in the proportions of the median scan, then the largest affordable batch of such patches.
 
     Source: Isensee 2021, nnU-Net, online methods, "adaptation of patch and batch size". Unlike there, an axis is never shrunk
     below the smallest edge, so that the search ends for any shape, and a network has at least two stages.
     """
-    topology = _affordable(demand, rules, least_stages=1)
+    topology = _largest_affordable(requirements, rules, least_stages=1)
     if topology.stages == 1:
-        topology = _affordable(demand, rules, least_stages=2)
+        topology = _largest_affordable(requirements, rules, least_stages=2)
     features, blocks, decoder_blocks = _widths(topology, rules)
-    elements, allowance = estimate_elements(topology, rules=rules, heads=demand.heads), _allowance(demand, rules)
-    batch, limit = _batch(topology, demand, rules, allowance / elements)
-    start = tuple(math.ceil(p) for p in _first_patch(demand, rules))
-    return Fit(
+    elements, allowance = estimate_elements(topology, rules=rules, heads=requirements.heads), _allowance(requirements, rules)
+    batch, limit = _choose_batch(topology, requirements, rules, allowance / elements)
+    start = tuple(math.ceil(p) for p in _first_patch(requirements, rules))
+    return NetworkSize(
         topology=topology, features=features, blocks=blocks, decoder_blocks=decoder_blocks, estimate=elements,
         allowance=allowance, start=start, batch=batch, limit=limit,
     )  # fmt: skip
 
 
-def coarser_grid(demand: NetworkRequirements, rules: Rules) -> tuple[NetworkRequirements, Fit] | None:
-    """The grid of a coarse first stage, on which a patch shows a quarter of a scan; None if that would hardly be coarser.
+def find_coarser_grid(requirements: NetworkRequirements, rules: Rules) -> tuple[NetworkRequirements, NetworkSize] | None:
+    """The grid for the first stage of a cascade, on which a patch covers `LEAST_COVERAGE` of the median scan.
+
+    None if it would have less than `LEAST_REDUCTION` times fewer voxels.
 
     Args:
-        demand: of the fine, three-dimensional network.
+        requirements: of the network on the full, three-dimensional grid.
         rules: the planner's constants.
 
     Source: Isensee 2021, nnU-Net, online methods, "3D low resolution U-Net".
     """
-    spacing, shape, voxels = list(demand.spacing), list(demand.shape), math.prod(demand.shape)
-    cases = demand.voxels / voxels
-    coarse, topology = demand, _affordable(demand, rules, least_stages=1)
-    while math.prod(topology.patch) / voxels < LEAST_VIEW:
+    spacing, shape, voxels = list(requirements.spacing), list(requirements.shape), math.prod(requirements.shape)
+    cases = requirements.voxels / voxels
+    coarse, topology = requirements, _largest_affordable(requirements, rules, least_stages=1)
+    while math.prod(topology.patch) / voxels < LEAST_COVERAGE:
         fine = [max(spacing) / s > 2 for s in spacing]
         spacing = [s * COARSENING if f or not any(fine) else s for s, f in zip(spacing, fine, strict=True)]
-        exact = [old / new * n for old, new, n in zip(demand.spacing, spacing, shape, strict=True)]
+        exact = [old / new * n for old, new, n in zip(requirements.spacing, spacing, shape, strict=True)]
         voxels = math.prod(exact)
-        coarse = NetworkRequirements(
-            spacing=spacing, shape=[max(1, round(n)) for n in exact], heads=demand.heads, voxels=voxels * cases
-        )
-        topology = _affordable(coarse, rules, least_stages=1)
-    return (coarse, fit(coarse, rules)) if math.prod(shape) / voxels >= WORTHWHILE else None
+        coarse = replace(requirements, spacing=spacing, shape=[max(1, round(n)) for n in exact], voxels=voxels * cases)
+        topology = _largest_affordable(coarse, rules, least_stages=1)
+    return (coarse, fit_network(coarse, rules)) if math.prod(shape) / voxels >= LEAST_REDUCTION else None
 
 
-def _affordable(demand: NetworkRequirements, rules: Rules, *, least_stages: Literal[1, 2]) -> Topology:
-    """The largest patch that is affordable, with its network."""
-    constants = rules.constants(len(demand.spacing))
-    make = partial(make_topology, demand.spacing, smallest_edge=rules.smallest_edge, least_stages=least_stages)
-    most = _allowance(demand, rules) * constants.reference_batch / constants.patch_batch
-    topology = make(_first_patch(demand, rules))
-    while estimate_elements(topology, rules=rules, heads=demand.heads) > most:
-        smaller = _shrunk(topology, demand, rules.smallest_edge, make)
+def _largest_affordable(requirements: NetworkRequirements, rules: Rules, *, least_stages: Literal[1, 2]) -> Topology:
+    """The topology with the largest patch that is affordable."""
+    constants = rules.constants(len(requirements.spacing))
+    make = partial(make_topology, requirements.spacing, smallest_edge=rules.smallest_edge, least_stages=least_stages)
+    most = _allowance(requirements, rules) * constants.reference_batch / constants.patch_batch
+    topology = make(_first_patch(requirements, rules))
+    while estimate_elements(topology, rules=rules, heads=requirements.heads) > most:
+        smaller = _shrink(topology, requirements, rules.smallest_edge, make)
         if smaller is None:
             break
         topology = smaller
     return topology
 
 
-def _allowance(demand: NetworkRequirements, rules: Rules) -> float:
-    return rules.constants(len(demand.spacing)).reference_estimate * rules.memory_gb / rules.reference_gb
+def _allowance(requirements: NetworkRequirements, rules: Rules) -> float:
+    return rules.constants(len(requirements.spacing)).reference_estimate * rules.memory_gb / rules.reference_gb
 
 
 def _widths(topology: Topology, rules: Rules) -> tuple[Steps, Steps, Steps]:
+    """Channels and encoder blocks of each stage, and decoder blocks of each but the coarsest."""
     stages, cap = topology.stages, rules.constants(len(topology.patch)).features_cap
     features = tuple(min(cap, rules.base_features * 2**i) for i in range(stages))
-    return features, _repeated(rules.blocks, stages), _repeated(rules.decoder_blocks, stages - 1)
+    return features, _extend(rules.blocks, stages), _extend(rules.decoder_blocks, stages - 1)
 
 
-def _repeated(pattern: Steps, length: int) -> Steps:
+def _extend(pattern: Steps, length: int) -> Steps:
+    """The pattern cut to a length, or continued with its last number."""
     return (*pattern, *[pattern[-1]] * length)[:length]
 
 
 def _residual_convolutions(topology: Topology, features: Steps, blocks: Steps) -> Steps:
-    """Two convolutions a block, and one on the skip of a stage's first block where stride or width changes."""
-    before = (features[0], *features)
-    changed = [
-        max(s) > 1 or f != b for s, f, b in zip(topology.strides, features, before, strict=False)
-    ]  # the stem already has the first stage's width
+    """Convolutions of each stage: two a block, and one on the skip of the first block if stride or width changes."""
+    before = (features[0], *features)  # the stem already has the first stage's width
+    changed = [max(s) > 1 or f != b for s, f, b in zip(topology.strides, features, before, strict=False)]
     return tuple(2 * n + int(c) for n, c in zip(blocks, changed, strict=True))
 
 
-def _first_patch(demand: NetworkRequirements, rules: Rules) -> list[float]:
-    """A cube (or square) of millimetres with ``first_edge`` voxels a side on average, cut to the median scan."""
-    edge, fineness = rules.constants(len(demand.spacing)).first_edge, [1 / s for s in demand.spacing]
+def _first_patch(requirements: NetworkRequirements, rules: Rules) -> list[float]:
+    """A cube (or square) in mm with ``first_edge`` voxels a side on average, cut to the median scan."""
+    edge, fineness = rules.constants(len(requirements.spacing)).first_edge, [1 / s for s in requirements.spacing]
     scale = (edge ** len(fineness) / math.prod(fineness)) ** (1 / len(fineness))
-    return [min(max(1, round(f * scale)), n) for f, n in zip(fineness, demand.shape, strict=True)]
+    return [min(max(1, round(f * scale)), n) for f, n in zip(fineness, requirements.shape, strict=True)]
 
 
-def _shrunk(
-    topology: Topology, demand: NetworkRequirements, smallest_edge: int, make: Callable[[Steps], Topology]
+def _shrink(
+    topology: Topology, requirements: NetworkRequirements, smallest_edge: int, make: Callable[[Steps], Topology]
 ) -> Topology | None:
-    """The next smaller patch, along the axis that covers most of the scan; None if nothing can be taken off any axis."""
+    """The next smaller patch, cut along the axis that covers most of the scan; None if no axis can be cut."""
     patch, axes = topology.patch, range(len(topology.patch))
-    for axis in sorted(axes, key=lambda a: (patch[a] / demand.shape[a], a), reverse=True):
+    for axis in sorted(axes, key=lambda a: (patch[a] / requirements.shape[a], a), reverse=True):
         if patch[axis] - topology.divisor[axis] < 1:
             continue
-        # Taking off the present divisor may cost a pooling; the divisor then smaller is what must come off (256 -> 224, not 192).
-        wanted = _less(patch, axis, make(_less(patch, axis, topology.divisor[axis])).divisor[axis])
+        # Cutting by the present divisor may remove a stage; then the smaller divisor is what to cut by (256 -> 224, not 192).
+        wanted = _cut(patch, axis, make(_cut(patch, axis, topology.divisor[axis])).divisor[axis])
         smaller = make(wanted)
         if wanted[axis] >= smallest_edge and math.prod(smaller.patch) < math.prod(patch):
             return smaller
     return None
 
 
-def _less(patch: Steps, axis: int, by: int) -> Steps:
+def _cut(patch: Steps, axis: int, by: int) -> Steps:
     return tuple(n - by if a == axis else n for a, n in enumerate(patch))
 
 
-def _batch(
-    topology: Topology, demand: NetworkRequirements, rules: Rules, room: float
-) -> tuple[int, Literal["cost", "share", "largest", "smallest"]]:
+def _choose_batch(topology: Topology, requirements: NetworkRequirements, rules: Rules, factor: float) -> tuple[int, Limit]:
+    """The patches a step, with the rule that determined them.
+
+    Args:
+        topology: with the patch.
+        requirements: for the size of the dataset.
+        rules: the planner's constants.
+        factor: how many times the reference batch is affordable.
+    """
     constants = rules.constants(len(topology.patch))
-    affordable = round(room * constants.reference_batch)
-    share = round(demand.voxels * rules.dataset_share / math.prod(topology.patch))
+    affordable = round(factor * constants.reference_batch)
+    share = round(requirements.voxels * rules.dataset_share / math.prod(topology.patch))
     batch = min(affordable, share, constants.largest_batch)
     if batch < rules.smallest_batch:
         return rules.smallest_batch, "smallest"

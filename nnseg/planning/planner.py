@@ -16,108 +16,102 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe
 from nnseg.core.validation import parse
-from nnseg.planning.candidates import Proposal, choose
-from nnseg.planning.configurations import PREVIOUS, wanted
-from nnseg.planning.draft import Draft
-from nnseg.planning.network_size import NetworkRequirements, coarser_grid, fit
+from nnseg.planning import sections
+from nnseg.planning.candidates import Candidate, choose
+from nnseg.planning.configurations import FIRST_STAGES, choose_configurations
+from nnseg.planning.inputs import PlanInputs
+from nnseg.planning.network_size import NetworkRequirements, find_coarser_grid, fit_network
 from nnseg.planning.recipe import CandidateNetwork, Recipe
-from nnseg.planning.sections import (
-    inference_section,
-    length,
-    network_section,
-    patch_reason,
-    preprocessing_section,
-    training_section,
-)
 from nnseg.planning.spacing import choose_resolution
 
 
 def make_plans(
     fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",), probe: Probe | None = None
 ) -> tuple[Plan, ...]:
-    """The plans wanted for a dataset.
+    """The plans of a dataset.
 
     Args:
         fingerprint: of the dataset.
         budget: of each training.
         recipe: the preset that shapes the plans.
-        kinds: which plans, see `propose`.
-        probe: what the machine was measured to do with their candidates; without one the length of a training within a time
-            budget stays open until it starts.
+        kinds: which plans, see `make_candidates`.
+        probe: speed and memory of the candidates, measured on this machine; without one the number of steps of a training with a
+            time budget stays open until it starts.
 
     Raises:
-        PlanError: 3D is wanted of single images, the recipe does not fit the dataset, or no candidate fits the machine.
+        PlanError: the dataset cannot have a plan in ``kinds``, the recipe does not fit it, or no candidate fits the machine.
     """
-    return tuple(choose(proposals, budget, probe) for proposals in propose(fingerprint, budget, recipe, kinds=kinds))
+    return tuple(choose(of_kind, budget, probe) for of_kind in make_candidates(fingerprint, budget, recipe, kinds=kinds))
 
 
-def propose(
+def make_candidates(
     fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",)
-) -> tuple[tuple[Proposal, ...], ...]:
-    """For each plan wanted its candidates, the cheapest first.
+) -> tuple[tuple[Candidate, ...], ...]:
+    """The candidates of each plan, smallest network first.
 
     Args:
         fingerprint: of the dataset.
         budget: of each training.
         recipe: the preset that shapes the plans.
         kinds: names of plans ("2d", "3d", "3d_lowres", "3d_cascade"); "auto" for those that suit the dataset, "all" for those that
-            nnU-Net would make. With a cascade comes the plan whose answer it is shown.
+            nnU-Net would make. A cascade adds its first stage.
 
     Raises:
-        PlanError: a plan is wanted that this dataset cannot have, or the recipe does not fit it.
+        PlanError: the dataset cannot have a plan in ``kinds``, or the recipe does not fit it.
     """
     of_device = recipe.on(budget.device)
-    options = [(c, of_device.of(c)) for c in of_device.candidates] or [(CandidateNetwork(name=recipe.name), of_device)]
-    drafts = [(candidate, _drafts(fingerprint, budget, of)) for candidate, of in options]
-    chosen = wanted(kinds, drafts[0][1])
-    return tuple(tuple(_proposal(of[kind], why, candidate) for candidate, of in drafts if kind in of) for kind, why in chosen)
+    networks = [(network, of_device.of(network)) for network in of_device.candidates]
+    networks = networks or [(CandidateNetwork(name=recipe.name), of_device)]
+    inputs = [(network, _collect_inputs(fingerprint, budget, of)) for network, of in networks]
+    chosen = choose_configurations(kinds, inputs[0][1])
+    return tuple(tuple(_make_candidate(of[kind], why, network) for network, of in inputs if kind in of) for kind, why in chosen)
 
 
-def _proposal(draft: Draft, reason: str, candidate: CandidateNetwork) -> Proposal:
-    training = training_section(draft)
+def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) -> Candidate:
+    training = sections.training_section(inputs)
     content = {
-        "name": draft.kind,
-        "dataset": draft.fingerprint.dataset,
-        "recipe": draft.recipe.name,
-        "previous": PREVIOUS.get(draft.kind),
-        "channels": draft.fingerprint.channels,
-        "labels": draft.fingerprint.labels.model_dump(),
-        "patch": draft.patch,
-        "preprocessing": preprocessing_section(draft),
-        "network": network_section(draft),
+        "name": inputs.kind,
+        "dataset": inputs.fingerprint.dataset,
+        "recipe": inputs.recipe.name,
+        "previous": FIRST_STAGES.get(inputs.kind),
+        "channels": inputs.fingerprint.channels,
+        "labels": inputs.fingerprint.labels.model_dump(),
+        "patch": inputs.patch,
+        "preprocessing": sections.preprocessing_section(inputs),
+        "network": sections.network_section(inputs),
         "training": training,
-        "inference": inference_section(draft, training["augmentation"]["mirror_axes"]),
-        "why": {"name": reason, "patch": patch_reason(draft)},
+        "inference": sections.inference_section(inputs, training["augmentation"]["mirror_axes"]),
+        "why": {"name": reason, "patch": sections.explain_patch(inputs)},
     }
-    steps, why = length(draft)
-    return Proposal(plan=parse(Plan, content, f"recipe {draft.recipe.name}"), candidate=candidate, steps=steps, why=why)
+    plan = parse(Plan, content, f"recipe {inputs.recipe.name}")
+    steps, why = sections.choose_steps(inputs)
+    return Candidate(plan=plan, name=network.name, enough_steps=network.enough_steps, steps=steps, why=why)
 
 
-def _drafts(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, Draft]:
-    """What each plan that the dataset can have is made from, by the plan's name."""
+def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, PlanInputs]:
+    """The inputs of all plans that the dataset can have, by the plan's name."""
     rules = recipe.planner.within(budget)
     resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
     recipe = recipe.model_copy(update={"planner": rules})
-    of_rules = partial(Draft, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
+    inputs = partial(PlanInputs, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
     volume = NetworkRequirements(
         spacing=resolution.spacing,
         shape=resolution.shape,
-        heads=_heads(fingerprint.labels),
+        heads=_count_heads(fingerprint.labels),
         voxels=math.prod(resolution.shape) * len(fingerprint.cases),
     )
     flat = replace(volume, spacing=resolution.spacing[1:], shape=resolution.shape[1:])
-    drafts = {"2d": of_rules(kind="2d", demand=flat, fit=fit(flat, rules))}
+    possible = {"2d": inputs(kind="2d", requirements=flat, size=fit_network(flat, rules))}
     if resolution.shape[0] == 1:
-        return drafts
-    fitted = fit(volume, rules)
-    coarser = coarser_grid(volume, rules)
-    drafts["3d"] = of_rules(kind="3d", demand=volume, fit=fitted, has_coarser=coarser is not None)
+        return possible
+    size, coarser = fit_network(volume, rules), find_coarser_grid(volume, rules)
+    possible["3d"] = inputs(kind="3d", requirements=volume, size=size, has_coarser=coarser is not None)
     if coarser is not None:
-        drafts["3d_lowres"] = of_rules(kind="3d_lowres", demand=coarser[0], fit=coarser[1])
-        drafts["3d_cascade"] = replace(drafts["3d"], kind="3d_cascade")
-    return drafts
+        possible["3d_lowres"] = inputs(kind="3d_lowres", requirements=coarser[0], size=coarser[1])
+        possible["3d_cascade"] = replace(possible["3d"], kind="3d_cascade")
+    return possible
 
 
-def _heads(labels: Labels) -> int:
+def _count_heads(labels: Labels) -> int:
     """Output channels as nnU-Net's estimate counts them: with background, and with the ignore label."""
     return (len(labels.regions) + 1 if labels.regions else len(labels.values)) + (labels.ignore is not None)

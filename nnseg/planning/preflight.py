@@ -18,7 +18,14 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial
-from nnseg.planning.cost_model import bytes_held, network_shape, rough_handling, rough_trial, tiles, unpacked_bytes
+from nnseg.planning.cost_model import (
+    count_held_bytes,
+    count_stored_bytes,
+    count_tiles,
+    estimate_case_cost,
+    estimate_trial,
+    shape_on_grid,
+)
 from nnseg.system.machine import GIGABYTE
 from nnseg.system.parallel import WORTH_A_POOL
 
@@ -140,9 +147,9 @@ def preflight(
     trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
     measured = bool(trial and handling and not trial.failed and not handling.failed)
     if trial is None or trial.failed:
-        trial = rough_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
+        trial = estimate_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
     if handling is None or handling.failed:
-        handling = rough_handling(plan, fingerprint)
+        handling = estimate_case_cost(plan, fingerprint)
     costs = _PlanCosts(
         plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB
     )
@@ -162,7 +169,7 @@ def preflight(
     )
 
 
-def with_first_stages(found: Sequence[Preflight], plans: Sequence[Plan]) -> tuple[Preflight, ...]:
+def add_first_stages(found: Sequence[Preflight], plans: Sequence[Plan]) -> tuple[Preflight, ...]:
     """The same costs, with those of a cascade's predictions as they are: what it is shown is predicted first.
 
     Args:
@@ -242,16 +249,16 @@ class _PlanCosts:
     def preprocess(self, workers: int) -> StageCost:
         """Of all cases."""
         seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
-        alone = pool_start(seconds, workers)
+        alone = count_before_pool(seconds, workers)
         base = self.base_gb + RUN_GB
         needed = [base + self.handling.memory_gb * self._share(case) for case in self.cases[:alone]]
         if alone < len(self.cases):
             at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
             needed.append(base + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
         return StageCost(
-            seconds=pooled_seconds(seconds, workers) + self.handling.start_seconds if self.handling.seconds else None,
+            seconds=estimate_pool_seconds(seconds, workers) + self.handling.start_seconds if self.handling.seconds else None,
             ram_gb=max(needed),
-            disk_gb=sum(unpacked_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
+            disk_gb=sum(count_stored_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
         )
 
     def train(self, folds: Sequence[Fold]) -> StageCost:
@@ -263,7 +270,7 @@ class _PlanCosts:
             known = trial.step_seconds > 0
             seconds = training.steps * trial.step_seconds + epochs * trial.pause_seconds if known else None
         names = max(({*f.training, *f.held_out} for f in folds), key=len, default=set[str]())
-        held = sum(bytes_held(case, self.plan) for case in self.cases if case.name in names)
+        held = sum(count_held_bytes(case, self.plan) for case in self.cases if case.name in names)
         return StageCost(
             seconds=seconds,
             ram_gb=RUN_GB + trial.memory_gb + held / GIGABYTE,
@@ -274,7 +281,9 @@ class _PlanCosts:
     def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> StageCost:
         """Of the given scans one after the other, in a process that has predicted none yet; memory of the one that needs most."""
         trial, handling = self.trial, self.handling
-        seconds = sum(handling.predict_seconds * _megavoxels(c) + members * tiles(c, self.plan) * trial.tile_seconds for c in cases)
+        seconds = sum(
+            handling.predict_seconds * _megavoxels(c) + members * count_tiles(c, self.plan) * trial.tile_seconds for c in cases
+        )
         seconds += handling.predict_start_seconds
         on_device = trial.device_gb > 0
         own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
@@ -301,16 +310,16 @@ class _PlanCosts:
 
     def _answers_gb(self, case: CaseMeasure, members: int) -> float:
         """What several members' answers, and their mean, take beyond the one that was measured."""
-        answer = 4 * len(self.plan.labels.heads) * math.prod(network_shape(case, self.plan)) / GIGABYTE
+        answer = 4 * len(self.plan.labels.heads) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
         return 2 * answer if members > 1 else 0.0
 
     def _window_gb(self, case: CaseMeasure) -> float:
         """The arrays of a sliding window, which lie on the device: image, logits, weights, and what softmax needs; float32."""
         channels, heads = self.plan.stored, len(self.plan.labels.heads)
-        return 4 * (2 * channels + 2 * heads + 3) * math.prod(network_shape(case, self.plan)) / GIGABYTE
+        return 4 * (2 * channels + 2 * heads + 3) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
 
 
-def pool_start(seconds: Sequence[float], workers: int) -> int:
+def count_before_pool(seconds: Sequence[float], workers: int) -> int:
     """How many items `each` does in its own process before it calls a pool; all of them if it never does."""
     spent = 0.0
     for done, each in enumerate(seconds):
@@ -320,9 +329,9 @@ def pool_start(seconds: Sequence[float], workers: int) -> int:
     return len(seconds)
 
 
-def pooled_seconds(seconds: Sequence[float], workers: int) -> float:
+def estimate_pool_seconds(seconds: Sequence[float], workers: int) -> float:
     """Wall-clock of `each` for items that take so long: some alone, the others each to the worker that is free first."""
-    alone = pool_start(seconds, workers)
+    alone = count_before_pool(seconds, workers)
     spent = sum(seconds[:alone])
     if alone == len(seconds):
         return spent

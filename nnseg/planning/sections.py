@@ -1,4 +1,4 @@
-"""A plan's sections, decided one by one, each with its reasons."""
+"""The sections of a plan, each decision with its reason."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ from collections.abc import Iterable, Sequence
 
 from nnseg.core.fingerprint import Intensity
 from nnseg.planning.augmentation import augmentation_section
-from nnseg.planning.draft import Content, Draft, overruled
-from nnseg.planning.network_size import Fit
+from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 
 SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
-"""Normalization by the channel's name (nnU-Net's names); all other channels are standardized case by case."""
+"""Normalization by the channel's name, as in nnU-Net; all other channels get the z-score of each case."""
 
 SPLINES = {0: "nearest neighbour", 1: "linear: quicker than cubic", 3: "cubic: sharper than linear"}
 
 
-def patch_reason(draft: Draft) -> str:
-    """Why the patch has its size."""
-    fitted, constants = draft.fit, draft.rules.constants(draft.dimensions)
-    shape = _by(draft.demand.shape)
-    count = fitted.estimate / 1e6
-    room = fitted.allowance / constants.patch_batch * constants.reference_batch / 1e6
-    cost = f"{count:.3g} million feature values each; {room:.3g} million are what is affordable for {draft.rules.aim}"
-    divisors = _by(fitted.topology.divisor)
-    if all(p >= s for p, s in zip(draft.patch, draft.demand.shape, strict=True)):
+def explain_patch(inputs: PlanInputs) -> str:
+    """The reason for the size of the patch."""
+    size, constants = inputs.size, inputs.rules.constants(inputs.dimensions)
+    shape, start = _by(inputs.requirements.shape), _by(size.start)
+    allowed = size.allowance / constants.patch_batch * constants.reference_batch / 1e6
+    affordable = f"{allowed:.3g} million are what is affordable for {inputs.rules.aim}"
+    cost = f"{size.estimate / 1e6:.3g} million feature values each; {affordable}"
+    if all(p >= s for p, s in zip(inputs.patch, inputs.requirements.shape, strict=True)):
+        divisors = _by(size.topology.divisor)
         return f"the median scan on this grid ({shape} voxels) fits whole, rounded up to multiples of {divisors} ({cost})"
-    if math.prod(draft.patch) >= math.prod(fitted.start):
-        return f"the largest patch tried ({_by(fitted.start)}) fits; the median scan has {shape} voxels ({cost})"
-    cut = f"cut from {_by(fitted.start)} in the proportions of the median scan ({shape} voxels)"
+    if math.prod(inputs.patch) >= math.prod(size.start):
+        return f"the largest patch tried ({start}) fits; the median scan has {shape} voxels ({cost})"
+    cut = f"cut from {start} in the proportions of the median scan ({shape} voxels)"
     return f"{cut} until {constants.patch_batch} are affordable ({cost})"
 
 
-def preprocessing_section(draft: Draft) -> Content:
-    """From a scan to the network's grid."""
-    names, share = draft.fingerprint.channels, draft.fingerprint.relative_size_after_cropping
-    masked = share < draft.rules.mask_below
-    pairs = zip(names, draft.fingerprint.intensities, strict=True)
-    why = dict(draft.resolution.why)
-    why["normalization"] = "; ".join(_normalization_reason(name, masked, share) for name in dict.fromkeys(names))
-    why["image_order"] = SPLINES[draft.rules.image_order]
-    if draft.dimensions == 2 and not draft.fingerprint.is_2d:
+def preprocessing_section(inputs: PlanInputs) -> Content:
+    """Grid and normalization."""
+    fingerprint, rules = inputs.fingerprint, inputs.rules
+    names, share = fingerprint.channels, fingerprint.relative_size_after_cropping
+    masked = share < rules.mask_below
+    why = dict(inputs.resolution.why)
+    why["normalization"] = "; ".join(_explain_normalization(name, masked, share) for name in dict.fromkeys(names))
+    why["image_order"] = SPLINES[rules.image_order]
+    if inputs.dimensions == 2 and not fingerprint.is_2d:
         why["spacing"] += "; slices keep their own distance"
-    if draft.kind == "3d_lowres":
-        coarser = math.prod(draft.resolution.shape) / math.prod(draft.demand.shape)
-        why["spacing"] = f"{coarser:.2g} times fewer voxels than the full grid, so that a patch shows more of a scan"
+    if inputs.kind == "3d_lowres":
+        fewer = math.prod(inputs.resolution.shape) / math.prod(inputs.requirements.shape)
+        why["spacing"] = f"{fewer:.2g} times fewer voxels than the full grid, so that a patch shows more of a scan"
     return {
-        "axes": draft.resolution.axes,
-        "spacing": draft.demand.spacing,
-        "normalization": [_normalization(name, masked, intensity) for name, intensity in pairs],
-        "image_order": draft.rules.image_order,
-        "separate_axis_ratio": draft.rules.anisotropy,
+        "axes": inputs.resolution.axes,
+        "spacing": inputs.requirements.spacing,
+        "normalization": [_normalization(name, masked, of) for name, of in zip(names, fingerprint.intensities, strict=True)],
+        "image_order": rules.image_order,
+        "separate_axis_ratio": rules.anisotropy,
         "why": why,
     }
 
@@ -59,16 +58,11 @@ def _normalization(name: str, masked: bool, intensity: Intensity) -> Content:
     scheme = SCHEMES.get(name.casefold(), "zscore")
     if scheme != "ct":
         return {"scheme": scheme, "masked": masked and scheme == "zscore"}
-    return {
-        "scheme": scheme,
-        "mean": intensity.mean,
-        "std": intensity.std,
-        "low": intensity.percentile_00_5,
-        "high": intensity.percentile_99_5,
-    }
+    low, high = intensity.percentile_00_5, intensity.percentile_99_5
+    return {"scheme": scheme, "mean": intensity.mean, "std": intensity.std, "low": low, "high": high}
 
 
-def _normalization_reason(name: str, masked: bool, share: float) -> str:
+def _explain_normalization(name: str, masked: bool, share: float) -> str:
     scheme = SCHEMES.get(name.casefold(), "zscore")
     if scheme == "ct":
         return f"{name} has absolute units, so all cases are scaled alike, by the foreground's mean and spread"
@@ -78,50 +72,47 @@ def _normalization_reason(name: str, masked: bool, share: float) -> str:
     return f"{name} is not known to have absolute units, so each case is scaled by its own mean and spread{where}"
 
 
-def network_section(draft: Draft) -> Content:
+def network_section(inputs: PlanInputs) -> Content:
     """The U-Net."""
-    fitted = draft.fit
-    edge = draft.rules.smallest_edge
-    smallest, cap = _by(fitted.topology.sizes[-1]), draft.rules.constants(draft.dimensions).features_cap
+    size, topology, rules = inputs.size, inputs.size.topology, inputs.rules
+    cap = rules.constants(inputs.dimensions).features_cap
+    kernels = "1 along an axis while it is twice as coarse as the others, 3 once pooling has made voxels nearly cubic"
+    if all(k == 3 for kernel in topology.kernels for k in kernel):
+        kernels = "3 along every axis, since none is twice as coarse as another"
+    edge, smallest = rules.smallest_edge, _by(topology.sizes[-1])
     return {
-        "kind": draft.rules.network,
-        "features": fitted.features,
-        "strides": fitted.topology.strides,
-        "kernels": fitted.topology.kernels,
-        "blocks": fitted.blocks,
-        "decoder_blocks": fitted.decoder_blocks,
+        "kind": rules.network,
+        "features": size.features,
+        "strides": topology.strides,
+        "kernels": topology.kernels,
+        "blocks": size.blocks,
+        "decoder_blocks": size.decoder_blocks,
         "why": {
-            "features": f"from {fitted.features[0]} doubled at each stage, at most {cap}",
+            "features": f"from {size.features[0]} doubled at each stage, at most {cap}",
             "strides": f"an axis is halved while {edge} voxels remain, which leaves {smallest} at the coarsest stage",
-            "kernels": _kernel_reason(fitted),
+            "kernels": kernels,
         },
     }
 
 
-def _kernel_reason(fitted: Fit) -> str:
-    if all(k == 3 for kernel in fitted.topology.kernels for k in kernel):
-        return "3 along every axis, since none is twice as coarse as another"
-    return "1 along an axis while it is twice as coarse as the others, 3 once pooling has made voxels nearly cubic"
-
-
-def training_section(draft: Draft) -> Content:
-    """How weights are learned: the recipe's settings, and the planner's decisions where it leaves them open."""
-    given = draft.recipe.training.model_dump(exclude_unset=True)
+def training_section(inputs: PlanInputs) -> Content:
+    """Training: the recipe's settings, and the planner's decisions on the others; without the number of steps."""
+    given = inputs.recipe.training.model_dump(exclude_unset=True)
     if given.get("batch_size") == 0:
         del given["batch_size"]
-    given.pop("steps", None)  # see `length`
-    batch_dice, batch_dice_reason = _batch_dice(draft)
-    decided = {"batch_size": draft.fit.batch, "batch_dice": batch_dice}
-    why = {"batch_size": _batch_reason(draft), "batch_dice": batch_dice_reason}
-    augmentation = augmentation_section(draft, given.pop("augmentation", {}))
-    return {**overruled({**decided, "why": why}, given), "augmentation": augmentation}
+    given.pop("steps", None)  # see `choose_steps`
+    batch_dice, batch_dice_reason = _choose_batch_dice(inputs)
+    why = {"batch_size": _explain_batch(inputs), "batch_dice": batch_dice_reason}
+    augmentation = augmentation_section(inputs, given.pop("augmentation", {}))
+    decided = apply_recipe({"batch_size": inputs.size.batch, "batch_dice": batch_dice, "why": why}, given)
+    return {**decided, "augmentation": augmentation}
 
 
-def length(draft: Draft) -> tuple[int, str]:
-    """The steps of a training without a time budget, and the reason for them."""
-    rules, cases, given = draft.rules, len(draft.fingerprint.cases), draft.recipe.training.steps
-    if draft.budget.steps is not None:
-        return draft.budget.steps, "asked for"
+def choose_steps(inputs: PlanInputs) -> tuple[int, str]:
+    """The number of steps of a training without a time budget, and the reason for it."""
+    rules, cases, given = inputs.rules, len(inputs.fingerprint.cases), inputs.recipe.training.steps
+    if inputs.budget.steps is not None:
+        return inputs.budget.steps, "asked for"
     if given is not None:
         return given, "the recipe says so"
     steps = min(max(rules.steps_per_case * cases, rules.fewest_steps), rules.most_steps)
@@ -130,32 +121,35 @@ def length(draft: Draft) -> tuple[int, str]:
     return steps, f"{rules.steps_per_case} for each of {cases} cases, between {rules.fewest_steps} and {rules.most_steps}"
 
 
-def _batch_reason(draft: Draft) -> str:
-    rules, size = draft.rules, draft.fit.batch
+def _explain_batch(inputs: PlanInputs) -> str:
+    rules, batch = inputs.rules, inputs.size.batch
     return {
-        "cost": f"{size} patches of this size are affordable for {rules.aim}",
-        "share": f"{size} patches are {rules.dataset_share:.0%} of the dataset's voxels, the most one step may see",
-        "largest": f"{size} patches are the recipe's most; more would cost time and bring little",
-        "smallest": f"never fewer than {size}",
-    }[draft.fit.limit]
+        "cost": f"{batch} patches of this size are affordable for {rules.aim}",
+        "share": f"{batch} patches are {rules.dataset_share:.0%} of the dataset's voxels, the most one step may see",
+        "largest": f"{batch} patches are the recipe's most; more would cost time and bring little",
+        "smallest": f"never fewer than {batch}",
+    }[inputs.size.limit]
 
 
-def _batch_dice(draft: Draft) -> tuple[bool, str]:
-    """nnU-Net's rule: score a batch as one volume in 2D, and in 3D where patches show so little that a coarse plan would help."""
-    if draft.dimensions == 2:
+def _choose_batch_dice(inputs: PlanInputs) -> tuple[bool, str]:
+    """Whether the Dice loss is computed over a whole batch, with the reason.
+
+    nnU-Net's rule: in 2D, and in 3D where a patch covers so little of a scan that the dataset gets a coarser grid too.
+    """
+    if inputs.dimensions == 2:
         return True, "a slice shows few labels, so a batch of slices is scored as one volume"
-    if draft.kind == "3d_lowres":
+    if inputs.kind == "3d_lowres":
         return False, "a patch on the coarse grid shows enough of a scan to be scored on its own"
-    if not draft.has_coarser:
-        return False, f"a patch shows enough of a scan ({min(draft.share_of_scan, 1):.0%}) to be scored on its own"
-    return True, f"a patch shows only {draft.share_of_scan:.1%} of a scan, so a batch is scored as one volume"
+    if not inputs.has_coarser:
+        return False, f"a patch shows enough of a scan ({min(inputs.scan_coverage, 1):.0%}) to be scored on its own"
+    return True, f"a patch shows only {inputs.scan_coverage:.1%} of a scan, so a batch is scored as one volume"
 
 
-def inference_section(draft: Draft, mirror_axes: Sequence[int]) -> Content:
-    """How scans are predicted: mirrored as in training, unless the recipe says otherwise."""
+def inference_section(inputs: PlanInputs, mirror_axes: Sequence[int]) -> Content:
+    """Inference: mirrored along the axes of training, unless the recipe sets others."""
     reason = "those mirrored in training" if mirror_axes else "training mirrors none"
     decided = {"mirror_axes": tuple(mirror_axes), "why": {"mirror_axes": reason}}
-    return overruled(decided, draft.recipe.inference.model_dump(exclude_unset=True))
+    return apply_recipe(decided, inputs.recipe.inference.model_dump(exclude_unset=True))
 
 
 def _by(values: Iterable[float]) -> str:

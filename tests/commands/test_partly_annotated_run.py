@@ -11,7 +11,7 @@ from nnseg.commands.preprocess import PreprocessingTask, case_keys
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Course
 from nnseg.evaluation.evaluate import FilePair, evaluate
-from nnseg.planning.folds import make_folds, shown_labels
+from nnseg.planning.folds import find_labels, make_folds
 from nnseg.planning.measure import measure
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
@@ -91,7 +91,7 @@ def test_a_case_is_preprocessed_anew_when_other_labels_count_as_annotated(datase
 
 
 def test_folds_go_by_the_labels_that_are_shown(dataset):
-    shown = shown_labels(measure(dataset))
+    shown = find_labels(measure(dataset))
     assert shown == {"dark": {"dark"}, "bright": {"bright"}}
     assert len(make_folds(shown.keys(), labels=shown)) == 2
 

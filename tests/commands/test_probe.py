@@ -13,7 +13,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, trial_key
 from nnseg.planning.measure import measure
-from nnseg.planning.planner import propose
+from nnseg.planning.planner import make_candidates
 from nnseg.planning.recipe import load_recipe
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
@@ -28,7 +28,7 @@ def balls(ball_dataset: Path) -> tuple[Dataset, Fingerprint]:
 
 @pytest.fixture(scope="module")
 def tiny_plan(balls: tuple[Dataset, Fingerprint], tiny_recipe: Path) -> Plan:
-    proposals = propose(balls[1], Budget(seconds=60), load_recipe(tiny_recipe), kinds=("auto",))
+    proposals = make_candidates(balls[1], Budget(seconds=60), load_recipe(tiny_recipe), kinds=("auto",))
     return proposals[0][0].plan
 
 

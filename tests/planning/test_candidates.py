@@ -8,25 +8,25 @@ from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial, trial_key, work_key
-from nnseg.planning.candidates import Proposal, choose, pace, worth_trying
-from nnseg.planning.planner import make_plans, propose
+from nnseg.planning.candidates import Candidate, affordable_steps, choose, is_worth_measuring
+from nnseg.planning.planner import make_candidates, make_plans
 from nnseg.planning.recipe import load_recipe
 
 MakeFingerprint = Callable[..., Fingerprint]
 SPEEDS = {"quick": 0.14, "steady": 0.27, "wide": 1.1}
 
 
-def proposals(fingerprint: Fingerprint, minutes: float | None) -> tuple[Proposal, ...]:
+def proposals(fingerprint: Fingerprint, minutes: float | None) -> tuple[Candidate, ...]:
     budget = Budget(seconds=None if minutes is None else minutes * 60)
-    return propose(fingerprint, budget, load_recipe("auto"), kinds=("3d",))[0]
+    return make_candidates(fingerprint, budget, load_recipe("auto"), kinds=("3d",))[0]
 
 
-def measured(of: tuple[Proposal, ...], *, memory_gb: float = 1.0, **changes: float | str) -> Probe:
+def measured(of: tuple[Candidate, ...], *, memory_gb: float = 1.0, **changes: float | str) -> Probe:
     trials = [
         Trial(
             key=trial_key(p.plan),
             work=work_key(p.plan),
-            step_seconds=SPEEDS[p.candidate.name],
+            step_seconds=SPEEDS[p.name],
             memory_gb=memory_gb,
             precision="bfloat16",
             **changes,
@@ -97,12 +97,12 @@ def test_a_network_that_does_not_fit_is_refused_with_what_it_needs(make_fingerpr
 def test_pace_counts_the_pauses_between_epochs(make_fingerprint: MakeFingerprint):
     proposal = proposals(make_fingerprint((36, 50, 35)), 5)[0]
     trial = Trial(key="any", step_seconds=0.1, pause_seconds=5.0)  # epochs of 50 steps: 0.1 s more a step
-    assert pace(proposal, trial, Budget(seconds=1000)) == int(970 / 0.2)
+    assert affordable_steps(proposal, trial, Budget(seconds=1000)) == int(970 / 0.2)
 
 
 def test_after_a_failed_trial_no_dearer_network_is_tried(make_fingerprint: MakeFingerprint):
     cheap, dear, _ = proposals(make_fingerprint((36, 50, 35)), 20)
     budget = Budget(seconds=1200)
-    assert not worth_trying(dear, cheap, Trial(key="any", failed="was killed"), budget)
-    assert worth_trying(dear, cheap, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and dear needs 3000
-    assert not worth_trying(dear, cheap, Trial(key="any", step_seconds=1.0), budget)
+    assert not is_worth_measuring(dear, cheap, Trial(key="any", failed="was killed"), budget)
+    assert is_worth_measuring(dear, cheap, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and dear needs 3000
+    assert not is_worth_measuring(dear, cheap, Trial(key="any", step_seconds=1.0), budget)

@@ -9,7 +9,7 @@ from nnseg.core.errors import DatasetError, NnsegError, RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
 from nnseg.core.options import chosen_folds
-from nnseg.planning.folds import decide_folds, make_folds, shown_labels
+from nnseg.planning.folds import decide_folds, find_labels, make_folds
 from nnseg.storage.files import write_json
 from nnseg.storage.run import Run
 
@@ -177,7 +177,7 @@ def test_labels_are_spread_over_training_parts_and_named_where_they_cannot_be(ru
 
 
 def test_cases_show_what_is_to_be_learned_of_them() -> None:
-    assert shown_labels(_fingerprint(("a", "b"), tumour=("b",))) == {"a": {"organ"}, "b": {"organ", "tumour"}}
+    assert find_labels(_fingerprint(("a", "b"), tumour=("b",))) == {"a": {"organ"}, "b": {"organ", "tumour"}}
     whole, core = Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2)
     regions = LABELS.model_copy(update={"regions": (whole, core)})
-    assert shown_labels(_fingerprint(("a", "b"), tumour=("b",), labels=regions)) == {"a": {"whole"}, "b": {"whole", "core"}}
+    assert find_labels(_fingerprint(("a", "b"), tumour=("b",), labels=regions)) == {"a": {"whole"}, "b": {"whole", "core"}}

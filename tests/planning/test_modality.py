@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.planning.augmentation import modality_of
+from nnseg.planning.augmentation import find_modality
 
 MakeFingerprint = Callable[..., Fingerprint]
 
@@ -30,7 +30,7 @@ MakeFingerprint = Callable[..., Fingerprint]
 def test_volumes_are_known_by_the_names_of_all_their_channels(
     make_fingerprint: MakeFingerprint, channels: tuple[str, ...], modality: str | None
 ):
-    assert modality_of(make_fingerprint((36, 50, 35), channels=channels), has_sides=False)[0] == modality
+    assert find_modality(make_fingerprint((36, 50, 35), channels=channels), has_sides=False)[0] == modality
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_single_images_without_a_world_are_taken_for_microscopy(
     make_fingerprint: MakeFingerprint, channels: tuple[str, ...], spacing: float, has_sides: bool, modality: str | None
 ):
     fingerprint = make_fingerprint((1, 64, 64), (1.0, spacing, spacing), channels=channels)
-    assert modality_of(fingerprint, has_sides=has_sides)[0] == modality
+    assert find_modality(fingerprint, has_sides=has_sides)[0] == modality

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from nnseg.core.plan import Steps
-from nnseg.planning.network_size import NetworkRequirements, coarser_grid, estimate_elements, fit, make_topology
+from nnseg.planning.network_size import NetworkRequirements, estimate_elements, find_coarser_grid, fit_network, make_topology
 from nnseg.planning.recipe import Rules, load_recipe
 
 
@@ -24,7 +24,7 @@ class Input:
     cases: int
     heads: int
 
-    def demand(self, dimensions: int) -> NetworkRequirements:
+    def requirements(self, dimensions: int) -> NetworkRequirements:
         voxels = math.prod(self.shape) * self.cases
         return NetworkRequirements(
             spacing=self.spacing[3 - dimensions :], shape=self.shape[3 - dimensions :], heads=self.heads, voxels=voxels
@@ -60,7 +60,7 @@ FLAT = Input((999, 1, 1), (1, 1500, 1500), 100, 2)
 def test_3d_patch_and_batch_are_nnunets(
     rules: dict[str, Rules], given: Input, planner: str, patch: Steps, batch: int, estimate: int | None, stages: int
 ):
-    fitted = fit(given.demand(3), rules[planner])
+    fitted = fit_network(given.requirements(3), rules[planner])
     assert (fitted.topology.patch, fitted.batch, fitted.topology.stages) == (patch, batch, stages)
     assert estimate in (None, fitted.estimate)
 
@@ -89,7 +89,7 @@ def test_3d_patch_and_batch_are_nnunets(
     ],
 )
 def test_2d_patch_and_batch_are_nnunets(rules: dict[str, Rules], given: Input, planner: str, patch: Steps, batch: int):
-    fitted = fit(given.demand(2), rules[planner])
+    fitted = fit_network(given.requirements(2), rules[planner])
     assert (fitted.topology.patch, fitted.batch) == (patch, batch)
 
 
@@ -119,8 +119,8 @@ def test_residual_estimate_counts_stem_blocks_and_skips(rules: dict[str, Rules])
 def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
     rules: dict[str, Rules], given: Input, planner: str, spacing: tuple[float, ...], shape: list[int], patch: Steps
 ):
-    demand = given.demand(3)
-    found = coarser_grid(demand, rules[planner])
+    demand = given.requirements(3)
+    found = find_coarser_grid(demand, rules[planner])
     assert found is not None
     assert found[0].spacing == pytest.approx(spacing, abs=5e-5)
     assert found[0].shape == shape
@@ -131,7 +131,7 @@ def test_coarse_grid_is_that_of_nnunets_low_resolution_network(
 def test_search_for_a_coarse_grid_passes_over_those_that_would_not_be_pooled(rules: dict[str, Rules], planner: str, batch: int):
     # On grids with 8 to 11 voxels along the fine axis nnU-Net looks at networks of a single stage; its answer is a later grid.
     spacing = (8.248049316212569, 0.12686376024076237, 4.158207022482706)
-    found = coarser_grid(
+    found = find_coarser_grid(
         NetworkRequirements(spacing=spacing, shape=(45, 21, 739), heads=2, voxels=45 * 21 * 739 * 107), rules[planner]
     )
     assert found is not None
@@ -142,29 +142,29 @@ def test_search_for_a_coarse_grid_passes_over_those_that_would_not_be_pooled(rul
 def test_a_network_pools_where_nnunets_would_have_a_single_stage(rules: dict[str, Rules]):
     demand = NetworkRequirements(spacing=(6, 2.7, 0.26), shape=(11, 12, 11), heads=2, voxels=1e7)
     assert make_topology(demand.spacing, demand.shape, least_stages=1).stages == 1
-    topology = fit(demand, rules["default"]).topology
+    topology = fit_network(demand, rules["default"]).topology
     assert topology.patch == (11, 12, 12)
     assert topology.strides == ((1, 1, 1), (1, 1, 2), (1, 2, 1))  # one axis at a time, each more than twice as coarse as the last
 
 
 @pytest.mark.parametrize("given", [HIPPOCAMPUS, BRAIN, HEART])
 def test_no_coarse_grid_where_patches_show_most_of_a_scan(rules: dict[str, Rules], given: Input):
-    demand = given.demand(3)
-    assert coarser_grid(demand, rules["default"]) is None
+    demand = given.requirements(3)
+    assert find_coarser_grid(demand, rules["default"]) is None
 
 
 def test_thin_axis_is_never_shrunk_away():
     # nnU-Net would take voxels off axis 0 until none is left.
     demand = NetworkRequirements(spacing=(5, 0.5, 0.5), shape=(3, 4000, 4000), heads=2, voxels=1e9)
-    fitted = fit(demand, load_recipe("auto").on("cpu").planner)
+    fitted = fit_network(demand, load_recipe("auto").on("cpu").planner)
     assert fitted.topology.patch[0] == 3
     assert fitted.estimate <= fitted.allowance
 
 
 def test_batch_says_what_limits_it(rules: dict[str, Rules]):
     default = rules["default"]
-    assert fit(HIPPOCAMPUS.demand(3), default).limit == "share"
-    assert fit(BRAIN.demand(3), default).limit == "cost"
+    assert fit_network(HIPPOCAMPUS.requirements(3), default).limit == "share"
+    assert fit_network(BRAIN.requirements(3), default).limit == "cost"
     one_small_case = NetworkRequirements(spacing=(1, 1, 1), shape=(32, 32, 32), heads=2, voxels=32**3)
-    assert fit(one_small_case, default).limit == "smallest"
-    assert fit(HIPPOCAMPUS.demand(3), load_recipe("auto").on("cpu").planner).limit == "largest"
+    assert fit_network(one_small_case, default).limit == "smallest"
+    assert fit_network(HIPPOCAMPUS.requirements(3), load_recipe("auto").on("cpu").planner).limit == "largest"

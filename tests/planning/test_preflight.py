@@ -18,7 +18,7 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.inference.tiles import Window
 from nnseg.network.unet import build_unet
-from nnseg.planning.cost_model import bytes_held, count_values, network_shape, tiles, unpacked_bytes
+from nnseg.planning.cost_model import count_held_bytes, count_stored_bytes, count_tiles, count_values, shape_on_grid
 from nnseg.planning.describe import describe_preflight
 from nnseg.planning.measure import measure_case
 from nnseg.planning.preflight import (
@@ -27,11 +27,11 @@ from nnseg.planning.preflight import (
     WORKER_GB,
     WORKERS_START,
     FreeResources,
+    add_first_stages,
     check_fits,
-    pool_start,
-    pooled_seconds,
+    count_before_pool,
+    estimate_pool_seconds,
     preflight,
-    with_first_stages,
 )
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
@@ -167,8 +167,8 @@ def test_a_failed_trial_counts_as_none(fingerprint: Fingerprint) -> None:
     ],
 )
 def test_a_pool_shares_what_is_left_when_it_is_called(seconds: list[float], workers: int, alone: int, total: float) -> None:
-    assert pool_start(seconds, workers) == alone
-    assert pooled_seconds(seconds, workers) == pytest.approx(total)
+    assert count_before_pool(seconds, workers) == alone
+    assert estimate_pool_seconds(seconds, workers) == pytest.approx(total)
 
 
 def test_each_worker_may_hold_one_of_the_largest_cases(fingerprint: Fingerprint) -> None:
@@ -200,8 +200,8 @@ def test_sizes_are_those_that_preprocessing_gives(
     case = measure_case(scan, label_map, labels=LABELS, name="a").case
     done = preprocess(scan, label_map, plan, name="a")
     assert done.labels is not None
-    assert network_shape(case, plan) == done.labels.shape
-    assert unpacked_bytes(case, plan) == done.image.nbytes + done.labels.astype(np.int8).nbytes
+    assert shape_on_grid(case, plan) == done.labels.shape
+    assert count_stored_bytes(case, plan) == done.image.nbytes + done.labels.astype(np.int8).nbytes
 
 
 def test_bytes_held_are_those_of_a_stored_case(tmp_path: Any) -> None:
@@ -215,13 +215,13 @@ def test_bytes_held_are_those_of_a_stored_case(tmp_path: Any) -> None:
     store.write(preprocess(scan, label_map, plan, name="a"), "key")
     stored = store.read("a")
     held = stored.image.nbytes + stored.labels.nbytes + sum(rows.nbytes for rows in stored.locations.values())
-    assert bytes_held(case, plan) == held == 27000 * 5 + 10125 * 12
+    assert count_held_bytes(case, plan) == held == 27000 * 5 + 10125 * 12
 
 
 def test_a_cascades_case_has_one_more_channel() -> None:
     case, plan = make_case("a", (10, 10, 10)), make_plan()
     cascade = plan.model_copy(update={"name": "3d_cascade", "previous": "3d_lowres"})
-    assert (unpacked_bytes(case, plan), unpacked_bytes(case, cascade)) == (5000, 9000)
+    assert (count_stored_bytes(case, plan), count_stored_bytes(case, cascade)) == (5000, 9000)
     assert handling_key(cascade) != handling_key(plan)
     assert work_key(cascade) != work_key(plan)
 
@@ -234,7 +234,7 @@ def test_what_a_cascade_is_shown_is_predicted_first(fingerprint: Fingerprint) ->
     probe = probe.model_copy(update={"trials": probe.trials + more.trials, "handling": probe.handling + more.handling})
     plans = [lowres, cascade]
     alone = [preflight(plan, fingerprint, probe, folds=[FOLD], workers=1) for plan in plans]
-    first, second = with_first_stages(alone, plans)
+    first, second = add_first_stages(alone, plans)
     assert first == alone[0]
     assert second.predict_largest.seconds == pytest.approx(2 * 3.0 + 24**3 * (8 + 1) * 0.01)  # the cascade does not mirror
     assert second.held_out.seconds == pytest.approx(2 * 3.0 / 8 + 12**3 * (8 + 1) * 0.01)
@@ -244,7 +244,7 @@ def test_what_a_cascade_is_shown_is_predicted_first(fingerprint: Fingerprint) ->
 
 
 def test_a_large_case_is_left_on_disk() -> None:
-    assert bytes_held(make_case("large", (300, 300, 300)), make_plan()) == 30 * 12
+    assert count_held_bytes(make_case("large", (300, 300, 300)), make_plan()) == 30 * 12
 
 
 @settings(max_examples=50, deadline=None)
@@ -258,7 +258,7 @@ def test_tiles_are_those_of_the_sliding_window(shape: tuple[int, int, int], step
     window = Window(patch=plan.patch, heads=3, step=step, mirror_axes=plan.inference.mirror_axes)
     steps = (1.0,) * (3 - dimensions) + (step,) * dimensions
     starts = [tile_starts(max(n, t), t, s) for n, t, s in zip(shape, window.tile, steps, strict=True)]
-    assert tiles(make_case("a", shape, spacing), plan) == math.prod(map(len, starts)) * len(window.flips)
+    assert count_tiles(make_case("a", shape, spacing), plan) == math.prod(map(len, starts)) * len(window.flips)
 
 
 def test_values_of_feature_maps_are_those_a_network_computes() -> None:
