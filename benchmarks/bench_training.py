@@ -162,7 +162,7 @@ def serve_steps(options: argparse.Namespace) -> None:
     about = {
         "batch_size": plan.training.batch_size,
         "patch": list(plan.patch),
-        "precision": name_of(learner.setting.dtype),
+        "precision": name_of(learner.context.dtype),
         "parameters": sum(p.numel() for p in learner.network.parameters()),
     }
     serve(out, about, load=lambda: next(batches), step=learner.take_step, clock=Clock(torch, device))
@@ -183,7 +183,7 @@ def share(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     plan, cases = _plan_and_cases(planned(options))
     learner, patches = make_learner(plan, device, options.precision), Patches(cases, plan, fold=0, device=device)
-    dtype = learner.setting.dtype
+    dtype = learner.context.dtype
     rates = {kind: peak_rates(device, kind) for kind in (dtype, torch.float32)}
     batches = [patches.batch(n) for n in range(options.steps)]
     for batch in batches[:2]:

@@ -16,8 +16,8 @@ from nnseg.training.learner import Learner
 
 def make_learner(plan: Plan, device: torch.device, precision: str = "auto") -> Learner:
     """A learner at the beginning of a long training."""
-    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=autocast_dtype(device, precision))
-    return Learner(setting, Course.of(10_000, plan.training))
+    context = TrainingContext(plan=plan, fold=0, device=device, dtype=autocast_dtype(device, precision))
+    return Learner(context, Course.of(10_000, plan.training))
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

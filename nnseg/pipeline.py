@@ -19,7 +19,7 @@ from nnseg.crossval.score import predict_folds, score
 from nnseg.crossval.trust import measure_trust
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
-from nnseg.training.context import joined
+from nnseg.training.context import join_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def train(run_folder: Path, options: Options) -> tuple[Finding, ...]:
     """
     place = Run(run_folder)
     _ = place.plans
-    with joined(options.device) as (ranks, device):
+    with join_ranks(options.device) as (ranks, device):
         if ranks.size > 1 and options.devices:
             raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
         with locked(place, ranks):

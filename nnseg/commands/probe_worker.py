@@ -126,14 +126,14 @@ def train_a_little(request: ProbeRequest, device: torch.device) -> Trial:
     tile_seconds, tile_gb = time_tiles(plan, device)  # first: what a process takes to compute at all is part of a prediction
     cases = [store.read(name) for name in store.names()]
     dtype = autocast_dtype(device, plan.training.precision)
-    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
+    context = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
     files = [request.store.with_name(name) for name in ("checkpoint", "model")]
     _forget_peak(device)
     with memory_for(device), peak_ram(every=GLANCE, children=False) as peak:
-        learner = Learner(setting, Course.of(10_000, plan.training))
+        learner = Learner(context, Course.of(10_000, plan.training))
         patches = Patches(cases, plan, fold=0, device=device)
         step_seconds = _typical(time_steps(learner, patches, least=2, most=MOST_STEPS, seconds=STEPS_SECONDS, longest=LONG))
-        pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), setting, step_seconds, files[0])
+        pause_seconds = _time_pause(learner, _repeated(cases, request.held_out), context, step_seconds, files[0])
     save_model(Model(members=(Member(plan=plan, fold=0, weights=learner.weights()),)), files[1])
     return Trial(
         key="",
@@ -261,13 +261,13 @@ def _tiny(plan: Plan) -> Plan:
 
 
 def _time_pause(
-    learner: Learner, held_out: list[StoredCase], setting: TrainingContext, step_seconds: float, checkpoint: Path
+    learner: Learner, held_out: list[StoredCase], context: TrainingContext, step_seconds: float, checkpoint: Path
 ) -> float:
     """Seconds between two epochs: the estimate on held-out patches, and the epoch's share of a checkpoint."""
-    validation = Validation(held_out, setting)
+    validation = Validation(held_out, context)
     seconds = time_calls(lambda: validation.estimate(learner.network, learner.weights()), least=2, most=2, longest=LONG)
     [saving] = time_calls(lambda: save_tensors(checkpoint, *learner.snapshot()))
-    epoch_seconds = setting.plan.training.epoch_steps * step_seconds
+    epoch_seconds = context.plan.training.epoch_steps * step_seconds
     return _typical(seconds) + saving * min(1.0, epoch_seconds / CHECKPOINT_SECONDS)
 
 

@@ -20,7 +20,7 @@ from nnseg.crossval.score import predict_folds
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
-from nnseg.training.context import ALONE, Ranks
+from nnseg.training.context import SINGLE_PROCESS, Ranks
 from nnseg.training.fold import TrainingRequest, train_fold
 from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import is_trained
@@ -44,7 +44,7 @@ class RunTrainings:
     dataset: Dataset
     fingerprint: Fingerprint
     options: Options
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
     def go(self) -> tuple[Finding, ...]:
         """Preprocess and train what is missing, for the chosen folds; returns the cases that failed. Refuses first what cannot fit.
@@ -96,16 +96,16 @@ class RunTrainings:
             if options.devices:
                 train_side_by_side(jobs, stop, refresh)
             else:
-                order = TrainingRequest(
+                request = TrainingRequest(
                     options=options,
                     stop=stop,
-                    watch=ProgressSettings(refresh=refresh, tensorboard=options.tensorboard),
+                    progress=ProgressSettings(refresh=refresh, tensorboard=options.tensorboard),
                     ranks=ranks,
                 )
                 for job in jobs:
-                    if not ranks.agreed(stop.source):
-                        train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
-            asked = ranks.agreed(stop.source)
+                    if not ranks.broadcast(stop.source):
+                        train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
+            asked = ranks.broadcast(stop.source)
             stop.clear()
         if asked == "signal":
             raise Stopped("stopped between two trainings; the same command goes on", stop.code)

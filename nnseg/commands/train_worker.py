@@ -22,9 +22,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = ParentConnection().receive(TrainingJob)
     with StopRequest(Run(job.run).stop_file, remove_file=False, parent=job.parent) as stop:
-        order = TrainingRequest(options=job.options, stop=stop, watch=ProgressSettings(tensorboard=job.options.tensorboard))
+        request = TrainingRequest(options=job.options, stop=stop, progress=ProgressSettings(tensorboard=job.options.tensorboard))
         try:
-            train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, order)
+            train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
         except Stopped as end:
             log.info("%s", end)
             sys.exit(end.code)

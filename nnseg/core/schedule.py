@@ -198,13 +198,9 @@ class Schedule(FrozenModel):
         length = f"{self.steps} steps" + ("" if self.seconds is None else f" within {self.seconds:.0f} s")
         return length if self.ended in (None, self.steps) else f"ended at step {self.ended} of {length}"
 
-    def steered(self, course: Course) -> Schedule:
-        """The same work on another course."""
-        return self.model_copy(update={"course": course})
-
-    def stalled(self, step: int, course: Course) -> Schedule:
-        """The work of a training that gets no better, on a course that ends soon."""
-        return self.model_copy(update={"course": course, "plateau": step})
+    def on_course(self, course: Course, *, plateau: int | None) -> Schedule:
+        """The same work on another course, and with the step of a plateau if there was one."""
+        return self.model_copy(update={"course": course, "plateau": plateau})
 
     def finished(self, step: int, spent: float) -> Schedule:
         """The work as it was done: nothing is to follow."""

@@ -59,7 +59,7 @@ class WeightTransfer:
         return "; ".join(parts)
 
 
-def adapt(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> WeightTransfer:
+def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> WeightTransfer:
     """Copy into a fresh network what a model has learned, as far as it fits, and say what that was.
 
     The first convolution takes each channel's weights by the channel's name; heads go by the labels' names. Features build on one

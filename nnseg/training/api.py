@@ -1,4 +1,4 @@
-"""`train`: a training from Python, on cases in memory, with a loss, a network or first weights of one's own if one likes."""
+"""`train`: training from Python, on cases in memory, optionally with a custom loss or network."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ AnyCase = PreprocessedCase | StoredCase
 
 
 class TrainingRun:
-    """A training under way: a ``for`` over it trains, and `model` is what has come of it so far. Made by `train`."""
+    """A training made by `train`: a ``for`` over it trains, and `model` gives the result so far."""
 
     def __init__(self, learner: Learner, patches: Patches, validation: Validation) -> None:
         self.learner, self._patches, self._validation = learner, patches, validation
 
     def __iter__(self) -> Iterator[Epoch]:
-        """Train, an epoch at a time, from where it was left; raises `NnsegError` when the loss is no longer finite."""
+        """Train on, one epoch at a time; raises `NnsegError` when the loss is not finite."""
         for step in take_steps(self.learner, self._patches, self._validation):
             if step.epoch:
                 yield step.epoch
@@ -40,12 +40,12 @@ class TrainingRun:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.learner.weights().items()}
 
     def model(self) -> Model:
-        """A model of one member: to predict with, to save, to be exported.
+        """A model of one member, to predict with, save or export.
 
-        One with a network of one's own is predicted with by ``Predictor(model, network=my_network)``.
+        One with a custom network needs it for prediction: ``Predictor(model, network=my_network)``.
         """
-        setting = self.learner.setting
-        return Model(members=(Member(plan=setting.plan, fold=setting.fold, weights=self.weights()),))
+        context = self.learner.context
+        return Model(members=(Member(plan=context.plan, fold=context.fold, weights=self.weights()),))
 
 
 def train(
@@ -59,22 +59,22 @@ def train(
     loss: OwnLoss | None = None,
     network: Callable[[Plan], nn.Module] | None = None,
 ) -> TrainingRun:
-    """A training, ready to start.
+    """A training that starts when it is iterated over.
 
     Args:
         plan: all decisions.
         cases: to learn from, as `preprocess` or a `CaseStore` gives them.
-        fold: a number that first weights and patches depend on, besides the plan's seed.
+        fold: a number that initial weights and patches depend on, besides the plan's seed.
         held_out: cases on which each epoch's Dice is estimated.
         steps: instead of the plan's.
         device: "auto", "cpu", "cuda:1", ...
-        loss: instead of the plan's: a function of float32 logits (B, K, *space) and int64 labels (B, *space) whose answer is a
-            scalar. Labels are indices into ``plan.labels.values``, -1 where ignored. Every stage that answers is asked about.
-        network: a function that makes a network of one's own: (B, ``plan.inputs``, *patch) to logits, or a list of them, finest
-            first.
+        loss: instead of the plan's: a function of float32 logits (B, K, *space) and int64 labels (B, *space) that returns a
+            scalar. Labels are indices into ``plan.labels.values``, -1 where ignored. Called for the logits of every stage.
+        network: instead of the plan's: a function of the plan that returns a network from images (B, ``plan.inputs``, *patch) to
+            logits (B, K, *patch), or a list of the logits of several stages, finest first.
 
     Raises:
-        PlanError: neither the plan nor ``steps`` says how long to train.
+        PlanError: neither the plan nor ``steps`` sets the length of the training.
         DatasetError: there are no cases.
 
     Example::
@@ -88,10 +88,10 @@ def train(
     if length is None:
         raise PlanError("the plan leaves the length of training to a budget; give steps, or set training.steps")
     target = resolve_device(device)
-    setting = TrainingContext(plan=plan, fold=fold, device=target, dtype=autocast_dtype(target, plan.training.precision))
-    learner = Learner(setting, Course.of(length, plan.training), network=network(plan) if network else None, loss=loss)
+    context = TrainingContext(plan=plan, fold=fold, device=target, dtype=autocast_dtype(target, plan.training.precision))
+    learner = Learner(context, Course.of(length, plan.training), network=network(plan) if network else None, loss=loss)
     patches = Patches([_readable(case) for case in cases], plan, fold=fold, device=target)
-    return TrainingRun(learner, patches, Validation([_readable(case) for case in held_out], setting))
+    return TrainingRun(learner, patches, Validation([_readable(case) for case in held_out], context))
 
 
 def _readable(case: AnyCase) -> StoredCase:

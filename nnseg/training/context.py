@@ -1,4 +1,4 @@
-"""What a training is given besides its data: plan, device, precision, and its place among several processes."""
+"""What a training needs besides its data: plan, device, precision, and its rank among the processes that share it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from torch import Tensor
 from nnseg.core.plan import Plan
 
 PATIENCE = timedelta(hours=12)
-"""How long ranks wait for one another: for as long as rank 0 may preprocess. A rank that dies is noticed at once, by torchrun."""
+"""How long ranks wait for one another: as long as rank 0 may preprocess. torchrun notices at once when a rank dies."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Which of the processes this is; by default the only one.
+    """This process among those that share a training; by default the only one.
 
     Args:
-        rank: number of this process, from 0, which alone writes and decides.
-        size: how many there are.
+        rank: number of this process; only 0 writes and decides.
+        size: number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def share(self, batch_size: int) -> range:
-        """The numbers, within a batch, of this rank's patches; the first ranks have one more where it does not come out even."""
-        each, more = divmod(batch_size, self.size)
-        first = self.rank * each + min(self.rank, more)
-        return range(first, first + each + (self.rank < more))
+        """The numbers, within a batch, of this rank's patches; the first ranks have one more if the division has a remainder."""
+        patches, remainder = divmod(batch_size, self.size)
+        first = self.rank * patches + min(self.rank, remainder)
+        return range(first, first + patches + (self.rank < remainder))
 
-    def total(self, value: Tensor) -> Tensor:
+    def sum(self, value: Tensor) -> Tensor:
         """The sum of a value over all ranks, the same on each.
 
         Its gradient flows into this rank's part alone, times the number of ranks: averaged over the ranks, as
@@ -50,45 +50,43 @@ class Ranks:
         """
         if self.size == 1:
             return value
-        everyone = value.detach().clone()
-        dist.all_reduce(everyone)
+        total = value.detach().clone()
+        dist.all_reduce(total)
         own = value * self.size
-        return own + (everyone - own.detach())
+        return own + (total - own.detach())
 
-    def agreed(self, value: Value) -> Value:
-        """What rank 0 says, on every rank; all must ask at the same point."""
+    def broadcast(self, value: Value) -> Value:
+        """Rank 0's value on every rank; all ranks must call this at the same point."""
         if self.size == 1:
             return value
-        told: list[Value] = [value]
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        return told[0]
+        values: list[Value] = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
 
     def wait(self) -> None:
-        """Return when every rank is here."""
-        if self.size > 1:
-            self.agreed(None)
+        """Return when every rank has called this."""
+        self.broadcast(None)
 
 
-ALONE = Ranks()
-"""A training in one process."""
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """The ranks that torchrun started, and this one's device; a single rank if it did not.
+def join_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
+    """The rank of this process and its device, if torchrun started it; else a single rank and the device as it is.
 
     Args:
-        device: "auto", "cpu", "cuda": each rank of a machine takes one of its GPUs, by its local number.
+        device: "auto", "cpu" or "cuda"; each rank of a machine uses another one of its GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's way to tell
+    size = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
     if size == 1 or not dist.is_torchelastic_launched():
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     if device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # true of channels-last weights, and of no matter
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # true of channels-last weights, and harmless
     if dist.get_rank() > 0:
         logging.getLogger("nnseg").setLevel(logging.ERROR)
     ranks = Ranks(rank=dist.get_rank(), size=size)
@@ -102,13 +100,13 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """What a training is given besides its data.
+    """Plan, fold, device and precision of a training.
 
     Args:
-        plan: the decisions.
-        fold: which fold, for the random draws.
+        plan: all decisions.
+        fold: part of the seed.
         device: to train on.
-        dtype: of the arithmetic under autocast.
+        dtype: for autocast; float32 means no autocast.
         ranks: the processes that share the training.
     """
 
@@ -116,8 +114,8 @@ class TrainingContext:
     fold: int
     device: torch.device
     dtype: torch.dtype
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which the network computes."""
+        """The context for the network's forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)

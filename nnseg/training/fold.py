@@ -1,4 +1,4 @@
-"""``nnseg train``: one fold to its weights, in the time given, resumable at any moment."""
+"""``nnseg train``: one fold to its weights, in the time given, resumable after any interruption."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.system.stop import StopRequest
-from nnseg.training.context import ALONE, Ranks, TrainingContext
+from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
 from nnseg.training.learner import Learner, fresh_network
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
 from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import (
     TimeLimit,
-    begin,
-    fixed,
+    has_intact_model,
     has_stalled,
-    is_whole,
-    on_file,
+    load_initial_weights,
+    make_schedule,
     preprocessed,
+    saved_schedule,
     shortened,
     smoothed_dice,
     training_key,
@@ -47,103 +47,106 @@ from nnseg.training.validation import Validation
 log = logging.getLogger(__name__)
 
 FIRST_SAVE = 60.0
-"""Seconds after which the first checkpoint is made, should those between checkpoints be more."""
+"""Seconds after which the first checkpoint is written, if those between checkpoints are more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What one training is asked for besides its plan.
+    """How to carry out one training.
 
     Args:
         options: of the command; ``budget`` is the share of this training.
-        stop: asks it to end.
-        watch: shows how it goes.
+        stop: may ask for an early end.
+        progress: what is kept up to date meanwhile.
         ranks: the processes that share it.
     """
 
     options: Options
     stop: StopRequest = field(default_factory=StopRequest)
-    watch: ProgressSettings = field(default_factory=ProgressSettings)
-    ranks: Ranks = ALONE
+    progress: ProgressSettings = field(default_factory=ProgressSettings)
+    ranks: Ranks = SINGLE_PROCESS
 
 
-def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], order: TrainingRequest) -> FoldFolder:
-    """Train one fold of one plan, or finish it, or find it done.
+def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], request: TrainingRequest) -> FoldFolder:
+    """Train one fold of one plan from the start or from its last checkpoint, unless it is finished; returns its folder.
 
     Args:
         folder: of the plan, with its preprocessed cases.
         number: of the fold.
         fold: its cases; those that failed preprocessing are left out.
         keys: of the preprocessed cases, see `case_keys`.
-        order: what is asked for.
+        request: options, and how to stop and report.
 
     Raises:
-        RunError: neither the plan nor the options say how long to train, or no training case is there.
+        RunError: neither the plan nor the options set the length of the training, or no training case is left.
         Stopped: a signal asked for an end; everything is saved.
     """
-    start, ranks, options = time.perf_counter(), order.ranks, order.options
-    plan, place, target = folder.plan, folder.fold(number), resolve_device(options.device)
+    start, ranks, options = time.perf_counter(), request.ranks, request.options
+    plan, place, device = folder.plan, folder.fold(number), resolve_device(options.device)
     key = training_key(folder, number, fold, keys)
-    schedule = ranks.agreed(on_file(place, key, plan, options) if ranks.rank == 0 else None)
-    if schedule and schedule.ended is not None and ranks.agreed(is_whole(place)):
+    schedule = ranks.broadcast(saved_schedule(place, key, plan, options) if ranks.rank == 0 else None)
+    if schedule and schedule.ended is not None and ranks.broadcast(has_intact_model(place)):
         log.info("%s %s: already trained (%s)", plan.name, place.path.name, schedule.describe())
         return place
     cases, held_out = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
-    with exact(target, wanted=options.deterministic):
+    with exact(device, wanted=options.deterministic):
         if schedule is None:
-            known = (cases, held_out)
-            schedule = fixed(plan, number, key, known, options, alone=ranks.size == 1) if ranks.rank == 0 else None
-            schedule = ranks.agreed(schedule)
+            single = ranks.size == 1
+            schedule = make_schedule(plan, number, key, (cases, held_out), options, single=single) if ranks.rank == 0 else None
+            schedule = ranks.broadcast(schedule)
             assert schedule is not None
-        dtype = getattr(torch, schedule.precision)
-        setting = TrainingContext(plan=plan, fold=number, device=target, dtype=dtype, ranks=ranks)
-        patches, validation = Patches(cases, plan, fold=number, device=target, ranks=ranks), Validation(held_out, setting)
-        _FoldTraining(place, setting, schedule, order, began=start).go(patches, validation)
-    gc.collect()  # a learner's parts refer to one another, so that only this frees their memory for what comes next
+        context = TrainingContext(plan=plan, fold=number, device=device, dtype=getattr(torch, schedule.precision), ranks=ranks)
+        patches, validation = Patches(cases, plan, fold=number, device=device, ranks=ranks), Validation(held_out, context)
+        _FoldTraining(place, context, schedule, request, began=start).run(patches, validation)
+    gc.collect()  # a learner's parts refer to one another: without this their memory is freed too late for the next training
     return place
 
 
 class _FoldTraining:
-    """One training on its way: the learner, and what is on file of it."""
+    """The training of one fold, and its files: schedule, history, checkpoints and model. Only rank 0 writes."""
 
     def __init__(
-        self, place: FoldFolder, setting: TrainingContext, schedule: Schedule, order: TrainingRequest, *, began: float
+        self, place: FoldFolder, context: TrainingContext, schedule: Schedule, request: TrainingRequest, *, began: float
     ) -> None:
-        self.place, self.setting, self.order = place, setting, order
-        self.name = f"{setting.plan.name} fold {setting.fold}"
-        self.writes = setting.ranks.rank == 0
+        self.place, self.context, self.request = place, context, request
+        self.name = f"{context.plan.name} fold {context.fold}"
+        self.writes = context.ranks.rank == 0
         self.schedule = schedule
         saved = self._last_checkpoint()
-        self.learner = Learner(setting, schedule.course, network=self._first_network(saved is None), compiled=schedule.compiled)
+        network = self._initial_network(load=saved is None)
+        self.learner = Learner(context, schedule.course, network=network, compiled=schedule.compiled)
         self.learner.spent += time.perf_counter() - began
         if saved:
             self.learner.restore(*saved)
             log.info("%s: going on from step %d", self.name, self.learner.step)
-        self._note(schedule)
+        self._write_schedule(schedule)
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
-        self.save_at = time.monotonic() + min(FIRST_SAVE, order.options.checkpoint)
-        self.keeper = TimeLimit(schedule.seconds, self.learner) if schedule.seconds else None
+        self.save_at = time.monotonic() + min(FIRST_SAVE, request.options.checkpoint)
+        self.time_limit = TimeLimit(schedule.seconds, self.learner) if schedule.seconds else None
 
-    def go(self, patches: Patches, validation: Validation) -> None:
-        """Train to the end, or until asked to stop; one that has ended, and whose model is lost, just to where it ended."""
-        learner, order, ended = self.learner, self.order, self.schedule.ended
-        log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.setting.dtype, self.setting.device)
-        with order.watch.on(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as watched:
+    def run(self, patches: Patches, validation: Validation) -> None:
+        """Train to the end of the schedule, or until asked to stop.
+
+        A training that had ended, and whose model file is lost, is trained up to the step where it ended.
+        """
+        learner, ended = self.learner, self.schedule.ended
+        log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.context.dtype, self.context.device)
+        with self.request.progress.track(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as progress:
             for step in take_steps(learner, patches, validation) if ended is None or learner.step < ended else ():
                 if step.epoch:
-                    self._record(watched.epoch(step.epoch))
-                watched.step()
+                    self._record(progress.epoch(step.epoch))
+                progress.step()
                 if learner.step == ended:
                     break
-                if asked := self.setting.ranks.agreed(order.stop.source):
-                    self._leave(for_good=asked == "file")
+                if asked := self.context.ranks.broadcast(self.request.stop.source):
+                    self._stop_early(for_good=asked == "file")
                     return
-                self._steer(epoch_ended=step.epoch is not None)
+                self._adjust_course(epoch_ended=step.epoch is not None)
                 if time.monotonic() > self.save_at and learner.step < learner.course.steps:
-                    self._save()
+                    self._save_checkpoint()
         self._finish()
 
     def _record(self, epoch: Epoch) -> None:
@@ -155,16 +158,15 @@ class _FoldTraining:
         if epoch.dice and estimates and estimates[-1] >= max(estimates):
             self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.learner.weights().items()}
 
-    def _steer(self, *, epoch_ended: bool) -> None:
-        """Give the learner another course if its time or its progress asks for one; it is written down before it is taken."""
-        learner, schedule = self.learner, self.schedule
-        known = learner.step < learner.course.legs[-1].step or schedule.ended is not None
-        if known or learner.step >= learner.course.steps:
-            return  # what comes next is on file already, or nothing does
-        course, plateau = learner.course, schedule.plateau
-        if self.keeper and self.writes:
-            kept = self.keeper.course(learner)
-            course = kept if plateau is None or kept.steps < course.steps else course
+    def _adjust_course(self, *, epoch_ended: bool) -> None:
+        """Shorten or lengthen the course to keep to the time limit, or shorten it at a plateau; written before it takes effect."""
+        learner, schedule, course = self.learner, self.schedule, self.learner.course
+        if learner.step < course.legs[-1].step or learner.step >= course.steps or schedule.ended is not None:
+            return  # a resumed training repeats the changes that its schedule holds, and its last step needs none
+        plateau = schedule.plateau
+        if self.time_limit and self.writes:
+            in_time = self.time_limit.course(learner)
+            course = in_time if plateau is None or in_time.steps < course.steps else course
         if epoch_ended and schedule.patience and plateau is None:
             counted = [epoch for epoch in self.epochs if epoch.step > schedule.since]
             if has_stalled(counted, schedule.patience):
@@ -172,37 +174,37 @@ class _FoldTraining:
                 log.info(
                     "%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps
                 )
-        course, plateau = self.setting.ranks.agreed((course, plateau))
-        if course != learner.course or plateau != schedule.plateau:
-            self._note(schedule.steered(course) if plateau is None else schedule.stalled(plateau, course))
+        course, plateau = self.context.ranks.broadcast((course, plateau))
+        if (course, plateau) != (learner.course, schedule.plateau):
+            self._write_schedule(schedule.on_course(course, plateau=plateau))
             learner.course = course
 
-    def _leave(self, *, for_good: bool) -> None:
-        """End before the course does: for good, or to go on another time."""
+    def _stop_early(self, *, for_good: bool) -> None:
+        """Save, and finish for good or raise `Stopped` so that the same command goes on another time."""
         step, steps = self.learner.step, self.learner.course.steps
         if for_good:
-            log.info("%s: ended at step %d of %d, because there is a file %s", self.name, step, steps, self.order.stop.file)
+            log.info("%s: ended at step %d of %d, because there is a file %s", self.name, step, steps, self.request.stop.file)
             self._finish()
             return
-        self._save()
+        self._save_checkpoint()
         self._write_model(self.learner.weights(), self.place.model_file)
         raise Stopped(
             f"{self.name} stopped at step {step} of {steps}; the same command goes on from there, and {self.place.model_file} "
             "predicts as well as it can by now",
-            self.order.stop.code,
+            self.request.stop.code,
         )
 
     def _finish(self) -> None:
-        self._save()
+        self._save_checkpoint()
         self._write_model(self.learner.weights(), self.place.model_file)
         log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
-        self._note(self.schedule.finished(self.learner.step, self.learner.seconds))
+        self._write_schedule(self.schedule.finished(self.learner.step, self.learner.seconds))
 
-    def _save(self) -> None:
-        """Write a checkpoint, keep the one before, and write the best weights.
+    def _save_checkpoint(self) -> None:
+        """Write a checkpoint, keep the previous one, and write the best weights.
 
         Raises:
-            NnsegError: nothing worth keeping is left, since a loss or a weight is not finite; what was saved before stays.
+            NnsegError: a loss or a weight is not finite; what was saved before stays.
         """
         start = time.perf_counter()
         self.learner.check()
@@ -214,32 +216,31 @@ class _FoldTraining:
                 self.place.checkpoint_file.replace(self.place.checkpoint_before_file)
             tensors, about = self.learner.snapshot()
             save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key})
-        self.save_at = time.monotonic() + self.order.options.checkpoint
-        if self.keeper:
-            self.keeper.closing = time.perf_counter() - start
+        self.save_at = time.monotonic() + self.request.options.checkpoint
+        if self.time_limit:
+            self.time_limit.saving_seconds = time.perf_counter() - start
 
     def _write_model(self, weights: Mapping[str, Tensor], file: Path) -> None:
         if self.writes:
-            member = Member(plan=self.setting.plan, fold=self.setting.fold, weights=weights)
+            member = Member(plan=self.context.plan, fold=self.context.fold, weights=weights)
             save_model(Model(members=(member,)), file)
 
-    def _note(self, schedule: Schedule) -> None:
-        """Write down what the work now is."""
+    def _write_schedule(self, schedule: Schedule) -> None:
         self.schedule = schedule
         if self.writes:
             write_json(self.place.schedule_file, schedule)
 
-    def _first_network(self, fresh: bool) -> nn.Module:
-        """The network to begin with: with the weights of its origin, unless it gets those of a checkpoint anyway."""
-        network, origin = fresh_network(self.setting), self.schedule.origin
-        if origin and fresh:
-            begin(network, self.setting.plan, self.setting.fold, origin)
+    def _initial_network(self, *, load: bool) -> nn.Module:
+        """The network before the first step, its frozen part set; ``load`` its initial weights if no checkpoint replaces them."""
+        network, origin = fresh_network(self.context), self.schedule.origin
+        if origin and load:
+            load_initial_weights(network, self.context.plan, self.context.fold, origin)
         if origin and origin.freeze:
             freeze(network, origin.freeze)
         return network
 
     def _last_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint of the same work that is whole, if there is one; a damaged one is removed."""
+        """The last intact checkpoint of the same schedule, if there is one; a damaged one is removed."""
         for file in (self.place.checkpoint_file, self.place.checkpoint_before_file):
             if not file.exists():
                 continue
@@ -247,9 +248,9 @@ class _FoldTraining:
                 tensors, about = load_tensors(file)
             except ModelError as error:
                 log.warning("%s; training goes on from what was saved before", error)
-                self.setting.ranks.wait()  # the others have seen it too
+                self.context.ranks.wait()  # the others have read it too
                 if self.writes:
-                    file.unlink()  # else the next save would keep it as the one before
+                    file.unlink()  # else the next save would keep it as the previous one
                 continue
             if about.get("schedule") == self.schedule.key:
                 return tensors, about

@@ -1,4 +1,4 @@
-"""The training loop, one step after another, with batches drawn ahead in threads. Callers watch, save or stop with a ``for``."""
+"""The training loop, one step after another, with batches drawn ahead in threads; callers save or stop in their ``for``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ log = logging.getLogger(__name__)
 def prefetched(patches: Patches, first: int, *, ahead: int) -> Generator[Batch, None, None]:
     """The batches of steps ``first``, ``first + 1``, ... without end, bit for bit as `Patches.batch` gives them.
 
-    Where the device's memory is too small for several drawings at a time, they are drawn one by one from then on. Any other error
-    in drawing a batch is raised when that batch's turn comes. Close the iterator when done with it: drawings not begun are dropped,
-    those under way are waited for, and no thread is left.
+    If the device's memory is too small to draw several batches at a time, they are drawn one by one from then on. Any other error
+    in drawing a batch is raised when that batch is due. Closing the iterator waits for batches being drawn, and leaves no thread.
 
     Args:
         patches: to draw from.
         first: step.
-        ahead: batches drawn, each in a thread of its own, while the caller is busy with an earlier one; 0 for none.
+        ahead: batches drawn in advance, each in a thread of its own; 0 for none.
     """
     step = first
     if ahead:
@@ -61,16 +60,16 @@ def _drawn_ahead(patches: Patches, first: int, ahead: int) -> Generator[Batch, N
 
 
 AHEAD = 4
-"""Batches drawn ahead of the step while another device computes; a CPU has nothing to gain from it."""
+"""Batches drawn in advance while a GPU computes the step; on a CPU this gains nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What has just been done.
+    """A finished step.
 
     Args:
         number: of steps so far.
-        epoch: the line of the record, if the step was the last of an epoch.
+        epoch: if the step was the last of an epoch.
     """
 
     number: int
@@ -80,15 +79,15 @@ class Step:
 def take_steps(learner: Learner, patches: Patches, validation: Validation) -> Iterator[Step]:
     """Train to the end of the learner's course, yielding after each step.
 
-    Between two steps the learner may be saved, given another course, or left: it goes on from where it is.
+    Between two steps the learner may be saved or given another course. A later call goes on from its step.
 
     Raises:
-        NnsegError: the loss of an epoch is no longer finite; names the patches.
+        NnsegError: a loss or a gradient of the epoch is not finite; names the patches.
     """
-    setting = learner.setting
-    epoch_steps, ahead = setting.plan.training.epoch_steps, 0 if setting.device.type == "cpu" else AHEAD
+    context = learner.context
+    epoch_steps, ahead = context.plan.training.epoch_steps, 0 if context.device.type == "cpu" else AHEAD
     start = time.perf_counter()
-    with closing(prefetched(patches, learner.step, ahead=ahead)) as batches, memory_for(setting.device):
+    with closing(prefetched(patches, learner.step, ahead=ahead)) as batches, memory_for(context.device):
         while learner.step < learner.course.steps:
             learner.take_step(next(batches))
             epoch = None
@@ -99,21 +98,21 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
 
 
 def memory_for(device: torch.device) -> AbstractContextManager[None]:
-    """The context in which steps are taken fastest, as far as memory goes."""
+    """The context in which the allocator keeps memory between steps, which makes them faster on a CPU."""
     return keep_freed_memory() if device.type == "cpu" else nullcontext()
 
 
 def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:
-    setting, course = learner.setting, learner.course
+    context, course = learner.context, learner.course
     loss = learner.mean_loss()
     assert loss is not None
     return Epoch(
-        number=math.ceil(learner.step / setting.plan.training.epoch_steps),
+        number=math.ceil(learner.step / context.plan.training.epoch_steps),
         step=learner.step,
         steps=course.steps,
         loss=loss,
-        learning_rate=learning_rate(learner.step - 1, course, setting.plan.training),
-        dice=setting.ranks.agreed(validation.estimate(learner.network, learner.weights()) if setting.ranks.rank == 0 else {}),
+        learning_rate=learning_rate(learner.step - 1, course, context.plan.training),
+        dice=context.ranks.broadcast(validation.estimate(learner.network, learner.weights()) if context.ranks.rank == 0 else {}),
         seconds=time.perf_counter() - start,
         total_seconds=learner.seconds,
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from nnseg.training.context import ALONE, Ranks
+from nnseg.training.context import SINGLE_PROCESS, Ranks
 
 NOTHING = 1e-30
 """Added to what is divided by, and lost in rounding unless that is zero."""
@@ -48,7 +48,7 @@ class LossTarget:
     known: Tensor | None = None
     weights: Tensor | None = None
     smoothing: float = 0.0
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +79,7 @@ class OverlapSums:
 
     def average(self, amount: Tensor, count: Tensor, *, empty: float = 0.0) -> Tensor:
         """`amount` for each of `count`, both summed over all ranks; ``empty`` if there is nothing to average."""
-        amounts, counts = self.target.ranks.total(torch.stack([amount, count]))
+        amounts, counts = self.target.ranks.sum(torch.stack([amount, count]))
         mean: Tensor = (amounts + empty * NOTHING) / (counts + NOTHING)
         return mean
 
@@ -91,7 +91,7 @@ class OverlapSums:
         """The same with the batch, on all ranks, as one volume; a head counts if it was annotated in any sample."""
         known = (self.head_weight > 0).to(self.head_weight.dtype)
         rows = [v.sum(0, keepdim=True) for v in (self.both, self.predicted, self.reference, self.head_weight, known)]
-        both, predicted, reference, weight, samples = self.target.ranks.total(torch.stack(rows))
+        both, predicted, reference, weight, samples = self.target.ranks.sum(torch.stack(rows))
         weight = weight / samples.clamp(min=1)
         return replace(self, both=both, predicted=predicted, reference=reference, head_weight=weight)
 

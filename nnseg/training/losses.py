@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nnseg.core.plan import LossName, Plan
-from nnseg.training.context import ALONE, Ranks
+from nnseg.training.context import SINGLE_PROCESS, Ranks
 from nnseg.training.loss_terms import LossTarget, OverlapSums, overlap_sums
 
 SMOOTHING = 1e-5
@@ -167,12 +167,12 @@ def mean_of(own: OwnLoss) -> Loss:
             labels = torch.where(unsure, -1, labels)
         value = own(logits.float(), labels)
         samples = torch.full_like(value.detach(), len(labels))
-        return target.ranks.total(value * (samples / target.ranks.total(samples)))
+        return target.ranks.sum(value * (samples / target.ranks.sum(samples)))
 
     return loss
 
 
-def make_loss(plan: Plan, *, ranks: Ranks = ALONE, loss: OwnLoss | None = None) -> StagedLoss:
+def make_loss(plan: Plan, *, ranks: Ranks = SINGLE_PROCESS, loss: OwnLoss | None = None) -> StagedLoss:
     """A function of a network's outputs (finest first, or only the finest) and of labels (B, *space), whose answer is a scalar.
 
     Coarser outputs are compared with labels picked from the middle of their voxels, with weights that halve from stage to stage.

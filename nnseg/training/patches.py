@@ -1,4 +1,4 @@
-"""`Patches`: the n-th training batch of a fold, whatever was drawn before it and however many draw."""
+"""`Patches`: the n-th training batch of a fold, whatever was drawn before it and in how many threads or processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
 from nnseg.training.augmentation.batchgenerators import Transforms
-from nnseg.training.augmentation.cascade import show_previous
+from nnseg.training.augmentation.cascade import cascade_input
 from nnseg.training.augmentation.intensity import Drawn, augment, draw_strengths
 from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels
 from nnseg.training.augmentation.warp import LabelledCase, cut, warp
-from nnseg.training.context import ALONE, Ranks
+from nnseg.training.context import SINGLE_PROCESS, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,9 +27,9 @@ class Batch:
     Args:
         image: float32 (B, C, *patch).
         labels: int64 (B, *patch), label indices, -1 where ignored.
-        names: of the cases the patches come from.
-        known: bool (B, labels), labels that were annotated in each patch's case; None where all were in all.
-        starts: voxel of the case, in network axis order, at which each patch begins, were it not turned.
+        names: of the patches' cases.
+        known: bool (B, labels), labels that were annotated in each patch's case; None if all were in all.
+        starts: voxel of the case, in network axis order, where each patch starts before rotation.
     """
 
     image: Tensor
@@ -40,45 +40,47 @@ class Batch:
 
 
 class Patches:
-    """Random patches of cases, augmented. Nothing changes after it is made, so that several threads may draw at once.
+    """Random patches of cases, augmented. Immutable, so that several threads may draw at once.
 
-    With chance ``foreground_share``, whatever the batch size, a patch is centred on a labelled voxel, as far as borders allow. Its
-    label (or region) is drawn *before* its case, so that a label which few cases have is seen as often as any other. Any other
-    patch lies anywhere in any case with equal chance or, where voxels are ignored, around an annotated voxel.
+    With probability ``foreground_share``, whatever the batch size, a patch is centred on a labelled voxel, as far as borders allow.
+    Its label (or region) is drawn *before* its case, so that a label which few cases have is drawn as often as any other. Other
+    patches are uniform over cases and positions or, where voxels are ignored, centred on a random annotated voxel.
 
     Args:
-        cases: to draw from; only sliced, never changed.
+        cases: to draw from; only sliced.
         plan: patch, batch size, shares, augmentation and seed.
         fold: part of the seed.
-        device: where batches lie.
-        ranks: who shares every batch; this one draws its own part only.
+        device: of the batches.
+        ranks: the processes that share each batch; each draws its own part.
 
     Raises:
         DatasetError: there are no cases.
     """
 
-    def __init__(self, cases: Sequence[LabelledCase], plan: Plan, *, fold: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, cases: Sequence[LabelledCase], plan: Plan, *, fold: int, device: torch.device, ranks: Ranks = SINGLE_PROCESS
+    ) -> None:
         if not cases:
             raise DatasetError(f"fold {fold} of dataset {plan.dataset} has no cases to train on; add cases or use fewer folds")
         self._cases, self._plan, self._fold, self._device = cases, plan, fold, device
         self._patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
-        # Other devices lack some of the operations, or compute them differently.
-        self._workplace = device if device.type == "cuda" else torch.device("cpu")
+        # Augmentation runs on CUDA or the CPU: other devices lack some operations, or compute them differently.
+        self._augment_on = device if device.type == "cuda" else torch.device("cpu")
         self._numbers = ranks.share(plan.training.batch_size)
-        self._holders = _holders(cases, plan)
+        self._cases_with = _cases_by_group(cases, plan)
         self._known = _known_labels(cases, len(plan.labels.values))
-        self._catalogue = Transforms(plan.training.augmentation.extra)
+        self._transforms = Transforms(plan.training.augmentation.extra)
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
 
     def batch(self, step: int) -> Batch:
-        """This rank's patches of a step; patch number ``n`` depends on nothing but (seed, fold, step, n)."""
+        """This rank's patches of a step; patch ``n`` depends on nothing but (seed, fold, step, n)."""
         draws, channels = [self._draw(step, number) for number in self._numbers], len(self._plan.channels)
         image, labels = self._read(draws)
         image, previous = image[:, :channels].contiguous(), image[:, channels:]
-        self._catalogue.apply(image, [labels, *previous.unbind(1)], [d.seed for d in draws], masked=self._masked)
+        self._transforms.apply(image, [labels, *previous.unbind(1)], [d.seed for d in draws], masked=self._masked)
         augment(image, [d.strengths for d in draws], masked=self._masked)
         if self._plan.previous:
-            image = show_previous(image, previous, [d.rng for d in draws], self._plan)
+            image = cascade_input(image, previous, [d.rng for d in draws], self._plan)
         return Batch(
             image=image.to(self._device),
             labels=labels.to(self._device),
@@ -90,30 +92,30 @@ class Patches:
     def _draw(self, step: int, number: int) -> _PatchParameters:
         training, dimensions = self._plan.training, self._plan.dimensions
         rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
-        foreground = rng.random() < training.foreground_share and bool(self._holders)
-        case, around = _draw_labelled(rng, self._holders) if foreground else _draw_anywhere(rng, self._cases)
+        foreground = rng.random() < training.foreground_share and bool(self._cases_with)
+        case, around = _draw_labelled(rng, self._cases_with) if foreground else _draw_anywhere(rng, self._cases)
         shape, patch = np.array(case.labels.shape), np.array(self._patch)
         return _PatchParameters(
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
             strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *self._plan.patch)),
-            seed=self._catalogue.seed(rng),
+            seed=self._transforms.seed(rng),
             rng=rng,
         )
 
     def _read(self, draws: Sequence[_PatchParameters]) -> tuple[Tensor, Tensor]:
-        """The patches as they lie in their cases, on the device that augments them."""
-        pinned, poses = self._workplace.type == "cuda", [d.pose for d in draws]
+        """Images and labels of the patches before intensity augmentation, on the device for it."""
+        pinned, poses = self._augment_on.type == "cuda", [d.pose for d in draws]
         image = torch.zeros((len(draws), self._plan.stored, *self._patch), pin_memory=pinned)
         labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
             if draw.pose.turn is None:
                 cut(draw.case, draw.pose, image[number], labels[number])
-        image, labels = image.to(self._workplace, non_blocking=True), labels.to(self._workplace, non_blocking=True)
+        image, labels = image.to(self._augment_on, non_blocking=True), labels.to(self._augment_on, non_blocking=True)
         previous = bool(self._plan.previous)
         for number, draw in enumerate(draws):
             if draw.pose.turn is not None:
-                image[number], labels[number] = warp(draw.case, draw.pose, self._patch, self._workplace, previous=previous)
+                image[number], labels[number] = warp(draw.case, draw.pose, self._patch, self._augment_on, previous=previous)
         swap_labels(labels, poses, self._plan)
         if previous:
             swap_labels(image[:, -1], poses, self._plan)
@@ -128,13 +130,13 @@ class Patches:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _PatchParameters:
-    """What chance wants of one patch.
+    """Random parameters of one patch.
 
     Args:
-        case, pose: where it is taken from.
+        case, pose: where it is cut, and how it is rotated, flipped and deformed.
         strengths: of the changes of intensity.
-        seed: of the plan's own transforms.
-        rng: for what is drawn later.
+        seed: of the plan's transforms of batchgenerators.
+        rng: for later draws.
     """
 
     case: LabelledCase
@@ -144,21 +146,21 @@ class _PatchParameters:
     rng: np.random.Generator
 
 
-Holder = tuple[LabelledCase, tuple[Integers, ...]]
-"""A case, and where in it the labels of one group lie."""
+CaseWithLabels = tuple[LabelledCase, tuple[Integers, ...]]
+"""A case, and the voxels (N, 3) of each label of one group."""
 
 
-def _holders(cases: Sequence[LabelledCase], plan: Plan) -> list[list[Holder]]:
-    """For each label (or region) that any case shows, the cases that do."""
+def _cases_by_group(cases: Sequence[LabelledCase], plan: Plan) -> list[list[CaseWithLabels]]:
+    """For each label (or region) that any case has, the cases that have it."""
     members = plan.labels.members() if plan.labels.regions else plan.labels.members()[1:]
     groups = [[int(i) for i in np.flatnonzero(row) if i > 0] for row in members]
     found = [[(case, _locations(case, group)) for case in cases] for group in groups]
-    present = [[(case, places) for case, places in holders if places] for holders in found]
-    return [holders for holders in present if holders]
+    present = [[(case, places) for case, places in cases_with if places] for cases_with in found]
+    return [cases_with for cases_with in present if cases_with]
 
 
 def _known_labels(cases: Sequence[LabelledCase], count: int) -> dict[str, Tensor] | None:
-    """For each case, by name, which labels were annotated in it, the background always; None if all were in all."""
+    """Bool (labels,) by case name: labels annotated in the case, and the background; None if all were in all."""
     if all(case.known is None for case in cases):
         return None
     return {case.name: torch.tensor([case.known is None or i == 0 or i in case.known for i in range(count)]) for case in cases}
@@ -168,8 +170,8 @@ def _locations(case: LabelledCase, group: Sequence[int]) -> tuple[Integers, ...]
     return tuple(case.locations[i] for i in group if len(case.locations.get(i, ())))
 
 
-def _draw_labelled(rng: np.random.Generator, holders: Sequence[Sequence[Holder]]) -> tuple[LabelledCase, Offset]:
-    group = holders[int(rng.integers(len(holders)))]
+def _draw_labelled(rng: np.random.Generator, cases_with: Sequence[Sequence[CaseWithLabels]]) -> tuple[LabelledCase, Offset]:
+    group = cases_with[int(rng.integers(len(cases_with)))]
     case, places = group[int(rng.integers(len(group)))]
     number = int(rng.integers(sum(len(p) for p in places)))
     for place in places:

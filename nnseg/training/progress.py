@@ -1,4 +1,4 @@
-"""A training's progress: one line an epoch in the log and in ``history.jsonl``, and events for TensorBoard (an extra)."""
+"""A training's progress: a bar, one line an epoch in the log, the report, and events for TensorBoard (an extra)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from nnseg.core.schedule import Epoch
 from nnseg.system.energy import EnergyMeter
 from nnseg.training.learner import Learner
 
+log = logging.getLogger(__name__)
+
 FLUSH_SECONDS = 10
+
+REFRESH = 60.0
+"""Seconds between two updates of the report while training runs."""
+
+METER_SECONDS = 60.0
+"""Seconds between two readings of the energy counters, which restart from zero every few minutes."""
 
 
 class TensorBoard:
-    """Writes epochs as events. A training that goes on may write into the same folder again: its steps replace those there.
+    """Writes epochs as events. In the same folder, a resumed training replaces the events after its step.
 
     Args:
-        folder: of one training; made when the first epoch is written. TensorBoard takes the folder above it as a set of trainings.
+        folder: of one training; created with the first epoch. TensorBoard shows the folder above it as a set of trainings.
 
     Raises:
         NnsegError: the extra is not installed.
@@ -61,19 +69,10 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, epoch.step)
 
     def close(self) -> None:
-        """Write what is still waiting; an epoch may follow, into a file of its own."""
+        """Write what is buffered; another epoch goes into a new file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-log = logging.getLogger(__name__)
-
-REFRESH = 60.0
-"""Seconds between two reports while training runs."""
-
-METER_SECONDS = 60.0
-"""Seconds after which the energy is looked at, whose counters begin anew every few minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class ProgressSettings:
     """What is kept up to date while training runs.
 
     Args:
-        refresh: writes the report anew; called at most once in `REFRESH` seconds. None for no report.
+        refresh: updates the report; called at most once in `REFRESH` seconds. None for no report.
         tensorboard: also write events for TensorBoard, beside the history.
     """
 
@@ -89,97 +88,89 @@ class ProgressSettings:
     tensorboard: bool = False
 
     @contextmanager
-    def on(
+    def track(
         self, name: str, learner: Learner, past: Sequence[Epoch] = (), *, folder: Path, shown: bool = True
     ) -> Iterator[TrainingProgress]:
-        """One training under observation.
+        """The progress of one training.
 
         Args:
             name: of the training.
             learner: that trains.
-            past: epochs that are on record already.
+            past: epochs in the history already.
             folder: of the training.
             shown: False for ranks that do not write.
         """
-        refresh = self.refresh if shown else None
-        board = TensorBoard(folder / "tensorboard") if self.tensorboard and shown else None
-        watched = TrainingProgress(name, learner, past, refresh=refresh, board=board, bar=shown and sys.stderr.isatty())
+        progress = TrainingProgress(name, learner, past, bar=shown and sys.stderr.isatty())
+        if shown:
+            progress.refresh = self.refresh
+            progress.board = TensorBoard(folder / "tensorboard") if self.tensorboard else None
         try:
-            yield watched
+            yield progress
         finally:
-            watched.close()
+            progress.close()
 
 
 class TrainingProgress:
-    """One training under observation."""
+    """The progress of one training: shows steps and epochs, and adds energy and processor time to the epochs.
 
-    def __init__(
-        self,
-        name: str,
-        learner: Learner,
-        past: Sequence[Epoch],
-        *,
-        refresh: Callable[[], None] | None,
-        board: TensorBoard | None,
-        bar: bool,
-    ) -> None:
-        self._name, self._learner, self._refresh, self._board = name, learner, refresh, board
-        self._meter, self._cpu = EnergyMeter(gpus=_cards(learner.setting.device)), time.process_time()
+    Attributes:
+        refresh, board: updates the report, and writes events, after each epoch; None for neither.
+    """
+
+    def __init__(self, name: str, learner: Learner, past: Sequence[Epoch], *, bar: bool) -> None:
+        self._name, self._learner = name, learner
+        self.refresh: Callable[[], None] | None = None
+        self.board: TensorBoard | None = None
+        self._meter, self._cpu = EnergyMeter(gpus=_gpu_ids(learner.context.device)), time.process_time()
         self._joules, self._cpu_seconds = (past[-1].joules, past[-1].cpu_seconds or 0.0) if past else (0.0, 0.0)
-        self._looked = self._reported = time.monotonic()
+        self._metered = self._reported = time.monotonic()
         total, done = learner.course.steps, learner.step
         self._bar = tqdm(total=total, initial=done, desc=name, unit="step", leave=False, dynamic_ncols=True, disable=not bar)
 
     def step(self) -> None:
-        """One more step is done."""
+        """Show that a step is finished."""
         self._bar.total = self._learner.course.steps
         self._bar.update(self._learner.step - self._bar.n)
-        if time.monotonic() - self._looked > METER_SECONDS:
-            self._looked = time.monotonic()
+        if time.monotonic() - self._metered > METER_SECONDS:
+            self._metered = time.monotonic()
             self._meter.joules()
 
     def epoch(self, epoch: Epoch) -> Epoch:
-        """One more epoch is done; returns its line of the record, with what the training has taken so far."""
+        """Show that an epoch is finished; returns it with the energy and processor time that the training has used so far."""
         joules, before = self._meter.joules(), self._joules
-        taken = {
+        used = {
             "joules": None if joules is None or before is None else before + joules,
             "cpu_seconds": round(self._cpu_seconds + time.process_time() - self._cpu, 1),
         }
-        epoch = epoch.model_copy(update=taken)
+        epoch = epoch.model_copy(update=used)
         dice = "none" if epoch.mean_dice is None else f"{epoch.mean_dice:.3f}"
         self._bar.set_postfix({"loss": f"{epoch.loss:.3f}", "Dice": dice}, refresh=False)
-        log.info("%s", _in_words(self._name, epoch))
-        if self._board:
-            self._tell_board(epoch)
-        if self._refresh and time.monotonic() - self._reported > REFRESH:
-            self._refresh()
+        log.info("%s: %s", self._name, _describe(epoch))
+        if self.board:
+            try:
+                self.board.write(epoch)
+            except OSError as error:  # the history has the same numbers, so training goes on
+                log.warning("events for TensorBoard cannot be written any more: %s", error)
+                self.board = None
+        if self.refresh and time.monotonic() - self._reported > REFRESH:
+            self.refresh()
             self._reported = time.monotonic()
         return epoch
 
     def close(self) -> None:
-        """Remove the bar, and write what waits."""
+        """Remove the bar, and write what is buffered."""
         self._bar.close()
-        if self._board:
-            self._board.close()
-
-    def _tell_board(self, epoch: Epoch) -> None:
-        assert self._board is not None
-        try:
-            self._board.write(epoch)
-        except OSError as error:  # a record beside the record is no reason to end a training
-            log.warning("events for TensorBoard cannot be written any more: %s", error)
-            self._board = None
+        if self.board:
+            self.board.close()
 
 
-def _cards(device: torch.device) -> list[str]:
-    """The card that trains, as NVML calls it; none for other devices."""
-    if device.type != "cuda":
-        return []
-    return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"]
+def _gpu_ids(device: torch.device) -> list[str]:
+    """The GPU that trains, by its NVML name; empty for other devices."""
+    return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
 
 
-def _in_words(name: str, epoch: Epoch) -> str:
+def _describe(epoch: Epoch) -> str:
     dice = ", ".join(f"{label} {value:.3f}" for label, value in epoch.dice.items() if value is not None)
     left = (epoch.steps - epoch.step) * epoch.total_seconds / epoch.step
     progress = f"step {epoch.step}/{epoch.steps}, {left:.0f} s left"
-    return f"{name}: {progress}, loss {epoch.loss:.4f}, Dice on held-out patches {dice or 'none'}"
+    return f"{progress}, loss {epoch.loss:.4f}, Dice on held-out patches {dice or 'none'}"

@@ -35,20 +35,20 @@ def time_steps(learner: Learner, patches: Patches, **limits: Any) -> list[float]
     return time_calls(lambda: float(learner.take_step(patches.batch(learner.step))), **limits)  # float() waits for the device
 
 
-def compile_pays_off(setting: TrainingContext, patches: Patches, steps: int) -> bool:
+def compile_pays_off(context: TrainingContext, patches: Patches, steps: int) -> bool:
     """Decide by timing whether torch.compile saves more time, over so many steps, than compiling takes.
 
     Measured on CUDA only. On CPUs it does not: 1.10 s a step against 0.93 s, after 50 s of compiling (two cores, bfloat16,
     40 x 56 x 40 voxels); oneDNN's convolutions are most of the time either way.
     """
-    if setting.device.type != "cuda":
+    if context.device.type != "cuda":
         return False
-    course = Course.of(steps, setting.plan.training)
-    eager = _median_step(Learner(setting, course), patches)
+    course = Course.of(steps, context.plan.training)
+    eager = _median_step(Learner(context, course), patches)
     if eager * steps < COMPILE_FROM_SECONDS:
         return False
     try:
-        learner = Learner(setting, course, compiled=True)
+        learner = Learner(context, course, compiled=True)
         [compiling] = time_steps(learner, patches, most=1)
         compiled = _median_step(learner, patches)
     except Exception as error:  # the compiler raises errors of many types; training goes on without it
@@ -65,7 +65,7 @@ def _median_step(learner: Learner, patches: Patches) -> float:
     return sorted(time_steps(learner, patches, least=count, most=count)[WARMUP_STEPS:])[TIMED_STEPS // 2]
 
 
-def steps_fitting(seconds: float, patches: Patches, validation: Validation, setting: TrainingContext) -> tuple[int, float]:
+def steps_fitting(seconds: float, patches: Patches, validation: Validation, context: TrainingContext) -> tuple[int, float]:
     """The number of steps that fit into a time, measured with a learner that is then thrown away, and the seconds of one.
 
     Args:
@@ -75,11 +75,11 @@ def steps_fitting(seconds: float, patches: Patches, validation: Validation, sett
         The number of steps, at least one, and the median seconds of a step.
     """
     start = time.perf_counter()
-    learner = Learner(setting, Course.of(10_000, setting.plan.training))
-    with memory_for(setting.device):
+    learner = Learner(context, Course.of(10_000, context.plan.training))
+    with memory_for(context.device):
         allowed = MEASURED_SHARE * seconds - (time.perf_counter() - start)
         times = time_steps(learner, patches, least=2, most=MOST_STEPS, seconds=allowed)
     [pause] = time_calls(lambda: validation.estimate(learner.network, learner.weights()))
     step_seconds = sorted(times[1:])[(len(times) - 1) // 2]  # without the first, which also warms up
-    left, epoch_steps = seconds - (time.perf_counter() - start), setting.plan.training.epoch_steps
+    left, epoch_steps = seconds - (time.perf_counter() - start), context.plan.training.epoch_steps
     return steps_within(left, step_seconds=step_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds

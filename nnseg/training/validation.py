@@ -1,4 +1,4 @@
-"""A quick estimate of Dice on held-out patches, for the record and the eye; scores come from whole predictions."""
+"""A quick estimate of Dice on held-out patches, for history and curves; scores come from whole predictions."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ MOST_PATCHES = 16
 
 
 class Validation:
-    """Fixed held-out patches, each on the middle of a case's labelled voxels."""
+    """Fixed held-out patches, at most `MOST_PATCHES`, each around the median of a case's labelled voxels."""
 
-    def __init__(self, cases: Sequence[StoredCase], setting: TrainingContext) -> None:
-        self._setting = setting
+    def __init__(self, cases: Sequence[StoredCase], context: TrainingContext) -> None:
+        self._context = context
         chosen = [cases[i] for i in np.linspace(0, len(cases) - 1, min(MOST_PATCHES, len(cases))).round().astype(int)]
-        pairs = [_middle_patch(case, setting.plan.patch) for case in chosen]
+        pairs = [_middle_patch(case, context.plan.patch) for case in chosen]
         self._images = [torch.from_numpy(image) for image, _ in pairs]
         self._labels = [torch.from_numpy(labels) for _, labels in pairs]
-        self._members = torch.from_numpy(setting.plan.labels.members())
+        self._members = torch.from_numpy(context.plan.labels.members())
         self._whole = [_whole_heads(case.known, self._members) for case in chosen]
 
     @torch.inference_mode()
     def estimate(self, network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
-        """Dice per scored name, pooled over the patches, of the network with the given weights; empty without held-out cases."""
+        """Dice of each label or region, pooled over the patches, of the network with the given weights.
+
+        None for one that is in no patch; empty without held-out cases.
+        """
         if not self._images:
             return {}
-        labels = self._setting.plan.labels
+        labels = self._context.plan.labels
         network.eval()
         counts = sum(self._count(network, weights, i) for i in range(0, len(self._images), 4))
         assert isinstance(counts, Tensor)
@@ -44,34 +47,33 @@ class Validation:
         }
 
     def _count(self, network: nn.Module, weights: Mapping[str, Tensor], start: int) -> Tensor:
-        """(K, 2) voxels in both, and voxels in prediction plus reference."""
-        device = self._setting.device
-        images = network_input(torch.stack(self._images[start : start + 4]).to(device), self._setting.plan)
+        """(K, 2) numbers of voxels: in both, and in prediction plus reference."""
+        device = self._context.device
+        images = network_input(torch.stack(self._images[start : start + 4]).to(device), self._context.plan)
         indices = torch.stack(self._labels[start : start + 4]).to(device).long()
-        with self._setting.autocast():
+        with self._context.autocast():
             outputs = functional_call(network, dict(weights), (images,))
         logits = (outputs[0] if isinstance(outputs, list | tuple) else outputs).float()
         whole = torch.stack(self._whole[start : start + 4], 1).to(device)
         known = (indices >= 0) & whole.view(*whole.shape, *[1] * (indices.ndim - 1))  # K B Z Y X, as all masks here
         reference = self._members.to(device)[:, indices.clamp(min=0)] & known
-        if self._setting.plan.labels.regions:
-            predicted = (logits > 0).transpose(0, 1) & known
+        if self._context.plan.labels.regions:
+            inside = (logits > 0).transpose(0, 1)
         else:
-            predicted = (
-                logits.argmax(1)[None] == torch.arange(logits.shape[1], device=device).view(-1, *[1] * indices.ndim)
-            ) & known
+            inside = logits.argmax(1)[None] == torch.arange(logits.shape[1], device=device).view(-1, *[1] * indices.ndim)
+        predicted = inside & known
         axes = tuple(range(1, reference.ndim))
         return torch.stack([(predicted & reference).sum(axes), predicted.sum(axes) + reference.sum(axes)], 1).cpu().double()
 
 
 def _whole_heads(known: tuple[int, ...] | None, members: Tensor) -> Tensor:
-    """(K,) which heads cover nothing but the background and labels that were annotated; all for None."""
+    """(K,) True for heads that cover only the background and annotated labels; all True for ``known`` None."""
     others = [i for i in range(1, members.shape[1]) if known is not None and i not in known]
     return ~members[:, others].any(1)
 
 
 def _middle_patch(case: StoredCase, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The patch around the middle of the labelled voxels, padded with zeros (image) and background (labels) where the case ends."""
+    """Image and labels of the patch around the median labelled voxel, padded with zeros and background outside the case."""
     shape = tuple(case.labels.shape)
     size = (1, *patch) if len(patch) == 2 else patch
     places = [where for index, where in case.locations.items() if index > 0 and len(where)]

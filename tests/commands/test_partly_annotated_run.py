@@ -109,11 +109,11 @@ def test_the_loss_is_the_same_whatever_is_said_of_labels_that_are_not_known(case
 
 
 def test_both_labels_are_learned_and_each_is_scored_where_it_is_known(cases, plan, dataset, tmp_path):
-    setting = TrainingContext(plan=plan, fold=0, device=CPU, dtype=torch.float32)
-    learner, patches = Learner(setting, Course.of(100, plan.training)), Patches(cases, plan, fold=0, device=CPU)
+    context = TrainingContext(plan=plan, fold=0, device=CPU, dtype=torch.float32)
+    learner, patches = Learner(context, Course.of(100, plan.training)), Patches(cases, plan, fold=0, device=CPU)
     for step in range(100):
         learner.take_step(patches.batch(step))
-    estimate = Validation(cases, setting).estimate(learner.network, learner.weights())
+    estimate = Validation(cases, context).estimate(learner.network, learner.weights())
     assert min(estimate.values()) > 0.85
     pairs, learner.network.deep_supervision = [], False
     for case, stored in zip(sorted(dataset.cases, key=lambda c: c.name), cases, strict=True):

@@ -9,7 +9,7 @@ from nnseg.core.validation import function_table
 from nnseg.network import build
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
-from nnseg.network.transfer import adapt
+from nnseg.network.transfer import transfer_weights
 
 
 class Flat(nn.Module):
@@ -34,14 +34,14 @@ def test_the_heads_of_a_network_that_is_no_unet_follow_their_labels(flat):
     before, network = build_network(plan), build_network(plan)
     names = ("background", "c", "new", "a")
     renamed = plan.model_copy(update={"labels": plan.labels.model_copy(update={"names": names})})
-    reuse = adapt(network, renamed, Model(members=(Member(plan=plan, fold=0, weights=before.state_dict()),)))
+    reuse = transfer_weights(network, renamed, Model(members=(Member(plan=plan, fold=0, weights=before.state_dict()),)))
     assert torch.equal(network.heads.weight[[0, 1, 3]], before.heads.weight[[0, 3, 1]])
     assert (reuse.heads, reuse.new_heads) == (("background", "c", "a"), ("new",))
 
 
 def test_a_network_of_a_single_layer_is_transferred_whole(flat):
     plan, before, network = plan_of(), nn.Conv3d(1, 4, 1), nn.Conv3d(1, 4, 1)
-    adapt(network, plan, Model(members=(Member(plan=plan, fold=0, weights=before.state_dict()),)))
+    transfer_weights(network, plan, Model(members=(Member(plan=plan, fold=0, weights=before.state_dict()),)))
     assert torch.equal(network.weight, before.weight)
 
 

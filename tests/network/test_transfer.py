@@ -8,7 +8,7 @@ from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
-from nnseg.network.transfer import adapt, freeze
+from nnseg.network.transfer import freeze, transfer_weights
 
 LABELS = Labels(names=("background", "liver", "spleen"), values=(0, 1, 2))
 
@@ -69,7 +69,7 @@ def same(one, other) -> bool:
 
 def adapted(plan: Plan, model: Model, **kwargs):
     network = fresh(plan, 1)
-    return network, adapt(network, plan, model, **kwargs)
+    return network, transfer_weights(network, plan, model, **kwargs)
 
 
 @pytest.mark.parametrize("plan", [plan_of(), plan_of(kind="residual"), plan_of(dimensions=2), plan_of((4,))])
@@ -194,7 +194,7 @@ def test_nothing_is_reused_after_a_stage_that_does_not_fit():
 def test_a_model_of_which_nothing_fits_is_refused_with_the_reason(plan, reason):
     network = fresh(plan, 1)
     with pytest.raises(ModelError, match=reason):
-        adapt(network, plan, model_of(plan_of()))
+        transfer_weights(network, plan, model_of(plan_of()))
     assert all(torch.equal(t, fresh(plan, 1).state_dict()[n]) for n, t in network.state_dict().items())
 
 

@@ -51,12 +51,12 @@ def ball(name, seed):
 
 def world(plan, fold=0):
     cases = [ball(f"ball {i}", i) for i in range(4)]
-    setting = TrainingContext(plan=plan, fold=fold, device=CPU, dtype=torch.float32)
-    return setting, Patches(cases[:3], plan, fold=fold, device=CPU), Validation(cases[3:], setting)
+    context = TrainingContext(plan=plan, fold=fold, device=CPU, dtype=torch.float32)
+    return context, Patches(cases[:3], plan, fold=fold, device=CPU), Validation(cases[3:], context)
 
 
-def learner_of(setting, steps=12):
-    return Learner(setting, Course.of(steps, setting.plan.training))
+def learner_of(context, steps=12):
+    return Learner(context, Course.of(steps, context.plan.training))
 
 
 def epochs_of(steps):
@@ -64,8 +64,8 @@ def epochs_of(steps):
 
 
 def trained(plan, steps=12):
-    setting, patches, validation = world(plan)
-    learner = learner_of(setting, steps)
+    context, patches, validation = world(plan)
+    learner = learner_of(context, steps)
     return learner, epochs_of(take_steps(learner, patches, validation))
 
 

@@ -172,8 +172,8 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
 
 def is_not_lost(run, checkpoint):
     """Does a training that is killed before its first save leave the checkpoint that it went on from?"""
-    setting = TrainingContext(plan=run.plans[0].plan, fold=0, device=torch.device("cpu"), dtype=torch.float32)
-    _FoldTraining(fold(run), setting, schedule(run), TrainingRequest(options=options()), began=0.0)
+    context = TrainingContext(plan=run.plans[0].plan, fold=0, device=torch.device("cpu"), dtype=torch.float32)
+    _FoldTraining(fold(run), context, schedule(run), TrainingRequest(options=options()), began=0.0)
     return not fold(run).checkpoint_file.exists() and fold(run).checkpoint_before_file.read_bytes() == checkpoint
 
 

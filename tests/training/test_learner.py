@@ -17,8 +17,8 @@ from nnseg.training.learner import Learner, _check_split, fresh_network
 
 
 def steps_of(plan, count=4, **given):
-    setting, patches, _ = world(plan)
-    learner = Learner(setting, Course.of(12, plan.training), **given)
+    context, patches, _ = world(plan)
+    learner = Learner(context, Course.of(12, plan.training), **given)
     losses = [float(learner.take_step(patches.batch(n))) for n in range(count)]
     return learner, losses
 
@@ -51,9 +51,9 @@ class Cramped(nn.Module):
 
 def test_a_step_that_runs_out_of_memory_is_taken_in_smaller_parts(caplog):
     plan = plan_of(batch_size=5, optimizer="sgd", averaging=0.0, deep_supervision=False)
-    setting, _, _ = world(plan)
+    context, _, _ = world(plan)
     roomy, losses = steps_of(plan)
-    network = Cramped(fresh_network(setting), room=2)
+    network = Cramped(fresh_network(context), room=2)
     with caplog.at_level(logging.WARNING):
         cramped, others = steps_of(plan, network=network)
     assert others == pytest.approx(losses, abs=1e-4)
@@ -72,8 +72,8 @@ def test_a_snapshot_keeps_the_parts(tmp_path):
     plan = plan_of(accumulation=2)
     first, _ = steps_of(plan)
     first.parts = 1
-    setting, patches, _ = world(plan)
-    second = learner_of(setting)
+    context, patches, _ = world(plan)
+    second = learner_of(context)
     save_tensors(tmp_path / "checkpoint", *first.snapshot())
     second.restore(*load_tensors(tmp_path / "checkpoint"))
     assert second.parts == 1
@@ -115,18 +115,18 @@ def test_weights_that_are_no_numbers_are_not_worth_keeping():
 
 def test_parts_weigh_what_they_hold_of_the_batch_over_all_ranks():
     learner, _ = steps_of(plan_of(batch_size=5), count=0)
-    learner.setting = replace(learner.setting, ranks=Ranks(rank=1, size=2))  # 3 patches here, 2 there
+    learner.context = replace(learner.context, ranks=Ranks(rank=1, size=2))  # 3 patches here, 2 there
     assert learner._shares(2) == [2 / 5, 3 / 5]
     assert learner._shares(1) == [1]
 
 
 def test_a_batch_is_divided_among_processes_only_if_each_gets_a_patch():
-    setting = replace(world(plan_of(batch_size=2))[0], ranks=Ranks(rank=0, size=3))
+    context = replace(world(plan_of(batch_size=2))[0], ranks=Ranks(rank=0, size=3))
     with pytest.raises(RunError, match="2 patches cannot be divided among 3 processes"):
-        _check_split(setting)
+        _check_split(context)
 
 
-def test_what_nobody_looks_at_is_not_learned():
+def test_heads_without_a_loss_are_not_trained():
     heads = learner_of(world(plan_of(deep_supervision=False))[0]).network.decoder.heads
     assert [head.weight.requires_grad for head in heads] == [False] * (len(heads) - 1) + [True]
 
@@ -150,12 +150,12 @@ def test_a_loss_and_a_network_of_ones_own_are_learned_with():
 
 def test_frozen_weights_stay():
     plan = plan_of()
-    setting, patches, _ = world(plan)
-    network = fresh_network(setting)
+    context, patches, _ = world(plan)
+    network = fresh_network(context)
     for parameter in network.encoder.parameters():
         parameter.requires_grad_(False)
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    learner = Learner(setting, Course.of(12, plan.training), network=network)
+    learner = Learner(context, Course.of(12, plan.training), network=network)
     learner.take_step(patches.batch(0))
     moved = {name for name, t in learner.weights().items() if not torch.equal(t, before[name])}
     assert moved
@@ -168,8 +168,8 @@ def test_frozen_weights_stay():
 def test_a_gpu_learns_as_a_cpu_does(dtype):
     plan = plan_of()
     device = torch.device("cuda")
-    setting = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
-    learner, other = Learner(setting, Course.of(12, plan.training)), learner_of(world(plan)[0])
+    context = TrainingContext(plan=plan, fold=0, device=device, dtype=dtype)
+    learner, other = Learner(context, Course.of(12, plan.training)), learner_of(world(plan)[0])
     patches = world(plan)[1]
     for n in range(4):
         batch = patches.batch(n)

@@ -36,13 +36,13 @@ def test_the_same_plan_gives_the_same_weights_bit_for_bit():
 def test_a_restored_learner_goes_on_as_if_it_had_never_stopped(tmp_path, optimizer):
     plan = plan_of(optimizer=optimizer)
     calm, calm_epochs = trained(plan)
-    setting, patches, validation = world(plan)
-    first = learner_of(setting)
+    context, patches, validation = world(plan)
+    first = learner_of(context)
     for step in take_steps(first, patches, validation):
         if step.number == 6:
             break
     save_tensors(tmp_path / "checkpoint", *first.snapshot())
-    second = learner_of(setting)
+    second = learner_of(context)
     second.restore(*load_tensors(tmp_path / "checkpoint"))
     epochs = epochs_of(take_steps(second, patches, validation))
     assert same_weights(second, calm)
@@ -51,11 +51,11 @@ def test_a_restored_learner_goes_on_as_if_it_had_never_stopped(tmp_path, optimiz
 
 
 def test_a_loss_that_is_no_number_names_the_cases():
-    setting, _, validation = world(plan_of())
+    context, _, validation = world(plan_of())
     broken = ball("broken case", 0)
     broken.image[:] = np.nan
     with pytest.raises(NnsegError, match=r"at step 0, on .*broken case"):
-        list(take_steps(learner_of(setting), Patches([broken], setting.plan, fold=0, device=CPU), validation))
+        list(take_steps(learner_of(context), Patches([broken], context.plan, fold=0, device=CPU), validation))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -72,15 +72,15 @@ def test_2d_plans_and_regions_train():
 
 
 def test_a_case_with_nobody_held_out_trains_without_an_estimate():
-    setting, patches, _ = world(plan_of())
-    epochs = epochs_of(take_steps(learner_of(setting), patches, Validation([], setting)))
+    context, patches, _ = world(plan_of())
+    epochs = epochs_of(take_steps(learner_of(context), patches, Validation([], context)))
     assert all(e.dice == {} and e.mean_dice is None for e in epochs)
 
 
 def test_more_time_gives_more_steps():
-    setting, patches, validation = world(plan_of())
-    few, seconds = steps_fitting(1.0, patches, validation, setting)
-    many, _ = steps_fitting(20.0, patches, validation, setting)
+    context, patches, validation = world(plan_of())
+    few, seconds = steps_fitting(1.0, patches, validation, context)
+    many, _ = steps_fitting(20.0, patches, validation, context)
     assert 1 <= few < many
     assert 0 < seconds < 1
 

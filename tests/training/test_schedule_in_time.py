@@ -12,7 +12,7 @@ TRAINING = Training(batch_size=2, schedule="cosine", learning_rate=0.1)
 
 
 class Clockwork:
-    """What a timekeeper asks of a learner, with a clock that a test sets."""
+    """What a timelimit asks of a learner, with a clock that a test sets."""
 
     def __init__(self, steps):
         self.course, self.step, self.seconds = Course.of(steps, TRAINING), 0, 0.0
@@ -20,13 +20,13 @@ class Clockwork:
 
 def ended_at(planned_steps, budget, seconds_of_step):
     learner = Clockwork(planned_steps)
-    keeper = TimeLimit(budget, learner)
+    limit = TimeLimit(budget, learner)
     rates = []
     while learner.step < learner.course.steps:
         rates.append(learning_rate(learner.step, learner.course, TRAINING))
         learner.seconds += seconds_of_step(learner.step)
         learner.step += 1
-        learner.course = keeper.course(learner)
+        learner.course = limit.course(learner)
     return learner, rates
 
 

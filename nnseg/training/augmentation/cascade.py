@@ -35,7 +35,7 @@ SMALL: Final = 0.15
 """Only pieces that cover less of the patch than this get lost."""
 
 
-def show_previous(scan: Tensor, previous: Tensor, generators: Sequence[np.random.Generator], plan: Plan) -> Tensor:
+def cascade_input(scan: Tensor, previous: Tensor, generators: Sequence[np.random.Generator], plan: Plan) -> Tensor:
     """A batch as a cascade's network sees it: the scan's channels, then the spoiled answer, one channel a label.
 
     Args:

@@ -223,5 +223,5 @@ def test_the_estimate_on_held_out_patches_shows_the_answer_as_it_is():
         def forward(self, image):
             return torch.cat([0.5 - image[:, 2:].sum(1, keepdim=True), image[:, 2:]], 1)
 
-    setting = TrainingContext(plan=plan_of(), fold=0, device=CPU, dtype=torch.float32)
-    assert Validation([case_of()], setting).estimate(Copies(), {}) == {"a": 1.0, "b": 1.0, "c": 1.0}
+    context = TrainingContext(plan=plan_of(), fold=0, device=CPU, dtype=torch.float32)
+    assert Validation([case_of()], context).estimate(Copies(), {}) == {"a": 1.0, "b": 1.0, "c": 1.0}
