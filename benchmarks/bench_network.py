@@ -47,9 +47,9 @@ def main() -> None:
     times: dict[str, list[float]] = {"ours": [], "torch's parts": []}
     for _ in range(options.repeats + 1):
         times["ours"].append(_seconds(ours))
-        native, blocks._ours = blocks._ours, lambda _: False
+        native, blocks._use_cpu_kernels = blocks._use_cpu_kernels, lambda _: False
         times["torch's parts"].append(_seconds(theirs))
-        blocks._ours = native
+        blocks._use_cpu_kernels = native
     for name, values in times.items():
         print(f"{name:15} median {median(values[1:]) * 1e3:6.0f} ms, fastest {min(values[1:]) * 1e3:6.0f} ms")
     ratio = median(a / b for a, b in zip(times["ours"][1:], times["torch's parts"][1:], strict=True))

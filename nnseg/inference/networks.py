@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from nnseg.core.labels import swapped_heads
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
-from nnseg.network.build import network_input
-from nnseg.network.bundle import Member, build
+from nnseg.network.build import build_network, network_input
+from nnseg.network.bundle import Member, inference_network
 from nnseg.network.device import autocast_dtype
 
 
@@ -38,7 +38,7 @@ class MemberNetwork:
         Raises:
             ModelError: the weights are not those of the network that the plan describes.
         """
-        return cls(member, build(member, device, make_network), device, make_network)
+        return cls(member, inference_network(member, device, make_network or build_network), device, make_network)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,1 +1,1 @@
-"""U-Nets, checkpoints, and models one can hand over."""
+"""Networks, checkpoints, and models in one file."""

@@ -1,12 +1,12 @@
-"""What U-Nets are built of: convolution + instance norm + leaky ReLU, residual blocks, and the step up to the next finer stage.
+"""The blocks of U-Nets: convolution + instance norm + leaky ReLU, residual blocks, and upsampling to the next finer stage.
 
-On CPUs three things are arranged so that nearly all time of a training step goes into convolutions; none changes the result:
+Three things make training faster on CPUs, where nearly all time of a step then goes into convolutions:
 
-- activations lie channels-last, which oneDNN reads without reordering;
+- activations are channels-last, which oneDNN reads without reordering;
 - instance norm is batch norm of one sample at a time, which PyTorch computes in that layout, in bfloat16 with float32 statistics,
-  where `torch.nn.functional.instance_norm` copies to another layout and back. Group norm would be faster still, but takes the
-  variance as a difference of large numbers in that layout and fails where a channel's mean is many times its spread;
-- gradients that leave a concatenation are copied into dense tensors first, because what follows is slow on strided ones.
+  where `torch.nn.functional.instance_norm` copies to another layout and back. Group norm would be faster still, but computes
+  the variance as a difference of large numbers in that layout, which fails if a channel's mean is many times its spread;
+- gradients of a concatenation are copied into dense tensors, because the next operations are slow on strided ones.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ EPSILON = 1e-5
 """Added to the variance under the root of instance norm."""
 
 SLOPE = 0.01
-"""Of the leaky ReLU below zero."""
+"""Slope of the leaky ReLU below zero."""
 
 NO_ACTIVATION = 1.0
-"""The slope at which a leaky ReLU does nothing."""
+"""A slope that turns a leaky ReLU into the identity."""
 
 
 class ConvNorm(nn.Module):
@@ -38,7 +38,7 @@ class ConvNorm(nn.Module):
 
     Args:
         channels: in and out.
-        kernel: odd, per axis; its length says 2D or 3D.
+        kernel: odd edges, two for 2D and three for 3D.
         slope: of the leaky ReLU; `NO_ACTIVATION` for none.
     """
 
@@ -56,7 +56,7 @@ class ConvNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut. Source: He et al. 2019, "Bag of tricks", ResNet-D: pool, then project.
 
-    The second norm starts at zero, so that an untrained block passes its shortcut on.
+    The second norm starts at zero, so that an untrained block returns its shortcut.
     """
 
     def __init__(self, channels: tuple[int, int], kernel: Steps, *, stride: Steps) -> None:
@@ -66,10 +66,10 @@ class ResidualBlock(nn.Module):
         self.first = ConvNorm((before, after), kernel, stride=stride)
         self.second = ConvNorm((after, after), kernel, stride=ones, slope=NO_ACTIVATION)
         self.skip = nn.Sequential()
-        if stride != ones:  # the projection pools by itself, but is still called the second
+        if stride != ones:  # the projection pools too; the identity keeps its number in the names of weights
             self.skip.append(nn.Identity() if before != after else POOLS[len(kernel)](cast(Any, stride), cast(Any, stride)))
         if before != after:
-            self.skip.append(Projection(channels, stride))
+            self.skip.append(PooledProjection(channels, stride))
         nn.init.zeros_(self.second.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
         return nn.functional.leaky_relu_(features + shortcut, SLOPE)
 
 
-class Projection(nn.Module):
+class PooledProjection(nn.Module):
     """Average pooling, a 1 x 1 convolution and instance norm, the first two as one convolution, which is several times faster."""
 
     def __init__(self, channels: tuple[int, int], stride: Steps) -> None:
@@ -96,7 +96,7 @@ class Projection(nn.Module):
 
 
 class UpConvolution(nn.Module):
-    """A transposed convolution (kernel = stride) whose result is set before the finer stage's features."""
+    """A transposed convolution (kernel = stride), and concatenation with the finer stage's features."""
 
     def __init__(self, channels: tuple[int, int], stride: Steps) -> None:
         super().__init__()
@@ -104,11 +104,11 @@ class UpConvolution(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.empty(*channels, *stride)), nn.Parameter(torch.zeros(channels[1]))
 
     def forward(self, x: Tensor, finer: Tensor) -> Tensor:
-        """(B, 2C, *finer space): the coarser features brought up, then the finer ones."""
+        """(B, 2C, *finer space): the coarser features upsampled, then the finer ones."""
         transposed = nn.functional.conv_transpose2d if len(self.stride) == 2 else nn.functional.conv_transpose3d
-        if not _ours(x):
+        if not _use_cpu_kernels(x):
             return torch.cat((transposed(x, self.weight, self.bias, self.stride), finer), dim=1)
-        # The bias gets its gradient from _Concatenation, several times faster than from the convolution.
+        # _Concatenation computes the gradient of the bias, several times faster than the convolution.
         up = transposed(x, self.weight, self.bias.detach(), self.stride)
         return cast(Tensor, _Concatenation.apply(up, finer, self.bias))
 
@@ -126,7 +126,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *space), of ``x``'s type."""
-        if _ours(x):
+        if _use_cpu_kernels(x):
             return cast(Tensor, _NormActivation.apply(x, self.weight, self.bias, self.slope))
         if x[0, 0].numel() == 1:
             y = torch.group_norm(x, x.shape[1], self.weight, self.bias, EPSILON)
@@ -135,21 +135,23 @@ class InstanceNorm(nn.Module):
         return y if self.slope == NO_ACTIVATION else nn.functional.leaky_relu_(y, self.slope)
 
 
-def fast_layout(x: Tensor) -> Tensor:
-    """The same values, channels-last on CPUs; unlike ``contiguous`` it also marks single-channel tensors so."""
-    return x.to(memory_format=_channels_last(x)) if _ours(x) else x
+def channels_last_on_cpu(x: Tensor) -> Tensor:
+    """The same values, channels-last on CPUs; unlike ``contiguous`` this also changes the strides of single-channel tensors."""
+    return x.to(memory_format=_channels_last(x)) if _use_cpu_kernels(x) else x
 
 
 def initialize(module: nn.Module) -> None:
     """Draw convolution weights (Kaiming normal) and clear biases; meant for ``network.apply``. Source: He et al. 2015."""
-    if isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)) and not module.weight.is_meta:  # which would load torch's compiler
+    if (
+        isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)) and not module.weight.is_meta
+    ):  # on "meta" this would load torch's compiler
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _ours(x: Tensor) -> bool:
-    """Is this a tensor for the functions below, made for CPUs and opaque to exporters?"""
+def _use_cpu_kernels(x: Tensor) -> bool:
+    """True if the functions below are used: they are made for CPUs, and compilers and exporters cannot trace them."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
 
 
@@ -160,7 +162,7 @@ def _channels_last(x: Tensor) -> torch.memory_format:
 class _NormActivation(torch.autograd.Function):
     """Instance norm and leaky ReLU for channels-last tensors on CPUs: batch norm of each sample by itself.
 
-    The output, not the sum before the activation, is kept for the backward pass: its sign is the same.
+    The output is kept for the backward pass instead of the input of the activation: the sign is the same.
     """
 
     @staticmethod
@@ -185,17 +187,17 @@ class _NormActivation(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         if ctx.slope != NO_ACTIVATION:  # one buffer for both gradients: fresh memory is slow
             gradient = torch.ops.aten.leaky_relu_backward.grad_input(gradient, y, ctx.slope, True, grad_input=of_x)
-        for seen, sample, mean, scale, out in zip(gradient.split(1), x.split(1), means, scales, of_x.split(1), strict=True):
+        for upstream, sample, mean, scale, out in zip(gradient.split(1), x.split(1), means, scales, of_x.split(1), strict=True):
             saved = (weight, None, None, mean, scale, True, EPSILON, [True, True, True])
-            one, two, three = torch.ops.aten.native_batch_norm_backward(seen, sample, *saved)
-            out.copy_(one)
-            of_weight += two
-            of_bias += three
+            for_x, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(upstream, sample, *saved)
+            out.copy_(for_x)
+            of_weight += for_weight
+            of_bias += for_bias
         return of_x, of_weight, of_bias, None
 
 
 class _Concatenation(torch.autograd.Function):
-    """Channels of two tensors, one after the other; ``bias`` is already in the first, and gets the sum of its gradient."""
+    """Two tensors concatenated along channels; ``bias`` is already part of the first, and its gradient is the sum of that one's."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:

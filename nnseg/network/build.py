@@ -7,7 +7,7 @@ channel for each of ``plan.labels.heads``. It may also
 - have the attributes of `DeeplySupervised`, to be trained on the logits of several stages;
 - have a part called ``encoder``, so that ``--freeze encoder`` finds it;
 - have ``heads`` as a part of the names of its last layers, so that `nnseg.network.transfer` finds the weights of each label;
-- apply `nnseg.network.blocks.fast_layout` and `initialize`, as the U-Nets do.
+- apply `nnseg.network.blocks.channels_last_on_cpu` and `initialize`, as the U-Nets do.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""A model one can hand over: weights with their plans, in one file of tensors and text.
+"""A model in one file of tensors and text: the weights of its networks, their plans, and all else that prediction needs.
 
 Tensors are named ``member_0/NAME``, those of a cascade's first stage ``previous_0/NAME``; the text holds each network's plan and
-fold, and where the model came from.
+fold, and what is known of the model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from nnseg.network.build import build_network
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
 
 FORMAT = 1
-"""Version of the bundle's text; a file of another one is refused, not guessed at."""
+"""Version of the text; a file of another version is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,10 +37,10 @@ class Member:
     """One trained network.
 
     Args:
-        plan: what it was trained by.
-        fold: which cases it has not seen.
+        plan: that it was trained with.
+        fold: whose held-out cases it has not seen.
         weights: its ``state_dict``.
-        weight: what its answer counts beside the other members'.
+        weight: of its probabilities in the mean over members.
     """
 
     plan: Plan
@@ -50,20 +51,19 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """Members that answer together.
+    """An ensemble of networks, with what turns their probabilities into a result.
 
     Args:
-        members: at least one, all with the same labels and channels.
+        members: at least one, all with the same labels and channels; their probabilities are averaged.
         about: where the model came from, in words: "trained_on", "created", ...
-        previous: networks whose answer, the mean of theirs, those members of a cascade are shown that need one. They do not count
-            as members: what they know has gone into the cascade's answer.
-        postprocessing: what is mended in their label maps, in this order.
-        trust: how far they can be trusted; None if that was not measured.
+        previous: networks of a cascade's first stage: the mean of their segmentations is an input of the members that need one.
+        postprocessing: steps applied to label maps, in this order.
+        trust: calibration of its uncertainty; None if not measured.
         population: volumes in the training set, to compare those of scans with; None if not known.
-        card: what people should know before they use it; None if nobody has written it down.
+        card: what users should know; None if not written.
 
     Raises:
-        ModelError: there are no members, or they disagree, or one's weight is not a positive number.
+        ModelError: there are no members, or they have different labels or channels, or a weight is not a positive number.
     """
 
     members: tuple[Member, ...]
@@ -89,20 +89,24 @@ class Model:
 
     @property
     def labels(self) -> Labels:
-        """What its label maps' values mean."""
+        """The values of its label maps, by name."""
         return self.members[0].plan.labels
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels it expects, in order."""
+        """Names of its input channels, in order."""
         return self.members[0].plan.channels
 
     def key(self) -> str:
-        """A digest of all that can change a prediction: equal keys, equal answers."""
+        """A digest of all that can change a prediction: equal keys, equal predictions."""
         plans = [member.plan.key() for member in (*self.members, *self.previous)]
         weights = [{"weights": [m.weight for m in self.members]}] if any(m.weight != 1 for m in self.members) else []
-        rest = [*self.postprocessing, *([self.trust] if self.trust else [])]
-        return content_digest(_tensors(self), [*plans, *weights, *(part.model_dump(mode="json") for part in rest)])
+        rest = [part.model_dump(mode="json") for part in (*self.postprocessing, self.trust) if part]
+        return content_digest(_tensors(self), [*plans, *weights, *rest])
+
+
+PARTS: dict[str, Any] = {"trust": Trust, "card": ModelCard, "population": Population}
+"""The parts of a model that need not be there, and what they are."""
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -115,13 +119,8 @@ def save_model(model: Model, path: Path) -> None:
     if model.previous:
         text["previous"] = _described(model.previous)
     if model.postprocessing:
-        text["postprocessing"] = [mending.model_dump(mode="json") for mending in model.postprocessing]
-    if model.trust:
-        text["trust"] = model.trust.model_dump(mode="json")
-    if model.card:
-        text["card"] = model.card.model_dump(mode="json")
-    if model.population:
-        text["population"] = model.population.model_dump(mode="json")
+        text["postprocessing"] = [step.model_dump(mode="json") for step in model.postprocessing]
+    text |= {name: part.model_dump(mode="json") for name in PARTS if (part := getattr(model, name))}
     save_tensors(path, _tensors(model), text)
 
 
@@ -149,9 +148,7 @@ def load_model_file(path: Path) -> Model:
             about=text["about"],
             previous=previous,
             postprocessing=tuple(PostprocessingStep.model_validate(entry) for entry in text.get("postprocessing", ())),
-            trust=Trust.model_validate(text["trust"]) if "trust" in text else None,
-            card=ModelCard.model_validate(text["card"]) if "card" in text else None,
-            population=Population.model_validate(text["population"]) if "population" in text else None,
+            **{name: kind.model_validate(text[name]) for name, kind in PARTS.items() if name in text},
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: its description is incomplete: {error}") from error
@@ -159,23 +156,20 @@ def load_model_file(path: Path) -> Model:
         raise ModelError(f"{path}: its description is not valid: {error.errors()[0]['msg']}") from error
 
 
-def build(member: Member, device: torch.device, network: Callable[[Plan], nn.Module] | None = None) -> nn.Module:
+def inference_network(member: Member, device: torch.device, make_network: Callable[[Plan], nn.Module] = build_network) -> nn.Module:
     """A member's network on ``device``, for inference: one tensor of logits, no gradients.
 
-    Where type and device allow, it shares the member's memory instead of copying it.
+    It shares the member's memory where type and device allow.
 
     Args:
-        network: makes a network of one's own from the plan, if the weights are of such a one.
+        make_network: from the plan to the network that the weights belong to.
 
     Raises:
-        ModelError: the weights are not those of the network that the plan describes; names the first that is not.
+        ModelError: the weights do not fit the network; names the first that does not.
     """
-    plan = member.plan
-    if network:
-        built = network(plan)
-    else:
-        with torch.device("meta"):  # no time and no random numbers spent on a start that is overwritten
-            built = build_network(plan)
+    # On "meta" no time and no random numbers go into initial weights that are overwritten; a user's network may not allow it.
+    with torch.device("meta") if make_network is build_network else nullcontext():
+        built = make_network(member.plan)
     expected = built.state_dict()
     _check_weights(expected, member)
     built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)

@@ -20,7 +20,7 @@ from nnseg.core.errors import ModelError, RunError
 from nnseg.storage.files import write_aside
 
 FORMAT = 1
-"""Version of the layout; a file of another one is refused, not guessed at."""
+"""Version of the layout; a file of another version is refused."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -39,7 +39,7 @@ HEADER_ENTRIES = 20_000
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors, and anything JSON can hold about them, to a file that is never seen half-written.
+    """Write tensors, and anything JSON can hold about them, to a file that never appears half-written.
 
     Equal content gives equal bytes. Dtypes are kept; tensors of any device are copied to the CPU.
 
@@ -47,15 +47,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         RunError: the file cannot be written.
     """
     copies = {n: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for n, t in tensors.items()}
-    strange = [f"{n} ({t.dtype})" for n, t in copies.items() if t.dtype not in DTYPES.values()]
-    if strange:
-        raise TypeError(f"tensors of these types cannot be stored: {', '.join(strange)}")
+    unsupported = [f"{n} ({t.dtype})" for n, t in copies.items() if t.dtype not in DTYPES.values()]
+    if unsupported:
+        raise TypeError(f"tensors of these types cannot be stored: {', '.join(unsupported)}")
     content = json.loads(json.dumps(about))
     text = _json({"about": content, "digest": content_digest(copies, content), "format": FORMAT})
     with write_aside(path) as aside:
         try:
             save_file(copies, aside, metadata={"nnseg": text})
-        except SafetensorError as error:  # how safetensors reports a full disk
+        except SafetensorError as error:  # safetensors raises it for a full disk
             raise RunError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
 
 
@@ -63,7 +63,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the text that `save_tensors` wrote; the tensors own their memory.
 
     Raises:
-        ModelError: no such file, or one that is not ours, is damaged, or is of another version.
+        ModelError: there is no such file, or it is damaged, of another version, or not written by nnseg.
     """
     try:
         header = _header(path)
@@ -79,7 +79,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def content_digest(tensors: Mapping[str, Tensor], about: object) -> str:
-    """A hash of tensors (names, types, shapes, every bit) and of what JSON holds about them, in any order."""
+    """A hash of tensors (names, types, shapes, every bit) and of JSON content about them; does not depend on their order."""
     state = hashlib.blake2b(_json(about).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -89,16 +89,17 @@ def content_digest(tensors: Mapping[str, Tensor], about: object) -> str:
 
 
 def flatten_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an optimizer's ``state_dict()``, and all the rest as JSON, for `save_tensors`.
+    """The tensors of an optimizer's ``state_dict()``, and the rest as JSON, for `save_tensors`.
 
-    Takes any nest of dicts (with text or integer keys), lists, tuples, tensors, numbers, text, booleans and None.
+    Args:
+        state: nested dicts (with text or integer keys), lists, tuples, tensors, numbers, text, booleans and None.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, {"state": _pack(state, "state", tensors)}
 
 
 def unflatten_state(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that `flatten_state` took apart, equal in every value and type.
+    """The state that `flatten_state` was given, equal in every value and type.
 
     Raises:
         ModelError: the two do not belong together.
@@ -113,7 +114,7 @@ def unflatten_state(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
 
 
 def _pack(value: object, path: str, tensors: dict[str, Tensor]) -> object:
-    """JSON for ``value``: everything that JSON would lose is an object with one key that names the type."""
+    """JSON for ``value``: types that JSON lacks become an object with one key, the name of the type."""
     if isinstance(value, Tensor):
         name = f"{len(tensors)}.{path}"  # the number makes it unique whatever the keys
         tensors[name] = value
@@ -145,7 +146,7 @@ def _unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Our entry of the metadata, from a header that is small enough to be looked at."""
+    """The entry ``nnseg`` of the metadata; a header that is too long is not read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -170,13 +171,13 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, copied, so that what happens to the file later cannot reach them."""
+    """Copies of all tensors, so that later changes of the file do not change them."""
     with safe_open(path, framework="pt") as file:
         return {name: _copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """A copy of every bit; `Tensor.clone` would mend the flipped ones of booleans, and hide them from the hash."""
+    """A copy of every bit; `Tensor.clone` would normalize damaged booleans, and hide the damage from the hash."""
     return tensor.reshape(-1).view(torch.uint8).clone().view(tensor.dtype).reshape(tensor.shape)
 
 

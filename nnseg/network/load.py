@@ -22,16 +22,20 @@ log = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Model:
-    """The model of a run folder or an exported file: all trained folds, or the chosen ones, of the plans that answer.
+    """The model of a run folder or an exported file.
 
-    Where there is a cascade, the networks of the plan before it are the model's ``previous`` and not its members.
+    Its members are the networks of the run's final plans; the first stage of a cascade is its ``previous``.
+
+    Args:
+        path: of the run folder or file.
+        folds: of the networks; None for all that are trained.
 
     Raises:
-        ModelError: there is nothing at the path, or no trained fold, or a chosen fold is not trained.
+        ModelError: there is no model at the path, or no trained fold, or one of ``folds`` is not trained.
     """
     path = Path(path)
     if path.is_file():
-        return _chosen(load_model_file(path), path, folds)
+        return _with_folds(load_model_file(path), path, folds)
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = Run(path)
@@ -40,12 +44,11 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
     previous = tuple(m for name in shown for m in _trained(run, run.plan_folder(name), folds))
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
-    postprocessed = run.postprocessing.mendings if run.postprocessing else ()
     return Model(
         members=members,
         about=about,
         previous=previous,
-        postprocessing=postprocessed,
+        postprocessing=run.postprocessing.mendings if run.postprocessing else (),
         trust=run.trust,
         population=population_of_run(run),
     )
@@ -59,9 +62,9 @@ def population_of_run(run: Run) -> Population | None:
 
 
 def training_population(fingerprint: Fingerprint) -> Population | None:
-    """The population of a dataset's reference label maps, patients not to be told apart; None of too few.
+    """The volumes of a dataset's reference label maps, without single patients' values; None for too few.
 
-    Cases with voxels that nobody annotated do not count: what lies there is not known.
+    Cases with voxels that are not annotated do not count.
     """
     whole = [case for case in fingerprint.cases if sum(case.voxels.values()) == prod(case.shape)]
     people = [Person(volumes=_volumes(case, fingerprint.labels)) for case in whole]
@@ -71,7 +74,7 @@ def training_population(fingerprint: Fingerprint) -> Population | None:
 
 
 def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
-    """The ml of each label or region of which all was annotated."""
+    """The ml of each label or region whose labels were all annotated."""
     voxel_ml = prod(case.spacing) / 1000.0
     parts = {name: [name] for name in labels.foreground}
     parts |= {region.name: [labels.names[labels.values.index(v)] for v in region.values] for region in labels.regions}
@@ -82,8 +85,8 @@ def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
     }
 
 
-def _chosen(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
-    """The chosen folds of a file's model; a cascade's first stage answers with the same ones."""
+def _with_folds(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
+    """A file's model with some of its folds only, also in the first stage of a cascade."""
     missing = set(folds or ()) - {member.fold for member in model.members}
     if missing:
         raise ModelError(f"{path} holds no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
@@ -113,9 +116,9 @@ def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> lis
 
 
 def merge(models: Sequence[Model]) -> Model:
-    """One model of all members, and of all networks that cascades among them are shown.
+    """One model of the members of several, with the postprocessing steps they have in common.
 
-    It mends what all of them mend; how far they can be trusted together was not measured, and is not known of several.
+    It has no `Trust` if there are several, since their ensemble was not calibrated.
 
     Raises:
         ModelError: labels or channels differ.
@@ -127,6 +130,6 @@ def merge(models: Sequence[Model]) -> Model:
         members=tuple(member for model in models for member in model.members),
         about=first.about,
         previous=tuple(member for model in models for member in model.previous),
-        postprocessing=tuple(mending for mending in first.postprocessing if all(mending in m.postprocessing for m in others)),
+        postprocessing=tuple(step for step in first.postprocessing if all(step in m.postprocessing for m in others)),
         population=first.population,
     )

@@ -1,4 +1,4 @@
-"""Start from a trained model: what of it fits a new network, and how it is made to fit where labels or channels differ."""
+"""Initial weights from a trained model, as far as they fit, adapted where labels or channels differ."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ OTHER_DECODER = "the model's decoder has other stages"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightTransfer:
-    """What a network has from a trained one.
+    """What was copied from a trained model into a network.
 
     Args:
-        tensors: how many, in whole or in part; the others stay as they were.
-        total: how many the network has.
-        fold: of the model's member that they are from.
-        heads: names of the labels or regions whose heads are from the model.
+        tensors: number copied, in whole or in part.
+        total: number in the network.
+        fold: of the model's member.
+        heads: names of the labels or regions whose heads were copied.
         new_heads: names of the others.
-        channels: of the model's scans, and of the network's.
-        new_channels: names of those the model does not know, which begin as the mean of those it knows.
-        misfit: what did not fit first, so that it and all that builds on it is new; empty if everything did.
+        channels: number in the model's scans, and in the network's.
+        new_channels: names of channels that the model lacks; their weights are the mean of the others.
+        misfit: the first part that does not fit, and why: it and all later parts are new. Empty if everything fits.
     """
 
     tensors: int
@@ -60,20 +60,20 @@ class WeightTransfer:
 
 
 def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int | None = None) -> WeightTransfer:
-    """Copy into a fresh network what a model has learned, as far as it fits, and say what that was.
+    """Copy a model's weights into a network, as far as they fit; returns what was copied.
 
-    The first convolution takes each channel's weights by the channel's name; heads go by the labels' names. Features build on one
-    another, so that tensors are copied stage by stage until one has another shape; the decoder goes as a whole, and only after all
-    of the encoder. Blocks that the model does not have in a stage stay as they are.
+    The first convolution's weights follow the names of channels, those of heads the names of labels. As features build on one
+    another, tensors are copied stage by stage until one has another shape; the decoder is copied as a whole, and only after all
+    of the encoder. Blocks that the model lacks in a stage stay as they are.
 
     Args:
         network: as `nnseg.network.build.build_network` made it; changed in place.
-        plan: what it was made by.
-        model: to begin with.
-        fold: whose member to take; the first if there is none of it, or for None.
+        plan: of the network.
+        model: to copy from.
+        fold: of the member to copy; the first member if there is no such fold, or for None.
 
     Raises:
-        ModelError: nothing fits; names what differs.
+        ModelError: nothing fits; names the difference.
     """
     member = next((m for m in model.members if m.fold == fold), model.members[0])
     if member.plan.dimensions != plan.dimensions:
@@ -106,7 +106,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
 
 
 def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
-    """Leave a part of a network as it is: its parameters no longer require a gradient.
+    """Freeze a part of a network: its parameters no longer require a gradient.
 
     Raises:
         ModelError: the network has no such part.
@@ -117,14 +117,14 @@ def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
 
 
 def _fitting(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Tensors of the model for all parts before the first that does not fit, heads apart; and why that one does not."""
+    """The model's tensors of all parts before the first that does not fit, without heads; and why that one does not."""
     reused: dict[str, Tensor] = {}
     for part, names in groupby((name for name in fresh if not _is_head(name)), _part):
         shared = [name for name in names if name in given]
-        if misfit := _misfit(part, shared, fresh, given):
+        if misfit := _difference(part, shared, fresh, given):
             return reused, misfit
         reused |= {name: given[name] for name in shared}
-    return reused, "" if _decoder(fresh) == _decoder(given) else OTHER_DECODER
+    return reused, "" if _decoder_names(fresh) == _decoder_names(given) else OTHER_DECODER
 
 
 def _is_head(name: str) -> bool:
@@ -138,8 +138,8 @@ def _part(name: str) -> str:
     return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if "stages" in pieces[1:2] else 2])
 
 
-def _misfit(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    if part == DECODER and _decoder(fresh) != _decoder(given):
+def _difference(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    if part == DECODER and _decoder_names(fresh) != _decoder_names(given):
         return OTHER_DECODER
     for name in shared:
         if fresh[name].shape != given[name].shape:
@@ -147,45 +147,44 @@ def _misfit(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given
     return "" if shared else f"the model has no {part}"
 
 
-def _decoder(tensors: Mapping[str, Tensor]) -> set[str]:
+def _decoder_names(tensors: Mapping[str, Tensor]) -> set[str]:
     return {name for name in tensors if name.startswith(DECODER)}
 
 
 def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
     """Weights (features, inputs, *kernel) for the plan's inputs, from those for another plan's.
 
-    A channel that the model does not know begins as the mean of all that it knows, and all are scaled so that as many channels as
-    before, or more or fewer, add up to features of the same size. The previous answer of a cascade is no scan: a label's input that
-    the model does not know begins without effect.
+    A channel that the model lacks starts as the mean of the others, and all are scaled so that features keep their size whatever
+    the number of channels. In a cascade, the input of a label that the model lacks starts with weights of zero.
 
     Source: Wightman 2019, timm, `adapt_input_conv`, for the scale.
     """
-    scans, answers = weight[:, : len(before.channels)], weight[:, len(before.channels) :]
+    scans, labels = weight[:, : len(before.channels)], weight[:, len(before.channels) :]
     mean, zero = scans.mean(1), torch.zeros_like(weight[:, 0])
     scale = len(before.channels) / len(plan.channels)
     columns = [(mean if p is None else scans[:, p]) * scale for p in _places(before.channels, plan.channels)]
     if plan.previous:
         known = before.labels.names[1:] if before.previous else ()
-        columns += [answers[:, known.index(n)] if n in known else zero for n in plan.labels.names[1:]]
+        columns += [labels[:, known.index(n)] if n in known else zero for n in plan.labels.names[1:]]
     return torch.stack(columns, 1)
 
 
 def _places(before: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Where each name stands among former ones; in order if they are the same, or as many and all different: mere renaming."""
+    """The place of each name among former ones; in order if all are the same, or if as many are all different: renamed."""
     if tuple(before) == tuple(names) or (len(before) == len(names) and not set(before) & set(names)):
         return list(range(len(names)))
     return [before.index(name) if name in before else None for name in names]
 
 
 def _rows(before: Plan, plan: Plan) -> dict[int, int]:
-    """The model's head for each of the network's that it knows; backgrounds are the same whatever they are called."""
+    """The number of the model's head for each of the network's that it has; backgrounds match whatever their names."""
     known = before.labels.heads
     rows = {k: known.index(name) for k, name in enumerate(plan.labels.heads) if name in known}
     return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
 
 
 def _head(fresh: Tensor, given: Tensor, rows: Mapping[int, int]) -> Tensor:
-    """A head's weights or biases (heads, ...), with the model's rows where it has them."""
+    """A head's weights or biases (heads, ...), with the model's rows where it has the label."""
     result = fresh.clone()
     result[list(rows)] = given[list(rows.values())].to(fresh)
     return result

@@ -1,7 +1,7 @@
-"""U-Nets, plain and with a residual encoder, 2D and 3D: an encoder and a decoder, and the network as their sum.
+"""U-Nets, plain and with a residual encoder, 2D and 3D.
 
 Sources: Ronneberger et al. 2015 (U-Net); Isensee et al. 2021 (nnU-Net's plain U-Net); Isensee et al. 2024 (residual presets).
-Parameters stand one to one for those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnseg.interop.nnunet` has the names.
+Parameters correspond one to one to those of nnU-Net's PlainConvUNet and ResidualEncoderUNet; `nnseg.interop.nnunet` has the names.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import cast
 from torch import Tensor, nn
 
 from nnseg.core.plan import Network, Steps
-from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, fast_layout, initialize
+from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, channels_last_on_cpu, initialize
 
 
 class UNet(nn.Module):
-    """Logits from an image.
+    """Logits from an image, by an encoder and a decoder.
 
     Args:
-        divisor: by what each axis of an image must be divisible.
+        divisor: of each axis of an image, in voxels.
 
-    With ``deep_supervision`` the answer is a list, one tensor of logits for each decoder stage, finest first; without it (the
-    default), only the finest, as a tensor. Heads of all stages exist either way.
+    Attributes:
+        deep_supervision: True for a list of the logits of all decoder stages, finest first; False (the default) for the finest
+            alone, as a tensor. Heads of all stages exist either way.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, *, divisor: Steps) -> None:
@@ -44,7 +45,7 @@ class UNet(nn.Module):
         space = tuple(image.shape[2:])
         if len(space) != len(self.divisor) or any(n % d for n, d in zip(space, self.divisor, strict=True)):
             raise ValueError(f"an image of {space} voxels does not fit a network whose axes must be divisible by {self.divisor}")
-        features = self.encoder(fast_layout(image))
+        features = self.encoder(channels_last_on_cpu(image))
         outputs = cast(list[Tensor], self.decoder(features, all_stages=self.deep_supervision))
         return outputs if self.deep_supervision else outputs[0]
 
@@ -74,9 +75,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Logits from the encoder's features; its stages are numbered as they are computed, coarsest first.
+    """Logits from the encoder's features; its stages are numbered in the order of computation, coarsest first.
 
-    A network of one stage has no decoder stage: its only head reads the encoder.
+    A network of one stage has no decoder stage: its only head follows the encoder.
     """
 
     def __init__(self, network: Network, heads: int) -> None:

@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from nnseg.network.blocks import NO_ACTIVATION, ConvNorm, InstanceNorm, ResidualBlock, UpConvolution, fast_layout, initialize
+from nnseg.network.blocks import (
+    NO_ACTIVATION,
+    ConvNorm,
+    InstanceNorm,
+    ResidualBlock,
+    UpConvolution,
+    channels_last_on_cpu,
+    initialize,
+)
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -114,7 +122,7 @@ def test_initial_weights_have_the_spread_of_kaiming():
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_on_the_cpu_activations_lie_channels_last(channels):
-    x = fast_layout(torch.randn(2, channels, 4, 6, 8))
+    x = channels_last_on_cpu(torch.randn(2, channels, 4, 6, 8))
     y = ConvNorm((channels, 4), (3, 3, 3), stride=(2, 2, 2))(x)
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
     assert not y.is_contiguous()

@@ -12,7 +12,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.population import Person, population_of
 from nnseg.network.build import build_network
-from nnseg.network.bundle import Member, Model, build, load_model_file, save_model
+from nnseg.network.bundle import Member, Model, inference_network, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.unet import build_unet
 
@@ -77,8 +77,8 @@ def test_a_model_file_is_enough_alone(model, tmp_path):
     save_model(model, tmp_path / "m.nnseg")
     assert [p.name for p in tmp_path.iterdir()] == ["m.nnseg"]
     image = torch.randn(1, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    before = [build(m, CPU)(image) for m in model.members]
-    after = [build(m, CPU)(image) for m in load_model_file(tmp_path / "m.nnseg").members]
+    before = [inference_network(m, CPU)(image) for m in model.members]
+    after = [inference_network(m, CPU)(image) for m in load_model_file(tmp_path / "m.nnseg").members]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not torch.equal(before[0], before[1])
 
@@ -92,7 +92,7 @@ def test_members_tensors_are_told_apart_by_their_prefix(model, tmp_path):
 
 
 def test_a_built_network_is_ready_to_answer(model):
-    network = build(model.members[0], CPU)
+    network = inference_network(model.members[0], CPU)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
     assert network(torch.zeros(1, 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
@@ -100,7 +100,7 @@ def test_a_built_network_is_ready_to_answer(model):
 
 def test_building_draws_no_random_numbers(model):
     before = torch.get_rng_state()
-    build(model.members[0], CPU)
+    inference_network(model.members[0], CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -110,7 +110,7 @@ def test_a_built_network_gives_what_the_trained_one_gives():
     trained = build_unet(plan.network, channels=2, heads=3).eval()
     trained.deep_supervision = False
     image = torch.randn(2, 2, 8, 8, 8)
-    built = build(Member(plan=plan, fold=0, weights=trained.state_dict()), CPU)
+    built = inference_network(Member(plan=plan, fold=0, weights=trained.state_dict()), CPU)
     with torch.no_grad():
         assert torch.equal(built(image), trained(image))
 
@@ -162,18 +162,18 @@ def test_a_population_is_kept_and_does_not_change_the_key(model, tmp_path):
 def test_weights_in_half_precision_are_widened(model):
     member = model.members[0]
     halves = replace(member, weights={n: t.half() for n, t in member.weights.items()})
-    assert {p.dtype for p in build(halves, CPU).parameters()} == {torch.float32}
+    assert {p.dtype for p in inference_network(halves, CPU).parameters()} == {torch.float32}
 
 
 def test_weights_that_do_not_fit_are_named(model):
     member = model.members[0]
     first = next(iter(member.weights))
     with pytest.raises(ModelError, match=f"{first} is missing"):
-        build(_changed(member, **{first: None}), CPU)
+        inference_network(_changed(member, **{first: None}), CPU)
     with pytest.raises(ModelError, match=rf"{first} has shape \(7,\), expected"):
-        build(_changed(member, **{first: torch.zeros(7)}), CPU)
+        inference_network(_changed(member, **{first: torch.zeros(7)}), CPU)
     with pytest.raises(ModelError, match="stowaway is not in the network"):
-        build(_changed(member, stowaway=torch.zeros(1)), CPU)
+        inference_network(_changed(member, stowaway=torch.zeros(1)), CPU)
 
 
 def test_members_must_agree():
@@ -196,7 +196,7 @@ def test_a_cascades_first_stage_goes_into_the_file_but_is_no_member(model, tmp_p
         assert now.plan == was.plan
         assert all(torch.equal(now.weights[n], was.weights[n]) for n in was.weights)
     assert loaded.key() == cascade.key()
-    assert build(loaded.members[0], CPU)(torch.zeros(1, 2 + 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+    assert inference_network(loaded.members[0], CPU)(torch.zeros(1, 2 + 2, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
 
 
 def test_a_models_key_changes_with_what_its_cascade_is_shown(model):

@@ -190,7 +190,7 @@ def test_other_devices_get_the_same_answer_and_gradients(kind, layout, space, mo
     image = torch.randn(2, 2, *space, dtype=torch.float64)
     answers = []
     for cpu in (True, False):
-        monkeypatch.setattr(blocks, "_ours", lambda x, cpu=cpu: cpu)
+        monkeypatch.setattr(blocks, "_use_cpu_kernels", lambda x, cpu=cpu: cpu)
         logits = model(image)
         answers.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()), allow_unused=True)])
     for mine, other in zip(*answers, strict=True):
