@@ -1,9 +1,9 @@
-"""``dataset.json``: what the Medical Segmentation Decathlon and nnU-Net say about a dataset, in either's words."""
+"""``dataset.json`` as the Medical Segmentation Decathlon and nnU-Net write it, with the keys of either."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ ABOUT = {
     "reference": ("reference",),
     "release": ("release", "relase"),  # the Decathlon's own spelling
 }
-"""What makers say of their dataset, by the keys that they say it under."""
+"""What `Description.about` holds, and the keys that hold it."""
 
-MOST_SAID = 500
-"""Characters of it that are kept."""
+LONGEST_ABOUT = 500
+"""Characters of each that are kept."""
+
+DECATHLON, NNUNET = "Medical Segmentation Decathlon layout", "nnU-Net raw layout (with a table of files)"
+"""Layouts whose dataset.json lists the cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +56,21 @@ class Description:
         name: of the dataset, empty if not given.
         channels: names in order; empty if not given.
         labels: None if not given.
-        training: the listed cases of the Decathlon; None if it has no such list.
-        table: the listed cases of nnU-Net's "dataset" key; None if it has none.
+        layout: `DECATHLON` or `NNUNET` if the file lists the cases.
+        entries: the listed cases; None if there is no list.
         count: numTraining, if given.
         suffix: nnU-Net's file_ending, empty if not given.
         annotated: names of the labels that were annotated, by case, as listed; None if there is no such list.
         instances: names of labels whose connected components count one by one, checked to be labels or regions.
-        about: what its makers say of it, by the names of `ABOUT`.
+        about: description, licence, reference and release, if given.
     """
 
     path: Path
     name: str
     channels: tuple[str, ...]
     labels: Labels | None
-    training: tuple[CaseEntry, ...] | None
-    table: tuple[CaseEntry, ...] | None
+    layout: str = ""
+    entries: tuple[CaseEntry, ...] | None
     count: int | None
     suffix: str
     annotated: dict[str, tuple[str, ...]] | None
@@ -76,22 +79,22 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """What a dataset.json says.
+    """The content of a dataset.json.
 
     Raises:
         DatasetError: it is no JSON, or a key does not mean what it must.
     """
     content = _load(path)
-    count = content.get("numTraining")
     labels = _labels(path, content) if "labels" in content else None
+    training, table = _training(path, content), _table(path, content)
     return Description(
         path=path,
         name=str(content.get("name") or ""),
         channels=_channels(path, content),
         labels=labels,
-        training=_training(path, content),
-        table=_table(path, content),
-        count=count if isinstance(count, int) else None,
+        layout=DECATHLON if training is not None else NNUNET if table is not None else "",
+        entries=training if training is not None else table,
+        count=count if isinstance(count := content.get("numTraining"), int) else None,
         suffix=str(content.get("file_ending") or "").lower(),
         annotated=_annotated(path, content),
         instances=_instances(path, content, labels),
@@ -108,31 +111,40 @@ def _load(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, RecursionError) as error:
         raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again") from error
     except OSError as error:
-        raise DatasetError.at(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from error
+        found = f"cannot be read ({error.strerror})"
+        raise DatasetError.at(path, found, "a readable file", "check its permissions") from error
     if not isinstance(content, dict):
-        raise DatasetError.at(path, f"holds a {type(content).__name__}", "an object {...}", "see the README's dataset layouts")
+        found = f"holds a {type(content).__name__}"
+        raise DatasetError.at(path, found, "an object {...}", "see the README's dataset layouts")
     return content
 
 
+def _get(path: Path, content: dict[str, Any], key: str, kind: type, expected: str) -> Any:
+    """A value that must be a list or an object; None if it is absent."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise DatasetError.at(path, f'"{key}" is no {"list" if kind is list else "object"}', expected, "mend it")
+    return value
+
+
 def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """Names by number, {"0": "MRI"}, or numbers by name, {"R": 0}; a plain list of names does too."""
+    """Names by number, {"0": "MRI"}, or numbers by name, {"R": 0}; a plain list of names or a single name will do."""
     key = "channel_names" if "channel_names" in content else "modality"
     given = content.get(key)
     if given is None:
         return ()
-    if isinstance(given, str):
-        given = [given]
-    if isinstance(given, list):
-        given = dict(enumerate(given))
-    expected = '{"0": "MRI", "1": ...} with numbers from 0'
-    if not isinstance(given, dict) or not given:
-        raise DatasetError.at(path, f'"{key}" is {given!r}', expected, "mend it")
-    named = {_whole(k): str(v) for k, v in given.items()}
-    if None in named:
-        named = {_whole(v): str(k) for k, v in given.items()}
-    if set(named) != set(range(len(given))):
-        raise DatasetError.at(path, f'"{key}" is {given!r}', expected, "mend it")
-    return tuple(named[i] for i in range(len(given)))
+    names = [given] if isinstance(given, str) else given
+    numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if isinstance(numbered, dict) and numbered:
+        by_number = {_whole(number): str(name) for number, name in numbered.items()}
+        if None in by_number:
+            by_number = {_whole(number): str(name) for name, number in numbered.items()}
+        if set(by_number) == set(range(len(numbered))):
+            return tuple(by_number[i] for i in range(len(numbered)))
+    raise DatasetError.at(path, f'"{key}" is {numbered!r}', '{"0": "MRI", "1": ...} with numbers from 0', "mend it")
+
+
+_LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
 
 
 def _labels(path: Path, content: dict[str, Any]) -> Labels:
@@ -160,44 +172,40 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
         raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'mend "labels"') from error
 
 
-_LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
-
-
 def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     """Values by name, whichever way round they were given."""
     if not isinstance(given, dict) or not given:
         raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "mend it")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
-        values = [_whole(v) for v in value] if isinstance(value, list) else [_whole(value)]
-        name = str(key)
+        values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)
         if None in values and not isinstance(value, list):
             name, values = str(value), [_whole(key)]
         whole = tuple(v for v in values if v is not None)
         if not whole or len(whole) < len(values) or name in named:
-            raise DatasetError.at(path, f'"labels" has {key!r}: {value!r}', _LABELS, "give each label a name and a whole number")
+            found = f'"labels" has {key!r}: {value!r}'
+            raise DatasetError.at(path, found, _LABELS, "give each label a name and a whole number")
         named[name] = whole
     single = [values[0] for values in named.values() if len(values) == 1]
-    doubled = sorted({v for v in single if single.count(v) > 1})
-    if doubled:
+    if doubled := sorted({v for v in single if single.count(v) > 1}):
         sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
-        raise DatasetError.at(path, f'"labels" gives the value {doubled[0]} to {sharing}', _LABELS, "give each a value of its own")
+        found = f'"labels" gives the value {doubled[0]} to {sharing}'
+        raise DatasetError.at(path, found, _LABELS, "give each a value of its own")
     return named
 
 
 def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ...]]) -> tuple[Region, ...]:
-    """The regions, those that contain others first: painted in this order, none hides another.
+    """The regions, each before those inside it, so that painting them in this order hides none.
 
     Without nnU-Net's ``regions_class_order`` a region is painted with the value that no region inside it has, if there is just one.
     """
     order = content.get("regions_class_order")
     if order is None:
-        paints = [_own_value(values, named) for values in named.values()]
+        paints: Iterable[int | None] = [_own_value(values, named) for values in named.values()]
     else:
-        paints = [_whole(v) for v in order] if isinstance(order, list) else []
+        paints = map(_whole, order) if isinstance(order, list) else []
     whole = [p for p in paints if p is not None]
-    known = {v for values in named.values() for v in values}
-    if len(whole) != len(named) or not set(whole) <= known:
+    if len(whole) != len(named) or not set(whole) <= {v for values in named.values() for v in values}:
         expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
         raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or mend it")
     regions = [Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True)]
@@ -206,46 +214,47 @@ def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ..
 
 def _own_value(values: tuple[int, ...], named: dict[str, tuple[int, ...]]) -> int | None:
     """The one value of a region that no smaller region inside it has."""
-    inside = {v for other in named.values() if set(other) < set(values) for v in other}
-    own = sorted(set(values) - inside)
-    return own[0] if len(own) == 1 else None
+    own = set(values).difference(*(other for other in named.values() if set(other) < set(values)))
+    return own.pop() if len(own) == 1 else None
 
 
 def _training(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
-    given = content.get("training")
+    given = _get(path, content, "training", list, '[{"image": ..., "label": ...}, ...]')
     if given is None:
         return None
-    if not isinstance(given, list):
-        raise DatasetError.at(path, '"training" is no list', '[{"image": ..., "label": ...}, ...]', "mend it")
     return tuple(_entry(path, item, f'entry {i + 1} of "training"', images="image") for i, item in enumerate(given))
 
 
 def _table(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
-    given = content.get("dataset")
+    given = _get(path, content, "dataset", dict, '{"CASE": {"images": [...], "label": ...}}')
     if given is None:
         return None
-    if not isinstance(given, dict):
-        raise DatasetError.at(path, '"dataset" is no object', '{"CASE": {"images": [...], "label": ...}}', "mend it")
     return tuple(_entry(path, item, f'"{name}" in "dataset"', images="images", name=str(name)) for name, item in given.items())
 
 
+def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> CaseEntry:
+    """An entry; one that cannot be used has the reason as its problem, and others stay usable."""
+    given = item.get(images) if isinstance(item, dict) else None
+    files = [given] if isinstance(given, str) else given
+    label = item.get("label") if isinstance(item, dict) else None
+    if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
+        return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
+    if label is not None and not isinstance(label, str):
+        return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
+    folder = path.parent
+    return CaseEntry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
+
+
 def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]] | None:
-    given = content.get(ANNOTATED_KEY)
+    expected = '{"CASE": ["liver", ...]} with names of labels'
+    given = _get(path, content, ANNOTATED_KEY, dict, expected)
     if given is None:
         return None
-    expected = '{"CASE": ["liver", ...]} with names of labels'
-    if not isinstance(given, dict):
-        raise DatasetError.at(path, f'"{ANNOTATED_KEY}" is no object', expected, "mend it")
     lists = {str(case): [names] if isinstance(names, str) else names for case, names in given.items()}
     for case, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "mend it")
     return {case: tuple(names) for case, names in lists.items()}
-
-
-def _about(content: dict[str, Any]) -> dict[str, str]:
-    found = {name: next((content[key] for key in keys if content.get(key)), None) for name, keys in ABOUT.items()}
-    return {name: " ".join(str(said).split())[:MOST_SAID] for name, said in found.items() if isinstance(said, str | int | float)}
 
 
 def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tuple[str, ...]:
@@ -257,17 +266,10 @@ def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tu
     return tuple(dict.fromkeys(given))
 
 
-def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") -> CaseEntry:
-    """An entry, or why it is none: it costs only itself."""
-    given = item.get(images) if isinstance(item, dict) else None
-    files = [given] if isinstance(given, str) else given
-    label = item.get("label") if isinstance(item, dict) else None
-    if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
-        return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
-    if label is not None and not isinstance(label, str):
-        return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
-    folder = path.parent
-    return CaseEntry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
+def _about(content: dict[str, Any]) -> dict[str, str]:
+    found = {name: next((content[key] for key in keys if content.get(key)), None) for name, keys in ABOUT.items()}
+    texts = {name: value for name, value in found.items() if isinstance(value, str | int | float)}
+    return {name: " ".join(str(value).split())[:LONGEST_ABOUT] for name, value in texts.items()}
 
 
 def _whole(value: Any) -> int | None:

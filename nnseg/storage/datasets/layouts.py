@@ -46,10 +46,8 @@ def find_layout(folder: Path) -> FoundDataset:
         raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
     path = folder / "dataset.json"
     description = read_description(path) if path.is_file() else None
-    if description and description.training is not None:
-        found_layout = _listed("Medical Segmentation Decathlon layout", description, description.training)
-    elif description and description.table is not None:
-        found_layout = _listed("nnU-Net raw layout (with a table of files)", description, description.table)
+    if description and description.entries is not None:
+        found_layout = _listed(description, description.entries)
     else:
         found_layout = _paired(folder, description)
     if not found_layout.cases:
@@ -57,7 +55,7 @@ def find_layout(folder: Path) -> FoundDataset:
     return found_layout
 
 
-def _listed(layout: str, description: Description, entries: Sequence[CaseEntry]) -> FoundDataset:
+def _listed(description: Description, entries: Sequence[CaseEntry]) -> FoundDataset:
     """The cases that dataset.json lists."""
     findings = [_error(e.problem, case=e.name, file=description.path) for e in entries if e.problem]
     entries = [e for e in entries if not e.problem]
@@ -70,7 +68,7 @@ def _listed(layout: str, description: Description, entries: Sequence[CaseEntry])
             cases[name] = Case(name=name, images=_existing(entry.images), labels=entry.labels)
     findings += _unlisted(description, entries)
     findings += _wrong_count(description, len(entries))
-    return _finish(layout, cases.values(), findings, description)
+    return _finish(description.layout, cases.values(), findings, description)
 
 
 def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
