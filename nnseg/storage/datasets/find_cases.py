@@ -38,14 +38,14 @@ def case_of(name: str) -> str:
 
 
 def suffixes_found(folder: Path) -> str:
-    """What lies in a folder, for people: ".txt (3), .docx (1)"."""
+    """The suffixes of the files in a folder, for messages: ".txt (3), .docx (1)"."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
     counts = Counter(suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
 
 
 def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Files by case name, and those of one name apart: ``a.nii`` and ``a.nii.gz``, or names that differ in capitals only."""
+    """Files by case name; and, apart, those that share a name: ``a.nii`` and ``a.nii.gz``, or names that differ only in case."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         groups[name_of(path).casefold()].append(path)
@@ -54,7 +54,7 @@ def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path
 
 
 def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[str, dict[int, Path]]:
-    """Files by case and channel number, or each a case of its own if that fits the names of the label maps better.
+    """Files by case and channel number; or each as a case of its own if that fits the names of the label maps better.
 
     A stack saved as ``slice_0001.png``, ``slice_0002.png`` with label maps of the same names is not one case of many channels.
     """
@@ -63,13 +63,10 @@ def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[
         match = CHANNEL.fullmatch(name)
         grouped[case_of(name)][int(match["channel"]) if match else 0] = path
     labelled = set(label_names)
-    if len(labelled & set(grouped)) > len(labelled & set(files)) or (not labelled & set(files) and _all_first(files)):
+    all_first = all(name.endswith("_0000") for name in files)
+    if len(labelled & set(grouped)) > len(labelled & set(files)) or (not labelled & set(files) and all_first):
         return dict(grouped)
     return {name: {0: path} for name, path in files.items()}
-
-
-def _all_first(names: Iterable[str]) -> bool:
-    return all(name.endswith("_0000") for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +81,12 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     """The scans in a file or a folder and its folders, sorted by name.
 
     ``CASE_0000``, ``CASE_0001``, ... are the channels of one case; a file without channel number holds all channels of a case. A
-    folder of DICOM slices is a case called like the folder. Cases in folders get the folders' names before theirs. A folder that
-    cannot be looked into is a case too, which fails when it is read.
+    folder of DICOM slices is a case with the folder's name. Names of cases in folders begin with the folders' names. A folder that
+    cannot be listed is a case too, which fails when it is read.
 
     Args:
         path: a file, or a folder.
-        channels: of the model; tells whether numbers at the end of names count channels or slices.
+        channels: number that the model needs; it decides whether numbers at the end of names count channels or slices.
 
     Raises:
         DatasetError: no such file or folder, or no scan in it.
@@ -133,7 +130,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
         images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
         folders = [p for p in entries if p.is_dir()]
-    except OSError:  # told of when it is read
+    except OSError:  # reading this case will raise the error
         yield _ImageFile(name=name, images=(folder,))
         return
     yield from (_ImageFile(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
@@ -152,7 +149,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
 
 
 def _distinct(entries: Sequence[_ImageFile]) -> list[_ImageFile]:
-    """Entries whose names tell them apart: ``a.nii`` and ``a.nii.gz`` become a_nii and a_nii_gz."""
+    """Entries with distinct names: ``a.nii`` and ``a.nii.gz`` become a_nii and a_nii_gz."""
     counts = Counter(e.name.casefold() for e in entries)
     return [
         e if counts[e.name.casefold()] == 1 else _ImageFile(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)

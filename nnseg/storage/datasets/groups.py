@@ -1,4 +1,4 @@
-"""Which cases belong together, because they show one patient: off BIDS names, a table, or a pattern."""
+"""Groups of cases, such as those of one patient: from BIDS names, a table, or a regular expression."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
     Args:
         how: "subject" or "bids" for the subject of BIDS names (sub-01); the path of a table (.csv or .tsv) with columns "case" and
             "group", "patient" or "subject", or with two columns and no header; or a regular expression with one pair of
-            parentheses around the part of the case's name that tells the group.
+            parentheses around the part of the case's name that identifies the group.
         dataset: whose cases are grouped.
 
     Raises:
@@ -40,7 +40,7 @@ def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
 
 
 def find_subjects(dataset: Dataset) -> dict[str, str]:
-    """The BIDS subject of each case, if all cases tell theirs, and several subjects share out more cases; else nothing."""
+    """The BIDS subject of each case, if all cases have one, and there are several subjects, and more cases; else {}."""
     subjects = {case.name: _subject(case, dataset.folder) for case in dataset.cases}
     known = {name: subject for name, subject in subjects.items() if subject}
     return known if len(known) == len(subjects) and 1 < len(set(known.values())) < len(known) else {}
@@ -58,7 +58,7 @@ def _by_subject(dataset: Dataset) -> dict[str, str]:
 
 
 def _subject(case: Case, folder: Path) -> str:
-    """The subject that the case's name tells, or else its files; folders above the dataset do not count."""
+    """The subject in the case's name, or else in the paths of its files below the dataset's folder; "" if there is none."""
     inside = (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name) for file in case.files)
     matches = (SUBJECT.search(text) for text in (case.name, *(path.as_posix() for path in inside)))
     return next((match[1] for match in matches if match), "")
@@ -99,9 +99,8 @@ def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
     names = {case.name for case in dataset.cases}
     unusable = {finding.case for finding in dataset.findings}
     if unknown := groups.keys() - names - unusable:
-        raise DatasetError(
-            f"{path} lists {listed(unknown)}, not in the dataset; write names like {min(names)}, or remove the lines"
-        )
+        advice = f"write names like {min(names)}, or remove the lines"
+        raise DatasetError(f"{path} lists {listed(unknown)}, not in the dataset; {advice}")
     if missing := names - groups.keys():
         raise DatasetError(f"{path} does not list {listed(missing)}; add a line for each case")
     return {name: groups[name] for name in sorted(names)}

@@ -1,11 +1,11 @@
-"""How dataset folders are organised: each layout a function from folder to cases and what was wrong with them."""
+"""Layouts of dataset folders, each a function that returns the cases and what is wrong with them."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
@@ -36,7 +36,7 @@ class FoundDataset:
 
 
 def find_layout(folder: Path) -> FoundDataset:
-    """The cases of a folder, in whichever layout it is.
+    """The cases of a folder, by the first of the `LAYOUTS` that it has.
 
     Raises:
         DatasetError: no such folder, an unreadable dataset.json, no known layout, or no usable case.
@@ -46,19 +46,27 @@ def find_layout(folder: Path) -> FoundDataset:
         raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
     path = folder / "dataset.json"
     description = read_description(path) if path.is_file() else None
-    if description and description.entries is not None:
-        found_layout = _listed(description, description.entries)
-    else:
-        found_layout = _paired(folder, description)
-    if not found_layout.cases:
-        raise _nothing_usable(folder, found_layout)
-    return found_layout
+    dataset = next(filter(None, (layout(folder, description) for layout in LAYOUTS)), None)
+    if dataset is None:
+        folders = (p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        inside = ", ".join(sorted(folders)) or "no folders"
+        wrong = f"is no dataset that nnseg knows; found {inside} and files: {suffixes_found(folder)}"
+        expected = "dataset.json, or images/ with labels/"
+        raise DatasetError.at(folder, wrong, expected, "arrange it so; the README shows the layouts")
+    if not dataset.cases:
+        errors = [f for f in dataset.findings if f.level == "error"]
+        first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
+        wrong = f"has no usable case ({dataset.layout}; {len(errors)} errors){first}"
+        raise DatasetError.at(folder, wrong, "at least one image with a label map", "mend the files named")
+    return replace(dataset, cases=tuple(sorted(dataset.cases, key=lambda c: c.name)))
 
 
-def _listed(description: Description, entries: Sequence[CaseEntry]) -> FoundDataset:
-    """The cases that dataset.json lists."""
-    findings = [_error(e.problem, case=e.name, file=description.path) for e in entries if e.problem]
-    entries = [e for e in entries if not e.problem]
+def listed_cases(folder: Path, description: Description | None) -> FoundDataset | None:
+    """The cases that dataset.json lists; None if it lists none."""
+    if description is None or description.entries is None:
+        return None
+    findings = [_error(e.problem, case=e.name, file=description.path) for e in description.entries if e.problem]
+    entries = [e for e in description.entries if not e.problem]
     cases: dict[str, Case] = {}
     for name, entry in zip(_entry_names(entries), entries, strict=True):
         problem = _entry_problem(entry, known=name in cases)
@@ -66,9 +74,8 @@ def _listed(description: Description, entries: Sequence[CaseEntry]) -> FoundData
             findings.append(_error(problem, case=name, file=entry.images[0]))
         else:
             cases[name] = Case(name=name, images=_existing(entry.images), labels=entry.labels)
-    findings += _unlisted(description, entries)
-    findings += _wrong_count(description, len(entries))
-    return _finish(description.layout, cases.values(), findings, description)
+    findings += [*_unlisted(description, entries), *_wrong_count(description, len(entries))]
+    return FoundDataset(layout=description.layout, cases=tuple(cases.values()), findings=tuple(findings), description=description)
 
 
 def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
@@ -98,12 +105,7 @@ def _channel_files(listed: Path) -> tuple[Path, ...]:
     """CASE_0000, CASE_0001, ... where dataset.json lists CASE: the habit of nnU-Net's first version."""
     suffix = listed.name[len(name_of(listed)) :]
     paths = (listed.with_name(f"{name_of(listed)}_{i:04d}{suffix}") for i in range(10_000))
-    files = []
-    for path in paths:
-        if not path.exists():
-            break
-        files.append(path)
-    return tuple(files)
+    return tuple(takewhile(Path.exists, paths))
 
 
 def _existing(images: Sequence[Path]) -> tuple[Path, ...]:
@@ -117,48 +119,42 @@ def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Fi
     for kind, files in (("image", [f for e in entries for f in e.images]), ("label map", [e.labels for e in entries if e.labels])):
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
             extra = [p for p in image_files(folder) if p.resolve() not in listed]
-            message = (
-                f"{kind} {{}} is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
-            )
-            findings += [_warning(message.format(p), case=name_of(p), file=p) for p in extra]
+            advice = f"is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
+            findings += [Finding(level="warning", message=f"{kind} {p} {advice}", case=name_of(p), file=str(p)) for p in extra]
             listed.update(p.resolve() for p in extra)
     return findings
 
 
-def _paired(folder: Path, description: Description | None) -> FoundDataset:
-    """The cases of a folder of images and a folder of label maps with equal names."""
-    images, labels = _pair_of_folders(folder)
-    files, doubled_images = by_name(image_files(images))
-    maps, doubled_maps = by_name(p for p in image_files(labels) if p.is_file())
+def paired_folders(folder: Path, description: Description | None) -> FoundDataset | None:
+    """The cases of a folder of images and a folder of label maps with equal names; None if no such pair is there."""
+    pairs = ((folder / images, folder / labels) for images, labels in PAIRS)
+    folders = next(((images, labels) for images, labels in pairs if images.is_dir() and labels.is_dir()), None)
+    if folders is None:
+        return None
+    for place in folders:
+        if not image_files(place):
+            found = f"holds no image; found {suffixes_found(place)}"
+            raise DatasetError.at(place, found, f"files with one of {known_suffixes()}", "convert the files")
+    files, doubled_images = by_name(image_files(folders[0]))
+    maps, doubled_maps = by_name(p for p in image_files(folders[1]) if p.is_file())
     doubled = {**doubled_images, **doubled_maps}
     findings = [_doubled(name, paths) for name, paths in doubled.items()]
-    cases = {}
+    cases = []
     groups = by_channel(files, {*maps, *doubled_maps})
-    count = _channel_files_a_case(groups.values(), description)
+    count = _files_per_case(groups.values(), description)
     lost = {case_of(name) for name in doubled} | set(doubled)
     for name in sorted((set(groups) | set(maps)) - lost):
-        problem, file = _pair_problem(name, groups.get(name, {}), maps.get(name), count, (images, labels))
+        group = groups.get(name, {})
+        problem, file = _pair_problem(name, group, maps.get(name), count, folders)
         if problem:
             findings.append(_error(problem, case=name, file=file))
         else:
-            group = groups[name]
-            cases[name] = Case(name=name, images=tuple(group[i] for i in sorted(group)), labels=maps[name])
+            cases.append(Case(name=name, images=tuple(group[i] for i in sorted(group)), labels=maps[name]))
     if description:
         findings += _wrong_count(description, len(groups))
-    return _finish(_pair_layout(images, labels, description), cases.values(), findings, description)
-
-
-def _pair_of_folders(folder: Path) -> tuple[Path, Path]:
-    for images, labels in PAIRS:
-        if (folder / images).is_dir() and (folder / labels).is_dir():
-            for place in (folder / images, folder / labels):
-                if not image_files(place):
-                    found = f"holds no image; found {suffixes_found(place)}"
-                    raise DatasetError.at(place, found, f"files with one of {known_suffixes()}", "convert the files")
-            return folder / images, folder / labels
-    inside = ", ".join(sorted(p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))) or "no folders"
-    found = f"is no dataset that nnseg knows; found {inside} and files: {suffixes_found(folder)}"
-    raise DatasetError.at(folder, found, "dataset.json, or images/ with labels/", "arrange it so; the README shows the layouts")
+    return FoundDataset(
+        layout=_pair_layout(*folders, description), cases=tuple(cases), findings=tuple(findings), description=description
+    )
 
 
 def _pair_layout(images: Path, labels: Path, description: Description | None) -> str:
@@ -167,7 +163,7 @@ def _pair_layout(images: Path, labels: Path, description: Description | None) ->
     return f"pair of folders layout ({images.name}/ and {labels.name}/)"
 
 
-def _channel_files_a_case(groups: Iterable[dict[int, Path]], description: Description | None) -> int:
+def _files_per_case(groups: Iterable[dict[int, Path]], description: Description | None) -> int:
     """How many files each case must have: one where every case has just one, which may hold several channels."""
     most = max((max(group) + 1 for group in groups), default=1)
     if most == 1:
@@ -178,7 +174,7 @@ def _channel_files_a_case(groups: Iterable[dict[int, Path]], description: Descri
 def _pair_problem(
     name: str, group: dict[int, Path], label: Path | None, count: int, folders: tuple[Path, Path]
 ) -> tuple[str, Path]:
-    """What is wrong with one case, and the file to name; nothing is an empty text."""
+    """What is wrong with one case ("" for nothing), and the file to name."""
     images, labels = folders
     if not group and label is not None:
         return f"label map {label} has no image; expected {name} in {images.name}/; add the image or remove the label map", label
@@ -207,22 +203,9 @@ def _wrong_count(description: Description, count: int) -> list[Finding]:
     return [Finding(level="note", message=message, file=str(description.path))]
 
 
-def _finish(layout: str, cases: Iterable[Case], findings: Iterable[Finding], description: Description | None) -> FoundDataset:
-    ordered = tuple(sorted(cases, key=lambda c: c.name))
-    return FoundDataset(layout=layout, cases=ordered, findings=tuple(findings), description=description)
-
-
-def _nothing_usable(folder: Path, found: FoundDataset) -> DatasetError:
-    errors = [f for f in found.findings if f.level == "error"]
-    first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
-    kinds = Counter(f.level for f in found.findings)
-    held = f"has no usable case ({found.layout}; {kinds['error']} errors){first}"
-    return DatasetError.at(folder, held, "at least one image with a label map", "mend the files named")
-
-
 def _error(message: str, *, case: str, file: Path) -> Finding:
     return Finding(level="error", message=message, case=case, file=str(file))
 
 
-def _warning(message: str, *, case: str, file: Path) -> Finding:
-    return Finding(level="warning", message=message, case=case, file=str(file))
+LAYOUTS = (listed_cases, paired_folders)
+"""Each (folder, description) -> FoundDataset, or None for a folder of another layout."""

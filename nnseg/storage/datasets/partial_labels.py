@@ -1,6 +1,6 @@
-"""Which labels were annotated in which case, where not all were in all.
+"""Datasets in which not all labels were annotated in all cases.
 
-Told in ``dataset.json``, ``"annotated_labels": {"case_a": ["liver"], "case_b": ["spleen", "kidney"]}``, or in a table
+They are listed in ``dataset.json``, ``"annotated_labels": {"case_a": ["liver"], "case_b": ["spleen", "kidney"]}``, or in a table
 ``annotated_labels.csv`` beside it with columns ``case`` and ``labels``, the names separated by semicolons, commas or spaces. A
 region's name stands for all labels that it covers; cases not listed have all labels annotated.
 """
@@ -35,20 +35,22 @@ def mark_annotated(
         unusable: names of further cases, which may be listed too.
 
     Raises:
-        DatasetError: a case or a label that is named is not there; the nearest name is offered.
+        DatasetError: a listed case or label does not exist; the message suggests the nearest name.
     """
-    path, given = _given(folder, description)
+    path, given = _read_lists(folder, description)
     names = [case.name for case in cases]
     for name in given:
         if name not in {*names, *unusable}:
-            raise DatasetError.at(path, f"lists case {name}, which the dataset does not have", _near(name, names), "mend it")
-    parts = _parts(labels)
+            raise DatasetError.at(
+                path, f"lists case {name}, which the dataset does not have", _nearest_name(name, names), "mend it"
+            )
+    parts = _labels_by_name(labels)
     found = {name: _labels(path, name, given[name], parts) for name in names if name in given}
-    marked = tuple(replace(case, annotated=_part(found.get(case.name), labels)) for case in cases)
+    marked = tuple(replace(case, annotated=_annotated_names(found.get(case.name), labels)) for case in cases)
     return marked, (_note(marked, labels),) if any(case.annotated for case in marked) else ()
 
 
-def _given(folder: Path, description: Description | None) -> tuple[Path, Mapping[str, tuple[str, ...]]]:
+def _read_lists(folder: Path, description: Description | None) -> tuple[Path, Mapping[str, tuple[str, ...]]]:
     table = folder / TABLE
     if description is None or description.annotated is None:
         return table, _read_table(table) if table.exists() else {}
@@ -68,8 +70,8 @@ def _read_table(path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _parts(labels: Labels) -> dict[str, tuple[str, ...]]:
-    """The labels, by name, that each name stands for; none for the background, which needs no annotation."""
+def _labels_by_name(labels: Labels) -> dict[str, tuple[str, ...]]:
+    """Names of the labels that each label or region stands for; none for the background, which needs no annotation."""
     parts = {region.name: region.values for region in labels.regions}
     parts |= {name: (value,) for name, value in zip(labels.names, labels.values, strict=True)}
     named = dict(zip(labels.values[1:], labels.names[1:], strict=True))
@@ -78,30 +80,30 @@ def _parts(labels: Labels) -> dict[str, tuple[str, ...]]:
 
 def _labels(path: Path, case: str, given: Sequence[str], parts: Mapping[str, tuple[str, ...]]) -> set[str]:
     found: set[str] = set()
-    for name in (n for text in given for n in _separated(text, parts)):
+    for name in (n for text in given for n in _split_names(text, parts)):
         if name not in parts:
             text = f"lists label {name} for case {case}, which the dataset does not have"
-            raise DatasetError.at(path, text, _near(name, list(parts)), "mend it")
+            raise DatasetError.at(path, text, _nearest_name(name, list(parts)), "mend it")
         found.update(parts[name])
     if not found:
         raise DatasetError.at(path, f"lists no label for case {case}", "at least one", "add it, or remove the case")
     return found
 
 
-def _separated(text: str, parts: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _split_names(text: str, parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Names separated by spaces, where the whole is no name itself but all its words are."""
     words = text.split()
     return words if text not in parts and all(word in parts for word in words) else [text]
 
 
-def _part(annotated: Collection[str] | None, labels: Labels) -> tuple[str, ...] | None:
+def _annotated_names(annotated: Collection[str] | None, labels: Labels) -> tuple[str, ...] | None:
     """In the dataset's order; None for all."""
     if annotated is None or len(annotated) == len(labels.names) - 1:
         return None
     return tuple(name for name in labels.names if name in annotated)
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def _nearest_name(name: str, known: Sequence[str]) -> str:
     plain = {k.casefold(): k for k in known}
     return f"a name like {plain[get_close_matches(name.casefold(), plain, n=1, cutoff=0.0)[0]]}"
 

@@ -1,4 +1,4 @@
-"""Datasets: a folder in, a checked `Dataset` out; single cases, read and checked; scans to predict."""
+"""Reading of datasets (a folder in, a checked `Dataset` out) and of their cases."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.system.parallel import map_items
 
 NEAR = 0.25
-"""In voxels: a label map that lies no further from its image is taken to lie on it, with a note."""
+"""Largest distance in voxels of a label map from its image that counts as rounding, with a note."""
 
 MANY_VALUES = 256
-"""More values than this in label maps that nobody declared are intensities, not labels."""
+"""More undeclared values than this in label maps are intensities, not labels."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
     if about and about.labels:
         labels, cases, findings = about.labels, found.cases, found.findings
     else:
-        labels, cases, more = _labels_off_files(folder, found, workers)
+        labels, cases, more = _labels_from_files(folder, found, workers)
         findings = (*found.findings, *more)
     cases, notes = mark_annotated(cases, labels, folder=folder, description=about, unusable={f.case for f in findings})
     suffix = Counter(suffix_of(c.images[0]) for c in cases).most_common(1)[0][0]
@@ -76,7 +76,7 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
         folder=folder,
         layout=found.layout,
         cases=cases,
-        channels=(about.channels if about else ()) or _channels_off_files(cases),
+        channels=(about.channels if about else ()) or _channels_from_files(cases),
         labels=labels,
         suffix=(about.suffix if about else "") or suffix,
         instances=about.instances if about else (),
@@ -86,12 +86,12 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
 
 
 def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
-    """A case's scan and label map, sure to belong together.
+    """A case's scan and label map, checked to belong together.
 
     Args:
         case: with a label map.
         channels: the scan must have.
-        labels: what values its label map may have.
+        labels: whose values its label map may have.
 
     Raises:
         ScanError: a file cannot be used; channels, shape or position do not agree; a channel is constant; a value is undeclared, or
@@ -102,11 +102,11 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     scan = read_scan(case.images)
     _check_channels(case, scan, channels)
     label_map = read_label_map(case.labels, like=scan.source)
-    nudged = _check_together(case.images[0], scan, case.labels, label_map)
+    offset = _check_position(case.images[0], scan, case.labels, label_map)
     counts = _count_values(label_map.labels)
     _check_declared(case.labels, counts, labels)
     _check_annotated(case.labels, counts, labels, case.annotated)
-    findings = [nudged] if nudged else []
+    findings = [offset] if offset else []
     if not set(counts) & set(labels.values[1:]):
         findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; have a look at it"))
     placed = tuple(f.model_copy(update={"case": case.name, "file": str(case.labels)}) for f in findings)
@@ -137,9 +137,9 @@ def _digest(path: Path) -> bytes:
         raise ScanError.at(path, f"cannot be read ({error.strerror})", "a file", "restore it") from error
 
 
-def _labels_off_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
-    """Labels as the values found in the label maps, and the cases whose label map could be read."""
-    outcomes = list(map_items(_values_of, found.cases, workers=workers, label="reading label values"))
+def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
+    """Labels for the values in the label maps, the cases whose label map could be read, and what was found on the way."""
+    outcomes = list(map_items(_read_values, found.cases, workers=workers, label="reading label values"))
     errors = {
         o.item.name: Finding(level="error", message=o.reason or "", case=o.item.name, file=str(o.item.labels))
         for o in outcomes
@@ -162,7 +162,7 @@ def _labels_off_files(folder: Path, found: FoundDataset, workers: int) -> tuple[
     return labels, cases, (*(errors[c.name] for c in found.cases if c.name in errors), note)
 
 
-def _values_of(case: Case) -> tuple[int, ...]:
+def _read_values(case: Case) -> tuple[int, ...]:
     assert case.labels is not None
     values = tuple(_count_values(read_label_map(case.labels).labels))
     if values[0] < 0:
@@ -171,8 +171,8 @@ def _values_of(case: Case) -> tuple[int, ...]:
     return values
 
 
-def _channels_off_files(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Names for the channels of the first case that can be read; later cases are held to it."""
+def _channels_from_files(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Names for the channels of the first case that can be read; later cases are checked against them."""
     for case in cases:
         try:
             scan = read_scan(case.images)
@@ -198,8 +198,12 @@ def _check_channels(case: Case, scan: Scan, channels: int) -> None:
             raise ScanError.at(file, found, "an image", "export it again, or remove the case")
 
 
-def _check_together(image: Path, scan: Scan, path: Path, label_map: LabelMap) -> Finding | None:
-    """A note if the label map lies a little beside its image; both are canonical, so voxel order no longer matters."""
+def _check_position(image: Path, scan: Scan, path: Path, label_map: LabelMap) -> Finding | None:
+    """A note if the canonical label map and its image lie apart by rounding.
+
+    Raises:
+        ScanError: they have different shapes, or lie further apart.
+    """
     if label_map.grid.shape != scan.grid.shape:
         found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {scan.grid.shape}"
         raise ScanError.at(path, found, "equal shapes", "resample the label map onto the image with nearest neighbour")

@@ -1,4 +1,4 @@
-"""Labels in the coded words of DICOM: what a segment shows, by SNOMED CT where the standard lists it. Needs the extra ``dicom``."""
+"""DICOM codes of labels: SNOMED CT where the standard lists what the label names. Needs the extra ``dicom``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 PRIVATE_SCHEME = "99NNSEG"
-"""Whose codes those of labels are that the standard does not list; schemes of one's own begin with 99."""
+"""Coding scheme of labels that the standard does not list; private schemes begin with 99."""
 
 SYNONYMS = {
     "tumor": "neoplasm",
@@ -44,11 +44,11 @@ SYNONYMS = {
     "heart ventricle right": "right ventricle",
     "vertebrae": "vertebra",
 }
-"""What data sets call things, in the words of the standard."""
+"""Names in datasets, and the standard's names for them."""
 
 SIDES = {"left": "Left", "l": "Left", "lt": "Left", "right": "Right", "r": "Right", "rt": "Right"}
 ABNORMAL = {"tumor", "tumour", "cancer", "neoplasm", "lesion", "lesions", "metastasis", "metastases", "necrosis", "edema", "cyst"}
-"""Words that make what they stand in an abnormality, though the whole name is not listed."""
+"""Words that make a name that is not listed an abnormality."""
 
 _LISTS = {"cid7192": "AnatomicalStructure", "cid7166": "Tissue", "cid7194": "MorphologicallyAbnormalStructure"}
 """The standard's lists of what segments show, and the category of each; a later list wins."""
@@ -57,11 +57,11 @@ _NOT_SHOWN = {"background", "normal"}
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentCodes:
-    """What a segment shows, as pydicom's codes.
+    """The content of a segment, as pydicom's codes.
 
     Args:
-        category: the kind of thing.
-        kind: the thing.
+        category: anatomical structure, tissue, or abnormal structure.
+        kind: of structure, such as kidney.
         side: left or right, if the name says so and the code does not.
     """
 
@@ -70,13 +70,13 @@ class SegmentCodes:
     side: Any = None
 
 
-def coded(name: str) -> SegmentCodes:
+def find_codes(name: str) -> SegmentCodes:
     """The codes of a label's name.
 
     Source: DICOM PS3.16, context groups 7150, 7166, 7192 and 7194, as pydicom has them.
 
     Example:
-        ``coded("kidney_left")`` is the anatomical structure 64033007 (Kidney) with 7771000 (Left).
+        ``find_codes("kidney_left")`` is the anatomical structure 64033007 (Kidney) with 7771000 (Left).
     """
     from pydicom.sr.coding import Code  # noqa: PLC0415 (an extra)
 
@@ -95,7 +95,7 @@ def coded(name: str) -> SegmentCodes:
 
 @cache
 def _listed() -> dict[str, tuple[Any, Any]]:
-    """Category and code by name, in small letters without blanks."""
+    """Category and code by name, in lower case without blanks."""
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 
     found = {}

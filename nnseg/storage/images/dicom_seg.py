@@ -1,4 +1,4 @@
-"""DICOM-SEG: a label map of a DICOM series as DICOM, which archives and viewers keep beside it. Needs the extra ``dicom``."""
+"""DICOM-SEG: the label map of a DICOM series as DICOM, for archives and viewers. Needs the extra ``dicom``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnseg.core.errors import RunError, ScanError
 from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
-from nnseg.storage.images.codes import coded
+from nnseg.storage.images.codes import find_codes
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_IF_MISSING = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
@@ -39,7 +39,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         path: a complete file appears under this name, or none.
         like: the scan, read from DICOM.
         labels: names and values.
-        when: it was made; now, by default. The same input made at the same time gives the same bytes.
+        when: date and time of the segmentation; now by default. The same input and time give the same bytes.
 
     Raises:
         ScanError: the scan was not read from DICOM, has headers that DICOM-SEG cannot be made from, or unknown values were given.
@@ -64,7 +64,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
 
 
 def label_segments(labels: Labels) -> dict[str, int]:
-    """The name and value of each label that a label map can show: of all but the background, or those that regions paint."""
+    """Names and values of the segments: all labels but the background, or those that regions paint."""
     if not labels.regions:
         return dict(zip(labels.names[1:], labels.values[1:], strict=True))
     names = dict(zip(labels.values, labels.names, strict=True))
@@ -115,12 +115,12 @@ def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequ
         numbers: (Z, Y, X), of segments, 0 where there is none.
         names: of the segments from 1 on.
         slices: how many there are of the first channel.
-        when: it was made.
+        when: date and time of the segmentation.
     """
     import highdicom as hd  # noqa: PLC0415 (an extra)
     from pydicom.uid import generate_uid  # noqa: PLC0415
 
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module that it copies
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module that it copies
     first = 1 if int(sources[0].get("NumberOfFrames") or 1) > 1 else slices
     seed = [*(str(s.SOPInstanceUID) for s in sources), hashlib.blake2b(numbers.tobytes()).hexdigest(), *names, when.isoformat()]
     made = hd.seg.Segmentation(
@@ -156,7 +156,7 @@ def _described(number: int, name: str) -> Any:
     import highdicom as hd  # noqa: PLC0415
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 
-    words = coded(name)
+    words = find_codes(name)
     described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],

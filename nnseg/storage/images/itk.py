@@ -33,8 +33,8 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         with no_itk_warnings():
             image = read_header_only(path) if options.only_header else sitk.ReadImage(str(path))
     except RuntimeError as error:
-        found = f"cannot be read as an image ({itk_message(error)})"
-        raise ScanError.at(path, found, "a complete image with axes at right angles", "copy or export it again") from error
+        found, expected = f"cannot be read as an image ({itk_message(error)})", "a complete image with axes at right angles"
+        raise ScanError.at(path, found, expected, "copy or export it again") from error
     if path.suffix.lower() == ".gipl" and not options.only_header:
         _check_gipl_size(path, image)
     return raw_from_itk(path, image)
@@ -59,7 +59,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
-    """A reader that has read what a file says of its image, and answers as the image would, but for its voxels.
+    """A reader that has read the header of a file; it has the methods of an image, except for its voxels.
 
     Args:
         path: the file.
@@ -73,7 +73,7 @@ def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
 
 
 def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
-    """What an ITK image of two, three or four axes holds, or will hold where only its header was read."""
+    """The content of an ITK image of two, three or four axes, with placeholders for voxels if only its header was read."""
     voxels, colours = _voxels(image)
     dimensions = image.GetDimension()
     if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
@@ -89,7 +89,7 @@ def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawIma
 
 
 def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:
-    """The voxels and how many numbers each has, which are then the last axis."""
+    """The voxels, and how many numbers each has; several are the last axis."""
     if isinstance(image, sitk.Image):
         return np.array(sitk.GetArrayViewFromImage(image)), image.GetNumberOfComponentsPerPixel()
     colours = image.GetNumberOfComponents()
@@ -106,15 +106,15 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, 
         path: its suffix chooses the format.
         grid: of ``voxels``.
         is_2d: write the only slice as a 2D image.
-        source: the scan; what a file of the same format says of it besides (its content, the patient, ...) is said here too.
+        source: the scan; further metadata of a file of the same format (its content, the patient, ...) is copied.
 
     Raises:
         ScanError: GIPL of a turned volume; the format has no direction.
     """
-    columns = np.asarray(grid.direction)[::-1].T
-    if path.suffix.lower() == ".gipl" and not np.array_equal(columns, np.eye(3)):
+    gipl = path.suffix.lower() == ".gipl"
+    if gipl and not np.array_equal(np.asarray(grid.direction)[::-1].T, np.eye(3)):
         raise ScanError.at(path, "cannot hold the direction of a turned volume", "another format", "write .mha or .nii.gz")
-    if path.suffix.lower() == ".gipl" and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
+    if gipl and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
         found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
         raise ScanError.at(path, found, "values 0 to 65535", advice)
     image = as_image(voxels, grid, is_2d=is_2d)
@@ -122,8 +122,8 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, 
         image.SetMetaData(key, value)
     try:
         with no_itk_warnings():
-            sitk.WriteImage(image, str(path), useCompression=path.suffix.lower() != ".gipl")
-    except RuntimeError as error:  # a full disk, most often: to the caller it is what any other failed write is
+            sitk.WriteImage(image, str(path), useCompression=not gipl)
+    except RuntimeError as error:  # most often a full disk; callers treat it as any other failed write
         raise OSError(itk_message(error)) from error
 
 
@@ -138,22 +138,22 @@ def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image
 
 
 def _source_metadata(source: Path | None, path: Path) -> dict[str, str]:
-    """What the header of a file of the format of ``path`` says besides the grid, and besides what ITK adds on reading."""
+    """Metadata of a source of the same format as ``path``, without the grid and what ITK adds on reading."""
     if source is None or source.suffix.lower() != path.suffix.lower() or not source.is_file():
         return {}
     try:
         with no_itk_warnings():
             reader = read_header_only(source)
-    except RuntimeError:  # it was readable once; what it said is lost, which does no harm
+    except RuntimeError:  # it was readable before; losing its metadata does no harm
         return {}
-    said = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    found = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     own = ("ITK_", "NRRD_kinds", "NRRD_space", "NRRD_sizes", "NRRD_thicknesses", "NRRD_measurement frame")
-    return {key: value for key, value in said.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
+    return {key: value for key, value in found.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
 
 
 @contextmanager
 def no_itk_warnings() -> Iterator[None]:
-    """Keep ITK from printing warnings; what matters is checked and raised."""
+    """Switch off ITK's printed warnings; what matters is checked and raised."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -163,7 +163,7 @@ def no_itk_warnings() -> Iterator[None]:
 
 
 def itk_message(error: RuntimeError) -> str:
-    """The last line of an ITK error, which holds the reason."""
+    """The reason in an ITK error: its last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split("ERROR: ")[-1] if lines else "unknown error"
 
@@ -181,7 +181,7 @@ def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int
 
 
 def _check_gipl_size(path: Path, image: sitk.Image) -> None:
-    """ITK fills the missing end of a GIPL file with zeros; its length tells."""
+    """Raise ScanError if a GIPL file is shorter than its header says: ITK would fill the missing end with zeros."""
     voxels: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
     promised = GIPL_HEADER_BYTES + voxels.nbytes
     if path.stat().st_size < promised:

@@ -1,6 +1,6 @@
 """NIfTI files, read from fully decompressed bytes and written with the header of the scan they belong to.
 
-Not through ITK: it fills the missing part of a truncated file with zeros and turns NaN and Inf into 0, both without a word.
+Not through ITK, which silently fills the missing part of a truncated file with zeros and turns NaN and Inf into 0.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 MILLIMETRES = {1: 1000.0, 3: 0.001}
-"""What one unit of length is in mm, by its code in ``xyzt_units``: metres and micrometres. All other codes mean mm."""
+"""Millimetres in a unit of length by its code in ``xyzt_units``: metres and micrometres. All other codes mean mm."""
 
 FORMS_TOLERANCE = 0.1
-"""In voxels: how far apart sform and qform may put a corner of the volume before it is worth a note."""
+"""Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
@@ -33,7 +33,7 @@ _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The voxels of a NIfTI file, scaled as its header says; axes after the third become channels.
 
-    The grid is the sform's if its code is positive, else the qform's, else the voxel sizes'; in the unit that the header names.
+    The grid is the sform's if its code is positive, else the qform's, else that of the voxel sizes; in the unit of the header.
 
     Raises:
         ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
@@ -44,10 +44,12 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
         raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", _AGAIN)
     kind = _number_type(path, header)
-    found = _dummy(kind, shape) if options.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    found = (
+        _not_read(kind, shape) if options.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    )
     voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
-    notes = (*_naming_note(path), *_forms_note(header, grid))
+    notes = (*_compression_note(path), *_forms_note(header, grid))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
 
 
@@ -59,14 +61,14 @@ def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool
         path: ends in .nii or .nii.gz.
         grid: of the voxels, as stored; it may be sheared.
         is_2d: write the only slice as a 2D image.
-        source: the NIfTI file whose header is taken, if it says that its voxels are on this very grid.
+        source: the NIfTI file whose header is taken, if its voxels are on exactly this grid.
     """
     header = _header_like(source, grid) if source and source.is_file() and is_nifti(source) else None
     if header is None:
         header = _new_header(grid, 2 if is_2d else 3)
     header.set_data_dtype(voxels.dtype)
     header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
-    start = int(header["sizeof_hdr"]) + 4  # four bytes that say: no extensions
+    start = int(header["sizeof_hdr"]) + 4  # four bytes of zeros mean: no extensions
     header["vox_offset"] = start
     header["magic"] = b"n+1" if start == 352 else b"n+2\0\r\n\x1a\n"
     stored = np.ascontiguousarray(voxels, header.get_data_dtype())
@@ -79,7 +81,7 @@ def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool
 
 
 def _header_like(source: Path, grid: Grid) -> Any:
-    """The header of a file without its channels; None if it puts the voxels elsewhere, as where a spacing was given instead."""
+    """The header of a file without its channels; None if its grid differs, for instance because a spacing was given instead."""
     header = _header(source, decompressed(source, only_header=True)).copy()
     shape = (*(1,) * (3 - len(header.get_data_shape())), *header.get_data_shape()[2::-1])
     try:
@@ -89,7 +91,7 @@ def _header_like(source: Path, grid: Grid) -> Any:
     if there != grid:
         return None
     dimensions = min(int(header["dim"][0]), 3)
-    if int(header["dim"][0]) > dimensions:  # channels go; so does a note that they were a vector or a time series
+    if int(header["dim"][0]) > dimensions:  # without channels, the image is no vector or time series
         header["dim"][4:] = 1
         header.set_intent(0)
     header["dim"][0] = dimensions
@@ -97,7 +99,7 @@ def _header_like(source: Path, grid: Grid) -> Any:
 
 
 def _new_header(grid: Grid, dimensions: int) -> Any:
-    """A header that says where a grid lies: exactly in the sform, and as near as it can in the qform, which knows no shear."""
+    """A header with a grid: exact in the sform, and as near as possible in the qform, which has no shear."""
     affine = np.eye(4)
     affine[:3, :3] = RAS_TO_LPS @ grid.steps[::-1].T
     affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
@@ -145,7 +147,7 @@ def _start(path: Path) -> bytes:
         return file.read(64 * HEADER_BYTES)
 
 
-def _naming_note(path: Path) -> tuple[str, ...]:
+def _compression_note(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
     return () if packed == named else (f"is {'' if packed else 'not '}compressed, against its name; read as it is",)
@@ -185,8 +187,8 @@ def _number_type(path: Path, header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _dummy(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """What `_stored_voxels` gives, in shape and type only."""
+def _not_read(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A placeholder of the shape and type of what `_stored_voxels` returns."""
     return placeholder((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else placeholder(shape[::-1], dtype)
 
 

@@ -27,7 +27,7 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
 
     Args:
         path: the file.
-        asked: as labels, the indices of a palette are kept; otherwise they become colours.
+        options: as labels, the indices of a palette are kept; otherwise they become colours.
 
     Raises:
         ScanError: no image, or truncated.
@@ -36,13 +36,13 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     try:
         with Image.open(path) as image:
             wanted = image.mode if image.mode != "P" or options.as_labels else "RGBA" if "transparency" in image.info else "RGB"
-            unread = options.only_header and not wanted.endswith("A")  # whether transparency counts, only its pixels tell
+            unread = options.only_header and not wanted.endswith("A")  # whether transparency counts depends on its pixels
             pixels = _dummy(image.size, wanted) if unread else np.asarray(_in_mode(image, wanted))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         raise ScanError.at(path, found, "a complete picture", "copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
-    return _picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, options=options)
+    return _raw_picture(np.moveaxis(colours, -1, 0)[:, None], is_2d=True, spacing=None, options=options)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -50,7 +50,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _dummy(size: tuple[int, int], mode: str) -> Voxels:
-    """What a picture of this size and mode gives, in shape and type only."""
+    """A placeholder of the shape and type of a picture of this size (columns, rows) and mode."""
     one = np.asarray(Image.new(mode, (1, 1)))
     return placeholder((size[1], size[0], *one.shape[2:]), one.dtype)
 
@@ -65,17 +65,17 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """
     check_file(path)
     try:
-        with _complaints() as complaints, tifffile.TiffFile(path) as file:
+        with _logged_errors() as errors, tifffile.TiffFile(path) as file:
             series = file.series[0]
             axes = series.axes
             unread = options.only_header and not (axes[-1] == "S" and series.shape[-1] in (2, 4))
             pixels = placeholder(series.shape, series.dtype) if unread else series.asarray()
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
         raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again") from error
-    if complaints:
-        raise ScanError.at(path, f"is damaged ({complaints[0]})", "a complete TIFF", "copy it again; it may be truncated")
+    if errors:
+        raise ScanError.at(path, f"is damaged ({errors[0]})", "a complete TIFF", "copy it again; it may be truncated")
     voxels, is_2d = _tiff_axes(path, pixels, axes)
-    return _picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), options=options)
+    return _raw_picture(voxels, is_2d=is_2d, spacing=_sidecar_spacing(path), options=options)
 
 
 def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
@@ -93,7 +93,7 @@ def write_picture(labels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source
 
 
 def _density(source: Path | None) -> dict[str, Any]:
-    """The dots per inch that the scan's own picture names, if it does."""
+    """The dots per inch of the scan's own picture, if it has them."""
     try:
         with Image.open(source or "") as image:
             return {"dpi": image.info["dpi"]}
@@ -102,7 +102,7 @@ def _density(source: Path | None) -> dict[str, Any]:
 
 
 def write_tiff(voxels: Voxels, path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
-    """Write a volume as TIFF, one page a slice, at the resolution that the scan's own TIFF names, if it does."""
+    """Write a volume as TIFF, one page a slice, with the resolution of the scan's own TIFF, if it has one."""
     pages = voxels[0] if is_2d else voxels
     tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack", **_resolution(source))
 
@@ -116,9 +116,9 @@ def _resolution(source: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, options: ReadOptions) -> RawImage:
+def _raw_picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, options: ReadOptions) -> RawImage:
     channels = voxels.shape[0]
-    if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # transparency that is the same everywhere says nothing
+    if channels in (2, 4) and voxels[-1].min() == voxels[-1].max():  # a constant transparency carries no information
         voxels = voxels[:-1]
     grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or options.spacing or (1.0, 1.0, 1.0))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=spacing is not None)
@@ -159,17 +159,13 @@ def _sidecar_spacing(path: Path) -> Vector | None:
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What tifffile logs as an error meanwhile: it drops the missing pages of a truncated file and goes on."""
-    with_calibration: list[str] = []
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            with_calibration.append(record.getMessage())
-
-    ear, logger = Ear(logging.ERROR), logging.getLogger("tifffile")
-    logger.addHandler(ear)
+def _logged_errors() -> Iterator[list[str]]:
+    """The errors that tifffile logs: of a truncated file it drops the missing pages and goes on."""
+    messages: list[str] = []
+    handler, logger = logging.Handler(logging.ERROR), logging.getLogger("tifffile")
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
     try:
-        yield with_calibration
+        yield messages
     finally:
-        logger.removeHandler(ear)
+        logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""`RawImage`: what one image file holds, in the order it is stored. The common tongue of the readers of single formats."""
+"""`RawImage`: an image in the order it is stored, as any format's reader returns it; and helpers that readers share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, Grid, Vector, as_matrix, as_shape, as_vector
 
 SHEAR_LIMIT = 1e-3
-"""Largest cosine between two axes of a grid that still counts as rounding of a right angle."""
+"""Largest cosine between two axes of a grid that counts as rounding of a right angle."""
 
 CHANNEL_TOLERANCE = 0.1
-"""In voxels: how far apart two channels of a scan may lie. Headers of co-registered images differ by rounding."""
+"""Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawImage:
-    """What one file holds, before axes are turned.
+    """The content of one image, before axes are turned.
 
     Args:
         voxels: (C, Z, Y, X), any real number type.
         grid: of the voxels.
         is_2d: True if the file itself is two-dimensional.
-        has_geometry: False if the format stores no positions, so that ``grid`` is a stand-in at the origin, of 1 mm voxels or
-            of the spacing that was asked for.
+        has_geometry: False if the format stores no positions; ``grid`` then lies at the origin, with the spacing given or 1 mm.
         notes: what a user should know of the file, though it can be used.
         files: that were read, in order, if they are several.
     """
@@ -43,12 +42,12 @@ class RawImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What is asked of a reader besides the voxels as stored.
+    """How an image is read.
 
     Args:
         as_labels: the file holds label values: a palette's indices are kept.
-        only_header: no voxel is read; those handed out are zeros that take up no memory.
-        spacing: mm along the stored axes (z, y, x), taken where the file says none, or none that can be.
+        only_header: no voxel is read; the voxels returned are zeros that take up no memory.
+        spacing: mm along the stored axes (z, y, x), for files without a usable one.
     """
 
     as_labels: bool = False
@@ -60,12 +59,12 @@ READ_DEFAULTS = ReadOptions()
 
 
 def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros of this shape and type that take up the memory of one: for voxels that were not read."""
+    """Zeros of this shape and type in the memory of a single one, for voxels that were not read."""
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file that must not be empty.
+    """All bytes of a file.
 
     Raises:
         ScanError: missing, a folder, empty or unreadable.
@@ -78,7 +77,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Make sure that there is a file with something in it.
+    """Raise ScanError unless there is a file with something in it.
 
     Raises:
         ScanError: missing, a folder or empty.
@@ -101,7 +100,7 @@ def make_grid(
     origin: npt.NDArray[np.float64],
     spacing: Vector | None = None,
 ) -> Grid:
-    """The grid of a volume from the steps between its voxels; its axes may be sheared.
+    """The grid of a volume by the steps between its voxels; its axes may be sheared.
 
     Args:
         path: named in errors.
@@ -131,7 +130,7 @@ def make_grid(
 def _directions(
     steps: npt.NDArray[np.float64], lengths: npt.NDArray[np.float64], usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Unit vectors along the steps; one that is missing is the normal of the others, and if more are, all are canonical."""
+    """Unit vectors along the steps; a missing one is the normal of the others; if several are missing, all are canonical."""
     if usable.sum() < 2:
         return np.asarray(IDENTITY)
     direction = np.array([step / length if ok else np.zeros(3) for step, length, ok in zip(steps, lengths, usable, strict=True)])
@@ -146,7 +145,7 @@ def _numbers(values: npt.NDArray[np.float64]) -> str:
 
 
 def smallest_integer_type(labels: npt.NDArray[Any]) -> np.dtype[Any]:
-    """The smallest integer type that file formats know and that holds all values."""
+    """The smallest integer type that file formats support and that holds all values."""
     lowest, highest = int(labels.min()), int(labels.max())
     kinds = (np.uint8, np.uint16, np.uint32) if lowest >= 0 else (np.int16, np.int32)
     return next((np.dtype(k) for k in kinds if np.iinfo(k).min <= lowest and highest <= np.iinfo(k).max), np.dtype(np.int64))

@@ -1,4 +1,4 @@
-"""Volumes brought from one grid onto another: sheared ones onto right angles and back, channels onto the first one's grid."""
+"""Volumes resampled from one grid onto another: sheared ones onto right angles and back, channels onto the first one's grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.float64]
 def upright(grid: Grid) -> Grid:
     """The grid itself if its axes stand at right angles, else the one at right angles that covers its voxels.
 
-    The two axes closest to a right angle stay, so that slices of a tilted gantry are only moved within their planes.
+    The two axes closest to a right angle are kept, so that slices of a tilted gantry only move within their planes.
     """
     if grid.shear <= SHEAR_LIMIT:
         return grid
@@ -40,14 +40,14 @@ def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, o
 
     Args:
         voxels: on ``grid``.
-        grid: where they are.
-        onto: where they are wanted.
+        grid: of the voxels.
+        onto: the grid of the result.
         order: 0 takes the nearest voxel, 1 interpolates linearly.
         outside: the value of voxels that ``grid`` does not cover.
     """
     back = np.linalg.inv(grid.steps)
     turned, moved = (onto.steps @ back).T, (np.asarray(onto.origin) - grid.origin) @ back
-    mode = "grid-constant"  # with "constant", a crumb of rounding would put a whole border outside
+    mode = "grid-constant"  # with "constant", a rounding error would put a whole border outside
     result: npt.NDArray[Any] = ndimage.affine_transform(voxels, turned, moved, onto.shape, order=order, mode=mode, cval=outside)
     return result
 

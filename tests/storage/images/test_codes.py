@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnseg.storage.images.codes import PRIVATE_SCHEME, SYNONYMS, coded
+from nnseg.storage.images.codes import PRIVATE_SCHEME, SYNONYMS, find_codes
 
 ANATOMY, TISSUE, ABNORMAL = (
     ("91723000", "Anatomical Structure"),
@@ -29,7 +29,7 @@ ANATOMY, TISSUE, ABNORMAL = (
     ],
 )
 def test_names_the_standard_lists_get_its_snomed_codes(name, category, code, meaning, side):
-    words = coded(name)
+    words = find_codes(name)
     assert (words.category.value, words.category.meaning) == category
     assert (words.kind.value, words.kind.scheme_designator, words.kind.meaning) == (code, "SCT", meaning)
     assert (words.side and words.side.meaning) == side
@@ -37,17 +37,17 @@ def test_names_the_standard_lists_get_its_snomed_codes(name, category, code, mea
 
 @pytest.mark.parametrize("name", ["Anterior", "whole tumor", "Leber/Gefäß", "label 7", "x" * 99, "L", "background", "normal"])
 def test_other_names_get_codes_of_our_own_that_the_standard_allows(name):
-    words = coded(name)
+    words = find_codes(name)
     assert words.kind.scheme_designator == PRIVATE_SCHEME
     assert PRIVATE_SCHEME.startswith("99")
     assert len(PRIVATE_SCHEME) <= 16
     assert len(words.kind.value) <= 16
     assert 0 < len(words.kind.meaning) <= 64
-    assert words.kind == coded(name).kind
-    assert words.kind.value != coded(name + " ").kind.value
+    assert words.kind == find_codes(name).kind
+    assert words.kind.value != find_codes(name + " ").kind.value
     assert words.category.value == (ABNORMAL if "tumor" in name else ANATOMY)[0]
 
 
 @pytest.mark.parametrize("name", SYNONYMS)
 def test_every_synonym_is_of_something_listed(name):
-    assert coded(name).kind.scheme_designator in ("SCT", "NCIt")
+    assert find_codes(name).kind.scheme_designator in ("SCT", "NCIt")
