@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import PlanError, RunError
@@ -54,6 +55,31 @@ def sweep(folder: Path, *, inside: bool = True) -> None:
     for path in folder.rglob(".*") if inside else folder.glob(".*"):
         if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, *, busy: str) -> Iterator[None]:
+    """Keep every other process out of a folder, which is made if missing; the lock is released when its owner dies.
+
+    Args:
+        folder: keeps the lock as its file ``.lock``.
+        busy: message if another process holds the lock; {} stands for the folder.
+
+    Raises:
+        RunError: another process holds the lock, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunError(busy.format(folder)) from None
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _flush(path: Path) -> None:

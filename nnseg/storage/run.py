@@ -36,8 +36,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, name_of
 from nnseg.core.errors import RunError
@@ -46,7 +44,7 @@ from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
-from nnseg.storage.files import PathIn, StoredFile, json_file, optional_json_file, read_json, sweep, write_json
+from nnseg.storage.files import PathIn, StoredFile, json_file, locked, optional_json_file, read_json, sweep, write_json
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.system.machine import peak_ram, trim_memory, versions
@@ -268,20 +266,10 @@ class Run:
             RunError: another process holds the lock, or the folder cannot be written, lies in the dataset, or is no run's.
         """
         self._check_place(dataset)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"another nnseg is working in {self.path}; wait for it, or choose another run folder") from None
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror}; choose a folder you may write to") from error
-        try:
+        with locked(self.path, busy="another nnseg is working in {}; wait for it, or choose another run folder"):
             sweep(self.path)
             shutil.rmtree(self.probe_folder, ignore_errors=True)
             yield
-        finally:
-            lock.release()
 
     def _check_place(self, dataset: Path | None) -> None:
         if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
