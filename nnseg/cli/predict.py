@@ -81,7 +81,7 @@ def predict(
     print(f"{predicted.describe()} into {out}")
     exit_for_failed(
         (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
-        code=1 if len(predicted.failed) < len(predicted.written) else 2,
+        code=1 if len(predicted.failed) < len(predicted.records) else 2,
     )
 
 

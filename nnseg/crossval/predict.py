@@ -55,10 +55,10 @@ def predict_into(job: PredictionJob, predictor: CasePredictor, *, device: str = 
 
         def report(event: StageReached | Finished) -> None:
             if isinstance(event, Finished):
-                record.put(event.case, event.written)
+                record.put(event.case, event.record)
 
-        tasks = [PredictionTask(case=case, known=record.cases.get(case.name)) for case in job.cases]
-        line = PredictionPipeline(predictor, target, report, room_gb=FREE_RAM_SHARE * free_ram_gb(), keep=device == "cpu")
+        tasks = [PredictionTask(case=case, previous=record.cases.get(case.name)) for case in job.cases]
+        line = PredictionPipeline(predictor, target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=device == "cpu")
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: record.cases[case.name] for case in job.cases}
 
@@ -109,12 +109,14 @@ def predict_together(parties: Sequence[Ensemble], model: Model, *, device: str =
 
         def report(event: StageReached | Finished) -> None:
             if isinstance(event, Finished):
-                desks[0].record.put(event.case, event.written)
+                desks[0].record.put(event.case, event.record)
                 for desk, rest in zip(desks[1:], panel.rest_of(event.case, len(desks) - 1), strict=True):
                     desk.file(event, rest, model)
 
-        tasks = [PredictionTask(case=case, known=_known(desks, case.name)) for case in cases]
-        line = PredictionPipeline(panel, desks[0].target, report, room_gb=FREE_RAM_SHARE * free_ram_gb(), keep=kind.type == "cpu")
+        tasks = [PredictionTask(case=case, previous=_known(desks, case.name)) for case in cases]
+        line = PredictionPipeline(
+            panel, desks[0].target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=kind.type == "cpu"
+        )
         line.run(progress(tasks, total=len(tasks), label="predicting"))
         return {case.name: desks[0].record.cases[case.name] for case in cases}
 
@@ -184,15 +186,15 @@ class _EnsembleOutput:
 
     def file(self, event: Finished, rest: PendingPrediction | None, model: Model) -> None:
         """Write a prediction and put it on record; of a case that has failed, that alone."""
-        if event.written.status == "failed":
-            self.record.put(event.case, event.written, quiet=True)
+        if event.record.status == "failed":
+            self.record.put(event.case, event.record, quiet=True)
         elif rest:
             self.record.put(event.case, self._written(event, rest, model), quiet=True)
 
     def _written(self, event: Finished, rest: PendingPrediction, model: Model) -> ScanRecord:
-        said, key = rest.prediction, digest([event.written.input, self.target.key])
-        seconds = event.written.seconds | {stage: round(spent, 4) for stage, spent in said.seconds.items()}
-        known = event.written.model_copy(update={"key": key, "seconds": seconds, "confidence": said.confidence})
+        said, key = rest.prediction, digest([event.record.input, self.target.key])
+        seconds = event.record.seconds | {stage: round(spent, 4) for stage, spent in said.seconds.items()}
+        known = event.record.model_copy(update={"key": key, "seconds": seconds, "confidence": said.confidence})
         try:
             ((file, of_it),) = write_prediction(said, event.case, rest.source, self.target, model.labels).items()
         except NnsegError as error:

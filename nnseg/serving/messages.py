@@ -1,4 +1,4 @@
-"""What a process that predicts and the one that watches it tell each other, a line of JSON each."""
+"""The messages between a process that predicts and its parent, a line of JSON each."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class PredictionOrder(FrozenModel):
     """How scans are to be predicted.
 
     Args:
-        models: run folders or exported files, which answer together.
+        models: run folders or exported files, which predict as one ensemble.
         folds: of runs; None for all.
         device: where the networks compute.
         step: distance of tiles as a share of the patch; None for the plan's.
         mirror: average over mirrored copies.
-        classic: answer as nnU-Net does.
-        postprocessing: mend label maps as the model says.
+        classic: combine networks as nnU-Net does.
+        postprocessing: apply the model's postprocessing to label maps.
         out: folder of the label maps.
         suffix: of the label maps; the scans' own if empty.
         probabilities, uncertainty: also write them.
-        spacing: mm along the stored axes (z, y, x), for scans whose files say none.
-        room_gb: RAM that the process may use.
-        most_gb: RAM that it may use for a case that is predicted while nothing else is.
+        spacing: mm along the stored axes (z, y, x), for scans whose files have none.
+        memory_gb: RAM that the process may use.
+        exclusive_gb: RAM that it may use for a case that is predicted alone.
         verbose: also log details.
     """
 
@@ -47,13 +47,13 @@ class PredictionOrder(FrozenModel):
     probabilities: bool = False
     uncertainty: bool = False
     spacing: Vector | None = None
-    room_gb: float = float("inf")
-    most_gb: float = float("inf")
+    memory_gb: float = float("inf")
+    exclusive_gb: float = float("inf")
     verbose: bool = False
 
     def options(self) -> dict[str, Any]:
-        """What can change a byte of the files, apart from scans and model."""
-        return self.model_dump(mode="json", exclude={"models", "folds", "device", "out", "room_gb", "most_gb", "verbose"})
+        """The options that can change a byte of the files, apart from scans and model."""
+        return self.model_dump(mode="json", exclude={"models", "folds", "device", "out", "memory_gb", "exclusive_gb", "verbose"})
 
 
 class PredictionTask(FrozenModel):
@@ -61,13 +61,13 @@ class PredictionTask(FrozenModel):
 
     Args:
         case: its files.
-        known: what the folder's record says of it.
-        alone: nothing else is predicted meanwhile, so that it may use all the memory there is.
+        previous: the folder's record of it, if any.
+        exclusive: no other case is predicted meanwhile, so it may use all memory.
     """
 
     case: Case
-    known: ScanRecord | None = None
-    alone: bool = False
+    previous: ScanRecord | None = None
+    exclusive: bool = False
 
 
 class Ready(FrozenModel):
@@ -75,10 +75,10 @@ class Ready(FrozenModel):
 
     Args:
         model: their key.
-        channels: that scans must have.
-        device: found for "auto".
+        channels: number that scans must have.
+        device: the one in use, also where "auto" was given.
         base_gb: RAM that the process holds before the first case.
-        labels: what the label maps' values will mean.
+        labels: meaning of the label maps' values.
         population: to compare volumes with; None if the model has none.
     """
 
@@ -92,7 +92,7 @@ class Ready(FrozenModel):
 
 
 class Refused(FrozenModel):
-    """The process cannot do what it was asked for, whatever the case.
+    """The process cannot carry out its order, for any case.
 
     Args:
         reason: for the user.
@@ -103,12 +103,12 @@ class Refused(FrozenModel):
 
 
 class StageReached(FrozenModel):
-    """A case has come to a stage.
+    """A case has reached a stage.
 
     Args:
         case: its name.
         stage: "read", "preprocess", "network" or "write".
-        needed_gb: RAM that it takes at most, by computation; 0 if not known yet.
+        needed_gb: computed peak memory; 0 if not known yet.
     """
 
     kind: Literal["stage"] = "stage"
@@ -118,25 +118,25 @@ class StageReached(FrozenModel):
 
 
 class Finished(FrozenModel):
-    """Nothing more is to be done for a case.
+    """A case is finished.
 
     Args:
         case: its name.
-        written: what became of it.
-        alone: it failed for want of memory, and might not if it were alone.
+        record: of its prediction.
+        retry_exclusive: it failed for lack of memory, and might succeed when it is predicted alone.
     """
 
     kind: Literal["finished"] = "finished"
     case: str
-    written: ScanRecord
-    alone: bool = False
+    record: ScanRecord
+    retry_exclusive: bool = False
 
 
 class Alive(FrozenModel):
-    """A sign of life for machines without /proc.
+    """A heartbeat, for systems where a process cannot be inspected from outside.
 
     Args:
-        cpu_seconds: the process has computed.
+        cpu_seconds: computing time of the process so far.
     """
 
     kind: Literal["alive"] = "alive"

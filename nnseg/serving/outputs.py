@@ -1,4 +1,4 @@
-"""The files that a prediction leaves in a folder."""
+"""`write_prediction`: the files of a prediction, in a folder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nnseg.storage.images.write import write_label_files, write_map, write_proba
 from nnseg.storage.predictions import FORMAT, file_hash
 
 MAP_SUFFIX = ".nii.gz"
-"""Of maps of uncertainty, whatever the scan's format."""
+"""Of uncertainty maps, for every format of the scan."""
 
 
 class OutputTarget(FrozenModel):
-    """Where predictions go, and what is kept of them.
+    """The folder of predictions, and which files are written.
 
     Args:
-        out: folder.
-        key: digest of all that decides what is written, apart from the scan: model and options.
+        out: the folder.
+        key: digest of the model and the options: of all that determines the files, apart from the scan.
         suffix: of the label maps, ".dcm" for DICOM-SEG; the scan's own if empty.
         probabilities: also write them.
-        uncertainty: also write a map of it, and one number into the record.
-        spacing: mm along the stored axes (z, y, x), for scans whose files say none.
+        uncertainty: also write a map of it, and the confidence into the record.
+        spacing: mm along the stored axes (z, y, x), for scans whose files have none.
     """
 
     out: Path
@@ -40,12 +40,7 @@ class OutputTarget(FrozenModel):
 
     @classmethod
     def of(cls, order: PredictionOrder, model: str) -> Self:
-        """The target of an order.
-
-        Args:
-            order: how scans are to be predicted.
-            model: key of the model.
-        """
+        """The target of an order, for the model with a key."""
         options = order.options()
         kept = {name: options[name] for name in ("suffix", "probabilities", "uncertainty", "spacing")}
         made = [FORMAT, model, options, *([not missing_extra()] if not order.suffix else [])]
@@ -53,14 +48,14 @@ class OutputTarget(FrozenModel):
 
 
 def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, labels: Labels) -> dict[str, str]:
-    """The files written for a case, the label map first, with the hashes of their bytes.
+    """The names of the files written for a case, the label map first, with the hashes of their bytes; none is left upon an error.
 
     Args:
         prediction: on the scan's canonical grid.
         name: of the case.
-        source: of its scan.
-        target: says where and what.
-        labels: name the probabilities.
+        source: of its scan, whose grid and format the files get.
+        target: the folder, and which files.
+        labels: of the model.
     """
     files = [*write_label_files(prediction.label_map, target.out, name, like=source, labels=labels, suffix=target.suffix or None)]
     try:
@@ -73,7 +68,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
             files.append(target.out / f"{name}_uncertainty{MAP_SUFFIX}")
             write_map(prediction.uncertainty, files[-1], like=source)
         return {path.name: file_hash(path) for path in files}
-    except BaseException:  # a part of an answer would be taken for all of it
+    except BaseException:  # some of the files would be taken for all
         for path in files:
             path.unlink(missing_ok=True)
         raise

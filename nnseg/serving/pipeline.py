@@ -1,7 +1,7 @@
-"""An assembly line: while one case is in the network, the next is read and preprocessed, and the one before is written.
+"""`PredictionPipeline`: while one case is in the network, the next is read and preprocessed, and the previous one is written.
 
-Threads of one process do it. Memory decides who may enter: a case's peak is computed from its grid before a voxel is read, and must
-fit beside the cases that are inside.
+Threads of one process do it. A case's peak memory is computed from its grid before a voxel is read, and must fit beside the cases
+that are in the pipeline.
 """
 
 from __future__ import annotations
@@ -33,25 +33,24 @@ from nnseg.system.machine import keep_freed_memory
 if TYPE_CHECKING:
     from nnseg.network.bundle import Model
 
-
 log = logging.getLogger(__name__)
 
-MOST_INSIDE = 4
-"""Cases on the line at a time: read, waiting for the network, in it, written. More would only be lost with the process."""
+MAX_CASES = 4
+"""Cases in the pipeline at a time: read, waiting for the network, in it, written. More would only be lost with the process."""
 
-LOST = "CUDA error"
-"""Begins what torch says when a device can no longer be used by this process, whatever the case."""
+DEVICE_LOST = "CUDA error"
+"""In torch's error when a process can no longer use its device, for any case."""
 
-NO_MEMORY = "can't allocate memory"
-"""What torch says when RAM has run out."""
+OUT_OF_MEMORY = "can't allocate memory"
+"""In torch's error when RAM has run out."""
 
 
 class CasePredictor(Protocol):
-    """What the line needs of a `Predictor`."""
+    """The part of a `Predictor` that the pipeline uses."""
 
     @property
     def model(self) -> Model:
-        """Whose channels and labels they are."""
+        """The model, with its channels and labels."""
 
     def prepare(self, scan: Scan) -> PreparedScan:
         """The scan preprocessed."""
@@ -59,7 +58,7 @@ class CasePredictor(Protocol):
     def infer(
         self, prepared: PreparedScan, *, probabilities: bool = ..., uncertainty: bool = ..., scratch: Path | None = ...
     ) -> Prediction:
-        """What the networks say."""
+        """The prediction of the networks."""
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = ..., uncertainty: bool = ...) -> float:
         """RAM that a scan takes at most."""
@@ -67,41 +66,44 @@ class CasePredictor(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class _CaseInFlight:
-    """A case on its way, with what is known of it so far."""
+    """A case in the pipeline, with its results so far."""
 
     task: PredictionTask
     needed_gb: float = 0.0
-    inside: bool = False
+    admitted: bool = False
     source: Source | None = None
     prepared: PreparedScan | None = None
     prediction: Prediction | None = None
-    written: ScanRecord = field(default_factory=lambda: ScanRecord(status="failed"))
+    record: ScanRecord = field(default_factory=lambda: ScanRecord(status="failed"))
 
     @property
     def name(self) -> str:
         return self.task.case.name
 
-    def note(self, **known: object) -> None:
-        self.written = self.written.model_copy(update=known)
+    def update(self, **entries: object) -> None:
+        self.record = self.record.model_copy(update=entries)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        taken = self.written.seconds.get(stage, 0.0) + time.perf_counter() - start
-        self.note(seconds=self.written.seconds | {stage: round(taken, 4)})
+        seconds = self.record.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.update(seconds=self.record.seconds | {stage: round(seconds, 4)})
+
+
+_Queue = SimpleQueue[_CaseInFlight | None]
 
 
 class PredictionPipeline:
-    """A line for many cases; each fails alone.
+    """Reads, predicts and writes many cases; a case that fails does not affect the others.
 
     Args:
-        predictor: the model, made ready.
+        predictor: the loaded model.
         target: where label maps go.
-        report: is told, by any of the threads, when a case comes to a stage and when it is finished.
-        room_gb: RAM that the cases inside may take.
-        most_gb: RAM that a case may take that is alone.
-        keep: freed memory is kept for the next use, which makes networks on a CPU a fifth to a third faster.
+        report: called, by any of the threads, when a case reaches a stage and when it is finished.
+        memory_gb: RAM that the cases in the pipeline may take together.
+        exclusive_gb: RAM that a case may take that is predicted alone; by default the same.
+        keep_freed: keep freed memory for the next use, which makes networks on a CPU a fifth to a third faster.
     """
 
     def __init__(
@@ -110,179 +112,183 @@ class PredictionPipeline:
         target: OutputTarget,
         report: Callable[[StageReached | Finished], None],
         *,
-        room_gb: float = float("inf"),
-        most_gb: float | None = None,
-        keep: bool = False,
+        memory_gb: float = float("inf"),
+        exclusive_gb: float | None = None,
+        keep_freed: bool = False,
     ) -> None:
         self._predictor, self._target, self._report = predictor, target, report
-        self._room_gb, self._most_gb = room_gb, room_gb if most_gb is None else most_gb
-        self._room, self._keep = _MemoryBudget(), keep
-        self._ready: SimpleQueue[_CaseInFlight | None] = SimpleQueue()
-        self._answered: SimpleQueue[_CaseInFlight | None] = SimpleQueue()
+        self._memory_gb, self._exclusive_gb = memory_gb, memory_gb if exclusive_gb is None else exclusive_gb
+        self._memory, self._keep_freed = _MemoryBudget(), keep_freed
+        self._prepared, self._predicted = _Queue(), _Queue()
 
     def run(self, tasks: Iterable[PredictionTask]) -> None:
         """Predict the cases; the networks compute in the calling thread.
 
         Args:
-            tasks: may wait for more to come.
+            tasks: may block until more arrive.
 
         Raises:
-            RuntimeError: the device is lost to this process.
+            RuntimeError: this process can no longer use its device.
         """
-        reader = threading.Thread(target=self._read, args=(tasks,), daemon=True, name="reader")
-        writer = threading.Thread(target=self._write, daemon=True, name="writer")
+        reader = threading.Thread(target=self._read_all, args=(tasks,), daemon=True, name="reader")
+        writer = threading.Thread(target=self._write_all, daemon=True, name="writer")
         reader.start()
         writer.start()
         try:
-            with keep_freed_memory() if self._keep else nullcontext():
-                while passage := self._ready.get():
-                    self._step(passage, self._infer, self._answered)
+            with keep_freed_memory() if self._keep_freed else nullcontext():
+                while case := self._prepared.get():
+                    self._step(case, self._infer, self._predicted)
         finally:
-            self._room.close()
-            self._answered.put(None)
+            self._memory.close()
+            self._predicted.put(None)
             writer.join()
 
-    def _read(self, tasks: Iterable[PredictionTask]) -> None:
+    def _read_all(self, tasks: Iterable[PredictionTask]) -> None:
         try:
             for task in tasks:
-                self._step(_CaseInFlight(task=task), self._prepare, self._ready)
-                if self._room.closed:
+                self._step(_CaseInFlight(task=task), self._prepare, self._prepared)
+                if self._memory.closed:
                     break
         finally:
-            self._ready.put(None)
+            self._prepared.put(None)
 
-    def _write(self) -> None:
-        while passage := self._answered.get():
-            self._step(passage, self._save, None)
+    def _write_all(self) -> None:
+        while case := self._predicted.get():
+            self._step(case, self._write, None)
 
-    def _step(
-        self, passage: _CaseInFlight, work: Callable[[_CaseInFlight], bool], following: SimpleQueue[_CaseInFlight | None] | None
-    ) -> None:
-        """Do a part of the work; pass the case on if it succeeded and there is more to do."""
-        alone = False
+    def _step(self, case: _CaseInFlight, work: Callable[[_CaseInFlight], bool], following: _Queue | None) -> None:
+        """Do one stage of a case; pass it on if that succeeded and another stage follows."""
+        retry = False
         try:
-            if work(passage) and following:
-                following.put(passage)
+            if work(case) and following:
+                following.put(case)
                 return
         except Exception as error:
-            if LOST in str(error) and following is self._answered:
+            if DEVICE_LOST in str(error) and following is self._predicted:
                 raise
             log.debug("%s", traceback.format_exc())
-            alone = _lacked_memory(error) and not passage.task.alone
-            passage.note(status="failed", reason=_reason(error))
-        if passage.inside:
-            self._room.leave(passage.needed_gb)
-        self._report(Finished(case=passage.name, written=passage.written, alone=alone))
+            retry = _may_fit_alone(error) and not case.task.exclusive
+            case.update(status="failed", reason=_reason(error))
+        if case.admitted:
+            self._memory.leave(case.needed_gb)
+        self._report(Finished(case=case.name, record=case.record, retry_exclusive=retry))
 
-    def _prepare(self, passage: _CaseInFlight) -> bool:
-        """Read and preprocess a case; False if it is done already."""
-        case, known = passage.task.case, passage.task.known
-        self._at(passage, "read")
-        with passage.timed("read"):
-            content = content_hash(case.images)
+    def _prepare(self, case: _CaseInFlight) -> bool:
+        """Read and preprocess a case; False if its prediction is already there."""
+        images, previous = case.task.case.images, case.task.previous
+        self._report_stage(case, "read")
+        with case.timed("read"):
+            content = content_hash(images)
         key = digest([content, self._target.key])
-        if known and (known.status, known.key) == ("done", key) and known.is_whole(self._target.out):
-            passage.written = known
+        if previous and (previous.status, previous.key) == ("done", key) and previous.is_whole(self._target.out):
+            case.record = previous
             return False
-        passage.note(input=content, key=key, images=tuple(path.absolute() for path in case.images))
-        self._admit(passage)
-        self._at(passage, "read")
-        with passage.timed("read"):
-            scan = read_scan(case.images, repair=True, spacing=self._target.spacing)
-        passage.note(findings=scan.notes)
-        self._at(passage, "preprocess")
-        with passage.timed("preprocess"):
-            passage.source, passage.prepared = scan.source, self._predictor.prepare(scan)
+        case.update(input=content, key=key, images=tuple(path.absolute() for path in images))
+        self._admit(case)
+        self._report_stage(case, "read")
+        with case.timed("read"):
+            scan = read_scan(images, repair=True, spacing=self._target.spacing)
+        case.update(findings=scan.notes)
+        self._report_stage(case, "preprocess")
+        with case.timed("preprocess"):
+            case.source, case.prepared = scan.source, self._predictor.prepare(scan)
         return True
 
-    def _at(self, passage: _CaseInFlight, stage: str) -> None:
-        self._report(StageReached(case=passage.name, stage=stage, needed_gb=round(passage.needed_gb, 3)))
+    def _report_stage(self, case: _CaseInFlight, stage: str) -> None:
+        self._report(StageReached(case=case.name, stage=stage, needed_gb=round(case.needed_gb, 3)))
 
-    def _admit(self, passage: _CaseInFlight) -> None:
-        """Wait until there is room for a case; refuse one for which there never is."""
-        images, target = passage.task.case.images, self._target
+    def _admit(self, case: _CaseInFlight) -> None:
+        """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
+        images, target = case.task.case.images, self._target
         header, wanted = read_header(images, repair=True, spacing=target.spacing), self._predictor.model.channels
         if header.channels != len(wanted):
             found = f"{header.channels} channel{'s' if header.channels > 1 else ''} in {counted(len(images), 'file')}"
             raise ScanError(f"{images[0].name}: {found}, but the model needs {len(wanted)} ({', '.join(wanted)}), in this order")
         grid = header.grid
-        passage.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
-        allowed = self._most_gb if passage.task.alone else self._room_gb
-        if passage.needed_gb > allowed:
+        case.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
+        allowed = self._exclusive_gb if case.task.exclusive else self._memory_gb
+        if case.needed_gb > allowed:
             shape = " x ".join(map(str, grid.shape))
             raise _TooLargeError(
-                f"a scan of {shape} voxels needs {passage.needed_gb:.2f} GB of RAM, and {max(allowed, 0):.2f} GB may be used; give "
+                f"a scan of {shape} voxels needs {case.needed_gb:.2f} GB of RAM, and {max(allowed, 0):.2f} GB may be used; give "
                 "more with --memory, close other programs, or cut the scan",
-                alone=self._most_gb > self._room_gb,
+                retry=self._exclusive_gb > self._memory_gb,
             )
-        self._room.enter(passage.needed_gb, of=allowed)
-        passage.inside = True
+        self._memory.enter(case.needed_gb, limit_gb=allowed)
+        case.admitted = True
 
-    def _infer(self, passage: _CaseInFlight) -> bool:
-        assert passage.prepared is not None
-        self._at(passage, "network")
-        target, prepared, passage.prepared = self._target, passage.prepared, None
-        passage.prediction = self._predictor.infer(
+    def _infer(self, case: _CaseInFlight) -> bool:
+        assert case.prepared is not None
+        self._report_stage(case, "network")
+        target, prepared, case.prepared = self._target, case.prepared, None
+        prediction = self._predictor.infer(
             prepared, probabilities=target.probabilities, uncertainty=target.uncertainty, scratch=target.out
         )
-        passage.note(seconds=passage.written.seconds | {k: round(v, 4) for k, v in passage.prediction.seconds.items()})
-        if sure := passage.prediction.confidence:
-            passage.note(confidence=sure, findings=(*passage.written.findings, *sure.unlike))
+        case.prediction = prediction
+        case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()})
+        if confidence := prediction.confidence:
+            case.update(confidence=confidence, findings=(*case.record.findings, *confidence.unlike))
         return True
 
-    def _save(self, passage: _CaseInFlight) -> bool:
-        prediction, passage.prediction = passage.prediction, None
+    def _write(self, case: _CaseInFlight) -> bool:
+        prediction, case.prediction = case.prediction, None
         assert prediction is not None
-        assert passage.source is not None
-        self._at(passage, "write")
+        assert case.source is not None
+        self._report_stage(case, "write")
         labels = self._predictor.model.labels
-        with passage.timed("write"):
-            (file, of_it), *more = write_prediction(prediction, passage.name, passage.source, self._target, labels).items()
-        passage.note(status="done", file=file, hash=of_it, more=dict(more))
+        with case.timed("write"):
+            (file, file_digest), *more = write_prediction(prediction, case.name, case.source, self._target, labels).items()
+        case.update(status="done", file=file, hash=file_digest, more=dict(more))
         return False
 
 
 class _TooLargeError(ScanError):
-    def __init__(self, message: str, *, alone: bool) -> None:
+    """A scan takes more memory than allowed; ``retry`` if it might fit when predicted alone."""
+
+    def __init__(self, message: str, *, retry: bool) -> None:
         super().__init__(message)
-        self.alone = alone
+        self.retry = retry
 
 
 class _MemoryBudget:
-    """Memory that the cases inside share."""
+    """Memory shared by the cases in the pipeline."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside, self._taken_gb, self.closed = 0, 0.0, False
+        self._cases, self._taken_gb, self.closed = 0, 0.0, False
 
-    def enter(self, gb: float, *, of: float) -> None:
-        """Wait until there is room, and take it. A case that fits alone is never kept out for ever."""
+    def enter(self, gb: float, *, limit_gb: float) -> None:
+        """Wait until so much memory is left, and take it; an empty pipeline admits any case."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self.closed or not self._inside or (self._inside < MOST_INSIDE and self._taken_gb + gb <= of)
+                lambda: self.closed or not self._cases or (self._cases < MAX_CASES and self._taken_gb + gb <= limit_gb)
             )
-            self._inside, self._taken_gb = self._inside + 1, self._taken_gb + gb
+            self._cases, self._taken_gb = self._cases + 1, self._taken_gb + gb
 
     def leave(self, gb: float) -> None:
         with self._changed:
-            self._inside, self._taken_gb = self._inside - 1, self._taken_gb - gb
+            self._cases, self._taken_gb = self._cases - 1, self._taken_gb - gb
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody wait any longer: the work has ended."""
+        """End all waiting: the pipeline has ended."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
 
 
-def _lacked_memory(error: Exception) -> bool:
-    """True if the case might succeed with all the memory for itself."""
-    return isinstance(error, MemoryError) or NO_MEMORY in str(error) or (isinstance(error, _TooLargeError) and error.alone)
+def _ran_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)
+
+
+def _may_fit_alone(error: Exception) -> bool:
+    """True if the case might succeed with all memory for itself."""
+    return _ran_out_of_memory(error) or (isinstance(error, _TooLargeError) and error.retry)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NnsegError):
         return str(error)
-    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+    if _ran_out_of_memory(error):
         return f"memory ran out ({error or type(error).__name__}); give more with --memory, or close other programs"
     return f"{type(error).__name__}: {error}"

@@ -58,7 +58,7 @@ class WorkerPool:
     ) -> None:
         devices = tuple(devices) or (order.device,)
         memory_gb = FREE_RAM_SHARE * free_ram_gb() if memory_gb is None else memory_gb
-        shared = {"room_gb": memory_gb / len(devices), "most_gb": memory_gb}
+        shared = {"memory_gb": memory_gb / len(devices), "exclusive_gb": memory_gb}
         self.order, self._stop, self._start = order, StopRequest(), start or start_process
         self._threads = max(1, default_workers() // len(devices)) if len(devices) > 1 else None
         self._inbox: SimpleQueue[tuple[WorkerProcess, Message | None]] = SimpleQueue()
@@ -101,9 +101,9 @@ class WorkerPool:
         if self._retries:
             self._remove(self._workers[1:])
         for task, first_reason in list(self._retries.values()):
-            for name, written in self._distribute(deque([task.model_copy(update={"alone": True})])):
-                reason = f"{first_reason}; alone, a second time: {written.reason}" if written.status == "failed" else ""
-                yield name, written.model_copy(update={"attempts": 2, "reason": reason})
+            for name, record in self._distribute(deque([task.model_copy(update={"exclusive": True})])):
+                reason = f"{first_reason}; alone, a second time: {record.reason}" if record.status == "failed" else ""
+                yield name, record.model_copy(update={"attempts": 2, "reason": reason})
 
     def _distribute(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """Assign tasks to all processes until none is left."""
@@ -119,13 +119,13 @@ class WorkerPool:
 
     def _finish(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
         task, peak_gb = worker.finish(message)
-        if message.alone:
-            log.info("case %s is tried again when it can be alone: %s", message.case, message.written.reason)
-            self._retries[message.case] = task, message.written.reason
-        elif message.written == task.known:
-            yield message.case, message.written
+        if message.retry_exclusive:
+            log.info("case %s is tried again when it can be alone: %s", message.case, message.record.reason)
+            self._retries[message.case] = task, message.record.reason
+        elif message.record == task.previous:
+            yield message.case, message.record
         else:
-            yield message.case, message.written.model_copy(update={"peak_gb": peak_gb})
+            yield message.case, message.record.model_copy(update={"peak_gb": peak_gb})
 
     def _recover(self, worker: WorkerProcess, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
         """Replace a process that has ended; its cases wait again, and those it had begun wait to be tried alone."""
@@ -133,7 +133,7 @@ class WorkerPool:
         for name, task in reversed(worker.tasks.items()):
             if name not in worker.started_cases:
                 waiting.appendleft(task)
-            elif not task.alone:
+            elif not task.exclusive:
                 self._retries[name] = task, reason
             else:
                 yield name, ScanRecord(status="failed", reason=reason, peak_gb=worker.peak_gb(name))

@@ -65,8 +65,10 @@ def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: st
         population=model.population,
     )
     target = OutputTarget.of(order, ready.model)
-    room_gb, most_gb = (gb - ready.base_gb for gb in (order.room_gb, order.most_gb))
-    pipeline = PredictionPipeline(predictor, target, parent.send, room_gb=room_gb, most_gb=most_gb, keep=device == "cpu")
+    memory_gb, exclusive_gb = (gb - ready.base_gb for gb in (order.memory_gb, order.exclusive_gb))
+    pipeline = PredictionPipeline(
+        predictor, target, parent.send, memory_gb=memory_gb, exclusive_gb=exclusive_gb, keep_freed=device == "cpu"
+    )
     parent.send(ready)
     return pipeline
 

@@ -127,7 +127,7 @@ class WorkerProcess:
         held, needed = max(self._peaks.values(), default=0.0), sum(stage.needed_gb for stage in self._stages.values())
         return (
             f"it held {held:.2f} GB of RAM, its cases were to need {needed:.2f} beyond an idle process, "
-            f"{self.order.room_gb:.2f} were allowed (--memory), {free_ram_gb():.2f} are free now"
+            f"{self.order.memory_gb:.2f} were allowed (--memory), {free_ram_gb():.2f} are free now"
         )
 
     def _receive(self, line: bytes | None) -> None:

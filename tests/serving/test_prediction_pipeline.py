@@ -61,45 +61,45 @@ class Counting(StandIn):
 
 def test_a_case_is_prepared_while_another_is_in_the_network(tmp_path):
     _, finished = predicted([task(tmp_path, name) for name in "abc"], tmp_path / "out", Meeting())
-    assert [finished[name].written.status for name in "abc"] == ["done"] * 3
+    assert [finished[name].record.status for name in "abc"] == ["done"] * 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.nii.gz" for name in "abc"]
 
 
-@pytest.mark.parametrize(("room_gb", "most"), [(3.9, 1), (4.0, 2), (6.5, 3)])
-def test_a_case_enters_only_if_its_peak_fits_beside_those_inside(tmp_path, room_gb, most, monkeypatch):
-    monkeypatch.setattr(room, "MOST_INSIDE", 3)
+@pytest.mark.parametrize(("memory_gb", "most"), [(3.9, 1), (4.0, 2), (6.5, 3)])
+def test_a_case_enters_only_if_its_peak_fits_beside_those_inside(tmp_path, memory_gb, most, monkeypatch):
+    monkeypatch.setattr(room, "MAX_CASES", 3)
     counting = Counting()
-    _, finished = predicted([task(tmp_path, f"{i}") for i in range(5)], tmp_path / "out", counting, room_gb=room_gb)
-    assert {f.written.status for f in finished.values()} == {"done"}
+    _, finished = predicted([task(tmp_path, f"{i}") for i in range(5)], tmp_path / "out", counting, memory_gb=memory_gb)
+    assert {f.record.status for f in finished.values()} == {"done"}
     assert counting.most <= most
     if most == 1:
         assert counting.most == 1
 
 
 def test_a_case_that_can_never_fit_is_refused_with_the_numbers(tmp_path):
-    _, finished = predicted([task(tmp_path, "large", 9), task(tmp_path, "small", 3)], tmp_path / "out", room_gb=8.0)
-    assert finished["small"].written.status == "done"
+    _, finished = predicted([task(tmp_path, "large", 9), task(tmp_path, "small", 3)], tmp_path / "out", memory_gb=8.0)
+    assert finished["small"].record.status == "done"
     large = finished["large"]
-    assert (large.written.status, large.alone) == ("failed", False)
-    assert "9 x 5 x 6 voxels needs 9.00 GB of RAM, and 8.00 GB may be used" in large.written.reason
-    assert "--memory" in large.written.reason
+    assert (large.record.status, large.retry_exclusive) == ("failed", False)
+    assert "9 x 5 x 6 voxels needs 9.00 GB of RAM, and 8.00 GB may be used" in large.record.reason
+    assert "--memory" in large.record.reason
 
 
 def test_what_fits_only_alone_asks_for_it(tmp_path):
     large = task(tmp_path, "large", 9)
-    _, finished = predicted([large], tmp_path / "out", room_gb=5.0, most_gb=10.0)
-    assert finished["large"].alone
-    _, finished = predicted([large.model_copy(update={"alone": True})], tmp_path / "out", room_gb=5.0, most_gb=10.0)
-    assert finished["large"].written.status == "done"
+    _, finished = predicted([large], tmp_path / "out", memory_gb=5.0, exclusive_gb=10.0)
+    assert finished["large"].retry_exclusive
+    _, finished = predicted([large.model_copy(update={"exclusive": True})], tmp_path / "out", memory_gb=5.0, exclusive_gb=10.0)
+    assert finished["large"].record.status == "done"
 
 
 def test_each_case_fails_alone_with_its_reason(tmp_path):
     tasks = [task(tmp_path, name) for name in ("a", "broken", "c", "d")]
     tasks[2].case.images[0].write_bytes(b"no image")
     _, finished = predicted(tasks, tmp_path / "out")
-    assert {n: f.written.status for n, f in finished.items()} == {"a": "done", "broken": "failed", "c": "failed", "d": "done"}
-    assert finished["broken"].written.reason == "ValueError: no answer to this"
-    assert "c.nii.gz" in finished["c"].written.reason
+    assert {n: f.record.status for n, f in finished.items()} == {"a": "done", "broken": "failed", "c": "failed", "d": "done"}
+    assert finished["broken"].record.reason == "ValueError: no answer to this"
+    assert "c.nii.gz" in finished["c"].record.reason
 
 
 def test_stages_and_what_is_needed_are_told_as_they_begin(tmp_path):
@@ -111,15 +111,15 @@ def test_stages_and_what_is_needed_are_told_as_they_begin(tmp_path):
         ("network", 3.0),
         ("write", 3.0),
     ]
-    assert set(events[-1].written.seconds) == {"read", "preprocess", "network", "restore", "write"}
+    assert set(events[-1].record.seconds) == {"read", "preprocess", "network", "restore", "write"}
 
 
 def test_what_is_done_is_not_done_again_unless_a_byte_of_it_is_gone(tmp_path):
     first = task(tmp_path, "a")
     _, finished = predicted([first], tmp_path / "out")
-    known = first.model_copy(update={"known": finished["a"].written})
+    known = first.model_copy(update={"previous": finished["a"].record})
     events, again = predicted([known], tmp_path / "out")
-    assert again["a"].written == known.known
+    assert again["a"].record == known.previous
     assert len(events) == 2
     whole = (tmp_path / "out" / "a.nii.gz").read_bytes()
     (tmp_path / "out" / "a.nii.gz").write_bytes(whole[:-1])
@@ -142,5 +142,5 @@ def test_want_of_memory_is_a_reason_to_try_alone(tmp_path):
             raise MemoryError("Unable to allocate 8 GiB")
 
     _, finished = predicted([task(tmp_path, "a")], tmp_path / "out", Hungry())
-    assert finished["a"].alone
-    assert "memory ran out (Unable to allocate 8 GiB)" in finished["a"].written.reason
+    assert finished["a"].retry_exclusive
+    assert "memory ran out (Unable to allocate 8 GiB)" in finished["a"].record.reason
