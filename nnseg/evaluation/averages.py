@@ -1,20 +1,20 @@
-"""Three declared averages of scores, each with its bootstrap interval.
+"""Three averages of scores, each with its bootstrap interval.
 
 "The mean Dice" of a test set is at least three numbers, which differ by up to 20 points on the same files, so all three are always
-given, under these names. A *mask* is one label of one case; it is *undefined*, and counts nowhere, where neither the reference nor
-the prediction shows the label, or where nobody annotated it. Distances are undefined also where one of both is empty: see how many
-were left out (``n_undefined``) before comparing means of them.
+reported, under these names. A *mask* is one label of one case; it is *undefined*, and excluded, where neither the reference nor
+the prediction contains the label, or where it was not annotated. Distances are also undefined where one of the two is empty: see
+how many were excluded (``n_undefined``) before comparing means of them.
 
 ========== ========================================================== ======================================================
 name       per label                                                  mean
 ========== ========================================================== ======================================================
 per_mask   mean over the cases whose mask is defined                  mean over all defined masks: every mask weighs the same
 per_image  the same as per_mask                                       per case the mean over its labels, then over the cases
-pooled     ratio of what is summed over all cases: voxels, surface    mean over the labels: every voxel weighs the same
+pooled     ratio of sums over all cases: of voxels, surface           mean over the labels: every voxel weighs the same
            areas, volumes or lesions
 ========== ========================================================== ======================================================
 
-No ratio of sums is a percentile or a maximum, so HD and HD95 have no pooled average.
+A percentile or a maximum is no ratio of sums, so HD and HD95 have no pooled average.
 """
 
 from __future__ import annotations
@@ -25,35 +25,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.scores import Average, Averages, CaseScore, Interval, LabelScore, Mean, Number
+from nnseg.core.scores import Average, Averages, CaseScore, Interval, LabelScore, Lesions, Mean, Number
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
 FEW = 5
-"""Cases below which no interval is given."""
+"""Least number of cases for an interval."""
 
 Numbers = npt.NDArray[np.float64]
 
 
 def table(cases: Sequence[CaseScore], labels: Sequence[str], metric: str) -> Numbers:
-    """(cases, labels) of a metric; NaN where it is undefined."""
-    rows = [[_number(case.labels[label].metric(metric)) for label in labels] for case in cases]
-    return np.array(rows, np.float64).reshape(len(cases), len(labels))
+    """Values of a metric (cases, labels); NaN where it is undefined."""
+    values = [[case.labels[label].metric(metric) for label in labels] for case in cases]
+    return np.array(values, np.float64).reshape(len(cases), len(labels))  # None becomes NaN
 
 
 def averages(cases: Sequence[CaseScore], labels: Sequence[str], metrics: Sequence[str]) -> Averages:
-    """The three averages of each metric, with intervals from draws of cases where there are `FEW` or more."""
+    """The three averages of each metric, with bootstrap intervals for `FEW` or more cases."""
     weights = np.ones((1, len(cases)))
     if len(cases) >= FEW:
         weights = np.concatenate([weights, bootstrap_weights(len(cases))])
-    found: dict[str, dict[str, Mean]] = {"per_mask": {}, "per_image": {}, "pooled": {}}
-    for metric in metrics:
-        values = table(cases, labels, metric)
-        found["per_mask"][metric], found["per_image"][metric] = (
-            _per_mask(values, labels, weights),
-            _per_image(values, labels, weights),
-        )
-        found["pooled"][metric] = _pooled(cases, labels, metric, weights)
-    return Averages(**{name: Average(average) for name, average in found.items()})
+    tables = {metric: table(cases, labels, metric) for metric in metrics}
+    return Averages(
+        per_mask=Average({metric: _per_mask(values, labels, weights) for metric, values in tables.items()}),
+        per_image=Average({metric: _per_image(values, labels, weights) for metric, values in tables.items()}),
+        pooled=Average({metric: _pooled(cases, labels, metric, weights) for metric in metrics}),
+    )
 
 
 def mean_of_masks(values: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]:
@@ -61,7 +58,7 @@ def mean_of_masks(values: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]:
 
     Args:
         values: (cases, labels), NaN where undefined.
-        weights: (draws, cases), how often each case counts.
+        weights: (draws, cases), how often each case is in a bootstrap draw.
     """
     known = np.isfinite(values)
     sums, counts = weights @ np.where(known, values, 0.0), weights @ known
@@ -94,10 +91,10 @@ def _pooled(cases: Sequence[CaseScore], labels: Sequence[str], metric: str, weig
 
 
 def _mean(mean: Numbers, of_labels: Numbers, labels: Sequence[str], n: int, of: int) -> Mean:
-    """From what each draw gives, of which the first is all cases once."""
+    """From the values of each draw, of which the first is all cases once."""
     return Mean(
-        mean=_known(mean[0]),
-        labels={name: _known(of_labels[0, i]) for i, name in enumerate(labels)},
+        mean=_defined(mean[0]),
+        labels={name: _defined(of_labels[0, i]) for i, name in enumerate(labels)},
         n=n,
         n_undefined=of - n,
         interval=_interval(mean),
@@ -109,56 +106,49 @@ def _interval(draws: Numbers) -> Interval | None:
     return interval(draws[1:]) if len(draws) > 1 and np.isfinite(draws[0]) else None
 
 
-def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Numbers:
-    """NaN where nothing is below."""
-    ratio: Numbers = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Numbers:
+    """NaN where the denominator is 0."""
+    ratio: Numbers = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
     return ratio
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def _known(value: float) -> Number:
+def _defined(value: float) -> Number:
     return float(value) if np.isfinite(value) else None
 
 
 Parts = tuple[float, float]
 
 
-def _of_surfaces(mask: LabelScore, tolerance: str) -> Parts:
-    surfaces = mask.surfaces
-    return (surfaces.within_mm2[tolerance], surfaces.area_mm2) if surfaces else (0.0, 0.0)
+def _nsd(mask: LabelScore, tolerance: str) -> Parts:
+    return (mask.surfaces.within_mm2[tolerance], mask.surfaces.area_mm2) if mask.surfaces else (0.0, 0.0)
 
 
-def _of_distances(mask: LabelScore, _: str) -> Parts:
-    both = mask.surfaces if mask.assd is not None else None
-    return (both.distance_mm3, both.area_mm2) if both else (0.0, 0.0)
+def _assd(mask: LabelScore, _: str) -> Parts:
+    surfaces = mask.surfaces if mask.assd is not None else None
+    return (surfaces.distance_mm3, surfaces.area_mm2) if surfaces else (0.0, 0.0)
 
 
-def _of_volumes(mask: LabelScore, *, size: bool = False) -> Parts:
-    error = mask.volume_error_ml
-    if error is None or mask.reference_ml is None:
-        return 0.0, 0.0
-    return abs(error) if size else error, mask.reference_ml
+def _volume_error(mask: LabelScore, size: Callable[[float], float]) -> Parts:
+    error, reference = mask.volume_error_ml, mask.reference_ml
+    return (0.0, 0.0) if error is None or reference is None else (size(error), reference)
 
 
-def _of_lesions(mask: LabelScore, above: Callable[[Any], float], below: Callable[[Any], float]) -> Parts:
-    return (above(mask.lesions), below(mask.lesions)) if mask.lesions else (0.0, 0.0)
+def _lesions(mask: LabelScore, numerator: Callable[[Lesions], float], denominator: Callable[[Lesions], float]) -> Parts:
+    return (numerator(mask.lesions), denominator(mask.lesions)) if mask.lesions else (0.0, 0.0)
 
 
 PARTS: dict[str, Callable[[LabelScore, str], Parts]] = {
     "dice": lambda m, _: (2 * m.tp, 2 * m.tp + m.fp + m.fn),
     "iou": lambda m, _: (m.tp, m.tp + m.fp + m.fn),
-    "assd": _of_distances,
-    "nsd": _of_surfaces,
+    "assd": _assd,
+    "nsd": _nsd,
     "volume_error_ml": lambda m, _: (0.0, 0.0) if m.volume_error_ml is None else (m.volume_error_ml, 1.0),
-    "relative_volume_error": lambda m, _: _of_volumes(m),
-    "absolute_volume_error": lambda m, _: _of_volumes(m, size=True),
-    "lesion_f1": lambda m, _: _of_lesions(m, lambda n: 2 * n.matched, lambda n: n.reference + n.predicted),
-    "lesion_sensitivity": lambda m, _: _of_lesions(m, lambda n: n.matched, lambda n: n.reference),
-    "lesion_precision": lambda m, _: _of_lesions(m, lambda n: n.matched, lambda n: n.predicted),
-    "lesion_false_positives": lambda m, _: _of_lesions(m, lambda n: n.false_positives, lambda n: 1.0),
-    "panoptic_quality": lambda m, _: _of_lesions(m, lambda n: n.sum_iou_matched, lambda n: (n.reference + n.predicted) / 2),
+    "relative_volume_error": lambda m, _: _volume_error(m, float),
+    "absolute_volume_error": lambda m, _: _volume_error(m, abs),
+    "lesion_f1": lambda m, _: _lesions(m, lambda n: 2 * n.matched, lambda n: n.reference + n.predicted),
+    "lesion_sensitivity": lambda m, _: _lesions(m, lambda n: n.matched, lambda n: n.reference),
+    "lesion_precision": lambda m, _: _lesions(m, lambda n: n.matched, lambda n: n.predicted),
+    "lesion_false_positives": lambda m, _: _lesions(m, lambda n: n.false_positives, lambda n: 1.0),
+    "panoptic_quality": lambda m, _: _lesions(m, lambda n: n.sum_iou_matched, lambda n: (n.reference + n.predicted) / 2),
 }
-"""Of each metric that can be pooled: the two numbers of a mask whose sums make the ratio."""
+"""For each metric with a pooled average: numerator and denominator of a mask, which are summed over cases."""

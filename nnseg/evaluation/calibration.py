@@ -1,7 +1,7 @@
-"""Whether probabilities say how often they are right, on held-out cases.
+"""Calibration of the probabilities on held-out cases: how often predicted labels are right, given their probability.
 
-Counted are all voxels of the scans, most of which are background that nobody doubts: the error is small for every model, and two
-models can be compared on the same scans only. The curve shows the doubtful ones, whatever their number. All cases weigh the same.
+All voxels of the scans count, most of which are certain background: the error is small for every model, and comparable between
+models on the same scans only. The reliability curve shows the uncertain voxels, however few. All cases weigh the same.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Bin(FrozenModel):
-    """Voxels of which the model is about as sure.
+    """Voxels of similar confidence.
 
     Args:
-        confidence: mean probability of what was decided.
-        accuracy: how often that was right.
+        confidence: mean probability of the predicted label.
+        accuracy: share whose predicted label is right.
         share: of all voxels.
     """
 
@@ -35,14 +35,14 @@ class Bin(FrozenModel):
 
 
 class Calibrated(FrozenModel):
-    """How well probabilities say how often they are right, at one temperature.
+    """Calibration at one temperature.
 
     Args:
-        temperature: that logits are divided by.
-        ece: expected calibration error: the mean distance of confidence from accuracy over 15 bins of equal width, each weighing
-            as many voxels as it holds; 0 is perfect.
-        brier: half the mean squared distance of the probabilities from the truth; 0 is perfect.
-        ece_interval, brier_interval: 95 %, bootstrap over cases; the error's is rather too high, since chance adds to it.
+        temperature: the divisor of logits.
+        ece: expected calibration error: mean difference of confidence and accuracy over 15 bins of equal width, weighted by their
+            voxels; 0 is perfect.
+        brier: half the mean squared difference of probabilities and truth; 0 is perfect.
+        ece_interval, brier_interval: 95 %, bootstrap over cases; that of the ECE is biased upwards, since chance adds to it.
         curve: the reliability curve: bins with voxels, by rising confidence.
     """
 
@@ -55,10 +55,10 @@ class Calibrated(FrozenModel):
 
 
 class Calibration(FrozenModel):
-    """Held-out probabilities as the networks gave them, and at the model's temperature.
+    """Calibration of the networks' own probabilities, and at the model's temperature.
 
     Args:
-        n: how many cases.
+        n: number of cases.
         before: at temperature 1.
         after: at the model's.
     """
@@ -69,11 +69,11 @@ class Calibration(FrozenModel):
 
 
 def calibration(cases: Sequence[Reliability], temperature: float) -> Calibration | None:
-    """How well calibrated a model is; None for fewer than `FEW` cases, which nothing can be said of.
+    """The calibration of a model; None for fewer than `FEW` cases.
 
     Args:
-        cases: what was kept of each held-out case (`Confidence.reliability`).
-        temperature: of the model (`Trust.temperature`). It was found on the same cases, one number from all of them.
+        cases: statistics of each held-out case (`Confidence.reliability`).
+        temperature: of the model (`Trust.temperature`), one number fitted to the same cases.
     """
     if len(cases) < FEW:
         return None
@@ -82,10 +82,10 @@ def calibration(cases: Sequence[Reliability], temperature: float) -> Calibration
 
 
 def _calibrated(sums: Numbers, brier: Numbers, temperature: float) -> Calibrated:
-    """Of sums (cases, temperatures, bins, 3) and Brier scores (cases, temperatures)."""
-    parts, squares = _at(temperature, sums), _at(temperature, brier)
+    """From sums (cases, temperatures, bins, 3) and Brier scores (cases, temperatures)."""
+    bins, squares = _interpolated(temperature, sums), _interpolated(temperature, brier)
     weights = np.concatenate([np.ones((1, len(sums))), bootstrap_weights(len(sums))]) / len(sums)
-    pooled = np.tensordot(weights, parts, 1)
+    pooled = np.tensordot(weights, bins, 1)
     errors, scores = np.abs(pooled[..., 1]).sum(-1), weights @ squares
     ece_interval, brier_interval = interval(errors[1:]), interval(scores[1:])
     assert ece_interval and brier_interval
@@ -95,16 +95,16 @@ def _calibrated(sums: Numbers, brier: Numbers, temperature: float) -> Calibrated
         brier=float(scores[0]),
         ece_interval=ece_interval,
         brier_interval=brier_interval,
-        curve=tuple(_bin(*part) for part in pooled[0].tolist() if part[0] > 0),
+        curve=tuple(
+            Bin(confidence=min(1.0, (right + excess) / share), accuracy=min(1.0, right / share), share=share)
+            for share, excess, right in pooled[0].tolist()
+            if share > 0
+        ),
     )
 
 
-def _bin(share: float, surer: float, right: float) -> Bin:
-    return Bin(confidence=min(1.0, (right + surer) / share), accuracy=min(1.0, right / share), share=share)
-
-
-def _at(temperature: float, values: Numbers) -> Numbers:
-    """Values (cases, temperatures, ...) at a temperature: between two that were measured, in proportion to its logarithm."""
+def _interpolated(temperature: float, values: Numbers) -> Numbers:
+    """Values (cases, temperatures, ...) at a temperature, interpolated linearly in its logarithm."""
     place = float(np.interp(np.log(temperature), np.log(RELIABILITY_TEMPERATURES), np.arange(len(RELIABILITY_TEMPERATURES))))
     below = min(int(place), len(RELIABILITY_TEMPERATURES) - 2)
     return values[:, below] + (place - below) * (values[:, below + 1] - values[:, below])

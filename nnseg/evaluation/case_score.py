@@ -1,9 +1,9 @@
 """Scores of one case: overlap, surface distances, volumes, and lesions matched one by one.
 
 Lesions are connected components; voxels that share a face, an edge or a corner are connected (26 neighbours, 8 in one slice).
-Detection counts pairs with an IoU of at least 0.1, matched one to one so that the sum of their IoUs is largest; matching the best
-pair first would depend on the order of equal pairs. Panoptic quality is the sum of the IoUs above 0.5, of which each component has
-at most one, over TP + FP/2 + FN/2.
+Lesions with an IoU of at least 0.1 are matched one to one so that the sum of IoUs is largest (greedy matching would depend on the
+order of equal pairs). Panoptic quality is the sum of the IoUs above 0.5, of which each component has at most one, over
+TP + FP/2 + FN/2.
 
 Source: nnDetection's threshold of 0.1, Baumgartner et al. 2021, doi:10.1007/978-3-030-87240-3_51; panoptic quality of Kirillov et
 al. 2019, arXiv:1801.00868. The tests agree with ``panoptica`` 2.1.7.
@@ -32,38 +32,34 @@ LabelIndices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
 FOUND = 0.1
-"""Least IoU of a pair that counts as a detection: lesions are small, and a voxel more all around halves the IoU of many."""
+"""Least IoU of a detected lesion: lesions are small, and one voxel more all around halves the IoU of many."""
 OVERLAPPING = 0.5
-"""Pairs above it count for panoptic quality."""
+"""Pairs with a larger IoU count for panoptic quality."""
 TOUCHING = np.ones((3, 3, 3), bool)
 
 
 def match_lesions(prediction: Mask, reference: Mask) -> Lesions:
-    """How many of the reference's components were predicted, and how well.
-
-    Args:
-        prediction, reference: (Z, Y, X).
-    """
+    """Detection and panoptic quality of the connected components of two masks (Z, Y, X)."""
     (predicted, n_predicted), (given, n_reference) = (ndimage.label(mask, TOUCHING) for mask in (prediction, reference))
     rows, columns, ious = _overlaps(given, predicted)
     found, half = ious >= FOUND, ious[ious > OVERLAPPING]
-    matched, both = _most(rows[found], columns[found], ious[found]), n_reference + n_predicted
+    matched, total = _count_matches(rows[found], columns[found], ious[found]), n_reference + n_predicted
     return Lesions(
         reference=n_reference,
         predicted=n_predicted,
         matched=matched,
         matched_half=len(half),
         sum_iou_matched=float(half.sum()),
-        f1=2 * matched / both if both else None,
+        f1=2 * matched / total if total else None,
         sensitivity=matched / n_reference if n_reference else None,
         precision=matched / n_predicted if n_predicted else None,
         false_positives=n_predicted - matched,
-        panoptic_quality=2 * float(half.sum()) / both if both else None,
+        panoptic_quality=2 * float(half.sum()) / total if total else None,
     )
 
 
 def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) -> tuple[LabelIndices, LabelIndices, Doubles]:
-    """Which components overlap, numbered from 0, and the IoU of each pair."""
+    """Row, column and IoU of each pair of overlapping components, numbered from 0."""
     sizes, others = np.bincount(given.ravel()), np.bincount(predicted.ravel())
     shared = (given > 0) & (predicted > 0)
     numbers, voxels = np.unique(given[shared].astype(np.int64) * len(others) + predicted[shared], return_counts=True)
@@ -71,18 +67,18 @@ def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) ->
     return rows - 1, columns - 1, voxels / (sizes[rows] + others[columns] - voxels)
 
 
-def _most(rows: LabelIndices, columns: LabelIndices, ious: Doubles) -> int:
-    """How many pairs are matched, one to one, where the IoUs sum to the most.
+def _count_matches(rows: LabelIndices, columns: LabelIndices, ious: Doubles) -> int:
+    """The number of matched pairs in the one-to-one matching with the largest sum of IoUs.
 
-    Every row may stay alone, which is a pair with a column of its own that adds nothing; costs of 0 would be taken for no pair.
+    A row without a partner is matched to a column of its own, of IoU 0; costs are positive, because 0 means no edge.
     """
     if not len(rows):
         return 0
     rows, columns = np.unique(rows, return_inverse=True)[1], np.unique(columns, return_inverse=True)[1]
     height, width = rows.max() + 1, columns.max() + 1
-    alone = np.arange(height)
+    unmatched = np.arange(height)
     costs = np.concatenate([2 - ious, np.full(height, 2.0)])
-    graph = sparse.csr_array((costs, (np.concatenate([rows, alone]), np.concatenate([columns, width + alone]))))
+    graph = sparse.csr_array((costs, (np.concatenate([rows, unmatched]), np.concatenate([columns, width + unmatched]))))
     return int(np.sum(min_weight_full_bipartite_matching(graph)[1] < width))
 
 
@@ -92,11 +88,11 @@ Indices = npt.NDArray[np.int16]
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is asked for beside overlap and volumes.
+    """What is measured besides overlap and volumes.
 
     Args:
-        tolerances: mm, of surface distances; none of these are measured if it is empty.
-        instances: names of labels whose connected components count one by one.
+        tolerances: of NSD, mm; if empty, no surface distances are measured.
+        instances: names of labels whose connected components are matched one by one.
     """
 
     tolerances: tuple[float, ...] = (1.0, 2.0)
@@ -106,23 +102,23 @@ class Measures:
 def measure_masks(
     prediction: LabelMap, reference: LabelMap, labels: Labels, measures: Measures, *, annotated: Collection[str] | None = None
 ) -> dict[str, LabelScore]:
-    """The score of every label or region of a case.
+    """The score of every foreground label or region of a case, by name.
 
-    Ignored voxels belong to no mask, and surfaces are not measured from where they touch them. Nothing is measured of what nobody
-    annotated.
+    Ignored voxels belong to no mask, and no distances are measured from surfaces next to them. Labels that were not annotated have
+    no metrics.
 
     Args:
-        prediction, reference: on the same grid, with known values only.
-        labels: what the values mean.
-        measures: what is asked for.
-        annotated: names of the labels that were annotated; None for all.
+        prediction, reference: on the same grid, with declared values only.
+        labels: declares the values.
+        measures: what to measure besides overlap and volumes.
+        annotated: names of the annotated labels; None for all.
     """
     box: Box = (slice(None),) * 3
-    if not any(member[0] for member in members(labels).values()):  # no region reaches into the background
-        box = _labelled(prediction.labels, reference.labels, labels.values[0])
+    if not any(member[0] for member in members(labels).values()):  # no region contains the background
+        box = _foreground_box(prediction.labels, reference.labels, labels.values[0])
     predicted, given = prediction.labels[box], reference.labels[box]
     joint = joint_histogram(predicted, given, labels)
-    joint[0, 0] += reference.labels.size - given.size  # outside the box both show the background
+    joint[0, 0] += reference.labels.size - given.size  # outside the box both are background
     counts = counts_of(joint, labels, annotated=annotated)
     case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), reference.grid)
     return {
@@ -139,10 +135,10 @@ def label_score(
     """The score of a mask.
 
     Args:
-        counts: its voxels; all 0 if nobody annotated it.
-        grid: of the case, for volumes; None if it is not known.
-        surface: fields of `LabelScore` that surfaces give.
-        lesions: if they were counted.
+        counts: of voxels; all 0 if it was not annotated.
+        grid: of the case, for volumes; None if unknown.
+        surface: the fields of `LabelScore` with surface distances.
+        lesions: if they were matched.
     """
     measured = {**(surface or {}), **(_volumes(counts, grid.voxel_ml) if grid else {})}
     return LabelScore(**dict(counts), dice=dice(counts), iou=iou(counts), lesions=lesions, **measured)
@@ -163,7 +159,7 @@ def _volumes(counts: Counts, voxel_ml: float) -> dict[str, float | None]:
 
 @dataclass(frozen=True, eq=False)
 class _CroppedCase:
-    """Label indices of both sides, cropped to what is labelled, with what is ignored, if anything is."""
+    """Label indices of prediction and reference, cropped to the foreground; ``ignored`` is None if no voxel is."""
 
     predicted: Indices
     given: Indices
@@ -172,12 +168,11 @@ class _CroppedCase:
 
     @classmethod
     def of(cls, predicted: Indices, given: Indices, grid: Grid) -> Self:
-        """Ignored are the voxels whose reference is -1."""
         ignored = given < 0
         return cls(predicted, given, grid, ignored if ignored.any() else None)
 
     def measured(self, member: Mask, name: str, measures: Measures) -> dict[str, Any]:
-        """What `label_score` takes of one mask."""
+        """Keyword arguments of `label_score` for one mask."""
         predicted, given = _mask(self.predicted, member), _mask(self.given, member)
         if self.ignored is not None:
             predicted &= ~self.ignored
@@ -192,9 +187,9 @@ class _CroppedCase:
 
 
 def _mask(indices: Indices, member: Mask) -> Mask:
-    """Where the index of a label is that of one of the members."""
-    only = np.flatnonzero(member)
-    mask: Mask = indices == only[0] if len(only) == 1 else np.append(member, False)[indices]  # -1, ignored, is the last
+    """Voxels whose label index is one of the members."""
+    numbers = np.flatnonzero(member)
+    mask: Mask = indices == numbers[0] if len(numbers) == 1 else np.append(member, False)[indices]  # -1, ignored, is the last
     return mask
 
 
@@ -202,9 +197,9 @@ def _surface(predicted: Mask, given: Mask, grid: Grid, tolerances: tuple[float, 
     keys = [f"{tolerance:g}" for tolerance in tolerances]
     spacing: Vector = grid.spacing
     if not (predicted.any() and given.any()):
-        return {"nsd": dict.fromkeys(keys, 0.0), "surfaces": _missed(predicted | given, spacing, keys, ignored)}
+        return {"nsd": dict.fromkeys(keys, 0.0), "surfaces": _one_sided(predicted | given, spacing, keys, ignored)}
     between = surface_distances(predicted, given, spacing, ignored=ignored)
-    if between is None:  # all of both surfaces touches ignored voxels
+    if between is None:  # both surfaces are next to ignored voxels everywhere
         return {}
     within = {key: between.within_mm2(tolerance) for key, tolerance in zip(keys, tolerances, strict=True)}
     return {
@@ -216,22 +211,20 @@ def _surface(predicted: Mask, given: Mask, grid: Grid, tolerances: tuple[float, 
     }
 
 
-def _missed(mask: Mask, spacing: Vector, keys: list[str], ignored: Mask | None) -> Surfaces | None:
-    """What a mask adds to pooled distances that the other side does not show at all: area, none of it within any tolerance."""
+def _one_sided(mask: Mask, spacing: Vector, keys: list[str], ignored: Mask | None) -> Surfaces | None:
+    """What a mask adds to the pooled NSD where the other side is empty: its area, within no tolerance."""
     itself = surface_distances(mask, mask, spacing, ignored=ignored)
-    if itself is None:
-        return None
-    return Surfaces(area_mm2=itself.area_mm2 / 2, distance_mm3=0.0, within_mm2=dict.fromkeys(keys, 0.0))
+    return None if itself is None else Surfaces(area_mm2=itself.area_mm2 / 2, distance_mm3=0.0, within_mm2=dict.fromkeys(keys, 0.0))
 
 
-def _labelled(one: Integers, other: Integers, background: int) -> Box:
-    """The box around all that is not background in either; slice by slice, so that each is still in the cache when asked again."""
-    flat, slices = np.zeros(one.shape[1:], bool), np.zeros(len(one), bool)
-    for z, (mine, yours) in enumerate(zip(one, other, strict=True)):
-        shown = (mine != background) | (yours != background)
-        slices[z] = shown.any()
-        flat |= shown
-    return _around(slices, flat)
+def _foreground_box(prediction: Integers, reference: Integers, background: int) -> Box:
+    """The box around all that is not background in either; slice by slice, while each is in the cache."""
+    projection, slices = np.zeros(prediction.shape[1:], bool), np.zeros(len(prediction), bool)
+    for z, (predicted, given) in enumerate(zip(prediction, reference, strict=True)):
+        foreground = (predicted != background) | (given != background)
+        slices[z] = foreground.any()
+        projection |= foreground
+    return _around(slices, projection)
 
 
 def _box(mask: Mask) -> Box:
@@ -239,12 +232,12 @@ def _box(mask: Mask) -> Box:
     return _around(np.asarray(mask.any((1, 2))), np.asarray(mask.any(0)))
 
 
-def _around(slices: Mask, flat: Mask) -> Box:
-    """The tightest box, with a margin of one voxel where there is room, around what shows in slices (Z,) and their union (Y, X).
+def _around(slices: Mask, projection: Mask) -> Box:
+    """The tightest box, plus a margin of one voxel where possible, around a mask with these slices (Z,) and projection (Y, X).
 
-    One voxel where nothing shows.
+    A single voxel if the mask is empty.
     """
-    found = [np.flatnonzero(line) for line in (slices, flat.any(1), flat.any(0))]
-    if not len(found[0]):
+    lines = [np.flatnonzero(line) for line in (slices, projection.any(1), projection.any(0))]
+    if not len(lines[0]):
         return (slice(0, 1),) * 3
-    return tuple(slice(max(0, int(line[0]) - 1), int(line[-1]) + 2) for line in found)
+    return tuple(slice(max(0, int(line[0]) - 1), int(line[-1]) + 2) for line in lines)

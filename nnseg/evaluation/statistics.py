@@ -1,4 +1,4 @@
-"""How sure an average is, and how sure a difference."""
+"""Bootstrap intervals, permutation tests and the correction of p-values."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import numpy.typing as npt
 from scipy import stats
 
 EXACT = 13
-"""Up to this many pairs all 2^n signs are tried."""
+"""Up to this many pairs all 2^n combinations of signs are tested."""
 DRAWS = 4999
-"""Random signs beyond that."""
+"""Number of random draws otherwise."""
 
 Interval = tuple[float, float]
-"""Its low and its high end."""
+"""Lower and upper limit."""
 
 
 def bootstrap_weights(n: int, draws: int = 2000, seed: int = 0) -> npt.NDArray[np.int64]:
-    """How often each of ``n`` cases is in each of the draws of ``n`` cases with replacement, (draws, n).
+    """How often each of ``n`` cases is in each bootstrap draw of ``n`` cases with replacement, (draws, n).
 
-    An average of a draw is the average with these weights, and the `interval` of many of them that of the average. Cases are drawn,
-    not voxels or masks: those of one case are alike. Few cases differ too little from one another: intervals from 5 hold the truth
-    in about 82 % instead of 95 %, from 10 in 90 %, from 20 in 93 %. Source: Efron 1979, doi:10.1214/aos/1176344552.
+    The average of a draw is the average with these weights; the `interval` of many draws is that of the average. Cases are drawn,
+    not voxels or masks, because those of one case are correlated. Intervals from few cases are too narrow: those from 5 contain the
+    true value in about 82 % instead of 95 %, from 10 in 90 %, from 20 in 93 %. Source: Efron 1979, doi:10.1214/aos/1176344552.
     """
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=draws) if n else np.zeros((draws, 0), np.int64)
 
 
 def interval(values: npt.NDArray[Any], share: float = 0.95) -> Interval | None:
-    """The middle 95 % of the values of all draws (percentile interval); None if none of them is defined.
+    """The percentile interval of bootstrap values; None if none is defined.
 
     Args:
-        values: (draws,), NaN where a draw has no value.
-        share: of the draws that lie inside.
+        values: (draws,), NaN where undefined.
+        share: of the draws inside the interval.
     """
     known = values[np.isfinite(values)]
     if not len(known):
@@ -43,36 +43,36 @@ def interval(values: npt.NDArray[Any], share: float = 0.95) -> Interval | None:
 
 
 def sign_flip(differences: npt.NDArray[Any], *, two_sided: bool = False, seed: int = 0, draws: int = DRAWS) -> float:
-    """The chance that paired differences sum to as much as they do, or more, if each could as well have had the other sign.
+    """p of the sign-flip test: the probability of a sum at least as large if each difference had a random sign.
 
-    One-sided it is small where the second of the pair is larger; two-sided where either is. Zeros say nothing and are left out; n
-    pairs give 2^-n at best, so that few cases prove nothing. Source: Fisher 1935, The Design of Experiments, section 21.
+    One-sided p is small where the second of the pairs is larger, two-sided where either is. Zeros are left out. The least p of n
+    pairs is 2^-n (two-sided 2^(1-n)). Source: Fisher 1935, The Design of Experiments, section 21.
 
     Args:
-        differences: second minus first, one a pair, finite.
-        two_sided: to count sums that are as far from zero on the other side, too.
-        seed: of the random signs, where there are too many to try all; another seed moves p by about 0.003 at p = 0.05.
-        draws: how many of these; p cannot be below 1 in so many.
+        differences: (n,), second minus first of each pair, finite.
+        two_sided: also count sums as far from zero on the other side.
+        seed: of the random signs for more than `EXACT` pairs; another seed changes p by about 0.003 at p = 0.05.
+        draws: number of random signs; p is at least 1 / (1 + draws).
     """
     sizes = np.abs(differences[differences != 0])
-    seen, n = float(differences.sum()), len(sizes)
+    observed, n = float(differences.sum()), len(sizes)
     tolerance = 1e-9 * float(sizes.sum())  # sums of the same numbers in another order
     exact = n <= EXACT
     random = np.random.default_rng(seed)
     flips = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 if exact else random.integers(0, 2, (draws, n), dtype=np.int8)
     sums = (1 - 2 * flips) @ sizes
-    as_much = np.abs(sums) >= abs(seen) - tolerance if two_sided else sums >= seen - tolerance
-    return float(np.mean(as_much)) if exact else float((1 + np.count_nonzero(as_much)) / (1 + draws))
+    extreme = np.abs(sums) >= abs(observed) - tolerance if two_sided else sums >= observed - tolerance
+    return float(np.mean(extreme)) if exact else float((1 + np.count_nonzero(extreme)) / (1 + draws))
 
 
 def wilcoxon(differences: npt.NDArray[Any]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; it asks for the sign and the order of differences, not for their size.
+    """Two-sided p of Wilcoxon's signed-rank test.
 
-    Pairs without a difference are left out before ranking (Wilcoxon's own rule, not Pratt's); 1 if none is left. Exact for few,
-    and up to 50 pairs without ties; otherwise the normal approximation. Source: Wilcoxon 1945, doi:10.2307/3001968.
+    Zeros are left out before ranking (Wilcoxon's rule, not Pratt's); 1 if no pair is left. Exact for few pairs, and for up to 50
+    without ties; otherwise the normal approximation. Source: Wilcoxon 1945, doi:10.2307/3001968.
 
     Args:
-        differences: second minus first, one a pair, finite.
+        differences: (n,), second minus first of each pair, finite.
     """
     some = differences[differences != 0]
     if len(some) <= EXACT:
@@ -81,9 +81,9 @@ def wilcoxon(differences: npt.NDArray[Any]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """The p-values of several tests, raised so that the chance of any false finding among all of them stays what p says.
+    """Holm-adjusted p-values (family-wise error rate), whatever the dependence of the tests.
 
-    Valid however the tests depend on one another. Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
     """
     order = np.argsort(p_values, kind="stable")
     raised = np.maximum.accumulate(np.array(p_values, float)[order] * np.arange(len(p_values), 0, -1)).clip(max=1.0)
@@ -93,18 +93,17 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def kruskal_wallis(values: npt.NDArray[Any], groups: Sequence[str], *, seed: int = 0, draws: int = DRAWS) -> float:
-    """The chance that the mean ranks of groups lie as far apart as they do, or farther, if cases were in any other group as well.
+    """p of Kruskal and Wallis' test for a difference between groups, by random permutations, so for groups of any size.
 
-    The statistic of Kruskal and Wallis, its p from random permutations: right for groups of any size; 1 for a single group.
-    Source: Kruskal and Wallis 1952, doi:10.1080/01621459.1952.10483441.
+    1 for a single group. Source: Kruskal and Wallis 1952, doi:10.1080/01621459.1952.10483441.
 
     Args:
         values: (n,), finite.
-        groups: n, the group of each.
+        groups: (n,), the group of each value.
         seed, draws: of the permutations.
     """
     ranks, (names, member) = stats.rankdata(values), np.unique(groups, return_inverse=True)
-    is_in = np.eye(len(names))[member]
+    membership = np.eye(len(names))[member]
     orders = np.random.default_rng(seed).permuted(np.tile(ranks, (draws, 1)), axis=1)
-    spreads = np.square(np.concatenate([ranks[None], orders]) @ is_in) @ (1 / is_in.sum(0))
+    spreads = np.square(np.concatenate([ranks[None], orders]) @ membership) @ (1 / membership.sum(0))
     return float(np.mean(spreads >= spreads[0] * (1 - 1e-12)))

@@ -1,18 +1,18 @@
 """Distances between the surfaces of a predicted and a reference mask: HD, HD95, ASSD and NSD, in mm.
 
 Defined as in Google DeepMind's ``surface-distance`` 0.1, with which the tests agree to 1e-6. A *surface element* is a corner of the
-voxel grid with voxels of the mask and others among the 2 x 2 x 2 around it; what is outside of the volume is not in the mask. Its
-area is that of marching cubes at the given spacing, its distance the way to the nearest element of the other surface. In a volume
-of one slice the elements are pieces of an outline, and have lengths.
+voxel grid with voxels both inside and outside the mask among the 2 x 2 x 2 around it; voxels beyond the volume are outside. Its
+area is that of marching cubes at the given spacing, its distance that to the nearest element of the other surface. In a volume of
+one slice the elements are segments of a contour, and have lengths.
 
 ==== =============================================================================================================================
 HD95 the larger of both directed 95th percentiles: the least distance that 95 % of a surface's area do not exceed
 HD   the same with 100 %: the largest distance
 ASSD distance times area, summed over the elements of both surfaces, over the area of both
-NSD  share of the area of both surfaces that lies within a tolerance of the other one, the tolerance included ("surface Dice")
+NSD  share of the area of both surfaces within a tolerance of the other one, the tolerance included ("surface Dice")
 ==== =============================================================================================================================
 
-Programs that measure between voxel centres, count elements instead of weighing them, or average both directions give other numbers.
+Programs that measure between voxel centres, count elements without weights, or average both directions give other values.
 Source: Nikolov et al. 2021, doi:10.2196/26151 (surface Dice); Lorensen and Cline 1987, doi:10.1145/37402.37422 (marching cubes).
 """
 
@@ -35,14 +35,14 @@ Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 NEARBY = 300
-"""Positions looked at around an element, nearest first, before a search tree is built for elements that met nothing."""
+"""Positions tested around an element, nearest first; for elements without a match a search tree is built."""
 SLAB_BYTES = 2**18
-"""Encoded at a time: what stays in a core's own cache."""
+"""Encoded at a time, to fit into a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Elements:
-    """The elements of one surface that are measured from.
+    """The elements of one surface, as far as distances are measured from them.
 
     Args:
         distances: from each to the other surface, mm.
@@ -53,7 +53,7 @@ class Elements:
     areas: Doubles
 
     def percentile(self, percent: float) -> float:
-        """The least distance that ``percent`` of the area do not exceed; 0 if there is no element."""
+        """The least distance that ``percent`` of the area do not exceed; 0 without elements."""
         if not len(self.areas):
             return 0.0
         order = np.lexsort((self.areas, self.distances))
@@ -64,7 +64,7 @@ class Elements:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurfaceDistances:
-    """How far two surfaces lie apart; the module's docstring defines the numbers."""
+    """Distances between two surfaces; the module's docstring defines the metrics."""
 
     prediction: Elements
     reference: Elements
@@ -99,31 +99,31 @@ class SurfaceDistances:
         return float(sum(side.distances @ side.areas for side in (self.prediction, self.reference)))
 
     def within_mm2(self, tolerance: float) -> float:
-        """Area of both surfaces that lies no further than ``tolerance`` mm from the other one."""
+        """Area of both surfaces within ``tolerance`` mm of the other one."""
         return float(sum(side.areas[side.distances <= tolerance].sum() for side in (self.prediction, self.reference)))
 
 
 def surface_distances(
     prediction: Mask, reference: Mask, spacing: Vector, *, ignored: Mask | None = None
 ) -> SurfaceDistances | None:
-    """The distances between both surfaces; None where a mask is empty, or every element touches ignored voxels.
+    """The distances between both surfaces; None where a mask is empty, or every element is next to ignored voxels.
 
     Args:
-        prediction, reference: (Z, Y, X). They may be cropped to a box that holds both masks and the ignored voxels that touch them,
-            but not to a single slice: a volume of one slice, along any axis, is measured in 2D.
+        prediction, reference: (Z, Y, X). They may be cropped to a box with both masks and the ignored voxels next to them, but not
+            to a single slice: a volume of one slice, along any axis, is measured in 2D.
         spacing: (z, y, x) in mm.
-        ignored: voxels that nobody annotated. They are in neither mask; elements that touch them are measured to, but not from.
+        ignored: voxels in neither mask; distances are measured to surface elements next to them, but not from these.
     """
     if ignored is not None:
         prediction, reference = prediction & ~ignored, reference & ~ignored
     if not (prediction.any() and reference.any()):
         return None
     flat = prediction.shape.index(1) if 1 in prediction.shape else 0
-    turned = spacing[flat], *(s for axis, s in enumerate(spacing) if axis != flat)
-    near = _nearby(turned if prediction.shape[flat] > 1 else (1.0, *turned[1:]), prediction.shape[flat] == 1)
-    mine, given = (_surface(np.moveaxis(mask, flat, 0), near) for mask in (prediction, reference))
-    apart = None if ignored is None else _codes(np.moveaxis(ignored, flat, 0), near.reach) != 0
-    sides = _elements(mine, given, apart, near), _elements(given, mine, apart, near)
+    single, in_plane = prediction.shape[flat] == 1, [s for axis, s in enumerate(spacing) if axis != flat]
+    near = _nearby((1.0 if single else spacing[flat], in_plane[0], in_plane[1]), single)
+    predicted, given = (_surface(np.moveaxis(mask, flat, 0), near) for mask in (prediction, reference))
+    excluded = None if ignored is None else _codes(np.moveaxis(ignored, flat, 0), near.reach) != 0
+    sides = _elements(predicted, given, excluded, near), _elements(given, predicted, excluded, near)
     return SurfaceDistances(prediction=sides[0], reference=sides[1]) if any(len(side.areas) for side in sides) else None
 
 
@@ -133,7 +133,7 @@ class _Nearby:
 
     Args:
         spacing: (z, y, x) in mm.
-        reach: how far they go along each axis, in voxels; arrays of codes have a margin of this width.
+        reach: the largest steps along each axis, in voxels; arrays of codes have a margin of this width.
         shells: distance in mm, and steps in voxels (positions, 3), nearest first.
     """
 
@@ -144,7 +144,7 @@ class _Nearby:
 
 @lru_cache(maxsize=64)
 def _nearby(spacing: Vector, single: bool) -> _Nearby:
-    """About `NEARBY` positions, in a disc if there is only a single slice."""
+    """About `NEARBY` positions, in a disc for a single slice."""
     z, y, x = spacing
     radius = math.sqrt(NEARBY / math.pi * y * x) if single else (NEARBY * 0.75 / math.pi * z * y * x) ** (1 / 3)
     reach = 0 if single else int(radius / z), int(radius / y), int(radius / x)
@@ -155,15 +155,15 @@ def _nearby(spacing: Vector, single: bool) -> _Nearby:
 
 
 def _lengths(steps: Indices, spacing: Vector) -> Doubles:
-    """mm of steps in voxels, rounded alike wherever they start."""
+    """Lengths of steps (n, 3) in voxels, mm; the rounding does not depend on where they start."""
     lengths: Doubles = np.sqrt(((steps * spacing) ** 2).sum(axis=1))
     return lengths
 
 
 def _codes(mask: Mask, margin: Shape) -> Codes:
-    """What surrounds each corner of the voxel grid, one bit a voxel: 0 nothing and 255 only the mask; zeros in the margin.
+    """The 2 x 2 x 2 voxels around each corner of the grid, one bit per voxel in the mask; zeros in the margin.
 
-    A single slice is taken for an endless prism along the first axis: its elements' areas by mm of height are lengths.
+    A single slice is repeated along the first axis: areas per mm of height are lengths.
     """
     padded = np.pad(mask.repeat(2, axis=0), ((0, 0), (1, 1), (1, 1))) if len(mask) == 1 else np.pad(mask, 1)
     bits, (z, y, x) = padded.view(np.uint8), margin
@@ -184,8 +184,8 @@ class _Surface:
     """A surface on the corners of the voxel grid.
 
     Args:
-        there: where it has elements.
-        index: the same, as flat indices in order.
+        there: mask of its elements.
+        index: their flat indices, in order.
         areas: of each, mm2.
     """
 
@@ -201,17 +201,17 @@ def _surface(mask: Mask, near: _Nearby) -> _Surface:
     return _Surface(there=there, index=index, areas=_areas(near.spacing)[codes.ravel()[index]])
 
 
-def _elements(here: _Surface, there: _Surface, apart: Mask | None, near: _Nearby) -> Elements:
-    """The elements of one surface with their distances from the other, without those that lie in ``apart``."""
+def _elements(here: _Surface, there: _Surface, excluded: Mask | None, near: _Nearby) -> Elements:
+    """The elements of one surface with their distances from the other, without the excluded ones."""
     index, areas = here.index, here.areas
-    if apart is not None:
-        measured = ~apart.ravel()[index]
+    if excluded is not None:
+        measured = ~excluded.ravel()[index]
         index, areas = index[measured], areas[measured]
     return Elements(distances=_distances(index, there, near), areas=areas)
 
 
 def _distances(index: Indices, other: _Surface, near: _Nearby) -> Doubles:
-    """mm from positions, as flat indices, to the nearest element of the other surface."""
+    """Distances from positions, as flat indices, to the nearest element of the other surface, mm."""
     shape, elements = other.there.shape, other.there.ravel()
     strides = shape[1] * shape[2], shape[2], 1
     found, left, at = np.empty(len(index)), np.arange(len(index)), index
@@ -222,14 +222,14 @@ def _distances(index: Indices, other: _Surface, near: _Nearby) -> Doubles:
         if not len(left):
             return found
     here, there = (np.stack(np.unravel_index(i, shape), axis=1) for i in (at, other.index))
-    tree = cKDTree(there * near.spacing, compact_nodes=False, balanced_tree=False)  # built faster, and as good for far points
+    tree = cKDTree(there * near.spacing, compact_nodes=False, balanced_tree=False)  # built faster, and as fast for distant points
     found[left] = _lengths(here - there[tree.query(here * near.spacing)[1]], near.spacing)
     return found
 
 
 @lru_cache(maxsize=64)
 def _areas(spacing: Vector) -> Doubles:
-    """(256,): the area of an element by its code, mm2."""
+    """Area of an element by its code (256,), mm2."""
     codes, normals = _triangles()
     z, y, x = spacing
     return np.asarray(np.bincount(codes, np.linalg.norm(normals * (y * x, z * x, z * y), axis=1), 256), np.float64)
@@ -237,9 +237,9 @@ def _areas(spacing: Vector) -> Doubles:
 
 @lru_cache(maxsize=1)
 def _triangles() -> tuple[Indices, Doubles]:
-    """(triangles,) and (triangles, 3): for which code, and its normal, as long as its area, between voxels 1 mm apart.
+    """Code (n,) and normal vector (n, 3), as long as the area, of each triangle of marching cubes, for voxels 1 mm apart.
 
-    The fewer of the eight voxels are taken for the inside, so that a mask and what is outside of it have the same surface.
+    The smaller part of the eight voxels is the inside, so that a mask and its complement have the same surface.
     """
     codes, normals = [], []
     for code in range(1, 255):

@@ -1,6 +1,7 @@
-"""Whether predicted volumes can stand for reference volumes: limits of agreement, and the intraclass correlation.
+"""Agreement of predicted and reference volumes: limits of agreement, and the intraclass correlation.
 
-Overlap says little of this: errors that cancel out within a case cost Dice and no volume. A mask counts where either side shows it.
+Overlap measures something else: errors that cancel out within a case lower Dice and not the volume. A mask counts where the
+prediction or the reference contains it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.scores import Interval, LabelScore, Number, Scores
 
 FEWEST = 3
-"""Cases below which nothing can be said."""
+"""Least number of cases."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -26,12 +27,12 @@ class VolumeAgreement(FrozenModel):
     """Predicted against reference volumes of one label, ml.
 
     Args:
-        n: cases that show the label in the prediction or in the reference.
+        n: cases with the label in the prediction or in the reference.
         mean_reference_ml: of their reference volumes.
         bias_ml: mean of predicted minus reference.
-        limits_ml: between which 95 % of such differences are expected (limits of agreement).
+        limits_ml: limits of agreement, between which 95 % of such differences are expected.
         bias_interval, lower_interval, upper_interval: 95 %, of the bias and of each limit.
-        icc: intraclass correlation ICC(2,1), absolute agreement of single measurements; 1 is perfect. None if all cases are alike.
+        icc: intraclass correlation ICC(2,1), absolute agreement of single measurements; 1 is perfect. None if all cases are equal.
         icc_interval: 95 %.
     """
 
@@ -47,19 +48,19 @@ class VolumeAgreement(FrozenModel):
 
 
 def agreement(scores: Scores) -> dict[str, VolumeAgreement]:
-    """How predicted volumes agree with reference volumes, by label; labels that fewer than `FEWEST` cases show are left out."""
+    """The agreement of volumes by label; labels in fewer than `FEWEST` cases are left out."""
     found = {label: volumes([case.labels[label] for case in scores.cases]) for label in scores.labels}
     return {label: volume_agreement(pairs) for label, pairs in found.items() if len(pairs) >= FEWEST}
 
 
 def volumes(masks: list[LabelScore]) -> Numbers:
-    """(n, 2), ml: predicted and reference volumes of the masks that either side shows, and that were annotated."""
+    """Predicted and reference volumes (n, 2), ml, of annotated masks that are not empty on both sides."""
     pairs = [(m.volume_ml, m.reference_ml) for m in masks if m.tp + m.fp + m.fn]
     return np.array([p for p in pairs if None not in p], np.float64).reshape(-1, 2)
 
 
 def volume_agreement(pairs: Numbers) -> VolumeAgreement:
-    """Of volumes (n, 2), predicted and reference, ml; n is at least `FEWEST`.
+    """The agreement of predicted and reference volumes (n, 2), ml; n is at least `FEWEST`.
 
     Source: Bland and Altman 1999, doi:10.1177/096228029900800204, section 2 (limits and their standard errors).
     """
@@ -83,7 +84,9 @@ def volume_agreement(pairs: Numbers) -> VolumeAgreement:
 
 
 def intraclass_correlation(ratings: npt.NDArray[Any]) -> tuple[float | None, Interval | None]:
-    """ICC(2,1) and its 95 % interval: two-way random effects, absolute agreement, single rater. None if subjects are alike.
+    """ICC(2,1) and its 95 % interval: two-way random effects, absolute agreement, single rater. None if subjects are equal.
+
+    The interval of a negative value is approximate and may not contain it.
 
     Args:
         ratings: (n, k), of n subjects by k raters each; 2 or more of both.
@@ -100,7 +103,7 @@ def intraclass_correlation(ratings: npt.NDArray[Any]) -> tuple[float | None, Int
         return 1.0, (1.0, 1.0)
     a, b = k * icc / (n * (1 - icc)), 1 + k * icc * (n - 1) / (n * (1 - icc))
     freedom = (a * columns + b * rest) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * rest) ** 2 / ((n - 1) * (k - 1)))
-    freedom = max(freedom, 1e-2)  # near none where raters disagree more than subjects differ
+    freedom = max(freedom, 1e-2)  # near 0 where raters disagree more than subjects differ
     below, above = 1 / stats.f.ppf(0.975, n - 1, freedom), stats.f.ppf(0.975, freedom, n - 1)
     both = k * columns + (k * n - k - n) * rest
     low, high = n * (rows * below - rest) / (both + n * rows * below), n * (rows * above - rest) / (both + n * rows * above)
@@ -108,7 +111,7 @@ def intraclass_correlation(ratings: npt.NDArray[Any]) -> tuple[float | None, Int
 
 
 def _mean_squares(ratings: Numbers) -> tuple[float, float, float]:
-    """Between subjects, between raters, and of what is left (two-way analysis of variance without repeats)."""
+    """Mean squares between subjects, between raters, and residual (two-way analysis of variance without replication)."""
     n, k = ratings.shape
     of_rows, of_columns, mean = ratings.mean(1), ratings.mean(0), ratings.mean()
     rest = ratings - of_rows[:, None] - of_columns + mean
