@@ -21,7 +21,7 @@ from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Scores
 from nnseg.evaluation.averages import table
-from nnseg.reporting.charts.network import NetworkStage, network_stages
+from nnseg.reporting.charts.network import DrawingSizes, NetworkStage, layout_network, network_stages
 from nnseg.reporting.contours import PREDICTION, REFERENCE, ExamplePicture, View, views
 from nnseg.storage.files import write_aside
 
@@ -261,25 +261,21 @@ def _letter(axes: Axes, number: int) -> None:
     axes.set_title("abcdefghijklmnopqrstuvwxyz"[number], loc="left", fontweight="bold", fontsize=8)
 
 
-BOX = (25.0, 9.0)
-"""Of a stage, in mm."""
-PITCH = 14.0
-"""From stage to stage, in mm."""
-INSET = 6.0
-WIDTH = 85.0
-ENCODER, DECODER, BOTTOM = "#d9ebf7", "#fbe3c4", "#d3eee4"
+ON_PAPER = DrawingSizes(width=85.0, margin=1.0, top=11.0, box=(25.0, 9.0), pitch=14.0, inset=6.0, insets=13.5, bend=2.0)
+"""In mm."""
+STAGE_COLOURS = {"encoder": "#d9ebf7", "decoder": "#fbe3c4", "bottleneck": "#d3eee4"}
 INK, SOFT = "#1b1f24", "#5b6470"
 
 
 def plan_figure(plans: Sequence[Plan]) -> Figure:
     """The U-Nets of plans below one another: features and voxels of a patch at each stage, with skips and strides."""
-    heights = [PITCH * len(plan.network.features) + 8 for plan in plans]
+    heights = [ON_PAPER.pitch * len(plan.network.features) + 8 for plan in plans]
     figure = Figure(figsize=(ONE_COLUMN, sum(heights) * MM))
     top = float(sum(heights))
     for plan, height in zip(plans, heights, strict=True):
         top -= height
         axes = figure.add_axes((0.0, top / sum(heights), 1.0, height / sum(heights)))
-        axes.set_xlim(0, WIDTH)
+        axes.set_xlim(0, ON_PAPER.width)
         axes.set_ylim(height, 0)
         axes.set_axis_off()
         _network(axes, plan, named=len(plans) > 1)
@@ -287,49 +283,32 @@ def plan_figure(plans: Sequence[Plan]) -> Figure:
 
 
 def _network(axes: Axes, plan: Plan, *, named: bool) -> None:
-    stages = network_stages(plan)
-    inset = min(INSET, (WIDTH - 2 * BOX[0] - 8) / 2 / max(1, len(stages) - 2))
-    first = 11.0
-    for number, stage in enumerate(stages[:-1]):
-        left, y = 1.0 + number * inset, first + number * PITCH
-        right = WIDTH - left - BOX[0]
-        _arrow(axes, (left + BOX[0], y + BOX[1] / 2), (right, y + BOX[1] / 2), dashed=True)
-        _box(axes, (left, y), stage, ENCODER)
-        _box(axes, (right, y), stage, DECODER)
-    bottom = ((WIDTH - BOX[0]) / 2, first + (len(stages) - 1) * PITCH)
-    _box(axes, bottom, stages[-1], BOTTOM)
-    for number, stage in enumerate(stages[1:]):
-        above = first + number * PITCH + BOX[1]
-        x = 1.0 + (number + 0.5) * inset + BOX[0] / 2
-        x = max(x, bottom[0] + 2) if number == len(stages) - 2 else x
-        _arrow(axes, (x, above), (x, above + PITCH - BOX[1]))
-        _arrow(axes, (WIDTH - x, above + PITCH - BOX[1]), (WIDTH - x, above))
-        axes.text(x - 1.2, above + (PITCH - BOX[1]) / 2, f"÷ {stage.stride}", ha="right", va="center", fontsize=5.5, color=SOFT)
-    _ends(axes, plan, first, single=len(stages) == 1)
+    layout, first = layout_network(plan, ON_PAPER), ON_PAPER.top
+    for start, end in layout.skips:
+        _arrow(axes, start, end, dashed=True)
+    for corner, stage, side in layout.boxes:
+        _box(axes, corner, stage, STAGE_COLOURS[side])
+    for (down, up), stage in zip(layout.flows, network_stages(plan)[1:], strict=True):
+        _arrow(axes, *down)
+        _arrow(axes, *up)
+        (x, above), (_, below) = down
+        axes.text(x - 1.2, (above + below) / 2, f"÷ {stage.stride}", ha="right", va="center", fontsize=5.5, color=SOFT)
+    for (x, words), inwards in zip(layout.ends, (True, False), strict=True):
+        ends = ((x, first - 4.0), (x, first))
+        _arrow(axes, *(ends if inwards else ends[::-1]))
+        axes.text(x, first - 5.6, words, ha="center", va="center", fontsize=6.5, color=INK)
     unit = "residual" if plan.network.kind == "residual" else "plain"
     words = f"{plan.name}: " if named else ""
-    axes.text(WIDTH / 2, 2.5, f"{words}{unit} U-Net", ha="center", va="center", fontweight="bold", color=INK)
+    axes.text(ON_PAPER.width / 2, 2.5, f"{words}{unit} U-Net", ha="center", va="center", fontweight="bold", color=INK)
 
 
 def _box(axes: Axes, corner: tuple[float, float], stage: NetworkStage, colour: str) -> None:
-    (x, y), (width, height) = corner, BOX
+    (x, y), (width, height) = corner, ON_PAPER.box
     rounded = "round,pad=0,rounding_size=1"
     axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=rounded, facecolor=colour, edgecolor=INK, linewidth=0.5))
     middle: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
     axes.text(x + width / 2, y + 2.9, f"{stage.features} features", fontsize=6.5, fontweight="bold", **middle)
     axes.text(x + width / 2, y + 6.3, stage.shape, fontsize=6, **middle)
-
-
-def _ends(axes: Axes, plan: Plan, first: float, *, single: bool) -> None:
-    """What goes in above the encoder, and comes out above the decoder."""
-    left = (WIDTH - BOX[0]) / 2 if single else 1.0
-    channels, heads = len(plan.channels), len(plan.labels.heads)
-    said = f"{channels} channel{'s' if channels > 1 else ''}", f"{heads} {'regions' if plan.labels.regions else 'labels'}"
-    places = (left + BOX[0] * (0.3 if single else 0.5), WIDTH - left - BOX[0] * (0.3 if single else 0.5))
-    for x, words, down in zip(places, said, (True, False), strict=True):
-        ends = ((x, first - 4.0), (x, first))
-        _arrow(axes, *(ends if down else ends[::-1]))
-        axes.text(x, first - 5.6, words, ha="center", va="center", fontsize=6.5, color=INK)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, dashed: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The network drawn: stages of a U-Net from the patch down to the coarsest grid and up again, with their skips."""
+"""Drawing of a U-Net: its stages from the patch down to the coarsest grid and up again, with their skips."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from math import prod
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from nnseg.core.dataset import counted
 from nnseg.core.plan import Plan
 from nnseg.reporting.charts.drawing import WIDTH, Place, canvas, line, text
 from nnseg.reporting.formatting import by
-
-BOX = (112.0, 42.0)
-PITCH = 66.0
-"""From stage to stage."""
-TOP = 40.0
-MOST_INSET = 24.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +19,10 @@ class NetworkStage:
 
     Args:
         features: channels.
-        shape: voxels of a patch there.
-        stride: from the stage above.
+        shape: voxels of a patch.
+        stride: from the stage above; empty if 1.
         kernel: edges of its convolutions.
-        encoder, decoder: what is computed on the way down and up; empty where there is nothing.
+        encoder, decoder: number and kind of its blocks; the decoder's are empty in the coarsest stage.
     """
 
     features: int
@@ -52,34 +47,118 @@ def network_stages(plan: Plan) -> list[NetworkStage]:
                 shape=by(shape),
                 stride="" if prod(stride) == 1 else by(stride),
                 kernel=by(kernel),
-                encoder=_counted(blocks, unit),
-                decoder=_counted(more, "convolution") if more else "",
+                encoder=counted(blocks, unit),
+                decoder=counted(more, "convolution") if more else "",
             )
         )
     return stages
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingSizes:
+    """Sizes of a drawing of a network, in any unit.
+
+    Args:
+        width: of the drawing.
+        margin: left and right.
+        top: of the first stage.
+        box: width and height of a stage.
+        pitch: from stage to stage, downwards.
+        inset: largest shift from stage to stage, inwards.
+        insets: largest shift of all stages together.
+        bend: from the left edge of the lowest box to the arrow that leads to it.
+    """
+
+    width: float
+    margin: float
+    top: float
+    box: tuple[float, float]
+    pitch: float
+    inset: float
+    insets: float
+    bend: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkLayout:
+    """Places (x, y) of what is drawn of a network; y goes down.
+
+    Args:
+        boxes: upper left corner of each stage with its side: "encoder", "decoder" or "bottleneck".
+        skips: start and end of each skip connection.
+        flows: start and end of the arrows down the encoder and up the decoder, in pairs.
+        ends: x of the input and of the output, with their text.
+    """
+
+    boxes: Sequence[tuple[Place, NetworkStage, str]]
+    skips: Sequence[tuple[Place, Place]]
+    flows: Sequence[tuple[tuple[Place, Place], tuple[Place, Place]]]
+    ends: Sequence[tuple[float, str]]
+
+
+def layout_network(plan: Plan, sizes: DrawingSizes) -> NetworkLayout:
+    """The places of the stages and arrows of a plan's network."""
+    stages, (width, height) = network_stages(plan), sizes.box
+    last = len(stages) - 1
+    inset = min(sizes.inset, sizes.insets / max(1, last - 1))
+    bottom = ((sizes.width - width) / 2, sizes.top + last * sizes.pitch)
+    boxes, skips, flows = [], [], []
+    for number, stage in enumerate(stages[:-1]):
+        left, y = sizes.margin + number * inset, sizes.top + number * sizes.pitch
+        right = sizes.width - left - width
+        boxes += [((left, y), stage, "encoder"), ((right, y), stage, "decoder")]
+        skips.append(((left + width, y + height / 2), (right, y + height / 2)))
+        x = left + (inset + width) / 2 if number < last - 1 else max(bottom[0] + sizes.bend, left + width / 2)
+        above, below = y + height, y + sizes.pitch
+        flows.append((((x, above), (x, below)), ((sizes.width - x, below), (sizes.width - x, above))))
+    boxes.append((bottom, stages[-1], "bottleneck"))
+    inwards = sizes.margin + width / 2 if last else bottom[0] + 0.3 * width
+    labels = counted(len(plan.labels.heads), "region" if plan.labels.regions else "label")
+    ends = [(inwards, counted(len(plan.channels), "channel")), (sizes.width - inwards, labels)]
+    return NetworkLayout(boxes=boxes, skips=skips, flows=flows, ends=ends)
+
+
+ON_PAGE = DrawingSizes(width=WIDTH, margin=4.0, top=40.0, box=(112.0, 42.0), pitch=66.0, inset=24.0, insets=56.0, bend=10.0)
+HEAD = 6.0, 4.0
+"""Length and half the width of an arrow's head."""
+
+
 def network_svg(plan: Plan) -> str:
     """A drawing of a plan's network, legible on a phone."""
-    stages, heads = network_stages(plan), len(plan.labels.heads)
-    told = ", ".join(f"{s.features} features at {s.shape}" for s in stages)
-    title = f"{plan.network.kind} {plan.dimensions}D U-Net of {len(stages)} stages: {told}; skips join the two sides"
-    svg = canvas(title, height=TOP + PITCH * len(stages) - (PITCH - BOX[1]) + 6, kind="chart network")
-    inset = min(MOST_INSET, 56.0 / max(1, len(stages) - 2))
-    for number, stage in enumerate(stages[:-1]):
-        left = (4.0 + number * inset, TOP + number * PITCH)
-        right = (WIDTH - 4.0 - number * inset - BOX[0], left[1])
-        _skip(svg, left, right)
-        _box(svg, left, stage, "encoder", stage.encoder)
-        _box(svg, right, stage, "decoder", stage.decoder)
-    bottom = ((WIDTH - BOX[0]) / 2, TOP + (len(stages) - 1) * PITCH)
-    _box(svg, bottom, stages[-1], "bottleneck", stages[-1].encoder)
-    _steps(svg, stages, inset=inset, bottom=bottom)
-    channels = f"{len(plan.channels)} channel{'s' if len(plan.channels) > 1 else ''} in"
-    ends = (bottom[0], bottom[0]) if len(stages) == 1 else (4.0, WIDTH - 4.0 - BOX[0])
-    _end(svg, ends[0], channels, "start")
-    _end(svg, ends[1], f"{heads} {'regions' if plan.labels.regions else 'labels'} out", "end")
+    layout, stages, (width, height) = layout_network(plan, ON_PAGE), network_stages(plan), ON_PAGE.box
+    shapes = ", ".join(f"{s.features} features at {s.shape}" for s in stages)
+    title = f"{plan.network.kind} {plan.dimensions}D U-Net of {len(stages)} stages: {shapes}; skips join the two sides"
+    svg = canvas(title, height=ON_PAGE.top + ON_PAGE.pitch * (len(stages) - 1) + height + 6, kind="chart network")
+    for start, end in layout.skips:
+        _arrow(svg, "skip", start, end)
+        if end[0] - start[0] > 60:
+            text(svg, "skip", ((start[0] + end[0]) / 2, start[1] - 6), "middle")
+    for (x, y), stage, side in layout.boxes:
+        group = SubElement(svg, "g", {"class": f"stage {side}"})
+        work = stage.decoder if side == "decoder" else stage.encoder
+        SubElement(group, "title").text = f"{work} of {stage.kernel}, {stage.features} features, {stage.shape} voxels"
+        SubElement(group, "rect", {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:g}", "height": f"{height:g}", "rx": "6"})
+        text(group, f"{stage.features} features", (x + width / 2, y + 18), "middle", "strong")
+        text(group, stage.shape, (x + width / 2, y + 34), "middle")
+    for (down, up), stage in zip(layout.flows, stages[1:], strict=True):
+        _arrow(svg, "flow", *down)
+        _arrow(svg, "flow", *up)
+        text(svg, f"÷ {stage.stride}", (down[0][0] - 7, down[0][1] + 16), "end")
+    for (x, words), way in zip(layout.ends, ("in", "out"), strict=True):
+        text(svg, f"{words} {way}", (x, 12.0), "middle", "strong")
+        ends = (x, 17.0), (x, ON_PAGE.top)
+        _arrow(svg, "flow", *(ends if way == "in" else ends[::-1]))
     return tostring(svg, encoding="unicode")
+
+
+def _arrow(svg: Element, kind: str, start: Place, end: Place) -> None:
+    """A line along an axis with a head at its end."""
+    length, half = HEAD
+    x, y = ((b > a) - (b < a) for a, b in zip(start, end, strict=True))
+    line(svg, kind, start, (end[0] - 5 * x, end[1] - 5 * y))
+    tip, back = (end[0] - x, end[1] - y), (end[0] - (1 + length) * x, end[1] - (1 + length) * y)
+    corners = [tip, (back[0] - half * y, back[1] - half * x), (back[0] + half * y, back[1] + half * x)]
+    SubElement(svg, "polygon", {"class": "head", "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)})
 
 
 def describe_network(plan: Plan) -> str:
@@ -93,55 +172,3 @@ def describe_network(plan: Plan) -> str:
         f"A patch goes down on the left, where it is made coarser and described by more features, and up on the right, where the "
         f"fine detail joins again over the skips. About {size} weights, {every}.{deep}"
     )
-
-
-def _box(svg: Element, corner: Place, stage: NetworkStage, kind: str, work: str) -> None:
-    group = SubElement(svg, "g", {"class": f"stage {kind}"})
-    SubElement(group, "title").text = f"{work} of {stage.kernel}, {stage.features} features, {stage.shape} voxels"
-    (x, y), (width, height) = corner, BOX
-    SubElement(group, "rect", {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:g}", "height": f"{height:g}", "rx": "6"})
-    text(group, f"{stage.features} features", (x + width / 2, y + 18), "middle", "strong")
-    text(group, stage.shape, (x + width / 2, y + 34), "middle")
-
-
-def _skip(svg: Element, left: Place, right: Place) -> None:
-    middle = left[1] + BOX[1] / 2
-    line(svg, "skip", (left[0] + BOX[0], middle), (right[0] - 5, middle))
-    _head(svg, (right[0] - 1, middle), (-6, -4), (-6, 4))
-    if right[0] - left[0] - BOX[0] > 60:
-        text(svg, "skip", ((left[0] + BOX[0] + right[0]) / 2, middle - 6), "middle")
-
-
-def _steps(svg: Element, stages: Sequence[NetworkStage], *, inset: float, bottom: Place) -> None:
-    """Arrows down the encoder, with strides, and up the decoder."""
-    for number, stage in enumerate(stages[1:]):
-        above, below = TOP + number * PITCH + BOX[1], TOP + (number + 1) * PITCH
-        x = 4.0 + (number + 0.5) * inset + BOX[0] / 2
-        if number == len(stages) - 2:
-            x = max(bottom[0] + 10, 4.0 + number * inset + BOX[0] / 2)
-        line(svg, "flow", (x, above), (x, below - 5))
-        _head(svg, (x, below - 1), (-4, -6), (4, -6))
-        line(svg, "flow", (WIDTH - x, below), (WIDTH - x, above + 5))
-        _head(svg, (WIDTH - x, above + 1), (-4, 6), (4, 6))
-        text(svg, f"÷ {stage.stride}", (x - 7, above + 16), "end")
-
-
-def _end(svg: Element, x: float, words: str, kind: str) -> None:
-    middle = x + BOX[0] / 2
-    text(svg, words, (middle, 12.0), "middle", "strong")
-    if kind == "start":
-        line(svg, "flow", (middle, 18), (middle, TOP - 5))
-        _head(svg, (middle, TOP - 1), (-4, -6), (4, -6))
-    else:
-        line(svg, "flow", (middle, TOP), (middle, 23))
-        _head(svg, (middle, 18), (-4, 6), (4, 6))
-
-
-def _head(svg: Element, tip: Place, *others: Place) -> None:
-    """Of an arrow."""
-    corners = [tip, *((tip[0] + x, tip[1] + y) for x, y in others)]
-    SubElement(svg, "polygon", {"class": "head", "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)})
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
