@@ -10,6 +10,7 @@ from markupsafe import escape
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing, PostprocessingStep
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
+from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
@@ -18,8 +19,9 @@ from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
+from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
-from nnseg.reporting.contours import ExamplePicture, case_views
+from nnseg.reporting.pictures import draw_case
 from nnseg.reporting.report import render_report
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
@@ -148,11 +150,11 @@ def report_content() -> ReportContent:
     known = scores(
         [*(case(n, *d) for n, d in DICES.items()), case("blank", None, None)], (Failure(name=HOSTILE, reason=f"broken {HOSTILE}"),)
     )
-    shown = np.zeros((8, 8), np.uint8)
-    shown[2:5, 2:5], shown[5:7, 2:5] = 1, 2
-    example = ExamplePicture(
-        name=HOSTILE, caption=f"best {HOSTILE}", image=np.arange(64.0).reshape(8, 8), spacing=(1.0, 1.0), reference=shown,
-        prediction=shown, labels=LABELS,
+    shown = np.zeros((1, 8, 8), np.uint8)
+    shown[0, 2:5, 2:5], shown[0, 5:7, 2:5] = 1, 2
+    example = CaseImages(
+        name=HOSTILE, caption=f"best {HOSTILE}", image=np.arange(64.0).reshape(1, 1, 8, 8), grid=Grid(shape=(1, 8, 8)),
+        reference=shown, prediction=shown, labels=LABELS,
     )  # fmt: skip
     facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
     predicted = [PredictedCase(name=n, seconds={"read": 0.5, "network": 1.5}, peak_gb=0.75, facts=facts) for n in DICES]
@@ -164,7 +166,7 @@ def report_content() -> ReportContent:
         plans=(plan(),),
         histories={f"2d fold 0 {HOSTILE}": epochs()},
         scores=known,
-        examples=(case_views(example),),
+        examples=(draw_case(example),),
         groups=grouped(known, {f"site {HOSTILE}": dict(zip(DICES, "aabbb", strict=True))}),
         choice=choice(),
         postprocessing=postprocessing(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Fold
@@ -16,8 +17,9 @@ from nnseg.core.trust import Trust
 from nnseg.crossval.trust import cross_fitted, held_out
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
-from nnseg.reporting.contours import CaseViews, ExamplePicture, case_views, montage_png
-from nnseg.reporting.payload import PackedCase, ViewerCase, pack
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.payload import PackedCase, pack
+from nnseg.reporting.pictures import CasePictures, draw_case, montage_png
 from nnseg.reporting.sections.scores import typical_cases
 from nnseg.reporting.viewer import room
 from nnseg.storage.files import read_json, write_aside, write_json
@@ -27,22 +29,22 @@ from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run import Run
 
 
-def still_pictures(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> list[CaseViews]:
-    """Cases as still pictures show them; one that cannot be read any more is left out.
+def draw_still_pictures(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> list[CasePictures]:
+    """Still pictures of cases; one that cannot be read is left out.
 
     Args:
         run: with held-out predictions.
         dataset: of the cases.
-        captions: why each is shown, by its name.
+        captions: of the cases that are drawn, by name.
     """
-    return [case_views(example) for example in _examples(run, dataset, captions)]  # one scan is held at a time
+    return [draw_case(case) for case in _read_cases(run, dataset, captions)]  # one scan is held at a time
 
 
-def examples(run: Run, dataset: Dataset, scores: Scores) -> list[ExamplePicture]:
+def read_examples(run: Run, dataset: Dataset, scores: Scores) -> list[CaseImages]:
     """The best, the median and the worst case with scan, reference and prediction."""
     dice = {case.name: case.mean_dice for case in scores.cases}
     captions = {name: f"{word}, mean Dice {dice[name]:.3f}" for word, name in typical_cases(scores).items()}
-    return list(_examples(run, dataset, captions))
+    return list(_read_cases(run, dataset, captions))
 
 
 def write_picture(run: Run, path: Path) -> None:
@@ -53,33 +55,33 @@ def write_picture(run: Run, path: Path) -> None:
     """
     dataset, scores = run.dataset, read_json(Run.scores.path(run), Scores)
     with write_aside(path) as aside:
-        aside.write_bytes(montage_png(examples(run, dataset, scores)))
+        aside.write_bytes(montage_png(read_examples(run, dataset, scores)))
 
 
-def _examples(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[ExamplePicture]:
-    cases = {case.name: case for case in dataset.cases}
-    folds = run.folds
-    files = {
-        name: run.predictions_folder / written.file for name, written in held_out_predictions(run.predictions_folder, folds).items()
-    }
+def _read_cases(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[CaseImages]:
+    """Cases with these names and captions, one at a time; one that cannot be read is left out."""
+    cases, written = {case.name: case for case in dataset.cases}, held_out_predictions(run.predictions_folder, run.folds)
     for name, caption in captions.items():
-        try:
-            yield _example(cases[name], files[name], caption, dataset)
-        except (NnsegError, KeyError):
-            continue
+        with suppress(NnsegError, KeyError):
+            scan = read_scan(cases[name].images)
+            yield _read_case(scan, cases[name], run.predictions_folder / written[name].file, dataset, caption=caption)
 
 
-def _example(case: Case, prediction: Path, caption: str, dataset: Dataset) -> ExamplePicture:
-    assert case.labels is not None
-    scan = read_scan(case.images)
-    return ExamplePicture(
+def _read_case(scan: Scan, case: Case, file: Path, dataset: Dataset, *, caption: str) -> CaseImages:
+    prediction = read_label_map(file).labels
+    reference = read_label_map(case.labels).labels if case.labels else None
+    for name, found in (("prediction", prediction), ("reference", reference)):
+        if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
+            raise NnsegError(f"its {name} is not as it was when it was scored")
+    return CaseImages(
         name=case.name,
         caption=caption,
-        image=scan.image[0],
-        spacing=scan.grid.spacing,
-        reference=read_label_map(case.labels).labels,
-        prediction=read_label_map(prediction).labels,
+        image=scan.image,
+        grid=scan.grid,
+        prediction=prediction,
+        reference=reference,
         labels=dataset.labels,
+        channels=dataset.channels,
     )
 
 
@@ -87,10 +89,10 @@ log = logging.getLogger(__name__)
 
 MOST_CASES = 8
 MOST_SECONDS = 60.0
-"""That predicting shown cases again may take in all, by what it took the first time."""
+"""Limit for computing all maps of uncertainty, as estimated from the time of the first prediction."""
 
 
-def shown_cases(
+def pack_viewer_cases(
     run: Run,
     dataset: Dataset,
     scores: Scores,
@@ -101,8 +103,8 @@ def shown_cases(
 ) -> list[PackedCase]:
     """At most `MOST_CASES` held-out cases with scan, reference, prediction and uncertainty, packed for the viewer.
 
-    Maps of uncertainty are made by the networks that had not seen the case, and kept in ``RUN/shown``. A case that cannot be read
-    any more is left out; one whose map would take too long, or cannot be made, says so in its notes.
+    Maps of uncertainty are computed by the networks that had not seen the case, and kept in ``RUN/shown``. A case that cannot be
+    read is left out; one whose map would take too long, or cannot be computed, has a note about it.
 
     Args:
         run: whose held-out cases are predicted and scored.
@@ -110,25 +112,28 @@ def shown_cases(
         scores: of the cases.
         trust: whose threshold flags cases; None if it was not measured.
         device: where networks compute.
-        most_seconds: for all maps that are not there yet, as estimated from the first prediction.
+        most_seconds: for all maps that are not stored yet, as estimated from the first prediction.
     """
     folds = run.folds
     written, cases = held_out_predictions(run.predictions_folder, folds), {case.name: case for case in dataset.cases}
-    wanted = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
-    wanted = {name: caption for name, caption in wanted.items() if name in written and name in cases}
-    doubts = _UncertaintyMaps(run, folds, trust, device=device, seconds=most_seconds)
-    shown: list[PackedCase] = []
-    for done, (name, caption) in enumerate(wanted.items()):
-        share = (room() - sum(p.size for p in shown)) // (len(wanted) - done)
+    captions = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
+    captions = {name: caption for name, caption in captions.items() if name in written and name in cases}
+    maps = _UncertaintyMaps(run, folds, trust, device=device, seconds=most_seconds)
+    packed: list[PackedCase] = []
+    for done, (name, caption) in enumerate(captions.items()):
+        share = (room() - sum(p.size for p in packed)) // (len(captions) - done)
         try:
-            shown.append(pack(_case(run, dataset, cases[name], written[name], caption, doubts), most_bytes=share))
+            scan = read_scan(cases[name].images)
+            images = _read_case(scan, cases[name], run.predictions_folder / written[name].file, dataset, caption=caption)
+            uncertainty, note = maps.read(name, scan, written[name])
+            packed.append(pack(replace(images, uncertainty=uncertainty, notes=(note,) if note else ()), most_bytes=share))
         except NnsegError as error:
             log.warning("case %s is not shown in the report: %s", name, error)
-    return shown
+    return packed
 
 
 def _captions(scores: Scores, expected: Mapping[str, float], *, most: int) -> dict[str, str]:
-    """Why each case is shown, by name: the typical ones first, then flagged ones.
+    """Captions of the cases to show, by name: the typical ones first, then flagged ones.
 
     Args:
         scores: of all cases.
@@ -147,7 +152,7 @@ def _captions(scores: Scores, expected: Mapping[str, float], *, most: int) -> di
 
 
 def _flagged(run: Run, folds: Mapping[int, Fold], trust: Trust | None) -> dict[str, float]:
-    """Expected mean Dice of the cases that would have been flagged, had they been new, lowest first."""
+    """Expected mean Dice of the cases below the threshold, lowest first."""
     if trust is None or trust.threshold is None:
         return {}
     held = held_out(run, folds)
@@ -155,29 +160,8 @@ def _flagged(run: Run, folds: Mapping[int, Fold], trust: Trust | None) -> dict[s
     return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
 
 
-def _case(run: Run, dataset: Dataset, case: Case, written: ScanRecord, caption: str, doubts: _UncertaintyMaps) -> ViewerCase:
-    scan, prediction = read_scan(case.images), read_label_map(run.predictions_folder / written.file)
-    reference = read_label_map(case.labels).labels if case.labels else None
-    for name, found in (("prediction", prediction.labels), ("reference", reference)):
-        if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
-            raise NnsegError(f"its {name} is not as it was when it was scored")
-    uncertainty, note = doubts.of(case.name, scan, written)
-    return ViewerCase(
-        name=case.name,
-        caption=caption,
-        image=scan.image,
-        grid=scan.grid,
-        prediction=prediction.labels,
-        reference=reference,
-        uncertainty=uncertainty,
-        labels=dataset.labels,
-        channels=dataset.channels,
-        notes=(note,) if note else (),
-    )
-
-
 class _UncertaintyMaps:
-    """Maps of uncertainty, kept beside a record of what they were made from."""
+    """Maps of uncertainty, stored in the run's folder with a record of the predictions and temperature they belong to."""
 
     def __init__(self, run: Run, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
         self._run, self._device, self._left = run, device, seconds
@@ -186,28 +170,26 @@ class _UncertaintyMaps:
         self._predictors: dict[int, Predictor] = {}
         self._record_file = run.uncertainty_folder / "shown.json"
         self._record: dict[str, str] = {}
-        with suppress(RunError):  # none yet, or a damaged one: maps are made anew
+        with suppress(RunError):  # missing or damaged: maps are computed again
             self._record = read_json(self._record_file, dict[str, str])
 
-    def of(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
-        """The map of a case, or why there is none."""
-        file, key = (
-            self._run.uncertainty_folder / f"{name}_uncertainty.nii.gz",
-            digest([written.key, written.hash, self._temperature]),
-        )
+    def read(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
+        """The map of a case, computed if it is not stored; None and the reason if there is none."""
+        file = self._run.uncertainty_folder / f"{name}_uncertainty.nii.gz"
+        key = digest([written.key, written.hash, self._temperature])
         if self._record.get(name) != key or not file.exists():
             if written.total_seconds > self._left:
                 return None, f"Its uncertainty was not mapped: that would take about {written.total_seconds:.0f} s."
             self._left -= written.total_seconds
             try:
-                self._make(name, scan, file, key)
+                self._compute(name, scan, file, key)
             except NnsegError as error:
                 log.warning("case %s: its uncertainty cannot be mapped: %s", name, error)
                 return None, "Its uncertainty cannot be mapped any more."
         found = read_scan(file)
         return (found.image[0], "") if found.grid.shape == scan.grid.shape else (None, "")
 
-    def _make(self, name: str, scan: Scan, file: Path, key: str) -> None:
+    def _compute(self, name: str, scan: Scan, file: Path, key: str) -> None:
         fold = self._holder[name]
         if fold not in self._predictors:
             self._predictors = {fold: Predictor(load_model(self._run.path, folds=(fold,)), device=self._device)}

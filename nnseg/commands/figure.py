@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nnseg.commands.case_pictures import examples
+from nnseg.commands.case_pictures import read_examples
 from nnseg.core.errors import RunError
 from nnseg.core.schedule import Epoch
 from nnseg.storage.run import Run
@@ -60,7 +60,7 @@ def _built(run: Run, what: What) -> Callable[[], Figure]:
         raise RunError(f"{run.path} is not scored yet; go on with nnseg run")
     if what == "scores":
         return partial(scores_figure, scores)
-    shown = examples(run, run.dataset, scores)
+    shown = read_examples(run, run.dataset, scores)
     if not shown:
         raise RunError(f"no case of {run.path} can be shown: their scans, references or predictions are not where they were")
     return partial(cases_figure, shown)

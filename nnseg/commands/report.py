@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from nnseg.commands.case_pictures import shown_cases, still_pictures
+from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
 from nnseg.commands.plan import findings_of
 from nnseg.core.dataset import Dataset, Finding, Fold
 from nnseg.core.decisions import Choice, Postprocessing
@@ -106,9 +106,9 @@ def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ..
 
 def _with_pictures(story: ReportContent, run: Run, dataset: Dataset, device: str) -> ReportContent:
     assert story.scores is not None
-    viewed = shown_cases(run, dataset, story.scores, story.trust, device=device)
+    viewed = pack_viewer_cases(run, dataset, story.scores, story.trust, device=device)
     captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
-    return replace(story, viewed=viewed, examples=still_pictures(run, dataset, captions))
+    return replace(story, viewed=viewed, examples=draw_still_pictures(run, dataset, captions))
 
 
 def _evidence(run: Run) -> RunEvidence:

@@ -13,8 +13,9 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Facts, Trust
 from nnseg.evaluation.calibration import Calibration
-from nnseg.reporting.contours import CaseViews
-from nnseg.reporting.payload import PackedCase, ViewerCase
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.payload import PackedCase
+from nnseg.reporting.pictures import CasePictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ class ReportContent:
     plans: Sequence[Plan] = ()
     histories: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)
     scores: Scores | None = None
-    examples: Sequence[CaseViews] = ()
-    viewed: Sequence[ViewerCase] | Sequence[PackedCase] = ()
+    examples: Sequence[CasePictures] = ()
+    viewed: Sequence[CaseImages] | Sequence[PackedCase] = ()
     groups: Grouped | None = None
     choice: Choice | None = None
     postprocessing: Postprocessing | None = None

@@ -21,8 +21,10 @@ from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Scores
 from nnseg.evaluation.averages import table
+from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.charts.network import DrawingSizes, NetworkStage, layout_network, network_stages
-from nnseg.reporting.contours import PREDICTION, REFERENCE, ExamplePicture, View, views
+from nnseg.reporting.pictures import PREDICTION, REFERENCE
+from nnseg.reporting.slices import View, find_views
 from nnseg.storage.files import write_aside
 
 MM = 1 / 25.4
@@ -159,23 +161,23 @@ def scores_figure(scores: Scores) -> Figure:
     return figure
 
 
-def cases_figure(examples: Sequence[ExamplePicture]) -> Figure:
+def cases_figure(cases: Sequence[CaseImages]) -> Figure:
     """A row for each case, a column for each plane: outlines of the reference solid, those of the prediction dashed."""
-    shown = [views(example) for example in examples]
+    shown = [find_views(case) for case in cases]
     flat = all(len(of_case) == 1 for of_case in shown)
     rows = [[view for of_case in shown for view in of_case]] if flat else [list(of_case) for of_case in shown]
-    captions = [[e.caption for e in examples]] if flat else [[e.caption] for e in examples]
+    captions = [[case.caption for case in cases]] if flat else [[case.caption] for case in cases]
     gap, room = 1.5 * MM, 5 * MM
-    heights = [min(70 * MM, (TWO_COLUMNS - gap * (len(row) - 1)) / sum(map(_aspect, row))) for row in rows]
+    heights = [min(70 * MM, (TWO_COLUMNS - gap * (len(row) - 1)) / sum(view.aspect for view in row)) for row in rows]
     total = sum(heights) + room * (len(rows) + 1)
     shrunk = min(1.0, (TALLEST - room * (len(rows) + 1)) / sum(heights))
     total -= (1 - shrunk) * sum(heights)
     figure, top = Figure(figsize=(TWO_COLUMNS, total)), total
     for row, words, height in zip(rows, captions, (shrunk * h for h in heights), strict=True):
         top -= room + height
-        left = (TWO_COLUMNS - height * sum(map(_aspect, row)) - gap * (len(row) - 1)) / 2
+        left = (TWO_COLUMNS - height * sum(view.aspect for view in row) - gap * (len(row) - 1)) / 2
         for number, view in enumerate(row):
-            width = height * _aspect(view)
+            width = height * view.aspect
             axes = figure.add_axes((left / TWO_COLUMNS, top / total, width / TWO_COLUMNS, height / total))
             _slice(axes, view)
             if number < len(words):
@@ -238,11 +240,6 @@ def _medians(values: Numbers) -> Numbers:
     draws = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
     medians: Numbers = np.median(values[draws], axis=1)
     return medians
-
-
-def _aspect(view: View) -> float:
-    height, width = view.grey.shape
-    return float(width / height)
 
 
 def _slice(axes: Axes, view: View) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.geometry import Box, Grid, Shape, Vector
-from nnseg.core.image import Floats, Integers
+from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
+from nnseg.reporting.case_images import CaseImages
 
 MOST_CHANNELS = 4
 """Of a scan that are packed."""
@@ -29,35 +30,6 @@ RAS = np.diag([-1.0, -1.0, 1.0])
 """From LPS, the world of a `Grid`, to that of NIfTI."""
 
 Voxels = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ViewerCase:
-    """A case to look at; everything is on one grid, in canonical orientation.
-
-    Args:
-        name: of the case.
-        caption: why it is shown, and its score.
-        image: float32 (C, Z, Y, X), the scan; three channels of one slice are taken for colours.
-        grid: of the voxels.
-        prediction: (Z, Y, X), stored values.
-        labels: what the values mean.
-        reference: (Z, Y, X), stored values, where there is one.
-        uncertainty: (Z, Y, X), the chance that the label is wrong, where it is known.
-        channels: their names.
-        notes: to be read beside the case.
-    """
-
-    name: str
-    caption: str
-    image: Floats
-    grid: Grid
-    prediction: Integers
-    labels: Labels
-    reference: Integers | None = None
-    uncertainty: Floats | None = None
-    channels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +74,7 @@ class PackedCase:
         return a, b, c
 
 
-def pack_all(cases: Sequence[ViewerCase], *, most_bytes: int) -> tuple[PackedCase, ...]:
+def pack_all(cases: Sequence[CaseImages], *, most_bytes: int) -> tuple[PackedCase, ...]:
     """Every case packed, in order; what small ones leave of their shares goes to the larger ones.
 
     Args:
@@ -116,7 +88,7 @@ def pack_all(cases: Sequence[ViewerCase], *, most_bytes: int) -> tuple[PackedCas
     return tuple(packed[i] for i in range(len(cases)))
 
 
-def pack(case: ViewerCase, *, most_bytes: int) -> PackedCase:
+def pack(case: CaseImages, *, most_bytes: int) -> PackedCase:
     """A case as it is if that is small enough, else cropped around what is labelled, else with voxels as large as it takes."""
     packer = _Packer(case)
     whole = Box.whole(case.grid.shape)
@@ -143,7 +115,7 @@ def affine_of(grid: Grid) -> npt.NDArray[np.float64]:
 class _Packer:
     """What of a case does not depend on how it is cropped and coarsened."""
 
-    def __init__(self, case: ViewerCase) -> None:
+    def __init__(self, case: CaseImages) -> None:
         self.case = case
         self._maps = {"prediction": _indices(case.labels, case.prediction)}
         if case.reference is not None:
@@ -216,7 +188,7 @@ class _Packer:
         return len(self.case.labels.values)
 
 
-def _losses(case: ViewerCase, box: Box, grid: Grid) -> list[str]:
+def _losses(case: CaseImages, box: Box, grid: Grid) -> list[str]:
     """What is not shown as it was, in words."""
     found = []
     if box.shape != case.grid.shape:
@@ -260,7 +232,7 @@ def _fullest(weight: Voxels, axis: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.insert([rows[nearest], columns[nearest]], axis, index))
 
 
-def _coarser(case: ViewerCase, box: Box, most_voxels: int) -> Shape:
+def _coarser(case: CaseImages, box: Box, most_voxels: int) -> Shape:
     """The shape of a box in at most so many voxels: the finest axes give way first, and voxels become more alike."""
     extent = np.array(box.shape) * case.grid.spacing
     fine, coarse = min(case.grid.spacing), float(extent.max()) + 1.0

@@ -15,7 +15,6 @@ from nnseg.planning.describe import list_decisions, summarize_plan
 from nnseg.reporting.charts.curves import training_statuses
 from nnseg.reporting.charts.network import describe_network, network_stages, network_svg
 from nnseg.reporting.content import ReportContent
-from nnseg.reporting.contours import picture_svg
 from nnseg.reporting.formatting import FILTERS
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
@@ -91,7 +90,7 @@ def render_report(content: ReportContent) -> str:
 def _environment() -> Environment:
     loader = PackageLoader("nnseg.reporting", "page")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    functions = (describe_network, list_decisions, network_stages, network_svg, picture_svg, summarize_plan)
+    functions = (describe_network, list_decisions, network_stages, network_svg, summarize_plan)
     environment.filters.update(FILTERS)
     environment.filters.update((function.__name__, function) for function in functions)
     return environment

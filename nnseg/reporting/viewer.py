@@ -14,20 +14,17 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from nnseg.core.labels import Labels
-from nnseg.reporting.payload import PackedCase, ViewerCase, affine_of, pack_all
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.payload import PackedCase, affine_of, pack_all
+from nnseg.reporting.pictures import OKABE_ITO
 
 MOST_BYTES = 8_000_000
 """Of the volumes as they stand in the page."""
 
-OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
-"""Colours that the colour-blind can tell apart, those that stand out from grey first.
-
-Source: Okabe and Ito, Color universal design, 2008.
-"""
 IGNORED = "#8a8f98"
 
 
-def viewer_html(cases: Sequence[ViewerCase] | Sequence[PackedCase], *, most_bytes: int = MOST_BYTES) -> Markup:
+def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_bytes: int = MOST_BYTES) -> Markup:
     """The viewer as a block of a page, with its styles, scripts and volumes; empty without cases.
 
     The page's Content-Security-Policy must allow `script_sources`, inline styles, and images from ``data:``.
@@ -38,7 +35,7 @@ def viewer_html(cases: Sequence[ViewerCase] | Sequence[PackedCase], *, most_byte
     """
     if not cases:
         return Markup()
-    given = [case for case in cases if isinstance(case, ViewerCase)]
+    given = [case for case in cases if isinstance(case, CaseImages)]
     packed = [case for case in cases if isinstance(case, PackedCase)] or pack_all(given, most_bytes=room(most_bytes))
     blocks = {_id(i, name): base64.b64encode(content).decode() for i, p in enumerate(packed) for name, content in p.volumes.items()}
     about = {"labels": _legend(packed[0].labels), "cases": [_about(i, p) for i, p in enumerate(packed)]}

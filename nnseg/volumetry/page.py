@@ -9,82 +9,20 @@ from importlib import resources
 from itertools import accumulate
 from statistics import fmean, median
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, SubElement, tostring
 
-import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from nnseg.core.dataset import counted
-from nnseg.core.image import Integers, Scan
 from nnseg.core.labels import Labels, pairs_of
 from nnseg.core.population import Population
-from nnseg.reporting.contours import ExamplePicture, View, outline_path, picture_url, views
+from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.formatting import decimals
-from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
-from nnseg.reporting.viewer import OKABE_ITO, script_hash, script_sources, viewer_html
+from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
 from nnseg.volumetry.bands import band_svg, format_ml, percent, span, spread_svg
 from nnseg.volumetry.volumes import CaseVolumes, LabelVolume, Volumetry
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlicePicture:
-    """A slice, ready for a page.
-
-    Args:
-        title: plane and slice.
-        svg: the drawing.
-        aspect: its width over its height.
-    """
-
-    title: str
-    svg: Markup
-    aspect: float
-
-
-def colour_of(labels: Labels, name: str) -> str:
-    """The colour that a label or region is drawn in."""
-    return OKABE_ITO[labels.foreground.index(name) % len(OKABE_ITO)]
-
-
-def pictures(scan: Scan, label_map: Integers, labels: Labels, *, name: str) -> tuple[SlicePicture, ...]:
-    """The slices that show most of a label map.
-
-    Args:
-        scan: its first channel is drawn.
-        label_map: (Z, Y, X) on the scan's grid, stored values.
-        labels: what the values mean.
-        name: of the case, for those who cannot see it.
-    """
-    nothing = np.full_like(label_map, labels.values[0])
-    example = ExamplePicture(
-        name=name,
-        caption="",
-        image=scan.image[0],
-        spacing=scan.grid.spacing,
-        reference=nothing,
-        prediction=label_map,
-        labels=labels,
-    )
-    return tuple(
-        SlicePicture(title=view.title, svg=_svg(view, labels, name), aspect=round(view.grey.shape[1] / view.grey.shape[0], 4))
-        for view in views(example)
-    )
-
-
-def _svg(view: View, labels: Labels, name: str) -> Markup:
-    height, width = view.grey.shape
-    shown = list(dict.fromkeys(label for label, _ in view.prediction))
-    words = f"{name}{f', {view.title}' if view.title else ''}: outlines of {', '.join(shown) or 'nothing'}"
-    svg = Element("svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": words, "class": "picture"})
-    SubElement(svg, "image", {"href": picture_url(view.grey), "width": str(width), "height": str(height)})
-    for label in shown:
-        lines = "".join(outline_path(points) for of, points in view.prediction if of == label)
-        style = {"stroke": colour_of(labels, label), "vector-effect": "non-scaling-stroke", "transform": "scale(.1)"}
-        SubElement(SubElement(svg, "path", {"d": lines, **style}), "title").text = label
-    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
-
 
 MOST_COLUMNS = 8
 """Labels that the table of all cases has a column for; of more, those cases' sheets and the CSV tell."""
@@ -97,15 +35,6 @@ MOST_PICTURES = 3_000_000
 SHEETS = "sheets"
 """Folder of the sheets, beside the page."""
 RESEARCH_USE = "For research use only. Not a medical device."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """A case to look at, and why it is shown."""
-
-    name: str
-    caption: str
-    pictures: Sequence[SlicePicture]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +85,7 @@ class LabelPair:
     most: float
 
 
-def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[SlicePicture]) -> str:
+def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[Picture]) -> str:
     """A page about one case, to be printed: one of A4 for a dozen labels.
 
     Args:
@@ -165,10 +94,11 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         labels: of the model.
         pictures: of the case; none if its scan could not be read.
     """
+    colours = label_colours(labels)
     rows = [
         SheetRow(
             name=name,
-            colour=colour_of(labels, name),
+            colour=colours[name],
             volume=volume,
             band=band_svg(name, volume.ml, volume.percentile) if volume.percentile else Markup(),
         )
@@ -192,8 +122,8 @@ def report_html(
     labels: Labels,
     *,
     population: Population | None = None,
-    previews: Sequence[Preview] = (),
-    seen: Sequence[ViewerCase] = (),
+    previews: Sequence[CasePictures] = (),
+    seen: Sequence[CaseImages] = (),
     sheets: bool = False,
 ) -> str:
     """The page about a folder.
@@ -227,7 +157,7 @@ def report_html(
         spreads=[_spread(name, done, population, drawn=i < many) for i, name in enumerate(volumetry.names)] if done else [],
         pairs=_pairs(volumetry.names, done),
         previews=previews,
-        colours={name: colour_of(labels, name) for name in volumetry.names},
+        colours=label_colours(labels),
         seen={case.name: i for i, case in enumerate(seen)},
         viewer=viewer_html(seen),
         sheets=sheets,
@@ -243,7 +173,7 @@ def sheet_name(case: str) -> str:
     return f"{case}.html".replace("/", "_").replace("\\", "_")
 
 
-def _fitting(previews: Sequence[Preview]) -> Sequence[Preview]:
+def _fitting(previews: Sequence[CasePictures]) -> Sequence[CasePictures]:
     """The first previews, as many as there is room for."""
     sizes = accumulate(sum(len(picture.svg) for picture in preview.pictures) for preview in previews)
     return previews[: max(1, sum(size <= MOST_PICTURES for size in sizes))]

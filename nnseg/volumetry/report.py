@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nnseg.core.errors import DatasetError, NnsegError, RunError
-from nnseg.core.geometry import Vector
-from nnseg.core.image import LabelMap, Scan
+from nnseg.core.geometry import Grid, Vector
+from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.population import Person, Population, population_of
 from nnseg.network.bundle import load_model_file
 from nnseg.network.load import population_of_run
-from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
-from nnseg.volumetry.page import SHEETS, Preview, pictures, report_html, sheet_html, sheet_name
+from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess, volumes_of
 
@@ -128,13 +130,17 @@ def report_predictions(
     write_json(folder / "volumes.json", volumetry)
     write_text(folder / "volumes.csv", long_table(volumetry))
     write_text(folder / "volumes_wide.csv", wide_table(volumetry))
-    shown = _shown(volumetry.cases)
+    previews, seen = [], []
+    for number, case in enumerate(_choose_cases(volumetry.cases)):
+        if images := _read_images(asked, case):
+            previews.append(draw_case(images))
+            seen += [images] if number < MOST_SEEN else []
     page = report_html(
         volumetry,
         asked.labels,
         population=asked.population,
-        previews=[p for case in shown if (p := _preview(asked, case))],
-        seen=[v for case in shown[:MOST_SEEN] if (v := _viewed(asked, case))],
+        previews=previews,
+        seen=seen,
         sheets=sheets,
     )
     write_text(folder / "report.html", page)
@@ -160,9 +166,14 @@ def measure(asked: VolumetryOptions, name: str) -> CaseVolumes:
         notes=(*written.findings, *_flat(label_map)),
     )
     if asked.sheets:
-        drawn = pictures(scan, label_map.labels, asked.labels, name=name) if scan else ()
+        drawn = _draw_slices(scan, label_map, asked.labels, name) if scan else ()
         write_text(asked.folder / SHEETS / sheet_name(name), sheet_html(case, asked.about, asked.labels, drawn))
     return case
+
+
+def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> Sequence[Picture]:
+    images = CaseImages(name=name, caption="", image=scan.image, grid=scan.grid, prediction=label_map.labels, labels=labels)
+    return draw_case(images).pictures
 
 
 def _asked(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> VolumetryOptions:
@@ -229,7 +240,7 @@ def _flat(label_map: LabelMap) -> tuple[str, ...]:
     return (f"a single slice: its volumes are areas times {thickness:g} mm",) if label_map.grid.is_2d else ()
 
 
-def _shown(cases: Sequence[CaseVolumes]) -> list[CaseVolumes]:
+def _choose_cases(cases: Sequence[CaseVolumes]) -> list[CaseVolumes]:
     """Cases to look at: the flagged ones, the most doubtful first, and a few others from the worst to the best."""
     done = sorted((c for c in cases if not c.failed), key=lambda c: (c.quality is None, c.quality or 0.0, c.name))
     flagged, others = [c for c in done if c.flags], [c for c in done if not c.flags]
@@ -244,33 +255,32 @@ def _caption(case: CaseVolumes) -> str:
     return "not flagged" + (f", expected Dice {case.quality:.3f}" if case.quality is not None else "")
 
 
-def _preview(asked: VolumetryOptions, case: CaseVolumes) -> Preview | None:
-    try:
-        label_map, scan = _read(asked, asked.written[case.name])
-    except NnsegError:
-        return None
-    if scan is None:
-        return None
-    return Preview(name=case.name, caption=_caption(case), pictures=pictures(scan, label_map.labels, asked.labels, name=case.name))
-
-
-def _viewed(asked: VolumetryOptions, case: CaseVolumes) -> ViewerCase | None:
+def _read_images(asked: VolumetryOptions, case: CaseVolumes) -> CaseImages | None:
+    """A case to draw; None if its scan or label map cannot be read."""
     written = asked.written[case.name]
     try:
         label_map, scan = _read(asked, written)
-        map_file = next((asked.folder / name for name in written.more if name.startswith(f"{case.name}_uncertainty.")), None)
-        uncertainty = read_scan(map_file) if map_file and map_file.exists() else None
     except NnsegError:
         return None
     if scan is None:
         return None
-    return ViewerCase(
+    return CaseImages(
         name=case.name,
         caption=_caption(case),
         image=scan.image,
         grid=scan.grid,
         prediction=label_map.labels,
         labels=asked.labels,
-        uncertainty=uncertainty.image[0] if uncertainty and uncertainty.grid.shape == scan.grid.shape else None,
+        uncertainty=_read_uncertainty(asked.folder, case.name, written, scan.grid),
         notes=case.notes,
     )
+
+
+def _read_uncertainty(folder: Path, name: str, written: ScanRecord, grid: Grid) -> Floats | None:
+    file = next((folder / more for more in written.more if more.startswith(f"{name}_uncertainty.")), None)
+    if file is None or not file.exists():
+        return None
+    with suppress(NnsegError):
+        found = read_scan(file)
+        return found.image[0] if found.grid.shape == grid.shape else None
+    return None

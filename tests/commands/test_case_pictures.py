@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from test_report import PLAN
 
-from nnseg.commands import case_pictures as shown
-from nnseg.commands.case_pictures import shown_cases
+from nnseg.commands import case_pictures
+from nnseg.commands.case_pictures import pack_viewer_cases
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
@@ -76,8 +76,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
         return SimpleNamespace(prepare=lambda scan: scan, infer=infer)
 
-    monkeypatch.setattr(shown, "load_model", lambda path, folds: folds)
-    monkeypatch.setattr(shown, "Predictor", predictor)
+    monkeypatch.setattr(case_pictures, "load_model", lambda path, folds: folds)
+    monkeypatch.setattr(case_pictures, "Predictor", predictor)
     return calls
 
 
@@ -95,7 +95,7 @@ def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked)
     scores = scored(run, dataset)
     qualities = sorted(cross_fitted(held_out(run, folds_of(run))))
     trust = Trust(cases=6, threshold=(qualities[1] + qualities[2]) / 2)
-    cases = shown_cases(run, dataset, scores, trust)
+    cases = pack_viewer_cases(run, dataset, scores, trust)
     words = {c.name: c.caption.split(",")[0] for c in cases}
     assert [*words][:3] == ["ball_00", "ball_03", "ball_05"]
     assert words["ball_00"] == "best"
@@ -106,19 +106,19 @@ def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked)
 
 def test_maps_are_made_by_networks_that_had_not_seen_the_case_and_kept(run, dataset, asked):
     scores = scored(run, dataset)
-    cases = shown_cases(run, dataset, scores, None, most_seconds=1000)
+    cases = pack_viewer_cases(run, dataset, scores, None, most_seconds=1000)
     assert asked == [(0,), (1,), (1,)]  # of ball_00, ball_03 and ball_05
     assert all("uncertainty" in c.volumes for c in cases)
     assert {p.name for p in (run.path / "shown").iterdir()} >= {"ball_00_uncertainty.nii.gz", "ball_05_uncertainty.nii.gz"}
-    again = shown_cases(run, dataset, scores, None, most_seconds=0)
+    again = pack_viewer_cases(run, dataset, scores, None, most_seconds=0)
     assert len(asked) == 3
     assert [c.volumes for c in again] == [c.volumes for c in cases]
-    shown_cases(run, dataset, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
+    pack_viewer_cases(run, dataset, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
     assert len(asked) == 6
 
 
 def test_maps_that_would_take_too_long_are_left_out_and_it_is_said(run, dataset, asked):
-    cases = shown_cases(run, dataset, scored(run, dataset), None, most_seconds=2.5 * SECONDS)
+    cases = pack_viewer_cases(run, dataset, scored(run, dataset), None, most_seconds=2.5 * SECONDS)
     assert ["uncertainty" in c.volumes for c in cases] == [True, True, False]
     assert cases[2].notes == ("Its uncertainty was not mapped: that would take about 25 s.",)
     assert cases[1].notes == ()
@@ -129,8 +129,8 @@ def test_networks_that_are_gone_cost_the_map_and_a_scan_that_is_gone_its_case(ru
         raise ModelError("gone")
 
     scores = scored(run, dataset)
-    monkeypatch.setattr(shown, "load_model", refuse)
+    monkeypatch.setattr(case_pictures, "load_model", refuse)
     (run.fold(0).predictions / "ball_00.nii.gz").unlink()
-    cases = shown_cases(run, dataset, scores, None)
+    cases = pack_viewer_cases(run, dataset, scores, None)
     assert [c.name for c in cases] == ["ball_03", "ball_05"]
     assert cases[0].notes == ("Its uncertainty cannot be mapped any more.",)

@@ -96,7 +96,7 @@ def test_cases_are_shown_in_the_viewer_and_as_still_pictures(run):
 
 
 def test_a_live_report_reads_no_scans(run, monkeypatch):
-    monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_, **__: pytest.fail("scans are large"))
+    monkeypatch.setattr("nnseg.commands.report.pack_viewer_cases", lambda *_, **__: pytest.fail("scans are large"))
     assert story_of(run, live=True).viewed == ()
 
 

@@ -11,7 +11,7 @@ from browser import Browser, needs_browser
 from report_examples import HOSTILE, LABELS, case, report_content, scores
 
 from nnseg.core.geometry import Grid
-from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.report import render_report
 
 pytestmark = needs_browser
@@ -98,7 +98,7 @@ def test_a_case_that_the_viewer_has_is_chosen_there(browser, tmp_path):
     known, block = report_content(), np.zeros((4, 6, 8), np.uint8)
     block[1:3, 2:4, 3:6] = 1
     viewed = [
-        ViewerCase(
+        CaseImages(
             name=name, caption="c", image=np.ones((1, 4, 6, 8), np.float32), prediction=block, labels=LABELS,
             grid=Grid(shape=(4, 6, 8), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0)),
         )

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 from report_examples import plan
 
+from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import CaseScore, LabelScore, Scores
 from nnseg.evaluation.averages import averages
-from nnseg.reporting.contours import ExamplePicture
+from nnseg.reporting.case_images import CaseImages
 
 paper_network = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
 paper = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
@@ -45,14 +46,14 @@ def scores(labels=("liver", "spleen"), cases=12, metrics=("dice", "iou", "hd95")
     return Scores(labels=labels, metrics=metrics, cases=tuple(found), failed=(), averages=made)
 
 
-def example(name: str, shape=(8, 30, 40)) -> ExamplePicture:
+def example(name: str, shape=(8, 30, 40)) -> CaseImages:
     reference = np.zeros(shape, np.uint8)
     reference[..., 8:20, 10:30] = 1
-    return ExamplePicture(
+    return CaseImages(
         name=name,
         caption=f"{name}, mean Dice 0.9",
-        image=np.random.default_rng(0).normal(size=shape),
-        spacing=(1.0,) * len(shape),
+        image=np.random.default_rng(0).normal(size=shape)[None],
+        grid=Grid(shape=shape),
         reference=reference,
         prediction=np.roll(reference, 2, axis=-1),
         labels=Labels(names=("background", "liver"), values=(0, 1)),
@@ -64,7 +65,7 @@ BUILDERS = {
     "curves": lambda: paper.curves_figure({"3d fold 0": history(1.0), "3d fold 1": history(3.0)}),
     "scores": lambda: paper.scores_figure(scores()),
     "cases": lambda: paper.cases_figure([example("best"), example("worst")]),
-    "flat": lambda: paper.cases_figure([example("best", (30, 40)), example("worst", (30, 40))]),
+    "flat": lambda: paper.cases_figure([example("best", (1, 30, 40)), example("worst", (1, 30, 40))]),
 }
 
 

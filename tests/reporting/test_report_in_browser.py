@@ -10,8 +10,8 @@ from PIL import Image
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
+from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.content import ReportContent
-from nnseg.reporting.payload import ViewerCase
 from nnseg.reporting.report import render_report
 
 pytestmark = needs_browser
@@ -22,13 +22,13 @@ VIEWER = "document.getElementById('viewer')"
 READY = f"{VIEWER}.dataset.ready"
 
 
-def case(number: int, **others) -> ViewerCase:
+def case(number: int, **others) -> CaseImages:
     """A block of two labels whose prediction lies one voxel to the left; the scan says where its voxels are."""
     z, y, x = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     reference = np.zeros(SHAPE, np.uint8)
     reference[3:7, 4:9, 5 : 9 + number], reference[3:7, 4:9, 9 + number : 13] = 3, 7
     prediction = np.roll(reference, 1, axis=2)
-    return ViewerCase(
+    return CaseImages(
         **{
             "name": f"case_{number}",
             "caption": ("best", "worst")[number],
@@ -43,11 +43,11 @@ def case(number: int, **others) -> ViewerCase:
     )
 
 
-def without_reference() -> ViewerCase:
+def without_reference() -> CaseImages:
     return case(0, reference=None, uncertainty=None)
 
 
-def picture() -> ViewerCase:
+def picture() -> CaseImages:
     """One slice in colours."""
     colours = np.zeros((3, 1, 24, 32), np.float32)
     colours[0], colours[1, :, :, 16:] = 200, 90
@@ -62,7 +62,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def show(browser: Browser, folder: Path, *cases: ViewerCase, width: int = 1200) -> None:
+def show(browser: Browser, folder: Path, *cases: CaseImages, width: int = 1200) -> None:
     page = folder / "report.html"
     page.write_text(render_report(ReportContent(title="viewed", dataset="d", viewed=cases)), "utf-8")
     browser.open(page, width=width)

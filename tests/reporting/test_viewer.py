@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
-from nnseg.reporting.payload import PackedCase, ViewerCase, pack, pack_all
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.payload import PackedCase, pack, pack_all
 from nnseg.reporting.viewer import room, script_hash, script_sources, viewer_html
 
 HOSTILE = "</script><script>alert(1)</script>\"'&amp;"
@@ -29,13 +30,13 @@ def grid(*shape: int, spacing=(2.0, 0.5, 0.7)) -> Grid:
     return Grid(shape=shape, spacing=spacing, origin=(-31.0, 12.5, 7.0), direction=tuple(map(tuple, OBLIQUE.tolist())))
 
 
-def case(*shape: int, seed: int = 0, channels: int = 1, **others) -> ViewerCase:
+def case(*shape: int, seed: int = 0, channels: int = 1, **others) -> CaseImages:
     random = np.random.default_rng(seed)
     reference = np.full(shape, 10, np.uint8)
     box = tuple(slice(n // 3, max(n // 3 + 1, 2 * n // 3)) for n in shape)
     reference[box] = random.choice([3, 7], reference[box].shape)
     prediction = np.roll(reference, 1, axis=-1)
-    return ViewerCase(
+    return CaseImages(
         **{
             "name": "case_1",
             "caption": "best",

@@ -7,13 +7,13 @@ from browser import Browser, needs_browser
 from markupsafe import Markup
 
 from nnseg.core.geometry import Grid
-from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.core.population import Person, Population, population_of
 from nnseg.core.trust import Agreement, Confidence
-from nnseg.reporting.payload import ViewerCase
+from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.pictures import CasePictures, Picture, draw_case
 from nnseg.reporting.viewer import MOST_BYTES
-from nnseg.volumetry.page import RESEARCH_USE, Preview, SlicePicture, pictures, report_html, sheet_html, sheet_name
+from nnseg.volumetry.page import RESEARCH_USE, report_html, sheet_html, sheet_name
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess
 
 
@@ -57,8 +57,8 @@ def drawn(count: int):
     for i in range(count):
         map_ZYX[4:8, 3 + 3 * (i // 12) : 5 + 3 * (i // 12), 3 + 3 * (i % 12) : 5 + 3 * (i % 12)] = i + 1
     grid = Grid(shape=map_ZYX.shape)
-    scan = Scan(image=map_ZYX[None].astype(np.float32), grid=grid, source=Source(files=(), grid=grid))
-    return pictures(scan, map_ZYX, labels(count), name="a")
+    image = map_ZYX[None].astype(np.float32)
+    return draw_case(CaseImages(name="a", caption="", image=image, grid=grid, prediction=map_ZYX, labels=labels(count))).pictures
 
 
 def words(html: str) -> str:
@@ -92,7 +92,7 @@ def test_a_sheet_without_others_or_scan_leaves_out_what_is_not_known():
 
 def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
     told = volumetry(2)
-    page = report_html(told, labels(2), sheets=True, previews=[Preview(name="<b>", caption="x", pictures=drawn(2))])
+    page = report_html(told, labels(2), sheets=True, previews=[CasePictures(name="<b>", caption="x", pictures=drawn(2))])
     assert "3 scans measured, 1 failed" in words(page)
     assert "broken & gone : <it> is no image" in words(page)
     assert 'href="sheets/c%231%20%25.html"' in page
@@ -118,13 +118,13 @@ def test_many_labels_leave_the_table_of_cases_narrow():
 def test_many_cases_and_noisy_pictures_leave_the_page_below_fifteen_megabytes():
     few = volumetry(30)
     told = few.model_copy(update={"cases": tuple(few.cases[0].model_copy(update={"name": f"case {i}"}) for i in range(1500))})
-    noisy = SlicePicture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
-    shown = [Preview(name=f"case {i}", caption="x", pictures=(noisy,)) for i in range(12)]
+    noisy = Picture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
+    shown = [CasePictures(name=f"case {i}", caption="x", pictures=(noisy,)) for i in range(12)]
     page = report_html(told, labels(30), population=population(30), previews=shown)
     assert page.count('class="example"') == 2
     assert page.count("<circle") == 18_000
     assert len(page) < 15_000_000 - MOST_BYTES
-    larger = [Preview(name="a", caption="x", pictures=(noisy,) * 3)]
+    larger = [CasePictures(name="a", caption="x", pictures=(noisy,) * 3)]
     assert 'class="example"' in report_html(volumetry(2), labels(2), previews=larger)
 
 
@@ -141,18 +141,18 @@ def of_long_names() -> str:
     long = "x" * 200
     named, cells = Labels(names=("background", long), values=(0, 1)), np.ones((1, 8, 8), np.uint8)
     case = assess(long, {long: 1.0}, notes=(long,))
-    seen = ViewerCase(
+    seen = CaseImages(
         name=long, caption=long, image=cells[None].astype(np.float32), grid=Grid(shape=cells.shape), prediction=cells, labels=named,
         notes=case.notes,
     )  # fmt: skip
-    shown = [Preview(name=long, caption=long, pictures=drawn(1))]
+    shown = [CasePictures(name=long, caption=long, pictures=drawn(1))]
     return report_html(Volumetry(names=(long,), cases=(case,)), named, previews=shown, seen=[seen], sheets=True)
 
 
 @needs_browser
 def test_a_browser_sorts_the_page_and_finds_no_error_in_it_and_prints_a_sheet_on_one_page(tmp_path):
     told = volumetry(12)
-    shown = [Preview(name="a", caption="x", pictures=drawn(12))]
+    shown = [CasePictures(name="a", caption="x", pictures=drawn(12))]
     (tmp_path / "report.html").write_text(report_html(told, labels(12), population=population(12), previews=shown, sheets=True))
     (tmp_path / "few.html").write_text(report_html(volumetry(2), labels(2)))
     (tmp_path / "long.html").write_text(of_long_names())
@@ -185,7 +185,7 @@ def test_a_sheet_takes_little_room(count):
 
 def test_every_class_on_the_page_has_a_style():
     told = volumetry(2, patient=Patient(age=71.5, sex="F"))
-    page = report_html(told, labels(2), population=population(2), previews=[Preview(name="a", caption="x", pictures=drawn(2))])
+    page = report_html(told, labels(2), population=population(2), previews=[CasePictures(name="a", caption="x", pictures=drawn(2))])
     style = page[page.index("<style>") : page.index("</style>")]
     used = {name for group in re.findall(r'class="([^"]*)"', page) for name in group.split()}
     assert {name for name in used if f".{name}" not in style} == set()
