@@ -23,7 +23,8 @@ from scipy.stats import spearmanr
 
 from nnseg.core.dataset import Case
 from nnseg.core.labels import Labels
-from nnseg.core.trust import Trust, ranges_of
+from nnseg.core.scan_ranges import find_ranges
+from nnseg.core.trust import Trust
 from nnseg.crossval.evidence import SAMPLE, surprises
 from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, temperature_of
 from nnseg.evaluation.evaluate import case_score
@@ -113,7 +114,7 @@ def _ranking(seen: Sequence[Seen]) -> Mapping[str, Sequence[tuple[float, float]]
     dice = np.array([s.held.score.mean_dice for s in seen], np.float64)
     certain = {
         "quality": np.array(cross_fitted([s.held for s in seen])),
-        "agreement alone": np.array([Trust().quality(s.held.confidence.agreement) for s in seen]),
+        "agreement alone": np.array([Trust().expected_mean_dice(s.held.confidence.agreement) for s in seen]),
         "softmax entropy, whole scan": -np.array([s.entropy for s in seen]),
         "softmax entropy, foreground": -np.array([s.entropy_of_foreground for s in seen]),
         "perfect": dice,
@@ -190,9 +191,9 @@ def _likeness(seen: Sequence[Seen]) -> None:
     alarms = []
     for fold in sorted({s.held.fold for s in seen}):
         others = [s.held.confidence.facts for s in seen if s.held.fold != fold and s.held.confidence.facts]
-        if ranges := ranges_of(others, [str(c) for c in range(len(others[0].intensities))]):
+        if ranges := find_ranges(others, [str(c) for c in range(len(others[0].intensities))]):
             own = [s.held.confidence.facts for s in seen if s.held.fold == fold and s.held.confidence.facts]
-            alarms += [bool(ranges.unlike(facts)) for facts in own]
+            alarms += [bool(ranges.differences(facts)) for facts in own]
     print(f"scans of the same kind called unlike: {sum(alarms)} of {len(alarms)}")
 
 
@@ -205,7 +206,7 @@ def _few(seen: Sequence[Seen]) -> None:
         for _ in range(DRAWS if len(held) > count_ + WORST else 0):
             order = random.permutation(len(held))
             trust, rest = calibrated([held[i] for i in order[:count_]]), [held[i] for i in order[count_:]]
-            quality = np.array([trust.quality(h.confidence.agreement) for h in rest])
+            quality = np.array([trust.expected_mean_dice(h.confidence.agreement) for h in rest])
             dice = np.array([h.score.mean_dice for h in rest], np.float64)
             rows.append((np.abs(quality - dice).mean(), float(spearmanr(quality, dice)[0])))
         if rows:

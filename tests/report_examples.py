@@ -13,9 +13,10 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import CaseScore, Failure, LabelScore, Scores
-from nnseg.core.trust import Facts, Trust
+from nnseg.core.trust import Trust
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
@@ -156,7 +157,7 @@ def report_content() -> ReportContent:
         name=HOSTILE, caption=f"best {HOSTILE}", image=np.arange(64.0).reshape(1, 1, 8, 8), grid=Grid(shape=(1, 8, 8)),
         reference=shown, prediction=shown, labels=LABELS,
     )  # fmt: skip
-    facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+    facts = ScanFacts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
     predicted = [PredictedCase(name=n, seconds={"read": 0.5, "network": 1.5}, peak_gb=0.75, facts=facts) for n in DICES]
     return ReportContent(
         title=f"Cells {HOSTILE}",

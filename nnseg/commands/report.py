@@ -153,7 +153,9 @@ def _foreseen(evidence: RunEvidence) -> list[ExpectedQuality]:
             name=held.score.name,
             expected=quality,
             dice=held.score.mean_dice,
-            unlike=evidence.trust.ranges.unlike(held.confidence.facts) if evidence.trust.ranges and held.confidence.facts else (),
+            unlike=evidence.trust.ranges.differences(held.confidence.facts)
+            if evidence.trust.ranges and held.confidence.facts
+            else (),
         )
         for held, quality in zip(evidence.held, cross_fitted(evidence.held), strict=True)
     ]

@@ -12,7 +12,8 @@ from nnseg.core.dataset import Case
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Reliability
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
+from nnseg.core.trust import TEMPERATURES
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
 from nnseg.network.bundle import Model

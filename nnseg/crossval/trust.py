@@ -18,8 +18,9 @@ import numpy.typing as npt
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
+from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.scores import CaseScore, Scores
-from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit, ranges_of
+from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.storage.files import read_json
@@ -174,7 +175,7 @@ def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str]) -> Trust:
             "temperature": temperature_of([h.confidence.surprise for h in held if h.confidence.surprise]),
             "error": fmean(abs(quality - dice) for quality, dice in pairs) if pairs else None,
             "threshold": float(np.quantile(foreseen, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
-            "ranges": ranges_of(facts, channels),
+            "ranges": find_ranges(facts, channels),
         }
     )
 
@@ -185,7 +186,7 @@ def cross_fitted(held: Sequence[HeldOutCase]) -> tuple[float, ...]:
     if len(set(parts)) == 1:
         parts = [i % PARTS for i in range(len(held))]
     others = {part: calibrated([h for h, p in zip(held, parts, strict=True) if p != part]) for part in set(parts)}
-    return tuple(others[part].quality(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
+    return tuple(others[part].expected_mean_dice(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
 
 
 def calibrated(held: Sequence[HeldOutCase]) -> Trust:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.reliability import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.core.scores import Interval
-from nnseg.core.trust import RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 

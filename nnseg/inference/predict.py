@@ -18,7 +18,8 @@ from nnseg.core.errors import ModelError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
-from nnseg.core.trust import Confidence, Trust, facts_of
+from nnseg.core.scan_ranges import measure_scan
+from nnseg.core.trust import Confidence, Trust
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
@@ -268,7 +269,7 @@ class Predictor:
 
     def _confidence(self, prepared: PreparedScan, groups: Sequence[NetworkGroup], stats: UncertaintyStats) -> Confidence:
         image = prepared.cases[groups[0].key].image[: len(self.model.channels)]
-        facts, networks = facts_of(prepared.scan.grid, image), sum(len(group.networks) for group in groups)
+        facts, networks = measure_scan(prepared.scan.grid, image), sum(len(group.networks) for group in groups)
         return (self.model.trust or Trust()).confidence(stats.agreement(), facts, networks=networks)
 
     def _sample(self, prepared: PreparedScan, stats: UncertaintyStats) -> DrawnVoxels:

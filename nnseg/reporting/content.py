@@ -9,9 +9,10 @@ from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Postprocessing
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
+from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
-from nnseg.core.trust import Facts, Trust
+from nnseg.core.trust import Trust
 from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase
@@ -33,7 +34,7 @@ class PredictedCase:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_gb: float = 0.0
     findings: tuple[str, ...] = ()
-    facts: Facts | None = None
+    facts: ScanFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

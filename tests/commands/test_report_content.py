@@ -13,7 +13,9 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.image import LabelMap
-from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, Agreement, Facts, Reliability, Trust
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
+from nnseg.core.scan_ranges import ScanFacts
+from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
 from nnseg.evaluation.groups import grouped
 from nnseg.storage.datasets.read import read_dataset
@@ -30,7 +32,7 @@ def written(place: Path, name: str, share: float) -> ScanRecord:
     flat = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3))
     flat[:, -1] = (1.0, 0.05, 0.9)
     agreement = Agreement(labels={"ball": share}, foreground=share, voxels={"ball": 100.0})
-    facts = Facts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2, -1, 0, 1, 2),))
+    facts = ScanFacts(spacing=(1, 1, 1), size_mm=(9, 9, 9), intensities=((-2, -1, 0, 1, 2),))
     confidence = Trust().confidence(agreement, facts)
     reliability = Reliability.of(flat, np.full(len(RELIABILITY_TEMPERATURES), 0.01))
     return ScanRecord(

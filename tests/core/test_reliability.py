@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from nnseg.core import trust
-from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, Reliability
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
 
 
 def test_sums_come_back_to_three_digits_however_small():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnseg.core.trust import EDGE, Agreement, Facts, LabelTrust, Trust, expit, logit, ranges_of
+from nnseg.core.scan_ranges import ScanFacts, find_ranges
+from nnseg.core.trust import EDGE, Agreement, LabelTrust, Trust, expit, logit
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -18,12 +19,12 @@ def agreement(a=0.9, b=0.8, *, foreground=0.9, voxels=(100.0, 100.0)):
 def test_without_held_out_cases_agreement_stands_as_it_is():
     trust = Trust()
     assert trust.expected_dice(agreement()) == pytest.approx({"a": 0.9, "b": 0.8})
-    assert trust.quality(agreement()) == pytest.approx(0.85)
+    assert trust.expected_mean_dice(agreement()) == pytest.approx(0.85)
     assert trust.confidence(agreement()).flagged is None
 
 
 def test_certain_votes_are_trusted():
-    assert Trust().quality(agreement(1.0, 1.0, foreground=1.0)) == pytest.approx(1.0, abs=2 * EDGE)
+    assert Trust().expected_mean_dice(agreement(1.0, 1.0, foreground=1.0)) == pytest.approx(1.0, abs=2 * EDGE)
 
 
 def test_expected_dice_by_hand():
@@ -37,32 +38,32 @@ def test_a_label_that_is_always_there_and_was_not_found_costs_its_share():
     trust = Trust(labels={"b": LabelTrust(missing=0.0)})
     one = agreement(0.9, 1.0, voxels=(100.0, 0.0))
     assert trust.expected_dice(one) == pytest.approx({"a": 0.9})
-    assert trust.quality(one) == pytest.approx(0.45)
+    assert trust.expected_mean_dice(one) == pytest.approx(0.45)
 
 
 def test_a_label_that_is_surely_absent_counts_nowhere():
     trust = Trust(labels={"b": LabelTrust(missing=1.0)})
-    assert trust.quality(agreement(0.9, 1.0, voxels=(100.0, 0.0))) == pytest.approx(0.9)
+    assert trust.expected_mean_dice(agreement(0.9, 1.0, voxels=(100.0, 0.0))) == pytest.approx(0.9)
 
 
 def test_a_label_that_some_votes_see_lowers_the_quality():
     trust = Trust(labels={"b": LabelTrust(missing=1.0)})
-    unsure, sure = (trust.quality(agreement(0.9, b, voxels=(100.0, 0.0))) for b in (0.2, 0.95))
+    unsure, sure = (trust.expected_mean_dice(agreement(0.9, b, voxels=(100.0, 0.0))) for b in (0.2, 0.95))
     assert unsure < sure < 0.9 + 1e-9
 
 
 def test_nothing_found_is_as_good_as_the_chance_that_nothing_is_there():
     alone = Agreement(labels={"tumour": 1.0}, foreground=1.0, voxels={"tumour": 0.0})
-    assert Trust(labels={"tumour": LabelTrust(missing=0.8)}).quality(alone) == pytest.approx(0.8)
-    assert Trust(labels={"tumour": LabelTrust(missing=0.0)}).quality(alone) == 0.0
-    assert Trust().quality(alone) == 1.0
+    assert Trust(labels={"tumour": LabelTrust(missing=0.8)}).expected_mean_dice(alone) == pytest.approx(0.8)
+    assert Trust(labels={"tumour": LabelTrust(missing=0.0)}).expected_mean_dice(alone) == 0.0
+    assert Trust().expected_mean_dice(alone) == 1.0
 
 
 @given(a=SHARES, b=SHARES, more=SHARES)
 def test_more_agreement_never_means_less_quality(a, b, more):
     trust = Trust(slopes=(0.7, 0.5, 0.2), labels={"a": LabelTrust(offset=-2.0), "b": LabelTrust(offset=-3.0)})
     higher = a + (1.0 - a) * more
-    assert trust.quality(agreement(higher, b)) >= trust.quality(agreement(a, b)) - 1e-12
+    assert trust.expected_mean_dice(agreement(higher, b)) >= trust.expected_mean_dice(agreement(a, b)) - 1e-12
 
 
 def test_a_case_below_the_threshold_is_flagged():
@@ -72,8 +73,8 @@ def test_a_case_below_the_threshold_is_flagged():
 
 
 def test_a_scan_unlike_the_training_is_told():
-    facts = Facts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
-    trust = Trust(ranges=ranges_of([facts] * 5, ("T1",)))
+    facts = ScanFacts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+    trust = Trust(ranges=find_ranges([facts] * 5, ("T1",)))
     assert trust.confidence(agreement(), facts).unlike == ()
     (reason,) = trust.confidence(agreement(), facts.model_copy(update={"spacing": (6.5, 1.0, 1.0)})).unlike
     assert reason == "spacing 6.5 mm along z; training scans had 1"
@@ -87,8 +88,8 @@ def test_logits_are_finite_and_undone():
 
 
 def test_trust_survives_its_json():
-    facts = Facts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+    facts = ScanFacts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
     trust = Trust(
-        cases=4, temperature=1.3, labels={"a": LabelTrust(offset=-1.0, missing=0.1)}, ranges=ranges_of([facts] * 4, ("T1",))
+        cases=4, temperature=1.3, labels={"a": LabelTrust(offset=-1.0, missing=0.1)}, ranges=find_ranges([facts] * 4, ("T1",))
     )
     assert Trust.model_validate_json(trust.model_dump_json()) == trust

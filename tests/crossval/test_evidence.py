@@ -12,7 +12,8 @@ from nnseg.core.dataset import Case
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels, Region
-from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, TEMPERATURES, Agreement, Confidence, Trust, logit
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES
+from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, Trust, logit
 from nnseg.crossval.evidence import CalibratingPredictor, evidence, reliability, surprises
 from nnseg.crossval.trust import temperature_of
 from nnseg.evaluation.calibration import calibration

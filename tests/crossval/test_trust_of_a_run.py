@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
-from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Facts, Trust, logit
+from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logit
 from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.storage.files import write_json
@@ -21,7 +22,7 @@ from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "a"), values=(0, 3))
-FACTS = Facts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+FACTS = ScanFacts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
 
 
 def counts(dice, voxels=1000):
@@ -52,41 +53,41 @@ def many(count, *, seed=0, slope=1.0, offset=-0.5, noise=0.1):
 def test_many_cases_are_followed():
     cases, others = many(200), many(100, seed=1)
     trust = calibrated(cases)
-    off = [abs(trust.quality(h.confidence.agreement) - h.score.mean_dice) for h in others]
+    off = [abs(trust.expected_mean_dice(h.confidence.agreement) - h.score.mean_dice) for h in others]
     assert np.mean(off) < 0.02
-    raw = [abs(Trust().quality(h.confidence.agreement) - h.score.mean_dice) for h in others]
+    raw = [abs(Trust().expected_mean_dice(h.confidence.agreement) - h.score.mean_dice) for h in others]
     assert np.mean(raw) > 2 * np.mean(off)
 
 
 def test_four_cases_correct_the_level_and_leave_the_slopes():
     trust = calibrated(many(4, offset=-1.0))
     assert sum(trust.slopes[:2]) == pytest.approx(1.0, abs=0.2)
-    off = [trust.quality(h.confidence.agreement) - h.score.mean_dice for h in many(100, seed=1, offset=-1.0)]
+    off = [trust.expected_mean_dice(h.confidence.agreement) - h.score.mean_dice for h in many(100, seed=1, offset=-1.0)]
     assert abs(np.mean(off)) < 0.04
 
 
 def test_one_case_and_none_can_be_calibrated_with():
-    assert calibrated([]).quality(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.9)
-    low = calibrated([held(0, 0.9, 0.6)]).quality(held(0, 0.9, 0.6).confidence.agreement)
+    assert calibrated([]).expected_mean_dice(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.9)
+    low = calibrated([held(0, 0.9, 0.6)]).expected_mean_dice(held(0, 0.9, 0.6).confidence.agreement)
     assert low == pytest.approx(0.6, abs=0.01)
 
 
 def test_cases_that_are_all_the_same_can_be_calibrated_with():
     trust = calibrated([held(i, 0.9, 0.8) for i in range(6)])
-    assert trust.quality(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.8, abs=0.002)
+    assert trust.expected_mean_dice(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.8, abs=0.002)
 
 
 @given(seed=st.integers(0, 50), count=st.integers(4, 30))
 def test_more_agreement_means_more_expected_dice(seed, count):
     trust = calibrated(many(count, seed=seed))
-    qualities = [trust.quality(held(0, share, 0.5).confidence.agreement) for share in (0.5, 0.7, 0.9, 0.99)]
+    qualities = [trust.expected_mean_dice(held(0, share, 0.5).confidence.agreement) for share in (0.5, 0.7, 0.9, 0.99)]
     assert qualities == sorted(qualities)
 
 
 def test_a_label_that_is_always_there_was_missed_where_it_is_not_found():
     trust = calibrated(many(10))
     assert trust.labels["a"].missing == 0.0
-    assert trust.quality(Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})) == 0.0
+    assert trust.expected_mean_dice(Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})) == 0.0
 
 
 def test_a_label_is_believed_to_be_absent_as_often_as_it_was():
@@ -115,7 +116,7 @@ def test_each_case_is_foreseen_without_its_fold():
 def test_cases_of_a_single_fold_are_foreseen_without_their_part():
     cases = [HeldOutCase(fold=0, confidence=h.confidence, score=h.score) for h in many(50)]
     assert np.corrcoef(cross_fitted(cases), [h.score.mean_dice for h in cases])[0, 1] > 0.9
-    assert cross_fitted(cases)[0] != calibrated(cases).quality(cases[0].confidence.agreement)
+    assert cross_fitted(cases)[0] != calibrated(cases).expected_mean_dice(cases[0].confidence.agreement)
 
 
 def test_the_worst_tenth_is_flagged():

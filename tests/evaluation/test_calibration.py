@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnseg.core.trust import BINS, RELIABILITY_TEMPERATURES, Reliability
+from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES, Reliability
 from nnseg.evaluation.calibration import calibration
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnseg.core.dataset import Finding, counted
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.trust import PERCENTILES
+from nnseg.core.scan_ranges import PERCENTILES
 from nnseg.reporting.charts.charts import Figure, axis_range, histogram_svg, spans_svg
 from nnseg.reporting.content import ReportContent
 from nnseg.reporting.formatting import by, short
