@@ -1,4 +1,4 @@
-"""Rough cost of a plan before any measurement: case sizes, tiles, steps and seconds, from shapes alone."""
+"""Estimates of a plan's memory, files and tiles from shapes alone, without any measurement."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from nnseg.core.probe import CaseCost, Trial
 from nnseg.system.machine import GIGABYTE
 
 BYTES_PER_VALUE = 12.0
-"""Of RAM or device memory for each value of a step's feature maps: kept for the way back, their gradients, and work space."""
+"""Memory for each element of the feature maps in training: kept for the backward pass, gradients, and work space."""
 
-PACKED = 0.7
-"""Size of a stored case as a share of its voxels' bytes: noise does not compress."""
+COMPRESSED_SHARE = 0.7
+"""Size of a stored case's file as a share of its bytes in memory: noise hardly compresses."""
 
 COMPUTING_GB = 0.09
-"""RAM that a process takes to compute convolutions at all: threads, and code made for them (measured on a CPU)."""
+"""RAM that the first convolution of a process takes: threads, and compiled kernels (measured on a CPU)."""
 
 BYTES_PER_LABEL = 0.02
-"""Of a compressed label map's file, for each voxel."""
+"""Size of a compressed label map's file for each voxel."""
 
 
 def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
-    """Memory and files of a training, from the network's shape; no times.
+    """Memory and files of a training, from the network's shape; times are 0.
 
     Args:
         plan: to train.
-        base_gb: RAM of a process before it does anything.
-        on_device: the device has memory of its own, where the work is then done.
+        base_gb: RAM of an idle process.
+        on_device: training uses a device with memory of its own.
     """
     weights, values = plan.network.weights, count_values(plan)
     states = 2 + (plan.training.averaging > 0) + {"adamw": 2}.get(plan.training.optimizer, 1)  # weights, gradients, ...
@@ -46,12 +46,12 @@ def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Tr
 
 
 def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
-    """Memory and files of preprocessing and prediction, from the largest scan; no times."""
+    """Memory and files of preprocessing and prediction, from the largest scan; times are 0."""
     largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
     channels, heads = plan.stored, len(plan.labels.heads)
     return CaseCost(
         key="",
-        packed=PACKED,
+        packed=COMPRESSED_SHARE,
         memory_gb=largest * (16 * channels + 12),
         predict_gb=largest * (8 * channels + 12 * heads + 16),
         label_bytes=BYTES_PER_LABEL * 1e6,
@@ -59,7 +59,7 @@ def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
 
 
 def count_values(plan: Plan) -> int:
-    """Values of the feature maps of one patch: of every convolution its result."""
+    """The number of elements in the outputs of all convolutions for one patch."""
     network = plan.network
     total, voxels = 0, math.prod(plan.patch)
     for stage, features in enumerate(network.features):
@@ -72,29 +72,29 @@ def count_values(plan: Plan) -> int:
 
 
 def shape_on_grid(case: CaseMeasure, plan: Plan) -> Shape:
-    """Voxels of a case on the network's grid."""
+    """The shape of a case on the network's grid, in voxels."""
     return plan.grid(case.cropped_shape, case.spacing).shape
 
 
 def count_stored_bytes(case: CaseMeasure, plan: Plan) -> int:
-    """Of a stored case: float32 channels, and labels of one byte, or two where there are many."""
+    """Uncompressed size of a preprocessed case: float32 channels, and labels of one byte, or two if there are over 128."""
     label = 1 if len(plan.labels.values) <= 128 else 2
     return math.prod(shape_on_grid(case, plan)) * (4 * plan.stored + label)
 
 
 def count_held_bytes(case: CaseMeasure, plan: Plan) -> int:
-    """RAM that a stored case takes while it is trained on: positions of its labels, and its voxels if it is small."""
-    unpacked = count_stored_bytes(case, plan)
-    finer = math.prod(shape_on_grid(case, plan)) / math.prod(case.cropped_shape)
-    counts = [round(case.voxels[name] * finer) for name in plan.labels.names[1:] if name in case.voxels]
+    """RAM of a preprocessed case during training: positions of labelled voxels, and all voxels if it is small."""
+    stored = count_stored_bytes(case, plan)
+    ratio = math.prod(shape_on_grid(case, plan)) / math.prod(case.cropped_shape)
+    counts = [round(case.voxels[name] * ratio) for name in plan.labels.names[1:] if name in case.voxels]
     if plan.labels.ignore is not None:
-        counts.append(round(sum(case.voxels.values()) * finer))
+        counts.append(round(sum(case.voxels.values()) * ratio))
     positions = sum(max(min(MOST_LOCATIONS, n), n // 100) for n in counts)
-    return 12 * positions + (unpacked if unpacked < IN_MEMORY_BYTES else 0)
+    return 12 * positions + (stored if stored < IN_MEMORY_BYTES else 0)
 
 
 def count_tiles(case: CaseMeasure, plan: Plan) -> int:
-    """How often a network is asked for a case: tiles of the sliding window times mirrored copies."""
+    """Forward passes of a network for a case: tiles of the sliding window times mirrored copies."""
     patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
     steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
     along = zip(shape_on_grid(case, plan), patch, steps, strict=True)

@@ -1,16 +1,15 @@
-"""What a plan will cost on a machine: memory, disk and time, before a minute of it is spent. Pure arithmetic on a recorded `Probe`.
+"""The cost of a plan on a machine, before it runs: memory, disk and time, computed from a recorded `Probe`.
 
-Sizes follow from shapes on the network's grid; rates, and what no formula knows, are the probe's. Without a probe memory and disk
-are rough and times unknown. RAM is counted as `nnseg.system.machine` does.
+Sizes follow from shapes on the network's grid; rates come from the probe. Without a probe memory and disk are rough estimates and
+times unknown. RAM is counted as in `nnseg.system.machine`.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
@@ -30,29 +29,29 @@ from nnseg.system.machine import GIGABYTE
 from nnseg.system.parallel import WORTH_A_POOL
 
 BASE_GB = 0.44
-"""RAM of a process with torch and all that training and prediction need, before it does anything (measured: 0.436)."""
+"""RAM of an idle process with the libraries of training and prediction (measured: 0.436)."""
 
 RUN_GB = 0.045
-"""RAM that a run's process holds beside that: the command line, the report's parts, what reading the dataset left (measured)."""
+"""Further RAM of a run's main process: command line, report, remains of reading the dataset (measured)."""
 
 WORKER_GB = 0.16
-"""RAM of a worker that preprocesses, before its first case: no torch, and its libraries are those of the main process."""
+"""RAM of an idle preprocessing worker: no torch, and libraries shared with the main process."""
 
 WORKERS_START = 2.5
 """Seconds until the workers of a pool have started."""
 
-TRUST = 0.7
-"""Share of an estimated memory that is sure to be needed."""
+CERTAIN_SHARE = 0.7
+"""Share of an estimated (not measured) memory that is certainly needed."""
 
 
 class StageCost(FrozenModel):
-    """What a part of a run takes.
+    """Time, memory and disk of a part of a run.
 
     Args:
-        seconds: wall-clock; None if nothing was measured.
-        ram_gb: the most at once.
-        device_gb: memory of the device, the most at once; 0 where it shares the machine's.
-        disk_gb: that it leaves on the disk.
+        seconds: wall-clock time; None if nothing was measured.
+        ram_gb: peak RAM.
+        device_gb: peak memory of the device; 0 if it has none of its own.
+        disk_gb: size of the files written.
     """
 
     seconds: float | None
@@ -62,20 +61,20 @@ class StageCost(FrozenModel):
 
 
 class Preflight(FrozenModel):
-    """What a plan will cost.
+    """The predicted cost of a plan.
 
     Args:
         plan: its name.
-        measured: on this machine; or else estimated.
-        folds: that will be trained.
-        cases: of the dataset.
-        workers: that preprocess at once.
-        worker_gb: RAM of each of them.
+        measured: True if computed from measurements on this machine, False if estimated.
+        folds: number of folds to train.
+        cases: number of cases of the dataset.
+        workers: preprocessing processes.
+        worker_gb: peak RAM of each of them.
         preprocess: of all cases.
         train: of one fold.
         predict: of the median scan, with the networks of all folds.
-        predict_largest: of the largest.
-        held_out: of predicting what the folds hold out, each with its own network.
+        predict_largest: of the largest scan, likewise.
+        held_out: of all held-out cases, each with the network of its fold.
     """
 
     plan: str
@@ -92,33 +91,34 @@ class Preflight(FrozenModel):
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run."""
-        parts = [self.preprocess.seconds, self.train.seconds, self.held_out.seconds]
-        known = [p for p in parts if p is not None]
-        return known[0] + known[1] * self.folds + known[2] if len(known) == len(parts) else None
+        """Wall-clock time of the whole run; None if a part of it is unknown."""
+        preprocess, train, held_out = self.preprocess.seconds, self.train.seconds, self.held_out.seconds
+        if preprocess is None or train is None or held_out is None:
+            return None
+        return preprocess + train * self.folds + held_out
 
     @property
     def ram_gb(self) -> float:
-        """The most that a stage of the run takes."""
+        """Peak RAM of the run."""
         return max(self.preprocess.ram_gb, self.train.ram_gb, self.held_out.ram_gb)
 
     @property
     def device_gb(self) -> float:
-        """The most that a stage of the run takes of the device's memory."""
+        """Peak memory of the device."""
         return max(self.train.device_gb, self.held_out.device_gb)
-
-    def certain(self, amount_gb: float) -> float:
-        """What of a predicted memory is sure to be needed: all if it was measured."""
-        return amount_gb if self.measured else TRUST * amount_gb
 
     @property
     def disk_gb(self) -> float:
-        """What the run leaves on the disk."""
+        """Size of the files of the run."""
         return self.preprocess.disk_gb + self.folds * self.train.disk_gb + self.held_out.disk_gb
+
+    def certain(self, amount_gb: float) -> float:
+        """The part of a predicted memory that is certainly needed: all if it was measured."""
+        return amount_gb if self.measured else CERTAIN_SHARE * amount_gb
 
 
 class FreeResources(FrozenModel):
-    """What is free for a run: RAM, memory of the device (0 if it has none of its own, or nobody knows), and disk."""
+    """Free RAM, memory of the device (0 if it has none of its own, or it is unknown) and disk space."""
 
     ram_gb: float
     device_gb: float
@@ -134,15 +134,15 @@ def preflight(
     workers: int = 1,
     device: str = "cpu",
 ) -> Preflight:
-    """What a plan will cost.
+    """The predicted cost of a plan.
 
     Args:
-        plan: as it stands.
+        plan: final.
         fingerprint: of the dataset.
-        probe: of this machine, if there is one; it need not know the plan.
-        folds: that will be trained.
-        workers: processes that preprocess.
-        device: what will train: "cpu", "cuda" or "mps".
+        probe: measurements on this machine; None, or a probe without this plan, gives estimates.
+        folds: to be trained.
+        workers: preprocessing processes.
+        device: of the training: "cpu", "cuda" or "mps".
     """
     trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
     measured = bool(trial and handling and not trial.failed and not handling.failed)
@@ -150,10 +150,12 @@ def preflight(
         trial = estimate_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
     if handling is None or handling.failed:
         handling = estimate_case_cost(plan, fingerprint)
-    costs = _PlanCosts(
-        plan=plan, cases=fingerprint.cases, trial=trial, handling=handling, base_gb=(probe and probe.base_gb) or BASE_GB
-    )
     ordered = sorted(fingerprint.cases, key=lambda c: math.prod(c.shape))
+    base_gb = (probe and probe.base_gb) or BASE_GB
+    costs = _Costs(
+        plan=plan, cases=fingerprint.cases, largest=_megavoxels(ordered[-1]), trial=trial, handling=handling, base_gb=base_gb
+    )
+    held_out = costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)
     return Preflight(
         plan=plan.name,
         measured=measured,
@@ -165,89 +167,87 @@ def preflight(
         train=costs.train(folds),
         predict=costs.predict([ordered[len(ordered) // 2]], members=len(folds)),
         predict_largest=costs.predict(ordered[-1:], members=len(folds)),
-        held_out=costs.in_a_run(costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)),
+        held_out=held_out.model_copy(update={"ram_gb": held_out.ram_gb + RUN_GB}),  # in the run's own process
     )
 
 
 def add_first_stages(found: Sequence[Preflight], plans: Sequence[Plan]) -> tuple[Preflight, ...]:
-    """The same costs, with those of a cascade's predictions as they are: what it is shown is predicted first.
+    """The costs of plans, with that of predicting the first stage added to the predictions of a cascade.
 
     Args:
-        found: one for each plan of a run.
+        found: the cost of each plan of a run.
         plans: in the same order.
     """
-    of = {preflight.plan: preflight for preflight in found}
-    pairs = [(preflight, of.get(plan.previous or "")) for preflight, plan in zip(found, plans, strict=True)]
-    return tuple(cascade if before is None else _after(cascade, before) for cascade, before in pairs)
+    by_name = {preflight.plan: preflight for preflight in found}
+    pairs = [(preflight, by_name.get(plan.previous or "")) for preflight, plan in zip(found, plans, strict=True)]
+    return tuple(second if first is None else _add_first_stage(first, second) for second, first in pairs)
 
 
-def _after(cascade: Preflight, before: Preflight) -> Preflight:
-    parts = ("predict", "predict_largest", "held_out")
-    return cascade.model_copy(update={part: _one_by_one(getattr(before, part), getattr(cascade, part)) for part in parts})
+def _add_first_stage(first: Preflight, second: Preflight) -> Preflight:
+    """The second with its predictions after those of the first, which leave nothing on the disk."""
+    changes = {}
+    for name in ("predict", "predict_largest", "held_out"):
+        before, after = getattr(first, name), getattr(second, name)
+        seconds = None if before.seconds is None or after.seconds is None else before.seconds + after.seconds
+        peaks = {part: max(getattr(before, part), getattr(after, part)) for part in ("ram_gb", "device_gb")}
+        changes[name] = after.model_copy(update={"seconds": seconds, **peaks})
+    return second.model_copy(update=changes)
 
 
-def _one_by_one(first: StageCost, then: StageCost) -> StageCost:
-    """Both, of which only the second leaves anything on the disk."""
-    seconds = None if first.seconds is None or then.seconds is None else first.seconds + then.seconds
-    larger = {part: max(getattr(first, part), getattr(then, part)) for part in ("ram_gb", "device_gb")}
-    return then.model_copy(update={"seconds": seconds, **larger})
-
-
-def check_fits(preflights: Sequence[Preflight], room: FreeResources) -> None:
-    """Nothing, if the plans' runs fit into what is free.
+def check_fits(preflights: Sequence[Preflight], free: FreeResources) -> None:
+    """Check that the runs of some plans fit into the free memory and disk space.
 
     Raises:
-        PlanError: naming what is needed, what is there, and what would fit.
+        PlanError: with what is needed, what is free, and what would fit.
     """
     for found in preflights:
-        _check_device(found, room.device_gb)
-        _check_ram(found, room.ram_gb)
-    needed = sum(found.disk_gb for found in preflights)
-    if needed > room.disk_gb:
+        for needed, there, what, advice in _needs(found, free):
+            if found.certain(needed) > there:
+                raise PlanError(f"the {found.plan} plan needs {_gb(needed)} {what} and {_gb(there)} are free; {advice}")
+    disk_gb = sum(found.disk_gb for found in preflights)
+    if disk_gb > free.disk_gb:
         raise PlanError(
-            f"the run needs {_gb(needed)} of disk and {_gb(room.disk_gb)} are free; put the run folder on another disk, "
+            f"the run needs {_gb(disk_gb)} of disk and {_gb(free.disk_gb)} are free; put the run folder on another disk, "
             "make room, or train fewer --folds"
         )
 
 
-def _check_device(found: Preflight, there: float) -> None:
-    if there and found.certain(found.device_gb) > there:
-        raise PlanError(
-            f"the {found.plan} plan needs {_gb(found.device_gb)} of the device's memory and {_gb(there)} are free; end what else "
-            f"runs there, or plan with --memory {0.9 * there:.1f}, a smaller recipe or --device cpu"
-        )
-
-
-def _check_ram(found: Preflight, there: float) -> None:
-    begin = f"the {found.plan} plan needs"
-    if found.certain(found.train.ram_gb) > there:
-        raise PlanError(
-            f"{begin} {_gb(found.train.ram_gb)} of RAM to train and {_gb(there)} are free; end other programs, or plan with "
-            f"--memory {0.9 * there:.1f} or a smaller recipe"
-        )
-    if found.certain(found.preprocess.ram_gb) > there:
-        fitting = int((there - BASE_GB - RUN_GB) / found.worker_gb)
-        advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
-        raise PlanError(f"{begin} {_gb(found.preprocess.ram_gb)} of RAM to preprocess and {_gb(there)} are free; {advice}")
-    if found.certain(found.held_out.ram_gb) > there:
-        raise PlanError(
-            f"{begin} {_gb(found.held_out.ram_gb)} of RAM to predict its largest scan and {_gb(there)} are free; "
-            "cut that scan to what matters, or leave it out"
-        )
+def _needs(found: Preflight, free: FreeResources) -> Iterator[tuple[float, float, str, str]]:
+    """The memory in GB that each part of a run needs, that is free, what it is for, and what to do if it is not enough."""
+    if free.device_gb:
+        advice = f"end what else runs there, or plan with --memory {0.9 * free.device_gb:.1f}, a smaller recipe or --device cpu"
+        yield found.device_gb, free.device_gb, "of the device's memory", advice
+    advice = f"end other programs, or plan with --memory {0.9 * free.ram_gb:.1f} or a smaller recipe"
+    yield found.train.ram_gb, free.ram_gb, "of RAM to train", advice
+    fitting = int((free.ram_gb - BASE_GB - RUN_GB) / found.worker_gb)
+    advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
+    yield found.preprocess.ram_gb, free.ram_gb, "of RAM to preprocess", advice
+    advice = "cut that scan to what matters, or leave it out"
+    yield found.held_out.ram_gb, free.ram_gb, "of RAM to predict its largest scan", advice
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PlanCosts:
-    """What the parts of a plan's run cost, from what was measured of it."""
+class _Costs:
+    """Costs of the parts of a plan's run.
+
+    Args:
+        plan: whose run it is.
+        cases: of the dataset.
+        largest: million voxels of the largest scan, on which memory was measured.
+        trial: of training.
+        handling: of preprocessing and prediction.
+        base_gb: RAM of an idle process.
+    """
 
     plan: Plan
     cases: tuple[CaseMeasure, ...]
+    largest: float
     trial: Trial
     handling: CaseCost
     base_gb: float
 
     def preprocess(self, workers: int) -> StageCost:
-        """Of all cases."""
+        """The cost of preprocessing all cases."""
         seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
         alone = count_before_pool(seconds, workers)
         base = self.base_gb + RUN_GB
@@ -262,7 +262,7 @@ class _PlanCosts:
         )
 
     def train(self, folds: Sequence[Fold]) -> StageCost:
-        """Of one fold, the one with most cases."""
+        """The cost of training the fold with most cases."""
         training, trial = self.plan.training, self.trial
         seconds = training.seconds
         if training.steps is not None and seconds is None:
@@ -275,18 +275,22 @@ class _PlanCosts:
             seconds=seconds,
             ram_gb=RUN_GB + trial.memory_gb + held / GIGABYTE,
             device_gb=trial.device_gb,
-            disk_gb=2 * (trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,  # the one before, and the best, are kept too
+            disk_gb=2 * (trial.checkpoint_bytes + trial.model_bytes) / GIGABYTE,  # the last two checkpoints, last and best model
         )
 
     def predict(self, cases: Sequence[CaseMeasure], *, members: int) -> StageCost:
-        """Of the given scans one after the other, in a process that has predicted none yet; memory of the one that needs most."""
+        """The cost of predicting scans one after the other in a new process.
+
+        Args:
+            cases: whose scans are predicted; memory is that of the scan that needs most.
+            members: number of networks.
+        """
         trial, handling = self.trial, self.handling
-        seconds = sum(
-            handling.predict_seconds * _megavoxels(c) + members * count_tiles(c, self.plan) * trial.tile_seconds for c in cases
-        )
+        tiles = [members * count_tiles(case, self.plan) for case in cases]
+        seconds = sum(handling.predict_seconds * _megavoxels(c) + n * trial.tile_seconds for c, n in zip(cases, tiles, strict=True))
         seconds += handling.predict_start_seconds
         on_device = trial.device_gb > 0
-        own = max((handling.predict_gb * self._share(c) + self._answers_gb(c, members) for c in cases), default=0.0)
+        own = max((handling.predict_gb * self._share(c) + self._ensemble_gb(c, members) for c in cases), default=0.0)
         networks = trial.tile_gb + (members - 1) * trial.model_bytes / GIGABYTE
         return StageCost(
             seconds=seconds if trial.tile_seconds and handling.predict_seconds else None,
@@ -295,50 +299,51 @@ class _PlanCosts:
             disk_gb=sum(handling.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
         )
 
-    @staticmethod
-    def in_a_run(cost: StageCost) -> StageCost:
-        """What a process of its own costs, when a run's process does it."""
-        return cost.model_copy(update={"ram_gb": cost.ram_gb + RUN_GB})
-
     def _share(self, case: CaseMeasure) -> float:
-        """The case's voxels as a share of the largest scan's, on which memory was measured."""
-        return _megavoxels(case) / self._most
+        """The case's voxels as a share of the largest scan's."""
+        return _megavoxels(case) / self.largest
 
-    @cached_property
-    def _most(self) -> float:
-        return max(map(_megavoxels, self.cases))
-
-    def _answers_gb(self, case: CaseMeasure, members: int) -> float:
-        """What several members' answers, and their mean, take beyond the one that was measured."""
-        answer = 4 * len(self.plan.labels.heads) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
-        return 2 * answer if members > 1 else 0.0
+    def _ensemble_gb(self, case: CaseMeasure, members: int) -> float:
+        """Additional memory of an ensemble: the probabilities of one more network, and their mean."""
+        probabilities = 4 * len(self.plan.labels.heads) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
+        return 2 * probabilities if members > 1 else 0.0
 
     def _window_gb(self, case: CaseMeasure) -> float:
-        """The arrays of a sliding window, which lie on the device: image, logits, weights, and what softmax needs; float32."""
+        """Float32 arrays of a sliding window on the device: image, logits, weights, and the temporary arrays of softmax."""
         channels, heads = self.plan.stored, len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
 
 
 def count_before_pool(seconds: Sequence[float], workers: int) -> int:
-    """How many items `each` does in its own process before it calls a pool; all of them if it never does."""
+    """The number of items that `map_items` processes itself before it starts worker processes; all if it never does.
+
+    Args:
+        seconds: of each item.
+        workers: number of processes.
+    """
     spent = 0.0
-    for done, each in enumerate(seconds):
+    for done, duration in enumerate(seconds):
         if workers > 1 and done and spent / done * (len(seconds) - done) > WORTH_A_POOL:
             return done
-        spent += each
+        spent += duration
     return len(seconds)
 
 
 def estimate_pool_seconds(seconds: Sequence[float], workers: int) -> float:
-    """Wall-clock of `each` for items that take so long: some alone, the others each to the worker that is free first."""
+    """Wall-clock time of `map_items`: the first items in its own process, each of the others in the first free worker.
+
+    Args:
+        seconds: of each item.
+        workers: number of processes.
+    """
     alone = count_before_pool(seconds, workers)
     spent = sum(seconds[:alone])
     if alone == len(seconds):
         return spent
-    busy = [spent + WORKERS_START] * workers
-    for each in seconds[alone:]:
-        heapq.heapreplace(busy, busy[0] + each)
-    return max(busy)
+    busy_until = [spent + WORKERS_START] * workers
+    for duration in seconds[alone:]:
+        heapq.heapreplace(busy_until, busy_until[0] + duration)
+    return max(busy_until)
 
 
 def _megavoxels(case: CaseMeasure) -> float:
