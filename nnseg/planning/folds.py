@@ -1,4 +1,4 @@
-"""Which cases are held out in which fold: random or blocked, grouped, stratified by label; kept once written."""
+"""Division of the cases into folds: random or in blocks, by groups, stratified by label; kept once written."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from nnseg.core.options import Split
 from nnseg.storage.datasets.groups import TABLES, find_subjects, read_groups
 from nnseg.storage.run import Run
 
+log = logging.getLogger(__name__)
+
 
 def make_folds(
     names: Collection[str],
@@ -29,32 +31,32 @@ def make_folds(
     groups: Mapping[str, str] | None = None,
     labels: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Fold, ...]:
-    """Divide cases into folds so that each is held out once, and with it every case of its group.
+    """The folds of some cases: each case is held out in one fold, together with its whole group.
 
-    With the default seed the folds are nnU-Net's (scikit-learn's shuffled KFold over sorted names), so that both tools can be
-    compared case by case; groups of several cases, and labels that a training part would lack, are the reasons to deviate.
-    Fewer cases or groups than folds give leave-one-out; a single one trains without held-out cases.
+    With the default seed the folds are nnU-Net's (scikit-learn's shuffled KFold over sorted names), so that both can be compared
+    case by case, unless there are groups of several cases or a label would be missing from a training part. With fewer cases or
+    groups than folds each is held out alone; a single one is only trained on.
 
     Args:
         names: of all cases.
-        count: folds wanted.
+        count: number of folds.
         seed: of the shuffle.
-        blocks: keep neighbours in name order together instead of shuffling: for slices of one stack. Groups have precedence.
-        groups: the group of each case, its patient for instance; a group is never divided.
-        labels: the labels that each case shows; every training part shows all of them if that can be, except with blocks.
+        blocks: keep neighbours in name order together instead of shuffling, for slices of one stack; ignored with groups.
+        groups: the group of each case, for instance its patient; a group is never divided.
+        labels: the labels present in each case; every training part gets all of them if possible, except with blocks.
     """
     ordered = sorted(names)
-    units = _units(ordered, groups or {})
+    units = _group_cases(ordered, groups or {})
     if len(units) == 1:
         return (Fold(training=tuple(ordered), held_out=()),)
     sizes, count, blocks = [len(unit) for unit in units], min(count, len(units)), blocks and not groups
     order = np.arange(len(units))
     if not blocks:
         np.random.RandomState(seed).shuffle(order)
-    places = _balanced(sizes, order.tolist(), count) if max(sizes) > 1 else _even(order, count)
+    fold_of_unit = _balance(sizes, order.tolist(), count) if max(sizes) > 1 else _split_evenly(order, count)
     if labels and not blocks:
-        places = _repaired(places, sizes, _carriers(units, labels))
-    fold_of = {name: place for unit, place in zip(units, places, strict=True) for name in unit}
+        fold_of_unit = _spread_labels(fold_of_unit, sizes, _units_of_labels(units, labels))
+    fold_of = {name: fold for unit, fold in zip(units, fold_of_unit, strict=True) for name in unit}
     return tuple(
         Fold(training=tuple(n for n in ordered if fold_of[n] != i), held_out=tuple(n for n in ordered if fold_of[n] == i))
         for i in range(count)
@@ -62,11 +64,11 @@ def make_folds(
 
 
 def missing_labels(folds: Sequence[Fold], labels: Mapping[str, Collection[str]]) -> tuple[Finding, ...]:
-    """A warning for each label that a fold cannot learn, because none of its training cases shows it.
+    """A warning for each label that is in none of the training cases of a fold.
 
     Args:
         folds: to be checked.
-        labels: the labels that each case shows.
+        labels: the labels present in each case.
     """
     findings = []
     for number, fold in enumerate(folds):
@@ -79,91 +81,78 @@ def missing_labels(folds: Sequence[Fold], labels: Mapping[str, Collection[str]])
     return tuple(findings)
 
 
-def _units(ordered: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
-    """Cases that stay together: those of each group, or each alone; in the order of their first names."""
+def _group_cases(ordered: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
+    """The units that stay together: the cases of each group, or single cases; in the order of their first names."""
     units: dict[str, list[str]] = {}
     for name in ordered:
         units.setdefault(groups[name] if groups else name, []).append(name)
     return list(units.values())
 
 
-def _even(order: npt.NDArray[np.int_], count: int) -> list[int]:
-    """The fold of each unit of one case: neighbours in the given order share one."""
-    places = np.empty_like(order)
+def _split_evenly(order: npt.NDArray[np.int_], count: int) -> list[int]:
+    """The fold of each unit, for units of one case: consecutive units of the order share a fold."""
+    folds = np.empty_like(order)
     for fold, part in enumerate(np.array_split(order, count)):
-        places[part] = fold
-    return [int(place) for place in places]
+        folds[part] = fold
+    return [int(fold) for fold in folds]
 
 
-def _balanced(sizes: Sequence[int], order: Sequence[int], count: int) -> list[int]:
-    """The fold of each unit: the largest goes first, into the fold with the fewest cases; among equals the order decides."""
-    places, filled = [0] * len(sizes), [0] * count
+def _balance(sizes: Sequence[int], order: Sequence[int], count: int) -> list[int]:
+    """The fold of each unit: the largest unit first, each into the fold with fewest cases; equal sizes in the given order."""
+    folds, filled = [0] * len(sizes), [0] * count
     for unit in sorted(order, key=lambda unit: -sizes[unit]):
-        places[unit] = filled.index(min(filled))
-        filled[places[unit]] += sizes[unit]
-    return places
+        folds[unit] = filled.index(min(filled))
+        filled[folds[unit]] += sizes[unit]
+    return folds
 
 
-def _carriers(units: Sequence[Sequence[str]], labels: Mapping[str, Collection[str]]) -> list[list[int]]:
-    """The units that show each label, for labels that can be both trained on and held out: those of several units."""
-    carriers: dict[str, list[int]] = {}
+def _units_of_labels(units: Sequence[Sequence[str]], labels: Mapping[str, Collection[str]]) -> list[list[int]]:
+    """The numbers of the units with each label, for labels of several units: only these can be both trained on and held out."""
+    found: dict[str, list[int]] = {}
     for i, unit in enumerate(units):
         for label in sorted({label for name in unit for label in labels[name]}):
-            carriers.setdefault(label, []).append(i)
-    return [found for _, found in sorted(carriers.items()) if len(found) > 1]
+            found.setdefault(label, []).append(i)
+    return [numbers for _, numbers in sorted(found.items()) if len(numbers) > 1]
 
 
-def _repaired(places: Sequence[int], sizes: Sequence[int], carriers: Sequence[Sequence[int]]) -> list[int]:
-    """The fold of each unit, changed as little as it takes for no label's carriers to be all in one fold.
+def _spread_labels(folds: Sequence[int], sizes: Sequence[int], units_of_labels: Sequence[Sequence[int]]) -> list[int]:
+    """The fold of each unit, changed as little as possible so that no label has all its units in one fold.
 
-    Step by step a label is mended by the change that leaves fewest such labels, then the one that alters the folds' sizes least.
-    Four labels in five folds can always be mended; with many the search may end early, and `missing_labels` names what is left.
+    Greedy: each step takes the change that leaves fewest such labels, and among equals the one that alters the sizes of the folds
+    least. Four labels in five folds can always be spread; with many the search may end early, see `missing_labels`.
     """
-    places = list(places)
-    wanted = np.bincount(places, sizes)
+    folds = list(folds)
+    wanted = np.bincount(folds, sizes)
 
     def cost(candidate: Sequence[int]) -> tuple[int, float]:
-        return len(_gathered(candidate, carriers)), float(np.abs(np.bincount(candidate, sizes) - wanted).sum())
+        return len(_confined(candidate, units_of_labels)), float(np.abs(np.bincount(candidate, sizes) - wanted).sum())
 
-    while gathered := _gathered(places, carriers):
-        changes = (min(_changes(places, found), key=cost, default=places) for found in gathered)
-        better = next((changed for changed in changes if cost(changed)[0] < len(gathered)), None)
+    while confined := _confined(folds, units_of_labels):
+        changes = (min(_changes(folds, units), key=cost, default=folds) for units in confined)
+        better = next((changed for changed in changes if cost(changed)[0] < len(confined)), None)
         if better is None:
             break
-        places = better
-    return places
+        folds = better
+    return folds
 
 
-def _gathered(places: Sequence[int], carriers: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Those carriers of a label that are all in one fold, whose training part therefore lacks it."""
-    return [found for found in carriers if all(places[unit] == places[found[0]] for unit in found)]
+def _confined(folds: Sequence[int], units_of_labels: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """The units of each label that is in one fold only, and thus missing from its training part."""
+    return [units for units in units_of_labels if len({folds[unit] for unit in units}) == 1]
 
 
-def _changes(places: Sequence[int], movers: Sequence[int]) -> Iterator[list[int]]:
-    """All ways to let one of the movers change places with a unit of another fold, or go there and leave others behind."""
-    for unit in movers:
-        for other, fold in enumerate(places):
-            if fold != places[unit]:
-                changed = list(places)
-                changed[unit], changed[other] = fold, places[unit]
-                yield changed
-        for fold in sorted(set(places) - {places[unit]}):
-            if places.count(places[unit]) > 1:
-                changed = list(places)
-                changed[unit] = fold
-                yield changed
-
-
-log = logging.getLogger(__name__)
+def _changes(folds: Sequence[int], units: Sequence[int]) -> Iterator[list[int]]:
+    """All ways to swap one of some units with a unit of another fold, or to move it there unless its own fold would be empty."""
+    for unit in units:
+        own = folds[unit]
+        swaps = [{unit: fold, other: own} for other, fold in enumerate(folds) if fold != own]
+        moves = [{unit: fold} for fold in sorted(set(folds) - {own})] if folds.count(own) > 1 else []
+        for change in (*swaps, *moves):
+            yield [change.get(number, fold) for number, fold in enumerate(folds)]
 
 
 class FoldSettings(FrozenModel):
-    """How a run's cases were asked to be divided; in the run's record.
-
-    Args:
-        split: shuffled or in blocks.
-        group_by: what keeps cases together, as `read_groups` takes it; None for the subjects of BIDS names, if there are any.
-    """
+    """Options that a run's folds were made with, as kept in its record; see `Options`."""
 
     split: Split = "auto"
     group_by: str | None = None
@@ -172,41 +161,41 @@ class FoldSettings(FrozenModel):
 def decide_folds(
     run: Run, dataset: Dataset | None, fingerprint: Fingerprint, *, split: Split = "auto", group_by: str | None = None
 ) -> tuple[Fold, ...]:
-    """The run's folds: those on file if they divide the usable cases as asked for, else made anew and written.
+    """The run's folds: those on file if cases and options are the same, otherwise new ones, which are written.
 
-    What a fold cannot learn, and that nothing is held out, is logged as a warning.
+    Logs a warning for labels missing from a training part, and if no case is held out.
 
     Args:
         run: whose folds they are.
-        dataset: whose names and paths may tell groups; None for the one that the run was made from.
-        fingerprint: of the dataset: the usable cases, and the labels that each shows.
-        split: "auto" for what was asked for before.
-        group_by: as `read_groups` takes it; None for what was asked for before.
+        dataset: for groups by names and paths; None for the dataset of the run.
+        fingerprint: of the dataset: the usable cases, and the labels of each.
+        split: "auto" for the option of the folds on file.
+        group_by: as `read_groups` takes it; None for the option of the folds on file.
 
     Raises:
-        DatasetError: the groups asked for cannot be told.
-        RunError: the folds on file leak: a case or a group is both trained on and held out.
+        DatasetError: the groups cannot be determined.
+        RunError: a case or a group is both trained on and held out.
     """
-    before = _asked_before(run)
-    asked = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
-    groups = _groups(asked.group_by, dataset or _known_dataset(run))
+    before = _previous_settings(run)
+    settings = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
+    groups = _find_groups(settings.group_by, dataset or (run.dataset if Run.dataset.path(run).exists() else None))
     labels = find_labels(fingerprint)
-    folds = _folds_on_file(run, fingerprint, changed=asked != before)
+    folds = _folds_on_file(run, fingerprint, changed=settings != before)
     if folds is None:
-        blocks = not groups and (asked.split == "blocks" or (asked.split == "auto" and _is_a_stack(fingerprint)))
+        blocks = not groups and (settings.split == "blocks" or (settings.split == "auto" and _is_stack(fingerprint)))
         if blocks:
             log.info("folds are blocks of neighbours, as for numbered slices of one stack (--split random to shuffle)")
         folds = make_folds(labels.keys(), blocks=blocks, groups=groups, labels=labels)
         run.folds = dict(enumerate(folds))
-        run.update_record(folds=asked.model_dump())  # after the file, so that a kill between leaves no unmet request
-    _refuse_divided(Run.folds.path(run), folds, groups)
+        run.update_record(folds=settings.model_dump())  # after the folds: if killed in between, they are made again
+    _check_groups(Run.folds.path(run), folds, groups)
     for finding in (*_nothing_held_out(folds, groups), *missing_labels(folds, labels)):
         log.warning("%s: %s", finding.level, finding)
     return folds
 
 
 def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
-    """What each case shows of that which the network has to learn: labels without the background, or regions."""
+    """The foreground labels, or regions, that are present in each case, by the case's name."""
     labels = fingerprint.labels
     heads = [(head, covered) for head, covered in zip(labels.heads, labels.members(), strict=True) if head in labels.foreground]
     parts = {head: [name for name, inside in zip(labels.names, covered, strict=True) if inside] for head, covered in heads}
@@ -216,7 +205,7 @@ def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     }
 
 
-def _asked_before(run: Run) -> FoldSettings:
+def _previous_settings(run: Run) -> FoldSettings:
     try:
         record = run.record
         former = {"split": (record.get("plan") or {}).get("split", "auto")}  # where earlier versions kept it
@@ -226,16 +215,11 @@ def _asked_before(run: Run) -> FoldSettings:
 
 
 def _absolute(group_by: str | None) -> str | None:
-    """A table by its full path, so that it is found again from another working folder; else as it is."""
+    """The full path of a table, to find it from another working folder; an expression as it is."""
     return str(Path(group_by).resolve()) if group_by and Path(group_by).suffix.lower() in TABLES else group_by
 
 
-def _known_dataset(run: Run) -> Dataset | None:
-    """The dataset that the run was made from; None if it was planned from a fingerprint alone."""
-    return run.dataset if Run.dataset.path(run).exists() else None
-
-
-def _groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
+def _find_groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
     if dataset is None:
         return {}
     if group_by is not None:
@@ -247,7 +231,7 @@ def _groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
 
 
 def _folds_on_file(run: Run, fingerprint: Fingerprint, *, changed: bool) -> tuple[Fold, ...] | None:
-    """Those on file, if they divide the usable cases and nothing else was asked for since."""
+    """The folds on file; None if there are none, or the options or the usable cases have changed."""
     if not Run.folds.path(run).exists():
         return None
     if changed:
@@ -260,8 +244,8 @@ def _folds_on_file(run: Run, fingerprint: Fingerprint, *, changed: bool) -> tupl
     return folds
 
 
-def _refuse_divided(file: Path, folds: tuple[Fold, ...], groups: Mapping[str, str]) -> None:
-    """Nothing if no fold trains on a group that it holds out; an edit, or another table of groups, may have brought that about."""
+def _check_groups(file: Path, folds: tuple[Fold, ...], groups: Mapping[str, str]) -> None:
+    """Raise RunError if a fold trains on a group that it holds out, as after an edit of the file or of the table of groups."""
     for number, fold in enumerate(folds):
         trained = {groups[name]: name for name in fold.training if name in groups}
         for name in fold.held_out:
@@ -273,7 +257,7 @@ def _refuse_divided(file: Path, folds: tuple[Fold, ...], groups: Mapping[str, st
 
 
 def _nothing_held_out(folds: tuple[Fold, ...], groups: Mapping[str, str]) -> tuple[Finding, ...]:
-    """A warning if every case is trained on in every fold."""
+    """A warning if no fold holds out a case."""
     if any(fold.held_out for fold in folds):
         return ()
     names = folds[0].training
@@ -282,8 +266,8 @@ def _nothing_held_out(folds: tuple[Fold, ...], groups: Mapping[str, str]) -> tup
     return (Finding(level="warning", message=f"{message}: nothing will tell how good it is; add cases to have it scored"),)
 
 
-def _is_a_stack(fingerprint: Fingerprint) -> bool:
-    """2D images whose names differ only by a running number are most likely neighbours in one volume."""
+def _is_stack(fingerprint: Fingerprint) -> bool:
+    """True for 2D images whose names differ only by a number: most likely slices of one volume."""
     names = [re.fullmatch(r"(.*?)(\d+)", case.name) for case in fingerprint.cases]
     stems = {m.group(1) for m in names if m}
     return len(names) > 1 and all(names) and len(stems) == 1 and all(case.shape[0] == 1 for case in fingerprint.cases)
