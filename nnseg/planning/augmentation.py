@@ -1,4 +1,4 @@
-"""Augmentation settings of a plan, by the modality that the channels' names tell."""
+"""The augmentation section of a plan: nnU-Net's rules, and a policy for the modality of the channels."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ MODALITY_NAMES: Final[dict[Modality, str]] = {
     "mr": r"mri?|t1\w*|t2\w*|flair|adc|dwi|pdw?|swi|dce|lge|cine|bssfp",
     "microscopy": r"em|sem|tem|microscopy|histology|fluorescence|brightfield|dic|dapi|gfp|haematoxylin|hematoxylin",
 }
-"""Words that channels of a modality are called by; letter case does not matter."""
+"""Words in the names of a modality's channels, as a regular expression; letter case does not matter."""
 
-OTHERS: Final = r"x|xr|xray|cr|dx|us|ultrasound|pet|suv|spect|fundus|octa?|endoscopy|dermoscopy|photo\w*"
-"""Words for what is none of these."""
+OTHER_NAMES: Final = r"x|xr|xray|cr|dx|us|ultrasound|pet|suv|spect|fundus|octa?|endoscopy|dermoscopy|photo\w*"
+"""Words in the names of other channels."""
 
 
 def find_modality(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modality | None, str]:
-    """The modality of all channels, with the reason for it; None if it is not known, or not the same.
+    """The modality of all channels, with the reason for its policy; None if it is unknown or differs between channels.
 
     Args:
         fingerprint: of the dataset.
-        has_sides: labels know left from right, so that images show bodies and not tissue.
+        has_sides: there are left and right labels, so that images show bodies and not tissue.
     """
     names = ", ".join(fingerprint.channels)
     for modality, pattern in MODALITY_NAMES.items():
-        if all(_is_called(name, pattern) for name in fingerprint.channels):
-            return modality, f"{names}: {MODALITY_WORDS[modality]}"
-    known = "|".join([*MODALITY_NAMES.values(), OTHERS])
-    if any(_is_called(name, known) for name in fingerprint.channels) or has_sides or not fingerprint.is_2d:
+        if all(_has_word(name, pattern) for name in fingerprint.channels):
+            return modality, f"{names}: {POLICY_REASONS[modality]}"
+    known = "|".join([*MODALITY_NAMES.values(), OTHER_NAMES])
+    if any(_has_word(name, known) for name in fingerprint.channels) or has_sides or not fingerprint.is_2d:
         return None, ""
     if bool((fingerprint.spacings == 1.0).all()):
-        return "microscopy", f"single images without a size in mm ({names}): {MODALITY_WORDS['microscopy']}"
+        return "microscopy", f"single images without a size in mm ({names}): {POLICY_REASONS['microscopy']}"
     return None, ""
 
 
-MODALITY_WORDS: Final[dict[Modality, str]] = {
+POLICY_REASONS: Final[dict[Modality, str]] = {
     "ct": "CT has absolute units, and never the other sign",
     "mr": "MR scanners have such faults",
     "microscopy": "tissue under a microscope has no upright position and no fixed shape",
 }
-"""Why each has a policy of its own."""
+"""Why each modality has a policy of its own."""
 
 
-def _is_called(name: str, pattern: str) -> bool:
+def _has_word(name: str, pattern: str) -> bool:
     return any(re.fullmatch(pattern, word) for word in re.findall(r"[^\W_]+", name.casefold()))
 
 
 LEFT_RIGHT = 2
-"""The axis of a scan in canonical orientation that leads from the right to the left; in a picture, its columns."""
+"""The right-left axis of a scan in canonical orientation; the columns of a 2D image."""
 
 UPRIGHT_DEGREES = 30.0
-"""Up to which turns do not make left and right change places."""
+"""Largest rotation after which left and right can still be told apart."""
 
 
 def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
-    """Rotation and mirroring by nnU-Net's rules, a policy for the modality, and above both what the recipe says of every dataset.
+    """Rotation and mirroring by nnU-Net's rules, the policy for the modality, and the recipe's settings, which take precedence.
 
     Args:
         inputs: of the plan.
-        given: what the recipe says.
+        given: settings of the recipe.
     """
     pairs = () if given.get("swapped_labels") == () else label_pairs(inputs.fingerprint.labels)
     modality, reason = find_modality(inputs.fingerprint, has_sides=bool(pairs))
@@ -98,10 +98,10 @@ def _by_patch(inputs: PlanInputs) -> Content:
 
 
 def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
-    """What is decided, so that left stays left: labels swapped by flips, or no flips; and nothing turned upside down."""
+    """The decisions changed so that left and right stay apart: flips swap the labels, or there are none; rotations are limited."""
     axis = inputs.resolution.axes.index(LEFT_RIGHT) - (3 - inputs.dimensions)
     if axis < 0:
-        return decided  # slices from left to right, each on one side
+        return decided  # sagittal slices, each on one side
     labels, why = inputs.fingerprint.labels, dict(decided["why"])
     named = _listed([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
     decided = {**decided, "why": why}
@@ -117,7 +117,7 @@ def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
 
 
 def _with_quarter_turns(inputs: PlanInputs, decided: Content) -> Content:
-    """What is decided, with the axes of quarter turns if there are to be any: along which patch and voxels are equally long."""
+    """The decisions with the axes of quarter turns, if there are any: those along which patch and voxels are equally long."""
     if not decided.get("quarter_turn_probability") or "quarter_turn_axes" in decided:
         return decided
     first = 1 if decided["in_plane"] else 0

@@ -1,4 +1,4 @@
-"""The foreground's intensities, pooled over a dataset in memory that does not grow with it."""
+"""Statistics of foreground intensities over a dataset, in memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from nnseg.core.image import Floats
 Numbers = npt.NDArray[np.float64]
 
 BLOCK = 1 << 18
-"""Voxels turned into doubles at a time."""
+"""Voxels converted to float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ForegroundSample:
-    """The foreground voxels of one case.
+    """Intensities of the foreground voxels of one case.
 
     Args:
-        moments: (channels, 4): mean, variance, least, greatest of all.
-        sample: (channels, n) some, evenly spaced among all in order of intensity.
+        moments: (channels, 4): mean, variance, minimum and maximum of all voxels.
+        sample: (channels, n): some of the voxels, evenly spaced in order of intensity.
     """
 
     moments: Numbers
     sample: Floats
 
 
-def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: str) -> ForegroundSample | None:
-    """The foreground of a case, or None if it has none.
+def sample_foreground(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: str) -> ForegroundSample | None:
+    """A sample of the foreground intensities of a case; None if it has no foreground.
 
-    Voxels are ordered by intensity and some are taken at even steps (systematic sampling), which gives percentiles many times
-    closer than as many random voxels. The first differs from case to case, so that what each rounds off evens out over many.
+    Voxels are sorted by intensity and taken at even steps (systematic sampling), which gives far more accurate percentiles than as
+    many random voxels. The first one differs from case to case, so that rounding errors cancel out over many cases.
 
     Args:
         image_CZYX: the scan.
-        mask: (Z, Y, X) where a label is.
-        sample: how many voxels to draw of each channel; at least one is.
-        seed: decides which voxel is the first.
+        mask: (Z, Y, X), True in the foreground.
+        sample: number of voxels to draw from each channel, at least one.
+        seed: determines the first voxel.
     """
     count = int(np.count_nonzero(mask))
     if not count:
@@ -51,7 +51,7 @@ def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: 
     first = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "big") % count
     ranks = (np.arange(taken) * count + first) // taken
     moments, drawn = [], []
-    for channel in image_CZYX:  # one at a time: a copy of one channel's foreground is all that is held
+    for channel in image_CZYX:  # one at a time, to hold a copy of only one channel's foreground
         voxels = channel[mask]
         voxels.sort()
         mean = voxels.mean(dtype=np.float64)
@@ -60,25 +60,25 @@ def draw(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample: int, seed: 
     return ForegroundSample(moments=np.array(moments, np.float64), sample=np.stack(drawn))
 
 
-def pool(cases: Sequence[ForegroundSample]) -> tuple[Intensity, ...]:
-    """One `Intensity` per channel of at least one case.
+def pool_intensities(cases: Sequence[ForegroundSample]) -> tuple[Intensity, ...]:
+    """The statistics of each channel over one or more cases.
 
-    Each case counts the same however much foreground it has, as in nnU-Net, which draws equally many voxels of each (with
-    replacement, 10^8 in all); what that estimates is computed exactly here but for median and percentiles.
+    Each case has the same weight whatever the size of its foreground, as in nnU-Net, which draws equally many voxels of each (with
+    replacement, 10^8 in all); here all but median and percentiles are exact.
     """
     sizes = [case.sample.shape[1] for case in cases]
     weights = np.repeat([1.0 / n for n in sizes], sizes)
     channels = range(len(cases[0].moments))
-    return tuple(_pooled([c.moments[k] for c in cases], [c.sample[k] for c in cases], weights) for k in channels)
+    return tuple(_pool_channel([c.moments[k] for c in cases], [c.sample[k] for c in cases], weights) for k in channels)
 
 
 def _variance(voxels: npt.NDArray[np.float32], mean: np.float64) -> float:
-    """Block by block, since doubles of all voxels would take twice their memory."""
+    """The variance, block by block, since a float64 copy of all voxels would take twice their memory."""
     blocks = (voxels[i : i + BLOCK] - mean for i in range(0, voxels.size, BLOCK))
     return float(sum(np.dot(block, block) for block in blocks)) / voxels.size
 
 
-def _pooled(moments: list[Numbers], samples: list[npt.NDArray[Any]], weights: Numbers) -> Intensity:
+def _pool_channel(moments: list[Numbers], samples: list[npt.NDArray[Any]], weights: Numbers) -> Intensity:
     means, variances, lows, highs = np.stack(moments).T
     mean = means.mean()
     sample = np.concatenate(samples).astype(np.float64)

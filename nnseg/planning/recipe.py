@@ -1,4 +1,4 @@
-"""`Recipe`: the constants that shape a plan, read from one page of TOML that people write."""
+"""`Recipe`: settings and constants that shape a plan, read from a TOML file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Constants(FrozenModel):
-    """What differs between 2D and 3D.
+    """Constants that differ between 2D and 3D.
 
     Args:
-        first_edge: voxels along the sides of the first patch tried, were it cubic.
-        features_cap: most channels of a stage.
-        reference_estimate: elements of all feature maps that the reference batch may have for one of its patches.
-        reference_batch: the batch ``reference_estimate`` is for.
+        first_edge: voxels a side of the first patch tried, if it is cubic.
+        features_cap: maximum number of channels of a stage.
+        reference_estimate: largest number of elements of all feature maps for one patch of the reference batch.
+        reference_batch: the batch size for ``reference_estimate``.
         patch_batch: patches are shrunk until this many are affordable.
-        largest_batch: more patches a step bring little.
+        largest_batch: maximum number of patches a step.
     """
 
     first_edge: Count
@@ -42,20 +42,20 @@ class Rules(FrozenModel):
     Args:
         network: a name in `nnseg.network.build.NETWORKS`.
         base_features: channels of the finest stage, doubled at each further one.
-        blocks: of the encoder's stages; the last number goes for all further stages.
-        decoder_blocks: likewise of the decoder's.
-        aim: what a step must fit into, in words, for the plan's reasons.
-        memory_gb: the estimate allowed is the reference estimate times ``memory_gb / reference_gb``.
-        reference_gb: what the reference estimate takes.
-        most_memory_gb: up to which the budget's memory takes the place of ``memory_gb``; 0 for never.
-        fills_memory: where no memory is asked for, the budget is what the device has free.
-        smallest_batch: patches a step, whatever they cost.
-        dataset_share: most of the dataset's voxels that one step may see.
-        smallest_edge: voxels of a stage below which no axis is pooled.
+        blocks: of the encoder's stages; the last number is used for all further stages.
+        decoder_blocks: likewise of the decoder.
+        aim: what a step must fit into, as text for the plan's reasons.
+        memory_gb: the largest estimate is the reference estimate times ``memory_gb / reference_gb``.
+        reference_gb: memory that the reference estimate takes.
+        most_memory_gb: the budget's memory, up to this much, replaces ``memory_gb``; 0 if it never does.
+        fills_memory: without --memory the budget is the free memory of the device.
+        smallest_batch: minimum number of patches a step, whatever they cost.
+        dataset_share: largest share of the dataset's voxels in one step.
+        smallest_edge: fewest voxels that pooling may leave along an axis.
         anisotropy: an axis this many times coarser than the others is strongly anisotropic.
-        mask_below: statistics are taken where scans are not zero if cropping leaves less than this share of them.
-        image_order: spline order images are resampled with.
-        steps_per_case: length of a training without a budget, for each case of the dataset ...
+        mask_below: normalization uses non-zero voxels only if cropping leaves less than this share of the scans.
+        image_order: spline order of resampling images.
+        steps_per_case: length of a training without a time budget, for each case of the dataset ...
         fewest_steps: ... but not shorter than this ...
         most_steps: ... nor longer than this.
         flat: constants of 2D plans, ``[planner.2d]``.
@@ -86,7 +86,7 @@ class Rules(FrozenModel):
     volume: Constants = Field(alias="3d")
 
     def constants(self, dimensions: int) -> Constants:
-        """Those of 2D or of 3D plans."""
+        """The constants of 2D or of 3D plans."""
         return self.flat if dimensions == 2 else self.volume
 
     def within(self, budget: Budget) -> Rules:
@@ -98,12 +98,12 @@ class Rules(FrozenModel):
 
 
 class CandidateNetwork(FrozenModel):
-    """One of several networks that a recipe may come to.
+    """One of several networks to choose from.
 
     Args:
-        name: for people.
-        enough_steps: it is worth its price if a training has at least this many steps.
-        planner: what it replaces of the recipe's planner section.
+        name: shown in the plan's reasons.
+        enough_steps: fewest training steps with which it is preferred to smaller networks.
+        planner: settings that replace those of the recipe's planner section.
     """
 
     name: str
@@ -112,7 +112,7 @@ class CandidateNetwork(FrozenModel):
 
 
 class TrainingRecipe(Training):
-    """Settings of a plan's training that the recipe fixes; those left out are the planner's to decide.
+    """Settings of a plan's training that the recipe fixes; the planner decides the others.
 
     Args:
         batch_size: 0 leaves it to the planner.
@@ -122,10 +122,10 @@ class TrainingRecipe(Training):
 
 
 class Policies(FrozenModel):
-    """Settings of the augmentation that suit a modality; those left out stay the planner's to decide.
+    """Settings of the augmentation by modality; the planner decides the others.
 
     Args:
-        ct, mr, microscopy: for datasets all of whose channels are of this modality.
+        ct, mr, microscopy: for datasets with channels of this modality only.
     """
 
     ct: Augmentation = Augmentation()
@@ -138,14 +138,14 @@ class Recipe(FrozenModel):
 
     Args:
         name: of its file, without the suffix.
-        description: who it is for, in a sentence.
+        description: its purpose, in a sentence.
         planner: constants of the planner's rules.
-        training: settings of the plan's training; what is not set is decided.
+        training: settings of the plan's training; the planner decides the others.
         inference: settings of the plan's inference; likewise.
-        modality: settings of the augmentation by modality; those under ``training.augmentation`` stand above them.
-        by_modality: whether they are used.
-        candidates: networks to choose from, the cheapest first; empty if the recipe comes to one only.
-        on_cpu: sections that replace parts of those above when a CPU trains.
+        modality: settings of the augmentation by modality; those under ``training.augmentation`` take precedence.
+        by_modality: use the settings by modality.
+        candidates: networks to choose from, smallest first; empty if there is no choice.
+        on_cpu: sections that replace parts of those above for training on a CPU.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -161,7 +161,7 @@ class Recipe(FrozenModel):
     on_cpu: dict[str, Any] = {}
 
     def on(self, device: str) -> Recipe:
-        """The recipe for one kind of device.
+        """The recipe for a kind of device.
 
         Raises:
             PlanError: ``on_cpu`` names a setting that does not exist.
@@ -169,22 +169,22 @@ class Recipe(FrozenModel):
         if device != "cpu" or not self.on_cpu:
             return self
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
-        return parse(Recipe, _merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
+        return parse(Recipe, _merge(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
     def of(self, candidate: CandidateNetwork) -> Recipe:
-        """The recipe that comes to one of its candidates.
+        """The recipe with one of its candidate networks.
 
         Raises:
             PlanError: the candidate names a setting that does not exist.
         """
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu", "candidates"})
-        return parse(Recipe, _merged(content, {"planner": candidate.planner}), f"recipe {self.name}, candidate {candidate.name}")
+        return parse(Recipe, _merge(content, {"planner": candidate.planner}), f"recipe {self.name}, candidate {candidate.name}")
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe by the name of a shipped one ("auto", "nnunet"), or by the path of a file.
+    """The recipe of a name ("auto", "nnunet", ...) or a file.
 
-    A recipe may begin with ``based_on = "auto"`` and then needs to say only what differs.
+    A file that begins with ``based_on = "auto"`` needs only the settings that differ from those of that recipe.
 
     Raises:
         PlanError: there is no such recipe, or it names a setting that does not exist.
@@ -199,7 +199,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with nnseg, by name."""
+    """The files of the recipes that come with nnseg, by name."""
     inside = Path(__file__).parents[1] / "plans"  # in a wheel; beside the package in a checkout
     folder = inside if inside.is_dir() else Path(__file__).parents[2] / "plans"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -224,13 +224,10 @@ def _read(path: Path) -> dict[str, Any]:
     shipped = shipped_recipes()
     if base not in shipped or shipped[base].resolve() == path.resolve():
         raise PlanError(f"recipe {path.name}: based_on = {base!r} must be one of {', '.join(n for n in shipped if n != path.stem)}")
-    return _merged(_read(shipped[base]), content)
+    return _merge(_read(shipped[base]), content)
 
 
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``under`` with the settings of ``over`` in their place, table by table."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The settings of both, those of ``over`` where both have one, table by table."""
+    tables = {key for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
+    return {**under, **{key: _merge(under[key], value) if key in tables else value for key, value in over.items()}}

@@ -1,4 +1,4 @@
-"""The grid a network works on: which spacing, and which axis comes first."""
+"""The grid of a network: its spacing and the order of its axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnseg.core.geometry import Axes, Vector
 Table = npt.NDArray[np.float64]
 
 AXIS_NAMES = "zyx"
-"""What people call the axes of a scan's array."""
+"""Names of the axes of a scan's array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class Resolution:
     Args:
         axes: network axis ``a`` is scan axis ``axes[a]``.
         spacing: mm.
-        shape: the median cropped scan on this grid, voxels; halves occur when the number of cases is even.
-        why: the reasons, for the fields ``axes`` and ``spacing``.
+        shape: the median cropped scan on this grid, in voxels; not always whole, if the number of cases is even.
+        why: the reasons for ``axes`` and ``spacing``.
     """
 
     axes: Axes
@@ -33,7 +33,7 @@ class Resolution:
 
 
 def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0) -> Resolution:
-    """The grid that suits a dataset: median spacing, finer along an axis with few thick slices, coarsest axis first.
+    """The grid of a dataset's network: median spacing, finer along an axis with few thick slices, coarsest axis first.
 
     Args:
         spacings: (cases, 3) mm, scan axis order.
@@ -85,7 +85,7 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
 
 
 def _median(rows: Table) -> Table:
-    """Along each axis; as nnU-Net takes it, to which np.median is not equal in the last digit."""
+    """The median along each axis, by percentile as in nnU-Net, since np.median differs in the last digit."""
     return np.asarray(np.percentile(rows, 50, axis=0))
 
 

@@ -16,8 +16,8 @@ from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import Grid, Shape, Vector
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
-from nnseg.planning.intensity import ForegroundSample, pool
-from nnseg.planning.measure import SAMPLE, measure, measure_case
+from nnseg.planning.intensity import ForegroundSample, pool_intensities
+from nnseg.planning.measure import SAMPLE_SIZE, measure, measure_case
 from nnseg.storage.datasets.read import read_dataset
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2), ignore=9)
@@ -94,7 +94,7 @@ def test_structure_holds_together_across_corners():
 
 @pytest.mark.parametrize(("fine", "slack"), [(10_000, 0), (1000, 2), (100, 6)])
 def test_structure_in_a_large_box_is_exact_to_a_block_at_either_end(monkeypatch: pytest.MonkeyPatch, fine: int, slack: int):
-    monkeypatch.setattr(module, "FINE", fine)
+    monkeypatch.setattr(module, "MOST_VOXELS", fine)
     labels = np.zeros((1, 40, 50), np.uint8) + np.zeros((3, 1, 1), np.uint8)
     labels[:, 3:32, 4:30] = 1
     labels[1, 39, 49] = 1
@@ -153,10 +153,10 @@ def test_sample_does_not_grow_with_the_number_of_cases(
 
     def counting(cases: list[ForegroundSample]) -> tuple[Intensity, ...]:
         sizes.extend(c.sample.size for c in cases)
-        return pool(cases)
+        return pool_intensities(cases)
 
-    monkeypatch.setattr(module, "SAMPLE", 300)
-    monkeypatch.setattr(module, "pool", counting)
+    monkeypatch.setattr(module, "SAMPLE_SIZE", 300)
+    monkeypatch.setattr(module, "pool_intensities", counting)
     measure_made(dict.fromkeys((f"case{i}" for i in range(count)), made(np.ones((4, 5, 6)))))
     assert sum(sizes) == kept
 
@@ -169,7 +169,7 @@ def test_measuring_takes_no_more_than_thrice_the_memory_of_the_scan():
     read = made(labels, image=rng.normal(size=shape))
     tracemalloc.start()
     try:
-        measure_case(read.scan, read.label_map, labels=LABELS, name="a", sample=SAMPLE // 100)
+        measure_case(read.scan, read.label_map, labels=LABELS, name="a", sample=SAMPLE_SIZE // 100)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -295,7 +295,7 @@ def test_hippocampus_is_measured_as_nnunet_does(hippocampus: Dataset):
 def test_hippocampus_percentiles_from_few_voxels_are_exact_to_half_a_percent_of_the_range(
     hippocampus: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "SAMPLE", 50 * 300)  # a tenth of the foreground
+    monkeypatch.setattr(module, "SAMPLE_SIZE", 50 * 300)  # a tenth of the foreground
     some = replace(hippocampus, cases=hippocampus.cases[::4])
     (of,) = measure(some).intensities
     volumes = [foreground(case) for case in some.cases]
