@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nnseg.commands.probe import known_probe, probe, room
+from nnseg.commands.probe import free_resources, known_probe, probe
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import PlanError, RunError
 from nnseg.core.fingerprint import Fingerprint
@@ -168,7 +168,7 @@ def estimate_cost(run: Run, fingerprint: Fingerprint, options: Options) -> tuple
     plans = [folder.plan for folder in run.plans]
     alone = [preflight(p, fingerprint, measured, folds=chosen, workers=options.workers, device=device) for p in plans]
     found = add_first_stages(alone, plans)
-    check_fits(found, room(run, options.device))
+    check_fits(found, free_resources(run, options.device))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Measuring candidate plans on this machine, each in a process of its own that may die without harm. No torch is loaded here."""
+"""Measurements of candidate plans on this machine, each in a process of its own, which may die. No torch is loaded here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import math
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 TIME_LIMIT = 600.0
 """Seconds after which a process that still measures is killed."""
 
-MOST_CASES = 8
-"""Of the dataset that lend themselves to a probe."""
+MAX_CASES = 8
+"""Cases of the dataset that are measured with."""
 
 
 class ProbeRequest(FrozenModel):
@@ -42,8 +42,8 @@ class ProbeRequest(FrozenModel):
         cases: the largest first, then the median one, then others.
         megavoxels: million voxels of each case's scan, by name.
         store: folder of the preprocessed cases.
-        device: to compute on.
-        held_out: cases that a fold holds out.
+        device: where the networks compute.
+        held_out: number of cases that a fold holds out.
     """
 
     task: Literal["handle", "train"]
@@ -56,13 +56,13 @@ class ProbeRequest(FrozenModel):
 
 
 class ProbeResult(FrozenModel):
-    """What was measured; one of ``handling`` and ``trial`` is there, unless there is an error.
+    """What was measured: ``handling`` or ``trial``, or an error.
 
     Args:
-        device: what was computed on.
-        threads: that torch uses.
-        base_gb: RAM of the process before it did anything.
-        error: that the candidate met.
+        device: the one used.
+        threads: of torch.
+        base_gb: RAM of the process before the measurement.
+        error: why the candidate cannot be measured.
     """
 
     device: str = ""
@@ -86,35 +86,38 @@ def probe(
     device: str = "auto",
     enough: Callable[[Plan, Trial], bool] = _never,
 ) -> Probe:
-    """The run's probe, with a trial of each candidate in their order, until ``enough`` says that the rest need none.
+    """The run's probe, with a trial of each candidate in their order, until ``enough`` returns True for one.
 
-    What is on file of the same machine and dataset is not measured again, and neither is the memory that was free then: the same
-    command gives the same probe. A candidate that cannot be trained has a trial that says why.
+    Trials on file from the same machine and dataset are not measured again, nor is the memory that was free then, so the same
+    command gives the same probe. A candidate that cannot be trained has a trial with the reason.
 
     Args:
         run: keeps the probe; must be locked by the caller.
-        dataset: lends some cases.
+        dataset: its cases are measured with.
         fingerprint: of the dataset.
-        candidates: plans to try; may be made while they are tried.
-        device: to compute on.
-        enough: is told each trial, known or new.
+        candidates: plans to try; may be generated meanwhile.
+        device: where the networks compute.
+        enough: called with each candidate and its trial, whether on file or new.
     """
-    known = known_probe(run, fingerprint, device=device) or _unmeasured(fingerprint, device)
+    known = known_probe(run, fingerprint, device=device) or _new_probe(fingerprint, device)
     kept: list[str] = []
-    with _workshop(run) as folder:
+    shutil.rmtree(run.probe_folder, ignore_errors=True)  # of a process that was killed
+    try:
         for plan in candidates:
             trial = known.trial(trial_key(plan))
             if trial is None or trial.failed:  # what failed may work now that other programs have ended
-                known, trial = _tried(known, plan, _request(plan, dataset, fingerprint, folder, device))
+                known, trial = _try(known, _request(plan, dataset, fingerprint, run.probe_folder, device))
                 write_json(run.probe_file, known)
             kept.append(trial.key)
             if enough(plan, trial):
                 break
+    finally:
+        shutil.rmtree(run.probe_folder, ignore_errors=True)
     return known.model_copy(update={"trials": tuple(t for t in known.trials if t.key in kept)})
 
 
 def known_probe(run: Run, fingerprint: Fingerprint, *, device: str = "auto") -> Probe | None:
-    """All that is on file for the run, if it was measured on this machine and dataset, and anything worked."""
+    """The probe on file for the run, if it was measured on this machine and dataset and has a trial that succeeded."""
     try:
         known = read_json(run.probe_file, Probe)
     except RunError as error:
@@ -124,10 +127,19 @@ def known_probe(run: Run, fingerprint: Fingerprint, *, device: str = "auto") -> 
     return known if same and any(not t.failed for t in known.trials) else None
 
 
-def room(run: Run, device: str = "auto") -> FreeResources:
-    """What is free now for a run: RAM, memory of the device, and disk, with what the run already has there."""
+def free_resources(run: Run, device: str = "auto") -> FreeResources:
+    """Free RAM, memory of the device, and disk space, to which what the run already has there is added."""
     there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
     return FreeResources(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
+
+
+def cases_to_measure(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Case, ...]:
+    """The largest case, the median one, and some spread evenly between the smallest and the largest."""
+    sizes = {case.name: math.prod(case.shape) for case in fingerprint.cases}
+    ordered = sorted((case for case in dataset.cases if case.name in sizes), key=lambda c: (sizes[c.name], c.name))
+    last = len(ordered) - 1
+    places = [last, last // 2, *(round(i * last / (MAX_CASES - 1)) for i in range(MAX_CASES))]
+    return tuple(ordered[i] for i in dict.fromkeys(places))[:MAX_CASES]
 
 
 def _machine(device: str) -> str:
@@ -135,7 +147,8 @@ def _machine(device: str) -> str:
     return f"{kind}, {default_workers()} cores, {platform.machine()}, torch {versions()['torch']}"
 
 
-def _unmeasured(fingerprint: Fingerprint, device: str) -> Probe:
+def _new_probe(fingerprint: Fingerprint, device: str) -> Probe:
+    """A probe without trials."""
     ram = round(free_ram_gb(), 2)
     return Probe(
         device=device,
@@ -147,64 +160,44 @@ def _unmeasured(fingerprint: Fingerprint, device: str) -> Probe:
     )
 
 
-@contextmanager
-def _workshop(run: Run) -> Iterator[Path]:
-    """A folder for cases and files of the trials; one that a killed process left behind is removed too."""
-    folder = run.probe_folder
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _request(plan: Plan, dataset: Dataset, fingerprint: Fingerprint, folder: Path, device: str) -> ProbeRequest:
-    held_out = -(-len(fingerprint.cases) // 5) if len(fingerprint.cases) > 1 else 0
     return ProbeRequest(
         task="train",
         plan=plan,
-        cases=lent_cases(dataset, fingerprint),
+        cases=cases_to_measure(dataset, fingerprint),
         megavoxels={case.name: math.prod(case.shape) / 1e6 for case in fingerprint.cases},
         store=folder / handling_key(plan),
         device=device,
-        held_out=held_out,
+        held_out=math.ceil(len(fingerprint.cases) / 5) if len(fingerprint.cases) > 1 else 0,
     )
 
 
-def lent_cases(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Case, ...]:
-    """The cases to measure with: the largest, the median one, and some spread evenly between the smallest and the largest."""
-    sizes = {case.name: math.prod(case.shape) for case in fingerprint.cases}
-    ordered = sorted((case for case in dataset.cases if case.name in sizes), key=lambda c: (sizes[c.name], c.name))
-    last = len(ordered) - 1
-    places = [last, last // 2, *(round(i * last / (MOST_CASES - 1)) for i in range(MOST_CASES))]
-    return tuple(ordered[i] for i in dict.fromkeys(places))[:MOST_CASES]
-
-
-def _tried(known: Probe, plan: Plan, request: ProbeRequest) -> tuple[Probe, Trial]:
+def _try(known: Probe, request: ProbeRequest) -> tuple[Probe, Trial]:
     """The probe with one more trial, and that trial; the cases are preprocessed first if they are not yet."""
+    plan = request.plan
     features, batch = plan.network.features[0], plan.training.batch_size
     log.info("trying a network for %s (%d features at first, %d patches a step)", plan.name, features, batch)
     if not request.store.exists():
         request.store.mkdir(parents=True)
-        known = _handled(known, request)
+        known = _with_handling(known, request)
     handling = known.handling_of(plan)
-    answer = ProbeResult(error=handling.failed) if handling and handling.failed else _measure(request)
-    trial = answer.trial or Trial(key="", failed=answer.error)
+    result = ProbeResult(error=handling.failed) if handling and handling.failed else _measure(request)
+    trial = result.trial or Trial(key="", failed=result.error)
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
-    if answer.trial:
-        known = known.model_copy(update={"device": answer.device, "threads": answer.threads, "base_gb": answer.base_gb})
+    if result.trial:
+        known = known.model_copy(update={"device": result.device, "threads": result.threads, "base_gb": result.base_gb})
     others = tuple(t for t in known.trials if t.key != trial.key)
     return known.model_copy(update={"trials": (*others, trial)}), trial
 
 
-def _handled(known: Probe, request: ProbeRequest) -> Probe:
-    """The probe with the handling of the request's cases, which are in its store then; what is on file already stays."""
-    answer = _measure(request.model_copy(update={"task": "handle"}))
-    handling = answer.handling or CaseCost(key="", failed=answer.error)
-    handling = handling.model_copy(update={"key": handling_key(request.plan)})
+def _with_handling(known: Probe, request: ProbeRequest) -> Probe:
+    """The probe with the cost of the request's cases, which are in its store afterwards; a cost on file is kept."""
+    result = _measure(request.model_copy(update={"task": "handle"}))
     before = known.handling_of(request.plan)
     if before and not before.failed:
         return known
+    handling = result.handling or CaseCost(key="", failed=result.error)
+    handling = handling.model_copy(update={"key": handling_key(request.plan)})
     return known.model_copy(update={"handling": (*(h for h in known.handling if h.key != handling.key), handling)})
 
 

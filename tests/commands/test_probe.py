@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnseg.commands import probe as verb
-from nnseg.commands.probe import known_probe, lent_cases, probe, room
+from nnseg.commands.probe import cases_to_measure, free_resources, known_probe, probe
 from nnseg.core.dataset import Dataset
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget, Plan
@@ -153,13 +153,13 @@ def test_an_interruption_leaves_no_cases_behind(
 def test_the_largest_and_the_median_case_are_lent_first(balls: tuple[Dataset, Fingerprint]) -> None:
     dataset, fingerprint = balls
     cases = tuple(c.model_copy(update={"shape": (i + 1, 9, 9)}) for i, c in enumerate(fingerprint.cases))
-    names = [case.name for case in lent_cases(dataset, fingerprint.model_copy(update={"cases": cases}))]
+    names = [case.name for case in cases_to_measure(dataset, fingerprint.model_copy(update={"cases": cases}))]
     assert names[:2] == ["ball_05", "ball_02"]
     assert sorted(names) == [f"ball_0{i}" for i in range(6)]
 
 
 def test_room_is_what_is_free(tmp_path: Path) -> None:
-    free = room(Run(tmp_path / "new"), "cpu")
+    free = free_resources(Run(tmp_path / "new"), "cpu")
     assert free.ram_gb > 0
     assert free.disk_gb > 0
     assert free.device_gb == 0
