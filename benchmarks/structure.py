@@ -98,12 +98,6 @@ class Tree:
         return found
 
     @cached_property
-    def methods(self) -> dict[str, Function]:
-        """Methods by their bare name, where only one class has a method of that name."""
-        names = Counter(name.rpartition(".")[2] for _, name in self.functions if "." in name)
-        return {n.rpartition(".")[2]: f for (_, n), f in self.functions.items() if "." in n and names[n.rpartition(".")[2]] == 1}
-
-    @cached_property
     def imported(self) -> dict[str, dict[str, tuple[str, str]]]:
         """For each module, where the names it imports come from."""
         return {
@@ -122,10 +116,8 @@ class Tree:
         if isinstance(function, ast.Name):
             home = self.imported[caller.module].get(function.id, (caller.module, function.id))
             return self.functions.get(home)
-        if isinstance(function, ast.Attribute):
-            if isinstance(function.value, ast.Name) and function.value.id == "self" and "." in caller.name:
-                return self.functions.get((caller.module, f"{caller.name.split('.')[0]}.{function.attr}"))
-            return self.methods.get(function.attr)
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "self":
+            return self.functions.get((caller.module, f"{caller.name.split('.')[0]}.{function.attr}"))
         return None
 
     @cached_property
@@ -188,7 +180,11 @@ def walks(tree: Tree) -> dict[str, object]:
         climbs = sum(tree.height(b) > tree.height(a) for a, b in pairwise(route))
         found[f"walk of `{parameter}`: files entered"] = len(set(route))
         found[f"walk of `{parameter}`: climbs"] = climbs
-    return found
+        fetched = sum(a.startswith("nnseg.storage") and tree.height(b) > tree.height(a) for a, b in pairwise(route))
+        found[f"walk of `{parameter}`: climbs out of storage"] = fetched
+    above = [m for m in tree.modules if not m.startswith(("nnseg.storage", "nnseg.core"))]
+    reads = [n for m in above for n in ast.walk(tree.modules[m]) if isinstance(n, ast.Call) and ast.unparse(n.func) == "read_json"]
+    return found | {"calls of `read_json` above storage": len(reads)}
 
 
 def sizes(tree: Tree) -> dict[str, object]:
