@@ -17,10 +17,13 @@ from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.options import Options, parse_duration
 
 if TYPE_CHECKING:
-    from nnseg.core.dataset import Dataset
+    from collections.abc import Sequence
+
+    from nnseg.core.dataset import Finding
     from nnseg.core.fingerprint import Fingerprint
     from nnseg.pipeline import Result
-    from nnseg.storage.run import Run
+    from nnseg.storage.plan_folder import PlanFolder
+    from nnseg.storage.run import Folds, Run
 
 
 PANEL = "Make a model"
@@ -47,7 +50,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 def check(dataset: DatasetFolder, options: Options, verbose: Verbose = False) -> None:
     """Look through a dataset: layout, cases, channels, labels, spacings, and every problem in one pass."""
     log_to_terminal(verbose)
-    from nnseg.commands.plan import findings_of
+    from nnseg.core.dataset import by_severity
     from nnseg.planning.describe import describe_cases
     from nnseg.planning.measure import measure
     from nnseg.storage.datasets.read import read_dataset
@@ -56,7 +59,7 @@ def check(dataset: DatasetFolder, options: Options, verbose: Verbose = False) ->
     print(found.describe())
     fingerprint = measure(found, workers=options.workers)
     print(describe_cases(fingerprint))
-    findings = findings_of(fingerprint)
+    findings = by_severity(fingerprint.findings)
     if not findings:
         print("no problem found")
     exit_for_errors(findings)
@@ -72,20 +75,21 @@ def plan(
 ) -> None:
     """Measure the dataset, decide, and foresee the cost: fingerprint and plan, with the reason for each decision."""
     log_to_terminal(verbose)
-    from nnseg.commands.plan import estimate_cost, findings_of
+    from nnseg.commands.plan import estimate_cost
     from nnseg.commands.plan import plan as make_plan
+    from nnseg.core.dataset import by_severity
     from nnseg.planning.describe import describe, describe_preflight
     from nnseg.storage.run import Run
 
     place = Run(run)
     with place.locked(dataset):
-        found, fingerprint = _read_or_measure(dataset, place, options.workers)
-        folders = make_plan(place, found, fingerprint, options)
+        fingerprint = _read_or_measure(dataset, place, options.workers)
+        folders = make_plan(place, options)
         for folder in folders:
             print(describe(folder.plan, fingerprint))
             print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
-        print(describe_preflight(estimate_cost(place, fingerprint, options)))
-    exit_for_errors(findings_of(fingerprint))
+        print(describe_preflight(estimate_cost(place, options)))
+    exit_for_errors(by_severity(fingerprint.findings))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -112,9 +116,9 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
     Under torchrun -m nnseg train RUN the processes share every batch.
     """
     log_to_terminal(verbose)
-    from nnseg.pipeline import train
+    from nnseg.commands.train import train
 
-    exit_for_failed(train(run, options))
+    exit_for_failed(train(run, options, predict=_predict_for_cascades, refresh=_refresh_report))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -149,8 +153,22 @@ def _run(dataset: Path, run: Path, options: Options) -> Result:
     return result
 
 
-def _read_or_measure(source: Path, run: Run, workers: int) -> tuple[Dataset | None, Fingerprint]:
-    """The dataset of a folder, with its fingerprint; from a fingerprint's file, that alone, and no reader of images is loaded."""
+def _predict_for_cascades(run: Run, folds: Folds, plans: Sequence[PlanFolder], device: str) -> tuple[Finding, ...]:
+    """Predict the input of cascades; only they load the modules for it."""
+    from nnseg.crossval.predict import predict_with_plans
+
+    return predict_with_plans(run, folds, plans, device)
+
+
+def _refresh_report(run: Run) -> None:
+    """Write the report of a run that is training; its modules are loaded when the first is due."""
+    from nnseg.commands.report import report_quietly
+
+    report_quietly(run)
+
+
+def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
+    """The fingerprint of a dataset's folder, or of its own file: then no reader of images is loaded. Both are kept in the run."""
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
         from nnseg.storage.files import read_json
@@ -164,9 +182,8 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> tuple[Dataset | No
                 f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {source}"
             )
         run.fingerprint = fingerprint
-        return None, fingerprint
-    from nnseg.commands.plan import known_or_measured_fingerprint
+        return fingerprint
+    from nnseg.commands.plan import measure_dataset
     from nnseg.storage.datasets.read import read_dataset
 
-    dataset = read_dataset(source, workers=workers)
-    return dataset, known_or_measured_fingerprint(dataset, run, workers)
+    return measure_dataset(run, read_dataset(source, workers=workers), workers)

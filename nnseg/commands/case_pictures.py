@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.frozen import digest
 from nnseg.core.image import Floats, Scan
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
-from nnseg.crossval.trust import cross_fitted, held_out
+from nnseg.crossval.trust import HeldOutCase, cross_fitted, join_scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.reporting.case_images import CaseImages
@@ -25,26 +25,25 @@ from nnseg.reporting.viewer import room
 from nnseg.storage.files import read_json, write_aside, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_map
-from nnseg.storage.predictions import ScanRecord, held_out_predictions
+from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Run
 
 
-def draw_still_pictures(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> list[CasePictures]:
+def draw_still_pictures(run: Run, captions: Mapping[str, str]) -> list[CasePictures]:
     """Still pictures of cases; one that cannot be read is left out.
 
     Args:
         run: with held-out predictions.
-        dataset: of the cases.
         captions: of the cases that are drawn, by name.
     """
-    return [draw_case(case) for case in _read_cases(run, dataset, captions)]  # one scan is held at a time
+    return [draw_case(case) for case in _read_cases(run, captions)]  # one scan is held at a time
 
 
-def read_examples(run: Run, dataset: Dataset, scores: Scores) -> list[CaseImages]:
+def read_examples(run: Run, scores: Scores) -> list[CaseImages]:
     """The best, the median and the worst case with scan, reference and prediction."""
     dice = {case.name: case.mean_dice for case in scores.cases}
     captions = {name: f"{word}, mean Dice {dice[name]:.3f}" for word, name in typical_cases(scores).items()}
-    return list(_read_cases(run, dataset, captions))
+    return list(_read_cases(run, captions))
 
 
 def write_picture(run: Run, path: Path) -> None:
@@ -53,18 +52,17 @@ def write_picture(run: Run, path: Path) -> None:
     Raises:
         RunError: the run is not scored yet, or the file cannot be written.
     """
-    dataset, scores = run.dataset, read_json(Run.scores.path(run), Scores)
     with write_aside(path) as aside:
-        aside.write_bytes(montage_png(read_examples(run, dataset, scores)))
+        aside.write_bytes(montage_png(read_examples(run, run.require_scores())))
 
 
-def _read_cases(run: Run, dataset: Dataset, captions: Mapping[str, str]) -> Iterator[CaseImages]:
+def _read_cases(run: Run, captions: Mapping[str, str]) -> Iterator[CaseImages]:
     """Cases with these names and captions, one at a time; one that cannot be read is left out."""
-    cases, written = {case.name: case for case in dataset.cases}, held_out_predictions(run.predictions_folder, run.folds)
+    cases, records, folder, dataset = run.cases, run.predictions(), run.predictions_folder, run.dataset
     for name, caption in captions.items():
         with suppress(NnsegError, KeyError):
             scan = read_scan(cases[name].images)
-            yield _read_case(scan, cases[name], run.predictions_folder / written[name].file, dataset, caption=caption)
+            yield _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
 
 
 def _read_case(scan: Scan, case: Case, file: Path, dataset: Dataset, *, caption: str) -> CaseImages:
@@ -94,7 +92,6 @@ MOST_SECONDS = 60.0
 
 def pack_viewer_cases(
     run: Run,
-    dataset: Dataset,
     scores: Scores,
     trust: Trust | None,
     *,
@@ -108,24 +105,22 @@ def pack_viewer_cases(
 
     Args:
         run: whose held-out cases are predicted and scored.
-        dataset: of the cases.
         scores: of the cases.
         trust: whose threshold flags cases; None if it was not measured.
         device: where networks compute.
         most_seconds: for all maps that are not stored yet, as estimated from the first prediction.
     """
-    folds = run.folds
-    written, cases = held_out_predictions(run.predictions_folder, folds), {case.name: case for case in dataset.cases}
-    captions = _captions(scores, _flagged(run, folds, trust), most=MOST_CASES)
-    captions = {name: caption for name, caption in captions.items() if name in written and name in cases}
-    maps = _UncertaintyMaps(run, folds, trust, device=device, seconds=most_seconds)
+    records, folder, cases, dataset = run.predictions(), run.predictions_folder, run.cases, run.dataset
+    captions = _captions(scores, _flagged(join_scores(records, scores.cases, run.folds), trust), most=MOST_CASES)
+    captions = {name: caption for name, caption in captions.items() if name in records and name in cases}
+    maps = _UncertaintyMaps(run, trust, device=device, seconds=most_seconds)
     packed: list[PackedCase] = []
     for done, (name, caption) in enumerate(captions.items()):
         share = (room() - sum(p.size for p in packed)) // (len(captions) - done)
         try:
             scan = read_scan(cases[name].images)
-            images = _read_case(scan, cases[name], run.predictions_folder / written[name].file, dataset, caption=caption)
-            uncertainty, note = maps.read(name, scan, written[name])
+            images = _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
+            uncertainty, note = maps.read(name, scan, records[name])
             packed.append(pack(replace(images, uncertainty=uncertainty, notes=(note,) if note else ()), most_bytes=share))
         except NnsegError as error:
             log.warning("case %s is not shown in the report: %s", name, error)
@@ -151,11 +146,10 @@ def _captions(scores: Scores, expected: Mapping[str, float], *, most: int) -> di
     return found
 
 
-def _flagged(run: Run, folds: Mapping[int, Fold], trust: Trust | None) -> dict[str, float]:
+def _flagged(held: Sequence[HeldOutCase], trust: Trust | None) -> dict[str, float]:
     """Expected mean Dice of the cases below the threshold, lowest first."""
     if trust is None or trust.threshold is None:
         return {}
-    held = held_out(run, folds)
     expected = {h.score.name: quality for h, quality in zip(held, cross_fitted(held), strict=True)}
     return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
 
@@ -163,10 +157,10 @@ def _flagged(run: Run, folds: Mapping[int, Fold], trust: Trust | None) -> dict[s
 class _UncertaintyMaps:
     """Maps of uncertainty, stored in the run's folder with a record of the predictions and temperature they belong to."""
 
-    def __init__(self, run: Run, folds: Mapping[int, Fold], trust: Trust | None, *, device: str, seconds: float) -> None:
+    def __init__(self, run: Run, trust: Trust | None, *, device: str, seconds: float) -> None:
         self._run, self._device, self._left = run, device, seconds
         self._temperature = trust.temperature if trust else 1.0
-        self._holder = {name: number for number, fold in folds.items() for name in fold.held_out}
+        self._fold_of = run.fold_of
         self._predictors: dict[int, Predictor] = {}
         self._record_file = run.uncertainty_folder / "shown.json"
         self._record: dict[str, str] = {}
@@ -190,7 +184,7 @@ class _UncertaintyMaps:
         return (found.image[0], "") if found.grid.shape == scan.grid.shape else (None, "")
 
     def _compute(self, name: str, scan: Scan, file: Path, key: str) -> None:
-        fold = self._holder[name]
+        fold = self._fold_of[name]
         if fold not in self._predictors:
             self._predictors = {fold: Predictor(load_model(self._run.path, folds=(fold,)), device=self._device)}
         predictor = self._predictors[fold]

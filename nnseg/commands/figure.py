@@ -60,7 +60,7 @@ def _built(run: Run, what: What) -> Callable[[], Figure]:
         raise RunError(f"{run.path} is not scored yet; go on with nnseg run")
     if what == "scores":
         return partial(scores_figure, scores)
-    shown = read_examples(run, run.dataset, scores)
+    shown = read_examples(run, scores)
     if not shown:
         raise RunError(f"no case of {run.path} can be shown: their scans, references or predictions are not where they were")
     return partial(cases_figure, shown)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnseg.commands.probe import free_resources, known_probe, probe
-from nnseg.core.dataset import Case, Dataset, Finding
+from nnseg.core.dataset import Case, Dataset, by_severity
 from nnseg.core.errors import PlanError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
@@ -49,23 +49,22 @@ class PlanOrigin(BaseModel):
     asked: str = ""
 
 
-def plan(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, options: Options) -> tuple[PlanFolder, ...]:
-    """The run's plans and folds: those on file, edits included, if the same is asked or decided again; else made anew.
+def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
+    """The run's plans and folds: those on file, edits included, if options and decisions are the same as before; else new ones.
 
     Args:
-        run: where they are written.
-        dataset: to try candidates on; None to decide without.
-        fingerprint: of the dataset.
-        options: as asked for.
+        run: with its fingerprint. Candidate plans are tried on the dataset, if the run has it.
+        options: of the command.
 
     Raises:
         PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
     """
-    recipe = load_recipe(options.recipe)
-    origin, asked = _origin(run), _asked(fingerprint, recipe, options)
+    recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
+    dataset = run.dataset if Run.dataset.path(run).exists() else None
+    origin, asked = _origin(run), _options_key(fingerprint, recipe, options)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
-    if asked == origin.asked and len(places := _places(run)) == len(origin.current):
-        return places
+    if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
+        return known
     plans = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
@@ -86,16 +85,16 @@ def plan(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, options: O
     return folders
 
 
-def _asked(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
-    """A digest of what plans are made from, the machine apart."""
+def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
+    """A digest of what plans are made from, except the machine."""
     names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
     return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
 
 
-def _places(run: Run) -> tuple[PlanFolder, ...]:
-    """Where the run's plans stand; nothing if there is none."""
-    return run.plans if any(file.exists() for file in run.plan_files) else ()
+def _files(run: Run) -> list[Path]:
+    """The files of the run's plans; empty if there are none yet."""
+    return [file for file in run.plan_files if file.exists()]
 
 
 def _decided(
@@ -109,7 +108,7 @@ def _decided(
     proposals = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:
         budget = budget.model_copy(
-            update={"seconds": share(options.budget, plans=len(proposals), folds=folds, beside=len(options.devices))}
+            update={"seconds": share_budget(options.budget, plans=len(proposals), folds=folds, parallel=len(options.devices))}
         )
     measured = None
     if dataset is not None and options.probe:
@@ -155,13 +154,13 @@ def _tried(
     return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
 
 
-def estimate_cost(run: Run, fingerprint: Fingerprint, options: Options) -> tuple[Preflight, ...]:
+def estimate_cost(run: Run, options: Options) -> tuple[Preflight, ...]:
     """What the run's plans, as they stand, will cost.
 
     Raises:
         PlanError: one does not fit this machine; the message says what would.
     """
-    folds = run.folds
+    folds, fingerprint = run.folds, run.fingerprint
     chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
     measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
     device = device_kind(options.device)
@@ -172,15 +171,9 @@ def estimate_cost(run: Run, fingerprint: Fingerprint, options: Options) -> tuple
     return found
 
 
-def share(budget: float, *, plans: int, folds: int, beside: int = 1) -> float:
-    """The seconds of one training out of a budget for all, of which so many run side by side."""
-    return budget / math.ceil(plans * folds / max(1, beside))
-
-
-def findings_of(fingerprint: Fingerprint) -> tuple[Finding, ...]:
-    """Everything found in the dataset, errors first."""
-    order = {"error": 0, "warning": 1, "note": 2}
-    return tuple(sorted(fingerprint.findings, key=lambda f: order[f.level]))
+def share_budget(budget: float, *, plans: int, folds: int, parallel: int = 1) -> float:
+    """The seconds for one of all trainings, of which ``parallel`` run at a time."""
+    return budget / math.ceil(plans * folds / max(1, parallel))
 
 
 def _origin(run: Run) -> PlanOrigin:
@@ -192,31 +185,31 @@ def _origin(run: Run) -> PlanOrigin:
 
 def _edited(run: Run, origin: PlanOrigin) -> Path | None:
     """A plan that the planner did not write as it stands."""
-    files = [file for file in run.plan_files if file.exists()]
-    return next((file for file in files if read_plan(file).key() not in origin.written), None)
+    return next((file for file in _files(run) if read_plan(file).key() not in origin.written), None)
 
 
 log = logging.getLogger(__name__)
 
 
-def known_or_measured_fingerprint(dataset: Dataset, run: Run, workers: int) -> Fingerprint:
-    """The dataset's fingerprint, measured anew only if a file of it has changed."""
+def measure_dataset(run: Run, dataset: Dataset, workers: int) -> Fingerprint:
+    """The dataset's fingerprint, measured again only if one of its files has changed; written to the run with the dataset."""
     log.info("%s: %s", dataset.name, dataset.describe())
-    known = _known_fingerprint(dataset, run, workers)
-    if known is None:
-        known = measure(dataset, workers=workers)
-        run.fingerprint = known
-    for finding in findings_of(known):
+    fingerprint = _known_fingerprint(run, dataset, workers)
+    if fingerprint is None:
+        fingerprint = measure(dataset, workers=workers)
+        run.fingerprint = fingerprint
+    for finding in by_severity(fingerprint.findings):
         if finding.level != "note":
             log.warning("%s: %s", finding.level, finding)
     run.dataset = dataset
-    return known
+    return fingerprint
 
 
-def _known_fingerprint(dataset: Dataset, run: Run, workers: int) -> Fingerprint | None:
+def _known_fingerprint(run: Run, dataset: Dataset, workers: int) -> Fingerprint | None:
+    """The run's fingerprint, if it is of this version of nnseg and no file of the dataset has changed since."""
     try:
         known, described = run.fingerprint, run.dataset
-    except RunError:  # there is none, or another version of nnseg wrote it: measuring again mends that
+    except RunError:  # missing, or written by another version
         return None
     if described != dataset or "format" not in known.model_fields_set:
         return None

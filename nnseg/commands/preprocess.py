@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnseg.core.dataset import Case, Dataset, Finding
+from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
-from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.plan import Plan
-from nnseg.crossval.cascade import PreviousPrediction, answers, in_order
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_case
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.plan_folder import PlanFolder
+from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingTask:
-    """One case to preprocess, with all a worker needs to know.
+    """One case to preprocess, with all that a worker process needs.
 
     Args:
         case: to preprocess.
-        plan: for which.
-        store: folder it is put into.
-        key: that it is stored with, see `case_keys`.
-        previous: file of the answer that a cascade is shown.
+        plan: that it is preprocessed for.
+        store: folder of the preprocessed cases.
+        key: see `case_keys`.
+        previous: label map that a cascade takes as input.
     """
 
     case: Case
@@ -43,7 +43,7 @@ class PreprocessingTask:
     previous: Path | None = None
 
     def __call__(self) -> None:
-        """Put the case into the store."""
+        """Preprocess the case and store it."""
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=self.plan.labels)
         previous = read_label_map(self.previous, like=labelled.scan.source) if self.previous else None
         done = preprocess(labelled.scan, labelled.label_map, self.plan, name=self.case.name, previous=previous)
@@ -52,39 +52,40 @@ class PreprocessingTask:
 
 
 def preprocess_run(run: Run, *, workers: int = 1) -> tuple[Finding, ...]:
-    """Preprocess a planned run; returns the cases that failed and why. A cascade's cases are left to the training before it.
+    """Preprocess a planned run; returns the cases that failed. Cases of cascades are left to `nnseg.commands.train`.
 
     Raises:
         RunError: the run is not planned yet.
     """
-    first, *later = in_order(run)
-    for plan in (folder.plan for group in later for folder in group):
+    first, *later = run.stages
+    for plan in (folder.plan for stage in later for folder in stage):
         log.info("%s is shown the answers of %s, so its cases are made by nnseg train", plan.name, plan.previous)
     with run.locked(), run.timed("preprocess"):
-        dataset, fingerprint = run.dataset, run.fingerprint
-        return preprocess_plans(run, first, dataset, fingerprint, workers=workers)
+        return preprocess_plans(run, first, workers=workers)
 
 
-def preprocess_plans(
-    run: Run, plans: Sequence[PlanFolder], dataset: Dataset, fingerprint: Fingerprint, *, workers: int = 1
-) -> tuple[Finding, ...]:
-    """Preprocess every case for some plans of a run; returns the cases that failed and why."""
-    return tuple(f for folder in plans for f in _preprocess_cases(run, folder, dataset, fingerprint, workers))
+def preprocess_plans(run: Run, plans: Sequence[PlanFolder], *, workers: int = 1) -> tuple[Finding, ...]:
+    """Preprocess every case for some plans of a run; returns the cases that failed."""
+    return tuple(finding for folder in plans for finding in _preprocess_plan(run, folder, workers))
 
 
-def _preprocess_cases(
-    run: Run, folder: PlanFolder, dataset: Dataset, fingerprint: Fingerprint, workers: int
-) -> tuple[Finding, ...]:
-    """Preprocess what is not there yet; returns the cases that failed and why.
+def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Finding, ...]:
+    """Preprocess the cases that are missing or out of date; returns those that failed.
 
     Raises:
         DatasetError: every case failed.
     """
-    plan, store, shown = folder.plan, CaseStore(folder.cases), answers(run, folder.plan)
-    keys, files = case_keys(plan, fingerprint, shown), {name: answer.file for name, answer in (shown or {}).items()}
+    plan, store, previous = folder.plan, CaseStore(folder.cases), previous_predictions(run, folder)
+    keys = case_keys(plan, run.fingerprint, previous)
     tasks = [
-        PreprocessingTask(case=case, plan=plan, store=folder.cases, key=keys[case.name], previous=files.get(case.name))
-        for case in dataset.cases
+        PreprocessingTask(
+            case=case,
+            plan=plan,
+            store=folder.cases,
+            key=keys[case.name],
+            previous=previous[case.name].file if previous is not None else None,
+        )
+        for case in run.dataset.cases
         if case.name in keys and not store.has(case.name, keys[case.name])
     ]
     failures = []
@@ -98,35 +99,47 @@ def _preprocess_cases(
     return tuple(failures)
 
 
-def keys_of(run: Run, folder: PlanFolder, fingerprint: Fingerprint) -> dict[str, str]:
-    """The keys of a plan's preprocessed cases, see `case_keys`; a cascade's are those that the plan before has answered."""
-    plan = folder.plan
-    return case_keys(plan, fingerprint, answers(run, plan))
+@dataclass(frozen=True, kw_only=True)
+class PreviousPrediction:
+    """The input that a cascade takes from another plan: the label map of a case, and its hash."""
+
+    file: Path
+    hash: str
 
 
-def case_keys(plan: Plan, fingerprint: Fingerprint, shown: Mapping[str, PreviousPrediction] | None = None) -> dict[str, str]:
-    """What each preprocessed case depends on, as a digest: its files' contents and the plan's preprocessing.
+def previous_predictions(run: Run, folder: PlanFolder) -> dict[str, PreviousPrediction] | None:
+    """The predictions that a cascade takes as input, by case; None if the plan is no cascade."""
+    if not (inputs := run.previous([folder])):
+        return None
+    place = inputs[0].path
+    found = held_out_predictions(place, run.folds)
+    return {name: PreviousPrediction(file=place / r.file, hash=r.hash) for name, r in found.items() if r.status == "done"}
+
+
+def preprocessed_keys(run: Run, folder: PlanFolder) -> dict[str, str]:
+    """The keys of a plan's preprocessed cases by name, see `case_keys`."""
+    return case_keys(folder.plan, run.fingerprint, previous_predictions(run, folder))
+
+
+def case_keys(plan: Plan, fingerprint: Fingerprint, previous: Mapping[str, PreviousPrediction] | None = None) -> dict[str, str]:
+    """A digest for each preprocessed case, by name, of all that it depends on: the case's files and how they are preprocessed.
 
     Args:
-        plan: which says how.
+        plan: that they are preprocessed for.
         fingerprint: of the dataset.
-        shown: the answers that a cascade is shown, on which its cases depend too; there are no others.
+        previous: input of a cascade; cases without it have no key.
     """
-    decisions = plan.key("preprocessing", "labels", "channels", "previous")
-    return {
-        case.name: digest([case.key, decisions, PREPROCESSING_VERSION, *_more(case, shown)])
-        for case in fingerprint.cases
-        if shown is None or case.name in shown
-    }
-
-
-def _more(case: CaseMeasure, shown: Mapping[str, PreviousPrediction] | None) -> list[object]:
-    """What not every case depends on; nothing where there is none, so that keys stay what they were."""
-    return [*([case.annotated] if case.annotated else []), *([shown[case.name].hash] if shown is not None else [])]
+    decisions, keys = plan.key("preprocessing", "labels", "channels", "previous"), {}
+    for case in fingerprint.cases:
+        if previous is None or case.name in previous:
+            more: list[object] = [case.annotated] if case.annotated else []  # only where it applies, so that old keys stay valid
+            more += [previous[case.name].hash] if previous is not None else []
+            keys[case.name] = digest([case.key, decisions, PREPROCESSING_VERSION, *more])
+    return keys
 
 
 PREPROCESSING_VERSION = 1
-"""Raised when the code gives other numbers for the same plan, so that old cases are made anew."""
+"""Raised when the code gives other numbers for the same plan, so that old cases are preprocessed anew."""
 
 
 def _do(task: PreprocessingTask) -> None:

@@ -23,7 +23,7 @@ from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Trial
 from nnseg.core.schedule import Course
 from nnseg.crossval.evidence import PredictorWrapper
-from nnseg.crossval.predict import PredictionJob, predict_into
+from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.inference.networks import MemberNetwork, window_of
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction, PreparedScan
@@ -229,7 +229,7 @@ def _stand_in(request: ProbeRequest, device: torch.device) -> Callable[[Case], t
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
         answerer = _Known(predictor=predictor, reference=read_label_map(case.labels))
-        written = predict_into(PredictionJob(cases=(case,), out=out, key="trial"), answerer)[case.name]
+        written = predict_cases(PredictionJob(cases=(case,), out=out, key="trial"), answerer)[case.name]
         if written.status == "failed":
             raise NnsegError(written.reason)
         shape = store.read(case.name).labels.shape

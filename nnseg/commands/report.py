@@ -1,32 +1,30 @@
-"""The report of a run: everything in its folder that the page shows; missing or older files are left out."""
+"""``nnseg report``: the report of a run, from what its folder holds; missing or damaged files are left out."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
 from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
-from nnseg.commands.plan import findings_of
-from nnseg.core.dataset import Dataset, Finding, Fold
-from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.dataset import Dataset, Finding, by_severity
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
-from nnseg.core.scores import Grouped, Scores
+from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
-from nnseg.crossval.trust import HeldOutCase, cross_fitted, held_of
+from nnseg.crossval.trust import HeldOutCase, cross_fitted, join_scores
 from nnseg.evaluation.calibration import Calibration, calibration
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
 from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
-from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run import Run
+from nnseg.storage.predictions import ScanRecord
+from nnseg.storage.run import Folds, Run
 
 Content = TypeVar("Content")
 
@@ -34,84 +32,19 @@ MOST_STILL = 4
 """Cases with still pictures, of those that the viewer shows."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunEvidence:
-    """What held-out cases left behind.
+def gather_report_content(run: Run, *, live: bool = False, device: str = "auto") -> ReportContent:
+    """Everything that the report of a run shows, as far as it exists.
 
     Args:
-        scores: None before there are any.
-        trust, postprocessing, choice: None where nothing was decided.
-        written: how each case was predicted, by name.
-        held: cases that were predicted with their confidence, and scored.
-        groups: scores by group, where somebody asked for them.
-        missing: what could not be read, and why.
-    """
-
-    scores: Scores | None = None
-    trust: Trust | None = None
-    postprocessing: Postprocessing | None = None
-    choice: Choice | None = None
-    written: Mapping[str, ScanRecord] = field(default_factory=dict)
-    held: Sequence[HeldOutCase] = ()
-    groups: Grouped | None = None
-    missing: Sequence[str] = ()
-
-
-def story_of(run: Run, *, live: bool = False, device: str = "auto") -> ReportContent:
-    """What there is to tell about a run.
-
-    Args:
-        run: its folder; trainings may be under way in it.
-        live: a training runs: pictures of cases, which take long, are left out.
-        device: to find the uncertainty of the cases that are shown.
+        run: perhaps while it trains.
+        live: the run trains: pictures of cases, which take long, are left out.
+        device: to compute the uncertainty of the cases that are shown.
 
     Raises:
         RunError: the folder holds no run.
     """
     if not run.exists:
         raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
-    dataset, fingerprint = run.dataset, run.fingerprint
-    evidence, record = _evidence(run), run.record
-    plans = [folder.plan for folder in run.plans]
-    story = ReportContent(
-        title=dataset.name,
-        dataset=dataset.describe(),
-        fingerprint=fingerprint,
-        findings=(*_unmeasured(dataset, fingerprint), *findings_of(fingerprint)),
-        plans=plans,
-        histories=run.histories,
-        scores=evidence.scores,
-        groups=evidence.groups,
-        choice=evidence.choice,
-        postprocessing=evidence.postprocessing,
-        trust=evidence.trust,
-        expected_quality=_foreseen(evidence),
-        calibration=_calibration(evidence),
-        stages=_stages(record),
-        predicted=_predicted(evidence.written),
-        provenance=_provenance(run, dataset, fingerprint, plans, record),
-        missing=evidence.missing,
-        live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
-    )
-    return story if live or evidence.scores is None else _with_pictures(story, run, dataset, device)
-
-
-def _unmeasured(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ...]:
-    """That lengths are not known, where files of a kind that stores no spacing came without one."""
-    if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
-        return ()
-    told = f"{dataset.suffix} files say nothing of a pixel's size: in what follows 1 mm stands for one pixel, and ml for 1000"
-    return (Finding(level="note", message=told),)
-
-
-def _with_pictures(story: ReportContent, run: Run, dataset: Dataset, device: str) -> ReportContent:
-    assert story.scores is not None
-    viewed = pack_viewer_cases(run, dataset, story.scores, story.trust, device=device)
-    captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
-    return replace(story, viewed=viewed, examples=draw_still_pictures(run, dataset, captions))
-
-
-def _evidence(run: Run) -> RunEvidence:
     missing: list[str] = []
 
     def read(file: StoredFile[Content | None]) -> Content | None:
@@ -121,49 +54,74 @@ def _evidence(run: Run) -> RunEvidence:
             missing.append(f"{file.name} is damaged, or of another version of nnseg; nnseg run makes it anew")
             return None
 
-    scores, trust = read(Run.scores), read(Run.trust)
-    written: dict[str, ScanRecord] = {}
-    folds: Mapping[int, Fold] = {}
-    with suppress(NnsegError):  # folds that were not made yet
-        folds = run.folds
-        written = held_out_predictions(run.predictions_folder, folds)
-    return RunEvidence(
+    dataset, fingerprint, plans = run.dataset, run.fingerprint, [folder.plan for folder in run.plans]
+    scores, trust, (folds, records) = read(Run.scores), read(Run.trust), _predictions(run)
+    held = _same_labels(join_scores(records, scores.cases, folds), scores) if scores else ()
+    content = ReportContent(
+        title=dataset.name,
+        dataset=dataset.describe(),
+        fingerprint=fingerprint,
+        findings=(*_pixel_units(dataset, fingerprint), *by_severity(fingerprint.findings)),
+        plans=plans,
+        histories=run.histories,
         scores=scores,
-        trust=trust,
-        postprocessing=read(Run.postprocessing),
-        choice=read(Run.choice),
-        written=written,
-        held=_held(written, scores, folds) if scores else (),
         groups=read(Run.groups),
+        choice=read(Run.choice),
+        postprocessing=read(Run.postprocessing),
+        trust=trust,
+        expected_quality=_expected_quality(held, trust) if trust else [],
+        calibration=_calibration(held, trust) if trust else None,
+        stages=_stages(run.record),
+        predicted=_predicted(records),
+        provenance=_provenance(run, dataset, fingerprint, plans, folds),
         missing=missing,
+        live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
     )
+    return content if live or scores is None else _with_pictures(content, run, scores, device)
 
 
-def _held(written: Mapping[str, ScanRecord], scores: Scores, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
-    """Those whose confidence is of the same labels as the scores, which may be of other times."""
-    held = held_of(written, scores.cases, folds)
-    return tuple(h for h in held if set(h.confidence.agreement.labels) == set(scores.labels))
+def _pixel_units(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+    """A note that lengths are in pixels, where files of a format that stores no spacing came without one."""
+    if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
+        return ()
+    told = f"{dataset.suffix} files say nothing of a pixel's size: in what follows 1 mm stands for one pixel, and ml for 1000"
+    return (Finding(level="note", message=told),)
 
 
-def _foreseen(evidence: RunEvidence) -> list[ExpectedQuality]:
-    if evidence.trust is None or not evidence.held:
-        return []
+def _with_pictures(content: ReportContent, run: Run, scores: Scores, device: str) -> ReportContent:
+    viewed = pack_viewer_cases(run, scores, content.trust, device=device)
+    captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
+    return replace(content, viewed=viewed, examples=draw_still_pictures(run, captions))
+
+
+def _predictions(run: Run) -> tuple[Folds, Mapping[str, ScanRecord]]:
+    """The folds and the predictions of their held-out cases, as far as there are any yet."""
+    folds: Folds = {}
+    with suppress(NnsegError):
+        folds = run.folds
+        return folds, run.predictions(folds)
+    return folds, {}
+
+
+def _same_labels(held: Sequence[HeldOutCase], scores: Scores) -> Sequence[HeldOutCase]:
+    """The cases whose prediction is of the labels that were scored; after a change of labels either may be of earlier ones."""
+    return [h for h in held if set(h.confidence.agreement.labels) == set(scores.labels)]
+
+
+def _expected_quality(held: Sequence[HeldOutCase], trust: Trust) -> list[ExpectedQuality]:
     return [
         ExpectedQuality(
-            name=held.score.name,
+            name=case.score.name,
             expected=quality,
-            dice=held.score.mean_dice,
-            unlike=evidence.trust.ranges.differences(held.confidence.facts)
-            if evidence.trust.ranges and held.confidence.facts
-            else (),
+            dice=case.score.mean_dice,
+            unlike=trust.ranges.differences(case.confidence.facts) if trust.ranges and case.confidence.facts else (),
         )
-        for held, quality in zip(evidence.held, cross_fitted(evidence.held), strict=True)
+        for case, quality in zip(held, cross_fitted(held), strict=True)
     ]
 
 
-def _calibration(evidence: RunEvidence) -> Calibration | None:
-    known = [held.confidence.reliability for held in evidence.held if held.confidence.reliability]
-    return calibration(known, evidence.trust.temperature) if evidence.trust else None
+def _calibration(held: Sequence[HeldOutCase], trust: Trust) -> Calibration | None:
+    return calibration([h.confidence.reliability for h in held if h.confidence.reliability], trust.temperature)
 
 
 def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:
@@ -171,43 +129,47 @@ def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:
     return {name: StageTiming(seconds=seconds, peak_gb=peaks.get(name)) for name, seconds in record.get("seconds", {}).items()}
 
 
-def _predicted(written: Mapping[str, ScanRecord]) -> list[PredictedCase]:
+def _predicted(records: Mapping[str, ScanRecord]) -> list[PredictedCase]:
     return [
         PredictedCase(
             name=name,
-            seconds=one.seconds,
-            peak_gb=one.peak_gb,
-            findings=one.findings,
-            facts=one.confidence.facts if one.confidence else None,
+            seconds=record.seconds,
+            peak_gb=record.peak_gb,
+            findings=record.findings,
+            facts=record.confidence.facts if record.confidence else None,
         )
-        for name, one in written.items()
-        if one.status == "done"
+        for name, record in records.items()
+        if record.status == "done"
     ]
 
 
 def _provenance(
-    run: Run, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan], record: Mapping[str, Any]
+    run: Run, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan], folds: Folds
 ) -> dict[str, dict[str, str]]:
-    folds = {}
-    with suppress(NnsegError):
-        folds = {"folds": f"{len(run.folds)}, {_words(record.get('folds', {}))}"}
-    groups = {
+    """What the run was made from and with, by topic; empty values are left out."""
+    record = run.record
+    topics = {
         "This run": {
             "command": str(record.get("command", "")),
             "finished": str(record.get("finished", "")),
             "machine": str(record.get("machine", "")),
             "folder": run.path.name,
         },
-        "Data": {"dataset": dataset.name, "key of its files": fingerprint.key, **dataset.about, **folds},
+        "Data": {
+            "dataset": dataset.name,
+            "key of its files": fingerprint.key,
+            **dataset.about,
+            "folds": f"{len(folds)}, {_settings(record.get('folds', {}))}" if folds else "",
+        },
         "Plans": {f"{plan.name} plan": f"key {plan.key()}, seed {plan.training.seed}, recipe {plan.recipe}" for plan in plans},
         "Software": {name: str(version) for name, version in record.get("versions", {}).items()},
     }
-    told = {group: {name: value for name, value in items.items() if value} for group, items in groups.items()}
-    return {group: items for group, items in told.items() if items}
+    known = {topic: {name: value for name, value in entries.items() if value} for topic, entries in topics.items()}
+    return {topic: entries for topic, entries in known.items() if entries}
 
 
-def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if value is not None) or "by default"
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None) or "by default"
 
 
 log = logging.getLogger(__name__)
@@ -217,25 +179,25 @@ def report(run: Run, *, live: bool = False, device: str = "auto") -> None:
     """Write ``report.html`` from what the run has so far.
 
     Args:
-        run: its folder; trainings may be under way in it.
-        live: a training runs: the page says so and looks for news by itself, and pictures of cases, which take long, are left out.
-        device: to find the uncertainty of the cases that are shown.
+        run: perhaps while it trains.
+        live: the run trains: the page says so and reloads by itself, and pictures of cases, which take long, are left out.
+        device: to compute the uncertainty of the cases that are shown.
 
     Raises:
         RunError: the folder holds no run.
     """
-    write_report(run.report_file, story_of(run, live=live, device=device))
+    write_report(run.report_file, gather_report_content(run, live=live, device=device))
 
 
 def report_quietly(run: Run) -> None:
-    """Write the page of a run that is training. What goes wrong is warned of once and costs the training nothing."""
+    """Write the report of a run that trains; if that fails, training goes on, with one warning."""
     try:
         report(run, live=True)
-    except Exception as error:  # whatever it is, training is worth more
-        _warn(f"the report of {run.path} cannot be kept up to date: {error}")
+    except Exception as error:  # whatever it is, training matters more
+        _warn_once(f"the report of {run.path} cannot be kept up to date: {error}")
 
 
 @cache
-def _warn(message: str) -> None:
+def _warn_once(message: str) -> None:
     """Once in each process."""
     log.warning("%s", message)

@@ -1,124 +1,138 @@
-"""All trainings of a run: what must be ready before each, in which order, one after the other or side by side."""
+"""``nnseg train``: preprocess and train the plans of a run, fold by fold or side by side, cascades last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from nnseg.commands.plan import estimate_cost, share
-from nnseg.commands.preprocess import keys_of, preprocess_plans
-from nnseg.commands.report import report_quietly
+from nnseg.commands.plan import estimate_cost, share_budget
+from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
 from nnseg.commands.train_parallel import jobs_of, train_side_by_side
-from nnseg.core.dataset import Dataset, Finding, Fold
-from nnseg.core.errors import Stopped
-from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.dataset import Finding, Fold, listed
+from nnseg.core.errors import RunError, Stopped
 from nnseg.core.options import Options, chosen_folds
-from nnseg.crossval.cascade import in_order, refuse_unshown, shown_to
-from nnseg.crossval.score import predict_folds
 from nnseg.storage.plan_folder import PlanFolder
-from nnseg.storage.run import Run
+from nnseg.storage.run import Folds, Run
 from nnseg.system.stop import StopRequest
-from nnseg.training.context import SINGLE_PROCESS, Ranks
+from nnseg.training.context import SINGLE_PROCESS, Ranks, join_ranks
 from nnseg.training.fold import TrainingRequest, train_fold
 from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import is_trained
 
-Plans = Sequence[PlanFolder]
+Findings = tuple[Finding, ...]
+Refresh = Callable[[Run], None]
+"""Writes the report of the run anew while it trains."""
+Predict = Callable[[Run, Folds, Sequence[PlanFolder], str], Findings]
+"""Predicts the held-out cases of folds with each of some plans, on a device: `nnseg.crossval.predict.predict_with_plans`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunTrainings:
-    """The trainings of a run.
+def train(run_folder: Path, options: Options, *, predict: Predict, refresh: Refresh | None = None) -> Findings:
+    """Preprocess what is missing in a planned run, and train the chosen folds; returns the cases that failed.
+
+    Started by torchrun, all processes share each training; the first alone preprocesses and writes.
 
     Args:
-        run: planned.
-        dataset: of the run.
-        fingerprint: of the dataset.
-        options: as asked for.
-        ranks: the processes that share each training.
+        run_folder: of the run.
+        options: of the command.
+        predict: makes the predictions that are the input of cascades.
+        refresh: called now and then while a network trains.
+
+    Raises:
+        RunError: the run is not planned yet, or some training failed.
+        Stopped: a signal asked for an end.
     """
+    run = Run(run_folder)
+    _ = run.plans  # raises here if there is none
+    with join_ranks(options.device) as (ranks, device):
+        if ranks.size > 1 and options.devices:
+            raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
+        with run.locked() if ranks.rank == 0 else nullcontext():
+            return train_plans(run, replace(options, device=device), predict=predict, refresh=refresh, ranks=ranks)
 
-    run: Run
-    dataset: Dataset
-    fingerprint: Fingerprint
-    options: Options
-    ranks: Ranks = SINGLE_PROCESS
 
-    def go(self) -> tuple[Finding, ...]:
-        """Preprocess and train what is missing, for the chosen folds; returns the cases that failed. Refuses first what cannot fit.
+def train_plans(
+    run: Run, options: Options, *, predict: Predict, refresh: Refresh | None = None, ranks: Ranks = SINGLE_PROCESS
+) -> Findings:
+    """Preprocess and train what is missing of a run's plans; as `train`, in a run that is locked.
 
-        Raises:
-            RunError: some training failed, or cannot be.
-            Stopped: a signal asked for an end.
-        """
-        run, first = self.run, self.ranks.rank == 0
-        folds = run.folds
-        chosen = {number: folds[number] for number in chosen_folds(self.options.folds, len(folds))}
-        problems: tuple[Finding, ...] = ()
+    Before anything starts, the estimated cost is checked against what the machine has.
+    """
+    first, problems = ranks.rank == 0, Findings()
+    folds = {number: run.folds[number] for number in chosen_folds(options.folds, len(run.folds))}
+    if first:
+        check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
+        if options.more or not set(folds) <= set(trained_folds(run, run.plans)):
+            estimate_cost(run, options)
+            run.remove_decisions()
+    for plans in run.stages:
+        inputs = run.previous(plans)
+        which = " the cascade" if inputs else ""
         if first:
-            refuse_unshown(run, trained={*chosen, *self.finished(shown_to(run.plans, run))})
-            if self.options.more or not set(chosen) <= set(self.finished(run.plans)):
-                estimate_cost(run, self.fingerprint, self.options)
-                run.remove_decisions()
-        for plans in in_order(run):
-            of = " the cascade" if shown_to(plans, run) else ""
-            if first:
-                with run.timed(f"preprocess{of}"):
-                    problems += self._make_ready(plans)
-            self.ranks.wait()
-            with run.timed(f"train{of}") if first else nullcontext():
-                if self._train(plans, chosen):
-                    break
-        return problems
-
-    def finished(self, plans: Plans) -> dict[int, Fold]:
-        """The folds that every one of some plans has been trained on, as plan and cases are now; the others are out of date."""
-        folds = self.run.folds
-        keys = [(folder, keys_of(self.run, folder, self.fingerprint)) for folder in plans]
-        return {n: fold for n, fold in folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
-
-    def _make_ready(self, plans: Plans) -> tuple[Finding, ...]:
-        """Preprocess what is missing for some plans; the answers that cascades among them are shown are predicted before."""
-        run, options, problems = self.run, self.options, tuple[Finding, ...]()
-        if shown := shown_to(plans, run):
-            folds = run.folds
-            problems = predict_folds(run, self.dataset, folds, device=options.device, plans=shown)
-        return problems + preprocess_plans(run, plans, self.dataset, self.fingerprint, workers=options.workers)
-
-    def _train(self, plans: Plans, folds: Mapping[int, Fold]) -> bool:
-        """Train the folds of some plans, each within its share of the budget; did the file STOP end it?"""
-        run, ranks, options = self.run, self.ranks, self._options_of_one(len(folds))
-        with StopRequest(run.stop_file, remove_file=ranks.rank == 0) as stop:
-            jobs = [job for f in plans for job in jobs_of(run, f, folds, keys_of(run, f, self.fingerprint), options)]
-            refresh = partial(report_quietly, run)
-            if options.devices:
-                train_side_by_side(jobs, stop, refresh)
-            else:
-                request = TrainingRequest(
-                    options=options,
-                    stop=stop,
-                    progress=ProgressSettings(refresh=refresh, tensorboard=options.tensorboard),
-                    ranks=ranks,
-                )
-                for job in jobs:
-                    if not ranks.broadcast(stop.source):
-                        train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
-            asked = ranks.broadcast(stop.source)
-            stop.clear()
-        if asked == "signal":
-            raise Stopped("stopped between two trainings; the same command goes on", stop.code)
-        return asked == "file"
-
-    def _options_of_one(self, folds: int) -> Options:
-        """Those of a single training: its share of the budget."""
-        options, plans = self.options, len(self.run.plans)
-        if options.budget is None:
-            return options
-        return replace(options, budget=share(options.budget, plans=plans, folds=folds, beside=len(options.devices)))
+            with run.timed(f"preprocess{which}"):
+                problems += predict(run, run.folds, inputs, options.device) if inputs else ()
+                problems += preprocess_plans(run, plans, workers=options.workers)
+        ranks.wait()
+        with run.timed(f"train{which}") if first else nullcontext():
+            if _train_stage(run, plans, folds, options, refresh, ranks):
+                break
+    return problems
 
 
-def locked(run: Run, ranks: Ranks) -> AbstractContextManager[None]:
-    """The run's lock, held by the first rank for all."""
-    return run.locked() if ranks.rank == 0 else nullcontext()
+def trained_folds(run: Run, plans: Sequence[PlanFolder]) -> dict[int, Fold]:
+    """The folds, by number, whose training is finished for each of the plans, with plan and cases as they are now."""
+    keys = [(folder, preprocessed_keys(run, folder)) for folder in plans]
+    return {n: fold for n, fold in run.folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
+
+
+def check_cascades(run: Run, trained: Collection[int]) -> None:
+    """Check that every case will have the prediction that the run's cascades take as input.
+
+    Args:
+        run: with its plans and folds.
+        trained: folds that the plans before the cascades are, or will be, trained on.
+
+    Raises:
+        RunError: some case will have no prediction by a network that was not trained on it.
+    """
+    held_out = set(run.fold_of)
+    never_held_out = {name for fold in run.folds.values() for name in fold.training} - held_out
+    missing = [number for number in run.folds if number not in trained]
+    for cascade in (folder.plan for folder in run.plans if folder.plan.previous):
+        if never_held_out:
+            raise RunError(
+                f"{cascade.name} is shown how {cascade.previous} answers cases that it was not trained on, but no fold holds out "
+                f"{listed(never_held_out)}; leave {cascade.name} out, or add cases"
+            )
+        if missing:
+            raise RunError(
+                f"{cascade.name} is shown the answers of {cascade.previous} for every case, so all its folds must be trained first "
+                f"and fold {missing[0]} is not: use --folds all, or leave {cascade.name} out"
+            )
+
+
+def _train_stage(
+    run: Run, plans: Sequence[PlanFolder], folds: Mapping[int, Fold], options: Options, refresh: Refresh | None, ranks: Ranks
+) -> bool:
+    """Train the folds of some plans, each within its share of the budget; True if the file STOP ended it."""
+    if options.budget is not None:
+        budget = share_budget(options.budget, plans=len(run.plans), folds=len(folds), parallel=len(options.devices))
+        options = replace(options, budget=budget)
+    write = partial(refresh, run) if refresh else None
+    with StopRequest(run.stop_file, remove_file=ranks.rank == 0) as stop:
+        jobs = [job for folder in plans for job in jobs_of(run, folder, folds, preprocessed_keys(run, folder), options)]
+        if options.devices:
+            train_side_by_side(jobs, stop, write)
+        else:
+            settings = ProgressSettings(refresh=write, tensorboard=options.tensorboard)
+            request = TrainingRequest(options=options, stop=stop, progress=settings, ranks=ranks)
+            for job in jobs:
+                if not ranks.broadcast(stop.source):
+                    train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
+        asked = ranks.broadcast(stop.source)
+        stop.clear()
+    if asked == "signal":
+        raise Stopped("stopped between two trainings; the same command goes on", stop.code)
+    return asked == "file"

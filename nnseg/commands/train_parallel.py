@@ -49,7 +49,7 @@ class TrainingJob(FrozenModel):
     parent: int
 
 
-def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: Callable[[], None]) -> None:
+def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: Callable[[], None] | None) -> None:
     """Train all jobs, as many at a time as there are devices; a job that fails does not stop the others.
 
     Args:
@@ -73,7 +73,7 @@ def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: 
                 signalled = True
                 for _, child in running.values():
                     child.process.send_signal(signal.SIGTERM)
-            if time.monotonic() - refreshed > REFRESH_INTERVAL:
+            if refresh and time.monotonic() - refreshed > REFRESH_INTERVAL:
                 refresh()
                 refreshed = time.monotonic()
             time.sleep(POLL_INTERVAL)

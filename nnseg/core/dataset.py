@@ -98,6 +98,11 @@ def listed(names: Collection[str], most: int = 5) -> str:
     return f"{'case' if len(names) == 1 else 'cases'} {', '.join(sorted(names)[:most])}{more}"
 
 
+def by_severity(findings: Collection[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then notes."""
+    return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fold:
     """One division of the cases: names to train on, names held out to score."""

@@ -1,4 +1,4 @@
-"""Which of a run's plans answer, alone or together: decided on what each fold held out."""
+"""Which of a run's plans the model consists of, one or several: decided by their predictions of held-out cases."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.dataset import Case
 from nnseg.core.decisions import Candidate, Choice, Interval, ensembles_of, name_of
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
 from nnseg.core.scores import CaseScore
+from nnseg.crossval.score import pair_files
 from nnseg.evaluation.averages import table
-from nnseg.evaluation.evaluate import OVERLAP, FilePair, evaluate
+from nnseg.evaluation.evaluate import OVERLAP, evaluate
 from nnseg.evaluation.model_selection import CandidateScores, select
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run import Run
+from nnseg.storage.run import Folds, Run
 
 log = logging.getLogger(__name__)
 
 RULE = 2
-"""Counted up when the rule changes, so that runs decide anew."""
-OF_THE_SCAN = ("preprocess", "network", "restore")
-"""Stages that a scan's price is made of; files are read and written alike, whoever answers."""
+"""Raised when the rule changes, so that runs decide anew."""
+TIMED_STAGES = ("preprocess", "network", "restore")
+"""Stages whose time is compared; reading and writing take the same time with any plan."""
 
 
-def choose_model(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Choice | None:
-    """The plans that are to answer, by what the given folds held out; written to ``choice.json``.
+def choose_model(run: Run, folds: Folds, *, workers: int = 1) -> Choice | None:
+    """The plans that the model consists of, chosen by their predictions of held-out cases; written to ``choice.json``.
 
     A file that was decided on the same predictions and references stays, edited or not.
 
     Args:
-        run: whose held-out cases every plan and every ensemble has predicted.
-        dataset: with their references.
-        folds: by number, those that are predicted.
+        run: whose held-out cases are predicted with every plan and every ensemble.
+        folds: whose held-out cases are used.
         workers: processes; the choice does not depend on it.
 
     Returns:
         None if there is only one plan, or nothing was held out.
     """
-    tried = [_CandidatePredictions.of(run, plans, folds) for plans in ensembles_of(list(run.final_plans))]
-    cases = [case for case in dataset.cases if case.labels and all(of.has(case.name) for of in tried)]
-    if len(tried) == 1 or not cases:
+    candidates = [_CandidatePredictions.read(run, weights, folds) for weights in ensembles_of(list(run.final_plans))]
+    dataset = run.dataset
+    cases = [case for case in dataset.cases if case.labels and all(candidate.has(case.name) for candidate in candidates)]
+    if len(candidates) == 1 or not cases:
         run.choice = None
         return None
-    hashes = {name_of(of.plans): [of.written[case.name].hash for case in cases] for of in tried}
+    hashes = {name_of(c.weights): [c.records[case.name].hash for case in cases] for c in candidates}
     references = [(case.name, content_hash(case.files[-1:]), case.annotated) for case in cases]
     key = digest([RULE, references, hashes, dataset.labels.model_dump(mode="json")])
     if (known := run.choice) and known.key == key:
         return known
-    fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
-    scored = [of.scored(cases, dataset.labels, workers) for of in tried]
+    scored = [candidate.score(cases, dataset.labels, workers) for candidate in candidates]
     common = sorted(set.intersection(*map(set, scored)))
-    rivals = [
+    compared = [
         CandidateScores(
-            plans=of.plans,
+            plans=candidate.weights,
             dice=table([scores[name] for name in common], dataset.labels.foreground, "dice"),
-            seconds=of.seconds(cases),
+            seconds=candidate.seconds(cases),
         )
-        for of, scores in zip(tried, scored, strict=True)
+        for candidate, scores in zip(candidates, scored, strict=True)
     ]
-    choice = select(rivals, [fold_of[name] for name in common]).model_copy(update={"key": key})
-    run.choice = choice
+    fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
+    run.choice = choice = select(compared, [fold_of[name] for name in common]).model_copy(update={"key": key})
     for line in describe(choice):
         log.info("%s", line)
     return choice
@@ -72,35 +72,34 @@ def choose_model(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, worke
 
 @dataclass(frozen=True, kw_only=True)
 class _CandidatePredictions:
-    """What weighted plans made of the held-out cases.
+    """The predictions of held-out cases with weighted plans.
 
     Args:
-        folder: that the files are relative to.
-        written: by name of the case.
+        weights: of the plans, by name.
+        folder: that the files of the records are relative to.
+        records: by name of the case.
     """
 
-    plans: Mapping[str, float]
+    weights: Mapping[str, float]
     folder: Path
-    written: Mapping[str, ScanRecord]
+    records: Mapping[str, ScanRecord]
 
     @classmethod
-    def of(cls, run: Run, plans: Mapping[str, float], folds: Mapping[int, Fold]) -> _CandidatePredictions:
-        folder = run.ensemble_folder(plans).path
-        return cls(plans=plans, folder=folder, written=held_out_predictions(folder, folds))
+    def read(cls, run: Run, weights: Mapping[str, float], folds: Folds) -> _CandidatePredictions:
+        folder = run.ensemble_folder(weights).path
+        return cls(weights=weights, folder=folder, records=held_out_predictions(folder, folds))
 
     def has(self, case: str) -> bool:
-        return case in self.written and self.written[case].status == "done"
+        return case in self.records and self.records[case].status == "done"
 
-    def scored(self, cases: Sequence[Case], labels: Labels, workers: int) -> dict[str, CaseScore]:
-        pairs = []
-        for case in cases:
-            assert case.labels is not None
-            file = self.folder / self.written[case.name].file
-            pairs.append(FilePair(name=case.name, prediction=file, reference=case.labels, annotated=case.annotated))
-        return {of.name: of for of in evaluate(pairs, labels, measures=OVERLAP, workers=workers).cases}
+    def score(self, cases: Sequence[Case], labels: Labels, workers: int) -> dict[str, CaseScore]:
+        """The overlap of each case that could be scored, by name."""
+        pairs = pair_files({case.name: case for case in cases}, self.folder, self.records)
+        return {score.name: score for score in evaluate(pairs, labels, measures=OVERLAP, workers=workers).cases}
 
     def seconds(self, cases: Sequence[Case]) -> float:
-        return fmean(sum(self.written[case.name].seconds.get(stage, 0.0) for stage in OF_THE_SCAN) for case in cases)
+        """The mean time that a scan takes."""
+        return fmean(sum(self.records[case.name].seconds.get(stage, 0.0) for stage in TIMED_STAGES) for case in cases)
 
 
 def describe(choice: Choice) -> Iterable[str]:

@@ -64,18 +64,18 @@ class CalibratingPredictor(PredictorWrapper):
     ) -> Prediction:
         """The prediction, with its confidence whether or not it was asked for."""
         prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
-        prediction = self.with_calibration(prediction, self.reference_of(prepared.scan))
+        prediction = self.with_calibration(prediction, self.read_reference(prepared.scan))
         return prediction if uncertainty else replace(prediction, uncertainty=None)
 
-    def case_of(self, scan: Scan) -> Case | None:
+    def find_case(self, scan: Scan) -> Case | None:
         """The case that a scan was read from."""
         files = scan.source.files
         places = {*files, *files[0].parents}  # a case of a DICOM series is its folder
         return next((case for case in self.cases if places & set(case.images)), None)
 
-    def reference_of(self, scan: Scan) -> LabelMap | None:
+    def read_reference(self, scan: Scan) -> LabelMap | None:
         """The label map of a scan's case, if it shows every label."""
-        case = self.case_of(scan)
+        case = self.find_case(scan)
         return read_label_map(case.labels) if case and case.labels and case.annotated is None else None
 
     def with_calibration(self, prediction: Prediction, reference: LabelMap | None) -> Prediction:

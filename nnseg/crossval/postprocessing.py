@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.dataset import Dataset, Fold, counted
+from nnseg.core.dataset import counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
 from nnseg.crossval.components import CaseRequest, LabelGroup, Mendings, NextStep, PostprocessedCase, measure, rise, steps
+from nnseg.crossval.score import pair_files
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.statistics import sign_flip
 from nnseg.storage.datasets.read import content_hash
-from nnseg.storage.predictions import held_out_predictions
-from nnseg.storage.run import Run
+from nnseg.storage.run import Folds, Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
@@ -43,41 +43,35 @@ PARTS = 5
 """That the cases of fewer than three folds are divided into for cross-validation, so that enough are left to choose."""
 
 
-def choose_postprocessing(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, workers: int = 1) -> Postprocessing | None:
-    """The mendings that the run's held-out predictions and their references ask for, written to ``postprocessing.json``.
+def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postprocessing | None:
+    """The postprocessing steps that improve the run's held-out predictions; written to ``postprocessing.json``.
 
     The predictions themselves stay as the networks gave them. A file that was decided on the same ones stays, edited or not.
 
     Args:
-        run: with the held-out predictions.
-        dataset: with their references.
-        folds: by number, those that are predicted.
+        run: with the held-out predictions, and the dataset with their references.
+        folds: whose held-out cases are used.
         workers: processes; the choice does not depend on it.
 
     Returns:
         None if nothing was held out.
     """
-    made, cases = run.predictions_folder, {case.name: case for case in dataset.cases}
-    pairs, parts, seen = [], {}, []
-    fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
-    for name, written in held_out_predictions(made, folds).items():
-        case = cases.get(name)
-        if written.status == "done" and case is not None and case.labels is not None:
-            pairs.append(FilePair(name=name, prediction=made / written.file, reference=case.labels, annotated=case.annotated))
-            parts[name] = fold_of[name]
-            seen.append((name, written.hash, content_hash([case.labels]), case.annotated))
+    cases, records, labels = run.cases, run.predictions(folds), run.dataset.labels
+    pairs = pair_files(cases, run.predictions_folder, records)
     if not pairs:
         return None
-    key = digest([RULE, seen, dataset.labels.model_dump(mode="json")])
+    seen = [(p.name, records[p.name].hash, content_hash([p.reference]), p.annotated) for p in pairs]
+    key = digest([RULE, seen, labels.model_dump(mode="json")])
     if (known := run.postprocessing) and known.key == key:
         return known
-    chosen = choose(pairs, parts, dataset.labels, workers=workers).model_copy(update={"key": key})
-    run.postprocessing = chosen
+    fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
+    chosen = select_steps(pairs, {p.name: fold_of[p.name] for p in pairs}, labels, workers=workers)
+    run.postprocessing = chosen = chosen.model_copy(update={"key": key})
     log.info("postprocessing: %s", chosen.reason)
     return chosen
 
 
-def choose(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
+def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
     """The mendings that some predictions are better for, with what they do to each label.
 
     The candidates of each of the `steps` are tried on what was accepted before, and accepted if mean Dice rises by more than chance

@@ -1,30 +1,97 @@
-"""Predictions of held-out cases, made in this process."""
+"""Predictions of held-out cases: by each plan, and by all ensembles of plans at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nnseg.core.dataset import Case
+from nnseg.core.dataset import Case, Finding
+from nnseg.core.decisions import Weights, ensembles_of, name_of
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Source
+from nnseg.core.labels import Labels
 from nnseg.crossval.evidence import SAMPLE, CalibratingPredictor
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction, PreparedScan
-from nnseg.network.bundle import Model
+from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.device import resolve_device
+from nnseg.network.load import merge
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
 from nnseg.serving.pool import FREE_RAM_SHARE
+from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import FORMAT, PredictionsWriter, ScanRecord
+from nnseg.storage.run import Folds, Run
 from nnseg.system.machine import free_ram_gb
 from nnseg.system.parallel import progress
+
+
+def predict_folds(run: Run, folds: Folds, *, device: str = "auto") -> tuple[Finding, ...]:
+    """Predict the held-out cases of each fold with every plan and every ensemble of plans; returns the cases that failed.
+
+    Args:
+        run: with the trained folds.
+        folds: to predict.
+        device: to compute on.
+    """
+    plans = run.final_plans if len(run.final_plans) > 1 else {}
+    alone = [folder for folder in run.plans if folder not in plans.values()]
+    problems = predict_with_plans(run, folds, alone, device)
+    for number, cases in _held_out_cases(run, folds) if plans else ():
+        models = {name: _load_fold(run, folder, number) for name, folder in plans.items()}
+        ensembles = [_ensemble(run, number, cases, weights, models) for weights in candidate_weights(run)]
+        problems += _failures(predict_with_ensembles(ensembles, merge(list(models.values())), device=device))
+    return problems
+
+
+def predict_with_plans(run: Run, folds: Folds, plans: Sequence[PlanFolder], device: str) -> tuple[Finding, ...]:
+    """Predict the held-out cases of each fold with each of the plans by itself; returns the cases that failed."""
+    problems = tuple[Finding, ...]()
+    for number, cases in _held_out_cases(run, folds):
+        for folder in plans:
+            model = _load_fold(run, folder, number)
+            job = PredictionJob(cases=cases, out=folder.fold(number).predictions, key=model.key())
+            problems += _failures(predict_with_model(job, model, device=device))
+    return problems
+
+
+def candidate_weights(run: Run) -> tuple[Weights, ...]:
+    """The weights of all plans and ensembles that are tried, and of the one in an edited ``choice.json``."""
+    tried = {name_of(weights): weights for weights in ensembles_of(list(run.final_plans))}
+    chosen = run.weights
+    return tuple((tried | {name_of(chosen): tried.get(name_of(chosen), chosen)}).values())
+
+
+def _held_out_cases(run: Run, folds: Folds) -> Iterator[tuple[int, tuple[Case, ...]]]:
+    """The number and the held-out cases of each fold that has any."""
+    cases = run.cases
+    for number, fold in folds.items():
+        if fold.held_out:
+            yield number, tuple(cases[name] for name in fold.held_out)
+
+
+def _failures(records: Mapping[str, ScanRecord]) -> tuple[Finding, ...]:
+    return tuple(Finding(level="error", case=n, message=r.reason) for n, r in records.items() if r.status == "failed")
+
+
+def _load_fold(run: Run, folder: PlanFolder, number: int) -> Model:
+    """The model of a fold; that of a cascade holds the network of the same fold that provides its input."""
+    model = load_model_file(folder.fold(number).model_file)
+    inputs = run.previous([folder])
+    return replace(model, previous=load_model_file(inputs[0].fold(number).model_file).members) if inputs else model
+
+
+def _ensemble(run: Run, number: int, cases: tuple[Case, ...], weights: Weights, models: Mapping[str, Model]) -> Ensemble:
+    keys = {name: models[name].key() for name in weights}
+    key = keys[next(iter(weights))] if len(weights) == 1 else digest([name_of(weights), keys])
+    out = run.ensemble_folder(weights).fold(number).predictions
+    return Ensemble(weights=weights, job=PredictionJob(cases=cases, out=out, key=key))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +99,8 @@ class PredictionJob:
     """Scans to predict into a folder.
 
     Args:
-        cases: the scans.
-        out: folder of the label maps; ``predictions.json`` beside them says how each was made.
+        cases: with the scans.
+        out: folder for the label maps, and for ``predictions.json``, which says how each was made.
         key: digest of the model and options.
     """
 
@@ -42,88 +109,85 @@ class PredictionJob:
     key: str
 
 
-def predict_into(job: PredictionJob, predictor: CasePredictor, *, device: str = "cpu") -> dict[str, ScanRecord]:
-    """Write a label map for each case of the job that has none from the same scan and model yet.
+def predict_with_model(job: PredictionJob, model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
+    """Records, by name, of held-out cases predicted with a model that was not trained on them."""
+    target = resolve_device(device)
+    return predict_cases(job, CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
+
+
+def predict_cases(job: PredictionJob, predictor: CasePredictor, *, device: str = "cpu") -> dict[str, ScanRecord]:
+    """Records, by name, of the cases of a job; those that have a label map of the same scan and model are not predicted again.
 
     Args:
-        job: the cases, and where to.
-        predictor: of them.
-        device: kind of what it computes on.
+        job: the cases, and where their label maps go.
+        predictor: of the cases.
+        device: kind of device that it computes on.
     """
     target = OutputTarget(out=job.out, key=digest([FORMAT, job.key]))
-    with PredictionsWriter(job.out, model={"key": job.key}, labels=predictor.model.labels) as record:
-
-        def report(event: StageReached | Finished) -> None:
-            if isinstance(event, Finished):
-                record.put(event.case, event.record)
-
-        tasks = [PredictionTask(case=case, previous=record.cases.get(case.name)) for case in job.cases]
-        line = PredictionPipeline(predictor, target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=device == "cpu")
-        line.run(progress(tasks, total=len(tasks), label="predicting"))
-        return {case.name: record.cases[case.name] for case in job.cases}
+    with PredictionsWriter(job.out, model={"key": job.key}, labels=predictor.model.labels) as records:
+        tasks = [PredictionTask(case=case, previous=records.cases.get(case.name)) for case in job.cases]
+        _run(predictor, target, tasks, lambda event: records.put(event.case, event.record), device)
+        return {case.name: records.cases[case.name] for case in job.cases}
 
 
-def predict_alone(job: PredictionJob, model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
-    """What became of held-out cases that one model predicts, by name.
+def _run(
+    predictor: CasePredictor,
+    target: OutputTarget,
+    tasks: Sequence[PredictionTask],
+    finish: Callable[[Finished], None],
+    device: str,
+) -> None:
+    """Run the tasks through a pipeline in this process, and ``finish`` each case."""
 
-    Args:
-        job: the cases, and where to.
-        model: that has not seen them.
-    """
-    target = resolve_device(device)
-    return predict_into(job, CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
+    def report(event: StageReached | Finished) -> None:
+        if isinstance(event, Finished):
+            finish(event)
 
-
-WAITING = 3
-"""Copies of each label map that are held at most: being filled, waiting to be written, and being written."""
+    pipeline = PredictionPipeline(predictor, target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=device == "cpu")
+    pipeline.run(progress(tasks, total=len(tasks), label="predicting"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Plans that answer together.
+    """Plans that predict together.
 
     Args:
-        plans: weights by name.
-        job: the cases, where to, and the digest of the networks and their weights.
+        weights: of the plans, by name.
+        job: the cases, where their label maps go, and the digest of the networks and weights.
     """
 
-    plans: Mapping[str, float]
+    weights: Mapping[str, float]
     job: PredictionJob
 
 
-def predict_together(parties: Sequence[Ensemble], model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
-    """What became of held-out cases for the first party, by name; for all others it is in the records beside their label maps.
+def predict_with_ensembles(ensembles: Sequence[Ensemble], model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
+    """Records, by name, of the first ensemble's predictions; each network runs once for all ensembles.
 
-    A case that one of the parties has no label map of, or another one than asked for, is predicted for all of them.
+    A case of which any ensemble lacks an up-to-date label map is predicted again for all of them.
 
     Args:
-        parties: with the same cases.
-        model: of the networks of all plans that are named.
+        ensembles: with the same cases.
+        model: of the networks of all plans of the ensembles.
     """
-    kind, cases = resolve_device(device), parties[0].job.cases
-    panel = EnsemblePredictor(
-        predictor=Predictor(model, device=kind), cases=cases, ensembles=[dict(party.plans) for party in parties]
-    )
+    target, cases = resolve_device(device), ensembles[0].job.cases
+    weights = [dict(ensemble.weights) for ensemble in ensembles]
+    predictor = EnsemblePredictor(predictor=Predictor(model, device=target), cases=cases, ensembles=weights)
     with ExitStack() as stack:
-        desks = [_EnsembleOutput.of(party, model, stack) for party in parties]
+        first, *others = outputs = [_EnsembleOutput.open(ensemble, model, stack) for ensemble in ensembles]
 
-        def report(event: StageReached | Finished) -> None:
-            if isinstance(event, Finished):
-                desks[0].record.put(event.case, event.record)
-                for desk, rest in zip(desks[1:], panel.rest_of(event.case, len(desks) - 1), strict=True):
-                    desk.file(event, rest, model)
+        def finish(event: Finished) -> None:
+            first.records.put(event.case, event.record)
+            for output, pending in zip(others, predictor.take_pending(event.case), strict=True):
+                output.write(event, pending)
 
-        tasks = [PredictionTask(case=case, previous=_known(desks, case.name)) for case in cases]
-        line = PredictionPipeline(
-            panel, desks[0].target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=kind.type == "cpu"
-        )
-        line.run(progress(tasks, total=len(tasks), label="predicting"))
-        return {case.name: desks[0].record.cases[case.name] for case in cases}
+        tasks = [PredictionTask(case=case, previous=_known(outputs, case.name)) for case in cases]
+        _run(predictor, first.target, tasks, finish, target.type)
+        return {case.name: first.records.cases[case.name] for case in cases}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingPrediction:
-    """A prediction that waits to be written.
+    """A prediction that is not written yet.
 
     Args:
         source: of the scan.
@@ -133,82 +197,89 @@ class PendingPrediction:
     source: Source
 
 
+COPIES = 3
+"""Copies of each label map that are held at most: being filled, waiting to be written, and being written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnsemblePredictor(CalibratingPredictor):
-    """Answers for the first of several ensembles, and keeps what the others say until somebody asks for it.
+    """Predicts with the first of several ensembles, and keeps the predictions of the others until they are taken.
 
     Args:
-        ensembles: weights of the plans.
-        kept: by name of the case.
+        ensembles: weights of the plans of each.
+        pending: predictions of all ensembles but the first, by case.
     """
 
     ensembles: Sequence[Mapping[str, float]]
-    kept: dict[str, list[PendingPrediction]] = field(default_factory=dict)
+    pending: dict[str, Sequence[PendingPrediction | None]] = field(default_factory=dict)
 
     def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The first ensemble's prediction, with its confidence."""
-        numbered = {str(number): plans for number, plans in enumerate(self.ensembles)}
-        answers = self.predictor.infer_ensembles(prepared, numbered, sample=SAMPLE).values()
-        reference, case = self.reference_of(prepared.scan), self.case_of(prepared.scan)
-        first, *others = (self.with_calibration(answer, reference) for answer in answers)
+        numbered = {str(number): weights for number, weights in enumerate(self.ensembles)}
+        predictions = self.predictor.infer_ensembles(prepared, numbered, sample=SAMPLE).values()
+        reference, case = self.read_reference(prepared.scan), self.find_case(prepared.scan)
+        first, *others = (self.with_calibration(prediction, reference) for prediction in predictions)
         if case:
-            self.kept[case.name] = [PendingPrediction(prediction=other, source=prepared.scan.source) for other in others]
+            self.pending[case.name] = [PendingPrediction(prediction=other, source=prepared.scan.source) for other in others]
         return first
 
-    def rest_of(self, case: str, count: int) -> Sequence[PendingPrediction | None]:
-        """What the others said of a case, which is forgotten; so many times nothing if they were not asked."""
-        kept: list[PendingPrediction | None] = [*self.kept.pop(case, [])]
-        return kept or [None] * count
+    def take_pending(self, case: str) -> Sequence[PendingPrediction | None]:
+        """The other ensembles' predictions of a case, which are dropped here; None for each if the case was not predicted."""
+        return self.pending.pop(case, [None] * (len(self.ensembles) - 1))
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
         """RAM that a scan takes at most."""
-        maps = WAITING * (len(self.ensembles) - 1) * self.model.labels.dtype.itemsize
+        maps = COPIES * (len(self.ensembles) - 1) * self.model.labels.dtype.itemsize
         return self.predictor.memory_gb(grid, uncertainty=True) + maps * math.prod(grid.shape) / 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class _EnsembleOutput:
-    """Where a party's predictions go.
+    """Where the predictions of an ensemble go.
 
     Args:
-        record: of its folder.
+        target: folder of the label maps.
+        records: of that folder.
+        labels: what their values mean.
     """
 
     target: OutputTarget
-    record: PredictionsWriter
+    records: PredictionsWriter
+    labels: Labels
 
     @classmethod
-    def of(cls, party: Ensemble, model: Model, stack: ExitStack) -> _EnsembleOutput:
-        record = stack.enter_context(PredictionsWriter(party.job.out, model={"key": party.job.key}, labels=model.labels))
-        return cls(target=OutputTarget(out=party.job.out, key=digest([FORMAT, party.job.key])), record=record)
+    def open(cls, ensemble: Ensemble, model: Model, stack: ExitStack) -> _EnsembleOutput:
+        out, key = ensemble.job.out, ensemble.job.key
+        records = stack.enter_context(PredictionsWriter(out, model={"key": key}, labels=model.labels))
+        return cls(target=OutputTarget(out=out, key=digest([FORMAT, key])), records=records, labels=model.labels)
 
-    def file(self, event: Finished, rest: PendingPrediction | None, model: Model) -> None:
-        """Write a prediction and put it on record; of a case that has failed, that alone."""
+    def write(self, event: Finished, pending: PendingPrediction | None) -> None:
+        """Write a prediction and record it; of a case that failed, record that; nothing if the case was not predicted again."""
         if event.record.status == "failed":
-            self.record.put(event.case, event.record, quiet=True)
-        elif rest:
-            self.record.put(event.case, self._written(event, rest, model), quiet=True)
+            self.records.put(event.case, event.record, quiet=True)
+        elif pending:
+            self.records.put(event.case, self._written(event, pending), quiet=True)
 
-    def _written(self, event: Finished, rest: PendingPrediction, model: Model) -> ScanRecord:
-        said, key = rest.prediction, digest([event.record.input, self.target.key])
-        seconds = event.record.seconds | {stage: round(spent, 4) for stage, spent in said.seconds.items()}
-        known = event.record.model_copy(update={"key": key, "seconds": seconds, "confidence": said.confidence})
+    def _written(self, event: Finished, pending: PendingPrediction) -> ScanRecord:
+        prediction, key = pending.prediction, digest([event.record.input, self.target.key])
+        seconds = event.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()}
+        record = event.record.model_copy(update={"key": key, "seconds": seconds, "confidence": prediction.confidence})
         try:
-            ((file, of_it),) = write_prediction(said, event.case, rest.source, self.target, model.labels).items()
+            ((file, hash_of_it),) = write_prediction(prediction, event.case, pending.source, self.target, self.labels).items()
         except NnsegError as error:
-            return known.model_copy(update={"status": "failed", "reason": str(error), "file": "", "hash": ""})
-        return known.model_copy(update={"file": file, "hash": of_it})
+            return record.model_copy(update={"status": "failed", "reason": str(error), "file": "", "hash": ""})
+        return record.model_copy(update={"file": file, "hash": hash_of_it})
 
 
-def _known(desks: Sequence[_EnsembleOutput], case: str) -> ScanRecord | None:
-    """What the first record says of a case, if all of them say the same of the same scan, and have what they say."""
-    first = desks[0].record.cases.get(case)
-    for desk in desks:
-        found = desk.record.cases.get(case)
-        if not first or not found or (found.status, found.input) != ("done", first.input):
+def _known(outputs: Sequence[_EnsembleOutput], case: str) -> ScanRecord | None:
+    """The first ensemble's record of a case, if every ensemble has a complete label map of the same scan; else None."""
+    first = outputs[0].records.cases.get(case)
+    for output in outputs:
+        record = output.records.cases.get(case)
+        if not first or not record or (record.status, record.input) != ("done", first.input):
             return None
-        if found.key != digest([found.input, desk.target.key]) or not found.is_whole(desk.target.out):
+        if record.key != digest([record.input, output.target.key]) or not record.is_whole(output.target.out):
             return None
     return first

@@ -15,18 +15,17 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
-from nnseg.core.scores import CaseScore, Scores
+from nnseg.core.scores import CaseScore
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
-from nnseg.storage.files import read_json
 from nnseg.storage.images.read import read_scan
-from nnseg.storage.predictions import ScanRecord, held_out_predictions
-from nnseg.storage.run import Run
+from nnseg.storage.predictions import ScanRecord
+from nnseg.storage.run import Folds, Run
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +73,13 @@ class HeldOutCase:
     key: str = ""
 
 
-def measure_trust(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, device: str = "auto") -> Trust | None:
-    """How far the run's model can be trusted, from the held-out predictions of all given folds; written to ``trust.json``.
+def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | None:
+    """The calibration of the run's model, from the held-out predictions of the given folds; written to ``trust.json``.
 
     Args:
-        run: whose held-out cases are predicted with a `Witness`, and scored.
-        dataset: of the cases.
-        folds: that are trained, by number.
-        device: where a few cases are predicted by the networks of all folds.
+        run: whose held-out cases are predicted with a `CalibratingPredictor`, and scored.
+        folds: that are trained.
+        device: on which a few cases are predicted with the networks of all folds.
 
     Returns:
         None if fewer than `FEWEST_CASES` were predicted with their confidence, and scored.
@@ -89,7 +87,8 @@ def measure_trust(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, devi
     Raises:
         RunError: they are not scored yet.
     """
-    held = held_out(run, folds)
+    records = run.predictions(folds)
+    held = join_scores(records, run.require_scores().cases if records else (), folds)
     if len(held) < FEWEST_CASES:
         run.trust = None
         log.info(
@@ -103,18 +102,22 @@ def measure_trust(run: Run, dataset: Dataset, folds: Mapping[int, Fold], *, devi
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
-        pairs = _answered_by_all(predictor, dataset, held[:: max(1, len(held) // FEW)][:FEW])
-        trust = trust.model_copy(update={"together": together(pairs, few=networks // len(folds), many=networks)})
+        pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // FEW)][:FEW])
+        shift = fit_ensemble_shift(pairs, few=networks // len(folds), many=networks)
+        trust = trust.model_copy(update={"together": shift})
     run.trust = trust
     return trust
 
 
-def together(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: int) -> EnsembleShift | None:
-    """How much less many networks' votes agree.
+def fit_ensemble_shift(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: int) -> EnsembleShift | None:
+    """By how much the agreement of votes falls from a few networks to many, as a mean difference of logits, never above 0.
 
     Args:
         pairs: agreement of the votes of a few networks, and of many, on the same scans.
         few, many: how many networks.
+
+    Returns:
+        None without pairs, or if there are no more networks.
     """
     if not pairs or few >= many:
         return None
@@ -124,13 +127,15 @@ def together(pairs: Sequence[tuple[Agreement, Agreement]], *, few: int, many: in
     return EnsembleShift(few=few, many=many, labels=lost[0], foreground=lost[1])
 
 
-def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[HeldOutCase]) -> list[tuple[Agreement, Agreement]]:
-    cases = {case.name: case for case in dataset.cases}
+def _agreements_of_all_networks(
+    predictor: Predictor, cases: Mapping[str, Case], held: Sequence[HeldOutCase]
+) -> list[tuple[Agreement, Agreement]]:
+    """The agreement of the networks of one fold, and of those of all folds, on each case that can still be predicted."""
     pairs = []
     for one in held:
         try:
             prediction = predictor.infer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
-        except NnsegError as error:  # it could be predicted once; a few cases more or less do not matter
+        except NnsegError as error:  # it could be predicted before; one case more or less does not matter
             log.warning("case %s: %s", one.score.name, error)
             continue
         assert prediction.confidence is not None
@@ -138,30 +143,20 @@ def _answered_by_all(predictor: Predictor, dataset: Dataset, held: Sequence[Held
     return pairs
 
 
-def held_out(run: Run, folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
-    """The run's held-out cases that were predicted with their confidence, and scored.
-
-    Raises:
-        RunError: they are not scored yet.
-    """
-    predicted = held_out_predictions(run.predictions_folder, folds)
-    return held_of(predicted, read_json(Run.scores.path(run), Scores).cases if predicted else (), folds)
-
-
-def held_of(written: Mapping[str, ScanRecord], scores: Iterable[CaseScore], folds: Mapping[int, Fold]) -> tuple[HeldOutCase, ...]:
-    """The cases that were predicted with their confidence, and scored.
+def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], folds: Folds) -> tuple[HeldOutCase, ...]:
+    """The held-out cases that were predicted with their confidence, and scored.
 
     Args:
-        written: what became of held-out cases, by name.
+        records: of the predictions, by case.
         scores: of cases.
-        folds: by number.
+        folds: that hold out the cases of the records.
     """
-    by_name = {case.name: case for case in scores}
-    holder = {name: number for number, fold in folds.items() for name in fold.held_out}
+    score_of = {case.name: case for case in scores}
+    fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     return tuple(
-        HeldOutCase(fold=holder[name], confidence=one.confidence, score=by_name[name], key=one.key)
-        for name, one in written.items()
-        if one.status == "done" and one.confidence and name in by_name
+        HeldOutCase(fold=fold_of[name], confidence=record.confidence, score=score_of[name], key=record.key)
+        for name, record in records.items()
+        if record.status == "done" and record.confidence and name in score_of
     )
 
 

@@ -220,6 +220,14 @@ class Run:
         """
         return held_out_predictions(self.predictions_folder, self.folds if folds is None else folds)
 
+    def require_scores(self) -> Scores:
+        """The scores of the held-out cases.
+
+        Raises:
+            RunError: there are none yet.
+        """
+        return read_json(Run.scores.path(self), Scores)
+
     @property
     def histories(self) -> dict[str, tuple[Epoch, ...]]:
         """The epochs of each training that has finished one, by a name such as "3d fold 0"."""

@@ -15,7 +15,7 @@ from nnseg.core.image import LabelMap
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
-from nnseg.crossval.trust import cross_fitted, held_out
+from nnseg.crossval.trust import cross_fitted, join_scores
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
@@ -37,6 +37,7 @@ def run(tmp_path: Path, dataset: Dataset) -> Run:
     """Six held-out cases in two folds; the later one, the further its prediction lies beside, and the less was it trusted."""
     run, names = Run(tmp_path / "run"), [case.name for case in dataset.cases]
     folds = (Fold(training=tuple(names[3:]), held_out=tuple(names[:3])), Fold(training=tuple(names[:3]), held_out=tuple(names[3:])))
+    run.dataset = dataset
     write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": dataset.labels}))
     write_json(run.path / "folds.json", folds)
     for number, fold in enumerate(folds):
@@ -81,21 +82,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return calls
 
 
-def scored(run: Run, dataset: Dataset) -> Scores:
-    found = score(run, dataset, folds_of(run))
+def scored(run: Run) -> Scores:
+    found = score(run, run.folds)
     assert found is not None
     return found
 
 
-def folds_of(run: Run) -> dict[int, Fold]:
-    return run.folds
-
-
 def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked):
-    scores = scored(run, dataset)
-    qualities = sorted(cross_fitted(held_out(run, folds_of(run))))
+    scores = scored(run)
+    qualities = sorted(cross_fitted(join_scores(run.predictions(), run.require_scores().cases, run.folds)))
     trust = Trust(cases=6, threshold=(qualities[1] + qualities[2]) / 2)
-    cases = pack_viewer_cases(run, dataset, scores, trust)
+    cases = pack_viewer_cases(run, scores, trust)
     words = {c.name: c.caption.split(",")[0] for c in cases}
     assert [*words][:3] == ["ball_00", "ball_03", "ball_05"]
     assert words["ball_00"] == "best"
@@ -105,20 +102,20 @@ def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked)
 
 
 def test_maps_are_made_by_networks_that_had_not_seen_the_case_and_kept(run, dataset, asked):
-    scores = scored(run, dataset)
-    cases = pack_viewer_cases(run, dataset, scores, None, most_seconds=1000)
+    scores = scored(run)
+    cases = pack_viewer_cases(run, scores, None, most_seconds=1000)
     assert asked == [(0,), (1,), (1,)]  # of ball_00, ball_03 and ball_05
     assert all("uncertainty" in c.volumes for c in cases)
     assert {p.name for p in (run.path / "shown").iterdir()} >= {"ball_00_uncertainty.nii.gz", "ball_05_uncertainty.nii.gz"}
-    again = pack_viewer_cases(run, dataset, scores, None, most_seconds=0)
+    again = pack_viewer_cases(run, scores, None, most_seconds=0)
     assert len(asked) == 3
     assert [c.volumes for c in again] == [c.volumes for c in cases]
-    pack_viewer_cases(run, dataset, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
+    pack_viewer_cases(run, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
     assert len(asked) == 6
 
 
 def test_maps_that_would_take_too_long_are_left_out_and_it_is_said(run, dataset, asked):
-    cases = pack_viewer_cases(run, dataset, scored(run, dataset), None, most_seconds=2.5 * SECONDS)
+    cases = pack_viewer_cases(run, scored(run), None, most_seconds=2.5 * SECONDS)
     assert ["uncertainty" in c.volumes for c in cases] == [True, True, False]
     assert cases[2].notes == ("Its uncertainty was not mapped: that would take about 25 s.",)
     assert cases[1].notes == ()
@@ -128,9 +125,9 @@ def test_networks_that_are_gone_cost_the_map_and_a_scan_that_is_gone_its_case(ru
     def refuse(*_: object, **__: object) -> None:
         raise ModelError("gone")
 
-    scores = scored(run, dataset)
+    scores = scored(run)
     monkeypatch.setattr(case_pictures, "load_model", refuse)
     (run.fold(0).predictions / "ball_00.nii.gz").unlink()
-    cases = pack_viewer_cases(run, dataset, scores, None)
+    cases = pack_viewer_cases(run, scores, None)
     assert [c.name for c in cases] == ["ball_03", "ball_05"]
     assert cases[0].notes == ("Its uncertainty cannot be mapped any more.",)

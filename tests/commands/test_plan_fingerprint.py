@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nnseg.commands.plan as module
-from nnseg.commands.plan import known_or_measured_fingerprint
+from nnseg.commands.plan import measure_dataset
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
@@ -33,13 +33,13 @@ def surveyed(ball_dataset: Path, tmp_path: Path, measured: list[str]):
     """A copy of the dataset, and a run that has its fingerprint."""
     folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), Run(tmp_path / "run")
     run.path.mkdir()
-    fingerprint = known_or_measured_fingerprint(read_dataset(folder), run, 1)
+    fingerprint = measure_dataset(run, read_dataset(folder), 1)
     return folder, run, fingerprint
 
 
 def test_unchanged_dataset_is_not_measured_again(surveyed, measured: list[str]):
     folder, run, fingerprint = surveyed
-    assert known_or_measured_fingerprint(read_dataset(folder), run, 1) == fingerprint
+    assert measure_dataset(run, read_dataset(folder), 1) == fingerprint
     assert len(measured) == 1
 
 
@@ -50,7 +50,7 @@ def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measur
     data[4] ^= 1  # the time in the gzip header: the least that can change
     file.write_bytes(data)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert known_or_measured_fingerprint(read_dataset(folder), run, 1).key != fingerprint.key
+    assert measure_dataset(run, read_dataset(folder), 1).key != fingerprint.key
     assert len(measured) == 2
 
 
@@ -62,6 +62,6 @@ def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measur
 def test_fingerprint_of_another_version_is_made_anew(surveyed, measured: list[str], changed):
     folder, run, fingerprint = surveyed
     (run.path / "fingerprint.json").write_text(json.dumps(changed(json.loads((run.path / "fingerprint.json").read_text()))))
-    assert known_or_measured_fingerprint(read_dataset(folder), run, 1) == fingerprint
+    assert measure_dataset(run, read_dataset(folder), 1) == fingerprint
     assert len(measured) == 2
     assert Fingerprint.model_validate_json((run.path / "fingerprint.json").read_bytes()) == fingerprint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_report import PLAN, _epochs
 
-from nnseg.commands.report import story_of
+from nnseg.commands.report import gather_report_content
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
@@ -72,13 +72,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
         write_label_map(moved, place, like=scan.source)
         predicted[case.name] = written(place, case.name, 0.9 - 0.01 * number)
     write_json(run.fold(0).predictions / RECORD, Predictions(cases=predicted))
-    score(run, dataset, {0: Fold(training=(), held_out=names)})
+    score(run, {0: Fold(training=(), held_out=names)})
     run.trust = Trust(cases=len(names), temperature=1.5, error=0.05, threshold=0.1)
     return run
 
 
 def test_a_run_tells_scores_expectations_calibration_and_costs(run):
-    content = story_of(run, live=True)
+    content = gather_report_content(run, live=True)
     names = {case.name for case in content.scores.cases}
     assert len(names) > 3
     assert {one.name for one in content.expected_quality} == names
@@ -92,14 +92,14 @@ def test_a_run_tells_scores_expectations_calibration_and_costs(run):
 
 
 def test_cases_are_shown_in_the_viewer_and_as_still_pictures(run):
-    content = story_of(run, device="cpu")
+    content = gather_report_content(run, device="cpu")
     assert [case.name for case in content.examples] == [case.name for case in content.viewed][: len(content.examples)]
     assert [case.caption.split(",")[0] for case in content.examples][:3] == ["best", "median", "worst"]
 
 
 def test_a_live_report_reads_no_scans(run, monkeypatch):
     monkeypatch.setattr("nnseg.commands.report.pack_viewer_cases", lambda *_, **__: pytest.fail("scans are large"))
-    assert story_of(run, live=True).viewed == ()
+    assert gather_report_content(run, live=True).viewed == ()
 
 
 def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
@@ -109,17 +109,17 @@ def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
     for name in ("dataset.json", "fingerprint.json", "folds.json", "run.json", "plan.toml"):
         (other.path / name).write_bytes((run.path / name).read_bytes())
     (other.path / "scores.json").write_text(json.dumps({"labels": ["organ"], "cases": []}))
-    content = story_of(other, device="cpu")
+    content = gather_report_content(other, device="cpu")
     assert content.scores is None
     assert content.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
 
 
 def test_groups_are_told_where_they_were_asked_for(run):
-    scores = story_of(run, live=True).scores
+    scores = gather_report_content(run, live=True).scores
     sites = {case.name: "ab"[i % 2] for i, case in enumerate(scores.cases)}
     write_json(run.path / "groups.json", grouped(scores, {"site": sites}))
     try:
-        assert {group.value for group in story_of(run, live=True).groups.groups} == {"a", "b"}
+        assert {group.value for group in gather_report_content(run, live=True).groups.groups} == {"a", "b"}
     finally:
         (run.path / "groups.json").unlink()
 
@@ -128,14 +128,14 @@ def test_what_makers_say_of_their_dataset_is_told(run):
     before = (run.path / "dataset.json").read_text()
     (run.path / "dataset.json").write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
     try:
-        assert story_of(run, live=True).provenance["Data"]["licence"] == "CC-BY 4.0"
+        assert gather_report_content(run, live=True).provenance["Data"]["licence"] == "CC-BY 4.0"
     finally:
         (run.path / "dataset.json").write_text(before)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
-        story_of(Run(tmp_path))
+        gather_report_content(Run(tmp_path))
 
 
 @pytest.mark.parametrize(("suffix", "spacing", "told"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
@@ -147,4 +147,4 @@ def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tm
         case["spacing"] = [spacing] * 3
     (copy.path / "dataset.json").write_text(json.dumps(dataset | {"suffix": suffix}))
     (copy.path / "fingerprint.json").write_text(json.dumps(fingerprint))
-    assert any("1 mm stands for one pixel" in f.message for f in story_of(copy, live=True).findings) is told
+    assert any("1 mm stands for one pixel" in f.message for f in gather_report_content(copy, live=True).findings) is told

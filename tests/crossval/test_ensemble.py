@@ -19,7 +19,8 @@ from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.core.options import Options
 from nnseg.crossval.ensemble import choose_model, describe
-from nnseg.crossval.score import predict_folds, score
+from nnseg.crossval.predict import predict_folds
+from nnseg.crossval.score import score
 from nnseg.inference import predict as room
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file, save_model
@@ -124,19 +125,19 @@ def test_each_network_answers_once_for_all_ensembles(copied: Run, ball_dataset: 
         shutil.rmtree(folder_of(copied, name) / "fold_0" / "predictions")
     real, calls = room.sliding_window, []
     monkeypatch.setattr(room, "sliding_window", lambda *given: calls.append(1) or real(*given))
-    assert predict_folds(copied, read_dataset(ball_dataset), folds_of(copied, 0), device="cpu") == ()
+    assert predict_folds(copied, folds_of(copied, 0), device="cpu") == ()
     assert len(calls) == 2 * len(held_out(copied, 0))
 
 
 def test_what_is_done_stays_and_a_lost_label_map_is_made_again(copied: Run, ball_dataset: Path):
-    dataset, before = read_dataset(ball_dataset), predicted(copied)
+    before = predicted(copied)
     case, kept = held_out(copied, 0)
     lost = copied.path / "ensembles" / "2x2d+3d" / "fold_0" / "predictions" / f"{case}.nii.gz"
     content = lost.read_bytes()
-    predict_folds(copied, dataset, folds_of(copied, 0, 1), device="cpu")
+    predict_folds(copied, folds_of(copied, 0, 1), device="cpu")
     assert predicted(copied) == before
     lost.unlink()
-    predict_folds(copied, dataset, folds_of(copied, 0, 1), device="cpu")
+    predict_folds(copied, folds_of(copied, 0, 1), device="cpu")
     assert lost.read_bytes() == content
     same = {path for path, time in predicted(copied).items() if before[path] == time}
     assert {path for path in before if path not in same} == {
@@ -148,9 +149,9 @@ def test_what_is_done_stays_and_a_lost_label_map_is_made_again(copied: Run, ball
 def test_a_scan_that_cannot_be_read_fails_in_every_ensemble(copied: Run, ball_dataset: Path, tmp_path: Path):
     shutil.copytree(ball_dataset, tmp_path / "balls")
     case, other = held_out(copied, 0)
-    dataset = read_dataset(tmp_path / "balls")
+    copied.dataset = read_dataset(tmp_path / "balls")
     (tmp_path / "balls" / "imagesTr" / f"{case}.nii.gz").write_bytes(b"nothing")
-    (problem,) = predict_folds(copied, dataset, folds_of(copied, 0), device="cpu")
+    (problem,) = predict_folds(copied, folds_of(copied, 0), device="cpu")
     assert problem.case == case
     for name in NAMES:
         place = folder_of(copied, name) / "fold_0" / "predictions"
@@ -253,7 +254,8 @@ def by_hand(finished: Run, tmp_path: Path):
     dataset = Dataset(
         name="bars", folder=tmp_path, layout="", cases=tuple(cases), channels=("CT",), labels=LABELS, suffix=".nii.gz"
     )
-    return run, dataset, {0: Fold(training=(), held_out=tuple(names))}
+    run.dataset = dataset
+    return run, {0: Fold(training=(), held_out=tuple(names))}
 
 
 def write(labels: np.ndarray, grid: Grid, path: Path) -> None:
@@ -262,8 +264,8 @@ def write(labels: np.ndarray, grid: Grid, path: Path) -> None:
 
 
 def test_a_better_ensemble_is_chosen_with_its_price(by_hand):
-    run, dataset, folds = by_hand
-    choice = choose_model(run, dataset, folds)
+    run, folds = by_hand
+    choice = choose_model(run, folds)
     assert choice.plans == {"2d": 1.0, "3d": 1.0}
     dice = {c.name: c.dice for c in choice.candidates}
     expected = {found: 2 * found / (found + 16) for found in (7, 8, 14)}  # voxels of 16
@@ -278,30 +280,30 @@ def test_a_better_ensemble_is_chosen_with_its_price(by_hand):
 
 
 def test_a_choice_stands_while_its_evidence_does(by_hand):
-    run, dataset, folds = by_hand
-    choose_model(run, dataset, folds)
+    run, folds = by_hand
+    choose_model(run, folds)
     choose_by_hand(run, _2d=1.0)
-    assert choose_model(run, dataset, folds).plans == {"2d": 1.0}
-    write(np.zeros((1, 1, 16), np.uint8), Grid(shape=(1, 1, 16)), dataset.cases[0].labels)
-    assert choose_model(run, dataset, folds).plans == {"2d": 1.0, "3d": 1.0}
+    assert choose_model(run, folds).plans == {"2d": 1.0}
+    write(np.zeros((1, 1, 16), np.uint8), Grid(shape=(1, 1, 16)), run.dataset.cases[0].labels)
+    assert choose_model(run, folds).plans == {"2d": 1.0, "3d": 1.0}
 
 
 def test_cases_that_some_candidate_lacks_are_not_asked(by_hand):
-    run, dataset, folds = by_hand
+    run, folds = by_hand
     record = folder_of(run, "2d+3d") / "fold_0" / "predictions" / RECORD
     content = json.loads(record.read_text())
     content["cases"]["case_00"] = {"status": "failed", "reason": "gone"}
     record.write_text(json.dumps(content))
-    assert choose_model(run, dataset, folds).cases == 11
+    assert choose_model(run, folds).cases == 11
 
 
 def test_one_plan_and_no_held_out_case_leave_nothing_to_choose(by_hand):
-    run, dataset, folds = by_hand
-    choose_model(run, dataset, folds)
-    assert choose_model(run, dataset, {}) is None
+    run, folds = by_hand
+    choose_model(run, folds)
+    assert choose_model(run, {}) is None
     assert not (run.path / "choice.json").exists()
     shutil.rmtree(run.path / "2d")
-    assert choose_model(run, dataset, folds) is None
+    assert choose_model(run, folds) is None
     assert not (run.path / "choice.json").exists()
 
 
@@ -313,9 +315,9 @@ def test_scores_of_another_nnseg_are_left_off_the_card_and_cost_no_export(copied
 
 
 def test_groups_stay_as_long_as_the_scores_do(copied: Run, ball_dataset: Path):
-    dataset, folds = read_dataset(ball_dataset), folds_of(copied, 0, 1)
+    folds = folds_of(copied, 0, 1)
     (copied.path / "groups.json").write_text("{}")
-    score(copied, dataset, folds)
+    score(copied, folds)
     assert (copied.path / "groups.json").exists()
-    score(copied, dataset, folds_of(copied, 0))
+    score(copied, folds_of(copied, 0))
     assert not (copied.path / "groups.json").exists()

@@ -14,7 +14,7 @@ from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels, Region
 from nnseg.crossval.components import CaseRequest, PostprocessedCase, measure, rise, steps
-from nnseg.crossval.postprocessing import choose, choose_postprocessing, judge, mean_rise, tries
+from nnseg.crossval.postprocessing import choose_postprocessing, judge, mean_rise, select_steps, tries
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
 from nnseg.inference.postprocess import postprocess
@@ -67,7 +67,7 @@ def far_from_it(number: int) -> tuple[Integers, Integers]:
 
 def test_far_away_false_positives_are_removed_by_the_largest_component(tmp_path: Path):
     pairs = write(tmp_path, 20, far_from_it)
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert chosen.cases == 20
     organ, tumour = chosen.effects["organ"], chosen.effects["tumour"]
@@ -91,7 +91,7 @@ def test_two_true_components_stay(tmp_path: Path):
         return reference, prediction
 
     pairs = write(tmp_path, 15, pair_of_kidneys)
-    chosen = choose(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
+    chosen = select_steps(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
     assert (chosen.mendings, chosen.effects) == ((), {})
     largest = next(t for t in chosen.tried if t.mending.action == "largest")
     assert not largest.accepted
@@ -109,7 +109,7 @@ def test_specks_beside_two_true_components_are_removed_by_volume(tmp_path: Path)
         return reference, prediction
 
     pairs = write(tmp_path, 15, two_and_a_speck)
-    chosen = choose(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
+    chosen = select_steps(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
     assert chosen.mendings == (PostprocessingStep(action="smaller", labels=(1,), mm3=36.0),)  # half of 36 voxels of 2 mm3
     assert chosen.effects["kidney"].dice_after == 1.0
 
@@ -126,7 +126,7 @@ def test_false_alarms_where_the_label_is_absent_are_removed_by_volume(tmp_path: 
         return reference, prediction
 
     pairs = write(tmp_path, 16, sometimes)
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     tumour = chosen.effects["tumour"]
     assert (tumour.dice_before, tumour.dice_after, tumour.gain, tumour.cases) == (0.5, 1.0, 0.5, 16)
@@ -139,21 +139,21 @@ def test_holes_are_filled(tmp_path: Path):
         return blocks(number), prediction
 
     pairs = write(tmp_path, 12, hollow)
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings == (PostprocessingStep(action="holes", labels=(1,), fill=1),)
     assert chosen.effects["organ"].dice_after == 1.0
 
 
 def test_few_cases_prove_nothing(tmp_path: Path):
     pairs = write(tmp_path, 9, far_from_it)
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert (chosen.mendings, chosen.cases) == ((), 9)
     assert "at least 10" in chosen.reason
 
 
 def test_a_gain_in_few_of_many_cases_may_be_chance(tmp_path: Path):
     pairs = write(tmp_path, 14, lambda number: far_from_it(number if number < 6 else 0))
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings == ()
     tried = chosen.tried[0]
     assert (tried.cases, tried.p, tried.accepted) == (3, 1 / 8, False)
@@ -163,13 +163,13 @@ def test_a_gain_in_few_of_many_cases_may_be_chance(tmp_path: Path):
 def test_the_choice_depends_neither_on_workers_nor_on_order(tmp_path: Path):
     pairs = write(tmp_path, 12, far_from_it)
     parts = folds_of(pairs)
-    assert choose(pairs[::-1], parts, LABELS, workers=2) == choose(pairs, parts, LABELS)
+    assert select_steps(pairs[::-1], parts, LABELS, workers=2) == select_steps(pairs, parts, LABELS)
 
 
 @pytest.mark.parametrize("folds", [1, 2])
 def test_few_folds_are_divided_for_the_cross_validated_gain(tmp_path: Path, folds: int):
     pairs = write(tmp_path, 14, far_from_it)
-    chosen = choose(pairs, {p.name: number % folds for number, p in enumerate(pairs)}, LABELS)
+    chosen = select_steps(pairs, {p.name: number % folds for number, p in enumerate(pairs)}, LABELS)
     assert chosen.mendings
     assert chosen.effects["organ"].gain > 0
 
@@ -186,7 +186,7 @@ def test_the_reported_gain_is_of_cases_that_had_no_say(tmp_path: Path):
 
     pairs = write(tmp_path, 40, kidney)
     labels = Labels(names=("background", "kidney"), values=(0, 1))
-    chosen = choose(pairs, folds_of(pairs), labels)
+    chosen = select_steps(pairs, folds_of(pairs), labels)
     assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1,)),)
     full, part = 108 + 36, 108
     before = 2 * part / (full + part)
@@ -197,7 +197,7 @@ def test_the_reported_gain_is_of_cases_that_had_no_say(tmp_path: Path):
 def test_an_unreadable_case_has_no_say(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pairs = write(tmp_path, 14, far_from_it)
     pairs[3].prediction.write_bytes(b"nothing")
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings
     assert chosen.cases == 13
     assert "case_03" in caplog.text
@@ -207,7 +207,7 @@ def test_cases_that_cannot_be_compared_choose_nothing(tmp_path: Path):
     pairs = write(tmp_path, 10, far_from_it)
     for pair in pairs:
         pair.reference.unlink()
-    chosen = choose(pairs, folds_of(pairs), LABELS)
+    chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert (chosen.mendings, chosen.tried) == ((), ())
 
 
@@ -317,12 +317,13 @@ def test_candidates_that_change_no_case_are_not_listed(tmp_path: Path):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> tuple[Run, Dataset, dict[int, Fold]]:
+def run(tmp_path: Path) -> tuple[Run, dict[int, Fold]]:
     """A run of one plan, whose two folds' held-out predictions have specks."""
     pairs = write(tmp_path, 20, far_from_it)
     cases = tuple(Case(name=p.name, images=(), labels=p.reference) for p in pairs)
     dataset = Dataset(name="d", folder=tmp_path, layout="", cases=cases, channels=("CT",), labels=LABELS, suffix=".nii.gz")
     place = Run(tmp_path / "run")
+    place.dataset = dataset
     folds = {}
     for number, held_out in enumerate((pairs[:10], pairs[10:])):
         out = place.fold(number).predictions
@@ -332,14 +333,14 @@ def run(tmp_path: Path) -> tuple[Run, Dataset, dict[int, Fold]]:
         written = {p.name: ScanRecord(status="done", file=p.prediction.name, hash=p.name) for p in held_out}
         write_json(out / RECORD, Predictions(cases=written))
         folds[number] = Fold(training=(), held_out=tuple(p.name for p in held_out))
-    return place, dataset, folds
+    return place, folds
 
 
 def test_a_runs_choice_is_written_and_the_predictions_stay(run, monkeypatch: pytest.MonkeyPatch):
-    place, dataset, folds = run
+    place, folds = run
     monkeypatch.setattr(Run, "predictions_folder", place.path)
     before = {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")}
-    chosen = choose_postprocessing(place, dataset, folds)
+    chosen = choose_postprocessing(place, folds)
     assert chosen is not None
     assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert place.postprocessing == chosen
@@ -347,20 +348,20 @@ def test_a_runs_choice_is_written_and_the_predictions_stay(run, monkeypatch: pyt
 
 
 def test_an_edited_choice_stays_until_the_predictions_are_others(run, monkeypatch: pytest.MonkeyPatch):
-    place, dataset, folds = run
+    place, folds = run
     monkeypatch.setattr(Run, "predictions_folder", place.path)
-    chosen = choose_postprocessing(place, dataset, folds)
+    chosen = choose_postprocessing(place, folds)
     assert chosen is not None
     place.postprocessing = chosen.model_copy(update={"mendings": ()})
-    assert choose_postprocessing(place, dataset, folds).mendings == ()
+    assert choose_postprocessing(place, folds).mendings == ()
     record = place.fold(0).predictions / RECORD
     record.write_text(record.read_text().replace('"hash": "case_00"', '"hash": "another"'))
-    assert choose_postprocessing(place, dataset, folds) == choose_postprocessing(place, dataset, folds)
+    assert choose_postprocessing(place, folds) == choose_postprocessing(place, folds)
     assert place.postprocessing.mendings == chosen.mendings
 
 
 def test_a_run_that_held_nothing_out_gets_no_choice(run, monkeypatch: pytest.MonkeyPatch):
-    place, dataset, _ = run
+    place, _ = run
     monkeypatch.setattr(Run, "predictions_folder", place.path)
-    assert choose_postprocessing(place, dataset, {}) is None
+    assert choose_postprocessing(place, {}) is None
     assert not (place.path / "postprocessing.json").exists()

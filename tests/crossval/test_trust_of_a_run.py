@@ -14,7 +14,7 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logit
-from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_trust, measure_trust, temperature_of, together
+from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_ensemble_shift, fit_trust, measure_trust, temperature_of
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import write_plan
@@ -137,7 +137,7 @@ def test_nine_cases_flag_none():
 
 def test_many_networks_agree_less_and_are_expected_no_less_of():
     few, many = (Agreement(labels={"a": share}, foreground=share, voxels={"a": 50.0}) for share in (0.9, 0.85))
-    found = together([(few, many)] * 3, few=1, many=5)
+    found = fit_ensemble_shift([(few, many)] * 3, few=1, many=5)
     assert found.labels == pytest.approx(logit(0.85) - logit(0.9))
     trust = Trust(together=found)
     assert trust.confidence(many, networks=5).quality == pytest.approx(0.9)
@@ -148,9 +148,9 @@ def test_many_networks_agree_less_and_are_expected_no_less_of():
 
 def test_networks_that_agree_more_correct_nothing():
     few, many = (Agreement(labels={"a": share}, foreground=share, voxels={"a": 50.0}) for share in (0.8, 0.85))
-    assert together([(few, many)], few=1, many=5).labels == 0.0
-    assert together([], few=1, many=5) is None
-    assert together([(few, many)], few=3, many=3) is None
+    assert fit_ensemble_shift([(few, many)], few=1, many=5).labels == 0.0
+    assert fit_ensemble_shift([], few=1, many=5) is None
+    assert fit_ensemble_shift([(few, many)], few=3, many=3) is None
 
 
 def test_three_cases_leave_the_temperature():
@@ -187,6 +187,7 @@ DATASET = Dataset(
 def recorded(folder: Path, cases) -> tuple[Run, dict[int, Fold]]:
     """A run whose held-out cases were predicted and scored."""
     run = Run(folder / "run")
+    run.dataset = DATASET
     write_plan(run.path / "plan.toml", PLAN)
     folds = {n: Fold(training=("x",), held_out=tuple(h.score.name for h in cases if h.fold == n)) for n in {h.fold for h in cases}}
     for number in folds:
@@ -203,7 +204,7 @@ def recorded(folder: Path, cases) -> tuple[Run, dict[int, Fold]]:
 def test_a_run_is_measured_from_its_records(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
-    trust = measure_trust(run, DATASET, folds)
+    trust = measure_trust(run, folds)
     assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"])
     assert run.trust == trust
 
@@ -211,12 +212,12 @@ def test_a_run_is_measured_from_its_records(tmp_path):
 def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
-    trust = measure_trust(run, DATASET, folds)
+    trust = measure_trust(run, folds)
     marked = trust.model_copy(update={"temperature": 7.0})
     run.trust = marked
-    assert measure_trust(run, DATASET, folds) == marked
+    assert measure_trust(run, folds) == marked
     run.trust = marked.model_copy(update={"key": "of other predictions"})
-    assert measure_trust(run, DATASET, folds) == trust
+    assert measure_trust(run, folds) == trust
 
 
 class Crowd:
@@ -239,7 +240,7 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
     monkeypatch.setattr("nnseg.crossval.trust.load_model", lambda path, folds: crowd.model)
     monkeypatch.setattr("nnseg.crossval.trust.Predictor", lambda model, device: crowd)
     monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images: int(images[0].stem))
-    trust = measure_trust(run, DATASET, folds)
+    trust = measure_trust(run, folds)
     assert trust.together == EnsembleShift(few=1, many=5, labels=logit(0.7) - logit(0.8), foreground=logit(0.7) - logit(0.8))
     assert len(crowd.asked) == len(set(crowd.asked)) == 8
     assert len({number % 5 for number in crowd.asked}) == 5  # of every fold
@@ -248,5 +249,5 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
 def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
     run, folds = recorded(tmp_path, many(3))
     (run.path / "trust.json").write_text("{}")
-    assert measure_trust(run, DATASET, folds) is None
+    assert measure_trust(run, folds) is None
     assert not (run.path / "trust.json").exists()

@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ import pytest
 import torch
 from warm import nnseg, started
 
-from nnseg import pipeline
+from nnseg.commands.train import train as train_run
 from nnseg.core.errors import NnsegError
 from nnseg.core.image import PreprocessedCase
 from nnseg.core.options import Options
 from nnseg.core.plan import Training
 from nnseg.core.schedule import Course, Schedule
+from nnseg.crossval.predict import predict_with_plans
 from nnseg.network.bundle import load_model_file
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.files import read_json
@@ -34,6 +36,8 @@ from nnseg.training.context import TrainingContext
 from nnseg.training.fold import TrainingRequest, _FoldTraining
 
 KILLS = 20
+
+train = partial(train_run, predict=predict_with_plans)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +90,10 @@ def steps_done(run):
 
 
 def test_steps_and_epochs_fix_the_work(run):
-    pipeline.train(run.path, options(steps=7))
+    train(run.path, options(steps=7))
     assert (schedule(run).ended, steps_done(run)) == (7, 7)
     shutil.rmtree(fold(run).path)
-    pipeline.train(run.path, options(epochs=2))
+    train(run.path, options(epochs=2))
     assert (schedule(run).ended, steps_done(run)) == (8, 8)
 
 
@@ -99,7 +103,7 @@ def test_two_lengths_at_once_are_refused():
 
 
 def test_a_budget_steers_the_course_and_what_it_decides_is_on_file(run):
-    pipeline.train(run.path, options(budget=3.0))
+    train(run.path, options(budget=3.0))
     done = schedule(run)
     assert done.seconds == 3.0
     assert done.ended == done.steps == steps_done(run)
@@ -107,11 +111,11 @@ def test_a_budget_steers_the_course_and_what_it_decides_is_on_file(run):
 
 
 def test_a_finished_training_is_continued_when_more_is_asked_for(run):
-    pipeline.train(run.path, options())
+    train(run.path, options())
     first = weights(run)
-    pipeline.train(run.path, options())
+    train(run.path, options())
     assert weights(run) == first
-    pipeline.train(run.path, options(more=1.0))
+    train(run.path, options(more=1.0))
     more = schedule(run)
     assert len(more.course.legs) > 1
     assert more.ended == more.steps > 12
@@ -121,7 +125,7 @@ def test_a_finished_training_is_continued_when_more_is_asked_for(run):
 
 def test_a_file_ends_a_training_for_good_and_is_removed(run):
     run.stop_file.touch()  # an old one ends nothing
-    pipeline.train(run.path, options(steps=4))
+    train(run.path, options(steps=4))
     assert (schedule(run).ended, run.stop_file.exists()) == (4, False)
     shutil.rmtree(fold(run).path)
 
@@ -132,25 +136,25 @@ def test_a_file_ends_a_training_for_good_and_is_removed(run):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    pipeline.train(run.path, options(steps=1000))
+    train(run.path, options(steps=1000))
     asking.join()
     assert not run.stop_file.exists()
     assert 0 < schedule(run).ended < 1000
     load_model_file(fold(run).model_file)
     before = weights(run)
-    pipeline.train(run.path, options(steps=1000))
+    train(run.path, options(steps=1000))
     assert weights(run) == before
     fold(run).model_file.unlink()  # lost, it is made again as it was
-    pipeline.train(run.path, options(steps=1000))
+    train(run.path, options(steps=1000))
     assert weights(run) == before
-    pipeline.train(run.path, options(more=0.5))  # and goes on if that is wanted after all
+    train(run.path, options(more=0.5))  # and goes on if that is wanted after all
     assert weights(run) != before
 
 
 def test_a_training_that_gets_no_better_is_annealed_early(run):
     plan = run.plans[0].plan_file
     plan.write_text(plan.read_text().replace("learning_rate = 0.003", "learning_rate = 1e-12"))
-    pipeline.train(run.path, options(steps=1000, patience=2))
+    train(run.path, options(steps=1000, patience=2))
     done = schedule(run)
     assert done.plateau is not None
     assert done.plateau < done.ended < 200
@@ -158,7 +162,7 @@ def test_a_training_that_gets_no_better_is_annealed_early(run):
 
 
 def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
-    pipeline.train(run.path, options(checkpoint=0.0))
+    train(run.path, options(checkpoint=0.0))
     calm, place = weights(run), fold(run)
     load_model_file(place.best_file)
     assert place.checkpoint_before_file.exists()
@@ -166,7 +170,7 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(run):
     place.checkpoint_file.write_bytes(place.checkpoint_file.read_bytes()[:-100])  # damaged: the one before is gone on from
     place.model_file.unlink()
     assert is_not_lost(run, before)
-    pipeline.train(run.path, options(checkpoint=0.0))
+    train(run.path, options(checkpoint=0.0))
     assert weights(run) == calm
 
 
@@ -180,32 +184,32 @@ def is_not_lost(run, checkpoint):
 def test_a_stalled_training_can_be_continued(run):
     plan = run.plans[0].plan_file
     plan.write_text(plan.read_text().replace("learning_rate = 0.003", "learning_rate = 1e-12"))
-    pipeline.train(run.path, options(steps=1000, patience=3))
+    train(run.path, options(steps=1000, patience=3))
     first = schedule(run)
     fold(run).schedule_file.write_text(first.model_copy(update={"seconds_per_step": 0.1}).model_dump_json())
-    pipeline.train(run.path, options(more=2.0))  # thought to be 20 steps: five epochs, of which the first three cannot stall it
+    train(run.path, options(more=2.0))  # thought to be 20 steps: five epochs, of which the first three cannot stall it
     assert schedule(run).plateau is None or schedule(run).plateau >= first.ended + 16
 
 
 def test_what_is_asked_for_too_late_is_said(run, caplog):
-    pipeline.train(run.path, options(steps=8, patience=30))
+    train(run.path, options(steps=8, patience=30))
     caplog.clear()
-    pipeline.train(run.path, options(steps=8, patience=30))
+    train(run.path, options(steps=8, patience=30))
     assert "was begun before" not in caplog.text
-    pipeline.train(run.path, options(steps=9, patience=31, init=run.path))
+    train(run.path, options(steps=9, patience=31, init=run.path))
     for words in ("another length is asked for now", "another --patience", "--init was not asked for then"):
         assert words in caplog.text
 
 
 def test_a_loss_that_is_no_number_leaves_what_was_saved(run):
-    pipeline.train(run.path, options(steps=8))
+    train(run.path, options(steps=8))
     saved = fold(run).checkpoint_file.read_bytes()
     unfinished = schedule(run).model_copy(update={"ended": None, "course": Course.of(40, Training(batch_size=2))})
     fold(run).schedule_file.write_text(unfinished.model_dump_json())
     for case in (fold(run).path.parent / "cases").iterdir():  # gone bad after they were checked
         _spoil(case)
     with pytest.raises(NnsegError, match=r"the (loss|gradient) is (nan|inf) at step \d+, on ball_\d\d from voxel"):
-        pipeline.train(run.path, options(checkpoint=0.0))
+        train(run.path, options(checkpoint=0.0))
     assert fold(run).checkpoint_file.read_bytes() == saved
 
 
@@ -245,7 +249,7 @@ def test_a_training_killed_twenty_times_comes_to_the_weights_of_an_undisturbed_o
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_training_between_two_steps_and_the_same_command_goes_on(run, tmp_path, number, code):
     calm = Run(Path(shutil.copytree(run.path, tmp_path / "calm")))
-    pipeline.train(calm.path, options(steps=200))
+    train(calm.path, options(steps=200))
     child = started("train", run.path, "--fold", 0, "--device", "cpu", "--steps", 200, out=tmp_path / "said")
     while not fold(run).history_file.exists():  # the first epoch is over
         assert child.is_alive()
@@ -257,7 +261,7 @@ def test_a_signal_ends_a_training_between_two_steps_and_the_same_command_goes_on
     assert "stopped at step" in said
     assert schedule(run).ended is None
     load_model_file(fold(run).model_file)
-    pipeline.train(run.path, options(steps=200))
+    train(run.path, options(steps=200))
     assert weights(run) == weights(calm)
 
 
@@ -268,7 +272,7 @@ def _torchrun(run, *more):
 
 def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, tmp_path):
     one, two, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("one", "two", "rough"))
-    pipeline.train(one.path, options(steps=60))
+    train(one.path, options(steps=60))
     alone = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True, "timeout": 200}
     done = subprocess.run(_torchrun(two, "--steps", 60), check=False, **alone)
     assert done.returncode == 0, done.stderr
@@ -296,8 +300,8 @@ def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, t
 
 def test_folds_side_by_side_come_to_the_weights_they_have_one_after_the_other(run, tmp_path):
     calm = Run(Path(shutil.copytree(run.path, tmp_path / "calm")))
-    pipeline.train(calm.path, options(folds=(0, 1)))
-    pipeline.train(run.path, options(folds=(0, 1), devices=("cpu", "cpu")))
+    train(calm.path, options(folds=(0, 1)))
+    train(run.path, options(folds=(0, 1), devices=("cpu", "cpu")))
     for number in (0, 1):
         one, other = (r.plans[0].fold(number).model_file.read_bytes() for r in (run, calm))
         assert one == other
@@ -307,16 +311,16 @@ def test_a_fold_that_fails_beside_another_is_named_and_costs_it_nothing(run):
     plan = run.plans[0]
     (plan.path / "fold_1").write_text("in the way")
     with pytest.raises(NnsegError, match="3d fold 1 failed"):
-        pipeline.train(run.path, options(folds=(0, 1), devices=("cpu",)))
+        train(run.path, options(folds=(0, 1), devices=("cpu",)))
     load_model_file(plan.fold(0).model_file)
 
 
 def test_a_training_begins_with_a_trained_model_and_leaves_what_is_frozen(run, tmp_path, caplog):
-    pipeline.train(run.path, options(steps=40))
+    train(run.path, options(steps=40))
     first = load_model_file(fold(run).model_file)
     other = Run(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
     with caplog.at_level("INFO"):
-        pipeline.train(other.path, options(steps=4, init=run.path, freeze="encoder"))
+        train(other.path, options(steps=4, init=run.path, freeze="encoder"))
     assert "heads: background, ball from the model" in caplog.text
     begun, went = first.members[0].weights, load_model_file(fold(other).model_file).members[0].weights
     same = {name for name in begun if begun[name].equal(went[name])}
@@ -326,14 +330,14 @@ def test_a_training_begins_with_a_trained_model_and_leaves_what_is_frozen(run, t
 
 
 def test_fresh_weights_are_never_frozen(run, tmp_path):
-    pipeline.train(run.path, options(steps=4))
+    train(run.path, options(steps=4))
     other = Run(Path(shutil.copytree(run.path, tmp_path / "other", ignore=shutil.ignore_patterns("fold_0"))))
     plan = other.plans[0]
     features = plan.plan.network.features
     wider = plan.plan_file.read_text().replace(f"features = {list(features)}", f"features = {[*features[:-1], 2 * features[-1]]}")
     plan.plan_file.write_text(wider)
     with pytest.raises(NnsegError, match="--freeze encoder would leave fresh weights"):
-        pipeline.train(other.path, options(steps=4, init=run.path, freeze="encoder"))
+        train(other.path, options(steps=4, init=run.path, freeze="encoder"))
 
 
 def test_a_worker_whose_parent_is_gone_takes_that_for_a_signal():
@@ -343,5 +347,5 @@ def test_a_worker_whose_parent_is_gone_takes_that_for_a_signal():
 
 def test_events_for_tensorboard_are_written(run):
     pytest.importorskip("tensorboardX")
-    pipeline.train(run.path, options(tensorboard=True))
+    train(run.path, options(tensorboard=True))
     assert list((fold(run).path / "tensorboard").glob("events*"))

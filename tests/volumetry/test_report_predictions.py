@@ -14,7 +14,7 @@ from nnseg.cli import app
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.population import Person, population_of
-from nnseg.crossval.predict import PredictionJob, predict_into
+from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.storage.files import read_json
 from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.volumetry.report import read_population, read_record, report_predictions
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     cases = [Case(name=n, images=(write_scan(tmp_path / "scans" / f"{n}.nii.gz", i),)) for i, n in enumerate(("=a", "b", "c"), 2)]
     broken = tmp_path / "scans" / "broken.nii.gz"
     broken.write_bytes(b"no image")
-    predict_into(PredictionJob(cases=(*cases, Case(name="broken", images=(broken,))), out=tmp_path / "out", key="k"), StandIn())
+    predict_cases(PredictionJob(cases=(*cases, Case(name="broken", images=(broken,))), out=tmp_path / "out", key="k"), StandIn())
     return tmp_path / "out"
 
 

@@ -11,13 +11,14 @@ import torch
 
 from nnseg import pipeline
 from nnseg.commands.export import export
-from nnseg.commands.preprocess import keys_of, preprocess_run
+from nnseg.commands.preprocess import preprocess_run, preprocessed_keys, previous_predictions
 from nnseg.commands.probe import ProbeRequest
 from nnseg.commands.probe_worker import handle, train_a_little
+from nnseg.commands.train import check_cascades, train
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.options import Options
-from nnseg.crossval.cascade import answers, in_order, refuse_unshown, shown_to
+from nnseg.crossval.predict import predict_with_plans
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file
 from nnseg.network.load import load_model, merge
@@ -89,8 +90,8 @@ def test_with_a_cascade_comes_the_plan_before_it(finished: Run):
     assert list(plans) == ["3d_lowres", "3d_cascade"]
     assert plans["3d_lowres"].why["name"] == "3d_cascade is shown its answer"
     assert plans["3d_cascade"].why["name"] == "asked for"
-    assert [[f.plan.name for f in group] for group in in_order(finished)] == [["3d_lowres"], ["3d_cascade"]]
-    assert [f.plan.name for f in shown_to(finished.plans, finished)] == ["3d_lowres"]
+    assert [[f.plan.name for f in group] for group in finished.stages] == [["3d_lowres"], ["3d_cascade"]]
+    assert [f.plan.name for f in finished.previous(finished.plans)] == ["3d_lowres"]
 
 
 def test_the_cascades_answer_is_the_runs(finished: Run):
@@ -128,7 +129,9 @@ def test_the_same_run_again_changes_no_file(finished: Run, dataset: Path, option
     assert len(before) > 20
     pipeline.run(dataset, finished.path, options)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    pipeline.train(finished.path, replace(options, folds=(0,)))  # all folds of the plan before are trained by now
+    train(
+        finished.path, replace(options, folds=(0,)), predict=predict_with_plans
+    )  # all folds of the plan before are trained by now
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -151,30 +154,30 @@ def test_a_folds_own_file_says_what_it_lacks(finished: Run):
 
 
 def test_another_answer_makes_another_case(copied: Run):
-    folder, fingerprint = copied.plan_folder("3d_cascade"), copied.fingerprint
-    before, name = keys_of(copied, folder, fingerprint), held_out(copied, 2)
+    folder = copied.plan_folder("3d_cascade")
+    before, name = preprocessed_keys(copied, folder), held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
     content["cases"][name]["hash"] = "another"
     record.write_text(json.dumps(content))
-    after = keys_of(copied, folder, fingerprint)
+    after = preprocessed_keys(copied, folder)
     assert {n for n in before if before[n] != after[n]} == {name}
     lowres = copied.plan_folder("3d_lowres")
-    assert len(set(keys_of(copied, lowres, fingerprint).values()) & set(after.values())) == 0
+    assert len(set(preprocessed_keys(copied, lowres).values()) & set(after.values())) == 0
 
 
 def test_a_case_without_an_answer_is_left_out(copied: Run):
-    plan, name = copied.plan_folder("3d_cascade").plan, held_out(copied, 2)
+    cascade, name = copied.plan_folder("3d_cascade"), held_out(copied, 2)
     record = copied.path / "3d_lowres" / "fold_2" / "predictions" / "predictions.json"
     content = json.loads(record.read_text())
     content["cases"][name] = {"status": "failed", "reason": "broken"}
     record.write_text(json.dumps(content))
-    assert set(answers(copied, plan) or {}) == {held_out(copied, 0), held_out(copied, 1)}
-    assert set(keys_of(copied, copied.plan_folder("3d_cascade"), copied.fingerprint)) == {
+    assert set(previous_predictions(copied, cascade) or {}) == {held_out(copied, 0), held_out(copied, 1)}
+    assert set(preprocessed_keys(copied, cascade)) == {
         held_out(copied, 0),
         held_out(copied, 1),
     }
-    assert answers(copied, copied.plan_folder("3d_lowres").plan) is None
+    assert previous_predictions(copied, copied.plan_folder("3d_lowres")) is None
 
 
 def test_some_folds_alone_are_refused_before_anything_starts(dataset: Path, options: Options, tmp_path: Path):
@@ -187,13 +190,13 @@ def test_cases_that_no_fold_holds_out_are_refused(copied: Run):
     folds = copied.folds
     write_json(copied.path / "folds.json", (folds[0], folds[1], Fold(training=folds[2].training, held_out=())))
     with pytest.raises(RunError, match=f"no fold holds out case {folds[2].held_out[0]}"):
-        refuse_unshown(copied, {0, 1, 2})
+        check_cascades(copied, {0, 1, 2})
 
 
 def test_a_cascade_alone_is_refused(copied: Run):
     shutil.rmtree(copied.path / "3d_lowres")
     with pytest.raises(RunError, match="has no 3d_lowres plan"):
-        shown_to(copied.plans, copied)
+        copied.previous(copied.plans)
 
 
 def test_the_verb_preprocess_leaves_the_cascades_cases_to_training(copied: Run):
