@@ -93,7 +93,7 @@ def test_scores_of_earlier_trainings_stay_on_a_live_page_without_looking_at_scan
 ) -> None:
     scores = summarize([case_score(n, {"organ": Counts(tp=9, fp=1, fn=1, tn=50)}) for n in NAMES[:2]], LABELS)
     run.scores = scores
-    monkeypatch.setattr("nnseg.commands.report.shown_cases", lambda *_: pytest.fail("scans are large"))
+    monkeypatch.setattr("nnseg.commands.report.pack_viewer_cases", lambda *_: pytest.fail("scans are large"))
     report(run, live=True)
     assert "The scores below are of trainings that had ended before." in run.report_file.read_text()
 
