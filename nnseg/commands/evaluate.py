@@ -12,7 +12,7 @@ from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Grouped, Scores
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import FilePair, evaluate, pair_folders, read_off
+from nnseg.evaluation.evaluate import FilePair, evaluate, find_labels, pair_folders
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.datasets.dataset_json import read_description
@@ -74,7 +74,7 @@ def evaluate_folders(
     """
     labels, known = read_legend(legend) if legend else (None, ())
     pairs, failed = pair_folders(predictions, references)
-    labels = labels or read_off([p.reference for p in pairs], workers)
+    labels = labels or find_labels([p.reference for p in pairs], workers)
     measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *instances))))
     return EvaluatedScores(
         scores=evaluate(pairs, labels, failed=failed, measures=measures, workers=workers), pairs=tuple(pairs), labels=labels

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Average, Averages, CaseScore, Interval, LabelScore, Lesions, Mean, Number
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
@@ -34,10 +35,11 @@ FEW = 5
 Numbers = npt.NDArray[np.float64]
 
 
-def table(cases: Sequence[CaseScore], labels: Sequence[str], metric: str) -> Numbers:
-    """Values of a metric (cases, labels); NaN where it is undefined."""
+def table(cases: Sequence[CaseScore], labels: Sequence[str], metric: str, *, signed: bool = True) -> Numbers:
+    """Values of a metric (cases, labels), NaN where it is undefined; unless ``signed``, signed errors by their size."""
     values = [[case.labels[label].metric(metric) for label in labels] for case in cases]
-    return np.array(values, np.float64).reshape(len(cases), len(labels))  # None becomes NaN
+    found = np.array(values, np.float64).reshape(len(cases), len(labels))  # None becomes NaN
+    return found if signed or metric_of(metric).better != "zero" else np.abs(found)
 
 
 def averages(cases: Sequence[CaseScore], labels: Sequence[str], metrics: Sequence[str]) -> Averages:
@@ -62,7 +64,7 @@ def mean_of_masks(values: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]:
     """
     known = np.isfinite(values)
     sums, counts = weights @ np.where(known, values, 0.0), weights @ known
-    return _ratio(sums.sum(1), counts.sum(1)), _ratio(sums, counts)
+    return ratio(sums.sum(1), counts.sum(1)), ratio(sums, counts)
 
 
 def _per_mask(values: Numbers, labels: Sequence[str], weights: Numbers) -> Mean:
@@ -72,7 +74,7 @@ def _per_mask(values: Numbers, labels: Sequence[str], weights: Numbers) -> Mean:
 
 def _per_image(values: Numbers, labels: Sequence[str], weights: Numbers) -> Mean:
     known = np.isfinite(values)
-    of_cases = _ratio(np.where(known, values, 0.0).sum(1), known.sum(1))
+    of_cases = ratio(np.where(known, values, 0.0).sum(1), known.sum(1))
     mean, _ = mean_of_masks(of_cases[:, None], weights)
     return _mean(mean, mean_of_masks(values, weights)[1], labels, int(known.any(1).sum()), len(values))
 
@@ -84,9 +86,9 @@ def _pooled(cases: Sequence[CaseScore], labels: Sequence[str], metric: str, weig
     tolerance = metric.removeprefix("nsd_")
     parts = np.array([[parts_of(case.labels[label], tolerance) for label in labels] for case in cases], np.float64)
     parts = parts.reshape(len(cases), len(labels), 2)
-    of_labels = _ratio(weights @ parts[..., 0], weights @ parts[..., 1])
+    of_labels = ratio(weights @ parts[..., 0], weights @ parts[..., 1])
     known = np.isfinite(of_labels)
-    mean = _ratio(np.where(known, of_labels, 0.0).sum(1), known.sum(1))
+    mean = ratio(np.where(known, of_labels, 0.0).sum(1), known.sum(1))
     return _mean(mean, of_labels, labels, int(known[0].sum()), len(labels))
 
 
@@ -106,10 +108,10 @@ def _interval(draws: Numbers) -> Interval | None:
     return interval(draws[1:]) if len(draws) > 1 and np.isfinite(draws[0]) else None
 
 
-def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Numbers:
+def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Numbers:
     """NaN where the denominator is 0."""
-    ratio: Numbers = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
-    return ratio
+    quotient: Numbers = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+    return quotient
 
 
 def _defined(value: float) -> Number:

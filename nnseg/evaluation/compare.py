@@ -1,8 +1,7 @@
-"""Two models on the same cases: how much they differ, how sure that is, and what could have been seen at all.
+"""Comparison of two models on the same cases: differences, their significance, and the smallest detectable difference.
 
-Compared is mask by mask: only masks that have a value from both count, and of these each row of the table gives the means of both.
-Of errors that have a sign, their sizes are compared. A difference is called one only where the sign-flip test, corrected after Holm
-for all rows of the table, and the bootstrap interval agree that it is.
+Only masks for which both models have a value count. Signed errors are compared by their size. A difference is significant only
+where both the sign-flip test, Holm-adjusted for all rows of the table, and the bootstrap interval say so.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import CaseScore, Interval, Number, Scores
-from nnseg.evaluation import averages
-from nnseg.evaluation.averages import FEW, mean_of_masks
+from nnseg.evaluation.averages import FEW, mean_of_masks, ratio, table
 from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
 
 ALPHA = 0.05
-"""Chance of any false finding in a table."""
+"""Family-wise error rate of a table."""
 
 POWER = 0.8
-"""Chance with which a difference would have been found, for the smallest that is called detectable."""
+"""Probability of finding the smallest detectable difference."""
 
 USUAL = ("dice", "iou", "hd95", "nsd")
-"""Metrics that are compared unless others are asked for; ``nsd`` at its first tolerance."""
+"""Metrics compared by default; ``nsd`` at its first tolerance."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -95,7 +93,7 @@ class Comparison(FrozenModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pairs:
-    """What becomes a row: values (cases, 2) of a and b, NaN where a case has none from both."""
+    """The values of a row: (cases, 2) of a and b, NaN where a case has none from both."""
 
     metric: str
     label: str | None
@@ -112,7 +110,7 @@ class _Pairs:
 def compare(
     a: Scores, b: Scores, metrics: Sequence[str] | None = None, *, names: tuple[str, str] = ("a", "b"), seed: int = 0
 ) -> Comparison:
-    """Model b against model a on the cases that both have scores of.
+    """Model b against model a on the cases with scores from both.
 
     Args:
         a, b: scores against the same references.
@@ -124,25 +122,25 @@ def compare(
         EvaluationError: no case, no label or no metric in common, or another reference.
     """
     models = dict(zip(names, (a, b), strict=True))
-    asked = common_metrics(models, metrics)
+    metrics = common_metrics(models, metrics)
     cases = shared_cases(models)
-    table = [_pairs(cases, (label,) if label else a.labels, metric, label) for metric in asked for label in (None, *a.labels)]
-    draws = max(DRAWS, int(2 * len(table) / ALPHA))  # the smallest p stays below it, whatever the correction
-    p_values = [sign_flip(row.differences, two_sided=True, seed=seed, draws=draws) for row in table]
+    pairs = [_pairs(cases, (label,) if label else a.labels, metric, label) for metric in metrics for label in (None, *a.labels)]
+    draws = max(DRAWS, int(2 * len(pairs) / ALPHA))  # so that the least adjusted p is below ALPHA
+    p_values = [sign_flip(row.differences, two_sided=True, seed=seed, draws=draws) for row in pairs]
     weights = bootstrap_weights(len(cases[0]), seed=seed).astype(np.float64)
     rows = tuple(
-        _row(row, names, weights, p=p, adjusted=adjusted, tests=len(table))
-        for row, p, adjusted in zip(table, p_values, holm(p_values), strict=True)
+        _row(row, names, weights, p=p, adjusted=adjusted, tests=len(pairs))
+        for row, p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)
     )
     left_out = [tuple(sorted({c.name for c in m.cases} - {c.name for c in cases[0]})) for m in (a, b)]
-    verdict = f"{metric_of(asked[0]).title}: {rows[0].verdict}"
+    verdict = f"{metric_of(metrics[0]).title}: {rows[0].verdict}"
     return Comparison(
         a=names[0], b=names[1], cases=len(cases[0]), only_a=left_out[0], only_b=left_out[1], rows=rows, verdict=verdict
     )
 
 
 def mean_ranks(models: Mapping[str, Scores], metric: str) -> dict[str, float]:
-    """By name, the mean over the cases of each model's rank among all, by the mean over the labels; 1 is best, ties share.
+    """The mean rank of each model over the cases, by its mean over the labels; 1 is best, ties get their mean rank.
 
     Args:
         models: scores against the same references, by name.
@@ -161,10 +159,10 @@ def mean_ranks(models: Mapping[str, Scores], metric: str) -> dict[str, float]:
 
 
 def common_metrics(models: Mapping[str, Scores], metrics: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The metrics asked for, or the `USUAL` ones, of those that were measured for all models.
+    """The given metrics, or the `USUAL` ones among those measured for all models.
 
     Raises:
-        EvaluationError: one that was asked for is not among them.
+        EvaluationError: a given one was not measured for all models.
     """
     first, *others = models.values()
     common = [metric for metric in first.metrics if all(metric in m.metrics for m in others)]
@@ -176,10 +174,10 @@ def common_metrics(models: Mapping[str, Scores], metrics: Sequence[str] | None =
 
 
 def shared_cases(models: Mapping[str, Scores]) -> tuple[tuple[CaseScore, ...], ...]:
-    """Of each model the cases that all have scores of, in the same order.
+    """For each model the cases with scores from all models, in the same order.
 
     Raises:
-        EvaluationError: there is none, or the labels or references are not the same.
+        EvaluationError: there is none, or the labels or references differ.
     """
     (one, first), *others = models.items()
     for another, scores in others:
@@ -207,17 +205,15 @@ def _check_references(a: CaseScore, b: CaseScore, names: tuple[str, str]) -> Non
 
 
 def _means(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: str) -> tuple[Numbers, list[int]]:
-    """Per model and case (models, cases) the mean of the masks that all models have a value of, NaN without any; errors by size.
+    """Means (models, cases) over the masks for which all models have a value, NaN without any; signed errors by their size.
 
-    And of each model, how many masks of it were left out.
+    Also the number of masks of each model that were left out.
     """
-    values = np.stack([averages.table(of_model, labels, metric) for of_model in cases])
-    values = np.abs(values) if metric_of(metric).better == "zero" else values
-    known = np.isfinite(values)
-    shared = known.all(0)
+    values = np.stack([table(of_model, labels, metric, signed=False) for of_model in cases])
+    defined = np.isfinite(values)
+    shared = defined.all(0)
     sums, counts = np.where(shared, values, 0.0).sum(2), np.broadcast_to(shared.sum(1), values.shape[:2])
-    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return means, [int((of_model & ~shared).sum()) for of_model in known]
+    return ratio(sums, counts), [int((of_model & ~shared).sum()) for of_model in defined]
 
 
 def _pairs(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: str, label: str | None) -> _Pairs:
@@ -253,12 +249,12 @@ def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, a
 
 
 def _detectable(differences: Numbers, tests: int) -> float | None:
-    """The mean difference that is found with a chance of `POWER`, by the normal approximation, at the strictest corrected level."""
+    """The mean difference found with probability `POWER`, by the normal approximation, at Holm's strictest level."""
     n = len(differences)
-    if 2.0 ** (1 - n) * tests > ALPHA:  # what the sign-flip test can say at best
+    if 2.0 ** (1 - n) * tests > ALPHA:  # the least p of the sign-flip test, adjusted
         return None
-    reach = stats.norm.ppf(1 - ALPHA / (2 * tests)) + stats.norm.ppf(POWER)
-    return float(reach * differences.std(ddof=1) / n**0.5)
+    standard_errors = stats.norm.ppf(1 - ALPHA / (2 * tests)) + stats.norm.ppf(POWER)
+    return float(standard_errors * differences.std(ddof=1) / n**0.5)
 
 
 def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int) -> str:
@@ -280,5 +276,5 @@ def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int) -> str:
 
 
 def _text(value: float) -> str:
-    """Two digits that say something, and at least three behind the point."""
+    """With two significant digits, and at least three decimals."""
     return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""Scores of predicted label maps against their references, case after case."""
+"""Scores of predicted label maps against their references, case by case."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from nnseg.storage.images.read import read_label_map
 from nnseg.system.parallel import map_items
 
 GRID_TOLERANCE = 0.1
-"""In voxels: how far apart reference and prediction may lie. Headers of the same grid differ by rounding."""
+"""Largest distance of the grids of prediction and reference, in voxels, since headers are rounded."""
 
 OVERLAP = Measures(tolerances=())
-"""Dice, IoU and volumes alone."""
+"""Only Dice, IoU and volumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilePair:
-    """A predicted label map and its reference, on disk.
+    """Files of a predicted label map and its reference.
 
     Args:
-        annotated: names of the labels that were annotated in the reference; None for all.
+        annotated: names of the labels annotated in the reference; None for all.
     """
 
     name: str
@@ -49,33 +49,35 @@ def evaluate_folders(
     Args:
         predictions: folder of predicted label maps.
         references: folder of reference label maps.
-        labels: what the values mean; read off the references if None.
-        measures: what is measured beside overlap; distances, if None.
-        workers: processes; the scores do not depend on it.
+        labels: of the values; found in the references if None.
+        measures: what to measure besides overlap; distances, if None.
+        workers: number of processes, which does not change the scores.
 
     Raises:
-        EvaluationError: no name is in both folders, or the references show nothing but background.
+        EvaluationError: no name is in both folders, or the references contain only background.
     """
     pairs, failed = pair_folders(predictions, references)
-    labels = labels or read_off([p.reference for p in pairs], workers)
+    labels = labels or find_labels([p.reference for p in pairs], workers)
     return evaluate(pairs, labels, failed=failed, measures=measures, workers=workers)
 
 
 def pair_folders(predictions: Path, references: Path) -> tuple[list[FilePair], list[Failure]]:
-    """Label maps of the same name, and what is in one of both folders only.
+    """Label maps of the same name, and the names in one of the folders only.
 
     Raises:
         EvaluationError: no name is in both folders.
     """
-    predicted, referenced = _label_maps(predictions), _label_maps(references)
-    failed = [Failure(name=n, reason=f"no reference for it in {references}") for n in sorted(predicted.keys() - referenced.keys())]
-    failed += [
-        Failure(name=n, reason=f"no prediction for it in {predictions}") for n in sorted(referenced.keys() - predicted.keys())
-    ]
-    names = sorted(predicted.keys() & referenced.keys())
+    predicted, given = _label_maps(predictions), _label_maps(references)
+    failed = [Failure(name=n, reason=f"no reference for it in {references}") for n in sorted(predicted.keys() - given.keys())]
+    failed += [Failure(name=n, reason=f"no prediction for it in {predictions}") for n in sorted(given.keys() - predicted.keys())]
+    names = sorted(predicted.keys() & given.keys())
     if not names:
-        raise EvaluationError(_nothing_to_pair(predictions, predicted, references, referenced))
-    return [FilePair(name=n, prediction=predicted[n], reference=referenced[n]) for n in names], failed
+        found = " and ".join(
+            f"{folder} ({len(files)} label maps{f', the first is {min(files)}' if files else ''})"
+            for folder, files in ((predictions, predicted), (references, given))
+        )
+        raise EvaluationError(f"no case is in both {found}; names must be equal")
+    return [FilePair(name=n, prediction=predicted[n], reference=given[n]) for n in names], failed
 
 
 def evaluate(
@@ -89,14 +91,14 @@ def evaluate(
     """Scores of the given pairs; a pair that cannot be compared fails alone.
 
     Args:
-        pairs: what to compare.
-        labels: what the values mean.
-        failed: cases known to have failed before, to be listed with those that fail here.
-        measures: what is measured beside overlap; distances, if None.
-        workers: processes; the scores do not depend on it.
+        pairs: the files.
+        labels: of the values.
+        failed: cases that failed before, listed with those that fail here.
+        measures: what to measure besides overlap; distances, if None.
+        workers: number of processes, which does not change the scores.
 
     Raises:
-        EvaluationError: something is to be counted one by one that is no label.
+        EvaluationError: ``measures.instances`` has a name that is no label.
     """
     measures = measures or Measures()
     unknown = set(measures.instances) - set(labels.foreground)
@@ -119,11 +121,11 @@ def score(
     """The score of one case.
 
     Args:
-        name: the case's.
+        name: of the case.
         prediction, reference: on the same grid.
-        labels: what the values mean.
-        annotated: names of the labels that were annotated in the reference; None for all.
-        measures: what is measured beside overlap.
+        labels: of the values.
+        annotated: names of the labels annotated in the reference; None for all.
+        measures: what to measure besides overlap.
 
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
@@ -133,13 +135,16 @@ def score(
 
 
 def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
-    """The prediction and the reference of a pair, which can be compared.
+    """The prediction and the reference of a pair, with equal grids and declared values.
 
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
     prediction, like = read_label_map(pair.prediction), None
-    if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # never turned on reading, so a bare reference may borrow its grid
+    if suffix_of(pair.prediction) in (
+        LOSSLESS_PICTURE,
+        *TIFF,
+    ):  # not reoriented on reading: its grid may stand in
         like = Source(files=(pair.prediction,), grid=prediction.grid)
     reference = read_label_map(pair.reference, like=like)
     _check(prediction, reference, labels)
@@ -147,12 +152,12 @@ def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
 
 
 def case_score(name: str, counts: Mapping[str, Counts]) -> CaseScore:
-    """The score of one case from its counts per label alone."""
+    """The score of one case from voxel counts by label alone."""
     return _case_score(name, {label: label_score(c) for label, c in counts.items()})
 
 
 def summarize(cases: Iterable[CaseScore], labels: Labels, *, failed: Iterable[Failure] = ()) -> Scores:
-    """The scores of a set of cases, with the three averages."""
+    """Scores of a set of cases, with the three averages."""
     ordered, names = tuple(sorted(cases, key=lambda c: c.name)), labels.foreground
     metrics = _measured(ordered)
     return Scores(
@@ -165,7 +170,7 @@ def summarize(cases: Iterable[CaseScore], labels: Labels, *, failed: Iterable[Fa
 
 
 def _measured(cases: Sequence[CaseScore]) -> tuple[str, ...]:
-    """Names of what is defined in any mask, in the order of `METRICS`; Dice and IoU in any case."""
+    """Metrics that are defined for any mask, in the order of `METRICS`; Dice and IoU always."""
     masks = [mask for case in cases for mask in case.labels.values()]
     tolerances = sorted({key for mask in masks for key in mask.nsd}, key=float)
     names = [name for kind in METRICS for name in ([f"nsd_{t}" for t in tolerances] if kind == "nsd" else [kind])]
@@ -197,20 +202,17 @@ def _check(prediction: LabelMap, reference: LabelMap, labels: Labels) -> None:
 
 
 def _check_grids(prediction: LabelMap, reference: LabelMap) -> None:
-    mine, given = prediction.grid, reference.grid
-    if mine.shape != given.shape:
-        raise EvaluationError(f"the prediction has {_voxels(mine.shape)} voxels (z, y, x), the reference {_voxels(given.shape)}")
-    if not given.matches(mine, GRID_TOLERANCE):
-        gap = given.largest_gap(mine)
+    predicted, given = prediction.grid, reference.grid
+    if predicted.shape != given.shape:
+        shapes = [" x ".join(map(str, grid.shape)) for grid in (predicted, given)]
+        raise EvaluationError(f"the prediction has {shapes[0]} voxels (z, y, x), the reference {shapes[1]}")
+    if not given.matches(predicted, GRID_TOLERANCE):
+        gap = given.largest_gap(predicted)
         raise EvaluationError(f"the grids of prediction and reference lie up to {gap:.3g} mm apart; put both on the scan's grid")
 
 
-def _voxels(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
 def _label_maps(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by case name; hidden files are leftovers of interrupted writing."""
+    """Label maps of a folder by case name; hidden files are remains of interrupted writing."""
     if not folder.is_dir():
         raise EvaluationError(f"{folder} is not a folder; give the folder that holds the label maps")
     found: dict[str, Path] = {}
@@ -224,18 +226,11 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _nothing_to_pair(predictions: Path, predicted: Mapping[str, Path], references: Path, referenced: Mapping[str, Path]) -> str:
-    def example(found: Mapping[str, Path]) -> str:
-        return f"{len(found)} label maps" + (f", the first is {min(found)}" if found else "")
-
-    return f"no case is in both {predictions} ({example(predicted)}) and {references} ({example(referenced)}); names must be equal"
-
-
-def read_off(references: Sequence[Path], workers: int) -> Labels:
-    """Labels named after the values that the references hold; 0 is the background. Unreadable files fail later, by name.
+def find_labels(references: Sequence[Path], workers: int) -> Labels:
+    """Labels named after the values in the references; 0 is the background. Unreadable files are reported later, by case.
 
     Raises:
-        EvaluationError: the references show nothing but background.
+        EvaluationError: the references contain only background.
     """
     outcomes = map_items(_values, references, workers=workers, label="read labels")
     values = sorted(set().union(*(o.result for o in outcomes if o.result is not None)) - {0})

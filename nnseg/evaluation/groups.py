@@ -12,32 +12,31 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.errors import DatasetError, EvaluationError
-from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Grouped, GroupScores, GroupTest, Scores
 from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
 from nnseg.evaluation.statistics import holm, kruskal_wallis
 from nnseg.storage.tables import read_case_table
 
 MOST_VALUES = 6
-"""Of numbers: with more distinct ones, cases are cut into thirds."""
+"""Numbers with more distinct values are divided into thirds."""
 
 UNKNOWN = ("", "n/a", "na", "nan", "none")
-"""Cells that say nothing."""
+"""Cells without a value."""
 
 Cohorts = Mapping[str, Mapping[str, str]]
-"""By grouping, then by case: the group it belongs to. A case that is not named belongs to none."""
+"""The group of each case, by grouping ("site") and then by case; a case that is not listed is in no group."""
 
 
 def grouped(scores: Scores, cohorts: Cohorts, metric: str | None = None) -> Grouped:
-    """Scores by group, and tests whether groups differ.
+    """Scores by group, and tests for differences between groups.
 
     Args:
-        scores: of cases.
-        cohorts: what is known of them.
-        metric: that is tested; the first that was measured if None.
+        scores: of the cases.
+        cohorts: their groups.
+        metric: to test; the first measured one if None.
 
     Raises:
-        EvaluationError: nothing is known of any case.
+        EvaluationError: no case is in any group, or the metric was not measured.
     """
     return Grouped(groups=group_scores(scores, cohorts), tests=group_tests(scores, cohorts, metric or scores.metrics[0]))
 
@@ -46,12 +45,12 @@ def group_scores(scores: Scores, cohorts: Cohorts) -> tuple[GroupScores, ...]:
     """The scores of each group, in the order of the groupings and then of their values; cases without a group are left out.
 
     Raises:
-        EvaluationError: nothing is known of any case.
+        EvaluationError: no case is in any group.
     """
     _check(scores, cohorts)
     found = []
     for by, group_of in cohorts.items():
-        for value in _in_order({group_of[case.name] for case in scores.cases if case.name in group_of}):
+        for value in _sorted({group_of[case.name] for case in scores.cases if case.name in group_of}):
             cases = [case for case in scores.cases if group_of.get(case.name) == value]
             warning = (
                 f"{len(cases)} case{'s' * (len(cases) > 1)}: too few to say what such cases are like" if len(cases) < FEW else ""
@@ -62,15 +61,14 @@ def group_scores(scores: Scores, cohorts: Cohorts) -> tuple[GroupScores, ...]:
 
 
 def group_tests(scores: Scores, cohorts: Cohorts, metric: str) -> tuple[GroupTest, ...]:
-    """Whether the groups of each grouping differ beyond chance; groupings with a single group are left out.
+    """Tests for a difference between the groups of each grouping; groupings with a single group are left out.
 
     Raises:
         EvaluationError: the metric was not measured.
     """
     if metric not in scores.metrics:
         raise EvaluationError(f'"{metric}" was not measured; there are {", ".join(scores.metrics)}')
-    values = table(scores.cases, scores.labels, metric)
-    values = np.abs(values) if metric_of(metric).better == "zero" else values
+    values = table(scores.cases, scores.labels, metric, signed=False)
     means = mean_of_masks(values.T, np.ones((1, len(scores.labels))))[1][0]
     found: list[tuple[str, list[float], list[str]]] = []
     for by, group_of in cohorts.items():
@@ -85,7 +83,7 @@ def group_tests(scores: Scores, cohorts: Cohorts, metric: str) -> tuple[GroupTes
 
 
 def read_cohorts(path: Path) -> dict[str, dict[str, str]]:
-    """What a table says of cases: by every column but ``case``, the group of each; cells that are empty or n/a say nothing.
+    """The groups of cases in a table: a column for each grouping, besides ``case``; empty cells and n/a are no group.
 
     Raises:
         EvaluationError: the table cannot be read, no column is called "case", or a case or a column stands there twice.
@@ -108,7 +106,7 @@ def read_cohorts(path: Path) -> dict[str, dict[str, str]]:
 
 
 def cohorts_of(known: Cohorts) -> dict[str, dict[str, str]]:
-    """What is known of cases, as groups: numbers with more than `MOST_VALUES` are cut into thirds, named by their ranges."""
+    """The groups of cases by their values; numbers with over `MOST_VALUES` distinct ones are divided into thirds."""
     return {by: _thirds(values) for by, values in known.items() if values}
 
 
@@ -133,8 +131,8 @@ def _number(text: str) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _in_order(values: set[str]) -> list[str]:
-    """By the number that a value is or begins with, then by name."""
+def _sorted(values: set[str]) -> list[str]:
+    """Sorted by the number that a value is or begins with, then by name."""
     first = {value: _number(value.split(" to ")[0]) for value in values}
     return sorted(values, key=lambda v: (first[v] is None, first[v] or 0.0, v))
 

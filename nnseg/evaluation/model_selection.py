@@ -1,11 +1,11 @@
-"""The best of several plans, or an ensemble of them where that is better beyond chance.
+"""The best of several plans, or an ensemble of them if that is significantly better.
 
-The best of many candidates looks better than it is, because it was chosen for its looks. So its gain is measured where the cases
-had no say in it: in each part of them, the ensemble that is best in all other parts is compared with the single plan that is best
-in all, which flatters that one. And the best of the ensembles must gain more than chance gives the best of as many: where none is
-better than the best single plan, one is taken in at most 5 % of all choices. (A test of the nested gains would not hold that: when
-chance favours one ensemble, all parts choose this one, and what they measure is its luck. Such a test took an ensemble in 9 % of
-simulated choices.)
+The score of the best of many candidates is biased upwards by the selection. So its gain is estimated by nested cross-validation: in
+each part of the cases, the ensemble that is best in all other parts is compared with the single plan that is best in all parts
+(which favours the single plan). And the gain of the best ensemble must be significant for a maximum over all ensembles: if none is
+better than the best single plan, one is chosen in at most 5 % of cases. (A test of the nested gains does not guarantee this: if
+chance favours one ensemble, all parts choose it, and all gains contain the same chance. Such a test chose an ensemble in 9 % of
+simulations.)
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from nnseg.evaluation.statistics import DRAWS, EXACT, bootstrap_weights, interva
 Numbers = npt.NDArray[np.float64]
 
 LEAST_CASES = 10
-"""Held-out cases below which no ensemble is taken."""
+"""Least number of held-out cases to choose an ensemble."""
 ALPHA = 0.05
-"""The largest p of a gain that is believed."""
+"""Significance level of the gain."""
 PARTS = 5
-"""That the cases of fewer than three folds are divided into, so that enough are left to choose."""
+"""Number of parts for nested cross-validation where there are fewer than three folds."""
 SAME = 9
-"""Digits of a mean: candidates that are equal in these are as good as one another, and the cheaper is taken."""
+"""Digits of a mean that are compared; of candidates that are equal in these, the fastest is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CandidateScores:
-    """A plan, or several together.
+    """Held-out scores of a plan, or of an ensemble of plans.
 
     Args:
         plans: their weights, by name.
-        dice: (cases, labels), NaN where neither side shows the label or nobody annotated it; the same cases for all rivals.
-        seconds: that a scan takes.
+        dice: (cases, labels), NaN where the mask is undefined; the same cases for all candidates.
+        seconds: per scan.
     """
 
     plans: Mapping[str, float]
@@ -49,61 +49,60 @@ class CandidateScores:
     seconds: float
 
 
-def select(rivals: Sequence[CandidateScores], parts: Sequence[int]) -> Choice:
-    """The rival to answer, with the evidence: the best single plan, or the best ensemble if that is better beyond chance.
+def select(candidates: Sequence[CandidateScores], parts: Sequence[int]) -> Choice:
+    """The chosen candidate, with the evidence: the best single plan, or the best ensemble if that is significantly better.
 
     Args:
-        rivals: at least one of them a single plan.
-        parts: the fold that held out each case; of fewer than three, `PARTS` are made.
+        candidates: at least one of them a single plan.
+        parts: (cases,), the fold that held out each case; of fewer than three, `PARTS` are made.
     """
-    panel = _ScoredCases.of(rivals, parts)
-    single = panel.best(ensembles=False)
-    together = panel.best(ensembles=True) if any(panel.is_ensemble) else None
-    taken, nested, p, reason = single, None, None, "there is nothing to choose from"
-    if together is not None:
-        if panel.cases >= LEAST_CASES:
-            nested, p = panel.nested(single), panel.chance(single)
-            taken = together if nested.gain > 0 and p <= ALPHA else single
-        reason = _reason(panel, nested, p, taken=panel.name(taken), single=panel.name(single))
-    candidates = [panel.candidate(i, single) for i in range(len(rivals))]
+    scored = _ScoredCases.of(candidates, parts)
+    single = scored.best(ensembles=False)
+    chosen, nested, p, reason = single, None, None, "there is nothing to choose from"
+    if any(scored.is_ensemble):
+        if scored.cases >= LEAST_CASES:
+            nested, p = scored.nested(single), scored.p_of_best(single)
+            chosen = scored.best(ensembles=True) if nested.gain > 0 and p <= ALPHA else single
+        reason = _reason(scored.cases, nested, p, chosen=scored.name(chosen), single=scored.name(single))
+    results = [scored.candidate(i, single) for i in range(len(candidates))]
     return Choice(
-        plans=dict(rivals[taken].plans),
+        plans=dict(candidates[chosen].plans),
         reason=reason,
-        cases=panel.cases,
-        decided=panel.name(taken),
-        best_single=panel.name(single),
+        cases=scored.cases,
+        decided=scored.name(chosen),
+        best_single=scored.name(single),
         nested=nested,
         p=p,
-        candidates=tuple(sorted(candidates, key=lambda c: (-round(c.dice, SAME), c.seconds))),
+        candidates=tuple(sorted(results, key=lambda c: (-round(c.dice, SAME), c.seconds))),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ScoredCases:
-    """The cases that say anything of the rivals.
+    """The cases with a defined mask.
 
     Args:
-        rivals: as given.
-        sums: (rivals, cases), Dice summed over the masks of each case.
-        masks: (cases,), how many these are: the same for all rivals.
-        parts: (cases,).
+        candidates: as given.
+        sums: (candidates, cases), Dice summed over the masks of each case.
+        masks: (cases,), the number of masks, which is the same for all candidates.
+        parts: (cases,), of nested cross-validation.
     """
 
-    rivals: Sequence[CandidateScores]
+    candidates: Sequence[CandidateScores]
     sums: Numbers
     masks: npt.NDArray[np.int64]
     parts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, rivals: Sequence[CandidateScores], parts: Sequence[int]) -> _ScoredCases:
-        dice = np.stack([rival.dice for rival in rivals])
-        shown = np.any(np.isfinite(dice), axis=0)  # by the reference, or by a rival's false alarm; who avoids that gets 1
-        asked = np.any(shown, axis=1)
-        sums = np.where(np.isfinite(dice), dice, shown).sum(2)[:, asked]
-        folds = np.asarray(parts)[asked]
+    def of(cls, candidates: Sequence[CandidateScores], parts: Sequence[int]) -> _ScoredCases:
+        dice = np.stack([candidate.dice for candidate in candidates])
+        defined = np.any(np.isfinite(dice), axis=0)  # for any candidate; one without another's false positive gets 1
+        used = np.any(defined, axis=1)
+        sums = np.where(np.isfinite(dice), dice, defined).sum(2)[:, used]
+        folds = np.asarray(parts)[used]
         if len(set(folds.tolist())) < 3:
             folds = np.arange(len(folds)) % PARTS
-        return cls(rivals=rivals, sums=sums, masks=shown.sum(1)[asked], parts=folds)
+        return cls(candidates=candidates, sums=sums, masks=defined.sum(1)[used], parts=folds)
 
     @property
     def cases(self) -> int:
@@ -111,60 +110,57 @@ class _ScoredCases:
 
     @property
     def is_ensemble(self) -> list[bool]:
-        return [len(rival.plans) > 1 for rival in self.rivals]
+        return [len(candidate.plans) > 1 for candidate in self.candidates]
 
-    def name(self, rival: int) -> str:
-        return name_of(self.rivals[rival].plans)
+    def name(self, candidate: int) -> str:
+        return name_of(self.candidates[candidate].plans)
 
-    def mean(self, rival: int, asked: npt.NDArray[np.bool_] | slice = slice(None)) -> float:
-        """Of a rival's masks in some cases, rounded so that equals are equal."""
-        return round(float(self.sums[rival, asked].sum() / max(1, self.masks[asked].sum())), SAME)
-
-    def best(self, *, ensembles: bool, asked: npt.NDArray[np.bool_] | slice = slice(None)) -> int:
-        """Number of the ensemble, or of the single plan, with the largest mean in some cases; the cheaper of equals."""
-        able = [i for i, several in enumerate(self.is_ensemble) if several == ensembles]
-        return max(able, key=lambda i: (self.mean(i, asked), -self.rivals[i].seconds))
+    def best(self, *, ensembles: bool, cases: npt.NDArray[np.bool_] | slice = slice(None)) -> int:
+        """Number of the ensemble, or of the single plan, with the largest mean in some cases; the faster of equal ones."""
+        numbers, masks = [i for i, several in enumerate(self.is_ensemble) if several == ensembles], max(1, self.masks[cases].sum())
+        means = {i: round(float(self.sums[i, cases].sum() / masks), SAME) for i in numbers}
+        return max(numbers, key=lambda i: (means[i], -self.candidates[i].seconds))
 
     def nested(self, single: int) -> Nested:
-        rises = np.zeros(self.cases)
+        gains = np.zeros(self.cases)
         for part in np.unique(self.parts):
-            here = self.parts == part
-            rises[here] = (self.sums[self.best(ensembles=True, asked=~here)] - self.sums[single])[here]
-        return Nested(gain=self._mean_of(rises), interval=self._interval(rises))
+            held_out = self.parts == part
+            gains[held_out] = (self.sums[self.best(ensembles=True, cases=~held_out)] - self.sums[single])[held_out]
+        return Nested(gain=self._mean_of(gains), interval=self._interval(gains))
 
-    def chance(self, single: int) -> float:
-        """The chance that any ensemble rises above a single plan as the best one does, if each case could as well favour either.
+    def p_of_best(self, single: int) -> float:
+        """p of the best ensemble's gain over a single plan: the maximum over ensembles in a sign-flip test.
 
-        A rise counts in units of what signs alone do to it, or an ensemble that differs much in every case, for the worse, would
-        hide one that is a little better in nearly all. One sign a case for all ensembles, so that what they share is kept.
+        Each ensemble's gain is divided by its standard deviation under the sign flips, so that one with large differences does not
+        hide one with small, consistent gains. One sign per case for all ensembles keeps their correlation.
         Source: Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.3 (the largest statistic of each draw).
         """
         best = self.sums[self.best(ensembles=True)] - self.sums[single]
         if not best.any():
             return 1.0
-        rises = (self.sums - self.sums[single])[self.is_ensemble].T
-        rises = rises[(rises != 0).any(1)]
-        rises = rises[:, (rises != 0).any(0)]
-        rises /= np.sqrt((rises**2).sum(0))
-        n, seen, tolerance = len(rises), best.sum() / np.sqrt((best**2).sum()), 1e-9
+        gains = (self.sums - self.sums[single])[self.is_ensemble].T
+        gains = gains[(gains != 0).any(1)]
+        gains = gains[:, (gains != 0).any(0)]
+        gains /= np.sqrt((gains**2).sum(0))
+        n, observed, tolerance = len(gains), best.sum() / np.sqrt((best**2).sum()), 1e-9
         if n <= EXACT:
             flips = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         else:
             flips = np.random.default_rng(0).integers(0, 2, (DRAWS, n))
-            flips[0] = 0  # as it was
-        return float(np.mean(((1.0 - 2.0 * flips) @ rises).max(1) >= seen - tolerance))
+            flips[0] = 0  # the observed signs
+        return float(np.mean(((1.0 - 2.0 * flips) @ gains).max(1) >= observed - tolerance))
 
-    def candidate(self, rival: int, single: int) -> Candidate:
-        rises = self.sums[rival] - self.sums[single]
-        itself = rival == single
+    def candidate(self, number: int, single: int) -> Candidate:
+        sums, scores, other = self.sums[number], self.candidates[number], number != single
+        gains = sums - self.sums[single]
         return Candidate(
-            plans=dict(self.rivals[rival].plans),
-            dice=self._mean_of(self.sums[rival]),
-            interval=self._interval(self.sums[rival]),
-            gain=None if itself else self._mean_of(rises),
-            gain_interval=None if itself else self._interval(rises),
-            p=None if itself else sign_flip(rises),
-            seconds=self.rivals[rival].seconds,
+            plans=dict(scores.plans),
+            dice=self._mean_of(sums),
+            interval=self._interval(sums),
+            gain=self._mean_of(gains) if other else None,
+            gain_interval=self._interval(gains) if other else None,
+            p=sign_flip(gains) if other else None,
+            seconds=scores.seconds,
         )
 
     def _mean_of(self, sums: Numbers) -> float:
@@ -180,13 +176,13 @@ class _ScoredCases:
         return bootstrap_weights(self.cases).astype(np.float64)
 
 
-def _reason(panel: _ScoredCases, nested: Nested | None, p: float | None, *, taken: str, single: str) -> str:
+def _reason(cases: int, nested: Nested | None, p: float | None, *, chosen: str, single: str) -> str:
     if nested is None or p is None:
-        asked = counted(panel.cases, "held-out case")
-        return f"{asked}; at least {LEAST_CASES} are needed to tell an ensemble from chance: {single} is the best plan alone"
-    said = f"in {panel.cases} held-out cases that had no say in which it is, the best ensemble changes Dice by {nested.gain:+.4f}"
-    if taken != single:
-        return f"{said}, and chance alone is not likely to do as much for any (p = {p:.2g}): {taken} is taken"
+        available = counted(cases, "held-out case")
+        return f"{available}; at least {LEAST_CASES} are needed to tell an ensemble from chance: {single} is the best plan alone"
+    gain = f"in {cases} held-out cases that had no say in which it is, the best ensemble changes Dice by {nested.gain:+.4f}"
+    if chosen != single:
+        return f"{gain}, and chance alone is not likely to do as much for any (p = {p:.2g}): {chosen} is taken"
     if nested.gain > 0:
-        return f"{said}, and chance may do as much (p = {p:.2g}): {single}, the best plan alone, is taken"
-    return f"{said}: {single}, the best plan alone, is taken"
+        return f"{gain}, and chance may do as much (p = {p:.2g}): {single}, the best plan alone, is taken"
+    return f"{gain}: {single}, the best plan alone, is taken"
