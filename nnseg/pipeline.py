@@ -48,8 +48,9 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     Raises:
         NnsegError: something only the user can correct; whatever was finished stays.
     """
-    run, dataset = Run(run_folder), read_dataset(dataset_folder, workers=options.workers)
     device, workers = options.device, options.workers
+    run = Run(run_folder)
+    dataset = read_dataset(dataset_folder, workers=workers)
     with run.locked(dataset_folder):
         if command:
             run.update_record(command=command)
