@@ -180,7 +180,7 @@ def _try(known: Probe, request: ProbeRequest) -> tuple[Probe, Trial]:
     if not request.store.exists():
         request.store.mkdir(parents=True)
         known = _with_handling(known, request)
-    handling = known.handling_of(plan)
+    handling = known.case_cost_of(plan)
     result = ProbeResult(error=handling.failed) if handling and handling.failed else _measure(request)
     trial = result.trial or Trial(key="", failed=result.error)
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
@@ -193,7 +193,7 @@ def _try(known: Probe, request: ProbeRequest) -> tuple[Probe, Trial]:
 def _with_handling(known: Probe, request: ProbeRequest) -> Probe:
     """The probe with the cost of the request's cases, which are in its store afterwards; a cost on file is kept."""
     result = _measure(request.model_copy(update={"task": "handle"}))
-    before = known.handling_of(request.plan)
+    before = known.case_cost_of(request.plan)
     if before and not before.failed:
         return known
     handling = result.handling or CaseCost(key="", failed=result.error)

@@ -1,4 +1,4 @@
-"""What people should know of a model before they use it. Source: Mitchell et al. 2019, Model Cards for Model Reporting."""
+"""`ModelCard`: what a user should know of a model. Source: Mitchell et al. 2019, Model Cards for Model Reporting."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nnseg.core.geometry import Shape, Vector
 
 
 class TrainingData(FrozenModel):
-    """What a model learned from.
+    """The training data of a model.
 
     Args:
         dataset: its name.
-        about: what its makers say of it: "licence", "reference", "release", "description".
-        cases: that were used.
-        channels: of a scan, in order.
-        labels: the name of each, in order, and how many cases show it.
+        about: "licence", "reference", "release" and "description", as published.
+        cases: their number.
+        channels: names, in order.
+        labels: names in order, each with the number of cases that have it.
         spacing: least and largest, mm (z, y, x).
         shape: least and largest, voxels (z, y, x).
         key: digest of its files.
@@ -40,11 +40,11 @@ class Networks(FrozenModel):
 
     Args:
         plan: its name.
-        folds: that they were trained on.
-        weight: what the answer of each counts; None if it is only shown to the networks of a cascade.
-        words: the plan in a few sentences.
+        folds: numbers.
+        weight: of each in the ensemble; None for the first stage of a cascade.
+        words: a description of the plan.
         key: digest of the plan.
-        hashes: of each network's weights.
+        hashes: of the weights of each network.
     """
 
     plan: str
@@ -56,13 +56,13 @@ class Networks(FrozenModel):
 
 
 class MetricSummary(FrozenModel):
-    """A metric of the held-out cases, averaged.
+    """The average of a metric over the held-out cases.
 
     Args:
         title, unit: of the metric.
         average: "per_mask", "per_image" or "pooled".
-        mean: None where nothing is defined.
-        interval: 95 %; None for few cases.
+        mean: None where it is undefined in all cases.
+        interval: 95 % confidence interval; None for few cases.
         labels: name, mean and interval of each label, in order.
     """
 
@@ -75,13 +75,13 @@ class MetricSummary(FrozenModel):
 
 
 class SelfAssessment(FrozenModel):
-    """How far the model says itself how good its answers are.
+    """How well the model estimates the quality of its own predictions.
 
     Args:
-        temperature: that its probabilities are tempered by.
-        error: mean distance of the Dice that it expects of a case from the true one.
-        threshold: expected Dice below which an answer is flagged.
-        calibration_error: of its tempered probabilities, the mean distance from how often they are right.
+        temperature: that its logits are divided by.
+        error: mean distance of the expected Dice of a case from the true one.
+        threshold: expected Dice below which a prediction is flagged.
+        calibration_error: expected calibration error of its probabilities at this temperature.
     """
 
     temperature: FiniteFloat
@@ -91,22 +91,22 @@ class SelfAssessment(FrozenModel):
 
 
 class ModelCard(FrozenModel):
-    """A model's card. What has an order is no dict: in files they are sorted.
+    """A model card. Ordered content is in tuples, not in dicts, whose keys files sort.
 
     Args:
         name: of the model.
         made: date and time.
-        purpose: what it is for.
-        material: what it learned from.
-        networks: what it is made of.
-        held_out: cases that were held out in turn, and scored.
-        scores: of these.
-        choice: of the plans; None if there was only one.
-        postprocessing: of its answers; None if it was not looked for.
-        reliance: None if it was not measured.
-        limits: in sentences.
-        model: digest of all that can change an answer.
-        versions: of the software that trained it.
+        purpose: intended use.
+        material: training data.
+        networks: by plan.
+        held_out: number of held-out cases that were scored.
+        scores: of the held-out cases.
+        choice: of the ensemble; None for a single plan.
+        postprocessing: of its label maps; None if none was chosen or rejected.
+        reliance: quality of its own estimates; None if it was not measured.
+        limits: of its use, in sentences.
+        model: digest of everything that can change a prediction.
+        versions: of the software it was trained with.
     """
 
     name: str
@@ -124,5 +124,5 @@ class ModelCard(FrozenModel):
     versions: dict[str, str] = {}
 
     def content(self) -> dict[str, Any]:
-        """All but when it was made: what is the same for the same model."""
+        """Everything except the date: equal for equal models."""
         return self.model_dump(mode="json", exclude={"made"})

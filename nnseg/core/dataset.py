@@ -12,13 +12,13 @@ from nnseg.core.labels import Labels
 
 
 class Finding(FrozenModel):
-    """Something seen while looking through a dataset.
+    """An observation about a dataset.
 
     Args:
-        level: "error" costs the case, "warning" deserves a look, "note" says what was done about it.
-        message: what was found, what was expected, what to do, in one line.
-        case: the case's name, if it is about one.
-        file: the file it is about.
+        level: "error" excludes the case, "warning" should be checked, "note" explains how the case was handled.
+        message: what was found, what was expected and what to do, in one line.
+        case: name of the case concerned, if any.
+        file: the file concerned.
     """
 
     level: Literal["error", "warning", "note"]
@@ -39,7 +39,7 @@ class Case:
         name: unique in its dataset.
         images: one file, or one file per channel, in channel order; a folder stands for a DICOM series.
         labels: the file of its label map, if known.
-        annotated: names of the labels that were annotated in it; None for all. The others may be there, called background.
+        annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that it is made of: images, and the label map if there is one."""
+        """Images, then the label map if there is one."""
         return (*self.images, self.labels) if self.labels else self.images
 
 
@@ -58,16 +58,16 @@ class Dataset:
     """A collection of labelled cases.
 
     Args:
-        name: as its folder or its dataset.json calls it.
-        folder: where it lies; never written to.
-        layout: how the folder is organised, in words: "Medical Segmentation Decathlon layout".
+        name: of its dataset.json, or else of its folder.
+        folder: never written to.
+        layout: in words: "Medical Segmentation Decathlon layout".
         cases: sorted by name.
         channels: a name per channel: "MRI", "CT", ...
-        labels: what the label values mean.
+        labels: names and values.
         suffix: of its image files, with the dot.
-        instances: names of labels whose connected components count one by one, as lesions do.
-        findings: what was wrong with the folder itself; cases named in errors are not in ``cases``.
-        about: what its makers say of it: "description", "licence", "reference", "release".
+        instances: names of labels whose connected components are objects, such as lesions.
+        findings: problems of the dataset; cases named in errors are not in ``cases``.
+        about: "description", "licence", "reference" and "release", as published.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Dataset:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """One line for people: layout, cases, channels, labels."""
+        """Layout, cases, channels and labels in one line."""
         channels = f"{counted(len(self.channels), 'channel')} ({', '.join(self.channels)})"
         return f"{self.layout}, {counted(len(self.cases), 'case')}, {channels}, labels {self.labels.describe()}"
 
@@ -93,7 +93,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def listed(names: Collection[str], most: int = 5) -> str:
-    """Cases by name, not too many: "case a", "cases a, b and 3 more"."""
+    """Names of cases, at most ``most``: "case a", "cases a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{'case' if len(names) == 1 else 'cases'} {', '.join(sorted(names)[:most])}{more}"
 

@@ -1,4 +1,4 @@
-"""Decisions taken on held-out cases: postprocessing steps, and which plans are ensembled. Kept with their evidence."""
+"""Decisions made on held-out cases, with their evidence: the ensemble of plans, and the postprocessing steps."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from nnseg.core.validation import NotNegative, Positive, Probability
 
 Interval = tuple[FiniteFloat, FiniteFloat]
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
-"""What the answers of plans count beside one another, by their names."""
+"""Weights of plans in an ensemble, by name."""
 
 
 class Candidate(FrozenModel):
-    """A plan, or several together, measured on held-out cases.
+    """A plan or an ensemble of plans, measured on held-out cases.
 
     Args:
         plans: their weights.
-        dice: mean over all masks that any candidate or the reference shows; where a candidate rightly shows nothing, it is 1.
-        interval: 95 %, by drawing cases; None for few.
-        gain: how much the mean is above that of the best single plan, which was itself chosen for its mean; None for itself.
-        gain_interval: the same 95 %, of the differences case by case.
-        p: of the paired sign-flip test that it is above by chance alone.
-        seconds: that a scan takes one network of each plan, from preprocessing to the label map.
+        dice: mean over all masks that are not empty in some candidate or the reference; correctly empty masks count 1.
+        interval: 95 %, by bootstrap over cases; None for few.
+        gain: difference to the mean of the best single plan, which was itself chosen by its mean; None for that plan.
+        gain_interval: 95 %, of the differences case by case.
+        p: p-value of the gain by a paired sign-flip test.
+        seconds: per scan with one network of each plan, from preprocessing to the label map.
     """
 
     plans: Weights
@@ -39,18 +39,18 @@ class Candidate(FrozenModel):
 
     @property
     def name(self) -> str:
-        """As `name_of` gives it."""
-        return name_of(self.plans)
+        """See `ensemble_name`."""
+        return ensemble_name(self.plans)
 
 
 class Nested(FrozenModel):
-    """What the best ensemble is worth to cases that had no say in which it is.
+    """Gain of the best ensemble on cases that were not used to choose it.
 
     In each part of the cases the ensemble that was best in all other parts is compared with the best single plan.
 
     Args:
-        gain: mean rise of Dice over the single plan, over all masks.
-        interval: 95 %, by drawing cases.
+        gain: mean difference in Dice to the single plan, over all masks.
+        interval: 95 %, by bootstrap over cases.
     """
 
     gain: FiniteFloat
@@ -58,18 +58,18 @@ class Nested(FrozenModel):
 
 
 class Choice(FrozenModel):
-    """The plans of a run that answer, and why these. Edit ``plans`` to overrule; plans that are not named do not answer.
+    """The plans of a run that are used for prediction, with the evidence. Edit ``plans`` to overrule; others are not used.
 
     Args:
         plans: their weights.
         reason: in words.
-        cases: held-out cases that were asked.
-        decided: name of the plans that were decided on; of others that ``plans`` say by now, somebody has overruled it.
-        best_single: name of the plan that is best alone.
-        nested: what an ensemble gains; None for too few cases.
-        p: that the best of all ensembles is as far above the best single plan by chance alone; None for too few cases.
+        cases: number of held-out cases.
+        decided: name of the ensemble as decided; if ``plans`` differs, it was overruled by hand.
+        best_single: name of the best single plan.
+        nested: gain of an ensemble by nested cross-validation; None for too few cases.
+        p: p-value of the gain of the best ensemble, corrected for their number; None for too few cases.
         candidates: all that were measured, the best first.
-        key: of the predictions and references that were asked; the choice stands while they are the same.
+        key: of the predictions and references used; the choice is valid while they are the same.
     """
 
     plans: Weights
@@ -89,30 +89,30 @@ class Choice(FrozenModel):
         return self
 
     def candidate(self, name: str) -> Candidate | None:
-        """The one of that name; None if it was not measured."""
+        """The candidate of that name; None if it was not measured."""
         return next((c for c in self.candidates if c.name == name), None)
 
     @property
     def explained(self) -> str:
-        """The reason, and whether somebody has overruled it."""
-        overruled = self.decided and name_of(self.plans) != self.decided
-        return f"{self.reason}; overruled by hand: {name_of(self.plans)} answers" if overruled else self.reason
+        """The reason, and whether it was overruled by hand."""
+        overruled = self.decided and ensemble_name(self.plans) != self.decided
+        return f"{self.reason}; overruled by hand: {ensemble_name(self.plans)} answers" if overruled else self.reason
 
     @property
-    def times_as_long(self) -> float | None:
-        """How many times as long as the best single plan the chosen ones take; None if that was not measured."""
-        chosen, single = self.candidate(name_of(self.plans)), self.candidate(self.best_single)
+    def time_ratio(self) -> float | None:
+        """Time per scan relative to the best single plan; None if it was not measured."""
+        chosen, single = self.candidate(ensemble_name(self.plans)), self.candidate(self.best_single)
         return chosen.seconds / single.seconds if chosen and single and single.seconds else None
 
 
-def name_of(plans: Mapping[str, float]) -> str:
-    """A name for weighted plans, fit for a folder: "2d", "2d+3d", "2d+2x3d"; the same for weights in the same ratios."""
+def ensemble_name(plans: Mapping[str, float]) -> str:
+    """A name of weighted plans for folders: "2d", "2d+3d", "2d+2x3d"; equal for weights in the same ratios."""
     least = min(plans.values())
     return "+".join(_times(plans[name] / least) + name for name in sorted(plans))
 
 
-def ensembles_of(names: Sequence[str]) -> tuple[dict[str, float], ...]:
-    """Weights of all candidates: each plan alone; each pair plain, and with either plan doubled; all plans likewise."""
+def candidate_ensembles(names: Sequence[str]) -> tuple[dict[str, float], ...]:
+    """Weights of all candidates: each plan; each pair with equal weights and with either weight doubled; all plans likewise."""
     groups = [*combinations(names, 2), *([tuple(names)] if len(names) > 2 else [])]
     singles = [{name: 1.0} for name in names]
     return (*singles, *(_doubled(group, twice) for group in groups for twice in (None, *group)))
@@ -127,14 +127,14 @@ def _times(ratio: float) -> str:
 
 
 class PostprocessingStep(FrozenModel):
-    """One change to the object that some labels form together: one label, a region, or all of the foreground.
+    """One change to the object that some labels form: one label, a region, or all of the foreground.
 
     Args:
         action: "largest" keeps its largest connected component, and every other of the same size; "smaller" removes components
-            below ``mm3``; "holes" fills the background that it encloses.
+            below ``mm3``; "holes" fills enclosed background.
         labels: values of the labels that form the object.
-        mm3: of "smaller": what has this volume stays.
-        fill: of "holes": the value that is written.
+        mm3: of "smaller": least volume that is kept.
+        fill: of "holes": the value written.
     """
 
     action: Literal["largest", "smaller", "holes"]
@@ -154,14 +154,14 @@ class PostprocessingStep(FrozenModel):
 
 
 class Tried(FrozenModel):
-    """A candidate that changed held-out cases, on top of what was accepted before it.
+    """A step that was tested on held-out cases, after the steps accepted before it.
 
     Args:
-        mending: the candidate.
-        cases: in which mean Dice changes.
-        gain: mean rise of Dice over all cases and labels.
-        p: of the paired sign-flip test that it rises by chance alone.
-        accepted: or not,
+        mending: the step.
+        cases: number of cases whose mean Dice changes.
+        gain: mean difference in Dice over all cases and labels.
+        p: p-value of the gain by a paired sign-flip test.
+        accepted: whether it became a step of the model.
         reason: in words.
     """
 
@@ -174,15 +174,15 @@ class Tried(FrozenModel):
 
 
 class Effect(FrozenModel):
-    """What mending does to one label or region of held-out cases.
+    """The effect of all steps on one label or region of held-out cases.
 
     Args:
-        cases: that show it, in the reference or the prediction.
-        dice_before, dice_after: mean over the cases where it is defined, as in ``scores.json``; None where it is nowhere. After:
-            with the mendings, which these very cases chose.
-        p: of the paired sign-flip test that Dice rises by chance alone; 1 where nothing changes.
-        gain: mean rise of Dice when each part of the cases is mended as the other parts chose: what to expect of new cases. A
-            label that is neither there nor predicted counts as Dice 1, so that a false alarm gone is a gain.
+        cases: number of cases with it in the reference or the prediction.
+        dice_before, dice_after: mean over the cases where it is defined, as in ``scores.json``; None if there is none. After: with
+            the steps, chosen on these same cases.
+        p: p-value of the difference by a paired sign-flip test; 1 where nothing changes.
+        gain: mean difference in Dice by nested cross-validation, an estimate for new cases. A label that is neither in the
+            reference nor predicted counts as Dice 1, so that a removed false positive is a gain.
     """
 
     cases: int
@@ -193,15 +193,15 @@ class Effect(FrozenModel):
 
 
 class Postprocessing(FrozenModel):
-    """The mendings of a run's model, and why they are these. Edit or empty ``mendings`` to overrule.
+    """The postprocessing steps of a model, with the evidence. Edit or empty ``mendings`` to overrule.
 
     Args:
-        mendings: in the order in which they are applied.
-        cases: held-out cases that were asked.
+        mendings: the steps, in order.
+        cases: number of held-out cases.
         reason: in words.
-        effects: of ``mendings``, by name of label or region.
-        tried: all candidates that change any case.
-        key: of the predictions and references that were asked; the choice stands while they are the same.
+        effects: of the steps, by name of label or region.
+        tried: all steps that change any case.
+        key: of the predictions and references used; the choice is valid while they are the same.
     """
 
     mendings: tuple[PostprocessingStep, ...] = ()

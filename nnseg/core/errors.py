@@ -4,12 +4,12 @@
 
     NnsegError            one to catch them all
     ├── DatasetError      the dataset as a whole cannot be used
-    ├── ScanError         one file cannot be read, or holds what it must not hold
+    ├── ScanError         one file cannot be read, or its content is not allowed
     ├── PlanError         a plan or recipe is invalid, or does not fit the data
     ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
     ├── RunError          a run folder is missing something, is in use, or cannot be written
     ├── EvaluationError   predictions and references cannot be compared
-    └── Stopped           work ended early, as was asked for, with nothing lost
+    └── Stopped           work was stopped on request, with nothing lost
 
 A message says what is wrong, where, and what to do about it, in one line.
 """
@@ -34,7 +34,7 @@ class DatasetError(NnsegError):
 
 
 class ScanError(NnsegError):
-    """One file cannot be read, or holds what it must not hold."""
+    """One file cannot be read, or its content is not allowed."""
 
 
 class PlanError(NnsegError):
@@ -54,7 +54,7 @@ class EvaluationError(NnsegError):
 
 
 class Stopped(NnsegError):  # noqa: N818 (nothing went wrong)
-    """Work ended early, as was asked for, with nothing lost; the same command goes on.
+    """Work was stopped on request, with nothing lost; the same command continues it.
 
     Args:
         code: exit code by the shells' convention: 130 after Ctrl-C, 143 after SIGTERM.

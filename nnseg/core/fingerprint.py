@@ -1,4 +1,4 @@
-"""What was measured of a dataset: shapes, spacings, labels, and the foreground's intensities."""
+"""`Fingerprint`: measurements of a dataset: shapes, spacings, labels, and the foreground's intensities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnseg.core.labels import Labels
 
 
 class Intensity(FrozenModel):
-    """The foreground voxels of one channel, each case counting the same.
+    """Intensities of the foreground in one channel; each case has the same weight.
 
     Args:
         mean, std, min, max: over all foreground voxels.
@@ -33,17 +33,17 @@ class Intensity(FrozenModel):
 
 
 class CaseMeasure(FrozenModel):
-    """What was measured of one case.
+    """Measurements of one case.
 
     Args:
         name: the case's name.
         key: content hash of its image and label files.
         shape: voxels of the canonical scan (z, y, x).
         spacing: mm (z, y, x).
-        cropped_shape: voxels of the tightest box around all that is not zero.
-        voxels: of each label, by name; ignored voxels are not counted.
-        structures: voxels (z, y, x) of the box around the largest connected piece of each label that occurs, by name; the
-            background is none. Empty if they were not measured.
+        cropped_shape: voxels of the bounding box of all nonzero voxels.
+        voxels: number per label, by name; ignored voxels are not counted.
+        structures: voxels (z, y, x) of the bounding box of the largest connected component of each label that occurs, except
+            the background, by name. Empty if not measured.
         annotated: names of the labels that were annotated; None for all.
     """
 
@@ -63,18 +63,18 @@ class CaseMeasure(FrozenModel):
 
 
 class Fingerprint(FrozenModel):
-    """A dataset, measured.
+    """Measurements of a dataset.
 
     Args:
         format: of this record; a file without it is older.
         dataset: its name.
-        layout: how its folder is organised, in words.
+        layout: in words.
         channels: names, in order.
-        labels: what label values mean.
-        cases: the usable ones, in the dataset's order.
+        labels: names and values.
+        cases: usable ones, in the dataset's order.
         intensities: of the foreground, one per channel.
-        findings: everything wrong with the dataset, each unusable case with its reason.
-        unusable: content hash of the files of each case that could not be used ("" if not even readable), by name.
+        findings: all problems of the dataset, with the reason for each unusable case.
+        unusable: content hash of the files of each unusable case ("" if they cannot be read), by name.
     """
 
     format: Literal[2] = 2
@@ -89,7 +89,7 @@ class Fingerprint(FrozenModel):
 
     @property
     def key(self) -> str:
-        """A digest of the usable cases' content, in whatever order, and of what channels and labels mean."""
+        """A digest of the usable cases' content in any order, of channels and of labels."""
         cases = sorted([case.name, case.key] for case in self.cases)
         return digest([cases, list(self.channels), self.labels.model_dump(mode="json")])
 
@@ -110,28 +110,25 @@ class Fingerprint(FrozenModel):
 
     @property
     def relative_size_after_cropping(self) -> float:
-        """Median share of a scan's voxels that cropping keeps."""
+        """Median fraction of a scan's voxels that cropping keeps."""
         return median(prod(c.cropped_shape) / prod(c.shape) for c in self.cases)
 
     @property
     def largest_structure_mm(self) -> Vector | None:
-        """Along each axis the extent in mm (z, y, x) of the label that is longest there, in the median case that has it.
+        """Extent in mm (z, y, x): along each axis the largest of all labels' median extents; None if none was measured.
 
-        The axes may come from different labels. A patch of this size holds, along any one axis, every label's largest piece in half
-        of the cases that have it. None if no structure was measured.
+        The axes may come from different labels. Along any one axis, a patch of this size contains every label's largest component
+        in half of the cases with that label.
         """
         medians = [m for name in self.labels.names if (m := self._extent(name, 50)) is not None]
         return as_vector(np.max(medians, axis=0)) if medians else None
 
     def structure_mm(self, label: str) -> Vector | None:
-        """The extent in mm (z, y, x) of a label's largest piece that 95 % of the cases with that label do not exceed.
-
-        None if the label occurs in no case, or was not measured.
-        """
+        """95th percentile over cases of the extent in mm (z, y, x) of a label's largest component; None if not measured."""
         extent = self._extent(label, 95)
         return None if extent is None else as_vector(extent)
 
     def _extent(self, label: str, percent: float) -> npt.NDArray[np.float64] | None:
-        """(3,) mm; a percentile over the cases in which the label was measured, of each axis by itself."""
+        """(3,) mm; a percentile over the cases in which the label was measured, separately for each axis."""
         extents = [np.multiply(c.structures[label], c.spacing) for c in self.cases if label in c.structures]
         return np.percentile(extents, percent, axis=0) if extents else None

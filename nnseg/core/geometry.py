@@ -1,4 +1,4 @@
-"""Where voxels are: `Grid`, `Box`, and `Placement`, the way back from the network to the scan.
+"""Positions of voxels: `Grid`, `Box`, and `Placement` of the network's grid in the scan.
 
 Axis order is array order ``(z, y, x)`` everywhere. World coordinates are millimetres in LPS, component order ``(x, y, z)``
 (the DICOM and ITK convention). A 2D image is a grid whose first axis has one voxel.
@@ -26,7 +26,7 @@ IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The positions of a volume's voxels in the world.
+    """The world positions of a volume's voxels.
 
     Args:
         shape: voxels along (z, y, x).
@@ -89,7 +89,7 @@ class Grid:
         return Reorientation(axes=as_shape(axes), flips=(flips[0], flips[1], flips[2]))
 
     def reoriented(self, turn: Reorientation) -> Grid:
-        """This grid with its axes permuted and flipped; every voxel stays where it is in the world."""
+        """This grid with axes permuted and flipped; every voxel keeps its world position."""
         last = [n - 1 for n in self.shape]
         corner = [0.0, 0.0, 0.0]
         for axis, flip in zip(turn.axes, turn.flips, strict=True):
@@ -158,18 +158,18 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """To index an array (z, y, x) with."""
+        """Index of the box in an array (z, y, x)."""
         a, b, c = (slice(lo, hi) for lo, hi in zip(self.start, self.stop, strict=True))
         return a, b, c
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where network space lies in the scan: the way back for `restore`.
+    """The network's grid in the scan, as `restore` needs it.
 
     Args:
         scan: the grid of the (canonical) scan.
-        crop: the block of the scan that was kept.
+        crop: the part of the scan that was kept.
         axes: network axis ``a`` is scan axis ``axes[a]``.
         shape: voxels of the network's grid, in network axis order.
         spacing: mm of the network's grid, in network axis order.
@@ -215,7 +215,7 @@ def _permute(values: tuple[T, T, T], axes: Axes) -> tuple[T, T, T]:
 
 
 def tile_starts(length: int, patch: int, step: float) -> tuple[int, ...]:
-    """First voxels of the fewest evenly spread tiles that cover an axis and lie at most a step apart.
+    """First voxels of the fewest evenly spaced tiles that cover an axis and are at most a step apart.
 
     Source: nnU-Net. 512 voxels, tiles of 128 and a step of 0.5 give (0, 64, 128, 192, 256, 320, 384).
 

@@ -6,7 +6,7 @@
 | C | channels of a scan | | Y | rows |
 | K | heads: labels or regions the network tells apart | | X | columns |
 
-``image_CZYX`` is a scan's voxels, ``labels_ZYX`` a label map's, ``probabilities_KZYX`` a network's answer.
+``image_CZYX`` is a scan's voxels, ``labels_ZYX`` a label map's, ``probabilities_KZYX`` a network's output.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[Any]
 
 IN_MEMORY_BYTES = 64 * 2**20
-"""Stored cases below this size are handed out as NumPy arrays; reading patches of larger ones from disk saves memory."""
+"""Stored cases below this size are read into memory; patches of larger ones are read from disk."""
 MOST_LOCATIONS = 10_000
-"""Positions kept of a label in a stored case, unless one in a hundred of its voxels is more."""
+"""Positions of a label kept in a stored case, unless a hundredth of its voxels is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The files a scan came from, and how its voxels were stored.
+    """The files of a scan, and how its voxels were stored.
 
     Args:
         files: one file, one file per channel, or the slices of a DICOM series in order.
-        grid: the grid as stored, before it was made canonical; predictions are written on it.
-        is_2d: True if the file itself is two-dimensional (PNG, 2D TIFF), so that label maps are written as 2D too.
+        grid: as stored, before it was made canonical; predictions are written on it.
+        is_2d: True if the file is two-dimensional (PNG, 2D TIFF); label maps are then written as 2D too.
     """
 
     files: tuple[Path, ...]
@@ -51,8 +51,8 @@ class Scan:
     Args:
         image: float32 (C, Z, Y, X), finite.
         grid: the canonical grid of ``image``.
-        source: where it came from; ``source.grid.reoriented(source.grid.canonical()) == grid`` unless its axes are sheared.
-        notes: what was mended, or is worth knowing, in one line each.
+        source: its files; ``source.grid.reoriented(source.grid.canonical()) == grid`` unless its axes are sheared.
+        notes: what was repaired or should be known, in one line each.
     """
 
     image: Floats
@@ -76,13 +76,13 @@ class LabelMap:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreprocessedCase:
-    """A case as the network sees it.
+    """A case after preprocessing.
 
     Args:
         name: the case's name.
         image: float32 (C, Z, Y, X), normalized, on the network's grid.
         labels: int16 (Z, Y, X), label indices of `Labels`, -1 where ignored; None for a scan without a label map.
-        placement: where this grid lies in the scan.
+        placement: of the network's grid in the scan.
         known: indices of the labels that were annotated, the background's always; None for all.
     """
 
@@ -94,7 +94,7 @@ class PreprocessedCase:
 
 
 def nonzero_box(image_CZYX: Floats) -> Box:
-    """The tightest box around all voxels where any channel is not zero; the whole volume if every voxel is zero.
+    """The bounding box of all voxels where any channel is not zero; the whole volume if all voxels are zero.
 
     Source: Isensee et al. 2021, supplement 3 (cropping). Filling holes first, as nnU-Net does, cannot move the box.
     """

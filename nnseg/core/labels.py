@@ -1,4 +1,4 @@
-"""Names, values and regions of labels, and how a network's heads become a label map."""
+"""Names, values and regions of labels; the label map of a network's output; pairs of left and right labels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Values = npt.NDArray[Any]
 
 
 class Region(FrozenModel):
-    """A union of labels that the network learns as one, possibly overlapping others.
+    """A union of labels that the network learns as one; regions may overlap.
 
     Args:
-        name: as people call it, "whole tumour".
+        name: such as "whole tumour".
         values: the label values it covers.
-        paint: the value written where the network sees it; later regions paint over earlier ones.
+        paint: the value written where it is predicted; later regions overwrite earlier ones.
     """
 
     name: str
@@ -31,15 +31,15 @@ class Region(FrozenModel):
 
 
 class Labels(FrozenModel):
-    """What a dataset's label values mean.
+    """Names, values and regions of a dataset's labels.
 
-    Values may be any distinct integers; inside nnseg a label is its *index* in ``values``, and -1 is "ignored".
+    Values may be any distinct integers. Inside nnseg a label is its *index* in ``values``, and -1 is "ignored".
 
     Args:
         names: one per value; the first is the background.
         values: as stored in label maps; the first is the background's.
-        ignore: the value of voxels nobody annotated, if there is one.
-        regions: if given, the network learns these (sigmoid heads) and not the labels themselves (softmax heads).
+        ignore: the value of voxels without annotation, if there is one.
+        regions: if given, the network learns these (sigmoid heads) instead of the labels (softmax heads).
     """
 
     names: tuple[str, ...]
@@ -80,20 +80,20 @@ class Labels(FrozenModel):
         return np.array([[v in region.values for v in self.values] for region in self.regions])
 
     def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
-        """Indices of the background and of the labels that were annotated; None for all, as where no names are given."""
+        """Indices of the background and of the annotated labels; None for all, if ``annotated`` is None."""
         return None if annotated is None else (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
 
     def undeclared(self, found: Values) -> list[int]:
-        """Values in ``found`` that this legend does not know, ascending."""
+        """Values in ``found`` that are neither labels nor ignored, ascending."""
         known, low, high = {*self.values, self.ignore}, int(found.min(initial=0)), int(found.max(initial=0))
-        if high - low < len(known) and known.issuperset(range(low, high + 1)):  # much quicker than finding all values of a CT
+        if high - low < len(known) and known.issuperset(range(low, high + 1)):  # much faster than finding all values of a CT
             return []
         return sorted(int(v) for v in set(np.unique(found).tolist()) - known)
 
     def encode(self, labels: Values) -> npt.NDArray[np.int16]:
-        """Label indices (int16, -1 where ignored) of stored values; ``undeclared`` must have been empty."""
+        """Label indices (int16, -1 where ignored) of stored values, of which none may be ``undeclared``."""
         known = sorted([(v, i) for i, v in enumerate(self.values)] + ([(self.ignore, -1)] if self.ignore is not None else []))
-        if labels.dtype == np.uint8:  # by far the most, and a table is many times as fast as a search
+        if labels.dtype == np.uint8:  # most label maps; a table is many times as fast as a search
             table = np.zeros(256, np.int16)
             for value, index in known:
                 if 0 <= value < len(table):
@@ -108,7 +108,7 @@ class Labels(FrozenModel):
         return table[indices].astype(self.dtype)
 
     def decide(self, probabilities: npt.NDArray[Any]) -> Values:
-        """The label map (stored values) of probabilities (K, Z, Y, X): the likeliest label, or regions painted in order."""
+        """The label map (stored values) of probabilities (K, Z, Y, X): the most probable label, or regions painted in order."""
         if not self.regions:
             return self.decode(np.argmax(probabilities, axis=0))
         painted = np.full(probabilities.shape[1:], self.values[0], self.dtype)
@@ -117,7 +117,7 @@ class Labels(FrozenModel):
         return painted
 
     def mask(self, name: str, labels: Values) -> npt.NDArray[np.bool_]:
-        """Where a label map (stored values) shows the label or region called ``name``."""
+        """The mask of a label or region in a label map (stored values)."""
         for region in self.regions:
             if region.name == name:
                 return np.isin(labels, region.values)
@@ -125,12 +125,12 @@ class Labels(FrozenModel):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest integer type that holds every stored value."""
+        """The smallest integer type for all stored values."""
         largest = max(*self.values, self.ignore or 0)
         return np.promote_types(np.min_scalar_type(largest), np.min_scalar_type(min(self.values)))
 
     def describe(self) -> str:
-        """One line for people: "Anterior=1, Posterior=2"."""
+        """One line, "Anterior=1, Posterior=2"."""
         parts = [f"{n}={v}" for n, v in zip(self.names[1:], self.values[1:], strict=True)]
         if self.regions:
             parts = [f"{r.name}={'+'.join(map(str, r.values))}" for r in self.regions]
@@ -141,17 +141,17 @@ Pairs = tuple[tuple[int, int], ...]
 
 LEFT: Final = ("left", "sinister", "sinistra", "sinistrum", "links", "linke", "linker", "linkes", "lh", "l")
 RIGHT: Final = ("right", "dexter", "dextra", "dextrum", "rechts", "rechte", "rechter", "rechtes", "rh", "r")
-"""Words for the two sides, each with its counterpart in the same place: English, Latin, German, and abbreviations."""
+"""Words for the sides in English, Latin and German, and abbreviations; counterparts are at the same index."""
 
 HEART: Final = ("atrium", "atrial", "ventricle", "ventricular")
-"""Chambers of the heart are no mirror images of one another, whatever their names; a brain's lateral ventricles are."""
+"""Chambers of the heart are not mirror images, whatever their names; lateral ventricles of the brain are."""
 
 
-def pairs_of(names: Sequence[str]) -> Pairs:
-    """Places of the names that differ in nothing but their side, the left one first: "kidney_left" and "kidney_right".
+def find_side_pairs(names: Sequence[str]) -> Pairs:
+    """Indices of names that differ only in their side, the left one first: "kidney_left" and "kidney_right".
 
     Example:
-        ``pairs_of(["background", "Left Kidney", "Right Kidney", "liver"]) == ((1, 2),)``
+        ``find_side_pairs(["background", "Left Kidney", "Right Kidney", "liver"]) == ((1, 2),)``
     """
     words = [_words(name) for name in names]
     places = {of_right: place for place, of_right in enumerate(words) if of_right}
@@ -163,18 +163,18 @@ def pairs_of(names: Sequence[str]) -> Pairs:
     return tuple(found)
 
 
-def label_pairs(labels: Labels) -> Pairs:
-    """Pairs of label indices that are left and right of the same, by the names of labels, or else of regions of one label."""
-    found = pairs_of(labels.names)
+def find_label_pairs(labels: Labels) -> Pairs:
+    """Pairs of label indices of left and right structures, by the names of labels, or else of regions of one label."""
+    found = find_side_pairs(labels.names)
     if found or not labels.regions:
         return found
     only = [labels.values.index(region.values[0]) if len(region.values) == 1 else 0 for region in labels.regions]
-    of_regions = pairs_of([region.name for region in labels.regions])
+    of_regions = find_side_pairs([region.name for region in labels.regions])
     return tuple((only[left], only[right]) for left, right in of_regions if only[left] and only[right])
 
 
-def permutation(pairs: Pairs, count: int) -> tuple[int, ...]:
-    """For each of ``count`` places, what stands there after the pairs changed places."""
+def swap_order(pairs: Pairs, count: int) -> tuple[int, ...]:
+    """The permutation of ``count`` indices that swaps the pairs."""
     order = list(range(count))
     for one, other in pairs:
         order[one], order[other] = other, one
@@ -182,9 +182,9 @@ def permutation(pairs: Pairs, count: int) -> tuple[int, ...]:
 
 
 def swapped_heads(labels: Labels, pairs: Pairs) -> Pairs | None:
-    """The pairs of heads that change places with labels; None if a region has no counterpart."""
+    """The pairs of heads that are swapped with pairs of labels; None if a region has no counterpart."""
     members = labels.members()
-    swapped = members[:, list(permutation(pairs, len(labels.values)))]
+    swapped = members[:, list(swap_order(pairs, len(labels.values)))]
     same = (members[:, None] == swapped[None]).all(2)  # [head, head whose labels swapped are this head's]
     if not same.any(1).all():
         return None
@@ -198,7 +198,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _other_side(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words for the right of what is on the left; none if they do not speak of a left."""
+    """The words with left replaced by right; () if there is no left."""
     swapped = tuple(RIGHT[LEFT.index(word)] if word in LEFT else word for word in words)
     return swapped if swapped != words else ()
 

@@ -1,4 +1,4 @@
-"""Volumes of a case and of a training set, and where one lies among the other."""
+"""Distributions of volumes in a population, and the percentile of one volume."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nnseg.core.validation import NotNegative, Positive
 Sex = Literal["F", "M"]
 
 LEVELS: Final = (1.0, *(2.5 * i for i in range(1, 40)), 99.0)
-"""Percent below which a distribution's quantiles lie. The least and the largest are left out: they are single patients' numbers."""
+"""Percentages of a distribution's quantiles, without minimum and maximum, which are numbers of single patients."""
 
 BAND: Final = (5.0, 25.0, 50.0, 75.0, 95.0)
-"""Percent that are drawn: what lies outside of the first and the last is unusual."""
+"""Percentages that are drawn; volumes outside of the first and the last are unusual."""
 
 WINDOWS: Final = (5.0, 10.0, 20.0)
-"""Years, standard deviations of the window in age, the next where the one before shows too few."""
+"""Standard deviations of the window in age, in years; a wider one is used where a narrower one has too few scans."""
 
 FEWEST = 20
-"""Scans that a window in age, or one sex, must show."""
+"""Least effective number of scans in a window of age, or of one sex."""
 
 FEWEST_OF_ALL = 5
-"""Fewer scans say nothing about what others are like."""
+"""Least number of scans of a distribution."""
 
 WORDS: Final[Mapping[str, str]] = {"F": "women", "M": "men"}
 
@@ -36,11 +36,11 @@ Floats = npt.NDArray[np.float64]
 
 
 class Person(FrozenModel):
-    """One of those that others are compared with.
+    """One member of a population.
 
     Args:
         volumes: ml, by label.
-        age: years; None if not known.
+        age: years; None if unknown.
     """
 
     volumes: dict[str, NotNegative]
@@ -52,8 +52,8 @@ class Distribution(FrozenModel):
     """The volumes of one label.
 
     Args:
-        n: scans.
-        quantiles: ml, below which the `LEVELS` of further scans like these are expected.
+        n: number of scans.
+        quantiles: ml, at the percentages `LEVELS` of further scans like these.
     """
 
     n: Annotated[int, Field(ge=1)]
@@ -67,14 +67,14 @@ class Distribution(FrozenModel):
 
 
 class Percentile(FrozenModel):
-    """Where a volume stands.
+    """The percentile of a volume.
 
     Args:
-        percent: of scans like these that would be smaller, between 100 / (n + 1) and 100 n / (n + 1), since n say no more.
-        n: scans that it was compared with; where they count by their age, the effective number (sum w)^2 / (sum w^2).
-        among: who they are, in words.
-        note: why not those of the same sex and age; empty if they are, or nothing is known of either.
-        band: ml, below which are the percent of `BAND`.
+        percent: of comparable scans with a smaller volume, limited to 100 / (n + 1) and 100 n / (n + 1).
+        n: comparable scans; where they are weighted by age, the effective number (sum w)^2 / (sum w^2).
+        among: these scans in words.
+        note: why they are not of the same sex and age; empty if they are, or if neither is known.
+        band: ml, at the percentages `BAND`.
     """
 
     percent: Annotated[float, Field(ge=0, le=100)]
@@ -85,17 +85,17 @@ class Percentile(FrozenModel):
 
     @property
     def unusual(self) -> Literal["", "low", "high"]:
-        """On which side it lies outside of the band, if it does."""
+        """The side on which it lies outside of the band, if it does."""
         return "low" if self.percent < BAND[0] else "high" if self.percent > BAND[-1] else ""
 
 
 class Population(FrozenModel):
-    """What volumes others have.
+    """The volumes of a population.
 
     Args:
-        source: whose they are, in words: "training set of Hippocampus".
+        source: in words: "training set of Hippocampus".
         labels: by name of the label or region.
-        people: each by himself, so that those of like age and sex can be picked; empty where patients must not be told apart.
+        people: single members, to select by age and sex; empty where patients must not be identifiable.
     """
 
     source: str
@@ -103,12 +103,12 @@ class Population(FrozenModel):
     people: tuple[Person, ...] = ()
 
     def percentile(self, label: str, ml: float, *, age: float | None = None, sex: Sex | None = None) -> Percentile | None:
-        """Where a volume stands among people of the same sex and of about the same age, or else among all.
+        """The percentile of a volume among people of the same sex and about the same age, or else among all.
 
-        Ages count by a Gaussian window, wider ones where the effective number is below `FEWEST`.
+        Ages are weighted by a Gaussian window, a wider one where the effective number is below `FEWEST`.
 
         Returns:
-            None if the label is not known of at least `FEWEST_OF_ALL` scans.
+            None if fewer than `FEWEST_OF_ALL` scans have the label.
         """
         known = self.labels.get(label)
         if known is None or known.n < FEWEST_OF_ALL:
@@ -132,7 +132,7 @@ class Population(FrozenModel):
         return f"fewer than {FEWEST} are like this one" if self.people else "ages and sexes of these are not known"
 
     def _alike(self, label: str, age: float | None, sex: Sex | None) -> _WeightedVolumes | None:
-        """People of the same sex near in age, else of the same sex; None if neither is known of enough."""
+        """Volumes of people of the same sex and similar age, else of the same sex; None if there are too few of either."""
         people = [p for p in self.people if label in p.volumes and (sex is None or p.sex == sex)]
         who = WORDS[sex] if sex else "people"
         if age is not None and (aged := _aged(label, [p for p in people if p.age is not None], age, who)):
@@ -146,7 +146,7 @@ class Population(FrozenModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _WeightedVolumes:
-    """Volumes (n,) of those who are like a person, and what each counts."""
+    """Volumes (n,) of comparable people, and their weights (n,)."""
 
     volumes: Floats
     weights: Floats
@@ -155,7 +155,7 @@ class _WeightedVolumes:
 
 
 def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _WeightedVolumes | None:
-    """Those near in age, by the narrowest window that shows enough of them on both sides; None if even the widest does not."""
+    """Volumes weighted by age, with the narrowest window that has enough people on both sides; None if none has."""
     ages = np.array([p.age for p in people], np.float64)
     for window in WINDOWS:
         weights = np.exp(-0.5 * ((ages - age) / window) ** 2)
@@ -166,13 +166,13 @@ def _aged(label: str, people: Sequence[Person], age: float, who: str) -> _Weight
     return None
 
 
-def population_of(people: Sequence[Person], source: str, *, apart: bool = False) -> Population:
-    """The population that people make.
+def make_population(people: Sequence[Person], source: str, *, apart: bool = False) -> Population:
+    """The population of some people.
 
     Args:
-        people: a label that is not among the volumes of one of them is not known of him; a missing one has 0 ml.
-        source: whose volumes they are, in words.
-        apart: keep each by himself.
+        people: a label that is not among a person's volumes is unknown; an absent structure has 0 ml.
+        source: in words.
+        apart: keep single members.
     """
     names = dict.fromkeys(name for person in people for name in person.volumes)
     labels = {name: _distribution([p.volumes[name] for p in people if name in p.volumes]) for name in names}
@@ -181,23 +181,23 @@ def population_of(people: Sequence[Person], source: str, *, apart: bool = False)
 
 def _distribution(volumes: Sequence[float]) -> Distribution:
     levels, ascending = _curve(np.array(volumes), np.ones(len(volumes)))
-    quantiles = np.maximum.accumulate(np.interp(LEVELS, levels, ascending))  # the last bit of an interpolation may descend
+    quantiles = np.maximum.accumulate(np.interp(LEVELS, levels, ascending))  # rounding of an interpolation may descend
     return Distribution(n=len(volumes), quantiles=tuple(quantiles.tolist()))
 
 
 def _curve(volumes: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Percent and ascending volumes: the k-th of n equal weights stands at 100 k / (n + 1), as often is a further one below it.
+    """Percentages and ascending volumes; with equal weights the k-th of n lies at 100 k / (n + 1).
 
     Source: Weibull's plotting position (Hyndman and Fan 1996, The American Statistician 50, definition 6), with weights.
     """
     order = np.argsort(volumes, kind="stable")
     ascending, shares = volumes[order], weights[order]
-    new = float((shares**2).sum() / shares.sum())  # what one more would count
+    new = float((shares**2).sum() / shares.sum())  # weight of one more
     return 100 * (np.cumsum(shares) - 0.5 * shares + 0.5 * new) / (shares.sum() + new), ascending
 
 
 def _level(levels: Floats, volumes: Floats, ml: float) -> float:
-    """Percent at a volume, in the middle of all that are equal to it; the first or last beyond the ends."""
+    """Percentage at a volume, the middle of all equal ones; the first or last beyond the ends."""
     first, last = int(np.searchsorted(volumes, ml, "left")), int(np.searchsorted(volumes, ml, "right"))
     if last > first:
         return float(levels[first] + levels[last - 1]) / 2
@@ -205,11 +205,11 @@ def _level(levels: Floats, volumes: Floats, ml: float) -> float:
 
 
 def _effective(weights: Floats) -> float:
-    """How many equally weighted ones say as much. Source: Kish 1965, Survey Sampling."""
+    """Effective sample size. Source: Kish 1965, Survey Sampling."""
     squares = float((weights**2).sum())
     return float(weights.sum()) ** 2 / squares if squares else 0.0
 
 
 def volume_ml(voxels: int, voxel_ml: float) -> float:
-    """The ml of so many voxels, without the last digits that multiplying a spacing leaves behind: equal volumes are equal."""
+    """Volume in ml of a number of voxels, rounded to 12 digits, so that equal volumes are equal."""
     return float(f"{voxels * voxel_ml:.12g}")

@@ -1,4 +1,4 @@
-"""`Probe`: what a machine was measured to do with candidate plans. Recorded once, so that planning stays a pure function."""
+"""`Probe`: measured speed and memory of candidate plans on a machine. Recorded once, so that planning stays a pure function."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from nnseg.core.validation import NotNegative
 
 
 class Trial(FrozenModel):
-    """One candidate plan, tried for a few real training steps and tiles in a process of its own.
+    """Measurements of a candidate plan: a few real training steps and tiles in a process of its own.
 
     Args:
         key: `Plan.key()` of the candidate, without steps and with ``precision`` as its recipe has it.
         work: `work_key` of the candidate.
-        precision: the arithmetic found fastest: "float32", "bfloat16" or "float16".
-        step_seconds: of one training step, its batch included.
-        pause_seconds: between two epochs: held-out patches and a checkpoint.
-        tile_seconds: of one tile through the sliding window, without mirroring.
-        memory_gb: peak RAM of the training process, less the cases it held.
+        precision: the fastest arithmetic: "float32", "bfloat16" or "float16".
+        step_seconds: per training step, with making its batch.
+        pause_seconds: between two epochs, for validation patches and a checkpoint.
+        tile_seconds: per tile of the sliding window, without mirroring.
+        memory_gb: peak RAM of the training process, without its cases.
         device_gb: peak memory on the device; 0 on a CPU.
-        tile_gb: RAM, or memory of the device, that a process takes to send a window's batch of tiles through the network.
+        tile_gb: RAM, or memory of the device, for a batch of tiles in the network.
         checkpoint_bytes: of one checkpoint on disk.
         model_bytes: of the model's file.
         failed: why the candidate cannot be trained here; empty if it can.
@@ -40,17 +40,17 @@ class Trial(FrozenModel):
 
 
 class CaseCost(FrozenModel):
-    """What it took to preprocess some of the dataset's cases for one plan, and to predict them with a network that costs nothing.
+    """Cost of preprocessing some of the dataset's cases for one plan, and of predicting them, without the network.
 
     Args:
         key: `handling_key` of the plan.
-        seconds: to read, preprocess and store a million voxels of the scan, one process.
-        packed: size of a stored case as a share of its voxels' bytes on the network's grid.
-        memory_gb: RAM that a process took for the largest case, beyond what it held before.
+        seconds: to read, preprocess and store a million voxels of the scan, in one process.
+        packed: size of a stored case relative to its voxels' bytes on the network's grid.
+        memory_gb: additional RAM of a process for the largest case.
         predict_seconds: to read, preprocess, restore and write a million voxels of the scan.
-        start_seconds: what the first case takes longer than its voxels say: libraries that are loaded, memory that is claimed.
-        predict_start_seconds: likewise of the first scan that a process predicts.
-        predict_gb: RAM that predicting the largest scan took, beyond what the process held before.
+        start_seconds: additional time of the first case, for loading libraries and allocating memory.
+        predict_start_seconds: the same for the first scan that a process predicts.
+        predict_gb: additional RAM for predicting the largest scan.
         label_bytes: of a label map's file, for a million voxels of the scan.
         failed: why it could not be measured; empty if it could.
     """
@@ -68,18 +68,18 @@ class CaseCost(FrozenModel):
 
 
 class Probe(FrozenModel):
-    """A machine, measured.
+    """Measurements of a machine.
 
     Args:
-        device: what trains: "cpu", "cuda:0", ...
+        device: of the training: "cpu", "cuda:0", ...
         threads: of the processor that torch uses.
         device_gb: memory free on the device; RAM free for this process on a CPU.
         ram_gb: RAM free for this process.
-        base_gb: RAM of a process that has loaded all that training and prediction need, and no data.
-        machine: what was measured, in words: on another one, or with another torch, nothing of it holds.
-        dataset: key of the fingerprint of the dataset that lent its cases.
+        base_gb: RAM of a process that has loaded all libraries and no data.
+        machine: a description; for another machine, or another torch, the measurements are not valid.
+        dataset: key of the fingerprint of the dataset used.
         trials: of candidate plans.
-        handling: of preprocessing, for each distinct one among the candidates.
+        handling: for each distinct preprocessing among the candidates.
     """
 
     device: str
@@ -96,33 +96,33 @@ class Probe(FrozenModel):
         """The trial of a candidate, if there was one."""
         return next((t for t in self.trials if t.key == key), None)
 
-    def of(self, plan: Plan) -> Trial | None:
-        """The trial of the candidate that became a plan, whatever steps, seed and precision it was then given."""
+    def trial_of(self, plan: Plan) -> Trial | None:
+        """The trial of the candidate that a plan was made from, whatever its steps, seed and precision."""
         work, precision = work_key(plan), plan.training.precision
         return next((t for t in self.trials if t.work == work and precision in ("auto", t.precision)), None)
 
-    def handling_of(self, plan: Plan) -> CaseCost | None:
-        """What handling cases takes that are preprocessed as the plan says."""
+    def case_cost_of(self, plan: Plan) -> CaseCost | None:
+        """The cost of cases that are preprocessed as in a plan."""
         key = handling_key(plan)
         return next((h for h in self.handling if h.key == key), None)
 
 
 def trial_key(plan: Plan) -> str:
-    """The key of a candidate: of all its decisions but the length of the training."""
+    """The key of a candidate: of all its decisions except the length of the training."""
     return plan.model_copy(update={"training": plan.training.model_copy(update=dict.fromkeys(LENGTH))}).key()
 
 
 LENGTH = ("steps", "seconds", "patience")
 FREE = {*LENGTH, "seed", "precision", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_steps", "clip_norm", "why"}
-"""Settings of the training that change how many steps there are, or what comes of them, but not what one costs."""
+"""Settings of the training that do not change the cost of a step."""
 
 
 def work_key(plan: Plan) -> str:
-    """A digest of what decides the cost of a plan's steps and tiles."""
+    """A digest of the settings that determine the cost of a plan's steps and tiles."""
     sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "inference", "previous")
     return digest([sections, plan.training.model_dump(mode="json", exclude={"augmentation": {"why"}, **dict.fromkeys(FREE, True)})])
 
 
 def handling_key(plan: Plan) -> str:
-    """A digest of what decides how its cases are preprocessed and its predictions restored."""
+    """A digest of the settings that determine preprocessing and the restoring of predictions."""
     return plan.key("preprocessing", "labels", "channels", "previous")

@@ -1,4 +1,4 @@
-"""The work of a training: `Epoch` (one line of its record), `Course` (the learning rate), `Schedule` (fixed before it starts)."""
+"""`Epoch`, one line of a training's history; `Course`, its learning rate; `Schedule`, what is fixed when it starts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nnseg.core.plan import Training
 
 
 class Epoch(FrozenModel):
-    """What one epoch of training came to.
+    """Results of one epoch of training.
 
     Args:
         number: from 1.
-        step: optimizer steps done since the start.
+        step: optimizer steps since the start.
         steps: of the whole schedule.
         loss: mean training loss.
         learning_rate: at the end of the epoch.
-        dice: per scored label, on held-out patches, pooled; None where the label was in no patch. An estimate, not a score.
+        dice: per scored label, pooled over held-out patches, as an estimate; None where the label was in no patch.
         seconds: wall-clock of the epoch, validation included.
-        total_seconds: wall-clock of training so far, interruptions not counted.
-        joules: that processors and cards have taken so far, see `nnseg.system.energy`; None where the machine does not tell.
-        cpu_seconds: processor time so far, of all threads and workers together.
+        total_seconds: wall-clock of training so far, without interruptions.
+        joules: energy of processors and cards so far, see `nnseg.system.energy`; None where it cannot be measured.
+        cpu_seconds: processor time so far, of all threads and workers.
     """
 
     number: int
@@ -46,19 +46,19 @@ class Epoch(FrozenModel):
 
 POLY_POWER = 0.9
 MOST_WARMUP = 0.1
-"""Of a schedule's steps: so that short trainings do not only warm up."""
+"""Largest share of steps for the warm-up, so that short trainings do not consist of it."""
 
 RESTART = 0.5
-"""Progress that the rate of a continued training goes back to."""
+"""Progress to which the rate of a continued training returns."""
 
 
 class Segment(FrozenModel):
-    """A stretch of a course: from a step on, progress rises evenly so that it is 1 at the end.
+    """A segment of a course, over which progress rises linearly to 1 at the end.
 
     Args:
-        step: where it begins.
-        progress: there, from 0 (highest rate) to 1 (rate zero).
-        end: the step that the training ends before.
+        step: first step.
+        progress: at this step, from 0 (highest rate) to 1 (rate zero).
+        end: number of steps of the training.
     """
 
     step: int
@@ -73,14 +73,14 @@ class Segment(FrozenModel):
 
 
 class Course(FrozenModel):
-    """The rate's way to zero: which steps a training has, and how far along each of them is.
+    """The progress of a training at each step, from 0 to 1, which determines the learning rate.
 
-    It is fixed when a training starts, and only ever gets further legs, each written down before its first step: a training that
-    is resumed, or repeated, takes the same ones.
+    It is fixed when a training starts. Segments are only ever added, and recorded before their first step: a training that is
+    resumed, or repeated, takes the same ones.
 
     Args:
-        warmup: steps over which the rate rises, at the very beginning.
-        legs: in order; each begins where the one before is left.
+        warmup: steps at the beginning over which the rate rises.
+        legs: segments in order; each is left where the next one begins.
     """
 
     warmup: int
@@ -88,34 +88,34 @@ class Course(FrozenModel):
 
     @classmethod
     def of(cls, steps: int, training: Training) -> Self:
-        """The course of an undisturbed training."""
+        """The course of a training without changes."""
         warmup = min(training.warmup_steps, int(MOST_WARMUP * steps))
         return cls(warmup=warmup, legs=(Segment(step=warmup, progress=0.0, end=steps),))
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Steps of the whole training."""
         return self.legs[-1].end
 
     def progress(self, step: int) -> float:
-        """How far along a step is, from 0 to 1; 0 while the rate still rises."""
+        """Progress at a step, from 0 to 1; 0 during the warm-up."""
         leg = next((leg for leg in reversed(self.legs) if leg.step <= step), self.legs[0])
         return leg.at(max(step, leg.step))
 
-    def ending(self, end: int, *, at: int) -> Self:
-        """The course that goes on without a jump, but so that it ends before another step.
+    def ending_at(self, end: int, *, at: int) -> Self:
+        """The course continued without a jump, but with another number of steps.
 
         Args:
-            end: the new number of steps; at least one step is left.
+            end: new number of steps; at least one step is left.
             at: the next step.
         """
         at = max(at, self.warmup)
         return self._with(Segment(step=at, progress=self.progress(at), end=max(end, at + 1)))
 
     def continued(self, steps: int, *, at: int) -> Self:
-        """The course with further steps from a step on, its end or one where it was left.
+        """The course with further steps, from its end or an earlier step on.
 
-        The rate goes on from where it was, but from half of the highest (on a cosine) if it was below, and falls to zero again.
+        The rate falls to zero again, from its present value, or from half of the highest (on a cosine) if it is lower.
         """
         return self._with(Segment(step=at, progress=min(RESTART, self.progress(at)), end=at + steps))
 
@@ -124,7 +124,7 @@ class Course(FrozenModel):
 
 
 def learning_rate(step: int, course: Course, training: Training) -> float:
-    """The rate for step 0, 1, ...: rising linearly first, then falling to 0, which the step after the last would have.
+    """The rate for step 0, 1, ...: it rises linearly first and then falls, to 0 after the last step.
 
     Sources: Chen et al. 2018 (poly); Loshchilov & Hutter 2017 (cosine).
     """
@@ -137,12 +137,12 @@ def learning_rate(step: int, course: Course, training: Training) -> float:
 
 
 class Origin(FrozenModel):
-    """The weights that a training begins with, where they are not fresh.
+    """The pretrained weights that a training starts with.
 
     Args:
         model: file or run folder of a trained model.
         key: digest of the model.
-        freeze: part of the network that is left as it is.
+        freeze: part of the network that is not trained.
     """
 
     model: str
@@ -151,24 +151,24 @@ class Origin(FrozenModel):
 
 
 class Schedule(FrozenModel):
-    """The work of one training, fixed when it starts; only its course may get further legs.
+    """What is fixed when a training starts; only its course may get further segments.
 
     Args:
-        key: digest of all that the weights depend on: plan and cases.
-        course: the learning rate's way, and with it the number of steps.
-        asked_steps: the number of steps asked for, if they and no time were.
-        seconds: wall-clock given, if any.
-        patience: epochs without a better estimate after which the rate is brought to zero.
-        since: the step from which on estimates count for that: 0, or where a finished training was continued.
-        plateau: the step at which it was brought to zero.
-        ended: the step that nothing is to follow: the course's last, or an earlier one if the file STOP asked for it.
+        key: digest of everything the weights depend on: plan and cases.
+        course: progress of the learning rate, with the number of steps.
+        asked_steps: the number of steps requested, if no time was.
+        seconds: wall-clock requested, if any.
+        patience: epochs without a better estimate after which the rate is reduced to zero.
+        since: first step whose estimates count for the patience: 0, or where a finished training was continued.
+        plateau: the step at which the patience was exhausted.
+        ended: the last step done: that of the course, or an earlier one if the file STOP was found.
         spent: seconds that the training had taken by then.
-        precision: the arithmetic chosen for this device.
-        device: what it was fixed on.
-        threads: of the processor used by torch; sums may differ in the last bit with another number.
+        precision: of the arithmetic on this device.
+        device: on which it was fixed.
+        threads: of the processor used by torch; with another number, sums may differ in the last bit.
         seconds_per_step: as measured; 0 if the steps were given.
-        compiled: the network is compiled, because that was measured to pay.
-        origin: where the first weights are from.
+        compiled: whether the network is compiled, by measured speed.
+        origin: of pretrained weights.
     """
 
     format: Literal[2] = 2
@@ -190,11 +190,11 @@ class Schedule(FrozenModel):
 
     @property
     def steps(self) -> int:
-        """Of the whole training, as things stand."""
+        """Steps of the whole training, as far as known."""
         return self.course.steps
 
     def describe(self) -> str:
-        """Its length in words."""
+        """The length in words."""
         length = f"{self.steps} steps" + ("" if self.seconds is None else f" within {self.seconds:.0f} s")
         return length if self.ended in (None, self.steps) else f"ended at step {self.ended} of {length}"
 
@@ -203,11 +203,11 @@ class Schedule(FrozenModel):
         return self.model_copy(update={"course": course, "plateau": plateau})
 
     def finished(self, step: int, spent: float) -> Schedule:
-        """The work as it was done: nothing is to follow."""
+        """The schedule of a training that has ended."""
         return self.model_copy(update={"ended": step, "spent": spent})
 
     def continued(self, seconds: float) -> Schedule:
-        """The work of a training that has ended, and is to go on for a time."""
+        """The schedule of an ended training that is continued for some time."""
         assert self.ended is not None
         each = self.seconds_per_step or self.spent / max(1, self.ended)
         course = self.course.continued(max(1, int(seconds / max(each, 1e-6))), at=self.ended)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nnseg.core.dataset import Case
-from nnseg.core.decisions import Candidate, Choice, Interval, ensembles_of, name_of
+from nnseg.core.decisions import Candidate, Choice, Interval, candidate_ensembles, ensemble_name
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
 from nnseg.core.scores import CaseScore
@@ -42,13 +42,13 @@ def choose_model(run: Run, folds: Folds, *, workers: int = 1) -> Choice | None:
     Returns:
         None if there is only one plan, or nothing was held out.
     """
-    candidates = [_CandidatePredictions.read(run, weights, folds) for weights in ensembles_of(list(run.final_plans))]
+    candidates = [_CandidatePredictions.read(run, weights, folds) for weights in candidate_ensembles(list(run.final_plans))]
     dataset = run.dataset
     cases = [case for case in dataset.cases if case.labels and all(candidate.has(case.name) for candidate in candidates)]
     if len(candidates) == 1 or not cases:
         run.choice = None
         return None
-    hashes = {name_of(c.weights): [c.records[case.name].hash for case in cases] for c in candidates}
+    hashes = {ensemble_name(c.weights): [c.records[case.name].hash for case in cases] for c in candidates}
     references = [(case.name, content_hash(case.files[-1:]), case.annotated) for case in cases]
     key = digest([RULE, references, hashes, dataset.labels.model_dump(mode="json")])
     if (known := run.choice) and known.key == key:
@@ -107,12 +107,12 @@ def describe(choice: Choice) -> Iterable[str]:
     width = max([len(c.name) for c in choice.candidates] + [9])
     yield f"{'plans':{width}}  {'Dice':24}  {'above ' + choice.best_single:26}  {'p':>6}  seconds a scan"
     for of in choice.candidates:
-        chosen = "  <- chosen" if of.name == name_of(choice.plans) else ""
+        chosen = "  <- chosen" if of.name == ensemble_name(choice.plans) else ""
         yield f"{of.name:{width}}  {_number(of.dice, of.interval):24}  {_gain(of):26}  {_chance(of.p):>6}  {of.seconds:.3g}{chosen}"
     yield choice.reason
-    if len(choice.plans) > 1 and choice.nested and choice.times_as_long:
+    if len(choice.plans) > 1 and choice.nested and choice.time_ratio:
         gain = _number(choice.nested.gain, choice.nested.interval, sign="+")
-        yield f"{gain} of Dice to be expected, for {choice.times_as_long:.2g} times the time of {choice.best_single} alone"
+        yield f"{gain} of Dice to be expected, for {choice.time_ratio:.2g} times the time of {choice.best_single} alone"
 
 
 def _number(value: float, interval: Interval | None, sign: str = "") -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
-from nnseg.core.decisions import Weights, ensembles_of, name_of
+from nnseg.core.decisions import Weights, candidate_ensembles, ensemble_name
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
@@ -63,9 +63,9 @@ def predict_with_plans(run: Run, folds: Folds, plans: Sequence[PlanFolder], devi
 
 def candidate_weights(run: Run) -> tuple[Weights, ...]:
     """The weights of all plans and ensembles that are tried, and of the one in an edited ``choice.json``."""
-    tried = {name_of(weights): weights for weights in ensembles_of(list(run.final_plans))}
+    tried = {ensemble_name(weights): weights for weights in candidate_ensembles(list(run.final_plans))}
     chosen = run.weights
-    return tuple((tried | {name_of(chosen): tried.get(name_of(chosen), chosen)}).values())
+    return tuple((tried | {ensemble_name(chosen): tried.get(ensemble_name(chosen), chosen)}).values())
 
 
 def _held_out_cases(run: Run, folds: Folds) -> Iterator[tuple[int, tuple[Case, ...]]]:
@@ -89,7 +89,7 @@ def _load_fold(run: Run, folder: PlanFolder, number: int) -> Model:
 
 def _ensemble(run: Run, number: int, cases: tuple[Case, ...], weights: Weights, models: Mapping[str, Model]) -> Ensemble:
     keys = {name: models[name].key() for name in weights}
-    key = keys[next(iter(weights))] if len(weights) == 1 else digest([name_of(weights), keys])
+    key = keys[next(iter(weights))] if len(weights) == 1 else digest([ensemble_name(weights), keys])
     out = run.ensemble_folder(weights).fold(number).predictions
     return Ensemble(weights=weights, job=PredictionJob(cases=cases, out=out, key=key))
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.dataset import counted
-from nnseg.core.decisions import Candidate, Choice, Interval, Nested, name_of
+from nnseg.core.decisions import Candidate, Choice, Interval, Nested, ensemble_name
 from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.statistics import DRAWS, EXACT, bootstrap_weights, interval, sign_flip
 
@@ -113,7 +113,7 @@ class _ScoredCases:
         return [len(candidate.plans) > 1 for candidate in self.candidates]
 
     def name(self, candidate: int) -> str:
-        return name_of(self.candidates[candidate].plans)
+        return ensemble_name(self.candidates[candidate].plans)
 
     def best(self, *, ensembles: bool, cases: npt.NDArray[np.bool_] | slice = slice(None)) -> int:
         """Number of the ensemble, or of the single plan, with the largest mean in some cases; the faster of equal ones."""

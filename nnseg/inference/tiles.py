@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnseg.core.geometry import tile_starts
-from nnseg.core.labels import Pairs, permutation
+from nnseg.core.labels import Pairs, swap_order
 from nnseg.core.plan import Steps
 
 Flips = tuple[int, ...]
@@ -79,7 +79,7 @@ class Window:
 
     def mirrored_back(self, logits: Tensor, flips: Flips) -> Tensor:
         """The logits (K, z, y, x) of a mirrored copy, in the tile's orientation."""
-        return (logits[list(permutation(self.swaps, self.heads))] if self._swaps_sides(flips) else logits).flip(flips)
+        return (logits[list(swap_order(self.swaps, self.heads))] if self._swaps_sides(flips) else logits).flip(flips)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities (..., K, z, y, x) of logits of that shape."""

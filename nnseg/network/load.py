@@ -12,7 +12,7 @@ from pathlib import Path
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
-from nnseg.core.population import FEWEST_OF_ALL, Person, Population, population_of, volume_ml
+from nnseg.core.population import FEWEST_OF_ALL, Person, Population, make_population, volume_ml
 from nnseg.network.bundle import Member, Model, load_model_file
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
@@ -70,7 +70,7 @@ def training_population(fingerprint: Fingerprint) -> Population | None:
     people = [Person(volumes=_volumes(case, fingerprint.labels)) for case in whole]
     if sum(bool(person.volumes) for person in people) < FEWEST_OF_ALL:
         return None
-    return population_of(people, f"training set of {fingerprint.dataset}")
+    return make_population(people, f"training set of {fingerprint.dataset}")
 
 
 def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:

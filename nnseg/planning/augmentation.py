@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.labels import Pairs, label_pairs, swapped_heads
+from nnseg.core.labels import Pairs, find_label_pairs, swapped_heads
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 from nnseg.planning.spacing import AXIS_NAMES
 
@@ -69,7 +69,7 @@ def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
         inputs: of the plan.
         given: settings of the recipe.
     """
-    pairs = () if given.get("swapped_labels") == () else label_pairs(inputs.fingerprint.labels)
+    pairs = () if given.get("swapped_labels") == () else find_label_pairs(inputs.fingerprint.labels)
     modality, reason = find_modality(inputs.fingerprint, has_sides=bool(pairs))
     decided = _by_patch(inputs)
     if modality is not None and inputs.recipe.by_modality:

@@ -66,7 +66,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     Raises:
         PlanError: all candidates that were measured failed, or need more memory than is available.
     """
-    measured = [(c, t) for c in candidates if probe and (t := probe.of(c.plan))]
+    measured = [(c, t) for c in candidates if probe and (t := probe.trial_of(c.plan))]
     if not measured or probe is None:
         return _choose_unmeasured(candidates, budget)
     fitting = [(c, t) for c, t in measured if not explain_refusal(t, budget, probe)]

@@ -144,7 +144,7 @@ def preflight(
         workers: preprocessing processes.
         device: of the training: "cpu", "cuda" or "mps".
     """
-    trial, handling = (probe.of(plan), probe.handling_of(plan)) if probe else (None, None)
+    trial, handling = (probe.trial_of(plan), probe.case_cost_of(plan)) if probe else (None, None)
     measured = bool(trial and handling and not trial.failed and not handling.failed)
     if trial is None or trial.failed:
         trial = estimate_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from nnseg.core.dataset import counted
-from nnseg.core.decisions import name_of
+from nnseg.core.decisions import ensemble_name
 
 MISSING: Final = "–"  # noqa: RUF001 (a dash in a table is an en dash)
 
@@ -76,5 +76,5 @@ def capitalized(sentence: str) -> str:
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     function.__name__: function
-    for function in (duration, short_duration, energy, short, decimals, interval, signed, gain, counted, name_of, capitalized)
+    for function in (duration, short_duration, energy, short, decimals, interval, signed, gain, counted, ensemble_name, capitalized)
 }

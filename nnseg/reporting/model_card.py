@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, TrainingData
 from nnseg.core.dataset import counted
-from nnseg.core.decisions import Choice, Interval, name_of
+from nnseg.core.decisions import Choice, Interval, ensemble_name
 from nnseg.reporting.formatting import by, decimals
 
 AVERAGES = ("per_mask", "per_image", "pooled")
@@ -105,7 +105,7 @@ def _choice(choice: Choice | None) -> Iterator[str]:
     if choice is None:
         return
     asked = counted(choice.cases, "held-out case")
-    yield f"\n**Choice of plans** ({asked}): {name_of(choice.plans)}. Reason: {choice.explained}.\n"
+    yield f"\n**Choice of plans** ({asked}): {ensemble_name(choice.plans)}. Reason: {choice.explained}.\n"
     rows = [
         [of.name, _number(of.dice, of.interval, 4), _gain(of.gain, of.gain_interval), _chance(of.p), f"{of.seconds:.3g}"]
         for of in choice.candidates

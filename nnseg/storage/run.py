@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Choice, Postprocessing, name_of
+from nnseg.core.decisions import Choice, Postprocessing, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import PLAN_NAMES, Plan
@@ -205,7 +205,7 @@ class Run:
         """
         if len(weights) == 1:
             return self.plan_folder(next(iter(weights)))
-        return PlanFolder(self.path / "ensembles" / name_of(weights))
+        return PlanFolder(self.path / "ensembles" / ensemble_name(weights))
 
     @property
     def predictions_folder(self) -> Path:

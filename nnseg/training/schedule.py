@@ -83,7 +83,7 @@ class TimeLimit:
         late = (course.steps - learner.step) * step_seconds - left
         if abs(late) <= TOLERANCE * budget:
             return course
-        return course.ending(learner.step + max(1, int(left / step_seconds)), at=learner.step)
+        return course.ending_at(learner.step + max(1, int(left / step_seconds)), at=learner.step)
 
 
 def smoothed_dice(epochs: Sequence[Epoch]) -> list[float]:
@@ -103,7 +103,7 @@ def has_stalled(epochs: Sequence[Epoch], patience: int) -> bool:
 
 def shortened(course: Course, step: int) -> Course:
     """The course with its rate brought to zero soon after a step, but not later than before."""
-    return course.ending(min(course.steps, step + max(1, int(TAIL * step))), at=step)
+    return course.ending_at(min(course.steps, step + max(1, int(TAIL * step))), at=step)
 
 
 def training_key(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from nnseg.core.dataset import counted
-from nnseg.core.labels import Labels, pairs_of
+from nnseg.core.labels import Labels, find_side_pairs
 from nnseg.core.population import Population
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.formatting import decimals
@@ -212,7 +212,7 @@ def _outside(cases: Sequence[CaseVolumes]) -> float:
 def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[LabelPair]:
     """Asymmetry of every pair of labels that some case has."""
     found = []
-    for left, right in pairs_of(names):
+    for left, right in find_side_pairs(names):
         known = {c.name: a for c in cases if (a := c.labels[names[left]].asymmetry) is not None}
         if known:
             worst = max(known, key=lambda case: abs(known[case]))

@@ -13,7 +13,7 @@ from nnseg.core.errors import DatasetError, NnsegError, RunError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.core.population import Person, Population, population_of
+from nnseg.core.population import Person, Population, make_population
 from nnseg.network.bundle import load_model_file
 from nnseg.network.load import population_of_run
 from nnseg.reporting.case_images import CaseImages
@@ -64,7 +64,7 @@ def _measured(path: Path) -> Population:
         Person(volumes={name: v.ml for name, v in case.labels.items()}, age=case.patient.age, sex=case.patient.sex)
         for case in cases
     ]
-    return population_of(people, f"{len(people)} scans in {path.absolute().parent.name}", apart=True)
+    return make_population(people, f"{len(people)} scans in {path.absolute().parent.name}", apart=True)
 
 
 log = logging.getLogger(__name__)

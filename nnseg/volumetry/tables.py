@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from nnseg.core.dataset import listed
-from nnseg.core.population import Person, Population, Sex, population_of
+from nnseg.core.population import Person, Population, Sex, make_population
 from nnseg.storage.tables import CaseTable, Row, csv_text, read_case_table
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry
 
@@ -60,7 +60,7 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
     by_case = _long_people(table, labels) if {"label", "ml"} <= set(table.columns) else _wide_people(table, labels)
     if missing := [name for name in labels if not any(name in person.volumes for person in by_case.values())]:
         log.warning("%s has no volumes of %s; nothing is compared there", path, ", ".join(missing))
-    return population_of(list(by_case.values()), f"{len(by_case)} people in {path.name}", apart=True)
+    return make_population(list(by_case.values()), f"{len(by_case)} people in {path.name}", apart=True)
 
 
 def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:

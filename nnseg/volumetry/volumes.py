@@ -11,7 +11,7 @@ from pydantic import Field
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import LabelMap
-from nnseg.core.labels import Labels, pairs_of
+from nnseg.core.labels import Labels, find_side_pairs
 from nnseg.core.population import Percentile, Population, Sex, volume_ml
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability
@@ -111,7 +111,7 @@ def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
         ``asymmetries({"Left Kidney": 300.0, "Right Kidney": 200.0}) == {"Left Kidney": 40.0, "Right Kidney": 40.0}``
     """
     names, found = list(volumes), {}
-    for left, right in pairs_of(names):
+    for left, right in find_side_pairs(names):
         of_left, of_right = volumes[names[left]], volumes[names[right]]
         if of_left + of_right > 0:
             found[names[left]] = found[names[right]] = 200.0 * (of_left - of_right) / (of_left + of_right)

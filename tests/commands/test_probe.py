@@ -61,7 +61,7 @@ def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[Run, Prob
 
 
 def test_handling_measures_cases_and_predictions(measured: tuple[Run, Probe], tiny_plan: Plan) -> None:
-    handling = measured[1].handling_of(tiny_plan)
+    handling = measured[1].case_cost_of(tiny_plan)
     assert handling is not None
     assert not handling.failed
     assert handling.seconds > 0

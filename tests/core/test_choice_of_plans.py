@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nnseg.core.decisions import Candidate, Choice, ensembles_of, name_of
+from nnseg.core.decisions import Candidate, Choice, candidate_ensembles, ensemble_name
 
 
 def test_candidates_of_one_two_and_three_plans():
-    assert ensembles_of(["3d"]) == ({"3d": 1.0},)
-    assert [name_of(plans) for plans in ensembles_of(["2d", "3d"])] == ["2d", "3d", "2d+3d", "2x2d+3d", "2d+2x3d"]
-    three = [name_of(plans) for plans in ensembles_of(["2d", "3d", "3d_cascade"])]
+    assert candidate_ensembles(["3d"]) == ({"3d": 1.0},)
+    assert [ensemble_name(plans) for plans in candidate_ensembles(["2d", "3d"])] == ["2d", "3d", "2d+3d", "2x2d+3d", "2d+2x3d"]
+    three = [ensemble_name(plans) for plans in candidate_ensembles(["2d", "3d", "3d_cascade"])]
     assert len(three) == len(set(three)) == 3 + 3 * 3 + 4
     assert three[-4:] == ["2d+3d+3d_cascade", "2x2d+3d+3d_cascade", "2d+2x3d+3d_cascade", "2d+3d+2x3d_cascade"]
 
@@ -20,18 +20,18 @@ def test_candidates_of_one_two_and_three_plans():
 def test_a_name_depends_on_ratios_and_not_on_the_order(plans, random):
     shuffled = list(plans.items())
     random.shuffle(shuffled)
-    assert name_of({name: 4 * weight for name, weight in shuffled}) == name_of(plans)
+    assert ensemble_name({name: 4 * weight for name, weight in shuffled}) == ensemble_name(plans)
 
 
 def test_other_ratios_have_other_names():
-    assert name_of({"2d": 1, "3d": 2.5}) == "2d+2.5x3d"
-    assert len({name_of({"2d": 1, "3d": weight}) for weight in (1, 2, 3, 0.5)}) == 4
+    assert ensemble_name({"2d": 1, "3d": 2.5}) == "2d+2.5x3d"
+    assert len({ensemble_name({"2d": 1, "3d": weight}) for weight in (1, 2, 3, 0.5)}) == 4
 
 
 def test_the_price_is_the_ratio_of_seconds():
     candidates = (Candidate(plans={"2d": 1, "3d": 1}, dice=0.9, seconds=9), Candidate(plans={"3d": 1}, dice=0.8, seconds=6))
-    assert Choice(plans={"2d": 2, "3d": 2}, best_single="3d", candidates=candidates).times_as_long == 1.5
-    assert Choice(plans={"2d": 5, "3d": 1}, best_single="3d", candidates=candidates).times_as_long is None
+    assert Choice(plans={"2d": 2, "3d": 2}, best_single="3d", candidates=candidates).time_ratio == 1.5
+    assert Choice(plans={"2d": 5, "3d": 1}, best_single="3d", candidates=candidates).time_ratio is None
 
 
 def test_a_choice_that_was_edited_says_so():

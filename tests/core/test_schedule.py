@@ -44,13 +44,13 @@ def test_warmup_is_linear():
 
 
 def test_a_course_brought_to_its_end_sooner_goes_on_where_it_was():
-    course = Course.of(100, training()).ending(60, at=20)
+    course = Course.of(100, training()).ending_at(60, at=20)
     assert course.steps == 60
     assert [course.progress(s) for s in (0, 10, 20, 40, 60, 99)] == pytest.approx([0, 0.1, 0.2, 0.6, 1, 1])
 
 
 def test_a_course_never_ends_before_its_next_step():
-    assert Course.of(100, training()).ending(3, at=20).steps == 21
+    assert Course.of(100, training()).ending_at(3, at=20).steps == 21
 
 
 def test_a_training_continued_goes_back_to_half_its_rate_and_to_zero_again():
@@ -73,7 +73,7 @@ def test_no_change_of_course_makes_the_rate_jump_or_rise(changes, steps, warmup)
         if now >= course.steps:
             break
         before = learning_rate(now, course, of)
-        course = course.ending(end, at=now)
+        course = course.ending_at(end, at=now)
         assert learning_rate(now, course, of) == pytest.approx(before)
     rates = [learning_rate(s, course, of) for s in range(course.warmup, course.steps + 1)]
     assert rates == sorted(rates, reverse=True)

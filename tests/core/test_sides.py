@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnseg.core.labels import Labels, Region, label_pairs, pairs_of, permutation, swapped_heads
+from nnseg.core.labels import Labels, Region, find_label_pairs, find_side_pairs, swap_order, swapped_heads
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from nnseg.core.labels import Labels, Region, label_pairs, pairs_of, permutation
     ],
 )
 def test_names_that_differ_in_their_side_are_a_pair(left, right):
-    assert pairs_of(["background", right, "liver", left]) == ((3, 1),)
+    assert find_side_pairs(["background", right, "liver", left]) == ((3, 1),)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_names_that_differ_in_their_side_are_a_pair(left, right):
     ],
 )
 def test_other_names_are_none(one, other):
-    assert pairs_of(["background", one, other]) == ()
+    assert find_side_pairs(["background", one, other]) == ()
 
 
 def test_several_pairs_keep_the_order_of_names():
-    assert pairs_of(["background", "r_eye", "l_lens", "l_eye", "r_lens"]) == ((2, 4), (3, 1))
+    assert find_side_pairs(["background", "r_eye", "l_lens", "l_eye", "r_lens"]) == ((2, 4), (3, 1))
 
 
 @given(st.permutations(range(1, 7)), st.integers(0, 3))
 def test_swapping_twice_changes_nothing(order, count):
     pairs = tuple((order[2 * i], order[2 * i + 1]) for i in range(count))
-    swapped = permutation(pairs, 7)
+    swapped = swap_order(pairs, 7)
     assert [swapped[swapped[i]] for i in range(7)] == list(range(7))
     assert sum(swapped[i] != i for i in range(7)) == 2 * count
 
@@ -81,8 +81,8 @@ def test_swapped_heads_are_the_heads_of_swapped_labels():
     of = labels(("all", (10, 20, 30)), ("right one", (20,)), ("left one", (10,)))
     pairs = ((1, 2),)
     indices = np.random.default_rng(0).integers(0, 4, 50)
-    members, order = of.members(), np.array(permutation(pairs, 4))
-    heads = list(permutation(swapped_heads(of, pairs), 3))
+    members, order = of.members(), np.array(swap_order(pairs, 4))
+    heads = list(swap_order(swapped_heads(of, pairs), 3))
     assert np.array_equal(members[:, order[indices]], members[heads][:, indices])
 
 
@@ -96,4 +96,4 @@ def test_regions_tell_sides_where_labels_do_not():
             Region(name="left lung", values=(3,), paint=3),
         ),
     )
-    assert label_pairs(named) == ((2, 1),)
+    assert find_label_pairs(named) == ((2, 1),)

@@ -12,7 +12,7 @@ import torch
 from nnseg import pipeline
 from nnseg.commands.export import card_of, export
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Choice, ensembles_of, name_of
+from nnseg.core.decisions import Choice, candidate_ensembles, ensemble_name
 from nnseg.core.errors import ModelError, RunError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Source
@@ -59,7 +59,7 @@ def folder_of(run: Run, name: str) -> Path:
 
 
 def weights_of(name: str) -> dict[str, float]:
-    return next(plans for plans in ensembles_of(["2d", "3d"]) if name_of(plans) == name)
+    return next(plans for plans in candidate_ensembles(["2d", "3d"]) if ensemble_name(plans) == name)
 
 
 def held_out(run: Run, number: int) -> tuple[str, ...]:
@@ -274,7 +274,7 @@ def test_a_better_ensemble_is_chosen_with_its_price(by_hand):
     assert dice["2d"] == pytest.approx((expected[8] + expected[7]) / 2)
     assert choice.nested.gain == pytest.approx(dice["2d+3d"] - dice["2d"])
     assert choice.p == pytest.approx(2**-12)
-    assert choice.times_as_long == 3
+    assert choice.time_ratio == 3
     assert "3 times the time of 2d alone" in choice_lines(choice)[-1]
     assert run.predictions_folder == run.path / "ensembles" / "2d+3d"
 

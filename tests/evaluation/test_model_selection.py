@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nnseg.core.decisions import ensembles_of, name_of
+from nnseg.core.decisions import candidate_ensembles, ensemble_name
 from nnseg.evaluation.model_selection import LEAST_CASES, CandidateScores, select
 
 NAN = float("nan")
@@ -32,7 +32,7 @@ def simulated(seed, *, cases=50, gain=0.0):
             dice=np.clip(hard + gain * (len(plans) > 1) + random.normal(0, 0.02, cases), 0, 1)[:, None],
             seconds=float(len(plans)),
         )
-        for plans in ensembles_of(["2d", "3d"])
+        for plans in candidate_ensembles(["2d", "3d"])
     ]
 
 
@@ -44,7 +44,7 @@ def test_an_ensemble_that_is_better_in_every_case_is_taken():
     assert choice.nested.gain == pytest.approx(0.01)
     assert choice.nested.interval == pytest.approx((0.01, 0.01))
     assert choice.p == pytest.approx(2**-12)
-    assert choice.times_as_long == pytest.approx(5 / 3)
+    assert choice.time_ratio == pytest.approx(5 / 3)
     assert [c.name for c in choice.candidates] == ["2d+3d", "3d", "2d"]
     first, second, third = choice.candidates
     assert (first.dice, first.gain, first.p) == (pytest.approx(0.81), pytest.approx(0.01), pytest.approx(2**-12))
@@ -143,7 +143,7 @@ def test_a_truly_better_ensemble_is_taken():
 def test_a_choice_is_never_below_the_best_single_plan():
     for seed in range(20):
         choice = select(simulated(seed, cases=15), folds(15))
-        assert choice.candidate(name_of(choice.plans)).dice >= choice.candidate(choice.best_single).dice
+        assert choice.candidate(ensemble_name(choice.plans)).dice >= choice.candidate(choice.best_single).dice
 
 
 def test_a_bad_ensemble_does_not_hide_a_good_one():
@@ -152,5 +152,5 @@ def test_a_bad_ensemble_does_not_hide_a_good_one():
     base, little = rng.normal(0.8, 0.05, 60), rng.normal(0.003, 0.004, 60)
     bad = rival("2x2d+3d", base - rng.uniform(0.02, 0.16, 60))
     choice = select([rival("2d", base - 0.15), rival("3d", base), bad, rival("2d+2x3d", base + little)], folds(60))
-    assert name_of(choice.plans) == "2d+2x3d"
+    assert ensemble_name(choice.plans) == "2d+2x3d"
     assert choice.candidate("2d+2x3d").p <= choice.p < 0.01

@@ -10,7 +10,7 @@ from nnseg.core.card import ModelCard, TrainingData
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, inference_network, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
@@ -152,7 +152,7 @@ def test_a_card_is_kept_and_does_not_change_the_key(model, tmp_path):
 
 
 def test_a_population_is_kept_and_does_not_change_the_key(model, tmp_path):
-    others = population_of([Person(volumes={"liver": 1000.0 + i}) for i in range(9)], "training set of d")
+    others = make_population([Person(volumes={"liver": 1000.0 + i}) for i in range(9)], "training set of d")
     save_model(replace(model, population=others), tmp_path / "m.nnseg")
     loaded = load_model_file(tmp_path / "m.nnseg")
     assert loaded.population == others

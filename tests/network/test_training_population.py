@@ -4,7 +4,7 @@ import pytest
 
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.network.load import training_population
 from nnseg.storage.images.read import read_label_map
 from nnseg.volumetry.volumes import volumes_of
@@ -52,7 +52,7 @@ def test_nine_tenths_of_real_held_out_volumes_lie_inside_the_band_of_the_others(
     people = [Person(volumes=volumes_of(read_label_map(path), labels)) for path in files]
     found = []
     for fold in range(5):
-        others = population_of([p for i, p in enumerate(people) if i % 5 != fold], "others")
+        others = make_population([p for i, p in enumerate(people) if i % 5 != fold], "others")
         for person in people[fold::5]:
             found += [others.percentile(name, ml).unusual for name, ml in person.volumes.items()]
     assert len(found) == 2 * len(files)

@@ -130,7 +130,7 @@ def test_a_trial_holds_for_any_steps_seed_and_for_the_precision_it_found(fingerp
         ({"batch_size": 3}, False),
     ]:
         plan = make_plan(training=Training(**{"batch_size": 2, **changes}))
-        assert (probe.of(plan) is not None) == known, changes
+        assert (probe.trial_of(plan) is not None) == known, changes
 
 
 def test_folds_of_an_ensemble_multiply_the_networks_and_not_the_rest(fingerprint: Fingerprint) -> None:

@@ -2,10 +2,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.volumetry.bands import LEFT, RIGHT, WIDTH, band_svg, format_ml, percent, spread_svg
 
-OTHERS = population_of([Person(volumes={"liver": float(v)}) for v in range(1001, 1100)], "others")
+OTHERS = make_population([Person(volumes={"liver": float(v)}) for v in range(1001, 1100)], "others")
 
 
 def drawn(ml: float) -> ElementTree.Element:
@@ -42,7 +42,7 @@ def test_the_drawing_says_what_it_shows():
 
 
 def test_others_that_are_all_the_same_are_drawn_in_the_middle():
-    same = population_of([Person(volumes={"liver": 5.0})] * 30, "others")
+    same = make_population([Person(volumes={"liver": 5.0})] * 30, "others")
     for ml, count in ((5.0, 4), (4.0, 3), (6.0, 3)):
         assert len(corners(ElementTree.fromstring(band_svg("liver", ml, same.percentile("liver", ml))))) == count
 

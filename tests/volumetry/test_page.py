@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
-from nnseg.core.population import Person, Population, population_of
+from nnseg.core.population import Person, Population, make_population
 from nnseg.core.trust import Agreement, Confidence
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import CasePictures, Picture, draw_case
@@ -31,7 +31,7 @@ def confidence(names, quality: float) -> Confidence:
 
 def population(count: int) -> Population:
     names = labels(count).foreground
-    return population_of([Person(volumes=dict.fromkeys(names, 100.0 + i)) for i in range(99)], "training set of Test")
+    return make_population([Person(volumes=dict.fromkeys(names, 100.0 + i)) for i in range(99)], "training set of Test")
 
 
 def volumetry(count: int, cases=("a", "<b>", "c#1 %"), **changes) -> Volumetry:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from nnseg.cli import app
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.storage.files import read_json
 from nnseg.storage.predictions import RECORD, Predictions
@@ -103,7 +103,7 @@ def test_patients_are_compared_with_those_of_their_age_and_sex(folder, tmp_path)
 
 
 def test_the_populations_default_is_the_models_own_and_is_kept_with_the_predictions(folder):
-    others = population_of([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
+    others = make_population([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
     record = read_json(folder / RECORD, Predictions).model_copy(update={"population": others})
     (folder / RECORD).write_text(record.model_dump_json())
     found = report_predictions(folder, sheets=False)
@@ -130,7 +130,7 @@ def test_a_population_that_is_none_is_refused(folder, tmp_path):
 
 
 def test_a_model_brings_its_population(monkeypatch, folder, tmp_path):
-    others = population_of([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
+    others = make_population([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
     (tmp_path / "m.nnseg").touch()
     monkeypatch.setattr("nnseg.volumetry.report.load_model_file", lambda path: type("M", (), {"population": others}))
     assert read_population(tmp_path / "m.nnseg", read_record(folder)[1]) == others

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from nnseg.core.errors import DatasetError
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.volumetry.tables import LONG, long_table, read_patients, read_people, wide_table
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess
 
@@ -12,7 +12,7 @@ NAMES = ("Left Kidney", "Right Kidney")
 
 
 def volumetry(*names: str) -> Volumetry:
-    others = population_of([Person(volumes=dict.fromkeys(NAMES, 100.0 + i)) for i in range(40)], "others")
+    others = make_population([Person(volumes=dict.fromkeys(NAMES, 100.0 + i)) for i in range(40)], "others")
     cases = [
         assess(n, {"Left Kidney": 150.0, "Right Kidney": 100.0}, patient=Patient(age=70.5, sex="F"), population=others)
         for n in names

@@ -4,7 +4,7 @@ import pytest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
-from nnseg.core.population import Person, population_of
+from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence
 from nnseg.volumetry.volumes import Patient, assess, asymmetries, volumes_of
 
@@ -52,7 +52,7 @@ def confidence(**changes) -> Confidence:
 
 
 def test_a_doubtful_scan_is_flagged_with_every_reason():
-    others = population_of([Person(volumes={"Left Kidney": 100.0 + i, "Right Kidney": 100.0 + i}) for i in range(40)], "others")
+    others = make_population([Person(volumes={"Left Kidney": 100.0 + i, "Right Kidney": 100.0 + i}) for i in range(40)], "others")
     case = assess(
         "a",
         {"Left Kidney": 120.0, "Right Kidney": 0.0},
@@ -69,7 +69,7 @@ def test_a_doubtful_scan_is_flagged_with_every_reason():
 
 
 def test_an_unusual_volume_alone_is_no_flag():
-    others = population_of([Person(volumes={"Left Kidney": 100.0 + i}) for i in range(40)], "others")
+    others = make_population([Person(volumes={"Left Kidney": 100.0 + i}) for i in range(40)], "others")
     case = assess("a", {"Left Kidney": 900.0}, population=others, confidence=confidence(flagged=False, unlike=()))
     assert case.unusual == {"Left Kidney": "high"}
     assert case.flags == ()

@@ -15,8 +15,8 @@ def describe_gain_and_time(choice: Choice) -> str:
         parts.append(
             f"To cases without a say in it the best ensemble brings {expected} Dice over the best single plan (p = {choice.p:.2g})."
         )
-    if len(choice.plans) > 1 and choice.times_as_long:
-        parts.append(f"A scan takes {choice.times_as_long:.3g} times as long as with the {choice.best_single} plan alone.")
+    if len(choice.plans) > 1 and choice.time_ratio:
+        parts.append(f"A scan takes {choice.time_ratio:.3g} times as long as with the {choice.best_single} plan alone.")
     return " ".join(parts)
 
 

@@ -26,12 +26,12 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return tuple(p for p in entries if (folder_format(p) if p.is_dir() else suffix_of(p) in FORMATS))
 
 
-def name_of(path: Path) -> str:
+def image_name(path: Path) -> str:
     """The case name of a file or of a series' folder, with the channel number if it has one."""
     return path.name if path.is_dir() else stem_of(path)
 
 
-def case_of(name: str) -> str:
+def case_name(name: str) -> str:
     """A name without its channel number, if it has one."""
     match = CHANNEL.fullmatch(name)
     return match["case"] if match else name
@@ -48,9 +48,9 @@ def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path
     """Files by case name; and, apart, those that share a name: ``a.nii`` and ``a.nii.gz``, or names that differ only in case."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in files:
-        groups[name_of(path).casefold()].append(path)
-    single = {name_of(paths[0]): paths[0] for paths in groups.values() if len(paths) == 1}
-    return single, {name_of(paths[0]): paths for paths in groups.values() if len(paths) > 1}
+        groups[image_name(path).casefold()].append(path)
+    single = {image_name(paths[0]): paths[0] for paths in groups.values() if len(paths) == 1}
+    return single, {image_name(paths[0]): paths for paths in groups.values() if len(paths) > 1}
 
 
 def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[str, dict[int, Path]]:
@@ -61,7 +61,7 @@ def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[
     grouped: dict[str, dict[int, Path]] = defaultdict(dict)
     for name, path in files.items():
         match = CHANNEL.fullmatch(name)
-        grouped[case_of(name)][int(match["channel"]) if match else 0] = path
+        grouped[case_name(name)][int(match["channel"]) if match else 0] = path
     labelled = set(label_names)
     all_first = all(name.endswith("_0000") for name in files)
     if len(labelled & set(grouped)) > len(labelled & set(files)) or (not labelled & set(files) and all_first):
@@ -116,10 +116,10 @@ def _single(path: Path, channels: int) -> Case:
     if suffix_of(path) not in FORMATS and not folder_format(path):
         found = f'is no scan; found the suffix "{suffix_of(path)}"'
         raise DatasetError.at(path, found, KNOWN, "convert the file")
-    match = CHANNEL.fullmatch(name_of(path))
+    match = CHANNEL.fullmatch(image_name(path))
     if not match or int(match["channel"]) != 0:
-        return Case(name=name_of(path), images=(path,))
-    suffix = path.name[len(name_of(path)) :]
+        return Case(name=image_name(path), images=(path,))
+    suffix = path.name[len(image_name(path)) :]
     others = [path.with_name(f"{match['case']}_{i:04d}{suffix}") for i in range(1, channels)]
     return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
 
@@ -133,7 +133,7 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
     except OSError:  # reading this case will raise the error
         yield _ImageFile(name=name, images=(folder,))
         return
-    yield from (_ImageFile(name="_".join((*above, name_of(path))), images=(path,)) for path in images)
+    yield from (_ImageFile(name="_".join((*above, image_name(path))), images=(path,)) for path in images)
     used: set[Path] = set()
     for form in FOLDER_FORMATS.values():
         if parts := [p for p in form.files(folder) if suffix_of(p) not in FORMATS]:

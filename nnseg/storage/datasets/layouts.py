@@ -11,7 +11,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description
-from nnseg.storage.datasets.find_cases import by_channel, by_name, case_of, image_files, name_of, suffixes_found
+from nnseg.storage.datasets.find_cases import by_channel, by_name, case_name, image_files, image_name, suffixes_found
 from nnseg.storage.images.formats import known_suffixes
 
 PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
@@ -81,7 +81,7 @@ def listed_cases(folder: Path, description: Description | None) -> FoundDataset 
 def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
     """Names by the label map's file; with the folder's name before it where that alone would not tell cases apart."""
     files = [e.labels or e.images[0] for e in entries]
-    names = [e.name or re.sub(r"_0000$", "", name_of(f)) for e, f in zip(entries, files, strict=True)]
+    names = [e.name or re.sub(r"_0000$", "", image_name(f)) for e, f in zip(entries, files, strict=True)]
     if len(set(names)) == len(set(files)):
         return names
     longer = [e.name or f"{f.parent.name}_{n}" for e, f, n in zip(entries, files, names, strict=True)]
@@ -103,8 +103,8 @@ def _entry_problem(entry: CaseEntry, *, known: bool) -> str:
 
 def _channel_files(listed: Path) -> tuple[Path, ...]:
     """CASE_0000, CASE_0001, ... where dataset.json lists CASE: the habit of nnU-Net's first version."""
-    suffix = listed.name[len(name_of(listed)) :]
-    paths = (listed.with_name(f"{name_of(listed)}_{i:04d}{suffix}") for i in range(10_000))
+    suffix = listed.name[len(image_name(listed)) :]
+    paths = (listed.with_name(f"{image_name(listed)}_{i:04d}{suffix}") for i in range(10_000))
     return tuple(takewhile(Path.exists, paths))
 
 
@@ -120,7 +120,7 @@ def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Fi
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
             extra = [p for p in image_files(folder) if p.resolve() not in listed]
             advice = f"is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
-            findings += [Finding(level="warning", message=f"{kind} {p} {advice}", case=name_of(p), file=str(p)) for p in extra]
+            findings += [Finding(level="warning", message=f"{kind} {p} {advice}", case=image_name(p), file=str(p)) for p in extra]
             listed.update(p.resolve() for p in extra)
     return findings
 
@@ -142,7 +142,7 @@ def paired_folders(folder: Path, description: Description | None) -> FoundDatase
     cases = []
     groups = by_channel(files, {*maps, *doubled_maps})
     count = _files_per_case(groups.values(), description)
-    lost = {case_of(name) for name in doubled} | set(doubled)
+    lost = {case_name(name) for name in doubled} | set(doubled)
     for name in sorted((set(groups) | set(maps)) - lost):
         group = groups.get(name, {})
         problem, file = _pair_problem(name, group, maps.get(name), count, folders)
@@ -193,7 +193,7 @@ def _pair_problem(
 def _doubled(name: str, paths: Sequence[Path]) -> Finding:
     listed = " and ".join(p.name for p in paths)
     message = f"{listed} share one name; expected one file per case and channel; remove or rename one"
-    return _error(message, case=case_of(name), file=paths[0])
+    return _error(message, case=case_name(name), file=paths[0])
 
 
 def _wrong_count(description: Description, count: int) -> list[Finding]:

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from nnseg.core.labels import permutation
+from nnseg.core.labels import swap_order
 from nnseg.core.plan import Augmentation, Plan
 
 Matrix = npt.NDArray[np.float64]
@@ -180,4 +180,4 @@ def _crossed(poses: Sequence[Pose], plan: Plan) -> list[int]:
 
 
 def _order(plan: Plan) -> tuple[int, ...]:
-    return permutation(plan.training.augmentation.swapped_labels, len(plan.labels.values))
+    return swap_order(plan.training.augmentation.swapped_labels, len(plan.labels.values))
