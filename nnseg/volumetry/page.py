@@ -1,4 +1,4 @@
-"""The page and the sheets of volumes as HTML, with label outlines on slices of the scan."""
+"""Volumes as HTML: a page about a folder of predicted scans, and a sheet to print for each."""
 
 from __future__ import annotations
 
@@ -15,74 +15,47 @@ from markupsafe import Markup
 
 from nnseg.core.dataset import counted
 from nnseg.core.labels import Labels, find_side_pairs
-from nnseg.core.population import Population
+from nnseg.core.population import Percentile, Population
 from nnseg.reporting.case_images import CaseImages
-from nnseg.reporting.formatting import decimals
+from nnseg.reporting.formatting import FILTERS
 from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
-from nnseg.volumetry.bands import band_svg, format_ml, percent, span, spread_svg
-from nnseg.volumetry.volumes import CaseVolumes, LabelVolume, Volumetry
+from nnseg.volumetry.charts import format_ml, format_percentile, format_range, percentile_svg, volumes_svg
+from nnseg.volumetry.volumes import CaseVolumes, Volumetry
 
 MOST_COLUMNS = 8
-"""Labels that the table of all cases has a column for; of more, those cases' sheets and the CSV tell."""
-MOST_SPREADS = 24
+"""Labels up to which the table of all cases has a column for each; more are in the sheets and in the CSV only."""
+MOST_DRAWN = 24
 """Labels whose volumes are drawn."""
 MOST_DOTS = 18_000
-"""In these drawings; of many cases fewer labels are drawn."""
+"""In these charts; of many cases fewer labels are drawn."""
 MOST_PICTURES = 3_000_000
-"""Characters of still pictures, so that the page stays below 15 MB; the first case's are shown whatever they take."""
+"""Characters of still pictures, so that the page stays below 15 MB; the first case is always shown."""
 SHEETS = "sheets"
 """Folder of the sheets, beside the page."""
 RESEARCH_USE = "For research use only. Not a medical device."
 
 
 @dataclass(frozen=True, kw_only=True)
-class SheetRow:
-    """One label of a sheet, ready to print."""
-
-    name: str
-    colour: str
-    volume: LabelVolume
-    band: Markup
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """One label over all cases.
+class LabelSummary:
+    """The volumes of one label in all cases.
 
     Args:
-        middle, least, most: of the volumes, in words.
-        low, high: how many lie below and above the band; None where nothing is known of others.
-        others: n, median and span of the population, in words.
-        drawing: of all volumes; empty if there are too many labels.
+        median, smallest, largest: in ml.
+        others: percentile of the median in the population; None without one.
+        low, high: number of cases below and above the population's middle 90 %.
+        chart: of all volumes; empty if there are too many labels.
     """
 
     name: str
-    middle: str
-    least: str
-    most: str
-    low: int | None
-    high: int | None
-    others: str
-    drawing: Markup
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelPair:
-    """Two labels that are left and right of the same.
-
-    Args:
-        middle: median asymmetry in percent.
-        worst: the case with the largest.
-        most: that case's.
-    """
-
-    left: str
-    right: str
-    middle: float
-    worst: str
-    most: float
+    median: float
+    smallest: float
+    largest: float
+    others: Percentile | None
+    low: int
+    high: int
+    chart: Markup
 
 
 def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[Picture]) -> str:
@@ -90,28 +63,19 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
 
     Args:
         case: that did not fail.
-        volumetry: says what made it, and who it is compared with; its cases do not matter.
+        volumetry: provenance and population; its cases are not used.
         labels: of the model.
         pictures: of the case; none if its scan could not be read.
     """
-    colours = label_colours(labels)
-    rows = [
-        SheetRow(
-            name=name,
-            colour=colours[name],
-            volume=volume,
-            band=band_svg(name, volume.ml, volume.percentile) if volume.percentile else Markup(),
-        )
-        for name, volume in case.labels.items()
-    ]
     return _template("sheet.html.j2").render(
         case=case,
-        rows=rows,
         about=volumetry,
+        colours=label_colours(labels),
+        percentile_svg=percentile_svg,
         pictures=pictures,
         paired=any(v.asymmetry is not None for v in case.labels.values()),
         expected=any(v.expected_dice is not None for v in case.labels.values()),
-        compared=_comparisons(case),
+        compared=_describe_populations(case),
         style=Markup(_text("sheet.css")),  # noqa: S704 (our own file)
         research_use=RESEARCH_USE,
     )
@@ -123,7 +87,7 @@ def report_html(
     *,
     population: Population | None = None,
     previews: Sequence[CasePictures] = (),
-    seen: Sequence[CaseImages] = (),
+    viewed: Sequence[CaseImages] = (),
     sheets: bool = False,
 ) -> str:
     """The page about a folder.
@@ -132,38 +96,44 @@ def report_html(
         volumetry: of all cases.
         labels: of the model.
         population: that volumes were compared with.
-        previews: of some of the cases.
-        seen: what the viewer shows.
+        previews: still pictures of some of the cases.
+        viewed: cases in the viewer.
         sheets: True if each case has one to link to.
     """
-    done = [case for case in volumetry.cases if not case.failed]
-    failed, flagged = [case for case in volumetry.cases if case.failed], [case for case in done if case.flags]
+    failed, done = [case for case in volumetry.cases if case.failed], [case for case in volumetry.cases if not case.failed]
+    ordered = sorted(done, key=lambda c: (not c.flags, c.quality is None, c.quality or 0.0, c.name))
+    flagged, previews = [case for case in ordered if case.flags], _fit_page(previews)
     title = f"{counted(len(done), 'scan')} measured" + (f", {len(failed)} failed" if failed else "")
-    script, previews = page_file("report.js"), _fitting(previews)
-    many = min(MOST_SPREADS, max(1, MOST_DOTS // max(1, len(done))))
-    sections = {"flagged": "Flagged", "labels": "Labels", "cases": "Every case", "pictures": "Pictures", "made": "Provenance"}
-    there = {"flagged": flagged, "labels": done, "cases": done, "pictures": previews, "made": True}
+    drawn = min(MOST_DRAWN, max(1, MOST_DOTS // max(1, len(done))))
+    sections = {
+        "flagged": ("Flagged", flagged),
+        "labels": ("Labels", done),
+        "cases": ("Every case", done),
+        "pictures": ("Pictures", previews),
+        "made": ("Provenance", volumetry),
+    }
+    script = page_file("report.js")
     return _template("page.html.j2").render(
         about=volumetry,
         title=title,
-        sections={name: words for name, words in sections.items() if there[name]},
-        done=sorted(done, key=lambda c: (not c.flags, c.quality is None, c.quality or 0.0, c.name)),
+        sections={name: heading for name, (heading, content) in sections.items() if content},
+        done=ordered,
         failed=failed,
-        flagged=sorted(flagged, key=lambda c: (c.quality is None, c.quality or 0.0, c.name)),
+        flagged=flagged,
         quality=fmean(known) if (known := [c.quality for c in done if c.quality is not None]) else None,
-        outside=_outside(done),
+        outside=_percent_outside(done),
         aged=any(c.patient.age is not None or c.patient.sex for c in done),
         columns=volumetry.names if len(volumetry.names) <= MOST_COLUMNS else (),
-        spreads=[_spread(name, done, population, drawn=i < many) for i, name in enumerate(volumetry.names)] if done else [],
+        summaries=[_summarize(name, done, population, drawn=i < drawn) for i, name in enumerate(volumetry.names) if done],
         pairs=_pairs(volumetry.names, done),
         previews=previews,
         colours=label_colours(labels),
-        seen={case.name: i for i, case in enumerate(seen)},
-        viewer=viewer_html(seen),
+        viewed={case.name: i for i, case in enumerate(viewed)},
+        viewer=viewer_html(viewed),
         sheets=sheets,
         style=Markup(page_file("report.css") + _text("page.css")),  # noqa: S704 (our own files, as is the script)
         script=Markup(script),  # noqa: S704
-        script_sources=[Markup(s) for s in (script_hash(script), *(script_sources() if seen else ()))],  # noqa: S704
+        script_sources=[Markup(s) for s in (script_hash(script), *(script_sources() if viewed else ()))],  # noqa: S704
         research_use=RESEARCH_USE,
     )
 
@@ -173,52 +143,50 @@ def sheet_name(case: str) -> str:
     return f"{case}.html".replace("/", "_").replace("\\", "_")
 
 
-def _fitting(previews: Sequence[CasePictures]) -> Sequence[CasePictures]:
-    """The first previews, as many as there is room for."""
+def _fit_page(previews: Sequence[CasePictures]) -> Sequence[CasePictures]:
+    """The first previews, up to `MOST_PICTURES`."""
     sizes = accumulate(sum(len(picture.svg) for picture in preview.pictures) for preview in previews)
     return previews[: max(1, sum(size <= MOST_PICTURES for size in sizes))]
 
 
-def _comparisons(case: CaseVolumes) -> list[str]:
-    """With whom the labels were compared, in words; usually the same for all."""
-    said = [f"{p.among}" + (f" ({p.note})" if p.note else "") for v in case.labels.values() if (p := v.percentile)]
-    counts = [p.n for v in case.labels.values() if (p := v.percentile) and "all" not in p.among]
+def _describe_populations(case: CaseVolumes) -> list[str]:
+    """The populations that the labels were compared with; usually one for all labels."""
+    percentiles = [v.percentile for v in case.labels.values() if v.percentile]
+    counts = [p.n for p in percentiles if "all" not in p.among]
     effective = f"; effective number {min(counts):.0f}" if counts else ""
-    return [f"{words}{effective}" for words in dict.fromkeys(said)]
+    return list(dict.fromkeys(p.among + (f" ({p.note})" if p.note else "") + effective for p in percentiles))
 
 
-def _spread(name: str, cases: Sequence[CaseVolumes], population: Population | None, *, drawn: bool) -> Spread:
+def _summarize(name: str, cases: Sequence[CaseVolumes], population: Population | None, *, drawn: bool) -> LabelSummary:
     volumes = {case.name: case.labels[name].ml for case in cases}
     middle, unusual = median(volumes.values()), [case.unusual.get(name) for case in cases]
-    stands = population.percentile(name, middle) if population else None
-    return Spread(
+    others = population.percentile(name, middle) if population else None
+    return LabelSummary(
         name=name,
-        middle=format_ml(middle),
-        least=format_ml(min(volumes.values())),
-        most=format_ml(max(volumes.values())),
-        low=unusual.count("low") if stands else None,
-        high=unusual.count("high") if stands else None,
-        others=f"{format_ml(stands.band[2])} ({span(stands)})" if stands else "",
-        drawing=spread_svg(name, volumes, stands.band if stands else None) if drawn else Markup(),
+        median=middle,
+        smallest=min(volumes.values()),
+        largest=max(volumes.values()),
+        others=others,
+        low=unusual.count("low"),
+        high=unusual.count("high"),
+        chart=volumes_svg(name, volumes, others.band if others else None) if drawn else Markup(),
     )
 
 
-def _outside(cases: Sequence[CaseVolumes]) -> float:
-    """Percent of all volumes that lie outside of the population's band."""
+def _percent_outside(cases: Sequence[CaseVolumes]) -> float:
+    """Percent of all volumes that lie outside of the population's middle 90 %."""
     compared = sum(volume.percentile is not None for case in cases for volume in case.labels.values())
     return 100 * sum(len(case.unusual) for case in cases) / max(1, compared)
 
 
-def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[LabelPair]:
-    """Asymmetry of every pair of labels that some case has."""
+def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[tuple[str, str, float, str, float]]:
+    """For each pair of labels: left, right, median asymmetry in percent, and the case with the largest asymmetry with its value."""
     found = []
     for left, right in find_side_pairs(names):
         known = {c.name: a for c in cases if (a := c.labels[names[left]].asymmetry) is not None}
         if known:
-            worst = max(known, key=lambda case: abs(known[case]))
-            found.append(
-                LabelPair(left=names[left], right=names[right], middle=median(known.values()), worst=worst, most=known[worst])
-            )
+            largest = max(known, key=lambda case: abs(known[case]))
+            found.append((names[left], names[right], median(known.values()), largest, known[largest]))
     return found
 
 
@@ -227,7 +195,8 @@ def _template(name: str) -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
     )
-    environment.filters |= {"ml": format_ml, "decimals": decimals, "percent": percent, "span": span, "sheet": _link}
+    environment.filters.update(FILTERS)
+    environment.filters.update(ml=format_ml, percentile=format_percentile, range=format_range, sheet=_link)
     return environment.get_template(name)
 
 

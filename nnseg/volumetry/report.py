@@ -1,4 +1,4 @@
-"""The report of predictions without references: volumes, percentiles, asymmetries, a sheet for each case."""
+"""The report on predictions without references: volumes, percentiles, asymmetries, a sheet for each case."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess, volumes_of
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes, volumes_of
 
 TABLES = (".csv", ".tsv", ".txt")
 VOLUMES = "volumes.json"
 
 
 def read_population(path: Path, labels: Labels) -> Population:
-    """The population that a file or folder holds.
+    """The population in a file or folder.
 
     Args:
         path: a table (see `read_people`), the ``volumes.json`` or folder of other scans that were reported on, a run, or a model.
-        labels: that are wanted.
+        labels: to compare.
 
     Raises:
         DatasetError: there is no population in it, or a table cannot be read.
@@ -72,8 +72,8 @@ log = logging.getLogger(__name__)
 MOST_PREVIEWS = 12
 """Cases with pictures on the page."""
 MOST_OTHERS = 4
-"""Of them, those without a flag."""
-MOST_SEEN = 6
+"""Of these, cases without a flag."""
+MOST_VIEWED = 6
 """Cases in the viewer."""
 SEGMENTATION = ".dcm"
 GRID_TOLERANCE = 0.01
@@ -81,23 +81,23 @@ GRID_TOLERANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class VolumetryOptions:
-    """What volumes are to be told of.
+    """Predictions to measure, and what to compare them with.
 
     Args:
         folder: of the predictions.
-        labels: what label maps' values mean.
-        written: what became of each case, by name.
-        about: the folder, without its cases.
+        labels: of the model.
+        records: of the prediction of each case, by name.
+        header: provenance and population, without cases.
         population: to compare with.
         patients: age and sex, by case.
-        spacing: mm (z, y, x), for scans whose files say none.
-        sheets: also write a page for each case.
+        spacing: mm (z, y, x), for scans whose files have none.
+        sheets: True writes a page for each case.
     """
 
     folder: Path
     labels: Labels
-    written: Mapping[str, ScanRecord]
-    about: Volumetry
+    records: Mapping[str, ScanRecord]
+    header: Volumetry
     population: Population | None = None
     patients: Mapping[str, Patient] = field(default_factory=dict)
     spacing: Vector | None = None
@@ -107,67 +107,67 @@ class VolumetryOptions:
 def report_predictions(
     folder: Path, *, population: Population | None = None, covariates: Path | None = None, sheets: bool = True, workers: int = 1
 ) -> Volumetry:
-    """Volumes of what was predicted into a folder.
+    """Volumes of the predictions in a folder, which are also written there.
 
-    They are written there as ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json`` and a page to print for each.
+    Files are ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json`` and a sheet for each case.
 
     Args:
         folder: of the label maps, with their ``predictions.json``.
         population: to compare with; by default the training set's.
         covariates: a table of case, age and sex.
-        sheets: False leaves out the pages to print.
+        sheets: False leaves out the sheets.
         workers: processes.
 
     Raises:
         RunError: the folder holds no predictions, or cannot be written to.
         DatasetError: the table cannot be used.
     """
-    asked = _asked(folder, population, covariates, sheets=sheets)
+    options = _read_options(folder, population, covariates, sheets=sheets)
     cases = []
-    for outcome in map_items(partial(measure, asked), sorted(asked.written), workers=workers, label="measuring"):
+    for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
-    volumetry = asked.about.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
+    volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
     write_json(folder / "volumes.json", volumetry)
     write_text(folder / "volumes.csv", long_table(volumetry))
     write_text(folder / "volumes_wide.csv", wide_table(volumetry))
-    previews, seen = [], []
+    previews, viewed = [], []
     for number, case in enumerate(_choose_cases(volumetry.cases)):
-        if images := _read_images(asked, case):
+        if images := _read_images(options, case):
             previews.append(draw_case(images))
-            seen += [images] if number < MOST_SEEN else []
+            viewed += [images] if number < MOST_VIEWED else []
     page = report_html(
         volumetry,
-        asked.labels,
-        population=asked.population,
+        options.labels,
+        population=options.population,
         previews=previews,
-        seen=seen,
+        viewed=viewed,
         sheets=sheets,
     )
     write_text(folder / "report.html", page)
     return volumetry
 
 
-def measure(asked: VolumetryOptions, name: str) -> CaseVolumes:
-    """One case, its sheet written.
+def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
+    """The volumes of one case; its sheet is written.
 
     Raises:
         NnsegError: its label map cannot be read.
     """
-    written = asked.written[name]
+    written = options.records[name]
     if written.status == "failed":
-        return CaseVolumes(name=name, patient=asked.patients.get(name, Patient()), failed=written.reason)
-    label_map, scan = _read(asked, written)
-    case = assess(
+        return CaseVolumes(name=name, patient=options.patients.get(name, Patient()), failed=written.reason)
+    label_map, scan = _read_case(options, written)
+    case = describe_volumes(
         name,
-        volumes_of(label_map, asked.labels),
-        patient=asked.patients.get(name),
-        population=asked.population,
+        volumes_of(label_map, options.labels),
+        patient=options.patients.get(name),
+        population=options.population,
         confidence=written.confidence,
-        notes=(*written.findings, *_flat(label_map)),
+        notes=(*written.findings, *_single_slice_note(label_map)),
     )
-    if asked.sheets:
-        drawn = _draw_slices(scan, label_map, asked.labels, name) if scan else ()
-        write_text(asked.folder / SHEETS / sheet_name(name), sheet_html(case, asked.about, asked.labels, drawn))
+    if options.sheets:
+        drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
+        write_text(options.folder / SHEETS / sheet_name(name), sheet_html(case, options.header, options.labels, drawn))
     return case
 
 
@@ -176,17 +176,17 @@ def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> 
     return draw_case(images).pictures
 
 
-def _asked(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> VolumetryOptions:
+def _read_options(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> VolumetryOptions:
     record, labels = read_record(folder)
     population = population or record.population
-    about = Volumetry(
+    header = Volumetry(
         made_by=_made_by(record), population=population.source if population else "", names=labels.foreground, cases=()
     )
     return VolumetryOptions(
         folder=folder,
         labels=labels,
-        written=record.cases,
-        about=about,
+        records=record.cases,
+        header=header,
         population=population,
         patients=read_patients(covariates, record.cases) if covariates else {},
         spacing=record.options.get("spacing"),
@@ -195,10 +195,10 @@ def _asked(folder: Path, population: Population | None, covariates: Path | None,
 
 
 def read_record(folder: Path) -> tuple[Predictions, Labels]:
-    """What is on record of a folder of predictions, and what its labels are.
+    """The record of a folder of predictions, and the labels of their model.
 
     Raises:
-        RunError: it holds none, or those of another version.
+        RunError: there is none, or it is of another version.
     """
     path = folder / RECORD
     if not path.exists():
@@ -213,35 +213,35 @@ def read_record(folder: Path) -> tuple[Predictions, Labels]:
 
 
 def _made_by(record: Predictions) -> dict[str, str]:
-    said = {
+    facts = {
         "nnseg": record.nnseg,
         "model": ", ".join(Path(path).name for path in record.model.get("paths", ())),
         "model's hash": str(record.model.get("key", "")),
         "predicted": record.made.replace("T", " ").replace("+00:00", " UTC"),
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
-def _read(asked: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan | None]:
-    """A case's label map, and its scan if that still lies where it was and is on the same grid."""
+def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan | None]:
+    """The label map of a case, and its scan if that can be read and has the same grid."""
     if written.file.endswith(SEGMENTATION):
         raise RunError(f"{written.file} is DICOM-SEG, which is not read here; predict with --format .nii.gz")
     scan = None
     try:
-        scan = read_scan(written.images, repair=True, spacing=asked.spacing)
+        scan = read_scan(written.images, repair=True, spacing=options.spacing)
     except NnsegError as error:
         log.info("%s", error)
-    label_map = read_label_map(asked.folder / written.file, like=scan.source if scan else None)
+    label_map = read_label_map(options.folder / written.file, like=scan.source if scan else None)
     return label_map, scan if scan and scan.grid.matches(label_map.grid, GRID_TOLERANCE) else None
 
 
-def _flat(label_map: LabelMap) -> tuple[str, ...]:
+def _single_slice_note(label_map: LabelMap) -> tuple[str, ...]:
     thickness = label_map.grid.spacing[0]
     return (f"a single slice: its volumes are areas times {thickness:g} mm",) if label_map.grid.is_2d else ()
 
 
 def _choose_cases(cases: Sequence[CaseVolumes]) -> list[CaseVolumes]:
-    """Cases to look at: the flagged ones, the most doubtful first, and a few others from the worst to the best."""
+    """Cases to show: the flagged ones, those with the lowest expected quality first, and a few others from worst to best."""
     done = sorted((c for c in cases if not c.failed), key=lambda c: (c.quality is None, c.quality or 0.0, c.name))
     flagged, others = [c for c in done if c.flags], [c for c in done if not c.flags]
     count = min(MOST_OTHERS, len(others))
@@ -255,11 +255,11 @@ def _caption(case: CaseVolumes) -> str:
     return "not flagged" + (f", expected Dice {case.quality:.3f}" if case.quality is not None else "")
 
 
-def _read_images(asked: VolumetryOptions, case: CaseVolumes) -> CaseImages | None:
+def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | None:
     """A case to draw; None if its scan or label map cannot be read."""
-    written = asked.written[case.name]
+    written = options.records[case.name]
     try:
-        label_map, scan = _read(asked, written)
+        label_map, scan = _read_case(options, written)
     except NnsegError:
         return None
     if scan is None:
@@ -270,8 +270,8 @@ def _read_images(asked: VolumetryOptions, case: CaseVolumes) -> CaseImages | Non
         image=scan.image,
         grid=scan.grid,
         prediction=label_map.labels,
-        labels=asked.labels,
-        uncertainty=_read_uncertainty(asked.folder, case.name, written, scan.grid),
+        labels=options.labels,
+        uncertainty=_read_uncertainty(options.folder, case.name, written, scan.grid),
         notes=case.notes,
     )
 

@@ -1,4 +1,4 @@
-"""Volumes of what was found in scans, and what there is to say about them."""
+"""Volumes of the labels in predicted scans, their percentiles and asymmetries, and flags on doubtful cases."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability
 
 MOST_BINS = 2**20
-"""Label values that lie further apart are counted by sorting."""
+"""Range of label values above which they are counted by sorting."""
 
 
 class Patient(FrozenModel):
-    """What is known of the one who was scanned.
+    """Age and sex of a patient, None where they are unknown.
 
     Args:
-        age: years; None if not known.
+        age: years.
     """
 
     age: NotNegative | None = None
@@ -36,10 +36,10 @@ class LabelVolume(FrozenModel):
 
     Args:
         ml: its volume.
-        percentile: where this stands among others; None if there are none.
+        percentile: in the population; None without one.
         asymmetry: of a label with a counterpart on the other side, 200 (left - right) / (left + right) in percent; None if
             it has none, or both are empty.
-        expected_dice: if it was found and uncertainty was asked for.
+        expected_dice: None if the label is empty, or uncertainty was not estimated.
     """
 
     ml: NotNegative
@@ -53,12 +53,12 @@ class CaseVolumes(FrozenModel):
 
     Args:
         name: of the case.
-        patient: as far as known.
+        patient: age and sex.
         labels: by name, in the model's order; empty if it failed.
-        quality: expected mean Dice; None if uncertainty was not asked for.
-        flags: why somebody should look at it, in one line each.
-        notes: what was seen and mended.
-        failed: why there are no volumes; empty if there are.
+        quality: expected mean Dice; None if uncertainty was not estimated.
+        flags: reasons to check the case, in one line each.
+        notes: on the prediction.
+        failed: why there are no volumes; empty if it did not fail.
     """
 
     name: str
@@ -71,7 +71,7 @@ class CaseVolumes(FrozenModel):
 
     @property
     def unusual(self) -> dict[str, str]:
-        """The labels whose volume lies outside of the population's band, each with "low" or "high"."""
+        """ "low" or "high" for each label whose volume lies outside of the population's middle 90 %."""
         return {name: v.percentile.unusual for name, v in self.labels.items() if v.percentile and v.percentile.unusual}
 
 
@@ -80,8 +80,8 @@ class Volumetry(FrozenModel):
 
     Args:
         format: of this record.
-        made_by: version, model and its key, in words.
-        population: with whose volumes they were compared; empty if with nobody's.
+        made_by: version, model and its hash, in words.
+        population: that volumes were compared with; empty without one.
         names: of labels or regions.
         cases: sorted by name.
     """
@@ -94,16 +94,16 @@ class Volumetry(FrozenModel):
 
 
 def volumes_of(label_map: LabelMap, labels: Labels) -> dict[str, float]:
-    """The ml of each label or region of the foreground: voxels on the label map's own grid times the volume of one."""
+    """Volume in ml of each label or region of the foreground: number of voxels times the volume of a voxel."""
     counts = _counts(label_map.labels)
     regions = {region.name: region.values for region in labels.regions}
     values = {name: regions.get(name) or (labels.values[labels.names.index(name)],) for name in labels.foreground}
     voxel_ml = label_map.grid.voxel_ml
-    return {name: volume_ml(sum(counts.get(value, 0) for value in set(of_it)), voxel_ml) for name, of_it in values.items()}
+    return {name: volume_ml(sum(counts.get(value, 0) for value in set(those)), voxel_ml) for name, those in values.items()}
 
 
 def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
-    """Percent of asymmetry of all labels whose names differ in nothing but their side, the same for both; empty pairs have none.
+    """Asymmetry in percent of each label with a counterpart on the other side, the same for both; none of pairs that are empty.
 
     Source: the asymmetry index of morphometry, 200 (left - right) / (left + right).
 
@@ -118,7 +118,7 @@ def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def assess(
+def describe_volumes(
     name: str,
     volumes: Mapping[str, float],
     *,
@@ -127,27 +127,27 @@ def assess(
     confidence: Confidence | None = None,
     notes: tuple[str, ...] = (),
 ) -> CaseVolumes:
-    """Volumes with all that there is to say about them.
+    """Volumes of a case with percentiles, asymmetries, expected quality and flags.
 
     Args:
         name: of the case.
         volumes: ml, by label.
         population: to compare with.
-        confidence: how far to trust the label map.
-        notes: of the prediction.
+        confidence: expected quality of the label map.
+        notes: on the prediction.
     """
-    patient, uneven = patient or Patient(), asymmetries(volumes)
+    patient, asymmetry = patient or Patient(), asymmetries(volumes)
     expected = confidence.expected_dice if confidence else {}
     labels = {
         label: LabelVolume(
             ml=ml,
             percentile=population.percentile(label, ml, age=patient.age, sex=patient.sex) if population else None,
-            asymmetry=uneven.get(label),
+            asymmetry=asymmetry.get(label),
             expected_dice=expected.get(label),
         )
         for label, ml in volumes.items()
     }
-    flags = [*_doubts(confidence), *_missing(labels)]
+    flags = [*_quality_flags(confidence), *_missing_labels(labels)]
     return CaseVolumes(
         name=name,
         patient=patient,
@@ -158,21 +158,21 @@ def assess(
     )
 
 
-def _doubts(confidence: Confidence | None) -> list[str]:
+def _quality_flags(confidence: Confidence | None) -> list[str]:
     if confidence is None:
         return []
     low = [f"low expected quality, Dice {confidence.quality:.2f}"] if confidence.flagged else []
     return [*low, *confidence.unlike]
 
 
-def _missing(labels: Mapping[str, LabelVolume]) -> list[str]:
-    """One line on the labels that were not found though nearly all others have them."""
+def _missing_labels(labels: Mapping[str, LabelVolume]) -> list[str]:
+    """One line on the labels that are empty although 95 % of the population have them."""
     missing = [name for name, v in labels.items() if v.percentile and v.ml == 0 and v.percentile.band[0] > 0]
     return [f"{', '.join(missing)} not found"] if missing else []
 
 
 def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
-    """Voxels of each value, counted slice by slice so that memory stays small."""
+    """Number of voxels of each value, counted slice by slice to save memory."""
     low, high = int(labels.min()), int(labels.max())
     if high - low >= MOST_BINS:
         values, counts = np.unique(labels, return_counts=True)

@@ -14,7 +14,7 @@ from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import CasePictures, Picture, draw_case
 from nnseg.reporting.viewer import MOST_BYTES
 from nnseg.volumetry.page import RESEARCH_USE, report_html, sheet_html, sheet_name
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes
 
 
 def labels(count: int) -> Labels:
@@ -38,7 +38,7 @@ def volumetry(count: int, cases=("a", "<b>", "c#1 %"), **changes) -> Volumetry:
     names = labels(count).foreground
     others = population(count)
     made = [
-        assess(
+        describe_volumes(
             name,
             {label: 100.0 + 10 * i + 7 * k for k, label in enumerate(names)},
             population=others,
@@ -82,7 +82,7 @@ def test_a_sheet_tells_volumes_percentiles_asymmetry_quality_and_what_made_it():
 
 
 def test_a_sheet_without_others_or_scan_leaves_out_what_is_not_known():
-    case = assess("a", {"Left part 0": 1.5, "Right part 0": 0.0})
+    case = describe_volumes("a", {"Left part 0": 1.5, "Right part 0": 0.0})
     told = words(sheet_html(case, Volumetry(names=labels(2).foreground, cases=()), labels(2), ()))
     assert "Left part 0 1.50 +200.0 Right part 0 0 +200.0" in told
     assert "no reference population" in told
@@ -102,7 +102,7 @@ def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
 
 
 def test_scans_whose_doubts_were_not_asked_for_are_not_said_to_be_fine():
-    told = Volumetry(names=labels(2).foreground, cases=(assess("a", dict.fromkeys(labels(2).foreground, 1.0)),))
+    told = Volumetry(names=labels(2).foreground, cases=(describe_volumes("a", dict.fromkeys(labels(2).foreground, 1.0)),))
     page = words(report_html(told, labels(2)))
     assert "0 of 1 scan flagged doubts were not asked for" in page
     assert "none stands out" not in page
@@ -140,13 +140,13 @@ def test_a_folder_in_which_all_failed_has_a_page_too():
 def of_long_names() -> str:
     long = "x" * 200
     named, cells = Labels(names=("background", long), values=(0, 1)), np.ones((1, 8, 8), np.uint8)
-    case = assess(long, {long: 1.0}, notes=(long,))
+    case = describe_volumes(long, {long: 1.0}, notes=(long,))
     seen = CaseImages(
         name=long, caption=long, image=cells[None].astype(np.float32), grid=Grid(shape=cells.shape), prediction=cells, labels=named,
         notes=case.notes,
     )  # fmt: skip
     shown = [CasePictures(name=long, caption=long, pictures=drawn(1))]
-    return report_html(Volumetry(names=(long,), cases=(case,)), named, previews=shown, seen=[seen], sheets=True)
+    return report_html(Volumetry(names=(long,), cases=(case,)), named, previews=shown, viewed=[seen], sheets=True)
 
 
 @needs_browser

@@ -6,7 +6,7 @@ import pytest
 from nnseg.core.errors import DatasetError
 from nnseg.core.population import Person, make_population
 from nnseg.volumetry.tables import LONG, long_table, read_patients, read_people, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, assess
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes
 
 NAMES = ("Left Kidney", "Right Kidney")
 
@@ -14,7 +14,7 @@ NAMES = ("Left Kidney", "Right Kidney")
 def volumetry(*names: str) -> Volumetry:
     others = make_population([Person(volumes=dict.fromkeys(NAMES, 100.0 + i)) for i in range(40)], "others")
     cases = [
-        assess(n, {"Left Kidney": 150.0, "Right Kidney": 100.0}, patient=Patient(age=70.5, sex="F"), population=others)
+        describe_volumes(n, {"Left Kidney": 150.0, "Right Kidney": 100.0}, patient=Patient(age=70.5, sex="F"), population=others)
         for n in names
     ]
     return Volumetry(names=NAMES, cases=(*cases, CaseVolumes(name="broken", failed="it is no image")))

@@ -6,7 +6,7 @@ from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
 from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence
-from nnseg.volumetry.volumes import Patient, assess, asymmetries, volumes_of
+from nnseg.volumetry.volumes import Patient, asymmetries, describe_volumes, volumes_of
 
 KIDNEYS = Labels(names=("background", "Left Kidney", "Right Kidney"), values=(0, 1, 2))
 
@@ -53,7 +53,7 @@ def confidence(**changes) -> Confidence:
 
 def test_a_doubtful_scan_is_flagged_with_every_reason():
     others = make_population([Person(volumes={"Left Kidney": 100.0 + i, "Right Kidney": 100.0 + i}) for i in range(40)], "others")
-    case = assess(
+    case = describe_volumes(
         "a",
         {"Left Kidney": 120.0, "Right Kidney": 0.0},
         population=others,
@@ -70,11 +70,11 @@ def test_a_doubtful_scan_is_flagged_with_every_reason():
 
 def test_an_unusual_volume_alone_is_no_flag():
     others = make_population([Person(volumes={"Left Kidney": 100.0 + i}) for i in range(40)], "others")
-    case = assess("a", {"Left Kidney": 900.0}, population=others, confidence=confidence(flagged=False, unlike=()))
+    case = describe_volumes("a", {"Left Kidney": 900.0}, population=others, confidence=confidence(flagged=False, unlike=()))
     assert case.unusual == {"Left Kidney": "high"}
     assert case.flags == ()
 
 
 def test_without_anything_to_compare_with_there_are_only_volumes():
-    case = assess("a", {"Left Kidney": 120.0}, patient=Patient(age=40.0))
+    case = describe_volumes("a", {"Left Kidney": 120.0}, patient=Patient(age=40.0))
     assert (case.flags, case.unusual, case.quality, case.labels["Left Kidney"].percentile) == ((), {}, None, None)

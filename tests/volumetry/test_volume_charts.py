@@ -3,13 +3,13 @@ from xml.etree import ElementTree
 import pytest
 
 from nnseg.core.population import Person, make_population
-from nnseg.volumetry.bands import LEFT, RIGHT, WIDTH, band_svg, format_ml, percent, spread_svg
+from nnseg.volumetry.charts import LEFT, RIGHT, WIDTH, format_ml, format_percentile, percentile_svg, volumes_svg
 
 OTHERS = make_population([Person(volumes={"liver": float(v)}) for v in range(1001, 1100)], "others")
 
 
 def drawn(ml: float) -> ElementTree.Element:
-    return ElementTree.fromstring(band_svg("liver", ml, OTHERS.percentile("liver", ml)))
+    return ElementTree.fromstring(percentile_svg("liver", ml, OTHERS.percentile("liver", ml)))
 
 
 def corners(svg: ElementTree.Element) -> list[tuple[float, float]]:
@@ -44,16 +44,16 @@ def test_the_drawing_says_what_it_shows():
 def test_others_that_are_all_the_same_are_drawn_in_the_middle():
     same = make_population([Person(volumes={"liver": 5.0})] * 30, "others")
     for ml, count in ((5.0, 4), (4.0, 3), (6.0, 3)):
-        assert len(corners(ElementTree.fromstring(band_svg("liver", ml, same.percentile("liver", ml))))) == count
+        assert len(corners(ElementTree.fromstring(percentile_svg("liver", ml, same.percentile("liver", ml))))) == count
 
 
 def test_percentiles_and_volumes_are_told_with_as_many_digits_as_they_have():
-    assert [percent(OTHERS.percentile("liver", ml)) for ml in (0.0, 1037.0, 9999.0)] == ["< 1", "37", "> 99"]
+    assert [format_percentile(OTHERS.percentile("liver", ml)) for ml in (0.0, 1037.0, 9999.0)] == ["< 1", "37", "> 99"]
     assert [format_ml(v) for v in (0.0, 0.01234, 1.8, 12.34, 99.96, 1234.6)] == ["0", "0.0123", "1.80", "12.3", "100", "1,235"]
 
 
 def test_names_of_cases_cannot_break_out_of_a_drawing():
-    svg = spread_svg("<b>", {"</title><script>": 1.0, "b": 2.0}, (0.5, 1.0, 1.5, 2.0, 2.5))
+    svg = volumes_svg("<b>", {"</title><script>": 1.0, "b": 2.0}, (0.5, 1.0, 1.5, 2.0, 2.5))
     root = ElementTree.fromstring(svg)
     assert [e.text for e in root.iter("title")] == ["</title><script>: 1.00 ml", "b: 2.00 ml"]
     assert not list(root.iter("script"))

@@ -1,4 +1,4 @@
-"""A volume drawn against others': their middle half and nine tenths as bars, their median as a line, the volume as a mark."""
+"""Charts of volumes, as SVG: one volume against the distribution of a population, and the volumes of many cases."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from nnseg.reporting.formatting import number
 
 WIDTH, HEIGHT = 200.0, 22.0
 LEFT, RIGHT = 50.0, 150.0
-"""Where the 5th and the 95th percentile stand in every drawing, so that rows of a table can be compared at a glance."""
+"""x of the 5th and the 95th percentile in every drawing, so that rows of a table can be compared at a glance."""
 EDGE = 7.0
 """Pixels from an end within which the mark becomes an arrow."""
 WIDE = 360.0
 GOLDEN = 0.618
-"""Dots that follow one another are moved up or down by this part of their room, and so do not cover one another."""
+"""Vertical shift from dot to dot as a share of the height, so that neighbours do not overlap."""
 
 
-def band_svg(name: str, ml: float, stands: Percentile) -> Markup:
-    """The drawing for one label; beyond its ends the mark is an arrow.
+def percentile_svg(name: str, ml: float, percentile: Percentile) -> Markup:
+    """A volume on the bars of the population's middle 50 % and 90 %, with a line at its median.
+
+    The mark is a diamond, or an arrow at the end that it lies beyond.
 
     Args:
-        name: of the label, for those who cannot see it.
+        name: of the label, for screen readers.
         ml: its volume.
-        stands: where that is among others.
+        percentile: of the volume in the population.
     """
-    low, first, middle, third, high = (_place(value, stands) for value in stands.band)
-    words = f"{name}: {format_ml(ml)} ml, percentile {percent(stands)}; 5 to 95 % of others have {span(stands)} ml"
-    svg = canvas(words, height=HEIGHT, width=WIDTH, kind="band")
-    SubElement(svg, "title").text = words
+    low, first, middle, third, high = (_place(value, percentile) for value in percentile.band)
+    others = f"5 to 95 % of others have {format_range(percentile)} ml"
+    title = f"{name}: {format_ml(ml)} ml, percentile {format_percentile(percentile)}; {others}"
+    svg = canvas(title, height=HEIGHT, width=WIDTH, kind="band")
+    SubElement(svg, "title").text = title
     line(svg, "scale", (0.0, HEIGHT / 2), (WIDTH, HEIGHT / 2))
     bar(svg, (low, 4.0), (high - low, HEIGHT - 8.0), kind="most")
     bar(svg, (first, 4.0), (third - first, HEIGHT - 8.0), kind="half")
     line(svg, "median", (middle, 2.0), (middle, HEIGHT - 2.0))
-    _mark(svg, _place(ml, stands), unusual=bool(stands.unusual))
+    _mark(svg, _place(ml, percentile), unusual=bool(percentile.unusual))
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
 
 
@@ -46,21 +49,21 @@ def format_ml(ml: float) -> str:
     return "0" if ml == 0 else f"{ml:,.0f}" if ml >= 99.95 else f"{ml:#.3g}"
 
 
-def percent(stands: Percentile) -> str:
-    """A percentile as people read it: "< 1", "37", "> 99"."""
-    if stands.percent <= 1 or stands.percent >= 99:
-        return "< 1" if stands.percent <= 1 else "> 99"
-    return f"{stands.percent:.0f}"
+def format_percentile(percentile: Percentile) -> str:
+    """A percentile as "< 1", "37" or "> 99"."""
+    if percentile.percent <= 1 or percentile.percent >= 99:
+        return "< 1" if percentile.percent <= 1 else "> 99"
+    return f"{percentile.percent:.0f}"
 
 
-def span(stands: Percentile) -> str:
-    """What nine tenths of others have: "1.19 to 2.06"."""
-    return f"{format_ml(stands.band[0])} to {format_ml(stands.band[-1])}"
+def format_range(percentile: Percentile) -> str:
+    """The 5th and 95th percentile of the population in ml: "1.19 to 2.06"."""
+    return f"{format_ml(percentile.band[0])} to {format_ml(percentile.band[-1])}"
 
 
-def _place(ml: float, stands: Percentile) -> float:
-    """Pixels along the drawing, which may lie outside of it; all is in the middle where others are all the same."""
-    low, high = stands.band[0], stands.band[-1]
+def _place(ml: float, percentile: Percentile) -> float:
+    """x in pixels, which may lie outside of the drawing; its middle if all volumes of the population are the same."""
+    low, high = percentile.band[0], percentile.band[-1]
     if high <= low:
         return (LEFT + RIGHT) / 2 + (0.0 if ml == low else WIDTH if ml > low else -WIDTH)
     return LEFT + (ml - low) / (high - low) * (RIGHT - LEFT)
@@ -78,13 +81,13 @@ def _mark(svg: Element, x: float, *, unusual: bool) -> None:
     SubElement(svg, "polygon", {"class": kind, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)})
 
 
-def spread_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None) -> Markup:
-    """A dot for each case, above the bars of others where there are any.
+def volumes_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None) -> Markup:
+    """A dot for each case, above the bars of the population if there is one.
 
     Args:
         name: of the label.
         volumes: ml, by case.
-        band: ml that others have at the percents of `BAND`.
+        band: ml of the population at the percentiles `BAND`.
     """
     low, high = round_range([*volumes.values(), *(band or ())])
     axes = Axes(x=(low, high), y=(0.0, 1.0), left=14.0, right=WIDE - 14.0, top=6.0, bottom=58.0)
