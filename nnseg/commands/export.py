@@ -24,7 +24,7 @@ from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
 from nnseg.planning.describe import summarize_plan
-from nnseg.reporting.model_card import markdown
+from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
@@ -238,7 +238,7 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
         about |= {f"trained with {k}": str(v) for k, v in run.record.get("versions", {}).items()}
         model = replace(model, about=about, card=card)
         save_model(model, path)
-    write_text(path.with_suffix(CARD_SUFFIX), markdown(card))
+    write_text(path.with_suffix(CARD_SUFFIX), model_card_markdown(card))
     return replace(model, card=card)
 
 
@@ -252,11 +252,11 @@ def card_of(path: Path) -> str:
         ModelError: there is no model, or it has no card.
     """
     if path.is_dir():
-        return markdown(make_card(Run(path), load_model(path)))
+        return model_card_markdown(make_card(Run(path), load_model(path)))
     card = load_model_file(path).card
     if card is None:
         raise ModelError(f"{path} has no card: an older nnseg made it, or it was another tool's; nnseg export RUN writes one")
-    return markdown(card)
+    return model_card_markdown(card)
 
 
 def _known_card(path: Path) -> ModelCard | None:

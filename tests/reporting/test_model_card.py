@@ -2,7 +2,7 @@
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing
-from nnseg.reporting.model_card import markdown
+from nnseg.reporting.model_card import model_card_markdown
 
 MATERIAL = TrainingData(
     dataset="Bars",
@@ -36,7 +36,7 @@ def section(page: str, title: str) -> str:
 
 
 def test_every_fact_stands_under_its_heading():
-    page = markdown(card(limits=("Only bars.",), versions={"torch": "9", "nnseg": "1"}))
+    page = model_card_markdown(card(limits=("Only bars.",), versions={"torch": "9", "nnseg": "1"}))
     assert page.startswith("# Model card: Bars\n\n## Model details\n\nMade 2026-01-02 by nnseg 1.\n")
     details = section(page, "Model details")
     assert "**Plan 3d**: 2 networks (fold 0, 1), whose probabilities count 2 each. A U-Net." in details
@@ -62,7 +62,7 @@ def test_scores_are_a_table_of_three_averages_and_one_of_labels():
         MetricSummary(title="Dice", average="pooled", mean=0.91, labels=labels),
         MetricSummary(title="HD95", unit="mm", average="per_mask", mean=None, labels=(("zeta", 2.0, None), ("alpha", None, None))),
     )
-    found = section(markdown(card(scores=scores, held_out=12)), "Quantitative analyses")
+    found = section(model_card_markdown(card(scores=scores, held_out=12)), "Quantitative analyses")
     assert "| Dice | 0.900 [0.850, 0.950] | – | 0.910 |" in found  # noqa: RUF001
     assert "| HD95 (mm) | – | – | – |" in found  # noqa: RUF001
     assert "| Label | Dice | HD95 (mm) |" in found
@@ -86,7 +86,9 @@ def test_what_was_chosen_is_told_with_its_evidence():
     )
     effect = Effect(cases=3, dice_before=0.8, dice_after=0.9, p=0.01, gain=0.05)
     post = Postprocessing(cases=12, reason="stray parts", effects={"zeta": effect})
-    page = markdown(card(choice=choice, postprocessing=post, reliance=SelfAssessment(temperature=1.5, error=0.04, threshold=0.7)))
+    page = model_card_markdown(
+        card(choice=choice, postprocessing=post, reliance=SelfAssessment(temperature=1.5, error=0.04, threshold=0.7))
+    )
     found = section(page, "Quantitative analyses")
     assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d answers." in found
     assert "| 2d+3d | 0.9100 | +0.0120 [+0.0010, +0.0200] | 0.004 | 3 |" in found
@@ -99,7 +101,7 @@ def test_what_was_chosen_is_told_with_its_evidence():
 
 def test_names_of_unknown_origin_command_nothing():
     evil = "a|b <script>*x*\n# `y`"
-    page = markdown(card(name=evil, material=MATERIAL.model_copy(update={"dataset": evil, "labels": ((evil, 1),)})))
+    page = model_card_markdown(card(name=evil, material=MATERIAL.model_copy(update={"dataset": evil, "labels": ((evil, 1),)})))
     assert "<script" not in page.replace("\\<script", "")
     assert "a\\|b \\<script\\>\\*x\\* \\# \\`y\\`" in page
 
@@ -108,4 +110,4 @@ def test_a_card_survives_json():
     given = card(reliance=SelfAssessment(temperature=1.0))
     again = ModelCard.model_validate_json(given.model_dump_json())
     assert again == given
-    assert markdown(again) == markdown(given)
+    assert model_card_markdown(again) == model_card_markdown(given)
