@@ -1,4 +1,4 @@
-"""To and from nnU-Net v2: datasets in its layout, and its names for our parameters."""
+"""Datasets in nnU-Net v2's layout, and its names of the networks' parameters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
     """Write a dataset in nnU-Net's raw layout, its images as links to the originals; returns the folder.
 
     Args:
-        dataset: one file a channel, all with one suffix, labels numbered from 0 without gaps, as nnU-Net wants them.
-        folder: to make, by nnU-Net's habit called ``DatasetXXX_Name``.
+        dataset: one file per channel, all with one suffix, and labels 0, 1, 2, ..., as nnU-Net needs them.
+        folder: to create; nnU-Net expects the name ``DatasetXXX_Name``.
 
     Raises:
         DatasetError: nnU-Net could not read such a dataset.
-        RunError: the folder is there already.
+        RunError: the folder exists.
     """
     if folder.exists():
         raise RunError(f"{folder} is there already; choose another folder")
@@ -43,7 +43,7 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
 
 
 def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """nnU-Net's weights under our names; the copies it stores under ``all_modules`` and ``decoder.encoder`` are not needed.
+    """nnU-Net's weights under our names, without the copies that it stores under ``all_modules`` and ``decoder.encoder``.
 
     Args:
         state: of a PlainConvUNet or ResidualEncoderUNet.
@@ -56,7 +56,7 @@ def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict
 
 
 def nnunet_name(name: str) -> str:
-    """What nnU-Net calls the parameter that we call ``name``.
+    """nnU-Net's name of one of our networks' parameters.
 
     Example:
         >>> nnunet_name("decoder.ups.0.weight")
@@ -80,7 +80,8 @@ _NAMES = (
 
 
 def _check(dataset: Dataset) -> None:
-    labels, suffixes = dataset.labels, {suffix_of(f) for case in dataset.cases for f in (*case.images, *_label_files(case.labels))}
+    labels, files = dataset.labels, [file for case in dataset.cases for file in (*case.images, case.labels) if file]
+    suffixes = {suffix_of(file) for file in files}
     if labels.values != tuple(range(len(labels.values))) or labels.ignore not in (None, len(labels.values)):
         raise DatasetError(f"nnU-Net wants labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
     if suffixes != {dataset.suffix}:
@@ -89,12 +90,8 @@ def _check(dataset: Dataset) -> None:
         raise DatasetError("nnU-Net wants one file for each channel, and a label map, of each case")
 
 
-def _label_files(path: Path | None) -> tuple[Path, ...]:
-    return () if path is None else (path,)
-
-
 def _description(dataset: Dataset) -> dict[str, Any]:
-    """Its dataset.json."""
+    """The content of dataset.json."""
     described: dict[str, Any] = {
         "channel_names": {str(i): name for i, name in enumerate(dataset.channels)},
         "labels": _labels(dataset.labels),

@@ -1,4 +1,4 @@
-"""nnU-Net's JSON files, read with care: what they hold is checked, or refused by its name."""
+"""nnU-Net's JSON files, whose content is checked entry by entry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the file cannot be read, or has no object.
     """
     try:
         if path.stat().st_size > JSON_BYTES:
@@ -37,10 +37,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def checked(model: type[M], content: Any, where: str) -> M:
-    """Content of another tool's file as a model of ours.
+    """The content of another tool's file as a pydantic model.
 
     Raises:
-        ModelError: naming every entry that does not fit.
+        ModelError: entries are invalid; names all of them.
     """
     try:
         return parse(model, content, where)
@@ -51,10 +51,10 @@ def checked(model: type[M], content: Any, where: str) -> M:
 
 
 def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """The object of that name in an object; an empty one where there is none.
+    """The object of that name in an object; an empty one if it is missing.
 
     Raises:
-        ModelError: something else is there.
+        ModelError: the entry is no object.
     """
     found = content.get(name)
     if not isinstance(found, dict | None):
@@ -63,10 +63,10 @@ def section(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
 
 
 def known_name(where: str, setting: str, value: Any, known: Any) -> Any:
-    """What stands for ``value`` in a registry, or the value itself where it is one of a list.
+    """The entry of ``value`` in a dict, or the value itself if it is in a list.
 
     Raises:
-        ModelError: it is not there.
+        ModelError: it is in neither.
     """
     if not any(value == name and type(value) is type(name) for name in known):
         raise ModelError(f"{where}: {setting} is {shown(value)}, nnseg knows {', '.join(map(shown, known))}")

@@ -1,10 +1,10 @@
-"""Trained models of nnU-Net v2: a folder of its results becomes a `Model`, without running anything that is in it."""
+"""Import of trained models of nnU-Net v2: a folder of its results as a `Model`, without executing anything in it."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError
 from nnseg.core.plan import Plan
 from nnseg.core.validation import shown
-from nnseg.interop.nnunet.checkpoint import MOST_AXES, Checkpoint, StoredTensor, open_checkpoint
+from nnseg.interop.nnunet.checkpoint import Checkpoint, open_checkpoint
 from nnseg.interop.nnunet.dataset import from_nnunet, nnunet_name
 from nnseg.interop.nnunet.json import read_object
+from nnseg.interop.nnunet.pickle_interpreter import MOST_AXES, StoredTensor
 from nnseg.interop.nnunet.plans import NnunetPlans, read_plans
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
@@ -26,16 +27,16 @@ from nnseg.network.bundle import Member, Model
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
-"""The first that is there is taken."""
+"""The first that exists is used."""
 
 ALL_CASES = -1
-"""The fold of a network that has seen all cases: nnU-Net's fold_all."""
+"""The fold of a network trained on all cases: nnU-Net's fold_all."""
 
 COPIES = r"^decoder\.encoder\.|\.all_modules\."
-"""Names under which nnU-Net stores weights a second time."""
+"""Names under which nnU-Net stores copies of weights."""
 
 CROSSVALIDATION = "crossval_results_folds_"
-"""Before the folds, in the name of the folder that has what cross-validation with them found."""
+"""Prefix, before the folds, of a folder with the results of their cross-validation."""
 
 LARGEST = "remove_all_but_largest_component_from_segmentation"
 
@@ -46,8 +47,8 @@ class TrainedFolder:
 
     Args:
         path: of the folder.
-        plans: that are in it.
-        configuration: which of them its networks have.
+        plans: of the folder.
+        configuration: of its networks.
         folds: checkpoints by fold, in order.
     """
 
@@ -58,7 +59,11 @@ class TrainedFolder:
 
     @property
     def previous(self) -> Path | None:
-        """The folder of the networks whose answer these are shown; None but in a cascade."""
+        """The folder of a cascade's previous stage; None for other configurations.
+
+        Raises:
+            ModelError: it is missing.
+        """
         name = self.plans.previous(self.configuration)
         if name is None:
             return None
@@ -72,26 +77,26 @@ def read_nnunet_model(folder: Path, *, folds: tuple[int, ...] | None = None, con
     """The model in a folder of nnU-Net's results.
 
     Args:
-        folder: ``TRAINER__PLANS__CONFIGURATION``, which gives that model; or a dataset's folder, which gives an ensemble of all
-            in it. The networks that a cascade is shown the answers of are found beside it, and are not members themselves.
-        folds: to take; absent for all there are, where numbered ones come before fold_all.
-        configurations: of a dataset's folder, by nnU-Net's names for them; none for all.
+        folder: ``TRAINER__PLANS__CONFIGURATION`` of one model, or a dataset's folder for an ensemble of all in it. The previous
+            stage of a cascade is read from the folder beside it, and is no member of the ensemble.
+        folds: to read; absent for all, where fold_all is read only without numbered ones.
+        configurations: of a dataset's folder, by nnU-Net's names; none for all.
 
     Raises:
-        ModelError: something is missing, damaged, or of a kind that nnseg does not have, named in the message.
+        ModelError: something is missing, damaged or not supported, named in the message.
     """
     trained = {path: _trained(path, folds) for path in _folders(Path(folder).resolve(), configurations)}
-    shown = dict.fromkeys(place for place in (of.previous for of in trained.values()) if place)
-    answering = [of for path, of in trained.items() if path not in shown]
-    first = [trained.get(path) or _trained(path, folds) for path in shown]
-    if any(of.previous for of in first):
+    previous = dict.fromkeys(path for path in (model.previous for model in trained.values()) if path)
+    final = [model for path, model in trained.items() if path not in previous]
+    first = [trained.get(path) or _trained(path, folds) for path in previous]
+    if any(model.previous for model in first):
         raise ModelError(f"{folder}: a cascade of three stages; nnseg has cascades of two")
-    members, previous = (tuple(member for of in group for member in _members(of)) for group in (answering, first))
-    return Model(members=members, about=_about(answering), previous=previous, postprocessing=_postprocessing_steps(answering))
+    members, first_members = (tuple(m for model in stage for m in _members(model)) for stage in (final, first))
+    return Model(members=members, about=_about(final), previous=first_members, postprocessing=_postprocessing_steps(final))
 
 
 def _folders(folder: Path, configurations: Sequence[str]) -> list[Path]:
-    """The folders of trained configurations that a folder is or has."""
+    """The folders of trained configurations: the folder itself, or those in it."""
     if (folder / "plans.json").is_file():
         found = [folder]
     else:
@@ -109,22 +114,22 @@ def _folders(folder: Path, configurations: Sequence[str]) -> list[Path]:
 
 def _trained(path: Path, folds: tuple[int, ...] | None) -> TrainedFolder:
     checkpoints = _checkpoints(path, folds)
-    plans, known = read_plans(path), path.name.rpartition("__")[2]
-    if known not in plans.general.configurations:
+    plans, configuration = read_plans(path), path.name.rpartition("__")[2]
+    if configuration not in plans.general.configurations:
         file = next(iter(checkpoints.values()))
         with open_checkpoint(file) as checkpoint:
-            known = _configuration(checkpoint, file)
-    return TrainedFolder(path=path, plans=plans, configuration=known, folds=checkpoints)
+            configuration = _configuration(checkpoint, file)
+    return TrainedFolder(path=path, plans=plans, configuration=configuration, folds=checkpoints)
 
 
 def _checkpoints(path: Path, folds: tuple[int, ...] | None) -> dict[int, Path]:
     numbered = {int(m[1]): place for place in path.glob("fold_*") if (m := re.fullmatch(r"fold_(\d+)", place.name))}
-    there = dict(sorted(numbered.items())) or ({ALL_CASES: path / "fold_all"} if (path / "fold_all").is_dir() else {})
-    missing = set(folds or ()) - set(there)
-    if missing or not there:
-        found = ", ".join(place.name for place in there.values()) or "no fold"
+    available = dict(sorted(numbered.items())) or ({ALL_CASES: path / "fold_all"} if (path / "fold_all").is_dir() else {})
+    missing = set(folds or ()) - set(available)
+    if missing or not available:
+        found = ", ".join(place.name for place in available.values()) or "no fold"
         raise ModelError(f"{path} has {found}, and {f'fold {min(missing)} was asked for' if missing else 'one is needed'}")
-    return {fold: _checkpoint(place) for fold, place in there.items() if folds is None or fold in folds}
+    return {fold: _checkpoint(place) for fold, place in available.items() if folds is None or fold in folds}
 
 
 def _checkpoint(fold: Path) -> Path:
@@ -136,24 +141,21 @@ def _checkpoint(fold: Path) -> Path:
     raise ModelError(f"{fold} has none of {', '.join(CHECKPOINTS)}; copy one there, or leave the fold out (--folds)")
 
 
-def _members(trained: TrainedFolder) -> list[Member]:
-    return [_member(trained, fold, path) for fold, path in trained.folds.items()]
-
-
-def _member(trained: TrainedFolder, fold: int, path: Path) -> Member:
-    with open_checkpoint(path) as checkpoint:
-        told = _configuration(checkpoint, path)
-        if told != trained.configuration:
-            raise ModelError(f"{path} is of configuration {shown(told)}, in a folder of {trained.configuration}; copy it again")
-        plan = trained.plans.plan(trained.configuration, _mirror_axes(checkpoint, path))
-        return Member(plan=plan, fold=fold, weights=_weights(checkpoint, plan, path))
+def _members(trained: TrainedFolder) -> Iterator[Member]:
+    for fold, path in trained.folds.items():
+        with open_checkpoint(path) as checkpoint:
+            name = _configuration(checkpoint, path)
+            if name != trained.configuration:
+                raise ModelError(f"{path} is of configuration {shown(name)}, in a folder of {trained.configuration}; copy it again")
+            plan = trained.plans.plan(trained.configuration, _mirror_axes(checkpoint, path))
+            yield Member(plan=plan, fold=fold, weights=_weights(checkpoint, plan, path))
 
 
 def _configuration(checkpoint: Checkpoint, path: Path) -> str:
-    told = _entry(checkpoint, "init_args", dict, path).get("configuration")
-    if type(told) is not str:
-        raise ModelError(f"{path}: the configuration in its init_args is a {type(told).__name__}, it must be a name")
-    return told
+    name = _entry(checkpoint, "init_args", dict, path).get("configuration")
+    if type(name) is not str:
+        raise ModelError(f"{path}: the configuration in its init_args is a {type(name).__name__}, it must be a name")
+    return name
 
 
 def _mirror_axes(checkpoint: Checkpoint, path: Path) -> tuple[int, ...]:
@@ -164,14 +166,17 @@ def _mirror_axes(checkpoint: Checkpoint, path: Path) -> tuple[int, ...]:
 
 
 def _weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> dict[str, Tensor]:
-    """The network's weights by our names; all there are must have a place."""
-    stored = {_bare(str(name)): value for name, value in _entry(checkpoint, "network_weights", dict, path).items()}
+    """The network's weights by our names.
+
+    Raises:
+        ModelError: weights are missing, left over, of another shape, or not finite.
+    """
+    stored = {_without_wrappers(str(name)): value for name, value in _entry(checkpoint, "network_weights", dict, path).items()}
     with torch.device("meta"):
         ours = build_network(plan).state_dict()
     shapes = {nnunet_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
-    unlike = _first_difference(stored, shapes)
-    if unlike:
-        raise ModelError(f"{path}: the network is not the {plan.network.kind} U-Net of its plans: it {unlike}")
+    if difference := _first_difference(stored, shapes):
+        raise ModelError(f"{path}: the network is not the {plan.network.kind} U-Net of its plans: it {difference}")
     weights = from_nnunet({name: checkpoint.read(stored[name]) for name in shapes}, ours)
     broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
@@ -180,7 +185,7 @@ def _weights(checkpoint: Checkpoint, plan: Plan, path: Path) -> dict[str, Tensor
 
 
 def _first_difference(stored: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """What stored weights have or lack, known before any is read."""
+    """The first difference of names or shapes, known before any weight is read; None if there is none."""
     others = (name for name in stored if name not in shapes and not re.search(COPIES, name))
     if other := next(others, None):
         return f"has {other[:100]}, which that has not"
@@ -193,8 +198,8 @@ def _first_difference(stored: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     return None
 
 
-def _bare(name: str) -> str:
-    """A weight's name without what wrappers of a network put before it."""
+def _without_wrappers(name: str) -> str:
+    """A weight's name without the prefixes of wrappers of a network."""
     return re.sub(r"^(module\.|_orig_mod\.)+", "", name)
 
 
@@ -210,12 +215,12 @@ def _about(trained: Sequence[TrainedFolder]) -> dict[str, str]:
     return {
         "made_by": "nnU-Net v2, imported by nnseg",
         "dataset": trained[0].plans.general.dataset_name,
-        "imported_from": ", ".join(of.path.name for of in trained),
+        "imported_from": ", ".join(model.path.name for model in trained),
     }
 
 
 def _postprocessing_steps(trained: Sequence[TrainedFolder]) -> tuple[PostprocessingStep, ...]:
-    """What cross-validation found worth mending: it holds for one configuration, with the folds it was found with."""
+    """The postprocessing chosen by cross-validation, which is valid for one configuration and the same folds."""
     if len(trained) > 1:
         log.info("postprocessing is not imported: nnU-Net decides on it for each configuration, and this is an ensemble of several")
         return ()

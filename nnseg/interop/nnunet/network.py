@@ -1,4 +1,4 @@
-"""nnU-Net's networks as settings of ours, if they are of the kinds that ours stand for one to one."""
+"""nnU-Net's networks as settings of ours, for the kinds that have an exact equivalent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NETWORKS = {
     "PlainConvUNet": "plain",
     "ResidualEncoderUNet": "residual",
 }
-"""nnU-Net's networks that ours stand for one to one; short names are those of plans before version 2.3."""
+"""Our kind of each supported network; short names are those of plans before version 2.3."""
 
 
 def network(configuration: Mapping[str, Any], dimensions: int, where: str) -> dict[str, Any]:
     """The settings of our `nnseg.core.plan.Network` for a configuration's network.
 
     Raises:
-        ModelError: it is of another kind, or has parts that ours does not have; names the first.
+        ModelError: it is of another kind, or has parts that are not supported; names the first.
     """
     architecture = section(configuration, "architecture", where) or _old_architecture(configuration, where)
     name, settings = architecture.get("network_class_name"), dict(section(architecture, "arch_kwargs", where))
@@ -50,41 +50,34 @@ def network(configuration: Mapping[str, Any], dimensions: int, where: str) -> di
 
 
 def _spread(value: Any, count: int) -> list[Any]:
-    """A list as it is; one value for all as a list of so many."""
+    """A list as it is; a single value as a list of that many."""
     return value if isinstance(value, list) else [value] * count
 
 
 def _check_parts(where: str, settings: dict[str, Any], dimensions: int) -> None:
-    """Take out of the settings what must be as it is in our networks, and what changes nothing in prediction."""
+    """Remove and check the settings that are fixed in our networks; remove those that do not change predictions."""
     norm, activation = (section(settings, name, where) for name in ("norm_op_kwargs", "nonlin_kwargs"))
     for name in ("norm_op_kwargs", "nonlin_kwargs", "dropout_op", "dropout_op_kwargs", "deep_supervision"):
         settings.pop(name, None)
-    parts = {
-        "conv_op": (settings.pop("conv_op", None), (f"torch.nn.modules.conv.Conv{dimensions}d", f"torch.nn.Conv{dimensions}d")),
-        "norm_op": (
-            settings.pop("norm_op", None),
-            (f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d", f"torch.nn.InstanceNorm{dimensions}d"),
-        ),
-        "nonlin": (settings.pop("nonlin", None), ("torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU")),
-        "conv_bias": (settings.pop("conv_bias", False), (True,)),
-        "norm_op_kwargs.eps": (norm.get("eps", 1e-5), (1e-5,)),
-        "norm_op_kwargs.affine": (norm.get("affine", False), (True,)),
-        "norm_op_kwargs.track_running_stats": (norm.get("track_running_stats", False), (False,)),
-        "nonlin_kwargs.negative_slope": (activation.get("negative_slope", 0.01), (0.01,)),
+    layers = {
+        "conv_op": (None, (f"torch.nn.modules.conv.Conv{dimensions}d", f"torch.nn.Conv{dimensions}d")),
+        "norm_op": (None, (f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d", f"torch.nn.InstanceNorm{dimensions}d")),
+        "nonlin": (None, ("torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU")),
+        "conv_bias": (False, (True,)),
     }
-    for name, (value, allowed) in parts.items():
-        known_name(where, f"arch_kwargs.{name}", value, allowed)
+    for name, (default, allowed) in layers.items():
+        known_name(where, f"arch_kwargs.{name}", settings.pop(name, default), allowed)
+    for option, default_option, only in (("eps", 1e-5, 1e-5), ("affine", False, True), ("track_running_stats", False, False)):
+        known_name(where, f"arch_kwargs.norm_op_kwargs.{option}", norm.get(option, default_option), (only,))
+    known_name(where, "arch_kwargs.nonlin_kwargs.negative_slope", activation.get("negative_slope", 0.01), (0.01,))
 
 
 def _old_architecture(configuration: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The architecture that plans before version 2.3 mean."""
+    """The architecture in plans before version 2.3."""
     try:
         name, dimensions = configuration["UNet_class_name"], len(configuration["patch_size"])
-        base, most, stages = (
-            configuration["UNet_base_num_features"],
-            configuration["unet_max_num_features"],
-            len(configuration["n_conv_per_stage_encoder"]),
-        )
+        base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
+        stages = len(configuration["n_conv_per_stage_encoder"])
         settings = {
             "n_stages": stages,
             "features_per_stage": [min(base * 2**i, most) for i in range(min(stages, 16))],

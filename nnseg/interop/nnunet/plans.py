@@ -1,4 +1,4 @@
-"""nnU-Net's plans.json and dataset.json as an nnseg plan: topology, normalization, patch, labels and regions."""
+"""nnU-Net's plans.json and dataset.json as a plan: network, normalization, patch, labels and regions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nnseg.interop.nnunet.network import network
 
 
 def labels(dataset: Mapping[str, Any], where: str) -> Labels:
-    """Labels as nnU-Net understands dataset.json: numbered from 0, regions in the order in which they are painted.
+    """The labels in dataset.json: numbered from 0, with regions in the order in which they are written into the label map.
 
     Raises:
-        ModelError: nnU-Net itself could not have trained with them.
+        ModelError: they are not valid in nnU-Net.
     """
     given = dataset.get("labels")
     if not isinstance(given, dict):
@@ -66,15 +66,17 @@ ORIENTATIONS = {
     "SimpleITKIOWithReorient": "ras",
     "NibabelIOWithReorient": "ras",
 }
-"""By nnU-Net's readers. Both that turn scans make their axes point to right, anterior and superior."""
+"""Orientation of scans, by nnU-Net's readers; those that reorient make axes point to right, anterior and superior."""
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 
 
-class GlobalPlans(BaseModel):
-    """What plans.json says for all configurations, as far as it matters here."""
-
+class _Entries(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class GlobalPlans(_Entries):
+    """The entries of plans.json for all configurations that are imported."""
 
     dataset_name: str
     plans_name: str
@@ -84,10 +86,8 @@ class GlobalPlans(BaseModel):
     configurations: dict[str, dict[str, Any]]
 
 
-class NnunetConfiguration(BaseModel):
-    """One entry of plans.json's "configurations", inheritance resolved, as far as it matters here."""
-
-    model_config = ConfigDict(frozen=True)
+class NnunetConfiguration(_Entries):
+    """The imported entries of one of plans.json's "configurations", with those it inherits."""
 
     preprocessor_name: str = "DefaultPreprocessor"
     batch_size: Count
@@ -105,10 +105,8 @@ class NnunetConfiguration(BaseModel):
     resampling_fn_probabilities_kwargs: dict[str, Any]
 
 
-class ChannelIntensities(BaseModel):
-    """What plans.json says of a channel's foreground."""
-
-    model_config = ConfigDict(frozen=True)
+class ChannelIntensities(_Entries):
+    """The foreground intensities of a channel in plans.json."""
 
     mean: float
     std: float
@@ -132,7 +130,7 @@ class NnunetPlans:
 
     @property
     def general(self) -> GlobalPlans:
-        """What holds for all configurations.
+        """The entries for all configurations.
 
         Raises:
             ModelError: as for `plan`.
@@ -140,7 +138,7 @@ class NnunetPlans:
         return checked(GlobalPlans, self.plans, f"{self.folder / 'plans.json'}")
 
     def previous(self, configuration: str) -> str | None:
-        """The configuration whose answer this one is shown; None but in a cascade.
+        """The configuration of a cascade's previous stage; None for other configurations.
 
         Raises:
             ModelError: there is no such configuration.
@@ -155,10 +153,10 @@ class NnunetPlans:
 
         Args:
             configuration: its name in plans.json.
-            mirror_axes: that its network may be mirrored along, as its checkpoint says.
+            mirror_axes: for test-time mirroring, from the checkpoint.
 
         Raises:
-            ModelError: something is missing, makes no sense, or is of a kind that nnseg does not have; names it.
+            ModelError: something is missing, invalid or not supported; names it.
         """
         where = f"{self.folder / 'plans.json'}, configuration {configuration}"
         content, general = self._resolved(configuration), self.general
@@ -166,7 +164,7 @@ class NnunetPlans:
         known_name(where, "label_manager", general.label_manager, ("LabelManager",))
         known_name(where, "preprocessor_name", found.preprocessor_name, ("DefaultPreprocessor",))
         channels = self._channels()
-        made = {
+        content_of_plan = {
             "name": self._name(configuration),
             "dataset": general.dataset_name,
             "recipe": general.plans_name,
@@ -189,10 +187,10 @@ class NnunetPlans:
             },
             "inference": {"mirror_axes": mirror_axes},
         }
-        return checked(Plan, made, where)
+        return checked(Plan, content_of_plan, where)
 
     def _resolved(self, configuration: str) -> dict[str, Any]:
-        """A configuration with what it inherits."""
+        """The entries of a configuration with those it inherits."""
         known = self.general.configurations
         chain: list[str] = []
         name: Any = configuration
@@ -229,8 +227,8 @@ class NnunetPlans:
         result = []
         for i, (name, masked) in enumerate(zip(found.normalization_schemes, found.use_mask_for_norm, strict=True)):
             scheme = known_name(where, "normalization_schemes", name, NORMALIZATIONS)
-            made: dict[str, Any] = {"scheme": scheme, "masked": masked and scheme == "zscore"}  # the others ignore the mask
-            result.append(made | self._intensities(where, i) if scheme == "ct" else made)
+            settings: dict[str, Any] = {"scheme": scheme, "masked": masked and scheme == "zscore"}  # the others ignore the mask
+            result.append(settings | self._intensities(where, i) if scheme == "ct" else settings)
         return result
 
     def _intensities(self, where: str, channel: int) -> dict[str, float]:
@@ -246,13 +244,13 @@ def read_plans(folder: Path) -> NnunetPlans:
     """The plans.json and dataset.json of a folder.
 
     Raises:
-        ModelError: one is missing, or is no JSON object.
+        ModelError: one is missing, or has no JSON object.
     """
     return NnunetPlans(folder=folder, plans=read_object(folder / "plans.json"), dataset=read_object(folder / "dataset.json"))
 
 
 def _image_order(where: str, found: NnunetConfiguration) -> int:
-    """The spline order for images; nnU-Net's other rules of resampling must be the defaults."""
+    """The spline order for images; all other resampling options must be nnU-Net's defaults."""
     for part, order in (("data", (0, 1, 3)), ("seg", (1,)), ("probabilities", (1,))):
         name, settings = getattr(found, f"resampling_fn_{part}"), getattr(found, f"resampling_fn_{part}_kwargs")
         known_name(where, f"resampling_fn_{part}", name, (RESAMPLING,))

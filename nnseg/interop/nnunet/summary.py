@@ -1,8 +1,8 @@
-"""nnU-Net's ``summary.json``: scores written as nnU-Net v2 writes them, and its own read.
+"""Writing and reading of nnU-Net v2's ``summary.json``.
 
-What nnU-Net leaves undefined it writes as NaN, which is not JSON; here it is null, which nnU-Net's reader takes too. Its mean of a
-label is over the cases that show it; its foreground mean is undefined as soon as one label's mean is. Labels are keyed by value
-("1"), regions by the values they unite ("(1, 2, 3)"), and by the value alone if there is but one.
+nnU-Net writes undefined values as NaN, which is not JSON; here they are null, which nnU-Net reads too. The mean of a label is over
+the cases with this label; the foreground mean is undefined if any label's mean is. The key of a label is its value ("1"), that of a
+region its values ("(1, 2, 3)"), or its value if it has only one.
 
 Source: nnunetv2 2.8.1, ``nnunetv2/evaluation/evaluate_predictions.py``.
 """
@@ -29,18 +29,18 @@ Row = dict[str, float | None]
 
 
 def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels: Labels) -> None:
-    """Write scores as nnU-Net's ``summary.json``; cases that failed are not in it.
+    """Write scores as nnU-Net's ``summary.json``, without failed cases.
 
     Args:
         path: of the file to write.
         scores: of the pairs.
-        pairs: which name the files of each case.
-        labels: what the values mean.
+        pairs: the files of each case.
+        labels: of the values.
 
     Raises:
         RunError: the file cannot be written.
     """
-    files, keys = {pair.name: pair for pair in pairs}, {name: _key(values) for name, values in _united(labels).items()}
+    files, keys = {pair.name: pair for pair in pairs}, {name: _key(values) for name, values in _values_by_name(labels).items()}
     cases = [
         {
             "metrics": {keys[name]: _row(mask) for name, mask in case.labels.items()},
@@ -55,18 +55,18 @@ def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels:
 
 
 def read_summary(path: Path, labels: Labels | None = None) -> Scores:
-    """The scores in a ``summary.json``, from its voxel counts: Dice, IoU and their averages, which nnU-Net has only one of.
+    """The scores in a ``summary.json``: Dice, IoU and their averages, computed from its voxel counts.
 
     Args:
         path: of the file.
-        labels: what the values mean; if None, labels are called "label 1", regions "label 1+2".
+        labels: of the values; if None, labels are named "label 1", regions "label 1+2".
 
     Raises:
         EvaluationError: it cannot be read, or lacks a label.
     """
     counts = _read_counts(path)
-    labels = labels or _legend(sorted(set().union(*counts.values())), path)
-    wanted = {name: tuple(sorted(values)) for name, values in _united(labels).items()}
+    labels = labels or _labels_of(sorted(set().union(*counts.values())), path)
+    wanted = {name: tuple(sorted(values)) for name, values in _values_by_name(labels).items()}
     for name, found in counts.items():
         if missing := set(wanted.values()) - set(found):
             raise EvaluationError(f"{path}: case {name} has no label {_key(min(missing))}; score it again with the same labels")
@@ -75,13 +75,13 @@ def read_summary(path: Path, labels: Labels | None = None) -> Scores:
 
 
 def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
-    """Of every case, by name, what was counted of the values that a label or region covers."""
+    """Voxel counts by case name and by the values of a label or region."""
     try:
         summary = _Summary.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path} is not a summary.json of nnU-Net: {_first(error)}") from error
+        raise EvaluationError(f"{path} is not a summary.json of nnU-Net: {_message(error)}") from error
     counts: dict[str, dict[Values, Counts]] = {}
     for case in summary.metric_per_case:
         name = _name(case.prediction_file)
@@ -92,7 +92,7 @@ def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
 
 
 class _MaskCounts(BaseModel):
-    """A mask of nnU-Net's; what it derives from the counts is not read."""
+    """The voxel counts of a mask in nnU-Net's file."""
 
     TP: NonNegativeInt
     FP: NonNegativeInt
@@ -113,8 +113,8 @@ class _Summary(BaseModel):
     metric_per_case: tuple[_SummaryCase, ...]
 
 
-def _united(labels: Labels) -> dict[str, Values]:
-    """Which values every scored name covers."""
+def _values_by_name(labels: Labels) -> dict[str, Values]:
+    """The values of every scored label or region, by name."""
     if labels.regions:
         return {region.name: region.values for region in labels.regions}
     return {name: (value,) for name, value in zip(labels.names[1:], labels.values[1:], strict=True)}
@@ -125,7 +125,7 @@ def _key(values: Values) -> str:
 
 
 def _values(key: str) -> Values:
-    """Ascending, of "1" or "(2, 1)"."""
+    """The values in a key such as "1" or "(2, 1)", ascending."""
     return tuple(sorted(map(int, re.findall(r"-?\d+", key))))
 
 
@@ -133,7 +133,7 @@ def _name(file: str) -> str:
     return stem_of(Path(file.replace("\\", "/").rsplit("/", 1)[-1]))  # the summary may have been written on Windows
 
 
-def _legend(found: Iterable[Values], path: Path) -> Labels:
+def _labels_of(found: Iterable[Values], path: Path) -> Labels:
     united = {f"label {'+'.join(map(str, values))}": values for values in found if values}
     if not united:
         raise EvaluationError(f"{path} has no scores of any label")
@@ -149,7 +149,7 @@ def _row(mask: LabelScore) -> Row:
 
 
 def _mean(rows: Collection[Row], *, skip: bool) -> Row:
-    """The mean of every column; null where nothing is defined, or, unless that is to be skipped, where anything is not."""
+    """The mean of every column over its defined values; None without any, or unless ``skip``, if any value is undefined."""
     means: Row = {}
     for name in ("Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"):
         known = [value for row in rows if (value := row[name]) is not None]
@@ -157,7 +157,7 @@ def _mean(rows: Collection[Row], *, skip: bool) -> Row:
     return means
 
 
-def _first(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

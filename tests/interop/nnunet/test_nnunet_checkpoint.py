@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnseg.core.errors import ModelError
-from nnseg.interop.nnunet.checkpoint import Storage, StoredTensor, open_checkpoint
+from nnseg.interop.nnunet.checkpoint import open_checkpoint
+from nnseg.interop.nnunet.pickle_interpreter import Storage, StoredTensor
 
 TOUCH = b"touch ran"
 
