@@ -176,7 +176,7 @@ def _try(known: Probe, request: ProbeRequest) -> tuple[Probe, Trial]:
     """The probe with one more trial, and that trial; the cases are preprocessed first if they are not yet."""
     plan = request.plan
     features, batch = plan.network.features[0], plan.training.batch_size
-    log.info("trying a network for %s (%d features at first, %d patches a step)", plan.name, features, batch)
+    log.info("measuring a network for %s (%d features in its first stage, %d patches a step)", plan.name, features, batch)
     if not request.store.exists():
         request.store.mkdir(parents=True)
         known = _with_handling(known, request)
@@ -207,7 +207,7 @@ def _measure(request: ProbeRequest) -> ProbeResult:
     with ChildProcess(launch("nnseg.commands.probe_worker"), lines.append, level=logging.DEBUG) as child:
         child.send(request)
         if child.wait(TIME_LIMIT) is None:
-            return ProbeResult(error=f"was not tried to the end within {TIME_LIMIT / 60:.0f} minutes")
+            return ProbeResult(error=f"could not be measured within {TIME_LIMIT / 60:.0f} minutes")
         with suppress(ValueError, IndexError):
             return ProbeResult.model_validate_json(lines[-2:][0] or b"")
         return ProbeResult(error=f"its process {child.explain_end()}")

@@ -81,7 +81,7 @@ def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: 
         for _, child in running.values():
             child.kill()
     if stop.source == "signal":
-        raise Stopped("all trainings stopped, and everything is saved; the same command goes on", stop.code)
+        raise Stopped("all trainings are stopped and saved; the same command continues", stop.code)
     if failed:
         raise RunError("; ".join(failed) + "; all others are done")
 

@@ -43,7 +43,7 @@ class FolderResult:
         new = [record for name, record in self.records.items() if name not in self.kept]
         parts = [f"{len(self.records) - len(self.failed)} of {counted(len(self.records), 'scan')} predicted"]
         if self.kept:
-            parts.append(f"{len(self.kept)} of them before")
+            parts.append(f"{len(self.kept)} of them by an earlier command")
         spent: Counter[str] = Counter()
         for record in new:
             spent.update(record.seconds)

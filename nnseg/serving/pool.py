@@ -102,7 +102,7 @@ class WorkerPool:
             self._remove(self._workers[1:])
         for task, first_reason in list(self._retries.values()):
             for name, record in self._distribute(deque([task.model_copy(update={"exclusive": True})])):
-                reason = f"{first_reason}; alone, a second time: {record.reason}" if record.status == "failed" else ""
+                reason = f"{first_reason}; second attempt, alone: {record.reason}" if record.status == "failed" else ""
                 yield name, record.model_copy(update={"attempts": 2, "reason": reason})
 
     def _distribute(self, waiting: deque[PredictionTask]) -> Iterator[tuple[str, ScanRecord]]:
@@ -120,7 +120,7 @@ class WorkerPool:
     def _finish(self, worker: WorkerProcess, message: Finished) -> Iterator[tuple[str, ScanRecord]]:
         task, peak_gb = worker.finish(message)
         if message.retry_exclusive:
-            log.info("case %s is tried again when it can be alone: %s", message.case, message.record.reason)
+            log.info("case %s will be predicted again, alone: %s", message.case, message.record.reason)
             self._retries[message.case] = task, message.record.reason
         elif message.record == task.previous:
             yield message.case, message.record
@@ -144,7 +144,7 @@ class WorkerPool:
         Messages of processes that load the models are handled here.
         """
         if self._stop.source:
-            raise Stopped("stopped; what is done stays, and the same command goes on", self._stop.code)
+            raise Stopped("stopped; finished cases are kept, and the same command continues", self._stop.code)
         for worker in self._workers:
             worker.check()
         try:
@@ -168,7 +168,7 @@ class WorkerPool:
             self._load_failures += 1
             reason = self._replace(worker) if self._load_failures < MAX_LOAD_FAILURES else worker.explain_end()
             if self._load_failures == MAX_LOAD_FAILURES or worker.child.wait(0) == 1:  # an exception, which would come again
-                raise RunError(f"{reason}; what is done stays, and the same command goes on")
+                raise RunError(f"{reason}; finished cases are kept, and the same command continues")
             return
         worker.update(message)
         if worker.ready:

@@ -100,12 +100,12 @@ class WorkerProcess:
             if self._hangs:
                 log.warning("%s hangs: it has not computed, read or written anything for %.0f s", self, idle)
             else:
-                log.info("%s goes on", self)
+                log.info("%s continues", self)
         if idle >= HANG_TIMEOUT and not self._timed_out:
             self._time_out(idle)
 
     def _time_out(self, idle: float) -> None:
-        self._timed_out = f"hung for {idle:.0f} s and was ended"
+        self._timed_out = f"hung for {idle:.0f} s and was killed"
         if STACK_SIGNAL is not None:
             self.child.process.send_signal(STACK_SIGNAL)
             time.sleep(STACK_SECONDS)
@@ -126,8 +126,8 @@ class WorkerProcess:
     def _memory(self) -> str:
         held, needed = max(self._peaks.values(), default=0.0), sum(stage.needed_gb for stage in self._stages.values())
         return (
-            f"it held {held:.2f} GB of RAM, its cases were to need {needed:.2f} beyond an idle process, "
-            f"{self.order.memory_gb:.2f} were allowed (--memory), {free_ram_gb():.2f} are free now"
+            f"it held {held:.2f} GB of RAM; its cases needed {needed:.2f} GB more than an idle process by computation, "
+            f"{self.order.memory_gb:.2f} GB were allowed (--memory), {free_ram_gb():.2f} GB are free now"
         )
 
     def _receive(self, line: bytes | None) -> None:

@@ -129,7 +129,7 @@ def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item],
             try:
                 yield pool.submit(_apply, function, item).result()
             except BrokenProcessPool:
-                reason = "the worker process died, twice; most often it ran out of memory (try --workers 1)"
+                reason = "the worker process died twice, most likely because memory ran out; try --workers 1"
                 yield Outcome(item=item, reason=reason)
 
 

@@ -127,7 +127,7 @@ class ChildProcess:
         """End it at once, if it still runs."""
         self.process.kill()
         if self.wait(KILL_TIMEOUT) is None:
-            log.warning("process %d cannot be ended; it is left to the system", self.process.pid)
+            log.warning("process %d cannot be killed; it is left to the system", self.process.pid)
         self.close_input()
 
     def explain_end(self) -> str:

@@ -71,7 +71,7 @@ class StopRequest:
             self._restore_handlers()
             raise KeyboardInterrupt
         self._signal = number
-        log.warning("ending after this step, nothing is lost; once more to end at once")
+        log.warning("stopping after this step, nothing is lost; a second signal stops at once")
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():

@@ -204,7 +204,7 @@ def test_the_same_command_again_does_only_what_is_missing(model, scans, calm, tm
     second.write_bytes(second.read_bytes()[:-3])
     before = third.stat().st_mtime_ns
     done = nnseg("predict", scans, out, "--model", model, "--device", "cpu")
-    assert "9 of 9 scans predicted; 7 of them before" in done.stdout
+    assert "9 of 9 scans predicted; 7 of them by an earlier command" in done.stdout
     assert _hashes(out) == _hashes(calm)
     assert third.stat().st_mtime_ns == before
 
