@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
@@ -481,42 +481,24 @@ class Plan(Section):
 
     def key(self, *sections: str) -> str:
         """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""
-        return digest(_bare(self.model_dump(mode="json", include=set(sections) or None)))
+        return digest(_without_reasons(self.model_dump(mode="json", include=set(sections) or None)))
 
 
-def _bare(content: Any) -> Any:
-    """Without reasons, and without later settings that are not made use of."""
+def _without_reasons(content: Any) -> Any:
+    """Content without reasons, and without settings of `LATER` that have their default."""
     if isinstance(content, dict):
-        return {k: _bare(v) for k, v in content.items() if k != "why" and not (k in LATER and v == LATER[k])}
-    if isinstance(content, list):
-        return [_bare(v) for v in content]
-    return content
+        kept = {k: v for k, v in content.items() if k != "why" and not (k in LATER and v == LATER[k])}
+        return {k: _without_reasons(v) for k, v in kept.items()}
+    return [_without_reasons(v) for v in content] if isinstance(content, list) else content
 
 
-LATER: dict[str, Any] = {
-    "orientation": "lps",
-    "previous": None,
-    "accumulation": 1,
-    "seconds": None,
-    "patience": None,
-    "class_weights": [],
-    "label_smoothing": 0.0,
-    "swapped_labels": [],
-    "swap_axis": None,
-    "quarter_turn_probability": 0.0,
-    "quarter_turn_axes": [],
-    "elastic_probability": 0.0,
-    "elastic": [0.01, 0.05],
-    "motion_probability": 0.0,
-    "motion": [1.0, 3.0],
-    "ghosting_probability": 0.0,
-    "ghosting": [0.2, 0.8],
-    "slice_thickness_probability": 0.0,
-    "slice_thickness": [1.2, 2.5],
-    "bias_field_probability": 0.0,
-    "bias_field": [0.05, 0.3],
-    "rician_noise_probability": 0.0,
-    "rician_noise": [0.0, 0.1],
-    "extra": [],
-}
-"""Settings that plans did not always have, and what leaves things as they were: keys do not change for them."""
+_ADDED = (
+    "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing",
+    "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
+    "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
+    "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",
+)  # fmt: skip
+_FIELDS = Plan.model_fields | Preprocessing.model_fields | Training.model_fields | Augmentation.model_fields
+
+LATER: dict[str, Any] = {name: to_jsonable_python(_FIELDS[name].default) for name in _ADDED}
+"""Settings that older plans do not have, with their defaults, which leave such a plan as it was: keys do not change for them."""
