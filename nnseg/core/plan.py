@@ -1,4 +1,4 @@
-"""The plan: every decision that can change a number, validated, with its reason beside it.
+"""`Plan`: all decisions that can change a result, validated, each with its reason.
 
 A plan is one configuration (2D or 3D). What cannot change a number (device, workers, folders) is never in it, so a plan moves
 between machines unchanged. Spaces have two axes (y, x) in a 2D plan and three (z, y, x) in a 3D plan, in *network* axis order.
@@ -37,7 +37,7 @@ from nnseg.core.validation import (
 Steps = tuple[int, ...]
 
 PlanName = Literal["2d", "3d", "3d_lowres", "3d_cascade"]
-"""What plans are called; nnU-Net's 2d, 3d_fullres, 3d_lowres and 3d_cascade_fullres."""
+"""Names of plans; nnU-Net's 2d, 3d_fullres, 3d_lowres and 3d_cascade_fullres."""
 
 PLAN_NAMES: tuple[PlanName, ...] = get_args(PlanName)
 
@@ -46,7 +46,7 @@ LossName = Literal[
     "dice_ce", "iou_ce", "tversky_ce", "dice_focal", "dice_topk", "lovasz_ce",
     "dice", "iou", "tversky", "focal_tversky", "lovasz", "ce", "topk", "focal",
 ]  # fmt: skip
-"""What a training minimizes: overlaps of volumes, errors of voxels, or the sum of one of each."""
+"""Losses: of overlap, of single voxels, or the sum of one of each."""
 
 NetworkKind = Literal["plain", "residual"]
 OptimizerName = Literal["sgd", "adamw"]
@@ -55,13 +55,13 @@ NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "n
 
 
 class Budget(FrozenModel):
-    """What a plan must fit into.
+    """The limits of a plan.
 
     Args:
-        seconds: wall-clock for one training (one fold of one plan); None for as long as the recipe takes.
-        steps: of one training, where they are asked for instead of a time.
-        device: what will train: "cpu", "cuda" or "mps".
-        memory_gb: of the device, for training; None for the recipe's own figure.
+        seconds: wall-clock of one training (one fold of one plan); None for the steps of the recipe.
+        steps: of one training, if given instead of a time.
+        device: of the training: "cpu", "cuda" or "mps".
+        memory_gb: of the device, for training; None for the recipe's value.
     """
 
     seconds: Positive | None = None
@@ -89,11 +89,11 @@ class Section(FrozenModel):
 
 
 class Normalization(FrozenModel):
-    """How one channel's intensities are scaled.
+    """Normalization of the intensities of one channel.
 
     Args:
         scheme: "zscore" by the channel's own mean and spread; "ct" by the dataset's; "rescale_to_0_1" from its least to its
-            greatest value; "rgb_to_0_1" 8-bit values over 255; "none" as it is.
+            greatest value; "rgb_to_0_1" 8-bit values divided by 255; "none" without change.
         masked: take statistics, and apply them, only where the scan is not zero.
         mean, std: of the foreground over the dataset, used by "ct".
         low, high: 0.5 and 99.5 percentiles of the foreground over the dataset, to which "ct" clips.
@@ -114,7 +114,7 @@ class Normalization(FrozenModel):
 
 
 class Preprocessing(Section):
-    """From a scan to the network's grid.
+    """Preprocessing, from a scan to the network's grid.
 
     Args:
         axes: network axis ``a`` is scan axis ``axes[a]``; the coarsest axis comes first.
@@ -122,8 +122,8 @@ class Preprocessing(Section):
         normalization: one per channel.
         image_order: spline order for images: 3 as nnU-Net, 1 for speed.
         separate_axis_ratio: an axis coarser than the others by more than this is resampled on its own, nearest neighbour.
-        orientation: how scans are turned first: so that their axes point to left, posterior and superior ("lps"), or to right,
-            anterior and superior ("ras"); or not at all ("stored"), as networks imported from nnU-Net may have learned it.
+        orientation: of scans: axes point to left, posterior and superior ("lps"), to right, anterior and superior ("ras"), or as
+            they are stored ("stored"), as for some networks imported from nnU-Net.
     """
 
     axes: Axes
@@ -186,13 +186,13 @@ class Network(Section):
 
     @property
     def weights(self) -> int:
-        """About how many the convolutions have."""
+        """Approximate number of weights of the convolutions."""
         stages = zip(self.features, self.kernels, self.blocks, (*self.decoder_blocks, 0), strict=True)
         return sum(features**2 * math.prod(kernel) * (blocks + more) for features, kernel, blocks, more in stages)
 
     @property
     def divisor(self) -> Steps:
-        """By what each axis of an input must be divisible."""
+        """Factor by which the network reduces each axis; inputs must be divisible by it."""
         total = [1] * len(self.strides[0])
         for stride in self.strides:
             total = [t * s for t, s in zip(total, stride, strict=True)]
@@ -215,30 +215,30 @@ class Augmentation(Section):
     """Random changes to training patches; ``*_probability`` is per sample. Defaults are nnU-Net's (Isensee 2021, suppl. 4).
 
     Args:
-        rotation_probability, scaling_probability, noise_probability, blur_probability: chance for a patch.
-        brightness_probability, contrast_probability, low_resolution_probability: chance for a patch.
-        gamma_probability, inverted_gamma_probability: chance for a patch; inverted is of the negative image.
+        rotation_probability, scaling_probability, noise_probability, blur_probability: per patch.
+        brightness_probability, contrast_probability, low_resolution_probability: per patch.
+        gamma_probability, inverted_gamma_probability: per patch; inverted is of the negative image.
         rotation_degrees: largest angle about each axis.
         scaling: range of the zoom factor; above 1 objects get smaller.
         in_plane: rotate and scale slices only ("dummy 2D"), for strongly anisotropic patches.
         noise: range of the noise's standard deviation; the image's own is about 1.
         blur: range of the Gaussian's sigma in voxels.
-        low_resolution: range of the zoom that resolution is lost by; 1 loses none.
+        low_resolution: range of the zoom factor of simulated low resolution; 1 is no change.
         brightness, contrast, gamma: range of the factor or exponent, with equal chance below and above 1.
-        mirror_axes: axes along which patches are flipped with chance 1/2; also those used for mirroring in prediction.
-        swapped_labels: pairs of label indices that change places when a patch is flipped along ``swap_axis``: left and right.
+        mirror_axes: axes along which patches are flipped with probability 1/2; also those used for mirroring in prediction.
+        swapped_labels: pairs of label indices, left and right, that are swapped when a patch is flipped along ``swap_axis``.
         swap_axis: the patch's axis from one side of the body to the other; absent where no labels are swapped.
-        quarter_turn_probability: chance for a patch to be turned by 90, 180 or 270 degrees, voxel by voxel.
-        quarter_turn_axes: two or three axes that are turned into one another; the patch has the same length along them.
-        elastic_probability: chance for a patch to be bent.
+        quarter_turn_probability: per patch, of a rotation by 90, 180 or 270 degrees without interpolation.
+        quarter_turn_axes: two or three axes of these rotations; the patch has the same length along them.
+        elastic_probability: per patch, of an elastic deformation.
         elastic: range of the largest displacement, as a share of the patch's length along each axis.
-        motion_probability, ghosting_probability, slice_thickness_probability: chance for a patch.
-        bias_field_probability, rician_noise_probability: chance for a patch.
-        motion: range of the largest shift in voxels of a patient who moved during the scan.
-        ghosting: range of the share that ghosts take of the signal.
+        motion_probability, ghosting_probability, slice_thickness_probability: per patch.
+        bias_field_probability, rician_noise_probability: per patch.
+        motion: range of the largest shift in voxels by motion of the patient during the scan.
+        ghosting: range of the share of the signal in ghosts.
         slice_thickness: range of the thickness of slices (along axis 0), in voxels; not in 2D, nor ``in_plane``.
         bias_field: range of the standard deviation of the logarithm of a smooth field that multiplies intensities.
-        rician_noise: range of the standard deviation of each part of a complex noise, of which the magnitude is seen.
+        rician_noise: range of the standard deviation of the real and the imaginary part of the noise.
         extra: transforms of batchgenerators by name, before all changes of intensity, on the CPU.
     """
 
@@ -281,31 +281,31 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """How weights are learned.
+    """The training of a network.
 
     Args:
-        batch_size: patches a step.
-        accumulation: parts that a batch is computed in, one after the other, to save memory; the step is of all of them.
-        steps: of the whole schedule; absent when a time budget decides, from speed measured as training starts.
-        seconds: wall-clock of the training. ``steps`` is then what is expected to fit, and the schedule is stretched or shortened
-            on the way so that it ends in time; absent where the number of steps is fixed.
+        batch_size: patches per step.
+        accumulation: parts in which a batch is computed one after another, to save memory.
+        steps: of the whole schedule; absent if a time budget determines it from the speed measured at the start of training.
+        seconds: wall-clock of the training. ``steps`` is then an estimate, and the schedule is stretched or shortened during
+            training to end in time; absent where the number of steps is fixed.
         epoch_steps: steps between two lines of the history.
-        patience: epochs without a better estimate of Dice after which the rate is brought to zero early; absent for never.
-        loss: what is made small, see `nnseg.training.losses`.
+        patience: epochs without a better estimate of Dice after which the rate is reduced to zero; absent for never.
+        loss: that is minimized, see `nnseg.training.losses`.
         class_weights: of each head (labels with the background, or regions) in the loss; empty for equal weights.
-        label_smoothing: share of certainty taken from the reference in cross-entropies and spread over all labels.
-        batch_dice: take the Dice (or IoU) of a batch as one volume instead of the mean over its patches.
-        deep_supervision: also score the coarser stages' answers.
+        label_smoothing: share of the target probability in cross-entropies that is spread over all labels.
+        batch_dice: compute the Dice (or IoU) loss over a batch as one volume instead of the mean over its patches.
+        deep_supervision: also apply the loss to the outputs of coarser stages.
         optimizer: "sgd" with Nesterov's momentum, or "adamw".
         learning_rate: the highest of the schedule.
         weight_decay: of all weights.
         momentum: of "sgd".
         schedule: "cosine" or "poly" (power 0.9); both end at zero.
-        warmup_steps: over which the rate rises linearly.
+        warmup_steps: steps over which the rate rises linearly.
         clip_norm: largest global gradient norm.
-        averaging: decay of the exponential moving average of weights a step, 0 for none; the average is the result.
+        averaging: decay per step of the exponential moving average of weights, which is the result; 0 for none.
         foreground_share: share of patches centred on a labelled voxel.
-        precision: of the arithmetic; "auto" takes bfloat16 where the device is faster with it.
+        precision: of the arithmetic; "auto" is bfloat16 where the device is faster with it.
         seed: of every random draw.
     """
 
@@ -335,11 +335,11 @@ class Training(Section):
 
 
 class Inference(Section):
-    """How a scan is predicted.
+    """The prediction of a scan.
 
     Args:
         step: distance of neighbouring tiles as a share of the patch.
-        mirror_axes: axes mirrored in all combinations, the answers averaged; empty for none.
+        mirror_axes: axes mirrored in all combinations, whose predictions are averaged; empty for none.
     """
 
     step: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -350,14 +350,14 @@ class Plan(Section):
     """One configuration of one dataset: what is fixed before training starts.
 
     Args:
-        format: version of this layout; a plan of another one is refused, not guessed at.
-        name: "2d", "3d", "3d_lowres" (3D on a coarser grid) or "3d_cascade" (3D, shown the answer of "3d_lowres").
-        dataset: its name.
-        recipe: which preset shaped the plan.
-        previous: the plan whose answer the network is shown beside the scan; absent but in a cascade.
+        format: version of this layout; plans of another version are refused.
+        name: "2d", "3d", "3d_lowres" (3D on a coarser grid) or "3d_cascade" (3D, with the segmentation of "3d_lowres" as input).
+        dataset: name.
+        recipe: name of the preset.
+        previous: the plan whose segmentation is a further input of the network; only in a cascade.
         channels: names, in order.
-        labels: what label values mean.
-        patch: voxels the network sees at once, in network axis order.
+        labels: names and values.
+        patch: voxels of the network's input, in network axis order.
     """
 
     format: Literal[1] = 1
@@ -458,12 +458,12 @@ class Plan(Section):
 
     @property
     def inputs(self) -> int:
-        """Channels that the network sees: the scan's and, in a cascade, one for each label of the previous answer."""
+        """Input channels of the network: the scan's and, in a cascade, one for each label of the previous segmentation."""
         return len(self.channels) + (len(self.labels.values) - 1 if self.previous else 0)
 
     @property
     def stored(self) -> int:
-        """Channels of a preprocessed case: the scan's and, in a cascade, one with the label indices of the previous answer."""
+        """Channels of a preprocessed case: the scan's and, in a cascade, one with the label indices of the previous segmentation."""
         return len(self.channels) + bool(self.previous)
 
     def grid(self, shape: Shape, spacing: Vector) -> Grid:
@@ -480,7 +480,7 @@ class Plan(Section):
         return Grid(shape=(z, y, x), spacing=(depth, height, width)).resampled((wanted[0], wanted[1], wanted[2]))
 
     def key(self, *sections: str) -> str:
-        """A digest of the named sections (all if none), without reasons: equal keys, equal numbers."""
+        """A digest of the named sections (all if none), without reasons; plans with equal keys give equal results."""
         return digest(_without_reasons(self.model_dump(mode="json", include=set(sections) or None)))
 
 
