@@ -13,7 +13,7 @@ from nnseg import pipeline
 from nnseg.commands.export import export
 from nnseg.commands.preprocess import preprocess_run, preprocessed_keys, previous_predictions
 from nnseg.commands.probe import ProbeRequest
-from nnseg.commands.probe_worker import handle, train_a_little
+from nnseg.commands.probe_worker import measure_cases, measure_training
 from nnseg.commands.train import check_cascades, train
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, RunError
@@ -215,7 +215,7 @@ def test_a_cascade_is_tried_with_references_for_answers(finished: Run, dataset: 
         held_out=1,
     )  # fmt: skip
     request.store.mkdir()
-    assert handle(request, CPU).predict_seconds > 0
+    assert measure_cases(request, CPU).predict_seconds > 0
     case = CaseStore(request.store).read(cases[0].name)
     assert np.array_equal(case.image[1], case.labels)
-    assert train_a_little(request, CPU).step_seconds > 0
+    assert measure_training(request, CPU).step_seconds > 0
