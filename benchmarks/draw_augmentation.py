@@ -20,7 +20,7 @@ from scipy import ndimage
 from nnseg.core.plan import Augmentation
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.training.augmentation.intensity import CHANGES
-from nnseg.training.augmentation.pose import Pose, draw_bend, rotation
+from nnseg.training.augmentation.pose import Pose, draw_displacements, rotation
 from nnseg.training.augmentation.warp import cut, warp
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def read_case(scan: Path, labels: Path | None) -> SimpleNamespace:
 
 
 def patch_of(case: SimpleNamespace, pose: Pose, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    if pose.turn is not None:
+    if pose.matrix is not None:
         return warp(case, pose, size, CPU)
     image, labels = torch.zeros(1, *size), torch.zeros(size, dtype=torch.int64)
     cut(case, pose, image, labels)
@@ -72,21 +72,23 @@ def patch_of(case: SimpleNamespace, pose: Pose, size: tuple[int, ...]) -> tuple[
 def poses(case: SimpleNamespace, start: np.ndarray, size: tuple[int, ...]) -> list[Tile]:
     """The patch as it is, turned, zoomed, flipped, bent."""
     bent = [
-        draw_bend(np.random.default_rng(4), Augmentation(elastic_probability=1.0, elastic=(s, s)), np.array(size), in_plane=False)
+        draw_displacements(
+            np.random.default_rng(4), Augmentation(elastic_probability=1.0, elastic=(s, s)), np.array(size), in_plane=False
+        )
         for s in (0.02, 0.05)
     ]
     drawn = {
         "as it is": Pose(start=start),
         "flipped": Pose(start=start, mirrored=(2,)),
-        "turned by 15": Pose(start=start, turn=rotation([np.pi / 12, 0, 0])),
-        "turned by 30": Pose(start=start, turn=rotation([np.pi / 6, 0, 0])),
-        "zoom 0.7": Pose(start=start, turn=np.eye(3) * 0.7),
-        "zoom 1.4": Pose(start=start, turn=np.eye(3) * 1.4),
-        "elastic 0.02": Pose(start=start, turn=np.eye(3), bend=bent[0]),
-        "elastic 0.05": Pose(start=start, turn=np.eye(3), bend=bent[1]),
+        "turned by 15": Pose(start=start, matrix=rotation([np.pi / 12, 0, 0])),
+        "turned by 30": Pose(start=start, matrix=rotation([np.pi / 6, 0, 0])),
+        "zoom 0.7": Pose(start=start, matrix=np.eye(3) * 0.7),
+        "zoom 1.4": Pose(start=start, matrix=np.eye(3) * 1.4),
+        "elastic 0.02": Pose(start=start, matrix=np.eye(3), displacements=bent[0]),
+        "elastic 0.05": Pose(start=start, matrix=np.eye(3), displacements=bent[1]),
     }
     if size[1] == size[2]:
-        drawn |= {f"quarter turns: {k}": Pose(start=start, quarters=(k, 1, 2)) for k in (1, 2)}
+        drawn |= {f"quarter turns: {k}": Pose(start=start, quarter_turns=(k, 1, 2)) for k in (1, 2)}
     middle = size[0] // 2
     return [
         Tile(title=title, image=image[0, middle].numpy(), labels=labels[middle].numpy())

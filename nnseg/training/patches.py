@@ -14,7 +14,7 @@ from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
 from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import cascade_input
-from nnseg.training.augmentation.intensity import Drawn, augment, draw_strengths
+from nnseg.training.augmentation.intensity import Strengths, augment, draw_strengths
 from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels
 from nnseg.training.augmentation.warp import LabelledCase, cut, warp
 from nnseg.training.context import SINGLE_PROCESS, Ranks
@@ -109,12 +109,12 @@ class Patches:
         image = torch.zeros((len(draws), self._plan.stored, *self._patch), pin_memory=pinned)
         labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
-            if draw.pose.turn is None:
+            if draw.pose.matrix is None:
                 cut(draw.case, draw.pose, image[number], labels[number])
         image, labels = image.to(self._augment_on, non_blocking=True), labels.to(self._augment_on, non_blocking=True)
         previous = bool(self._plan.previous)
         for number, draw in enumerate(draws):
-            if draw.pose.turn is not None:
+            if draw.pose.matrix is not None:
                 image[number], labels[number] = warp(draw.case, draw.pose, self._patch, self._augment_on, previous=previous)
         swap_labels(labels, poses, self._plan)
         if previous:
@@ -141,7 +141,7 @@ class _PatchParameters:
 
     case: LabelledCase
     pose: Pose
-    strengths: Drawn
+    strengths: Strengths
     seed: int
     rng: np.random.Generator
 

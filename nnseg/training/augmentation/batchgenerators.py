@@ -1,8 +1,8 @@
-"""Transforms of batchgenerators, by name: for changes that nnseg has none of its own for.
+"""Transforms of batchgenerators, by name, for augmentations that nnseg lacks.
 
-They run on the CPU, patch by patch, before nnseg's own changes of intensity, and cost what they cost. Only those listed here can be
-named, so that a plan from elsewhere can run nothing else. Of transforms that move voxels, those are left out that nnseg does better
-itself: its own rotations, zooms, flips and deformations interpolate once and know left from right.
+They run on the CPU, patch by patch, before nnseg's own changes of intensity. Only those in `CATALOGUE` can be named, so that a plan
+from others can run no other code. Rotations, zooms, flips and deformations are left out: nnseg's own interpolate once for all and
+swap left and right labels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nnseg.core.validation import nearest
 Transform = Callable[..., dict[str, Any]]
 
 _GLOBAL_GENERATORS = threading.Lock()
-"""Held while the generators that all threads share are ours."""
+"""Held while the global random generators have a patch's seed."""
 
 
 class Transforms:
@@ -40,18 +40,18 @@ class Transforms:
 
     def __init__(self, extras: Sequence[Extra]) -> None:
         self._extras = extras
-        self._transforms = [_made(extra, f"training.augmentation.extra.{n}") for n, extra in enumerate(extras)]
+        self._transforms = [_make_transform(extra, f"training.augmentation.extra.{n}") for n, extra in enumerate(extras)]
 
     def seed(self, rng: np.random.Generator) -> int:
-        """For one patch; nothing is drawn where there are no transforms."""
+        """A seed for one patch; nothing is drawn if there are no transforms."""
         return int(rng.integers(2**32)) if self._transforms else 0
 
     def apply(self, image: Tensor, maps: Sequence[Tensor], seeds: Sequence[int], *, masked: Sequence[int] = ()) -> None:
-        """Change a batch in place. Global random generators are left as they were.
+        """Change a batch in place; the state of global random generators is restored.
 
         Args:
             image: float32 (B, C, *space).
-            maps: label maps (B, *space), which follow where voxels are moved.
+            maps: label maps (B, *space), which move with the voxels.
             seeds: for each patch, from `seed`.
             masked: channels normalized inside the object only; they stay zero where all channels are zero.
 
@@ -70,30 +70,30 @@ class Transforms:
     def _changed(self, image: np.ndarray, follow: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         data = {"data": image[None].copy(), "seg": follow[None].copy()}
         with _GLOBAL_GENERATORS:
-            before, before_too = np.random.get_state(), random.getstate()
+            numpy_state, python_state = np.random.get_state(), random.getstate()
             np.random.seed(seed)
             random.seed(seed)
             try:
                 for number, (extra, transform) in enumerate(zip(self._extras, self._transforms, strict=True)):
                     data = _run(transform, data, f"training.augmentation.extra.{number} ({extra.name})")
             finally:
-                np.random.set_state(before)
-                random.setstate(before_too)
+                np.random.set_state(numpy_state)
+                random.setstate(python_state)
         return data["data"][0].astype(np.float32), data["seg"][0]
 
 
-def kind_of(name: str) -> Callable[..., Any]:
-    """The class of a transform of the catalogue."""
+def transform_class(name: str) -> Callable[..., Any]:
+    """The class of a transform in `CATALOGUE`."""
     kind: Callable[..., Any] = getattr(importlib.import_module(f"batchgenerators.transforms.{CATALOGUE[name]}"), name)
     return kind
 
 
-def _made(extra: Extra, where: str) -> Transform:
+def _make_transform(extra: Extra, where: str) -> Transform:
     if extra.name not in CATALOGUE:
         near = nearest([extra.name], [[name] for name in CATALOGUE])
         advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(CATALOGUE)}"
         raise PlanError(f'{where}.name = "{extra.name}" is not in the catalogue; {advice}')
-    kind = kind_of(extra.name)
+    kind = transform_class(extra.name)
     signature = inspect.signature(kind)
     for name in extra.settings:
         if name not in signature.parameters:
@@ -110,7 +110,7 @@ def _run(transform: Transform, data: dict[str, Any], where: str) -> dict[str, An
     shape = data["data"].shape
     try:
         data = transform(**data)
-    except Exception as error:  # code of others, with a user's settings
+    except Exception as error:  # any error is possible with a user's settings
         raise PlanError(f"{where} failed on a patch of shape {shape[1:]}: {type(error).__name__}: {error}") from error
     if data["data"].shape != shape:
         raise PlanError(f"{where} makes patches of shape {data['data'].shape[1:]} out of {shape[1:]}; their shape must stay")
@@ -118,7 +118,7 @@ def _run(transform: Transform, data: dict[str, Any], where: str) -> dict[str, An
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists of a file as the tuples that transforms expect."""
+    """A value of a plan file with tuples, which transforms expect, for lists."""
     return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
 
 
@@ -146,4 +146,4 @@ CATALOGUE: Final[dict[str, str]] = {
     "AnatomyInformedTransform": "spatial_transforms",
     "MisalignTransform": "spatial_transforms",
 }
-"""Every transform that a plan may name, and the module of `batchgenerators.transforms` that has it: loaded when it is wanted."""
+"""Every transform that a plan may name, and its module in `batchgenerators.transforms`, imported when needed."""

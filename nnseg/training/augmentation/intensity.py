@@ -1,8 +1,7 @@
 """Random changes of intensity, the same code on CPU and GPU.
 
-Each change is two functions: one draws how strongly to change which channels of one patch, the other applies it to all chosen
-channels of a batch, and only to them. A row is one channel of one patch; nothing mixes rows, so a patch does not depend on its
-neighbours in the batch.
+Each change is two functions: one draws the strength for each channel of one patch to be changed, the other applies it to all these
+channels of a batch. A row is one channel of one patch; no change mixes rows, so a patch does not depend on the others in its batch.
 
 Source: nnU-Net (Isensee et al. 2021), supplement 4, for the changes and their order.
 """
@@ -18,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnseg.core.plan import Augmentation
-from nnseg.core.validation import Range
 from nnseg.training.augmentation.mri import (
     SMALLEST,
-    Artefact,
+    Draw,
+    IntensityChange,
     Shape,
     Strength,
     apply_bias_field,
@@ -39,16 +38,16 @@ from nnseg.training.augmentation.mri import (
     mean_of,
 )
 
-Drawn = Mapping[str, Mapping[int, Strength]]
-"""For one patch: per change, the channels it befalls and how strongly."""
+Strengths = Mapping[str, Mapping[int, Strength]]
+"""For one patch: by change and channel, how strong it is; without the channels that stay."""
 
 
-def draw_strengths(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> Drawn:
-    """What is to happen to one patch of shape (C, *space)."""
+def draw_strengths(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> Strengths:
+    """Random strengths of all changes for one patch of shape (C, *space)."""
     return {name: change.draw(rng, settings, shape) for name, change in CHANGES.items()}
 
 
-def augment(image: Tensor, drawn: Sequence[Drawn], *, masked: Sequence[int] = ()) -> None:
+def augment(image: Tensor, drawn: Sequence[Strengths], *, masked: Sequence[int] = ()) -> None:
     """Change a batch in place.
 
     Args:
@@ -70,7 +69,7 @@ def augment(image: Tensor, drawn: Sequence[Drawn], *, masked: Sequence[int] = ()
 
 
 def draw_noise(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """(standard deviation, seed); channels share the first."""
+    """(standard deviation, seed) of all channels; the deviation is the same."""
     if rng.random() >= settings.noise_probability:
         return {}
     deviation = rng.uniform(*settings.noise)
@@ -86,14 +85,14 @@ def apply_noise(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 
 def draw_blur(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """A sigma in voxels for each axis; each channel with chance 1/2."""
+    """A sigma in voxels for each axis; each channel with probability 1/2."""
     if rng.random() >= settings.blur_probability:
         return {}
     return {c: tuple(rng.uniform(*settings.blur, len(shape) - 1)) for c in range(shape[0]) if rng.random() < 0.5}
 
 
 def apply_blur(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows under a Gaussian cut off at three sigma, reflected at the borders."""
+    """Rows blurred by a Gaussian, cut off at three sigma and reflected at the borders."""
     for axis, sigmas in enumerate(zip(*strengths, strict=True), start=1):
         weights = _gaussian(np.array(sigmas))
         radius, length = len(weights) - 1, rows.shape[axis]
@@ -106,30 +105,20 @@ def apply_blur(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return rows
 
 
-def draw_brightness(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """A factor for each channel."""
-    return _draw_factors(rng, settings.brightness_probability, settings.brightness, shape)
-
-
 def apply_brightness(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     """Rows times their factors."""
     return rows * _factors(strengths, rows)
 
 
-def draw_contrast(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """A factor for each channel."""
-    return _draw_factors(rng, settings.contrast_probability, settings.contrast, shape)
-
-
 def apply_contrast(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows with distances from the mean times a factor, inside the old range."""
+    """Rows with deviations from the mean times a factor, clipped to the old range."""
     mean = mean_of(rows)
     low, high = extremes(rows)
     return ((rows - mean) * _factors(strengths, rows) + mean).clamp(low, high)
 
 
 def draw_low_resolution(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """A zoom for each axis, the same one for all that lose resolution; each channel with chance 1/2."""
+    """A zoom for each axis, the same for all axes that lose resolution; each channel with probability 1/2."""
     if rng.random() >= settings.low_resolution_probability:
         return {}
     kept = 1 if settings.in_plane and len(shape) == 4 else 0
@@ -147,19 +136,9 @@ def apply_low_resolution(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return rows
 
 
-def draw_inverted_gamma(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """An exponent for each channel."""
-    return _draw_factors(rng, settings.inverted_gamma_probability, settings.gamma, shape)
-
-
 def apply_inverted_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     """`apply_gamma` of the negative image, negated."""
     return -apply_gamma(-rows, strengths)
-
-
-def draw_gamma(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """An exponent for each channel."""
-    return _draw_factors(rng, settings.gamma_probability, settings.gamma, shape)
 
 
 def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
@@ -169,16 +148,25 @@ def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     low, high = extremes(rows)
     share = (rows - low) / (high - low).clamp(min=SMALLEST)
     # Not `share ** factors`, whose last bit depends on where a thread's part of the tensor ends.
-    bent = (share.log_() * _factors(strengths, rows)).exp_() * (high - low)
-    bent -= mean_of(bent)
-    return bent * (deviation / mean_of(bent.square()).sqrt().clamp(min=SMALLEST)) + mean
+    curved = (share.log_() * _factors(strengths, rows)).exp_() * (high - low)
+    curved -= mean_of(curved)
+    return curved * (deviation / mean_of(curved.square()).sqrt().clamp(min=SMALLEST)) + mean
 
 
-def _draw_factors(rng: np.random.Generator, probability: float, bounds: Range, shape: Shape) -> dict[int, Strength]:
-    """A factor for each channel, below and above 1 with equal chance."""
-    if rng.random() >= probability:
-        return {}
-    return {channel: (_around_one(rng, *bounds),) for channel in range(shape[0])}
+def _factors_for(change: str, bounds: str) -> Draw:
+    """A draw function: a factor for each channel, below and above 1 with equal probability.
+
+    Args:
+        change: name of the change, and of the setting of its probability.
+        bounds: name of the setting of the range.
+    """
+
+    def draw(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+        if rng.random() >= getattr(settings, f"{change}_probability"):
+            return {}
+        return {channel: (_around_one(rng, *getattr(settings, bounds)),) for channel in range(shape[0])}
+
+    return draw
 
 
 def _around_one(rng: np.random.Generator, low: float, high: float) -> float:
@@ -198,18 +186,18 @@ def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
     return column([s[0] for s in strengths], rows)
 
 
-CHANGES: Final[dict[str, Artefact]] = {
-    "motion": Artefact(draw_motion, apply_motion),
-    "ghosting": Artefact(draw_ghosting, apply_ghosting),
-    "slice_thickness": Artefact(draw_slice_thickness, apply_slice_thickness),
-    "bias_field": Artefact(draw_bias_field, apply_bias_field),
-    "rician_noise": Artefact(draw_rician_noise, apply_rician_noise),
-    "noise": Artefact(draw_noise, apply_noise),
-    "blur": Artefact(draw_blur, apply_blur),
-    "brightness": Artefact(draw_brightness, apply_brightness),
-    "contrast": Artefact(draw_contrast, apply_contrast),
-    "low_resolution": Artefact(draw_low_resolution, apply_low_resolution),
-    "inverted_gamma": Artefact(draw_inverted_gamma, apply_inverted_gamma),
-    "gamma": Artefact(draw_gamma, apply_gamma),
+CHANGES: Final[dict[str, IntensityChange]] = {
+    "motion": IntensityChange(draw_motion, apply_motion),
+    "ghosting": IntensityChange(draw_ghosting, apply_ghosting),
+    "slice_thickness": IntensityChange(draw_slice_thickness, apply_slice_thickness),
+    "bias_field": IntensityChange(draw_bias_field, apply_bias_field),
+    "rician_noise": IntensityChange(draw_rician_noise, apply_rician_noise),
+    "noise": IntensityChange(draw_noise, apply_noise),
+    "blur": IntensityChange(draw_blur, apply_blur),
+    "brightness": IntensityChange(_factors_for("brightness", "brightness"), apply_brightness),
+    "contrast": IntensityChange(_factors_for("contrast", "contrast"), apply_contrast),
+    "low_resolution": IntensityChange(draw_low_resolution, apply_low_resolution),
+    "inverted_gamma": IntensityChange(_factors_for("inverted_gamma", "gamma"), apply_inverted_gamma),
+    "gamma": IntensityChange(_factors_for("gamma", "gamma"), apply_gamma),
 }
-"""Every change, in the order in which they are applied: what a scanner does comes first."""
+"""Every change, in the order of application: artefacts of the scanner come first."""

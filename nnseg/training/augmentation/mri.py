@@ -1,14 +1,14 @@
-"""What a scanner does to a scan: the patient moves, lines get lost, slices are thick, coils are near or far, and there is noise.
+"""MRI artefacts: motion, ghosting, thick slices, bias fields and Rician noise.
 
-Draw and apply pairs as in `nnseg.training.augment`. Nothing is drawn from the generator for a change whose probability is zero, so
-that the other draws do not depend on which changes there are. Intensities may have any offset (normalization moves zero), so what
-happens to magnitudes happens above a row's least value.
+Functions to draw and apply changes, for `nnseg.training.augmentation.intensity`. Nothing is drawn from the generator for changes
+of probability zero, so that the other draws do not depend on which changes exist. Intensities may have any offset, because
+normalization moves zero: changes of a magnitude apply to the intensity above a row's minimum.
 
-Everything is done in image space: what happens to the lines of k-space along one axis is a convolution along that axis. Fourier
+Everything is computed in image space: a change of the lines of k-space along one axis is a convolution along that axis. Fourier
 transforms would be slower here, and their last bits depend on the number of threads.
 
-Sources: Shaw et al. 2019 (MIDL) for motion as a mixture of lines of moved copies; Pérez-García et al. 2021 (TorchIO) for which
-faults are worth having; Van Leemput et al. 1999 (IEEE TMI 18) for bias fields as exponentials of polynomials.
+Sources: Shaw et al. 2019 (MIDL) for motion as a mixture of lines of moved copies; Pérez-García et al. 2021 (TorchIO) for the
+choice of artefacts; Van Leemput et al. 1999 (IEEE TMI 18) for bias fields as exponentials of polynomials.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ Strength = tuple[float, ...]
 Shape = tuple[int, ...]
 
 SMALLEST: Final = 1e-7
-"""Below this a range or a standard deviation counts as this."""
+"""Lower limit of ranges and standard deviations that are divided by."""
 
 
-class Artefact(NamedTuple):
-    """One kind of change.
+Draw = Callable[[np.random.Generator, Augmentation, Shape], dict[int, Strength]]
+"""Of a generator, the settings and a patch's shape (C, *space): the strength for each channel to be changed."""
 
-    Args:
-        draw: from a generator, the settings and a patch's shape (C, *space): the strength for each channel that is to be changed.
-        apply: to rows (N, *space), with a strength for each.
-    """
 
-    draw: Callable[[np.random.Generator, Augmentation, Shape], dict[int, Strength]]
+class IntensityChange(NamedTuple):
+    """One kind of change: how it is drawn, and how it is applied to rows (N, *space) with a strength for each."""
+
+    draw: Draw
     apply: Callable[[Tensor, Sequence[Strength]], Tensor]
 
 
@@ -50,14 +49,14 @@ def column(values: Sequence[float], rows: Tensor) -> Tensor:
 
 
 def mean_of(rows: Tensor) -> Tensor:
-    """The mean of each row, one axis after the other: a sum over everything at once would depend on the number of threads."""
+    """The mean of each row, one axis after the other: a sum over all axes at once would depend on the number of threads."""
     for axis in range(rows.ndim - 1, 0, -1):
         rows = rows.mean(axis, keepdim=True)
     return rows
 
 
 def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of each row."""
+    """Minimum and maximum of each row."""
     axes = tuple(range(1, rows.ndim))
     return rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
 
@@ -71,7 +70,7 @@ DEGREE: Final = 3
 
 def draw_motion(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """For one channel: the axis of the lines, the shares of lines before the first and the second move, and a shift for each."""
-    if not _happens(rng, settings.motion_probability):
+    if not _is_drawn(rng, settings.motion_probability):
         return {}
     first = _first_axis(settings, shape)
     axis, moves = rng.integers(first, len(shape) - 1), np.sort(rng.uniform(0.2, 0.95, 2))
@@ -81,7 +80,7 @@ def draw_motion(rng: np.random.Generator, settings: Augmentation, shape: Shape) 
 
 
 def apply_motion(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows whose outer lines of k-space show the object elsewhere, as when lines are taken from the centre outwards."""
+    """Rows whose outer lines of k-space are those of the object after it moved, acquired from the centre outwards."""
     for row, (along, first, second, *shifts) in zip(rows, strengths, strict=True):
         axis, axes = int(along), tuple(range(row.ndim))
         bands = _bands(row.shape[axis], (first, second))
@@ -93,17 +92,17 @@ def apply_motion(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 
 def draw_ghosting(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """For one channel: the axis, the number of ghosts with the object itself, and their share of the signal."""
-    if not _happens(rng, settings.ghosting_probability):
+    """For one channel: the axis, the number of ghosts (the object included), and their share of the signal."""
+    if not _is_drawn(rng, settings.ghosting_probability):
         return {}
     axis, ghosts = rng.integers(_first_axis(settings, shape), len(shape) - 1), rng.integers(2, MOST_GHOSTS + 1)
     return {int(rng.integers(shape[0])): (float(axis), float(ghosts), float(rng.uniform(*settings.ghosting)))}
 
 
 def apply_ghosting(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows that lost a share of every ``ghosts``-th line of k-space but the central one.
+    """Rows without a share of every ``ghosts``-th line of k-space except the central one.
 
-    What is lost is the mean of the row's copies, moved by equal parts of its length, without what is constant along the axis.
+    What they lose is the mean of the row's copies, shifted by equal parts of its length, minus its mean along the axis.
     """
     for row, (along, ghosts, share) in zip(rows, strengths, strict=True):
         axis, count = int(along), int(ghosts)
@@ -115,8 +114,8 @@ def apply_ghosting(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 
 def draw_slice_thickness(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """For one channel: the thickness in voxels; nothing where slices are thick enough, or single."""
-    if len(shape) < 4 or settings.in_plane or not _happens(rng, settings.slice_thickness_probability):
+    """For one channel: the thickness in voxels; none in 2D or where slices are thick already."""
+    if len(shape) < 4 or settings.in_plane or not _is_drawn(rng, settings.slice_thickness_probability):
         return {}
     return {int(rng.integers(shape[0])): (float(rng.uniform(*settings.slice_thickness)),)}
 
@@ -131,14 +130,14 @@ def apply_slice_thickness(rows: Tensor, strengths: Sequence[Strength]) -> Tensor
 
 
 def draw_bias_field(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """For each channel the coefficients of a polynomial in coordinates from -1 to 1: its mean is 0, its deviation what is drawn."""
-    if not _happens(rng, settings.bias_field_probability):
+    """For each channel the coefficients of a polynomial in coordinates from -1 to 1, with mean 0 and a random deviation."""
+    if not _is_drawn(rng, settings.bias_field_probability):
         return {}
     return {channel: _coefficients(rng, rng.uniform(*settings.bias_field), len(shape) - 1) for channel in range(shape[0])}
 
 
 def apply_bias_field(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows, above their least value, times the exponential of a polynomial."""
+    """Rows, above their minimum, times the exponential of a polynomial."""
     low, _ = extremes(rows)
     for row, base, coefficients in zip(rows, low, strengths, strict=True):
         row.sub_(base).mul_(_polynomial(coefficients, row).exp_()).add_(base)
@@ -146,15 +145,15 @@ def apply_bias_field(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 
 def draw_rician_noise(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
-    """(standard deviation, seed); channels share the first."""
-    if not _happens(rng, settings.rician_noise_probability):
+    """(standard deviation, seed) of all channels; the deviation is the same."""
+    if not _is_drawn(rng, settings.rician_noise_probability):
         return {}
     deviation = float(rng.uniform(*settings.rician_noise))
     return {channel: (deviation, int(rng.integers(2**31))) for channel in range(shape[0])}
 
 
 def apply_rician_noise(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
-    """Rows, above their least value, as the magnitude of a signal with Gaussian noise in both its parts.
+    """Rows, above their minimum, as the magnitude of a complex signal with Gaussian noise in both parts.
 
     Source: Gudbjartsson and Patz 1995, The Rician distribution of noisy MRI data, eq. 1.
     """
@@ -164,17 +163,17 @@ def apply_rician_noise(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return (rows - low + parts[0]).square_().add_(parts[1].square_()).sqrt_().add_(low)
 
 
-def _happens(rng: np.random.Generator, probability: float) -> bool:
+def _is_drawn(rng: np.random.Generator, probability: float) -> bool:
     return probability > 0 and rng.random() < probability
 
 
 def _first_axis(settings: Augmentation, shape: Shape) -> int:
-    """Of those along which lines are read and patients move: not that of thick slices."""
+    """The first axis for k-space lines and motion: 1 where axis 0 is that of thick slices."""
     return 1 if settings.in_plane and len(shape) == 4 else 0
 
 
 def _bands(length: int, bounds: Sequence[float]) -> npt.NDArray[np.float32]:
-    """(length, 2 * length): side by side the convolutions that keep lines beyond the first share of frequencies, and the second."""
+    """(length, 2 * length): two convolution matrices side by side, for the lines beyond the first bound, and beyond the second."""
     frequency = np.abs(np.fft.fftfreq(length)) * 2
     kept = [(frequency > bounds[0]) & (frequency <= bounds[1]), frequency > bounds[1]]
     places = (np.arange(length)[:, None] - np.arange(length)) % length
@@ -185,7 +184,7 @@ def _coefficients(rng: np.random.Generator, deviation: float, axes: int) -> Stre
     orders = np.indices((DEGREE + 1,) * axes).sum(0)
     drawn = np.where((orders > 0) & (orders <= DEGREE), rng.standard_normal(orders.shape), 0.0)
     values = drawn
-    for powers in [_powers(9)] * axes:  # a few points are enough to know a polynomial's mean and deviation
+    for powers in [_powers(9)] * axes:  # a few points suffice for a polynomial's mean and deviation
         values = np.tensordot(values, powers, (0, 0))
     drawn[(0,) * axes] = -values.mean()
     return tuple((drawn * (deviation / values.std())).ravel().tolist())

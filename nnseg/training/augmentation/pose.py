@@ -1,7 +1,7 @@
-"""`Pose`: which voxels of a case a patch shows, and how they are turned.
+"""`Pose`: where a patch lies in a case, and how it is rotated, scaled, flipped and deformed.
 
-Everything here has three spatial axes; a 2D patch is one slice, ``(1, Y, X)``. Turning happens in voxels and not in millimetres, as
-in nnU-Net: on an anisotropic grid a rotation also shears, which the plan's ``in_plane`` is there to avoid.
+Everything here has three spatial axes; a 2D patch is one slice, ``(1, Y, X)``. Rotations are in voxels, not in millimetres, as in
+nnU-Net: on an anisotropic grid they also shear, which the plan's ``in_plane`` avoids.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ Matrix = npt.NDArray[np.float64]
 Offset = npt.NDArray[np.int64]
 
 CONTROL_POINTS = 5
-"""Of an elastic deformation, along each axis, the first and the last on the patch's ends."""
+"""Of an elastic deformation, along each axis; the first and the last lie on the patch's ends."""
 
 KNOT_DISTANCE = 4
-"""In voxels: how finely the spline through the control points is sampled; in between, displacements are interpolated linearly."""
+"""Voxels between the samples of the spline through the control points; displacements in between are interpolated linearly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pose:
-    """Which voxels of a case a patch shows.
+    """Position of a patch in a case, and its spatial transform.
 
     Args:
-        start: (3,) voxel of the case under the patch's first voxel, were it not turned; negative where the case is smaller.
-        turn: (3, 3), takes offsets from the patch's centre to offsets in the case; None leaves the voxels as they are.
-        mirrored: axes along which the patch is flipped, after turning.
-        bend: (3, *knots), how much further off in the case each part of the patch is, in voxels; knots are evenly spaced from the
-            patch's first voxel to its last, one along axis 0 if slices are bent in themselves. Only together with a turn.
-        quarters: how often the patch is at last turned by 90 degrees, and the axis that is turned into the other.
+        start: (3,) voxel of the case at the patch's first voxel, before the transform; negative where the case is smaller.
+        matrix: (3, 3), from offsets to the patch's centre to offsets in the case, in voxels; None for the identity.
+        mirrored: axes of the patch that are flipped, after ``matrix``.
+        displacements: (3, *knots) in the case, in voxels. Knots are evenly spaced from the patch's first voxel to its last; a
+            single one along axis 0 if each slice is deformed within itself. Only together with ``matrix``.
+        quarter_turns: number of final rotations by 90 degrees, and the two axes of their plane.
     """
 
     start: Offset
-    turn: Matrix | None = None
+    matrix: Matrix | None = None
     mirrored: tuple[int, ...] = ()
-    bend: Matrix | None = None
-    quarters: tuple[int, int, int] = (0, 1, 2)
+    displacements: Matrix | None = None
+    quarter_turns: tuple[int, int, int] = (0, 1, 2)
 
     @property
     def in_plane(self) -> bool:
-        """True if slices are turned and bent in themselves, so that none mixes with its neighbours."""
-        if self.bend is not None and self.bend.shape[1] > 1:
+        """True if the transform moves no voxel to another slice."""
+        if self.displacements is not None and self.displacements.shape[1] > 1:
             return False
-        return self.turn is None or bool(np.all(self.turn[0] == (1, 0, 0)) and np.all(self.turn[:, 0] == (1, 0, 0)))
+        return self.matrix is None or bool(np.all(self.matrix[0] == (1, 0, 0)) and np.all(self.matrix[:, 0] == (1, 0, 0)))
 
 
 def draw_pose(
@@ -63,37 +63,37 @@ def draw_pose(
     Args:
         case, patch: their shapes, three values each.
         dimensions: of the plan.
-        around: the voxel in the patch's middle, as far as the borders allow; None for anywhere.
+        around: voxel at the patch's centre, as far as the borders allow; None for a uniform draw.
     """
     in_plane = augmentation.in_plane or dimensions == 2
     start = draw_start(rng, case, patch, around)
-    turn = draw_turn(rng, augmentation, in_plane=in_plane)
+    matrix = draw_matrix(rng, augmentation, in_plane=in_plane)
     mirrored = draw_mirrored(rng, augmentation, dimensions=dimensions)
-    bend = draw_bend(rng, augmentation, patch, in_plane=in_plane)
-    if bend is not None and turn is None:
-        turn = np.eye(3)
-    quarters = draw_quarters(rng, augmentation, dimensions=dimensions)
-    return Pose(start=start, turn=turn, mirrored=mirrored, bend=bend, quarters=quarters)
+    displacements = draw_displacements(rng, augmentation, patch, in_plane=in_plane)
+    if displacements is not None and matrix is None:
+        matrix = np.eye(3)
+    quarter_turns = draw_quarter_turns(rng, augmentation, dimensions=dimensions)
+    return Pose(start=start, matrix=matrix, mirrored=mirrored, displacements=displacements, quarter_turns=quarter_turns)
 
 
 def draw_start(rng: np.random.Generator, shape: Offset, patch: Offset, around: Offset | None = None) -> Offset:
-    """Where a patch starts so that it stays inside the case; a case smaller than the patch lies in its middle.
+    """The first voxel of a patch that lies inside the case; a case smaller than the patch is centred in it.
 
-    The middle, because prediction pads it alike and a turn about the patch's centre then keeps it in view.
+    Centred, because prediction pads it alike, and a rotation about the patch's centre then keeps it inside.
 
     Args:
-        around: the voxel in the patch's middle, as far as the borders allow; None for a uniform draw.
+        around: voxel at the patch's centre, as far as the borders allow; None for a uniform draw.
     """
     room = np.maximum(shape - patch, 0)
     start = rng.integers(0, room + 1) if around is None else np.clip(around - patch // 2, 0, room)
     return np.asarray(start - np.maximum(patch - shape, 0) // 2)
 
 
-def draw_turn(rng: np.random.Generator, augmentation: Augmentation, *, in_plane: bool) -> Matrix | None:
-    """A rotation and a zoom, or None when chance wants neither.
+def draw_matrix(rng: np.random.Generator, augmentation: Augmentation, *, in_plane: bool) -> Matrix | None:
+    """The matrix of a random rotation and zoom, or None for neither.
 
     Args:
-        in_plane: leave axis 0 alone.
+        in_plane: leave axis 0 unchanged.
 
     Source: nnU-Net (Isensee et al. 2021), supplement 4: rotation first, then a zoom above 1 makes objects smaller.
     """
@@ -108,17 +108,17 @@ def draw_turn(rng: np.random.Generator, augmentation: Augmentation, *, in_plane:
 
 
 def draw_mirrored(rng: np.random.Generator, augmentation: Augmentation, *, dimensions: int) -> tuple[int, ...]:
-    """The axes along which to flip: each one of the plan's with chance 1/2; a 2D plan's are shifted by the slice axis."""
+    """The axes to flip: each of the plan's with probability 1/2, counted with the slice axis for a 2D plan."""
     return tuple(a + 3 - dimensions for a in augmentation.mirror_axes if rng.random() < 0.5)
 
 
-def draw_bend(rng: np.random.Generator, augmentation: Augmentation, patch: Offset, *, in_plane: bool) -> Matrix | None:
-    """An elastic deformation, a cubic spline through random displacements of control points; None when chance wants none.
+def draw_displacements(rng: np.random.Generator, augmentation: Augmentation, patch: Offset, *, in_plane: bool) -> Matrix | None:
+    """A random elastic deformation, a cubic spline through displacements of control points; None for none.
 
     Args:
         in_plane: displace within slices only, all slices alike.
 
-    Source: Ronneberger et al. 2015 (U-Net), section 3.1, on a grid as coarse and for the same reason: cells have no fixed shape.
+    Source: Ronneberger et al. 2015 (U-Net), section 3.1, with a grid as coarse.
     """
     if not augmentation.elastic_probability or rng.random() >= augmentation.elastic_probability:
         return None
@@ -131,8 +131,8 @@ def draw_bend(rng: np.random.Generator, augmentation: Augmentation, patch: Offse
     return np.asarray(smooth / largest * rng.uniform(*augmentation.elastic) * patch.reshape(3, 1, 1, 1))
 
 
-def draw_quarters(rng: np.random.Generator, augmentation: Augmentation, *, dimensions: int) -> tuple[int, int, int]:
-    """How often to turn by 90 degrees, and which of the plan's axes into which; zero times when chance wants none."""
+def draw_quarter_turns(rng: np.random.Generator, augmentation: Augmentation, *, dimensions: int) -> tuple[int, int, int]:
+    """The number of rotations by 90 degrees, 0 to 3, and the axes of their plane."""
     if not augmentation.quarter_turn_probability or rng.random() >= augmentation.quarter_turn_probability:
         return 0, 1, 2
     first, second = sorted(rng.choice(augmentation.quarter_turn_axes, 2, replace=False) + 3 - dimensions)
@@ -144,40 +144,40 @@ def rotation(angles: npt.ArrayLike) -> Matrix:
     result = np.eye(3)
     for axis, angle in enumerate(np.asarray(angles, float)):
         first, second = (a for a in range(3) if a != axis)
-        one = np.eye(3)
-        one[first, first] = one[second, second] = np.cos(angle)
-        one[first, second], one[second, first] = np.sin(angle), -np.sin(angle)
-        result = result @ one
+        about_axis = np.eye(3)
+        about_axis[first, first] = about_axis[second, second] = np.cos(angle)
+        about_axis[first, second], about_axis[second, first] = np.sin(angle), -np.sin(angle)
+        result = result @ about_axis
     return result
 
 
 def swap_labels(labels: Tensor, poses: Sequence[Pose], plan: Plan) -> None:
-    """Change, in place, left into right and right into left in the patches whose poses mirror them.
+    """Swap, in place, labels of the left and the right side in the patches whose poses mirror them.
 
     Args:
         labels: (B, Z, Y, X), label indices of any type, -1 where ignored.
         poses: of each patch.
-        plan: its augmentation says which labels, and along which axis.
+        plan: its augmentation has the pairs of labels, and the axis.
     """
-    crossed = _crossed(poses, plan)
-    if crossed:
-        table = torch.tensor([*_order(plan), -1], dtype=labels.dtype).to(labels.device, non_blocking=True)
-        for patch in crossed:
+    swapped = _side_swapped(poses, plan)
+    if swapped:
+        table = torch.tensor([*_swapped_order(plan), -1], dtype=labels.dtype).to(labels.device, non_blocking=True)
+        for patch in swapped:
             labels[patch] = table[labels[patch].long()]  # the last entry is also that of -1
 
 
 def swap_known(known: Tensor, poses: Sequence[Pose], plan: Plan) -> Tensor:
-    """Which labels were annotated, bool (B, labels), after left and right changed places in the patches that mirror them."""
+    """Annotated labels, bool (B, labels), with left and right swapped in the patches whose poses mirror them."""
     known = known.clone()
-    for patch in _crossed(poses, plan):
-        known[patch] = known[patch][list(_order(plan))]
+    for patch in _side_swapped(poses, plan):
+        known[patch] = known[patch][list(_swapped_order(plan))]
     return known
 
 
-def _crossed(poses: Sequence[Pose], plan: Plan) -> list[int]:
+def _side_swapped(poses: Sequence[Pose], plan: Plan) -> list[int]:
     axis = plan.training.augmentation.swap_axis
     return [] if axis is None else [n for n, pose in enumerate(poses) if axis + 3 - plan.dimensions in pose.mirrored]
 
 
-def _order(plan: Plan) -> tuple[int, ...]:
+def _swapped_order(plan: Plan) -> tuple[int, ...]:
     return swap_order(plan.training.augmentation.swapped_labels, len(plan.labels.values))

@@ -1,4 +1,4 @@
-"""From a case and a pose to a patch: copied where nothing turns, interpolated where something does."""
+"""A patch from a case and a pose: copied without rotation, zoom or deformation, else interpolated."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from nnseg.core.image import Integers
 from nnseg.training.augmentation.pose import Matrix, Offset, Pose
 
 LABELS_AT_ONCE = 8
-"""Labels resampled in one go: bounds the memory of patches that show many."""
+"""Labels resampled at a time: bounds the memory of patches with many."""
 
 
 class LabelledCase(Protocol):
-    """What a patch is taken from: arrays, or anything that gives an array when sliced.
+    """A case to cut patches from: arrays, or anything that gives an array when sliced.
 
     Attributes:
         image: float32 (C, Z, Y, X).
         labels: (Z, Y, X), label indices, -1 where ignored.
-        locations: per label index above 0, (N, 3) voxels that show it.
-        annotated: (N, 3) voxels that are not ignored; None where none is.
+        locations: (N, 3) voxels by label index above 0.
+        annotated: (N, 3) voxels that are not ignored; None if none is ignored.
         known: indices of the labels that were annotated in it; None for all.
     """
 
@@ -44,7 +44,7 @@ class LabelledCase(Protocol):
 
 
 def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
-    """Copy the voxels of a pose without a turn into a patch that holds zeros.
+    """Copy the voxels of a pose without ``matrix`` into a patch of zeros.
 
     Args:
         image, labels: on the CPU, (C, Z, Y, X) and (Z, Y, X).
@@ -52,8 +52,8 @@ def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
     size = np.array(labels.shape)
     low, high = np.maximum(pose.start, 0), np.minimum(pose.start + size, case.labels.shape)
     source, target = _slices(low, high), _slices(low - pose.start, high - pose.start)
-    # Turning and flipping the view that is written to changes the patch at no further cost.
-    back, first, second = -pose.quarters[0], *pose.quarters[1:]
+    # Rotating and flipping the view that is written to costs nothing.
+    back, first, second = -pose.quarter_turns[0], *pose.quarter_turns[1:]
     view = np.rot90(image.numpy(), back, (first + 1, second + 1))
     np.flip(view, tuple(a + 1 for a in pose.mirrored))[(slice(None), *target)] = case.image[(slice(None), *source)]
     np.flip(np.rot90(labels.numpy(), back, (first, second)), pose.mirrored)[target] = case.labels[source]
@@ -62,37 +62,37 @@ def cut(case: LabelledCase, pose: Pose, image: Tensor, labels: Tensor) -> None:
 def warp(
     case: LabelledCase, pose: Pose, patch: tuple[int, ...], device: torch.device, *, previous: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The image (C, Z, Y, X) and int64 labels (Z, Y, X) of a pose with a turn: zeros and background outside the case.
+    """The image (C, Z, Y, X) and int64 labels (Z, Y, X) of a pose with ``matrix``: zeros and background outside the case.
 
     Only the box of voxels that the patch needs is read. The image is interpolated linearly. A voxel's label is the one with the
     largest share when each label's indicator is interpolated likewise, the background on a tie: smoother than the nearest label.
 
     Args:
-        previous: the image's last channel holds label indices, and is treated like labels.
+        previous: the image's last channel holds label indices, which are resampled like labels.
     """
-    assert pose.turn is not None
-    turn = pose.turn * np.where(np.isin(range(3), pose.mirrored), -1.0, 1.0)
+    assert pose.matrix is not None
+    matrix = pose.matrix * np.where(np.isin(range(3), pose.mirrored), -1.0, 1.0)
     centre = pose.start + (np.array(patch) - 1) / 2
-    reach = np.abs(turn) @ (np.array(patch) - 1) / 2
-    if pose.bend is not None:
-        reach += np.abs(pose.bend).max((1, 2, 3))
+    reach = np.abs(matrix) @ (np.array(patch) - 1) / 2
+    if pose.displacements is not None:
+        reach += np.abs(pose.displacements).max((1, 2, 3))
     low = np.maximum(np.floor(centre - reach).astype(int), 0)
     high = np.minimum(np.ceil(centre + reach).astype(int) + 1, case.labels.shape)
     source = _slices(low, high)
     image_box = np.ascontiguousarray(case.image[(slice(None), *source)], np.float32)
     labels_box = np.ascontiguousarray(case.labels[source])
     free = 1 if pose.in_plane else 0  # axes before this one are not interpolated
-    grid = _sampling_grid(turn[free:, free:], (centre - low)[free:], box=(high - low)[free:], patch=patch[free:], device=device)
-    if pose.bend is not None:
+    grid = _sampling_grid(matrix[free:, free:], (centre - low)[free:], box=(high - low)[free:], patch=patch[free:], device=device)
+    if pose.displacements is not None:
         grid += _displacement(
-            pose.bend[free:, 0] if free else pose.bend, box=(high - low)[free:], patch=patch[free:], device=device
+            pose.displacements[free:, 0] if free else pose.displacements, box=(high - low)[free:], patch=patch[free:], device=device
         )
-    image, labels = _sample(_on(image_box, device), grid), _sample_labels(labels_box, grid)
+    image, labels = _sample(_to_device(image_box, device), grid), _sample_labels(labels_box, grid)
     if previous:
         image[-1] = _sample_labels(image_box[-1].astype(np.int16), grid)
     if pose.in_plane:
         image, labels = _fit(image, pose, patch), _fit(labels, pose, patch)
-    times, first, second = pose.quarters
+    times, first, second = pose.quarter_turns
     return image.rot90(times, (first + 1, second + 1)), labels.rot90(times, (first, second))
 
 
@@ -100,19 +100,19 @@ def _slices(low: Offset, high: Offset) -> tuple[slice, ...]:
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
-def _on(voxels: npt.NDArray[Any], device: torch.device) -> Tensor:
+def _to_device(voxels: npt.NDArray[Any], device: torch.device) -> Tensor:
     shared = torch.from_numpy(voxels if voxels.flags.writeable else voxels.copy())
     return shared.to(device, non_blocking=True)
 
 
-def _sampling_grid(turn: Matrix, centre: Matrix, *, box: Offset, patch: tuple[int, ...], device: torch.device) -> Tensor:
-    """(*patch, axes) positions in ``box`` of a patch's voxels, as `grid_sample` wants them: x first, the box's edges at -1 and 1.
+def _sampling_grid(matrix: Matrix, centre: Matrix, *, box: Offset, patch: tuple[int, ...], device: torch.device) -> Tensor:
+    """(*patch, axes) positions in ``box`` of a patch's voxels, for `grid_sample`: x first, the box's edges at -1 and 1.
 
     Args:
-        turn: from offsets in the patch to offsets in the box, in voxels.
+        matrix: from offsets in the patch to offsets in the box, in voxels.
         centre: of the patch, in the box's voxels.
     """
-    matrix, axes = turn * (2.0 / box)[:, None], len(patch)
+    matrix, axes = matrix * (2.0 / box)[:, None], len(patch)
     middle = (2.0 * centre + 1.0) / box - 1.0
     grid = torch.tensor(middle[::-1].copy(), dtype=torch.float32).to(device, non_blocking=True)
     for axis, size in enumerate(patch):
@@ -122,9 +122,9 @@ def _sampling_grid(turn: Matrix, centre: Matrix, *, box: Offset, patch: tuple[in
     return grid
 
 
-def _displacement(bend: Matrix, *, box: Offset, patch: tuple[int, ...], device: torch.device) -> Tensor:
-    """(*patch, axes) how far to move the positions of a `_sampling_grid`."""
-    scaled = bend * (2.0 / box).reshape(-1, *[1] * len(patch))
+def _displacement(displacements: Matrix, *, box: Offset, patch: tuple[int, ...], device: torch.device) -> Tensor:
+    """(*patch, axes) displacements to add to a `_sampling_grid`."""
+    scaled = displacements * (2.0 / box).reshape(-1, *[1] * len(patch))
     knots = torch.tensor(scaled[::-1].copy(), dtype=torch.float32).to(device, non_blocking=True)
     mode = "trilinear" if len(patch) == 3 else "bilinear"
     return F.interpolate(knots[None], size=patch, mode=mode, align_corners=True)[0].movedim(0, -1)
@@ -143,7 +143,7 @@ def _sample(voxels: Tensor, grid: Tensor) -> Tensor:
 def _sample_labels(labels: Integers, grid: Tensor) -> Tensor:
     counts = np.bincount(labels.ravel().astype(np.int32) + 1)  # -1, ignored, becomes 0
     present = [int(i) - 1 for i in np.flatnonzero(counts) if i != 1]
-    box = _on(labels, grid.device)
+    box = _to_device(labels, grid.device)
     shape = grid.shape[:3] if grid.shape[-1] == 3 else (len(labels), *grid.shape[:2])
     result = torch.zeros(shape, dtype=torch.int64, device=grid.device)
     best, background = torch.zeros(shape, device=grid.device), torch.ones(shape, device=grid.device)
@@ -158,7 +158,7 @@ def _sample_labels(labels: Integers, grid: Tensor) -> Tensor:
 
 
 def _fit(slices: Tensor, pose: Pose, patch: tuple[int, ...]) -> Tensor:
-    """(..., slices read, Y, X) where the patch wants them: zeros for slices beyond the case, reversed if mirrored."""
+    """(..., Z, Y, X) of the patch from the slices read: zeros for slices outside the case, reversed if mirrored."""
     before = max(0, -int(pose.start[0]))
     padded = F.pad(slices, (0, 0, 0, 0, before, patch[0] - before - slices.shape[-3]))
     return padded.flip(-3) if 0 in pose.mirrored else padded

@@ -10,7 +10,7 @@ from patch_examples import STILL, case_of, plan_of
 from nnseg.core.errors import PlanError
 from nnseg.core.plan import Augmentation, Extra
 from nnseg.core.validation import parse
-from nnseg.training.augmentation.batchgenerators import CATALOGUE, Transforms, kind_of
+from nnseg.training.augmentation.batchgenerators import CATALOGUE, Transforms, transform_class
 from nnseg.training.patches import Patches
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def patches(count=2):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_each_transform_runs_and_gives_the_same_for_the_same_seed(name):
     settings = SETTINGS.get(name, {})
-    sure = {"p_per_sample": 1.0} if "p_per_sample" in kind_of(name).__init__.__code__.co_varnames else {}
+    sure = {"p_per_sample": 1.0} if "p_per_sample" in transform_class(name).__init__.__code__.co_varnames else {}
     catalogue = Transforms([Extra(name=name, settings=sure | settings)])
     results = []
     for _ in range(2):

@@ -13,7 +13,7 @@ from skimage.morphology import ball
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.training.augmentation import cascade as room
-from nnseg.training.augmentation.cascade import closed, corrupt, dilated, eroded, move_borders, opened, remove_pieces
+from nnseg.training.augmentation.cascade import closed, corrupt, dilated, eroded, move_borders, opened, remove_components
 from nnseg.training.context import TrainingContext
 from nnseg.training.patches import Patches
 from nnseg.training.validation import Validation
@@ -116,7 +116,7 @@ def test_the_box_that_a_label_is_changed_in_changes_nothing(monkeypatch):
     indices = np.where(blobs(5, 30), 1, 0).astype(np.int16)
     indices[:9] = 0
     quick = [move_borders(generator(i), indices, 2) for i in range(60)]
-    monkeypatch.setattr(room, "_near", lambda mask, radius, change: change(mask, radius))
+    monkeypatch.setattr(room, "_change_in_box", lambda mask, radius, change: change(mask, radius))
     assert all(np.array_equal(a, move_borders(generator(i), indices, 2)) for i, a in enumerate(quick))
 
 
@@ -138,22 +138,22 @@ def test_voxels_that_a_label_loses_become_background(monkeypatch):
 
 
 def test_borders_move_in_two_patches_of_five_and_then_half_of_the_labels(monkeypatch):
-    monkeypatch.setattr(room, "_near", lambda mask, radius, change: ~mask)
+    monkeypatch.setattr(room, "_change_in_box", lambda mask, radius, change: ~mask)
     indices = np.arange(4, dtype=np.int16).reshape(1, 1, 4)
     seen = []
-    monkeypatch.setattr(room, "_chosen", lambda rng, labels: seen.append(chosen(rng, labels)) or seen[-1])
+    monkeypatch.setattr(room, "_draw_labels", lambda rng, labels: seen.append(chosen(rng, labels)) or seen[-1])
     for number in NUMBERS:
         move_borders(generator(number), indices, 4)
     assert len(seen) / len(NUMBERS) == pytest.approx(0.4, abs=0.03)
     assert np.mean([len(labels) / 3 for labels in seen]) == pytest.approx(0.5, abs=0.03)
 
 
-chosen = room._chosen
+chosen = room._draw_labels
 
 
 def test_operators_and_radii_are_drawn_evenly(monkeypatch):
     seen = []
-    monkeypatch.setattr(room, "_near", lambda mask, radius, change: seen.append((radius, change)) or mask)
+    monkeypatch.setattr(room, "_change_in_box", lambda mask, radius, change: seen.append((radius, change)) or mask)
     for number in NUMBERS:
         move_borders(generator(number), cube(0, 1, 1), 2)
     radii = np.array([radius for radius, _ in seen])
@@ -166,7 +166,7 @@ def test_operators_and_radii_are_drawn_evenly(monkeypatch):
 
 def test_a_small_piece_is_lost_in_one_patch_of_ten():
     indices = cube(2, 3, 12) + cube(7, 4, 12)
-    after = [remove_pieces(generator(number), indices, 2) for number in NUMBERS]
+    after = [remove_components(generator(number), indices, 2) for number in NUMBERS]
     left = np.array([now.sum() for now in after])
     assert np.mean(left < 27 + 64) == pytest.approx(0.2 * 0.5, abs=0.02)
     assert set(left) == {27, 64, 27 + 64}
@@ -175,12 +175,12 @@ def test_a_small_piece_is_lost_in_one_patch_of_ten():
 
 def test_a_piece_that_fills_much_of_the_patch_stays():
     indices = cube(0, 7, 12)  # a fifth of the patch
-    assert all(np.array_equal(remove_pieces(generator(i), indices, 2), indices) for i in range(200))
+    assert all(np.array_equal(remove_components(generator(i), indices, 2), indices) for i in range(200))
 
 
 def test_pieces_that_touch_at_a_corner_are_one():
     indices = cube(0, 3, 12) + cube(3, 3, 12)
-    assert {int(remove_pieces(generator(i), indices, 2).sum()) for i in range(200)} == {0, 54}
+    assert {int(remove_components(generator(i), indices, 2).sum()) for i in range(200)} == {0, 54}
 
 
 @pytest.mark.usefixtures("untouched")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from nnseg.core.plan import Augmentation
-from nnseg.training.augmentation.pose import draw_bend, draw_mirrored, draw_pose, draw_quarters, draw_start, draw_turn, rotation
+from nnseg.training.augmentation.pose import (
+    draw_displacements,
+    draw_matrix,
+    draw_mirrored,
+    draw_pose,
+    draw_quarter_turns,
+    draw_start,
+    rotation,
+)
 
 
 def starts(shape, patch, around=None, count=300):
@@ -15,7 +23,7 @@ def starts(shape, patch, around=None, count=300):
 
 def turns(augmentation, *, in_plane=False, count=2000):
     rng = np.random.default_rng(0)
-    return [draw_turn(rng, augmentation, in_plane=in_plane) for _ in range(count)]
+    return [draw_matrix(rng, augmentation, in_plane=in_plane) for _ in range(count)]
 
 
 def test_random_starts_cover_every_place_inside_the_case_and_none_beyond():
@@ -97,7 +105,7 @@ def test_each_mirror_axis_is_flipped_half_of_the_time(axes, dimensions, expected
 
 def bends(count=200, *, in_plane=False, patch=(20, 30, 40), probability=1.0, **settings):
     rng, augmentation = np.random.default_rng(0), Augmentation(elastic_probability=probability, **settings)
-    return [draw_bend(rng, augmentation, np.array(patch), in_plane=in_plane) for _ in range(count)]
+    return [draw_displacements(rng, augmentation, np.array(patch), in_plane=in_plane) for _ in range(count)]
 
 
 @pytest.mark.parametrize("in_plane", [False, True])
@@ -122,25 +130,25 @@ def test_bends_and_quarter_turns_happen_as_often_as_the_plan_says_and_draw_nothi
     assert np.mean([b is not None for b in bends(1000, probability=0.3, patch=(4, 8, 8))]) == pytest.approx(0.3, abs=0.05)
     settings = Augmentation(quarter_turn_probability=0.75, quarter_turn_axes=(0, 1))
     rng = np.random.default_rng(0)
-    drawn = np.array([draw_quarters(rng, settings, dimensions=2) for _ in range(4000)])
+    drawn = np.array([draw_quarter_turns(rng, settings, dimensions=2) for _ in range(4000)])
     assert np.bincount(drawn[:, 0]) / 4000 == pytest.approx(np.full(4, 0.25), abs=0.04)
     assert set(map(tuple, drawn[:, 1:].tolist())) == {(1, 2)}
     rng, other = np.random.default_rng(0), np.random.default_rng(0)
-    assert draw_bend(rng, Augmentation(), np.array((8, 8, 8)), in_plane=False) is None
-    assert draw_quarters(rng, Augmentation(), dimensions=3) == (0, 1, 2)
+    assert draw_displacements(rng, Augmentation(), np.array((8, 8, 8)), in_plane=False) is None
+    assert draw_quarter_turns(rng, Augmentation(), dimensions=3) == (0, 1, 2)
     assert rng.random() == other.random()
 
 
 def test_quarter_turns_choose_any_two_of_the_axes():
     settings, rng = Augmentation(quarter_turn_probability=1.0, quarter_turn_axes=(2, 0, 1)), np.random.default_rng(0)
-    assert {draw_quarters(rng, settings, dimensions=3)[1:] for _ in range(100)} == {(0, 1), (0, 2), (1, 2)}
+    assert {draw_quarter_turns(rng, settings, dimensions=3)[1:] for _ in range(100)} == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_a_bent_pose_has_a_turn_to_go_with():
     settings = Augmentation(elastic_probability=1.0, rotation_probability=0.0, scaling_probability=0.0)
     size = np.array((8, 8, 8))
     pose = draw_pose(np.random.default_rng(0), settings, case=size, patch=size, dimensions=3, around=None)
-    assert np.array_equal(pose.turn, np.eye(3))
+    assert np.array_equal(pose.matrix, np.eye(3))
     assert not pose.in_plane
     flat = draw_pose(np.random.default_rng(0), settings, case=size, patch=np.array((1, 8, 8)), dimensions=2, around=None)
     assert flat.in_plane

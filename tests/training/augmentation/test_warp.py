@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from nnseg.core.plan import Augmentation
-from nnseg.training.augmentation.pose import Pose, draw_bend, rotation
+from nnseg.training.augmentation.pose import Pose, draw_displacements, rotation
 from nnseg.training.augmentation.warp import LABELS_AT_ONCE, cut, warp
 
 CPU = torch.device("cpu")
@@ -20,13 +20,13 @@ def case_of(image, labels=None):
     return SimpleNamespace(name="a", image=image.astype(np.float32), labels=labels, locations={}, annotated=None)
 
 
-def pose(start, turn=None, mirrored=(), **changes):
-    return Pose(start=np.array(start), turn=turn, mirrored=mirrored, **changes)
+def pose(start, matrix=None, mirrored=(), **changes):
+    return Pose(start=np.array(start), matrix=matrix, mirrored=mirrored, **changes)
 
 
 def bend(patch, share=0.05, *, in_plane=False, seed=0):
     settings = Augmentation(elastic_probability=1.0, elastic=(share, share))
-    return draw_bend(np.random.default_rng(seed), settings, np.array(patch), in_plane=in_plane)
+    return draw_displacements(np.random.default_rng(seed), settings, np.array(patch), in_plane=in_plane)
 
 
 def cut_patch(case, where, patch):
@@ -42,7 +42,7 @@ def warp_patch(case, where, patch):
 
 def by_scipy(volume, where, patch):
     """The same patch from SciPy's linear interpolation with zeros outside."""
-    turn = where.turn * np.where(np.isin(range(3), where.mirrored), -1, 1)
+    turn = where.matrix * np.where(np.isin(range(3), where.mirrored), -1, 1)
     half = (np.array(patch) - 1) / 2
     offset = where.start + half - turn @ half
     return ndimage.affine_transform(volume, turn, offset, output_shape=patch, order=1, mode="grid-constant")
@@ -189,10 +189,10 @@ def test_quarter_turns_are_numpys_and_exact(scan, times, axes):
     """After flips, with voxels outside the case, and the same with and without interpolation."""
     start, mirrored, size = (-2, 3, 4), (1,), (12, 12, 12)
     plain = cut_patch(scan, pose(start, None, mirrored), size)
-    turned = cut_patch(scan, pose(start, None, mirrored, quarters=(times, *axes)), size)
+    turned = cut_patch(scan, pose(start, None, mirrored, quarter_turns=(times, *axes)), size)
     assert np.array_equal(turned[0], np.rot90(plain[0], times, [a + 1 for a in axes]))
     assert np.array_equal(turned[1], np.rot90(plain[1], times, axes))
-    warped = warp_patch(scan, pose(start, np.eye(3) + 1e-9, mirrored, quarters=(times, *axes)), size)
+    warped = warp_patch(scan, pose(start, np.eye(3) + 1e-9, mirrored, quarter_turns=(times, *axes)), size)
     assert warped[0] == pytest.approx(turned[0], abs=1e-4)
     assert np.array_equal(warped[1], turned[1])
 
@@ -200,7 +200,7 @@ def test_quarter_turns_are_numpys_and_exact(scan, times, axes):
 @pytest.mark.parametrize("in_plane", [True, False])
 def test_a_bend_of_no_strength_is_none(scan, in_plane):
     size = (8, 9, 10)
-    bent = warp_patch(scan, pose((2, 3, 4), np.eye(3), (2,), bend=bend(size, 0.0, in_plane=in_plane)), size)
+    bent = warp_patch(scan, pose((2, 3, 4), np.eye(3), (2,), displacements=bend(size, 0.0, in_plane=in_plane)), size)
     plain = cut_patch(scan, pose((2, 3, 4), None, (2,)), size)
     assert bent[0] == pytest.approx(plain[0], abs=1e-4)
     assert np.array_equal(bent[1], plain[1])
@@ -210,7 +210,7 @@ def test_a_bend_of_no_strength_is_none(scan, in_plane):
 def test_scipy_bends_the_same_image(scan, in_plane, turn):
     size, start = (9, 9, 13), np.array((2, 3, 1))  # a knot every four voxels exactly
     knots = bend(size, in_plane=in_plane)
-    image, _ = warp_patch(scan, pose(start, turn, bend=knots), size)
+    image, _ = warp_patch(scan, pose(start, turn, displacements=knots), size)
     places = np.indices(size).reshape(3, -1)
     at = places / np.array([4.0 if not in_plane else np.inf, 4.0, 4.0])[:, None]
     moves = np.stack([ndimage.map_coordinates(k, at, order=1) for k in knots])
@@ -223,7 +223,9 @@ def test_scipy_bends_the_same_image(scan, in_plane, turn):
 def test_labels_follow_the_image_through_a_bend():
     inside = np.linalg.norm(np.indices((30, 30, 30)) - np.array([13, 18, 15])[:, None, None, None], axis=0) < 7
     phantom = inside * 1
-    image, labels = warp_patch(case_of(phantom[None], phantom), pose((3, 4, 3), np.eye(3), bend=bend((24, 22, 24))), (24, 22, 24))
+    image, labels = warp_patch(
+        case_of(phantom[None], phantom), pose((3, 4, 3), np.eye(3), displacements=bend((24, 22, 24))), (24, 22, 24)
+    )
     sure = np.abs(image[0] - 0.5) > 1e-4
     assert not np.array_equal(labels, phantom[3:27, 4:26, 3:27])
     assert labels.sum() == pytest.approx(phantom.sum(), rel=0.25)
@@ -231,7 +233,7 @@ def test_labels_follow_the_image_through_a_bend():
 
 
 def test_a_bent_patch_is_the_same_on_any_number_of_threads(scan):
-    where = pose((2, 3, 1), rotation([0.2, 0.1, 0.3]), bend=bend((10, 12, 11)))
+    where = pose((2, 3, 1), rotation([0.2, 0.1, 0.3]), displacements=bend((10, 12, 11)))
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2):
