@@ -1,12 +1,11 @@
-"""Evidence: the reference, and the few sums and voxel-wise values that all terms of a loss are made of.
+"""The reference of a loss, and the sums and voxel-wise values that all its terms are made of.
 
-Sums are taken in float32 whatever the network computed in. One-hot references are never built: what a label's voxels were given
-is gathered. Whatever a term averages, it averages with `OverlapSums.average`, so that training on several processes is training on
-one.
+Sums are float32 whatever the network's precision. One-hot references are never built: the probabilities of the reference's labels
+are gathered. Every term averages with `OverlapSums.average`, so that several processes give the result of one.
 
-Where only some labels were annotated in a sample, a voxel called background may be any of the others. Under one softmax it is
-then given the probability of background and all of these together, and overlaps count the annotated labels only; heads of regions
-that cover a label nobody annotated do not count at all.
+Where only some labels were annotated in a sample, a voxel of the background may belong to any of the others. With a softmax its
+probability is then the sum over the background and all of these, and overlaps count the annotated labels only; regions that contain
+a label that was not annotated do not count.
 
 Source: Shi et al. 2021 (marginal loss) for partial labels; Szegedy et al. 2016 for label smoothing.
 """
@@ -22,23 +21,23 @@ from torch.nn.functional import logsigmoid
 from nnseg.training.context import SINGLE_PROCESS, Ranks
 
 NOTHING = 1e-30
-"""Added to what is divided by, and lost in rounding unless that is zero."""
+"""Added to divisors, where it is lost in rounding unless they are zero."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LossTarget:
-    """The reference, what the heads mean, and what counts how much.
+    """The reference, the labels of each head, and the weights.
 
     Args:
-        labels: int64 (B, *space) of label indices, -1 where nobody annotated.
+        labels: int64 (B, *space) of label indices, -1 where not annotated.
         members: bool (K, labels), as `nnseg.core.labels.Labels.members` gives it.
-        regions: heads are regions, each with a sigmoid, and may overlap; else labels, under one softmax.
-        batch: take overlaps of the whole batch as of one volume.
-        known: bool (B, labels), labels that were annotated in each sample; None where all were in all. What it says of the
-            background does not matter.
-        weights: (K,) of the heads, their mean 1; None where all weigh the same.
-        smoothing: share of certainty taken from the reference in cross-entropies.
-        ranks: the processes that hold a part of the batch each.
+        regions: heads are regions, each with a sigmoid, and may overlap; else they are labels, with one softmax.
+        batch: compute overlaps of the whole batch as one volume.
+        known: bool (B, labels), labels that were annotated in each sample; None if all were in all. The background's column is
+            not used.
+        weights: (K,) of the heads, their mean 1; None for equal weights.
+        smoothing: label smoothing of cross-entropies.
+        ranks: the processes that share the batch.
     """
 
     labels: Tensor
@@ -53,15 +52,16 @@ class LossTarget:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OverlapSums:
-    """What terms are made of; only annotated voxels count.
+    """Overlaps and log-probabilities that the terms of a loss are made of; only annotated voxels count.
 
     Args:
         target: with labels (B, voxels).
-        probabilities: (B, K, voxels), the background's with what it may stand for.
-        both, predicted, reference: (B, heads) soft counts of voxels, without the background's head; B is 1 for a batch's sums.
-        head_weight: (B, heads) of these in means, 0 where not annotated.
-        log_truth: (B, heads or 1, voxels) log-probability given to what the reference says; 0 where not annotated.
-        log_score: the same, smoothed and weighted.
+        probabilities: (B, K, voxels); the background's include labels that were not annotated.
+        both, predicted, reference: (B, heads) soft counts of voxels in the intersection, the prediction and the reference, without
+            the background's head; B is 1 for sums of the batch.
+        head_weight: (B, heads) weights in means, 0 where not annotated.
+        log_truth: (B, heads or 1, voxels) log-probability of the reference; 0 where not annotated.
+        log_score: the same, with label smoothing and weights.
         voxel_weight: the weights of ``log_truth``'s entries, 0 where not annotated.
         count: their sum.
     """
@@ -78,7 +78,7 @@ class OverlapSums:
     count: Tensor
 
     def average(self, amount: Tensor, count: Tensor, *, empty: float = 0.0) -> Tensor:
-        """`amount` for each of `count`, both summed over all ranks; ``empty`` if there is nothing to average."""
+        """``amount / count``, both summed over all ranks; ``empty`` if the count is zero."""
         amounts, counts = self.target.ranks.sum(torch.stack([amount, count]))
         mean: Tensor = (amounts + empty * NOTHING) / (counts + NOTHING)
         return mean
@@ -88,7 +88,7 @@ class OverlapSums:
         return self.average((values * self.head_weight).sum(), self.head_weight.sum(), empty=empty)
 
     def over_batch(self) -> OverlapSums:
-        """The same with the batch, on all ranks, as one volume; a head counts if it was annotated in any sample."""
+        """The sums of the batch, on all ranks, as one volume; a head counts if it was annotated in any sample."""
         known = (self.head_weight > 0).to(self.head_weight.dtype)
         rows = [v.sum(0, keepdim=True) for v in (self.both, self.predicted, self.reference, self.head_weight, known)]
         both, predicted, reference, weight, samples = self.target.ranks.sum(torch.stack(rows))
@@ -97,19 +97,19 @@ class OverlapSums:
 
 
 def overlap_sums(logits: Tensor, target: LossTarget) -> OverlapSums:
-    """The evidence in logits (B, K, *space), in float32 at least."""
+    """Overlaps and log-probabilities of logits (B, K, *space), in float32 or a wider type."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2).contiguous()
     labels = target.labels.flatten(1)
     if target.known is not None:
         unknown = ~target.known.gather(1, labels.clamp(min=0))
         labels = torch.where(unknown & (labels > 0), 0, labels)
     weights = None if target.weights is None else target.weights.to(logits.dtype)
-    gather = _evidence_of_regions if target.regions else _evidence_of_labels
-    evidence = gather(logits, replace(target, labels=labels, weights=weights))
-    return evidence.over_batch() if target.batch else evidence
+    compute = _sums_of_regions if target.regions else _sums_of_labels
+    sums = compute(logits, replace(target, labels=labels, weights=weights))
+    return sums.over_batch() if target.batch else sums
 
 
-def _evidence_of_labels(logits: Tensor, target: LossTarget) -> OverlapSums:
+def _sums_of_labels(logits: Tensor, target: LossTarget) -> OverlapSums:
     annotated, labels = (target.labels >= 0).to(logits.dtype), target.labels.clamp(min=0)
     log_probabilities = torch.log_softmax(logits, dim=1)
     if target.known is not None:
@@ -140,7 +140,7 @@ def _evidence_of_labels(logits: Tensor, target: LossTarget) -> OverlapSums:
     )
 
 
-def _evidence_of_regions(logits: Tensor, target: LossTarget) -> OverlapSums:
+def _sums_of_regions(logits: Tensor, target: LossTarget) -> OverlapSums:
     labels = target.labels.clamp(min=0)
     annotated = (target.labels >= 0).to(logits.dtype)[:, None]
     inside = target.members[:, labels].transpose(0, 1)  # (B, K, voxels)
@@ -173,11 +173,11 @@ def _evidence_of_regions(logits: Tensor, target: LossTarget) -> OverlapSums:
 
 
 def _merge_unknown(log_probabilities: Tensor, known: Tensor) -> Tensor:
-    """Log-probabilities (B, K, voxels) in which background and labels that are not known each stand for all of these."""
+    """Log-probabilities (B, K, voxels), those of background and not annotated labels replaced by that of all of these together."""
     merged = ~known
     merged[:, 0] = True
-    together = log_probabilities.masked_fill(~merged[:, :, None], -torch.inf).logsumexp(1, keepdim=True)
-    return torch.where(merged[:, :, None], together, log_probabilities)
+    merged_log = log_probabilities.masked_fill(~merged[:, :, None], -torch.inf).logsumexp(1, keepdim=True)
+    return torch.where(merged[:, :, None], merged_log, log_probabilities)
 
 
 def _smoothed(log_probabilities: Tensor, weights: Tensor | None) -> Tensor:
@@ -186,7 +186,7 @@ def _smoothed(log_probabilities: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _known_regions(members: Tensor, known: Tensor) -> Tensor:
-    """(B, K): was every label of the region annotated? Background is not, where it may stand for others."""
+    """(B, K) True if all labels of the region were annotated; the background is not if any other label is not."""
     unknown = ~known
     unknown[:, 0] = unknown[:, 1:].any(1)
     return ~(members & unknown[:, None]).any(2)
@@ -205,5 +205,5 @@ def _sums_by_label(values: Tensor, labels: Tensor, count: int) -> Tensor:
     """(B, count) sums of values (B, voxels) over the voxels of each label."""
     if values.device.type == "cpu":
         return values.new_zeros(len(values), count).scatter_add(1, labels, values)
-    # Elsewhere many threads would wait for the same few sums, and add in an order that differs from run to run.
+    # On GPUs, scatter_add would be slow for so few sums, and its order of additions random.
     return torch.stack([torch.where(labels == k, values, 0).sum(1) for k in range(count)], dim=1)

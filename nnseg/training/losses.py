@@ -1,11 +1,11 @@
-"""Losses: how far logits are from the reference. 0 is perfect, and every loss is a table entry.
+"""Losses of logits against a reference; 0 is perfect.
 
-A loss is built of terms, and a term is a function of `OverlapSums`. Terms of overlap (Dice and its kin) average over samples and
-heads, those of voxels (cross-entropy and its kin) over annotated voxels. The background has no overlap of its own under a softmax,
-except in Lovász's term.
+A loss is a sum of terms, and a term is a function of `OverlapSums`. Terms of overlap (Dice, IoU, Tversky, Lovász) average over
+samples and heads, those of voxels (cross-entropy, top-k, focal) over annotated voxels. The background has no overlap of its own
+with a softmax, except in Lovász's term. A new loss is a function in `TERMS` and a name in `nnseg.core.plan.LossName`.
 
-Class weights weigh the heads in overlaps, and voxels by what their label is (regions: by the head) in the other terms; label
-smoothing is for ``ce`` and ``topk``.
+Class weights apply to heads in overlaps, and to voxels by their label (regions: by the head) in the other terms; label smoothing
+applies to ``ce`` and ``topk``.
 
 Sources: nnU-Net (Isensee et al. 2021) for soft Dice + cross-entropy and deep supervision; others at their terms.
 """
@@ -25,130 +25,130 @@ from nnseg.training.context import SINGLE_PROCESS, Ranks
 from nnseg.training.loss_terms import LossTarget, OverlapSums, overlap_sums
 
 SMOOTHING = 1e-5
-"""Added above and below in Dice, so that a label absent from reference and prediction counts as perfect."""
+"""Added to numerator and denominator of Dice, so that a label absent from reference and prediction counts as perfect."""
 
 TVERSKY_FALSE_POSITIVE, TVERSKY_FALSE_NEGATIVE = 0.3, 0.7
 TVERSKY_FOCUS = 0.75
 """The exponent of the focal Tversky loss, 1 / (4/3)."""
 
 FOCUS = 2.0
-"""The exponent of the focal loss."""
+"""Exponent of the focal loss."""
 
 HARDEST = 10
-"""One voxel in so many, those that are predicted worst, counts in the top-k loss."""
+"""The top-k loss counts one voxel in this many: the worst predicted ones."""
 
 
 Term = Callable[[OverlapSums], Tensor]
 Loss = Callable[[Tensor, LossTarget], Tensor]
 
 OwnLoss = Callable[[Tensor, Tensor], Tensor]
-"""A user's: of logits (B, K, *space), float32, and labels (B, *space), int64 indices, -1 where ignored; the answer is a scalar."""
+"""A user's loss: of float32 logits (B, K, *space) and int64 labels (B, *space), -1 where ignored, to a scalar."""
 
 
 class StagedLoss(Protocol):
-    """A loss of all stages' outputs."""
+    """A loss of the logits of all stages."""
 
     def __call__(self, outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
         """A scalar, the same on all ranks.
 
         Args:
             outputs: logits (B, K, *space) of the stages, finest first, or only the finest.
-            labels: integers (B, *space), indices into ``plan.labels.values``, -1 where nobody annotated.
-            known: bool (B, labels), labels that were annotated in each sample; None where all were in all.
+            labels: integers (B, *space), indices into ``plan.labels.values``, -1 where not annotated.
+            known: bool (B, labels), labels that were annotated in each sample; None if all were in all.
         """
         ...
 
 
-def dice_loss(evidence: OverlapSums) -> Tensor:
+def dice_loss(sums: OverlapSums) -> Tensor:
     """1 - soft Dice, 2 |A B| / (|A| + |B|), averaged over samples and heads.
 
     Source: Milletari et al. 2016, with sums of probabilities instead of their squares in the denominator, as in nnU-Net.
     """
-    total = evidence.predicted + evidence.reference
-    return 1 - evidence.mean((2 * evidence.both + SMOOTHING) / (total + SMOOTHING), empty=1)
+    total = sums.predicted + sums.reference
+    return 1 - sums.mean((2 * sums.both + SMOOTHING) / (total + SMOOTHING), empty=1)
 
 
-def iou_loss(evidence: OverlapSums) -> Tensor:
+def iou_loss(sums: OverlapSums) -> Tensor:
     """1 - soft intersection over union; half the smoothing keeps iou = dice / (2 - dice) exact for one sample and head.
 
     Source: Rahman & Wang 2016.
     """
-    union = evidence.predicted + evidence.reference - evidence.both
-    return 1 - evidence.mean((evidence.both + SMOOTHING / 2) / (union + SMOOTHING / 2), empty=1)
+    union = sums.predicted + sums.reference - sums.both
+    return 1 - sums.mean((sums.both + SMOOTHING / 2) / (union + SMOOTHING / 2), empty=1)
 
 
-def tversky_loss(evidence: OverlapSums) -> Tensor:
-    """1 - Tversky index, in which missed voxels weigh more than superfluous ones.
+def tversky_loss(sums: OverlapSums) -> Tensor:
+    """1 - Tversky index, in which false negatives weigh more than false positives.
 
     Source: Salehi et al. 2017, TP / (TP + 0.3 FP + 0.7 FN).
     """
-    return 1 - evidence.mean(_tversky_index(evidence), empty=1)
+    return 1 - sums.mean(_tversky_index(sums), empty=1)
 
 
-def focal_tversky_loss(evidence: OverlapSums) -> Tensor:
-    """(1 - Tversky index) ** (3/4), averaged: heads that overlap well still count for something.
+def focal_tversky_loss(sums: OverlapSums) -> Tensor:
+    """(1 - Tversky index) ** (3/4), averaged: heads that overlap well still have a gradient.
 
-    The power's infinite slope at 0, where every absent label is, is avoided by a shift of 1e-7.
+    A shift of 1e-7 avoids the infinite slope at 0, the value of absent labels.
 
     Source: Abraham & Khan 2019, equation 4 with gamma = 4/3.
     """
     shift = 1e-7
-    missing = (1 - _tversky_index(evidence)).clamp(min=0)
-    return evidence.mean((missing + shift) ** TVERSKY_FOCUS - shift**TVERSKY_FOCUS)
+    missing = (1 - _tversky_index(sums)).clamp(min=0)
+    return sums.mean((missing + shift) ** TVERSKY_FOCUS - shift**TVERSKY_FOCUS)
 
 
-def lovasz_loss(evidence: OverlapSums) -> Tensor:
+def lovasz_loss(sums: OverlapSums) -> Tensor:
     """Lovász extension of 1 - intersection over union, averaged over samples and the labels present in each.
 
-    Errors |reference - probability| are sorted, the largest first, and each weighs what its voxel adds to the Jaccard loss when the
-    voxels are got wrong in this order. Under a softmax the labels present count, background too, for without it a patch that has
-    nothing else would teach nothing. Regions have errors of their sigmoids (not hinges of logits, which have no upper limit) and
-    count in all samples; an absent one is charged its largest error. Always sample by sample, even if overlaps are the batch's.
+    Errors |reference - probability| are sorted in descending order, and each is weighted by the increase of the Jaccard loss when
+    its voxel is added to the wrong ones. With a softmax the labels present count, and the background too, without which a patch of
+    background alone would have no gradient. Regions have errors of their sigmoids (not hinges of logits, which are not bounded) and
+    count in all samples; the loss of an absent one is its largest error. Always sample by sample, also with ``batch_dice``.
 
     Source: Berman et al. 2018, equations 8, 9 and 11.
     """
-    target = evidence.target
+    target = sums.target
     annotated = (target.labels >= 0)[:, None]
     inside = target.members[:, target.labels.clamp(min=0)].transpose(0, 1) & annotated  # (B, K, voxels)
-    errors = torch.where(inside, 1 - evidence.probabilities, evidence.probabilities) * annotated
+    errors = torch.where(inside, 1 - sums.probabilities, sums.probabilities) * annotated
     losses = (errors * _jaccard_slopes(errors.detach(), inside)).sum(2)
-    counted = (evidence.voxel_weight > 0 if target.regions else inside).any(2)
+    counted = (sums.voxel_weight > 0 if target.regions else inside).any(2)
     weight = counted.to(losses.dtype) if target.weights is None else counted * target.weights
-    return evidence.average((losses * weight).sum(), weight.sum())
+    return sums.average((losses * weight).sum(), weight.sum())
 
 
-def cross_entropy(evidence: OverlapSums) -> Tensor:
-    """Mean over annotated voxels, and regions; 0 where nothing is annotated. With class weights, the weighted mean."""
-    return -evidence.average(evidence.log_score.sum(), evidence.count)
+def cross_entropy(sums: OverlapSums) -> Tensor:
+    """The mean, weighted by class, over annotated voxels (and regions); 0 where nothing is annotated."""
+    return -sums.average(sums.log_score.sum(), sums.count)
 
 
-def topk_loss(evidence: OverlapSums) -> Tensor:
+def topk_loss(sums: OverlapSums) -> Tensor:
     """Mean cross-entropy of those 10 % of each sample's annotated voxels, over all regions, in which it is largest.
 
-    Source: Wu et al. 2016 (online bootstrapping), as in nnU-Net, which however takes a tenth of the whole batch.
+    Source: Wu et al. 2016 (online bootstrapping), as in nnU-Net, which however uses a tenth of the whole batch.
     """
-    errors = -evidence.log_score.flatten(1)
-    quota = ((evidence.voxel_weight > 0).sum((1, 2)) + HARDEST - 1) // HARDEST
+    errors = -sums.log_score.flatten(1)
+    quota = ((sums.voxel_weight > 0).sum((1, 2)) + HARDEST - 1) // HARDEST
     worst = errors.topk(-(-errors.shape[1] // HARDEST), dim=1).values
     chosen = torch.arange(worst.shape[1], device=worst.device) < quota[:, None]
-    return evidence.average(torch.where(chosen, worst, 0).sum(), quota.sum().to(worst.dtype))
+    return sums.average(torch.where(chosen, worst, 0).sum(), quota.sum().to(worst.dtype))
 
 
-def focal_loss(evidence: OverlapSums) -> Tensor:
-    """Cross-entropy in which voxels count less the better they are predicted, -(1 - p)^2 log p.
+def focal_loss(sums: OverlapSums) -> Tensor:
+    """Cross-entropy with smaller weights for well predicted voxels, -(1 - p)^2 log p.
 
     Source: Lin et al. 2017; class weights are its alpha.
     """
-    doubt = (1 - evidence.log_truth.exp()) ** FOCUS
-    return -evidence.average((doubt * evidence.log_truth * evidence.voxel_weight).sum(), evidence.count)
+    focus = (1 - sums.log_truth.exp()) ** FOCUS
+    return -sums.average((focus * sums.log_truth * sums.voxel_weight).sum(), sums.count)
 
 
 def sum_of(*terms: Term) -> Loss:
-    """A loss that adds terms, each with weight 1."""
+    """The sum of terms, each with weight 1."""
 
     def loss(logits: Tensor, target: LossTarget) -> Tensor:
-        evidence = overlap_sums(logits, target)
-        return torch.stack([term(evidence) for term in terms]).sum()
+        sums = overlap_sums(logits, target)
+        return torch.stack([term(sums) for term in terms]).sum()
 
     return loss
 
@@ -156,15 +156,15 @@ def sum_of(*terms: Term) -> Loss:
 def mean_of(own: OwnLoss) -> Loss:
     """A user's loss; over several ranks, its mean weighted by their numbers of samples.
 
-    It is not told which labels are known in which sample: what is called background where some are not is ignored.
+    The background is ignored in samples in which some labels were not annotated, as it may be one of them.
     """
 
     def loss(logits: Tensor, target: LossTarget) -> Tensor:
         labels = target.labels
         if target.known is not None:
             partial = ~target.known[:, 1:].all(1)
-            unsure = partial.view(-1, *[1] * (labels.ndim - 1)) & (labels == 0)
-            labels = torch.where(unsure, -1, labels)
+            uncertain = partial.view(-1, *[1] * (labels.ndim - 1)) & (labels == 0)
+            labels = torch.where(uncertain, -1, labels)
         value = own(logits.float(), labels)
         samples = torch.full_like(value.detach(), len(labels))
         return target.ranks.sum(value * (samples / target.ranks.sum(samples)))
@@ -173,24 +173,24 @@ def mean_of(own: OwnLoss) -> Loss:
 
 
 def make_loss(plan: Plan, *, ranks: Ranks = SINGLE_PROCESS, loss: OwnLoss | None = None) -> StagedLoss:
-    """A function of a network's outputs (finest first, or only the finest) and of labels (B, *space), whose answer is a scalar.
+    """The plan's loss of a network's outputs against labels (B, *space).
 
-    Coarser outputs are compared with labels picked from the middle of their voxels, with weights that halve from stage to stage.
+    The logits of coarser stages are compared with the labels at the centres of their voxels; weights halve from stage to stage.
 
     Args:
-        ranks: the processes that hold a part of the batch each: values are those of the whole batch, and gradients, averaged over
-            ranks, its gradients. All ranks must ask at the same point.
-        loss: used instead of the plan's.
+        ranks: the processes that share a batch: values are those of the whole batch, and so is the mean of the ranks' gradients.
+            All ranks must call the loss at the same point.
+        loss: instead of the plan's.
     """
     single = LOSSES[plan.training.loss] if loss is None else mean_of(loss)
 
-    @cache  # so that a device is waited for once, not at every step
-    def meaning(device: torch.device) -> LossTarget:
-        return _meaning(plan, ranks, device)
+    @cache  # copying to the device at every step would make it wait
+    def target_without_labels(device: torch.device) -> LossTarget:
+        return _target_without_labels(plan, ranks, device)
 
     def staged(outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
         stages = [outputs] if isinstance(outputs, Tensor) else outputs
-        target = replace(meaning(labels.device), known=None if known is None else known.to(labels.device))
+        target = replace(target_without_labels(labels.device), known=None if known is None else known.to(labels.device))
         losses = []
         with torch.autocast(labels.device.type, enabled=False):
             for weight, logits in zip(stage_weights(len(stages)), stages, strict=True):
@@ -216,13 +216,12 @@ def stage_weights(stages: int) -> list[float]:
 
 
 def downsample(labels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Labels (B, *space) at the middle of every voxel of a coarser grid that covers the same space; `shape` divides theirs."""
+    """Labels (B, *space) at the centres of the voxels of a coarser grid; its ``shape`` divides theirs."""
     steps = [n // m for n, m in zip(labels.shape[1:], shape, strict=True)]
     return labels[(slice(None), *(slice(s // 2, None, s) for s in steps))]
 
 
-def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> LossTarget:
-    """A target that lacks only its labels."""
+def _target_without_labels(plan: Plan, ranks: Ranks, device: torch.device) -> LossTarget:
     training, weights = plan.training, None
     if training.class_weights:
         weights = torch.tensor(training.class_weights, device=device)
@@ -238,23 +237,23 @@ def _meaning(plan: Plan, ranks: Ranks, device: torch.device) -> LossTarget:
     )
 
 
-def _tversky_index(evidence: OverlapSums) -> Tensor:
-    superfluous = TVERSKY_FALSE_POSITIVE * (evidence.predicted - evidence.both)
-    missed = TVERSKY_FALSE_NEGATIVE * (evidence.reference - evidence.both)
-    return (evidence.both + SMOOTHING / 2) / (evidence.both + superfluous + missed + SMOOTHING / 2)
+def _tversky_index(sums: OverlapSums) -> Tensor:
+    extra = TVERSKY_FALSE_POSITIVE * (sums.predicted - sums.both)
+    missed = TVERSKY_FALSE_NEGATIVE * (sums.reference - sums.both)
+    return (sums.both + SMOOTHING / 2) / (sums.both + extra + missed + SMOOTHING / 2)
 
 
 def _jaccard_slopes(errors: Tensor, inside: Tensor) -> Tensor:
-    """What each voxel (B, K, voxels) adds to 1 - intersection over union when all are got wrong in the order of their errors.
+    """The increase of 1 - intersection over union by each voxel (B, K, voxels), added to the wrong ones in the order of errors.
 
-    In closed form: differences of neighbouring values would be lost in rounding. Counts are integers, exact in any order.
+    In closed form: differences of successive values would be lost in rounding. Counts are integers, exact in any order.
     """
     order = errors.argsort(dim=2, descending=True)
     missed, total = inside.gather(2, order), inside.sum(2, keepdim=True)
     intersection = total - missed.cumsum(2)
     union = intersection + torch.arange(1, errors.shape[2] + 1, device=errors.device)
-    superfluous = intersection / (union * (union - 1).clamp(min=1))
-    slopes = torch.where(missed, 1 / union, superfluous).to(errors.dtype)
+    outside = intersection / (union * (union - 1).clamp(min=1))
+    slopes = torch.where(missed, 1 / union, outside).to(errors.dtype)
     slopes[:, :, :1].masked_fill_(total == 0, 1)
     return torch.empty_like(errors).scatter_(2, order, slopes)
 
