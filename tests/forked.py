@@ -1,4 +1,4 @@
-"""Processes that predict, forked off the one that tests: they start in milliseconds, since all is loaded already."""
+"""Worker processes forked off the test process: they start in milliseconds, since everything is loaded already."""
 
 import io
 import os

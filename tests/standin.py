@@ -1,4 +1,4 @@
-"""A predictor without a network: what is brighter than 0 is label 1. Names of scans make it misbehave."""
+"""A predictor without a network: voxels brighter than 0 get label 1. Names of scans make it fail, hang or die."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
-from nnseg.serving import worker as serving
+from nnseg.serving import worker
 from nnseg.serving.messages import PredictionOrder, PredictionTask
 
 
@@ -28,7 +28,7 @@ class StandInModel:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StandInPrediction:
     label_map: LabelMap
     seconds: dict[str, float]
     probabilities: object = None
@@ -52,13 +52,16 @@ class StandIn:
         if self.out:
             (self.out.parent / f"seen_{os.getpid()}_{name}").touch()
         if "broken" in name:
-            raise ValueError("no answer to this")
+            raise ValueError("no prediction of this")
         if "deadly" in name or ("fragile" in name and self._first(name)):
             os.kill(os.getpid(), signal.SIGKILL)
         if "stuck" in name or ("slow" in name and self._first(name)):
             time.sleep(1000)
         time.sleep(0.02)
-        return Answer(LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid), {"network": 0.02, "restore": 0.0})
+        label_map = LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid)
+        return StandInPrediction(label_map, {"network": 0.02, "restore": 0.0})
+            LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid), {"network": 0.02, "restore": 0.0}
+        )
 
     def memory_gb(self, grid, *, probabilities=False, uncertainty=False):
         return float(grid.shape[0])
@@ -72,8 +75,8 @@ class StandIn:
 
 
 def start(threads: int) -> Forked:
-    """A process that serves with a stand-in; none with a model called "missing"."""
-    return Forked(lambda: serving.serve(_load))
+    """A worker process that predicts with a stand-in; a model called "missing" cannot be loaded."""
+    return Forked(lambda: worker.serve(_load))
 
 
 def _load(order: PredictionOrder) -> tuple[StandIn, str]:

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, forked off one that has loaded torch already: loading it is most of a short command."""
+"""The command line in processes forked off one that has loaded torch already, which takes most of a short command's time."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ _CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.serving.w
 
 
 def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:
-    """A process that runs ``nnseg`` with the given arguments, what it says in files ``out`` and ``out``.err."""
+    """A process that runs ``nnseg`` with the given arguments, with its output in files ``out`` and ``out``.err."""
     process = _CONTEXT.Process(target=_main, args=([str(a) for a in arguments], out))
     process.start()
     return process
@@ -24,7 +24,7 @@ def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProc
     """Run ``nnseg`` to its end.
 
     Args:
-        check: the exit code to be seen; None for any.
+        check: the expected exit code; None for any.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -44,10 +44,9 @@ def _main(arguments: list[str], out: Path | None) -> None:
     import torch
 
     from nnseg.cli import main
-    from nnseg.serving import pool as supervisor
-    from nnseg.serving import worker
+    from nnseg.serving import pool, worker
 
-    supervisor.start_process = lambda threads: Forked(worker.main)
+    pool.start_process = lambda threads: Forked(worker.main)
     torch.set_num_threads(1)  # several tests run at a time
     for stream, path in ((1, out), (2, out and out.with_suffix(".err"))):
         os.dup2(os.open(path or os.devnull, os.O_WRONLY | os.O_CREAT), stream)

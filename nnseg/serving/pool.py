@@ -74,9 +74,11 @@ class WorkerPool:
         self.end()
         self._stop.__exit__(kind, error, trace)
 
-    def end(self) -> None:
-        """Kill all processes; the cases they were at are lost, finished ones are not."""
-        self._remove(tuple(self._workers))
+    def end(self, *, keep: int = 0) -> None:
+        """Kill the processes, except for the first ``keep``; cases they had begun are lost, finished ones are not."""
+        for worker in self._workers[keep:]:
+            worker.child.kill()
+        del self._workers[keep:]
 
     def ready(self) -> Ready:
         """The message of the first process, when all have loaded the models.
@@ -99,7 +101,7 @@ class WorkerPool:
         """
         yield from self._distribute(deque(tasks))
         if self._retries:
-            self._remove(self._workers[1:])
+            self.end(keep=1)
         for task, first_reason in list(self._retries.values()):
             for name, record in self._distribute(deque([task.model_copy(update={"exclusive": True})])):
                 reason = f"{first_reason}; second attempt, alone: {record.reason}" if record.status == "failed" else ""
@@ -184,11 +186,6 @@ class WorkerPool:
         worker.child.kill()
         self._workers[self._workers.index(worker)] = self._start_worker(worker.order)
         return reason
-
-    def _remove(self, workers: Sequence[WorkerProcess]) -> None:
-        for worker in workers:
-            self._workers.remove(worker)
-            worker.child.kill()
 
 
 def start_process(threads: int | None) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""Processes that predict may die, hang or be stopped: it is noticed, named, and costs at most the case that did it."""
+"""Worker processes that die, hang or are stopped are detected and named, and only the case that caused it can fail."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import pytest
 from standin import start, task
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
-from nnseg.serving import worker_process as room
+from nnseg.serving import worker_process
 from nnseg.serving.messages import PredictionOrder
 from nnseg.serving.pool import POLL_INTERVAL, WorkerPool
 
@@ -21,15 +21,15 @@ from nnseg.serving.pool import POLL_INTERVAL, WorkerPool
 def workers(tmp_path, *, model="model", **kept):
     with WorkerPool(
         PredictionOrder(models=(Path(model),), out=tmp_path / "out", device="cpu"), start=start, memory_gb=100.0, **kept
-    ) as crew:
-        yield crew
+    ) as pool:
+        yield pool
 
 
 def predicted(tmp_path, names, **kept):
-    """What became of scans with these names."""
-    with workers(tmp_path, **kept) as crew:
-        crew.ready()
-        return dict(crew.predict([task(tmp_path / "scans", name) for name in names]))
+    """The records of scans with these names."""
+    with workers(tmp_path, **kept) as pool:
+        pool.ready()
+        return dict(pool.predict([task(tmp_path / "scans", name) for name in names]))
 
 
 def statuses(written):
@@ -74,10 +74,10 @@ def test_a_case_that_kills_twice_fails_and_costs_no_other(tmp_path):
     assert written["deadly"].attempts == 2
 
 
-def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, monkeypatch):
-    assert room.HANG_SECONDS + 2 * POLL_INTERVAL < 5
-    monkeypatch.setattr(room, "HANG_SECONDS", 0.6)
-    monkeypatch.setattr(room, "HANG_TIMEOUT", 1.2)
+def test_a_process_that_hangs_is_reported_in_time_and_replaced(tmp_path, caplog, monkeypatch):
+    assert worker_process.HANG_SECONDS + 2 * POLL_INTERVAL < 5
+    monkeypatch.setattr(worker_process, "HANG_SECONDS", 0.6)
+    monkeypatch.setattr(worker_process, "HANG_TIMEOUT", 1.2)
     with caplog.at_level(logging.INFO, "nnseg"):
         written = predicted(tmp_path, ["a", "slow", "c"])
     assert {s for s, _ in statuses(written).values()} == {"done"}
@@ -85,17 +85,17 @@ def test_a_process_that_hangs_is_told_of_in_time_and_replaced(tmp_path, caplog, 
     said = [r.getMessage() for r in caplog.records]
     assert any("hangs" in line and "slow (network)" in line for line in said)
     assert any("hung for 1 s and was killed" in line for line in said)
-    assert any("standin.py" in line and "in infer" in line for line in said), "its stacks are told"
+    assert any("standin.py" in line and "in infer" in line for line in said), "its stacks are logged"
 
 
 def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(room, "HANG_SECONDS", 0.6)
-    monkeypatch.setattr(room, "HANG_TIMEOUT", 1.0)
-    with caplog.at_level(logging.INFO, "nnseg"), workers(tmp_path) as crew:
-        crew.ready()
-        [worker] = crew._workers
+    monkeypatch.setattr(worker_process, "HANG_SECONDS", 0.6)
+    monkeypatch.setattr(worker_process, "HANG_TIMEOUT", 1.0)
+    with caplog.at_level(logging.INFO, "nnseg"), workers(tmp_path) as pool:
+        pool.ready()
+        [worker] = pool._workers
         written = {}
-        for name, outcome in crew.predict([task(tmp_path / "scans", f"{i}") for i in range(12)]):
+        for name, outcome in pool.predict([task(tmp_path / "scans", f"{i}") for i in range(12)]):
             if not written:
                 os.kill(worker.child.process.pid, signal.SIGSTOP)
             written[name] = outcome
@@ -104,65 +104,65 @@ def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
     assert any("hangs" in r.getMessage() for r in caplog.records)
 
 
-def test_without_proc_the_heartbeat_tells_who_hangs(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(room, "process_usage", lambda pid: None)
-    monkeypatch.setattr(room, "HANG_SECONDS", 1.5)
-    monkeypatch.setattr(room, "HANG_TIMEOUT", 2.0)
+def test_where_processes_cannot_be_inspected_their_heartbeat_shows_who_hangs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(worker_process, "process_usage", lambda pid: None)
+    monkeypatch.setattr(worker_process, "HANG_SECONDS", 1.5)
+    monkeypatch.setattr(worker_process, "HANG_TIMEOUT", 2.0)
     with caplog.at_level(logging.INFO, "nnseg"):
         written = predicted(tmp_path, ["a", "slow"])
     assert statuses(written) == {"a": ("done", 1), "slow": ("done", 2)}
 
 
-def test_a_scan_too_large_for_its_share_is_predicted_when_it_can_be_alone(tmp_path):
+def test_a_scan_too_large_for_its_share_is_predicted_alone(tmp_path):
     tasks = [task(tmp_path / "scans", "a", 2), task(tmp_path / "scans", "large", 70), task(tmp_path / "scans", "huge", 200)]
-    with workers(tmp_path, devices=("cpu", "cpu")) as crew:
-        crew.ready()
-        written = dict(crew.predict(tasks))
+    with workers(tmp_path, devices=("cpu", "cpu")) as pool:
+        pool.ready()
+        written = dict(pool.predict(tasks))
     assert statuses(written) == {"a": ("done", 1), "large": ("done", 2), "huge": ("failed", 2)}
     assert "needs 200.00 GB" in written["huge"].reason
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error_before_any_case(tmp_path):
-    with workers(tmp_path, model="missing") as crew, pytest.raises(NnsegError, match="there is no model missing"):
-        crew.ready()
+    with workers(tmp_path, model="missing") as pool, pytest.raises(NnsegError, match="there is no model missing"):
+        pool.ready()
 
 
 def test_dying_again_and_again_while_loading_ends_it(tmp_path):
-    with workers(tmp_path, model="deadly") as crew, pytest.raises(RunError, match=r"loading the model.*SIGKILL"):
-        crew.ready()
+    with workers(tmp_path, model="deadly") as pool, pytest.raises(RunError, match=r"loading the model.*SIGKILL"):
+        pool.ready()
 
 
 def test_hanging_while_loading_ends_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "HANG_SECONDS", 0.3)
-    monkeypatch.setattr(room, "HANG_TIMEOUT", 0.5)
-    monkeypatch.setattr(room, "STACK_SECONDS", 0.1)
-    with workers(tmp_path, model="stuck") as crew, pytest.raises(RunError, match=r"loading the model.*hung"):
-        crew.ready()
+    monkeypatch.setattr(worker_process, "HANG_SECONDS", 0.3)
+    monkeypatch.setattr(worker_process, "HANG_TIMEOUT", 0.5)
+    monkeypatch.setattr(worker_process, "STACK_SECONDS", 0.1)
+    with workers(tmp_path, model="stuck") as pool, pytest.raises(RunError, match=r"loading the model.*hung"):
+        pool.ready()
 
 
 def test_no_process_is_left_whatever_happens(tmp_path):
-    with workers(tmp_path, devices=("cpu", "cpu")) as crew:
-        crew.ready()
-        processes = [worker.child.process for worker in crew._workers]
+    with workers(tmp_path, devices=("cpu", "cpu")) as pool:
+        pool.ready()
+        processes = [worker.child.process for worker in pool._workers]
         assert [p.poll() for p in processes] == [None, None]
-        next(iter(crew.predict([task(tmp_path / "scans", "a")])))
+        next(iter(pool.predict([task(tmp_path / "scans", "a")])))
     assert all(p.poll() is not None for p in processes)
 
 
 def test_a_process_ends_when_its_stdin_is_closed(tmp_path):
-    with workers(tmp_path) as crew:
-        crew.ready()
-        process = crew._workers[0].child.process
-        crew._workers[0].child.close_input()
+    with workers(tmp_path) as pool:
+        pool.ready()
+        process = pool._workers[0].child.process
+        pool._workers[0].child.close_input()
         assert process.wait(5) == 0
 
 
 def test_ctrl_c_ends_it_with_everything_that_is_done(tmp_path):
     written = {}
-    with pytest.raises(Stopped) as end, workers(tmp_path) as crew:
-        crew.ready()
+    with pytest.raises(Stopped) as end, workers(tmp_path) as pool:
+        pool.ready()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        for name, outcome in crew.predict([task(tmp_path / "scans", name) for name in ["a", "stuck", "c"]]):
+        for name, outcome in pool.predict([task(tmp_path / "scans", name) for name in ["a", "stuck", "c"]]):
             written[name] = outcome
             start_waiting = time.monotonic()
     assert end.value.code == 130

@@ -1,4 +1,4 @@
-"""The line of one process: stages of successive cases overlap, memory decides who enters, and each case fails alone."""
+"""The pipeline of one process: stages of successive cases overlap, their memory is limited, and each case fails alone."""
 
 import threading
 import time
@@ -7,37 +7,37 @@ import pytest
 from standin import StandIn, task
 
 from nnseg.core.image import LabelMap
-from nnseg.serving import pipeline as room
+from nnseg.serving import pipeline
 from nnseg.serving.messages import Finished, StageReached
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import PredictionPipeline
 
 
 def predicted(tasks, out, predictor=None, **kept):
-    """What was reported of the tasks, and by name what became of each."""
+    """All messages about the tasks, and the last one of each by name."""
     events = []
     PredictionPipeline(predictor or StandIn(), OutputTarget(out=out, key="k"), events.append, **kept).run(tasks)
     return events, {e.case: e for e in events if isinstance(e, Finished)}
 
 
-class Meeting(StandIn):
-    """Answers the first case only when the second has been prepared, and prepares the third only when the first is answered."""
+class Overlapping(StandIn):
+    """Predicts the first case only when the second has been prepared, and prepares the third only when the first is predicted."""
 
     def __init__(self):
         super().__init__()
-        self.prepared, self.answered = threading.Event(), threading.Event()
+        self.prepared, self.predicted = threading.Event(), threading.Event()
 
     def prepare(self, scan):
         name = scan.source.files[0].name
         if name.startswith("b"):
             self.prepared.set()
         if name.startswith("c"):
-            assert self.answered.wait(10)
+            assert self.predicted.wait(10)
         return scan
 
     def infer(self, scan, **kept):
         assert self.prepared.wait(10)
-        self.answered.set()
+        self.predicted.set()
         return super().infer(scan, **kept)
 
 
@@ -60,14 +60,14 @@ class Counting(StandIn):
 
 
 def test_a_case_is_prepared_while_another_is_in_the_network(tmp_path):
-    _, finished = predicted([task(tmp_path, name) for name in "abc"], tmp_path / "out", Meeting())
+    _, finished = predicted([task(tmp_path, name) for name in "abc"], tmp_path / "out", Overlapping())
     assert [finished[name].record.status for name in "abc"] == ["done"] * 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.nii.gz" for name in "abc"]
 
 
 @pytest.mark.parametrize(("memory_gb", "most"), [(3.9, 1), (4.0, 2), (6.5, 3)])
 def test_a_case_enters_only_if_its_peak_fits_beside_those_inside(tmp_path, memory_gb, most, monkeypatch):
-    monkeypatch.setattr(room, "MAX_CASES", 3)
+    monkeypatch.setattr(pipeline, "MAX_CASES", 3)
     counting = Counting()
     _, finished = predicted([task(tmp_path, f"{i}") for i in range(5)], tmp_path / "out", counting, memory_gb=memory_gb)
     assert {f.record.status for f in finished.values()} == {"done"}
@@ -85,7 +85,7 @@ def test_a_case_that_can_never_fit_is_refused_with_the_numbers(tmp_path):
     assert "--memory" in large.record.reason
 
 
-def test_what_fits_only_alone_asks_for_it(tmp_path):
+def test_a_case_that_fits_only_alone_is_marked(tmp_path):
     large = task(tmp_path, "large", 9)
     _, finished = predicted([large], tmp_path / "out", memory_gb=5.0, exclusive_gb=10.0)
     assert finished["large"].retry_exclusive
@@ -98,11 +98,11 @@ def test_each_case_fails_alone_with_its_reason(tmp_path):
     tasks[2].case.images[0].write_bytes(b"no image")
     _, finished = predicted(tasks, tmp_path / "out")
     assert {n: f.record.status for n, f in finished.items()} == {"a": "done", "broken": "failed", "c": "failed", "d": "done"}
-    assert finished["broken"].record.reason == "ValueError: no answer to this"
+    assert finished["broken"].record.reason == "ValueError: no prediction of this"
     assert "c.nii.gz" in finished["c"].record.reason
 
 
-def test_stages_and_what_is_needed_are_told_as_they_begin(tmp_path):
+def test_stages_and_needed_memory_are_reported_as_they_begin(tmp_path):
     events, _ = predicted([task(tmp_path, "a", 3)], tmp_path / "out")
     assert [(e.stage, e.needed_gb) for e in events if isinstance(e, StageReached)] == [
         ("read", 0.0),
@@ -114,7 +114,7 @@ def test_stages_and_what_is_needed_are_told_as_they_begin(tmp_path):
     assert set(events[-1].record.seconds) == {"read", "preprocess", "network", "restore", "write"}
 
 
-def test_what_is_done_is_not_done_again_unless_a_byte_of_it_is_gone(tmp_path):
+def test_a_finished_case_is_not_predicted_again_unless_a_byte_of_it_is_gone(tmp_path):
     first = task(tmp_path, "a")
     _, finished = predicted([first], tmp_path / "out")
     known = first.model_copy(update={"previous": finished["a"].record})
@@ -136,7 +136,7 @@ def test_a_lost_device_is_not_blamed_on_the_scan(tmp_path):
         predicted([task(tmp_path, name) for name in "ab"], tmp_path / "out", Lost())
 
 
-def test_want_of_memory_is_a_reason_to_try_alone(tmp_path):
+def test_a_case_that_lacks_memory_is_marked_for_another_attempt_alone(tmp_path):
     class Hungry(StandIn):
         def infer(self, scan, **kept) -> LabelMap:
             raise MemoryError("Unable to allocate 8 GiB")

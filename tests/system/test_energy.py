@@ -1,4 +1,4 @@
-"""Tests of counters of energy, on files as Linux shows them and on a library that answers as NVIDIA's does."""
+"""Energy counters, on files as Linux shows them and on a stand-in for NVIDIA's library."""
 
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_counter_that_began_anew_goes_on(tmp_path: Path) -> None:
         assert meter.joules() == pytest.approx(total)
 
 
-def test_nothing_is_told_where_nothing_counts_or_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_energy_where_nothing_counts_or_may_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EnergyMeter(powercap=tmp_path / "missing").joules() is None
     file = zone(tmp_path, "intel-rapl:0", name="package-0", count=1)
     meter = EnergyMeter(powercap=tmp_path)
@@ -87,7 +87,7 @@ def test_cards_are_counted_by_their_driver(tmp_path: Path, monkeypatch: pytest.M
     assert EnergyMeter(powercap=tmp_path / "missing").joules() is None
 
 
-def test_a_machine_with_the_library_but_without_a_card_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_energy_with_the_library_but_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = ModuleType("pynvml")
     library.NVMLError = type("NVMLError", (Exception,), {})
 

@@ -1,4 +1,4 @@
-"""What a process of ours does, as the system counts it."""
+"""What a process uses, measured from outside, and kills for lack of memory."""
 
 import subprocess
 import sys
@@ -37,13 +37,13 @@ def test_computing_writing_and_memory_are_seen_from_outside(tmp_path):
     assert 0.04 < after.own_gb - before.own_gb < 0.08
 
 
-def test_of_one_that_has_ended_nothing_is_known():
+def test_the_usage_of_a_process_that_has_ended_is_none():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert process_usage(process.pid) is None
 
 
-def test_kills_for_want_of_memory_are_counted_in_the_own_group_first(tmp_path):
+def test_kills_for_lack_of_memory_are_counted_in_the_own_group_first(tmp_path):
     proc, cgroups = tmp_path / "proc", tmp_path / "cgroups"
     (proc / "self").mkdir(parents=True)
     (proc / "self" / "cgroup").write_text("0::/job/7\n")
