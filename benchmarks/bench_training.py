@@ -223,7 +223,7 @@ def step_flops(plan: Plan) -> int:
     """Multiplications and additions of all convolutions in one step, forward and backward, counted on shapes alone."""
     with torch.device("meta"):
         network = build_network(plan)
-        image = torch.empty(plan.training.batch_size, plan.inputs, *plan.patch)
+        image = torch.empty(plan.training.batch_size, plan.input_channels, *plan.patch)
     network.deep_supervision = plan.training.deep_supervision
     with FlopCounterMode(display=False) as counter:
         outputs = network(image)

@@ -166,7 +166,7 @@ def _seconds_of_tile(network: MemberNetwork, window: Window, *, tiles: int) -> f
     along, step = (0, 1.0) if plan.dimensions == 2 else (2, window.step)
     shape = list(window.tile)
     shape[along] = ceil(shape[along] * (1 + (tiles - 1) * step))
-    image = torch.rand(plan.stored, *shape).to(network.device)
+    image = torch.rand(plan.stored_channels, *shape).to(network.device)
     # float() waits for the device
     [seconds] = time_calls(lambda: [float(slab.flatten()[0]) for slab in sliding_window([network], image, window)])
     return seconds / (len(tile_starts(shape[along], window.tile[along], step)) * len(window.flips))

@@ -457,13 +457,13 @@ class Plan(Section):
         return len(self.patch)
 
     @property
-    def inputs(self) -> int:
+    def input_channels(self) -> int:
         """Input channels of the network: the scan's and, in a cascade, one for each label of the previous segmentation."""
         return len(self.channels) + (len(self.labels.values) - 1 if self.previous else 0)
 
     @property
-    def stored(self) -> int:
-        """Channels of a preprocessed case: the scan's and, in a cascade, one with the label indices of the previous segmentation."""
+    def stored_channels(self) -> int:
+        """Channels of a preprocessed case: the scan's and, in a cascade, one with label indices of the previous segmentation."""
         return len(self.channels) + bool(self.previous)
 
     def grid(self, shape: Shape, spacing: Vector) -> Grid:

@@ -1,4 +1,4 @@
-"""A head made of ellipsoids, painted one over the other, in world coordinates (LPS, mm, the head's middle at 0)."""
+"""A head of ellipsoids, each painted over the ones before, in world coordinates (LPS, mm, with the head's centre at 0)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ellipsoid:
         centre: (x, y, z) in mm.
         axes: half lengths in mm along its own (x, y, z).
         turn: its rotation about (x, y, z) in degrees.
-        folds: how far its surface waves in and out, as a part of its squared radius.
+        folds: amplitude of the folds of its surface, as a fraction of its squared radius.
         signal: brightness in each channel.
     """
 
@@ -56,11 +56,11 @@ class Ellipsoid:
         return level + self.folds * _gyri(points) if self.folds else level
 
     def reach(self, direction: Vector) -> float:
-        """How many mm the piece extends from its centre along a unit vector, folds included."""
+        """Extent in mm from the centre along a unit vector, folds included."""
         return float(np.linalg.norm(self.rotation.T @ direction * self.axes) * np.sqrt(1 + self.folds))
 
     def surface(self, count: int = 200) -> Array:
-        """World points (3, count) spread over the surface without its folds."""
+        """World points (3, count) spread evenly over the surface without folds."""
         height = 1 - (2 * np.arange(count) + 1) / count
         angle = np.arange(count) * np.pi * (3 - np.sqrt(5))  # the golden angle
         ring = np.sqrt(1 - height**2)
@@ -76,8 +76,8 @@ def make_head(random: np.random.Generator, *, lesions: int) -> tuple[Ellipsoid, 
     """The pieces of one head, in the order they are painted; every head differs in size, shape and brightness.
 
     Args:
-        random: drawn from.
-        lesions: how many.
+        random: source of all variation.
+        lesions: their number.
     """
     size = random.uniform(0.94, 1.06, 3)
     tone = {tissue: np.array(signal) * random.uniform(0.93, 1.07, 2) for tissue, signal in TISSUES.items()}
@@ -88,7 +88,7 @@ def make_head(random: np.random.Generator, *, lesions: int) -> tuple[Ellipsoid, 
 
 
 def _vary(random: np.random.Generator, piece: Ellipsoid, *, size: Array, tone: Array) -> Ellipsoid:
-    """This head's own version of a piece of the template; only inner pieces differ from the head's common size."""
+    """A random variant of a piece of the template; only inner pieces deviate from the head's common size."""
     own = float(piece.tissue in INNER)
     return Ellipsoid(
         tissue=piece.tissue,
@@ -108,7 +108,7 @@ def _make_lesion(random: np.random.Generator, pieces: list[Ellipsoid]) -> Ellips
     contrast = random.uniform(0.85, 1.1)
     signal = (TISSUES["lesion"][0] / contrast, TISSUES["lesion"][1] * contrast)
     while True:
-        radius *= 0.998  # so that a place is found in the end
+        radius *= 0.998  # so that the search ends
         lesion = Ellipsoid(
             tissue="lesion",
             centre=as_vector(np.array(brain.centre) + random.uniform(-1, 1, 3) * brain.axes),
@@ -152,7 +152,7 @@ TISSUES: dict[str, tuple[float, float]] = {
 """Brightness of each tissue in T1 and FLAIR, white matter in T1 being 1."""
 
 INNER = ("eye", "ventricle", "thalamus", "nuclei")
-"""Tissues whose pieces vary one by one."""
+"""Tissues whose pieces vary independently."""
 
 TEMPLATE: tuple[Ellipsoid, ...] = (
     Ellipsoid(tissue="soft", centre=(0, -22, -18), axes=(19, 15, 20)),
@@ -174,4 +174,4 @@ TEMPLATE: tuple[Ellipsoid, ...] = (
     *_both_sides(Ellipsoid(tissue="nuclei", centre=(12.3, -3, 0), axes=(4.6, 9.5, 6.2), turn=(0, 10, -12))),
     Ellipsoid(tissue="ventricle", centre=(0, 3, 0), axes=(0.9, 6, 4)),
 )
-"""The average head, outermost piece first. The thalami look like the nuclei, and nobody labels them."""
+"""The average head, outermost piece first. The thalami look like the nuclei, but are not labelled."""

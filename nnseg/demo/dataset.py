@@ -1,4 +1,4 @@
-"""Phantoms written as a dataset in nnU-Net's raw layout."""
+"""A dataset of phantoms in nnU-Net's raw layout."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nnseg.system.parallel import progress
 
 
 def write_phantoms(folder: Path, *, cases: int = 16, seed: int = 0) -> Path:
-    """The folder, now a dataset of phantoms in nnU-Net's raw layout: ``imagesTr``, ``labelsTr`` and ``dataset.json``.
+    """Write a dataset of phantoms: ``imagesTr``, ``labelsTr`` and ``dataset.json``; the folder is returned.
 
-    The same seed gives the same bytes. A complete dataset is left alone, a half-written one is completed.
+    Equal seeds give equal bytes. A complete dataset is not changed, an incomplete one is completed.
 
     Args:
-        folder: made if absent.
-        cases: how many.
+        folder: created if absent.
+        cases: their number.
         seed: of every random choice; a case does not depend on how many there are.
 
     Raises:
@@ -42,7 +42,7 @@ def write_phantoms(folder: Path, *, cases: int = 16, seed: int = 0) -> Path:
 
 
 def _is_finished(folder: Path, description: str, wanted: set[Path]) -> bool:
-    """True if this very dataset was written before; without its dataset.json every file is written (again).
+    """True if exactly this dataset was written before; without its dataset.json every file is written again.
 
     Raises:
         RunError: the folder holds something else.
@@ -51,14 +51,12 @@ def _is_finished(folder: Path, description: str, wanted: set[Path]) -> bool:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; name another folder for the phantoms")
     try:
-        strangers = sorted({file for part in ("imagesTr", "labelsTr") for file in (folder / part).glob("[!.]*")} - wanted)
+        others = sorted({file for part in ("imagesTr", "labelsTr") for file in (folder / part).glob("[!.]*")} - wanted)
         known = index.read_text(encoding="utf-8") if index.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {folder}: {error}; name another folder for the phantoms") from error
-    if strangers or known not in (None, description):
-        raise RunError(
-            f"{strangers[0] if strangers else index} is not of these phantoms; name another folder or an empty one for them"
-        )
+    if others or known not in (None, description):
+        raise RunError(f"{others[0] if others else index} is not of these phantoms; name another folder or an empty one for them")
     return known is not None
 
 

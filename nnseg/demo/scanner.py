@@ -1,4 +1,4 @@
-"""A head as a scanner sees it: thick tilted slices, partial volume, bias field, noise, and any order of axes."""
+"""Simulated scans of a head: thick tilted slices, partial volume, bias field, noise, and any order of axes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHANNELS = ("T1", "FLAIR")
 LABELS = {"background": 0, "nuclei": 1, "lesion": 2}
 
 LESIONS = (2, 0, 1, 3, 5, 1, 4, 2)
-"""Lesions of the cases in turn, so that any two neighbours differ and every set has a case without one."""
+"""Numbers of lesions of successive cases; neighbours differ, and every dataset has a case without one."""
 
 FIELD_OF_VIEW = (80.0, 88.0, 72.0)
 """Extent of the image in mm along (z, y, x)."""
 
 FINER = (3, 2, 2)
-"""Points at which each voxel is sampled along (z, y, x); their average is the partial volume."""
+"""Sampling points per voxel along (z, y, x); their average models partial volume."""
 
 ORDERS: tuple[Axes, ...] = ((0, 1, 2), (0, 1, 2), (2, 0, 1), (1, 0, 2))
 """Orders in which the axes (z, y, x) are stored: axial (twice as often), sagittal, coronal."""
@@ -30,7 +30,7 @@ ORDERS: tuple[Axes, ...] = ((0, 1, 2), (0, 1, 2), (2, 0, 1), (1, 0, 2))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Phantom:
-    """One case, as it is stored.
+    """One case, in stored order.
 
     Args:
         image: int16 (C, Z, Y, X), channels as in `CHANNELS`.
@@ -46,10 +46,10 @@ class Phantom:
 
 
 def draw_phantom(index: int, *, seed: int = 0) -> Phantom:
-    """The phantom with this number: always the same for a seed, whatever else was drawn.
+    """The phantom with this number; it depends on number and seed only.
 
-    Two labels are to be learned: the pair of nuclei (one label for both sides, since augmentation by mirroring swaps them; the
-    thalami beside them look alike and are not labelled) and the lesions, none to five of them.
+    Its labels are the nuclei (one label for both sides, since augmentation by mirroring swaps them; the thalami beside them look
+    alike and are not labelled) and the lesions, none to five of them.
     """
     random = np.random.default_rng([seed, index])
     pieces = make_head(random, lesions=LESIONS[index % len(LESIONS)])
@@ -97,7 +97,7 @@ def _render(pieces: tuple[Ellipsoid, ...], grid: Grid) -> tuple[Array, npt.NDArr
 
 
 def _acquire(random: np.random.Generator, signal: Array) -> npt.NDArray[np.int16]:
-    """A channel as the scanner stores it: bias field, Rician noise, a scale of its own, whole numbers."""
+    """A channel with bias field, Rician noise and an arbitrary scale, in whole numbers."""
     z, y, x = (np.linspace(-1, 1, n).reshape([-1 if a == b else 1 for b in range(3)]) for a, n in enumerate(signal.shape))
     slope, bend = random.normal(0, 0.12, 3), random.normal(0, 0.10, 4)
     field = slope[0] * z + slope[1] * y + slope[2] * x + bend[0] * z * z + bend[1] * y * y + bend[2] * x * x + bend[3] * x * y

@@ -35,7 +35,7 @@ def needed_gb(groups: Sequence[NetworkGroup], grid: Grid, *, uncertainty: bool =
     """
     voxels, shapes = math.prod(grid.shape), [group.plan.grid(grid.shape, grid.spacing).shape for group in groups]
     scan = 4.0 * voxels * len(groups[0].plan.channels)
-    images = sum(4.0 * math.prod(shape) * group.plan.stored for group, shape in zip(groups, shapes, strict=True))
+    images = sum(4.0 * math.prod(shape) * group.plan.stored_channels for group, shape in zip(groups, shapes, strict=True))
     preprocessing = 3 * scan + images + RESAMPLING * max(voxels, *map(math.prod, shapes))
     sums = sum(_window_bytes(group, shape) for group, shape in zip(groups, shapes, strict=True))
     outputs = (WRITING + 8 * uncertainty) * voxels
@@ -55,5 +55,5 @@ def _window_bytes(group: NetworkGroup, shape: Shape) -> float:
 def _network_bytes(group: NetworkGroup) -> float:
     """Of tiles and activations in the network, if it computes in RAM."""
     window, plan = group.window, group.plan
-    values = ACTIVATIONS * plan.network.features[0] + plan.inputs + 4 * window.heads
+    values = ACTIVATIONS * plan.network.features[0] + plan.input_channels + 4 * window.heads
     return 4.0 * window.batch * math.prod(window.tile) * values * (group.networks[0].device.type == "cpu")

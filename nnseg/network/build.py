@@ -1,8 +1,8 @@
 """The network of a plan, built by its kind, and the input it takes.
 
 A new kind of network is a function of the plan in `NETWORKS` and a name in `nnseg.core.plan.NetworkKind`. What the function returns
-takes images (B, ``plan.inputs``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space) with one
-channel for each of ``plan.labels.heads``. It may also
+takes images (B, ``plan.input_channels``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space)
+with one channel for each of ``plan.labels.heads``. It may also
 
 - have the attributes of `DeeplySupervised`, to be trained on the logits of several stages;
 - have a part called ``encoder``, so that ``--freeze encoder`` finds it;
@@ -61,7 +61,7 @@ def network_input(image: Tensor, plan: Plan) -> Tensor:
 
 def unet(plan: Plan) -> UNet:
     """A U-Net, whose kind of encoder is that of the plan's network."""
-    return build_unet(plan.network, channels=plan.inputs, heads=len(plan.labels.heads))
+    return build_unet(plan.network, channels=plan.input_channels, heads=len(plan.labels.heads))
 
 
 NETWORKS: dict[str, Callable[[Plan], nn.Module]] = function_table(NetworkKind, {"plain": unet, "residual": unet})

@@ -82,7 +82,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         )
     fresh, given = network.state_dict(), dict(member.weights)
     first = next(iter(fresh))
-    if first in given and given[first].shape[1:2] == (member.plan.inputs,):
+    if first in given and given[first].shape[1:2] == (member.plan.input_channels,):
         given[first] = _first_convolution(given[first], member.plan, plan)
     reused, misfit = _fitting(fresh, given)
     if not reused:

@@ -48,7 +48,7 @@ def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Tr
 def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
     """Memory and files of preprocessing and prediction, from the largest scan; times are 0."""
     largest = max(math.prod(case.shape) for case in fingerprint.cases) / GIGABYTE
-    channels, heads = plan.stored, len(plan.labels.heads)
+    channels, heads = plan.stored_channels, len(plan.labels.heads)
     return CaseCost(
         key="",
         packed=COMPRESSED_SHARE,
@@ -79,7 +79,7 @@ def shape_on_grid(case: CaseMeasure, plan: Plan) -> Shape:
 def count_stored_bytes(case: CaseMeasure, plan: Plan) -> int:
     """Uncompressed size of a preprocessed case: float32 channels, and labels of one byte, or two if there are over 128."""
     label = 1 if len(plan.labels.values) <= 128 else 2
-    return math.prod(shape_on_grid(case, plan)) * (4 * plan.stored + label)
+    return math.prod(shape_on_grid(case, plan)) * (4 * plan.stored_channels + label)
 
 
 def count_held_bytes(case: CaseMeasure, plan: Plan) -> int:

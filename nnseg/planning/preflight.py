@@ -310,7 +310,7 @@ class _Costs:
 
     def _window_gb(self, case: CaseMeasure) -> float:
         """Float32 arrays of a sliding window on the device: image, logits, weights, and the temporary arrays of softmax."""
-        channels, heads = self.plan.stored, len(self.plan.labels.heads)
+        channels, heads = self.plan.stored_channels, len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
 
 

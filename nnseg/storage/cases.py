@@ -7,9 +7,8 @@ One case is one file, an ordinary zip whose members are stored as they are::
     labels.b2nd       int8 or int16 (Z, Y, X)
     locations.b2nd    int32 (n, 3), voxels of one label after another
 
-One file, so that one rename makes a case complete: what has its final name survived ``kill -9``, and there is one file to flush to
-disk, not four. A zip, because Blosc2 reads arrays in place, memory-mapped, at any offset of a file, and because every tool can look
-into it. The same case always gives the same bytes.
+One file, so that one rename makes a case complete, even after ``kill -9``, and there is one file to flush to disk, not four. A zip,
+because Blosc2 reads memory-mapped arrays at any offset of a file, and because every tool can open it. Equal cases give equal bytes.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ Locations = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredCase:
-    """A preprocessed case to draw patches from.
+    """A preprocessed case for drawing patches.
 
     Args:
         name: the case's name.
-        image: float32 (C, Z, Y, X), in memory or on disk; slicing gives NumPy arrays either way.
+        image: float32 (C, Z, Y, X), in memory or on disk; slicing returns NumPy arrays either way.
         labels: int8 or int16 (Z, Y, X), label indices, -1 where ignored; as ``image`` in memory or on disk.
-        locations: voxels (n, 3) of each label index above 0 that occurs, a random choice of them in ascending order.
-        annotated: voxels (n, 3) of any label or background, chosen likewise; None where nothing is ignored.
-        placement: where the network's grid lies in the scan.
+        locations: for each label index above 0 that occurs, a random sample of its voxels (n, 3) in ascending order.
+        annotated: a sample of the voxels (n, 3) that are not ignored; None where nothing is ignored.
+        placement: of the network's grid in the scan.
         known: indices of the labels that were annotated in this case, the background's always; None for all.
     """
 
@@ -63,14 +62,14 @@ class StoredCase:
 
 
 class _ArrayFile(FrozenModel):
-    """What an array's frame must be: its size in the file, and its digest."""
+    """Size and digest of a packed array in the file."""
 
     bytes: int
     digest: str
 
 
 class _Contents(FrozenModel):
-    """What case.json says. ``counts`` are rows of locations.b2nd per label index, in order; those of index -1 are ``annotated``."""
+    """case.json. ``counts`` are rows of locations.b2nd per label index, in order; those of index -1 are ``annotated``."""
 
     format: Literal[1] = 1
     name: str
@@ -87,7 +86,7 @@ class CaseStore:
     """A folder of preprocessed cases.
 
     Args:
-        folder: made when the first case is written.
+        folder: created when the first case is written.
     """
 
     folder: Path
@@ -98,17 +97,17 @@ class CaseStore:
         return tuple(sorted(name for name in found if self._contents(name)))
 
     def has(self, name: str, key: str) -> bool:
-        """True if the case is there, undamaged as far as sizes tell, and was written with this key."""
+        """True if the case is there with members of the recorded sizes, and was written with this key."""
         contents = self._contents(name)
         return contents is not None and contents.key == key
 
     def write(self, case: PreprocessedCase, key: str, *, dimensions: int = 3) -> None:
-        """Put a case in the store, in place of an older one of its name.
+        """Write a case, replacing an older one of its name.
 
         Args:
             case: with a name, and with labels.
-            key: digest of all that the case was made from.
-            dimensions: of the patches that will be read; arrays on disk are cut into slices for 2, into cubes for 3.
+            key: digest of everything the case was made from.
+            dimensions: of the patches that will be read; arrays are chunked into slices for 2, into cubes for 3.
 
         Raises:
             ScanError: the case has no name or no labels.
@@ -132,7 +131,7 @@ class CaseStore:
                 file.writestr(zipfile.ZipInfo(name), frame)
 
     def read(self, name: str) -> StoredCase:
-        """A case of the store. Arrays read into memory are checked against their digests, those left on disk only for size.
+        """A case. Arrays that are read into memory are checked against their digests, those on disk only for size.
 
         Raises:
             ScanError: the case is not there, or damaged.
@@ -149,24 +148,23 @@ class CaseStore:
             raise ScanError(f"{path}: this preprocessed case is damaged ({error}); delete it and preprocess again") from error
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
-        annotated = locations.pop(ANNOTATED, None)
         return StoredCase(
             name=name,
             image=image,
             labels=labels,
             locations=locations,
-            annotated=annotated,
+            annotated=locations.pop(ANNOTATED, None),
             placement=contents.placement,
             known=contents.known,
         )
 
     def _path(self, name: str) -> Path:
-        """Percent-encoded where a character may not be in a file name somewhere, or would hide the file."""
+        """The file of a case; characters that some system forbids, or that would hide the file, are percent-encoded."""
         plain = quote(name, safe=" ()[]+,=@~")
         return self.folder / ((f"%2E{plain[1:]}" if plain.startswith(".") else plain) + SUFFIX)
 
     def _contents(self, name: str) -> _Contents | None:
-        """What case.json says, if the file is there and its members are of the size that it says."""
+        """The content of case.json; None unless the file is there and its members have the recorded sizes."""
         try:
             with zipfile.ZipFile(self._path(name)) as file:
                 contents = _Contents.model_validate_json(file.read(CONTENTS))
@@ -178,7 +176,7 @@ class CaseStore:
 
 
 def in_memory(case: PreprocessedCase) -> StoredCase:
-    """The case as a store would give it back, without a file: to train on arrays.
+    """The case as a store would return it, without a file, for training on arrays.
 
     Args:
         case: with a name, and with labels; its image is not copied.
@@ -187,13 +185,12 @@ def in_memory(case: PreprocessedCase) -> StoredCase:
         ScanError: the case has no name or no labels.
     """
     labels, locations = _labels_and_locations(case)
-    annotated = locations.pop(ANNOTATED, None)
     return StoredCase(
         name=case.name,
         image=case.image,
         labels=labels,
         locations=locations,
-        annotated=annotated,
+        annotated=locations.pop(ANNOTATED, None),
         placement=case.placement,
         known=case.known,
     )
@@ -202,20 +199,21 @@ def in_memory(case: PreprocessedCase) -> StoredCase:
 SUFFIX = ".case"
 CONTENTS, IMAGE, LABELS, LOCATIONS = "case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"
 ANNOTATED = -1
-"""Where the positions of annotated voxels stand among those of label indices."""
+"""Key of the positions of annotated voxels among those of label indices."""
 
 
 def _labels_and_locations(case: PreprocessedCase) -> tuple[npt.NDArray[Any], dict[int, Locations]]:
-    """Labels in the smallest type that holds them, and `_choose`'s choice of voxels."""
+    """Labels in the smallest type that holds them, and the sampled voxels of each."""
     if not case.name or case.labels is None:
         raise ScanError(f'case "{case.name}" cannot be stored for training: it needs a name and a label map')
-    return case.labels.astype(np.int8 if case.labels.max() <= np.iinfo(np.int8).max else np.int16), _choose(case.labels, case.name)
+    smallest = np.int8 if case.labels.max() <= np.iinfo(np.int8).max else np.int16
+    return case.labels.astype(smallest), _sample_locations(case.labels, case.name)
 
 
-def _choose(labels: npt.NDArray[np.int16], name: str) -> dict[int, Locations]:
-    """Voxels of each label above 0, and of all annotated ones (-1) if some are not: at most `MOST_LOCATIONS` or a hundredth.
+def _sample_locations(labels: npt.NDArray[np.int16], name: str) -> dict[int, Locations]:
+    """A sample of `MOST_LOCATIONS` voxels, or a hundredth, of each label above 0, and of annotated ones (-1) if some are not.
 
-    Source: nnU-Net's class locations. The choice depends on the case's name and labels only.
+    Source: nnU-Net's class locations. The sample depends on the case's name and labels only.
     """
     seed = int.from_bytes(hashlib.blake2b(name.encode() + labels.tobytes(), digest_size=8).digest())
     flat = labels.reshape(-1)
@@ -235,7 +233,7 @@ def _choose(labels: npt.NDArray[np.int16], name: str) -> dict[int, Locations]:
 
 
 def _pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
-    """An array as one Blosc2 frame, cut for patches of 2 or 3 axes; left to Blosc2 for 0. Sizes are in voxels."""
+    """An array as one Blosc2 frame, in chunks for patches of 2 or 3 axes, or of Blosc2's choice for 0. Sizes are in voxels."""
     cut: dict[str, Any] = {}
     if dimensions:
         chunk, block = ((16, 128, 128), (1, 64, 64)) if dimensions == 2 else ((64, 64, 64), (32, 32, 32))
@@ -248,7 +246,7 @@ def _pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
 
 
 def _even(length: int, most: int) -> int:
-    """The length of the fewest equal parts of at most ``most``; uneven parts are padded, which costs time and space."""
+    """The length of the fewest equal parts of at most ``most``: uneven ones are padded, which costs time and space."""
     return math.ceil(length / math.ceil(length / most))
 
 
@@ -266,7 +264,7 @@ def _in_place(file: zipfile.ZipFile, name: str, _: _ArrayFile) -> Any:
 
 
 def _offset(file: zipfile.ZipFile, name: str) -> int:
-    """Where a stored member's bytes begin. Source: PKWARE APPNOTE 4.3.7, the local file header."""
+    """Offset of a member's bytes. Source: PKWARE APPNOTE 4.3.7, the local file header."""
     start = file.getinfo(name).header_offset
     with Path(str(file.filename)).open("rb") as raw:
         raw.seek(start + 26)

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnseg.core.errors import DatasetError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What text begins with that a spreadsheet would compute. Source: OWASP, "CSV Injection"."""
+"""First characters of text that a spreadsheet would compute. Source: OWASP, "CSV Injection"."""
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:

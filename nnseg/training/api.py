@@ -70,8 +70,8 @@ def train(
         device: "auto", "cpu", "cuda:1", ...
         loss: instead of the plan's: a function of float32 logits (B, K, *space) and int64 labels (B, *space) that returns a
             scalar. Labels are indices into ``plan.labels.values``, -1 where ignored. Called for the logits of every stage.
-        network: instead of the plan's: a function of the plan that returns a network from images (B, ``plan.inputs``, *patch) to
-            logits (B, K, *patch), or a list of the logits of several stages, finest first.
+        network: instead of the plan's: a function of the plan that returns a network from images (B, ``plan.input_channels``,
+            *patch) to logits (B, K, *patch), or a list of the logits of several stages, finest first.
 
     Raises:
         PlanError: neither the plan nor ``steps`` sets the length of the training.

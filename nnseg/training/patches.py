@@ -106,7 +106,7 @@ class Patches:
     def _read(self, draws: Sequence[_PatchParameters]) -> tuple[Tensor, Tensor]:
         """Images and labels of the patches before intensity augmentation, on the device for it."""
         pinned, poses = self._augment_on.type == "cuda", [d.pose for d in draws]
-        image = torch.zeros((len(draws), self._plan.stored, *self._patch), pin_memory=pinned)
+        image = torch.zeros((len(draws), self._plan.stored_channels, *self._patch), pin_memory=pinned)
         labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is None:

@@ -17,7 +17,7 @@ class Flat(nn.Module):
 
     def __init__(self, plan):
         super().__init__()
-        self.features = nn.Conv3d(plan.inputs, 4, 3, padding=1)
+        self.features = nn.Conv3d(plan.input_channels, 4, 3, padding=1)
         self.heads = nn.Conv3d(4, len(plan.labels.heads), 1)
 
     def forward(self, image):

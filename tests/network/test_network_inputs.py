@@ -29,7 +29,7 @@ def test_label_indices_become_a_channel_a_label():
     shown = network_input(image, _plan("3d_lowres"))
     assert shown.tolist() == [[[[0.5, -1.0, 3.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]]
     assert shown.dtype == image.dtype
-    assert shown.shape[1] == _plan("3d_lowres").inputs
+    assert shown.shape[1] == _plan("3d_lowres").input_channels
 
 
 @pytest.mark.parametrize("space", [(5,), (5, 6), (5, 6, 7)])

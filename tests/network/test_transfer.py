@@ -54,7 +54,7 @@ def model_of(*plans: Plan) -> Model:
 
 
 def image_for(plan: Plan, seed: int = 7) -> torch.Tensor:
-    return torch.randn(1, plan.inputs, *plan.patch, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, plan.input_channels, *plan.patch, generator=torch.Generator().manual_seed(seed))
 
 
 def logits(network, image):

@@ -233,7 +233,7 @@ def test_the_previous_answer_becomes_the_last_channel_as_label_indices(small_pla
     shown = np.random.default_rng(2).choice([0, 10, 20, 255], image.shape[1:]).astype(np.uint8)
     scan = scan_of(image)
     case = preprocess(scan, None, plan, previous=labels_on(scan, shown))
-    assert (case.image.dtype, case.image.shape) == (np.float32, (plan.stored, 8, 5, 8))
+    assert (case.image.dtype, case.image.shape) == (np.float32, (plan.stored_channels, 8, 5, 8))
     indices = np.select([shown == 10, shown == 20], [1, 2], 0)
     assert np.array_equal(case.image[1], indices[2:7, 1:9, 4:12].transpose(2, 0, 1))
     alone = preprocess(scan, None, small_plan(axes=(2, 0, 1), labels=labels))

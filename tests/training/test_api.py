@@ -40,7 +40,7 @@ def test_a_training_from_python_gives_a_model_that_predicts():
 def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
     def my_network(plan):
         torch.manual_seed(1)
-        return nn.Conv3d(plan.inputs, len(plan.labels.heads), 3, padding=1)
+        return nn.Conv3d(plan.input_channels, len(plan.labels.heads), 3, padding=1)
 
     def my_loss(logits, labels):
         return nn.functional.cross_entropy(logits, labels.clamp(min=0))
@@ -57,7 +57,7 @@ def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
 
 def test_a_kind_of_network_that_is_no_unet_is_trained_saved_and_predicts(monkeypatch, tmp_path):
     def flat(plan):
-        layers = [("body", nn.Conv3d(plan.inputs, 8, 3, padding=1)), ("act", nn.ReLU()), ("heads", nn.Conv3d(8, 3, 1))]
+        layers = [("body", nn.Conv3d(plan.input_channels, 8, 3, padding=1)), ("act", nn.ReLU()), ("heads", nn.Conv3d(8, 3, 1))]
         return nn.Sequential(OrderedDict(layers))
 
     monkeypatch.setitem(NETWORKS, "plain", flat)
@@ -75,7 +75,7 @@ def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
     class Mine(nn.Module):
         def __init__(self, plan):
             super().__init__()
-            self.body = nn.Sequential(nn.Conv3d(plan.inputs, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
+            self.body = nn.Sequential(nn.Conv3d(plan.input_channels, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
             self.heads = nn.ModuleList(nn.Conv3d(8, len(plan.labels.heads), 1) for _ in range(2))
 
         def forward(self, image):

@@ -77,7 +77,7 @@ def test_a_cascade_inherits_and_is_shown_the_lower_resolution():
     assert (cascade.name, cascade.previous, low.name) == ("3d_cascade", "3d_lowres", "3d_lowres")
     assert cascade.preprocessing.spacing == (3.0, 0.5, 0.75)
     assert low.preprocessing.spacing == (3.0, 1.0, 1.5)
-    assert cascade.inputs == 4
+    assert cascade.input_channels == 4
 
 
 def test_a_residual_network_with_single_numbers_for_all_stages():
