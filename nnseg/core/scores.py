@@ -53,16 +53,6 @@ class Lesions(FrozenModel):
     panoptic_quality: Number
 
 
-OF_LESIONS = {
-    "lesion_f1": "f1",
-    "lesion_sensitivity": "sensitivity",
-    "lesion_precision": "precision",
-    "lesion_false_positives": "false_positives",
-    "panoptic_quality": "panoptic_quality",
-}
-"""Metrics that `Lesions` holds, under these names."""
-
-
 class Counts(FrozenModel):
     """How a predicted mask agrees with a reference mask, in voxels."""
 
@@ -104,11 +94,11 @@ class LabelScore(Counts):
     lesions: Lesions | None = None
 
     def metric(self, name: str) -> float | None:
-        """One of the metrics by its name in `METRICS`, "nsd_1" at a tolerance of 1 mm."""
+        """A metric by its name in `METRICS`: "nsd_1" is NSD at 1 mm, and "lesion_f1" the ``f1`` of `Lesions`."""
         if name.startswith("nsd_"):
             return self.nsd.get(name.removeprefix("nsd_"))
-        holder = self.lesions if name in OF_LESIONS else self
-        value: float | None = getattr(holder, OF_LESIONS.get(name, name)) if holder else None
+        holder = self if name in LabelScore.model_fields else self.lesions
+        value: float | None = getattr(holder, name.removeprefix("lesion_")) if holder else None
         return value
 
 

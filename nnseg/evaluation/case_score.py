@@ -24,7 +24,7 @@ from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
-from nnseg.evaluation.metrics import NOTHING, counts_of, dice, iou, joint_histogram, members
+from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
 from nnseg.evaluation.surface import surface_distances
 
 Mask = npt.NDArray[np.bool_]
@@ -141,7 +141,8 @@ def label_score(
         lesions: if they were matched.
     """
     measured = {**(surface or {}), **(_volumes(counts, grid.voxel_ml) if grid else {})}
-    return LabelScore(**dict(counts), dice=dice(counts), iou=iou(counts), lesions=lesions, **measured)
+    overlap = {name: metric(counts) for name, metric in COUNT_METRICS.items()}
+    return LabelScore.model_validate({**dict(counts), **overlap, "lesions": lesions, **measured})
 
 
 def _volumes(counts: Counts, voxel_ml: float) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ Where both masks are empty both are undefined: None, not 1 or NaN. A prediction 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ def iou(counts: Counts) -> float | None:
     union = counts.tp + counts.fp + counts.fn
     return counts.tp / union if union else None
 
+
+COUNT_METRICS: dict[str, Callable[[Counts], float | None]] = {"dice": dice, "iou": iou}
+"""Metrics computed from voxel counts, by their name in `nnseg.core.metrics.METRICS`, which is also a field of `LabelScore`."""
 
 NOTHING = Counts(tp=0, fp=0, fn=0, tn=0)
 """Of a mask that was not annotated."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from nnseg.core.fingerprint import Intensity
+from nnseg.core.plan import NormalizationScheme
 from nnseg.planning.augmentation import augmentation_section
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 
-SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
+SCHEMES = {"nonorm": "none"} | {name: name for name in get_args(NormalizationScheme) if name != "none"}
 """Normalization by the channel's name, as in nnU-Net; all other channels get the z-score of each case."""
 
 SPLINES = {0: "nearest neighbour", 1: "linear: quicker than cubic", 3: "cubic: sharper than linear"}

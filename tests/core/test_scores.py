@@ -4,13 +4,27 @@ import pytest
 from pydantic import ValidationError
 
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, Scores
+from nnseg.core.metrics import METRICS
+from nnseg.core.scores import Counts, Lesions, Scores
+from nnseg.evaluation.averages import PARTS
+from nnseg.evaluation.case_score import label_score
 from nnseg.evaluation.evaluate import case_score, summarize
 
 SCORES = summarize(
     [case_score(name, {"a": Counts(tp=3, fp=1, fn=1, tn=5)}) for name in ("c0", "c1")],
     Labels(names=("background", "a"), values=(0, 1)),
 ).model_dump_json()
+
+
+def test_every_metric_has_a_value_or_none_in_a_score():
+    lesions = Lesions(
+        **dict.fromkeys(("f1", "sensitivity", "precision", "panoptic_quality", "sum_iou_matched"), 0.5),
+        **dict.fromkeys(("reference", "predicted", "matched", "matched_half", "false_positives"), 1),
+    )
+    score = label_score(Counts(tp=3, fp=1, fn=1, tn=5), lesions=lesions)
+    found = {name for name in METRICS if name != "nsd" and score.metric(name) is not None}
+    assert found == {"dice", "iou", "panoptic_quality", *(name for name in METRICS if name.startswith("lesion_"))}
+    assert set(PARTS) | {"hd", "hd95"} == set(METRICS)
 
 
 def test_scores_come_back_from_their_json():
