@@ -1,4 +1,4 @@
-"""A plan in words: a few sentences, all settings with their reasons, and a page for a terminal."""
+"""Plans as text: a few sentences, all settings with their reasons, and a page for a terminal."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def describe(plan: Plan, fingerprint: Fingerprint) -> str:
 
 
 def describe_cases(fingerprint: Fingerprint) -> str:
-    """A few lines: cases, sizes, voxel sizes, labels and intensities of a dataset."""
+    """Cases, sizes, voxel sizes, labels and intensities of a dataset, in a few lines."""
     return "\n".join(_found(fingerprint))
 
 
 def describe_preflight(preflights: Sequence[Preflight]) -> str:
-    """A table of what a run will take: time, memory and disk, a part a line."""
+    """A table of the estimated time, memory and disk space of each part of a run."""
     lines = []
     for found in preflights:
         source = "measured here" if found.measured else "estimated; times are not known without a trial on this machine"
@@ -176,19 +176,19 @@ def _list_section(section: Section, prefix: str = "") -> list[Decision]:
         if isinstance(value, Section):
             nested += _list_section(value, f"{prefix}{name}.")
         elif name != "why":
-            plain.append(Decision(setting=prefix + name, value=_value_in_words(value), reason=section.why.get(name, "")))
+            plain.append(Decision(setting=prefix + name, value=_format_value(value), reason=section.why.get(name, "")))
     return plain + nested
 
 
-def _value_in_words(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, BaseModel):
-        return ", ".join(f"{k} {_value_in_words(v)}" for k, v in value if v != type(value).model_fields[k].default)
+        return ", ".join(f"{k} {_format_value(v)}" for k, v in value if v != type(value).model_fields[k].default)
     if isinstance(value, tuple):
-        return ", ".join(_by(v, "g") if isinstance(v, tuple) else _value_in_words(v) for v in value) or "none"
+        return ", ".join(_by(v, "g") if isinstance(v, tuple) else _format_value(v) for v in value) or "none"
     return "not set" if value is None else str(value)
 
 

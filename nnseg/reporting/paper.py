@@ -31,7 +31,7 @@ MM = 1 / 25.4
 ONE_COLUMN, TWO_COLUMNS = 85 * MM, 174 * MM
 """Inches."""
 TALLEST = 230 * MM
-"""Inches that a page of a journal has for a figure."""
+"""Height in inches of a figure that fills a page of a journal."""
 DPI = 300
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
@@ -64,10 +64,10 @@ STYLE: Final[dict[Any, Any]] = {
     "axes.unicode_minus": True,
 }
 
-SAID_ALREADY = ("iou", "hd", "volume_error_ml", "absolute_volume_error")
-"""By Dice, HD95 and the relative volume error."""
+REDUNDANT = ("iou", "hd", "volume_error_ml", "absolute_volume_error")
+"""Metrics that add little to Dice, HD95 and the relative volume error."""
 MOST_LABELS = 30
-"""Labels that a figure of scores has room for; of more, those with the lowest median of the first metric."""
+"""Labels in a figure of scores; of more, those with the lowest median of the first metric."""
 DRAWS = 2000
 """Resampled sets of cases for the interval of a median."""
 GOLDEN = 0.618
@@ -77,7 +77,7 @@ Histories = Mapping[str, Sequence[Epoch]]
 
 
 def write_figure(build: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
-    """Draw a figure and write it as PNG and PDF, without dates or names of machines.
+    """The PNG and PDF files of a figure, which are written without dates or names of machines.
 
     Args:
         build: one of the functions below with its data.
@@ -108,9 +108,9 @@ def curves_figure(histories: Histories) -> Figure:
     for name, epochs in histories.items():
         plans.setdefault(name.rsplit(" fold ", 1)[0], []).append(epochs)
     for (colour, dashes), (plan, folds) in zip(_styles(len(plans)), plans.items(), strict=False):
-        told = f"{plan}: " if len(plans) > 1 else ""
-        words = f"{told}mean of {len(folds)} folds" if len(folds) > 1 else f"{told}fold" if told else "the only fold"
-        style = {"color": colour, "linestyle": dashes, "label": words}
+        name = f"{plan}: " if len(plans) > 1 else ""
+        label = f"{name}mean of {len(folds)} folds" if len(folds) > 1 else f"{name}fold" if name else "the only fold"
+        style = {"color": colour, "linestyle": dashes, "label": label}
         _folds(above, [[(e.step, e.loss) for e in epochs] for epochs in folds], style)
         _folds(below, [[(e.step, d) for e in epochs if (d := e.mean_dice) is not None] for epochs in folds], style)
     above.set_ylabel("training loss")
@@ -128,13 +128,13 @@ def curves_figure(histories: Histories) -> Figure:
 
 
 def scores_figure(scores: Scores) -> Figure:
-    """A dot for each case, and the median with its 95 % interval, of every label and metric that was measured.
+    """A dot for each case, and the median with its 95 % confidence interval, of every label and metric.
 
-    Those are left out that say again what another one says.
+    `REDUNDANT` metrics are left out.
     """
     defined = [m for m in scores.metrics if np.isfinite(table(scores.cases, scores.labels, m)).any()]
-    metrics = [m for m in defined if m not in SAID_ALREADY] or ["dice"]
-    labels = _hardest(scores, metrics[0])
+    metrics = [m for m in defined if m not in REDUNDANT] or ["dice"]
+    labels = _choose_labels(scores, metrics[0])
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)
     height = min(TALLEST, rows * (max(12, 5.5 * len(labels) + 3) + 13) * MM + 6 * MM)
@@ -173,15 +173,15 @@ def cases_figure(cases: Sequence[CaseImages]) -> Figure:
     shrunk = min(1.0, (TALLEST - room * (len(rows) + 1)) / sum(heights))
     total -= (1 - shrunk) * sum(heights)
     figure, top = Figure(figsize=(TWO_COLUMNS, total)), total
-    for row, words, height in zip(rows, captions, (shrunk * h for h in heights), strict=True):
+    for row, titles, height in zip(rows, captions, (shrunk * h for h in heights), strict=True):
         top -= room + height
         left = (TWO_COLUMNS - height * sum(view.aspect for view in row) - gap * (len(row) - 1)) / 2
         for number, view in enumerate(row):
             width = height * view.aspect
             axes = figure.add_axes((left / TWO_COLUMNS, top / total, width / TWO_COLUMNS, height / total))
             _slice(axes, view)
-            if number < len(words):
-                axes.set_title(words[number], loc="left", pad=2.5)
+            if number < len(titles):
+                axes.set_title(titles[number], loc="left", pad=2.5)
             left += width + gap
     handles = [
         Line2D([], [], color=REFERENCE, label="reference"),
@@ -207,8 +207,8 @@ def _folds(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Map
     axes.plot(inside, mean, linewidth=1.4, **style)
 
 
-def _hardest(scores: Scores, metric: str) -> list[str]:
-    """All labels, or those of many with the lowest medians; in the dataset's order."""
+def _choose_labels(scores: Scores, metric: str) -> list[str]:
+    """Up to `MOST_LABELS` labels with the lowest medians, in the dataset's order."""
     if len(scores.labels) <= MOST_LABELS:
         return list(scores.labels)
     values = table(scores.cases, scores.labels, metric)
@@ -236,7 +236,7 @@ def _strips(axes: Axes, labels: Sequence[str], values: Numbers) -> None:
 
 
 def _medians(values: Numbers) -> Numbers:
-    """Of resampled sets, the same each time. Source: Efron 1979, Bootstrap methods."""
+    """Bootstrap medians, with a fixed seed. Source: Efron 1979, Bootstrap methods."""
     draws = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
     medians: Numbers = np.median(values[draws], axis=1)
     return medians
@@ -254,7 +254,7 @@ def _slice(axes: Axes, view: View) -> None:
 
 
 def _letter(axes: Axes, number: int) -> None:
-    """The letter that a caption calls a panel by."""
+    """Mark a panel with a letter."""
     axes.set_title("abcdefghijklmnopqrstuvwxyz"[number], loc="left", fontweight="bold", fontsize=8)
 
 
@@ -290,13 +290,13 @@ def _network(axes: Axes, plan: Plan, *, named: bool) -> None:
         _arrow(axes, *up)
         (x, above), (_, below) = down
         axes.text(x - 1.2, (above + below) / 2, f"÷ {stage.stride}", ha="right", va="center", fontsize=5.5, color=SOFT)
-    for (x, words), inwards in zip(layout.ends, (True, False), strict=True):
+    for (x, label), inwards in zip(layout.ends, (True, False), strict=True):
         ends = ((x, first - 4.0), (x, first))
         _arrow(axes, *(ends if inwards else ends[::-1]))
-        axes.text(x, first - 5.6, words, ha="center", va="center", fontsize=6.5, color=INK)
+        axes.text(x, first - 5.6, label, ha="center", va="center", fontsize=6.5, color=INK)
     unit = "residual" if plan.network.kind == "residual" else "plain"
-    words = f"{plan.name}: " if named else ""
-    axes.text(ON_PAPER.width / 2, 2.5, f"{words}{unit} U-Net", ha="center", va="center", fontweight="bold", color=INK)
+    name = f"{plan.name}: " if named else ""
+    axes.text(ON_PAPER.width / 2, 2.5, f"{name}{unit} U-Net", ha="center", va="center", fontweight="bold", color=INK)
 
 
 def _box(axes: Axes, corner: tuple[float, float], stage: NetworkStage, colour: str) -> None:

@@ -1,4 +1,4 @@
-"""A case as a browser can take it: small NIfTI volumes, cropped and coarsened no more than the room for them asks for."""
+"""Cases for the viewer: small NIfTI volumes, cropped and downsampled only as far as the size of the page requires."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.geometry import Box, Grid, Shape, Vector
+from nnseg.core.geometry import Box, Grid, Shape, Vector, as_shape
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.slices import PLANES, box_around
 
 MOST_CHANNELS = 4
-"""Of a scan that are packed."""
+"""Channels of a scan that are packed."""
 MARGIN, LEAST_MARGIN = 0.25, 8
 """Context kept around what is labelled where a scan is cropped: a share of its extent, and at least so many voxels."""
 WORST_RATIO = 6
-"""A scan with more voxels than so many times the room for it is cropped without trying to pack it whole."""
+"""Voxels per available byte above which a scan is cropped without trying to pack it whole."""
 LABEL_INTENT = 1002
-"""NIfTI's code for voxels that are labels, not measurements."""
-PLANES = ("axial", "coronal", "sagittal")
+"""NIfTI's intent code for label maps."""
 RAS = np.diag([-1.0, -1.0, 1.0])
-"""From LPS, the world of a `Grid`, to that of NIfTI."""
+"""From LPS, the coordinates of a `Grid`, to those of NIfTI."""
 
 Voxels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedCase:
-    """A case ready for the page. Places are voxels (x, y, z) of the packed volumes.
+    """A case ready for the page. Positions are voxels (x, y, z) of the packed volumes.
 
     Args:
         name, caption, labels, channels: of the case.
-        notes: of the case, and what is not as it was.
-        volumes: gzip-compressed NIfTI files by name: "scan 0", "scan 1" ..., "prediction", and what else there is. In label maps 0
-            is the background, then come the labels in order, and last what is ignored.
+        notes: of the case, and on cropping and downsampling.
+        volumes: gzip-compressed NIfTI files by name: "scan 0", "scan 1" ..., "prediction", "reference" and "uncertainty" if
+            known. In label maps 0 is the background; the labels follow in order, and last what is ignored.
         grid: of the volumes.
-        box: that they cover of the case's grid.
+        box: part of the case's grid that they cover.
         colour: True if the scan is a picture in colours.
-        start: where to look first.
+        start: first position of the crosshair.
         jumps: by plane, the slice with the most of ``jumps_to``.
-        jumps_to: "disagreement", "uncertainty", or nothing where neither is known.
+        jumps_to: "disagreement", "uncertainty", or empty where neither is known.
     """
 
     name: str
@@ -75,7 +75,7 @@ class PackedCase:
 
 
 def pack_all(cases: Sequence[CaseImages], *, most_bytes: int) -> tuple[PackedCase, ...]:
-    """Every case packed, in order; what small ones leave of their shares goes to the larger ones.
+    """Every case packed, in order; small cases leave what they do not need of their share to the larger ones.
 
     Args:
         cases: to be packed.
@@ -89,14 +89,14 @@ def pack_all(cases: Sequence[CaseImages], *, most_bytes: int) -> tuple[PackedCas
 
 
 def pack(case: CaseImages, *, most_bytes: int) -> PackedCase:
-    """A case as it is if that is small enough, else cropped around what is labelled, else with voxels as large as it takes."""
+    """The whole case if it is small enough, else cropped to what is labelled, and downsampled if that is still too large."""
     packer = _Packer(case)
     whole = Box.whole(case.grid.shape)
     if math.prod(case.grid.shape) <= WORST_RATIO * most_bytes:
         packed = packer.pack(whole, whole.shape)
         if packed.size <= most_bytes:
             return packed
-    box = _around(packer.labelled)
+    box = box_around(packer.labelled, lambda extent: max(LEAST_MARGIN, math.ceil(MARGIN * extent)))
     packed = packer.pack(box, box.shape if math.prod(box.shape) <= WORST_RATIO * most_bytes else _coarser(case, box, most_bytes))
     while packed.size > most_bytes and math.prod(packed.grid.shape) > 1:
         voxels = math.prod(packed.grid.shape)
@@ -105,7 +105,7 @@ def pack(case: CaseImages, *, most_bytes: int) -> PackedCase:
 
 
 def affine_of(grid: Grid) -> npt.NDArray[np.float64]:
-    """From voxel (x, y, z) to position in mm as NIfTI counts it, to the right, anterior and superior; (4, 4)."""
+    """The NIfTI affine (4, 4), from voxels (x, y, z) to mm in RAS."""
     affine = np.eye(4)
     affine[:3, :3] = RAS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
     affine[:3, 3] = RAS @ np.asarray(grid.origin)
@@ -113,7 +113,7 @@ def affine_of(grid: Grid) -> npt.NDArray[np.float64]:
 
 
 class _Packer:
-    """What of a case does not depend on how it is cropped and coarsened."""
+    """Label maps, start and jumps of a case, for packing it several times."""
 
     def __init__(self, case: CaseImages) -> None:
         self.case = case
@@ -127,7 +127,7 @@ class _Packer:
         self._start = tuple(place[axis] for axis, place in enumerate(places))
 
     def pack(self, box: Box, shape: Shape) -> PackedCase:
-        """The part of the case in a box, with voxels so large that ``shape`` is left of it."""
+        """The part of the case in a box, downsampled to ``shape``."""
         case, factor = self.case, np.array(box.shape) / np.array(shape)
 
         def at(place: tuple[int, ...]) -> tuple[int, ...]:
@@ -189,7 +189,7 @@ class _Packer:
 
 
 def _losses(case: CaseImages, box: Box, grid: Grid) -> list[str]:
-    """What is not shown as it was, in words."""
+    """Notes on cropping, downsampling and channels that are left out."""
     found = []
     if box.shape != case.grid.shape:
         found.append(f"Cropped to {_times(box.shape)} of {_times(case.grid.shape)} voxels, around what is labelled.")
@@ -203,26 +203,14 @@ def _losses(case: CaseImages, box: Box, grid: Grid) -> list[str]:
 
 
 def _indices(labels: Labels, label_map: Integers) -> Voxels:
-    """Indices of labels, 0 the background, and the number of labels for what is ignored; uint8 if that is enough."""
+    """Indices of labels, 0 for the background, the number of labels for what is ignored; uint8 if there are less than 256."""
     indices = labels.encode(label_map)
     indices = np.where(indices < 0, len(labels.values), indices)
     return indices.astype(np.uint8 if len(labels.values) < 256 else np.int16)
 
 
-def _around(labelled: npt.NDArray[np.bool_]) -> Box:
-    """The box of what is labelled, with a margin; the whole if nothing is."""
-    starts, stops = [], []
-    for axis, length in enumerate(labelled.shape):
-        where = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(where[0]), int(where[-1]) + 1) if where.size else (0, length)
-        margin = max(LEAST_MARGIN, math.ceil(MARGIN * (last - first)))
-        starts.append(max(0, first - margin))
-        stops.append(min(length, last + margin))
-    return Box(start=(starts[0], starts[1], starts[2]), stop=(stops[0], stops[1], stops[2]))
-
-
 def _fullest(weight: Voxels, axis: int) -> tuple[int, ...]:
-    """A voxel (z, y, x) amid the most of a slice across an axis, of the slice that has most of ``weight`` in all."""
+    """A central voxel (z, y, x) of the slice across ``axis`` with the largest sum of ``weight``."""
     index = int(np.argmax(weight.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)))
     plane = np.take(weight, index, axis)
     rows, columns = np.nonzero(plane > 0.5 * plane.max())
@@ -233,7 +221,7 @@ def _fullest(weight: Voxels, axis: int) -> tuple[int, ...]:
 
 
 def _coarser(case: CaseImages, box: Box, most_voxels: int) -> Shape:
-    """The shape of a box in at most so many voxels: the finest axes give way first, and voxels become more alike."""
+    """The shape of a box with at most so many voxels, downsampled along its finest axes first."""
     extent = np.array(box.shape) * case.grid.spacing
     fine, coarse = min(case.grid.spacing), float(extent.max()) + 1.0
     for _ in range(40):
@@ -244,12 +232,11 @@ def _coarser(case: CaseImages, box: Box, most_voxels: int) -> Shape:
 
 
 def _shape_at(box: Box, grid: Grid, least_spacing: float) -> Shape:
-    a, b, c = (max(1, round(n * s / max(s, least_spacing))) for n, s in zip(box.shape, grid.spacing, strict=True))
-    return a, b, c
+    return as_shape([max(1, round(n * s / max(s, least_spacing))) for n, s in zip(box.shape, grid.spacing, strict=True)])
 
 
 def _mean(voxels: Voxels, shape: Shape) -> Voxels:
-    """Means of the blocks that voxels (z, y, x) are divided into."""
+    """Voxels (z, y, x) downsampled to ``shape`` by means of blocks."""
     for axis, n in enumerate(shape):
         length = voxels.shape[axis]
         if n < length:
@@ -260,14 +247,14 @@ def _mean(voxels: Voxels, shape: Shape) -> Voxels:
 
 
 def _nearest(voxels: Voxels, shape: Shape) -> Voxels:
-    """The voxels in the middle of the blocks that voxels (z, y, x) are divided into."""
+    """Voxels (z, y, x) downsampled to ``shape`` by the middle voxel of each block."""
     for axis, n in enumerate(shape):
         voxels = np.take(voxels, ((np.arange(n) + 0.5) * voxels.shape[axis] / n).astype(int), axis=axis)
     return voxels
 
 
 def _windowed(channel: Voxels, grid: Grid) -> bytes:
-    """A channel in 256 steps from its 0.5th to its 99.5th percentile; the header says what they mean."""
+    """A channel (Z, Y, X) in 256 steps from its 0.5th to its 99.5th percentile, which slope and intercept of the header restore."""
     low, high = (float(v) for v in np.percentile(channel, [0.5, 99.5]))
     width = max(high - low, 1e-6)
     steps = np.round(np.clip((channel - low) / width, 0, 1) * 255).astype(np.uint8)
@@ -275,7 +262,7 @@ def _windowed(channel: Voxels, grid: Grid) -> bytes:
 
 
 def _colours(pixels: Voxels) -> Voxels:
-    """Pixels (z, y, x, 3) as NIfTI's colours; those of 8 bits stay as they are."""
+    """Pixels (Z, Y, X, 3) in NIfTI's RGB type; values from 0 to 255 are kept."""
     low, high = (0.0, 255.0) if pixels.min() >= 0 and pixels.max() <= 255 else np.percentile(pixels, [0.5, 99.5])
     steps = np.round(np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(steps).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
@@ -297,7 +284,7 @@ def _nifti(voxels: Voxels, grid: Grid, *, slope: float = 1.0, intercept: float =
 
 
 def _times(values: Sequence[float]) -> str:
-    """In the order that people say: x first."""
+    """Lengths along (z, y, x), written with x first."""
     return " × ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in reversed(values))  # noqa: RUF001
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
+from nnseg.core.geometry import Box, as_shape
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
@@ -59,7 +60,7 @@ def find_views(case: CaseImages) -> tuple[View, ...]:
     """
     maps = [a for a in (case.reference, case.prediction) if a is not None]
     masks = [_labelled(case.labels, label_map) for label_map in maps]
-    box = _trim(np.logical_or.reduce(masks))
+    box = box_around(np.logical_or.reduce(masks), lambda extent: max(LEAST_MARGIN, round(MARGIN * (extent - 1)))).slices
     shown = next((mask for mask in masks if mask.any()), masks[0])
     image = case.image[0][box]
     low, high = np.percentile(image, [0.5, 99.5])
@@ -75,15 +76,21 @@ def _labelled(labels: Labels, label_map: Integers) -> npt.NDArray[np.bool_]:
     return np.isin(label_map, values)
 
 
-def _trim(labelled: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The block around everything labelled, with a margin; everything if nothing is."""
-    blocks = []
-    for axis, length in enumerate(labelled.shape):
-        where = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(where[0]), int(where[-1])) if where.size else (0, length)
-        margin = max(LEAST_MARGIN, round(MARGIN * (last - first)))
-        blocks.append(slice(max(0, first - margin), min(length, last + 1 + margin)))
-    return blocks[0], blocks[1], blocks[2]
+def box_around(mask: npt.NDArray[np.bool_], margin: Callable[[int], int]) -> Box:
+    """The box of all true voxels (z, y, x), with a margin; the whole if there are none.
+
+    Args:
+        mask: (Z, Y, X).
+        margin: voxels to add on both sides, from the extent along an axis.
+    """
+    starts, stops = [], []
+    for axis, length in enumerate(mask.shape):
+        where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(where[0]), int(where[-1]) + 1) if where.size else (0, length)
+        context = margin(last - first)
+        starts.append(max(0, first - context))
+        stops.append(min(length, last + context))
+    return Box(start=as_shape(starts), stop=as_shape(stops))
 
 
 def _view(

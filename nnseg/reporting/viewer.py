@@ -1,4 +1,4 @@
-"""The viewer of the report: slices and volumes of a few cases, drawn by niivue, which is packed into the page with them."""
+"""The viewer of the report: slices and volumes of a few cases, drawn by niivue, which is embedded in the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnseg.reporting.payload import PackedCase, affine_of, pack_all
 from nnseg.reporting.pictures import OKABE_ITO
 
 MOST_BYTES = 8_000_000
-"""Of the volumes as they stand in the page."""
+"""Limit for all volumes of a page, as base64."""
 
 IGNORED = "#8a8f98"
 
@@ -30,8 +30,8 @@ def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_byte
     The page's Content-Security-Policy must allow `script_sources`, inline styles, and images from ``data:``.
 
     Args:
-        cases: of one dataset, so with the same labels; those that are packed already stay as they are.
-        most_bytes: of the volumes of the others.
+        cases: of one dataset, so with the same labels; packed cases are not packed again.
+        most_bytes: limit for the volumes of the others, as base64.
     """
     if not cases:
         return Markup()
@@ -52,13 +52,13 @@ def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_byte
 
 
 def room(most_bytes: int = MOST_BYTES) -> int:
-    """Bytes before they are written as base64, which makes four of three."""
+    """Bytes that fit into so many characters of base64."""
     return most_bytes * 3 // 4
 
 
 @cache
 def script_sources() -> tuple[str, ...]:
-    """What ``script-src`` must allow: the hashes of the viewer's two scripts."""
+    """Hashes of the viewer's two scripts, for ``script-src``."""
     return tuple(script_hash(_text(name)) for name in ("viewer.js", "vendor/niivue.umd.js"))
 
 
@@ -68,7 +68,7 @@ def script_hash(text: str) -> str:
 
 
 def _about(number: int, packed: PackedCase) -> dict[str, Any]:
-    """What the script must know of a case; all places are (x, y, z)."""
+    """Data of a case for the script; all positions are (x, y, z)."""
     scans = [name for name in packed.volumes if name.startswith("scan")]
     return {
         "name": packed.name,
@@ -91,7 +91,7 @@ def _about(number: int, packed: PackedCase) -> dict[str, Any]:
 def _legend(labels: Labels) -> list[dict[str, str]]:
     """Name and colours of each label but the background, by index from 1.
 
-    A label has one colour, and its outlines tell reference and prediction apart; a single one has a colour for each.
+    Reference and prediction of a label have one colour, and two styles of outline; a single label has a colour for each.
     """
     colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(labels.names) - 1)]
     other = [OKABE_ITO[1]] if len(colours) == 1 else colours

@@ -1,7 +1,7 @@
-"""Volumes as tables: written for spreadsheets and statistics, and read where people bring those of others to compare with.
+"""Tables of volumes for spreadsheets and statistics, and reading tables of a population and of patients.
 
-In what is written no cell begins a formula: names that start with ``=``, ``+``, ``-`` or ``@`` get an apostrophe before them, which
-spreadsheets do not show, and which is taken away again when the table is read.
+No cell that is written begins a formula: names that start with ``=``, ``+``, ``-`` or ``@`` get an apostrophe before them, which
+spreadsheets do not show, and which is removed when the table is read.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def wide_table(volumetry: Volumetry) -> str:
 
 
 def read_people(path: Path, labels: Sequence[str]) -> Population:
-    """The population of a table, each of its people apart.
+    """The population in a table, with each person's volumes.
 
     Args:
         path: CSV with the columns ``case``, if known ``age`` (years) and ``sex`` (F or M), and one for each label, in ml ("Liver",
             "liver ml" or "Liver (ml)"); or with ``case``, ``label`` and ``ml``, a line for each.
-        labels: names that are wanted; the table may have more, and lack some.
+        labels: names to read; the table may have more, and lack some.
 
     Raises:
         DatasetError: the table cannot be read; names the line and the column.
@@ -68,7 +68,7 @@ def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:
 
     Args:
         path: CSV with the columns ``case`` and ``age``, ``sex`` or both.
-        names: of the scans. The table may list others, if all scans are in it; else one of the two is misspelt.
+        names: of the scans. The table may list others only if it has all scans; else a name is probably misspelt.
 
     Raises:
         DatasetError: the table cannot be read; names the line and the column.
@@ -90,7 +90,7 @@ def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:
 
 
 def _number(table: CaseTable, row: Row, column: str, most: float = math.inf) -> float | None:
-    """A number from 0 on, with a decimal point or comma; None if the cell is empty, or says that it is not known."""
+    """A number from 0 to ``most``, with a decimal point or comma; None if the cell is empty or one of `UNKNOWN`."""
     text = row.cells.get(column, "")
     if text.casefold() in UNKNOWN:
         return None

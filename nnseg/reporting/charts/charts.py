@@ -212,7 +212,7 @@ def strips_svg(title: str, strips: Mapping[str, Mapping[str, float]], *, digits:
     Args:
         title: text for screen readers.
         strips: for each label, the value of each case by the case's name.
-        digits: after the point, of values in words.
+        digits: decimals of values in texts.
         top: right end of the axis; the largest value if None.
     """
     row, above = 74.0, 8.0
@@ -230,7 +230,7 @@ def strips_svg(title: str, strips: Mapping[str, Mapping[str, float]], *, digits:
 
 
 def axis_range(values: Sequence[float]) -> str:
-    """Values in words: "all 1", or "1.8 in the median, from 0.9 to 4.1"."""
+    """A range of values as text: "all 1", or "1.8 in the median, from 0.9 to 4.1"."""
     low, middle, high = (f"{v:,.4g}" for v in (min(values), median(values), max(values)))
     return f"all {middle}" if low == high else f"{middle} in the median, from {low} to {high}"
 
