@@ -60,8 +60,6 @@ class StandIn:
         time.sleep(0.02)
         label_map = LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid)
         return StandInPrediction(label_map, {"network": 0.02, "restore": 0.0})
-            LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid), {"network": 0.02, "restore": 0.0}
-        )
 
     def memory_gb(self, grid, *, probabilities=False, uncertainty=False):
         return float(grid.shape[0])
