@@ -1,4 +1,4 @@
-"""The command line: one plain function a verb. The only place that prints or exits; libraries are loaded inside the verbs."""
+"""The command line: one function per command. The only place that prints or exits; libraries are imported inside the commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; what the user can mend becomes one line and exit code 2."""
+    """Run the command line; errors that the user can correct become one line on stderr and exit code 2."""
     try:
         app()
     except Stopped as end:
@@ -24,7 +24,7 @@ def main() -> None:
     except NnsegError as error:
         print(f"nnseg: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a file or folder that may not be read or written; others have no name
+    except OSError as error:  # with a name: a file or folder that cannot be read or written
         if not error.filename:
             raise
         print(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line's application, which every verb is added to."""
+"""The typer application to which every command is added."""
 
 from __future__ import annotations
 

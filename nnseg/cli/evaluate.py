@@ -1,9 +1,9 @@
-"""Verbs that judge: scores, comparisons, reports and figures."""
+"""Commands that evaluate: scores, comparisons, reports and figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,10 +11,6 @@ from nnseg.cli.app import app
 from nnseg.cli.options import KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal
 from nnseg.core.options import Options
-
-if TYPE_CHECKING:
-    pass
-
 
 PANEL = "Judge"
 
@@ -155,17 +151,17 @@ def report(
     log_to_terminal()
     from nnseg.storage.run import Run
 
-    run = folder
-    if not Run(folder).exists:
+    run = Run(folder)
+    if not run.exists:
         _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers)
         return
     from nnseg.commands.case_pictures import write_picture
     from nnseg.commands.report import report as write_report
 
-    write_report(Run(run))
-    print(f"report: {Run(run).report_file}")
+    write_report(run)
+    print(f"report: {run.report_file}")
     if picture:
-        write_picture(Run(run), picture)
+        write_picture(run, picture)
         print(f"picture: {picture}")
 
 
@@ -189,13 +185,9 @@ def figure(
 
 def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
     from nnseg.core.dataset import counted
-    from nnseg.volumetry.report import read_record, report_predictions
+    from nnseg.volumetry.report import read_population, read_record, report_predictions
 
-    others = None
-    if population:
-        from nnseg.volumetry.report import read_population
-
-        others = read_population(population, read_record(folder)[1])
+    others = read_population(population, read_record(folder)[1]) if population else None
     volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
     print(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")

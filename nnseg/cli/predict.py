@@ -1,4 +1,4 @@
-"""Verbs that use a model: predict, export, card, import."""
+"""Commands that use a model: predict, export, card, import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnseg.core.options import Options, parse_devices
 PANEL = "Use a model"
 
 FAST_STEP = 0.75
-"""Distance of tiles that ``predict --fast`` takes."""
+"""Step between tiles with ``predict --fast``, as a fraction of the patch."""
 
 
 @app.command(rich_help_panel=PANEL)
@@ -98,7 +98,7 @@ def export(
     from nnseg.storage.run import Run
 
     model = write_model(Run(run), file, folds=options.folds)
-    print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+    _print_size(file, len(model.members))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -137,10 +137,16 @@ def import_(
     chosen = [name.strip() for name in configurations.split(",")] if configurations else []
     model = read_nnunet_model(folder, folds=options.folds, configurations=chosen)
     save_model(model, file)
-    print(f"{file}: {len(model.members)} member{'s' if len(model.members) > 1 else ''}, {file.stat().st_size / 1e6:.1f} MB")
+    _print_size(file, len(model.members))
     print(f"next: nnseg predict SCANS OUT --model {file}")
 
 
+def _print_size(file: Path, members: int) -> None:
+    from nnseg.core.dataset import counted
+
+    print(f"{file}: {counted(members, 'member')}, {file.stat().st_size / 1e6:.1f} MB")
+
+
 def _suffix(form: str | None) -> str:
-    """The suffix that a format's name stands for: "nrrd" and ".nrrd" are the same."""
+    """The file suffix of a format: ".nrrd" for "nrrd" or ".nrrd"."""
     return "" if form is None else f".{form.lower().lstrip('.')}"

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnseg.commands.compare import Comparisons
-from nnseg.core.dataset import listed
+from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.evaluation.compare import Comparison, ComparisonRow
@@ -26,7 +26,7 @@ def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
     if scores is None:
         print("no case was held out, so there is nothing to score")
         return
-    print(f"scores of {len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}")
+    print(f"scores of {counted(len(scores.cases), 'case')}")
     if cases:
         columns = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
         _print_table(columns, ([c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases))

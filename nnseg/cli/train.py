@@ -1,4 +1,4 @@
-"""Verbs that make a model: run and its parts, and the demonstration."""
+"""Commands that make a model: run, its steps, and the demonstration."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def demo(
 
 
 def _run(dataset: Path, run: Path, options: Options) -> Result:
-    """The result of a run, with its scores and the report's path printed."""
+    """The result of a run, whose scores and report path are printed."""
     from nnseg import pipeline
     from nnseg.cli.tables import print_scores
 
@@ -168,7 +168,7 @@ def _refresh_report(run: Run) -> None:
 
 
 def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
-    """The fingerprint of a dataset's folder, or of its own file: then no reader of images is loaded. Both are kept in the run."""
+    """The fingerprint of a dataset's folder, or from a fingerprint's file, for which no image library is loaded; kept in the run."""
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
         from nnseg.storage.files import read_json
