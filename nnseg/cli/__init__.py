@@ -31,5 +31,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("nnseg: stopped; the same command goes on from what is done (training: the last checkpoint)", file=sys.stderr)
+            print(
+                "nnseg: interrupted; the same command continues from what is done (training: from the last checkpoint)",
+                file=sys.stderr,
+            )
         raise

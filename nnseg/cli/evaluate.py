@@ -12,7 +12,7 @@ from nnseg.cli.options import KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal
 from nnseg.core.options import Options
 
-PANEL = "Judge"
+PANEL = "Evaluate"
 
 
 @app.command(rich_help_panel=PANEL)
@@ -22,26 +22,26 @@ def evaluate(
     references: Annotated[
         Path | None,
         typer.Argument(
-            metavar="REFERENCES", help="Folder of reference label maps. Without it PREDICTIONS is a run, whose scores are shown."
+            metavar="REFERENCES", help="Folder of reference label maps. Without them PREDICTIONS is a run, whose scores are shown."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.")] = None,
     form: Annotated[
-        Literal["nnseg", "nnunet"], typer.Option("--format", help="Of that JSON: nnunet writes nnU-Net's summary.json.")
+        Literal["nnseg", "nnunet"], typer.Option("--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.")
     ] = "nnseg",
     legend: Annotated[
         Path | None,
         typer.Option(
             "--labels",
             "--run",
-            help="Run folder or dataset.json with label names, regions and ignore value. Default: read off the references.",
+            help="Run folder or dataset.json with label names, regions and ignore value. Default: the values in the references.",
         ),
     ] = None,
     tolerances: Annotated[
-        str, typer.Option("--tolerances", help='Millimetres of NSD: 1,2 ...; "none" measures no distances, which is faster.')
+        str, typer.Option("--tolerances", help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster.')
     ] = "1,2",
     instances: Annotated[
-        str | None, typer.Option(help="Labels whose components count one by one, as lesions do: tumour,metastasis.")
+        str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
     ] = None,
     groups: Annotated[
         str | None,
@@ -54,10 +54,10 @@ def evaluate(
     options: Options,
     verbose: Verbose = False,
 ) -> None:
-    """Score label maps against references, paired by name: overlap, distances, volumes, lesions, in three declared averages.
+    """Score label maps against references, paired by name: overlap, distances, volumes, lesions, in three averages.
 
     Dice, IoU, HD95, HD, ASSD, NSD and volume errors of each case and label, with 95 % intervals of their means; F1, sensitivity,
-    false positives and panoptic quality of labels whose components count one by one.
+    false positives and panoptic quality of labels whose components are counted one by one.
     """
     log_to_terminal(verbose)
     from nnseg.cli.tables import print_groups, print_scores
@@ -74,13 +74,15 @@ def evaluate(
     if references is None:
         run, groups_file = Run(predictions), Run.groups.path(Run(predictions))
         if out or not Run.scores.path(run).exists():
-            raise EvaluationError(f"{'--out' if out else predictions} needs REFERENCES: only the scores.json of a run does without")
+            raise EvaluationError(
+                f"{'--out' if out else predictions} needs REFERENCES; only a run with scores.json can be shown without them"
+            )
         scores = read_scores(predictions)
         print_scores(scores, cases=True)
     else:
         run, groups_file = Run(legend) if legend else None, out.with_name("groups.json") if out else None
         if form != "nnseg" and not out:
-            raise EvaluationError("--format says how the scores are written; name the file with --out")
+            raise EvaluationError("--format is the format of the file to write; give it with --out")
         named = tuple(name.strip() for name in instances.split(",")) if instances else ()
         evaluated = evaluate_folders(
             predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
@@ -111,11 +113,11 @@ def compare(
         ),
     ],
     metric: Annotated[
-        list[str] | None, typer.Option(help="What to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.")
+        list[str] | None, typer.Option(help="Metric to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
 ) -> None:
-    """Compare models on the same cases: differences with 95 % intervals, paired tests, and what could have been seen at all."""
+    """Compare models on the same cases: differences with 95 % intervals, paired tests, and the smallest detectable difference."""
     log_to_terminal()
     from nnseg.cli.tables import print_comparisons
     from nnseg.commands.compare import compare_models
@@ -131,23 +133,23 @@ def compare(
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of what was predicted.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of predictions.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Of a run: also write best, median and worst case side by side to this PNG.")
+        Path | None, typer.Option(help="Of a run: also write the best, median and worst case side by side to this PNG.")
     ] = None,
     population: Annotated[
         Path | None,
         typer.Option(
-            help="Of predictions: whose volumes to compare with: a CSV of case, age, sex and ml of each label, a run, a model, or "
-            "a folder that was reported on. Default: the training set's."
+            help="Of predictions: population to compare volumes with: a CSV of case, age, sex and ml of each label, a run, a "
+            "model, or a folder with a report. Default: the training set."
         ),
     ] = None,
     covariates: Annotated[Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.")] = None,
-    sheets: Annotated[bool, typer.Option(help="Of predictions: also write a page to print for each case.")] = True,
+    sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
     *,
     options: Options,
 ) -> None:
-    """Build the report of a run again, or one of scans without references: volumes, doubts, pictures, and a sheet for each case."""
+    """Rebuild the report of a run, or report on predictions without references: volumes, warnings, pictures, sheets."""
     log_to_terminal()
     from nnseg.storage.run import Run
 
@@ -168,10 +170,10 @@ def report(
 @app.command(rich_help_panel=PANEL)
 def figure(
     run: KnownRun,
-    what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="What to draw.")] = "scores",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run's.")] = None,
+    what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run folder.")] = None,
 ) -> None:
-    """Draw a run for papers, as PNG (300 dpi) and PDF: curves of training, scores, cases, or the network.
+    """Draw figures of a run for papers, as PNG (300 dpi) and PDF: training curves, scores, cases, or the network.
 
     Needs the extra "figures".
     """

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; made if it is not there.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; created if missing.")]
 KnownRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, made by nnseg plan or run.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and details.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and debug messages.")]
 
 FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}
 TYPES = get_type_hints(Options)

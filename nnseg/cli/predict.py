@@ -10,7 +10,7 @@ import typer
 from nnseg.cli.app import app
 from nnseg.cli.options import KnownRun, Verbose, parse_spacing, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal
-from nnseg.core.options import Options, parse_devices
+from nnseg.core.options import Options
 
 PANEL = "Use a model"
 
@@ -19,17 +19,18 @@ FAST_STEP = 0.75
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("folds", "device")
+@with_options("folds", "device", "devices")
 def predict(
     scans: Annotated[Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
     model: Annotated[list[Path], typer.Option("--model", "-m", help="Run folder or exported file; give several for an ensemble.")],
     options: Options,
     step: Annotated[
-        float | None, typer.Option(min=0.05, max=1.0, help="Distance of tiles as a share of the patch. Default: the plan's, 0.5.")
+        float | None,
+        typer.Option(min=0.05, max=1.0, help="Step between tiles as a fraction of the patch. Default: the plan's, 0.5."),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option(help="Average the answers to mirrored copies: 2 to 8 times the time, often better.")
+        bool, typer.Option(help="Average the predictions of mirrored copies: 2 to 8 times slower, often better.")
     ] = True,
     fast: Annotated[
         bool,
@@ -39,30 +40,30 @@ def predict(
     ] = False,
     classic: Annotated[bool, typer.Option("--classic", help="Average exactly as nnU-Net does, in float32: slower.")] = False,
     postprocessing: Annotated[
-        bool, typer.Option(help="Mend label maps (stray components, holes) as the model's held-out cases asked for.")
+        bool, typer.Option(help="Postprocess label maps (remove components, fill holes) as chosen on held-out cases.")
     ] = True,
-    memory: Annotated[float | None, typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of what is free.")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of the free RAM.")] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="Of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
+        typer.Option("--format", help="Format of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
     ] = None,
     spacing: Annotated[
-        str | None, typer.Option(help="Millimetres along the stored axes, z,y,x, for scans whose files say none.")
+        str | None, typer.Option(help="Spacing in mm along the stored axes, z,y,x, for scans whose files have none.")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write them, float16, as CASE.npz on the scan's canonical grid.")
+        bool, typer.Option("--probabilities", help="Also write probabilities (float16) as CASE.npz on the scan's canonical grid.")
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Also write a map of it, and how sure the label map is into predictions.json.")
+        bool,
+        typer.Option(
+            "--uncertainty", help="Also write an uncertainty map, and the certainty of the label map into predictions.json."
+        ),
     ] = False,
-    devices: Annotated[
-        str | None, typer.Option(help="Share the scans among several: 0,1,2,3 (GPUs by number) or cuda:0,cpu.")
-    ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Predict label maps for scans, each on its scan's own grid. A bad scan costs no other; done ones are not done again.
+    """Predict label maps for scans, each on its scan's own grid. A failed scan does not stop the others; finished ones are skipped.
 
-    OUT/predictions.json says what became of each. Exit code 0 if all are done, 1 if some failed, 2 if none could be predicted.
+    OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed, 2 if none succeeded.
     """
     log_to_terminal(verbose)
     from nnseg.core.dataset import Finding
@@ -74,7 +75,7 @@ def predict(
         mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=parse_spacing(spacing),
     )  # fmt: skip
-    with WorkerPool(order, devices=parse_devices(devices) if devices else (), memory_gb=memory) as workers:
+    with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         from nnseg.serving.folder import predict_scans  # while the models are loaded
 
         predicted = predict_scans(scans, workers)
@@ -89,10 +90,10 @@ def predict(
 @with_options("folds")
 def export(
     run: KnownRun,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, usually named *.nnseg.")],
     options: Options,
 ) -> None:
-    """Write a run's model as one self-contained file of tensors and text, which predict takes too, and its card beside it."""
+    """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
     log_to_terminal()
     from nnseg.commands.export import export as write_model
     from nnseg.storage.run import Run
@@ -103,7 +104,7 @@ def export(
 
 @app.command(rich_help_panel=PANEL)
 def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.")]) -> None:
-    """Print a model's card: what it is for, what it learned from, how good it is, and what it cannot do."""
+    """Print a model card: intended use, training data, performance and limitations."""
     log_to_terminal()
     from nnseg.commands.export import card_of
 
@@ -120,15 +121,16 @@ def import_(
             help="TRAINER__PLANS__CONFIGURATION for one model, or a dataset's folder for an ensemble of all in it.",
         ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, by habit ending in .nnseg.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, usually named *.nnseg.")],
     options: Options,
     configurations: Annotated[
-        str | None, typer.Option("--plans", help="Of a dataset's folder, nnU-Net's names: 2d,3d_fullres. Default: all.")
+        str | None,
+        typer.Option("--plans", help="Configurations of a dataset's folder, by nnU-Net's names: 2d,3d_fullres. Default: all."),
     ] = None,
 ) -> None:
-    """Make a model of nnU-Net v2's one of nnseg's: no code in it is run, and what does not fit is refused by its name.
+    """Convert a model of nnU-Net v2 into one of nnseg: none of its code is run, and unsupported settings are refused by name.
 
-    The first stage of a cascade is found beside the second. Postprocessing is taken along for a single configuration.
+    The first stage of a cascade is found beside the second. Postprocessing is converted for a single configuration.
     """
     log_to_terminal()
     from nnseg.interop.nnunet.model import read_nnunet_model

@@ -24,7 +24,7 @@ AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f
 def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
     """Print the metrics of every label and the three averages; with ``cases``, those of every case too."""
     if scores is None:
-        print("no case was held out, so there is nothing to score")
+        print("no scores, because no case was held out")
         return
     print(f"scores of {counted(len(scores.cases), 'case')}")
     if cases:
@@ -41,7 +41,7 @@ def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
     print()
     three = (averages.per_mask, averages.per_image, averages.pooled)
     means = ([_title(metric), *(_with_interval(of[name], metric, " ({})") for of in three)] for name, metric in metrics.items())
-    _print_table(["mean (95 % of what draws of cases give)", "per_mask", "per_image", "pooled"], means)
+    _print_table(["mean (95 % bootstrap interval)", "per_mask", "per_image", "pooled"], means)
     print()
 
 
@@ -53,10 +53,10 @@ def print_groups(found: Grouped, metrics: Sequence[str]) -> None:
         for i, group in enumerate(groups):
             means = (_with_interval(group.averages[name], metric, "\n{}") for name, metric in shown.items())
             rows.append(["" if i else by, group.value, str(group.n), *means, group.warning])
-    print("by group, means of the cases' means over labels; below each, 95 % of what draws of cases give")
+    print("by group: mean over cases of their mean over labels; below each its 95 % bootstrap interval")
     _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows)
     for test in found.tests:
-        verdict = "its groups differ" if test.p_adjusted <= 0.05 else "no difference beyond chance between its groups"
+        verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
         title, corrected = metric_of(test.metric).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
         print(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
 
@@ -71,17 +71,17 @@ def print_comparisons(found: Comparisons) -> None:
 
 
 def _print_comparison(found: Comparison) -> None:
-    print(f"{found.b} against {found.a}: {found.cases} cases that both have scores of")
+    print(f"{found.b} against {found.a}: {found.cases} cases with scores of both")
     for name, alone in ((found.a, found.only_a), (found.b, found.only_b)):
         if alone:
-            print(f"left out, with scores of {name} alone: {listed(alone)}")
+            print(f"left out, with scores of {name} only: {listed(alone)}")
     columns = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/same/worse")
     _print_table(columns, map(_cells, found.rows))
-    print("p: two-sided sign-flip test, Holm: corrected for all rows; differences are of cases with a value from both")
+    print("p: two-sided sign-flip test; Holm: corrected for all rows; differences: cases with values of both models")
     for row in found.rows:
         if row.label is None:
             print(f"{_compared(row)}: {row.verdict}{_left_out(row, found)}")
-    print("intervals and tests are about other cases for these models; trained again with another seed, a model may differ as much")
+    print("intervals and tests describe other cases with these models; training again with another seed may change a model as much")
     print()
 
 
@@ -103,7 +103,7 @@ def _compared(row: ComparisonRow) -> str:
 
 def _left_out(row: ComparisonRow, found: Comparison) -> str:
     counts = ((found.a, row.only_a), (found.b, row.only_b))
-    alone = [f"{n} with a value from {name} alone" for name, n in counts if n]
+    alone = [f"{n} with a value of {name} only" for name, n in counts if n]
     return f" (masks left out: {', '.join(alone)})" if alone else ""
 
 

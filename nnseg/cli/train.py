@@ -37,9 +37,9 @@ ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 @app.command(rich_help_panel=PANEL)
 @with_options(*ALL)
 def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose = False) -> None:
-    """Do everything: check, fingerprint, plan, preprocess, train the folds, predict what they held out, score, report.
+    """Run all steps: check, fingerprint, plan, preprocess, train the folds, predict held-out cases, score, report.
 
-    Give the same command again to go on after an interruption, or after adding cases: only what depends on a change is redone.
+    Repeat the command to continue after an interruption, or after adding cases: only what depends on a change is redone.
     """
     log_to_terminal(verbose)
     exit_for_failed(_run(dataset, run, options).problems)
@@ -48,7 +48,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
 def check(dataset: DatasetFolder, options: Options, verbose: Verbose = False) -> None:
-    """Look through a dataset: layout, cases, channels, labels, spacings, and every problem in one pass."""
+    """Check a dataset: layout, cases, channels, labels, spacings; list all problems in one pass."""
     log_to_terminal(verbose)
     from nnseg.core.dataset import by_severity
     from nnseg.planning.describe import describe_cases
@@ -73,7 +73,7 @@ def plan(
     options: Options,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the dataset, decide, and foresee the cost: fingerprint and plan, with the reason for each decision."""
+    """Measure the dataset, make the plan and estimate its cost: fingerprint and plan, with the reason for each decision."""
     log_to_terminal(verbose)
     from nnseg.commands.plan import estimate_cost
     from nnseg.commands.plan import plan as make_plan
@@ -87,7 +87,7 @@ def plan(
         folders = make_plan(place, options)
         for folder in folders:
             print(describe(folder.plan, fingerprint))
-            print(f"\nwritten to {folder.plan_file}; edit it as you like\n")
+            print(f"\nwritten to {folder.plan_file}; edit it if you like\n")
         print(describe_preflight(estimate_cost(place, options)))
     exit_for_errors(by_severity(fingerprint.findings))
 
@@ -95,7 +95,7 @@ def plan(
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
 def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
-    """Apply the plans of a run: every case onto the network's grid. Cases that are done are left alone."""
+    """Preprocess every case as the plans of a run specify, onto the network's grid. Finished cases are skipped."""
     log_to_terminal(verbose)
     from nnseg.commands.preprocess import preprocess_run
     from nnseg.storage.run import Run
@@ -109,10 +109,10 @@ def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> Non
 @app.command(rich_help_panel=PANEL)
 @with_options(*TRAINING)
 def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
-    """Train one fold, several or all, of every plan of a run; goes on where it was interrupted. Preprocesses what is missing.
+    """Train one fold, several or all, of every plan of a run; continue after an interruption. Missing cases are preprocessed.
 
-    Ctrl-C ends it after the step it is at, with everything saved.
-    So does a file RUN/STOP, after which the training counts as finished.
+    Ctrl-C ends training after the current step and saves a checkpoint.
+    So does a file RUN/STOP, after which training counts as finished.
     Under torchrun -m nnseg train RUN the processes share every batch.
     """
     log_to_terminal(verbose)
@@ -124,21 +124,19 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
 @app.command(rich_help_panel=PANEL)
 @with_options("device")
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put data and run.")] = Path("nnseg-demo"),
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and run.")] = Path("nnseg-demo"),
     budget: Annotated[str, typer.Option(help="Time for training.")] = "100s",
     *,
     options: Options,
     verbose: Verbose = False,
 ) -> None:
-    """Make the embedded data set of head phantoms and run everything on it: a scored model in under four minutes."""
+    """Create the embedded dataset of head phantoms and run all steps on it: a scored model in under four minutes."""
     log_to_terminal(verbose)
     from nnseg.demo.dataset import write_phantoms
 
     dataset = write_phantoms(folder / "phantoms")
     result = _run(dataset, folder / "run", replace(options, budget=parse_duration(budget), folds=(0,)))
-    print(
-        f"next, the same for your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}"
-    )
+    print(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
     exit_for_failed(result.problems)
 
 
@@ -168,7 +166,7 @@ def _refresh_report(run: Run) -> None:
 
 
 def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
-    """The fingerprint of a dataset's folder, or from a fingerprint's file, for which no image library is loaded; kept in the run."""
+    """The fingerprint of a dataset's folder, or from its file, for which no image library is loaded; kept in the run."""
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
         from nnseg.storage.files import read_json

@@ -113,17 +113,17 @@ class Options:
     )
     budget: float | None = option(
         None,
-        "Wall-clock for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: as the recipe says.",
+        "Wall-clock time for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: from the recipe.",
         parse=parse_duration,
     )
     steps: int | None = option(None, "Length of each training in steps, instead of a time.", minimum=1)
-    epochs: int | None = option(None, "The same in epochs of the plan.", minimum=1)
+    epochs: int | None = option(None, "Length of each training in epochs of the plan.", minimum=1)
     patience: int | None = option(
-        None, "Bring a training to its end, rate annealed, after so many epochs without a better Dice.", minimum=1
+        None, "End a training, with its learning rate annealed, after this many epochs without a better Dice.", minimum=1
     )
-    more: float | None = option(None, "Train folds that are finished for so much longer, each: 30m.", parse=parse_duration)
+    more: float | None = option(None, "Continue the training of finished folds, each for this time: 30m.", parse=parse_duration)
     memory_gb: float | None = option(
-        None, "GB of memory a training may use. Default: what the device has free.", "--memory", minimum=0.1
+        None, "GB of memory that a training may use. Default: the free memory of the device.", "--memory", minimum=0.1
     )
     folds: tuple[int, ...] | None = option(
         "all", 'Folds to work on: "all", "0" or "0,2,4".', "--folds", "--fold", parse=parse_folds
@@ -132,29 +132,31 @@ class Options:
         "auto", "How cases are divided into folds; blocks keep neighbours together (auto: for numbered slices of a stack)."
     )
     group_by: str | None = option(
-        None, "What keeps a patient's cases together: a CSV of case and group, a regular expression, or subject (BIDS)."
+        None, "Groups to keep in one fold, such as patients: a CSV of case and group, a regular expression, or subject (BIDS)."
     )
-    device: str = option("auto", "What computes: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
     devices: tuple[str, ...] = option(
-        None, "Train folds side by side, one on each: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", parse=parse_devices, unset=()
+        None, "Devices to share folds or scans among: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", parse=parse_devices, unset=()
     )
-    probe: bool = option(True, "Try networks on the device for a few steps before deciding, and foresee what the run will cost.")
+    probe: bool = option(
+        True, "Measure candidate networks on the device for a few steps before deciding, and estimate the cost of the run."
+    )
     workers: int = option(
-        0, "Processes for reading and preprocessing; 0 for one a core.", parse=lambda n: n or default_workers(), minimum=0
+        0, "Processes for reading and preprocessing; 0 for one per core.", parse=lambda n: n or default_workers(), minimum=0
     )
-    seed: int | None = option(None, "Seed of every random draw. Default: the recipe's.")
-    init: Path | None = option(None, "Begin with a trained model (a run or an exported file), labels matched by name.")
-    freeze: FreezePart | None = option(None, "With --init: leave this part of the network as it is.")
-    deterministic: bool = option(False, "Bit for bit repeatable on CUDA too; CPUs always are.", "--deterministic")
+    seed: int | None = option(None, "Random seed. Default: from the recipe.")
+    init: Path | None = option(None, "Start from a trained model (a run or an exported file); labels are matched by name.")
+    freeze: FreezePart | None = option(None, "With --init: do not train this part of the network.")
+    deterministic: bool = option(False, "Bitwise reproducible results on CUDA too; on CPUs they always are.", "--deterministic")
     tensorboard: bool = option(False, "Also write events for TensorBoard (needs the extra of this name).", "--tensorboard")
     checkpoint: float = option(
-        "10m", "Time between checkpoints; a training that is killed loses at most this.", parse=parse_duration
+        "10m", "Time between checkpoints: the most that is lost when a training is killed.", parse=parse_duration
     )
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("budget", "steps", "epochs", "more") if getattr(self, name) is not None]
         if len(lengths) > 1:
-            raise NnsegError(f"--{lengths[0]} and --{lengths[1]} both say how long to train; give one of them")
+            raise NnsegError(f"--{lengths[0]} and --{lengths[1]} both set the length of training; give one of them")
 
 
 def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def test_the_verb_prints_the_table_and_writes_it(models, tmp_path):
     out = tmp_path / "comparison.json"
     result = CliRunner().invoke(app, ["compare", *map(str, models), "--metric", "iou", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "better against run: 12 cases that both have scores of" in result.output
+    assert "better against run: 12 cases with scores of both" in result.output
     assert "IoU: nnunet is better by" in result.output
     assert "mean rank by iou (1 is best): nnunet 1.00, better 2.00, run 3.00" in result.output
     written = json.loads(out.read_text())
@@ -99,5 +99,5 @@ def test_the_verb_names_cases_that_only_one_has(models, tmp_path):
     few = ours(1)
     write_json(tmp_path / "few.json", few.model_copy(update={"cases": few.cases[:3]}))
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "few.json"), str(models[0])])
-    assert "left out, with scores of run alone: cases case_03, case_04, case_05, case_06, case_07 and 4 more" in result.output
+    assert "left out, with scores of run only: cases case_03, case_04, case_05, case_06, case_07 and 4 more" in result.output
     assert "3 cases are too few to show any difference among 4 at once" in result.output

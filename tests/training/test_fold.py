@@ -98,7 +98,7 @@ def test_steps_and_epochs_fix_the_work(run):
 
 
 def test_two_lengths_at_once_are_refused():
-    with pytest.raises(NnsegError, match="--budget and --epochs both say how long"):
+    with pytest.raises(NnsegError, match="--budget and --epochs both set the length"):
         options(budget=5.0, epochs=2)
 
 
