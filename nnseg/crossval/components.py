@@ -1,4 +1,4 @@
-"""What removing components and filling holes would do to a case's Dice: measured once, then asked for every candidate."""
+"""The change of a case's Dice by removing components or filling holes: counted once, then computed for every candidate."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from nnseg.inference.postprocess import (
     removed_components,
 )
 
-Mendings = tuple[PostprocessingStep, ...]
+Steps = tuple[PostprocessingStep, ...]
 Numbers = npt.NDArray[Any]
 
 
-KINDS: tuple[Literal["remove", "fill"], ...] = ("remove", "fill")
-"""In the order in which they are tried on an object."""
+ACTIONS: tuple[Literal["remove", "fill"], ...] = ("remove", "fill")
+"""In the order in which they are tried on a group of labels: remove components, fill holes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelGroup:
-    """Labels that are mended as one.
+    """Labels whose voxels are postprocessed as one mask.
 
     Args:
         labels: their values.
-        fill: what its holes are filled with.
+        fill: value that holes are filled with.
     """
 
     labels: tuple[int, ...]
@@ -47,21 +47,21 @@ class LabelGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextStep:
-    """What is measured in one reading of a case: mending one of the objects changes no Dice that mending another depends on.
+class SearchStep:
+    """What is tried in one reading of a case. The groups are independent: changing one does not affect the Dice of another.
 
     Args:
-        kind: components can be removed, or holes filled.
-        objects: each for itself.
+        action: remove components, or fill holes.
+        groups: that it is tried on, each by itself.
     """
 
-    kind: Literal["remove", "fill"]
-    objects: tuple[LabelGroup, ...]
+    action: Literal["remove", "fill"]
+    groups: tuple[LabelGroup, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelCounts:
-    """Voxels of one case, one number a name; all 0 where nobody annotated it.
+    """Voxels of one case, one number for each scored name; all 0 where the name is not annotated.
 
     Args:
         tp: in reference and prediction.
@@ -81,13 +81,13 @@ class LabelCounts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ComponentCounts:
-    """What can be removed from an object, one row a size, or filled in, one row; and what Dice of which names would lose by it.
+    """Voxels that a group of labels would lose: a row for each size of component; or gain by filling holes: one row, below 0.
 
     Args:
         sizes: voxels of the components, distinct.
-        names: indices of the names that cover any of the object's labels.
-        tp, predicted: (sizes, names) voxels; below 0 if filled in.
-        smallest_mm3: of the reference's objects; NaN if it has none.
+        names: indices of the scored names that cover any of the group's labels.
+        tp, predicted: (sizes, names) voxels, as in `LabelCounts`.
+        smallest_mm3: volume of the reference's smallest component; NaN if it has none.
     """
 
     sizes: Numbers
@@ -99,56 +99,58 @@ class ComponentCounts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PostprocessedCase:
-    """One case, mended in some way, and what a step could do next.
+    """One case after some postprocessing, and what a further step could change.
 
     Args:
-        tally: of the names that are scored.
-        pieces: of each object of the step.
+        counts: of the scored names.
+        components: of each group of the further step.
         voxel_mm3: volume of a voxel.
     """
 
-    tally: LabelCounts
-    pieces: tuple[ComponentCounts, ...]
+    counts: LabelCounts
+    components: tuple[ComponentCounts, ...]
     voxel_mm3: float
 
-    def change(self, number: int, mending: PostprocessingStep) -> Numbers:
-        """How Dice would change, a number a name; NaN where it is undefined before and after.
-
-        Nothing there and nothing predicted counts as 1, so that removing a false alarm is a gain.
+    def dice_change(self, number: int, step: PostprocessingStep) -> Numbers:
+        """The change of Dice by a step, for each scored name, as by `dice_difference`.
 
         Args:
-            number: of the object in the step.
-            mending: of that object.
+            number: of the group that the step changes.
+            step: of that group.
         """
-        pieces = self.pieces[number]
-        rows = slice(None) if mending.action == "holes" else removed_components(pieces.sizes, mending, self.voxel_mm3)
-        tp, predicted = self.tally.tp.copy(), self.tally.predicted.copy()
-        tp[pieces.names] -= pieces.tp[rows].sum(0)
-        predicted[pieces.names] -= pieces.predicted[rows].sum(0)
-        return rise(self.tally.dice(), LabelCounts(tp=tp, predicted=predicted, reference=self.tally.reference).dice())
+        found = self.components[number]
+        rows = slice(None) if step.action == "holes" else removed_components(found.sizes, step, self.voxel_mm3)
+        tp, predicted = self.counts.tp.copy(), self.counts.predicted.copy()
+        tp[found.names] -= found.tp[rows].sum(0)
+        predicted[found.names] -= found.predicted[rows].sum(0)
+        after = LabelCounts(tp=tp, predicted=predicted, reference=self.counts.reference)
+        return dice_difference(self.counts.dice(), after.dice())
 
 
-def rise(before: Numbers, after: Numbers) -> Numbers:
-    """Differences of Dice. Undefined counts as 1, for nothing was there and nothing predicted; NaN if so before and after."""
+def dice_difference(before: Numbers, after: Numbers) -> Numbers:
+    """Differences of Dice; NaN where it is undefined before and after.
+
+    Undefined on one side counts as 1, since nothing is there and nothing is predicted: removing a false positive is a gain.
+    """
     both = np.isnan(before) & np.isnan(after)
     return np.where(both, np.nan, np.nan_to_num(after, nan=1.0) - np.nan_to_num(before, nan=1.0))
 
 
-def steps(labels: Labels) -> tuple[NextStep, ...]:
-    """What is tried, in this order, each on what was accepted before.
+def search_steps(labels: Labels) -> tuple[SearchStep, ...]:
+    """What is tried, in this order, each step on the result of those accepted before.
 
-    All of the foreground first, then labels or regions, as nnU-Net does it; labels together, because they do not overlap.
-    Source: nnU-Net's postprocessing/remove_connected_components.py, which knows the largest component only.
+    The whole foreground first, then labels or regions, as in nnU-Net; labels in one step, because they do not overlap.
+    Source: nnU-Net's postprocessing/remove_connected_components.py, which tries to keep the largest component only.
     """
     values = labels.values[1:]
-    foreground = NextStep(kind="remove", objects=(LabelGroup(labels=values, fill=values[0]),))
-    apart: list[tuple[LabelGroup, ...]]
+    single: list[tuple[LabelGroup, ...]]
     if labels.regions:
-        apart = [(LabelGroup(labels=r.values, fill=r.paint if r.paint in r.values else r.values[0]),) for r in labels.regions]
+        single = [(LabelGroup(labels=r.values, fill=r.paint if r.paint in r.values else r.values[0]),) for r in labels.regions]
     else:
-        apart = [tuple(LabelGroup(labels=(value,), fill=value) for value in values)]
+        single = [tuple(LabelGroup(labels=(value,), fill=value) for value in values)]
+    foreground = SearchStep(action="remove", groups=(LabelGroup(labels=values, fill=values[0]),))
     first = (foreground,) if len(labels.foreground) > 1 else ()
-    return (*first, *(NextStep(kind=kind, objects=some) for some in apart for kind in KINDS))
+    return (*first, *(SearchStep(action=action, groups=groups) for groups in single for action in ACTIONS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,17 +159,17 @@ class CaseRequest:
 
     Args:
         pair: its prediction and reference.
-        mended: the ways in which it was mended before.
-        step: None if nothing else is to be tried.
+        postprocessed: sequences of steps, after each of which it is measured.
+        search: step to try further; None for none.
     """
 
     pair: FilePair
-    postprocessed: frozenset[Mendings]
-    step: NextStep | None
+    postprocessed: frozenset[Steps]
+    search: SearchStep | None
 
 
-def measure(request: CaseRequest, *, labels: Labels) -> dict[Mendings, PostprocessedCase]:
-    """A case measured for each way in which it was mended before.
+def measure_case(request: CaseRequest, *, labels: Labels) -> dict[Steps, PostprocessedCase]:
+    """The case after each of the requested sequences of steps.
 
     Raises:
         EvaluationError: prediction and reference cannot be compared.
@@ -175,27 +177,33 @@ def measure(request: CaseRequest, *, labels: Labels) -> dict[Mendings, Postproce
     prediction, reference = read_pair(request.pair, labels)
     voxel_mm3 = 1000 * prediction.grid.voxel_ml
     found = {}
-    for mendings in request.postprocessed:
-        postprocessed = postprocess(prediction.labels, mendings, labels, voxel_mm3=voxel_mm3)
+    for steps in request.postprocessed:
+        postprocessed = postprocess(prediction.labels, steps, labels, voxel_mm3=voxel_mm3)
         counts = count(postprocessed, reference.labels, labels, annotated=request.pair.annotated).values()
         tp = np.array([c.tp for c in counts])
-        tally = LabelCounts(tp=tp, predicted=tp + [c.fp for c in counts], reference=tp + [c.fn for c in counts])
-        scored = _members(labels) & np.array([c != NOTHING for c in counts])[:, None]
         case = _CaseMeasurement(
-            predicted=postprocessed, reference=reference.labels, labels=labels, scored=scored, voxel_mm3=voxel_mm3
+            predicted=postprocessed,
+            reference=reference.labels,
+            labels=labels,
+            scored=_members(labels) & np.array([c != NOTHING for c in counts])[:, None],
+            voxel_mm3=voxel_mm3,
         )
-        found[mendings] = PostprocessedCase(tally=tally, pieces=case.pieces(request.step), voxel_mm3=voxel_mm3)
+        found[steps] = PostprocessedCase(
+            counts=LabelCounts(tp=tp, predicted=tp + [c.fp for c in counts], reference=tp + [c.fn for c in counts]),
+            components=case.components(request.search),
+            voxel_mm3=voxel_mm3,
+        )
     return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _CaseMeasurement:
-    """A case on its way through `measure`.
+    """A case while it is measured.
 
     Args:
         predicted, reference: (Z, Y, X), stored values.
         labels: what they mean.
-        scored: (names, labels), does the name, if anybody annotated it here, cover the label with that index?
+        scored: (names, labels), True where the name is annotated in this case and covers the label with that index.
         voxel_mm3: volume of a voxel.
     """
 
@@ -205,58 +213,56 @@ class _CaseMeasurement:
     scored: Mask
     voxel_mm3: float
 
-    def pieces(self, step: NextStep | None) -> tuple[ComponentCounts, ...]:
-        """Those of each object of a step."""
-        if step is None:
+    def components(self, search: SearchStep | None) -> tuple[ComponentCounts, ...]:
+        """Those of each group of a step."""
+        if search is None:
             return ()
-        values = [value for thing in step.objects for value in thing.labels]
+        values = [value for group in search.groups for value in group.labels]
         predicted, reference = Boxes(self.predicted, values), Boxes(self.reference, values)
-        if step.kind == "fill":
-            return tuple(self._holes(thing, predicted.around(thing.labels)) for thing in step.objects)
-        return tuple(
-            self._components(thing, predicted.around(thing.labels), self._smallest(thing, reference.around(thing.labels)))
-            for thing in step.objects
-        )
+        if search.action == "fill":
+            return tuple(self._holes(group, predicted.around(group.labels)) for group in search.groups)
+        return tuple(self._removable(g, predicted.around(g.labels), reference.around(g.labels)) for g in search.groups)
 
-    def _smallest(self, thing: LabelGroup, box: Boxed | None) -> float:
-        """Volume of the smallest of the reference's objects; NaN without any."""
-        sizes = components(mask_of(self.reference[box], thing.labels)).sizes[1:] if box else np.zeros(0)
-        return float(sizes.min()) * self.voxel_mm3 if sizes.size else np.nan
-
-    def _components(self, thing: LabelGroup, box: Boxed | None, smallest_mm3: float) -> ComponentCounts:
+    def _removable(self, group: LabelGroup, box: Boxed | None, reference_box: Boxed | None) -> ComponentCounts:
+        """The components of a group's mask, given the boxes around it in prediction and reference."""
+        smallest_mm3 = np.nan
+        if reference_box:
+            sizes = components(mask_of(self.reference[reference_box], group.labels)).sizes[1:]
+            smallest_mm3 = float(sizes.min()) * self.voxel_mm3 if sizes.size else np.nan
         if box is None:
-            return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int), smallest_mm3)
-        found = components(mask_of(self.predicted[box], thing.labels))
+            return self._count(group, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int), smallest_mm3)
+        found = components(mask_of(self.predicted[box], group.labels))
         inside = found.numbers > 0
         sizes, row_of = np.unique(found.sizes[1:], return_inverse=True)
         voxels = np.stack([self.predicted[box][inside], self.reference[box][inside]])
-        return self._weighed(thing, sizes, row_of[found.numbers[inside] - 1], voxels, smallest_mm3)
+        return self._count(group, sizes, row_of[found.numbers[inside] - 1], voxels, smallest_mm3)
 
-    def _holes(self, thing: LabelGroup, box: Boxed | None) -> ComponentCounts:
+    def _holes(self, group: LabelGroup, box: Boxed | None) -> ComponentCounts:
+        """The holes in a group's mask as one row, with counts below 0 because they would be added."""
         if box is None:
-            return self._weighed(thing, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int))
+            return self._count(group, np.zeros(0, int), np.zeros(0, int), np.zeros((2, 0), int))
         part = self.predicted[box]
-        holes = find_holes(mask_of(part, thing.labels), flat=flat_axes(self.predicted)) & (part == self.labels.values[0])
-        voxels = np.stack([np.full(np.count_nonzero(holes), thing.fill), self.reference[box][holes]])
-        gained = self._weighed(thing, np.zeros(1, int), np.zeros(voxels.shape[1], int), voxels)
-        return replace(gained, tp=-gained.tp, predicted=-gained.predicted)
+        holes = find_holes(mask_of(part, group.labels), flat=flat_axes(self.predicted)) & (part == self.labels.values[0])
+        voxels = np.stack([np.full(np.count_nonzero(holes), group.fill), self.reference[box][holes]])
+        filled = self._count(group, np.zeros(1, int), np.zeros(voxels.shape[1], int), voxels)
+        return replace(filled, tp=-filled.tp, predicted=-filled.predicted)
 
-    def _weighed(
-        self, thing: LabelGroup, sizes: Numbers, rows: Numbers, voxels: Numbers, smallest_mm3: float = np.nan
+    def _count(
+        self, group: LabelGroup, sizes: Numbers, rows: Numbers, voxels: Numbers, smallest_mm3: float = np.nan
     ) -> ComponentCounts:
-        """The pieces from their voxels.
+        """Counts of voxels by row.
 
         Args:
-            thing: what they are pieces of.
-            sizes: one a row.
+            group: that they belong to.
+            sizes: one for each row.
             rows: of each voxel.
-            voxels: (2, n) predicted and reference values; those that the reference ignores weigh nothing.
+            voxels: (2, n) predicted and reference values; those with the ignore value are not counted.
             smallest_mm3: passed on.
         """
-        own, kinds = np.unique(self.labels.encode(np.array(thing.labels))), len(self.labels.values)
+        own, values = np.unique(self.labels.encode(np.array(group.labels))), len(self.labels.values)
         predicted, truth = np.searchsorted(own, self.labels.encode(voxels[0])), self.labels.encode(voxels[1])
-        keys = (rows * len(own) + predicted) * kinds + truth
-        joint = np.bincount(keys[truth >= 0], minlength=len(sizes) * len(own) * kinds).reshape(len(sizes), len(own), kinds)
+        keys = (rows * len(own) + predicted) * values + truth
+        joint = np.bincount(keys[truth >= 0], minlength=len(sizes) * len(own) * values).reshape(len(sizes), len(own), values)
         names = np.flatnonzero(self.scored[:, own].any(1))
         covers, member = self.scored[names][:, own].astype(int), self.scored[names].astype(int)
         return ComponentCounts(
@@ -269,5 +275,5 @@ class _CaseMeasurement:
 
 
 def _members(labels: Labels) -> Mask:
-    """(names, labels): does the scored name cover the label with that index?"""
+    """(names, labels): True where the scored name covers the label with that index."""
     return labels.members()[[labels.heads.index(name) for name in labels.foreground]]

@@ -1,4 +1,4 @@
-"""Which mendings a run's model gets: what its held-out cases are better for."""
+"""The postprocessing of a run's model: steps that improve the predictions of held-out cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from nnseg.core.dataset import counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
-from nnseg.crossval.components import CaseRequest, LabelGroup, Mendings, NextStep, PostprocessedCase, measure, rise, steps
+from nnseg.crossval.components import (
+    CaseRequest,
+    LabelGroup,
+    PostprocessedCase,
+    SearchStep,
+    Steps,
+    dice_difference,
+    measure_case,
+    search_steps,
+)
 from nnseg.crossval.score import pair_files
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.statistics import sign_flip
@@ -28,19 +37,19 @@ log = logging.getLogger(__name__)
 Numbers = npt.NDArray[Any]
 
 RULE = 1
-"""Counted up when the rule below changes, so that runs decide anew."""
+"""Raised when the rule below changes, so that runs decide anew."""
 LEAST_CASES = 10
-"""Held-out cases below which nothing is accepted."""
+"""Held-out cases below which no step is accepted."""
 ALPHA = 0.05
-"""The largest p of a gain in mean Dice that is accepted; five cases must change at least."""
-HARM = 0.2
-"""The largest p at which a label whose mean Dice falls counts as worse: sooner than not, it is spared."""
-FEW = 5
-"""Where Dice of a label changes in fewer cases, any fall of its mean counts as worse."""
-SHARES = (0.0, 0.1, 0.5)
-"""Quantiles over cases of the smallest reference object; half of each is tried, since what is predicted comes out smaller."""
+"""Largest p of a gain in mean Dice that is accepted; at least five cases must change."""
+HARM_ALPHA = 0.2
+"""Largest p at which a label whose mean Dice falls counts as worse; lenient, to protect labels."""
+FEW_CASES = 5
+"""If Dice of a label changes in fewer cases, any fall of its mean counts as worse."""
+QUANTILES = (0.0, 0.1, 0.5)
+"""Of the volume of the smallest reference component over cases; half of each is tried, since predictions tend to be smaller."""
 PARTS = 5
-"""That the cases of fewer than three folds are divided into for cross-validation, so that enough are left to choose."""
+"""Parts of the cases for cross-validation if there are fewer than three folds."""
 
 
 def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postprocessing | None:
@@ -72,15 +81,15 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postpr
 
 
 def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
-    """The mendings that some predictions are better for, with what they do to each label.
+    """The postprocessing steps that improve some predictions, with their effect on each label.
 
-    The candidates of each of the `steps` are tried on what was accepted before, and accepted if mean Dice rises by more than chance
-    and no label gets worse (`judge`). The same is done without each part of the cases in turn, and that part is mended as the
-    others chose: unless mean Dice rises there as well, nothing is accepted.
+    The candidates of each of the `search_steps` are tried after those accepted before, see `assess`. The same is done with each
+    part of the cases left out in turn, and that part is postprocessed with the steps chosen without it: unless mean Dice rises
+    there too, no step is accepted.
 
     Args:
-        pairs: of cases that the networks had not seen.
-        parts: the fold of each case by name; of fewer than three, `PARTS` are made.
+        pairs: of cases on which the networks were not trained.
+        parts: the fold of each case by name; if there are fewer than three, the cases are divided into `PARTS`.
         labels: what the values mean.
         workers: processes; the choice does not depend on it.
     """
@@ -88,25 +97,29 @@ def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: La
         return Postprocessing(cases=len(pairs), reason=f"{counted(len(pairs), 'held-out case')}; at least {LEAST_CASES} are needed")
     if len(set(parts.values())) < 3:
         parts = {name: i % PARTS for i, name in enumerate(sorted(parts))}
-    panel = HeldOutCases(pairs=tuple(sorted(pairs, key=lambda p: p.name)), parts=parts, labels=labels, workers=workers)
-    without: dict[int | None, Mendings] = dict.fromkeys([None, *sorted(set(parts.values()))], ())
+    cases = HeldOutCases(pairs=tuple(sorted(pairs, key=lambda p: p.name)), parts=parts, labels=labels, workers=workers)
+    chosen: Chosen = dict.fromkeys([None, *sorted(set(parts.values()))], ())
     tried: list[Tried] = []
-    for step in steps(labels):
-        found = panel.measured(without, step)
-        for part, before in without.items():
-            outcome = tries(step, [m[before] for name, m in found.items() if parts[name] != part], labels.foreground)
-            without[part] = before + tuple(t.mending for t in outcome if t.accepted)
+    for search in search_steps(labels):
+        measured = cases.measure(chosen, search)
+        for part, before in chosen.items():
+            outcome = assess_candidates(search, [m[before] for n, m in measured.items() if parts[n] != part], labels.foreground)
+            chosen[part] = before + tuple(t.mending for t in outcome if t.accepted)
             tried += outcome if part is None else ()
-    return _judged(panel, without, tuple(tried))
+    return _confirm(cases, chosen, tuple(tried))
+
+
+Chosen = dict[int | None, Steps]
+"""The steps chosen without each part of the cases; without None: by all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutCases:
-    """The cases that are asked.
+    """The cases that the choice is made on.
 
     Args:
         pairs: by name.
-        parts: which part of the cases each belongs to, by name.
+        parts: part of the cases that each belongs to, by name.
         labels: what the values mean.
         workers: processes.
     """
@@ -116,23 +129,21 @@ class HeldOutCases:
     labels: Labels
     workers: int
 
-    def measured(
-        self, without: Mapping[int | None, Mendings], step: NextStep | None
-    ) -> dict[str, dict[Mendings, PostprocessedCase]]:
-        """What a step could do in each case, by name, for each way in which it is mended by now.
+    def measure(self, chosen: Chosen, search: SearchStep | None) -> dict[str, dict[Steps, PostprocessedCase]]:
+        """Each case, by name, after the steps chosen so far, with what a further step could change.
 
         Args:
-            without: what was chosen without each part of the cases (without None: by all of them).
-            step: the next, to which a case is mended as the choices stand that it has a say in. None at the end: it is measured
-                as it was, as all chose, and as those chose who did not know it.
+            chosen: after the steps of each choice that the case takes part in, it is measured.
+            search: the further step. None at the end: cases are measured without steps, with those that all cases chose, and with
+                those chosen without the case's part.
         """
         requests = []
         for pair in self.pairs:
             own = self.parts[pair.name]
-            ways = {way for part, way in without.items() if part != own} if step else {(), without[None], without[own]}
-            requests.append(CaseRequest(pair=pair, postprocessed=frozenset(ways), step=step))
+            sequences = {s for part, s in chosen.items() if part != own} if search else {(), chosen[None], chosen[own]}
+            requests.append(CaseRequest(pair=pair, postprocessed=frozenset(sequences), search=search))
         found = {}
-        outcomes = map_items(partial(measure, labels=self.labels), requests, workers=self.workers, label="postprocessing")
+        outcomes = map_items(partial(measure_case, labels=self.labels), requests, workers=self.workers, label="postprocessing")
         for outcome in outcomes:
             if outcome.result is None:
                 log.warning("case %s has no say in postprocessing: %s", outcome.item.pair.name, outcome.reason)
@@ -141,40 +152,44 @@ class HeldOutCases:
         return dict(sorted(found.items()))
 
 
-def tries(step: NextStep, measured: Sequence[PostprocessedCase], names: Sequence[str]) -> list[Tried]:
-    """What became of each candidate of a step that changes any of the given cases; at most one kind is accepted an object.
+def assess_candidates(search: SearchStep, measured: Sequence[PostprocessedCase], names: Sequence[str]) -> list[Tried]:
+    """The outcome of each candidate that changes any of the given cases; at most one is accepted for each group of labels.
 
     Args:
-        step: as it was measured.
-        measured: one a case.
+        search: the step whose candidates are assessed.
+        measured: the cases.
         names: that are scored.
     """
     found = []
-    for number, thing in enumerate(step.objects):
-        for rivals in _candidates(step, thing, [m.pieces[number].smallest_mm3 for m in measured]):
-            some = [judge(mending, _changes(measured, number, mending, len(names)), names) for mending in rivals]
-            best = max((t for t in some if t.accepted), key=lambda t: t.gain, default=None)
-            second = [t.model_copy(update={"accepted": False, "reason": "another volume gains more"}) for t in some if t.accepted]
-            found += [t for t in some if not t.accepted and t.cases] + [t for t in second if best and t.mending != best.mending]
+    for number, group in enumerate(search.groups):
+        for candidates in _candidates(search, group, [m.components[number].smallest_mm3 for m in measured]):
+            assessed = []
+            for candidate in candidates:
+                changes = np.array([m.dice_change(number, candidate) for m in measured]).reshape(len(measured), len(names))
+                assessed.append(assess(candidate, changes, names))
+            accepted = [t for t in assessed if t.accepted]
+            best = max(accepted, key=lambda t: t.gain, default=None)
+            found += [t for t in assessed if not t.accepted and t.cases]
             if best:
-                found.append(best)
+                surpassed = {"accepted": False, "reason": "another volume gains more"}
+                found += [t.model_copy(update=surpassed) for t in accepted if t.mending != best.mending] + [best]
                 break
     return found
 
 
-def judge(mending: PostprocessingStep, changes: Numbers, names: Sequence[str]) -> Tried:
-    """A candidate, accepted if mean Dice rises by more than chance and no label gets worse.
+def assess(step: PostprocessingStep, changes: Numbers, names: Sequence[str]) -> Tried:
+    """A candidate, accepted if mean Dice rises significantly and no label gets worse.
 
-    A label is worse if its mean falls and the paired test cannot put that down to chance, or it changes in too few cases to tell.
+    A label is worse if its mean falls and the paired test is not clearly against it, or too few cases change for a test.
 
     Args:
-        mending: the candidate.
+        step: the candidate.
         changes: (cases, names) of Dice, NaN where undefined.
         names: that are scored.
     """
     defined = changes[~np.isnan(changes).all(1)]
     rises = np.nanmean(defined, axis=1) if len(defined) else np.zeros(0)
-    gain, p = mean_rise(changes), sign_flip(rises)
+    gain, p = mean_over_names(changes), sign_flip(rises)
     worse = [name for name, column in zip(names, changes.T, strict=True) if _is_worse(column[~np.isnan(column)])]
     reason = "mean Dice rises, and no label gets worse"
     if gain <= 0:
@@ -184,16 +199,11 @@ def judge(mending: PostprocessingStep, changes: Numbers, names: Sequence[str]) -
     elif worse:
         reason = f"{', '.join(worse)} would get worse"
     accepted = gain > 0 and p <= ALPHA and not worse
-    return Tried(mending=mending, cases=int(np.count_nonzero(rises)), gain=gain, p=p, accepted=accepted, reason=reason)
+    return Tried(mending=step, cases=int(np.count_nonzero(rises)), gain=gain, p=p, accepted=accepted, reason=reason)
 
 
-def _changes(measured: Sequence[PostprocessedCase], number: int, mending: PostprocessingStep, names: int) -> Numbers:
-    """(cases, names) of Dice."""
-    return np.array([m.change(number, mending) for m in measured]).reshape(len(measured), names)
-
-
-def mean_rise(changes: Numbers) -> float:
-    """The mean over names of their mean over the cases where they are defined; (cases, names), NaN where not."""
+def mean_over_names(changes: Numbers) -> float:
+    """The mean over names of their mean over the cases where they are defined; (cases, names), NaN where undefined."""
     columns = [column[~np.isnan(column)] for column in changes.T]
     return float(np.mean([column.mean() for column in columns if column.size] or [0.0]))
 
@@ -201,48 +211,51 @@ def mean_rise(changes: Numbers) -> float:
 def _is_worse(column: Numbers) -> bool:
     if not column.size or column.mean() >= 0:
         return False
-    return bool(np.count_nonzero(column) < FEW or sign_flip(-column) <= HARM)
+    return bool(np.count_nonzero(column) < FEW_CASES or sign_flip(-column) <= HARM_ALPHA)
 
 
-def _candidates(step: NextStep, thing: LabelGroup, smallest_mm3: Sequence[float]) -> tuple[tuple[PostprocessingStep, ...], ...]:
-    """What is tried on an object, kind after kind, the rivals of a kind beside each other."""
-    if step.kind == "fill":
-        return ((PostprocessingStep(action="holes", labels=thing.labels, fill=thing.fill),),)
+def _candidates(search: SearchStep, group: LabelGroup, smallest_mm3: Sequence[float]) -> tuple[Steps, ...]:
+    """The steps to try on a group of labels: alternatives of which one is accepted, then others if none was."""
+    if search.action == "fill":
+        return ((PostprocessingStep(action="holes", labels=group.labels, fill=group.fill),),)
     known = [size for size in smallest_mm3 if np.isfinite(size)]
-    volumes = sorted({float(f"{size / 2:.2g}") for size in np.quantile(known, SHARES)}) if known else []
+    volumes = sorted({float(f"{size / 2:.2g}") for size in np.quantile(known, QUANTILES)}) if known else []
     return (
-        (PostprocessingStep(action="largest", labels=thing.labels),),
-        tuple(PostprocessingStep(action="smaller", labels=thing.labels, mm3=volume) for volume in volumes),
+        (PostprocessingStep(action="largest", labels=group.labels),),
+        tuple(PostprocessingStep(action="smaller", labels=group.labels, mm3=volume) for volume in volumes),
     )
 
 
-def _judged(panel: HeldOutCases, without: Mapping[int | None, Mendings], tried: tuple[Tried, ...]) -> Postprocessing:
-    """What was chosen, if the cases are better for it that had no say in their own mending."""
-    chosen = without[None]
-    if not chosen:
-        return Postprocessing(cases=len(panel.pairs), reason="no candidate raises mean Dice without doubt", tried=tried)
-    found = panel.measured(without, None)
-    before = np.array([m[()].tally.dice() for m in found.values()])
-    after = np.array([m[chosen].tally.dice() for m in found.values()])
-    by_others = np.array([m[without[panel.parts[name]]].tally.dice() for name, m in found.items()])
-    gain, names = mean_rise(rise(before, by_others)), panel.labels.foreground
-    all_in_all = judge(chosen[0], rise(before, after), names)
-    said = f"mean Dice of {len(found)} held-out cases changes by {gain:+.5f} when each part of them is mended as the others chose"
-    if gain <= 0 or not all_in_all.accepted:
-        why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, for with all of it {all_in_all.reason}"
-        return Postprocessing(cases=len(found), reason=f"{said}: {why}", tried=tried)
-    effects = {name: _effect(before[:, i], after[:, i], by_others[:, i]) for i, name in enumerate(names)}
-    return Postprocessing(mendings=chosen, cases=len(found), reason=said, effects=effects, tried=tried)
+def _confirm(cases: HeldOutCases, chosen: Chosen, tried: tuple[Tried, ...]) -> Postprocessing:
+    """The chosen steps, if cross-validation confirms their gain; else none, with the reason."""
+    steps = chosen[None]
+    if not steps:
+        return Postprocessing(cases=len(cases.pairs), reason="no candidate raises mean Dice without doubt", tried=tried)
+    measured = cases.measure(chosen, None)
+    before = np.array([m[()].counts.dice() for m in measured.values()])
+    after = np.array([m[steps].counts.dice() for m in measured.values()])
+    cross_validated = np.array([m[chosen[cases.parts[name]]].counts.dice() for name, m in measured.items()])
+    gain, names = mean_over_names(dice_difference(before, cross_validated)), cases.labels.foreground
+    overall = assess(steps[0], dice_difference(before, after), names)
+    said = (
+        f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} when each part of them is mended as the others chose"
+    )
+    if gain <= 0 or not overall.accepted:
+        why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, for with all of it {overall.reason}"
+        return Postprocessing(cases=len(measured), reason=f"{said}: {why}", tried=tried)
+    effects = {name: _effect(before[:, i], after[:, i], cross_validated[:, i]) for i, name in enumerate(names)}
+    return Postprocessing(mendings=steps, cases=len(measured), reason=said, effects=effects, tried=tried)
 
 
-def _effect(before: Numbers, after: Numbers, by_others: Numbers) -> Effect:
-    changes, honest = rise(before, after), rise(before, by_others)
+def _effect(before: Numbers, after: Numbers, cross_validated: Numbers) -> Effect:
+    """The effect on one name, from Dice (cases,) without steps, with the chosen ones, and with those chosen without the case."""
+    changes = dice_difference(before, after)
     return Effect(
         cases=int(np.count_nonzero(~np.isnan(before) | ~np.isnan(after))),
         dice_before=_mean(before),
         dice_after=_mean(after),
         p=sign_flip(changes[~np.isnan(changes)]),
-        gain=mean_rise(honest[:, None]),
+        gain=mean_over_names(dice_difference(before, cross_validated)[:, None]),
     )
 
 

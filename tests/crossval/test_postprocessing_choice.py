@@ -13,8 +13,8 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels, Region
-from nnseg.crossval.components import CaseRequest, PostprocessedCase, measure, rise, steps
-from nnseg.crossval.postprocessing import choose_postprocessing, judge, mean_rise, select_steps, tries
+from nnseg.crossval.components import CaseRequest, PostprocessedCase, dice_difference, measure_case, search_steps
+from nnseg.crossval.postprocessing import assess, assess_candidates, choose_postprocessing, mean_over_names, select_steps
 from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
 from nnseg.inference.postprocess import postprocess
@@ -115,7 +115,7 @@ def test_specks_beside_two_true_components_are_removed_by_volume(tmp_path: Path)
 
 
 def test_false_alarms_where_the_label_is_absent_are_removed_by_volume(tmp_path: Path):
-    """The largest component cannot: something stays. Dice of 0 becomes undefined, which is a gain."""
+    """The largest component cannot: somegroup stays. Dice of 0 becomes undefined, which is a gain."""
 
     def sometimes(number: int) -> tuple[Integers, Integers]:
         reference = blocks(number)
@@ -144,7 +144,7 @@ def test_holes_are_filled(tmp_path: Path):
     assert chosen.effects["organ"].dice_after == 1.0
 
 
-def test_few_cases_prove_nothing(tmp_path: Path):
+def test_few_cases_prove_nogroup(tmp_path: Path):
     pairs = write(tmp_path, 9, far_from_it)
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert (chosen.mendings, chosen.cases) == ((), 9)
@@ -196,14 +196,14 @@ def test_the_reported_gain_is_of_cases_that_had_no_say(tmp_path: Path):
 
 def test_an_unreadable_case_has_no_say(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pairs = write(tmp_path, 14, far_from_it)
-    pairs[3].prediction.write_bytes(b"nothing")
+    pairs[3].prediction.write_bytes(b"nogroup")
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
     assert chosen.mendings
     assert chosen.cases == 13
     assert "case_03" in caplog.text
 
 
-def test_cases_that_cannot_be_compared_choose_nothing(tmp_path: Path):
+def test_cases_that_cannot_be_compared_choose_nogroup(tmp_path: Path):
     pairs = write(tmp_path, 10, far_from_it)
     for pair in pairs:
         pair.reference.unlink()
@@ -220,8 +220,8 @@ NAN = float("nan")
 
 
 def test_a_rise_in_five_cases_is_enough_and_in_four_it_is_not():
-    assert judge(ANY, changes([0.1] * 5 + [0.0] * 5), ["a"]).accepted  # p = 1/32
-    assert not judge(ANY, changes([0.1] * 4 + [0.0] * 6), ["a"]).accepted  # p = 1/16
+    assert assess(ANY, changes([0.1] * 5 + [0.0] * 5), ["a"]).accepted  # p = 1/32
+    assert not assess(ANY, changes([0.1] * 4 + [0.0] * 6), ["a"]).accepted  # p = 1/16
 
 
 @pytest.mark.parametrize(
@@ -235,19 +235,19 @@ def test_a_rise_in_five_cases_is_enough_and_in_four_it_is_not():
     ],
 )
 def test_a_label_that_gets_worse_stops_it(other: list[float], worse: bool):
-    judged = judge(ANY, changes([0.1] * 20, other), ["a", "b"])
+    judged = assess(ANY, changes([0.1] * 20, other), ["a", "b"])
     assert judged.accepted is not worse
     assert ("b would get worse" in judged.reason) is worse
 
 
 def test_the_mean_weighs_labels_alike_and_leaves_out_what_is_undefined():
-    assert mean_rise(changes([0.3, NAN, NAN], [0.1, 0.1, 0.1], [NAN] * 3)) == pytest.approx(0.2)
-    assert mean_rise(changes([NAN], [NAN])) == 0.0
+    assert mean_over_names(changes([0.3, NAN, NAN], [0.1, 0.1, 0.1], [NAN] * 3)) == pytest.approx(0.2)
+    assert mean_over_names(changes([NAN], [NAN])) == 0.0
 
 
-def test_a_false_alarm_gone_is_a_gain_and_nothing_at_all_is_undefined():
+def test_a_false_alarm_gone_is_a_gain_and_nogroup_at_all_is_undefined():
     before, after = np.array([0.0, NAN, 0.5, NAN]), np.array([NAN, NAN, 0.25, 0.0])
-    np.testing.assert_array_equal(rise(before, after), [1.0, NAN, -0.25, -1.0])
+    np.testing.assert_array_equal(dice_difference(before, after), [1.0, NAN, -0.25, -1.0])
 
 
 REGIONS = Labels(
@@ -281,39 +281,41 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
         found = [dice(c) for c in count(voxels, reference, labels, annotated=annotated).values()]
         return np.array([np.nan if d is None else d for d in found])
 
-    for step in steps(labels):
-        measured: PostprocessedCase = measure(CaseRequest(pair=pair, postprocessed=frozenset({()}), step=step), labels=labels)[()]
-        for number, thing in enumerate(step.objects):
+    for step in search_steps(labels):
+        measured: PostprocessedCase = measure_case(
+            CaseRequest(pair=pair, postprocessed=frozenset({()}), search=step), labels=labels
+        )[()]
+        for number, group in enumerate(step.groups):
             for mending in (
-                (PostprocessingStep(action="holes", labels=thing.labels, fill=thing.fill),)
-                if step.kind == "fill"
+                (PostprocessingStep(action="holes", labels=group.labels, fill=group.fill),)
+                if step.action == "fill"
                 else (
-                    PostprocessingStep(action="largest", labels=thing.labels),
-                    PostprocessingStep(action="smaller", labels=thing.labels, mm3=2.0),
+                    PostprocessingStep(action="largest", labels=group.labels),
+                    PostprocessingStep(action="smaller", labels=group.labels, mm3=2.0),
                 )
             ):
-                made = rise(dices(prediction), dices(postprocess(prediction, [mending], labels, voxel_mm3=0.7)))
-                np.testing.assert_allclose(measured.change(number, mending), made, atol=1e-12)
+                made = dice_difference(dices(prediction), dices(postprocess(prediction, [mending], labels, voxel_mm3=0.7)))
+                np.testing.assert_allclose(measured.dice_change(number, mending), made, atol=1e-12)
 
 
 def test_nnunets_order_is_kept():
     """All of the foreground, then label by label; a single label has no step of its own for the foreground."""
-    assert [(s.kind, [o.labels for o in s.objects]) for s in steps(LABELS)] == [
+    assert [(s.action, [o.labels for o in s.groups]) for s in search_steps(LABELS)] == [
         ("remove", [(1, 2)]),
         ("remove", [(1,), (2,)]),
         ("fill", [(1,), (2,)]),
     ]
     regions = [r.values for r in REGIONS.regions]
-    assert [[o.labels for o in s.objects] for s in steps(REGIONS)] == [[(1, 2, 3)], *([r] for r in regions for _ in "12")]
-    assert len(steps(Labels(names=("background", "a"), values=(0, 1)))) == 2
+    assert [[o.labels for o in s.groups] for s in search_steps(REGIONS)] == [[(1, 2, 3)], *([r] for r in regions for _ in "12")]
+    assert len(search_steps(Labels(names=("background", "a"), values=(0, 1)))) == 2
 
 
 def test_candidates_that_change_no_case_are_not_listed(tmp_path: Path):
     pairs = write(tmp_path, 3, lambda number: (blocks(number), blocks(number)))
-    step = steps(LABELS)[1]
-    measured = [measure(CaseRequest(pair=p, postprocessed=frozenset({()}), step=step), labels=LABELS)[()] for p in pairs]
-    assert [m.pieces[1].smallest_mm3 for m in measured] == [24.0] * 3  # 12 voxels of 2 mm3
-    assert tries(step, measured, LABELS.foreground) == []
+    step = search_steps(LABELS)[1]
+    measured = [measure_case(CaseRequest(pair=p, postprocessed=frozenset({()}), search=step), labels=LABELS)[()] for p in pairs]
+    assert [m.components[1].smallest_mm3 for m in measured] == [24.0] * 3  # 12 voxels of 2 mm3
+    assert assess_candidates(step, measured, LABELS.foreground) == []
 
 
 @pytest.fixture
@@ -360,7 +362,7 @@ def test_an_edited_choice_stays_until_the_predictions_are_others(run, monkeypatc
     assert place.postprocessing.mendings == chosen.mendings
 
 
-def test_a_run_that_held_nothing_out_gets_no_choice(run, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_held_nogroup_out_gets_no_choice(run, monkeypatch: pytest.MonkeyPatch):
     place, _ = run
     monkeypatch.setattr(Run, "predictions_folder", place.path)
     assert choose_postprocessing(place, {}) is None
