@@ -66,21 +66,18 @@ def map_items(
     yield from progress(_outcomes(function, items, workers), total=len(items), label=label)
 
 
-def progress(steps: Iterable[Result], *, total: int, label: str, unit: str = "case", lines: bool = True) -> Iterator[Result]:
-    """Pass ``steps`` through under a tqdm bar on a terminal, or with a line in the log every 20 seconds.
+def progress(steps: Iterable[Result], *, total: int, label: str) -> Iterator[Result]:
+    """Pass ``steps`` through under a progress bar on a terminal, otherwise with a line in the log every 20 seconds.
 
     Args:
-        steps: what to pass through.
-        total: how many there will be.
+        steps: items to pass through.
+        total: their number.
         label: shown beside the bar; no bar if empty.
-        unit: of the rate.
-        lines: False where the steps make log lines of their own.
     """
-    terminal = sys.stderr.isatty()
-    if not label or not (terminal or lines):
+    if not label:
         yield from steps
-    elif terminal:
-        yield from tqdm(steps, total=total, desc=label, unit=unit, delay=1.0, leave=False, dynamic_ncols=True)
+    elif sys.stderr.isatty():
+        yield from tqdm(steps, total=total, desc=label, unit="case", delay=1.0, leave=False, dynamic_ncols=True)
     else:
         start = last = time.monotonic()
         for done, step in enumerate(steps, 1):

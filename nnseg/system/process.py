@@ -138,9 +138,11 @@ class ChildProcess:
         if code >= 0:
             return f"failed: {self.last_line or f'exit code {code}'}"
         name = signal.Signals(-code).name
-        if oom_kills() > self._oom_kills:
-            return f"was killed ({name}); memory had run out on the machine or in its control group"
-        return f"was killed ({name})" + ("; most likely memory ran out" if name in ("SIGKILL", "SIGABRT") else "")
+        if name not in ("SIGKILL", "SIGABRT"):  # the signals that end a process for lack of memory
+            return f"was killed ({name})"
+        counted = oom_kills() > self._oom_kills
+        memory = "memory had run out on the machine or in its control group" if counted else "most likely memory ran out"
+        return f"was killed ({name}); {memory}"
 
     def _write(self) -> None:
         """Send the messages; in a thread, since a process that hangs reads none."""
