@@ -25,8 +25,8 @@ from nnseg.core.dataset import Case
 from nnseg.core.labels import Labels
 from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.trust import Trust
-from nnseg.crossval.evidence import SAMPLE, surprises
-from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, temperature_of
+from nnseg.crossval.evidence import SAMPLE, cross_entropies, sample_truth
+from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, fit_expected_dice, fit_temperature
 from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.metrics import count
 from nnseg.inference.predict import Predictor
@@ -88,7 +88,9 @@ def _seen(predictor: Predictor, case: Case, fold: int) -> Seen:
     assert prediction.probabilities is not None
     assert case.labels is not None
     reference = read_label_map(case.labels)
-    confidence = prediction.confidence.model_copy(update={"surprise": surprises(prediction.sample, reference, labels)})
+    confidence = prediction.confidence.model_copy(
+        update={"surprise": cross_entropies(sample_truth(prediction.sample, reference, labels))}
+    )
     score = case_score(case.name, count(prediction.label_map.labels, reference.labels, labels, annotated=case.annotated))
     entropy = _entropy(np.asarray(prediction.probabilities, np.float64), labels)
     foreground = prediction.label_map.labels != labels.values[0]
@@ -113,7 +115,7 @@ def _ranking(seen: Sequence[Seen]) -> Mapping[str, Sequence[tuple[float, float]]
     seen = [s for s in seen if s.held.score.mean_dice is not None]
     dice = np.array([s.held.score.mean_dice for s in seen], np.float64)
     certain = {
-        "quality": np.array(cross_fitted([s.held for s in seen])),
+        "quality": np.array(cross_validate_expected_dice([s.held for s in seen])),
         "agreement alone": np.array([Trust().expected_mean_dice(s.held.confidence.agreement) for s in seen]),
         "softmax entropy, whole scan": -np.array([s.entropy for s in seen]),
         "softmax entropy, foreground": -np.array([s.entropy_of_foreground for s in seen]),
@@ -149,7 +151,7 @@ def _calibration(seen: Sequence[Seen], labels: Labels) -> Mapping[str, Sequence[
     if labels.regions:
         return {}
     folds = sorted({s.held.fold for s in seen})
-    warm = {f: temperature_of([s.held.confidence.surprise for s in seen if s.held.fold != f]) for f in folds}
+    warm = {f: fit_temperature([s.held.confidence.surprise for s in seen if s.held.fold != f]) for f in folds}
     print(f"temperatures of the folds: {', '.join(f'{t:.3f}' for t in warm.values())}")
     curves = {}
     for name, temperatures in {"as the network says": dict.fromkeys(folds, 1.0), "with temperature": warm}.items():
@@ -205,7 +207,7 @@ def _few(seen: Sequence[Seen]) -> None:
         rows = []
         for _ in range(DRAWS if len(held) > count_ + WORST else 0):
             order = random.permutation(len(held))
-            trust, rest = calibrated([held[i] for i in order[:count_]]), [held[i] for i in order[count_:]]
+            trust, rest = fit_expected_dice([held[i] for i in order[:count_]]), [held[i] for i in order[count_:]]
             quality = np.array([trust.expected_mean_dice(h.confidence.agreement) for h in rest])
             dice = np.array([h.score.mean_dice for h in rest], np.float64)
             rows.append((np.abs(quality - dice).mean(), float(spearmanr(quality, dice)[0])))

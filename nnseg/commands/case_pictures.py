@@ -14,7 +14,7 @@ from nnseg.core.frozen import digest
 from nnseg.core.image import Floats, Scan
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
-from nnseg.crossval.trust import HeldOutCase, cross_fitted, join_scores
+from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.reporting.case_images import CaseImages
@@ -150,7 +150,7 @@ def _flagged(held: Sequence[HeldOutCase], trust: Trust | None) -> dict[str, floa
     """Expected mean Dice of the cases below the threshold, lowest first."""
     if trust is None or trust.threshold is None:
         return {}
-    expected = {h.score.name: quality for h, quality in zip(held, cross_fitted(held), strict=True)}
+    expected = {h.score.name: quality for h, quality in zip(held, cross_validate_expected_dice(held), strict=True)}
     return dict(sorted(((n, q) for n, q in expected.items() if q < trust.threshold), key=lambda item: item[1]))
 
 

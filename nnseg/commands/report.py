@@ -17,7 +17,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
-from nnseg.crossval.trust import HeldOutCase, cross_fitted, join_scores
+from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
 from nnseg.evaluation.calibration import Calibration, calibration
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
@@ -116,7 +116,7 @@ def _expected_quality(held: Sequence[HeldOutCase], trust: Trust) -> list[Expecte
             dice=case.score.mean_dice,
             unlike=trust.ranges.differences(case.confidence.facts) if trust.ranges and case.confidence.facts else (),
         )
-        for case, quality in zip(held, cross_fitted(held), strict=True)
+        for case, quality in zip(held, cross_validate_expected_dice(held), strict=True)
     ]
 
 

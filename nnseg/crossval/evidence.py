@@ -1,4 +1,4 @@
-"""What the references of held-out cases say of their predictions, kept with these: no second pass over the networks is needed."""
+"""Calibration statistics of held-out cases, computed from the references while the cases are predicted."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from nnseg.storage.images.read import read_label_map
 Numbers = npt.NDArray[np.float64]
 
 SAMPLE = 4000
-"""Voxels drawn from each case, to find the temperature."""
+"""Voxels drawn from each case for these statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorWrapper:
-    """What works as a predictor does, with more or something else to its answers.
+    """A predictor that uses another one and changes its predictions.
 
     Args:
-        predictor: whose work it is.
+        predictor: that is used.
     """
 
     predictor: Predictor
 
     @property
     def model(self) -> Model:
-        """The predictor's."""
+        """The model of the predictor."""
         return self.predictor.model
 
     def prepare(self, scan: Scan) -> PreparedScan:
@@ -51,10 +51,10 @@ class PredictorWrapper:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibratingPredictor(PredictorWrapper):
-    """Keeps with each prediction what its reference says of it.
+    """Adds calibration statistics to the confidence of each prediction.
 
     Args:
-        cases: that are predicted. References which do not show every label are not asked, since elsewhere no probability is wrong.
+        cases: that are predicted. A reference without all labels is not used, since the truth of some probabilities is unknown.
     """
 
     cases: tuple[Case, ...]
@@ -62,42 +62,42 @@ class CalibratingPredictor(PredictorWrapper):
     def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
-        """The prediction, with its confidence whether or not it was asked for."""
+        """The prediction, always with its confidence."""
         prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
         prediction = self.with_calibration(prediction, self.read_reference(prepared.scan))
         return prediction if uncertainty else replace(prediction, uncertainty=None)
 
     def find_case(self, scan: Scan) -> Case | None:
-        """The case that a scan was read from."""
+        """The case to which a scan belongs; None if it is none of them."""
         files = scan.source.files
-        places = {*files, *files[0].parents}  # a case of a DICOM series is its folder
+        places = {*files, *files[0].parents}  # of a DICOM series the case names the folder
         return next((case for case in self.cases if places & set(case.images)), None)
 
     def read_reference(self, scan: Scan) -> LabelMap | None:
-        """The label map of a scan's case, if it shows every label."""
+        """The reference of a scan, if it was annotated with all labels."""
         case = self.find_case(scan)
         return read_label_map(case.labels) if case and case.labels and case.annotated is None else None
 
     def with_calibration(self, prediction: Prediction, reference: LabelMap | None) -> Prediction:
-        """The prediction, whose confidence says what the reference does."""
-        known = evidence(prediction.sample, reference, self.model.labels) if prediction.sample and reference else None
-        if not prediction.confidence or not known:
+        """The prediction with calibration statistics in its confidence, if there is a reference for them."""
+        sample = sample_truth(prediction.sample, reference, self.model.labels) if prediction.sample and reference else None
+        if not prediction.confidence or not sample:
             return prediction
-        said = {"surprise": surprises(known), "reliability": reliability(known)}
-        return replace(prediction, confidence=prediction.confidence.model_copy(update=said))
+        statistics = {"surprise": cross_entropies(sample), "reliability": reliability(sample)}
+        return replace(prediction, confidence=prediction.confidence.model_copy(update=statistics))
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = True) -> float:
-        """RAM that a scan takes at most; confidence is always asked for."""
+        """RAM that a scan takes at most, with its confidence."""
         return self.predictor.memory_gb(grid, probabilities=probabilities, uncertainty=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelSample:
-    """Drawn voxels whose truth is known, of labels (n, K) or of regions, each a choice of two (n, R, 2).
+    """Drawn voxels whose reference is known, with labels (n, K), or with regions (n, R, 2): inside and outside.
 
     Args:
         logs: logarithms of the probabilities.
-        right: which of the choices is right.
+        right: True for the label, or the side, of the reference.
         weights: float64 (n,), how many voxels each stands for.
     """
 
@@ -106,15 +106,15 @@ class VoxelSample:
     weights: Numbers
 
     def probabilities(self, temperature: float) -> Numbers:
-        """Of logits divided by a temperature, (..., choices)."""
+        """The probabilities for logits divided by a temperature, shaped like ``logs``."""
         scaled = self.logs / temperature
         raised = np.exp(scaled - scaled.max(-1, keepdims=True))
         shares: Numbers = raised / raised.sum(-1, keepdims=True)
         return shares
 
 
-def evidence(sample: DrawnVoxels, reference: LabelMap, labels: Labels) -> VoxelSample | None:
-    """What the reference says of the drawn voxels; None if all are ignored."""
+def sample_truth(sample: DrawnVoxels, reference: LabelMap, labels: Labels) -> VoxelSample | None:
+    """The drawn voxels with their reference, without those of the ignore value; None if none is left."""
     z, y, x = sample.voxels.T
     truth = labels.encode(reference.labels[z, y, x])
     known = truth >= 0
@@ -127,26 +127,26 @@ def evidence(sample: DrawnVoxels, reference: LabelMap, labels: Labels) -> VoxelS
     return VoxelSample(logs=np.log(shares), right=right, weights=sample.weights[known])
 
 
-def surprises(found: VoxelSample) -> tuple[float, ...]:
+def cross_entropies(sample: VoxelSample) -> tuple[float, ...]:
     """Mean over voxels of -log(probability of the reference), summed over regions, at each of the `TEMPERATURES`."""
-    losses = [-np.log((found.probabilities(t) * found.right).sum(-1)) for t in TEMPERATURES]
-    return tuple(float(np.average(x if x.ndim == 1 else x.sum(1), weights=found.weights)) for x in losses)
+    losses = [-np.log((sample.probabilities(t) * sample.right).sum(-1)) for t in TEMPERATURES]
+    return tuple(float(np.average(x if x.ndim == 1 else x.sum(1), weights=sample.weights)) for x in losses)
 
 
-def reliability(found: VoxelSample) -> Reliability:
-    """How often the decided label is right where the probability says so, and how far all probabilities are from the truth.
+def reliability(sample: VoxelSample) -> Reliability:
+    """Sums for a reliability diagram of the predicted label, and the Brier score of all probabilities, by temperature.
 
-    Each region is a decision of its own. The squared distance is Brier's, halved: it is 1 at most, and for two labels the same as
-    for a region. Source: Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
+    Each region is a decision of its own. The Brier score is halved: it is 1 at most, and for two labels the same as for a region.
+    Source: Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
     """
-    decisions = found.right[..., 0].size // len(found.weights)
-    weights = np.repeat(found.weights / (decisions * found.weights.sum()), decisions)
+    decisions = sample.right[..., 0].size // len(sample.weights)
+    weights = np.repeat(sample.weights / (decisions * sample.weights.sum()), decisions)
     sums, brier = np.zeros((len(RELIABILITY_TEMPERATURES), BINS, 3)), np.zeros(len(RELIABILITY_TEMPERATURES))
     for i, temperature in enumerate(RELIABILITY_TEMPERATURES):
-        shares = found.probabilities(temperature)
-        sure, right = shares.max(-1).ravel(), np.take_along_axis(found.right, shares.argmax(-1)[..., None], -1).ravel()
+        shares = sample.probabilities(temperature)
+        sure, right = shares.max(-1).ravel(), np.take_along_axis(sample.right, shares.argmax(-1)[..., None], -1).ravel()
         place = (np.ceil(sure * BINS).astype(int) - 1).clip(0, BINS - 1)
         parts = (weights, weights * (sure - right), weights * right)
         sums[i] = np.stack([np.bincount(place, part, minlength=BINS) for part in parts], 1)
-        brier[i] = weights @ (0.5 * np.square(shares - found.right).sum(-1)).ravel()
+        brier[i] = weights @ (0.5 * np.square(shares - sample.right).sum(-1)).ravel()
     return Reliability.of(sums, brier)

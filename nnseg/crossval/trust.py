@@ -1,8 +1,8 @@
-"""How far a run's model can be trusted: measured on what each fold held out.
+"""Calibration of a run's model on held-out cases: temperature, expected Dice of a prediction, and when to flag it.
 
-Held-out cases are answered by one fold's networks, scans later by those of all folds, whose votes agree less. By how much is
-measured on a few of the same cases. Most of the networks have been trained on these, so that it is rather found too small: what is
-expected of a scan is rather too little than too much.
+Held-out cases are predicted with the networks of one fold, new scans with those of all folds, whose votes agree less. The
+difference is measured on a few of the same cases. Most of the networks were trained on these, so that it comes out too small, and
+the expected Dice of a new scan too low rather than too high.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ log = logging.getLogger(__name__)
 Numbers = npt.NDArray[np.float64]
 
 RULE = 1
-"""Counted up when what is measured changes, so that runs measure anew."""
+"""Raised when the measurement changes, so that runs measure anew."""
 
 FEWEST_CASES = 4
 """Held-out cases below which nothing is measured."""
 
 FEWEST_TO_FLAG = 10
-"""Below which nobody knows what the worst tenth is like."""
+"""Held-out cases below which no threshold is set, because it is the lowest tenth of their expected Dice."""
 
 PRIOR: Slopes = (0.5, 0.5, 0.2)
-"""Slopes without cases: expected Dice is what both agreements say, and a larger structure is easier."""
+"""Slopes without cases, for `Agreement.features`: expected Dice rises with both agreements and with volume."""
 
 PRIOR_CASES = 20
-"""How many measured masks the prior counts for."""
+"""Number of masks that the prior weighs as much as."""
 
 DICE_EDGE = 0.02
-"""Dice is kept this far from 0 and 1 while slopes are fitted: one mask that was missed must not decide."""
+"""Dice is kept this far from 0 and 1 in the fit of slopes, so that a single missed mask does not dominate it."""
 
-FEW = 8
-"""Held-out cases that the networks of all folds answer too."""
+SHIFT_CASES = 8
+"""Held-out cases that the networks of all folds predict too."""
 
 PARTS = 5
-"""That the cases of a single fold are divided into for cross-validation."""
+"""Parts of the cases for cross-validation if there is a single fold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,9 @@ class HeldOutCase:
 
     Args:
         fold: that held it out.
-        confidence: of its prediction, whatever was known of the model by then.
-        score: against its reference.
-        key: of the prediction.
+        confidence: of its prediction.
+        score: of its prediction.
+        key: of its prediction.
     """
 
     fold: int
@@ -102,7 +102,7 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
-        pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // FEW)][:FEW])
+        pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // SHIFT_CASES)][:SHIFT_CASES])
         shift = fit_ensemble_shift(pairs, few=networks // len(folds), many=networks)
         trust = trust.model_copy(update={"together": shift})
     run.trust = trust
@@ -161,33 +161,33 @@ def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], 
 
 
 def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str]) -> Trust:
-    """What held-out cases say of a model; they are at least `FEWEST_CASES`."""
-    foreseen = cross_fitted(held)
-    pairs = [(quality, h.score.mean_dice) for quality, h in zip(foreseen, held, strict=True) if h.score.mean_dice is not None]
+    """The calibration of a model on at least `FEWEST_CASES` held-out cases."""
+    expected = cross_validate_expected_dice(held)
+    pairs = [(quality, h.score.mean_dice) for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
     facts = [h.confidence.facts for h in held if h.confidence.facts]
-    return calibrated(held).model_copy(
+    return fit_expected_dice(held).model_copy(
         update={
-            "temperature": temperature_of([h.confidence.surprise for h in held if h.confidence.surprise]),
+            "temperature": fit_temperature([h.confidence.surprise for h in held if h.confidence.surprise]),
             "error": fmean(abs(quality - dice) for quality, dice in pairs) if pairs else None,
-            "threshold": float(np.quantile(foreseen, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
+            "threshold": float(np.quantile(expected, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
             "ranges": find_ranges(facts, channels),
         }
     )
 
 
-def cross_fitted(held: Sequence[HeldOutCase]) -> tuple[float, ...]:
-    """The quality of each case by what the other folds' cases say; of a single fold's, by what its other parts say."""
+def cross_validate_expected_dice(held: Sequence[HeldOutCase]) -> tuple[float, ...]:
+    """The expected mean Dice of each case, fitted to the cases of the other folds; with a single fold, of its other parts."""
     parts = [h.fold for h in held]
     if len(set(parts)) == 1:
         parts = [i % PARTS for i in range(len(held))]
-    others = {part: calibrated([h for h, p in zip(held, parts, strict=True) if p != part]) for part in set(parts)}
+    others = {part: fit_expected_dice([h for h, p in zip(held, parts, strict=True) if p != part]) for part in set(parts)}
     return tuple(others[part].expected_mean_dice(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
 
 
-def calibrated(held: Sequence[HeldOutCase]) -> Trust:
-    """From agreement to expected Dice: slopes that all labels share, and an offset for each of them.
+def fit_expected_dice(held: Sequence[HeldOutCase]) -> Trust:
+    """The regression of Dice on agreement: slopes shared by all labels, and an offset for each label.
 
-    Logits of Dice against `Agreement.features`, least squares with a prior, so that four cases move little and a hundred decide.
+    Least squares of logits of Dice against `Agreement.features`, with a prior of the weight of `PRIOR_CASES`.
     """
     names = tuple(held[0].confidence.agreement.labels) if held else ()
     rows = {name: _rows(held, name) for name in names}
@@ -198,30 +198,34 @@ def calibrated(held: Sequence[HeldOutCase]) -> Trust:
     prior, spread = np.array(PRIOR), x.std(0) + 1e-9
     precision = (x / spread).T @ (x / spread) + PRIOR_CASES * np.eye(len(prior))
     slopes = prior + np.linalg.solve(precision, (x / spread).T @ (y - x @ prior)) / spread
-    rests = {name: y - x @ slopes for name, (x, y) in rows.items()}
-    pooled = float(np.concatenate(list(rests.values())).mean())
+    residuals = {name: y - x @ slopes for name, (x, y) in rows.items()}
+    pooled = float(np.concatenate(list(residuals.values())).mean())
     labels = {
         name: LabelTrust(offset=float((rest.sum() + 2 * pooled) / (len(rest) + 2)), missing=_missing(held, name))
-        for name, rest in rests.items()
+        for name, rest in residuals.items()
     }
     return Trust(cases=len(held), slopes=(float(slopes[0]), float(slopes[1]), float(slopes[2])), labels=labels)
 
 
-def temperature_of(surprises: Sequence[Sequence[float]]) -> float:
-    """The temperature at which cases, all weighing the same, surprise least; 1 if fewer than `FEWEST_CASES` say anything."""
-    if len(surprises) < FEWEST_CASES:
+def fit_temperature(losses: Sequence[Sequence[float]]) -> float:
+    """The temperature with the lowest mean cross-entropy; 1 for fewer than `FEWEST_CASES` cases.
+
+    Args:
+        losses: of each case, at each of the `TEMPERATURES`; between these the minimum is interpolated by a parabola.
+    """
+    if len(losses) < FEWEST_CASES:
         return 1.0
-    mean = np.mean(surprises, axis=0)
+    mean = np.mean(losses, axis=0)
     best = int(np.clip(mean.argmin(), 1, len(mean) - 2))
     before, here, after = mean[best - 1 : best + 2]
-    bend = before - 2 * here + after
-    aside = 0.5 * (before - after) / bend if bend > 0 else 0.0
+    curvature = before - 2 * here + after
+    offset = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
     step = np.log(TEMPERATURES[1] / TEMPERATURES[0])
-    return float(TEMPERATURES[best] * np.exp(step * np.clip(aside, -1.0, 1.0)))
+    return float(TEMPERATURES[best] * np.exp(step * np.clip(offset, -1.0, 1.0)))
 
 
 def _rows(held: Sequence[HeldOutCase], name: str) -> tuple[Numbers, Numbers]:
-    """Features (n, 3) and logits of Dice (n,) of the masks of a label that were found, and have a score."""
+    """Features (n, 3) and logits of Dice (n,) of the predicted masks of a label that have a score."""
     found = [
         (h.confidence.agreement.features(name), logit(min(max(dice, DICE_EDGE), 1.0 - DICE_EDGE)))
         for h in held
@@ -231,9 +235,9 @@ def _rows(held: Sequence[HeldOutCase], name: str) -> tuple[Numbers, Numbers]:
 
 
 def _missing(held: Sequence[HeldOutCase], name: str) -> float:
-    """How often a label is truly absent where it was not found; before any was seen, how often it is absent."""
+    """The share of cases without the label among those where it was not predicted; shrunk to its share among all cases."""
     counts = [(h.score.labels[name], h.confidence.agreement.voxels[name] > 0) for h in held]
     annotated = [(c.tp + c.fn == 0, found) for c, found in counts if c.tp + c.fp + c.fn + c.tn]
-    absent = [gone for gone, found in annotated if not found]
-    prior = fmean(gone for gone, _ in annotated) if annotated else 1.0
+    absent = [missing for missing, predicted in annotated if not predicted]
+    prior = fmean(missing for missing, _ in annotated) if annotated else 1.0
     return (sum(absent) + prior) / (len(absent) + 1)

@@ -15,7 +15,7 @@ from nnseg.core.image import LabelMap
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
-from nnseg.crossval.trust import cross_fitted, join_scores
+from nnseg.crossval.trust import cross_validate_expected_dice, join_scores
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import write_json
 from nnseg.storage.images.read import read_label_map, read_scan
@@ -90,7 +90,7 @@ def scored(run: Run) -> Scores:
 
 def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked):
     scores = scored(run)
-    qualities = sorted(cross_fitted(join_scores(run.predictions(), run.require_scores().cases, run.folds)))
+    qualities = sorted(cross_validate_expected_dice(join_scores(run.predictions(), run.require_scores().cases, run.folds)))
     trust = Trust(cases=6, threshold=(qualities[1] + qualities[2]) / 2)
     cases = pack_viewer_cases(run, scores, trust)
     words = {c.name: c.caption.split(",")[0] for c in cases}

@@ -14,8 +14,8 @@ from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.reliability import BINS, RELIABILITY_TEMPERATURES
 from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, Trust, logit
-from nnseg.crossval.evidence import CalibratingPredictor, evidence, reliability, surprises
-from nnseg.crossval.trust import temperature_of
+from nnseg.crossval.evidence import CalibratingPredictor, cross_entropies, reliability, sample_truth
+from nnseg.crossval.trust import fit_temperature
 from nnseg.evaluation.calibration import calibration
 from nnseg.inference.prediction import DrawnVoxels
 from nnseg.storage.images.write import write_label_map
@@ -27,8 +27,8 @@ def test_a_probability_of_ninety_percent_that_is_right_seven_times_in_ten_is_too
     shares = np.tile([[0.1, 0.9]], (1000, 1)).astype(np.float32)
     truth = np.where(np.arange(1000) < 700, 3, 0).reshape(10, 10, 10)
     sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.ones(1000))
-    found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(10, 10, 10))), LABELS))
-    temperature = temperature_of([found] * 4)
+    found = cross_entropies(sample_truth(sample, LabelMap(labels=truth, grid=Grid(shape=(10, 10, 10))), LABELS))
+    temperature = fit_temperature([found] * 4)
     assert temperature == pytest.approx(logit(0.9) / logit(0.7), rel=0.02)
     assert temperature > 2.5
 
@@ -43,8 +43,8 @@ def test_the_temperature_that_made_probabilities_too_sure_is_found(over, regions
     shares = sure[:, None] if regions else np.stack([1 - sure, sure], 1)
     labels = Labels(names=("background", "a"), values=(0, 1), regions=(Region(name="r", values=(1,), paint=1),) if regions else ())
     sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares.astype(np.float32), weights=np.ones(20_000))
-    found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(20, 20, 50))), labels))
-    assert temperature_of([found] * 4) == pytest.approx(over, rel=0.05)
+    found = cross_entropies(sample_truth(sample, LabelMap(labels=truth, grid=Grid(shape=(20, 20, 50))), labels))
+    assert fit_temperature([found] * 4) == pytest.approx(over, rel=0.05)
 
 
 def test_surprise_by_hand():
@@ -52,7 +52,7 @@ def test_surprise_by_hand():
     labels = Labels(names=("background", "a"), values=(0, 3), ignore=9)
     shares = np.array([[0.8, 0.2], [0.5, 0.5], [1.0, 0.0]], np.float32)
     sample = DrawnVoxels(voxels=np.argwhere(truth >= 0), probabilities=shares, weights=np.array([3.0, 1.0, 100.0]))
-    found = surprises(evidence(sample, LabelMap(labels=truth, grid=Grid(shape=(1, 1, 3))), labels))
+    found = cross_entropies(sample_truth(sample, LabelMap(labels=truth, grid=Grid(shape=(1, 1, 3))), labels))
     assert found[TEMPERATURES.index(1.0)] == pytest.approx((3 * -np.log(0.8) - np.log(0.5)) / 4)
     assert len(found) == len(TEMPERATURES)
 
@@ -62,7 +62,7 @@ def voxels(truth: np.ndarray, shares: np.ndarray, labels: Labels, weights: np.nd
     places = np.stack([np.zeros_like(truth), np.zeros_like(truth), np.arange(len(truth))], 1)
     weights = np.ones(len(truth)) if weights is None else weights
     sample = DrawnVoxels(voxels=places, probabilities=shares.astype(np.float32), weights=weights)
-    return evidence(sample, LabelMap(labels=truth[None, None], grid=Grid(shape=(1, 1, len(truth)))), labels)
+    return sample_truth(sample, LabelMap(labels=truth[None, None], grid=Grid(shape=(1, 1, len(truth)))), labels)
 
 
 def test_reliability_by_hand():
@@ -120,7 +120,7 @@ def test_probabilities_at_their_right_temperature_are_calibrated():
 def test_where_all_is_ignored_there_is_no_evidence():
     labels = Labels(names=("background", "a"), values=(0, 3), ignore=9)
     sample = DrawnVoxels(voxels=np.zeros((1, 3), np.int64), probabilities=np.ones((1, 2), np.float32), weights=np.ones(1))
-    assert evidence(sample, LabelMap(labels=np.full((1, 1, 1), 9), grid=Grid(shape=(1, 1, 1))), labels) is None
+    assert sample_truth(sample, LabelMap(labels=np.full((1, 1, 1), 9), grid=Grid(shape=(1, 1, 1))), labels) is None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logit
-from nnseg.crossval.trust import HeldOutCase, calibrated, cross_fitted, fit_ensemble_shift, fit_trust, measure_trust, temperature_of
+from nnseg.crossval.trust import (
+    HeldOutCase,
+    cross_validate_expected_dice,
+    fit_ensemble_shift,
+    fit_expected_dice,
+    fit_temperature,
+    fit_trust,
+    measure_trust,
+)
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import write_plan
@@ -52,7 +60,7 @@ def many(count, *, seed=0, slope=1.0, offset=-0.5, noise=0.1):
 
 def test_many_cases_are_followed():
     cases, others = many(200), many(100, seed=1)
-    trust = calibrated(cases)
+    trust = fit_expected_dice(cases)
     off = [abs(trust.expected_mean_dice(h.confidence.agreement) - h.score.mean_dice) for h in others]
     assert np.mean(off) < 0.02
     raw = [abs(Trust().expected_mean_dice(h.confidence.agreement) - h.score.mean_dice) for h in others]
@@ -60,32 +68,32 @@ def test_many_cases_are_followed():
 
 
 def test_four_cases_correct_the_level_and_leave_the_slopes():
-    trust = calibrated(many(4, offset=-1.0))
+    trust = fit_expected_dice(many(4, offset=-1.0))
     assert sum(trust.slopes[:2]) == pytest.approx(1.0, abs=0.2)
     off = [trust.expected_mean_dice(h.confidence.agreement) - h.score.mean_dice for h in many(100, seed=1, offset=-1.0)]
     assert abs(np.mean(off)) < 0.04
 
 
 def test_one_case_and_none_can_be_calibrated_with():
-    assert calibrated([]).expected_mean_dice(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.9)
-    low = calibrated([held(0, 0.9, 0.6)]).expected_mean_dice(held(0, 0.9, 0.6).confidence.agreement)
+    assert fit_expected_dice([]).expected_mean_dice(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.9)
+    low = fit_expected_dice([held(0, 0.9, 0.6)]).expected_mean_dice(held(0, 0.9, 0.6).confidence.agreement)
     assert low == pytest.approx(0.6, abs=0.01)
 
 
 def test_cases_that_are_all_the_same_can_be_calibrated_with():
-    trust = calibrated([held(i, 0.9, 0.8) for i in range(6)])
+    trust = fit_expected_dice([held(i, 0.9, 0.8) for i in range(6)])
     assert trust.expected_mean_dice(held(0, 0.9, 0.8).confidence.agreement) == pytest.approx(0.8, abs=0.002)
 
 
 @given(seed=st.integers(0, 50), count=st.integers(4, 30))
 def test_more_agreement_means_more_expected_dice(seed, count):
-    trust = calibrated(many(count, seed=seed))
+    trust = fit_expected_dice(many(count, seed=seed))
     qualities = [trust.expected_mean_dice(held(0, share, 0.5).confidence.agreement) for share in (0.5, 0.7, 0.9, 0.99)]
     assert qualities == sorted(qualities)
 
 
 def test_a_label_that_is_always_there_was_missed_where_it_is_not_found():
-    trust = calibrated(many(10))
+    trust = fit_expected_dice(many(10))
     assert trust.labels["a"].missing == 0.0
     assert trust.expected_mean_dice(Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})) == 0.0
 
@@ -93,12 +101,12 @@ def test_a_label_that_is_always_there_was_missed_where_it_is_not_found():
 def test_a_label_is_believed_to_be_absent_as_often_as_it_was():
     nothing = [held(i, 1.0, "absent", voxels=0.0) for i in range(7)] + [held(9, 1.0, 0.0, voxels=0.0)]
     cases = [*many(8), *nothing]
-    assert calibrated(cases).labels["a"].missing == pytest.approx((7 + 7 / 16) / 9)
+    assert fit_expected_dice(cases).labels["a"].missing == pytest.approx((7 + 7 / 16) / 9)
 
 
 def test_labels_that_nobody_annotated_teach_nothing():
     unknown = [held(100 + i, 0.2, None) for i in range(5)]
-    plain, more = calibrated(many(10)), calibrated([*many(10), *unknown])
+    plain, more = fit_expected_dice(many(10)), fit_expected_dice([*many(10), *unknown])
     assert (more.slopes, more.labels) == (plain.slopes, plain.labels)
     assert fit_trust([*many(12), *unknown], ["CT"]).error is not None
 
@@ -109,14 +117,14 @@ def test_each_case_is_foreseen_without_its_fold():
         HeldOutCase(fold=h.fold, confidence=h.confidence, score=case_score(h.score.name, {"a": counts(0.1)})) if h.fold == 2 else h
         for h in cases
     ]
-    before, after = cross_fitted(cases), cross_fitted(changed)
+    before, after = cross_validate_expected_dice(cases), cross_validate_expected_dice(changed)
     assert [a == b for a, b in zip(before, after, strict=True)] == [h.fold == 2 for h in cases]
 
 
 def test_cases_of_a_single_fold_are_foreseen_without_their_part():
     cases = [HeldOutCase(fold=0, confidence=h.confidence, score=h.score) for h in many(50)]
-    assert np.corrcoef(cross_fitted(cases), [h.score.mean_dice for h in cases])[0, 1] > 0.9
-    assert cross_fitted(cases)[0] != calibrated(cases).expected_mean_dice(cases[0].confidence.agreement)
+    assert np.corrcoef(cross_validate_expected_dice(cases), [h.score.mean_dice for h in cases])[0, 1] > 0.9
+    assert cross_validate_expected_dice(cases)[0] != fit_expected_dice(cases).expected_mean_dice(cases[0].confidence.agreement)
 
 
 def test_the_worst_tenth_is_flagged():
@@ -154,7 +162,7 @@ def test_networks_that_agree_more_correct_nothing():
 
 
 def test_three_cases_leave_the_temperature():
-    assert temperature_of([tuple(TEMPERATURES)] * 3) == 1.0
+    assert fit_temperature([tuple(TEMPERATURES)] * 3) == 1.0
 
 
 PLAN = Plan(
