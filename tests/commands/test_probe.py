@@ -45,7 +45,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trial_measures_steps_tiles_memory_and_files(measured: tuple[Run, Probe], tiny_plan: Plan) -> None:
-    trial = measured[1].of(tiny_plan)
+    trial = measured[1].trial_of(tiny_plan)
     assert trial is not None
     assert not trial.failed
     assert trial.key == trial_key(tiny_plan)
