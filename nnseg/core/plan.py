@@ -48,6 +48,9 @@ LossName = Literal[
 ]  # fmt: skip
 """Losses: of overlap, of single voxels, or the sum of one of each."""
 
+UNETS = ("plain", "residual")
+"""Kinds of networks that are U-Nets."""
+
 NetworkKind = Literal["plain", "residual"]
 OptimizerName = Literal["sgd", "adamw"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
@@ -189,6 +192,11 @@ class Network(Section):
         """Approximate number of weights of the convolutions."""
         stages = zip(self.features, self.kernels, self.blocks, (*self.decoder_blocks, 0), strict=True)
         return sum(features**2 * math.prod(kernel) * (blocks + more) for features, kernel, blocks, more in stages)
+
+    @property
+    def is_unet(self) -> bool:
+        """True if the network is a U-Net, which the report draws; any other is only named."""
+        return self.kind in UNETS
 
     @property
     def divisor(self) -> Steps:

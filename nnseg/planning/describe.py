@@ -40,12 +40,13 @@ def summarize_plan(plan: Plan) -> str:
     length = f"{training.steps:,} steps" if training.steps else "as many steps as the time budget allows"
     mirrored = 2 ** len(plan.inference.mirror_axes)
     again = f", averaged over {mirrored} mirrored copies" if mirrored > 1 else ""
+    unet = f"{network.kind} {plan.dimensions}D U-Net of {len(network.features)} stages"
+    architecture = unet if network.is_unet else f"{plan.dimensions}D network ({network.kind})"
     shown = f", and is shown the answer of the {plan.previous} plan" if plan.previous else ""
     return (
         f"Scans are brought to a voxel spacing of {_by(plan.preprocessing.spacing, 'g')} mm and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
-        f"A {network.kind} {plan.dimensions}D U-Net of {len(network.features)} stages "
-        f"sees patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{shown}. "
+        f"A {architecture} sees patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{shown}. "
         f"It is trained for {length} with {training.optimizer} on {training.loss} "
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
@@ -148,7 +149,8 @@ def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))
     yield "intensities", ", ".join(schemes), "preprocessing.normalization"
     yield "patch", f"{_by(plan.patch)} voxels seen at once", "patch"
-    yield "network", f"{network.kind} U-Net, {len(network.features)} stages", "network.strides", "recipe"
+    architecture = f"{network.kind} U-Net" if network.is_unet else network.kind
+    yield "network", f"{architecture}, {len(network.features)} stages", "network.strides", "recipe"
     yield "", f"{', '.join(map(str, network.features))} channels", "network.features"
     if any(k != 3 for kernel in network.kernels for k in kernel):
         yield "", "flat kernels at first", "network.kernels"

@@ -280,6 +280,11 @@ def plan_figure(plans: Sequence[Plan]) -> Figure:
 
 
 def _network(axes: Axes, plan: Plan, *, named: bool) -> None:
+    name = f"{plan.name}: " if named else ""
+    architecture = f"{plan.network.kind} U-Net" if plan.network.is_unet else plan.network.kind
+    axes.text(ON_PAPER.width / 2, 2.5, name + architecture, ha="center", va="center", fontweight="bold", color=INK)
+    if not plan.network.is_unet:
+        return
     layout, first = layout_network(plan, ON_PAPER), ON_PAPER.top
     for start, end in layout.skips:
         _arrow(axes, start, end, dashed=True)
@@ -294,9 +299,6 @@ def _network(axes: Axes, plan: Plan, *, named: bool) -> None:
         ends = ((x, first - 4.0), (x, first))
         _arrow(axes, *(ends if inwards else ends[::-1]))
         axes.text(x, first - 5.6, label, ha="center", va="center", fontsize=6.5, color=INK)
-    unit = "residual" if plan.network.kind == "residual" else "plain"
-    name = f"{plan.name}: " if named else ""
-    axes.text(ON_PAPER.width / 2, 2.5, f"{name}{unit} U-Net", ha="center", va="center", fontweight="bold", color=INK)
 
 
 def _box(axes: Axes, corner: tuple[float, float], stage: NetworkStage, colour: str) -> None:

@@ -120,3 +120,8 @@ def refusal(content: Content) -> str:
         parse(Plan, content, "plan")
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_the_networks_that_are_drawn_are_unets(plan: Plan) -> None:
+    assert plan.network.is_unet
+    assert not plan.network.model_copy(update={"kind": "flat"}).is_unet

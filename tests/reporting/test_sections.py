@@ -264,3 +264,8 @@ def test_energy_is_shown_where_the_machine_counts_it():
     assert summarize_cost(content)["facts"]["Energy of training"] == "2 Wh"
     assert [row[-1] for row in table_rows(content, "What each training took").values()] == ["1 Wh", "1 Wh"]
     assert not summarize_cost(replace(EMPTY, stages={"train": StageTiming(seconds=1.0)}))["energy"]
+
+
+def test_a_network_that_is_no_unet_is_named_and_not_called_one():
+    other = plan().network.model_copy(update={"kind": "flat"})
+    assert "A 2D network (flat) sees patches" in summarize_plan(plan().model_copy(update={"network": other}))
