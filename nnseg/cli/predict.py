@@ -106,9 +106,9 @@ def export(
 def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.")]) -> None:
     """Print a model card: intended use, training data, performance and limitations."""
     log_to_terminal()
-    from nnseg.commands.export import card_of
+    from nnseg.commands.export import read_card
 
-    print(card_of(model), end="")
+    print(read_card(model), end="")
 
 
 @app.command("import", rich_help_panel=PANEL)

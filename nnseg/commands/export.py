@@ -1,4 +1,4 @@
-"""A run as one model file, with its model card."""
+"""``nnseg export``: a run's model as one file, with its model card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from nnseg.network.load import load_model
 from nnseg.planning.describe import summarize_plan
 from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
-from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
@@ -34,11 +33,11 @@ log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 FEW = 10
-"""Cases with a label below which it counts as rare; held-out cases below which scores count as uncertain."""
+"""A label in fewer cases counts as rare; scores of fewer held-out cases count as uncertain."""
 
 
 def make_card(run: Run, model: Model) -> ModelCard:
-    """What people should know of a run's model.
+    """The model card of a run's model.
 
     Args:
         run: that it was loaded from.
@@ -51,20 +50,21 @@ def make_card(run: Run, model: Model) -> ModelCard:
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
-        networks=(*_networks(model.members), *_networks(model.previous, shown=True)),
+        networks=(*_networks(model.members), *_networks(model.previous, inputs=True)),
         held_out=len(scores.cases) if scores else 0,
-        scores=tuple(_measured(scores)) if scores else (),
+        scores=tuple(_summarize_metrics(scores)) if scores else (),
         choice=run.choice if len(run.final_plans) > 1 else None,
         postprocessing=run.postprocessing,
-        reliance=_reliance(run, model.trust),
-        limits=tuple(limits(run, dataset, fingerprint, model, scores)),
+        reliance=_self_assessment(run, model.trust),
+        limits=tuple(describe_limits(run, model, scores)),
         model=model.key(),
         versions={name: str(version) for name, version in run.record.get("versions", {}).items()},
     )
 
 
-def limits(run: Run, dataset: Dataset, fingerprint: Fingerprint, model: Model, scores: Scores | None) -> Iterator[str]:
-    """What the model cannot do, or nobody has tried, in sentences."""
+def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[str]:
+    """Known and possible limits of the model, in sentences."""
+    dataset, fingerprint = run.dataset, run.fingerprint
     yield "For research only. It is not a medical device, and nobody has approved it for decisions about patients."
     yield (
         f"All it knows it learned from {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. What it does with "
@@ -76,13 +76,13 @@ def limits(run: Run, dataset: Dataset, fingerprint: Fingerprint, model: Model, s
     else:
         yield "All scans of the training have the same voxel spacing; others are answered all the same, perhaps worse."
     yield from _rare_labels(fingerprint)
-    yield from _doubts(scores)
-    if Run.choice.path(run).exists():
+    yield from _score_limits(scores)
+    if run.choice:
         yield "Its plans were chosen by the held-out cases that its scores are of, which flatters these a little."
-    yield from _groups(_readable(run, Run.groups))
-    folds, trained = run.folds, {member.fold for member in model.members}
-    if len(trained) < len(folds):
-        yield f"Of {counted(len(folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
+    yield from _group_limits(_readable(run, Run.groups))
+    trained = {member.fold for member in model.members}
+    if len(trained) < len(run.folds):
+        yield f"Of {counted(len(run.folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
     if model.trust is None:
         yield "How far its probabilities can be trusted was not measured; they are as the networks give them."
     elif model.trust.threshold is None:
@@ -98,7 +98,7 @@ def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
         yield f"In {counted(partly, 'case')} not every label was annotated; what the others say of those labels is all it knows."
 
 
-def _doubts(scores: Scores | None) -> Iterator[str]:
+def _score_limits(scores: Scores | None) -> Iterator[str]:
     if scores is None:
         yield "It has no scores of held-out cases, so that nobody knows how good it is."
         return
@@ -115,7 +115,7 @@ def _doubts(scores: Scores | None) -> Iterator[str]:
         yield f"{counted(len(scores.failed), 'held-out case')} could not be predicted or scored, and count nowhere."
 
 
-def _groups(grouped: Grouped | None) -> Iterator[str]:
+def _group_limits(grouped: Grouped | None) -> Iterator[str]:
     for by, of in groupby(grouped.groups if grouped else (), key=lambda group: group.by):
         groups = list(of)
         known = {group.value: mean for group in groups if (mean := group.averages["dice"].mean) is not None}
@@ -150,7 +150,7 @@ def _material(dataset: Dataset, fingerprint: Fingerprint) -> TrainingData:
 
 
 def _label_cases(fingerprint: Fingerprint) -> dict[str, int]:
-    """How many cases show each label."""
+    """The number of cases with each label."""
     return {name: sum(case.voxels.get(name, 0) > 0 for case in fingerprint.cases) for name in fingerprint.labels.names[1:]}
 
 
@@ -165,20 +165,20 @@ def _whole(values: Vector) -> Shape:
     return int(z), int(y), int(x)
 
 
-def _networks(members: Sequence[Member], *, shown: bool = False) -> Iterator[Networks]:
+def _networks(members: Sequence[Member], *, inputs: bool = False) -> Iterator[Networks]:
     for _, group in groupby(members, key=lambda member: member.plan.key()):
         first, *others = group
         yield Networks(
             plan=first.plan.name,
             folds=tuple(member.fold for member in (first, *others)),
-            weight=None if shown else first.weight,
+            weight=None if inputs else first.weight,
             words=summarize_plan(first.plan),
             key=first.plan.key(),
             hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
         )
 
 
-def _measured(scores: Scores) -> Iterator[MetricSummary]:
+def _summarize_metrics(scores: Scores) -> Iterator[MetricSummary]:
     averages: Mapping[str, Average] = {name: getattr(scores.averages, name) for name in ("per_mask", "per_image", "pooled")}
     for name in scores.metrics:
         metric = metric_of(name)
@@ -190,13 +190,12 @@ def _measured(scores: Scores) -> Iterator[MetricSummary]:
             )
 
 
-def _reliance(run: Run, trust: Trust | None) -> SelfAssessment | None:
+def _self_assessment(run: Run, trust: Trust | None) -> SelfAssessment | None:
+    """The calibration of the model's own confidence."""
     if trust is None:
         return None
-    folds = run.folds
-    written = held_out_predictions(run.predictions_folder, folds).values()
-    kept = [w.confidence.reliability for w in written if w.confidence and w.confidence.reliability]
-    found = calibration(kept, trust.temperature)
+    confidences = [record.confidence for record in run.predictions().values() if record.confidence]
+    found = calibration([c.reliability for c in confidences if c.reliability], trust.temperature)
     return SelfAssessment(
         temperature=trust.temperature,
         error=trust.error,
@@ -215,14 +214,14 @@ def _readable(run: Run, file: StoredFile[Content | None]) -> Content | None:
 
 
 CARD_SUFFIX = ".md"
-"""Of the card beside a model."""
+"""Of the model card beside a model file."""
 
 
 def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
-    """Write a run's model as one file, and its card as Markdown beside it. A file of the same model and card stays as it is.
+    """Write a run's model as one file, and its card as Markdown beside it. A file with the same model and card is not touched.
 
     Raises:
-        RunError: the run is empty, the file would be called as its card is, or the files cannot be written.
+        RunError: the folder holds no run, the name is that of a card, or the files cannot be written.
         ModelError: a fold is not trained.
     """
     if not run.exists:
@@ -230,7 +229,7 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
     if path.suffix.lower() == CARD_SUFFIX:
         raise RunError(f"{path} is what the card beside the model would be called; call the model {path.stem}.nnseg")
     model = load_model(run.path, folds=folds)
-    card, before = make_card(run, model), _known_card(path)
+    card, before = make_card(run, model), _read_card(path)
     if before and before.content() == card.content():
         card = before
     else:
@@ -242,7 +241,7 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
     return replace(model, card=card)
 
 
-def card_of(path: Path) -> str:
+def read_card(path: Path) -> str:
     """The card of a model as Markdown.
 
     Args:
@@ -259,7 +258,8 @@ def card_of(path: Path) -> str:
     return model_card_markdown(card)
 
 
-def _known_card(path: Path) -> ModelCard | None:
+def _read_card(path: Path) -> ModelCard | None:
+    """The card in a model file, if there is one."""
     with suppress(ModelError):
         return load_model_file(path).card
     return None

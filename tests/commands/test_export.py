@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnseg.commands.export import export, limits
+from nnseg.commands.export import export
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice
 from nnseg.core.errors import RunError
@@ -49,10 +49,10 @@ def scored(*dices: float):
 
 def said(run: Run, cases, *, scores=None, trust=None, folds=(0,), of=1) -> str:
     write_json(run.path / "folds.json", tuple(Fold(training=(), held_out=()) for _ in range(of)))
-    fingerprint = Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=cases, intensities=())
-    dataset = Dataset(name="Bars", folder=Path(), layout="", cases=(), channels=("CT",), labels=LABELS, suffix=".nii")
+    run.fingerprint = Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=cases, intensities=())
+    run.dataset = Dataset(name="Bars", folder=Path(), layout="", cases=(), channels=("CT",), labels=LABELS, suffix=".nii")
     model = Model(members=tuple(Member(plan=AnyPlan(), fold=fold, weights={}) for fold in folds), trust=trust)
-    return "\n".join(limits(run, dataset, fingerprint, model, scores))
+    return "\n".join(describe_limits(run, model, scores))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnseg import pipeline
-from nnseg.commands.export import card_of, export
+from nnseg.commands.export import export, read_card
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, candidate_ensembles, ensemble_name
 from nnseg.core.errors import ModelError, RunError
@@ -188,7 +188,7 @@ def test_without_a_choice_all_plans_answer_alike(copied: Run):
 def test_a_finished_run_holds_its_model_and_the_models_card(finished: Run, ball_dataset: Path, tmp_path: Path):
     model = load_model_file(finished.model_file)
     assert model.key() == load_model(finished.path, folds=(0, 1)).key() == model.card.model
-    assert finished.card_file.read_text() == card_of(finished.model_file)
+    assert finished.card_file.read_text() == read_card(finished.model_file)
     assert model.card.choice == finished.choice
     before = finished.model_file.stat().st_mtime_ns
     export(finished, finished.model_file, folds=(0, 1))
@@ -220,7 +220,7 @@ def test_a_card_says_what_its_run_knows(finished: Run):
 def test_a_model_without_a_card_says_where_to_get_one(finished: Run, tmp_path: Path):
     save_model(replace(load_model_file(finished.model_file), card=None), tmp_path / "m.nnseg")
     with pytest.raises(ModelError, match="has no card"):
-        card_of(tmp_path / "m.nnseg")
+        read_card(tmp_path / "m.nnseg")
 
 
 LABELS = Labels(names=("background", "a"), values=(0, 1))
