@@ -44,9 +44,9 @@ def find_modality(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modalit
 
 
 POLICY_REASONS: Final[dict[Modality, str]] = {
-    "ct": "CT has absolute units, and never the other sign",
-    "mr": "MR scanners have such faults",
-    "microscopy": "tissue under a microscope has no upright position and no fixed shape",
+    "ct": "CT has absolute units, and its contrast is never inverted",
+    "mr": "such artefacts occur in MR",
+    "microscopy": "tissue under a microscope has no orientation and no fixed shape",
 }
 """Why each modality has a policy of its own."""
 
@@ -85,11 +85,13 @@ def _by_patch(inputs: PlanInputs) -> Content:
     in_plane = inputs.dimensions == 3 and max(patch) / patch[0] > inputs.rules.anisotropy
     if inputs.dimensions == 2:
         square = max(patch) / min(patch) <= 1.5
-        degrees, reason = (180.0, "all directions are alike in a nearly square patch") if square else (15.0, "the patch is oblong")
+        degrees, reason = (
+            (180.0, "all directions are equivalent in a nearly square patch") if square else (15.0, "the patch is oblong")
+        )
     elif in_plane:
-        degrees, reason = 180.0, "slices are turned in their plane only, by any angle"
+        degrees, reason = 180.0, "slices are rotated in their plane only, by any angle"
     else:
-        degrees, reason = 30.0, "volumes are turned about each axis"
+        degrees, reason = 30.0, "volumes are rotated about each axis"
     why = {"rotation_degrees": reason, "mirror_axes": "all"}
     if in_plane:
         shape = " x ".join(f"{n:g}" for n in patch)
@@ -108,11 +110,11 @@ def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     if swapped_heads(labels, pairs) is None:
         why["mirror_axes"] = f"all but {AXIS_NAMES[LEFT_RIGHT]}: flips would swap {named}, but not all regions have a counterpart"
         return {**decided, "mirror_axes": [a for a in decided["mirror_axes"] if a != axis]}
-    why["swapped_labels"] = f"flips along {AXIS_NAMES[LEFT_RIGHT]} make left right: {named}"
-    why["swap_axis"] = f"axis {AXIS_NAMES[LEFT_RIGHT]} of scans leads from right to left"
+    why["swapped_labels"] = f"flips along {AXIS_NAMES[LEFT_RIGHT]} exchange left and right: {named}"
+    why["swap_axis"] = f"axis {AXIS_NAMES[LEFT_RIGHT]} of scans runs from right to left"
     if decided["rotation_degrees"] > UPRIGHT_DEGREES and not (decided["in_plane"] and axis == 0):
         decided["rotation_degrees"] = UPRIGHT_DEGREES
-        why["rotation_degrees"] = "turned further, left could not be told from right"
+        why["rotation_degrees"] = "after larger rotations left and right could be confused"
     return {**decided, "swapped_labels": pairs, "swap_axis": axis}
 
 
@@ -124,9 +126,13 @@ def _with_quarter_turns(inputs: PlanInputs, decided: Content) -> Content:
     free = [a for a in range(first, inputs.dimensions) if a != decided.get("swap_axis")]
     axes = max(([b for b in free if _alike(inputs, a, b)] for a in free), key=len, default=[])
     if len(axes) < 2:
-        why = {**decided["why"], "quarter_turn_probability": "the patch has no two axes alike"}
+        why = {**decided["why"], "quarter_turn_probability": "no two axes of the patch are equal in voxels and spacing"}
         return {**decided, "quarter_turn_probability": 0.0, "why": why}
-    return {**decided, "quarter_turn_axes": axes, "why": {**decided["why"], "quarter_turn_axes": "the patch is alike along them"}}
+    return {
+        **decided,
+        "quarter_turn_axes": axes,
+        "why": {**decided["why"], "quarter_turn_axes": "the patch is equal in voxels and spacing along them"},
+    }
 
 
 def _alike(inputs: PlanInputs, a: int, b: int) -> bool:

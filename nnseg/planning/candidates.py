@@ -48,7 +48,7 @@ class Candidate:
         training, reasons = self.plan.training, {**self.plan.training.why, "steps": why}
         if budget.seconds is not None:
             reasons["seconds"] = (
-                "the time asked for: the schedule keeps to it whatever the machine does; without it steps are fixed"
+                "the time budget: the schedule keeps to it whatever the speed of the machine; without it steps are fixed"
             )
         changes = {"steps": steps, "seconds": budget.seconds, "why": reasons} | ({"precision": precision} if precision else {})
         why_plan = {**self.plan.why} | ({"recipe": choice} if choice else {})
@@ -73,14 +73,14 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     if not fitting:
         name, reason = candidates[0].plan.name, explain_refusal(measured[0][1], budget, probe)
         raise PlanError(
-            f"no network of this recipe can be trained here: the smallest for {name} {reason}; end what else runs, give more "
-            "--memory, take a smaller recipe, or --no-probe to plan without trying"
+            f"no network of this recipe can be trained here: the smallest for {name} {reason}; stop other programs, give more "
+            "--memory, use a smaller recipe, or --no-probe to plan without measuring"
         )
     suitable = [(c, t) for c, t in fitting if affordable_steps(c, t, budget) >= c.enough_steps]
     chosen, trial = (suitable or fitting[:1])[-1]
     steps, why = affordable_steps(chosen, trial, budget), chosen.why
     if budget.seconds is not None:
-        speed = f"{trial.step_seconds:.3g} s a step and {trial.pause_seconds:.2g} s between epochs"
+        speed = f"{trial.step_seconds:.3g} s per step and {trial.pause_seconds:.2g} s between epochs"
         why = f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}"
     return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, steps))
 
@@ -123,5 +123,5 @@ def _explain_choice(candidates: Sequence[Candidate], chosen: Candidate, steps: i
     if len(candidates) == 1:
         return ""
     larger = candidates[candidates.index(chosen) + 1 :]
-    others = "".join(f"; {c.name} is worth its price from {c.enough_steps} on" for c in larger)
-    return f"{chosen.name}: {steps} steps of this network gain most from the time{others}"
+    others = "".join(f"; {c.name} needs {c.enough_steps} of its own" for c in larger)
+    return f"{chosen.name}: the largest network that gets enough steps ({steps}){others}"

@@ -38,15 +38,15 @@ def choose_configurations(kinds: Sequence[str], possible: Mapping[str, PlanInput
     if tuple(kinds) == ("auto",):
         return choose_suitable(possible)
     if tuple(kinds) == ("all",):
-        return tuple((kind, "asked for") for kind in possible)
+        return tuple((kind, "requested") for kind in possible)
     for kind in kinds:
         if kind not in PLAN_NAMES:
             raise PlanError(f'there is no plan "{kind}"; choose auto, all, or some of {", ".join(PLAN_NAMES)}')
         if kind not in possible:
             dataset = possible["2d"].fingerprint.dataset
             raise PlanError(f"{dataset} cannot be planned as {kind}: {_explain_missing(possible)}")
-    reasons: dict[str, str] = {first: f"{kind} is shown its answer" for kind, first in FIRST_STAGES.items() if kind in kinds}
-    reasons |= dict.fromkeys(kinds, "asked for")
+    reasons: dict[str, str] = {first: f"{kind} needs its prediction" for kind, first in FIRST_STAGES.items() if kind in kinds}
+    reasons |= dict.fromkeys(kinds, "requested")
     return tuple((kind, reasons[kind]) for kind in PLAN_NAMES if kind in reasons)
 
 
@@ -63,25 +63,25 @@ def choose_suitable(possible: Mapping[str, PlanInputs]) -> Choice:
         return (("2d", "the dataset consists of single images"),)
     slices, axis = flat.resolution.shape[0], AXIS_NAMES[flat.resolution.axes[0]]
     if slices < FEW_SLICES:
-        return (("2d", f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d to have it all the same)"),)
+        return (("2d", f"scans have {slices:.3g} slices along {axis}, too few for 3D (--plans 3d plans it anyway)"),)
     covered, coarse = volume.structure_coverage, possible.get("3d_lowres")
     if coarse is not None and covered < 1 and coarse.structure_coverage >= COVERAGE_GAIN * covered:
         share = f"{min(coarse.structure_coverage, 1):.0%}"
-        why = f"a patch on the full grid shows only {covered:.0%} of the largest structure"
+        why = f"a patch on the full grid covers only {covered:.0%} of the largest structure"
         if not has_time_budget:
             return ("3d_lowres", f"{why}, one on a coarser grid {share}"), ("3d", "for the details")
         if covered < 0.5:
-            why = f"{why}, and time is short: one on a coarser grid shows {share} (--plans 3d for the full one)"
+            why = f"{why}, and time is limited: one on a coarser grid covers {share} (--plans 3d for the full grid)"
             return (("3d_lowres", why),)
     ratio = volume.resolution.spacing[0] / max(volume.resolution.spacing[1:])
     if ratio > volume.rules.anisotropy and slices <= THIN_SLICES and not has_time_budget:
-        why = f"{slices:.3g} slices {ratio:.2g} times thicker than voxels are wide: 2D and 3D see them about equally well"
+        why = f"{slices:.3g} slices {ratio:.2g} times thicker than voxels are wide: 2D and 3D are about equally good"
         return ("2d", f"{why}, and best together"), ("3d", why)
     return (("3d", f"scans are volumes of {slices:.3g} slices along {axis}, so neighbouring slices help"),)
 
 
 def _explain_missing(possible: Mapping[str, PlanInputs]) -> str:
     if "3d" not in possible:
-        return "it consists of single 2D images; ask for 2d or auto"
+        return "it consists of single 2D images; use --plans 2d or auto"
     share = min(possible["3d"].scan_coverage, 1)
-    return f"a patch on the full grid already shows {share:.0%} of a scan, so a coarser grid hardly shows more; ask for 3d or auto"
+    return f"a patch on the full grid already covers {share:.0%} of a scan, so a coarser grid gains little; use --plans 3d or auto"

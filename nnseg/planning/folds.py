@@ -77,7 +77,7 @@ def missing_labels(folds: Sequence[Fold], labels: Mapping[str, Collection[str]])
             cases = [name for name in sorted(labels) if label in labels[name]]
             left = "holds out" if set(cases) <= set(fold.held_out) else "does not train on"
             message = f"label {label} occurs only in {listed(cases)}, which fold {number} {left}: that fold cannot learn it"
-            findings.append(Finding(level="warning", message=f"{message}; add cases that show it"))
+            findings.append(Finding(level="warning", message=f"{message}; add cases with it"))
     return tuple(findings)
 
 
@@ -184,7 +184,9 @@ def decide_folds(
     if folds is None:
         blocks = not groups and (settings.split == "blocks" or (settings.split == "auto" and _is_stack(fingerprint)))
         if blocks:
-            log.info("folds are blocks of neighbours, as for numbered slices of one stack (--split random to shuffle)")
+            log.info(
+                "folds are blocks of neighbours, since cases look like numbered slices of one stack (--split random to shuffle)"
+            )
         folds = make_folds(labels.keys(), blocks=blocks, groups=groups, labels=labels)
         run.folds = dict(enumerate(folds))
         run.update_record(folds=settings.model_dump())  # after the folds: if killed in between, they are made again
@@ -226,7 +228,7 @@ def _find_groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str
         return read_groups(group_by, dataset)
     subjects = find_subjects(dataset)
     if subjects:
-        log.info('cases of one subject stay together, as BIDS names tell (--group-by "(.+)" to take each case for itself)')
+        log.info('cases of one subject in BIDS names stay in one fold (--group-by "(.+)" to divide them)')
     return subjects
 
 
@@ -235,11 +237,11 @@ def _folds_on_file(run: Run, fingerprint: Fingerprint, *, changed: bool) -> tupl
     if not Run.folds.path(run).exists():
         return None
     if changed:
-        log.warning("another division of the cases is asked for than before: dividing them into folds anew")
+        log.warning("the options of the folds have changed: dividing the cases into folds again")
         return None
     folds = tuple(run.folds.values())
     if {n for f in folds for n in (*f.training, *f.held_out)} != {case.name for case in fingerprint.cases}:
-        log.warning("the cases have changed: dividing them into folds anew")
+        log.warning("the cases have changed: dividing them into folds again")
         return None
     return folds
 
@@ -252,7 +254,7 @@ def _check_groups(file: Path, folds: tuple[Fold, ...], groups: Mapping[str, str]
             if name in groups and groups[name] in trained:
                 raise RunError(
                     f"{file}: fold {number} holds out case {name} and trains on case {trained[groups[name]]} of the same group "
-                    f"({groups[name]}); move one of them, or delete the file to have it made anew"
+                    f"({groups[name]}); move one of them, or delete the file to have it made again"
                 )
 
 
@@ -262,8 +264,8 @@ def _nothing_held_out(folds: tuple[Fold, ...], groups: Mapping[str, str]) -> tup
         return ()
     names = folds[0].training
     one_group = " of one group" if groups and len(names) > 1 and len({groups.get(name) for name in names}) == 1 else ""
-    message = f"one model is trained on all there is ({counted(len(names), 'case')}{one_group}) and nothing is held out"
-    return (Finding(level="warning", message=f"{message}: nothing will tell how good it is; add cases to have it scored"),)
+    message = f"one model is trained on all cases ({counted(len(names), 'case')}{one_group}) and none is held out"
+    return (Finding(level="warning", message=f"{message}: its quality stays unknown; add cases to evaluate it"),)
 
 
 def _is_stack(fingerprint: Fingerprint) -> bool:

@@ -72,5 +72,5 @@ class PlanInputs:
 
 def apply_recipe(decided: Content, given: Content) -> Content:
     """The planner's decisions, replaced by the recipe's settings and reasons where it has any."""
-    why = {name: "the recipe says so" if name in given else reason for name, reason in decided["why"].items()}
+    why = {name: "set by the recipe" if name in given else reason for name, reason in decided["why"].items()}
     return {**decided, **given, "why": {**why, **given.get("why", {})}}

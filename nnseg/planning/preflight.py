@@ -215,14 +215,14 @@ def check_fits(preflights: Sequence[Preflight], free: FreeResources) -> None:
 def _needs(found: Preflight, free: FreeResources) -> Iterator[tuple[float, float, str, str]]:
     """The memory in GB that each part of a run needs, that is free, what it is for, and what to do if it is not enough."""
     if free.device_gb:
-        advice = f"end what else runs there, or plan with --memory {0.9 * free.device_gb:.1f}, a smaller recipe or --device cpu"
+        advice = f"stop other programs there, or plan with --memory {0.9 * free.device_gb:.1f}, a smaller recipe or --device cpu"
         yield found.device_gb, free.device_gb, "of the device's memory", advice
-    advice = f"end other programs, or plan with --memory {0.9 * free.ram_gb:.1f} or a smaller recipe"
+    advice = f"stop other programs, or plan with --memory {0.9 * free.ram_gb:.1f} or a smaller recipe"
     yield found.train.ram_gb, free.ram_gb, "of RAM to train", advice
     fitting = int((free.ram_gb - BASE_GB - RUN_GB) / found.worker_gb)
     advice = f"use --workers {max(1, fitting)}" if found.workers > 1 else "leave out the largest scans"
     yield found.preprocess.ram_gb, free.ram_gb, "of RAM to preprocess", advice
-    advice = "cut that scan to what matters, or leave it out"
+    advice = "crop that scan, or leave it out"
     yield found.held_out.ram_gb, free.ram_gb, "of RAM to predict its largest scan", advice
 
 

@@ -14,7 +14,7 @@ from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 SCHEMES = {"nonorm": "none"} | {name: name for name in get_args(NormalizationScheme) if name != "none"}
 """Normalization by the channel's name, as in nnU-Net; all other channels get the z-score of each case."""
 
-SPLINES = {0: "nearest neighbour", 1: "linear: quicker than cubic", 3: "cubic: sharper than linear"}
+SPLINES = {0: "nearest neighbour", 1: "linear: faster than cubic", 3: "cubic: sharper than linear"}
 
 
 def explain_patch(inputs: PlanInputs) -> str:
@@ -22,11 +22,11 @@ def explain_patch(inputs: PlanInputs) -> str:
     size, constants = inputs.size, inputs.rules.constants(inputs.dimensions)
     shape, start = _by(inputs.requirements.shape), _by(size.start)
     allowed = size.allowance / constants.patch_batch * constants.reference_batch / 1e6
-    affordable = f"{allowed:.3g} million are what is affordable for {inputs.rules.aim}"
-    cost = f"{size.estimate / 1e6:.3g} million feature values each; {affordable}"
+    affordable = f"{allowed:.3g} million are affordable for {inputs.rules.aim}"
+    cost = f"{size.estimate / 1e6:.3g} million feature values per patch; {affordable}"
     if all(p >= s for p, s in zip(inputs.patch, inputs.requirements.shape, strict=True)):
         divisors = _by(size.topology.divisor)
-        return f"the median scan on this grid ({shape} voxels) fits whole, rounded up to multiples of {divisors} ({cost})"
+        return f"the whole median scan on this grid ({shape} voxels) fits, rounded up to multiples of {divisors} ({cost})"
     if math.prod(inputs.patch) >= math.prod(size.start):
         return f"the largest patch tried ({start}) fits; the median scan has {shape} voxels ({cost})"
     cut = f"cut from {start} in the proportions of the median scan ({shape} voxels)"
@@ -42,10 +42,10 @@ def preprocessing_section(inputs: PlanInputs) -> Content:
     why["normalization"] = "; ".join(_explain_normalization(name, masked, share) for name in dict.fromkeys(names))
     why["image_order"] = SPLINES[rules.image_order]
     if inputs.dimensions == 2 and not fingerprint.is_2d:
-        why["spacing"] += "; slices keep their own distance"
+        why["spacing"] += "; the spacing between slices is kept"
     if inputs.kind == "3d_lowres":
         fewer = math.prod(inputs.resolution.shape) / math.prod(inputs.requirements.shape)
-        why["spacing"] = f"{fewer:.2g} times fewer voxels than the full grid, so that a patch shows more of a scan"
+        why["spacing"] = f"{fewer:.2g} times fewer voxels than the full grid, so that a patch covers more of a scan"
     return {
         "axes": inputs.resolution.axes,
         "spacing": inputs.requirements.spacing,
@@ -67,11 +67,11 @@ def _normalization(name: str, masked: bool, intensity: Intensity) -> Content:
 def _explain_normalization(name: str, masked: bool, share: float) -> str:
     scheme = SCHEMES.get(name.casefold(), "zscore")
     if scheme == "ct":
-        return f"{name} has absolute units, so all cases are scaled alike, by the foreground's mean and spread"
+        return f"{name} has absolute units, so all cases are normalized by the foreground's mean and standard deviation"
     if scheme != "zscore":
-        return f"{name} asks for it by name"
+        return f"given by the channel name {name}"
     where = f", where it is not zero (cropping keeps only {share:.0%})" if masked else ""
-    return f"{name} is not known to have absolute units, so each case is scaled by its own mean and spread{where}"
+    return f"{name} is not known to have absolute units, so each case is normalized by its own mean and standard deviation{where}"
 
 
 def network_section(inputs: PlanInputs) -> Content:
@@ -90,8 +90,8 @@ def network_section(inputs: PlanInputs) -> Content:
         "blocks": size.blocks,
         "decoder_blocks": size.decoder_blocks,
         "why": {
-            "features": f"from {size.features[0]} doubled at each stage, at most {cap}",
-            "strides": f"an axis is halved while {edge} voxels remain, which leaves {smallest} at the coarsest stage",
+            "features": f"from {size.features[0]} on doubled at each stage, at most {cap}",
+            "strides": f"an axis is halved while at least {edge} voxels remain, which leaves {smallest} at the coarsest stage",
             "kernels": kernels,
         },
     }
@@ -114,9 +114,9 @@ def choose_steps(inputs: PlanInputs) -> tuple[int, str]:
     """The number of steps of a training without a time budget, and the reason for it."""
     rules, cases, given = inputs.rules, len(inputs.fingerprint.cases), inputs.recipe.training.steps
     if inputs.budget.steps is not None:
-        return inputs.budget.steps, "asked for"
+        return inputs.budget.steps, "requested"
     if given is not None:
-        return given, "the recipe says so"
+        return given, "set by the recipe"
     steps = min(max(rules.steps_per_case * cases, rules.fewest_steps), rules.most_steps)
     if rules.fewest_steps == rules.most_steps:
         return steps, "the recipe trains every dataset equally long"
@@ -127,9 +127,9 @@ def _explain_batch(inputs: PlanInputs) -> str:
     rules, batch = inputs.rules, inputs.size.batch
     return {
         "cost": f"{batch} patches of this size are affordable for {rules.aim}",
-        "share": f"{batch} patches are {rules.dataset_share:.0%} of the dataset's voxels, the most one step may see",
-        "largest": f"{batch} patches are the recipe's most; more would cost time and bring little",
-        "smallest": f"never fewer than {batch}",
+        "share": f"{batch} patches are {rules.dataset_share:.0%} of the dataset's voxels, the largest share for one step",
+        "largest": f"{batch} patches are the recipe's maximum; more would cost time and gain little",
+        "smallest": f"{batch} patches are the recipe's minimum",
     }[inputs.size.limit]
 
 
@@ -139,17 +139,17 @@ def _choose_batch_dice(inputs: PlanInputs) -> tuple[bool, str]:
     nnU-Net's rule: in 2D, and in 3D where a patch covers so little of a scan that the dataset gets a coarser grid too.
     """
     if inputs.dimensions == 2:
-        return True, "a slice shows few labels, so a batch of slices is scored as one volume"
+        return True, "a slice contains few labels, so the loss takes a batch of slices as one volume"
     if inputs.kind == "3d_lowres":
-        return False, "a patch on the coarse grid shows enough of a scan to be scored on its own"
+        return False, "a patch on the coarse grid covers enough of a scan for a loss of its own"
     if not inputs.has_coarser:
-        return False, f"a patch shows enough of a scan ({min(inputs.scan_coverage, 1):.0%}) to be scored on its own"
-    return True, f"a patch shows only {inputs.scan_coverage:.1%} of a scan, so a batch is scored as one volume"
+        return False, f"a patch covers enough of a scan ({min(inputs.scan_coverage, 1):.0%}) for a loss of its own"
+    return True, f"a patch covers only {inputs.scan_coverage:.1%} of a scan, so the loss takes a batch as one volume"
 
 
 def inference_section(inputs: PlanInputs, mirror_axes: Sequence[int]) -> Content:
     """Inference: mirrored along the axes of training, unless the recipe sets others."""
-    reason = "those mirrored in training" if mirror_axes else "training mirrors none"
+    reason = "the axes mirrored in training" if mirror_axes else "training mirrors no axis"
     decided = {"mirror_axes": tuple(mirror_axes), "why": {"mirror_axes": reason}}
     return apply_recipe(decided, inputs.recipe.inference.model_dump(exclude_unset=True))
 

@@ -65,7 +65,7 @@ def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[
     reason = (
         f"axis {AXIS_NAMES[worst]} is {ratio:.3g} times coarser than the others "
         f"({target[worst]:.3g} against {coarsest_other:.3g} mm): "
-        f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, so that thin slices are not lost; the median elsewhere"
+        f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, to keep the detail of thin slices; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5
     return target, reason
@@ -78,7 +78,7 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
     if single.size:
         reason = f"axis {AXIS_NAMES[first]} has a single voxel, so it comes first"
     elif target.max() == target.min():
-        reason = "all axes are equally fine, so their order stays"
+        reason = "all axes have the same spacing, so their order stays"
     else:
         reason = f"axis {AXIS_NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
     return (first, rest[0], rest[1]), reason

@@ -88,8 +88,8 @@ def label_map(path: Path) -> np.ndarray:
 def test_with_a_cascade_comes_the_plan_before_it(finished: Run):
     plans = {folder.plan.name: folder.plan for folder in finished.plans}
     assert list(plans) == ["3d_lowres", "3d_cascade"]
-    assert plans["3d_lowres"].why["name"] == "3d_cascade is shown its answer"
-    assert plans["3d_cascade"].why["name"] == "asked for"
+    assert plans["3d_lowres"].why["name"] == "3d_cascade needs its prediction"
+    assert plans["3d_cascade"].why["name"] == "requested"
     assert [[f.plan.name for f in group] for group in finished.stages] == [["3d_lowres"], ["3d_cascade"]]
     assert [f.plan.name for f in finished.previous(finished.plans)] == ["3d_lowres"]
 

@@ -33,7 +33,7 @@ def test_mr_gets_the_faults_of_its_scanners(make_fingerprint: MakeFingerprint):
     augmentation = plan_for(fingerprint).training.augmentation
     assert (augmentation.bias_field_probability, augmentation.rician_noise_probability) == (0.3, 0.1)
     assert augmentation.noise_probability == 0.0
-    assert augmentation.why["motion_probability"] == "T1, FLAIR: MR scanners have such faults"
+    assert augmentation.why["motion_probability"] == "T1, FLAIR: such artefacts occur in MR"
 
 
 def test_ct_is_not_inverted(make_fingerprint: MakeFingerprint):
@@ -83,7 +83,7 @@ def test_what_a_recipe_says_of_every_dataset_stands_above_its_policies(make_fing
     path.write_text('based_on = "auto"\n[training.augmentation]\nbias_field_probability = 0.05\n')
     augmentation = plan_for(make_fingerprint((36, 50, 35)), recipe=path).training.augmentation
     assert (augmentation.bias_field_probability, augmentation.motion_probability) == (0.05, 0.1)
-    assert augmentation.why["bias_field_probability"] == "the recipe says so"
+    assert augmentation.why["bias_field_probability"] == "set by the recipe"
 
 
 def test_mistakes_in_policies_are_named(tmp_path: Path):
@@ -111,7 +111,7 @@ def test_left_and_right_are_swapped_along_x_wherever_the_plan_put_it(make_finger
     assert augmentation.swapped_labels == (((1, 2),) if axis is not None else ())
     if axis is not None:
         assert plan.preprocessing.axes[axis + 3 - plan.dimensions] == 2
-        assert augmentation.why["swapped_labels"] == "flips along x make left right: left kidney and right kidney"
+        assert augmentation.why["swapped_labels"] == "flips along x exchange left and right: left kidney and right kidney"
 
 
 def test_patches_that_know_left_are_not_turned_upside_down(make_fingerprint: MakeFingerprint):

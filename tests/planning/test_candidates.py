@@ -1,4 +1,4 @@
-"""Which network is worth its price, with speeds made up."""
+"""The choice among candidate networks, with made-up speeds."""
 
 from collections.abc import Callable
 
@@ -59,9 +59,9 @@ def test_longer_budgets_buy_larger_batches_and_wider_networks(
     assert f"{minutes} minutes" in plan.training.why["steps"]
 
 
-def test_dearer_candidates_that_were_turned_down_are_named(make_fingerprint: MakeFingerprint):
+def test_larger_candidates_that_were_not_chosen_are_named(make_fingerprint: MakeFingerprint):
     why = chosen(make_fingerprint((36, 50, 35)), 5).why["recipe"]
-    assert why.startswith("quick: 2078 steps of this network gain most from the time; steady is worth its price from 3000 on")
+    assert why.startswith("quick: the largest network that gets enough steps (2078); steady needs 3000 of its own")
 
 
 def test_without_a_budget_the_length_follows_the_dataset_and_the_network_the_length(make_fingerprint: MakeFingerprint):
@@ -100,9 +100,9 @@ def test_pace_counts_the_pauses_between_epochs(make_fingerprint: MakeFingerprint
     assert affordable_steps(proposal, trial, Budget(seconds=1000)) == int(970 / 0.2)
 
 
-def test_after_a_failed_trial_no_dearer_network_is_tried(make_fingerprint: MakeFingerprint):
-    cheap, dear, _ = proposals(make_fingerprint((36, 50, 35)), 20)
+def test_after_a_failed_trial_no_larger_network_is_measured(make_fingerprint: MakeFingerprint):
+    small, large, _ = proposals(make_fingerprint((36, 50, 35)), 20)
     budget = Budget(seconds=1200)
-    assert not is_worth_measuring(dear, cheap, Trial(key="any", failed="was killed"), budget)
-    assert is_worth_measuring(dear, cheap, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and dear needs 3000
-    assert not is_worth_measuring(dear, cheap, Trial(key="any", step_seconds=1.0), budget)
+    assert not is_worth_measuring(large, small, Trial(key="any", failed="was killed"), budget)
+    assert is_worth_measuring(large, small, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and large needs 3000
+    assert not is_worth_measuring(large, small, Trial(key="any", step_seconds=1.0), budget)

@@ -47,10 +47,10 @@ def test_with_a_cascade_comes_the_plan_whose_answer_it_is_shown(make_fingerprint
         for kinds in (("3d_cascade",), ("3d_cascade", "3d_lowres"), ("2d", "3d"))
     )
     assert [(p.name, p.why["name"]) for p in alone] == [
-        ("3d_lowres", "3d_cascade is shown its answer"),
-        ("3d_cascade", "asked for"),
+        ("3d_lowres", "3d_cascade needs its prediction"),
+        ("3d_cascade", "requested"),
     ]
-    assert [(p.name, p.why["name"]) for p in both] == [("3d_lowres", "asked for"), ("3d_cascade", "asked for")]
+    assert [(p.name, p.why["name"]) for p in both] == [("3d_lowres", "requested"), ("3d_cascade", "requested")]
     assert [p.name for p in others] == ["2d", "3d"]
 
 
@@ -74,7 +74,7 @@ def test_thick_slices_get_2d_and_3d_where_time_allows(make_fingerprint: MakeFing
 
 
 def test_plans_that_a_dataset_cannot_have_are_refused_with_the_reason(make_fingerprint: MakeFingerprint):
-    with pytest.raises(PlanError, match="cannot be planned as 3d_lowres: a patch on the full grid already shows 100% of a scan"):
+    with pytest.raises(PlanError, match="cannot be planned as 3d_lowres: a patch on the full grid already covers 100% of a scan"):
         plans_of(make_fingerprint((36, 50, 35)), SHORT, ("3d_lowres",))
     with pytest.raises(PlanError, match='no plan "3d_fullres"; choose auto, all, or some of 2d, 3d'):
         plans_of(make_fingerprint((36, 50, 35)), SHORT, ("3d_fullres",))

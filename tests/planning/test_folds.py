@@ -77,7 +77,7 @@ def test_that_nothing_is_held_out_is_said_aloud(
 ) -> None:
     assert _decide(run, names, PATIENTS) == (Fold(training=names, held_out=()),)
     (message,) = caplog.messages
-    assert message.startswith(f"warning: one model is trained on all there is {cases} and nothing is held out")
+    assert message.startswith(f"warning: one model is trained on all cases {cases} and none is held out")
 
 
 def test_groups_asked_for_are_never_divided(run: Run) -> None:
@@ -92,7 +92,7 @@ def test_bids_subjects_stay_together_unless_each_case_is_taken_for_itself(run: R
     with caplog.at_level(logging.INFO):
         folds = _decide(run, names)
     assert folds == make_folds(names, groups={name: name[:6] for name in names})
-    assert "cases of one subject stay together" in caplog.text
+    assert "cases of one subject in BIDS names stay in one fold" in caplog.text
     assert _decide(run, names, "(.+)") == make_folds(names)
 
 
@@ -128,7 +128,7 @@ def test_another_request_divides_anew_and_is_remembered(run: Run, caplog: pytest
     _decide(run, TWO_EACH)
     grouped = _decide(run, TWO_EACH, PATIENTS)
     assert not _patients_on_both_sides(grouped)
-    assert "another division" in caplog.text
+    assert "the options of the folds have changed" in caplog.text
     assert _decide(run, TWO_EACH) == grouped
     more = (*TWO_EACH, "p6_a", "p6_b", "p7_a")
     assert not _patients_on_both_sides(_decide(run, more))

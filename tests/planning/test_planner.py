@@ -154,7 +154,7 @@ def test_recipe_settings_overrule_the_planner_and_say_so(make_fingerprint: MakeF
         "[training.augmentation]\nmirror_axes = [1]\n[inference]\nstep = 0.25\n"
     )
     plan = make_plan(make_fingerprint((36, 50, 35)), CPU, load_recipe(path), dimensions=3)
-    assert (plan.training.batch_size, plan.training.why["batch_size"]) == (3, "the recipe says so")
+    assert (plan.training.batch_size, plan.training.why["batch_size"]) == (3, "set by the recipe")
     assert (plan.training.batch_dice, plan.training.why["batch_dice"]) == (True, "tiny lesions")
     assert plan.inference.mirror_axes == plan.training.augmentation.mirror_axes == (1,)
     assert plan.inference.step == 0.25
