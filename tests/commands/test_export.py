@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnseg.commands.export import export
+from nnseg.commands.export import describe_limits, export
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice
 from nnseg.core.errors import RunError
