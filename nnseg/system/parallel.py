@@ -51,7 +51,7 @@ def map_items(
     depend on the number of workers. Processes are only started for long work, see `WORTH_A_POOL`.
 
     This function and `nnseg.system.process.launch` are the only places where Python processes are started. An engine that computes
-    on other machines would replace `_pool`: it returns a `concurrent.futures.Executor`.
+    on other machines would replace `start_pool`.
 
     Args:
         function: of one item, without side effects on other items; with several workers both must be picklable.
@@ -115,14 +115,14 @@ def _apply(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Resu
 def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Outcome[Item, Result]]:
     """Work in a pool; a worker that dies breaks it, and each item without an outcome is then done again in a pool of its own."""
     left = dict(enumerate(items))
-    with _pool(min(workers, len(items))) as pool, suppress(BrokenProcessPool):
+    with start_pool(min(workers, len(items))) as pool, suppress(BrokenProcessPool):
         futures: dict[Future[Outcome[Item, Result]], int] = {pool.submit(_apply, function, item): i for i, item in left.items()}
         for future in as_completed(futures):
             outcome = future.result()
             del left[futures[future]]
             yield outcome
     for item in left.values():
-        with _pool(1) as pool:
+        with start_pool(1) as pool:
             try:
                 yield pool.submit(_apply, function, item).result()
             except BrokenProcessPool:
@@ -130,7 +130,8 @@ def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item],
                 yield Outcome(item=item, reason=reason)
 
 
-def _pool(workers: int) -> Executor:
+def start_pool(workers: int) -> Executor:
+    """An executor that calls functions in so many processes, each with one thread."""
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread)
 
 

@@ -2,6 +2,7 @@ import logging
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_a_killed_worker_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) ->
     outcomes = {o.item: o for o in map_items(_halve, [0, 2, 7, 8, 10], workers=2)}
     assert "died" in str(outcomes[7].reason)
     assert {n: o.result for n, o in outcomes.items() if n != 7} == {0: 0, 2: 1, 8: 4, 10: 5}
+
+
+def test_another_engine_takes_the_place_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def engine(workers: int) -> ThreadPoolExecutor:
+        started.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(parallel, "WORTH_A_POOL", 0.0)
+    monkeypatch.setattr(parallel, "start_pool", engine)
+    assert sorted(str(outcome.result) for outcome in map_items(_halve, [0, 2, 4, 6], workers=2)) == ["0", "1", "2", "3"]
+    assert started == [2]
 
 
 def test_progress_passes_everything_through(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
