@@ -96,7 +96,7 @@ class Choice(FrozenModel):
     def explained(self) -> str:
         """The reason, and whether it was overruled by hand."""
         overruled = self.decided and ensemble_name(self.plans) != self.decided
-        return f"{self.reason}; overruled by hand: {ensemble_name(self.plans)} answers" if overruled else self.reason
+        return f"{self.reason}; overruled by hand: {ensemble_name(self.plans)} is used" if overruled else self.reason
 
     @property
     def time_ratio(self) -> float | None:

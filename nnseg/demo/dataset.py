@@ -56,7 +56,7 @@ def _is_finished(folder: Path, description: str, wanted: set[Path]) -> bool:
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {folder}: {error}; name another folder for the phantoms") from error
     if others or known not in (None, description):
-        raise RunError(f"{others[0] if others else index} is not of these phantoms; name another folder or an empty one for them")
+        raise RunError(f"{others[0] if others else index} is not part of this dataset of phantoms; name another or an empty folder")
     return known is not None
 
 

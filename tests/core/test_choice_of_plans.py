@@ -39,7 +39,7 @@ def test_a_choice_that_was_edited_says_so():
     assert choice.explained == "3d is best"
     assert choice.model_copy(update={"plans": {"3d": 7.0}}).explained == "3d is best"
     edited = choice.model_copy(update={"plans": {"2d": 1.0, "3d": 2.0}})
-    assert edited.explained == "3d is best; overruled by hand: 2d+2x3d answers"
+    assert edited.explained == "3d is best; overruled by hand: 2d+2x3d is used"
 
 
 @pytest.mark.parametrize("plans", [{}, {"2d": 0}, {"2d": -1}, {"2d": float("inf")}, {"2d": float("nan")}])

@@ -167,7 +167,7 @@ def test_the_run_and_its_model_follow_an_edited_choice(copied: Run, ball_dataset
     pipeline.run(ball_dataset, copied.path, options)
     assert copied.predictions_folder == copied.path / "ensembles" / "2d+5x3d"
     assert copied.choice.plans == {"2d": 1.0, "3d": 5.0}
-    assert "overruled by hand: 2d+5x3d answers" in copied.card_file.read_text()
+    assert "overruled by hand: 2d+5x3d is used" in copied.card_file.read_text()
     assert len(json.loads((copied.path / "scores.json").read_text())["cases"]) == 3
     exported = load_model_file(copied.model_file)
     assert {m.plan.name: m.weight for m in exported.members} == {"2d": 1.0, "3d": 5.0}

@@ -235,12 +235,12 @@ def test_a_file_lost_from_a_complete_dataset_is_written_again(tmp_path):
 
 def test_another_dataset_is_not_written_into(written, tmp_path):
     before = _digests(written)
-    with pytest.raises(RunError, match=r"dataset\.json is not of these phantoms; name another folder"):
+    with pytest.raises(RunError, match=r"dataset\.json is not part of this dataset of phantoms; name another"):
         write_phantoms(written, cases=3, seed=5)
     assert _digests(written) == before
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "imagesTr" / "mine.nii.gz").touch()
-    with pytest.raises(RunError, match=r"mine\.nii\.gz is not of these phantoms"):
+    with pytest.raises(RunError, match=r"mine\.nii\.gz is not part of this dataset of phantoms"):
         write_phantoms(tmp_path, cases=2)
 
 

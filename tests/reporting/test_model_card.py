@@ -90,7 +90,7 @@ def test_what_was_chosen_is_told_with_its_evidence():
         card(choice=choice, postprocessing=post, reliance=SelfAssessment(temperature=1.5, error=0.04, threshold=0.7))
     )
     found = section(page, "Quantitative analyses")
-    assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d answers." in found
+    assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d is used." in found
     assert "| 2d+3d | 0.9100 | +0.0120 [+0.0010, +0.0200] | 0.004 | 3 |" in found
     assert "| 3d | 0.8980 |  |  | 1 |" in found
     assert "had no say in which it is: +0.0100 [+0.0050, +0.0200]." in found

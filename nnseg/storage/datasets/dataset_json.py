@@ -107,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise DatasetError.at(place, f"is not valid JSON ({error.msg})", "JSON", "mend that line (a comma too many?)") from error
+        raise DatasetError.at(place, f"is not valid JSON ({error.msg})", "JSON", "correct that line (a comma too many?)") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again") from error
     except OSError as error:
@@ -123,7 +123,7 @@ def _get(path: Path, content: dict[str, Any], key: str, kind: type, expected: st
     """A value that must be a list or an object; None if it is absent."""
     value = content.get(key)
     if value is not None and not isinstance(value, kind):
-        raise DatasetError.at(path, f'"{key}" is no {"list" if kind is list else "object"}', expected, "mend it")
+        raise DatasetError.at(path, f'"{key}" is no {"list" if kind is list else "object"}', expected, "correct it")
     return value
 
 
@@ -141,7 +141,7 @@ def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
             by_number = {_whole(number): str(name) for name, number in numbered.items()}
         if set(by_number) == set(range(len(numbered))):
             return tuple(by_number[i] for i in range(len(numbered)))
-    raise DatasetError.at(path, f'"{key}" is {numbered!r}', '{"0": "MRI", "1": ...} with numbers from 0', "mend it")
+    raise DatasetError.at(path, f'"{key}" is {numbered!r}', '{"0": "MRI", "1": ...} with numbers from 0', "correct it")
 
 
 _LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
@@ -155,7 +155,7 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
     background = next((name for name in named if name.casefold() == "background"), None)
     zero = next((name for name, values in named.items() if values == (0,)), None)
     if background and len(named[background]) != 1:
-        raise DatasetError.at(path, f'"background" covers {named[background]}', "one value", 'mend "labels"')
+        raise DatasetError.at(path, f'"background" covers {named[background]}', "one value", 'correct "labels"')
     empty_name = background or zero
     empty = named.pop(empty_name) if empty_name else (0,)
     single = {values[0]: name for name, values in named.items() if len(values) == 1}
@@ -169,13 +169,13 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
         )
     except ValidationError as error:
         message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'mend "labels"') from error
+        raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'correct "labels"') from error
 
 
 def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     """Values by name, whichever way round they were given."""
     if not isinstance(given, dict) or not given:
-        raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "mend it")
+        raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)
@@ -207,7 +207,7 @@ def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ..
     whole = [p for p in paints if p is not None]
     if len(whole) != len(named) or not set(whole) <= {v for values in named.values() for v in values}:
         expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
-        raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or mend it")
+        raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or correct it")
     regions = [Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True)]
     return tuple(sorted(regions, key=lambda region: -len(set(region.values))))
 
@@ -238,9 +238,9 @@ def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") ->
     files = [given] if isinstance(given, str) else given
     label = item.get("label") if isinstance(item, dict) else None
     if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
-        return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; mend or remove it')
+        return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; correct or remove it')
     if label is not None and not isinstance(label, str):
-        return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; mend or remove it")
+        return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; correct or remove it")
     folder = path.parent
     return CaseEntry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
 
@@ -253,7 +253,7 @@ def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]
     lists = {str(case): [names] if isinstance(names, str) else names for case, names in given.items()}
     for case, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "mend it")
+            raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "correct it")
     return {case: tuple(names) for case, names in lists.items()}
 
 
@@ -262,7 +262,7 @@ def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tu
     known = labels.foreground if labels else ()
     if not isinstance(given, list) or not all(name in known for name in given):
         expected = f"some of {', '.join(known)}" if known else 'names of "labels", which are not given'
-        raise DatasetError.at(path, f'"instances" is {given!r}', expected, "mend it: it names the labels counted one by one")
+        raise DatasetError.at(path, f'"instances" is {given!r}', expected, "correct it: it names the labels counted one by one")
     return tuple(dict.fromkeys(given))
 
 

@@ -57,7 +57,7 @@ def find_layout(folder: Path) -> FoundDataset:
         errors = [f for f in dataset.findings if f.level == "error"]
         first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
         wrong = f"has no usable case ({dataset.layout}; {len(errors)} errors){first}"
-        raise DatasetError.at(folder, wrong, "at least one image with a label map", "mend the files named")
+        raise DatasetError.at(folder, wrong, "at least one image with a label map", "correct the files named")
     return replace(dataset, cases=tuple(sorted(dataset.cases, key=lambda c: c.name)))
 
 
@@ -186,7 +186,7 @@ def _pair_problem(
         return f"channel file {missing[0]} is missing; expected {count} files a case; restore it or remove the case", first
     if len(group) > count:
         extra = group[max(group)]
-        return f"{extra} is one channel too many; expected {count} as declared; remove it or mend dataset.json", extra
+        return f"{extra} is one channel too many; expected {count} as declared; remove it or correct dataset.json", extra
     return "", first
 
 

@@ -42,7 +42,7 @@ def mark_annotated(
     for name in given:
         if name not in {*names, *unusable}:
             raise DatasetError.at(
-                path, f"lists case {name}, which the dataset does not have", _nearest_name(name, names), "mend it"
+                path, f"lists case {name}, which the dataset does not have", _nearest_name(name, names), "correct it"
             )
     parts = _labels_by_name(labels)
     found = {name: _labels(path, name, given[name], parts) for name in names if name in given}
@@ -83,7 +83,7 @@ def _labels(path: Path, case: str, given: Sequence[str], parts: Mapping[str, tup
     for name in (n for text in given for n in _split_names(text, parts)):
         if name not in parts:
             text = f"lists label {name} for case {case}, which the dataset does not have"
-            raise DatasetError.at(path, text, _nearest_name(name, list(parts)), "mend it")
+            raise DatasetError.at(path, text, _nearest_name(name, list(parts)), "correct it")
         found.update(parts[name])
     if not found:
         raise DatasetError.at(path, f"lists no label for case {case}", "at least one", "add it, or remove the case")

@@ -108,7 +108,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     _check_annotated(case.labels, counts, labels, case.annotated)
     findings = [offset] if offset else []
     if not set(counts) & set(labels.values[1:]):
-        findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; have a look at it"))
+        findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; check it"))
     placed = tuple(f.model_copy(update={"case": case.name, "file": str(case.labels)}) for f in findings)
     return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=placed)
 
@@ -158,7 +158,7 @@ def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple
     foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
     labels = Labels(names=("background", *foreground), values=tuple(values))
     listed = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
-    note = Finding(level="note", message=f"labels were read off the label maps: {listed}; name them in a dataset.json if you like")
+    note = Finding(level="note", message=f"labels were taken from the label maps: {listed}; a dataset.json can name them")
     return labels, cases, (*(errors[c.name] for c in found.cases if c.name in errors), note)
 
 
@@ -166,7 +166,7 @@ def _read_values(case: Case) -> tuple[int, ...]:
     assert case.labels is not None
     values = tuple(_count_values(read_label_map(case.labels).labels))
     if values[0] < 0:
-        advice = 'name it in a dataset.json ("ignore": it, if nobody annotated those voxels) or mend the file'
+        advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
         raise ScanError.at(case.labels, f"has the negative label value {values[0]}", "values from 0", advice)
     return values
 
@@ -190,7 +190,7 @@ def _check_channels(case: Case, scan: Scan, channels: int) -> None:
     path = case.images[0]
     if len(scan.image) != channels:
         found = f"the scan has {len(scan.image)} channels in {len(case.images)} files (shape {scan.grid.shape})"
-        raise ScanError.at(path, found, f"{channels} as the dataset has", "mend the files, or the dataset's channel names")
+        raise ScanError.at(path, found, f"{channels} as the dataset has", "correct the files, or the dataset's channel names")
     for i, channel in enumerate(scan.image):
         if channel.min() == channel.max():
             file = case.images[i] if len(case.images) == channels else path

@@ -129,7 +129,7 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
     series = choose_series(find_series(map(read_slice, files)), place)
     is_flat = len(series.files) == 1 and not series.is_multiframe
     if not (series.has_spacing or options.spacing or (is_flat and not series.positions)):
-        found, advice = f"series {series} does not say how far apart its voxels are", "mend the headers, or predict with --spacing"
+        found, advice = f"series {series} has no spacing of its voxels", "correct the headers, or predict with --spacing"
         raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
     _check_spacings(series, place)
     gap = _check_positions(series, place) if len(series.files) > 1 else 0.0

@@ -81,7 +81,7 @@ def dicom_files(folder: Path) -> tuple[Path, ...]:
     try:
         entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.is_file()]
     except OSError as error:
-        found = f"cannot be looked into ({error.strerror})"
+        found = f"cannot be listed ({error.strerror})"
         raise ScanError.at(folder, found, "a readable folder", "check its permissions") from error
     return tuple(p for p in entries if is_dicom(p) and not _sop_class(p).startswith(NO_IMAGES))
 
@@ -150,7 +150,7 @@ def _whole(path: Path, name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        advice = "mend the header, or remove the file"
+        advice = "correct the header, or remove the file"
         raise ScanError.at(path, f'has the {name} "{text}"', "a whole number", advice) from error
 
 

@@ -49,7 +49,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         raise RunError(f"{path}: DICOM-SEG needs highdicom, which is not installed; run {command}")
     unknown = labels.undeclared(labels_ZYX)
     if unknown:
-        raise ScanError(f"{path}: the label map holds {unknown}, which are no labels of the model; predict again")
+        raise ScanError(f"{path}: the label map contains {unknown}, which are no labels of the model; predict again")
     segments = label_segments(labels)
     numbers = _numbered(labels_ZYX, list(segments.values()))
     sources = _sources(like)
@@ -57,8 +57,8 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         made = _segmentation(sources, numbers, list(segments), like.grid.shape[0], when or datetime.now())
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         place = like.files[0].parent
-        advice = "write .nii.gz instead, or mend the series' headers"
-        raise ScanError.at(place, f"has no DICOM-SEG made of it ({error})", "complete headers", advice) from error
+        advice = "write .nii.gz instead, or correct the series' headers"
+        raise ScanError.at(place, f"cannot be used for DICOM-SEG ({error})", "complete headers", advice) from error
     with write_aside(Path(path)) as aside:
         made.save_as(aside)
 

@@ -150,7 +150,7 @@ def _start(path: Path) -> bytes:
 def _compression_note(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
-    return () if packed == named else (f"is {'' if packed else 'not '}compressed, against its name; read as it is",)
+    return () if packed == named else (f"is {'' if packed else 'not '}compressed, unlike its name says; read as it is",)
 
 
 def _kind(start: bytes) -> tuple[int, bool] | None:
@@ -209,7 +209,7 @@ def _scaled(path: Path, header: Any, voxels: npt.NDArray[Any]) -> npt.NDArray[An
     if not np.isfinite(slope) or slope == 0 or (slope, intercept) == (1.0, 0.0):
         return voxels
     if not np.isfinite(intercept):
-        raise ScanError.at(path, f"has scl_inter {intercept}", "a number", "mend the header")
+        raise ScanError.at(path, f"has scl_inter {intercept}", "a number", "correct the header")
     wide: npt.NDArray[np.floating[Any]] = voxels.astype(np.float64 if voxels.dtype.itemsize > 4 else np.float32)
     wide *= slope
     wide += intercept
@@ -240,7 +240,7 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
     try:
         affine = np.asarray(header.get_best_affine(), float)
     except (HeaderDataError, ValueError) as error:
-        raise ScanError.at(path, f"has a broken qform ({error})", "valid positions in its header", "mend the header") from error
+        raise ScanError.at(path, f"has a broken qform ({error})", "valid positions in its header", "correct the header") from error
     if is_2d and not np.any(affine[:3, 2]):
         affine[2, 2] = 1.0
     unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)

@@ -151,9 +151,9 @@ def _sidecar_spacing(path: Path) -> Vector | None:
             numbers = [float(v) for v in json.loads(sidecar.read_text(encoding="utf-8"))["spacing"]]
             z, y, x = numbers if len(numbers) == 3 else [1.0, *numbers]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ScanError.at(sidecar, "has no usable spacing", '{"spacing": [z, y, x]} in mm', "mend or remove it") from error
+            raise ScanError.at(sidecar, "has no usable spacing", '{"spacing": [z, y, x]} in mm', "correct or remove it") from error
         if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
-            raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "mend it")
+            raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "correct it")
         return z, y, x
     return None
 

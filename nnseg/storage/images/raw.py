@@ -115,14 +115,14 @@ def make_grid(
     lengths = np.linalg.norm(steps, axis=1)
     usable = np.isfinite(lengths) & (lengths > 0)
     if spacing is None and not usable.all():
-        found, advice = f"has voxel spacing {_numbers(lengths)} mm (z, y, x)", "mend the header, or predict with --spacing"
+        found, advice = f"has voxel spacing {_numbers(lengths)} mm (z, y, x)", "correct the header, or predict with --spacing"
         raise ScanError.at(path, found, "positive numbers", advice)
     if not np.all(np.isfinite(origin)):
-        raise ScanError.at(path, f"has its origin at {_numbers(origin)}", "a position in mm", "mend the header")
+        raise ScanError.at(path, f"has its origin at {_numbers(origin)}", "a position in mm", "correct the header")
     direction = _directions(steps, lengths, usable)
     if abs(np.linalg.det(direction)) < SHEAR_LIMIT:
         found = "has axes that lie in one plane"
-        raise ScanError.at(path, found, "three directions in space", "mend the header, or export it again")
+        raise ScanError.at(path, found, "three directions in space", "correct the header, or export it again")
     whole = lengths if usable.all() or spacing is None else np.asarray(spacing, float)
     return Grid(shape=as_shape(shape), spacing=as_vector(whole), origin=as_vector(origin), direction=as_matrix(direction))
 

@@ -82,7 +82,7 @@ def test_a_region_stands_for_the_labels_it_covers(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"A": ["liver"]}, r"dataset\.json: lists case A, which the dataset does not have; expected a name like a; mend it"),
+        ({"A": ["liver"]}, r"dataset\.json: lists case A, which the dataset does not have; expected a name like a; correct it"),
         ({"a": ["Livre"]}, r"lists label Livre for case a, which the dataset does not have; expected a name like liver"),
         ({"a": ["ignore"]}, "lists label ignore for case a"),
         ({"a": []}, "lists no label for case a"),

@@ -491,7 +491,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_case_that_fails(tmp_path, monk
     monkeypatch.setattr(Path, "iterdir", denied)
     assert scan_names(tmp_path, 1) == [("a", 1), ("locked", 1)]
     for use in (read_scan, content_hash):
-        with pytest.raises(ScanError, match=r"locked: cannot be looked into \(Permission denied\)"):
+        with pytest.raises(ScanError, match=r"locked: cannot be listed \(Permission denied\)"):
             use([tmp_path / "locked"])
 
 

@@ -172,7 +172,7 @@ def test_regions_show_the_labels_that_they_paint():
 
 def test_values_that_are_no_labels_are_refused(tmp_path):
     scan = _made(tmp_path / "in")
-    with pytest.raises(ScanError, match=r"the label map holds \[8\], which are no labels"):
+    with pytest.raises(ScanError, match=r"the label map contains \[8\], which are no labels"):
         _written(scan, tmp_path / "seg.dcm", LabelMap(labels=np.full(scan.grid.shape, 8), grid=scan.grid))
     assert not (tmp_path / "seg.dcm").exists()
 

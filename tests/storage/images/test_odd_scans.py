@@ -1,4 +1,4 @@
-"""Scans that training refuses are mended to predict, with a note of what was done; labels go back to where the scan lies."""
+"""Scans that training refuses are repaired for prediction, with a note of what was done; labels go back to where the scan lies."""
 
 import struct
 from pathlib import Path
@@ -214,7 +214,7 @@ def test_pictures_and_series_without_spacing_take_the_given_one(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.eye(8, dtype=np.uint8)), str(tmp_path / "a.png"))
     assert read_scan(tmp_path / "a.png", spacing=(1, 0.2, 0.3)).grid.spacing == (1, 0.2, 0.3)
     write_series(tmp_path / "series", PixelSpacing=None)
-    with pytest.raises(ScanError, match=r"does not say how far apart.*--spacing"):
+    with pytest.raises(ScanError, match=r"has no spacing of its voxels.*--spacing"):
         read_scan(tmp_path / "series")
     assert read_scan(tmp_path / "series", spacing=(9, 0.2, 0.3)).grid.spacing == (3, 0.2, 0.3)  # slices say where they lie
 
@@ -243,7 +243,7 @@ def test_a_scan_of_kilometres_and_headers_that_disagree_are_noted(tmp_path):
 def test_a_name_that_lies_about_compression_is_noted(tmp_path):
     plain = _saved(tmp_path / "a.nii", _noise(2, 3, 4))
     (tmp_path / "b.nii.gz").write_bytes(plain.read_bytes())
-    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, against its name; read as it is",)
+    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, unlike its name says; read as it is",)
 
 
 @pytest.mark.parametrize("name", ["häß 漢字.nii.gz", "häß 漢字.nrrd", "häß 漢字.tif", "001.mha", " a  b .nii"])
