@@ -1,4 +1,4 @@
-"""``nnseg compare``: models by their scores, wherever these were written."""
+"""``nnseg compare``: models compared by their scores, of runs, of files, or of nnU-Net."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nnseg.interop.nnunet.summary import read_summary
 from nnseg.storage.files import read_json
 
 FILES = ("scores.json", "summary.json")
-"""What scores are called in a folder: nnseg's, and nnU-Net's."""
+"""Files of scores in a folder: of nnseg, and of nnU-Net."""
 
 
 class Comparisons(FrozenModel):
     """Each of several models against the first.
 
     Args:
-        comparisons: one for each but the first. The p-values of each are corrected for its own rows.
+        comparisons: one for each other model, each with p-values corrected for its own rows.
         metric: of the ranks.
-        mean_ranks: by name, 1 is best; none of two models.
+        mean_ranks: by name, 1 is best; empty for two models.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -33,14 +33,14 @@ class Comparisons(FrozenModel):
 
 
 def compare_models(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> Comparisons:
-    """Each of the models against the first, on the cases that both have scores of.
+    """Each of the models against the first, on the cases with scores of both.
 
     Args:
         paths: two or more: folders of runs or of their plans, files of scores, nnU-Net's summaries or their folders.
-        metrics: what to compare; by default Dice, IoU, HD95 and NSD, where all measured them.
+        metrics: to compare; by default Dice, IoU, HD95 and NSD, if all models have them.
 
     Raises:
-        EvaluationError: scores cannot be read, or not be compared.
+        EvaluationError: scores cannot be read or compared.
     """
     if len(paths) < 2:
         raise EvaluationError("give two or more models to compare: run folders, or files of scores")
@@ -55,10 +55,10 @@ def compare_models(paths: Sequence[Path], metrics: Sequence[str] | None = None) 
 
 
 def read_models(paths: Sequence[Path]) -> dict[str, Scores]:
-    """The scores at each path, by a name for it: that of the folder or file, or the whole path where names repeat.
+    """The scores at each path, by the name of the folder or file, or by the whole path where names repeat.
 
     Raises:
-        EvaluationError: one holds no scores that can be read.
+        EvaluationError: a path holds no scores that can be read.
     """
     labels = next(filter(None, map(_labels, paths)), None)
     names = [_name(path) for path in paths]
@@ -74,7 +74,7 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
 
     Args:
         path: a file, or a folder with one of the `FILES`.
-        labels: what values mean, for scores of nnU-Net.
+        labels: meaning of label values, for scores of nnU-Net.
 
     Raises:
         EvaluationError: there are none, or they cannot be read.
@@ -91,12 +91,12 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
 
 
 def _name(path: Path) -> str:
-    """What to call a model: files that are called as always are known by their folder."""
+    """The name of a model: of its file, or of its folder if the file has one of the usual names."""
     return path.resolve().parent.name if path.name in FILES else path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def _labels(path: Path) -> Labels | None:
-    """What the values mean, if a run at or above the path says so."""
+    """The meaning of label values, if there is a run at or above the path."""
     run = next((place for place in (path, *path.resolve().parents[:2]) if (place / "dataset.json").is_file()), None)
     try:
         return read_legend(run)[0] if run else None

@@ -1,4 +1,4 @@
-"""``nnseg evaluate``: label maps of two folders compared, and the scores written as others read them."""
+"""``nnseg evaluate``: scores of the label maps of a folder, overall and by group, written as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nnseg.storage.tables import csv_text
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedScores:
-    """Scores, with what they were made from.
+    """Scores, with the files that were compared.
 
     Args:
         scores: of all pairs that could be compared.
@@ -63,9 +63,9 @@ def evaluate_folders(
 
     Args:
         predictions, references: folders of label maps.
-        legend: a run folder or a dataset.json that says what values mean; read off the references if None.
+        legend: a run folder or a dataset.json with the meaning of label values; read off the references if None.
         tolerances: mm, of surface distances; none of these are measured if it is empty.
-        instances: labels counted one by one, besides those that the legend names.
+        instances: labels whose components are counted one by one, besides those of the legend.
         workers: processes; the scores do not depend on it.
 
     Raises:
@@ -82,11 +82,11 @@ def evaluate_folders(
 
 
 def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
-    """What label values mean, and which labels count one by one, by a run folder or a dataset.json.
+    """The meaning of label values, and the labels counted one by one, from a run folder or a dataset.json.
 
     Raises:
-        EvaluationError: it is neither, or the dataset.json names no labels.
-        NnsegError: it cannot be read.
+        EvaluationError: the path is neither, or the dataset.json names no labels.
+        NnsegError: the file cannot be read.
     """
     if Run(path).exists:
         dataset = Run(path).dataset
@@ -101,15 +101,15 @@ def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
 
 
 def parse_tolerances(text: str) -> tuple[float, ...]:
-    """Millimetres of "1,2", ascending; none of "none".
+    """The tolerances, in mm and ascending, of a text such as "1,2"; none for "none".
 
     Raises:
-        NnsegError: the text is neither.
+        NnsegError: the text is not of this form.
     """
     if text.strip().lower() == "none":
         return ()
     try:
-        found = tuple(sorted({float(f"{float(part):g}") for part in text.split(",")}))  # as they are called
+        found = tuple(sorted({float(f"{float(part):g}") for part in text.split(",")}))  # as in their names
     except ValueError:
         found = ()
     if not found or not all(0 <= tolerance < math.inf for tolerance in found):
@@ -118,9 +118,9 @@ def parse_tolerances(text: str) -> tuple[float, ...]:
 
 
 def scores_csv(scores: Scores) -> str:
-    """A table with a line for each case and label: counts, volumes and every metric; cells are empty where nothing is defined.
+    """A table with a line for each case and label: counts, volumes and every metric; undefined cells are empty.
 
-    A case that failed has one line, and says in the last column why.
+    A case that failed has one line, with the reason in the last column.
     """
     counts = ("tp", "fp", "fn", "tn", "volume_ml", "reference_ml")
     rows: list[Sequence[str | float | None]] = []
@@ -136,7 +136,7 @@ def scores_csv(scores: Scores) -> str:
 log = logging.getLogger(__name__)
 
 DICOM = "dicom"
-"""Asks for groups by the headers of a run's own scans."""
+"""The source of groups that stands for the DICOM headers of a run's own scans."""
 
 
 def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:
@@ -145,10 +145,10 @@ def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:
     Args:
         scores: of the cases.
         source: a CSV with a column "case"; a folder of DICOM series, one folder a case; or "dicom" for the scans of the run.
-        run: whose scans are meant.
+        run: with the scans, for "dicom".
 
     Raises:
-        EvaluationError: nothing is known of any case, or the table cannot be used.
+        EvaluationError: no case has a group, or the table cannot be used.
         DatasetError: the table cannot be read.
     """
     return grouped(scores, _cohorts({case.name for case in scores.cases}, source, run))

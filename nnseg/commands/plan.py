@@ -1,4 +1,4 @@
-"""``nnseg plan``: decide, from a fingerprint and what candidates were measured to do; foresee what a run will cost. No torch."""
+"""``nnseg plan``: measure the dataset, decide on plans, and estimate their cost. No torch."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
 from nnseg.system.parallel import map_items
 
-SPARED = 0.9
-"""Of a device's free memory that a plan is made to fill: the rest is for what libraries claim for themselves."""
+USED_SHARE = 0.9
+"""Share of a device's free memory that a plan may fill; the rest is for the libraries."""
 
 
 class PlanOrigin(BaseModel):
-    """What the planner wrote into a run, so that an edit by hand is told from an old plan.
+    """The plans that the planner wrote into a run, to tell edited plans from old ones.
 
     Args:
-        written: keys of all plans it ever wrote here; a plan with another key was edited by hand.
-        current: keys of those it wrote last.
-        asked: digest of all that was asked for; asked again, the plans stay as they are, whatever the machine has free by now.
+        written: keys of all of them; a plan with another key was edited by hand.
+        current: keys of the last ones.
+        asked: digest of the options; with the same ones plans stay, even if the machine has other memory free by now.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier versions had more in them
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier versions have more keys
 
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
         options: of the command.
 
     Raises:
-        PlanError: the planner would now decide otherwise, but a plan was edited by hand, and the edit would be lost.
+        PlanError: the plans would change, but one was edited by hand, and the edit would be lost.
     """
     recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
     dataset = run.dataset if Run.dataset.path(run).exists() else None
@@ -65,7 +65,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
         return known
-    plans = _decided(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
+    plans = _decide(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
         if edited := _edited(run, origin):
@@ -74,13 +74,13 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
                 "or a new run folder, or delete the file to have it made anew"
             )
         origin = origin.model_copy(update={"written": (*origin.written, *keys)})
-        run.update_record(plan=origin.model_dump())  # before the files, so that a kill between leaves no unknown plan
+        run.update_record(plan=origin.model_dump())  # before the files: if killed in between, no plan is taken for an edited one
         for old in set(run.plan_files) - {f.plan_file for f in folders}:
             old.unlink(missing_ok=True)
             old.with_name(SCHEMA_FILE).unlink(missing_ok=True)
-    for place, made in zip(folders, plans, strict=True):
-        if origin.current != keys or not place.plan_file.exists():
-            write_plan(place.plan_file, made)
+    for folder, new in zip(folders, plans, strict=True):
+        if origin.current != keys or not folder.plan_file.exists():
+            write_plan(folder.plan_file, new)
     run.update_record(plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
     return folders
 
@@ -97,68 +97,57 @@ def _files(run: Run) -> list[Path]:
     return [file for file in run.plan_files if file.exists()]
 
 
-def _decided(
+def _decide(
     run: Run, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
 ) -> tuple[Plan, ...]:
-    """The plans that the planner comes to, after trying candidates where that is wanted and possible."""
+    """New plans, after trials of candidates if these are wanted and there is a dataset to try them on."""
     device, memory_gb = device_kind(options.device), options.memory_gb
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
-        memory_gb = SPARED * free_device_gb(options.device) or None
-    budget = Budget(seconds=options.budget, steps=_steps(options, recipe), device=device, memory_gb=memory_gb)
-    proposals = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
+        memory_gb = USED_SHARE * free_device_gb(options.device) or None
+    steps = options.steps if options.epochs is None else options.epochs * recipe.on(device).training.epoch_steps
+    budget = Budget(seconds=options.budget, steps=steps, device=device, memory_gb=memory_gb)
+    candidates = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:
-        budget = budget.model_copy(
-            update={"seconds": share_budget(options.budget, plans=len(proposals), folds=folds, parallel=len(options.devices))}
-        )
+        seconds = share_budget(options.budget, plans=len(candidates), folds=folds, parallel=len(options.devices))
+        budget = budget.model_copy(update={"seconds": seconds})
     measured = None
     if dataset is not None and options.probe:
-        measured = _tried(run, dataset, fingerprint, proposals, budget, options.device)
-    return tuple(_as_asked(choose(of_kind, budget, measured), options) for of_kind in proposals)
+        measured = _try_candidates(run, dataset, fingerprint, candidates, budget, options.device)
+    changes = {name: value for name in ("seed", "patience") if (value := getattr(options, name)) is not None}
+    plans = (choose(of_kind, budget, measured) for of_kind in candidates)
+    return tuple(p.model_copy(update={"training": p.training.model_copy(update=changes)}) for p in plans)
 
 
-def _steps(options: Options, recipe: Recipe) -> int | None:
-    """The steps asked for, if a number of steps or epochs was."""
-    if options.epochs is None:
-        return options.steps
-    return options.epochs * recipe.on(device_kind(options.device)).training.epoch_steps
-
-
-def _as_asked(plan: Plan, options: Options) -> Plan:
-    """The plan with seed and patience as asked for."""
-    asked = {"seed": options.seed, "patience": options.patience}
-    return plan.model_copy(update={"training": plan.training.model_copy(update={k: v for k, v in asked.items() if v is not None})})
-
-
-def _tried(
+def _try_candidates(
     run: Run,
     dataset: Dataset,
     fingerprint: Fingerprint,
-    proposals: Sequence[Sequence[Candidate]],
+    candidates: Sequence[Sequence[Candidate]],
     budget: Budget,
     device: str,
 ) -> Probe:
-    """Trials of the candidates that may be worth their price: of each plan the cheapest, and dearer ones while there is time."""
-    tried: dict[str, Trial] = {}
+    """Trials of the candidates: of each configuration the cheapest, then more expensive ones as long as the budget may suffice."""
+    trials: dict[str, Trial] = {}
 
-    def worth_a_trial() -> Iterator[Plan]:
-        for of_kind in proposals:
-            for cheaper, proposal in zip((None, *of_kind), of_kind, strict=False):
-                if cheaper and not is_worth_measuring(proposal, cheaper, tried[cheaper.plan.key()], budget):
+    def plans_to_try() -> Iterator[Plan]:
+        for of_kind in candidates:
+            for cheaper, candidate in zip((None, *of_kind), of_kind, strict=False):
+                if cheaper and not is_worth_measuring(candidate, cheaper, trials[cheaper.plan.key()], budget):
                     break
-                yield proposal.plan
+                yield candidate.plan
 
     def keep(plan: Plan, trial: Trial) -> bool:
-        tried[plan.key()] = trial
+        trials[plan.key()] = trial
         return False
 
-    return probe(run, dataset, fingerprint, worth_a_trial(), device=device, enough=keep)
+    return probe(run, dataset, fingerprint, plans_to_try(), device=device, enough=keep)
 
 
 def estimate_cost(run: Run, options: Options) -> tuple[Preflight, ...]:
-    """What the run's plans, as they stand, will cost.
+    """The estimated cost of the run's plans as they are in their files.
 
     Raises:
-        PlanError: one does not fit this machine; the message says what would.
+        PlanError: one does not fit this machine; the message says what would fit.
     """
     folds, fingerprint = run.folds, run.fingerprint
     chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
@@ -184,7 +173,7 @@ def _origin(run: Run) -> PlanOrigin:
 
 
 def _edited(run: Run, origin: PlanOrigin) -> Path | None:
-    """A plan that the planner did not write as it stands."""
+    """The file of a plan that was edited by hand."""
     return next((file for file in _files(run) if read_plan(file).key() not in origin.written), None)
 
 
