@@ -85,7 +85,7 @@ def describe_preflight(preflights: Sequence[Preflight]) -> str:
             _cost_row("predict a scan", found.predict),
             _cost_row("predict the largest", found.predict_largest),
         ]
-        lines.append(_row("the whole run", _time(found.seconds), *map(_gigabytes, (found.ram_gb, found.device_gb, found.disk_gb))))
+        lines.append(_cost_row("the whole run", found.total))
     return "\n".join(lines)
 
 

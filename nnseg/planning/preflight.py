@@ -90,27 +90,18 @@ class Preflight(FrozenModel):
     held_out: StageCost
 
     @property
-    def seconds(self) -> float | None:
-        """Wall-clock time of the whole run; None if a part of it is unknown."""
-        preprocess, train, held_out = self.preprocess.seconds, self.train.seconds, self.held_out.seconds
-        if preprocess is None or train is None or held_out is None:
-            return None
-        return preprocess + train * self.folds + held_out
-
-    @property
-    def ram_gb(self) -> float:
-        """Peak RAM of the run."""
-        return max(self.preprocess.ram_gb, self.train.ram_gb, self.held_out.ram_gb)
-
-    @property
-    def device_gb(self) -> float:
-        """Peak memory of the device."""
-        return max(self.train.device_gb, self.held_out.device_gb)
-
-    @property
-    def disk_gb(self) -> float:
-        """Size of the files of the run."""
-        return self.preprocess.disk_gb + self.folds * self.train.disk_gb + self.held_out.disk_gb
+    def total(self) -> StageCost:
+        """The cost of the whole run."""
+        first, fold, last = self.preprocess, self.train, self.held_out
+        seconds = None
+        if first.seconds is not None and fold.seconds is not None and last.seconds is not None:
+            seconds = first.seconds + fold.seconds * self.folds + last.seconds
+        return StageCost(
+            seconds=seconds,
+            ram_gb=max(first.ram_gb, fold.ram_gb, last.ram_gb),
+            device_gb=max(fold.device_gb, last.device_gb),
+            disk_gb=first.disk_gb + self.folds * fold.disk_gb + last.disk_gb,
+        )
 
     def certain(self, amount_gb: float) -> float:
         """The part of a predicted memory that is certainly needed: all if it was measured."""
@@ -126,13 +117,7 @@ class FreeResources(FrozenModel):
 
 
 def preflight(
-    plan: Plan,
-    fingerprint: Fingerprint,
-    probe: Probe | None,
-    *,
-    folds: Sequence[Fold],
-    workers: int = 1,
-    device: str = "cpu",
+    plan: Plan, fingerprint: Fingerprint, probe: Probe | None, *, folds: Sequence[Fold], workers: int = 1, device: str = "cpu"
 ) -> Preflight:
     """The predicted cost of a plan.
 
@@ -204,7 +189,7 @@ def check_fits(preflights: Sequence[Preflight], free: FreeResources) -> None:
         for needed, there, what, advice in _needs(found, free):
             if found.certain(needed) > there:
                 raise PlanError(f"the {found.plan} plan needs {_gb(needed)} {what} and {_gb(there)} are free; {advice}")
-    disk_gb = sum(found.disk_gb for found in preflights)
+    disk_gb = sum(found.total.disk_gb for found in preflights)
     if disk_gb > free.disk_gb:
         raise PlanError(
             f"the run needs {_gb(disk_gb)} of disk and {_gb(free.disk_gb)} are free; put the run folder on another disk, "
@@ -216,7 +201,7 @@ def _needs(found: Preflight, free: FreeResources) -> Iterator[tuple[float, float
     """The memory in GB that each part of a run needs, that is free, what it is for, and what to do if it is not enough."""
     if free.device_gb:
         advice = f"stop other programs there, or plan with --memory {0.9 * free.device_gb:.1f}, a smaller recipe or --device cpu"
-        yield found.device_gb, free.device_gb, "of the device's memory", advice
+        yield found.total.device_gb, free.device_gb, "of the device's memory", advice
     advice = f"stop other programs, or plan with --memory {0.9 * free.ram_gb:.1f} or a smaller recipe"
     yield found.train.ram_gb, free.ram_gb, "of RAM to train", advice
     fitting = int((free.ram_gb - BASE_GB - RUN_GB) / found.worker_gb)

@@ -111,8 +111,8 @@ def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
     assert found.predict_largest.seconds == pytest.approx(3.0 + 24**3 * 8 * 0.01)
     assert found.predict_largest.ram_gb == pytest.approx(0.5 + 0.8 + 0.1)
     assert found.held_out.seconds == pytest.approx(3.0 / 8 + 12**3 * 8 * 0.01)
-    assert found.seconds == pytest.approx(2.75 + 110 + 3.0 / 8 + 12**3 * 8 * 0.01)
-    assert found.ram_gb == found.train.ram_gb
+    assert found.total.seconds == pytest.approx(2.75 + 110 + 3.0 / 8 + 12**3 * 8 * 0.01)
+    assert found.total.ram_gb == found.train.ram_gb
 
 
 @pytest.mark.parametrize("steps", [None, 1000])
@@ -143,7 +143,7 @@ def test_folds_of_an_ensemble_multiply_the_networks_and_not_the_rest(fingerprint
 def test_without_a_probe_sizes_are_estimated_and_times_unknown(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
     assert not found.measured
-    assert found.seconds is found.train.seconds is found.preprocess.seconds is found.predict.seconds is None
+    assert found.total.seconds is found.train.seconds is found.preprocess.seconds is found.predict.seconds is None
     assert BASE_GB < found.train.ram_gb < 2
     assert BASE_GB < found.predict_largest.ram_gb < 2
     assert 0 < found.preprocess.disk_gb <= 1.375e6 * 5 / 1e9
@@ -320,6 +320,6 @@ def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) ->
 
 def test_a_rough_estimate_refuses_only_what_is_sure(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
-    check_fits([found], FreeResources(ram_gb=0.8 * found.ram_gb, device_gb=0, disk_gb=1))
+    check_fits([found], FreeResources(ram_gb=0.8 * found.total.ram_gb, device_gb=0, disk_gb=1))
     with pytest.raises(PlanError, match="RAM"):
-        check_fits([found], FreeResources(ram_gb=0.6 * found.ram_gb, device_gb=0, disk_gb=1))
+        check_fits([found], FreeResources(ram_gb=0.6 * found.total.ram_gb, device_gb=0, disk_gb=1))
