@@ -33,7 +33,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the user's mask says
+        aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the umask
         _flush(aside)
         aside.replace(path)
         _flush(path.parent)
@@ -45,13 +45,13 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to a file that is never seen half-written."""
+    """Write a text file, which no reader sees half-written."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def sweep(folder: Path, *, inside: bool = True) -> None:
-    """Remove what writing left aside when its process was killed; nobody else may be writing in the folder, nor in those inside."""
+    """Remove temporary files of killed processes; no other process may be writing in the folder or, with ``inside``, below it."""
     for path in folder.rglob(".*") if inside else folder.glob(".*"):
         if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -91,14 +91,14 @@ def _flush(path: Path) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, not yet validated.
+    """The content of a TOML file, not yet validated.
 
     Raises:
-        PlanError: it cannot be read, naming the line.
+        PlanError: the file cannot be read; names the line.
     """
     try:
         raw = path.read_bytes()
-        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin UTF-8 with a mark of their own
+        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise PlanError(f"there is no file {path}") from None
     except OSError as error:

@@ -32,15 +32,15 @@ def read_plan(path: Path) -> Plan:
     """A plan from its TOML file.
 
     Raises:
-        PlanError: naming the line, or every setting that is wrong.
+        PlanError: names the line, or every setting that is wrong.
     """
     return parse(Plan, read_toml(path), str(path))
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan as TOML, and beside it the schema that editors check it by.
+    """Write a plan as TOML, with the schema for editors beside it.
 
-    Reasons stand in the ``why`` table below their section, in the order of its settings.
+    Reasons are in the ``why`` table below their section, in the order of its settings.
     """
     header = (
         f"#:schema ./{SCHEMA_FILE}\n"

@@ -1,4 +1,4 @@
-"""``predictions.json``: what became of each scan of a folder, and of what made them."""
+"""``predictions.json``: the record of the scans that were predicted into a folder, and of the model and options."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ RECORD = "predictions.json"
 """Beside the label maps."""
 
 FORMAT = 4
-"""Of `Predictions`. What one of another format says is not believed: its cases are predicted again."""
+"""Of `Predictions`. A record of another format is not used: its cases are predicted again."""
 
-REST = 1.0
-"""Seconds between two writings of the record; what a kill keeps from it is predicted again, to the same bytes."""
+WRITE_INTERVAL = 1.0
+"""Least seconds between two writings of the record; cases that a killed process did not record are predicted again."""
 
-SHARE = 20
-"""The rest is at least so many times as long as the writing took, so that many thousand cases do not spend their time on it."""
+WRITE_RATIO = 20
+"""The interval is at least this many times as long as the last writing took, for folders of many thousand cases."""
 
 
 class ScanRecord(FrozenModel):
-    """What became of one scan.
+    """The record of one scan.
 
     Args:
         status: "done" or "failed".
-        reason: why it failed.
+        reason: of the failure.
         file: name of the label map.
         hash: of its bytes.
-        more: further files that were asked for, by name, with the hashes of their bytes.
+        more: hashes of further files, by name.
         input: digest of the scan's files.
         key: digest of the scan, the model and the options.
         seconds: of each stage: "read", "preprocess", "network", "restore", "write".
-        peak_gb: most RAM that the process made for itself while it was at this case, perhaps beside others; 0 if not watched.
-        attempts: 2 if a process died of the first.
-        findings: what was noticed, and done about it.
-        confidence: how far to trust the label map, if that was asked for.
-        images: the scan's files when it was predicted, one a channel; a folder stands for a DICOM series.
+        peak_gb: most RAM of the process, besides mapped files, while this case was in it, perhaps with others; 0 if not measured.
+        attempts: 2 if a process died in the first.
+        findings: irregularities, and what was done about them.
+        confidence: in the label map, if it was computed.
+        images: the scan's files, one for each channel; of a DICOM series its folder.
     """
 
     status: Literal["done", "failed"]
@@ -74,21 +74,21 @@ class ScanRecord(FrozenModel):
 
     @property
     def total_seconds(self) -> float:
-        """Of all stages."""
+        """Of all stages together."""
         return sum(self.seconds.values())
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Of all its files, by name."""
+        """The hashes of all its files, by name."""
         return {self.file: self.hash, **self.more} if self.file else {}
 
     def is_whole(self, folder: Path) -> bool:
-        """True if all its files are in the folder, with the bytes that were written."""
+        """True if all its files are in the folder, with the same bytes as when they were written."""
         return bool(self.hashes) and all(_has(folder / name, digest) for name, digest in self.hashes.items())
 
-    def remove(self, folder: Path, *, but: ScanRecord | None = None) -> None:
-        """Remove its files, which would be taken for an answer; but not those that another prediction has written since."""
-        for name in set(self.hashes) - set(but.hashes if but else ()):
+    def remove(self, folder: Path, *, replaced_by: ScanRecord | None = None) -> None:
+        """Remove its files, except those that another prediction has written since."""
+        for name in set(self.hashes) - set(replaced_by.hashes if replaced_by else ()):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -98,11 +98,11 @@ class Predictions(FrozenModel):
     Args:
         format: of this record.
         nnseg: version that wrote it last.
-        made: when that was.
-        model: its key and the paths it was loaded from, of the last command.
+        made: time of that.
+        model: key and paths of the model of the last command.
         options: of the last command.
-        labels: what the label maps' values mean; None if nobody said.
-        population: to compare volumes with; None if the model has none.
+        labels: meaning of the values in the label maps, if it is known.
+        population: to compare volumes with, if the model has one.
         cases: by name.
     """
 
@@ -117,20 +117,20 @@ class Predictions(FrozenModel):
 
 
 def read_predictions(folder: Path) -> dict[str, ScanRecord]:
-    """What became of the cases of a folder, by name; nothing if there is no record that can be read, or one of another format."""
+    """The records of a folder's cases, by name; empty if there are none, or in another format."""
     with suppress(RunError):
         return read_json(folder / RECORD, Predictions).cases
     return {}
 
 
 class PredictionsWriter:
-    """The record of a folder, kept up to date while cases are predicted into it. Within ``with``; at the end all of it is on disk.
+    """Keeps the record of a folder up to date while cases are predicted into it. A context: at its end all records are written.
 
     Args:
         folder: of the label maps.
-        model: what is to be known of the model.
-        options: what is to be known of the command.
-        labels: what the label maps' values mean.
+        model: key and paths of the model.
+        options: of the command.
+        labels: meaning of the values in the label maps.
         population: to compare volumes with.
     """
 
@@ -152,30 +152,30 @@ class PredictionsWriter:
         self._due, self._changed, self._lock = 0.0, True, threading.Lock()
 
     def __enter__(self) -> Self:
-        self._write()  # first, so that the folder is known to be ours whatever happens
+        self._write()  # first, so that the folder is recognised as ours even if the process dies
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._changed:
             self._write()
 
-    def put(self, name: str, written: ScanRecord, *, quiet: bool = False) -> None:
-        """Note what became of a case, from any thread; what an earlier prediction left of one that failed now is removed.
+    def put(self, name: str, record: ScanRecord, *, quiet: bool = False) -> None:
+        """Record a case, from any thread; files of an earlier prediction that are not replaced are removed.
 
         Args:
             name: of the case.
-            written: what became of it.
-            quiet: another record says aloud what went wrong, or was noticed.
+            record: of the case.
+            quiet: the caller logs failures and findings elsewhere.
         """
         known = self.cases.get(name)
-        if written.status == "failed" and not quiet:
-            log.error("case %s: %s", name, written.reason)
+        if record.status == "failed" and not quiet:
+            log.error("case %s: %s", name, record.reason)
         if known:
-            known.remove(self.folder, but=written)
-        for note in written.findings if written != known and not quiet else ():
-            log.warning("case %s: %s", name, note)
+            known.remove(self.folder, replaced_by=record)
+        for finding in record.findings if record != known and not quiet else ():
+            log.warning("case %s: %s", name, finding)
         with self._lock:
-            self.cases[name], self._changed = written, self._changed or written != known
+            self.cases[name], self._changed = record, self._changed or record != known
             if self._changed and time.monotonic() >= self._due:
                 self._write()
 
@@ -183,11 +183,11 @@ class PredictionsWriter:
         start = time.monotonic()
         made = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.folder / RECORD, self._about.model_copy(update={"cases": self.cases, "made": made}))
-        self._due, self._changed = time.monotonic() + max(REST, SHARE * (time.monotonic() - start)), False
+        self._due, self._changed = time.monotonic() + max(WRITE_INTERVAL, WRITE_RATIO * (time.monotonic() - start)), False
 
 
 def file_hash(path: Path) -> str:
-    """A digest of a file's bytes."""
+    """The digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -197,13 +197,13 @@ def _has(path: Path, digest: str) -> bool:
 
 
 def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, ScanRecord]:
-    """What became of the held-out cases of the given folds, by name; ``file`` is relative to ``folder``."""
+    """The records of the held-out cases of folds, by name; ``file`` is relative to ``folder``, that of the plan or ensemble."""
     found = {}
     for number, fold in folds.items():
         place = FoldFolder(folder / f"fold_{number}").predictions
-        record = read_predictions(place)
+        records = read_predictions(place)
         for name in fold.held_out:
-            if name in record:
-                file = (place / record[name].file).relative_to(folder)
-                found[name] = record[name].model_copy(update={"file": file.as_posix()})
+            if name in records:
+                file = (place / records[name].file).relative_to(folder)
+                found[name] = records[name].model_copy(update={"file": file.as_posix()})
     return found
