@@ -26,14 +26,14 @@ class Metric:
 
 
 METRICS = {
-    "dice": Metric(title="Dice", meaning="overlap: twice what both show, over what each of them shows"),
-    "iou": Metric(title="IoU", meaning="overlap: what both show, over what either shows"),
+    "dice": Metric(title="Dice", meaning="overlap: twice the intersection of both masks, over the sum of their volumes"),
+    "iou": Metric(title="IoU", meaning="overlap: the intersection of both masks, over their union"),
     "hd95": Metric(
-        title="HD95", unit="mm", better="lower", digits=2, meaning="95 % of either surface is no farther than this from the other"
+        title="HD95", unit="mm", better="lower", digits=2, meaning="95th percentile of the distances between both surfaces"
     ),
-    "hd": Metric(title="HD", unit="mm", better="lower", digits=2, meaning="the farthest that either surface is from the other"),
-    "assd": Metric(title="ASSD", unit="mm", better="lower", meaning="mean distance of both surfaces from one another"),
-    "nsd": Metric(title="NSD", meaning="share of both surfaces that lies within a tolerance of the other"),
+    "hd": Metric(title="HD", unit="mm", better="lower", digits=2, meaning="largest distance between both surfaces"),
+    "assd": Metric(title="ASSD", unit="mm", better="lower", meaning="mean distance between both surfaces"),
+    "nsd": Metric(title="NSD", meaning="share of both surfaces within a tolerance of the other"),
     "volume_error_ml": Metric(title="Volume error", unit="ml", better="zero", digits=2, meaning="predicted minus reference volume"),
     "relative_volume_error": Metric(
         title="Relative volume error", better="zero", meaning="predicted minus reference volume, over the reference volume"
@@ -41,15 +41,17 @@ METRICS = {
     "absolute_volume_error": Metric(
         title="Absolute volume error", better="lower", meaning="size of the volume error, over the reference volume"
     ),
-    "lesion_f1": Metric(title="Lesion F1", meaning="found lesions: F1 of pairs with an IoU of 0.1 or more"),
-    "lesion_sensitivity": Metric(title="Lesion sensitivity", meaning="share of the reference's lesions that were found"),
-    "lesion_precision": Metric(title="Lesion precision", meaning="share of the predicted lesions that are there"),
+    "lesion_f1": Metric(title="Lesion F1", meaning="F1 of lesions matched with an IoU of 0.1 or more"),
+    "lesion_sensitivity": Metric(title="Lesion sensitivity", meaning="share of the reference's lesions that are matched"),
+    "lesion_precision": Metric(title="Lesion precision", meaning="share of the predicted lesions that are matched"),
     "lesion_false_positives": Metric(
-        title="False positives", unit="a case", better="lower", digits=2, meaning="predicted lesions that are not there"
+        title="False positives", unit="a case", better="lower", digits=2, meaning="predicted lesions without a match"
     ),
-    "panoptic_quality": Metric(title="Panoptic quality", meaning="lesions found (IoU above 0.5) times how well they are outlined"),
+    "panoptic_quality": Metric(
+        title="Panoptic quality", meaning="lesions matched with an IoU above 0.5: their IoUs, over all lesions"
+    ),
 }
-"""What can be measured of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is that at 1 mm."""
+"""The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is that at 1 mm."""
 
 
 def metric_of(name: str) -> Metric:

@@ -198,9 +198,7 @@ def _check_references(a: CaseScore, b: CaseScore, names: tuple[str, str]) -> Non
     for label in a.labels:
         voxels = [mask.tp + mask.fn for mask in (a.labels[label], b.labels[label])]
         if voxels[0] != voxels[1]:
-            found = (
-                f"case {a.name}: the reference of {names[0]} shows {voxels[0]} voxels of {label}, that of {names[1]} {voxels[1]}"
-            )
+            found = f"case {a.name}: the reference of {names[0]} has {voxels[0]} voxels of {label}, that of {names[1]} {voxels[1]}"
             raise EvaluationError(f"{found}; score both against the same references")
 
 
@@ -269,10 +267,10 @@ def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int) -> str:
         low, high = sorted(map(abs, row.interval))
         return f"{better} is better by {_text(abs(row.difference))} ({_text(low)} to {_text(high)}){unit}"
     if row.detectable is None:
-        at_once = f" among {tests} at once" if tests > 1 else ""
-        return f"{counted(row.n, 'case')} {'are' if row.n > 1 else 'is'} too few to show any difference{at_once}"
-    chance = "chance" if row.p > ALPHA else f"what chance gives {tests} tests at once"
-    return f"no difference beyond {chance}: {row.n} cases would show one larger than about {row.detectable:.2g}{unit}"
+        among = f" among {tests} tests" if tests > 1 else ""
+        return f"{counted(row.n, 'case')} {'are' if row.n > 1 else 'is'} too few to detect any difference{among}"
+    adjusted = "" if row.p > ALPHA else f" after correction for {tests} tests"
+    return f"no significant difference{adjusted}: {row.n} cases detect one larger than about {row.detectable:.2g}{unit}"
 
 
 def _text(value: float) -> str:

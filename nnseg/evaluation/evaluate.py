@@ -235,7 +235,7 @@ def find_labels(references: Sequence[Path], workers: int) -> Labels:
     outcomes = map_items(_values, references, workers=workers, label="read labels")
     values = sorted(set().union(*(o.result for o in outcomes if o.result is not None)) - {0})
     if not values:
-        raise EvaluationError(f"no reference in {references[0].parent} shows anything but background (0)")
+        raise EvaluationError(f"no reference in {references[0].parent} has any label but background (0)")
     return Labels(names=("background", *(f"label {v}" for v in values)), values=(0, *values))
 
 

@@ -52,9 +52,7 @@ def group_scores(scores: Scores, cohorts: Cohorts) -> tuple[GroupScores, ...]:
     for by, group_of in cohorts.items():
         for value in _sorted({group_of[case.name] for case in scores.cases if case.name in group_of}):
             cases = [case for case in scores.cases if group_of.get(case.name) == value]
-            warning = (
-                f"{len(cases)} case{'s' * (len(cases) > 1)}: too few to say what such cases are like" if len(cases) < FEW else ""
-            )
+            warning = f"{len(cases)} case{'s' * (len(cases) > 1)}: too few for a reliable mean" if len(cases) < FEW else ""
             average = averages(cases, scores.labels, scores.metrics).per_image
             found.append(GroupScores(by=by, value=value, n=len(cases), averages=average, warning=warning))
     return tuple(found)
@@ -143,4 +141,4 @@ def _check(scores: Scores, cohorts: Cohorts) -> None:
         given = sorted(set().union(*cohorts.values()))
         example = f"such as {given[0]}" if given else "at all"
         whom = f"any of the {len(names)} cases such as {min(names, default='none')}"
-        raise EvaluationError(f"nothing is known of {whom}; the table names none {example}")
+        raise EvaluationError(f"no group is given for {whom}; the table has no case {example}")

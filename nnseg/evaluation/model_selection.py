@@ -58,7 +58,7 @@ def select(candidates: Sequence[CandidateScores], parts: Sequence[int]) -> Choic
     """
     scored = _ScoredCases.of(candidates, parts)
     single = scored.best(ensembles=False)
-    chosen, nested, p, reason = single, None, None, "there is nothing to choose from"
+    chosen, nested, p, reason = single, None, None, "there is no ensemble to choose"
     if any(scored.is_ensemble):
         if scored.cases >= LEAST_CASES:
             nested, p = scored.nested(single), scored.p_of_best(single)
@@ -179,10 +179,10 @@ class _ScoredCases:
 def _reason(cases: int, nested: Nested | None, p: float | None, *, chosen: str, single: str) -> str:
     if nested is None or p is None:
         available = counted(cases, "held-out case")
-        return f"{available}; at least {LEAST_CASES} are needed to tell an ensemble from chance: {single} is the best plan alone"
-    gain = f"in {cases} held-out cases that had no say in which it is, the best ensemble changes Dice by {nested.gain:+.4f}"
+        return f"{available}; at least {LEAST_CASES} are needed to test an ensemble: {single} is the best single plan"
+    gain = f"in nested cross-validation over {cases} held-out cases the best ensemble changes Dice by {nested.gain:+.4f}"
     if chosen != single:
-        return f"{gain}, and chance alone is not likely to do as much for any (p = {p:.2g}): {chosen} is taken"
+        return f"{gain}, which is significant (p = {p:.2g}): {chosen} is chosen"
     if nested.gain > 0:
-        return f"{gain}, and chance may do as much (p = {p:.2g}): {single}, the best plan alone, is taken"
-    return f"{gain}: {single}, the best plan alone, is taken"
+        return f"{gain}, which is not significant (p = {p:.2g}): {single}, the best single plan, is chosen"
+    return f"{gain}: {single}, the best single plan, is chosen"

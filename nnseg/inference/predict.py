@@ -283,7 +283,7 @@ def _check_previous(model: Model) -> None:
     for plan in (member.plan for member in model.members):
         if plan.previous and all(member.plan.name != plan.previous for member in model.previous):
             raise ModelError(
-                f"the {plan.name} network is shown the answer of {plan.previous}, which this model lacks; use the run "
+                f"the {plan.name} network needs the label map of {plan.previous}, which this model lacks; use the run "
                 "folder, or a file that nnseg export made of it"
             )
 

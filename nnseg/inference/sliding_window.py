@@ -133,7 +133,7 @@ class _WindowPass:
             folds = ", ".join(str(network.member.fold) for network in self.networks)
             word = "network of fold" if len(self.networks) == 1 else "networks of folds"
             name = self.networks[0].member.plan.name
-            raise ModelError(f"the {word} {folds} ({name}) gave values that are not numbers; train again")
+            raise ModelError(f"the {word} {folds} ({name}) gave values that are not numbers (NaN or Inf); train again")
         if self.window.logits:
             return logits
         return self.window.probabilities(logits.unflatten(0, (self.slots, -1))).mean(0)
@@ -164,7 +164,7 @@ class _WindowPass:
         try:
             return torch.zeros(tuple(shape), device=self.image.device)
         except torch.OutOfMemoryError:
-            log.warning("%s is out of memory; adding up in the machine's memory", self.image.device)
+            log.warning("%s is out of memory; logits are summed in RAM", self.image.device)
             return torch.zeros(tuple(shape))
 
     def _reduce_memory(self) -> None:
@@ -176,16 +176,16 @@ class _WindowPass:
         device = self.image.device
         if self.window.batch > 1:
             self.window = replace(self.window, batch=self.window.batch // 2)
-            log.warning("%s is out of memory; going on with %d tiles at a time", device, self.window.batch)
+            log.warning("%s is out of memory; the batch is reduced to %d tiles", device, self.window.batch)
         elif self.sums.device.type != "cpu":
             self.sums = self.sums.cpu()
-            log.warning("%s is out of memory; adding up in the machine's memory", device)
+            log.warning("%s is out of memory; logits are summed in RAM", device)
         elif any(network.device.type != "cpu" for network in self.networks):
             self.networks = [network.on(torch.device("cpu")) for network in self.networks]
             self.image, self.weight = self.image.cpu(), self.weight.cpu()
             if self.window.dtype != torch.float32:
                 self.window = replace(self.window, dtype=self.networks[0].dtype)
-            log.warning("%s is out of memory; going on on the CPU", device)
+            log.warning("%s is out of memory; the networks continue on the CPU", device)
         else:
             raise RunError(f"{device} has too little memory for one {self.window.patch} patch; close other programs")
 
@@ -195,5 +195,5 @@ def _on_device(image: Tensor, device: torch.device) -> Tensor:
     try:
         return image.to(device)
     except torch.OutOfMemoryError:
-        log.warning("%s is out of memory; the scan stays in the machine's memory", device)
+        log.warning("%s is out of memory; the scan stays in RAM", device)
         return image

@@ -111,10 +111,10 @@ def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: Labe
     if found != len(channels):
         raise ScanError(f"{file}: {found} channels, but the plan needs {len(channels)} ({', '.join(channels)}), in this order")
     if plan.previous and previous is None:
-        raise ModelError(f"{file}: the {plan.name} plan is shown the answer of {plan.previous}, which is missing; predict it first")
+        raise ModelError(f"{file}: the {plan.name} plan needs the label map of {plan.previous}, which is missing; predict it first")
     if previous is not None and not plan.previous:
-        raise ModelError(f"{file}: the {plan.name} plan is shown no previous answer; leave it out, or use a cascade's plan")
-    for name, given in (("label map", label_map), ("previous answer", previous)):
+        raise ModelError(f"{file}: the {plan.name} plan takes no previous label map; leave it out, or use a cascade's plan")
+    for name, given in (("label map", label_map), ("previous label map", previous)):
         if given is not None:
             _check_labels(f"{file}: the {name}", given, scan, plan)
 
@@ -125,7 +125,7 @@ def _check_labels(name: str, label_map: LabelMap, scan: Scan, plan: Plan) -> Non
     undeclared = plan.labels.undeclared(label_map.labels)
     if undeclared:
         raise ScanError(
-            f"{name} has values {undeclared}, the plan knows {plan.labels.describe()}; "
+            f"{name} has values {undeclared}, the plan declares {plan.labels.describe()}; "
             "declare them in the dataset or correct the file"
         )
 

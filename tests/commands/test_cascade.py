@@ -149,7 +149,7 @@ def test_a_runs_model_holds_both_stages(finished: Run, dataset: Path, tmp_path: 
 
 def test_a_folds_own_file_says_what_it_lacks(finished: Run):
     model = load_model_file(finished.path / "3d_cascade" / "fold_0" / "model.nnseg")
-    with pytest.raises(ModelError, match="shown the answer of 3d_lowres, which this model lacks"):
+    with pytest.raises(ModelError, match="needs the label map of 3d_lowres, which this model lacks"):
         Predictor(model, device=CPU)
 
 

@@ -100,4 +100,4 @@ def test_the_verb_names_cases_that_only_one_has(models, tmp_path):
     write_json(tmp_path / "few.json", few.model_copy(update={"cases": few.cases[:3]}))
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "few.json"), str(models[0])])
     assert "left out, with scores of run only: cases case_03, case_04, case_05, case_06, case_07 and 4 more" in result.output
-    assert "3 cases are too few to show any difference among 4 at once" in result.output
+    assert "3 cases are too few to detect any difference among 4 tests" in result.output

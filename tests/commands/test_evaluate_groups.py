@@ -68,7 +68,7 @@ def test_the_verb_shows_a_runs_scores_by_group_and_keeps_them(run, tmp_path):
     table.write_text("case,site\n" + "".join(f"c{i},{'AB'[i > 3]}\n" for i in range(12)))
     result = CliRunner().invoke(app, ["evaluate", str(run.path), "--groups", str(table)])
     assert result.exit_code == 0, result.output
-    assert "4 cases: too few to say what such cases are like" in result.output
+    assert "4 cases: too few for a reliable mean" in result.output
     assert "site: groups differ in Dice (12 cases, Kruskal-Wallis by permutation" in result.output
     written = json.loads((run.path / "groups.json").read_text())
     assert [(g["by"], g["value"], g["n"]) for g in written["groups"]] == [("site", "A", 4), ("site", "B", 8)]

@@ -79,7 +79,7 @@ def test_no_difference_says_how_large_one_would_have_been_seen():
     b = a + random.normal(0.0, 0.02, (200, 1))
     row = compare(of_dice(a), of_dice(b)).rows[0]
     assert row.detectable == pytest.approx((2.2414 + 0.8416) * (b - a).std(ddof=1) / 200**0.5, rel=1e-3)  # level 0.05 / 2 rows
-    assert row.verdict == f"no difference beyond chance: 200 cases would show one larger than about {row.detectable:.2g}"
+    assert row.verdict == f"no significant difference: 200 cases detect one larger than about {row.detectable:.2g}"
 
 
 def test_a_detectable_difference_is_found_in_four_of_five_studies():
@@ -101,7 +101,7 @@ def test_chance_is_called_a_difference_in_at_most_one_of_twenty_tables():
 
 def test_few_cases_are_not_said_to_differ():
     found = compare(of_dice(np.full((5, 1), 0.5)), of_dice(np.full((5, 1), 0.9)))
-    assert found.verdict == "Dice: 5 cases are too few to show any difference among 2 at once"
+    assert found.verdict == "Dice: 5 cases are too few to detect any difference among 2 tests"
     assert compare(of_dice([[0.5]]), of_dice([[0.5]])).verdict == "Dice: the same in 1 case"
     assert compare(of_dice([[0.5]]), of_dice([[0.9]])).verdict.startswith("Dice: 1 case is too few")
 
@@ -150,7 +150,7 @@ def test_cases_of_one_model_alone_are_named_and_do_not_count():
 
 
 def test_another_reference_is_refused_by_name():
-    with pytest.raises(EvaluationError, match="case case_000: the reference of old shows 100 voxels of a, that of new 99"):
+    with pytest.raises(EvaluationError, match="case case_000: the reference of old has 100 voxels of a, that of new 99"):
         compare(of_dice([[0.5]]), of_dice([[0.5]], reference=99), names=("old", "new"))
 
 

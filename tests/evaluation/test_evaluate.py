@@ -203,7 +203,7 @@ def test_two_files_of_one_name_are_an_error(tmp_path):
 def test_references_of_background_alone_are_an_error(tmp_path):
     write(tmp_path / "made", "one.nii.gz", ONE)
     write(tmp_path / "given", "one.nii.gz", [[[0, 0], [0, 0]]])
-    with pytest.raises(EvaluationError, match="anything but background"):
+    with pytest.raises(EvaluationError, match="any label but background"):
         evaluate_folders(tmp_path / "made", tmp_path / "given")
 
 

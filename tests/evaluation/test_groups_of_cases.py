@@ -40,7 +40,7 @@ def test_means_of_groups_by_hand():
 def test_few_cases_carry_a_warning_and_no_interval():
     cohorts = {"site": {f"c{i}": "small" if i < 4 else "large" for i in range(10)}}
     large, small = group_scores(scores(np.random.default_rng(0).uniform(0.5, 1, (10, 2))), cohorts)
-    assert (large.warning, small.warning) == ("", "4 cases: too few to say what such cases are like")
+    assert (large.warning, small.warning) == ("", "4 cases: too few for a reliable mean")
     assert small.averages["dice"].interval is None
     low, high = large.averages["dice"].interval
     assert low < large.averages["dice"].mean < high
@@ -72,7 +72,7 @@ def test_cases_without_a_value_have_no_part_in_the_test():
 
 def test_a_table_that_names_no_case_is_refused():
     with pytest.raises(
-        EvaluationError, match=r"nothing is known of any of the 1 cases such as c0; the table names none such as c1"
+        EvaluationError, match=r"no group is given for any of the 1 cases such as c0; the table has no case such as c1"
     ):
         group_scores(scores([[0.5, 0.5]]), {"site": {"c1": "A"}})
 

@@ -243,7 +243,7 @@ def test_a_cascade_of_regions_is_shown_their_labels():
 @pytest.mark.parametrize("previous", [(), ("3d",)])
 def test_a_cascade_without_its_first_stage_is_refused(previous):
     model = Model(members=(_member(_cascade()),), previous=tuple(_member(_plan()) for _ in previous))
-    with pytest.raises(ModelError, match="the 3d_cascade network is shown the answer of 3d_lowres, which this model lacks"):
+    with pytest.raises(ModelError, match="the 3d_cascade network needs the label map of 3d_lowres, which this model lacks"):
         Predictor(model, device=CPU)
 
 

@@ -212,7 +212,7 @@ def test_undeclared_label_values_are_refused_with_those_declared(small_plan):
     scan = scan_of(noise_in_zeros())
     labels = np.zeros(scan.grid.shape, np.uint8)
     labels[0, 0, 0] = 7
-    with pytest.raises(ScanError, match=r"values \[7\], the plan knows organ=1, lesion=2"):
+    with pytest.raises(ScanError, match=r"values \[7\], the plan declares organ=1, lesion=2"):
         preprocess(scan, labels_on(scan, labels), small_plan())
 
 
@@ -254,13 +254,13 @@ def test_the_previous_answer_is_resampled_like_labels(small_plan):
 def test_a_previous_answer_is_asked_for_and_refused_by_plan(small_plan):
     scan = scan_of(noise_in_zeros())
     nothing = labels_on(scan, np.zeros(scan.grid.shape, np.uint8))
-    with pytest.raises(ModelError, match=r"scan.nii.gz: the 3d_cascade plan is shown the answer of 3d_lowres, which is missing"):
+    with pytest.raises(ModelError, match=r"scan.nii.gz: the 3d_cascade plan needs the label map of 3d_lowres, which is missing"):
         preprocess(scan, None, small_plan(**CASCADE))
-    with pytest.raises(ModelError, match="the 3d plan is shown no previous answer"):
+    with pytest.raises(ModelError, match="the 3d plan takes no previous label map"):
         preprocess(scan, None, small_plan(), previous=nothing)
-    with pytest.raises(ScanError, match=r"the previous answer has values \[9\]"):
+    with pytest.raises(ScanError, match=r"the previous label map has values \[9\]"):
         preprocess(scan, None, small_plan(**CASCADE), previous=labels_on(scan, nothing.labels + 9))
-    with pytest.raises(ScanError, match="the previous answer's shape"):
+    with pytest.raises(ScanError, match="the previous label map's shape"):
         preprocess(scan, None, small_plan(**CASCADE), previous=LabelMap(labels=nothing.labels[1:], grid=scan.grid))
 
 

@@ -69,5 +69,5 @@ def known_name(where: str, setting: str, value: Any, known: Any) -> Any:
         ModelError: it is in neither.
     """
     if not any(value == name and type(value) is type(name) for name in known):
-        raise ModelError(f"{where}: {setting} is {shown(value)}, nnseg knows {', '.join(map(shown, known))}")
+        raise ModelError(f"{where}: {setting} is {shown(value)}, nnseg supports {', '.join(map(shown, known))}")
     return known[value] if isinstance(known, dict) else value

@@ -69,7 +69,7 @@ class TrainedFolder:
             return None
         folder = self.path.parent / (self.path.name.removesuffix(self.configuration) + name)
         if not (folder / "plans.json").is_file():
-            raise ModelError(f"{self.path} is shown the answers of {name}; its folder {folder} is missing: copy it there")
+            raise ModelError(f"{self.path} needs the label maps of {name}; its folder {folder} is missing; copy it there")
         return folder
 
 
@@ -90,7 +90,7 @@ def read_nnunet_model(folder: Path, *, folds: tuple[int, ...] | None = None, con
     final = [model for path, model in trained.items() if path not in previous]
     first = [trained.get(path) or _trained(path, folds) for path in previous]
     if any(model.previous for model in first):
-        raise ModelError(f"{folder}: a cascade of three stages; nnseg has cascades of two")
+        raise ModelError(f"{folder}: a cascade of three stages; nnseg supports two")
     members, first_members = (tuple(m for model in stage for m in _members(model)) for stage in (final, first))
     return Model(members=members, about=_about(final), previous=first_members, postprocessing=_postprocessing_steps(final))
 
@@ -136,7 +136,7 @@ def _checkpoint(fold: Path) -> Path:
     for name in CHECKPOINTS:
         if (fold / name).is_file():
             if name != CHECKPOINTS[0]:
-                log.warning("%s has no %s, which a finished training leaves; %s is taken", fold, CHECKPOINTS[0], name)
+                log.warning("%s has no %s, which a finished training writes; %s is read", fold, CHECKPOINTS[0], name)
             return fold / name
     raise ModelError(f"{fold} has none of {', '.join(CHECKPOINTS)}; copy one there, or leave the fold out (--folds)")
 
@@ -241,7 +241,7 @@ def _postprocessing_steps(trained: Sequence[TrainedFolder]) -> tuple[Postprocess
 
 def _postprocessing_step(file: Path, rule: Any, settings: Any) -> PostprocessingStep:
     if rule != LARGEST or not isinstance(settings, dict) or set(settings) - {"labels_or_regions", "background_label"}:
-        raise ModelError(f"{file}: {shown(rule)} with {shown(settings)} is not a rule that nnseg knows; it knows {LARGEST}")
+        raise ModelError(f"{file}: {shown(rule)} with {shown(settings)} is not supported; nnseg supports {LARGEST}")
     values = [v for region in _listed(settings.get("labels_or_regions")) for v in _listed(region)]
     if settings.get("background_label", 0) != 0 or not values or not all(type(v) is int for v in values):
         raise ModelError(f"{file}: {rule} has {shown(settings)}; it needs values of labels, and 0 as the background")

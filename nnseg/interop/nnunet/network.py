@@ -43,7 +43,7 @@ def network(configuration: Mapping[str, Any], dimensions: int, where: str) -> di
     values = {ours: settings.pop(theirs) for ours, theirs in wanted.items()}
     left = sorted(key for key, value in settings.items() if value not in (None, False))
     if left:
-        raise ModelError(f"{where}: the network has {left[0]} = {shown(settings[left[0]])}, which nnseg's networks have not")
+        raise ModelError(f"{where}: the network has {left[0]} = {shown(settings[left[0]])}, which nnseg does not support")
     spread = {name: _spread(value, stages - (name == "decoder_blocks")) for name, value in values.items()}
     edges = {name: [_spread(edge, dimensions) for edge in spread[name]] for name in ("strides", "kernels")}
     return {"kind": kind, **spread, **edges}
@@ -92,5 +92,5 @@ def _old_architecture(configuration: Mapping[str, Any], where: str) -> dict[str,
             "nonlin": "torch.nn.LeakyReLU",
         }
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{where}: it says neither by architecture nor as old plans do what its network is ({error})") from error
+        raise ModelError(f"{where}: it has neither an architecture nor the entries of old plans ({error})") from error
     return {"network_class_name": name, "arch_kwargs": settings}

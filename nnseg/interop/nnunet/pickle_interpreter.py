@@ -109,10 +109,10 @@ class PickleInterpreter:
                 elif name == "STOP":
                     break
                 else:
-                    raise self._refused(f"uses the instruction {name}")
+                    raise self._refused(f"uses the opcode {name}")
             [result] = self._stack
         except (TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"its pickle makes no sense: {error}") from error
+            raise ValueError(f"its pickle is not valid: {error}") from error
         return result
 
     def _refused(self, what: str) -> ModelError:
@@ -126,7 +126,7 @@ class PickleInterpreter:
     def put(self, key: int | None) -> None:
         """Store the top of the stack in the memo under a number, the next if none is given."""
         if key is not None and not _natural(key):
-            raise self._refused("remembers by what is no small number")
+            raise self._refused("stores a value under something other than a small number")
         self._memo[len(self._memo) if key is None else key] = self._stack[-1]
 
     def get(self, key: int) -> None:
@@ -138,12 +138,12 @@ class PickleInterpreter:
         if given is None:
             last, module = self._stack.pop(), self._stack.pop()
             if not (type(module) is str and type(last) is str):
-                raise self._refused("makes a name of what is no text")
+                raise self._refused("builds a name from values that are no text")
         else:
             module, _, last = given.partition(" ")
         name = f"{module}.{last}"
         if name not in STORAGES and name not in _CALLS and name not in _IGNORED:
-            raise self._refused(f'asks for "{name[:100]}"')
+            raise self._refused(f'uses the name "{name[:100]}"')
         self._stack.append(_Name(name))
 
     def reduce(self, _: None) -> None:
@@ -213,7 +213,7 @@ class PickleInterpreter:
 
 
 def _described(value: Any) -> str:
-    return f'"{value.name}"' if type(value) is _Name else f"what is a {type(value).__name__}"
+    return f'"{value.name}"' if type(value) is _Name else f"a value of type {type(value).__name__}"
 
 
 def _natural(value: Any) -> bool:
@@ -232,13 +232,13 @@ def _axes(value: Any) -> bool:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> StoredTensor:
     """A tensor; `nnseg.interop.nnunet.checkpoint.Checkpoint.read` checks that it lies inside its storage."""
     if type(storage) is not Storage or not (_natural(offset) and _axes(shape) and _axes(strides) and len(shape) == len(strides)):
-        raise TypeError("a tensor of something else than numbers")
+        raise TypeError("a tensor of something other than numbers")
     return StoredTensor(storage=storage, offset=offset, shape=tuple(shape), strides=tuple(strides))
 
 
 def _size(shape: Any) -> tuple[int, ...]:
     if not _axes(shape):
-        raise TypeError("a shape of something else than numbers")
+        raise TypeError("a shape of something other than numbers")
     return tuple(shape)
 
 

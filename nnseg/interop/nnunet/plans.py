@@ -29,7 +29,7 @@ def labels(dataset: Mapping[str, Any], where: str) -> Labels:
     named = {str(name): tuple(v) if isinstance(v, list) else (v,) for name, v in given.items() if name != "ignore"}
     values = sorted({v for of in named.values() for v in of if type(v) is int})
     if values != list(range(len(values))) or any(type(v) is not int for of in named.values() for v in of):
-        raise ModelError(f'{where}: "labels" must have values 0, 1, 2, ... without gaps, as nnU-Net asks for; not {shown(given)}')
+        raise ModelError(f'{where}: "labels" must have values 0, 1, 2, ... without gaps, as nnU-Net needs them; not {shown(given)}')
     names = {of[0]: name for name, of in named.items() if len(of) == 1}
     areas = {name: of for name, of in named.items() if set(of) != {0}}
     try:
@@ -265,6 +265,6 @@ def _image_order(where: str, found: NnunetConfiguration) -> int:
             known_name(where, f"resampling_fn_{part}_kwargs.{rule}", settings.get(rule, default), allowed)
         unknown = sorted(set(settings) - set(rules))
         if unknown:
-            raise ModelError(f"{where}: resampling_fn_{part}_kwargs has {unknown[0]}, which nnseg does not know")
+            raise ModelError(f"{where}: resampling_fn_{part}_kwargs has {unknown[0]}, which nnseg does not support")
     order_of_images: int = found.resampling_fn_data_kwargs.get("order", 3)
     return order_of_images

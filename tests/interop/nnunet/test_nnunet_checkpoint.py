@@ -100,7 +100,7 @@ def _pickled(function, *arguments, protocol=2):
 
 
 SYSTEM = b"cposix\nsystem\n"
-"""The instruction that pushes os.system."""
+"""The opcode that pushes os.system."""
 
 ZERO = b"X\x01\x00\x00\x000"
 
@@ -145,7 +145,7 @@ HARMFUL = {
     "a storage of another kind": (b"(X\x07\x00\x00\x00storagectorch\nSize\n" + ZERO + b"NK\x04tQ.", "unknown kind"),
     "an append to a name": (b"ctorch\nSize\nNa.", "appends to"),
     "an item of a list": (b"]X\x01\x00\x00\x00aNs.", "sets items"),
-    "a place of memory that is no small number": (b"Np281474976710656\n.", "no small number"),
+    "a place of memory that is no small number": (b"Np281474976710656\n.", "other than a small number"),
     "many arguments": (b"ctorch._utils\n_rebuild_parameter\n(" + b"N" * 9 + b"tR.", "9 arguments"),
     "a buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
     "bytes to change": (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".", "bytearray8"),
@@ -358,7 +358,7 @@ DEEP = b"K\x01K\x01\x86" + b"q\x00h\x00\x86" * 60
 )
 def test_shapes_of_what_is_shared_over_and_over_are_refused_at_once(program):
     start = time.monotonic()
-    with pytest.raises(ModelError, match="something else than numbers") as refusal, open_checkpoint(_archive(program)):
+    with pytest.raises(ModelError, match="something other than numbers") as refusal, open_checkpoint(_archive(program)):
         pass
     assert len(str(refusal.value)) < 1000
     assert time.monotonic() - start < 5

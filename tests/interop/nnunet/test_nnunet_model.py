@@ -96,7 +96,7 @@ def test_the_first_stage_of_a_cascade_is_found_and_is_no_member(tmp_path):
 
 def test_a_cascade_without_its_first_stage_is_refused(tmp_path):
     folder = write_trained(tmp_path, plans_of(), configuration="3d_cascade_fullres")
-    with pytest.raises(ModelError, match=r"shown the answers of 3d_lowres; its folder .* is missing"):
+    with pytest.raises(ModelError, match=r"needs the label maps of 3d_lowres; its folder .* is missing"):
         read_nnunet_model(folder)
 
 
@@ -110,7 +110,7 @@ def test_an_unfinished_training_is_taken_with_a_warning(tmp_path, caplog):
     (fold / "checkpoint_final.pth").rename(fold / "checkpoint_best.pth")
     with caplog.at_level(logging.WARNING, "nnseg"):
         read_nnunet_model(tmp_path)
-    assert "checkpoint_best.pth is taken" in caplog.text
+    assert "checkpoint_best.pth is read" in caplog.text
     (fold / "checkpoint_best.pth").unlink()
     with pytest.raises(ModelError, match="fold_0 has none of"):
         read_nnunet_model(tmp_path)
