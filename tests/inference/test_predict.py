@@ -207,8 +207,8 @@ def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
         }
     )  # the scan's own spacing, so that nothing is resampled
     first, scan = (_lowres(1), _lowres(2)), _scan()
-    real = networks.build
-    monkeypatch.setattr(networks, "build", lambda member, *of: _copies if member.plan.previous else real(member, *of))
+    real = networks.inference_network
+    monkeypatch.setattr(networks, "inference_network", lambda member, *of: _copies if member.plan.previous else real(member, *of))
     answer = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
     expected = predict(Model(members=first), scan, device=CPU).label_map.labels
     assert len(np.unique(expected)) == 3
