@@ -15,10 +15,7 @@ class TrainingData(FrozenModel):
     """The training data of a model.
 
     Args:
-        dataset: its name.
         about: "licence", "reference", "release" and "description", as published.
-        cases: their number.
-        channels: names, in order.
         labels: names in order, each with the number of cases that have it.
         spacing: least and largest, mm (z, y, x).
         shape: least and largest, voxels (z, y, x).
@@ -39,11 +36,7 @@ class Networks(FrozenModel):
     """The networks of one plan.
 
     Args:
-        plan: its name.
-        folds: numbers.
         weight: of each in the ensemble; None for the first stage of a cascade.
-        words: a description of the plan.
-        key: digest of the plan.
         hashes: of the weights of each network.
     """
 
@@ -59,7 +52,6 @@ class MetricSummary(FrozenModel):
     """The average of a metric over the held-out cases.
 
     Args:
-        title, unit: of the metric.
         average: "per_mask", "per_image" or "pooled".
         mean: None where it is undefined in all cases.
         interval: 95 % confidence interval; None for few cases.
@@ -94,13 +86,7 @@ class ModelCard(FrozenModel):
     """A model card. Ordered content is in tuples, not in dicts, whose keys files sort.
 
     Args:
-        name: of the model.
-        made: date and time.
-        purpose: intended use.
-        material: training data.
-        networks: by plan.
         held_out: number of held-out cases that were scored.
-        scores: of the held-out cases.
         choice: of the ensemble; None for a single plan.
         postprocessing: of its label maps; None if none was chosen or rejected.
         reliance: quality of its own estimates; None if it was not measured.

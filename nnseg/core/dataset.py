@@ -17,8 +17,6 @@ class Finding(FrozenModel):
     Args:
         level: "error" excludes the case, "warning" should be checked, "note" explains how the case was handled.
         message: what was found, what was expected and what to do, in one line.
-        case: name of the case concerned, if any.
-        file: the file concerned.
     """
 
     level: Literal["error", "warning", "note"]
@@ -63,7 +61,6 @@ class Dataset:
         layout: in words: "Medical Segmentation Decathlon layout".
         cases: sorted by name.
         channels: a name per channel: "MRI", "CT", ...
-        labels: names and values.
         suffix: of its image files, with the dot.
         instances: names of labels whose connected components are objects, such as lesions.
         findings: problems of the dataset; cases named in errors are not in ``cases``.

@@ -20,7 +20,6 @@ class Candidate(FrozenModel):
     """A plan or an ensemble of plans, measured on held-out cases.
 
     Args:
-        plans: their weights.
         dice: mean over all masks that are not empty in some candidate or the reference; correctly empty masks count 1.
         interval: 95 %, by bootstrap over cases; None for few.
         gain: difference to the mean of the best single plan, which was itself chosen by its mean; None for that plan.
@@ -61,9 +60,6 @@ class Choice(FrozenModel):
     """The plans of a run that are used for prediction, with the evidence. Edit ``plans`` to overrule; others are not used.
 
     Args:
-        plans: their weights.
-        reason: in words.
-        cases: number of held-out cases.
         decided: name of the ensemble as decided; if ``plans`` differs, it was overruled by hand.
         best_single: name of the best single plan.
         nested: gain of an ensemble by nested cross-validation; None for too few cases.
@@ -157,12 +153,10 @@ class Tried(FrozenModel):
     """A step that was tested on held-out cases, after the steps accepted before it.
 
     Args:
-        mending: the step.
         cases: number of cases whose mean Dice changes.
         gain: mean difference in Dice over all cases and labels.
         p: p-value of the gain by a paired sign-flip test.
         accepted: whether it became a step of the model.
-        reason: in words.
     """
 
     mending: PostprocessingStep
@@ -196,9 +190,6 @@ class Postprocessing(FrozenModel):
     """The postprocessing steps of a model, with the evidence. Edit or empty ``mendings`` to overrule.
 
     Args:
-        mendings: the steps, in order.
-        cases: number of held-out cases.
-        reason: in words.
         effects: of the steps, by name of label or region.
         tried: all steps that change any case.
         key: of the predictions and references used; the choice is valid while they are the same.

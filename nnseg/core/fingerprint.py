@@ -36,7 +36,6 @@ class CaseMeasure(FrozenModel):
     """Measurements of one case.
 
     Args:
-        name: the case's name.
         key: content hash of its image and label files.
         shape: voxels of the canonical scan (z, y, x).
         spacing: mm (z, y, x).
@@ -67,10 +66,6 @@ class Fingerprint(FrozenModel):
 
     Args:
         format: of this record; a file without it is older.
-        dataset: its name.
-        layout: in words.
-        channels: names, in order.
-        labels: names and values.
         cases: usable ones, in the dataset's order.
         intensities: of the foreground, one per channel.
         findings: all problems of the dataset, with the reason for each unusable case.

@@ -79,7 +79,6 @@ class PreprocessedCase:
     """A case after preprocessing.
 
     Args:
-        name: the case's name.
         image: float32 (C, Z, Y, X), normalized, on the network's grid.
         labels: int16 (Z, Y, X), label indices of `Labels`, -1 where ignored; None for a scan without a label map.
         placement: of the network's grid in the scan.

@@ -52,7 +52,6 @@ class Distribution(FrozenModel):
     """The volumes of one label.
 
     Args:
-        n: number of scans.
         quantiles: ml, at the percentages `LEVELS` of further scans like these.
     """
 
@@ -171,7 +170,6 @@ def make_population(people: Sequence[Person], source: str, *, apart: bool = Fals
 
     Args:
         people: a label that is not among a person's volumes is unknown; an absent structure has 0 ml.
-        source: in words.
         apart: keep single members.
     """
     names = dict.fromkeys(name for person in people for name in person.volumes)

@@ -12,7 +12,6 @@ class Trial(FrozenModel):
 
     Args:
         key: `Plan.key()` of the candidate, without steps and with ``precision`` as its recipe has it.
-        work: `work_key` of the candidate.
         precision: the fastest arithmetic: "float32", "bfloat16" or "float16".
         step_seconds: per training step, with making its batch.
         pause_seconds: between two epochs, for validation patches and a checkpoint.
@@ -20,8 +19,6 @@ class Trial(FrozenModel):
         memory_gb: peak RAM of the training process, without its cases.
         device_gb: peak memory on the device; 0 on a CPU.
         tile_gb: RAM, or memory of the device, for a batch of tiles in the network.
-        checkpoint_bytes: of one checkpoint on disk.
-        model_bytes: of the model's file.
         failed: why the candidate cannot be trained here; empty if it can.
     """
 
@@ -43,7 +40,6 @@ class CaseCost(FrozenModel):
     """Cost of preprocessing some of the dataset's cases for one plan, and of predicting them, without the network.
 
     Args:
-        key: `handling_key` of the plan.
         seconds: to read, preprocess and store a million voxels of the scan, in one process.
         packed: size of a stored case relative to its voxels' bytes on the network's grid.
         memory_gb: additional RAM of a process for the largest case.
@@ -78,7 +74,6 @@ class Probe(FrozenModel):
         base_gb: RAM of a process that has loaded all libraries and no data.
         machine: a description; for another machine, or another torch, the measurements are not valid.
         dataset: key of the fingerprint of the dataset used.
-        trials: of candidate plans.
         handling: for each distinct preprocessing among the candidates.
     """
 

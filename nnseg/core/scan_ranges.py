@@ -64,8 +64,6 @@ class ScanRanges(FrozenModel):
     range, plus 4/n of it, since n scans do not show the whole range; and by a minimum where all scans are the same.
 
     Args:
-        scans: their number.
-        channels: names.
         spacing, size_mm: along z, y and x.
         intensities: for each channel, of each of the `PERCENTILES`.
     """
@@ -118,7 +116,6 @@ def measure_scan(grid: Grid, image: npt.NDArray[Any]) -> ScanFacts:
     """The properties of a scan that are compared.
 
     Args:
-        grid: the scan's own.
         image: (C, Z, Y, X), preprocessed; of a large one a fixed sample of voxels is used.
     """
     z, y, x = (n * s for n, s in zip(grid.shape, grid.spacing, strict=True))

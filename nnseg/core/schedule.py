@@ -17,7 +17,6 @@ class Epoch(FrozenModel):
         number: from 1.
         step: optimizer steps since the start.
         steps: of the whole schedule.
-        loss: mean training loss.
         learning_rate: at the end of the epoch.
         dice: per scored label, pooled over held-out patches, as an estimate; None where the label was in no patch.
         seconds: wall-clock of the epoch, validation included.
@@ -141,7 +140,6 @@ class Origin(FrozenModel):
 
     Args:
         model: file or run folder of a trained model.
-        key: digest of the model.
         freeze: part of the network that is not trained.
     """
 
@@ -164,11 +162,9 @@ class Schedule(FrozenModel):
         ended: the last step done: that of the course, or an earlier one if the file STOP was found.
         spent: seconds that the training had taken by then.
         precision: of the arithmetic on this device.
-        device: on which it was fixed.
         threads: of the processor used by torch; with another number, sums may differ in the last bit.
         seconds_per_step: as measured; 0 if the steps were given.
         compiled: whether the network is compiled, by measured speed.
-        origin: of pretrained weights.
     """
 
     format: Literal[2] = 2

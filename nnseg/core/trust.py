@@ -105,13 +105,10 @@ class Trust(FrozenModel):
     """Calibration on held-out cases, each predicted by networks that were not trained on it; by default nothing was measured.
 
     Args:
-        cases: their number.
         temperature: that logits are divided by, so that probabilities are the frequencies of being right.
         slopes: of the logit of expected Dice, for `Agreement.features`.
-        labels: by name.
         error: mean distance of the expected from the true mean Dice, of held-out cases not used in the calibration.
         threshold: expected mean Dice below which a scan is flagged.
-        ranges: of the training scans.
         key: of the predictions that it was measured on; it is valid while they are the same.
         together: for ensembles larger than those of held-out cases; None if it was not measured.
     """
@@ -131,8 +128,6 @@ class Trust(FrozenModel):
 
         Args:
             agreement: of all networks.
-            facts: of the scan.
-            networks: their number.
         """
         comparable = self.together.removed(agreement, networks) if self.together else agreement
         quality = self.expected_mean_dice(comparable)

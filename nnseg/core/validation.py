@@ -128,7 +128,6 @@ def parse(model: type[Model], content: Any, where: str) -> Model:
     """Content as a model, strictly: neither "20" nor true is a number, and 2.0 is not a whole one.
 
     Args:
-        model: what the content should be.
         content: as read from TOML or JSON, or as a planner made it.
         where: begins the message.
 
@@ -253,7 +252,6 @@ def function_table(names: Any, functions: Mapping[str, Named]) -> dict[str, Name
 
     Args:
         names: the Literal of the names that files may hold.
-        functions: by name.
 
     Raises:
         TypeError: a name has no function, or a function's name is not in the Literal: a mistake in the source, found at import.

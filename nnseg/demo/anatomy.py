@@ -73,12 +73,7 @@ class Ellipsoid:
 
 
 def make_head(random: np.random.Generator, *, lesions: int) -> tuple[Ellipsoid, ...]:
-    """The pieces of one head, in the order they are painted; every head differs in size, shape and brightness.
-
-    Args:
-        random: source of all variation.
-        lesions: their number.
-    """
+    """The pieces of one head, in the order they are painted; every head differs in size, shape and brightness."""
     size = random.uniform(0.94, 1.06, 3)
     tone = {tissue: np.array(signal) * random.uniform(0.93, 1.07, 2) for tissue, signal in TISSUES.items()}
     pieces = [_vary(random, piece, size=size, tone=tone[piece.tissue]) for piece in TEMPLATE]

@@ -24,7 +24,6 @@ def write_phantoms(folder: Path, *, cases: int = 16, seed: int = 0) -> Path:
 
     Args:
         folder: created if absent.
-        cases: their number.
         seed: of every random choice; a case does not depend on how many there are.
 
     Raises:

@@ -43,7 +43,6 @@ class StoredCase:
     """A preprocessed case for drawing patches.
 
     Args:
-        name: the case's name.
         image: float32 (C, Z, Y, X), in memory or on disk; slicing returns NumPy arrays either way.
         labels: int8 or int16 (Z, Y, X), label indices, -1 where ignored; as ``image`` in memory or on disk.
         locations: for each label index above 0 that occurs, a random sample of its voxels (n, 3) in ascending order.

@@ -61,7 +61,6 @@ class Row:
         line: its number in the file, from 1.
         case: the name in the column "case".
         cells: by column, stripped; empty where the line is too short.
-        count: cells that the line has.
     """
 
     line: int
@@ -75,8 +74,6 @@ class CaseTable:
     """A table with a column "case".
 
     Args:
-        path: of the file.
-        line: number of the header's line.
         header: names of the columns as written.
         columns: names of the columns as they are compared.
         rows: all lines below the header but blank ones.

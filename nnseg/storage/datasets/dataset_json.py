@@ -35,7 +35,6 @@ class CaseEntry:
     """One case as dataset.json lists it.
 
     Args:
-        name: if it has one there.
         images: as listed; not checked to exist.
         labels: as listed; None if there is none.
         problem: why the entry cannot be used, if it cannot.
@@ -52,7 +51,6 @@ class Description:
     """The content of a dataset.json.
 
     Args:
-        path: of the file.
         name: of the dataset, empty if not given.
         channels: names in order; empty if not given.
         labels: None if not given.

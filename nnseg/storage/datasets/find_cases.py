@@ -85,7 +85,6 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     cannot be listed is a case too, which fails when it is read.
 
     Args:
-        path: a file, or a folder.
         channels: number that the model needs; it decides whether numbers at the end of names count channels or slices.
 
     Raises:

@@ -26,7 +26,6 @@ def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
         how: "subject" or "bids" for the subject of BIDS names (sub-01); the path of a table (.csv or .tsv) with columns "case" and
             "group", "patient" or "subject", or with two columns and no header; or a regular expression with one pair of
             parentheses around the part of the case's name that identifies the group.
-        dataset: whose cases are grouped.
 
     Raises:
         DatasetError: the table or the expression is not usable, or leaves a case without a group.

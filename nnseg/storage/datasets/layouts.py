@@ -23,9 +23,7 @@ class FoundDataset:
     """What a dataset folder holds, before any image was opened.
 
     Args:
-        layout: in words.
         cases: usable as far as names tell, sorted.
-        findings: what was wrong.
         description: of its dataset.json, if it has one.
     """
 

@@ -28,9 +28,6 @@ def mark_annotated(
     """The cases, each with the labels that were annotated in it, and a note on how many have which.
 
     Args:
-        cases: as found in the dataset.
-        labels: of the dataset.
-        folder: of the dataset.
         description: its dataset.json, if it has one.
         unusable: names of further cases, which may be listed too.
 

@@ -36,9 +36,7 @@ class LabelledScan:
     """A case, read and checked.
 
     Args:
-        scan: its image.
         label_map: on the scan's grid, every value declared.
-        findings: warnings and notes.
     """
 
     scan: Scan

@@ -28,9 +28,6 @@ class Series:
     """The slices of one series that share an orientation and a size.
 
     Args:
-        uid: its SeriesInstanceUID.
-        number: its series number, as text.
-        description: SeriesDescription.
         files: its slices, ordered along the normal of the slices.
         positions: mm along that normal; empty if a slice has no position.
         is_localiser: a planning view, not a volume.
@@ -118,7 +115,6 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
 
     Args:
         source: a folder with one series, or its files in any order.
-        options: what besides the voxels.
 
     Raises:
         ScanError: no file is readable, several series, slices missing, doubled, out of line or unevenly spaced, or voxels at no

@@ -39,15 +39,11 @@ class Slice:
     """The header of one file of a series.
 
     Args:
-        path: of the file.
         uid: its SeriesInstanceUID.
-        number: of the series, as text.
-        description: of the series.
         size: pixels (columns, rows).
         position: ImagePositionPatient in mm; () if it is missing.
         orientation: ImageOrientationPatient, six cosines; () if it is missing.
         is_localiser: a planning view, not part of a volume.
-        frames: in the file.
         spacing: mm between rows and between columns; () if it is missing.
     """
 

@@ -38,7 +38,6 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         labels_ZYX: stored values, in the stored order of the scan (`nnseg.storage.images.write.to_stored_order`).
         path: a complete file appears under this name, or none.
         like: the scan, read from DICOM.
-        labels: names and values.
         when: date and time of the segmentation; now by default. The same input and time give the same bytes.
 
     Raises:
@@ -113,7 +112,6 @@ def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequ
     Args:
         sources: headers of the slices of the first channel, then those of the others.
         numbers: (Z, Y, X), of segments, 0 where there is none.
-        names: of the segments from 1 on.
         slices: how many there are of the first channel.
         when: date and time of the segmentation.
     """

@@ -62,7 +62,6 @@ def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     """A reader that has read the header of a file; it has the methods of an image, except for its voxels.
 
     Args:
-        path: the file.
         image_io: the name of ITK's reader; by default that of the suffix.
     """
     reader = sitk.ImageFileReader()
@@ -104,7 +103,6 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, 
     Args:
         voxels: (Z, Y, X).
         path: its suffix chooses the format.
-        grid: of ``voxels``.
         is_2d: write the only slice as a 2D image.
         source: the scan; further metadata of a file of the same format (its content, the patient, ...) is copied.
 

@@ -58,7 +58,6 @@ def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool
 
     Args:
         voxels: (Z, Y, X) in stored order.
-        path: ends in .nii or .nii.gz.
         grid: of the voxels, as stored; it may be sheared.
         is_2d: write the only slice as a 2D image.
         source: the NIfTI file whose header is taken, if its voxels are on exactly this grid.

@@ -26,7 +26,6 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The pixels of a PNG, BMP or JPEG file as one slice, colours as channels.
 
     Args:
-        path: the file.
         options: as labels, the indices of a palette are kept; otherwise they become colours.
 
     Raises:

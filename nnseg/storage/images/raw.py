@@ -25,7 +25,6 @@ class RawImage:
 
     Args:
         voxels: (C, Z, Y, X), any real number type.
-        grid: of the voxels.
         is_2d: True if the file itself is two-dimensional.
         has_geometry: False if the format stores no positions; ``grid`` then lies at the origin, with the spacing given or 1 mm.
         notes: what a user should know of the file, though it can be used.
@@ -103,7 +102,6 @@ def make_grid(
     """The grid of a volume by the steps between its voxels; its axes may be sheared.
 
     Args:
-        path: named in errors.
         shape: (z, y, x).
         steps: (3, 3) mm in LPS; row ``a`` is the step from one voxel to the next along array axis ``a``.
         origin: (3,) mm in LPS of the first voxel.

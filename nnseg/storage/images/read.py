@@ -42,7 +42,6 @@ class Header:
 
     Args:
         grid: the canonical grid that the scan will have.
-        channels: their number.
     """
 
     grid: Grid
@@ -105,7 +104,6 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     """A label map in canonical orientation, its values as stored.
 
     Args:
-        path: one file.
         like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF).
 
     Raises:

@@ -40,8 +40,6 @@ def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, o
 
     Args:
         voxels: on ``grid``.
-        grid: of the voxels.
-        onto: the grid of the result.
         order: 0 takes the nearest voxel, 1 interpolates linearly.
         outside: the value of voxels that ``grid`` does not cover.
     """

@@ -31,10 +31,6 @@ def write_label_files(
 
     Args:
         label_map: on the canonical grid of ``like``.
-        folder: where to.
-        name: of the case.
-        like: the scan.
-        labels: names and values.
         suffix: ``.dcm`` for DICOM-SEG. By default the scan's own where that can hold labels, else ``.nii.gz``; for a scan read from
             DICOM ``.nii.gz``, and DICOM-SEG beside it if the extra ``dicom`` is installed and the headers allow it.
 
@@ -71,7 +67,6 @@ def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> N
     Args:
         label_map: on the canonical grid of ``like``.
         path: its suffix chooses the format; a complete file appears under this name, or none.
-        like: the scan.
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
@@ -90,7 +85,6 @@ def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
     Args:
         map_ZYX: float32, on the canonical grid of ``like``.
         path: its suffix chooses the format; a complete file appears under this name, or none.
-        like: the scan.
 
     Raises:
         ScanError: the format is unknown, or holds no floats.
