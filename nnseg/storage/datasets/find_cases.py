@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,14 +68,6 @@ def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[
     return {name: {0: path} for name, path in files.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ImageFile:
-    """One image: its name, with the folders it lies in and a channel number if it has one, and its file or files."""
-
-    name: str
-    images: tuple[Path, ...]
-
-
 def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     """The scans in a file or a folder and its folders, sorted by name.
 
@@ -123,41 +114,41 @@ def _single(path: Path, channels: int) -> Case:
     return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[_ImageFile]:
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Case]:
     name = "_".join(above) or folder.name
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
         images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
         folders = [p for p in entries if p.is_dir()]
     except OSError:  # reading this case will raise the error
-        yield _ImageFile(name=name, images=(folder,))
+        yield Case(name=name, images=(folder,))
         return
-    yield from (_ImageFile(name="_".join((*above, image_name(path))), images=(path,)) for path in images)
+    yield from (Case(name="_".join((*above, image_name(path))), images=(path,)) for path in images)
     used: set[Path] = set()
     for form in FOLDER_FORMATS.values():
         if parts := [p for p in form.files(folder) if suffix_of(p) not in FORMATS]:
             used.update(parent for part in parts for parent in part.parents)
             several = form.split(parts)
-            yield from (_ImageFile(name=f"{name}_{mark}", images=files) for mark, files in several.items())
+            yield from (Case(name=f"{name}_{mark}", images=files) for mark, files in several.items())
             if not several:
-                yield _ImageFile(name=name, images=(folder,))
+                yield Case(name=name, images=(folder,))
     for path in folders:
         circular = path.resolve() in (folder.resolve(), *folder.resolve().parents)  # a link may lead back
         if not circular and path not in used:
             yield from _walk(path, (*above, path.name))
 
 
-def _distinct(entries: Sequence[_ImageFile]) -> list[_ImageFile]:
+def _distinct(entries: Sequence[Case]) -> list[Case]:
     """Entries with distinct names: ``a.nii`` and ``a.nii.gz`` become a_nii and a_nii_gz."""
     counts = Counter(e.name.casefold() for e in entries)
     return [
-        e if counts[e.name.casefold()] == 1 else _ImageFile(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)
+        e if counts[e.name.casefold()] == 1 else Case(name=e.name + suffix_of(e.images[0]).replace(".", "_"), images=e.images)
         for e in entries
     ]
 
 
-def _cases(entries: Sequence[_ImageFile], channels: int) -> Iterator[Case]:
-    groups: dict[str, dict[int, _ImageFile]] = defaultdict(dict)
+def _cases(entries: Sequence[Case], channels: int) -> Iterator[Case]:
+    groups: dict[str, dict[int, Case]] = defaultdict(dict)
     loose = []
     for entry in entries:
         match = CHANNEL.fullmatch(entry.name)
@@ -174,6 +165,6 @@ def _cases(entries: Sequence[_ImageFile], channels: int) -> Iterator[Case]:
     yield from (Case(name=e.name, images=e.images) for e in loose)
 
 
-def _are_channels(group: dict[int, _ImageFile], channels: int) -> bool:
+def _are_channels(group: dict[int, Case], channels: int) -> bool:
     """True if the numbers count channels: 0 to the model's last, some of them perhaps missing, but not 1, 2, 3 of a stack."""
     return set(group) <= set(range(channels)) and (0 in group or channels > 1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
@@ -28,31 +27,35 @@ class Series:
     """The slices of one series that share an orientation and a size.
 
     Args:
-        files: its slices, ordered along the normal of the slices.
-        positions: mm along that normal; empty if a slice has no position.
-        is_localiser: a planning view, not a volume.
-        is_multiframe: one file with all slices in it.
-        places: ImagePositionPatient of each slice, in mm; empty like ``positions``.
-        spacings: mm between the rows and the columns of each slice; () where the header has none.
+        slices: ordered along their normal.
+        heights: mm along that normal; empty if a slice has no position.
     """
 
-    uid: str
-    number: str
-    description: str
-    files: tuple[Path, ...]
-    positions: tuple[float, ...]
-    is_localiser: bool
-    is_multiframe: bool
-    places: tuple[tuple[float, ...], ...]
-    spacings: tuple[tuple[float, ...], ...]
+    slices: tuple[Slice, ...]
+    heights: tuple[float, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the slices."""
+        return tuple(s.path for s in self.slices)
+
+    @property
+    def number(self) -> str:
+        """SeriesNumber."""
+        return self.slices[0].number
+
+    @property
+    def is_multiframe(self) -> bool:
+        """True for one file with all slices in it."""
+        return self.slices[0].frames > 1
 
     @property
     def has_spacing(self) -> bool:
         """True if every slice has a pixel spacing; a file of many frames has one for each frame."""
-        return self.is_multiframe or all(self.spacings)
+        return self.is_multiframe or all(s.spacing for s in self.slices)
 
     def __str__(self) -> str:
-        return f"{self.number or '?'} {self.description!r} ({len(self.files)} slices)"
+        return f"{self.number or '?'} {self.slices[0].description!r} ({len(self.slices)} slices)"
 
 
 def find_series(slices: Iterable[Slice]) -> tuple[Series, ...]:
@@ -64,13 +67,13 @@ def find_series(slices: Iterable[Slice]) -> tuple[Series, ...]:
             groups.append([piece])
         else:
             group.append(piece)
-    return tuple(sorted(map(_series, groups), key=lambda s: (s.number.zfill(9), s.uid, s.files[0].name)))
+    return tuple(sorted(map(_series, groups), key=lambda s: (s.number.zfill(9), s.slices[0].uid, s.slices[0].path.name)))
 
 
 def find_volumes(found: Sequence[Series]) -> tuple[Series, ...]:
     """The series that are volumes: no localisers, and no single slices beside longer series."""
-    volumes = [s for s in found if not s.is_localiser] or list(found)
-    return tuple([s for s in volumes if len(s.files) > 1 or s.is_multiframe] or volumes)
+    volumes = [s for s in found if not s.slices[0].is_localiser] or list(found)
+    return tuple([s for s in volumes if len(s.slices) > 1 or s.is_multiframe] or volumes)
 
 
 def split_volumes(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
@@ -123,16 +126,16 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
     files = dicom_files(source) if isinstance(source, Path) else tuple(source)
     place = source if isinstance(source, Path) else files[0].parent
     series = choose_series(find_series(map(read_slice, files)), place)
-    is_flat = len(series.files) == 1 and not series.is_multiframe
-    if not (series.has_spacing or options.spacing or (is_flat and not series.positions)):
+    is_flat = len(series.slices) == 1 and not series.is_multiframe
+    if not (series.has_spacing or options.spacing or (is_flat and not series.heights)):
         found, advice = f"series {series} has no spacing of its voxels", "correct the headers, or predict with --spacing"
         raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
     _check_spacings(series, place)
-    gap = _check_positions(series, place) if len(series.files) > 1 else 0.0
+    gap = _check_positions(series, place) if len(series.slices) > 1 else 0.0
     volume = _read_only_header(series.files) if options.only_header else _read_pixels(series.files)
     if not series.has_spacing:
-        volume = _with_spacing(volume, options.spacing, positioned=bool(series.positions))
-    if len(series.files) > 1:
+        volume = _with_spacing(volume, options.spacing, positioned=bool(series.heights))
+    if len(series.slices) > 1:
         volume = replace(volume, grid=_stacked_grid(series, volume.grid, gap, place))
     return replace(volume, files=series.files)
 
@@ -142,11 +145,11 @@ def _stacked_grid(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
     steps = grid.steps
     normal = np.cross(steps[2], steps[1])
     steps[0] = normal / np.linalg.norm(normal) * gap
-    first, last = np.asarray(series.places[0]), np.asarray(series.places[-1])
-    step = (last - first) / (len(series.files) - 1)
+    first, last = np.asarray(series.slices[0].position), np.asarray(series.slices[-1].position)
+    step = (last - first) / (len(series.slices) - 1)
     if np.linalg.norm(step - steps[0]) > SHEAR_LIMIT * gap:
         steps[0] = step
-    placed = make_grid(place, (len(series.files), *grid.shape[1:]), steps, first)
+    placed = make_grid(place, (len(series.slices), *grid.shape[1:]), steps, first)
     return replace(placed, spacing=(placed.spacing[0], *grid.spacing[1:]))
 
 
@@ -166,37 +169,22 @@ def _belong_together(one: Slice, other: Slice) -> bool:
     return bool(np.allclose(one.orientation, other.orientation, atol=0.01))
 
 
-def _series(pieces: list[Slice]) -> Series:
-    placed = all(len(p.position) == 3 and len(p.orientation) == 6 for p in pieces)
-    normal = _normal(pieces[0]) if placed else np.zeros(3)
-    heights = [float(normal @ np.asarray(p.position)) if placed else 0.0 for p in pieces]
-    order = sorted(range(len(pieces)), key=lambda i: (heights[i], pieces[i].path.name))
-    first = pieces[0]
-    return Series(
-        uid=first.uid,
-        number=first.number,
-        description=first.description,
-        files=tuple(pieces[i].path for i in order),
-        positions=tuple(heights[i] for i in order) if placed else (),
-        is_localiser=first.is_localiser,
-        is_multiframe=first.frames > 1,
-        places=tuple(pieces[i].position for i in order) if placed else (),
-        spacings=tuple(pieces[i].spacing for i in order),
-    )
-
-
-def _normal(piece: Slice) -> npt.NDArray[np.float64]:
-    normal = np.cross(piece.orientation[:3], piece.orientation[3:])
-    return np.asarray(normal / (np.linalg.norm(normal) or 1.0), float)
+def _series(slices: list[Slice]) -> Series:
+    if not all(len(s.position) == 3 and len(s.orientation) == 6 for s in slices):
+        return Series(slices=tuple(sorted(slices, key=lambda s: s.path.name)), heights=())
+    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
+    normal = normal / (np.linalg.norm(normal) or 1.0)
+    ordered = sorted((float(normal @ np.asarray(s.position)), s.path.name, i) for i, s in enumerate(slices))
+    return Series(slices=tuple(slices[i] for _, _, i in ordered), heights=tuple(height for height, _, _ in ordered))
 
 
 def _check_spacings(series: Series, place: Path) -> None:
-    spacings = np.asarray(series.spacings if all(series.spacings) else ())
+    spacings = np.asarray([s.spacing for s in series.slices] if all(s.spacing for s in series.slices) else ())
     other = np.argwhere(~np.isclose(spacings, spacings[:1], rtol=SPACING_TOLERANCE, atol=0))
     if len(other):
         i = int(other[0][0])
-        one, another = (" x ".join(f"{v:g}" for v in series.spacings[k]) for k in (0, i))
-        found = f"{series.files[0].name} has voxels of {one} mm and {series.files[i].name} of {another} mm"
+        one, another = (" x ".join(f"{v:g}" for v in series.slices[k].spacing) for k in (0, i))
+        found = f"{series.slices[0].path.name} has voxels of {one} mm and {series.slices[i].path.name} of {another} mm"
         raise ScanError.at(place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them")
 
 
@@ -206,30 +194,30 @@ def _check_positions(series: Series, place: Path) -> float:
     Raises:
         ScanError: a slice is missing, there twice, or not at its place in a line with even steps.
     """
-    if not series.positions:
+    if not series.heights:
         found = f"series {series} has slices without ImagePositionPatient"
         raise ScanError.at(place, found, "a position in every slice", "export the series again with full headers")
-    gaps = np.diff(series.positions)
+    gaps = np.diff(series.heights)
     spacing = float(np.median(gaps))
     doubled = np.flatnonzero(gaps < GAP_TOLERANCE * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
     if len(doubled):
         i = int(doubled[0])
-        found = f"{series.files[i].name} and {series.files[i + 1].name} lie both at {series.positions[i]:.2f} mm"
+        found = f"{series.slices[i].path.name} and {series.slices[i + 1].path.name} lie both at {series.heights[i]:.2f} mm"
         raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
         raise _uneven(series, place, spacing, [int(i) for i in wrong])
-    places = np.asarray(series.places)
+    places = np.asarray([s.position for s in series.slices])
     away = np.linalg.norm(places - np.linspace(places[0], places[-1], len(places)), axis=1)
     if away.max() > GAP_TOLERANCE * spacing:
         i = int(away.argmax())
-        found = f"{series.files[i].name} lies {away[i]:.2g} mm beside its place in a line from the first slice to the last"
+        found = f"{series.slices[i].path.name} lies {away[i]:.2g} mm beside its place in a line from the first slice to the last"
         raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
     return float(np.mean(gaps))
 
 
 def _uneven(series: Series, place: Path, spacing: float, wrong: list[int]) -> ScanError:
-    shown = ", ".join(f"{series.positions[i]:.2f} to {series.positions[i + 1]:.2f} mm" for i in wrong[:5])
+    shown = ", ".join(f"{series.heights[i]:.2f} to {series.heights[i + 1]:.2f} mm" for i in wrong[:5])
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     found = f"slices are missing or unevenly spaced: gaps from {shown}{more}"
     return ScanError.at(place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series")

@@ -16,14 +16,7 @@ from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
 from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.itk import raw_from_itk
-from nnseg.storage.images.raw import (
-    CHANNEL_TOLERANCE,
-    SHEAR_LIMIT,
-    RawImage,
-    ReadOptions,
-    check_file,
-    smallest_integer_type,
-)
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3

@@ -17,7 +17,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers, LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside, write_text
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, Writer, folder_format, known_suffixes, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
 
@@ -72,11 +72,8 @@ def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> N
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
         RunError: the folder cannot be written to.
     """
-    path, labels = Path(path), to_stored_order(label_map, like)
-    form = FORMATS.get(suffix_of(path))
-    if form is None or form.write is None:
-        raise _not_written(path, "label maps", form.label_suffix if form else "")
-    _write(labels.astype(smallest_integer_type(labels)), path, form.write, like)
+    labels = to_stored_order(label_map, like)
+    _write(labels.astype(smallest_integer_type(labels)), Path(path), like, "label maps")
 
 
 def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
@@ -90,14 +87,10 @@ def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
         ScanError: the format is unknown, or holds no floats.
         RunError: the folder cannot be written to.
     """
-    path = Path(path)
-    form = FORMATS.get(suffix_of(path))
-    if form is None or form.write is None or form.map_suffix:
-        raise _not_written(path, "maps of floats", form.map_suffix if form else "")
     grid = upright(like.grid.reoriented(like.grid.canonical()))
     if map_ZYX.shape != grid.shape:
         raise _wrong_grid(f"the map (shape {map_ZYX.shape})", like)
-    _write(_to_stored_order(map_ZYX, grid, like, order=1).astype(np.float32, copy=False), path, form.write, like)
+    _write(_to_stored_order(map_ZYX, grid, like, order=1).astype(np.float32, copy=False), Path(path), like, "maps of floats")
 
 
 def to_stored_order(label_map: LabelMap, like: Source) -> Integers:
@@ -128,10 +121,15 @@ def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, orde
     return np.ascontiguousarray(turn.inverse().apply(voxels))
 
 
-def _write(voxels: npt.NDArray[Any], path: Path, write: Writer, like: Source) -> None:
+def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str) -> None:
+    form = FORMATS.get(suffix_of(path))
+    instead = "" if form is None else form.map_suffix if voxels.dtype.kind == "f" else form.label_suffix
+    if form is None or form.write is None or instead:
+        found = f'{what} are not written as "{suffix_of(path)}"'
+        raise ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
     with write_aside(path) as aside:
         try:
-            write(voxels, aside, like.grid, is_2d=like.is_2d, source=like.files[0])
+            form.write(voxels, aside, like.grid, is_2d=like.is_2d, source=like.files[0])
         except ScanError as error:
             raise ScanError(str(error).replace(str(aside), str(path))) from error
     if _needs_spacing(path, like):
@@ -142,11 +140,6 @@ def _needs_spacing(path: Path, like: Source) -> bool:
     """True if the spacing is written to a file beside: 1 mm needs none."""
     form = FORMATS.get(suffix_of(path))
     return form is not None and form.spacing_beside and like.grid.spacing != (1.0, 1.0, 1.0)
-
-
-def _not_written(path: Path, what: str, instead: str) -> ScanError:
-    found = f'{what} are not written as "{suffix_of(path)}"'
-    return ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
 
 
 def _wrong_grid(what: str, like: Source) -> ScanError:
