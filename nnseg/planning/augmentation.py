@@ -76,18 +76,18 @@ def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
         policy = getattr(inputs.recipe.modality, modality).model_dump(exclude_unset=True)
         decided = {**decided, **policy, "why": {**decided["why"], **dict.fromkeys(policy, reason), **policy.get("why", {})}}
     if pairs and modality != "microscopy":
-        decided = _with_sides(inputs, decided, pairs)
-    return _with_quarter_turns(inputs, apply_recipe(decided, given))
+        decided = _keep_sides(inputs, decided, pairs)
+    return _add_quarter_turns(inputs, apply_recipe(decided, given))
 
 
 def _by_patch(inputs: PlanInputs) -> Content:
+    """Rotation and mirroring by the shape of the patch, as in nnU-Net."""
     patch, axes = inputs.patch, list(range(inputs.dimensions))
     in_plane = inputs.dimensions == 3 and max(patch) / patch[0] > inputs.rules.anisotropy
-    if inputs.dimensions == 2:
-        square = max(patch) / min(patch) <= 1.5
-        degrees, reason = (
-            (180.0, "all directions are equivalent in a nearly square patch") if square else (15.0, "the patch is oblong")
-        )
+    if inputs.dimensions == 2 and max(patch) / min(patch) > 1.5:
+        degrees, reason = 15.0, "the patch is oblong"
+    elif inputs.dimensions == 2:
+        degrees, reason = 180.0, "all directions are equivalent in a nearly square patch"
     elif in_plane:
         degrees, reason = 180.0, "slices are rotated in their plane only, by any angle"
     else:
@@ -99,7 +99,7 @@ def _by_patch(inputs: PlanInputs) -> Content:
     return {"rotation_degrees": degrees, "in_plane": in_plane, "mirror_axes": axes, "why": why}
 
 
-def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
+def _keep_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     """The decisions changed so that left and right stay apart: flips swap the labels, or there are none; rotations are limited."""
     axis = inputs.resolution.axes.index(LEFT_RIGHT) - (3 - inputs.dimensions)
     if axis < 0:
@@ -118,24 +118,22 @@ def _with_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     return {**decided, "swapped_labels": pairs, "swap_axis": axis}
 
 
-def _with_quarter_turns(inputs: PlanInputs, decided: Content) -> Content:
+def _add_quarter_turns(inputs: PlanInputs, decided: Content) -> Content:
     """The decisions with the axes of quarter turns, if there are any: those along which patch and voxels are equally long."""
     if not decided.get("quarter_turn_probability") or "quarter_turn_axes" in decided:
         return decided
     first = 1 if decided["in_plane"] else 0
     free = [a for a in range(first, inputs.dimensions) if a != decided.get("swap_axis")]
-    axes = max(([b for b in free if _alike(inputs, a, b)] for a in free), key=len, default=[])
+    axes = max(([b for b in free if _are_equal(inputs, a, b)] for a in free), key=len, default=[])
     if len(axes) < 2:
         why = {**decided["why"], "quarter_turn_probability": "no two axes of the patch are equal in voxels and spacing"}
         return {**decided, "quarter_turn_probability": 0.0, "why": why}
-    return {
-        **decided,
-        "quarter_turn_axes": axes,
-        "why": {**decided["why"], "quarter_turn_axes": "the patch is equal in voxels and spacing along them"},
-    }
+    why = {**decided["why"], "quarter_turn_axes": "the patch is equal in voxels and spacing along them"}
+    return {**decided, "quarter_turn_axes": axes, "why": why}
 
 
-def _alike(inputs: PlanInputs, a: int, b: int) -> bool:
+def _are_equal(inputs: PlanInputs, a: int, b: int) -> bool:
+    """True if a patch has as many voxels along two axes, with a spacing that differs by at most 10 %."""
     patch, spacing = inputs.patch, inputs.requirements.spacing
     return patch[a] == patch[b] and max(spacing[a], spacing[b]) <= 1.1 * min(spacing[a], spacing[b])
 
