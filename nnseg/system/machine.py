@@ -40,7 +40,7 @@ CGROUP_FILES = (
 
 @dataclass
 class PeakMemory:
-    """The most RAM that was held; known when its block has ended."""
+    """The most RAM that was held, set when the block has ended."""
 
     gb: float = 0.0
 
@@ -62,8 +62,8 @@ class ProcessUsage:
 
 def free_ram_gb(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
     """RAM that this process may still take: what the machine has, or what its control group (a container, a job) leaves."""
-    rooms = [_free_in_group(folder) for folder in _memory_groups(proc, cgroups)]
-    return min(psutil.virtual_memory().available, *rooms, float("inf")) / GIGABYTE
+    in_groups = (_free_in_group(folder) for folder in _memory_groups(proc, cgroups))
+    return min([psutil.virtual_memory().available, *in_groups]) / GIGABYTE
 
 
 def free_device_gb(device: str) -> float:

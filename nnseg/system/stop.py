@@ -1,4 +1,4 @@
-"""`StopRequest`: Ctrl-C, SIGTERM or a file that asks for an end, which long work checks between two steps."""
+"""`StopRequest`: Ctrl-C, SIGTERM or a file that stops long work, which checks for it between two steps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ StopSource = Literal["", "signal", "file"]
 
 
 class StopRequest:
-    """Whether the work should end. Within ``with``, a first Ctrl-C or SIGTERM is only recorded; a second ends it at once.
+    """Whether the work should stop. Within ``with``, a first Ctrl-C or SIGTERM is only recorded; a second ends it at once.
 
     Args:
-        file: asks for an end by its existence; None for no such file. An old one is removed on entry.
+        file: stops the work when it exists; None for no such file. An old one is removed on entry.
         remove_file: whether to remove it; not if other processes must see it too.
         parent: number of the process that started this one; its end counts as a signal.
     """
@@ -47,7 +47,7 @@ class StopRequest:
 
     @property
     def source(self) -> StopSource:
-        """What asks for an end: "signal" ends the work for now, "file" for good; "" if nothing does."""
+        """What stops the work: a "signal" until the command is repeated, the "file" for good; "" if nothing does."""
         if self._signal is not None or self._parent not in (None, os.getppid()):
             return "signal"
         now = time.monotonic()
