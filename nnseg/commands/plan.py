@@ -104,7 +104,7 @@ def _decide(
     device, memory_gb = device_kind(options.device), options.memory_gb
     if memory_gb is None and device == "cuda" and recipe.planner.fills_memory:
         memory_gb = USED_SHARE * free_device_gb(options.device) or None
-    steps = options.steps if options.epochs is None else options.epochs * recipe.on(device).training.epoch_steps
+    steps = options.steps if options.epochs is None else options.epochs * recipe.for_device(device).training.epoch_steps
     budget = Budget(seconds=options.budget, steps=steps, device=device, memory_gb=memory_gb)
     candidates = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
     if options.budget is not None:

@@ -59,8 +59,8 @@ def make_candidates(
     Raises:
         PlanError: the dataset cannot have a plan in ``kinds``, or the recipe does not fit it.
     """
-    of_device = recipe.on(budget.device)
-    networks = [(network, of_device.of(network)) for network in of_device.candidates]
+    of_device = recipe.for_device(budget.device)
+    networks = [(network, of_device.with_candidate(network)) for network in of_device.candidates]
     networks = networks or [(CandidateNetwork(name=recipe.name), of_device)]
     inputs = [(network, _collect_inputs(fingerprint, budget, of)) for network, of in networks]
     chosen = choose_configurations(kinds, inputs[0][1])
@@ -90,7 +90,7 @@ def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) 
 
 def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, PlanInputs]:
     """The inputs of all plans that the dataset can have, by the plan's name."""
-    rules = recipe.planner.within(budget)
+    rules = recipe.planner.for_budget(budget)
     resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
     recipe = recipe.model_copy(update={"planner": rules})
     inputs = partial(PlanInputs, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)

@@ -89,7 +89,7 @@ class Rules(FrozenModel):
         """The constants of 2D or of 3D plans."""
         return self.flat if dimensions == 2 else self.volume
 
-    def within(self, budget: Budget) -> Rules:
+    def for_budget(self, budget: Budget) -> Rules:
         """The rules for the memory that a budget allows."""
         if budget.memory_gb is None or not self.most_memory_gb:
             return self
@@ -160,7 +160,7 @@ class Recipe(FrozenModel):
     candidates: tuple[CandidateNetwork, ...] = ()
     on_cpu: dict[str, Any] = {}
 
-    def on(self, device: str) -> Recipe:
+    def for_device(self, device: str) -> Recipe:
         """The recipe for a kind of device.
 
         Raises:
@@ -171,7 +171,7 @@ class Recipe(FrozenModel):
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
         return parse(Recipe, _merge(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
-    def of(self, candidate: CandidateNetwork) -> Recipe:
+    def with_candidate(self, candidate: CandidateNetwork) -> Recipe:
         """The recipe with one of its candidate networks.
 
         Raises:
@@ -192,9 +192,9 @@ def load_recipe(name: str | Path) -> Recipe:
     path = _find(str(name))
     content = _read(path)
     recipe = parse(Recipe, {**content, "name": path.stem}, f"recipe {path.name}")
-    for of_device in (recipe, recipe.on("cpu")):  # so that a mistake is seen on every device
+    for of_device in (recipe, recipe.for_device("cpu")):  # to find mistakes whatever the device
         for candidate in of_device.candidates:
-            of_device.of(candidate)
+            of_device.with_candidate(candidate)
     return recipe
 
 

@@ -156,7 +156,7 @@ def test_no_coarse_grid_where_patches_show_most_of_a_scan(rules: dict[str, Rules
 def test_thin_axis_is_never_shrunk_away():
     # nnU-Net would take voxels off axis 0 until none is left.
     demand = NetworkRequirements(spacing=(5, 0.5, 0.5), shape=(3, 4000, 4000), heads=2, voxels=1e9)
-    fitted = fit_network(demand, load_recipe("auto").on("cpu").planner)
+    fitted = fit_network(demand, load_recipe("auto").for_device("cpu").planner)
     assert fitted.topology.patch[0] == 3
     assert fitted.estimate <= fitted.allowance
 
@@ -167,4 +167,4 @@ def test_batch_says_what_limits_it(rules: dict[str, Rules]):
     assert fit_network(BRAIN.requirements(3), default).limit == "cost"
     one_small_case = NetworkRequirements(spacing=(1, 1, 1), shape=(32, 32, 32), heads=2, voxels=32**3)
     assert fit_network(one_small_case, default).limit == "smallest"
-    assert fit_network(HIPPOCAMPUS.requirements(3), load_recipe("auto").on("cpu").planner).limit == "largest"
+    assert fit_network(HIPPOCAMPUS.requirements(3), load_recipe("auto").for_device("cpu").planner).limit == "largest"

@@ -16,14 +16,14 @@ def test_shipped_recipe_is_valid_on_every_device_and_fits_a_page(name: str, devi
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
-    assert recipe.on(device).training.deep_supervision
+    assert recipe.for_device(device).training.deep_supervision
     assert len(shipped_recipes()[name].read_text().splitlines()) <= 150
 
 
 def test_auto_halves_channels_on_a_cpu_only():
     recipe = load_recipe("auto")
-    assert [recipe.on(d).planner.base_features for d in ("cpu", "cuda", "mps")] == [16, 32, 32]
-    assert recipe.on("cpu").planner.smallest_batch == recipe.planner.smallest_batch
+    assert [recipe.for_device(d).planner.base_features for d in ("cpu", "cuda", "mps")] == [16, 32, 32]
+    assert recipe.for_device("cpu").planner.smallest_batch == recipe.planner.smallest_batch
 
 
 def test_recipe_survives_json():
