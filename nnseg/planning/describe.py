@@ -42,11 +42,11 @@ def summarize_plan(plan: Plan) -> str:
     again = f", averaged over {mirrored} mirrored copies" if mirrored > 1 else ""
     unet = f"{network.kind} {plan.dimensions}D U-Net of {len(network.features)} stages"
     architecture = unet if network.is_unet else f"{plan.dimensions}D network ({network.kind})"
-    shown = f", and is shown the answer of the {plan.previous} plan" if plan.previous else ""
+    previous = f", with the segmentation of the {plan.previous} plan as a further input" if plan.previous else ""
     return (
         f"Scans are brought to a voxel spacing of {_by(plan.preprocessing.spacing, 'g')} mm and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
-        f"A {architecture} sees patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{shown}. "
+        f"A {architecture} processes patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{previous}. "
         f"It is trained for {length} with {training.optimizer} on {training.loss} "
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."

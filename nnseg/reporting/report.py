@@ -31,12 +31,12 @@ RELOAD_SECONDS = 60
 """Time after which a live page reloads itself."""
 
 SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] = {
-    "data": ("Data", "The data, as found", summarize_data),
-    "plan": ("Plan", "The plan, and why", lambda content: content.plans or None),
-    "training": ("Training", "How training went", summarize_training),
+    "data": ("Data", "The dataset", summarize_data),
+    "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),
+    "training": ("Training", "Training", summarize_training),
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
-    "trust": ("Trust", "How far to trust an answer", summarize_trust),
+    "trust": ("Trust", "Expected quality and calibration", summarize_trust),
     "cost": ("Cost", "Time, memory and energy", summarize_cost),
     "provenance": ("Provenance", "Provenance", lambda content: content.provenance or None),
 }

@@ -150,7 +150,7 @@ def test_few_cases_have_no_intervals_and_it_is_said():
 
 def test_an_interval_is_said_to_hold_the_mean_of_all_such_cases_not_of_further_samples():
     many = summarize_scores(replace(EMPTY, scores=scores([case(f"c{i}", 0.5 + i / 100, 0.6) for i in range(12)])))
-    assert "in 95 of 100 such samples an interval made like this holds it" in many["intervals"]
+    assert "in 95 of 100 such samples an interval made like this contains the mean of all cases" in many["intervals"]
 
 
 def test_of_too_many_labels_those_with_the_worst_means_are_in_the_table_of_cases(monkeypatch):
@@ -196,7 +196,7 @@ def test_groups_are_shown_with_their_test():
     assert [(group.value, group.n) for group in groups] == [("a", 2), ("b", 3)]
     first, _ = table_rows(report_content(), f"Scores by site {HOSTILE}").values()
     assert first[:2] == ["2", "0.750"]
-    assert "do not differ in Dice beyond chance" in test
+    assert "do not differ significantly in Dice" in test
 
 
 def test_the_choice_is_shown_with_its_price():
@@ -212,7 +212,7 @@ def test_postprocessing_steps_are_described_by_the_names_of_labels_with_their_ne
         "Of front only the largest connected piece is kept.",
         f"Pieces of {HOSTILE} below 12 mm³ are removed.",
     ]
-    rows = table_rows(report_content(), "What mending does to each label")
+    rows = table_rows(report_content(), "Effect of postprocessing on each label")
     assert rows[HOSTILE][1:4] == ["0.500", "0.625", "+0.0987"]
 
 
@@ -234,17 +234,17 @@ def test_flags_are_compared_with_the_worst_cases():
 def test_calibration_is_shown_before_and_after():
     rows = table_rows(report_content(), "Calibration errors")
     assert {name: ece.split()[0] for name, (ece, _) in rows.items()} == {
-        "as the networks give it": "0.0800",
+        "uncalibrated": "0.0800",
         "at temperature 1.50": "0.0200",
     }
-    assert "too sure of themselves" in summarize_trust(report_content())["calibration_effect"]
+    assert "overconfident" in summarize_trust(report_content())["calibration_effect"]
 
 
 def test_a_temperature_that_does_not_lower_the_error_is_no_sign_of_wrong_confidence():
     trust = summarize_trust(
         replace(EMPTY, calibration=Calibration(n=5, before=calibrated(1.0, 0.0115), after=calibrated(1.05, 0.012)))
     )
-    assert "about as sure as they should be" in trust["calibration_effect"]
+    assert "well calibrated" in trust["calibration_effect"]
 
 
 def test_costs_are_summed_and_the_longest_stage_fills_its_bar():
@@ -262,10 +262,10 @@ def test_costs_are_summed_and_the_longest_stage_fills_its_bar():
 def test_energy_is_shown_where_the_machine_counts_it():
     content = ReportContent(title="t", dataset="d", histories={"a": epochs(energy=True), "b": epochs(energy=True)})
     assert summarize_cost(content)["facts"]["Energy of training"] == "2 Wh"
-    assert [row[-1] for row in table_rows(content, "What each training took").values()] == ["1 Wh", "1 Wh"]
+    assert [row[-1] for row in table_rows(content, "Cost of each training").values()] == ["1 Wh", "1 Wh"]
     assert not summarize_cost(replace(EMPTY, stages={"train": StageTiming(seconds=1.0)}))["energy"]
 
 
 def test_a_network_that_is_no_unet_is_named_and_not_called_one():
     other = plan().network.model_copy(update={"kind": "flat"})
-    assert "A 2D network (flat) sees patches" in summarize_plan(plan().model_copy(update={"network": other}))
+    assert "A 2D network (flat) processes patches" in summarize_plan(plan().model_copy(update={"network": other}))

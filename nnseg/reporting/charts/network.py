@@ -167,8 +167,8 @@ def describe_network(plan: Plan) -> str:
     size = f"{weights / 1e6:.3g} million" if weights >= 1e6 else f"{weights:,}"
     kernels = list(dict.fromkeys(" x ".join(f"{n:g}" for n in kernel) for kernel in plan.network.kernels))
     every = f"all kernels {kernels[0]}" if len(kernels) == 1 else f"kernels {' and '.join(kernels)}"
-    deep = " In training the coarser stages of the right side are scored too." if plan.training.deep_supervision else ""
+    deep = " Coarser stages of the decoder have a loss too (deep supervision)." if plan.training.deep_supervision else ""
     return (
-        f"A patch goes down on the left, where it is made coarser and described by more features, and up on the right, where the "
-        f"fine detail joins again over the skips. About {size} weights, {every}.{deep}"
+        f"The encoder on the left lowers the resolution of a patch and computes more features; the decoder on the right "
+        f"restores the resolution, with details from the skip connections. About {size} weights, {every}.{deep}"
     )

@@ -64,8 +64,8 @@ def _median_seconds(predicted: Sequence[PredictedCase]) -> dict[str, float]:
 def _describe_prediction(predicted: Sequence[PredictedCase]) -> str:
     seconds = [sum(p.seconds.values()) for p in predicted]
     memory = [p.peak_gb for p in predicted if p.peak_gb]
-    most = f", and never more than {max(memory):.2f} GB of memory" if memory else ""
+    most = f", and {max(memory):.2f} GB of memory at most" if memory else ""
     return (
         f"A held-out scan took {short_duration(median(seconds))} in the median, {short_duration(max(seconds))} at most{most}. "
-        f"That is with the network of one fold; the model of all folds takes its network's share as often as there are folds."
+        f"That is with the network of one fold; a model of all folds runs one network for each."
     )

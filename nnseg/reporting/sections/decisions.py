@@ -13,7 +13,7 @@ def describe_gain_and_time(choice: Choice) -> str:
     if choice.nested and choice.p is not None:
         expected = gain(choice.nested.gain, choice.nested.interval)
         parts.append(
-            f"To cases without a say in it the best ensemble brings {expected} Dice over the best single plan (p = {choice.p:.2g})."
+            f"In nested cross-validation the best ensemble gains {expected} Dice over the best single plan (p = {choice.p:.2g})."
         )
     if len(choice.plans) > 1 and choice.time_ratio:
         parts.append(f"A scan takes {choice.time_ratio:.3g} times as long as with the {choice.best_single} plan alone.")

@@ -142,12 +142,12 @@ def _explain_interval(scores: Scores) -> str:
     """Meaning of the confidence interval of the mean Dice."""
     dice = scores.averages.per_image["dice"] if "dice" in scores.metrics else None
     if dice is None or dice.interval is None:
-        return "" if dice is None else f"{dice.n} cases are too few to say how far chance moves these means."
+        return "" if dice is None else f"{dice.n} cases are too few for confidence intervals."
     low, high = dice.interval
     return (
-        f"The mean Dice per image of all cases of this kind lies between {low:.3f} and {high:.3f}, as far as {dice.n} of them can "
-        f"tell: in 95 of 100 such samples an interval made like this holds it. It covers the chance of which cases these are; what "
-        f"another training would change is not in it."
+        f"The 95 % confidence interval of the mean Dice per image is {low:.3f} to {high:.3f} ({dice.n} cases): in 95 of 100 such "
+        f"samples an interval made like this contains the mean of all cases of this kind. It reflects the choice of the cases, not "
+        f"the variation between trainings."
     )
 
 
@@ -165,7 +165,8 @@ def _describe_test(test: GroupTest | None) -> str:
         return ""
     title = metric_of(test.metric).title
     if test.p_adjusted < 0.05:
-        return f"The groups differ in {title} beyond chance (p = {test.p_adjusted:.2g}, corrected for the number of groupings)."
+        return f"The groups differ significantly in {title} (Holm-adjusted p = {test.p_adjusted:.2g})."
     return (
-        f"The groups do not differ in {title} beyond chance (p = {test.p_adjusted:.2g}); that they are alike is not shown by this."
+        f"The groups do not differ significantly in {title} (Holm-adjusted p = {test.p_adjusted:.2g}), which does not prove that "
+        f"they are alike."
     )

@@ -53,16 +53,16 @@ def _describe_trust(content: ReportContent, known: Sequence[ExpectedQuality]) ->
     sentences, trust = [], content.trust
     if trust and trust.error is not None:
         sentences.append(
-            f"Of a new scan without a reference the model says how good its answer is. On {trust.cases} held-out cases that "
-            f"expectation was off by {trust.error:.3f} Dice on average; each was judged by what the other cases say."
+            f"The model estimates the Dice of a prediction without a reference. On {trust.cases} held-out cases this estimate was "
+            f"off by {trust.error:.3f} on average; for each it was calibrated on the other cases."
         )
     if trust and trust.threshold is not None:
         sentences.append(
-            f"Answers below an expected Dice of {trust.threshold:.3f} are flagged: that is where the worst expected tenth of the "
-            f"held-out cases lies ({len(content.flagged)} of {len(content.expected_quality)})."
+            f"Predictions with an expected Dice below {trust.threshold:.3f} are flagged, as the lowest tenth of the held-out cases "
+            f"would have been ({len(content.flagged)} of {len(content.expected_quality)})."
         )
     elif trust and known:
-        sentences.append("The held-out cases are too few to know below which quality an answer should be flagged.")
+        sentences.append("There are too few held-out cases for a threshold below which predictions are flagged.")
     return sentences
 
 
@@ -94,7 +94,7 @@ def _draw_coverage(known: Sequence[ExpectedQuality]) -> str:
     kept = sorted({max(1, round(count * share / 100)) for share in range(1, 101)})
     series = {
         name: [Point(x=100 * k / count, y=values[k - 1], tip=f"{k} of {count} cases kept") for k in kept]
-        for name, values in (("expected best first", as_expected), ("truly best first", as_is))
+        for name, values in (("expected best first", as_expected), ("true best first", as_is))
     }
     title = "Mean Dice of the cases that are kept, by their share"
     return curves_svg(title, series, x_label="cases kept, %", y_label="mean Dice", right=100.0)
@@ -114,29 +114,27 @@ def _describe_coverage(known: Sequence[ExpectedQuality], flagged: frozenset[str]
 
 
 def _by_name(calibration: Calibration) -> dict[str, Calibrated]:
-    return {"as the networks give it": calibration.before, f"at temperature {calibration.after.temperature:.2f}": calibration.after}
+    return {"uncalibrated": calibration.before, f"at temperature {calibration.after.temperature:.2f}": calibration.after}
 
 
 def _draw_reliability(calibration: Calibration) -> str:
     series = {
         name: [
-            Point(x=b.confidence, y=b.accuracy, tip=f"{b.share:.2%} of the voxels, said {b.confidence:.3f}, right")
+            Point(x=b.confidence, y=b.accuracy, tip=f"{b.share:.2%} of the voxels, confidence {b.confidence:.3f}, accuracy")
             for b in of.curve
         ]
         for name, of in _by_name(calibration).items()
     }
-    title = "How often decisions are right, by how sure the model is; on the line it is as often right as it says"
-    return curves_svg(
-        title, series, x_label="probability of what was decided", y_label="share that is right", top=1.0, right=1.0, diagonal=True
-    )
+    title = "Accuracy of the labels by confidence of the model; on the line they are equal"
+    return curves_svg(title, series, x_label="confidence", y_label="accuracy", top=1.0, right=1.0, diagonal=True)
 
 
 def _describe_calibration(calibration: Calibration) -> str:
     temperature = calibration.after.temperature
-    confidence = "about as sure as they should be"
+    confidence = "well calibrated"
     if calibration.after.ece < calibration.before.ece and not 0.98 <= temperature <= 1.02:
-        confidence = "too sure of themselves" if temperature > 1 else "too doubtful"
+        confidence = "overconfident" if temperature > 1 else "underconfident"
     return (
-        f"The networks are {confidence}; their answers are tempered by {temperature:.2f}. All voxels count, most of which are "
-        f"background that nobody doubts: the errors are small for every model, and can be compared on the same scans only."
+        f"The networks are {confidence}; their logits are divided by a temperature of {temperature:.2f}. All voxels count, most "
+        f"of which are clear background: the errors are small for every model, and can be compared on the same scans only."
     )

@@ -53,8 +53,8 @@ def _describe_bias(agreements: dict[str, VolumeAgreement]) -> str:
     low = [label for label, of in agreements.items() if of.bias_interval[1] < 0]
     parts = [f"{_list(names)} {verb}" for names, verb in ((high, "too large"), (low, "too small")) if names]
     if not parts:
-        return "No label's volume is off in one direction beyond chance; single volumes still are, by what the limits say."
-    return f"On average predicted volumes are off beyond chance: {'; '.join(parts)}."
+        return "No label's mean volume differs significantly from the reference; single volumes do, within the limits of agreement."
+    return f"Mean volumes differ significantly from the references: {'; '.join(parts)}."
 
 
 def _list(names: Sequence[str], most: int = 6) -> str:
