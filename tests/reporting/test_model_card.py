@@ -40,14 +40,14 @@ def test_every_fact_stands_under_its_heading():
     assert page.startswith("# Model card: Bars\n\n## Model details\n\nMade 2026-01-02 by nnseg 1.\n")
     details = section(page, "Model details")
     assert "**Plan 3d**: 2 networks (fold 0, 1), whose probabilities count 2 each. A U-Net." in details
-    assert "**Plan 3d_lowres**: 1 network (fold 0), whose answer the cascade's networks are shown." in details
+    assert "**Plan 3d_lowres**: 1 network (fold 0), whose segmentation is an input of the cascade's second stage." in details
     assert section(page, "Intended use").strip() == "To outline bars."
     factors = section(page, "Factors")
     assert "- Voxel spacing (z, y, x): 1 × 0.5 × 0.5 to 3 × 1 × 1 mm" in factors  # noqa: RUF001
     assert "- Scan size (z, y, x): 10 × 20 × 20 voxels" in factors  # noqa: RUF001
     assert "- Labels: zeta (12 of 12 cases), alpha (3 of 12 cases)" in factors
     assert "- Licence: CC-BY-SA 4.0" in section(page, "Training data")
-    assert section(page, "Evaluation data").strip() == "None: nothing was held out."
+    assert section(page, "Evaluation data").strip() == "None: no cases were held out."
     assert "- Only bars." in section(page, "Limits, caveats and recommendations")
     hashes = section(page, "Hashes and versions")
     assert "| weights 3d, fold 1 | `w1` |" in hashes
@@ -93,10 +93,10 @@ def test_what_was_chosen_is_told_with_its_evidence():
     assert "(12 held-out cases): 2d+3d. Reason: it is better; overruled by hand: 2d+3d is used." in found
     assert "| 2d+3d | 0.9100 | +0.0120 [+0.0010, +0.0200] | 0.004 | 3 |" in found
     assert "| 3d | 0.8980 |  |  | 1 |" in found
-    assert "had no say in which it is: +0.0100 [+0.0050, +0.0200]." in found
-    assert "Dice of cases that had no say in it, by label: zeta +0.0500." in found
+    assert "Gain of the best ensemble in nested cross-validation: +0.0100 [+0.0050, +0.0200]." in found
+    assert "Gain in Dice in nested cross-validation, by label: zeta +0.0500." in found
     assert "0.9000" not in found  # what the choosers' own cases gained is no evidence
-    assert "probabilities are tempered by 1.5; the Dice that is expected of a scan is off by 0.040 in the mean; scans" in found
+    assert "a temperature of 1.5; the expected Dice of a scan is off by 0.040 on average; scans" in found
 
 
 def test_names_of_unknown_origin_command_nothing():
