@@ -47,12 +47,12 @@ def read_population(path: Path, labels: Labels) -> Population:
     if path.suffix.lower() == ".json" or (path / VOLUMES).exists():
         return _measured(path if path.is_file() else path / VOLUMES)
     if (path / RECORD).exists():
-        raise DatasetError(f"{path} holds predictions whose volumes are not known yet; give nnseg report {path} first")
+        raise DatasetError(f"{path} holds predictions without volumes; run nnseg report {path} first")
     if not path.exists():
         raise DatasetError(f"there is no population {path}; give a CSV file, a run, a model, or a folder with a volumes.json")
     found = population_of_run(Run(path)) if path.is_dir() else load_model_file(path).population
     if found is None:
-        raise DatasetError(f"{path} does not know the volumes of its training set; give a run, a model, or a CSV file that does")
+        raise DatasetError(f"{path} has no volumes of its training set; give a run or model that has them, or a CSV file")
     return found
 
 
@@ -208,7 +208,7 @@ def read_record(folder: Path) -> tuple[Predictions, Labels]:
     except RunError:
         record = Predictions()
     if record.labels is None:
-        raise RunError(f"{path} is damaged, or of another version of nnseg; give the same nnseg predict again to renew it")
+        raise RunError(f"{path} is damaged, or of another version of nnseg; run the same nnseg predict again to renew it")
     return record, record.labels
 
 

@@ -59,7 +59,7 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
     table = read_case_table(path, compared=_column)
     by_case = _long_people(table, labels) if {"label", "ml"} <= set(table.columns) else _wide_people(table, labels)
     if missing := [name for name in labels if not any(name in person.volumes for person in by_case.values())]:
-        log.warning("%s has no volumes of %s; nothing is compared there", path, ", ".join(missing))
+        log.warning("%s has no volumes of %s; these labels are not compared", path, ", ".join(missing))
     return make_population(list(by_case.values()), f"{len(by_case)} people in {path.name}", apart=True)
 
 

@@ -104,9 +104,9 @@ def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
 def test_scans_whose_doubts_were_not_asked_for_are_not_said_to_be_fine():
     told = Volumetry(names=labels(2).foreground, cases=(describe_volumes("a", dict.fromkeys(labels(2).foreground, 1.0)),))
     page = words(report_html(told, labels(2)))
-    assert "0 of 1 scan flagged doubts were not asked for" in page
-    assert "none stands out" not in page
-    assert "how sure it is" not in page
+    assert "0 of 1 scan flagged uncertainty was not estimated" in page
+    assert "none is doubtful" not in page
+    assert "their expected quality" not in page
 
 
 def test_many_labels_leave_the_table_of_cases_narrow():

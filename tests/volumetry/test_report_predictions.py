@@ -113,7 +113,7 @@ def test_the_populations_default_is_the_models_own_and_is_kept_with_the_predicti
 
 def test_volumes_that_were_reported_are_a_population_for_others(folder):
     labels = read_record(folder)[1]
-    with pytest.raises(DatasetError, match="volumes are not known yet; give nnseg report"):
+    with pytest.raises(DatasetError, match="holds predictions without volumes; run nnseg report"):
         read_population(folder, labels)
     report_predictions(folder, sheets=False)
     by_folder, by_file = (read_population(p, labels) for p in (folder, folder / "volumes.json"))
@@ -124,7 +124,7 @@ def test_volumes_that_were_reported_are_a_population_for_others(folder):
 
 def test_a_population_that_is_none_is_refused(folder, tmp_path):
     labels = read_record(folder)[1]
-    for path, reason in ((tmp_path / "nothing", "there is no population"), (tmp_path / "scans", "does not know the volumes")):
+    for path, reason in ((tmp_path / "nothing", "there is no population"), (tmp_path / "scans", "has no volumes of its training set")):
         with pytest.raises(DatasetError, match=reason):
             read_population(path, labels)
 
@@ -145,7 +145,7 @@ def test_a_folder_without_predictions_is_refused(tmp_path):
 def test_a_record_of_another_version_is_refused(folder, change):
     record = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps(record | change))
-    with pytest.raises(RunError, match="of another version of nnseg; give the same nnseg predict again"):
+    with pytest.raises(RunError, match="of another version of nnseg; run the same nnseg predict again"):
         report_predictions(folder)
 
 
