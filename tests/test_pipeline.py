@@ -150,7 +150,7 @@ def test_steps_that_fit_the_budget_are_in_the_plan_and_begun_with(ball_dataset: 
 def test_a_plan_can_be_made_from_a_fingerprint_alone(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
     _, run = finished
     done = nnseg("plan", run / "fingerprint.json", tmp_path / "again", "--recipe", tiny_recipe, "--device", "cpu", "--no-probe")
-    assert "times are not known without a trial" in done.stdout
+    assert "times are unknown without a probe" in done.stdout
     one, other = (tomllib.loads((folder / "plan.toml").read_text()) for folder in (run, tmp_path / "again"))
     assert (one["patch"], one["network"], one["preprocessing"]) == (other["patch"], other["network"], other["preprocessing"])
 

@@ -74,8 +74,8 @@ def describe_preflight(preflights: Sequence[Preflight]) -> str:
     """A table of the estimated time, memory and disk space of each part of a run."""
     lines = []
     for found in preflights:
-        source = "measured here" if found.measured else "estimated; times are not known without a trial on this machine"
-        lines.append(f"What the {found.plan} plan will take ({source})")
+        source = "measured on this machine" if found.measured else "estimated; times are unknown without a probe of this machine"
+        lines.append(f"Cost of the {found.plan} plan ({source})")
         lines.append(_row("", "time", "RAM", "device", "disk").rstrip())
         folds = "1 fold" if found.folds == 1 else f"one of {found.folds} folds"
         lines += [
@@ -83,9 +83,9 @@ def describe_preflight(preflights: Sequence[Preflight]) -> str:
             _cost_row(f"train {folds}", found.train),
             _cost_row("predict held-out cases", found.held_out),
             _cost_row("predict a scan", found.predict),
-            _cost_row("predict the largest", found.predict_largest),
+            _cost_row("predict the largest scan", found.predict_largest),
         ]
-        lines.append(_cost_row("the whole run", found.total))
+        lines.append(_cost_row("whole run", found.total))
     return "\n".join(lines)
 
 
@@ -124,7 +124,7 @@ def _found(fingerprint: Fingerprint) -> Iterator[str]:
         yield from _entry("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
     for name, of in zip(fingerprint.channels, fingerprint.intensities, strict=True):
         middle = f"99 % of them {of.percentile_00_5:.4g} to {of.percentile_99_5:.4g}"
-        yield from _entry("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, spread {of.std:.4g}, {middle}")
+        yield from _entry("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}")
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:
@@ -148,12 +148,12 @@ def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield "axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", "preprocessing.axes"
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))
     yield "intensities", ", ".join(schemes), "preprocessing.normalization"
-    yield "patch", f"{_by(plan.patch)} voxels seen at once", "patch"
+    yield "patch", f"{_by(plan.patch)} voxels", "patch"
     architecture = f"{network.kind} U-Net" if network.is_unet else network.kind
     yield "network", f"{architecture}, {len(network.features)} stages", "network.strides", "recipe"
     yield "", f"{', '.join(map(str, network.features))} channels", "network.features"
     if any(k != 3 for kernel in network.kernels for k in kernel):
-        yield "", "flat kernels at first", "network.kernels"
+        yield "", "anisotropic kernels in the first stages", "network.kernels"
     yield "length", "as the budget allows" if training.steps is None else f"{training.steps} steps", "training.steps"
     yield "batch", f"{training.batch_size} patches a step", "training.batch_size"
     yield "loss", f"{training.loss}, {'a batch' if training.batch_dice else 'a patch'} at a time", "training.batch_dice"
@@ -161,14 +161,14 @@ def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
     yield "optimizer", rate, "training.optimizer"
     yield _rotation(plan)
     axes = ", ".join("zyx"[of.axes[a + 3 - plan.dimensions]] for a in plan.inference.mirror_axes)
-    yield "prediction", f"averaged over mirrorings along {axes}" if axes else "without mirroring"
+    yield "prediction", f"averaged over mirrored copies along {axes}" if axes else "without mirroring"
 
 
 def _rotation(plan: Plan) -> tuple[str, str, str]:
     of = plan.training.augmentation
     reason = "in_plane" if "in_plane" in of.why else "rotation_degrees"
-    turned = f"patches turned up to {of.rotation_degrees:g} degrees{' in the plane of slices' if of.in_plane else ''}"
-    return "variation", turned, f"training.augmentation.{reason}"
+    rotated = f"patches rotated by up to {of.rotation_degrees:g} degrees{' in the plane of slices' if of.in_plane else ''}"
+    return "rotation", rotated, f"training.augmentation.{reason}"
 
 
 def _list_section(section: Section, prefix: str = "") -> list[Decision]:

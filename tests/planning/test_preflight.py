@@ -312,7 +312,7 @@ def test_a_device_too_small_is_refused(fingerprint: Fingerprint) -> None:
 def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) -> None:
     plan = make_plan(training=Training(batch_size=2, seconds=1200))
     text = describe_preflight([preflight(plan, fingerprint, make_probe(plan), folds=[FOLD])])
-    assert "measured here" in text
+    assert "measured on this machine" in text
     assert "20 min" in text
     assert "2.05 GB" in text
     assert "estimated" in describe_preflight([preflight(plan, fingerprint, None, folds=[FOLD])])

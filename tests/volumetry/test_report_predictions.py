@@ -124,7 +124,10 @@ def test_volumes_that_were_reported_are_a_population_for_others(folder):
 
 def test_a_population_that_is_none_is_refused(folder, tmp_path):
     labels = read_record(folder)[1]
-    for path, reason in ((tmp_path / "nothing", "there is no population"), (tmp_path / "scans", "has no volumes of its training set")):
+    for path, reason in (
+        (tmp_path / "nothing", "there is no population"),
+        (tmp_path / "scans", "has no volumes of its training set"),
+    ):
         with pytest.raises(DatasetError, match=reason):
             read_population(path, labels)
 
