@@ -70,7 +70,7 @@ def _read_case(scan: Scan, case: Case, file: Path, dataset: Dataset, *, caption:
     reference = read_label_map(case.labels).labels if case.labels else None
     for name, found in (("prediction", prediction), ("reference", reference)):
         if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
-            raise NnsegError(f"its {name} is not as it was when it was scored")
+            raise NnsegError(f"its {name} has changed since it was scored")
     return CaseImages(
         name=case.name,
         caption=caption,
@@ -173,13 +173,13 @@ class _UncertaintyMaps:
         key = digest([written.key, written.hash, self._temperature])
         if self._record.get(name) != key or not file.exists():
             if written.total_seconds > self._left:
-                return None, f"Its uncertainty was not mapped: that would take about {written.total_seconds:.0f} s."
+                return None, f"No map of uncertainty: it would take about {written.total_seconds:.0f} s."
             self._left -= written.total_seconds
             try:
                 self._compute(name, scan, file, key)
             except NnsegError as error:
-                log.warning("case %s: its uncertainty cannot be mapped: %s", name, error)
-                return None, "Its uncertainty cannot be mapped any more."
+                log.warning("case %s: no map of uncertainty: %s", name, error)
+                return None, "No map of uncertainty: it could not be computed."
         found = read_scan(file)
         return (found.image[0], "") if found.grid.shape == scan.grid.shape else (None, "")
 

@@ -192,10 +192,10 @@ def _losses(case: CaseImages, box: Box, grid: Grid) -> list[str]:
     """Notes on cropping, downsampling and channels that are left out."""
     found = []
     if box.shape != case.grid.shape:
-        found.append(f"Cropped to {_times(box.shape)} of {_times(case.grid.shape)} voxels, around what is labelled.")
+        found.append(f"Cropped to {_times(box.shape)} of {_times(case.grid.shape)} voxels, around the labels.")
     if grid.shape != box.shape:
         found.append(
-            f"Coarsened from voxels of {_times(case.grid.spacing)} mm to {_times(grid.spacing)} mm; scores are of the original."
+            f"Downsampled from voxels of {_times(case.grid.spacing)} mm to {_times(grid.spacing)} mm; scores are of the original."
         )
     if len(case.image) > MOST_CHANNELS:
         found.append(f"Only the first {MOST_CHANNELS} of {len(case.image)} channels are shown.")

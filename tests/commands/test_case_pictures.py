@@ -117,7 +117,7 @@ def test_maps_are_made_by_networks_that_had_not_seen_the_case_and_kept(run, data
 def test_maps_that_would_take_too_long_are_left_out_and_it_is_said(run, dataset, asked):
     cases = pack_viewer_cases(run, scored(run), None, most_seconds=2.5 * SECONDS)
     assert ["uncertainty" in c.volumes for c in cases] == [True, True, False]
-    assert cases[2].notes == ("Its uncertainty was not mapped: that would take about 25 s.",)
+    assert cases[2].notes == ("No map of uncertainty: it would take about 25 s.",)
     assert cases[1].notes == ()
 
 
@@ -130,4 +130,4 @@ def test_networks_that_are_gone_cost_the_map_and_a_scan_that_is_gone_its_case(ru
     (run.fold(0).predictions / "ball_00.nii.gz").unlink()
     cases = pack_viewer_cases(run, scores, None)
     assert [c.name for c in cases] == ["ball_03", "ball_05"]
-    assert cases[0].notes == ("Its uncertainty cannot be mapped any more.",)
+    assert cases[0].notes == ("No map of uncertainty: it could not be computed.",)

@@ -124,10 +124,10 @@ def test_a_large_case_is_cropped_around_its_labels_before_it_is_coarsened_and_sa
     assert cropped.box.start == (2, 12, 22)
     assert cropped.box.stop == (22, 38, 48)
     assert cropped.grid.shape == cropped.box.shape
-    assert cropped.notes == ("Cropped to 26 × 26 × 20 of 60 × 60 × 30 voxels, around what is labelled.",)  # noqa: RUF001
+    assert cropped.notes == ("Cropped to 26 × 26 × 20 of 60 × 60 × 30 voxels, around the labels.",)  # noqa: RUF001
     coarse = pack(large, most_bytes=4_000)
     assert coarse.box == cropped.box
-    assert coarse.notes[1].startswith("Coarsened from voxels of 0.7 × 0.5 × 2 mm to ")  # noqa: RUF001
+    assert coarse.notes[1].startswith("Downsampled from voxels of 0.7 × 0.5 × 2 mm to ")  # noqa: RUF001
     assert coarse.grid.shape[0] == 20  # the finest axes give way first
     assert coarse.size > 2_000  # and not more than needed
 
@@ -217,7 +217,7 @@ def test_volumes_in_the_page_keep_the_budget():
     blocks = re.findall(r'id="viewer-\d-[\w-]+">(.*?)</script>', html)
     assert len(blocks) == 9
     assert 40_000 < sum(map(len, blocks)) <= 60_000
-    assert html.count("Coarsened from voxels") >= 3
+    assert html.count("Downsampled from voxels") >= 3
 
 
 def test_a_single_label_has_a_colour_for_each_side_and_several_have_one_each():
