@@ -109,8 +109,6 @@ def measure_masks(
 
     Args:
         prediction, reference: on the same grid, with declared values only.
-        labels: declares the values.
-        measures: what to measure besides overlap and volumes.
         annotated: names of the annotated labels; None for all.
     """
     box: Box = (slice(None),) * 3

@@ -47,9 +47,7 @@ def evaluate_folders(
     """Scores of all label maps of one folder against those of another, paired by file name without suffix.
 
     Args:
-        predictions: folder of predicted label maps.
-        references: folder of reference label maps.
-        labels: of the values; found in the references if None.
+        labels: declares the values; if None, all in the references.
         measures: what to measure besides overlap; distances, if None.
         workers: number of processes, which does not change the scores.
 
@@ -81,18 +79,11 @@ def pair_folders(predictions: Path, references: Path) -> tuple[list[FilePair], l
 
 
 def evaluate(
-    pairs: Sequence[FilePair],
-    labels: Labels,
-    *,
-    failed: Sequence[Failure] = (),
-    measures: Measures | None = None,
-    workers: int = 1,
+    pairs: Sequence[FilePair], labels: Labels, *, failed: Sequence[Failure] = (), measures: Measures | None = None, workers: int = 1
 ) -> Scores:
     """Scores of the given pairs; a pair that cannot be compared fails alone.
 
     Args:
-        pairs: the files.
-        labels: of the values.
         failed: cases that failed before, listed with those that fail here.
         measures: what to measure besides overlap; distances, if None.
         workers: number of processes, which does not change the scores.
@@ -121,11 +112,8 @@ def score(
     """The score of one case.
 
     Args:
-        name: of the case.
-        prediction, reference: on the same grid.
-        labels: of the values.
         annotated: names of the labels annotated in the reference; None for all.
-        measures: what to measure besides overlap.
+        measures: what to measure besides overlap and volumes.
 
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
@@ -141,10 +129,7 @@ def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
     prediction, like = read_label_map(pair.prediction), None
-    if suffix_of(pair.prediction) in (
-        LOSSLESS_PICTURE,
-        *TIFF,
-    ):  # not reoriented on reading: its grid may stand in
+    if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # not reoriented on reading, so its grid fits
         like = Source(files=(pair.prediction,), grid=prediction.grid)
     reference = read_label_map(pair.reference, like=like)
     _check(prediction, reference, labels)

@@ -30,10 +30,7 @@ Cohorts = Mapping[str, Mapping[str, str]]
 def grouped(scores: Scores, cohorts: Cohorts, metric: str | None = None) -> Grouped:
     """Scores by group, and tests for differences between groups.
 
-    Args:
-        scores: of the cases.
-        cohorts: their groups.
-        metric: to test; the first measured one if None.
+    The metric that is tested is the first measured one unless given.
 
     Raises:
         EvaluationError: no case is in any group, or the metric was not measured.

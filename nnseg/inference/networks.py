@@ -65,8 +65,6 @@ class NetworkGroup:
     Args:
         key: digest of the preprocessing of their scans.
         plan: of one of them; all preprocess alike.
-        networks: one or more.
-        window: how the tiles are cut.
         weight: of each network, relative to those of other groups.
     """
 

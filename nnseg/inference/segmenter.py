@@ -31,7 +31,6 @@ class Segmenter:
     """A model loaded for many scans; threads may share it.
 
     Args:
-        model: from `nnseg.load_model`.
         settings: as for `Predictor`: ``device``, ``step``, ``mirror``, ``classic``.
     """
 

@@ -28,9 +28,6 @@ class RequestedOutputs:
     """What a prediction contains besides the label map.
 
     Args:
-        probabilities: of every voxel.
-        uncertainty: of every voxel.
-        confidence: in the whole prediction.
         sample: number of voxels sampled with their probabilities, together with the confidence.
         scratch: folder for large arrays; the system's if absent.
     """
@@ -46,20 +43,12 @@ class OutputVolumes:
     """The volumes of one prediction, on the scan's canonical grid.
 
     Args:
-        model: for its labels, trust and postprocessing.
-        grid: the scan's canonical one.
         weights: of the groups of networks; those with weight 0 are not used.
-        requested: what to compute besides the label map.
         view: gives the part of a volume that blocks index, in their axis order.
     """
 
     def __init__(
-        self,
-        model: Model,
-        grid: Grid,
-        weights: Sequence[float],
-        requested: RequestedOutputs,
-        view: Callable[[Voxels], Voxels],
+        self, model: Model, grid: Grid, weights: Sequence[float], requested: RequestedOutputs, view: Callable[[Voxels], Voxels]
     ) -> None:
         self._model, self._labels, self._grid = model, model.labels, grid
         self._temperature = model.trust.temperature if model.trust else 1.0

@@ -38,7 +38,6 @@ def preprocess(
         scan: with the plan's channels, in their order.
         label_map: on the scan's grid; None for a scan to predict.
         plan: one for 2D networks does not resample across slices.
-        name: of the case.
         previous: for a cascade's plan, the label map of the previous stage on the scan's grid; its label indices become the image's
             last channel.
         normalizer: replaces the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
@@ -70,8 +69,6 @@ def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Flo
 
     Args:
         probabilities_KZYX: one volume for each of ``plan.labels.heads``, on the network's grid.
-        placement: from `preprocess`.
-        plan: of the preprocessing.
 
     Raises:
         ModelError: the probabilities do not have the shape of the plan's heads and the placement.

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nnseg.core.dataset import Dataset
 from nnseg.core.errors import DatasetError, RunError
-from nnseg.core.labels import Labels
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import suffix_of
 
@@ -92,21 +91,15 @@ def _check(dataset: Dataset) -> None:
 
 def _description(dataset: Dataset) -> dict[str, Any]:
     """The content of dataset.json."""
+    labels = dataset.labels
+    named: dict[str, Any] = {region.name: list(region.values) for region in labels.regions}
+    named = named or dict(zip(labels.names[1:], labels.values[1:], strict=True))
     described: dict[str, Any] = {
         "channel_names": {str(i): name for i, name in enumerate(dataset.channels)},
-        "labels": _labels(dataset.labels),
+        "labels": {"background": 0, **named, **({} if labels.ignore is None else {"ignore": labels.ignore})},
         "numTraining": len(dataset.cases),
         "file_ending": dataset.suffix,
     }
-    if dataset.labels.regions:
-        described["regions_class_order"] = [region.paint for region in dataset.labels.regions]
-    return described
-
-
-def _labels(labels: Labels) -> dict[str, Any]:
-    found: dict[str, Any] = {"background": 0}
     if labels.regions:
-        found |= {region.name: list(region.values) for region in labels.regions}
-    else:
-        found |= dict(zip(labels.names[1:], labels.values[1:], strict=True))
-    return found | ({} if labels.ignore is None else {"ignore": labels.ignore})
+        described["regions_class_order"] = [region.paint for region in labels.regions]
+    return described

@@ -43,14 +43,7 @@ LARGEST = "remove_all_but_largest_component_from_segmentation"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedFolder:
-    """A folder ``TRAINER__PLANS__CONFIGURATION`` of nnU-Net's results.
-
-    Args:
-        path: of the folder.
-        plans: of the folder.
-        configuration: of its networks.
-        folds: checkpoints by fold, in order.
-    """
+    """A folder ``TRAINER__PLANS__CONFIGURATION`` of nnU-Net's results, with its checkpoints by fold, in order."""
 
     path: Path
     plans: NnunetPlans

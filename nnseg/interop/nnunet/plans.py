@@ -116,13 +116,7 @@ class ChannelIntensities(_Entries):
 
 @dataclass(frozen=True, kw_only=True)
 class NnunetPlans:
-    """The plans.json and dataset.json of a folder with a trained model.
-
-    Args:
-        folder: named in errors.
-        plans: content of plans.json.
-        dataset: content of dataset.json.
-    """
+    """The contents of plans.json and dataset.json of a folder with a trained model."""
 
     folder: Path
     plans: Mapping[str, Any]

@@ -29,13 +29,7 @@ Row = dict[str, float | None]
 
 
 def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels: Labels) -> None:
-    """Write scores as nnU-Net's ``summary.json``, without failed cases.
-
-    Args:
-        path: of the file to write.
-        scores: of the pairs.
-        pairs: the files of each case.
-        labels: of the values.
+    """Write the scores of pairs of files as nnU-Net's ``summary.json``, without failed cases.
 
     Raises:
         RunError: the file cannot be written.
@@ -57,9 +51,7 @@ def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels:
 def read_summary(path: Path, labels: Labels | None = None) -> Scores:
     """The scores in a ``summary.json``: Dice, IoU and their averages, computed from its voxel counts.
 
-    Args:
-        path: of the file.
-        labels: of the values; if None, labels are named "label 1", regions "label 1+2".
+    Without ``labels``, labels are named "label 1", regions "label 1+2".
 
     Raises:
         EvaluationError: it cannot be read, or lacks a label.
@@ -87,7 +79,7 @@ def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
         name = _name(case.prediction_file)
         if name in counts:
             raise EvaluationError(f"{path}: case {name} is there twice; remove one")
-        counts[name] = {_values(key): counted.counts for key, counted in case.metrics.items()}
+        counts[name] = {_values(key): Counts(tp=n.TP, fp=n.FP, fn=n.FN, tn=n.TN) for key, n in case.metrics.items()}
     return counts
 
 
@@ -98,10 +90,6 @@ class _MaskCounts(BaseModel):
     FP: NonNegativeInt
     FN: NonNegativeInt
     TN: NonNegativeInt
-
-    @property
-    def counts(self) -> Counts:
-        return Counts(tp=self.TP, fp=self.FP, fn=self.FN, tn=self.TN)
 
 
 class _SummaryCase(BaseModel):
