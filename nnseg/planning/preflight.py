@@ -18,15 +18,16 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial
 from nnseg.planning.cost_model import (
+    count_before_pool,
     count_held_bytes,
     count_stored_bytes,
     count_tiles,
     estimate_case_cost,
+    estimate_pool_seconds,
     estimate_trial,
     shape_on_grid,
 )
 from nnseg.system.machine import GIGABYTE
-from nnseg.system.parallel import WORTH_A_POOL
 
 BASE_GB = 0.44
 """RAM of an idle process with the libraries of training and prediction (measured: 0.436)."""
@@ -36,9 +37,6 @@ RUN_GB = 0.045
 
 WORKER_GB = 0.16
 """RAM of an idle preprocessing worker: no torch, and libraries shared with the main process."""
-
-WORKERS_START = 2.5
-"""Seconds until the workers of a pool have started."""
 
 CERTAIN_SHARE = 0.7
 """Share of an estimated (not measured) memory that is certainly needed."""
@@ -129,16 +127,16 @@ def preflight(
         workers: preprocessing processes.
         device: of the training: "cpu", "cuda" or "mps".
     """
-    trial, handling = (probe.trial_of(plan), probe.case_cost_of(plan)) if probe else (None, None)
-    measured = bool(trial and handling and not trial.failed and not handling.failed)
+    trial, case_cost = (probe.trial_of(plan), probe.case_cost_of(plan)) if probe else (None, None)
+    measured = bool(trial and case_cost and not trial.failed and not case_cost.failed)
     if trial is None or trial.failed:
         trial = estimate_trial(plan, base_gb=BASE_GB, on_device=device != "cpu")
-    if handling is None or handling.failed:
-        handling = estimate_case_cost(plan, fingerprint)
+    if case_cost is None or case_cost.failed:
+        case_cost = estimate_case_cost(plan, fingerprint)
     ordered = sorted(fingerprint.cases, key=lambda c: math.prod(c.shape))
     base_gb = (probe and probe.base_gb) or BASE_GB
     costs = _Costs(
-        plan=plan, cases=fingerprint.cases, largest=_megavoxels(ordered[-1]), trial=trial, handling=handling, base_gb=base_gb
+        plan=plan, cases=fingerprint.cases, largest=_megavoxels(ordered[-1]), trial=trial, case_cost=case_cost, base_gb=base_gb
     )
     held_out = costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)
     return Preflight(
@@ -147,7 +145,7 @@ def preflight(
         folds=len(folds),
         cases=len(ordered),
         workers=workers,
-        worker_gb=WORKER_GB + handling.memory_gb,
+        worker_gb=WORKER_GB + case_cost.memory_gb,
         preprocess=costs.preprocess(workers),
         train=costs.train(folds),
         predict=costs.predict([ordered[len(ordered) // 2]], members=len(folds)),
@@ -220,7 +218,7 @@ class _Costs:
         cases: of the dataset.
         largest: million voxels of the largest scan, on which memory was measured.
         trial: of training.
-        handling: of preprocessing and prediction.
+        case_cost: of preprocessing and prediction.
         base_gb: RAM of an idle process.
     """
 
@@ -228,22 +226,22 @@ class _Costs:
     cases: tuple[CaseMeasure, ...]
     largest: float
     trial: Trial
-    handling: CaseCost
+    case_cost: CaseCost
     base_gb: float
 
     def preprocess(self, workers: int) -> StageCost:
         """The cost of preprocessing all cases."""
-        seconds = [self.handling.seconds * _megavoxels(case) for case in self.cases]
+        seconds = [self.case_cost.seconds * _megavoxels(case) for case in self.cases]
         alone = count_before_pool(seconds, workers)
         base = self.base_gb + RUN_GB
-        needed = [base + self.handling.memory_gb * self._share(case) for case in self.cases[:alone]]
+        needed = [base + self.case_cost.memory_gb * self._share(case) for case in self.cases[:alone]]
         if alone < len(self.cases):
             at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
-            needed.append(base + sum(WORKER_GB + self.handling.memory_gb * share for share in at_once))
+            needed.append(base + sum(WORKER_GB + self.case_cost.memory_gb * share for share in at_once))
         return StageCost(
-            seconds=estimate_pool_seconds(seconds, workers) + self.handling.start_seconds if self.handling.seconds else None,
+            seconds=estimate_pool_seconds(seconds, workers) + self.case_cost.start_seconds if self.case_cost.seconds else None,
             ram_gb=max(needed),
-            disk_gb=sum(count_stored_bytes(case, self.plan) for case in self.cases) * self.handling.packed / GIGABYTE,
+            disk_gb=sum(count_stored_bytes(case, self.plan) for case in self.cases) * self.case_cost.packed / GIGABYTE,
         )
 
     def train(self, folds: Sequence[Fold]) -> StageCost:
@@ -270,18 +268,20 @@ class _Costs:
             cases: whose scans are predicted; memory is that of the scan that needs most.
             members: number of networks.
         """
-        trial, handling = self.trial, self.handling
+        trial, case_cost = self.trial, self.case_cost
         tiles = [members * count_tiles(case, self.plan) for case in cases]
-        seconds = sum(handling.predict_seconds * _megavoxels(c) + n * trial.tile_seconds for c, n in zip(cases, tiles, strict=True))
-        seconds += handling.predict_start_seconds
+        seconds = sum(
+            case_cost.predict_seconds * _megavoxels(c) + n * trial.tile_seconds for c, n in zip(cases, tiles, strict=True)
+        )
+        seconds += case_cost.predict_start_seconds
         on_device = trial.device_gb > 0
-        own = max((handling.predict_gb * self._share(c) + self._ensemble_gb(c, members) for c in cases), default=0.0)
+        own = max((case_cost.predict_gb * self._share(c) + self._ensemble_gb(c, members) for c in cases), default=0.0)
         networks = trial.tile_gb + (members - 1) * trial.model_bytes / GIGABYTE
         return StageCost(
-            seconds=seconds if trial.tile_seconds and handling.predict_seconds else None,
+            seconds=seconds if trial.tile_seconds and case_cost.predict_seconds else None,
             ram_gb=self.base_gb + own + (0.0 if on_device else networks),
             device_gb=networks + max((self._window_gb(c) for c in cases), default=0.0) if on_device else 0.0,
-            disk_gb=sum(handling.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
+            disk_gb=sum(case_cost.label_bytes * _megavoxels(c) for c in cases) / GIGABYTE,
         )
 
     def _share(self, case: CaseMeasure) -> float:
@@ -297,38 +297,6 @@ class _Costs:
         """Float32 arrays of a sliding window on the device: image, logits, weights, and the temporary arrays of softmax."""
         channels, heads = self.plan.stored_channels, len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
-
-
-def count_before_pool(seconds: Sequence[float], workers: int) -> int:
-    """The number of items that `map_items` processes itself before it starts worker processes; all if it never does.
-
-    Args:
-        seconds: of each item.
-        workers: number of processes.
-    """
-    spent = 0.0
-    for done, duration in enumerate(seconds):
-        if workers > 1 and done and spent / done * (len(seconds) - done) > WORTH_A_POOL:
-            return done
-        spent += duration
-    return len(seconds)
-
-
-def estimate_pool_seconds(seconds: Sequence[float], workers: int) -> float:
-    """Wall-clock time of `map_items`: the first items in its own process, each of the others in the first free worker.
-
-    Args:
-        seconds: of each item.
-        workers: number of processes.
-    """
-    alone = count_before_pool(seconds, workers)
-    spent = sum(seconds[:alone])
-    if alone == len(seconds):
-        return spent
-    busy_until = [spent + WORKERS_START] * workers
-    for duration in seconds[alone:]:
-        heapq.heapreplace(busy_until, busy_until[0] + duration)
-    return max(busy_until)
 
 
 def _megavoxels(case: CaseMeasure) -> float:

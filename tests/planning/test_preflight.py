@@ -18,19 +18,25 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
 from nnseg.inference.tiles import Window
 from nnseg.network.unet import build_unet
-from nnseg.planning.cost_model import count_held_bytes, count_stored_bytes, count_tiles, count_values, shape_on_grid
+from nnseg.planning.cost_model import (
+    WORKERS_START,
+    count_before_pool,
+    count_held_bytes,
+    count_stored_bytes,
+    count_tiles,
+    count_values,
+    estimate_pool_seconds,
+    shape_on_grid,
+)
 from nnseg.planning.describe import describe_preflight
 from nnseg.planning.measure import measure_case
 from nnseg.planning.preflight import (
     BASE_GB,
     RUN_GB,
     WORKER_GB,
-    WORKERS_START,
     FreeResources,
     add_first_stages,
     check_fits,
-    count_before_pool,
-    estimate_pool_seconds,
     preflight,
 )
 from nnseg.preprocessing.preprocess import preprocess
