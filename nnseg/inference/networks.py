@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from nnseg.core.errors import ModelError
 from nnseg.core.labels import swapped_heads
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
-from nnseg.network.build import build_network, network_input
-from nnseg.network.bundle import Member, inference_network
+from nnseg.network.build import build_network
+from nnseg.network.bundle import Member
 from nnseg.network.device import autocast_dtype
+from nnseg.network.inputs import network_input
 
 
 class MemberNetwork:
@@ -108,3 +111,36 @@ def window_of(
         batch=batch_for(plan.patch, max(plan.network.features[0], len(plan.labels.heads)), device),
         dtype=torch.float32 if classic else autocast_dtype(device, plan.training.precision),
     )
+
+
+def inference_network(member: Member, device: torch.device, make_network: Callable[[Plan], nn.Module] = build_network) -> nn.Module:
+    """A member's network on ``device``, for inference: one tensor of logits, no gradients.
+
+    It shares the member's memory where type and device allow.
+
+    Args:
+        make_network: from the plan to the network that the weights belong to.
+
+    Raises:
+        ModelError: the weights do not fit the network; names the first that does not.
+    """
+    # On "meta" no time and no random numbers go into initial weights that are overwritten; a user's network may not allow it.
+    with torch.device("meta") if make_network is build_network else nullcontext():
+        built = make_network(member.plan)
+    expected = built.state_dict()
+    _check_weights(expected, member)
+    built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)
+    return built.requires_grad_(False).to(device).eval()
+
+
+def _check_weights(expected: Mapping[str, Tensor], member: Member) -> None:
+    where = f"the weights of fold {member.fold} do not fit their {member.plan.name} plan"
+    for name, tensor in expected.items():
+        found = member.weights.get(name)
+        if found is None:
+            raise ModelError(f"{where}: {name} is missing")
+        if found.shape != tensor.shape:
+            raise ModelError(f"{where}: {name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
+    extra = sorted(set(member.weights) - set(expected))
+    if extra:
+        raise ModelError(f"{where}: {extra[0]} is not in the network")

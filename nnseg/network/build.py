@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnseg.core.plan import NetworkKind, Plan
 from nnseg.core.validation import function_table
@@ -41,22 +40,6 @@ class DeeplySupervised(Protocol):
 def build_network(plan: Plan) -> nn.Module:
     """The plan's network with fresh weights, the same after the same ``torch.manual_seed``."""
     return NETWORKS[plan.network.kind](plan)
-
-
-def network_input(image: Tensor, plan: Plan) -> Tensor:
-    """A batch as the plan's network sees it: unchanged, but in a cascade.
-
-    There the last channel is the previous answer, label indices; it becomes one channel of zeros and ones for each label but the
-    background, because a label's number says nothing about it.
-
-    Args:
-        image: float32 (B, C, *space) of preprocessed cases, padding included: zero is the background.
-        plan: whose network it is for.
-    """
-    if plan.previous is None:
-        return image
-    foreground = torch.arange(1, len(plan.labels.values), device=image.device).view(-1, *[1] * (image.ndim - 2))
-    return torch.cat([image[:, :-1], (image[:, -1:] == foreground).to(image.dtype)], dim=1)
 
 
 def unet(plan: Plan) -> UNet:

@@ -7,15 +7,13 @@ fold, and what is known of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
@@ -25,7 +23,6 @@ from nnseg.core.plan import Plan
 from nnseg.core.population import Population
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
-from nnseg.network.build import build_network
 from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
 
 FORMAT = 1
@@ -154,39 +151,6 @@ def load_model_file(path: Path) -> Model:
         raise ModelError(f"{path}: its description is incomplete: {error}") from error
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not valid: {error.errors()[0]['msg']}") from error
-
-
-def inference_network(member: Member, device: torch.device, make_network: Callable[[Plan], nn.Module] = build_network) -> nn.Module:
-    """A member's network on ``device``, for inference: one tensor of logits, no gradients.
-
-    It shares the member's memory where type and device allow.
-
-    Args:
-        make_network: from the plan to the network that the weights belong to.
-
-    Raises:
-        ModelError: the weights do not fit the network; names the first that does not.
-    """
-    # On "meta" no time and no random numbers go into initial weights that are overwritten; a user's network may not allow it.
-    with torch.device("meta") if make_network is build_network else nullcontext():
-        built = make_network(member.plan)
-    expected = built.state_dict()
-    _check_weights(expected, member)
-    built.load_state_dict({n: member.weights[n].detach().to(t.dtype) for n, t in expected.items()}, assign=True)
-    return built.requires_grad_(False).to(device).eval()
-
-
-def _check_weights(expected: Mapping[str, Tensor], member: Member) -> None:
-    where = f"the weights of fold {member.fold} do not fit their {member.plan.name} plan"
-    for name, tensor in expected.items():
-        found = member.weights.get(name)
-        if found is None:
-            raise ModelError(f"{where}: {name} is missing")
-        if found.shape != tensor.shape:
-            raise ModelError(f"{where}: {name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
-    extra = sorted(set(member.weights) - set(expected))
-    if extra:
-        raise ModelError(f"{where}: {extra[0]} is not in the network")
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.population import Person, make_population
+from nnseg.inference.networks import inference_network
 from nnseg.network.build import build_network
-from nnseg.network.bundle import Member, Model, inference_network, load_model_file, save_model
+from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.unet import build_unet
 
