@@ -93,7 +93,7 @@ def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
         return dataset.labels, dataset.instances
     file = path / "dataset.json" if path.is_dir() else path
     if not file.is_file():
-        raise EvaluationError(f"{path} says nothing about labels; give a run folder or a dataset.json")
+        raise EvaluationError(f"{path} does not define labels; give a run folder or a dataset.json")
     description = read_description(file)
     if description.labels is None:
         raise EvaluationError(f'{file} names no labels; add "labels", or give another dataset.json')

@@ -65,54 +65,55 @@ def make_card(run: Run, model: Model) -> ModelCard:
 def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[str]:
     """Known and possible limits of the model, in sentences."""
     dataset, fingerprint = run.dataset, run.fingerprint
-    yield "For research only. It is not a medical device, and nobody has approved it for decisions about patients."
+    yield "For research only. It is not a medical device, and not approved for decisions about patients."
     yield (
-        f"All it knows it learned from {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. What it does with "
-        "scans of other sites, scanners, protocols or patients was not measured; look at its answers to some of yours first."
+        f"It was trained on {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. Its performance on "
+        "scans of other sites, scanners, protocols or patients was not measured; check its predictions of some of yours first."
     )
     low, high = _range([case.spacing for case in fingerprint.cases])
     if low != high:
-        yield "Scans with voxels smaller or larger than those of the training are answered all the same, perhaps worse."
+        yield "Scans with smaller or larger voxels than those of the training are predicted too, perhaps less accurately."
     else:
-        yield "All scans of the training have the same voxel spacing; others are answered all the same, perhaps worse."
+        yield "All scans of the training have the same voxel spacing; others are predicted too, perhaps less accurately."
     yield from _rare_labels(fingerprint)
     yield from _score_limits(scores)
     if run.choice:
-        yield "Its plans were chosen by the held-out cases that its scores are of, which flatters these a little."
+        yield "Its plans were chosen on the same held-out cases as its scores, which are therefore slightly optimistic."
     yield from _group_limits(_readable(run, Run.groups))
     trained = {member.fold for member in model.members}
     if len(trained) < len(run.folds):
-        yield f"Of {counted(len(run.folds), 'fold')} only {len(trained)} went into it; its scores are of what was held out there."
+        used = f"{len(trained)} of {counted(len(run.folds), 'fold')}"
+        yield f"It has the networks of only {used}; its scores are of the cases held out there."
     if model.trust is None:
-        yield "How far its probabilities can be trusted was not measured; they are as the networks give them."
+        yield "Its probabilities are not calibrated."
     elif model.trust.threshold is None:
-        yield "Too few cases were held out to know which of its answers to flag."
+        yield "Too few cases were held out to set a threshold for flagging predictions."
 
 
 def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
     for name, cases in _label_cases(fingerprint).items():
         if cases < FEW:
-            yield f"The label {name} is in {counted(cases, 'case')} only; it may be missed, or found where it is not."
+            yield f"The label {name} is in {counted(cases, 'case')} only; it may be missed, or predicted where it is absent."
     partly = sum(case.annotated is not None for case in fingerprint.cases)
     if partly:
-        yield f"In {counted(partly, 'case')} not every label was annotated; what the others say of those labels is all it knows."
+        yield f"In {counted(partly, 'case')} not every label was annotated; the missing labels were learned from the others only."
 
 
 def _score_limits(scores: Scores | None) -> Iterator[str]:
     if scores is None:
-        yield "It has no scores of held-out cases, so that nobody knows how good it is."
+        yield "It has no scores of held-out cases; its performance is unknown."
         return
     if len(scores.cases) < FEW:
-        yield f"Its scores are those of {counted(len(scores.cases), 'case')}, and may be far off."
+        yield f"Its scores are those of {counted(len(scores.cases), 'case')}, and uncertain."
     found = {name: dice for name, dice in scores.averages.per_mask["dice"].labels.items() if dice is not None}
     if len(found) > 1:
         worst = min(found, key=lambda name: found[name])
-        yield f"Of its labels {worst} is found worst, with a mean Dice of {found[worst]:.3f}."
+        yield f"Of its labels {worst} has the lowest mean Dice, {found[worst]:.3f}."
     known = [case.mean_dice for case in scores.cases if case.mean_dice is not None]
     if known:
         yield f"In the worst of the held-out cases its mean Dice is {min(known):.3f}."
     if scores.failed:
-        yield f"{counted(len(scores.failed), 'held-out case')} could not be predicted or scored, and count nowhere."
+        yield f"{counted(len(scores.failed), 'held-out case')} could not be predicted or scored, and are not counted."
 
 
 def _group_limits(grouped: Grouped | None) -> Iterator[str]:
@@ -121,10 +122,10 @@ def _group_limits(grouped: Grouped | None) -> Iterator[str]:
         known = {group.value: mean for group in groups if (mean := group.averages["dice"].mean) is not None}
         if len(known) > 1:
             worst = min(known, key=lambda value: known[value])
-            yield f"Of the groups by {by}, {worst} fares worst: mean Dice {known[worst]:.3f}."
+            yield f"Of the groups by {by}, {worst} has the lowest mean Dice, {known[worst]:.3f}."
         small = [f"{group.value} ({group.n})" for group in groups if group.n < FEW]
         if small:
-            yield f"Of some groups by {by} there are too few cases to judge by: {', '.join(small)}."
+            yield f"Some groups by {by} have too few cases for reliable scores: {', '.join(small)}."
 
 
 def _purpose(dataset: Dataset) -> str:
@@ -227,7 +228,7 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
     if not run.exists:
         raise RunError(f"{run.path} is not a run folder")
     if path.suffix.lower() == CARD_SUFFIX:
-        raise RunError(f"{path} is what the card beside the model would be called; call the model {path.stem}.nnseg")
+        raise RunError(f"{path} is the name of the model card; call the model {path.stem}.nnseg")
     model = load_model(run.path, folds=folds)
     card, before = make_card(run, model), _read_card(path)
     if before and before.content() == card.content():
@@ -254,7 +255,7 @@ def read_card(path: Path) -> str:
         return model_card_markdown(make_card(Run(path), load_model(path)))
     card = load_model_file(path).card
     if card is None:
-        raise ModelError(f"{path} has no card: an older nnseg made it, or it was another tool's; nnseg export RUN writes one")
+        raise ModelError(f"{path} has no card: it was made by an older nnseg or by another tool; nnseg export RUN writes one")
     return model_card_markdown(card)
 
 

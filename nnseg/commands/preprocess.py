@@ -59,7 +59,7 @@ def preprocess_run(run: Run, *, workers: int = 1) -> tuple[Finding, ...]:
     """
     first, *later = run.stages
     for plan in (folder.plan for stage in later for folder in stage):
-        log.info("%s is shown the answers of %s, so its cases are made by nnseg train", plan.name, plan.previous)
+        log.info("%s takes the predictions of %s as input, so its cases are preprocessed by nnseg train", plan.name, plan.previous)
     with run.locked(), run.timed("preprocess"):
         return preprocess_plans(run, first, workers=workers)
 

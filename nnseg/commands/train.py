@@ -103,13 +103,13 @@ def check_cascades(run: Run, trained: Collection[int]) -> None:
     for cascade in (folder.plan for folder in run.plans if folder.plan.previous):
         if never_held_out:
             raise RunError(
-                f"{cascade.name} is shown how {cascade.previous} answers cases that it was not trained on, but no fold holds out "
+                f"{cascade.name} takes predictions of held-out cases by {cascade.previous} as input, but no fold holds out "
                 f"{listed(never_held_out)}; leave {cascade.name} out, or add cases"
             )
         if missing:
             raise RunError(
-                f"{cascade.name} is shown the answers of {cascade.previous} for every case, so all its folds must be trained first "
-                f"and fold {missing[0]} is not: use --folds all, or leave {cascade.name} out"
+                f"{cascade.name} takes predictions of all cases by {cascade.previous} as input, so all its folds must be trained "
+                f"first and fold {missing[0]} is not: use --folds all, or leave {cascade.name} out"
             )
 
 

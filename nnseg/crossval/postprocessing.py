@@ -146,7 +146,7 @@ class HeldOutCases:
         outcomes = map_items(partial(measure_case, labels=self.labels), requests, workers=self.workers, label="postprocessing")
         for outcome in outcomes:
             if outcome.result is None:
-                log.warning("case %s has no say in postprocessing: %s", outcome.item.pair.name, outcome.reason)
+                log.warning("case %s is not used to choose postprocessing: %s", outcome.item.pair.name, outcome.reason)
             else:
                 found[outcome.item.pair.name] = outcome.result
         return dict(sorted(found.items()))
@@ -230,18 +230,16 @@ def _confirm(cases: HeldOutCases, chosen: Chosen, tried: tuple[Tried, ...]) -> P
     """The chosen steps, if cross-validation confirms their gain; else none, with the reason."""
     steps = chosen[None]
     if not steps:
-        return Postprocessing(cases=len(cases.pairs), reason="no candidate raises mean Dice without doubt", tried=tried)
+        return Postprocessing(cases=len(cases.pairs), reason="no candidate raises mean Dice significantly", tried=tried)
     measured = cases.measure(chosen, None)
     before = np.array([m[()].counts.dice() for m in measured.values()])
     after = np.array([m[steps].counts.dice() for m in measured.values()])
     cross_validated = np.array([m[chosen[cases.parts[name]]].counts.dice() for name, m in measured.items()])
     gain, names = mean_over_names(dice_difference(before, cross_validated)), cases.labels.foreground
     overall = assess(steps[0], dice_difference(before, after), names)
-    said = (
-        f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} when each part of them is mended as the others chose"
-    )
+    said = f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} with the steps chosen without each part of them"
     if gain <= 0 or not overall.accepted:
-        why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, for with all of it {overall.reason}"
+        why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, because with all steps {overall.reason}"
         return Postprocessing(cases=len(measured), reason=f"{said}: {why}", tried=tried)
     effects = {name: _effect(before[:, i], after[:, i], cross_validated[:, i]) for i, name in enumerate(names)}
     return Postprocessing(mendings=steps, cases=len(measured), reason=said, effects=effects, tried=tried)

@@ -91,9 +91,7 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     held = join_scores(records, run.require_scores().cases if records else (), folds)
     if len(held) < FEWEST_CASES:
         run.trust = None
-        log.info(
-            "%d held-out cases are too few to measure how far the model can be trusted; %d are needed", len(held), FEWEST_CASES
-        )
+        log.info("%d held-out cases are too few to calibrate the model; %d are needed", len(held), FEWEST_CASES)
         return None
     key = digest([RULE, {h.score.name: h.score.model_dump(mode="json") for h in held}, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:

@@ -121,7 +121,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{path} is missing; run the verb that makes it, or nnseg run") from None
+        raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
     except ValidationError as error:
         wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
         raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None

@@ -194,7 +194,7 @@ class Run:
             return dict.fromkeys(plans, 1.0)
         if unknown := set(choice.plans) - set(plans):
             file, there = Run.choice.path(self), ", ".join(plans)
-            raise RunError(f"{file} names the plan {min(unknown)}, and the run has {there}; mend or delete the file")
+            raise RunError(f"{file} names the plan {min(unknown)}, and the run has {there}; correct or delete the file")
         return {name: choice.plans[name] for name in plans if name in choice.plans}
 
     def ensemble_folder(self, weights: Mapping[str, float]) -> PlanFolder:

@@ -72,7 +72,7 @@ def test_without_tolerances_no_distance_is_in_the_scores(folders):
 
 
 def test_a_legend_that_is_none_and_instances_that_are_no_labels_are_refused(folders):
-    with pytest.raises(EvaluationError, match="says nothing about labels"):
+    with pytest.raises(EvaluationError, match="does not define labels"):
         evaluate_folders(folders / "made", folders / "given", legend=folders / "made")
     with pytest.raises(EvaluationError, match="instances of tumour"):
         evaluate_folders(folders / "made", folders / "given", instances=("tumour",))

@@ -175,7 +175,7 @@ def test_the_run_and_its_model_follow_an_edited_choice(copied: Run, ball_dataset
 
 def test_a_choice_of_a_plan_that_is_not_there_is_refused(copied: Run):
     choose_by_hand(copied, _2d=1.0, _3d_lowres=1.0)
-    with pytest.raises(RunError, match="names the plan 3d_lowres, and the run has 2d, 3d; mend or delete the file"):
+    with pytest.raises(RunError, match="names the plan 3d_lowres, and the run has 2d, 3d; correct or delete the file"):
         load_model(copied.path)
 
 
@@ -205,7 +205,7 @@ def test_a_card_says_what_its_run_knows(finished: Run):
     assert card.material.shape == ((12, 20, 16), (12, 20, 16))
     text = "\n".join(card.limits)
     assert "not a medical device" in text
-    assert "Of 5 folds only 2 went into it" in text
+    assert "It has the networks of only 2 of 5 folds" in text
     assert "The label ball is in 6 cases only" in text
     assert "Its scores are those of 3 cases" in text
     dice = next(of for of in card.scores if (of.title, of.average) == ("Dice", "per_mask"))
@@ -311,7 +311,7 @@ def test_scores_of_another_nnseg_are_left_off_the_card_and_cost_no_export(copied
     (copied.path / "scores.json").write_text('{"cases": [], "mean": {}}')
     card = export(copied, tmp_path / "m.nnseg").card
     assert (card.scores, card.held_out) == ((), 0)
-    assert "It has no scores of held-out cases, so that nobody knows how good it is." in card.limits
+    assert "It has no scores of held-out cases; its performance is unknown." in card.limits
 
 
 def test_groups_stay_as_long_as_the_scores_do(copied: Run, ball_dataset: Path):
