@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,10 @@ from nnseg.cli.app import app
 from nnseg.cli.options import KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal
 from nnseg.core.options import Options
+
+if TYPE_CHECKING:
+    from nnseg.core.scores import Scores
+    from nnseg.storage.run import Run
 
 PANEL = "Evaluate"
 
@@ -60,13 +64,11 @@ def evaluate(
     false positives and panoptic quality of labels whose components are counted one by one.
     """
     log_to_terminal(verbose)
-    from nnseg.cli.tables import print_groups, print_scores
+    from nnseg.cli.tables import print_scores
     from nnseg.commands.compare import read_scores
-    from nnseg.commands.evaluate import evaluate_folders, group, parse_tolerances
+    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
     from nnseg.core.dataset import Finding
     from nnseg.core.errors import EvaluationError
-    from nnseg.evaluation.compare import common_metrics
-    from nnseg.storage.files import write_json
     from nnseg.storage.run import Run
 
     run: Run | None
@@ -94,12 +96,7 @@ def evaluate(
             evaluated.write(out, form)
             print(f"\nwritten to {out}")
     if groups:
-        found = group(scores, groups, run=run)
-        print()
-        print_groups(found, common_metrics({"": scores}))
-        if groups_file:
-            write_json(groups_file, found)
-            print(f"written to {groups_file}")
+        _print_groups(scores, groups, run, groups_file)
     exit_for_failed(Finding(level="error", case=case.name, message=case.reason) for case in scores.failed)
 
 
@@ -183,6 +180,21 @@ def figure(
 
     for path in write_figures(Run(run), what, out):
         print(f"figure: {path}")
+
+
+def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | None) -> None:
+    """Print the scores by group, and write them to a file if there is one."""
+    from nnseg.cli.tables import print_groups
+    from nnseg.commands.evaluate import group
+    from nnseg.evaluation.compare import common_metrics
+    from nnseg.storage.files import write_json
+
+    found = group(scores, groups, run=run)
+    print()
+    print_groups(found, common_metrics({"": scores}))
+    if file:
+        write_json(file, found)
+        print(f"written to {file}")
 
 
 def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
