@@ -84,7 +84,7 @@ def evaluate(
     else:
         run, groups_file = Run(legend) if legend else None, out.with_name("groups.json") if out else None
         if form != "nnseg" and not out:
-            raise EvaluationError("--format is the format of the file to write; give it with --out")
+            raise EvaluationError("--format needs a file to write; give one with --out")
         named = tuple(name.strip() for name in instances.split(",")) if instances else ()
         evaluated = evaluate_folders(
             predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,

@@ -94,4 +94,4 @@ def test_a_case_that_failed_says_why_in_a_column_of_its_own(folders):
 def test_a_format_without_a_file_is_refused(folders):
     result = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--format", "nnunet"])
     assert isinstance(result.exception, EvaluationError)
-    assert "give it with --out" in str(result.exception)
+    assert "give one with --out" in str(result.exception)
