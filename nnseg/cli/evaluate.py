@@ -199,7 +199,8 @@ def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | Non
 
 def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
     from nnseg.core.dataset import counted
-    from nnseg.volumetry.report import read_population, read_record, report_predictions
+    from nnseg.volumetry.population import read_population
+    from nnseg.volumetry.report import read_record, report_predictions
 
     others = read_population(population, read_record(folder)[1]) if population else None
     volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)

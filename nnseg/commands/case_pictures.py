@@ -28,6 +28,12 @@ from nnseg.storage.images.write import write_map
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Run
 
+log = logging.getLogger(__name__)
+
+MOST_CASES = 8
+MOST_SECONDS = 60.0
+"""Limit for computing all maps of uncertainty, as estimated from the time of the first prediction."""
+
 
 def draw_still_pictures(run: Run, captions: Mapping[str, str]) -> list[CasePictures]:
     """Still pictures of cases; one that cannot be read is left out.
@@ -81,13 +87,6 @@ def _read_case(scan: Scan, case: Case, file: Path, dataset: Dataset, *, caption:
         labels=dataset.labels,
         channels=dataset.channels,
     )
-
-
-log = logging.getLogger(__name__)
-
-MOST_CASES = 8
-MOST_SECONDS = 60.0
-"""Limit for computing all maps of uncertainty, as estimated from the time of the first prediction."""
 
 
 def pack_viewer_cases(

@@ -9,63 +9,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.errors import DatasetError, NnsegError, RunError
+from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.core.population import Person, Population, make_population
-from nnseg.network.bundle import load_model_file
-from nnseg.network.load import population_of_run
+from nnseg.core.population import Population
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
-from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
-from nnseg.volumetry.tables import long_table, read_patients, read_people, wide_table
+from nnseg.volumetry.population import VOLUMES
+from nnseg.volumetry.tables import long_table, read_patients, wide_table
 from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes, volumes_of
-
-TABLES = (".csv", ".tsv", ".txt")
-VOLUMES = "volumes.json"
-
-
-def read_population(path: Path, labels: Labels) -> Population:
-    """The population in a file or folder.
-
-    Args:
-        path: a table (see `read_people`), the ``volumes.json`` or folder of other scans that were reported on, a run, or a model.
-        labels: to compare.
-
-    Raises:
-        DatasetError: there is no population in it, or a table cannot be read.
-        ModelError: a model cannot be read.
-    """
-    if path.suffix.lower() in TABLES:
-        return read_people(path, labels.foreground)
-    if path.suffix.lower() == ".json" or (path / VOLUMES).exists():
-        return _measured(path if path.is_file() else path / VOLUMES)
-    if (path / RECORD).exists():
-        raise DatasetError(f"{path} holds predictions without volumes; run nnseg report {path} first")
-    if not path.exists():
-        raise DatasetError(f"there is no population {path}; give a CSV file, a run, a model, or a folder with a volumes.json")
-    found = population_of_run(Run(path)) if path.is_dir() else load_model_file(path).population
-    if found is None:
-        raise DatasetError(f"{path} has no volumes of its training set; give a run or model that has them, or a CSV file")
-    return found
-
-
-def _measured(path: Path) -> Population:
-    cases = [case for case in read_json(path, Volumetry).cases if not case.failed]
-    if not cases:
-        raise DatasetError(f"{path} has no volumes; give another population")
-    people = [
-        Person(volumes={name: v.ml for name, v in case.labels.items()}, age=case.patient.age, sex=case.patient.sex)
-        for case in cases
-    ]
-    return make_population(people, f"{len(people)} scans in {path.absolute().parent.name}", apart=True)
-
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +85,7 @@ def report_predictions(
     for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
-    write_json(folder / "volumes.json", volumetry)
+    write_json(folder / VOLUMES, volumetry)
     write_text(folder / "volumes.csv", long_table(volumetry))
     write_text(folder / "volumes_wide.csv", wide_table(volumetry))
     previews, viewed = [], []

@@ -67,7 +67,7 @@ def _predict(run: Run, dataset: Dataset, name: str, fold: int, shift: int) -> Sc
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The folds whose networks were asked for a map, in place of networks."""
+    """The folds whose networks computed a map; a stand-in for networks."""
     calls = []
 
     def predictor(folds: tuple[int, ...], **_: object) -> SimpleNamespace:
@@ -88,7 +88,7 @@ def scored(run: Run) -> Scores:
     return found
 
 
-def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked):
+def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, mapped_folds):
     scores = scored(run)
     qualities = sorted(cross_validate_expected_dice(join_scores(run.predictions(), run.require_scores().cases, run.folds)))
     trust = Trust(cases=6, threshold=(qualities[1] + qualities[2]) / 2)
@@ -101,27 +101,27 @@ def test_typical_cases_come_first_and_then_the_flagged_ones(run, dataset, asked)
     assert cases[0].caption == "best, mean Dice 1.000"
 
 
-def test_maps_are_made_by_networks_that_had_not_seen_the_case_and_kept(run, dataset, asked):
+def test_maps_are_computed_by_networks_not_trained_on_the_case_and_kept(run, dataset, mapped_folds):
     scores = scored(run)
     cases = pack_viewer_cases(run, scores, None, most_seconds=1000)
-    assert asked == [(0,), (1,), (1,)]  # of ball_00, ball_03 and ball_05
+    assert mapped_folds == [(0,), (1,), (1,)]  # of ball_00, ball_03 and ball_05
     assert all("uncertainty" in c.volumes for c in cases)
     assert {p.name for p in (run.path / "shown").iterdir()} >= {"ball_00_uncertainty.nii.gz", "ball_05_uncertainty.nii.gz"}
     again = pack_viewer_cases(run, scores, None, most_seconds=0)
-    assert len(asked) == 3
+    assert len(mapped_folds) == 3
     assert [c.volumes for c in again] == [c.volumes for c in cases]
     pack_viewer_cases(run, scores, Trust(temperature=2.0), most_seconds=1000)  # another temperature, another map
-    assert len(asked) == 6
+    assert len(mapped_folds) == 6
 
 
-def test_maps_that_would_take_too_long_are_left_out_and_it_is_said(run, dataset, asked):
+def test_maps_that_would_take_too_long_are_left_out_with_a_note(run, dataset, mapped_folds):
     cases = pack_viewer_cases(run, scored(run), None, most_seconds=2.5 * SECONDS)
     assert ["uncertainty" in c.volumes for c in cases] == [True, True, False]
     assert cases[2].notes == ("No map of uncertainty: it would take about 25 s.",)
     assert cases[1].notes == ()
 
 
-def test_networks_that_are_gone_cost_the_map_and_a_scan_that_is_gone_its_case(run, dataset, monkeypatch):
+def test_without_networks_there_is_no_map_and_without_a_label_map_no_case(run, dataset, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise ModelError("gone")
 

@@ -49,7 +49,7 @@ def written(place: Path, name: str, share: float) -> ScanRecord:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
     """A run of one fold whose predictions are the references, one voxel aside in every second case."""
-    run = Run(tmp_path_factory.mktemp("told") / "run")
+    run = Run(tmp_path_factory.mktemp("content") / "run")
     dataset = read_dataset(ball_dataset, workers=1)
     names = tuple(case.name for case in dataset.cases)
     labels = dataset.labels
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
     run.fingerprint = found
     write_json(run.path / "folds.json", (Fold(training=(), held_out=names),))
     write_plan(run.path / "plan.toml", PLAN.model_copy(update={"labels": labels, "channels": dataset.channels}))
-    run.update_record(seconds={"plan": 1.0}, peak_gb={"plan": 0.25}, command="nnseg run balls told")
+    run.update_record(seconds={"plan": 1.0}, peak_gb={"plan": 0.25}, command="nnseg run balls run")
     run.fold(0).write_history(_epochs(2, steps=500))
     predicted = {}
     for number, case in enumerate(dataset.cases):
@@ -77,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path) -> Run:
     return run
 
 
-def test_a_run_tells_scores_expectations_calibration_and_costs(run):
+def test_a_report_has_scores_expected_quality_calibration_and_costs(run):
     content = gather_report_content(run, live=True)
     names = {case.name for case in content.scores.cases}
     assert len(names) > 3
@@ -86,7 +86,7 @@ def test_a_run_tells_scores_expectations_calibration_and_costs(run):
     assert content.calibration.after.temperature == 1.5
     assert {one.name: sum(one.seconds.values()) for one in content.predicted} == dict.fromkeys(names, 1.5)
     assert content.stages["plan"].peak_gb == 0.25
-    assert content.provenance["This run"]["command"] == "nnseg run balls told"
+    assert content.provenance["This run"]["command"] == "nnseg run balls run"
     assert list(content.histories) == ["3d fold 0"]
     assert not content.missing
 
@@ -114,7 +114,7 @@ def test_files_of_other_versions_are_left_out_and_named(run, tmp_path):
     assert content.missing == ["scores.json is damaged, or of another version of nnseg; nnseg run makes it anew"]
 
 
-def test_groups_are_told_where_they_were_asked_for(run):
+def test_groups_are_in_the_report_where_they_were_scored(run):
     scores = gather_report_content(run, live=True).scores
     sites = {case.name: "ab"[i % 2] for i, case in enumerate(scores.cases)}
     write_json(run.path / "groups.json", grouped(scores, {"site": sites}))
@@ -124,7 +124,7 @@ def test_groups_are_told_where_they_were_asked_for(run):
         (run.path / "groups.json").unlink()
 
 
-def test_what_makers_say_of_their_dataset_is_told(run):
+def test_the_licence_of_the_dataset_is_in_the_provenance(run):
     before = (run.path / "dataset.json").read_text()
     (run.path / "dataset.json").write_text(json.dumps(json.loads(before) | {"about": {"licence": "CC-BY 4.0"}}))
     try:
@@ -138,8 +138,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         gather_report_content(Run(tmp_path))
 
 
-@pytest.mark.parametrize(("suffix", "spacing", "told"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
-def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tmp_path, suffix, spacing, told):
+@pytest.mark.parametrize(("suffix", "spacing", "expected"), [(".png", 1.0, True), (".png", 0.5, False), (".nii.gz", 1.0, False)])
+def test_pictures_without_a_pixel_size_have_a_note_on_pixels(run, tmp_path, suffix, spacing, expected):
     copy = Run(tmp_path / "copy")
     shutil.copytree(run.path, copy.path)
     dataset, fingerprint = (json.loads(file.read_text()) for file in (copy.path / "dataset.json", copy.path / "fingerprint.json"))
@@ -147,4 +147,4 @@ def test_pictures_without_a_pixel_size_are_said_to_be_measured_in_pixels(run, tm
         case["spacing"] = [spacing] * 3
     (copy.path / "dataset.json").write_text(json.dumps(dataset | {"suffix": suffix}))
     (copy.path / "fingerprint.json").write_text(json.dumps(fingerprint))
-    assert any("1 mm stands for one pixel" in f.message for f in gather_report_content(copy, live=True).findings) is told
+    assert any("1 mm stands for one pixel" in f.message for f in gather_report_content(copy, live=True).findings) is expected

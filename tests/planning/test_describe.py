@@ -7,7 +7,7 @@ from nnseg.planning.planner import make_plans
 from nnseg.planning.recipe import load_recipe
 
 
-def test_description_is_one_page_with_what_was_found_and_why(make_fingerprint: Callable[..., Fingerprint]):
+def test_description_is_one_page_with_measurements_and_reasons(make_fingerprint: Callable[..., Fingerprint]):
     fingerprint = make_fingerprint((18, 237, 208), (5, 1.5625, 1.5625), unusable={"case_x": ""})
     plan = make_plans(fingerprint, Budget(seconds=1200), load_recipe("auto"))[0]
     page = describe(plan, fingerprint)

@@ -35,7 +35,7 @@ def section(page: str, title: str) -> str:
     return page.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def test_every_fact_stands_under_its_heading():
+def test_every_fact_is_in_its_section():
     page = model_card_markdown(card(limits=("Only bars.",), versions={"torch": "9", "nnseg": "1"}))
     assert page.startswith("# Model card: Bars\n\n## Model details\n\nMade 2026-01-02 by nnseg 1.\n")
     details = section(page, "Model details")
@@ -70,7 +70,7 @@ def test_scores_are_a_table_of_three_averages_and_one_of_labels():
     assert "| alpha | – | – |" in found  # noqa: RUF001
 
 
-def test_what_was_chosen_is_told_with_its_evidence():
+def test_the_choice_and_postprocessing_are_listed_with_their_nested_gains():
     choice = Choice(
         plans={"2d": 1, "3d": 1},
         reason="it is better",
@@ -99,7 +99,7 @@ def test_what_was_chosen_is_told_with_its_evidence():
     assert "a temperature of 1.5; the expected Dice of a scan is off by 0.040 on average; scans" in found
 
 
-def test_names_of_unknown_origin_command_nothing():
+def test_markup_in_names_is_escaped():
     evil = "a|b <script>*x*\n# `y`"
     page = model_card_markdown(card(name=evil, material=MATERIAL.model_copy(update={"dataset": evil, "labels": ((evil, 1),)})))
     assert "<script" not in page.replace("\\<script", "")

@@ -57,13 +57,13 @@ def test_a_heading_sorts_numbers_up_and_down_with_missing_ones_last(browser, pag
     assert browser.ask(NAMES)[-1] == "blank"
 
 
-def test_names_are_sorted_as_people_count(browser, page):
+def test_numbers_in_names_are_sorted_by_value(browser, page):
     browser.open(page)
     click(browser, 0)
     assert [n for n in browser.ask(NAMES) if n.startswith("case")] == ["case_1", "case_2", "case_3", "case_10"]
 
 
-def test_headings_can_be_worked_from_the_keyboard(browser, page):
+def test_headings_can_be_used_from_the_keyboard(browser, page):
     browser.open(page)
     browser.ask("document.querySelector('#case-table thead button').focus()")
     browser.press("Tab", code=9)
@@ -113,7 +113,7 @@ def test_a_case_that_the_viewer_has_is_chosen_there(browser, tmp_path):
     assert browser.ask("document.activeElement.id") == "viewer-case"
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_contents(browser, page):
+def test_the_first_link_skips_to_the_contents(browser, page):
     browser.open(page)
     browser.press("Tab", code=9)
     assert browser.ask("document.activeElement.textContent") == "Skip to the contents"
@@ -122,7 +122,7 @@ def test_the_first_stop_of_the_keyboard_skips_to_the_contents(browser, page):
     assert browser.ask("document.activeElement.id") == "main"
 
 
-def test_the_navigation_stays_in_sight_and_says_which_section_is_read(browser, page):
+def test_the_navigation_stays_visible_and_marks_the_current_section(browser, page):
     browser.open(page, width=360)
     browser.ask("document.documentElement.style.scrollBehavior = 'auto', document.getElementById('trust').scrollIntoView()")
     browser.wait_for("document.querySelector('nav [aria-current]').hash === '#trust'")
@@ -150,7 +150,7 @@ def test_a_script_that_is_not_ours_does_not_run(browser, tmp_path):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_words_stand_out_from_what_is_behind_them(browser, page, dark):
+def test_text_has_enough_contrast(browser, page, dark):
     """Contrast of 4.5 for words, in each pair of the palette that the page puts on one another. Source: WCAG 2.2, 1.4.3."""
     browser.open(page, dark=dark)
     names = ["page", "panel", "ink", "soft", "accent", "accent-panel", "bad", "bad-panel", "warn", "warn-panel"]
@@ -170,7 +170,7 @@ def test_words_stand_out_from_what_is_behind_them(browser, page, dark):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_lines_of_charts_stand_out_from_the_page(browser, page, dark):
+def test_lines_of_charts_have_enough_contrast(browser, page, dark):
     """Contrast of 3 for drawings. Source: WCAG 2.2, 1.4.11."""
     browser.open(page, dark=dark)
     names = ["page", "edge", *(f"s{i}" for i in range(8))]

@@ -103,7 +103,7 @@ def focus_on_the_picture(browser: Browser) -> None:
     browser.ask("document.querySelector('[data-viewer=canvas]').focus()")
 
 
-def test_nothing_is_unpacked_before_one_comes_near(browser, tmp_path):
+def test_nothing_is_unpacked_before_the_viewer_is_near_the_window(browser, tmp_path):
     page = tmp_path / "report.html"
     html = render_report(ReportContent(title="viewed", dataset="d", viewed=[case(0)]))
     page.write_text(html.replace("<main", "<p style='height: 4000px'></p><main"), "utf-8")
@@ -125,8 +125,8 @@ def test_voxels_are_seen_and_labels_in_their_colours(shown, tmp_path):
 def test_niivue_has_each_voxel_where_the_case_has_it(shown):
     """Its axes count to the right, anterior and superior; ours to the left, posterior and superior."""
     z, y, x = 4, 5, 11
-    asked = f"{VIEWER}.niivue.volumes.map(v => v.getValue({SHAPE[2] - 1 - x}, {SHAPE[1] - 1 - y}, {z}))"
-    scan, reference, prediction, uncertainty = shown.ask(asked)
+    script = f"{VIEWER}.niivue.volumes.map(v => v.getValue({SHAPE[2] - 1 - x}, {SHAPE[1] - 1 - y}, {z}))"
+    scan, reference, prediction, uncertainty = shown.ask(script)
     step = float(np.ptp(case(0).image)) / 255
     assert scan == pytest.approx(100 * z + 10 * y + x, abs=step)
     assert (reference, prediction) == (2, 2)
@@ -138,7 +138,7 @@ def test_niivue_has_each_voxel_where_the_case_has_it(shown):
     assert there[:3] == pytest.approx([-lps[0], -lps[1], lps[2]], abs=1e-3)
 
 
-def test_the_crosshair_is_told_and_moved_by_keys(shown):
+def test_the_position_of_the_crosshair_is_shown_and_moved_by_keys(shown):
     click(shown, "[data-viewer-jump=axial]")
     first = place(shown, "Voxel")
     x, y, z = map(int, first.split("(x, y, z) ")[1].split(" ·")[0].split(", "))
@@ -149,18 +149,18 @@ def test_the_crosshair_is_told_and_moved_by_keys(shown):
     shown.press("ArrowUp", code=38)
     place(shown, f"(x, y, z) {x + 1}, {y - 1}, {z} ")
     shown.press("PageUp", code=33)
-    told = place(shown, f"(x, y, z) {x + 1}, {y - 1}, {z + 1} ")
+    shown_text = place(shown, f"(x, y, z) {x + 1}, {y - 1}, {z + 1} ")
     position = case(0).grid.world((z + 1, y - 1, x + 1))
-    assert f"{abs(position[0]):.1f} mm {'L' if position[0] > 0 else 'R'}" in told
-    assert f"{position[2]:.1f} mm S" in told
+    assert f"{abs(position[0]):.1f} mm {'L' if position[0] > 0 else 'R'}" in shown_text
+    assert f"{position[2]:.1f} mm S" in shown_text
 
 
 def test_labels_under_the_crosshair_are_named(shown):
     click(shown, "[data-viewer-jump=axial]")
     focus_on_the_picture(shown)
-    told = place(shown, "uncertainty 0.40")
+    shown_text = place(shown, "uncertainty 0.40")
     sides = {(r, p) for r in ("background", "front", "back") for p in ("background", "front", "back") if r != p}
-    assert any(f"reference {r} · prediction {p} ·" in told for r, p in sides)
+    assert any(f"reference {r} · prediction {p} ·" in shown_text for r, p in sides)
 
 
 def test_switches_change_what_is_seen(shown, tmp_path):

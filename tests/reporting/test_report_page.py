@@ -81,7 +81,7 @@ def test_every_link_and_label_leads_somewhere(page):
         assert {t for t in targets if t and not t.startswith("data:")} <= set(ids)
 
 
-def test_headings_leave_out_no_level(page):
+def test_no_level_of_headings_is_skipped(page):
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -141,7 +141,7 @@ def test_errors_are_listed_before_notes(html):
     assert html.index("worse") < html.index("odd &lt;script")
 
 
-def test_what_could_not_be_read_is_said(page):
+def test_files_that_could_not_be_read_are_listed(page):
     assert "Left out of this page" in page.text
     assert f"old.json {HOSTILE}" in page.text
 
@@ -153,21 +153,21 @@ def test_a_run_that_has_hardly_begun_has_a_page():
     assert not page.all("nav")
 
 
-def test_scores_without_any_case_can_be_told():
+def test_scores_without_any_case_have_a_page():
     page = Page(render_report(ReportContent(title="t", dataset="d", scores=scores([]))))
     assert [a["aria-labelledby"] for a in page.all("section")] == ["scores"]
     one = Page(render_report(ReportContent(title="t", dataset="d", scores=scores([case("blank", None, None)]))))
     assert "No held-out case shows any label" in one.text
 
 
-def test_only_a_live_page_looks_for_news_by_itself(html):
+def test_only_a_live_page_reloads_itself(html):
     live = Page(render_report(replace(report_content(), live="2026-11-21 17:25:03")))
     assert {"http-equiv": "refresh", "content": "60"} in live.all("meta")
     assert "As of 2026-11-21 17:25:03" in live.text
     assert 'http-equiv="refresh"' not in html
 
 
-def test_a_live_page_says_how_far_trainings_are():
+def test_a_live_page_shows_the_progress_of_the_trainings():
     def epoch(step: int) -> Epoch:
         return Epoch(number=step, step=step, steps=3000, loss=1, learning_rate=0.1, dice={}, seconds=0.5, total_seconds=step / 2)
 
@@ -206,7 +206,7 @@ def test_a_large_run_stays_below_fifteen_megabytes():
     assert len(LABELS.foreground) == 2
 
 
-def test_a_large_run_of_many_labels_does_too():
+def test_a_large_run_of_many_labels_stays_below_fifteen_megabytes():
     names = tuple(f"label {i}" for i in range(60))
     one = mask(0.5)
     cases = tuple(

@@ -142,13 +142,13 @@ def test_a_panel_shows_each_case_of_its_metric():
     assert table_rows(report_content(), "Dice by label")["front"][0].split()[0] == "0.540"
 
 
-def test_few_cases_have_no_intervals_and_it_is_said():
+def test_few_cases_have_no_intervals_and_a_note():
     few = replace(EMPTY, scores=scores([case("a", 0.5, 0.5), case("b", 0.6, 0.7)]))
     assert table_rows(few, "Every metric, averaged over all held-out cases")["Dice"][0] == "0.575"
     assert summarize_scores(few)["intervals"].startswith("2 cases are too few")
 
 
-def test_an_interval_is_said_to_hold_the_mean_of_all_such_cases_not_of_further_samples():
+def test_an_interval_is_explained_as_one_of_the_mean_of_all_such_cases():
     many = summarize_scores(replace(EMPTY, scores=scores([case(f"c{i}", 0.5 + i / 100, 0.6) for i in range(12)])))
     assert "in 95 of 100 such samples an interval made like this contains the mean of all cases" in many["intervals"]
 
@@ -199,7 +199,7 @@ def test_groups_are_shown_with_their_test():
     assert "do not differ significantly in Dice" in test
 
 
-def test_the_choice_is_shown_with_its_price():
+def test_the_choice_is_shown_with_its_gain_and_time():
     content = replace(EMPTY, scores=report_content().scores, choice=choice())
     assert "2d+3d : it is better" in page_text(content)
     assert "2.5 times as long as with the 2d plan" in describe_gain_and_time(choice())

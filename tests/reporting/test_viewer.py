@@ -101,7 +101,7 @@ def test_ignored_voxels_get_an_index_of_their_own_and_never_disagree():
 
 @settings(max_examples=20, deadline=None)
 @given(shape=st.tuples(*[st.integers(4, 40)] * 3), share=st.floats(0.02, 1.2), seed=st.integers(0, 9))
-def test_whatever_the_budget_it_is_kept_and_everything_stays_where_it_is(shape, share, seed):
+def test_the_budget_is_kept_and_voxels_keep_their_positions(shape, share, seed):
     given_case = case(*shape, seed=seed)
     budget = max(1500, int(share * pack(given_case, most_bytes=PLENTY).size))
     packed = pack(given_case, most_bytes=budget)
@@ -116,7 +116,7 @@ def test_whatever_the_budget_it_is_kept_and_everything_stays_where_it_is(shape, 
         assert shown[place] == {10: 0, 3: 1, 7: 2}[int(known[tuple(source)])]
 
 
-def test_a_large_case_is_cropped_around_its_labels_before_it_is_coarsened_and_says_both():
+def test_a_large_case_is_cropped_to_its_labels_before_it_is_downsampled_and_has_notes_on_both():
     label_map = np.full((30, 60, 60), 10, np.uint8)
     label_map[10:14, 20:30, 30:40] = 3
     large = case(30, 60, 60, reference=label_map, prediction=label_map)
@@ -155,7 +155,7 @@ def test_the_largest_disagreement_is_found_in_each_plane():
         assert prediction[z, y, x] != reference[z, y, x]
 
 
-def test_without_a_reference_one_is_led_to_what_is_least_certain():
+def test_without_a_reference_jumps_lead_to_the_largest_uncertainty():
     doubt = np.zeros((6, 8, 9), np.float32)
     doubt[4, 5, 6] = 0.4
     assert pack(case(6, 8, 9, reference=None, uncertainty=doubt), most_bytes=PLENTY).jumps == {
@@ -182,7 +182,7 @@ def test_channels_are_scans_of_their_own_and_not_too_many():
     assert packed.notes == ("Only the first 4 of 6 channels are shown.",)
 
 
-def test_nothing_labelled_and_nothing_but_one_grey_can_be_packed():
+def test_an_empty_label_map_and_a_constant_scan_can_be_packed():
     nothing = np.full((4, 5, 7), 10, np.uint8)
     packed = pack(case(4, 5, 7, image=np.ones((1, 4, 5, 7), np.float32), reference=nothing, prediction=nothing), most_bytes=PLENTY)
     assert np.allclose(zyx(volume(packed, "scan 0")), 1)
@@ -200,7 +200,7 @@ def test_names_cannot_become_markup():
     assert about["cases"][0]["name"] == about["labels"][0]["name"] == about["cases"][0]["scans"][0]["name"] == HOSTILE
 
 
-def test_the_page_holds_the_packed_volumes_and_asks_for_nothing():
+def test_the_page_holds_the_packed_volumes_and_loads_nothing():
     given_case = case(4, 5, 7)
     html = viewer_html([given_case])
     packed = pack(given_case, most_bytes=room())
@@ -233,7 +233,7 @@ def test_a_single_label_has_a_colour_for_each_side_and_several_have_one_each():
     assert ignored["name"] == "ignored"
 
 
-def test_the_hash_of_each_script_stands_for_its_very_text():
+def test_script_hashes_are_those_of_the_embedded_scripts():
     """By hand: what ``openssl dgst -sha256 -binary | base64`` gives of an empty script."""
     assert script_hash("") == "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
     assert len(set(script_sources())) == 2

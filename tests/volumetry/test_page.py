@@ -66,33 +66,33 @@ def words(html: str) -> str:
 
 
 def sheet(count: int = 4, **changes) -> str:
-    told = volumetry(count, **changes)
-    return sheet_html(told.cases[0], told, labels(count), drawn(count))
+    measured = volumetry(count, **changes)
+    return sheet_html(measured.cases[0], measured, labels(count), drawn(count))
 
 
-def test_a_sheet_tells_volumes_percentiles_asymmetry_quality_and_what_made_it():
-    told = words(sheet(patient=Patient(age=71.5, sex="F")))
-    assert "Left part 0 100 < 1 low 104 to 194 -6.8 0.40" in told
-    assert "Right part 0 107 8 104 to 194 -6.8 0.40" in told
-    assert "female, 71.5 years" in told
-    assert "low expected quality, Dice 0.40" in told
-    assert "model's hash 0123456789abcdef" in told
-    assert "the training set of Test: all 99 (ages and sexes of these are not known)" in told
-    assert told.count(RESEARCH_USE) == 2
+def test_a_sheet_has_volumes_percentiles_asymmetry_quality_and_provenance():
+    measured = words(sheet(patient=Patient(age=71.5, sex="F")))
+    assert "Left part 0 100 < 1 low 104 to 194 -6.8 0.40" in measured
+    assert "Right part 0 107 8 104 to 194 -6.8 0.40" in measured
+    assert "female, 71.5 years" in measured
+    assert "low expected quality, Dice 0.40" in measured
+    assert "model's hash 0123456789abcdef" in measured
+    assert "the training set of Test: all 99 (ages and sexes of these are not known)" in measured
+    assert measured.count(RESEARCH_USE) == 2
 
 
-def test_a_sheet_without_others_or_scan_leaves_out_what_is_not_known():
+def test_a_sheet_without_population_or_scan_leaves_out_what_is_unknown():
     case = describe_volumes("a", {"Left part 0": 1.5, "Right part 0": 0.0})
-    told = words(sheet_html(case, Volumetry(names=labels(2).foreground, cases=()), labels(2), ()))
-    assert "Left part 0 1.50 +200.0 Right part 0 0 +200.0" in told
-    assert "no reference population" in told
-    assert "No picture" in told
-    assert "Expected Dice" not in told
+    measured = words(sheet_html(case, Volumetry(names=labels(2).foreground, cases=()), labels(2), ()))
+    assert "Left part 0 1.50 +200.0 Right part 0 0 +200.0" in measured
+    assert "no reference population" in measured
+    assert "No picture" in measured
+    assert "Expected Dice" not in measured
 
 
-def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
-    told = volumetry(2)
-    page = report_html(told, labels(2), sheets=True, previews=[CasePictures(name="<b>", caption="x", pictures=drawn(2))])
+def test_the_page_lists_every_case_and_failure_and_escapes_names():
+    measured = volumetry(2)
+    page = report_html(measured, labels(2), sheets=True, previews=[CasePictures(name="<b>", caption="x", pictures=drawn(2))])
     assert "3 scans measured, 1 failed" in words(page)
     assert "broken & gone : <it> is no image" in words(page)
     assert 'href="sheets/c%231%20%25.html"' in page
@@ -101,9 +101,9 @@ def test_the_page_tells_of_every_case_and_of_what_failed_and_escapes_names():
     assert not re.search(r'(src|href)="(?!#|sheets/|data:)', page)
 
 
-def test_scans_whose_doubts_were_not_asked_for_are_not_said_to_be_fine():
-    told = Volumetry(names=labels(2).foreground, cases=(describe_volumes("a", dict.fromkeys(labels(2).foreground, 1.0)),))
-    page = words(report_html(told, labels(2)))
+def test_scans_without_uncertainty_are_not_called_free_of_doubt():
+    measured = Volumetry(names=labels(2).foreground, cases=(describe_volumes("a", dict.fromkeys(labels(2).foreground, 1.0)),))
+    page = words(report_html(measured, labels(2)))
     assert "0 of 1 scan flagged uncertainty was not estimated" in page
     assert "none is doubtful" not in page
     assert "their expected quality" not in page
@@ -117,10 +117,10 @@ def test_many_labels_leave_the_table_of_cases_narrow():
 
 def test_many_cases_and_noisy_pictures_leave_the_page_below_fifteen_megabytes():
     few = volumetry(30)
-    told = few.model_copy(update={"cases": tuple(few.cases[0].model_copy(update={"name": f"case {i}"}) for i in range(1500))})
+    measured = few.model_copy(update={"cases": tuple(few.cases[0].model_copy(update={"name": f"case {i}"}) for i in range(1500))})
     noisy = Picture(title="", svg=Markup("n" * 1_400_000), aspect=1.0)
     shown = [CasePictures(name=f"case {i}", caption="x", pictures=(noisy,)) for i in range(12)]
-    page = report_html(told, labels(30), population=population(30), previews=shown)
+    page = report_html(measured, labels(30), population=population(30), previews=shown)
     assert page.count('class="example"') == 2
     assert page.count("<circle") == 18_000
     assert len(page) < 15_000_000 - MOST_BYTES
@@ -133,8 +133,8 @@ def test_the_sheet_of_a_case_whose_name_is_a_path_stays_in_its_folder():
 
 
 def test_a_folder_in_which_all_failed_has_a_page_too():
-    told = volumetry(2, cases=())
-    assert "0 scans measured, 1 failed" in words(report_html(told, labels(2)))
+    measured = volumetry(2, cases=())
+    assert "0 scans measured, 1 failed" in words(report_html(measured, labels(2)))
 
 
 def of_long_names() -> str:
@@ -151,13 +151,13 @@ def of_long_names() -> str:
 
 @needs_browser
 def test_a_browser_sorts_the_page_and_finds_no_error_in_it_and_prints_a_sheet_on_one_page(tmp_path):
-    told = volumetry(12)
+    measured = volumetry(12)
     shown = [CasePictures(name="a", caption="x", pictures=drawn(12))]
-    (tmp_path / "report.html").write_text(report_html(told, labels(12), population=population(12), previews=shown, sheets=True))
+    (tmp_path / "report.html").write_text(report_html(measured, labels(12), population=population(12), previews=shown, sheets=True))
     (tmp_path / "few.html").write_text(report_html(volumetry(2), labels(2)))
     (tmp_path / "long.html").write_text(of_long_names())
-    case = told.cases[0].model_copy(update={"notes": ("2 voxels were not numbers",)})
-    (tmp_path / sheet_name("s")).write_text(sheet_html(case, told, labels(12), drawn(12)))
+    case = measured.cases[0].model_copy(update={"notes": ("2 voxels were not numbers",)})
+    (tmp_path / sheet_name("s")).write_text(sheet_html(case, measured, labels(12), drawn(12)))
     with Browser(tmp_path) as browser:
         for page in ("report.html", "few.html", "long.html", "s.html"):
             for width in (360, 1400):
@@ -184,8 +184,10 @@ def test_a_sheet_takes_little_room(count):
 
 
 def test_every_class_on_the_page_has_a_style():
-    told = volumetry(2, patient=Patient(age=71.5, sex="F"))
-    page = report_html(told, labels(2), population=population(2), previews=[CasePictures(name="a", caption="x", pictures=drawn(2))])
+    measured = volumetry(2, patient=Patient(age=71.5, sex="F"))
+    page = report_html(
+        measured, labels(2), population=population(2), previews=[CasePictures(name="a", caption="x", pictures=drawn(2))]
+    )
     style = page[page.index("<style>") : page.index("</style>")]
     used = {name for group in re.findall(r'class="([^"]*)"', page) for name in group.split()}
     assert {name for name in used if f".{name}" not in style} == set()

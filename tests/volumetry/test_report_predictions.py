@@ -17,7 +17,8 @@ from nnseg.core.population import Person, make_population
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.storage.files import read_json
 from nnseg.storage.predictions import RECORD, Predictions
-from nnseg.volumetry.report import read_population, read_record, report_predictions
+from nnseg.volumetry.population import read_population
+from nnseg.volumetry.report import read_record, report_predictions
 from nnseg.volumetry.volumes import Volumetry
 
 
@@ -58,11 +59,11 @@ def test_every_scan_gets_its_volume_and_a_sheet_and_a_failed_one_its_reason(fold
     assert "<svg" in (folder / "sheets" / "b.html").read_text()
 
 
-def test_two_processes_say_the_same_as_one(folder):
+def test_two_processes_give_the_same_volumes_as_one(folder):
     assert report_predictions(folder, workers=2, sheets=False) == report_predictions(folder, workers=1, sheets=False)
 
 
-def test_scans_that_are_gone_cost_their_pictures_and_nothing_else(folder):
+def test_missing_scans_have_volumes_but_no_pictures(folder):
     before = report_predictions(folder, sheets=False)
     shutil.rmtree(folder.parent / "scans")
     assert report_predictions(folder) == before
@@ -70,7 +71,7 @@ def test_scans_that_are_gone_cost_their_pictures_and_nothing_else(folder):
     assert "Still pictures" not in (folder / "report.html").read_text()
 
 
-def test_a_label_map_that_is_gone_fails_alone(folder):
+def test_only_the_case_of_a_missing_label_map_fails(folder):
     (folder / "b.nii.gz").unlink()
     found = {case.name: case.failed for case in report_predictions(folder, sheets=False).cases}
     assert "b.nii.gz" in found["b"]
@@ -102,7 +103,7 @@ def test_patients_are_compared_with_those_of_their_age_and_sex(folder, tmp_path)
     assert [r["age"] for r in rows(folder / "volumes.csv") if r["case"] == "b"] == ["50.0"]
 
 
-def test_the_populations_default_is_the_models_own_and_is_kept_with_the_predictions(folder):
+def test_the_default_population_is_that_of_the_model_kept_with_the_predictions(folder):
     others = make_population([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
     record = read_json(folder / RECORD, Predictions).model_copy(update={"population": others})
     (folder / RECORD).write_text(record.model_dump_json())
@@ -122,7 +123,7 @@ def test_volumes_that_were_reported_are_a_population_for_others(folder):
     assert [p.volumes for p in read_population(folder / "volumes.csv", labels).people] == [p.volumes for p in by_folder.people]
 
 
-def test_a_population_that_is_none_is_refused(folder, tmp_path):
+def test_a_path_without_a_population_is_refused(folder, tmp_path):
     labels = read_record(folder)[1]
     for path, reason in (
         (tmp_path / "nothing", "there is no population"),
@@ -132,10 +133,10 @@ def test_a_population_that_is_none_is_refused(folder, tmp_path):
             read_population(path, labels)
 
 
-def test_a_model_brings_its_population(monkeypatch, folder, tmp_path):
+def test_the_population_of_a_model_is_read(monkeypatch, folder, tmp_path):
     others = make_population([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
     (tmp_path / "m.nnseg").touch()
-    monkeypatch.setattr("nnseg.volumetry.report.load_model_file", lambda path: type("M", (), {"population": others}))
+    monkeypatch.setattr("nnseg.volumetry.population.load_model_file", lambda path: type("M", (), {"population": others}))
     assert read_population(tmp_path / "m.nnseg", read_record(folder)[1]) == others
 
 
@@ -152,11 +153,11 @@ def test_a_record_of_another_version_is_refused(folder, change):
         report_predictions(folder)
 
 
-def test_the_command_tells_a_folder_of_predictions_from_a_run(folder, tmp_path):
-    told = CliRunner().invoke(app, ["report", str(folder), "--no-sheets", "--workers", "1"])
-    assert told.exit_code == 0
-    assert "3 scans measured, 0 flagged, 1 failed" in told.stdout
-    assert f"report: {folder / 'report.html'}" in told.stdout
+def test_the_command_distinguishes_a_folder_of_predictions_from_a_run(folder, tmp_path):
+    done = CliRunner().invoke(app, ["report", str(folder), "--no-sheets", "--workers", "1"])
+    assert done.exit_code == 0
+    assert "3 scans measured, 0 flagged, 1 failed" in done.stdout
+    assert f"report: {folder / 'report.html'}" in done.stdout
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "run")])

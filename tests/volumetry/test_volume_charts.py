@@ -17,7 +17,7 @@ def corners(svg: ElementTree.Element) -> list[tuple[float, float]]:
     return [tuple(map(float, pair.split(","))) for pair in polygon.get("points").split()]
 
 
-def test_nine_tenths_of_others_stand_at_the_same_place_in_every_drawing():
+def test_the_middle_90_percent_have_the_same_place_in_every_drawing():
     most = drawn(1050.0).find("rect[@class='most']")
     assert float(most.get("x")) == LEFT
     assert float(most.get("width")) == RIGHT - LEFT
@@ -37,17 +37,17 @@ def test_beyond_the_ends_an_arrow_stays_on_the_drawing():
         assert drawn(ml).find("polygon").get("class") == "mark unusual"
 
 
-def test_the_drawing_says_what_it_shows():
+def test_the_drawing_has_a_description():
     assert drawn(1050.0).get("aria-label") == "liver: 1,050 ml, percentile 50; 5 to 95 % of others have 1,005 to 1,095 ml"
 
 
-def test_others_that_are_all_the_same_are_drawn_in_the_middle():
+def test_equal_volumes_of_a_population_are_drawn_in_the_middle():
     same = make_population([Person(volumes={"liver": 5.0})] * 30, "others")
     for ml, count in ((5.0, 4), (4.0, 3), (6.0, 3)):
         assert len(corners(ElementTree.fromstring(percentile_svg("liver", ml, same.percentile("liver", ml))))) == count
 
 
-def test_percentiles_and_volumes_are_told_with_as_many_digits_as_they_have():
+def test_percentiles_and_volumes_have_three_digits_at_most():
     assert [format_percentile(OTHERS.percentile("liver", ml)) for ml in (0.0, 1037.0, 9999.0)] == ["< 1", "37", "> 99"]
     assert [format_ml(v) for v in (0.0, 0.01234, 1.8, 12.34, 99.96, 1234.6)] == ["0", "0.0123", "1.80", "12.3", "100", "1,235"]
 

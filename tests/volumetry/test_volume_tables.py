@@ -60,13 +60,13 @@ def test_no_name_becomes_a_formula_and_all_come_back(tmp_path):
     ],
     ids=["commas", "semicolons and decimal commas", "tabs, a byte order mark and more columns", "a line for each label"],
 )
-def test_tables_of_all_spreadsheets_say_the_same(tmp_path, text):
+def test_tables_of_all_spreadsheets_are_read_alike(tmp_path, text):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     (person,) = read_people(tmp_path / "t.csv", NAMES).people
     assert person == Person(volumes={"Left Kidney": 1.5, "Right Kidney": 2.0}, age=70.5, sex="F")
 
 
-def test_empty_cells_are_not_known(tmp_path):
+def test_empty_cells_are_unknown_values(tmp_path):
     (tmp_path / "t.csv").write_text("case,age,sex,Left Kidney,Right Kidney\na,n/a,,1.5,\nb,3\n")
     first, second = read_people(tmp_path / "t.csv", NAMES).people
     assert first == Person(volumes={"Left Kidney": 1.5})
@@ -92,7 +92,7 @@ def test_empty_cells_are_not_known(tmp_path):
         ("case,label,ml\na,spleen,1\n", 'column "label": none of the model\'s labels is listed'),
     ],
 )
-def test_a_table_that_cannot_be_used_is_told_of_by_line_and_column(tmp_path, text, expected):
+def test_errors_in_a_table_name_line_and_column(tmp_path, text, expected):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DatasetError) as caught:
         read_people(tmp_path / "t.csv", NAMES)
@@ -100,7 +100,7 @@ def test_a_table_that_cannot_be_used_is_told_of_by_line_and_column(tmp_path, tex
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_other_bytes_or_none_is_an_error_too(tmp_path):
+def test_a_table_in_another_encoding_or_missing_is_an_error(tmp_path):
     (tmp_path / "latin.csv").write_bytes("case,Left Kidney\nMüller,1\n".encode("latin-1"))
     for path in (tmp_path / "latin.csv", tmp_path / "missing.csv", tmp_path):
         with pytest.raises(DatasetError):
@@ -112,13 +112,13 @@ def test_patients_of_more_scans_than_there_are_may_be_listed(tmp_path):
     assert read_patients(tmp_path / "t.csv", ["a", "b"]) == {"a": Patient(age=70.0, sex="F"), "b": Patient(sex="M")}
 
 
-def test_a_misspelt_case_is_noticed_by_the_scan_that_is_left(tmp_path):
+def test_a_misspelt_case_is_noticed_by_the_scan_without_a_line(tmp_path):
     (tmp_path / "t.csv").write_text("case,age\na,70\nbb,3\n")
     with pytest.raises(DatasetError, match=r'line 3, column "case": there is no scan "bb"; case b is not in the table'):
         read_patients(tmp_path / "t.csv", ["a", "b"])
 
 
-def test_a_table_of_patients_tells_age_or_sex(tmp_path):
+def test_a_table_of_patients_needs_age_or_sex(tmp_path):
     (tmp_path / "t.csv").write_text("case,weight\na,70\n")
     with pytest.raises(DatasetError, match="has the columns case, weight; age or sex, or both, are expected"):
         read_patients(tmp_path / "t.csv", ["a"])

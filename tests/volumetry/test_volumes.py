@@ -75,6 +75,6 @@ def test_an_unusual_volume_alone_is_no_flag():
     assert case.flags == ()
 
 
-def test_without_anything_to_compare_with_there_are_only_volumes():
+def test_without_a_population_there_are_only_volumes():
     case = describe_volumes("a", {"Left Kidney": 120.0}, patient=Patient(age=40.0))
     assert (case.flags, case.unusual, case.quality, case.labels["Left Kidney"].percentile) == ((), {}, None, None)

@@ -52,7 +52,7 @@ def test_each_curve_has_a_style_and_its_name():
     assert [(g.get("class"), g.find("title").text) for g in lines] == [("line s0", "<a>"), ("line s1", "b")]
 
 
-def test_a_point_tells_about_itself_where_the_curve_passes_it():
+def test_points_of_a_curve_have_tooltips():
     svg = curves({"fold 0": [1.0, None, 0.123456]}, tip="epoch")
     tips = [c for c in svg.iter("circle") if c.get("class") == "tip"]
     assert [t.find("title").text for t in tips] == ["fold 0, epoch 2: 0.1235", "fold 0, epoch 0: 1"]
@@ -60,7 +60,7 @@ def test_a_point_tells_about_itself_where_the_curve_passes_it():
 
 
 @pytest.mark.parametrize("count", [1, MOST_TIPS, MOST_TIPS + 1, 1000])
-def test_a_long_curve_answers_at_few_places_and_always_at_its_end(count):
+def test_a_long_curve_has_few_tooltips_and_always_one_at_its_end(count):
     tips = [c.find("title").text for c in curves({"a": [0.5] * count}, tip="epoch").iter("circle") if c.get("class") == "tip"]
     assert min(count, MOST_TIPS // 2) <= len(tips) <= MOST_TIPS
     assert tips[0] == f"a, epoch {count - 1}: 0.5"

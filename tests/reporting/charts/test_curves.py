@@ -16,7 +16,7 @@ def history(*, epochs: int, seconds: float, steps: int = 1000, **changes: object
     ]  # fmt: skip
 
 
-def test_time_left_follows_the_pace_of_the_last_epochs():
+def test_time_left_is_estimated_from_the_last_epochs():
     slow, fast = history(epochs=10, seconds=50.0), history(epochs=10 + RECENT, seconds=5.0)[10:]
     (status,) = training_statuses({"3d fold 0": slow + fast})
     assert status.step_seconds == 0.5
@@ -36,7 +36,7 @@ def test_a_training_keeps_its_style_when_others_before_it_have_not_begun():
     assert [(s.name, s.style, energy(s.last.joules)) for s in known] == [("3d fold 1", "s1", "2 Wh")]
 
 
-def test_charts_are_of_loss_dice_and_rate_and_tell_steps_and_time():
+def test_charts_are_of_loss_dice_and_rate_with_steps_and_time_in_tooltips():
     drawn = dict(draw_histories({"3d fold 0": history(epochs=7, seconds=60.0)}))
     assert list(drawn) == ["Training loss", "Dice on held-out patches (an estimate)", "Learning rate"]
     for svg, value in zip(drawn.values(), ("0.5", "0.5", "0.1"), strict=True):
