@@ -14,7 +14,7 @@ from nnseg.core.dataset import Case, Dataset, by_severity
 from nnseg.core.errors import PlanError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
-from nnseg.core.options import Options, chosen_folds, device_kind
+from nnseg.core.options import Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
@@ -65,7 +65,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
         return known
-    plans = _decide(run, dataset, fingerprint, recipe, options, folds=len(chosen_folds(options.folds, len(folds))))
+    plans = _decide(run, dataset, fingerprint, recipe, options, folds=len(select_folds(options.folds, len(folds))))
     keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
         if edited := _edited(run, origin):
@@ -150,7 +150,7 @@ def estimate_cost(run: Run, options: Options) -> tuple[Preflight, ...]:
         PlanError: one does not fit this machine; the message says what would fit.
     """
     folds, fingerprint = run.folds, run.fingerprint
-    chosen = [folds[n] for n in chosen_folds(options.folds, len(folds))]
+    chosen = [folds[n] for n in select_folds(options.folds, len(folds))]
     measured = known_probe(run, fingerprint, device=options.device) if options.probe else None
     device = device_kind(options.device)
     plans = [folder.plan for folder in run.plans]

@@ -13,7 +13,7 @@ from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
 from nnseg.commands.train_parallel import jobs_of, train_side_by_side
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import RunError, Stopped
-from nnseg.core.options import Options, chosen_folds
+from nnseg.core.options import Options, select_folds
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
 from nnseg.system.stop import StopRequest
@@ -61,7 +61,7 @@ def train_plans(
     Before anything starts, the estimated cost is checked against what the machine has.
     """
     first, problems = ranks.rank == 0, Findings()
-    folds = {number: run.folds[number] for number in chosen_folds(options.folds, len(run.folds))}
+    folds = {number: run.folds[number] for number in select_folds(options.folds, len(run.folds))}
     if first:
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
         if options.more or not set(folds) <= set(trained_folds(run, run.plans)):

@@ -18,7 +18,7 @@ FreezePart = Literal["encoder"]
 
 
 def default_workers() -> int:
-    """Processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -159,11 +159,15 @@ class Options:
             raise NnsegError(f"--{lengths[0]} and --{lengths[1]} both set the length of training; give one of them")
 
 
-def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    """The folds to work on.
+def select_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """The numbers of the folds to work on.
+
+    Args:
+        folds: as requested; None for all.
+        count: number of folds of the run.
 
     Raises:
-        NnsegError: a fold that does not exist.
+        NnsegError: a fold does not exist.
     """
     if folds is None:
         return tuple(range(count))
@@ -174,7 +178,7 @@ def chosen_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
 
 
 def device_kind(device: str) -> DeviceKind:
-    """What kind of device "auto" will find, without loading torch."""
+    """The kind of a device; for "auto" CUDA if nvidia-smi is installed. Does not load torch."""
     if device == "auto":
         return "cuda" if shutil.which("nvidia-smi") else "cpu"
     if device.startswith("cuda"):

@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from nnseg.cli.options import with_options
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import Options, chosen_folds, parse_duration, parse_folds
+from nnseg.core.options import Options, parse_duration, parse_folds, select_folds
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_folds_are_read_as_people_write_them() -> None:
 
 
 def test_a_fold_that_does_not_exist_is_named() -> None:
-    assert chosen_folds(None, 3) == (0, 1, 2)
+    assert select_folds(None, 3) == (0, 1, 2)
     with pytest.raises(NnsegError, match="no fold 5: this run has folds 0 to 2"):
-        chosen_folds((0, 5), 3)
+        select_folds((0, 5), 3)
 
 
 def test_options_are_parsed_into_one_object_with_the_same_defaults() -> None:

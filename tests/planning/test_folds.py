@@ -8,7 +8,7 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.errors import DatasetError, NnsegError, RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.options import chosen_folds
+from nnseg.core.options import select_folds
 from nnseg.planning.folds import decide_folds, find_labels, make_folds
 from nnseg.storage.files import write_json
 from nnseg.storage.run import Run
@@ -65,10 +65,10 @@ def test_folds_are_written_and_kept(run: Run) -> None:
 @pytest.mark.parametrize(("count", "folds"), [(1, 1), (2, 2), (3, 3), (4, 4), (7, 5)])
 def test_any_number_of_cases_gives_folds_to_train(run: Run, count: int, folds: int) -> None:
     made = _decide(run, NAMES[:count])
-    assert chosen_folds(None, len(made)) == tuple(range(folds))
+    assert select_folds(None, len(made)) == tuple(range(folds))
     assert all(f.training for f in made)
     with pytest.raises(NnsegError, match=f"there is no fold {folds}"):
-        chosen_folds((folds,), len(made))
+        select_folds((folds,), len(made))
 
 
 @pytest.mark.parametrize(("names", "cases"), [(("p1_a",), "(1 case)"), (("p1_a", "p1_b"), "(2 cases of one group)")])
