@@ -66,7 +66,7 @@ def _predict(run: Run, dataset: Dataset, name: str, fold: int, shift: int) -> Sc
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def mapped_folds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The folds whose networks computed a map; a stand-in for networks."""
     calls = []
 
