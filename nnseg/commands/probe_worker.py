@@ -208,7 +208,7 @@ def _rate(request: ProbeRequest, cases: Sequence[Case], work: Callable[[Case], t
         memory_gb = memory_gb if measured else max(0.0, peak.gb - before)
         measured.append((seconds, size, request.megavoxels[case.name]))
     if not measured:
-        raise DatasetError("none of the cases that were to be tried could be read")
+        raise DatasetError("none of the cases to measure with could be read")
     counted = measured if measured[0][0] > WARM or len(measured) == 1 else measured[1:]
     seconds, size, voxels = (sum(column) for column in zip(*counted, strict=True))
     more = max(0.0, measured[0][0] - seconds / voxels * measured[0][2]) if counted is not measured else 0.0

@@ -80,9 +80,9 @@ class Model:
         for member in (*self.members[1:], *self.previous):
             plan = member.plan
             if plan.channels != self.channels:
-                raise ModelError(f"members disagree on channels: {_listed(self.channels)} and {_listed(plan.channels)}")
+                raise ModelError(f"members have different channels: {_listed(self.channels)} and {_listed(plan.channels)}")
             if plan.labels != self.labels:
-                raise ModelError(f"members disagree on labels: {self.labels.describe()} and {plan.labels.describe()}")
+                raise ModelError(f"members have different labels: {self.labels.describe()} and {plan.labels.describe()}")
 
     @property
     def labels(self) -> Labels:

@@ -162,7 +162,7 @@ def _header(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, "its header is not one that nnseg writes") from error
     if written != _json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
-        raise _damaged(path, "its header is not as it was written")
+        raise _damaged(path, "its header has changed")
     if version != FORMAT:
         raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
     if len(entries) > HEADER_ENTRIES or not types <= set(DTYPES):

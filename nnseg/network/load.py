@@ -89,7 +89,7 @@ def _with_folds(model: Model, path: Path, folds: tuple[int, ...] | None) -> Mode
     """A file's model with some of its folds only, also in the first stage of a cascade."""
     missing = set(folds or ()) - {member.fold for member in model.members}
     if missing:
-        raise ModelError(f"{path} holds no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
+        raise ModelError(f"{path} has no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
     if folds is None:
         return model
     members, previous = (tuple(m for m in networks if m.fold in folds) for networks in (model.members, model.previous))
@@ -106,7 +106,7 @@ def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> lis
     for number, member in chosen.items():
         if member.plan.key() != folder.plan.key():
             raise ModelError(
-                f"fold {number} was trained by another plan than {folder.plan_file} is now; run nnseg train {run.path} to renew "
+                f"fold {number} was trained with a plan that differs from {folder.plan_file}; run nnseg train {run.path} to renew "
                 "it, or choose other folds"
             )
         schedule = folder.fold(number).schedule()

@@ -55,7 +55,7 @@ class WeightTransfer:
         if before != now:
             parts.append(f"first convolution adapted from {before} to {now} channels")
         if self.new_channels:
-            parts.append(f"{', '.join(self.new_channels)} seen as the mean of the model's channels")
+            parts.append(f"{', '.join(self.new_channels)} start as the mean of the model's channels")
         return "; ".join(parts)
 
 
@@ -78,7 +78,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
     member = next((m for m in model.members if m.fold == fold), model.members[0])
     if member.plan.dimensions != plan.dimensions:
         raise ModelError(
-            f"the model sees {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; give another"
+            f"the model takes {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; choose another model"
         )
     fresh, given = network.state_dict(), dict(member.weights)
     first = next(iter(fresh))
@@ -86,7 +86,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         given[first] = _first_convolution(given[first], member.plan, plan)
     reused, misfit = _fitting(fresh, given)
     if not reused:
-        raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; take a model of the same kind of network")
+        raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; choose a model with the same kind of network")
     rows = {} if misfit else _rows(member.plan, plan)
     if rows:
         reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if _is_head(name)}
@@ -112,7 +112,7 @@ def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
         ModelError: the network has no such part.
     """
     if not isinstance(frozen := getattr(network, part, None), nn.Module):
-        raise ModelError(f"the network has no {part} that could be frozen; leave --freeze out")
+        raise ModelError(f"the network has no {part} that could be frozen; omit --freeze")
     frozen.requires_grad_(False)
 
 

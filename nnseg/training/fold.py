@@ -120,7 +120,7 @@ class _FoldTraining:
         self.learner.spent += time.perf_counter() - began
         if saved:
             self.learner.restore(*saved)
-            log.info("%s: going on from step %d", self.name, self.learner.step)
+            log.info("%s: resuming from step %d", self.name, self.learner.step)
         self._write_schedule(schedule)
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
@@ -172,7 +172,10 @@ class _FoldTraining:
             if has_stalled(counted, schedule.patience):
                 course, plateau = shortened(course, learner.step), learner.step
                 log.info(
-                    "%s: no better for %d epochs; the rate goes to zero by step %d", self.name, schedule.patience, course.steps
+                    "%s: no improvement for %d epochs; the rate reaches zero at step %d",
+                    self.name,
+                    schedule.patience,
+                    course.steps,
                 )
         course, plateau = self.context.ranks.broadcast((course, plateau))
         if (course, plateau) != (learner.course, schedule.plateau):
@@ -183,14 +186,14 @@ class _FoldTraining:
         """Save, and finish for good or raise `Stopped` so that the same command goes on another time."""
         step, steps = self.learner.step, self.learner.course.steps
         if for_good:
-            log.info("%s: ended at step %d of %d, because there is a file %s", self.name, step, steps, self.request.stop.file)
+            log.info("%s: ended at step %d of %d, because the file %s exists", self.name, step, steps, self.request.stop.file)
             self._finish()
             return
         self._save_checkpoint()
         self._write_model(self.learner.weights(), self.place.model_file)
         raise Stopped(
-            f"{self.name} stopped at step {step} of {steps}; the same command goes on from there, and {self.place.model_file} "
-            "predicts as well as it can by now",
+            f"{self.name} stopped at step {step} of {steps}; the same command resumes it, and {self.place.model_file} "
+            "has its weights so far",
             self.request.stop.code,
         )
 

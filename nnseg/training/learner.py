@@ -217,12 +217,12 @@ class Learner:
             torch.cuda.empty_cache()
         if largest == 1:
             raise RunError(
-                f"{device} has too little memory for one patch of {self.context.plan.patch}; end what else runs "
-                "there, plan anew with less --memory, or use --device cpu"
+                f"{device} has too little memory for one patch of {self.context.plan.patch}; end other programs "
+                "on it, make a new plan with less --memory, or use --device cpu"
             )
         parts = math.ceil(size / (largest // 2))
         log.warning(
-            "%s is out of memory at step %d: the %d patches of a batch are from now on taken in %d parts, still as one step",
+            "%s is out of memory at step %d: batches of %d patches are split into %d parts from now on, each still one step",
             device,
             self.step,
             size,
@@ -280,7 +280,7 @@ def _set_deep_supervision(network: DeeplySupervised, *, enabled: bool) -> None:
 def _not_finite(what: str) -> NnsegError:
     return NnsegError(
         f"{what}; look at these cases, lower training.learning_rate, or set training.precision to float32; the last checkpoint is "
-        "sound"
+        "intact"
     )
 
 

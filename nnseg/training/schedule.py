@@ -133,7 +133,7 @@ def has_intact_model(place: FoldFolder) -> bool:
     try:
         load_model_file(place.model_file)
     except ModelError as error:
-        log.warning("%s; it is made again", error)
+        log.warning("%s; it is written again from the last checkpoint", error)
         return False
     return True
 
@@ -150,7 +150,7 @@ def saved_schedule(place: FoldFolder, key: str, plan: Plan, options: Options) ->
     if schedule.ended is not None and options.more is not None and has_intact_model(place):
         return schedule.continued(options.more)
     for ignored in _ignored_options(schedule, plan, options):
-        log.warning("%s %s was begun before: %s", plan.name, place.path.name, ignored)
+        log.warning("%s %s has started already: %s", plan.name, place.path.name, ignored)
     return schedule
 
 
@@ -164,12 +164,12 @@ def _schedule_with_key(place: FoldFolder, key: str) -> Schedule | None:
     if place.schedule_file.exists():
         numbers = (number for number in count(1 + len(others)) if not place.path.with_name(replaced.format(number)).exists())
         aside = place.path.rename(place.path.with_name(replaced.format(next(numbers))))
-        log.warning("plan or cases of %s have changed; what was trained is kept as %s", place.path.name, aside.name)
+        log.warning("the plan or the cases of %s have changed; the old training is kept as %s", place.path.name, aside.name)
     for other in others:
         schedule = FoldFolder(other).schedule()
         if schedule and schedule.key == key and not place.path.exists():
             other.rename(place.path)
-            log.info("%s fits again: it is taken back as %s", other.name, place.path.name)
+            log.info("%s belongs to the present plan and cases: it is renamed to %s", other.name, place.path.name)
             return schedule
     return None
 
@@ -220,7 +220,7 @@ def _find_origin(options: Options) -> Origin | None:
     """The model whose weights the training starts with; None for random ones."""
     if options.init is None:
         if options.freeze:
-            raise ModelError(f"--freeze {options.freeze} leaves that part as it is, which makes sense with --init MODEL only")
+            raise ModelError(f"--freeze {options.freeze} needs --init MODEL, since random weights are not worth freezing")
         return None
     return Origin(model=str(options.init.resolve()), key=load_model(options.init).key(), freeze=options.freeze)
 
@@ -235,15 +235,13 @@ def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Orig
     """
     model = load_model(origin.model)
     if model.key() != origin.key:
-        raise ModelError(
-            f"{origin.model} is not the model that this training began with; put it back, or begin in a new run folder"
-        )
+        raise ModelError(f"{origin.model} has changed since this training started; restore it, or start in a new run folder")
     transfer = transfer_weights(network, plan, model, fold=fold)
     log.info("%s: %s", origin.model, transfer.describe())
     if origin.freeze and transfer.misfit.startswith(origin.freeze):
-        raise ModelError(f"--freeze {origin.freeze} would leave fresh weights as they are: {transfer.misfit}; leave it out")
+        raise ModelError(f"--freeze {origin.freeze} would freeze random weights: {transfer.misfit}; omit it")
     if transfer.fold != fold and model.members[0].plan.dataset == plan.dataset:
-        log.warning("this model has no fold %d: it may have learned from cases that are held out here, and scores flatter it", fold)
+        log.warning("this model has no fold %d: it may have been trained on cases held out here, and scores may be too high", fold)
 
 
 def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
@@ -262,16 +260,16 @@ def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
 
 def _ignored_options(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
     """Options that differ from those the training started with, each with what to do about it."""
-    anew = "remove the folder of this fold to begin anew"
+    anew = "remove the folder of this fold to start again"
     lengths = {"budget": options.budget, "steps": options.steps, "epochs": options.epochs}
     steps, seconds = _length(plan, options) if any(lengths.values()) else (schedule.asked_steps, schedule.seconds)
     if (None if seconds else steps, seconds) != (schedule.asked_steps, schedule.seconds):
-        more = "use --more 30m to train it further" if schedule.ended is not None else "it keeps the length it has"
-        yield f"another length is asked for now; {more}, or {anew}"
+        more = "use --more 30m to train it further" if schedule.ended is not None else "it keeps its length"
+        yield f"the given length is ignored; {more}, or {anew}"
     if options.patience not in (None, schedule.patience):
-        yield f"another --patience is asked for now; {anew}"
+        yield f"the given --patience is ignored; {anew}"
     origin = schedule.origin
     if options.init and (origin is None or origin.model != str(options.init.resolve())):
-        yield f"--init was not asked for then, or another; {anew}"
+        yield f"the given --init is ignored; {anew}"
     if schedule.threads != torch.get_num_threads() and schedule.ended is None and schedule.device == "cpu":
-        yield f"with {schedule.threads} threads, now {torch.get_num_threads()}: weights may differ in their last digits"
+        yield f"it used {schedule.threads} threads, this process {torch.get_num_threads()}: weights may differ in their last digits"

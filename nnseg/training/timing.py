@@ -52,10 +52,10 @@ def compile_pays_off(context: TrainingContext, patches: Patches, steps: int) -> 
         [compiling] = time_steps(learner, patches, most=1)
         compiled = _median_step(learner, patches)
     except Exception as error:  # the compiler raises errors of many types; training goes on without it
-        log.warning("the network cannot be compiled here (%s); it is trained as it is", str(error).splitlines()[0])
+        log.warning("the network cannot be compiled here (%s); it is trained without", str(error).splitlines()[0])
         return False
     gain = (eager - compiled) * steps - compiling
-    words = "kept" if gain > 0 else "not worth it"
+    words = "used" if gain > 0 else "not used"
     log.info("compiled: %.3f s a step instead of %.3f, after %.0f s: %s", compiled, eager, compiling, words)
     return gain > 0
 

@@ -123,7 +123,7 @@ def test_a_channel_more_begins_as_the_mean_and_features_keep_their_size():
     one = torch.randn(1, 1, 8, 8, 8)
     assert same(logits(network, one.expand(-1, 3, -1, -1, -1)), logits(fresh(known, 100), one.expand(-1, 2, -1, -1, -1)))
     assert reuse.describe().endswith(
-        "; first convolution adapted from 2 to 3 channels; T2 seen as the mean of the model's channels"
+        "; first convolution adapted from 2 to 3 channels; T2 start as the mean of the model's channels"
     )
     assert reuse.tensors == reuse.total
 
@@ -185,7 +185,7 @@ def test_nothing_is_reused_after_a_stage_that_does_not_fit():
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
-        (plan_of(dimensions=2), "the model sees 3D patches, the plan 2d 2D ones"),
+        (plan_of(dimensions=2), "the model takes 3D patches, the plan 2d 2D ones"),
         (plan_of(kind="residual"), "the model has no encoder.stem"),
         (plan_of(kernel=5), r"encoder\.stages\.0\.0\.conv\.weight has shape \(4, 1, 3, 3, 3\) in the model and \(4, 1, 5, 5, 5\)"),
         (plan_of((5, 6, 8)), r"encoder\.stages\.0\.0\.conv\.weight has shape"),

@@ -242,7 +242,7 @@ def test_what_cannot_be_done_at_all_ends_with_2_and_says_why(model, scans, tmp_p
     for arguments, words in [
         ((scans, out, "--model", model, "--model", tmp_path / "absent.nnseg"), "there is no model"),
         ((scans, out, "--model", model, "--model", broken), "broken.nnseg"),
-        ((scans, out, "--model", model, "--model", two), "disagree on channels"),
+        ((scans, out, "--model", model, "--model", two), "have different channels"),
         ((tmp_path / "nowhere", out, "--model", model), "no such file or folder"),
         ((scans, scans, "--model", model), "where the scans are"),
         ((scans, out, "--model", model, "--device", "cuda:77"), "cuda:77"),

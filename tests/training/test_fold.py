@@ -195,9 +195,9 @@ def test_what_is_asked_for_too_late_is_said(run, caplog):
     train(run.path, options(steps=8, patience=30))
     caplog.clear()
     train(run.path, options(steps=8, patience=30))
-    assert "was begun before" not in caplog.text
+    assert "has started already" not in caplog.text
     train(run.path, options(steps=9, patience=31, init=run.path))
-    for words in ("another length is asked for now", "another --patience", "--init was not asked for then"):
+    for words in ("the given length is ignored", "the given --patience is ignored", "the given --init is ignored"):
         assert words in caplog.text
 
 
@@ -336,7 +336,7 @@ def test_fresh_weights_are_never_frozen(run, tmp_path):
     features = plan.plan.network.features
     wider = plan.plan_file.read_text().replace(f"features = {list(features)}", f"features = {[*features[:-1], 2 * features[-1]]}")
     plan.plan_file.write_text(wider)
-    with pytest.raises(NnsegError, match="--freeze encoder would leave fresh weights"):
+    with pytest.raises(NnsegError, match="--freeze encoder would freeze random weights"):
         train(other.path, options(steps=4, init=run.path, freeze="encoder"))
 
 

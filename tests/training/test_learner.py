@@ -59,7 +59,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_in_smaller_parts(caplog):
     assert others == pytest.approx(losses, abs=1e-4)
     assert close(roomy, cramped)
     assert network.seen == [5, 1, 2, 2] + 3 * [1, 2, 2]  # tried whole once, then in parts for good
-    assert "taken in 3 parts" in caplog.text
+    assert "split into 3 parts" in caplog.text
 
 
 def test_a_patch_that_does_not_fit_alone_is_refused():

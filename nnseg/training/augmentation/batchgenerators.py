@@ -102,7 +102,7 @@ def _make_transform(extra: Extra, where: str) -> Transform:
             raise PlanError(f"{where}.settings.{name} is not a setting; {advice}")
     missing = [n for n, p in signature.parameters.items() if p.default is p.empty and n not in extra.settings]
     if missing:
-        raise PlanError(f"{where}.settings.{missing[0]} is missing: {extra.name} has no value of its own for it")
+        raise PlanError(f"{where}.settings.{missing[0]} is missing: {extra.name} has no default for it")
     return kind(**{name: _with_tuples(value) for name, value in extra.settings.items()})  # type: ignore[no-any-return]
 
 
@@ -113,7 +113,7 @@ def _run(transform: Transform, data: dict[str, Any], where: str) -> dict[str, An
     except Exception as error:  # any error is possible with a user's settings
         raise PlanError(f"{where} failed on a patch of shape {shape[1:]}: {type(error).__name__}: {error}") from error
     if data["data"].shape != shape:
-        raise PlanError(f"{where} makes patches of shape {data['data'].shape[1:]} out of {shape[1:]}; their shape must stay")
+        raise PlanError(f"{where} changes the shape of patches from {shape[1:]} to {data['data'].shape[1:]}; it must not")
     return data
 
 
