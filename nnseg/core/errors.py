@@ -11,7 +11,7 @@
     ├── EvaluationError   predictions and references cannot be compared
     └── Stopped           work was stopped on request, with nothing lost
 
-A message says what is wrong, where, and what to do about it, in one line.
+A message is one line: what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | B | batch | | Z | slices, axis 0 of space (one for a 2D image) |
 | C | channels of a scan | | Y | rows |
-| K | heads: labels or regions the network tells apart | | X | columns |
+| K | heads: labels or regions that the network predicts | | X | columns |
 
 ``image_CZYX`` is a scan's voxels, ``labels_ZYX`` a label map's, ``probabilities_KZYX`` a network's output.
 """

@@ -79,6 +79,13 @@ class Labels(FrozenModel):
             return np.eye(len(self.values), dtype=bool)
         return np.array([[v in region.values for v in self.values] for region in self.regions])
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The labels that each foreground label or region consists of, by name."""
+        if not self.regions:
+            return {name: (name,) for name in self.names[1:]}
+        names = dict(zip(self.values, self.names, strict=True))
+        return {region.name: tuple(names[v] for v in region.values) for region in self.regions}
+
     def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
         """Indices of the background and of the annotated labels; None for all, if ``annotated`` is None."""
         return None if annotated is None else (0, *(i for i, name in enumerate(self.names) if i and name in annotated))

@@ -76,11 +76,9 @@ def training_population(fingerprint: Fingerprint) -> Population | None:
 def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
     """The ml of each label or region whose labels were all annotated."""
     voxel_ml = prod(case.spacing) / 1000.0
-    parts = {name: [name] for name in labels.foreground}
-    parts |= {region.name: [labels.names[labels.values.index(v)] for v in region.values] for region in labels.regions}
     return {
         name: volume_ml(sum(case.voxels.get(label, 0) for label in of_it), voxel_ml)
-        for name, of_it in parts.items()
+        for name, of_it in labels.parts().items()
         if case.annotated is None or set(of_it) <= {*case.annotated, labels.names[0]}
     }
 

@@ -198,9 +198,7 @@ def decide_folds(
 
 def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     """The foreground labels, or regions, that are present in each case, by the case's name."""
-    labels = fingerprint.labels
-    heads = [(head, covered) for head, covered in zip(labels.heads, labels.members(), strict=True) if head in labels.foreground]
-    parts = {head: [name for name, inside in zip(labels.names, covered, strict=True) if inside] for head, covered in heads}
+    parts = fingerprint.labels.parts()
     return {
         case.name: frozenset(head for head, names in parts.items() if any(case.voxels.get(name) for name in names))
         for case in fingerprint.cases

@@ -23,7 +23,7 @@ class FoundDataset:
     """What a dataset folder holds, before any image was opened.
 
     Args:
-        cases: usable as far as names tell, sorted.
+        cases: usable by their names, sorted.
         description: of its dataset.json, if it has one.
     """
 
@@ -77,7 +77,7 @@ def listed_cases(folder: Path, description: Description | None) -> FoundDataset 
 
 
 def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
-    """Names by the label map's file; with the folder's name before it where that alone would not tell cases apart."""
+    """Names by the label map's file; with the folder's name before it where names would be equal."""
     files = [e.labels or e.images[0] for e in entries]
     names = [e.name or re.sub(r"_0000$", "", image_name(f)) for e, f in zip(entries, files, strict=True)]
     if len(set(names)) == len(set(files)):

@@ -233,7 +233,7 @@ def _read_only_header(files: tuple[Path, ...]) -> RawImage:
 
 
 def _read_pixels(files: tuple[Path, ...]) -> RawImage:
-    """Voxels as float32: each slice may have a slope of its own, so integers would not do."""
+    """Voxels as float32: each slice may have another slope."""
     try:
         with no_itk_warnings():
             colours = read_header_only(files[0], "GDCMImageIO").GetNumberOfComponents()

@@ -1,4 +1,4 @@
-"""What single DICOM files say of themselves: whether they hold an image, where their slice lies, and who was scanned on what."""
+"""Headers of single DICOM files: whether they hold an image, the position of its slice, and tags of patient and scanner."""
 
 from __future__ import annotations
 
