@@ -91,7 +91,7 @@ def test_a_table_has_a_gap_where_nothing_is_defined():
     assert np.array_equal(table(cases(mask(dice=0.5), mask()), ["a"], "dice"), [[0.5], [np.nan]], equal_nan=True)
 
 
-def test_every_metric_can_be_asked_of_a_mask():
+def test_every_metric_can_be_read_from_a_mask():
     assert [mask().metric("nsd_1" if name == "nsd" else name) for name in METRICS] == [None] * len(METRICS)
     assert metric_of("nsd_0.5").title == "NSD at 0.5 mm"
     with pytest.raises(KeyError):

@@ -106,7 +106,7 @@ def test_few_cases_are_not_said_to_differ():
     assert compare(of_dice([[0.5]]), of_dice([[0.9]])).verdict.startswith("Dice: 1 case is too few")
 
 
-def test_a_metric_that_is_asked_for_twice_is_no_second_test():
+def test_a_metric_given_twice_is_no_second_test():
     a, b = of_dice([[0.5]] * 9), of_dice([[0.6]] * 9)
     assert compare(a, b, ["dice", "dice"]) == compare(a, b, ["dice"])
 

@@ -64,7 +64,7 @@ def test_voxels_that_share_a_corner_belong_together():
     assert match_lesions(np.eye(4, dtype=bool)[None], np.eye(4, dtype=bool)[None]).predicted == 1
 
 
-def test_what_cannot_be_asked_is_undefined():
+def test_what_cannot_be_measured_is_undefined():
     nothing = match_lesions(row("..."), row("..."))
     assert (nothing.f1, nothing.sensitivity, nothing.precision, nothing.panoptic_quality) == (None, None, None, None)
     missed = match_lesions(row("..."), row("x.x"))

@@ -31,8 +31,8 @@ def holes(*labels: int, fill: int) -> PostprocessingStep:
     return PostprocessingStep(action="holes", labels=labels, fill=fill)
 
 
-def postprocessed(before: Integers, *mendings: PostprocessingStep, voxel_mm3: float = 1.0) -> Integers:
-    return postprocess(before, mendings, LABELS, voxel_mm3=voxel_mm3)
+def postprocessed(before: Integers, *steps: PostprocessingStep, voxel_mm3: float = 1.0) -> Integers:
+    return postprocess(before, steps, LABELS, voxel_mm3=voxel_mm3)
 
 
 def test_the_largest_component_of_a_label_stays_and_voxels_sharing_a_corner_belong_together():
@@ -63,7 +63,7 @@ def test_labels_of_a_region_hold_each_other_together():
     np.testing.assert_array_equal(postprocessed(before, largest(1)), picture("12.2..3", "1......"))
 
 
-def test_mendings_follow_one_another():
+def test_steps_are_applied_in_order():
     """With 3 gone, 1 no longer holds together what lies on both sides of it."""
     before = picture("22311..33")
     np.testing.assert_array_equal(postprocessed(before, largest(3), largest(1, 2)), picture("22.11..33"))
@@ -134,14 +134,14 @@ def test_a_cavity_at_the_border_of_the_scan_is_open():
     np.testing.assert_array_equal(postprocessed(volume, holes(1, fill=1)), volume)
 
 
-def test_any_values_are_mended_and_the_background_need_not_be_zero():
+def test_any_values_are_postprocessed_and_the_background_need_not_be_zero():
     labels = Labels(names=("background", "a", "b"), values=(7, 65535, -2))
     before = np.array([[[-2, 7, -2, -2, 7, 65535, 65535, 7, 65535]]])
     after = np.array([[[7, 7, -2, -2, 7, 65535, 65535, 7, 7]]])
     np.testing.assert_array_equal(postprocess(before, [largest(-2), largest(65535)], labels), after)
 
 
-def test_labels_that_do_not_occur_and_no_mendings_change_nothing_and_the_input_stays():
+def test_labels_that_do_not_occur_and_no_steps_change_nothing_and_the_input_stays():
     before = picture("1.11")
     kept = before.copy()
     np.testing.assert_array_equal(postprocessed(before, largest(3), smaller(3, mm3=5.0), holes(3, fill=3)), kept)
@@ -158,36 +158,36 @@ OBJECTS = st.sets(st.sampled_from([1, 2, 3]), min_size=1).map(lambda found: tupl
 @given(LABEL_MAPS, OBJECTS, st.sampled_from([1.0, 2.0, 5.0]))
 @settings(deadline=None, max_examples=60)
 def test_laws_of_removing(before: Integers, labels: tuple[int, ...], mm3: float):
-    for mending in (largest(*labels), smaller(*labels, mm3=mm3)):
-        after = postprocessed(before, mending)
+    for step in (largest(*labels), smaller(*labels, mm3=mm3)):
+        after = postprocessed(before, step)
         changed = after != before
         assert np.isin(before[changed], labels).all()
         assert (after[changed] == 0).all()
-        np.testing.assert_array_equal(postprocessed(after, mending), after)
-        if mending.action == "largest":
+        np.testing.assert_array_equal(postprocessed(after, step), after)
+        if step.action == "largest":
             assert np.isin(after, labels).any() == np.isin(before, labels).any()
 
 
 @given(LABEL_MAPS, OBJECTS)
 @settings(deadline=None, max_examples=60)
 def test_laws_of_filling(before: Integers, labels: tuple[int, ...]):
-    mending = holes(*labels, fill=labels[-1])
-    after = postprocessed(before, mending)
+    step = holes(*labels, fill=labels[-1])
+    after = postprocessed(before, step)
     changed = after != before
     assert (before[changed] == 0).all()
     assert (after[changed] == labels[-1]).all()
-    np.testing.assert_array_equal(postprocessed(after, mending), after)
+    np.testing.assert_array_equal(postprocessed(after, step), after)
 
 
 @given(LABEL_MAPS, OBJECTS, st.permutations([0, 1, 2]))
 @settings(deadline=None, max_examples=30)
-def test_a_turned_label_map_is_mended_the_same(before: Integers, labels: tuple[int, ...], axes: list[int]):
-    for mending in (largest(*labels), smaller(*labels, mm3=3.0), holes(*labels, fill=labels[0])):
+def test_a_reoriented_label_map_is_postprocessed_the_same(before: Integers, labels: tuple[int, ...], axes: list[int]):
+    for step in (largest(*labels), smaller(*labels, mm3=3.0), holes(*labels, fill=labels[0])):
         turned = before.transpose(axes)[::-1, :, ::-1]
-        np.testing.assert_array_equal(postprocessed(turned, mending), postprocessed(before, mending).transpose(axes)[::-1, :, ::-1])
+        np.testing.assert_array_equal(postprocessed(turned, step), postprocessed(before, step).transpose(axes)[::-1, :, ::-1])
 
 
-def test_the_answers_are_those_of_nnunet():
+def test_the_results_are_those_of_nnunet():
     """Recorded of remove_all_but_largest_component_from_segmentation for [1, 2, 3], then for 1, then for (2, 3).
 
     Source: nnunetv2 2.8.1; 150 more random label maps of up to 8 x 8 x 8 and 1 x 13 x 13 voxels agreed as well.
@@ -219,14 +219,14 @@ RECORDED = {
 }
 
 
-def test_memory_besides_the_answer_is_at_most_eight_bytes_a_voxel_of_the_object():
+def test_memory_besides_the_result_is_at_most_eight_bytes_a_voxel_of_the_object():
     before = np.ones((64, 64, 64), np.uint8)
     before[20:30, 20:30, 20:30] = 0
     before[0] = 0
     before[0, 0, 0] = 2
-    for mending in (largest(1), largest(1, 2), smaller(1, mm3=4.0), holes(1, fill=1)):
+    for step in (largest(1), largest(1, 2), smaller(1, mm3=4.0), holes(1, fill=1)):
         tracemalloc.start()
-        postprocessed(before, mending)
+        postprocessed(before, step)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 9 * before.size

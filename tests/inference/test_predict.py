@@ -1,4 +1,4 @@
-"""From a model and a scan to a label map: whole, in place, and the same every time."""
+"""Predictions: complete, on the scan's grid, and the same every time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_a_scan_smaller_than_the_patch_is_predicted():
     assert predict(_model(_plan()), scan, device=CPU).label_map.labels.shape == (5, 3, 4)
 
 
-def test_the_same_scan_gives_the_same_answer_whoever_asks():
+def test_the_same_scan_gives_the_same_prediction_by_every_way():
     model, scan = _model(_plan()), _scan()
     predictor = Predictor(model, device=CPU)
     first = predictor(scan).label_map.labels
@@ -138,7 +138,7 @@ def test_a_model_from_a_file_predicts_the_same(tmp_path):
     assert _equal(predict(load_model_file(tmp_path / "m.nnseg"), scan, device=CPU), predict(model, scan, device=CPU))
 
 
-def test_two_equal_members_answer_as_one():
+def test_two_equal_members_predict_as_one():
     member, scan = _member(_plan()), _scan()
     both, one = (predict(Model(members=members), scan, device=CPU) for members in ((member, member), (member,)))
     np.testing.assert_allclose(both.probabilities, one.probabilities, atol=1e-5)
@@ -152,7 +152,7 @@ def test_members_of_different_plans_meet_as_probabilities():
     np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-5)
 
 
-def test_members_that_preprocess_alike_share_the_way(monkeypatch):
+def test_members_that_preprocess_alike_share_the_case(monkeypatch):
     members = (_member(_plan(), 0), _member(_plan(2), 1), _member(_plan(), 2), _member(_plan(spacing=3.0), 3))
     predictor, calls = Predictor(Model(members=members), device=CPU), []
     assert [[v.member.fold for v in group.networks] for group in predictor._groups] == [[0, 2], [1], [3]]
@@ -161,14 +161,14 @@ def test_members_that_preprocess_alike_share_the_way(monkeypatch):
     assert len(calls) == 3
 
 
-def test_step_and_mirroring_are_the_plans_unless_told():
-    def asked(**settings):
+def test_step_and_mirroring_are_the_plans_unless_given():
+    def settings_of(**settings):
         (group,) = Predictor(_model(_plan()), device=CPU, **settings)._groups
         return group.window.step, group.window.mirror_axes, group.window.logits
 
-    assert asked() == (0.5, (0, 1, 2), False)
-    assert asked(step=0.8, mirror=False) == (0.8, (), False)
-    assert asked(classic=True) == (0.5, (0, 1, 2), True)
+    assert settings_of() == (0.5, (0, 1, 2), False)
+    assert settings_of(step=0.8, mirror=False) == (0.8, (), False)
+    assert settings_of(classic=True) == (0.5, (0, 1, 2), True)
 
 
 def test_a_scan_with_other_channels_is_refused_with_those_needed():
@@ -194,11 +194,11 @@ def _lowres(seed=0, *, labels=LABELS) -> Member:
 
 
 def _copies(tiles):
-    """Certain of what it is shown in the two last channels."""
+    """Logits that copy the last two channels."""
     return torch.cat([0.5 - tiles[:, 1:].sum(1, keepdim=True), tiles[:, 1:]], 1) * 100
 
 
-def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
+def test_a_network_that_copies_the_previous_segmentation_predicts_it(monkeypatch):
     cascade = _cascade(axes=(2, 0, 1)).model_copy(
         update={
             "preprocessing": Preprocessing(
@@ -209,13 +209,13 @@ def test_a_network_that_copies_the_previous_answer_predicts_it(monkeypatch):
     first, scan = (_lowres(1), _lowres(2)), _scan()
     real = networks.inference_network
     monkeypatch.setattr(networks, "inference_network", lambda member, *of: _copies if member.plan.previous else real(member, *of))
-    answer = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
+    prediction = predict(Model(members=(_member(cascade),), previous=first), scan, device=CPU)
     expected = predict(Model(members=first), scan, device=CPU).label_map.labels
     assert len(np.unique(expected)) == 3
-    assert np.array_equal(answer.label_map.labels, expected)
+    assert np.array_equal(prediction.label_map.labels, expected)
 
 
-def test_a_cascade_is_shown_the_mean_of_all_first_networks():
+def test_a_cascade_gets_the_mean_of_all_networks_of_the_first_stage():
     member, scan = _member(_cascade(), 5), _scan()
     one, other, both = (
         predict(Model(members=(member,), previous=p), scan, device=CPU)
@@ -226,16 +226,16 @@ def test_a_cascade_is_shown_the_mean_of_all_first_networks():
     assert not _equal(both, other)
 
 
-def test_cascades_and_others_answer_together():
+def test_cascades_and_others_predict_together():
     members, first, scan = (_member(_plan(), 0), _member(_cascade(), 1)), (_lowres(),), _scan()
     found = Predictor(Model(members=members, previous=first), device=CPU)
-    assert len(found._groups) == 2  # preprocessed alike, but for what one is shown
+    assert len(found._groups) == 2  # preprocessed alike, but for the previous stage
     alone = [predict(Model(members=(m,), previous=first), scan, device=CPU).probabilities for m in members]
     together = predict(Model(members=members, previous=first), scan, device=CPU).probabilities
     np.testing.assert_allclose(together, np.mean(alone, 0), atol=1e-5)
 
 
-def test_a_cascade_of_regions_is_shown_their_labels():
+def test_a_cascade_of_regions_gets_their_labels():
     model = Model(members=(_member(_cascade(labels=REGIONS), 3),), previous=(_lowres(4, labels=REGIONS),))
     assert predict(model, _scan(), device=CPU).probabilities.shape == (2, *_scan().grid.shape)
 
@@ -257,14 +257,14 @@ def test_a_window_swaps_the_heads_that_training_swapped():
 
 
 def _plain(member: Member, scan: Scan, *, classic=False):
-    """Probabilities by the plain way: everything on the network's grid, then all logits at once back to the scan."""
+    """Probabilities the plain way: everything on the network's grid, then all logits at once back to the scan."""
     labels = member.plan.labels
     group = Predictor(Model(members=(member,)), device=CPU, classic=classic)._groups[0]
     case = preprocess(scan, None, member.plan)
-    votes = torch.cat(list(predict_module.sliding_window(group.networks, torch.from_numpy(case.image), group.window)), 1)
+    outputs = torch.cat(list(predict_module.sliding_window(group.networks, torch.from_numpy(case.image), group.window)), 1)
     if not classic:
-        votes = torch.logit(votes, 1e-7) if labels.regions else votes.clamp(min=1e-7).log()
-    logits = torch.from_numpy(restore(votes.numpy(), case.placement, member.plan))
+        outputs = torch.logit(outputs, 1e-7) if labels.regions else outputs.clamp(min=1e-7).log()
+    logits = torch.from_numpy(restore(outputs.numpy(), case.placement, member.plan))
     found = (torch.sigmoid(logits) if labels.regions else torch.softmax(logits, 0)).numpy()
     found[:, :3] = 0 if labels.regions else np.eye(3)[0][:, None, None, None]  # there is nothing in the scan
     return found
@@ -274,7 +274,7 @@ def _plain(member: Member, scan: Scan, *, classic=False):
 @pytest.mark.parametrize("labels", [LABELS, REGIONS])
 @pytest.mark.parametrize("spacing", [0.7, 2.0, 4.0])
 @pytest.mark.parametrize(("dimensions", "axes"), [(3, (0, 1, 2)), (3, (2, 0, 1)), (2, (1, 2, 0))])
-def test_the_way_back_in_blocks_is_the_plain_one(dimensions, axes, spacing, labels, classic, monkeypatch):
+def test_restoring_in_blocks_gives_the_plain_result(dimensions, axes, spacing, labels, classic, monkeypatch):
     monkeypatch.setattr(predict_module, "BLOCK_VALUES", 3000)
     scan, member = _scan(), _member(_plan(dimensions, axes=axes, spacing=spacing, labels=labels), 7)
     plain = _plain(member, scan, classic=classic)
@@ -292,7 +292,7 @@ def test_anisotropic_slices_come_back_one_by_one():
     np.testing.assert_allclose(predict(Model(members=(member,)), scan, device=CPU).probabilities, _plain(member, scan), atol=2e-5)
 
 
-def test_plans_of_other_axis_orders_answer_together(monkeypatch):
+def test_plans_of_other_axis_orders_predict_together(monkeypatch):
     monkeypatch.setattr(predict_module, "BLOCK_VALUES", 2000)
     members = (_member(_plan(axes=(2, 0, 1)), 0), _member(_plan(2), 1), _member(_plan(axes=(1, 2, 0), spacing=3.0), 2))
     alone = [predict(Model(members=(m,)), _scan(), device=CPU).probabilities for m in members]
@@ -316,7 +316,7 @@ def test_classic_folds_meet_as_logits_and_their_plans_as_probabilities():
     np.testing.assert_allclose(found[:, 3:], (shares + _plain(flat, scan, classic=True))[:, 3:] / 2, atol=2e-5)
 
 
-def test_one_vote_comes_back_as_in_classic_mode():
+def test_a_single_network_is_restored_as_in_classic_mode():
     """Probabilities that were interpolated themselves would blur its edges."""
     plan = _plan(spacing=4.0).model_copy(update={"inference": Inference(step=1.0)})
     scan, model = _scan(), Model(members=(_member(plan, 5),))
@@ -396,7 +396,7 @@ def test_probabilities_are_tempered_and_labels_stay():
     np.testing.assert_allclose(soft.probabilities, raised / raised.sum(0), atol=1e-5)
 
 
-def test_what_the_model_mends_is_mended():
+def test_the_models_postprocessing_is_applied():
     model, scan = _model(_plan()), _scan()
     postprocessed = replace(model, postprocessing=(PostprocessingStep(action="largest", labels=(3,)),))
     before, after = (predict(m, scan, device=CPU).label_map.labels for m in (model, postprocessed))
@@ -404,7 +404,7 @@ def test_what_the_model_mends_is_mended():
     assert np.array_equal(after, postprocess(before, postprocessed.postprocessing, LABELS))
 
 
-def test_two_threads_and_a_lone_one_get_the_same_answers():
+def test_two_threads_and_one_get_the_same_predictions():
     predictor, scans = Predictor(_model(_plan()), device=CPU), [_scan(shape=(9 + n, 12, 14)) for n in range(6)]
     alone = [predictor(scan).label_map.labels for scan in scans]
     with ThreadPoolExecutor(2) as pool:
@@ -463,8 +463,8 @@ def test_a_cascade_of_many_labels_is_not_taken_for_an_image_of_many_channels():
     first = (_lowres(labels=labels),)
     grid = Grid(shape=(400, 512, 512))
     plain = Predictor(Model(members=(_member(plan),)), device=CPU).memory_gb(grid)
-    shown = Predictor(Model(members=(_member(cascade),), previous=first), device=CPU).memory_gb(grid)
-    assert shown < 2.5 * plain
+    cascaded = Predictor(Model(members=(_member(cascade),), previous=first), device=CPU).memory_gb(grid)
+    assert cascaded < 2.5 * plain
 
 
 def _named(member: Member, name: str, weight: float = 1.0) -> Member:
@@ -487,22 +487,22 @@ def _of_plans(weights: dict[str, float], *, labels=LABELS, folds=1) -> Model:
 
 
 @pytest.mark.parametrize("labels", [LABELS, REGIONS])
-def test_several_ensembles_at_once_answer_as_each_alone(labels):
+def test_several_ensembles_at_once_predict_as_each_alone(labels):
     ensembles = [{"2d": 1.0}, {"3d": 1.0}, {"2d": 1.0, "3d": 1.0}, {"2d": 2.0, "3d_lowres": 1.0}, dict.fromkeys(PLANS, 1.0)]
     everything = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0), labels=labels), device=CPU)
     found = everything.infer_ensembles(everything.prepare(_scan()), {str(e): e for e in ensembles}, sample=100)
-    maps = [answer.label_map.labels.tobytes() for answer in found.values()]
+    maps = [prediction.label_map.labels.tobytes() for prediction in found.values()]
     assert len(set(maps)) == len(ensembles)
     for plans in ensembles:
         alone = Predictor(_of_plans(plans, labels=labels), device=CPU)
-        expected, answer = alone.infer(alone.prepare(_scan()), uncertainty=True, sample=100), found[str(plans)]
-        assert (answer.label_map.labels == expected.label_map.labels).mean() >= 0.9999
-        agreed, wanted = answer.confidence.agreement, expected.confidence.agreement
+        expected, prediction = alone.infer(alone.prepare(_scan()), uncertainty=True, sample=100), found[str(plans)]
+        assert (prediction.label_map.labels == expected.label_map.labels).mean() >= 0.9999
+        agreed, wanted = prediction.confidence.agreement, expected.confidence.agreement
         assert agreed.labels == pytest.approx(wanted.labels, abs=1e-4)
-        assert answer.confidence.facts == expected.confidence.facts
-        z, y, x = answer.sample.voxels.T
+        assert prediction.confidence.facts == expected.confidence.facts
+        z, y, x = prediction.sample.voxels.T
         shares = predict(_of_plans(plans, labels=labels), _scan(), device=CPU).probabilities[:, z, y, x].T
-        np.testing.assert_allclose(answer.sample.probabilities, shares, atol=1e-5)
+        np.testing.assert_allclose(prediction.sample.probabilities, shares, atol=1e-5)
 
 
 def test_a_weighted_member_counts_as_often_as_its_weight_says():
@@ -524,7 +524,7 @@ def test_an_ensemble_takes_the_seconds_of_its_plans_and_no_others():
     predictor = Predictor(_of_plans(dict.fromkeys(PLANS, 1.0)), device=CPU)
     names = [("2d",), ("3d",), ("2d", "3d")]
     found = predictor.infer_ensembles(predictor.prepare(_scan()), {"+".join(n): dict.fromkeys(n, 1.0) for n in names})
-    seconds = {name: answer.seconds for name, answer in found.items()}
+    seconds = {name: prediction.seconds for name, prediction in found.items()}
     for stage in ("preprocess", "network"):
         assert seconds["2d+3d"][stage] == pytest.approx(seconds["2d"][stage] + seconds["3d"][stage])
         assert seconds["2d"][stage] > 0

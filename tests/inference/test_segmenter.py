@@ -1,4 +1,4 @@
-"""A loaded model answers in memory, whatever a scan comes as."""
+"""A loaded model predicts arrays, ITK images and files in memory."""
 
 import multiprocessing
 
@@ -58,16 +58,16 @@ def file(tmp_path_factory):
     return path
 
 
-def test_arrays_itk_images_and_files_get_the_same_answer(file, tmp_path):
+def test_arrays_itk_images_and_files_get_the_same_prediction(file, tmp_path):
     model, array = nnseg.load(file, device="cpu"), _array(14, 19, 23)
     sitk.WriteImage(_itk(array), str(tmp_path / "a.nii.gz"))
-    answer = model.predict(array, spacing=(1.5, 2.0, 1.0))
-    assert answer.shape == array.shape
-    assert set(np.unique(answer)) == {0, 3, 700}
+    labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    assert labels.shape == array.shape
+    assert set(np.unique(labels)) == {0, 3, 700}
     for other in (_itk(array), tmp_path / "a.nii.gz", str(tmp_path / "a.nii.gz"), [tmp_path / "a.nii.gz"]):
         found = model.predict(other)
         assert found.GetSpacing() == pytest.approx((1.0, 2.0, 1.5))
-        assert np.array_equal(sitk.GetArrayFromImage(found), answer)
+        assert np.array_equal(sitk.GetArrayFromImage(found), labels)
     assert (model.channels, model.labels) == (("MRI",), LABELS)
 
 
@@ -83,18 +83,18 @@ def test_an_image_of_another_orientation_comes_back_in_its_own(file):
 
 def test_2d_images_need_no_spacing_and_stay_2d():
     model, array = Segmenter(_model(2), device="cpu"), _array(19, 23)
-    answer = model.predict(array)
-    assert answer.shape == (19, 23)
-    assert np.array_equal(answer, model.predict(array, spacing=(1, 1)))
-    assert np.array_equal(sitk.GetArrayFromImage(model.predict(sitk.GetImageFromArray(array))), answer)
+    labels = model.predict(array)
+    assert labels.shape == (19, 23)
+    assert np.array_equal(labels, model.predict(array, spacing=(1, 1)))
+    assert np.array_equal(sitk.GetArrayFromImage(model.predict(sitk.GetImageFromArray(array))), labels)
 
 
 def test_channels_come_first_in_arrays_and_as_vectors_in_itk_images():
     model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
-    answer = model.predict(array, spacing=(1.5, 2.0, 1.0))
-    assert answer.shape == (14, 19, 23)
+    labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    assert labels.shape == (14, 19, 23)
     vector = _itk(np.moveaxis(array, 0, -1), vector=True)
-    assert np.array_equal(sitk.GetArrayFromImage(model.predict(vector)), answer)
+    assert np.array_equal(sitk.GetArrayFromImage(model.predict(vector)), labels)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,6 @@ def test_a_daemon_may_predict(file):
     queue = context.Queue()
     process = context.Process(target=_in_a_daemon, args=(file, queue), daemon=True)
     process.start()
-    answer = queue.get(timeout=120)
+    labels = queue.get(timeout=120)
     process.join(timeout=60)
-    assert np.array_equal(answer, nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
+    assert np.array_equal(labels, nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))

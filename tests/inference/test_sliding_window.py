@@ -1,4 +1,4 @@
-"""Tiles cover the volume, and their answers are averaged as they should be."""
+"""Tiles cover the volume, and their logits are averaged with the right weights."""
 
 import logging
 import math
@@ -189,12 +189,12 @@ def _tile_by_tile(network, image, patch, step, axes):
     weight = importance(patch).numpy().astype(float)
     for corner in product(*(tile_starts(n, p, step) for n, p in zip(padded.shape[1:], patch, strict=True))):
         box = tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
-        answers = []
+        outputs = []
         for mirrored in product([False, True], repeat=len(axes)):
             flips = [a + 1 for a, m in zip(axes, mirrored, strict=True) if m]
             tile = np.flip(padded[(slice(None), *box)], flips).copy()
-            answers.append(np.flip(network(torch.from_numpy(tile)[None])[0].numpy(), flips))
-        total[(slice(None), *box)] += np.mean(answers, 0) * weight
+            outputs.append(np.flip(network(torch.from_numpy(tile)[None])[0].numpy(), flips))
+        total[(slice(None), *box)] += np.mean(outputs, 0) * weight
         weights[box] += weight
     inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
     logits = (total / weights)[(slice(None), *inner)]
@@ -204,9 +204,9 @@ def _tile_by_tile(network, image, patch, step, axes):
 
 def test_the_batch_changes_nothing_but_speed():
     network, image = _conv(1, 2), _image(1, 12, 10, 9)
-    answers = [_mean(network, image, Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 2), batch=b)) for b in (1, 3, 100)]
-    torch.testing.assert_close(answers[1], answers[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(answers[2], answers[0], rtol=1e-5, atol=1e-6)
+    outputs = [_mean(network, image, Window(patch=(8, 8, 8), heads=2, mirror_axes=(0, 2), batch=b)) for b in (1, 3, 100)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outputs[2], outputs[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("patch", [(8, 8), (4, 8, 8)])
@@ -223,7 +223,7 @@ def test_no_batch_is_larger_than_allowed(patch):
     assert sum(s[0] for s in seen) == 2 * 3 * (8 if len(patch) == 2 else 3)  # copies, tiles along y, slices or tiles along z
 
 
-def test_autocast_reaches_the_network_and_answers_are_summed_in_float32():
+def test_autocast_reaches_the_network_and_logits_are_summed_in_float32():
     seen = []
     inner = _conv(1, 2)
 
@@ -266,7 +266,7 @@ def _sided(previous=False):
         left = torch.arange(tiles.shape[-1]) >= tiles.shape[-1] // 2
         bright = tiles[:, :1] > 0
         heads = [~bright, bright & left, bright & ~left]
-        if previous:  # and believes what it is shown where that agrees
+        if previous:  # and follows the previous segmentation where that agrees
             heads[1] = heads[1] & (tiles[:, 1:2] == 1)
             heads[2] = heads[2] & (tiles[:, 1:2] == 2)
         return torch.cat(heads, 1).float() * 10
@@ -284,10 +284,10 @@ def test_left_stays_left_in_mirrored_copies_whose_heads_are_swapped(patch):
     assert not torch.allclose(confused, plain, atol=0.1)
 
 
-def test_a_previous_answer_is_swapped_in_mirrored_copies():
+def test_a_previous_segmentation_is_swapped_in_mirrored_copies():
     image = _image(1, 4, 6, 8)
-    shown = torch.where(torch.arange(8) >= 4, 1.0, 2.0).expand(1, 4, 6, 8)
-    image = torch.cat([image, shown])
+    previous_labels = torch.where(torch.arange(8) >= 4, 1.0, 2.0).expand(1, 4, 6, 8)
+    image = torch.cat([image, previous_labels])
     plain = _mean(_sided(True), image, Window(patch=(4, 6, 8), heads=3))
     swaps = {"swap_axis": 2, "swaps": ((1, 2),), "previous_swaps": ((1, 2),)}
     window = Window(patch=(4, 6, 8), heads=3, mirror_axes=(0, 2), **swaps)
@@ -317,7 +317,7 @@ def test_copies_meet_as_logits_and_networks_as_probabilities_by_hand():
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((11, 13, 9), (6, 8, 5)), ((4, 13, 9), (8, 6)), ((30, 5, 30), (4, 8, 8))])
-def test_members_answer_as_the_mean_of_each_alone(shape, patch):
+def test_members_predict_the_mean_of_each_alone(shape, patch):
     networks = [_conv(1, 3, len(patch), seed) for seed in range(3)]
     window, image = Window(patch=patch, heads=3, mirror_axes=(1,), batch=3), _image(1, *shape)
     alone = [_mean(network, image, window) for network in networks]
@@ -339,13 +339,13 @@ def test_slabs_come_in_order_as_soon_as_no_tile_reaches_them():
 
 
 def _edges(tiles):
-    """A network that knows where in a tile it is, so that tiles are told apart."""
+    """A network whose logits depend on the place in the tile, so that tiles differ."""
     place = torch.arange(tiles[0, 0].numel()).reshape(tiles.shape[2:]) % 7
     return torch.cat([tiles * 0, tiles + 0.1 * place], 1)
 
 
 @pytest.mark.parametrize("axes", [(), (0, 2)])
-def test_blank_tiles_are_asked_for_once_and_answered_alike(axes):
+def test_blank_tiles_are_computed_once_and_get_the_same_logits(axes):
     seen = []
 
     def network(tiles):
@@ -364,7 +364,7 @@ def test_blank_tiles_are_asked_for_once_and_answered_alike(axes):
 
 
 @pytest.mark.parametrize(("room", "tried"), [(4, [4]), (1, [4, 2, 1]), (0, [4, 2, 1])])
-def test_a_full_device_gets_smaller_batches_and_the_same_answer(room, tried, caplog):
+def test_a_full_device_gets_smaller_batches_and_the_same_result(room, tried, caplog):
     network, image, seen = _conv(1, 2), _image(1, 12, 8, 8), []
 
     def narrow(tiles):

@@ -1,4 +1,4 @@
-"""Where an answer is unsure, and how far its votes agree."""
+"""Uncertainty of voxels, and agreement of networks."""
 
 import numpy as np
 import pytest
@@ -54,9 +54,9 @@ def test_no_temperature_changes_a_decision(temperature, seed):
 
 
 def test_agreement_by_hand():
-    tally = UncertaintyStats(LABELS)
-    tally.add(column([0.0, 0.9, 0.1], [0.0, 0.6, 0.4], [0.7, 0.3, 0.0], [1.0, 0.0, 0.0]))
-    found = tally.agreement()
+    stats = UncertaintyStats(LABELS)
+    stats.add(column([0.0, 0.9, 0.1], [0.0, 0.6, 0.4], [0.7, 0.3, 0.0], [1.0, 0.0, 0.0]))
+    found = stats.agreement()
     # label a: decided in two voxels, where its probabilities are 0.9 and 0.6, and seen in a third with 0.3
     assert found.labels["a"] == pytest.approx((2 * 1.5 + 1) / (2 + 1.8 + 1))
     assert found.labels["b"] == pytest.approx(1 / (0.5 + 1))
@@ -65,9 +65,9 @@ def test_agreement_by_hand():
 
 
 def test_agreement_of_regions_by_hand():
-    tally = UncertaintyStats(REGIONS)
-    tally.add(column([0.9, 0.2], [0.4, 0.1]))
-    found = tally.agreement()
+    stats = UncertaintyStats(REGIONS)
+    stats.add(column([0.9, 0.2], [0.4, 0.1]))
+    found = stats.agreement()
     assert found.labels["whole"] == pytest.approx((2 * 0.9 + 1) / (1 + 1.3 + 1))
     assert found.labels["core"] == pytest.approx(1 / 1.3)
     assert found.foreground == found.labels["whole"]
@@ -89,33 +89,33 @@ def test_the_map_is_calibrated_and_agreement_is_not():
     assert cold.agreement() == warm.agreement()
 
 
-def test_certain_votes_agree_and_leave_no_doubt():
+def test_certain_networks_agree_and_give_no_uncertainty():
     for labels in (LABELS, REGIONS):
-        tally = UncertaintyStats(labels)
+        stats = UncertaintyStats(labels)
         heads = len(labels.heads)
         sure = torch.nn.functional.one_hot(torch.arange(24).reshape(2, 3, 4) % heads, heads).movedim(-1, 0).float()
-        assert tally.add(sure).abs().max() == 0
-        assert tally.agreement().labels == dict.fromkeys(labels.foreground, 1.0)
-        assert tally.agreement().foreground == 1.0
+        assert stats.add(sure).abs().max() == 0
+        assert stats.agreement().labels == dict.fromkeys(labels.foreground, 1.0)
+        assert stats.agreement().foreground == 1.0
 
 
-def test_votes_that_disagree_lower_the_agreement():
-    votes = [torch.nn.functional.one_hot(soft(seed).argmax(0), 3).movedim(-1, 0).float() for seed in range(4)]
+def test_networks_that_disagree_lower_the_agreement():
+    outputs = [torch.nn.functional.one_hot(soft(seed).argmax(0), 3).movedim(-1, 0).float() for seed in range(4)]
     values = []
     for count in (1, 2, 4):
-        tally = UncertaintyStats(LABELS)
-        tally.add(torch.stack(votes[:count]).mean(0))
-        values.append(tally.agreement().foreground)
+        stats = UncertaintyStats(LABELS)
+        stats.add(torch.stack(outputs[:count]).mean(0))
+        values.append(stats.agreement().foreground)
     assert values == sorted(values, reverse=True)
     assert values[0] == 1.0 > values[1]
 
 
 def test_a_faint_haze_over_a_large_scan_says_nothing():
-    tally = UncertaintyStats(LABELS)
+    stats = UncertaintyStats(LABELS)
     haze = torch.full((3, 20, 20, 20), 0.004)
     haze[0] = 0.992
-    tally.add(haze)
-    assert tally.agreement().labels == {"a": 1.0, "b": 1.0}
+    stats.add(haze)
+    assert stats.agreement().labels == {"a": 1.0, "b": 1.0}
 
 
 def test_slabs_add_up_to_the_whole():
@@ -135,10 +135,10 @@ def test_what_comes_in_is_left_as_it_was():
 
 def test_a_sample_finds_its_voxels():
     p = soft(4, (3, 6, 8, 32))
-    tally = UncertaintyStats(LABELS, sample=100)
+    stats = UncertaintyStats(LABELS, sample=100)
     for z, x in ((0, 0), (0, 16), (2, 0), (2, 16), (4, 0), (4, 16)):
-        tally.add(p[:, z : z + 2, :, x : x + 16], (z, 0, x))
-    sample = tally.sample()
+        stats.add(p[:, z : z + 2, :, x : x + 16], (z, 0, x))
+    sample = stats.sample()
     assert len(np.unique(sample.voxels, axis=0)) == len(sample.voxels) == 100
     assert sample.weights.sum() == pytest.approx(6 * 8 * 32)
     np.testing.assert_array_equal(sample.probabilities, p[:, *sample.voxels.T].T)
@@ -146,10 +146,10 @@ def test_a_sample_finds_its_voxels():
 
 def test_a_sample_stands_for_all_voxels():
     p = torch.cat([soft(5, (3, 10, 20, 20), scale=1.0), soft(6, (3, 30, 20, 20), scale=12.0)], 1)
-    tally = UncertaintyStats(LABELS, sample=4000)
+    stats = UncertaintyStats(LABELS, sample=4000)
     for z in range(0, 40, 7):
-        tally.add(p[:, z : z + 7], (z, 0, 0))
-    sample = tally.sample()
+        stats.add(p[:, z : z + 7], (z, 0, 0))
+    sample = stats.sample()
     np.testing.assert_array_equal(sample.probabilities, p[:, *sample.voxels.T].T)
     assert np.average(sample.probabilities.max(1), weights=sample.weights) == pytest.approx(p.amax(0).mean().item(), abs=0.01)
 

@@ -226,22 +226,22 @@ def test_a_label_map_of_another_shape_is_refused(small_plan):
 CASCADE = {"name": "3d_cascade", "previous": "3d_lowres"}
 
 
-def test_the_previous_answer_becomes_the_last_channel_as_label_indices(small_plan):
+def test_the_previous_segmentation_becomes_the_last_channel_as_label_indices(small_plan):
     labels = Labels(names=("a", "b", "c"), values=(0, 10, 20), ignore=255)
     plan = small_plan(axes=(2, 0, 1), labels=labels, **CASCADE)
     image = noise_in_zeros()
-    shown = np.random.default_rng(2).choice([0, 10, 20, 255], image.shape[1:]).astype(np.uint8)
+    previous_labels = np.random.default_rng(2).choice([0, 10, 20, 255], image.shape[1:]).astype(np.uint8)
     scan = scan_of(image)
-    case = preprocess(scan, None, plan, previous=labels_on(scan, shown))
+    case = preprocess(scan, None, plan, previous=labels_on(scan, previous_labels))
     assert (case.image.dtype, case.image.shape) == (np.float32, (plan.stored_channels, 8, 5, 8))
-    indices = np.select([shown == 10, shown == 20], [1, 2], 0)
+    indices = np.select([previous_labels == 10, previous_labels == 20], [1, 2], 0)
     assert np.array_equal(case.image[1], indices[2:7, 1:9, 4:12].transpose(2, 0, 1))
     alone = preprocess(scan, None, small_plan(axes=(2, 0, 1), labels=labels))
     assert np.array_equal(case.image[:1], alone.image)
     assert case.placement == alone.placement
 
 
-def test_the_previous_answer_is_resampled_like_labels(small_plan):
+def test_the_previous_segmentation_is_resampled_like_labels(small_plan):
     plan = small_plan(spacing=(1.3, 0.7, 0.9), **CASCADE)
     image = np.random.default_rng(3).uniform(1, 2, (1, 20, 20, 20)).astype(np.float32)
     scan = scan_of(image)
@@ -251,7 +251,7 @@ def test_the_previous_answer_is_resampled_like_labels(small_plan):
     assert set(np.unique(case.image[1])) == {0, 1, 2}
 
 
-def test_a_previous_answer_is_asked_for_and_refused_by_plan(small_plan):
+def test_a_previous_segmentation_is_needed_or_refused_by_plan(small_plan):
     scan = scan_of(noise_in_zeros())
     nothing = labels_on(scan, np.zeros(scan.grid.shape, np.uint8))
     with pytest.raises(ModelError, match=r"scan.nii.gz: the 3d_cascade plan needs the label map of 3d_lowres, which is missing"):

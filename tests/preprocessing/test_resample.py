@@ -49,10 +49,10 @@ def test_splines_equal_skimage(image, shape, order):
 def test_linear_equals_scipy_and_skimage(image, shape):
     result = resample_image(image, shape, order=1)
     factors = [n / o for n, o in zip(shape, image.shape[1:], strict=True)]
-    for channel, answer in zip(image, result, strict=True):
+    for channel, resampled in zip(image, result, strict=True):
         expected = zoom(channel.astype(float), factors, order=1, mode="nearest", grid_mode=True)
-        np.testing.assert_allclose(answer, expected, atol=1e-5)
-        np.testing.assert_allclose(answer, skimage_resize(channel, shape, 1), atol=1e-5)
+        np.testing.assert_allclose(resampled, expected, atol=1e-5)
+        np.testing.assert_allclose(resampled, skimage_resize(channel, shape, 1), atol=1e-5)
 
 
 def test_spline_overshoot_is_clipped_to_the_range_of_the_input():

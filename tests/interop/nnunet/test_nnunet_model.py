@@ -1,4 +1,4 @@
-"""Folders of trained nnU-Net models become models of ours that answer as nnU-Net does."""
+"""Folders of trained nnU-Net models become models that predict as nnU-Net does."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ CONV = "encoder.stages.0.0.convs.0.conv.weight"
 
 
 @pytest.mark.parametrize("name", ["regions_2d", "folds_3d", "cascade"])
-def test_an_imported_model_answers_as_nnunet_did(name, tmp_path):
+def test_an_imported_model_predicts_as_nnunet_did(name, tmp_path):
     """Real trainings and predictions of nnU-Net 2.8.1; see data/README.md."""
     folder = DATA / name
     [model_folder] = [p for p in (folder / "model").iterdir() if not p.name.endswith("3d_lowres")]

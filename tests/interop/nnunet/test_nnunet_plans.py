@@ -69,7 +69,7 @@ def test_old_plans_may_have_a_residual_network_and_intensities_by_modality():
     assert plan.preprocessing.normalization[1].mean == 80.5
 
 
-def test_a_cascade_inherits_and_is_shown_the_lower_resolution():
+def test_a_cascade_inherits_and_follows_the_lower_resolution():
     plans = plans_of()
     assert plans.previous("3d_cascade_fullres") == "3d_lowres"
     assert plans.previous("3d_fullres") is None

@@ -50,7 +50,7 @@ def test_what_nnunet_leaves_undefined_is_null(tmp_path, in_data):
     text = (tmp_path / "summary.json").read_text()
     assert "NaN" not in text
     found = json.loads(text)
-    assert found["mean"]["4"]["Dice"] is None  # shown nowhere
+    assert found["mean"]["4"]["Dice"] is None  # in no case
     assert found["foreground_mean"]["Dice"] is None
     assert found["mean"]["3"]["Dice"] is not None  # absent from one case
 
