@@ -27,7 +27,7 @@ def changed(augmentation: Augmentation) -> set[str]:
     return {n for n in Augmentation.model_fields if getattr(augmentation, n) != getattr(Augmentation(), n)} - by_patch
 
 
-def test_mr_gets_the_faults_of_its_scanners(make_fingerprint: MakeFingerprint):
+def test_mr_gets_the_artefacts_of_its_scanners(make_fingerprint: MakeFingerprint):
     fingerprint = make_fingerprint((36, 50, 35))
     fingerprint = fingerprint.model_copy(update={"channels": ("T1", "FLAIR"), "intensities": fingerprint.intensities * 2})
     augmentation = plan_for(fingerprint).training.augmentation
@@ -42,7 +42,7 @@ def test_ct_is_not_inverted(make_fingerprint: MakeFingerprint):
     assert augmentation.inverted_gamma_probability == 0
 
 
-def test_microscopy_is_bent_and_turned_by_quarters(make_fingerprint: MakeFingerprint):
+def test_microscopy_gets_elastic_deformation_and_quarter_turns(make_fingerprint: MakeFingerprint):
     plan = plan_for(make_fingerprint((1, 512, 512), channels=("EM",)), kind="2d")
     augmentation = plan.training.augmentation
     assert (augmentation.elastic_probability, augmentation.quarter_turn_probability) == (0.2, 0.75)
@@ -70,7 +70,7 @@ def test_nnunets_recipes_stay_nnunets(make_fingerprint: MakeFingerprint, recipe:
 
 
 @pytest.mark.parametrize("channel", ["MRI", "CT", "EM"])
-def test_on_a_cpu_policies_are_off_until_asked_for(make_fingerprint: MakeFingerprint, tmp_path: Path, channel: str):
+def test_on_a_cpu_settings_by_modality_are_off_by_default(make_fingerprint: MakeFingerprint, tmp_path: Path, channel: str):
     fingerprint = make_fingerprint((36, 50, 35), channels=(channel,))
     assert changed(plan_for(fingerprint, CPU).training.augmentation) == {"blur_probability", "low_resolution_probability"}
     path = tmp_path / "mine.toml"
@@ -78,7 +78,7 @@ def test_on_a_cpu_policies_are_off_until_asked_for(make_fingerprint: MakeFingerp
     assert len(changed(plan_for(fingerprint, CPU, path).training.augmentation)) > 2
 
 
-def test_what_a_recipe_says_of_every_dataset_stands_above_its_policies(make_fingerprint: MakeFingerprint, tmp_path: Path):
+def test_settings_for_every_dataset_override_those_by_modality(make_fingerprint: MakeFingerprint, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text('based_on = "auto"\n[training.augmentation]\nbias_field_probability = 0.05\n')
     augmentation = plan_for(make_fingerprint((36, 50, 35)), recipe=path).training.augmentation
@@ -114,7 +114,7 @@ def test_left_and_right_are_swapped_along_x_wherever_the_plan_put_it(make_finger
         assert augmentation.why["swapped_labels"] == "flips along x exchange left and right: left kidney and right kidney"
 
 
-def test_patches_that_know_left_are_not_turned_upside_down(make_fingerprint: MakeFingerprint):
+def test_patches_with_left_and_right_labels_are_not_rotated_far(make_fingerprint: MakeFingerprint):
     heart = make_fingerprint((18, 237, 208), (5, 1.5625, 1.5625), labels=4)
     assert plan_for(heart).training.augmentation.rotation_degrees == 180
     assert plan_for(heart.model_copy(update={"labels": SIDES})).training.augmentation.rotation_degrees == 30

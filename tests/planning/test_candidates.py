@@ -94,7 +94,7 @@ def test_a_network_that_does_not_fit_is_refused_with_what_it_needs(make_fingerpr
         choose(of, Budget(seconds=300, memory_gb=0.5), measured(of))
 
 
-def test_pace_counts_the_pauses_between_epochs(make_fingerprint: MakeFingerprint):
+def test_affordable_steps_include_the_pauses_between_epochs(make_fingerprint: MakeFingerprint):
     proposal = proposals(make_fingerprint((36, 50, 35)), 5)[0]
     trial = Trial(key="any", step_seconds=0.1, pause_seconds=5.0)  # epochs of 50 steps: 0.1 s more a step
     assert affordable_steps(proposal, trial, Budget(seconds=1000)) == int(970 / 0.2)

@@ -41,7 +41,7 @@ def test_all_gives_what_nnunet_would_make(make_fingerprint: MakeFingerprint):
     assert [p.name for p in plans_of(make_fingerprint((1, 500, 350)), LONG_GPU, ("all",), "nnunet")] == ["2d"]
 
 
-def test_with_a_cascade_comes_the_plan_whose_answer_it_is_shown(make_fingerprint: MakeFingerprint):
+def test_a_cascade_adds_its_first_stage(make_fingerprint: MakeFingerprint):
     alone, both, others = (
         plans_of(make_fingerprint(*LIVER, count=131), LONG_GPU, kinds, "nnunet")
         for kinds in (("3d_cascade",), ("3d_cascade", "3d_lowres"), ("2d", "3d"))

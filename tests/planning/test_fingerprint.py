@@ -1,4 +1,4 @@
-"""The nouns: what a fingerprint says of its cases, and what it takes to load one."""
+"""Properties of a fingerprint, and reading one from a file."""
 
 import json
 import subprocess

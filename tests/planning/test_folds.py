@@ -72,7 +72,7 @@ def test_any_number_of_cases_gives_folds_to_train(run: Run, count: int, folds: i
 
 
 @pytest.mark.parametrize(("names", "cases"), [(("p1_a",), "(1 case)"), (("p1_a", "p1_b"), "(2 cases of one group)")])
-def test_that_nothing_is_held_out_is_said_aloud(
+def test_a_warning_is_logged_if_no_case_is_held_out(
     run: Run, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], cases: str
 ) -> None:
     assert _decide(run, names, PATIENTS) == (Fold(training=names, held_out=()),)
@@ -124,7 +124,7 @@ def test_folds_that_leak_are_refused(run: Run, folds: list[dict[str, list[str]]]
         _ = run.folds
 
 
-def test_another_request_divides_anew_and_is_remembered(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_options_give_new_folds_and_are_recorded(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     _decide(run, TWO_EACH)
     grouped = _decide(run, TWO_EACH, PATIENTS)
     assert not _patients_on_both_sides(grouped)
@@ -144,7 +144,7 @@ def test_a_table_is_found_again_from_another_folder(run: Run, tmp_path: Path, mo
     assert _decide(run, TWO_EACH) == grouped == make_folds(TWO_EACH, groups={name: name[:2] for name in TWO_EACH})
 
 
-def test_a_request_that_cannot_be_met_leaves_the_folds_alone(run: Run) -> None:
+def test_options_that_fail_leave_the_folds_unchanged(run: Run) -> None:
     folds = _decide(run, NAMES)
     with pytest.raises(DatasetError, match="case c0"):
         _decide(run, NAMES, PATIENTS)
@@ -176,7 +176,7 @@ def test_labels_are_spread_over_training_parts_and_named_where_they_cannot_be(ru
     assert message.startswith(f"warning: label tumour occurs only in case {together[0]}, which fold {number} holds out")
 
 
-def test_cases_show_what_is_to_be_learned_of_them() -> None:
+def test_labels_of_a_case_are_its_foreground_labels_or_regions() -> None:
     assert find_labels(_fingerprint(("a", "b"), tumour=("b",))) == {"a": {"organ"}, "b": {"organ", "tumour"}}
     whole, core = Region(name="whole", values=(1, 2), paint=1), Region(name="core", values=(2,), paint=2)
     regions = LABELS.model_copy(update={"regions": (whole, core)})

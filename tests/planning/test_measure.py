@@ -76,7 +76,7 @@ def test_case_is_measured_by_hand():
     assert case.structures == {"organ": (1, 1, 1), "tumour": (1, 1, 2)}
 
 
-def test_structure_is_the_largest_piece_in_voxels_not_the_longest():
+def test_structure_is_the_largest_component_in_voxels_not_the_longest():
     labels = np.zeros((9, 9, 20), np.uint8)
     labels[0:3, 0:3, 0:3] = 1  # 27 voxels
     labels[6, 6, :] = 1  # 20 voxels, longer
@@ -85,7 +85,7 @@ def test_structure_is_the_largest_piece_in_voxels_not_the_longest():
     assert measure_case(read.scan, read.label_map, labels=LABELS, name="a").case.structures == {"organ": (3, 3, 3)}
 
 
-def test_structure_holds_together_across_corners():
+def test_structure_is_connected_across_corners():
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[range(4), range(1, 5), range(2, 6)] = 2
     read = made(labels)

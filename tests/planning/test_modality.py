@@ -43,7 +43,7 @@ def test_volumes_are_known_by_the_names_of_all_their_channels(
         (("T2",), 1.0, False, "mr"),
     ],
 )
-def test_single_images_without_a_world_are_taken_for_microscopy(
+def test_single_images_without_a_spacing_are_taken_for_microscopy(
     make_fingerprint: MakeFingerprint, channels: tuple[str, ...], spacing: float, has_sides: bool, modality: str | None
 ):
     fingerprint = make_fingerprint((1, 64, 64), (1.0, spacing, spacing), channels=channels)

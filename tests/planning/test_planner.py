@@ -85,7 +85,7 @@ def test_2d_images_take_the_2d_path_with_an_affordable_patch(make_fingerprint: M
     assert len(plans[0].preprocessing.spacing) == 2
 
 
-def test_volumes_take_the_3d_path_and_say_why(make_fingerprint: MakeFingerprint):
+def test_volumes_take_the_3d_path_with_a_reason(make_fingerprint: MakeFingerprint):
     plans = make_plans(make_fingerprint((36, 50, 35)), CPU, load_recipe("auto"))
     assert [p.name for p in plans] == ["3d"]
     assert "volumes of 36 slices along z" in plans[0].why["name"]
@@ -147,7 +147,7 @@ def test_regions_and_ignore_count_as_heads_like_in_nnunet(make_fingerprint: Make
     assert estimate_in_words(background_two_regions_and_ignore) == estimate_in_words(four) != estimate_in_words(three)
 
 
-def test_recipe_settings_overrule_the_planner_and_say_so(make_fingerprint: MakeFingerprint, tmp_path: Path):
+def test_recipe_settings_replace_those_of_the_planner_with_a_reason(make_fingerprint: MakeFingerprint, tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'based_on = "auto"\n[training]\nbatch_size = 3\nbatch_dice = true\n[training.why]\nbatch_dice = "tiny lesions"\n'

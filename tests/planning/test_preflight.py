@@ -172,7 +172,7 @@ def test_a_failed_trial_counts_as_none(fingerprint: Fingerprint) -> None:
         ([1.0, 1.0, 19.0, 19.0, 1.0, 1.0], 2, 3, 21 + WORKERS_START + 19),
     ],
 )
-def test_a_pool_shares_what_is_left_when_it_is_called(seconds: list[float], workers: int, alone: int, total: float) -> None:
+def test_a_pool_shares_the_items_left_when_it_starts(seconds: list[float], workers: int, alone: int, total: float) -> None:
     assert count_before_pool(seconds, workers) == alone
     assert estimate_pool_seconds(seconds, workers) == pytest.approx(total)
 
@@ -210,7 +210,7 @@ def test_sizes_are_those_that_preprocessing_gives(
     assert count_stored_bytes(case, plan) == done.image.nbytes + done.labels.astype(np.int8).nbytes
 
 
-def test_bytes_held_are_those_of_a_stored_case(tmp_path: Any) -> None:
+def test_held_bytes_are_those_of_a_stored_case(tmp_path: Any) -> None:
     grid, plan = Grid(shape=(30, 30, 30), spacing=(2.0, 2.0, 2.0)), make_plan()
     labels = np.zeros((30, 30, 30), np.uint8)
     labels[:, :20, :20], labels[:5, 20:25, 20:25] = 1, 2  # 12000 voxels, of which 10000 are kept, and 125
@@ -232,7 +232,7 @@ def test_a_cascades_case_has_one_more_channel() -> None:
     assert work_key(cascade) != work_key(plan)
 
 
-def test_what_a_cascade_is_shown_is_predicted_first(fingerprint: Fingerprint) -> None:
+def test_the_cost_of_a_cascade_includes_its_first_stage(fingerprint: Fingerprint) -> None:
     lowres = make_plan(name="3d_lowres")
     cascade = make_plan(name="3d_cascade", previous="3d_lowres", inference=Inference())
     probe = make_probe(lowres)
@@ -282,7 +282,7 @@ def test_values_of_feature_maps_are_those_a_network_computes() -> None:
     assert count_values(plan) == values
 
 
-def test_a_run_that_fits_is_let_pass(fingerprint: Fingerprint) -> None:
+def test_a_run_that_fits_raises_no_error(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, make_probe(make_plan()), folds=[FOLD])
     check_fits([found], FreeResources(ram_gb=2.1, device_gb=0, disk_gb=0.02))
 
@@ -324,7 +324,7 @@ def test_the_table_says_where_its_numbers_come_from(fingerprint: Fingerprint) ->
     assert "estimated" in describe_preflight([preflight(plan, fingerprint, None, folds=[FOLD])])
 
 
-def test_a_rough_estimate_refuses_only_what_is_sure(fingerprint: Fingerprint) -> None:
+def test_an_estimate_refuses_only_what_certainly_does_not_fit(fingerprint: Fingerprint) -> None:
     found = preflight(make_plan(), fingerprint, None, folds=[FOLD])
     check_fits([found], FreeResources(ram_gb=0.8 * found.total.ram_gb, device_gb=0, disk_gb=1))
     with pytest.raises(PlanError, match="RAM"):

@@ -41,7 +41,7 @@ def test_many_thick_slices_are_not_strongly_anisotropic():
 
 
 @pytest.mark.parametrize(("coarse", "fine"), [(0.9, 0.3), (3.6, 1.2), (7.2, 2.4)])
-def test_exactly_three_times_coarser_is_judged_as_nnunet_judges_it(coarse: float, fine: float):
+def test_exactly_three_times_coarser_is_treated_as_in_nnunet(coarse: float, fine: float):
     # In floating point 3 * 1.2 is a little less than 3.6 (and 3.6 / 1.2 is 3): nnU-Net multiplies.
     spacings = np.array([[coarse, fine, fine]] * 9 + [[2 * fine, fine, fine]] * 2)
     assert choose_resolution(spacings, np.tile([20.0, 200.0, 200.0], (11, 1))).spacing == (2 * fine, fine, fine)
