@@ -23,7 +23,7 @@ from nnseg.core.plan import Plan
 from nnseg.core.population import Population
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
-from nnseg.network.checkpoint import content_digest, load_tensors, save_tensors
+from nnseg.network.checkpoint import content_digest, join_groups, load_tensors, save_tensors, split_groups
 
 FORMAT = 1
 """Version of the text; a file of another version is refused."""
@@ -134,10 +134,10 @@ def load_model_file(path: Path) -> Model:
         raise ModelError(
             f"{path} is a model of format {text.get('format')}, this nnseg reads {FORMAT}; export it again from its run"
         )
-    weights = _by_network(tensors)
+    weights = split_groups(tensors)
     try:
         members, previous = (
-            tuple(_member(entry, weights.get(f"{kind}_{i}", {}), f"{path}, {kind} {i}") for i, entry in enumerate(entries))
+            tuple(_member(entry, weights[f"{kind}_{i}"], f"{path}, {kind} {i}") for i, entry in enumerate(entries))
             for kind, entries in (("member", text["members"]), ("previous", text.get("previous", ())))
         )
         return Model(
@@ -155,16 +155,7 @@ def load_model_file(path: Path) -> Model:
 
 def _tensors(model: Model) -> dict[str, Tensor]:
     kinds = {"member": model.members, "previous": model.previous}
-    named = [(f"{kind}_{i}", network) for kind, networks in kinds.items() for i, network in enumerate(networks)]
-    return {f"{prefix}/{name}": tensor for prefix, network in named for name, tensor in network.weights.items()}
-
-
-def _by_network(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    weights: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in tensors.items():
-        prefix, _, name = full.partition("/")
-        weights.setdefault(prefix, {})[name] = tensor
-    return weights
+    return join_groups({f"{kind}_{i}": m.weights for kind, members in kinds.items() for i, m in enumerate(members)})
 
 
 def _described(networks: tuple[Member, ...]) -> list[dict[str, Any]]:

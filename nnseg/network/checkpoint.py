@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def content_digest(tensors: Mapping[str, Tensor], about: object) -> str:
         state.update(_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+def join_groups(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several groups in one, named ``group/name``."""
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def split_groups(tensors: Mapping[str, Tensor]) -> defaultdict[str, dict[str, Tensor]]:
+    """The groups that `join_groups` joined; others are empty."""
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for full, tensor in tensors.items():
+        group, _, name = full.partition("/")
+        groups[group][name] = tensor
+    return groups
 
 
 def flatten_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -31,9 +31,7 @@ class TrainingRun:
 
     def __iter__(self) -> Iterator[Epoch]:
         """Train on, one epoch at a time; raises `NnsegError` when the loss is not finite."""
-        for step in take_steps(self.learner, self._patches, self._validation):
-            if step.epoch:
-                yield step.epoch
+        yield from filter(None, take_steps(self.learner, self._patches, self._validation))
 
     def weights(self) -> dict[str, Tensor]:
         """Copies of the weights by their names in the network, averaged if the plan averages."""
@@ -90,9 +88,6 @@ def train(
     target = resolve_device(device)
     context = TrainingContext(plan=plan, fold=fold, device=target, dtype=autocast_dtype(target, plan.training.precision))
     learner = Learner(context, Course.of(length, plan.training), network=network(plan) if network else None, loss=loss)
-    patches = Patches([_readable(case) for case in cases], plan, fold=fold, device=target)
-    return TrainingRun(learner, patches, Validation([_readable(case) for case in held_out], context))
-
-
-def _readable(case: AnyCase) -> StoredCase:
-    return case if isinstance(case, StoredCase) else in_memory(case)
+    training, others = ([c if isinstance(c, StoredCase) else in_memory(c) for c in some] for some in (cases, held_out))
+    patches = Patches(training, plan, fold=fold, device=target)
+    return TrainingRun(learner, patches, Validation(others, context))

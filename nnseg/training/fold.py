@@ -135,16 +135,16 @@ class _FoldTraining:
         learner, ended = self.learner, self.schedule.ended
         log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.context.dtype, self.context.device)
         with self.request.progress.track(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as progress:
-            for step in take_steps(learner, patches, validation) if ended is None or learner.step < ended else ():
-                if step.epoch:
-                    self._record(progress.epoch(step.epoch))
+            for epoch in take_steps(learner, patches, validation) if ended is None or learner.step < ended else ():
+                if epoch:
+                    self._record(progress.epoch(epoch))
                 progress.step()
                 if learner.step == ended:
                     break
                 if asked := self.context.ranks.broadcast(self.request.stop.source):
                     self._stop_early(for_good=asked == "file")
                     return
-                self._adjust_course(epoch_ended=step.epoch is not None)
+                self._adjust_course(epoch_ended=epoch is not None)
                 if time.monotonic() > self.save_at and learner.step < learner.course.steps:
                     self._save_checkpoint()
         self._finish()
@@ -189,8 +189,7 @@ class _FoldTraining:
             log.info("%s: ended at step %d of %d, because the file %s exists", self.name, step, steps, self.request.stop.file)
             self._finish()
             return
-        self._save_checkpoint()
-        self._write_model(self.learner.weights(), self.place.model_file)
+        self._save()
         raise Stopped(
             f"{self.name} stopped at step {step} of {steps}; the same command resumes it, and {self.place.model_file} "
             "has its weights so far",
@@ -198,10 +197,13 @@ class _FoldTraining:
         )
 
     def _finish(self) -> None:
-        self._save_checkpoint()
-        self._write_model(self.learner.weights(), self.place.model_file)
+        self._save()
         log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
         self._write_schedule(self.schedule.finished(self.learner.step, self.learner.seconds))
+
+    def _save(self) -> None:
+        self._save_checkpoint()
+        self._write_model(self.learner.weights(), self.place.model_file)
 
     def _save_checkpoint(self) -> None:
         """Write a checkpoint, keep the previous one, and write the best weights.

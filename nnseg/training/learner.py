@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.schedule import Course, learning_rate
 from nnseg.network.build import DeeplySupervised, build_network
-from nnseg.network.checkpoint import flatten_state, unflatten_state
+from nnseg.network.checkpoint import flatten_state, join_groups, split_groups, unflatten_state
 from nnseg.network.unet import UNet
 from nnseg.training.context import TrainingContext
 from nnseg.training.losses import OwnLoss, make_loss, stage_weights
@@ -147,7 +147,6 @@ class Learner:
         average, updates = self.average.state()
         optimizer, about = flatten_state(self.optimizer.state_dict())
         groups = {"network": self.network.state_dict(), "average": average, "optimizer": optimizer}
-        tensors = {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
         plain = {
             "step": self.step,
             "seconds": self.seconds,
@@ -157,14 +156,11 @@ class Learner:
             "scaler": self.scaler.state_dict(),
             "losses": self.losses(),
         }
-        return tensors, plain
+        return join_groups(groups), plain
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Take over the state of a snapshot."""
-        groups: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            group, _, rest = name.partition("/")
-            groups[group][rest] = tensor
+        groups = split_groups(tensors)
         self.network.load_state_dict(groups["network"])
         self.average.load_state(groups["average"], about["averaged"])
         self.optimizer.load_state_dict(unflatten_state(groups["optimizer"], about["optimizer"]))

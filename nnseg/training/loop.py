@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -63,21 +62,8 @@ AHEAD = 4
 """Batches drawn in advance while a GPU computes the step; on a CPU this gains nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A finished step.
-
-    Args:
-        number: of steps so far.
-        epoch: if the step was the last of an epoch.
-    """
-
-    number: int
-    epoch: Epoch | None = None
-
-
-def take_steps(learner: Learner, patches: Patches, validation: Validation) -> Iterator[Step]:
-    """Train to the end of the learner's course, yielding after each step.
+def take_steps(learner: Learner, patches: Patches, validation: Validation) -> Iterator[Epoch | None]:
+    """Train to the end of the learner's course, yielding after each step: the epoch it was the last step of, else None.
 
     Between two steps the learner may be saved or given another course. A later call goes on from its step.
 
@@ -94,7 +80,7 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
             if learner.step % epoch_steps == 0 or learner.step == learner.course.steps:
                 epoch = _epoch(learner, validation, start)
                 start = time.perf_counter()
-            yield Step(number=learner.step, epoch=epoch)
+            yield epoch
 
 
 def memory_for(device: torch.device) -> AbstractContextManager[None]:

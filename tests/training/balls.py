@@ -60,7 +60,7 @@ def learner_of(context, steps=12):
 
 
 def epochs_of(steps):
-    return [step.epoch for step in steps if step.epoch]
+    return [epoch for epoch in steps if epoch]
 
 
 def trained(plan, steps=12):
