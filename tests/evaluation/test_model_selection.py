@@ -58,9 +58,9 @@ def test_a_gain_that_may_be_chance_is_not_enough():
     choice = select([scored("2d", [0.5] * 12), scored("3d", [0.8] * 12), scored("2d+3d", 0.8 + change)], folds(12))
     assert choice.plans == {"3d": 1.0}
     assert choice.nested.gain == pytest.approx(0.04 / 12)
-    assert choice.p == choice.scored("2d+3d").p == pytest.approx(sum_at_least(change[:6], 0.04))
+    assert choice.p == choice.candidate("2d+3d").p == pytest.approx(sum_at_least(change[:6], 0.04))
     assert choice.p > 0.05
-    assert choice.scored("2d+3d").dice > choice.scored("3d").dice
+    assert choice.candidate("2d+3d").dice > choice.candidate("3d").dice
     assert "not significant" in choice.reason
 
 
@@ -75,7 +75,7 @@ def test_the_choice_among_ensembles_is_paid_for():
     one[:4], other[4:8] = 0.01, 0.01
     singles = [scored("2d", [0.5] * 12), scored("3d", [0.8] * 12)]
     choice = select([*singles, scored("2d+3d", 0.8 + one), scored("3d+4d", 0.8 + other)], folds(12))
-    assert choice.scored("2d+3d").p == choice.scored("3d+4d").p == 1 / 16
+    assert choice.candidate("2d+3d").p == choice.candidate("3d+4d").p == 1 / 16
     assert choice.p == pytest.approx(1 - (15 / 16) ** 2)
 
 
@@ -87,7 +87,7 @@ def test_the_gain_is_measured_where_others_chose():
         dice[part::3] = 0.9
         ensembles.append(scored(name, dice))
     choice = select([*(scored(name, lucky) for name in ("2d", "3d", "4d")), *ensembles], [i % 3 for i in range(15)])
-    assert choice.scored("2d+3d").gain == pytest.approx(0.1 / 3 - 0.02 / 3)
+    assert choice.candidate("2d+3d").gain == pytest.approx(0.1 / 3 - 0.02 / 3)
     assert choice.nested.gain == pytest.approx(-0.01)
     assert len(choice.plans) == 1
 
@@ -113,8 +113,8 @@ def test_what_rightly_shows_nothing_gets_1_where_another_gives_a_false_alarm():
     """The second label is nowhere; 2d sees it in case 0, so that it counts there for all."""
     quiet, loud = [[0.8, NAN], [0.6, NAN]], [[0.8, 0.0], [0.6, NAN]]
     choice = select([scored("3d", quiet), scored("2d", loud)], [0, 1])
-    assert choice.scored("3d").dice == pytest.approx((0.8 + 1 + 0.6) / 3)
-    assert choice.scored("2d").dice == pytest.approx((0.8 + 0 + 0.6) / 3)
+    assert choice.candidate("3d").dice == pytest.approx((0.8 + 1 + 0.6) / 3)
+    assert choice.candidate("2d").dice == pytest.approx((0.8 + 0 + 0.6) / 3)
 
 
 def test_cases_in_which_nothing_is_annotated_do_not_count():
@@ -143,7 +143,7 @@ def test_a_truly_better_ensemble_is_taken():
 def test_a_choice_is_never_below_the_best_single_plan():
     for seed in range(20):
         choice = select(simulated(seed, cases=15), folds(15))
-        assert choice.scored(ensemble_name(choice.plans)).dice >= choice.scored(choice.best_single).dice
+        assert choice.candidate(ensemble_name(choice.plans)).dice >= choice.candidate(choice.best_single).dice
 
 
 def test_a_bad_ensemble_does_not_hide_a_good_one():
@@ -153,4 +153,4 @@ def test_a_bad_ensemble_does_not_hide_a_good_one():
     bad = scored("2x2d+3d", base - rng.uniform(0.02, 0.16, 60))
     choice = select([scored("2d", base - 0.15), scored("3d", base), bad, scored("2d+2x3d", base + little)], folds(60))
     assert ensemble_name(choice.plans) == "2d+2x3d"
-    assert choice.scored("2d+2x3d").p <= choice.p < 0.01
+    assert choice.candidate("2d+2x3d").p <= choice.p < 0.01
