@@ -62,12 +62,14 @@ def describe(plan: Plan, fingerprint: Fingerprint) -> str:
         for name, text, *settings in _main_settings(plan)
         for line in _entry(name, text, *(reasons[setting] for setting in settings))
     ]
-    return "\n".join([title, "=" * len(title), "", "Found", *_found(fingerprint), "", "Decided, and why", *decided])
+    return "\n".join(
+        [title, "=" * len(title), "", "Dataset", *_describe_dataset(fingerprint), "", "Settings and reasons", *decided]
+    )
 
 
 def describe_cases(fingerprint: Fingerprint) -> str:
     """Cases, sizes, voxel sizes, labels and intensities of a dataset, in a few lines."""
-    return "\n".join(_found(fingerprint))
+    return "\n".join(_describe_dataset(fingerprint))
 
 
 def describe_preflight(preflights: Sequence[Preflight]) -> str:
@@ -114,7 +116,7 @@ def _gigabytes(amount: float) -> str:
     return f"{amount:.3g} GB" if amount >= 0.1 else f"{max(amount * 1000, 0.01):.2g} MB"
 
 
-def _found(fingerprint: Fingerprint) -> Iterator[str]:
+def _describe_dataset(fingerprint: Fingerprint) -> Iterator[str]:
     unusable = f", {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
     kind = "2D image" if fingerprint.is_2d else "volume"
     yield from _entry("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
