@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import escape
 
 from nnseg.core.dataset import Finding
-from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing, PostprocessingStep
+from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing, PostprocessingStep
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
@@ -117,8 +117,8 @@ def epochs(*, energy: bool = False) -> list[Epoch]:
 
 
 def choice() -> Choice:
-    single = Candidate(plans={"2d": 1.0}, dice=0.8, interval=(0.7, 0.9), seconds=2.0)
-    both = Candidate(plans={"2d": 1.0, "3d": 1.0}, dice=0.82, gain=0.02, gain_interval=(0.01, 0.03), p=0.01, seconds=5.0)
+    single = EnsembleCandidate(plans={"2d": 1.0}, dice=0.8, interval=(0.7, 0.9), seconds=2.0)
+    both = EnsembleCandidate(plans={"2d": 1.0, "3d": 1.0}, dice=0.82, gain=0.02, gain_interval=(0.01, 0.03), p=0.01, seconds=5.0)
     return Choice(
         plans=both.plans,
         reason=f"it is better {HOSTILE}",

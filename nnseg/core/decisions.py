@@ -16,7 +16,7 @@ Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 """Weights of plans in an ensemble, by name."""
 
 
-class Candidate(FrozenModel):
+class EnsembleCandidate(FrozenModel):
     """A plan or an ensemble of plans, measured on held-out cases.
 
     Args:
@@ -75,7 +75,7 @@ class Choice(FrozenModel):
     best_single: str = ""
     nested: Nested | None = None
     p: Probability | None = None
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[EnsembleCandidate, ...] = ()
     key: str = ""
 
     @model_validator(mode="after")
@@ -84,7 +84,7 @@ class Choice(FrozenModel):
             raise ValueError(f"the best single plan, {self.best_single}, is not among the candidates")
         return self
 
-    def candidate(self, name: str) -> Candidate | None:
+    def candidate(self, name: str) -> EnsembleCandidate | None:
         """The candidate of that name; None if it was not measured."""
         return next((c for c in self.candidates if c.name == name), None)
 

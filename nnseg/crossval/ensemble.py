@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nnseg.core.dataset import Case
-from nnseg.core.decisions import Candidate, Choice, Interval, candidate_ensembles, ensemble_name
+from nnseg.core.decisions import Choice, EnsembleCandidate, Interval, candidate_ensembles, ensemble_name
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
 from nnseg.core.scores import CaseScore
@@ -119,7 +119,7 @@ def _number(value: float, interval: Interval | None, sign: str = "") -> str:
     return f"{value:{sign}.4f}" + (f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else "")
 
 
-def _gain(of: Candidate) -> str:
+def _gain(of: EnsembleCandidate) -> str:
     return "" if of.gain is None else _number(of.gain, of.gain_interval, sign="+")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.dataset import counted
-from nnseg.core.decisions import Candidate, Choice, Interval, Nested, ensemble_name
+from nnseg.core.decisions import Choice, EnsembleCandidate, Interval, Nested, ensemble_name
 from nnseg.evaluation.averages import FEW
 from nnseg.evaluation.statistics import DRAWS, EXACT, bootstrap_weights, interval, sign_flip
 
@@ -150,10 +150,10 @@ class _ScoredCases:
             flips[0] = 0  # the observed signs
         return float(np.mean(((1.0 - 2.0 * flips) @ gains).max(1) >= observed - tolerance))
 
-    def candidate(self, number: int, single: int) -> Candidate:
+    def candidate(self, number: int, single: int) -> EnsembleCandidate:
         sums, scores, other = self.sums[number], self.candidates[number], number != single
         gains = sums - self.sums[single]
-        return Candidate(
+        return EnsembleCandidate(
             plans=dict(scores.plans),
             dice=self._mean_of(sums),
             interval=self._interval(sums),

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnseg.core.card import MetricSummary, ModelCard
-from nnseg.core.decisions import Candidate, Interval
+from nnseg.core.decisions import EnsembleCandidate, Interval
 from nnseg.reporting.formatting import FILTERS, MISSING, by
 
 AVERAGES = ("per_mask", "per_image", "pooled")
@@ -48,7 +48,7 @@ def _label_table(scores: Sequence[MetricSummary]) -> Table:
     return ["Label", *(_titled(of.title, of.unit) for of in metrics)], rows
 
 
-def _candidate_row(of: Candidate) -> list[str]:
+def _candidate_row(of: EnsembleCandidate) -> list[str]:
     gain = "" if of.gain is None else _bracketed(of.gain, of.gain_interval, "+.4f")
     return [of.name, _bracketed(of.dice, of.interval, ".4f"), gain, "" if of.p is None else f"{of.p:.2g}", f"{of.seconds:.3g}"]
 

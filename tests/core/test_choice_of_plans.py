@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nnseg.core.decisions import Candidate, Choice, candidate_ensembles, ensemble_name
+from nnseg.core.decisions import Choice, EnsembleCandidate, candidate_ensembles, ensemble_name
 
 
 def test_candidates_of_one_two_and_three_plans():
@@ -29,7 +29,10 @@ def test_other_ratios_have_other_names():
 
 
 def test_the_price_is_the_ratio_of_seconds():
-    candidates = (Candidate(plans={"2d": 1, "3d": 1}, dice=0.9, seconds=9), Candidate(plans={"3d": 1}, dice=0.8, seconds=6))
+    candidates = (
+        EnsembleCandidate(plans={"2d": 1, "3d": 1}, dice=0.9, seconds=9),
+        EnsembleCandidate(plans={"3d": 1}, dice=0.8, seconds=6),
+    )
     assert Choice(plans={"2d": 2, "3d": 2}, best_single="3d", candidates=candidates).time_ratio == 1.5
     assert Choice(plans={"2d": 5, "3d": 1}, best_single="3d", candidates=candidates).time_ratio is None
 

@@ -1,7 +1,7 @@
 """A model card as a page of Markdown."""
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
-from nnseg.core.decisions import Candidate, Choice, Effect, Nested, Postprocessing
+from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing
 from nnseg.reporting.model_card import model_card_markdown
 
 MATERIAL = TrainingData(
@@ -80,8 +80,8 @@ def test_the_choice_and_postprocessing_are_listed_with_their_nested_gains():
         nested=Nested(gain=0.01, interval=(0.005, 0.02)),
         p=0.01,
         candidates=(
-            Candidate(plans={"2d": 1, "3d": 1}, dice=0.91, gain=0.012, gain_interval=(0.001, 0.02), p=0.004, seconds=3.0),
-            Candidate(plans={"3d": 1}, dice=0.898, seconds=1.0),
+            EnsembleCandidate(plans={"2d": 1, "3d": 1}, dice=0.91, gain=0.012, gain_interval=(0.001, 0.02), p=0.004, seconds=3.0),
+            EnsembleCandidate(plans={"3d": 1}, dice=0.898, seconds=1.0),
         ),
     )
     effect = Effect(cases=3, dice_before=0.8, dice_after=0.9, p=0.01, gain=0.05)
