@@ -1,4 +1,4 @@
-"""The network of a plan, built by its kind, and the input it takes.
+"""The network of a plan, built by its kind.
 
 A new kind of network is a function of the plan in `NETWORKS` and a name in `nnseg.core.plan.NetworkKind`. What the function returns
 takes images (B, ``plan.input_channels``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space)
@@ -38,7 +38,7 @@ class DeeplySupervised(Protocol):
 
 
 def build_network(plan: Plan) -> nn.Module:
-    """The plan's network with fresh weights, the same after the same ``torch.manual_seed``."""
+    """The plan's network with random weights, the same after the same ``torch.manual_seed``."""
     return NETWORKS[plan.network.kind](plan)
 
 

@@ -9,14 +9,17 @@ from nnseg.core.plan import Plan
 
 
 def network_input(image: Tensor, plan: Plan) -> Tensor:
-    """A batch as the plan's network sees it: unchanged, but in a cascade.
+    """A batch for the plan's network: unchanged, except in a cascade.
 
-    There the last channel is the previous answer, label indices; it becomes one channel of zeros and ones for each label but the
-    background, because a label's number says nothing about it.
+    There the last channel has the label indices of the previous stage's segmentation; it becomes one channel of zeros and ones for
+    each label but the background, because the values of indices have no meaning.
 
     Args:
-        image: float32 (B, C, *space) of preprocessed cases, padding included: zero is the background.
-        plan: whose network it is for.
+        image: float32 (B, C, *space) of preprocessed cases, padded with zeros, the background.
+        plan: of the network.
+
+    Returns:
+        float32 (B, ``plan.input_channels``, *space).
     """
     if plan.previous is None:
         return image

@@ -80,20 +80,21 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         raise ModelError(
             f"the model takes {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; choose another model"
         )
-    fresh, given = network.state_dict(), dict(member.weights)
-    first = next(iter(fresh))
+    initial, given = network.state_dict(), dict(member.weights)
+    first = next(iter(initial))
     if first in given and given[first].shape[1:2] == (member.plan.input_channels,):
         given[first] = _first_convolution(given[first], member.plan, plan)
-    reused, misfit = _fitting(fresh, given)
+    reused, misfit = _fitting(initial, given)
     if not reused:
         raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; choose a model with the same kind of network")
     rows = {} if misfit else _rows(member.plan, plan)
     if rows:
-        reused |= {name: _head(fresh[name], given[name], rows) for name in fresh if _is_head(name)}
-    network.load_state_dict(fresh | reused)
+        heads = [name for name in initial if _is_head(name) and name in given and initial[name].shape[1:] == given[name].shape[1:]]
+        reused |= {name: _head(initial[name], given[name], rows) for name in heads}
+    network.load_state_dict(initial | reused)
     return WeightTransfer(
         tensors=len(reused),
-        total=len(fresh),
+        total=len(initial),
         fold=member.fold,
         heads=tuple(name for k, name in enumerate(plan.labels.heads) if k in rows),
         new_heads=tuple(name for k, name in enumerate(plan.labels.heads) if k not in rows),
@@ -116,15 +117,15 @@ def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
     frozen.requires_grad_(False)
 
 
-def _fitting(fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def _fitting(initial: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """The model's tensors of all parts before the first that does not fit, without heads; and why that one does not."""
     reused: dict[str, Tensor] = {}
-    for part, names in groupby((name for name in fresh if not _is_head(name)), _part):
+    for part, names in groupby((name for name in initial if not _is_head(name)), _part):
         shared = [name for name in names if name in given]
-        if misfit := _difference(part, shared, fresh, given):
+        if misfit := _difference(part, shared, initial, given):
             return reused, misfit
         reused |= {name: given[name] for name in shared}
-    return reused, "" if _decoder_names(fresh) == _decoder_names(given) else OTHER_DECODER
+    return reused, "" if _decoder_names(initial) == _decoder_names(given) else OTHER_DECODER
 
 
 def _is_head(name: str) -> bool:
@@ -138,12 +139,12 @@ def _part(name: str) -> str:
     return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if "stages" in pieces[1:2] else 2])
 
 
-def _difference(part: str, shared: Sequence[str], fresh: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    if part == DECODER and _decoder_names(fresh) != _decoder_names(given):
+def _difference(part: str, shared: Sequence[str], initial: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    if part == DECODER and _decoder_names(initial) != _decoder_names(given):
         return OTHER_DECODER
     for name in shared:
-        if fresh[name].shape != given[name].shape:
-            return f"{name} has shape {tuple(given[name].shape)} in the model and {tuple(fresh[name].shape)} in the network"
+        if initial[name].shape != given[name].shape:
+            return f"{name} has shape {tuple(given[name].shape)} in the model and {tuple(initial[name].shape)} in the network"
     return "" if shared else f"the model has no {part}"
 
 
@@ -183,8 +184,8 @@ def _rows(before: Plan, plan: Plan) -> dict[int, int]:
     return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
 
 
-def _head(fresh: Tensor, given: Tensor, rows: Mapping[int, int]) -> Tensor:
+def _head(initial: Tensor, given: Tensor, rows: Mapping[int, int]) -> Tensor:
     """A head's weights or biases (heads, ...), with the model's rows where it has the label."""
-    result = fresh.clone()
-    result[list(rows)] = given[list(rows.values())].to(fresh)
+    result = initial.clone()
+    result[list(rows)] = given[list(rows.values())].to(initial)
     return result

@@ -126,7 +126,7 @@ def residual_encoder(network: Network, channels: int) -> Encoder:
 
 
 def build_unet(network: Network, *, channels: int, heads: int) -> UNet:
-    """A U-Net with fresh weights, the same after the same ``torch.manual_seed``.
+    """A U-Net with random weights, the same after the same ``torch.manual_seed``.
 
     Args:
         network: its topology; a ``kind`` of "residual" has a residual encoder.
