@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.geometry import Axes, Vector
+from nnseg.core.geometry import Axes, Vector, as_vector
 
 Table = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0
     median = np.maximum(_median(np.rint(spacings / target * shapes)), 1)
     turned = list(axes)
     return Resolution(
-        axes=axes, spacing=_vector(target[turned]), shape=_vector(median[turned]), why={"spacing": reason, "axes": order}
+        axes=axes, spacing=as_vector(target[turned]), shape=as_vector(median[turned]), why={"spacing": reason, "axes": order}
     )
 
 
@@ -87,8 +87,3 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
 def _median(rows: Table) -> Table:
     """The median along each axis, by percentile as in nnU-Net, since np.median differs in the last digit."""
     return np.asarray(np.percentile(rows, 50, axis=0))
-
-
-def _vector(values: Table) -> Vector:
-    a, b, c = (float(v) for v in values)
-    return a, b, c

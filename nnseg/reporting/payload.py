@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.geometry import Box, Grid, Shape, Vector, as_shape
+from nnseg.core.geometry import Box, Grid, Shape, Vector, as_shape, as_vector
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
@@ -107,7 +107,7 @@ def pack(case: CaseImages, *, most_bytes: int) -> PackedCase:
 def affine_of(grid: Grid) -> npt.NDArray[np.float64]:
     """The NIfTI affine (4, 4), from voxels (x, y, z) to mm in RAS."""
     affine = np.eye(4)
-    affine[:3, :3] = RAS @ (np.asarray(grid.direction) * np.asarray(grid.spacing)[:, None])[::-1].T
+    affine[:3, :3] = RAS @ grid.steps[::-1].T
     affine[:3, 3] = RAS @ np.asarray(grid.origin)
     return affine
 
@@ -136,8 +136,8 @@ class _Packer:
 
         grid = Grid(
             shape=shape,
-            spacing=_vector(np.array(case.grid.spacing) * factor),
-            origin=case.grid.world(_vector(np.array(box.start) + (factor - 1) / 2)),
+            spacing=as_vector(np.array(case.grid.spacing) * factor),
+            origin=case.grid.world(as_vector(np.array(box.start) + (factor - 1) / 2)),
             direction=case.grid.direction,
         )
         return PackedCase(
@@ -286,8 +286,3 @@ def _nifti(voxels: Voxels, grid: Grid, *, slope: float = 1.0, intercept: float =
 def _times(values: Sequence[float]) -> str:
     """Lengths along (z, y, x), written with x first."""
     return " × ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in reversed(values))  # noqa: RUF001
-
-
-def _vector(values: npt.NDArray[np.float64]) -> Vector:
-    a, b, c = (float(v) for v in values)
-    return a, b, c
