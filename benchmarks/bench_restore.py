@@ -21,7 +21,7 @@ import torch
 
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.labels import Labels
-from nnseg.inference.restore import RestoreStream, blocks, decided
+from nnseg.inference.restore import RestoreStream, blocks, decide_labels
 from nnseg.preprocessing.resample import resample_image
 from nnseg.system.machine import held_gb, peak_ram
 
@@ -53,7 +53,7 @@ def ours(arguments: argparse.Namespace) -> None:
         streams = [RestoreStream(slabs, placement, separate=None)]
         found = np.empty(shape, labels.dtype)
         for block in blocks(streams, values=2_000_000, channels=count):
-            found[block] = decided(streams[0], block, labels)
+            found[block] = decide_labels(streams[0], block, labels)
         seconds = time.perf_counter() - start
     np.save(arguments.out, found)
     print(json.dumps({"seconds": round(seconds, 2), "gb": round(peak.gb - idle, 3)}))

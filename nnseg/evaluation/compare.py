@@ -39,16 +39,16 @@ class ComparisonRow(FrozenModel):
     Args:
         metric: by its name in `METRICS`.
         label: None for the mean over the labels of each case.
-        n: cases with a value from both.
+        n: cases with a value from both models.
         a, b: means over these.
         difference: b - a.
-        interval: 95 %, bootstrap over cases; None for few.
+        interval: 95 %, bootstrap over cases; None for fewer than 5.
         p: two-sided, of the sign-flip test.
         p_adjusted: the same after Holm's correction for all rows.
         p_wilcoxon: two-sided, of the signed-rank test, without correction.
-        wins, ties, losses: cases in which b is better, equal, worse.
-        only_a, only_b: masks that have a value from one side alone, and are left out.
-        detectable: how large a difference must be for so many cases to show it in 4 of 5 studies; None if they cannot.
+        wins, ties, losses: cases in which b is better, equal or worse.
+        only_a, only_b: masks with a value from one model only, which are left out.
+        detectable: the smallest difference that this many cases detect with 80 % power; None if they are too few.
         verdict: in words.
     """
 
@@ -76,8 +76,8 @@ class Comparison(FrozenModel):
 
     Args:
         a, b: their names.
-        cases: how many both have scores of.
-        only_a, only_b: names of cases that one of them has no score of; they count nowhere.
+        cases: number of cases with scores from both.
+        only_a, only_b: names of cases with scores from one model only, which are left out.
         rows: the table.
         verdict: of the first row, the mean of the first metric.
     """

@@ -1,7 +1,7 @@
-"""Scores group by group: by site, scanner, sex, age or whatever else is known of the cases.
+"""Scores by group: by site, scanner, sex, age or any other property of the cases.
 
-A mean over all can hide a scanner on which a model fails. Whether groups differ beyond chance is tested once for each grouping, on
-the mean of each case over its labels, and corrected for their number; that they do not differ is never shown by such a test.
+A mean over all cases can hide a scanner on which a model fails. Each grouping is tested once for differences, on the mean of each
+case over its labels, with Holm's correction for the number of groupings; such a test can never show that groups do not differ.
 """
 
 from __future__ import annotations

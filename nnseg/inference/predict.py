@@ -23,7 +23,7 @@ from nnseg.core.trust import Confidence, Trust
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
-from nnseg.inference.restore import RestoreStream, blocks, canonical_voxels, cropped_view, decided, network_orientation
+from nnseg.inference.restore import RestoreStream, blocks, canonical_voxels, cropped_view, decide_labels, network_orientation
 from nnseg.inference.sliding_window import sliding_window
 from nnseg.inference.uncertainty import UncertaintyStats
 from nnseg.inference.volumes import IN_MEMORY_BYTES, OutputVolumes, RequestedOutputs
@@ -243,7 +243,7 @@ class Predictor:
         for block in blocks(streams, values=BLOCK_VALUES, channels=len(labels.heads)):
             if only_labels:
                 with _timed_restore(timings[0]):
-                    outputs[0].set_labels(block, decided(streams[0], block, labels))
+                    outputs[0].set_labels(block, decide_labels(streams[0], block, labels))
                 continue
             probabilities = []
             for group, stream, timing in zip(self._groups, streams, timings, strict=True):

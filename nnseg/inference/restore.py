@@ -174,7 +174,7 @@ def blocks(streams: Sequence[RestoreStream], *, values: int, channels: int) -> I
                     stream.advance(done)
 
 
-def decided(stream: RestoreStream, block: Block, labels: Labels) -> Integers:
+def decide_labels(stream: RestoreStream, block: Block, labels: Labels) -> Integers:
     """Label values (z, y, x) of a block: the label with the largest logit, or the regions whose logits are positive."""
     source = stream.source(block)
     low, high = source.flatten(1).aminmax(dim=1)

@@ -20,7 +20,7 @@ SURE = 0.99
 """Probability that divides voxels into two strata, which are sampled alike: the uncertain ones are few, and tell most."""
 
 
-def tempered(probabilities: Tensor, temperature: float, *, regions: bool = False) -> Tensor:
+def apply_temperature(probabilities: Tensor, temperature: float, *, regions: bool = False) -> Tensor:
     """Probabilities (K, ...) after temperature scaling, which keeps the most probable label; at temperature 1 the input itself.
 
     Args:
@@ -73,7 +73,7 @@ class UncertaintyStats:
         self._sums += np.array([part.double().cpu().numpy() for part in sums])
         if self._reservoirs:
             self._sample(probabilities, start)
-        return self._uncertainty(tempered(probabilities, self._temperature, regions=bool(self._labels.regions)))
+        return self._uncertainty(apply_temperature(probabilities, self._temperature, regions=bool(self._labels.regions)))
 
     @property
     def samples(self) -> bool:

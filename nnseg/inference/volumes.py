@@ -16,7 +16,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
 from nnseg.inference.postprocess import postprocess
 from nnseg.inference.restore import Block, Voxels, weighted_mean
-from nnseg.inference.uncertainty import UncertaintyStats, tempered
+from nnseg.inference.uncertainty import UncertaintyStats, apply_temperature
 from nnseg.network.bundle import Model
 
 IN_MEMORY_BYTES = 2**28
@@ -82,7 +82,7 @@ class OutputVolumes:
         mean = weighted_mean(probabilities, self.weights)
         self.set_labels(block, self._labels.decide(mean.cpu().numpy()))
         if self._probability_view is not None:
-            calibrated = tempered(mean, self._temperature, regions=bool(self._labels.regions))
+            calibrated = apply_temperature(mean, self._temperature, regions=bool(self._labels.regions))
             self._probability_view[(slice(None), *block)] = calibrated.cpu().numpy()
         if self.stats:
             uncertainty = self.stats.add(mean, (block[0].start, block[1].start, block[2].start))

@@ -347,13 +347,13 @@ def test_networks_of_another_orientation_see_the_scan_as_they_learned_it(orienta
 
 def test_many_labels_take_no_more_memory_than_few(monkeypatch):
     largest = []
-    real = predict_module.decided
+    real = predict_module.decide_labels
 
     def watched(stream, block, labels):
         largest.append(int(np.prod([part.stop - part.start for part in block])) * len(labels.heads))
         return real(stream, block, labels)
 
-    monkeypatch.setattr(predict_module, "decided", watched)
+    monkeypatch.setattr(predict_module, "decide_labels", watched)
     monkeypatch.setattr(predict_module, "BLOCK_VALUES", 20_000)
     for count in (3, 60):
         labels = Labels(names=tuple(f"l{i}" for i in range(count)), values=tuple(range(count)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nnseg.core.labels import Labels, Region
 from nnseg.core.trust import Trust
-from nnseg.inference.uncertainty import UncertaintyStats, tempered
+from nnseg.inference.uncertainty import UncertaintyStats, apply_temperature
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 7))
 REGIONS = Labels(
@@ -28,29 +28,32 @@ def column(*voxels):
 
 
 def test_tempered_labels_by_hand():
-    half = tempered(torch.tensor([[0.9], [0.1]]), 2.0)
+    half = apply_temperature(torch.tensor([[0.9], [0.1]]), 2.0)
     assert half[0].item() == pytest.approx(3 / 4)  # the square root of 9 to 1
-    assert tempered(torch.tensor([[0.6], [0.3], [0.1]]), 0.5).flatten().tolist() == pytest.approx([36 / 46, 9 / 46, 1 / 46])
+    sharper = apply_temperature(torch.tensor([[0.6], [0.3], [0.1]]), 0.5)
+    assert sharper.flatten().tolist() == pytest.approx([36 / 46, 9 / 46, 1 / 46])
+        [36 / 46, 9 / 46, 1 / 46]
+    )
 
 
 def test_tempered_regions_stand_each_for_itself():
-    both = tempered(torch.tensor([[0.9], [0.8]]), 2.0, regions=True)
+    both = apply_temperature(torch.tensor([[0.9], [0.8]]), 2.0, regions=True)
     assert both.flatten().tolist() == pytest.approx([3 / 4, 2 / 3])
 
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_a_temperature_of_one_leaves_probabilities_alone(regions):
-    assert tempered(soft(), 1.0, regions=regions) is not None
-    torch.testing.assert_close(tempered(soft(), 1.0, regions=regions), soft(), rtol=0, atol=0)
+    assert apply_temperature(soft(), 1.0, regions=regions) is not None
+    torch.testing.assert_close(apply_temperature(soft(), 1.0, regions=regions), soft(), rtol=0, atol=0)
 
 
 @given(temperature=st.floats(0.3, 8.0), seed=st.integers(0, 20))
 def test_no_temperature_changes_a_decision(temperature, seed):
     p = soft(seed, (4, 3, 3, 3), scale=1.0)
-    q = tempered(p, temperature)
+    q = apply_temperature(p, temperature)
     assert torch.equal(q.argmax(0), p.argmax(0))
     torch.testing.assert_close(q.sum(0), torch.ones_like(q[0]))
-    assert torch.equal(tempered(p, temperature, regions=True) > 0.5, p > 0.5)
+    assert torch.equal(apply_temperature(p, temperature, regions=True) > 0.5, p > 0.5)
 
 
 def test_agreement_by_hand():
@@ -84,7 +87,7 @@ def test_the_map_is_the_chance_that_the_decision_is_wrong():
 def test_the_map_is_calibrated_and_agreement_is_not():
     p = soft()
     cold, warm = UncertaintyStats(LABELS), UncertaintyStats(LABELS, Trust(temperature=2.0))
-    torch.testing.assert_close(warm.add(p), 1.0 - tempered(p, 2.0).amax(0))
+    torch.testing.assert_close(warm.add(p), 1.0 - apply_temperature(p, 2.0).amax(0))
     cold.add(p)
     assert cold.agreement() == warm.agreement()
 
