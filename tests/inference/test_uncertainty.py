@@ -32,8 +32,6 @@ def test_tempered_labels_by_hand():
     assert half[0].item() == pytest.approx(3 / 4)  # the square root of 9 to 1
     sharper = apply_temperature(torch.tensor([[0.6], [0.3], [0.1]]), 0.5)
     assert sharper.flatten().tolist() == pytest.approx([36 / 46, 9 / 46, 1 / 46])
-        [36 / 46, 9 / 46, 1 / 46]
-    )
 
 
 def test_tempered_regions_stand_each_for_itself():
