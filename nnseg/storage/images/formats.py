@@ -23,7 +23,7 @@ class FileFormat:
     """How files of one suffix are read and written.
 
     Args:
-        read: (path, options) -> RawImage; with ``options.only_header`` without voxels.
+        read: (path of a file that can be read, options) -> RawImage; with ``options.only_header`` without voxels.
         write: (voxels in stored order, path, grid, *, is_2d, source); None if nnseg does not write this format.
         lossy: label maps in this format are refused.
         label_suffix: of label maps, where this format cannot or should not hold them.

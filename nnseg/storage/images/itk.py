@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix, as_vector
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, make_grid, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GIPL_HEADER_BYTES = 256
 
@@ -28,7 +28,6 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, truncated, or of a geometry that ITK refuses.
     """
-    check_file(path)
     try:
         with no_itk_warnings():
             image = read_header_only(path) if options.only_header else sitk.ReadImage(str(path))

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, make_grid, placeholder, read_bytes
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GZIP_MAGIC = b"\x1f\x8b"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -124,7 +124,8 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
     Raises:
         ScanError: the stream ends early or is damaged.
     """
-    data = _start(path) if only_header else read_bytes(path)
+    with path.open("rb") as file:
+        data = file.read(64 * HEADER_BYTES if only_header else -1)
     if not data.startswith(GZIP_MAGIC):
         return data
     try:
@@ -138,12 +139,6 @@ def decompressed(path: Path, *, only_header: bool = False) -> bytes:
 _AGAIN = "export the image again"
 HEADER_BYTES = 1024
 """Enough for a header of either version."""
-
-
-def _start(path: Path) -> bytes:
-    check_file(path)
-    with path.open("rb") as file:
-        return file.read(64 * HEADER_BYTES)
 
 
 def _compression_note(path: Path) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector, as_shape
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_file, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, placeholder
 
 Voxels = npt.NDArray[Any]
 
@@ -31,7 +31,6 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, or truncated.
     """
-    check_file(path)
     try:
         with Image.open(path) as image:
             wanted = image.mode if image.mode != "P" or options.as_labels else "RGBA" if "transparency" in image.info else "RGB"
@@ -62,7 +61,6 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, truncated, or with more axes than a volume with channels has.
     """
-    check_file(path)
     try:
         with _logged_errors() as errors, tifffile.TiffFile(path) as file:
             series = file.series[0]

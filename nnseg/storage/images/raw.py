@@ -62,33 +62,22 @@ def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
-def read_bytes(path: Path) -> bytes:
-    """All bytes of a file.
+def check_file(path: Path) -> None:
+    """Raise ScanError unless there is a file with something in it, and it may be read.
 
     Raises:
         ScanError: missing, a folder, empty or unreadable.
     """
-    check_file(path)
+    if path.is_dir():
+        raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise ScanError.at(path, "there is no such file", "an image", "check the name, or restore the file") from error
     except OSError as error:
         raise ScanError.at(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from error
-
-
-def check_file(path: Path) -> None:
-    """Raise ScanError unless there is a file with something in it.
-
-    Raises:
-        ScanError: missing, a folder or empty.
-    """
-    try:
-        size = -1 if path.is_dir() else path.stat().st_size
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise ScanError.at(path, reason, "an image", "check the name, or restore the file") from error
-    if size < 0:
-        raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it")
-    if size == 0:
+    if empty:
         raise ScanError.at(path, "is empty (zero bytes)", "an image", "copy or export it again")
 
 

@@ -162,7 +162,10 @@ def _read_file(path: Path, options: ReadOptions) -> RawImage:
     if options.as_labels and form.lossy:
         found = "is a JPEG label map, whose values compression has changed"
         raise ScanError.at(path, found, "a lossless file", "export the original masks as PNG")
-    return form.read(path, options)
+    try:
+        return form.read(path, options)
+    except OSError as error:
+        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
 
 
 def _canonical_grid(path: Path, raw: RawImage, *, repair: bool) -> Grid:
