@@ -310,12 +310,12 @@ def test_a_layout_of_datasets(toys, dataset: Path) -> None:
 def test_a_way_to_divide_folds(toys, dataset: Path) -> None:
     toy = toys("a way to divide folds")
     toy.insert("nnseg/core/options.py", '"toy", ', after=r"^Split = Literal\[")
-    body = f"def every_nth(order, count, seed):\n    {MARK}return [i % count for i in range(len(order))]\n\n\n"
+    body = f"def reverse(units, seed):\n    {MARK}return np.arange(len(units))[::-1]\n\n\n"
     toy.insert("nnseg/planning/folds.py", body, before=r"^SPLITS\b")
-    toy.insert("nnseg/planning/folds.py", '"toy": every_nth, ', after=r"^SPLITS.*\{")
+    toy.insert("nnseg/planning/folds.py", '"toy": reverse, ', after=r"^SPLITS.*\{")
     toy.nnseg("plan", dataset, toy.tree / "new", "--split", "toy", "--no-probe", "--steps", "2")
     folds = json.loads((toy.tree / "new" / "folds.json").read_text())
-    assert folds[0]["held_out"] == ["case_0"]
+    assert folds[0]["held_out"] == ["case_4"]
 
 
 def test_a_recipe(toys, dataset: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,16 @@ from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
 
+Units = Sequence[Sequence[str]]
+"""Names of cases that stay together, in the order of the first of each."""
+
 
 def make_folds(
     names: Collection[str],
     *,
     count: int = 5,
     seed: int = 12345,
-    blocks: bool = False,
+    split: Split = "random",
     groups: Mapping[str, str] | None = None,
     labels: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Fold, ...]:
@@ -41,20 +44,18 @@ def make_folds(
         names: of all cases.
         count: number of folds.
         seed: of the shuffle.
-        blocks: keep neighbours in name order together instead of shuffling, for slices of one stack; ignored with groups.
+        split: the order in `SPLITS` from which consecutive cases share a fold; groups of cases are always shuffled.
         groups: the group of each case, for instance its patient; a group is never divided.
-        labels: the labels present in each case; every training part gets all of them if possible, except with blocks.
+        labels: the labels present in each case; every training part gets all of them if possible, when shuffled.
     """
     ordered = sorted(names)
     units = _group_cases(ordered, groups or {})
     if len(units) == 1:
         return (Fold(training=tuple(ordered), held_out=()),)
-    sizes, count, blocks = [len(unit) for unit in units], min(count, len(units)), blocks and not groups
-    order = np.arange(len(units))
-    if not blocks:
-        np.random.RandomState(seed).shuffle(order)
+    sizes, count, split = [len(unit) for unit in units], min(count, len(units)), "random" if groups else split
+    order = SPLITS[split](units, seed)
     fold_of_unit = _balance(sizes, order.tolist(), count) if max(sizes) > 1 else _split_evenly(order, count)
-    if labels and not blocks:
+    if labels and split == "random":
         fold_of_unit = _spread_labels(fold_of_unit, sizes, _units_of_labels(units, labels))
     fold_of = {name: fold for unit, fold in zip(units, fold_of_unit, strict=True) for name in unit}
     return tuple(
@@ -182,12 +183,14 @@ def decide_folds(
     labels = find_labels(fingerprint)
     folds = _folds_on_file(run, fingerprint, changed=settings != before)
     if folds is None:
-        blocks = not groups and (settings.split == "blocks" or (settings.split == "auto" and _is_stack(fingerprint)))
-        if blocks:
+        split = settings.split
+        if split == "auto":
+            split = "blocks" if _is_stack(fingerprint) else "random"
+        if split == "blocks" and not groups:
             log.info(
                 "folds are blocks of neighbours, since cases look like numbered slices of one stack (--split random to shuffle)"
             )
-        folds = make_folds(labels.keys(), blocks=blocks, groups=groups, labels=labels)
+        folds = make_folds(labels.keys(), split=split, groups=groups, labels=labels)
         run.folds = dict(enumerate(folds))
         run.update_record(folds=settings.model_dump())  # after the folds: if killed in between, they are made again
     _check_groups(Run.folds.path(run), folds, groups)
@@ -271,3 +274,19 @@ def _is_stack(fingerprint: Fingerprint) -> bool:
     names = [re.fullmatch(r"(.*?)(\d+)", case.name) for case in fingerprint.cases]
     stems = {m.group(1) for m in names if m}
     return len(names) > 1 and all(names) and len(stems) == 1 and all(case.shape[0] == 1 for case in fingerprint.cases)
+
+
+def shuffle(units: Units, seed: int) -> npt.NDArray[np.int_]:
+    """A random order, as scikit-learn's KFold draws it."""
+    order = np.arange(len(units))
+    np.random.RandomState(seed).shuffle(order)
+    return order
+
+
+def keep_order(units: Units, _: int) -> npt.NDArray[np.int_]:
+    """The order of names, so that neighbours share a fold: for slices of one stack."""
+    return np.arange(len(units))
+
+
+SPLITS: dict[str, Callable[[Units, int], npt.NDArray[np.int_]]] = {"random": shuffle, "blocks": keep_order}
+"""Orders (units, seed) -> indices, by their name in `nnseg.core.options.Split`; "auto" is one of them, by the fingerprint."""

@@ -44,22 +44,22 @@ def test_a_group_for_each_case_gives_the_folds_of_nnunet() -> None:
 
 
 def test_blocks_keep_neighbours_together() -> None:
-    folds = make_folds([f"slice_{i:02d}" for i in range(10)], blocks=True)
+    folds = make_folds([f"slice_{i:02d}" for i in range(10)], split="blocks")
     assert folds[0].held_out == ("slice_00", "slice_01")
     assert folds[4].held_out == ("slice_08", "slice_09")
 
 
 def test_blocks_are_left_as_they_are_and_what_they_cannot_learn_is_named() -> None:
     labels = {name: {"a", "b"} if name in ("c00", "c01") else {"a"} for name in NAMES}
-    folds = make_folds(NAMES, blocks=True, labels=labels)
-    assert folds == make_folds(NAMES, blocks=True)
+    folds = make_folds(NAMES, split="blocks", labels=labels)
+    assert folds == make_folds(NAMES, split="blocks")
     (finding,) = missing_labels(folds, labels)
     assert "label b occurs only in cases c00, c01, which fold 0 holds out" in finding.message
 
 
 def test_groups_have_precedence_over_blocks() -> None:
     groups = {name: name[-1] if name < "c06" else "rest" for name in NAMES}
-    assert make_folds(NAMES, blocks=True, groups=groups) == make_folds(NAMES, groups=groups)
+    assert make_folds(NAMES, split="blocks", groups=groups) == make_folds(NAMES, groups=groups)
 
 
 @pytest.mark.parametrize(("count", "folds"), [(2, 2), (3, 3), (4, 4), (7, 5)])

@@ -158,10 +158,10 @@ def test_the_dataset_is_read_from_the_run_where_it_is_not_at_hand(run: Run) -> N
 
 def test_slices_of_a_stack_are_divided_in_blocks(run: Run) -> None:
     dataset, stack = _dataset(NAMES), _fingerprint(NAMES, slices=1)
-    assert decide_folds(run, dataset, stack) == make_folds(NAMES, blocks=True)
+    assert decide_folds(run, dataset, stack) == make_folds(NAMES, split="blocks")
     assert decide_folds(run, dataset, stack, split="random") == make_folds(NAMES)
     assert decide_folds(run, dataset, stack) == make_folds(NAMES)
-    assert decide_folds(run, dataset, stack, split="blocks") == make_folds(NAMES, blocks=True)
+    assert decide_folds(run, dataset, stack, split="blocks") == make_folds(NAMES, split="blocks")
 
 
 def test_labels_are_spread_over_training_parts_and_named_where_they_cannot_be(run: Run, caplog: pytest.LogCaptureFixture) -> None:
