@@ -177,7 +177,7 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
             fingerprint = read_json(source, Fingerprint)
         except RunError as error:
             raise DatasetError(f"{source} is neither a folder nor the fingerprint.json of this version of nnseg") from error
-        if Run.dataset.path(run).exists():
+        if run.has_dataset:
             raise DatasetError(
                 f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {source}"
             )

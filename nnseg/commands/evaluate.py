@@ -159,7 +159,7 @@ def _cohorts(names: set[str], source: str, run: Run | None) -> dict[str, dict[st
     if source != DICOM and not path.is_dir():
         return read_cohorts(path)
     if source == DICOM:
-        if run is None or not Run.dataset.path(run).exists():
+        if run is None or not run.has_dataset:
             raise EvaluationError('groups by "dicom" are read from the scans of a run; name it with --run, or give their folder')
         scans = {case.name: case.images[0] for case in run.dataset.cases if case.name in names}
     else:

@@ -60,7 +60,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
         PlanError: the plans would change, but one was edited by hand, and the edit would be lost.
     """
     recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
-    dataset = run.dataset if Run.dataset.path(run).exists() else None
+    dataset = run.dataset if run.has_dataset else None
     origin, asked = _origin(run), _options_key(fingerprint, recipe, options)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):

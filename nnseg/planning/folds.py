@@ -179,7 +179,7 @@ def decide_folds(
     """
     before = _previous_settings(run)
     settings = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
-    groups = _find_groups(settings.group_by, dataset or (run.dataset if Run.dataset.path(run).exists() else None))
+    groups = _find_groups(settings.group_by, dataset or (run.dataset if run.has_dataset else None))
     labels = find_labels(fingerprint)
     folds = _folds_on_file(run, fingerprint, changed=settings != before)
     if folds is None:

@@ -123,6 +123,11 @@ class Run:
         return Run.record.path(self).exists()
 
     @property
+    def has_dataset(self) -> bool:
+        """False if the run was planned from a fingerprint alone."""
+        return Run.dataset.path(self).exists()
+
+    @property
     def cases(self) -> dict[str, Case]:
         """The cases of the dataset by name."""
         return {case.name: case for case in self.dataset.cases}
