@@ -117,7 +117,7 @@ class _FoldTraining:
         saved = self._last_checkpoint()
         network = self._initial_network(load=saved is None)
         self.learner = Learner(context, schedule.course, network=network, compiled=schedule.compiled)
-        self.learner.spent += time.perf_counter() - began
+        self.learner.earlier_seconds += time.perf_counter() - began
         if saved:
             self.learner.restore(*saved)
             log.info("%s: resuming from step %d", self.name, self.learner.step)

@@ -75,7 +75,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=context.dtype is torch.float16)
         self.step = 0
         self.parts = training.accumulation
-        self.spent = 0.0
+        self.earlier_seconds = 0.0
         self._started = time.perf_counter()
         self._loss_function = make_loss(context.plan, ranks=context.ranks, loss=loss)
         self._forward = torch.compile(self.network, dynamic=False) if compiled else _in_parallel(self.network, context)
@@ -86,7 +86,7 @@ class Learner:
     @property
     def seconds(self) -> float:
         """Wall-clock of the training so far, without interruptions."""
-        return self.spent + time.perf_counter() - self._started
+        return self.earlier_seconds + time.perf_counter() - self._started
 
     def weights(self) -> dict[str, Tensor]:
         """The result so far: averaged weights if the plan averages, else the current ones."""
@@ -166,7 +166,11 @@ class Learner:
         self.optimizer.load_state_dict(unflatten_state(groups["optimizer"], about["optimizer"]))
         if about["scaler"]:
             self.scaler.load_state_dict(dict(about["scaler"]))
-        self.step, self.parts, self.spent = int(about["step"]), int(about["parts"]), self.spent + float(about["seconds"])
+        self.step, self.parts, self.earlier_seconds = (
+            int(about["step"]),
+            int(about["parts"]),
+            self.earlier_seconds + float(about["seconds"]),
+        )
         self._losses, self._pending = list(about["losses"]), []
 
     def _backward(self, batch: Batch) -> Tensor | None:
