@@ -171,7 +171,6 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
         from nnseg.storage.files import read_json
-        from nnseg.storage.run import Run
 
         try:
             fingerprint = read_json(source, Fingerprint)

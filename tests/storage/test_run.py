@@ -1,29 +1,16 @@
-import json
-import tomllib
+"""Tests of the facts and the record of a run."""
+
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from jsonschema import Draft202012Validator
 
-from nnseg.core.errors import PlanError, RunError
-from nnseg.core.labels import Labels
-from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.core.schedule import Epoch
-from nnseg.storage.files import read_json, sweep, write_aside, write_json, write_text
-from nnseg.storage.plan_folder import read_plan, write_plan
+from nnseg.core.dataset import Fold
+from nnseg.core.decisions import Choice
+from nnseg.core.errors import RunError
+from nnseg.storage.files import write_text
 from nnseg.storage.run import Run
-
-EPOCH = Epoch(number=1, step=5, steps=10, loss=0.5, learning_rate=0.1, dice={"a": None, "b": 0.5}, seconds=1.0, total_seconds=2.0)
-
-
-def test_history_is_read_back_as_written(tmp_path: Path) -> None:
-    fold = Run(tmp_path).fold(3)
-    assert fold.number == 3
-    assert fold.history() == ()
-    fold.write_history([EPOCH, EPOCH.model_copy(update={"number": 2})])
-    assert [e.number for e in fold.history()] == [1, 2]
-    assert fold.history()[0] == EPOCH
-    assert EPOCH.mean_dice == 0.5
 
 
 def test_one_plan_lies_at_the_top_and_several_in_folders(tmp_path: Path) -> None:
@@ -37,139 +24,56 @@ def test_one_plan_lies_at_the_top_and_several_in_folders(tmp_path: Path) -> None
     assert [folder.path for folder in run.plans] == [tmp_path]
 
 
-def test_damaged_json_is_named_with_what_to_do(tmp_path: Path) -> None:
-    write_json(tmp_path / "epoch.json", EPOCH)
-    assert read_json(tmp_path / "epoch.json", Epoch) == EPOCH
-    (tmp_path / "epoch.json").write_bytes((tmp_path / "epoch.json").read_bytes()[:30])
-    with pytest.raises(RunError, match=r"epoch\.json is damaged.*delete it"):
-        read_json(tmp_path / "epoch.json", Epoch)
-    with pytest.raises(RunError, match="missing"):
-        read_json(tmp_path / "none.json", Epoch)
+def test_what_is_assigned_to_a_run_is_in_its_files_and_is_read_afterwards(tmp_path: Path) -> None:
+    run, folds = Run(tmp_path), {0: Fold(training=("a",), held_out=("b",)), 1: Fold(training=("b",), held_out=("a",))}
+    run.folds = folds
+    assert run.folds == Run(tmp_path).folds == folds
+    assert run.fold_of == {"b": 0, "a": 1}
+    assert run.choice is None
+    run.choice = Choice(plans={"2d": 1.0})
+    assert run.choice == Run(tmp_path).choice == Choice(plans={"2d": 1.0})
+    run.remove_decisions()
+    assert run.choice is None
+    assert not (tmp_path / "choice.json").exists()
 
 
-def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "plan.toml"
-    write_text(path, "old")
-    with pytest.raises(ValueError, match="no"), write_aside(path) as aside:
-        aside.write_text("half")
-        raise ValueError("no")
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
+def test_a_file_is_read_once_until_it_is_edited(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.choice = Choice(plans={"2d": 1.0})
+    assert run.choice is run.choice
+    write_text(tmp_path / "choice.json", Choice(plans={"3d": 2.0}).model_dump_json())
+    assert run.choice == Choice(plans={"3d": 2.0})
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
-    write_text(tmp_path / "file", "")
-    with pytest.raises(RunError, match="cannot write"):
-        write_text(tmp_path / "file" / "plan.toml", "text")
+def test_a_missing_and_a_damaged_file_are_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(RunError, match=r"dataset\.json is missing"):
+        _ = run.dataset
+    write_text(tmp_path / "scores.json", "{}")
+    with pytest.raises(RunError, match=r"scores\.json is damaged"):
+        _ = run.scores
 
 
-def test_what_a_killed_process_left_aside_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".0123abcd.plan.toml", ".lock", ".hidden", "plan.toml"):
-        (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "plan.toml"]
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_a_stage_is_recorded_with_its_time_and_its_own_peak(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.timed("first"):
+        block = np.ones(150_000_000, np.uint8)
+        time.sleep(0.5)
+        del block
+    with run.timed("second"):
+        time.sleep(0.01)
+    record = run.record
+    assert record["seconds"]["first"] >= 0.5  # it slept as long
+    assert record["seconds"]["second"] >= 0.01
+    assert record["peak_gb"]["first"] - record["peak_gb"]["second"] == pytest.approx(0.15, abs=0.03)
 
 
-@pytest.fixture
-def plan() -> Plan:
-    return Plan(
-        name="2d",
-        dataset="Zellen (µm)",
-        recipe="auto",
-        channels=("phase contrast", 'the "other"'),
-        patch=(32, 32),
-        labels=Labels(names=("background", "cell"), values=(0, 7), ignore=255),
-        preprocessing=Preprocessing(
-            axes=(2, 0, 1),
-            spacing=(1e-5, 2.5),
-            normalization=(Normalization(scheme="zscore", masked=True), Normalization(scheme="ct", mean=-3.5, low=-1e3)),
-            why={"spacing": "the median", "axes": "z is\ncoarse"},
-        ),
-        network=Network(kind="residual", features=(8,), strides=((1, 1),), kernels=((3, 3),), blocks=(2,), decoder_blocks=()),
-        training=Training(
-            batch_size=2,
-            learning_rate=1e-7,
-            augmentation=Augmentation(mirror_axes=(0,)),
-            why={"steps": "as many as fit", "batch_size": "2"},
-        ),
-        inference=Inference(),
-        why={"patch": "covers the largest case"},
-    )
-
-
-def edited(tmp_path: Path, plan: Plan, old: str, new: str) -> Path:
-    path = tmp_path / "plan.toml"
-    write_plan(path, plan)
-    text = path.read_text("utf-8")
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new), "utf-8")
-    return path
-
-
-def test_a_saved_plan_is_the_same_plan(plan: Plan, tmp_path: Path) -> None:
-    write_plan(tmp_path / "plan.toml", plan)
-    assert read_plan(tmp_path / "plan.toml") == plan
-
-
-def test_reasons_stand_below_their_settings_in_the_same_order(plan: Plan, tmp_path: Path) -> None:
-    write_plan(tmp_path / "plan.toml", plan)
-    content = tomllib.loads((tmp_path / "plan.toml").read_text("utf-8"))
-    assert list(content["preprocessing"]["why"]) == ["axes", "spacing"]
-    assert list(content["training"]["why"]) == ["batch_size", "steps"]  # that of a setting left open comes last
-
-
-def test_an_editor_finds_a_schema_beside_the_plan_that_the_plan_obeys(plan: Plan, tmp_path: Path) -> None:
-    write_plan(tmp_path / "2d" / "plan.toml", plan)
-    text = (tmp_path / "2d" / "plan.toml").read_text("utf-8")
-    directive, _, name = text.splitlines()[0].partition(" ")
-    assert directive == "#:schema"
-    schema = json.loads((tmp_path / "2d" / name).read_text("utf-8"))
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    validator = Draft202012Validator(schema)
-    assert not list(validator.iter_errors(tomllib.loads(text)))
-    wrong = text.replace("batch_size = 2", "batch_size = 0").replace('"residual"', '"residul"').replace("epoch_steps", "epochs")
-    complaints = list(validator.iter_errors(tomllib.loads(wrong)))
-    assert sorted(".".join(map(str, e.absolute_path)) for e in complaints) == ["network.kind", "training", "training.batch_size"]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        (
-            "epoch_steps = 250",
-            "epoch_step = 250",
-            "plan.toml: training.epoch_step is not a setting; did you mean training.epoch_steps?",
-        ),
-        ("patch = [32, 32]", "patch = [32, nan]", "plan.toml: patch.1 = nan must be a whole number from 1 to 65536"),
-        ('scheme = "ct"', 'scheme = "CT"', 'preprocessing.normalization.1.scheme = "CT" must be one of'),
-        ('kind = "residual"', "kind = residual", "plan.toml is not valid TOML: Invalid value (at line 47, column 8)"),
-        ("batch_size = 2\n", f"batch_size = {'9' * 5000}\n", "plan.toml holds a number of thousands of digits"),
-        ("batch_size = 2\n", f"batch_size = {'[' * 3000}\n", "or lists nested too deeply"),
-    ],
-)
-def test_a_mistake_in_an_edited_plan_is_named(plan: Plan, tmp_path: Path, old: str, new: str, words: str) -> None:
-    with pytest.raises(PlanError) as caught:
-        read_plan(edited(tmp_path, plan, old, new))
-    assert words in str(caught.value)
-    assert str(tmp_path / "plan.toml") in str(caught.value)
-
-
-def test_a_plan_saved_by_another_editor_is_read(plan: Plan, tmp_path: Path) -> None:
-    path = tmp_path / "plan.toml"
-    write_plan(path, plan)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))  # Windows' Notepad
-    assert read_plan(path) == plan
-
-
-def test_text_of_another_encoding_is_named_with_its_line(plan: Plan, tmp_path: Path) -> None:
-    path = tmp_path / "plan.toml"
-    write_plan(path, plan)
-    path.write_bytes(path.read_bytes().replace("µ".encode(), "µ".encode("latin-1")))
-    with pytest.raises(PlanError, match=r"plan.toml is not UTF-8 text: line 5 holds byte 0xb5; save it as UTF-8"):
-        read_plan(path)
-
-
-@pytest.mark.parametrize(("name", "words"), [("none.toml", "there is no file"), (".", "cannot read")])
-def test_a_plan_that_cannot_be_opened_is_named(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(PlanError, match=words):
-        read_plan(tmp_path / name)
+def test_a_resumed_stage_that_finds_its_work_done_keeps_both_figures(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.timed("train"):
+        time.sleep(0.05)
+    before = run.record
+    with run.timed("train"):
+        pass
+    assert run.record == before

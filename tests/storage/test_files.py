@@ -1,0 +1,44 @@
+"""Tests of files that are read strictly and written as a whole."""
+
+from pathlib import Path
+
+import pytest
+
+from nnseg.core.errors import RunError
+from nnseg.core.schedule import Epoch
+from nnseg.storage.files import read_json, sweep, write_aside, write_json, write_text
+
+EPOCH = Epoch(number=1, step=5, steps=10, loss=0.5, learning_rate=0.1, dice={"a": None, "b": 0.5}, seconds=1.0, total_seconds=2.0)
+
+
+def test_damaged_json_is_named_with_what_to_do(tmp_path: Path) -> None:
+    write_json(tmp_path / "epoch.json", EPOCH)
+    assert read_json(tmp_path / "epoch.json", Epoch) == EPOCH
+    (tmp_path / "epoch.json").write_bytes((tmp_path / "epoch.json").read_bytes()[:30])
+    with pytest.raises(RunError, match=r"epoch\.json is damaged.*delete it"):
+        read_json(tmp_path / "epoch.json", Epoch)
+    with pytest.raises(RunError, match="missing"):
+        read_json(tmp_path / "none.json", Epoch)
+
+
+def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "plan.toml"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="no"), write_aside(path) as aside:
+        aside.write_text("half")
+        raise ValueError("no")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "")
+    with pytest.raises(RunError, match="cannot write"):
+        write_text(tmp_path / "file" / "plan.toml", "text")
+
+
+def test_what_a_killed_process_left_aside_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".0123abcd.plan.toml", ".lock", ".hidden", "plan.toml"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "plan.toml"]
