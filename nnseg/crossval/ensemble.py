@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nnseg.core.dataset import Case
-from nnseg.core.decisions import Choice, EnsembleCandidate, Interval, candidate_ensembles, ensemble_name
+from nnseg.core.decisions import Choice, Interval, candidate_ensembles, ensemble_name
 from nnseg.core.frozen import digest
 from nnseg.core.labels import Labels
 from nnseg.core.scores import CaseScore
@@ -65,7 +65,7 @@ def choose_model(run: Run, folds: Folds, *, workers: int = 1) -> Choice | None:
     ]
     fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     run.choice = choice = select(compared, [fold_of[name] for name in common]).model_copy(update={"key": key})
-    for line in describe(choice):
+    for line in describe_choice(choice):
         log.info("%s", line)
     return choice
 
@@ -102,13 +102,16 @@ class _CandidatePredictions:
         return fmean(sum(self.records[case.name].seconds.get(stage, 0.0) for stage in TIMED_STAGES) for case in cases)
 
 
-def describe(choice: Choice) -> Iterable[str]:
+def describe_choice(choice: Choice) -> Iterable[str]:
     """The choice as a table for a terminal, line by line."""
     width = max([len(c.name) for c in choice.candidates] + [9])
     yield f"{'plans':{width}}  {'Dice':24}  {'above ' + choice.best_single:26}  {'p':>6}  seconds a scan"
-    for of in choice.candidates:
-        chosen = "  <- chosen" if of.name == ensemble_name(choice.plans) else ""
-        yield f"{of.name:{width}}  {_number(of.dice, of.interval):24}  {_gain(of):26}  {_chance(of.p):>6}  {of.seconds:.3g}{chosen}"
+    for candidate in choice.candidates:
+        chosen = "  <- chosen" if candidate.name == ensemble_name(choice.plans) else ""
+        dice = _number(candidate.dice, candidate.interval)
+        gain = "" if candidate.gain is None else _number(candidate.gain, candidate.gain_interval, sign="+")
+        p = "" if candidate.p is None else f"{candidate.p:.2g}"
+        yield f"{candidate.name:{width}}  {dice:24}  {gain:26}  {p:>6}  {candidate.seconds:.3g}{chosen}"
     yield choice.reason
     if len(choice.plans) > 1 and choice.nested and choice.time_ratio:
         gain = _number(choice.nested.gain, choice.nested.interval, sign="+")
@@ -117,11 +120,3 @@ def describe(choice: Choice) -> Iterable[str]:
 
 def _number(value: float, interval: Interval | None, sign: str = "") -> str:
     return f"{value:{sign}.4f}" + (f" [{interval[0]:{sign}.4f}, {interval[1]:{sign}.4f}]" if interval else "")
-
-
-def _gain(of: EnsembleCandidate) -> str:
-    return "" if of.gain is None else _number(of.gain, of.gain_interval, sign="+")
-
-
-def _chance(p: float | None) -> str:
-    return "" if p is None else f"{p:.2g}"

@@ -18,7 +18,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.core.options import Options
-from nnseg.crossval.ensemble import choose_model, describe
+from nnseg.crossval.ensemble import choose_model, describe_choice
 from nnseg.crossval.predict import predict_folds
 from nnseg.crossval.score import score
 from nnseg.inference import predict as room
@@ -117,7 +117,7 @@ def test_the_run_ends_with_a_choice_and_follows_it(finished: Run, ball_dataset: 
 
 
 def choice_lines(choice: Choice) -> list[str]:
-    return list(describe(choice))
+    return list(describe_choice(choice))
 
 
 def test_each_network_answers_once_for_all_ensembles(copied: Run, ball_dataset: Path, monkeypatch):
