@@ -117,17 +117,18 @@ def _faster_dtype(kind: str) -> torch.dtype:
 
 
 def _trial_seconds(device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
-    """Seconds of the fastest of some passes through a few convolutions; infinite if the type does not work on the device."""
+    """Seconds of the fastest finite one of some passes through a few convolutions; infinite if the device lacks the type."""
     image = torch.linspace(-1, 1, 16 * 32**3, device=device).reshape(1, 16, 32, 32, 32)
+    finite: list[bool] = []
 
     def compute() -> None:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            if not bool(torch.isfinite(network(image)).all()):  # reading the result also waits for the device
-                raise FloatingPointError
+            finite.append(bool(torch.isfinite(network(image)).all()))  # reading the result also waits for the device
 
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             network = nn.Sequential(nn.Conv3d(16, 32, 3, padding=1), nn.LeakyReLU(), nn.Conv3d(32, 32, 3, padding=1)).to(device)
-            return min(time_calls(compute, least=repeats + 1, most=repeats + 1)[1:])
-    except (FloatingPointError, RuntimeError):  # a RuntimeError where a type is not implemented
+            seconds = time_calls(compute, least=repeats + 1, most=repeats + 1)
+    except RuntimeError:  # where a type is not implemented
         return math.inf
+    return min((s for s, known in zip(seconds[1:], finite[1:], strict=True) if known), default=math.inf)

@@ -79,6 +79,17 @@ def test_a_type_that_does_not_work_is_infinitely_slow(answer, monkeypatch):
     assert room._trial_seconds(CPU, torch.bfloat16) == float("inf")
 
 
+def test_a_pass_that_gives_no_numbers_is_not_counted(monkeypatch):
+    convolve, calls = torch.nn.Conv3d.forward, []
+
+    def convolve_with_gap(self, image):
+        calls.append(1)
+        return convolve(self, image) * (float("nan") if len(calls) == 3 else 1)  # the first pass after the warm-up
+
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", convolve_with_gap)
+    assert 0 < room._trial_seconds(CPU, torch.float32) < 60
+
+
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_a_gpu_without_bfloat16_takes_float16(supported, dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
