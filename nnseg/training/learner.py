@@ -47,7 +47,7 @@ class Learner:
     Args:
         context: plan, fold, device and precision.
         course: of the learning rate; may be replaced between two steps.
-        network: by default one with random weights, the same for the same seed and fold. Weights that need no gradient stay.
+        network: by default `fresh_network`. Weights that need no gradient stay.
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
         compiled: compile the network with torch.compile at the first step.
 
@@ -67,8 +67,8 @@ class Learner:
         training = context.plan.training
         self.context, self.course = context, course
         self.network = (network or fresh_network(context)).to(context.device)
-        if isinstance(self.network, DeeplySupervised):
-            _set_deep_supervision(self.network, enabled=training.deep_supervision)
+        if isinstance(network, UNet):  # other networks of users stay as they were made
+            _set_deep_supervision(network, enabled=training.deep_supervision)
         self._trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self._trainable, training)
         self.average = WeightAverage(self.network, training.averaging)
@@ -232,10 +232,14 @@ class Learner:
 
 
 def fresh_network(context: TrainingContext) -> nn.Module:
-    """The plan's network with random weights that depend on seed and fold alone."""
+    """The plan's network with random weights that depend on seed and fold alone, and the plan's deep supervision."""
+    training = context.plan.training
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.plan.training.seed * 1000 + context.fold)
-        return build_network(context.plan)
+        torch.manual_seed(training.seed * 1000 + context.fold)
+        network = build_network(context.plan)
+    if isinstance(network, DeeplySupervised):
+        _set_deep_supervision(network, enabled=training.deep_supervision)
+    return network
 
 
 def _describe_patches(batch: Batch) -> str:

@@ -90,6 +90,21 @@ def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
     assert found.shape == case.labels.shape
 
 
+def test_deep_supervision_of_a_network_of_ones_own_is_left_alone():
+    class Mine(nn.Module):
+        def __init__(self, plan):
+            super().__init__()
+            self.deep_supervision, self.heads = False, [torch.zeros(1)]  # attributes that MONAI's DynUNet has too
+            self.body = nn.Conv3d(plan.input_channels, len(plan.labels.heads), 3, padding=1)
+
+        def forward(self, image):
+            assert not self.deep_supervision
+            return self.body(image)
+
+    assert plan_of().training.deep_supervision
+    assert len(list(train(plan_of(), [ball("a", 0)], steps=4, device="cpu", network=Mine))) == 1
+
+
 def test_a_training_can_be_left_and_gone_on_with():
     training = train(plan_of(), [ball("a", 0)], steps=12, device="cpu")
     first = next(iter(training))
