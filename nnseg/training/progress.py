@@ -101,10 +101,10 @@ class ProgressSettings:
             shown: False for ranks that do not write.
         """
         progress = TrainingProgress(name, learner, past, bar=shown and sys.stderr.isatty())
-        if shown:
-            progress.refresh = self.refresh
-            progress.board = TensorBoard(folder / "tensorboard") if self.tensorboard else None
         try:
+            if shown:
+                progress.refresh = self.refresh
+                progress.board = TensorBoard(folder / "tensorboard") if self.tensorboard else None
             yield progress
         finally:
             progress.close()
