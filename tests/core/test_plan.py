@@ -3,7 +3,8 @@ from typing import Any, get_args
 import pytest
 
 from nnseg.core.errors import PlanError
-from nnseg.core.plan import Network, Normalization, Plan, Training
+from nnseg.core.labels import Labels
+from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.validation import parse
 from nnseg.network.build import NETWORKS
 from nnseg.preprocessing.normalize import NORMALIZERS
@@ -17,6 +18,29 @@ def test_reasons_change_no_key_and_decisions_do(plan: Plan) -> None:
     assert plan.model_copy(update={"why": {}}).key() == plan.key()
     assert plan.model_copy(update={"patch": (32, 24, 16)}).key() != plan.key()
     assert plan.model_copy(update={"patch": (32, 24, 16)}).key("preprocessing") == plan.key("preprocessing")
+
+
+def test_plans_keep_the_keys_they_had_before_there_were_these_settings():
+    plan = Plan(
+        name="3d",
+        dataset="a",
+        recipe="b",
+        channels=("c",),
+        patch=(8, 8, 8),
+        labels=Labels(names=("x", "y"), values=(0, 1)),
+        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
+        network=Network(kind="plain", features=(8,), strides=((1, 1, 1),), kernels=((3, 3, 3),), blocks=(1,), decoder_blocks=()),
+        training=Training(batch_size=2),
+        inference=Inference(),
+    )
+    sections = {
+        (): "793769481f445987f3805ff86ddb51f2",
+        ("preprocessing",): "2b26c20a8989aca57998fbf1e4b7113c",
+        ("training",): "8280b5b1aea8982fffc9461646ec1343",
+    }
+    assert {names: plan.key(*names) for names in sections} == sections, "name a setting that is new in _ADDED"
+    swapped = plan.training.augmentation.model_copy(update={"elastic_probability": 0.1})
+    assert plan.model_copy(update={"training": plan.training.model_copy(update={"augmentation": swapped})}).key() != plan.key()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.plan import Augmentation, Budget, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.plan import Augmentation, Budget, Plan
 from nnseg.core.validation import parse
 from nnseg.planning.planner import make_plans
 from nnseg.planning.recipe import load_recipe
@@ -126,24 +126,6 @@ def test_regions_without_a_counterpart_are_not_flipped(make_fingerprint: MakeFin
     plan = plan_for(fingerprint.model_copy(update={"labels": SIDES.model_copy(update={"regions": regions})}))
     assert plan.training.augmentation.mirror_axes == plan.inference.mirror_axes == (0, 1)
     assert "not all regions have a counterpart" in plan.training.augmentation.why["mirror_axes"]
-
-
-def test_plans_keep_the_keys_they_had_before_there_were_these_settings():
-    plan = Plan(
-        name="3d",
-        dataset="a",
-        recipe="b",
-        channels=("c",),
-        patch=(8, 8, 8),
-        labels=Labels(names=("x", "y"), values=(0, 1)),
-        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
-        network=Network(kind="plain", features=(8,), strides=((1, 1, 1),), kernels=((3, 3, 3),), blocks=(1,), decoder_blocks=()),
-        training=Training(batch_size=2),
-        inference=Inference(),
-    )
-    assert plan.key("training") == "8280b5b1aea8982fffc9461646ec1343"
-    swapped = plan.training.augmentation.model_copy(update={"elastic_probability": 0.1})
-    assert plan.model_copy(update={"training": plan.training.model_copy(update={"augmentation": swapped})}).key() != plan.key()
 
 
 @pytest.mark.parametrize(
