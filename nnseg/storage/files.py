@@ -120,7 +120,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
     except ValidationError as error:
         wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
@@ -178,7 +178,7 @@ class StoredFile(Generic[Content]):
     def of(self, folder: _HasPath) -> Content:
         """The content of the file in a folder."""
         path, key = self.path(folder), f"content of {self.name}"
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             state = path.stat()
             version = (state.st_ino, state.st_mtime_ns, state.st_size)
             known: tuple[object, Content] | None = folder.__dict__.get(key)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -51,7 +52,7 @@ class ProcessUsage:
 
     Args:
         cpu_seconds: computing time.
-        io_bytes: read and written, network drives and pages of mapped files included; 0 where the system does not count them.
+        io_bytes: read and written, network drives and pages of mapped files included; 0 where they are not counted or not shown.
         own_gb: memory of its own that it holds now.
     """
 
@@ -127,13 +128,8 @@ def process_usage(pid: int) -> ProcessUsage | None:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            moved = process.io_counters() if hasattr(process, "io_counters") else None
-            names = ("read_chars", "write_chars", "read_bytes", "write_bytes")
-            return ProcessUsage(
-                cpu_seconds=times.user + times.system,
-                io_bytes=sum(getattr(moved, name, 0) for name in names),
-                own_gb=_own_bytes(process) / GIGABYTE,
-            )
+            seconds, own_gb = times.user + times.system, _own_bytes(process) / GIGABYTE
+            return ProcessUsage(cpu_seconds=seconds, io_bytes=_io_bytes(process), own_gb=own_gb)
     except psutil.Error:
         return None
 
@@ -217,6 +213,13 @@ def _free_in_group(folder: Path) -> float:
     return float("inf")
 
 
+def _io_bytes(process: psutil.Process) -> int:
+    with suppress(psutil.Error, OSError, AttributeError, RuntimeError, ValueError):  # not counted here, or not shown to this user
+        moved = process.io_counters()
+        return sum(getattr(moved, name, 0) for name in ("read_chars", "write_chars", "read_bytes", "write_bytes"))
+    return 0
+
+
 def _own_bytes(process: psutil.Process) -> int:
     """Resident memory of a process without mapped files; macOS does not separate them."""
     held = process.memory_info()
@@ -238,8 +241,8 @@ def _library_bytes() -> int:
     """Resident bytes of the program and the libraries that are mapped into this process; 0 but on Linux."""
     if sys.platform != "linux":
         return 0
-    return sum(
-        mapped.shared_clean + mapped.shared_dirty + mapped.private_clean
-        for mapped in psutil.Process().memory_maps()
-        if re.search(r"\.so(\.|$)|/python[\d.]*$", mapped.path)
-    )
+    maps: list[Any] = []
+    with suppress(psutil.Error, OSError, AttributeError):  # some sandboxes have no list of them
+        maps = psutil.Process().memory_maps()
+    libraries = (m for m in maps if re.search(r"\.so(\.|$)|/python[\d.]*$", m.path))
+    return sum(m.shared_clean + m.shared_dirty + m.private_clean for m in libraries)

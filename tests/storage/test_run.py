@@ -54,6 +54,15 @@ def test_a_missing_and_a_damaged_file_are_named(tmp_path: Path) -> None:
         _ = run.scores
 
 
+def test_a_file_in_place_of_a_run_folder_holds_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path / "file")
+    run.path.write_text("")
+    assert run.record == {}
+    assert run.choice is None
+    with pytest.raises(RunError, match=r"dataset\.json is missing"):
+        _ = run.dataset
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_a_stage_is_recorded_with_its_time_and_its_own_peak(tmp_path: Path) -> None:
     run = Run(tmp_path)

@@ -1,12 +1,14 @@
 """What a process uses, measured from outside, and kills for lack of memory."""
 
+import os
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from nnseg.system.machine import PROC, oom_kills, process_usage
+from nnseg.system.machine import PROC, held_gb, oom_kills, process_usage
 
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="needs /proc")
 
@@ -41,6 +43,27 @@ def test_the_usage_of_a_process_that_has_ended_is_none():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert process_usage(process.pid) is None
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied(1), RuntimeError("/proc/1/io file was empty"), FileNotFoundError()])
+def test_memory_is_measured_where_the_system_hides_input_and_output(monkeypatch, error):
+    def refuse(process):
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "io_counters", refuse)
+    usage = process_usage(os.getpid())
+    assert usage.io_bytes == 0
+    assert usage.own_gb > 0
+    assert usage.cpu_seconds > 0
+
+
+def test_memory_is_measured_where_the_system_hides_mapped_files(monkeypatch):
+    def refuse(process):
+        raise psutil.AccessDenied(1)
+
+    whole = held_gb()
+    monkeypatch.setattr(psutil.Process, "memory_maps", refuse)
+    assert 0 < held_gb() < whole
 
 
 def test_kills_for_lack_of_memory_are_counted_in_the_own_group_first(tmp_path):
