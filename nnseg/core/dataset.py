@@ -35,7 +35,7 @@ class Case:
 
     Args:
         name: unique in its dataset.
-        images: one file, or one file per channel, in channel order; a folder stands for a DICOM series.
+        images: one file, or one file per channel, in channel order; a folder is a DICOM series.
         labels: the file of its label map, if known.
         annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
     """
@@ -60,7 +60,7 @@ class Dataset:
         folder: never written to.
         layout: in words: "Medical Segmentation Decathlon layout".
         cases: sorted by name.
-        channels: a name per channel: "MRI", "CT", ...
+        channels: names: "MRI", "CT", ...
         suffix: of its image files, with the dot.
         instances: names of labels whose connected components are objects, such as lesions.
         findings: problems of the dataset; cases named in errors are not in ``cases``.

@@ -61,7 +61,6 @@ class Choice(FrozenModel):
 
     Args:
         decided: name of the ensemble as decided; if ``plans`` differs, it was overruled by hand.
-        best_single: name of the best single plan.
         nested: gain of an ensemble by nested cross-validation; None for too few cases.
         p: p-value of the gain of the best ensemble, corrected for their number; None for too few cases.
         candidates: all that were measured, the best first.

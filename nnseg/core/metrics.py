@@ -1,4 +1,4 @@
-"""The metrics: their names, titles, units and which way is better. `nnseg.evaluation` computes them."""
+"""Names, titles, units and directions of the metrics, which `nnseg.evaluation` computes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a number is to be read.
+    """Name and meaning of a metric.
 
     Args:
-        title: as it is called in tables.
-        meaning: in a sentence.
-        unit: empty for a share.
-        better: which way is; "zero" for errors that have a sign.
-        digits: behind the point, in tables.
+        unit: empty for a fraction.
+        better: direction of improvement; "zero" for signed errors.
+        digits: decimal places in tables.
     """
 
     title: str
@@ -51,11 +49,11 @@ METRICS = {
         title="Panoptic quality", meaning="lesions matched with an IoU above 0.5: their IoUs, over all lesions"
     ),
 }
-"""The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is that at 1 mm."""
+"""The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is at 1 mm."""
 
 
 def metric_of(name: str) -> Metric:
-    """What a name stands for: "dice", "nsd_2", ...
+    """The metric of a name such as "dice" or "nsd_2".
 
     Raises:
         KeyError: there is no such metric.
@@ -67,7 +65,7 @@ def metric_of(name: str) -> Metric:
 
 
 def is_metric(name: str) -> bool:
-    """True if `metric_of` knows the name."""
+    """True if there is a metric of this name."""
     try:
         metric_of(name)
     except (KeyError, ValueError):

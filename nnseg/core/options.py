@@ -72,7 +72,6 @@ class Flag:
 
     Args:
         default: as it is written; None for an option that is not given.
-        help: help text.
         names: of the option; derived from the field's name if empty.
         parse: from what is written to the field's value; None if the two are the same.
         minimum: of a number.

@@ -16,7 +16,7 @@ from nnseg.core.validation import NotNegative, Positive
 Sex = Literal["F", "M"]
 
 LEVELS: Final = (1.0, *(2.5 * i for i in range(1, 40)), 99.0)
-"""Percentages of a distribution's quantiles, without minimum and maximum, which are numbers of single patients."""
+"""Percentages of a distribution's quantiles, without minimum and maximum, which would disclose single patients."""
 
 BAND: Final = (5.0, 25.0, 50.0, 75.0, 95.0)
 """Percentages that are drawn; volumes outside of the first and the last are unusual."""

@@ -26,7 +26,7 @@ PERCENTILES = {
     75: "the brighter voxels",
     99: "the brightest voxels",
 }
-"""Percentiles of intensities that are compared, and what they stand for."""
+"""Percentiles of intensities that are compared, and their names in messages."""
 
 Percentiles = Annotated[tuple[FiniteFloat, ...], Field(min_length=len(PERCENTILES), max_length=len(PERCENTILES))]
 

@@ -55,8 +55,7 @@ class Segment(FrozenModel):
     """A segment of a course, over which progress rises linearly to 1 at the end.
 
     Args:
-        step: first step.
-        progress: at this step, from 0 (highest rate) to 1 (rate zero).
+        progress: at the first step, from 0 (highest rate) to 1 (rate zero).
         end: number of steps of the training.
     """
 

@@ -1,6 +1,6 @@
-"""Nouns of scores. A *mask* is one label or region of one case. None stands for what is not defined, in JSON too.
+"""Scores of predictions. A *mask* is one label or region of one case. An undefined value is None, in JSON too.
 
-``scores.json`` is `Scores`; `nnseg.evaluation.averages` says what its averages mean.
+``scores.json`` is `Scores`; `nnseg.evaluation.averages` defines its averages.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Surfaces(FrozenModel):
 
     Args:
         area_mm2: of both surfaces together (in 2D their length, mm).
-        distance_mm3: the sum over all of it of area times distance from the other surface.
-        within_mm2: area that lies within each tolerance of the other surface, by the tolerance in mm ("1", "0.5").
+        distance_mm3: integral over both surfaces of the distance from the other one.
+        within_mm2: area within each tolerance of the other surface, by the tolerance in mm ("1", "0.5").
     """
 
     area_mm2: FiniteFloat
@@ -29,16 +29,15 @@ class Surfaces(FrozenModel):
 
 
 class Lesions(FrozenModel):
-    """How the connected components of a mask agree.
+    """Agreement of the connected components of a predicted and a reference mask.
 
     Args:
-        reference, predicted: how many there are.
-        matched: pairs of them with an IoU of 0.1 or more.
-        matched_half: pairs with an IoU above 0.5.
-        sum_iou_matched: of these.
-        f1, sensitivity, precision: of ``matched``; None where there is nothing to find, or nothing was found.
-        false_positives: predicted ones without a partner.
-        panoptic_quality: of ``matched_half``; None where neither side shows any.
+        reference, predicted: numbers of components.
+        matched: pairs with an IoU of 0.1 or more.
+        matched_half, sum_iou_matched: pairs with an IoU above 0.5, and the sum of their IoUs.
+        f1, sensitivity, precision: of ``matched``; None where their denominator is 0.
+        false_positives: predicted components without a match.
+        panoptic_quality: of ``matched_half``; None where neither mask has a component.
     """
 
     reference: int
@@ -54,7 +53,7 @@ class Lesions(FrozenModel):
 
 
 class Counts(FrozenModel):
-    """How a predicted mask agrees with a reference mask, in voxels."""
+    """Voxels of a predicted mask that agree with a reference mask or not."""
 
     tp: int
     fp: int
@@ -66,17 +65,17 @@ class Counts(FrozenModel):
 
 
 class LabelScore(Counts):
-    """One mask: its voxel counts and what else was measured.
+    """Voxel counts and metrics of one mask.
 
     Args:
-        dice, iou: None where both sides are empty.
-        hd, hd95, assd: mm; None where a side is empty: there is nothing to be distant from.
-        nsd: at each tolerance, by the tolerance in mm ("1", "0.5"); 0 where one side is empty.
-        volume_ml, reference_ml: of the prediction and of the reference; None where nobody annotated it.
+        dice, iou: None where both masks are empty.
+        hd, hd95, assd: mm; None where a mask is empty.
+        nsd: by the tolerance in mm ("1", "0.5"); 0 where one mask is empty.
+        volume_ml, reference_ml: of the prediction and of the reference; None where the label was not annotated.
         volume_error_ml: predicted minus reference; None where both are empty.
         relative_volume_error, absolute_volume_error: this, and its size, over the reference; None where that is empty.
-        surfaces: parts of pooled distances.
-        lesions: of labels whose components count one by one.
+        surfaces: for pooled distances.
+        lesions: of labels whose connected components are objects.
     """
 
     dice: Number
@@ -94,7 +93,7 @@ class LabelScore(Counts):
     lesions: Lesions | None = None
 
     def metric(self, name: str) -> float | None:
-        """A metric by its name in `METRICS`: "nsd_1" is NSD at 1 mm, and "lesion_f1" the ``f1`` of `Lesions`."""
+        """A metric by its name in `METRICS`, such as "nsd_1" (NSD at 1 mm) or "lesion_f1" (``f1`` of `Lesions`)."""
         if name.startswith("nsd_"):
             return self.nsd.get(name.removeprefix("nsd_"))
         holder = self if name in LabelScore.model_fields else self.lesions
@@ -103,7 +102,7 @@ class LabelScore(Counts):
 
 
 class CaseScore(FrozenModel):
-    """One case: a score per label, and their mean over the defined ones."""
+    """Scores of the labels of one case, and their means without undefined ones."""
 
     name: str
     labels: dict[str, LabelScore]
@@ -112,22 +111,20 @@ class CaseScore(FrozenModel):
 
 
 class Failure(FrozenModel):
-    """A case without a score, and why."""
+    """A case without a score, with the reason."""
 
     name: str
     reason: str
 
 
 class Mean(FrozenModel):
-    """One metric averaged: over everything, and per label.
+    """Mean of one metric, over all labels and for each; None where no value is defined.
 
     Args:
-        mean: None where nothing is defined.
-        labels: by name, the same.
-        n: how many values the mean is taken over: masks, cases or labels.
-        n_undefined: how many were left out.
-        interval: in which the mean lies by 95 % of all draws of cases; None for few.
-        intervals: the same of each label.
+        n: number of values: masks, cases or labels.
+        n_undefined: number of undefined values, which are left out.
+        interval: 95 %, by bootstrap over cases; None for few.
+        intervals: the same for each label.
     """
 
     mean: Number
@@ -139,7 +136,7 @@ class Mean(FrozenModel):
 
 
 class Average(RootModel[dict[str, Mean]]):
-    """One way of averaging, by metric: ``average["dice"].mean``."""
+    """Means of one kind by metric: ``average["dice"].mean``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -151,7 +148,7 @@ class Average(RootModel[dict[str, Mean]]):
 
 
 class Averages(FrozenModel):
-    """The three declared averages; `nnseg.evaluation.averages` defines them."""
+    """The means of all three kinds."""
 
     per_mask: Average
     per_image: Average
@@ -159,14 +156,13 @@ class Averages(FrozenModel):
 
 
 class Scores(FrozenModel):
-    """What a set of predictions is worth.
+    """Scores of a set of predictions.
 
     Args:
-        labels: the scored names, in order.
-        metrics: what was measured, in order.
-        cases: by name.
-        failed: cases that could not be scored; they count in no average.
-        averages: of all ``cases``.
+        labels: names of the scored labels or regions, in order.
+        metrics: names, in order.
+        cases: sorted by name.
+        failed: cases that could not be scored; they are in no average.
     """
 
     labels: tuple[str, ...]
@@ -190,19 +186,19 @@ class Scores(FrozenModel):
 
     @property
     def tolerances(self) -> tuple[float, ...]:
-        """Of the surface distances, mm."""
+        """Tolerances of the surface distances in mm."""
         return tuple(float(name.removeprefix("nsd_")) for name in self.metrics if name.startswith("nsd_"))
 
 
 class GroupScores(FrozenModel):
-    """The cases of one group.
+    """Scores of the cases of one group.
 
     Args:
-        by: what they were grouped by ("site").
-        value: what they have in common.
-        n: how many they are.
-        averages: by metric, `per_image`: the mean per label, and of the cases' means over labels, with intervals.
-        warning: what to mind; empty if nothing.
+        by: the variable that defines the groups ("site").
+        value: of this variable.
+        n: number of cases.
+        averages: ``per_image``, by metric: for each label, and of the cases' means over labels, with intervals.
+        warning: about the use of these numbers; "" if there is none.
     """
 
     by: str
@@ -213,15 +209,15 @@ class GroupScores(FrozenModel):
 
 
 class GroupTest(FrozenModel):
-    """Whether the groups of one grouping differ beyond chance.
+    """A test for differences between groups.
 
     Args:
-        by: what the cases were grouped by.
+        by: the variable that defines the groups.
         metric: whose mean over the labels was tested.
         n: cases with a group and a value.
-        groups: how many they are in.
+        groups: number of groups.
         p: of a permutation test of Kruskal and Wallis' statistic.
-        p_adjusted: the same after Holm's correction for all groupings.
+        p_adjusted: with Holm's correction for all variables.
     """
 
     by: str
@@ -233,7 +229,7 @@ class GroupTest(FrozenModel):
 
 
 class Grouped(FrozenModel):
-    """All groups of some scores: what ``groups.json`` holds."""
+    """The content of ``groups.json``: scores and tests of all groups."""
 
     groups: tuple[GroupScores, ...]
     tests: tuple[GroupTest, ...]

@@ -169,4 +169,4 @@ TEMPLATE: tuple[Ellipsoid, ...] = (
     *_both_sides(Ellipsoid(tissue="nuclei", centre=(12.3, -3, 0), axes=(4.6, 9.5, 6.2), turn=(0, 10, -12))),
     Ellipsoid(tissue="ventricle", centre=(0, 3, 0), axes=(0.9, 6, 4)),
 )
-"""The average head, outermost piece first. The thalami look like the nuclei, but are not labelled."""
+"""The average head, outermost piece first. The thalami have the brightness of the nuclei, but are not labelled."""

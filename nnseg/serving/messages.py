@@ -1,4 +1,4 @@
-"""The messages between a process that predicts and its parent, a line of JSON each."""
+"""The messages between a process that predicts and its parent, each a line of JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class PredictionOrder(FrozenModel):
     Args:
         models: run folders or exported files, which predict as one ensemble.
         folds: of runs; None for all.
-        device: where the networks compute.
         step: distance of tiles as a share of the patch; None for the plan's.
         mirror: average over mirrored copies.
         classic: combine networks as nnU-Net does.
@@ -32,7 +31,6 @@ class PredictionOrder(FrozenModel):
         spacing: mm along the stored axes (z, y, x), for scans whose files have none.
         memory_gb: RAM that the process may use.
         exclusive_gb: RAM that it may use for a case that is predicted alone.
-        verbose: also log details.
     """
 
     models: tuple[Path, ...]
@@ -60,8 +58,7 @@ class PredictionTask(FrozenModel):
     """A case to predict.
 
     Args:
-        case: its files.
-        previous: the folder's record of it, if any.
+        previous: the folder's record of the case, if any.
         exclusive: no other case is predicted meanwhile, so it may use all memory.
     """
 
@@ -74,7 +71,7 @@ class Ready(FrozenModel):
     """The process has loaded its models.
 
     Args:
-        model: their key.
+        model: key of the models.
         channels: number that scans must have.
         device: the one in use, also where "auto" was given.
         base_gb: RAM that the process holds before the first case.
@@ -92,11 +89,7 @@ class Ready(FrozenModel):
 
 
 class Refused(FrozenModel):
-    """The process cannot carry out its order, for any case.
-
-    Args:
-        reason: for the user.
-    """
+    """The process cannot carry out its order, for any case; the reason is for the user."""
 
     kind: Literal["refused"] = "refused"
     reason: str
@@ -106,7 +99,6 @@ class StageReached(FrozenModel):
     """A case has reached a stage.
 
     Args:
-        case: its name.
         stage: "read", "preprocess", "network" or "write".
         needed_gb: computed peak memory; 0 if not known yet.
     """
@@ -121,8 +113,6 @@ class Finished(FrozenModel):
     """A case is finished.
 
     Args:
-        case: its name.
-        record: of its prediction.
         retry_exclusive: it failed for lack of memory, and might succeed when it is predicted alone.
     """
 
@@ -133,11 +123,7 @@ class Finished(FrozenModel):
 
 
 class Alive(FrozenModel):
-    """A heartbeat, for systems where a process cannot be inspected from outside.
-
-    Args:
-        cpu_seconds: computing time of the process so far.
-    """
+    """A heartbeat with the computing time so far, for systems where a process cannot be inspected from outside."""
 
     kind: Literal["alive"] = "alive"
     cpu_seconds: float

@@ -23,7 +23,6 @@ class OutputTarget(FrozenModel):
     """The folder of predictions, and which files are written.
 
     Args:
-        out: the folder.
         key: digest of the model and the options: of all that determines the files, apart from the scan.
         suffix: of the label maps, ".dcm" for DICOM-SEG; the scan's own if empty.
         probabilities: also write them.
@@ -52,10 +51,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
 
     Args:
         prediction: on the scan's canonical grid.
-        name: of the case.
         source: of its scan, whose grid and format the files get.
-        target: the folder, and which files.
-        labels: of the model.
     """
     files = [*write_label_files(prediction.label_map, target.out, name, like=source, labels=labels, suffix=target.suffix or None)]
     try:

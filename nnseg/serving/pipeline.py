@@ -39,10 +39,10 @@ MAX_CASES = 4
 """Cases in the pipeline at a time: read, waiting for the network, in it, written. More would only be lost with the process."""
 
 DEVICE_LOST = "CUDA error"
-"""In torch's error when a process can no longer use its device, for any case."""
+"""Part of torch's error when a process can no longer use its device, for any case."""
 
 OUT_OF_MEMORY = "can't allocate memory"
-"""In torch's error when RAM has run out."""
+"""Part of torch's error when RAM has run out."""
 
 
 class CasePredictor(Protocol):
@@ -98,8 +98,6 @@ class PredictionPipeline:
     """Reads, predicts and writes many cases; a case that fails does not affect the others.
 
     Args:
-        predictor: the loaded model.
-        target: where label maps go.
         report: called, by any of the threads, when a case reaches a stage and when it is finished.
         memory_gb: RAM that the cases in the pipeline may take together.
         exclusive_gb: RAM that a case may take that is predicted alone; by default the same.

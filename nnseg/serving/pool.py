@@ -1,4 +1,4 @@
-"""`WorkerPool`: worker processes that predict, one a device, none of which can make the prediction of a folder fail.
+"""`WorkerPool`: worker processes that predict, one for each device; the failure of one does not stop the prediction of a folder.
 
 A process that dies or hangs is reported with its cases and replaced; the cases it had begun are tried once more, each alone.
 No torch is loaded here.
@@ -39,11 +39,11 @@ FREE_RAM_SHARE = 0.8
 
 
 class WorkerPool:
-    """Worker processes, one a device, started at once. Within ``with``; at its end none is left.
+    """Worker processes, one for each device, started at once. A context: at its end all are killed.
 
     Args:
-        order: what they are to do; its device counts only without ``devices``.
-        devices: one process each; the processor's cores are divided among several.
+        order: for all of them; its device is used only without ``devices``.
+        devices: one process each; several share the processor's cores evenly.
         memory_gb: RAM that all together may use; by default most of what is free.
         start: starts a process that computes with so many threads; by default `nnseg.serving.worker`.
     """

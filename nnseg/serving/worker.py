@@ -1,4 +1,4 @@
-"""A process that predicts: its order and tasks come in on stdin, its messages go out on stdout, a line of JSON each.
+"""A process that predicts. It reads an order and tasks from stdin and writes messages to stdout, each a line of JSON.
 
 It ends at once when its stdin is closed, so that it never outlives its parent.
 """
@@ -54,7 +54,7 @@ def serve(load: Callable[[PredictionOrder], tuple[CasePredictor, str]]) -> None:
 
 
 def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: str, parent: ParentConnection) -> PredictionPipeline:
-    """The pipeline for an order; the parent knows that it is ready."""
+    """The pipeline for an order, after the parent was sent `Ready`."""
     model = predictor.model
     ready = Ready(
         model=model.key(),

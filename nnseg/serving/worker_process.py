@@ -1,4 +1,4 @@
-"""`WorkerProcess`: a process that predicts, its cases, its memory, and whether it hangs."""
+"""`WorkerProcess`: a process that predicts, with its cases; its memory and activity are monitored."""
 
 from __future__ import annotations
 
@@ -27,15 +27,12 @@ ACTIVE_CPU_SECONDS, ACTIVE_IO_BYTES = 0.05, 2**16
 
 
 class WorkerProcess:
-    """A process at work for an order. Its messages, and finally None, are put into the inbox.
+    """A process that carries out an order. Its messages, and finally None, are put into the inbox of its pool.
 
     Args:
         process: just started by `nnseg.system.process.launch`.
-        order: what it is to do.
-        inbox: of the pool.
 
     Attributes:
-        child: the process.
         ready: its message when it had loaded the models.
         tasks: assigned and not finished, by case.
     """
@@ -61,7 +58,7 @@ class WorkerProcess:
         return [name for name in self.tasks if name in self._stages] or list(self.tasks)[:1]
 
     def assign(self, task: PredictionTask) -> None:
-        """Let it predict a case."""
+        """Assign a case to it."""
         self.tasks[task.case.name] = task
         self.child.send(task)
 
@@ -82,7 +79,7 @@ class WorkerProcess:
         return self.tasks.pop(message.case), self.peak_gb(message.case)
 
     def peak_gb(self, case: str) -> float:
-        """The most RAM of its own that the process was seen to hold during a case."""
+        """Peak of the measured RAM of the process, without mapped files, during a case."""
         return round(self._peaks.get(case, 0.0), 3)
 
     def check(self) -> None:

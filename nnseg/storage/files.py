@@ -45,7 +45,7 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, which no reader sees half-written."""
+    """Write a text file; readers see the old content or the new, never a part."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
@@ -63,7 +63,7 @@ def locked(folder: Path, *, busy: str) -> Iterator[None]:
 
     Args:
         folder: keeps the lock as its file ``.lock``.
-        busy: message if another process holds the lock; {} stands for the folder.
+        busy: message if another process holds the lock, with {} for the folder.
 
     Raises:
         RunError: another process holds the lock, or the folder cannot be written.
@@ -138,7 +138,7 @@ class _HasPath(Protocol):
 
 
 class PathIn:
-    """The path of a file or folder of a fixed name, as an attribute of the object that stands for the folder in which it lies."""
+    """The path of a file or folder of a fixed name, as an attribute of the object that represents its folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -148,15 +148,10 @@ class PathIn:
 
 
 class StoredFile(Generic[Content]):
-    """The content of one file, as an attribute of the object that stands for the file's folder.
+    """The content of a file of a fixed name, as an attribute of the object that represents its folder.
 
     It is read when first needed, and again only after the file has changed. Assigning to the attribute writes the file, assigning
     None removes it. As an attribute of the class it is this description of the file.
-
-    Args:
-        name: of the file.
-        read: the content of a path.
-        write: content to a path.
     """
 
     def __init__(self, name: str, read: Callable[[Path], Content], write: Callable[[Path, Content], None] = write_json) -> None:

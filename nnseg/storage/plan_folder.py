@@ -113,7 +113,7 @@ class FoldFolder:
         return tuple(epochs)
 
     def write_history(self, epochs: Sequence[Epoch]) -> None:
-        """Replace the history file as a whole, so that no reader sees half a line."""
+        """Replace the history file as a whole, so that readers see only whole lines."""
         write_text(self.history_file, "".join(e.model_dump_json() + "\n" for e in epochs))
 
 

@@ -44,10 +44,8 @@ class ScanRecord(FrozenModel):
 
     Args:
         status: "done" or "failed".
-        reason: of the failure.
-        file: name of the label map.
-        hash: of its bytes.
-        more: hashes of further files, by name.
+        file, hash: name of the label map, and digest of its bytes.
+        more: digests of further files, by name.
         input: digest of the scan's files.
         key: digest of the scan, the model and the options.
         seconds: of each stage: "read", "preprocess", "network", "restore", "write".
@@ -96,14 +94,10 @@ class Predictions(FrozenModel):
     """The record of a folder.
 
     Args:
-        format: of this record.
-        nnseg: version that wrote it last.
-        made: time of that.
-        model: key and paths of the model of the last command.
-        options: of the last command.
+        nnseg, made: version that wrote it last, and time.
+        model, options: of the last command; of the model its key and paths.
         labels: meaning of the values in the label maps, if it is known.
         population: to compare volumes with, if the model has one.
-        cases: by name.
     """
 
     format: Literal[4] = 4
@@ -128,10 +122,7 @@ class PredictionsWriter:
 
     Args:
         folder: of the label maps.
-        model: key and paths of the model.
-        options: of the command.
-        labels: meaning of the values in the label maps.
-        population: to compare volumes with.
+        model, options, labels, population: see `Predictions`.
     """
 
     def __init__(
@@ -163,8 +154,6 @@ class PredictionsWriter:
         """Record a case, from any thread; files of an earlier prediction that are not replaced are removed.
 
         Args:
-            name: of the case.
-            record: of the case.
             quiet: the caller logs failures and findings elsewhere.
         """
         known = self.cases.get(name)

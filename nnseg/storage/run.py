@@ -92,7 +92,7 @@ class Run:
     scores = optional_json_file("scores.json", Scores)
     """Scores of the held-out cases."""
     groups = optional_json_file("groups.json", Grouped)
-    """The same by group, where groups were asked for."""
+    """The same by group, if groups were given."""
     choice = optional_json_file("choice.json", Choice)
     """Which of several plans predict, and why; may be edited."""
     postprocessing = optional_json_file("postprocessing.json", Postprocessing)
@@ -111,7 +111,7 @@ class Run:
     card_file = PathIn("model.md")
     """Its model card."""
     stop_file = PathIn("STOP")
-    """Ends the training when somebody creates it."""
+    """Ends the training when it is created."""
     uncertainty_folder = PathIn("shown")
     """Uncertainty maps of the cases in the report."""
     report_file = PathIn("report.html")
@@ -139,7 +139,7 @@ class Run:
 
     @property
     def plans(self) -> tuple[PlanFolder, ...]:
-        """The run's plans: one in the run's own folder, or each of several in a folder of its own.
+        """The run's plans: one in the run's own folder, or several in folders of their names.
 
         Raises:
             RunError: there is none yet.
@@ -156,7 +156,7 @@ class Run:
         return (self.path / PLAN_FILE, *(self.path / name / PLAN_FILE for name in PLAN_NAMES))
 
     def folders_for(self, plans: Sequence[Plan]) -> tuple[PlanFolder, ...]:
-        """Where the given plans belong."""
+        """The folders for the given plans, by the rule of `plans`."""
         return (PlanFolder(self.path),) if len(plans) == 1 else tuple(PlanFolder(self.path / p.name) for p in plans)
 
     def plan_folder(self, name: str) -> PlanFolder:
@@ -188,7 +188,7 @@ class Run:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the plans that predict, by name: as chosen, or all alike.
+        """The weights of the plans that predict, by name: as chosen, or all equal.
 
         Raises:
             RunError: a chosen plan does not exist.

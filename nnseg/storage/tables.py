@@ -59,8 +59,8 @@ class Row:
 
     Args:
         line: its number in the file, from 1.
-        case: the name in the column "case".
         cells: by column, stripped; empty where the line is too short.
+        count: number of cells in the line.
     """
 
     line: int
@@ -111,7 +111,7 @@ def read_case_table(
 
     Args:
         path: CSV with commas, semicolons or tabs.
-        compared: how names of columns are made alike.
+        compared: normalizes names of columns before they are compared.
         headless: the columns of a table that has just as many and no header; () if a header is needed.
         last_takes_rest: cells beyond the last column belong to it, separated by semicolons; otherwise they are an error.
 

@@ -3,8 +3,8 @@
 A process holds memory of its own and maps files. Its own memory cannot be taken away; mapped files can, and are read again when
 needed. Of them only libraries are counted here, since nothing runs without those; cases that training reads in place are not.
 
-psutil gives the figures, except for what it does not know: limits and kills of control groups, and settings of malloc. Children are
-found in Linux's ``/proc/PID/task/*/children``; psutil reads the table of all processes for them (2 ms with 86 of them, not 0.2).
+psutil provides the figures, except for limits and kills of control groups and settings of malloc. Child processes are listed by
+Linux's ``/proc/PID/task/*/children``, because psutil reads the table of all processes for them (2 ms with 86, instead of 0.2).
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ def map_items(
 
     Args:
         function: of one item, without side effects on other items; with several workers both must be picklable.
-        items: what to apply it to.
         workers: number of processes; 1 works in this process.
         label: shown beside the progress bar; no bar if empty.
 
@@ -70,8 +69,7 @@ def progress(steps: Iterable[Result], *, total: int, label: str) -> Iterator[Res
     """Pass ``steps`` through under a progress bar on a terminal, otherwise with a line in the log every 20 seconds.
 
     Args:
-        steps: items to pass through.
-        total: their number.
+        total: number of steps.
         label: shown beside the bar; no bar if empty.
     """
     if not label:

@@ -1,4 +1,4 @@
-"""`ChildProcess`: `main` of one of our modules in a Python process of its own; both exchange lines of JSON.
+"""`ChildProcess`: a Python process that runs `main` of a module of nnseg and exchanges lines of JSON with its parent.
 
 Child processes are started here and by `nnseg.system.parallel.map_items`, nowhere else. They use pipes, without the queues, shared
 memory and pickles of `multiprocessing`, so they also work in daemons, small containers and on read-only disks. An engine that runs

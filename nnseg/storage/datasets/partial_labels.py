@@ -2,7 +2,7 @@
 
 They are listed in ``dataset.json``, ``"annotated_labels": {"case_a": ["liver"], "case_b": ["spleen", "kidney"]}``, or in a table
 ``annotated_labels.csv`` beside it with columns ``case`` and ``labels``, the names separated by semicolons, commas or spaces. A
-region's name stands for all labels that it covers; cases not listed have all labels annotated.
+region's name means all of its labels; cases not listed have all labels annotated.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _read_table(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _labels_by_name(labels: Labels) -> dict[str, tuple[str, ...]]:
-    """Names of the labels that each label or region stands for; none for the background, which needs no annotation."""
+    """Names of the labels of each label or region, by its name; none for the background, which needs no annotation."""
     parts = {region.name: region.values for region in labels.regions}
     parts |= {name: (value,) for name, value in zip(labels.names, labels.values, strict=True)}
     named = dict(zip(labels.values[1:], labels.names[1:], strict=True))

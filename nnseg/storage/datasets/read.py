@@ -88,8 +88,8 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
 
     Args:
         case: with a label map.
-        channels: the scan must have.
-        labels: whose values its label map may have.
+        channels: number that the scan must have.
+        labels: with the values that its label map may have.
 
     Raises:
         ScanError: a file cannot be used; channels, shape or position do not agree; a channel is constant; a value is undeclared, or

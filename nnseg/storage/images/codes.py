@@ -62,7 +62,7 @@ class SegmentCodes:
     Args:
         category: anatomical structure, tissue, or abnormal structure.
         kind: of structure, such as kidney.
-        side: left or right, if the name says so and the code does not.
+        side: left or right, if it is in the name and not in the code.
     """
 
     category: Any

@@ -82,7 +82,7 @@ def _numbered(labels_ZYX: Integers, values: Sequence[int]) -> npt.NDArray[Any]:
 
 
 def _sources(like: Source) -> list[Any]:
-    """The headers of all source files, with empty fields where the standard wants a field but lets it be empty."""
+    """The headers of all source files, with empty fields where the standard requires a field that may be empty."""
     import pydicom  # noqa: PLC0415 (an extra)
 
     try:

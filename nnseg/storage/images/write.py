@@ -36,7 +36,7 @@ def write_label_files(
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
-        RunError: the folder cannot be written to, or DICOM-SEG was asked for and the extra is not installed.
+        RunError: the folder cannot be written to, or ``suffix`` is ``.dcm`` and the extra is not installed.
     """
     written: tuple[Path, ...] = ()
     chosen = next((form for form in FOLDER_FORMATS.values() if form.write and form.suffix == suffix), None)
