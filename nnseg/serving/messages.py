@@ -15,7 +15,25 @@ from nnseg.core.population import Population
 from nnseg.storage.predictions import ScanRecord
 
 
-class PredictionOrder(FrozenModel):
+class OutputOptions(FrozenModel):
+    """The folder of predictions, and which files are written.
+
+    Args:
+        out: folder of the label maps.
+        suffix: of the label maps, ".dcm" for DICOM-SEG; the scan's own if empty.
+        probabilities: also write them.
+        uncertainty: also write a map of it, and the confidence into the record.
+        spacing: mm along the stored axes (z, y, x), for scans whose files have none.
+    """
+
+    out: Path
+    suffix: str = ""
+    probabilities: bool = False
+    uncertainty: bool = False
+    spacing: Vector | None = None
+
+
+class PredictionOrder(OutputOptions):
     """How scans are to be predicted.
 
     Args:
@@ -25,10 +43,6 @@ class PredictionOrder(FrozenModel):
         mirror: average over mirrored copies.
         classic: combine networks as nnU-Net does.
         postprocessing: apply the model's postprocessing to label maps.
-        out: folder of the label maps.
-        suffix: of the label maps; the scans' own if empty.
-        probabilities, uncertainty: also write them.
-        spacing: mm along the stored axes (z, y, x), for scans whose files have none.
         memory_gb: RAM that the process may use.
         exclusive_gb: RAM that it may use for a case that is predicted alone.
     """
@@ -40,11 +54,6 @@ class PredictionOrder(FrozenModel):
     mirror: bool = True
     classic: bool = False
     postprocessing: bool = True
-    out: Path
-    suffix: str = ""
-    probabilities: bool = False
-    uncertainty: bool = False
-    spacing: Vector | None = None
     memory_gb: float = float("inf")
     exclusive_gb: float = float("inf")
     verbose: bool = False

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
-from nnseg.core.frozen import FrozenModel, digest
-from nnseg.core.geometry import Vector
+from nnseg.core.frozen import digest
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.inference.prediction import Prediction
-from nnseg.serving.messages import PredictionOrder
+from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.images.dicom_seg import missing_extra
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
 from nnseg.storage.predictions import FORMAT, file_hash
@@ -19,31 +17,20 @@ MAP_SUFFIX = ".nii.gz"
 """Of uncertainty maps, for every format of the scan."""
 
 
-class OutputTarget(FrozenModel):
-    """The folder of predictions, and which files are written.
+class OutputTarget(OutputOptions):
+    """The output options with the key of what is written.
 
     Args:
         key: digest of the model and the options: of all that determines the files, apart from the scan.
-        suffix: of the label maps, ".dcm" for DICOM-SEG; the scan's own if empty.
-        probabilities: also write them.
-        uncertainty: also write a map of it, and the confidence into the record.
-        spacing: mm along the stored axes (z, y, x), for scans whose files have none.
     """
 
-    out: Path
     key: str = ""
-    suffix: str = ""
-    probabilities: bool = False
-    uncertainty: bool = False
-    spacing: Vector | None = None
 
     @classmethod
     def of(cls, order: PredictionOrder, model: str) -> Self:
         """The target of an order, for the model with a key."""
-        options = order.options()
-        kept = {name: options[name] for name in ("suffix", "probabilities", "uncertainty", "spacing")}
-        made = [FORMAT, model, options, *([not missing_extra()] if not order.suffix else [])]
-        return cls(out=order.out, key=digest(made), **kept)
+        made = [FORMAT, model, order.options(), *([not missing_extra()] if not order.suffix else [])]
+        return cls(key=digest(made), **order.model_dump(include=set(OutputOptions.model_fields)))
 
 
 def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, labels: Labels) -> dict[str, str]:

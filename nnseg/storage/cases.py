@@ -147,15 +147,7 @@ class CaseStore:
             raise ScanError(f"{path}: this preprocessed case is damaged ({error}); delete it and preprocess again") from error
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
-        return StoredCase(
-            name=name,
-            image=image,
-            labels=labels,
-            locations=locations,
-            annotated=locations.pop(ANNOTATED, None),
-            placement=contents.placement,
-            known=contents.known,
-        )
+        return _stored_case(contents, image, labels, locations)
 
     def _path(self, name: str) -> Path:
         """The file of a case; characters that some system forbids, or that would hide the file, are percent-encoded."""
@@ -183,15 +175,19 @@ def in_memory(case: PreprocessedCase) -> StoredCase:
     Raises:
         ScanError: the case has no name or no labels.
     """
-    labels, locations = _labels_and_locations(case)
+    return _stored_case(case, case.image, *_labels_and_locations(case))
+
+
+def _stored_case(about: PreprocessedCase | _Contents, image: Any, labels: Any, locations: dict[int, Locations]) -> StoredCase:
+    annotated = locations.pop(ANNOTATED, None)
     return StoredCase(
-        name=case.name,
-        image=case.image,
+        name=about.name,
+        image=image,
         labels=labels,
         locations=locations,
-        annotated=locations.pop(ANNOTATED, None),
-        placement=case.placement,
-        known=case.known,
+        annotated=annotated,
+        placement=about.placement,
+        known=about.known,
     )
 
 

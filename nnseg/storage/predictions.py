@@ -82,7 +82,8 @@ class ScanRecord(FrozenModel):
 
     def is_whole(self, folder: Path) -> bool:
         """True if all its files are in the folder, with the same bytes as when they were written."""
-        return bool(self.hashes) and all(_has(folder / name, digest) for name, digest in self.hashes.items())
+        files = [(folder / name, digest) for name, digest in self.hashes.items()]
+        return bool(files) and all(path.is_file() and file_hash(path) == digest for path, digest in files)
 
     def remove(self, folder: Path, *, replaced_by: ScanRecord | None = None) -> None:
         """Remove its files, except those that another prediction has written since."""
@@ -179,10 +180,6 @@ def file_hash(path: Path) -> str:
     """The digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _has(path: Path, digest: str) -> bool:
-    return path.is_file() and file_hash(path) == digest
 
 
 def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, ScanRecord]:
