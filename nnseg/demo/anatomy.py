@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,12 +85,11 @@ def make_head(random: np.random.Generator, *, lesions: int) -> tuple[Ellipsoid, 
 def _vary(random: np.random.Generator, piece: Ellipsoid, *, size: Array, tone: Array) -> Ellipsoid:
     """A random variant of a piece of the template; only inner pieces deviate from the head's common size."""
     own = float(piece.tissue in INNER)
-    return Ellipsoid(
-        tissue=piece.tissue,
+    return replace(
+        piece,
         centre=as_vector(np.array(piece.centre) * size + random.normal(0, 0.6 * own, 3)),
         axes=as_vector(np.array(piece.axes) * size * (1 + 0.18 * own * random.uniform(-1, 1, 3))),
         turn=as_vector(np.array(piece.turn) + random.normal(0, 4 * own, 3)),
-        folds=piece.folds,
         signal=(float(tone[0]), float(tone[1])),
     )
 
@@ -124,10 +123,7 @@ def _gyri(points: Array) -> Array:
 
 def _both_sides(piece: Ellipsoid) -> tuple[Ellipsoid, Ellipsoid]:
     (x, y, z), (about_x, about_y, about_z) = piece.centre, piece.turn
-    mirrored = Ellipsoid(
-        tissue=piece.tissue, centre=(-x, y, z), axes=piece.axes, turn=(about_x, -about_y, -about_z), folds=piece.folds
-    )  # fmt: skip
-    return piece, mirrored
+    return piece, replace(piece, centre=(-x, y, z), turn=(about_x, -about_y, -about_z))
 
 
 TISSUES: dict[str, tuple[float, float]] = {

@@ -109,12 +109,8 @@ def _acquire(random: np.random.Generator, signal: Array) -> npt.NDArray[np.int16
 
 def _refined(grid: Grid) -> Grid:
     corner = grid.world(as_vector([0.5 / n - 0.5 for n in FINER]))
-    return Grid(
-        shape=as_shape(np.multiply(grid.shape, FINER)),
-        spacing=as_vector(np.divide(grid.spacing, FINER)),
-        origin=corner,
-        direction=grid.direction,
-    )
+    shape, spacing = as_shape(np.multiply(grid.shape, FINER)), as_vector(np.divide(grid.spacing, FINER))
+    return replace(grid, shape=shape, spacing=spacing, origin=corner)
 
 
 def _averaged(fine: npt.NDArray[Any]) -> Array:

@@ -240,7 +240,7 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
     unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
     steps, origin = unit * (RAS_TO_LPS @ affine[:3, 2::-1]).T, unit * (RAS_TO_LPS @ affine[:3, 3])
     grid = make_grid(path, shape, steps, origin, spacing)
-    # A flat image may hang anywhere in space; as a picture, its slice axis stays first.
+    # A flat image may have any orientation; like a picture, it keeps its slice axis first.
     return Grid(shape=grid.shape, spacing=grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
 
 
@@ -255,8 +255,5 @@ def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
     corners = np.column_stack([grid.corners[:, ::-1], np.ones(8, int)])
     unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
     gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
-    return (
-        (f"its sform and qform differ by up to {gap:.3g} mm; the sform is used",)
-        if gap > FORMS_TOLERANCE * min(grid.spacing)
-        else ()
-    )
+    note = f"its sform and qform differ by up to {gap:.3g} mm; the sform is used"
+    return (note,) if gap > FORMS_TOLERANCE * min(grid.spacing) else ()

@@ -11,8 +11,6 @@ from scipy import ndimage
 from nnseg.core.geometry import Grid, as_matrix, as_shape, as_vector
 from nnseg.storage.images.raw import SHEAR_LIMIT
 
-Rows = npt.NDArray[np.float64]
-
 
 def upright(grid: Grid) -> Grid:
     """The grid itself if its axes stand at right angles, else the one at right angles that covers its voxels.
@@ -25,7 +23,8 @@ def upright(grid: Grid) -> Grid:
     cosines = np.abs(direction @ direction.T)
     a, b, c = min(((1, 2, 0), (0, 2, 1), (0, 1, 2)), key=lambda axes: cosines[axes[0], axes[1]])
     axes = direction.copy()
-    axes[b] = _unit(direction[b] - (direction[b] @ direction[a]) * direction[a])
+    across = direction[b] - (direction[b] @ direction[a]) * direction[a]
+    axes[b] = across / np.linalg.norm(across)
     normal = np.cross(axes[a], axes[b])
     axes[c] = normal * np.sign(normal @ direction[c])
     spacing = np.asarray(grid.spacing) * np.sum(direction * axes, axis=1)
@@ -55,7 +54,3 @@ def share_inside(grid: Grid, other: Grid) -> float:
     points = np.stack(np.meshgrid(*(np.linspace(0, n - 1, min(n, 20)) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
     there = (points @ grid.steps + grid.origin - np.asarray(other.origin)) @ np.linalg.inv(other.steps)
     return float(np.mean(np.all((there >= -0.5) & (there <= np.asarray(other.shape) - 0.5), axis=1)))
-
-
-def _unit(vector: Rows) -> Rows:
-    return np.asarray(vector / np.linalg.norm(vector), float)
