@@ -144,7 +144,7 @@ def _row(table: CaseTable, line: int, cells: Sequence[str], *, last_takes_rest: 
     named = dict(zip(table.columns, [*cells, *[""] * count], strict=False))
     row = Row(line=line, case=named["case"], cells=named, count=len(cells))
     if any(cells[count:]):
-        advice = "a decimal comma in a table parted by commas? Save it with semicolons, or with decimal points"
+        advice = "a decimal comma in a table separated by commas? Save it with semicolons, or with decimal points"
         raise table.wrong(f"has {len(cells)} cells below {count} columns", advice, row)
     if not row.case:
         raise table.wrong("is empty", "name the case, or remove the line", row, "case")

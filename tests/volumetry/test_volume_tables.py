@@ -86,7 +86,7 @@ def test_empty_cells_are_unknown_values(tmp_path):
         ("case,sex,Left Kidney\na,2,1\n", 'line 2, column "sex": "2" is not known; write F or M'),
         ("case,Left Kidney\na,1\na,2\n", 'line 3, column "case": a is in line 2 already'),
         ("case,Left Kidney\n,1\n", 'line 2, column "case": is empty'),
-        ("case,Left Kidney\na,1,5\n", "line 2: has 3 cells below 2 columns; a decimal comma in a table parted by commas"),
+        ("case,Left Kidney\na,1,5\n", "line 2: has 3 cells below 2 columns; a decimal comma in a table separated by commas"),
         ("case,Left Kidney,left_kidney\na,1,2\n", 'line 1, column "left_kidney": there are two columns of this name'),
         ("case,label,ml\na,Left Kidney,1\na,Left Kidney,1\n", 'line 3, column "label": Left Kidney of a is listed before'),
         ("case,label,ml\na,spleen,1\n", 'column "label": none of the model\'s labels is listed'),

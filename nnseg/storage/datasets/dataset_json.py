@@ -188,7 +188,7 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     if doubled := sorted({v for v in single if single.count(v) > 1}):
         sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
         found = f'"labels" gives the value {doubled[0]} to {sharing}'
-        raise DatasetError.at(path, found, _LABELS, "give each a value of its own")
+        raise DatasetError.at(path, found, _LABELS, "give each a different value")
     return named
 
 

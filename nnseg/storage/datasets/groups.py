@@ -70,7 +70,7 @@ def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
         raise DatasetError(f'"{pattern}" is neither "subject", a .csv or .tsv file, nor a regular expression: {error}') from None
     if compiled.groups != 1:
         raise DatasetError(
-            f'"{pattern}" has {compiled.groups} pairs of parentheses; put one around the part of a case\'s name that tells its '
+            f'"{pattern}" has {compiled.groups} pairs of parentheses; put one around the part of a case\'s name with its '
             r'group, like "(patient\d+)", or name a .csv file, or write "subject"'
         )
     groups = {}

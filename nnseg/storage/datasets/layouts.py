@@ -48,7 +48,7 @@ def find_layout(folder: Path) -> FoundDataset:
     if dataset is None:
         folders = (p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         inside = ", ".join(sorted(folders)) or "no folders"
-        wrong = f"is no dataset that nnseg knows; found {inside} and files: {suffixes_found(folder)}"
+        wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(folder)}"
         expected = "dataset.json, or images/ with labels/"
         raise DatasetError.at(folder, wrong, expected, "arrange it so; the README shows the layouts")
     if not dataset.cases:

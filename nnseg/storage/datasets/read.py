@@ -212,7 +212,9 @@ def _check_position(image: Path, scan: Scan, path: Path, label_map: LabelMap) ->
         found = f"label map lies up to {gap:.3g} mm away from its image {image.name}"
         advice = "correct origin, spacing or direction in the header of the wrong one"
         raise ScanError.at(path, found, f"less than {NEAR * min(scan.grid.spacing):.2g} mm", advice)
-    return Finding(level="note", message=f"label map lies up to {gap:.2g} mm beside its image, by rounding; taken to lie on it")
+    return Finding(
+        level="note", message=f"label map lies up to {gap:.2g} mm away from its image, by rounding; its image's grid is used"
+    )
 
 
 def _check_declared(path: Path, counts: dict[int, int], labels: Labels) -> None:

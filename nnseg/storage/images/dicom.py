@@ -107,7 +107,7 @@ def choose_series(found: Sequence[Series], folder: Path) -> Series:
     volumes = find_volumes(found)
     if len(volumes) > 1:
         listed = ", ".join(map(str, volumes))
-        raise ScanError.at(folder, f"holds {len(volumes)} series: {listed}", "one", "put each series in a folder of its own")
+        raise ScanError.at(folder, f"holds {len(volumes)} series: {listed}", "one", "put each series in a separate folder")
     if not volumes:
         raise ScanError.at(folder, "holds no DICOM file", "the slices of one series", "check the folder")
     return volumes[0]
@@ -202,7 +202,7 @@ def _check_positions(series: Series, place: Path) -> float:
     doubled = np.flatnonzero(gaps < GAP_TOLERANCE * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
     if len(doubled):
         i = int(doubled[0])
-        found = f"{series.slices[i].path.name} and {series.slices[i + 1].path.name} lie both at {series.heights[i]:.2f} mm"
+        found = f"{series.slices[i].path.name} and {series.slices[i + 1].path.name} are both at {series.heights[i]:.2f} mm"
         raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
@@ -211,7 +211,7 @@ def _check_positions(series: Series, place: Path) -> float:
     away = np.linalg.norm(places - np.linspace(places[0], places[-1], len(places)), axis=1)
     if away.max() > GAP_TOLERANCE * spacing:
         i = int(away.argmax())
-        found = f"{series.slices[i].path.name} lies {away[i]:.2g} mm beside its place in a line from the first slice to the last"
+        found = f"{series.slices[i].path.name} lies {away[i]:.2g} mm away from the line through the first and the last slice"
         raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
     return float(np.mean(gaps))
 

@@ -144,7 +144,7 @@ HEADER_BYTES = 1024
 def _compression_note(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
-    return () if packed == named else (f"is {'' if packed else 'not '}compressed, unlike its name says; read as it is",)
+    return () if packed == named else (f"is {'' if packed else 'not '}compressed, contrary to its name; read as it is",)
 
 
 def _kind(start: bytes) -> tuple[int, bool] | None:

@@ -66,7 +66,7 @@ def test_a_gap_of_half_a_percent_is_rounding_and_one_of_two_percent_is_not(tmp_p
 def test_doubled_slice_is_refused_with_both_names(tmp_path):
     write_series(tmp_path)
     write_slice(tmp_path / "copy.dcm", np.zeros((4, 6)), position=(10, 20, 36))
-    with pytest.raises(ScanError, match=r"03.dcm and copy.dcm lie both at 36.00 mm"):
+    with pytest.raises(ScanError, match=r"03.dcm and copy.dcm are both at 36.00 mm"):
         read_scan([tmp_path])
 
 
@@ -176,7 +176,7 @@ def test_a_slice_shifted_sideways_is_refused_and_a_crumb_is_not(tmp_path):
         for i in range(5):
             write_slice(tmp_path / name / f"{i}.dcm", np.eye(4), position=(shift * (i == 2), 0, 3 * i))
     assert read_scan(tmp_path / "crumb").grid.spacing == (3.0, 0.7, 0.5)
-    with pytest.raises(ScanError, match=r"2.dcm lies 0.5 mm beside its place"):
+    with pytest.raises(ScanError, match=r"2.dcm lies 0.5 mm away from the line"):
         read_scan(tmp_path / "shifted")
 
 

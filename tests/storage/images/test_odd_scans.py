@@ -243,7 +243,7 @@ def test_a_scan_of_kilometres_and_headers_that_disagree_are_noted(tmp_path):
 def test_a_name_that_lies_about_compression_is_noted(tmp_path):
     plain = _saved(tmp_path / "a.nii", _noise(2, 3, 4))
     (tmp_path / "b.nii.gz").write_bytes(plain.read_bytes())
-    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, unlike its name says; read as it is",)
+    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, contrary to its name; read as it is",)
 
 
 @pytest.mark.parametrize("name", ["häß 漢字.nii.gz", "häß 漢字.nrrd", "häß 漢字.tif", "001.mha", " a  b .nii"])
