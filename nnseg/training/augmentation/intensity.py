@@ -17,26 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnseg.core.plan import Augmentation
-from nnseg.training.augmentation.mri import (
-    SMALLEST,
-    Draw,
-    IntensityChange,
-    Shape,
-    Strength,
-    apply_bias_field,
-    apply_ghosting,
-    apply_motion,
-    apply_rician_noise,
-    apply_slice_thickness,
-    column,
-    draw_bias_field,
-    draw_ghosting,
-    draw_motion,
-    draw_rician_noise,
-    draw_slice_thickness,
-    extremes,
-    mean_of,
-)
+from nnseg.training.augmentation.mri import MRI_CHANGES, SMALLEST, Draw, IntensityChange, Shape, Strength, column, extremes, mean_of
 
 Strengths = Mapping[str, Mapping[int, Strength]]
 """For one patch: by change and channel, how strong it is; without the channels that stay."""
@@ -187,11 +168,7 @@ def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
 
 
 CHANGES: Final[dict[str, IntensityChange]] = {
-    "motion": IntensityChange(draw_motion, apply_motion),
-    "ghosting": IntensityChange(draw_ghosting, apply_ghosting),
-    "slice_thickness": IntensityChange(draw_slice_thickness, apply_slice_thickness),
-    "bias_field": IntensityChange(draw_bias_field, apply_bias_field),
-    "rician_noise": IntensityChange(draw_rician_noise, apply_rician_noise),
+    **MRI_CHANGES,
     "noise": IntensityChange(draw_noise, apply_noise),
     "blur": IntensityChange(draw_blur, apply_blur),
     "brightness": IntensityChange(_factors_for("brightness", "brightness"), apply_brightness),

@@ -163,6 +163,16 @@ def apply_rician_noise(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return (rows - low + parts[0]).square_().add_(parts[1].square_()).sqrt_().add_(low)
 
 
+MRI_CHANGES: Final = {
+    "motion": IntensityChange(draw_motion, apply_motion),
+    "ghosting": IntensityChange(draw_ghosting, apply_ghosting),
+    "slice_thickness": IntensityChange(draw_slice_thickness, apply_slice_thickness),
+    "bias_field": IntensityChange(draw_bias_field, apply_bias_field),
+    "rician_noise": IntensityChange(draw_rician_noise, apply_rician_noise),
+}
+"""All of them, in the order of application."""
+
+
 def _is_drawn(rng: np.random.Generator, probability: float) -> bool:
     return probability > 0 and rng.random() < probability
 
