@@ -66,10 +66,6 @@ class Segmenter:
         Raises:
             ScanError: the scan has another number of channels or axes, NaN or Inf, or no spacing; or cannot be read.
             ModelError: the networks give no numbers.
-
-        Example:
-            >>> model = nnseg.load("model.nnseg")
-            >>> label_map = model.predict(array, spacing=(1.0, 0.8, 0.8))
         """
         if isinstance(scan, np.ndarray):
             array_scan = self._scan_of_array(scan, spacing)

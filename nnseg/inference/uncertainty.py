@@ -17,7 +17,7 @@ VISIBLE = 0.01
 """Smaller probabilities count as 0: over a large scan they would add up to more than a small structure."""
 
 SURE = 0.99
-"""Probability that divides voxels into two strata, which are sampled alike: the uncertain ones are few, and tell most."""
+"""Probability that divides voxels into two strata, sampled equally: uncertain voxels are few, and the most informative."""
 
 
 def apply_temperature(probabilities: Tensor, temperature: float, *, regions: bool = False) -> Tensor:

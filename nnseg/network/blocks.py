@@ -142,9 +142,8 @@ def channels_last_on_cpu(x: Tensor) -> Tensor:
 
 def initialize(module: nn.Module) -> None:
     """Draw convolution weights (Kaiming normal) and clear biases; meant for ``network.apply``. Source: He et al. 2015."""
-    if (
-        isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)) and not module.weight.is_meta
-    ):  # on "meta" this would load torch's compiler
+    # On "meta" there is nothing to draw, and drawing would load torch's compiler.
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, UpConvolution)) and not module.weight.is_meta:
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -35,7 +35,7 @@ class Member:
 
     Args:
         plan: that it was trained with.
-        fold: whose held-out cases it has not seen.
+        fold: whose held-out cases it was not trained on.
         weights: its ``state_dict``.
         weight: of its probabilities in the mean over members.
     """
@@ -103,7 +103,7 @@ class Model:
 
 
 PARTS: dict[str, Any] = {"trust": Trust, "card": ModelCard, "population": Population}
-"""The parts of a model that need not be there, and what they are."""
+"""The optional parts of a model, by name."""
 
 
 def save_model(model: Model, path: Path) -> None:

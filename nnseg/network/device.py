@@ -109,7 +109,7 @@ ROUNDS = 3
 @cache
 def _faster_dtype(kind: str) -> torch.dtype:
     device = torch.device(kind)
-    # Both in turn, several times: on a busy machine a single trial of each can come out either way, and with it the last digits.
+    # Both in turn, several times: on a busy machine one trial of each is not reliable, and the choice changes the last digits.
     trials = [(_trial_seconds(device, torch.float32), _trial_seconds(device, torch.bfloat16)) for _ in range(ROUNDS)]
     plain, short = (min(seconds) for seconds in zip(*trials, strict=True))
     log.debug("trial convolution on %s: float32 %.1f ms, bfloat16 %.1f ms", kind, plain * 1e3, short * 1e3)

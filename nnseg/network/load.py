@@ -41,8 +41,8 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     run = Run(path)
     plans = run.final_plans
     members = tuple(replace(m, weight=weight) for name, weight in run.weights.items() for m in _trained(run, plans[name], folds))
-    shown = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
-    previous = tuple(m for name in shown for m in _trained(run, run.plan_folder(name), folds))
+    stages = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
+    previous = tuple(m for name in stages for m in _trained(run, run.plan_folder(name), folds))
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
     return Model(
         members=members,

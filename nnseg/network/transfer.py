@@ -129,7 +129,7 @@ def _fitting(initial: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tupl
 
 
 def _is_head(name: str) -> bool:
-    """Is the tensor one of the layers that make logits?"""
+    """True for a tensor of the layers that make logits."""
     return "heads" in name.split(".")
 
 

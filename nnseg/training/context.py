@@ -94,7 +94,7 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
         yield ranks, device
         ranks.wait()  # leave together: a rank whose connections end while others still work may abort
     finally:
-        gc.collect()  # networks hold on to the group
+        gc.collect()  # networks keep references to the group
         dist.destroy_process_group()
 
 

@@ -56,7 +56,7 @@ class TrainingRequest:
 
     Args:
         options: of the command; ``budget`` is the share of this training.
-        stop: may ask for an early end.
+        stop: may request an early end.
         progress: what is kept up to date meanwhile.
         ranks: the processes that share it.
     """
@@ -79,7 +79,7 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
 
     Raises:
         RunError: neither the plan nor the options set the length of the training, or no training case is left.
-        Stopped: a signal asked for an end; everything is saved.
+        Stopped: a signal requested the end; everything is saved.
     """
     start, ranks, options = time.perf_counter(), request.ranks, request.options
     plan, place, device = folder.plan, folder.fold(number), resolve_device(options.device)
@@ -128,7 +128,7 @@ class _FoldTraining:
         self.time_limit = TimeLimit(schedule.seconds, self.learner) if schedule.seconds else None
 
     def run(self, patches: Patches, validation: Validation) -> None:
-        """Train to the end of the schedule, or until asked to stop.
+        """Train to the end of the schedule, or until a stop is requested.
 
         A training that had ended, and whose model file is lost, is trained up to the step where it ended.
         """
@@ -141,8 +141,8 @@ class _FoldTraining:
                 progress.step()
                 if learner.step == ended:
                     break
-                if asked := self.context.ranks.broadcast(self.request.stop.source):
-                    self._stop_early(for_good=asked == "file")
+                if source := self.context.ranks.broadcast(self.request.stop.source):
+                    self._stop_early(for_good=source == "file")
                     return
                 self._adjust_course(epoch_ended=epoch is not None)
                 if time.monotonic() > self.save_at and learner.step < learner.course.steps:
@@ -183,7 +183,7 @@ class _FoldTraining:
             learner.course = course
 
     def _stop_early(self, *, for_good: bool) -> None:
-        """Save, and finish for good or raise `Stopped` so that the same command goes on another time."""
+        """Save, and finish for good or raise `Stopped` so that the same command resumes it."""
         step, steps = self.learner.step, self.learner.course.steps
         if for_good:
             log.info("%s: ended at step %d of %d, because the file %s exists", self.name, step, steps, self.request.stop.file)
@@ -252,7 +252,7 @@ class _FoldTraining:
             try:
                 tensors, about = load_tensors(file)
             except ModelError as error:
-                log.warning("%s; training goes on from what was saved before", error)
+                log.warning("%s; training continues from what was saved before", error)
                 self.context.ranks.wait()  # the others have read it too
                 if self.writes:
                     file.unlink()  # else the next save would keep it as the previous one

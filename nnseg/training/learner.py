@@ -1,7 +1,7 @@
 """`Learner`: all that a training changes (weights, optimizer, step), and the step that changes it.
 
 Everything else (plan, patches, seed) is given, and the n-th batch depends on nothing but (seed, fold, n), so a learner restored
-from a snapshot goes on exactly as if it had never stopped.
+from a snapshot continues exactly as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Learner:
         return join_groups(groups), plain
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Take over the state of a snapshot."""
+        """Restore the state of a snapshot."""
         groups = split_groups(tensors)
         self.network.load_state_dict(groups["network"])
         self.average.load_state(groups["average"], about["averaged"])

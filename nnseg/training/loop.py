@@ -65,7 +65,7 @@ AHEAD = 4
 def take_steps(learner: Learner, patches: Patches, validation: Validation) -> Iterator[Epoch | None]:
     """Train to the end of the learner's course, yielding after each step: the epoch it was the last step of, else None.
 
-    Between two steps the learner may be saved or given another course. A later call goes on from its step.
+    Between two steps the learner may be saved or given another course. A later call continues from its step.
 
     Raises:
         NnsegError: a loss or a gradient of the epoch is not finite; names the patches.

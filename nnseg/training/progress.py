@@ -149,7 +149,7 @@ class TrainingProgress:
         if self.board:
             try:
                 self.board.write(epoch)
-            except OSError as error:  # the history has the same numbers, so training goes on
+            except OSError as error:  # the history has the same numbers, so training continues
                 log.warning("events for TensorBoard cannot be written any more: %s", error)
                 self.board = None
         if self.refresh and time.monotonic() - self._reported > REFRESH:

@@ -1,4 +1,4 @@
-"""The schedule of a training: read or made anew, its initial weights, and changes so that it ends in time or at a plateau."""
+"""The schedule of a training, read or new; its initial weights, and changes so that it ends in time or at a plateau."""
 
 from __future__ import annotations
 
@@ -192,11 +192,11 @@ def make_schedule(
         ModelError: the options name a model for the initial weights that does not exist.
     """
     training, device = plan.training, resolve_device(options.device)
-    asked, seconds = _length(plan, options)
+    given, seconds = _length(plan, options)
     origin, precision = _find_origin(options), autocast_dtype(device, training.precision)
     context = TrainingContext(plan=plan, fold=number, device=device, dtype=precision)
     patches = Patches(cases[0], plan, fold=number, device=device)
-    steps, step_seconds = asked, 0.0
+    steps, step_seconds = given, 0.0
     if steps is None:
         assert seconds is not None
         steps, step_seconds = steps_fitting(seconds, patches, Validation(cases[1], context), context)
@@ -204,7 +204,7 @@ def make_schedule(
     return Schedule(
         key=key,
         course=Course.of(steps, training),
-        asked_steps=asked if seconds is None else None,
+        asked_steps=given if seconds is None else None,
         seconds=seconds,
         patience=training.patience if options.patience is None else options.patience,
         precision=str(precision).removeprefix("torch."),
@@ -220,7 +220,7 @@ def _find_origin(options: Options) -> Origin | None:
     """The model whose weights the training starts with; None for random ones."""
     if options.init is None:
         if options.freeze:
-            raise ModelError(f"--freeze {options.freeze} needs --init MODEL, since random weights are not worth freezing")
+            raise ModelError(f"--freeze {options.freeze} needs --init MODEL; random weights cannot usefully be frozen")
         return None
     return Origin(model=str(options.init.resolve()), key=load_model(options.init).key(), freeze=options.freeze)
 
@@ -228,7 +228,7 @@ def _find_origin(options: Options) -> Origin | None:
 def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Origin) -> None:
     """Copy the weights of a trained model into a network, as far as they fit.
 
-    The member of the same fold is used where there is one, since it has not seen the cases that this fold holds out.
+    The member of the same fold is used where there is one, since it was not trained on the cases that this fold holds out.
 
     Raises:
         ModelError: the model has changed since the schedule was made, or nothing of it fits, or not all of the part to be frozen.
@@ -260,16 +260,16 @@ def _length(plan: Plan, options: Options) -> tuple[int | None, float | None]:
 
 def _ignored_options(schedule: Schedule, plan: Plan, options: Options) -> Iterator[str]:
     """Options that differ from those the training started with, each with what to do about it."""
-    anew = "remove the folder of this fold to start again"
+    advice = "remove the folder of this fold to start again"
     lengths = {"budget": options.budget, "steps": options.steps, "epochs": options.epochs}
     steps, seconds = _length(plan, options) if any(lengths.values()) else (schedule.asked_steps, schedule.seconds)
     if (None if seconds else steps, seconds) != (schedule.asked_steps, schedule.seconds):
         more = "use --more 30m to train it further" if schedule.ended is not None else "it keeps its length"
-        yield f"the given length is ignored; {more}, or {anew}"
+        yield f"the given length is ignored; {more}, or {advice}"
     if options.patience not in (None, schedule.patience):
-        yield f"the given --patience is ignored; {anew}"
+        yield f"the given --patience is ignored; {advice}"
     origin = schedule.origin
     if options.init and (origin is None or origin.model != str(options.init.resolve())):
-        yield f"the given --init is ignored; {anew}"
+        yield f"the given --init is ignored; {advice}"
     if schedule.threads != torch.get_num_threads() and schedule.ended is None and schedule.device == "cpu":
         yield f"it used {schedule.threads} threads, this process {torch.get_num_threads()}: weights may differ in their last digits"

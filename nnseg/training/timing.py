@@ -51,7 +51,7 @@ def compile_pays_off(context: TrainingContext, patches: Patches, steps: int) -> 
         learner = Learner(context, course, compiled=True)
         [compiling] = time_steps(learner, patches, most=1)
         compiled = _median_step(learner, patches)
-    except Exception as error:  # the compiler raises errors of many types; training goes on without it
+    except Exception as error:  # the compiler raises errors of many types; training continues without it
         log.warning("the network cannot be compiled here (%s); it is trained without", str(error).splitlines()[0])
         return False
     gain = (eager - compiled) * steps - compiling

@@ -82,11 +82,11 @@ def _check(dataset: Dataset) -> None:
     labels, files = dataset.labels, [file for case in dataset.cases for file in (*case.images, case.labels) if file]
     suffixes = {suffix_of(file) for file in files}
     if labels.values != tuple(range(len(labels.values))) or labels.ignore not in (None, len(labels.values)):
-        raise DatasetError(f"nnU-Net wants labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
+        raise DatasetError(f"nnU-Net needs labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
     if suffixes != {dataset.suffix}:
-        raise DatasetError(f"nnU-Net wants one suffix for all files, not {', '.join(sorted(suffixes))}")
+        raise DatasetError(f"nnU-Net needs one suffix for all files, not {', '.join(sorted(suffixes))}")
     if any(len(case.images) != len(dataset.channels) or case.labels is None for case in dataset.cases):
-        raise DatasetError("nnU-Net wants one file for each channel, and a label map, of each case")
+        raise DatasetError("nnU-Net needs one file for each channel, and a label map, of each case")
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

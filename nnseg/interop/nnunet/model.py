@@ -121,7 +121,7 @@ def _checkpoints(path: Path, folds: tuple[int, ...] | None) -> dict[int, Path]:
     missing = set(folds or ()) - set(available)
     if missing or not available:
         found = ", ".join(place.name for place in available.values()) or "no fold"
-        raise ModelError(f"{path} has {found}, and {f'fold {min(missing)} was asked for' if missing else 'one is needed'}")
+        raise ModelError(f"{path} has {found}, and {f'fold {min(missing)} was requested' if missing else 'one is needed'}")
     return {fold: _checkpoint(place) for fold, place in available.items() if folds is None or fold in folds}
 
 

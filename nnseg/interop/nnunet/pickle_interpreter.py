@@ -77,7 +77,7 @@ class _Name:
 
 
 class _Mark:
-    """Marks the begin of a list, dict or tuple on the stack."""
+    """Marks the beginning of a list, dict or tuple on the stack."""
 
 
 class PickleInterpreter:

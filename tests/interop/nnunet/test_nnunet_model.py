@@ -53,7 +53,7 @@ def test_members_have_the_weights_of_their_folds(tmp_path):
 def test_chosen_folds_are_taken_and_missing_ones_are_an_error(tmp_path):
     folder = write_trained(tmp_path, plans_of(), folds=(0, 1, 2))
     assert [m.fold for m in read_nnunet_model(folder, folds=(0, 2)).members] == [0, 2]
-    with pytest.raises(ModelError, match="fold 4 was asked for"):
+    with pytest.raises(ModelError, match="fold 4 was requested"):
         read_nnunet_model(folder, folds=(1, 4))
 
 
