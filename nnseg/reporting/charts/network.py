@@ -144,10 +144,9 @@ def network_svg(plan: Plan) -> str:
         _arrow(svg, "flow", *down)
         _arrow(svg, "flow", *up)
         text(svg, f"÷ {stage.stride}", (down[0][0] - 7, down[0][1] + 16), "end")
-    for (x, label), way in zip(layout.ends, ("in", "out"), strict=True):
+    for (x, label), way, y, tip in zip(layout.ends, ("in", "out"), (18.0, ON_PAGE.top), (ON_PAGE.top, 17.0), strict=True):
         text(svg, f"{label} {way}", (x, 12.0), "middle", "strong")
-        ends = (x, 17.0), (x, ON_PAGE.top)
-        _arrow(svg, "flow", *(ends if way == "in" else ends[::-1]))
+        _arrow(svg, "flow", (x, y), (x, tip))
     return tostring(svg, encoding="unicode")
 
 

@@ -55,3 +55,12 @@ def test_boxes_lie_in_the_drawing_and_do_not_touch(stages):
     for i, (x, y, w, h) in enumerate(boxes):
         for a, b, c, d in boxes[i + 1 :]:
             assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_arrows_of_input_and_output_end_between_their_texts_and_the_first_stage(stages):
+    svg = ElementTree.fromstring(network_svg(plan(patch=(128, 64), network=network(stages))))
+    into, out = [line for line in svg.iter("line") if line.get("class") == "flow"][-2:]
+    heads = [head.get("points").split()[0].split(",")[1] for head in svg.iter("polygon")][-2:]
+    assert (into.get("y1"), into.get("y2"), heads[0]) == ("18.0", "35.0", "39.0")
+    assert (out.get("y1"), heads[1]) == ("40.0", "18.0")
