@@ -204,6 +204,11 @@ def as_shape(values: Iterable[int]) -> Shape:
     return a, b, c
 
 
+def format_axes(values: Iterable[float], form: str = "g") -> str:
+    """Numbers along axes as text: "40 x 56 x 40"."""
+    return " x ".join(f"{value:{form}}" for value in values)
+
+
 def as_matrix(rows: Iterable[Iterable[float]]) -> Matrix:
     """Three vectors."""
     a, b, c = (as_vector(row) for row in rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.geometry import format_axes
 from nnseg.core.labels import Pairs, find_label_pairs, swapped_heads
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 from nnseg.planning.spacing import AXIS_NAMES
@@ -94,8 +95,8 @@ def _by_patch(inputs: PlanInputs) -> Content:
         degrees, reason = 30.0, "volumes are rotated about each axis"
     why = {"rotation_degrees": reason, "mirror_axes": "all"}
     if in_plane:
-        shape = " x ".join(f"{n:g}" for n in patch)
-        why["in_plane"] = f"the patch ({shape} voxels) is over {inputs.rules.anisotropy:.3g} times longer than it is thick"
+        shape, ratio = format_axes(patch), inputs.rules.anisotropy
+        why["in_plane"] = f"the patch ({shape} voxels) is over {ratio:.3g} times longer than it is thick"
     return {"rotation_degrees": degrees, "in_plane": in_plane, "mirror_axes": axes, "why": why}
 
 

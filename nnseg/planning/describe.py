@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from statistics import median
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from nnseg.core.dataset import counted
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.geometry import format_axes
 from nnseg.core.plan import Plan, Section
 from nnseg.planning.preflight import Preflight, StageCost
 
@@ -44,9 +45,9 @@ def summarize_plan(plan: Plan) -> str:
     architecture = unet if network.is_unet else f"{plan.dimensions}D network ({network.kind})"
     previous = f", with the segmentation of the {plan.previous} plan as a further input" if plan.previous else ""
     return (
-        f"Scans are brought to a voxel spacing of {_by(plan.preprocessing.spacing, 'g')} mm and normalized "
+        f"Scans are brought to a voxel spacing of {format_axes(plan.preprocessing.spacing)} mm and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
-        f"A {architecture} processes patches of {_by(plan.patch, 'g')} voxels, {training.batch_size} at a time{previous}. "
+        f"A {architecture} processes patches of {format_axes(plan.patch)} voxels, {training.batch_size} at a time{previous}. "
         f"It is trained for {length} with {training.optimizer} on {training.loss} "
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
@@ -145,12 +146,12 @@ def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Name and value in words of each main setting, then the settings whose reasons stand below it."""
     of, network, training = plan.preprocessing, plan.network, plan.training
     yield "path", f"{plan.dimensions}D", "name"
-    yield "grid", f"{_by(of.spacing)} mm", "preprocessing.spacing"
+    yield "grid", f"{format_axes(of.spacing, '.4g')} mm", "preprocessing.spacing"
     if of.axes != (0, 1, 2):
         yield "axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", "preprocessing.axes"
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))
     yield "intensities", ", ".join(schemes), "preprocessing.normalization"
-    yield "patch", f"{_by(plan.patch)} voxels", "patch"
+    yield "patch", f"{format_axes(plan.patch)} voxels", "patch"
     architecture = f"{network.kind} U-Net" if network.is_unet else network.kind
     yield "network", f"{architecture}, {len(network.features)} stages", "network.strides", "recipe"
     yield "", f"{', '.join(map(str, network.features))} channels", "network.features"
@@ -192,7 +193,7 @@ def _format_value(value: Any) -> str:
     if isinstance(value, BaseModel):
         return ", ".join(f"{k} {_format_value(v)}" for k, v in value if v != type(value).model_fields[k].default)
     if isinstance(value, tuple):
-        return ", ".join(_by(v, "g") if isinstance(v, tuple) else _format_value(v) for v in value) or "none"
+        return ", ".join(format_axes(v) if isinstance(v, tuple) else _format_value(v) for v in value) or "none"
     return "not set" if value is None else str(value)
 
 
@@ -206,12 +207,9 @@ def _entry(name: str, text: str, *reasons: str) -> Iterator[str]:
 def _spread(rows: Sequence[Sequence[float]]) -> str:
     """The median along each axis, with its range where it varies."""
     low, high = [min(c) for c in zip(*rows, strict=True)], [max(c) for c in zip(*rows, strict=True)]
-    middle = _by(median(column) for column in zip(*rows, strict=True))
-    return f"all {middle}" if low == high else f"{middle} in the median, from {_by(low)} to {_by(high)}"
-
-
-def _by(values: Iterable[float], form: str = ".4g") -> str:
-    return " x ".join(f"{v:{form}}" for v in values)
+    middle = [median(column) for column in zip(*rows, strict=True)]
+    smallest, typical, largest = (format_axes(ends, ".4g") for ends in (low, middle, high))
+    return f"all {typical}" if low == high else f"{typical} in the median, from {smallest} to {largest}"
 
 
 def _number(value: float) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 from nnseg.core.fingerprint import Intensity
+from nnseg.core.geometry import format_axes
 from nnseg.core.plan import NormalizationScheme
 from nnseg.planning.augmentation import augmentation_section
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
@@ -20,12 +21,12 @@ SPLINES = {0: "nearest neighbour", 1: "linear: faster than cubic", 3: "cubic: sh
 def explain_patch(inputs: PlanInputs) -> str:
     """The reason for the size of the patch."""
     size, constants = inputs.size, inputs.rules.constants(inputs.dimensions)
-    shape, start = _by(inputs.requirements.shape), _by(size.start)
+    shape, start = format_axes(inputs.requirements.shape), format_axes(size.start)
     allowed = size.allowance / constants.patch_batch * constants.reference_batch / 1e6
     affordable = f"{allowed:.3g} million are affordable for {inputs.rules.aim}"
     cost = f"{size.estimate / 1e6:.3g} million feature values per patch; {affordable}"
     if all(p >= s for p, s in zip(inputs.patch, inputs.requirements.shape, strict=True)):
-        divisors = _by(size.topology.divisor)
+        divisors = format_axes(size.topology.divisor)
         return f"the whole median scan on this grid ({shape} voxels) fits, rounded up to multiples of {divisors} ({cost})"
     if math.prod(inputs.patch) >= math.prod(size.start):
         return f"the largest patch tried ({start}) fits; the median scan has {shape} voxels ({cost})"
@@ -81,7 +82,7 @@ def network_section(inputs: PlanInputs) -> Content:
     kernels = "1 along an axis while it is twice as coarse as the others, 3 once pooling has made voxels nearly cubic"
     if all(k == 3 for kernel in topology.kernels for k in kernel):
         kernels = "3 along every axis, since none is twice as coarse as another"
-    edge, smallest = rules.smallest_edge, _by(topology.sizes[-1])
+    edge, smallest = rules.smallest_edge, format_axes(topology.sizes[-1])
     return {
         "kind": rules.network,
         "features": size.features,
@@ -152,7 +153,3 @@ def inference_section(inputs: PlanInputs, mirror_axes: Sequence[int]) -> Content
     reason = "the axes mirrored in training" if mirror_axes else "training mirrors no axis"
     decided = {"mirror_axes": tuple(mirror_axes), "why": {"mirror_axes": reason}}
     return apply_recipe(decided, inputs.recipe.inference.model_dump(exclude_unset=True))
-
-
-def _by(values: Iterable[float]) -> str:
-    return " x ".join(f"{v:g}" for v in values)

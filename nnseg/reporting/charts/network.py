@@ -8,6 +8,7 @@ from math import prod
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from nnseg.core.dataset import counted
+from nnseg.core.geometry import format_axes
 from nnseg.core.plan import Plan
 from nnseg.reporting.charts.drawing import WIDTH, Place, canvas, line, text
 from nnseg.reporting.formatting import by
@@ -164,7 +165,7 @@ def describe_network(plan: Plan) -> str:
     """A caption for the drawing, with what is the same in all stages."""
     weights = plan.network.weights
     size = f"{weights / 1e6:.3g} million" if weights >= 1e6 else f"{weights:,}"
-    kernels = list(dict.fromkeys(" x ".join(f"{n:g}" for n in kernel) for kernel in plan.network.kernels))
+    kernels = list(dict.fromkeys(format_axes(kernel) for kernel in plan.network.kernels))
     every = f"all kernels {kernels[0]}" if len(kernels) == 1 else f"kernels {' and '.join(kernels)}"
     deep = " Coarser stages of the decoder have a loss too (deep supervision)." if plan.training.deep_supervision else ""
     return (

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector
+from nnseg.core.geometry import Grid, Vector, format_axes
 from nnseg.storage.images.dicom_headers import Slice, dicom_files, read_slice
 from nnseg.storage.images.itk import itk_message, no_itk_warnings, raw_from_itk, read_header_only
 from nnseg.storage.images.raw import READ_DEFAULTS, SHEAR_LIMIT, RawImage, ReadOptions, make_grid, placeholder
@@ -183,7 +183,7 @@ def _check_spacings(series: Series, place: Path) -> None:
     other = np.argwhere(~np.isclose(spacings, spacings[:1], rtol=SPACING_TOLERANCE, atol=0))
     if len(other):
         i = int(other[0][0])
-        one, another = (" x ".join(f"{v:g}" for v in series.slices[k].spacing) for k in (0, i))
+        one, another = (format_axes(series.slices[k].spacing) for k in (0, i))
         found = f"{series.slices[0].path.name} has voxels of {one} mm and {series.slices[i].path.name} of {another} mm"
         raise ScanError.at(place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them")
 
