@@ -21,6 +21,11 @@ from nnseg.storage.images.dicom_headers import TAGS, read_tags
 from nnseg.storage.run import Run
 from nnseg.storage.tables import csv_text
 
+log = logging.getLogger(__name__)
+
+DICOM = "dicom"
+"""The source of groups that stands for the DICOM headers of a run's own scans."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedScores:
@@ -131,12 +136,6 @@ def scores_csv(scores: Scores) -> str:
     empty = [None] * (1 + len(counts) + len(scores.metrics))
     rows += [[failure.name, *empty, failure.reason] for failure in scores.failed]
     return csv_text(("case", "label", *counts, *scores.metrics, "failed"), rows)
-
-
-log = logging.getLogger(__name__)
-
-DICOM = "dicom"
-"""The source of groups that stands for the DICOM headers of a run's own scans."""
 
 
 def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:

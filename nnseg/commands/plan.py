@@ -29,6 +29,8 @@ from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
 from nnseg.system.parallel import map_items
 
+log = logging.getLogger(__name__)
+
 USED_SHARE = 0.9
 """Share of a device's free memory that a plan may fill; the rest is for the libraries."""
 
@@ -175,9 +177,6 @@ def _origin(run: Run) -> PlanOrigin:
 def _edited(run: Run, origin: PlanOrigin) -> Path | None:
     """The file of a plan that was edited by hand."""
     return next((file for file in _files(run) if read_plan(file).key() not in origin.written), None)
-
-
-log = logging.getLogger(__name__)
 
 
 def measure_dataset(run: Run, dataset: Dataset, workers: int) -> Fingerprint:

@@ -26,6 +26,8 @@ from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Folds, Run
 
+log = logging.getLogger(__name__)
+
 Content = TypeVar("Content")
 
 MOST_STILL = 4
@@ -170,9 +172,6 @@ def _provenance(
 
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None) or "by default"
-
-
-log = logging.getLogger(__name__)
 
 
 def report(run: Run, *, live: bool = False, device: str = "auto") -> None:
