@@ -1,10 +1,12 @@
-"""Numbers, quantities and intervals as text; `FILTERS` are these functions as filters of the templates."""
+"""Numbers, quantities and intervals as text, and the environment of templates, whose `FILTERS` are these functions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnseg.core.dataset import counted
 from nnseg.core.decisions import ensemble_name
@@ -74,7 +76,24 @@ def capitalized(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+Filters = Mapping[str, Callable[..., Any]]
+
+FILTERS: Final[Filters] = {
     function.__name__: function
     for function in (duration, short_duration, energy, short, decimals, interval, signed, gain, counted, ensemble_name, capitalized)
 }
+
+
+def template_environment(package: str, folder: str = "", *, html: bool = True, filters: Filters | None = None) -> Environment:
+    """The environment of a package's templates: names without a value are errors, and lines of statements leave no lines.
+
+    Args:
+        package: such as "nnseg.reporting".
+        folder: of the templates, in the package.
+        html: True escapes all values.
+        filters: by name, besides `FILTERS`.
+    """
+    loader = PackageLoader(package, folder)
+    environment = Environment(loader=loader, autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+    environment.filters.update({**FILTERS, **(filters or {})})
+    return environment

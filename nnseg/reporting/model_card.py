@@ -6,11 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nnseg.core.card import MetricSummary, ModelCard
 from nnseg.core.decisions import EnsembleCandidate, Interval
-from nnseg.reporting.formatting import FILTERS, MISSING, by
+from nnseg.reporting.formatting import MISSING, Filters, by, template_environment
 
 AVERAGES = ("per_mask", "per_image", "pooled")
 
@@ -20,10 +18,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 def model_card_markdown(card: ModelCard) -> str:
     """The card as Markdown, ending with a line break."""
-    loader = PackageLoader("nnseg.reporting", "page")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 (no HTML)
-    environment.filters.update(FILTERS)
-    environment.filters.update(plain=_plain, extremes=_extremes, bracketed=_bracketed)
+    filters: Filters = {"plain": _plain, "extremes": _extremes, "bracketed": _bracketed}
+    environment = template_environment("nnseg.reporting", "page", html=False, filters=filters)
     page = environment.get_template("model_card.md.j2").render(
         card=card,
         averages=_average_table(card.scores),

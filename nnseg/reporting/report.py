@@ -8,14 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from nnseg.core.metrics import metric_of
 from nnseg.planning.describe import list_decisions, summarize_plan
 from nnseg.reporting.charts.curves import training_statuses
 from nnseg.reporting.charts.network import describe_network, network_stages, network_svg
 from nnseg.reporting.content import ReportContent
-from nnseg.reporting.formatting import FILTERS
+from nnseg.reporting.formatting import template_environment
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
@@ -88,12 +88,8 @@ def render_report(content: ReportContent) -> str:
 
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("nnseg.reporting", "page")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     functions = (describe_network, list_decisions, network_stages, network_svg, summarize_plan)
-    environment.filters.update(FILTERS)
-    environment.filters.update((function.__name__, function) for function in functions)
-    return environment
+    return template_environment("nnseg.reporting", "page", filters={function.__name__: function for function in functions})
 
 
 def page_file(name: str) -> str:

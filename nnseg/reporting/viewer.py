@@ -10,11 +10,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
+from nnseg.reporting.formatting import template_environment
 from nnseg.reporting.payload import PackedCase, affine_of, pack_all
 from nnseg.reporting.pictures import OKABE_ITO
 
@@ -105,8 +106,7 @@ def _id(number: int, name: str) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_text("viewer.html.j2"))
+    return template_environment("nnseg.reporting").get_template("viewer.html.j2")
 
 
 @cache

@@ -10,14 +10,14 @@ from itertools import accumulate
 from statistics import fmean, median
 from urllib.parse import quote
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from nnseg.core.dataset import counted
 from nnseg.core.labels import Labels, find_side_pairs
 from nnseg.core.population import Percentile, Population
 from nnseg.reporting.case_images import CaseImages
-from nnseg.reporting.formatting import FILTERS
+from nnseg.reporting.formatting import Filters, template_environment
 from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
@@ -192,12 +192,8 @@ def _pairs(names: Sequence[str], cases: Sequence[CaseVolumes]) -> list[tuple[str
 
 @cache
 def _template(name: str) -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_text)
-    )
-    environment.filters.update(FILTERS)
-    environment.filters.update(ml=format_ml, percentile=format_percentile, range=format_range, sheet=_link)
-    return environment.get_template(name)
+    filters: Filters = {"ml": format_ml, "percentile": format_percentile, "range": format_range, "sheet": _link}
+    return template_environment("nnseg.volumetry", filters=filters).get_template(name)
 
 
 def _link(case: str) -> str:
