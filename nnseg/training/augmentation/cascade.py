@@ -1,7 +1,7 @@
 """Augmentation of the previous stage's segmentation, which a cascade's network has as an input.
 
-The segmentations in training are of networks that were not trained on the case, and still better than some in prediction. So that
-the network does not rely on them, borders are moved, gaps closed, bridges cut and small components removed. Distances are in voxels.
+The segmentations in training are of networks that were not trained on the case, and better than some in prediction. So that the
+network does not rely on them, borders are moved, gaps closed, bridges cut and small components removed. Distances are in voxels.
 
 Source: nnU-Net 2 (Isensee et al. 2021, and the transforms of its cascade), for the changes and their probabilities.
 """
