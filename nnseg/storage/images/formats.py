@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnseg.core.errors import ScanError
 from nnseg.storage.images.dicom import read_series, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
@@ -84,12 +85,15 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """All files that are read for an image: those in its folder, or the file and those that belong to it.
 
     Raises:
-        ScanError: the folder cannot be listed.
+        ScanError: the folder cannot be listed, or the file cannot be read.
     """
     if path.is_dir():
         return (folder_format(path) or DICOM).files(path)
     form = FORMATS.get(suffix_of(path))
-    return (path, *form.beside(path)) if form else (path,)
+    try:
+        return (path, *form.beside(path)) if form else (path,)
+    except OSError as error:
+        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a file", "restore it") from error
 
 
 def suffix_of(path: Path) -> str:

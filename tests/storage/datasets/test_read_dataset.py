@@ -451,6 +451,12 @@ def test_content_hash_of_a_metaimage_changes_with_its_voxels(tmp_path, named):
             content_hash([path])
 
 
+@pytest.mark.parametrize("name", ["a.mhd", "a.tif", "a.nii.gz"])
+def test_content_hash_of_a_missing_image_names_its_file(tmp_path, name):
+    with pytest.raises(ScanError, match=f"{name}: cannot be read"):
+        content_hash([tmp_path / name])
+
+
 def test_content_hash_of_a_metaimage_with_its_voxels_in_it_is_that_of_its_bytes(tmp_path):
     path, copy = tmp_path / "a.mhd", tmp_path / "copy"
     path.write_bytes(f"{META}LOCAL\n".encode() + bytes(8))
