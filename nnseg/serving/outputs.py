@@ -9,9 +9,10 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
+from nnseg.storage.files import file_hash
 from nnseg.storage.images.dicom_seg import missing_extra
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
-from nnseg.storage.predictions import FORMAT, file_hash
+from nnseg.storage.predictions import FORMAT
 
 MAP_SUFFIX = ".nii.gz"
 """Of uncertainty maps, for every format of the scan."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -80,6 +81,12 @@ def locked(folder: Path, *, busy: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def file_hash(path: Path) -> str:
+    """The BLAKE2b hash (32 hexadecimal digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _flush(path: Path) -> None:

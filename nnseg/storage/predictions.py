@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.core.trust import Confidence
-from nnseg.storage.files import read_json, write_json
+from nnseg.storage.files import file_hash, read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
 from nnseg.system.machine import versions
 
@@ -174,12 +173,6 @@ class PredictionsWriter:
         made = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.folder / RECORD, self._about.model_copy(update={"cases": self.cases, "made": made}))
         self._due, self._changed = time.monotonic() + max(WRITE_INTERVAL, WRITE_RATIO * (time.monotonic() - start)), False
-
-
-def file_hash(path: Path) -> str:
-    """The digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def held_out_predictions(folder: Path, folds: Mapping[int, Fold]) -> dict[str, ScanRecord]:

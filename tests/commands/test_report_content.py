@@ -19,11 +19,11 @@ from nnseg.core.trust import Agreement, Trust
 from nnseg.crossval.score import score
 from nnseg.evaluation.groups import grouped
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.files import write_json
+from nnseg.storage.files import file_hash, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
 from nnseg.storage.plan_folder import write_plan
-from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
 from nnseg.storage.run import Run
 
 

@@ -26,10 +26,10 @@ from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file, save_model
 from nnseg.network.load import load_model
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.files import write_json
+from nnseg.storage.files import file_hash, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
-from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, file_hash, read_predictions
+from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, read_predictions
 from nnseg.storage.run import Run
 
 CPU = torch.device("cpu")

@@ -4,7 +4,8 @@ import json
 import threading
 
 from nnseg.storage import predictions as room
-from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, file_hash, read_predictions
+from nnseg.storage.files import file_hash
+from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, read_predictions
 
 DONE = ScanRecord(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
 

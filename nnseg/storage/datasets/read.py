@@ -18,6 +18,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
+from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of, suffix_of
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.system.parallel import map_items
@@ -123,16 +124,11 @@ def content_hash(files: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         for part in files_of(path):
-            digest.update(_digest(part))
+            try:
+                digest.update(bytes.fromhex(file_hash(part)))
+            except OSError as error:
+                raise ScanError.at(part, f"cannot be read ({error.strerror})", "a file", "restore it") from error
     return digest.hexdigest()
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-    except OSError as error:
-        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a file", "restore it") from error
 
 
 def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
