@@ -46,11 +46,11 @@ def compare_models(paths: Sequence[Path], metrics: Sequence[str] | None = None) 
         raise EvaluationError("give two or more models to compare: run folders, or files of scores")
     models = read_models(paths)
     first, *others = models
-    asked = common_metrics(models, metrics)
+    chosen = common_metrics(models, metrics)
     return Comparisons(
-        comparisons=tuple(compare(models[first], models[other], asked, names=(first, other)) for other in others),
-        metric=asked[0],
-        mean_ranks=mean_ranks(models, asked[0]) if len(others) > 1 else {},
+        comparisons=tuple(compare(models[first], models[other], chosen, names=(first, other)) for other in others),
+        metric=chosen[0],
+        mean_ranks=mean_ranks(models, chosen[0]) if len(others) > 1 else {},
     )
 
 

@@ -34,7 +34,7 @@ MAX_CASES = 8
 
 
 class ProbeRequest(FrozenModel):
-    """What a process is to measure.
+    """A measurement that a process is to make.
 
     Args:
         task: "handle" preprocesses the cases into the store, and predicts them; "train" trains on those in the store.
@@ -56,7 +56,7 @@ class ProbeRequest(FrozenModel):
 
 
 class ProbeResult(FrozenModel):
-    """What was measured: ``handling`` or ``trial``, or an error.
+    """The result of a measurement: ``handling`` or ``trial``, or an error.
 
     Args:
         device: the one used.
@@ -202,7 +202,7 @@ def _with_handling(known: Probe, request: ProbeRequest) -> Probe:
 
 
 def _measure(request: ProbeRequest) -> ProbeResult:
-    """What a process of its own measured, or why it could not."""
+    """The result of a measurement in a process of its own, or the error that prevented it."""
     lines: list[bytes | None] = []
     with ChildProcess(launch("nnseg.commands.probe_worker"), lines.append, level=logging.DEBUG) as child:
         child.send(request)

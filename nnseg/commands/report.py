@@ -86,8 +86,8 @@ def _pixel_units(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, .
     """A note that lengths are in pixels, where files of a format that stores no spacing came without one."""
     if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
         return ()
-    told = f"{dataset.suffix} files store no pixel size: in what follows 1 mm stands for one pixel, and 1 ml for 1000"
-    return (Finding(level="note", message=told),)
+    message = f"{dataset.suffix} files store no pixel size: in what follows 1 mm stands for one pixel, and 1 ml for 1000"
+    return (Finding(level="note", message=message),)
 
 
 def _with_pictures(content: ReportContent, run: Run, scores: Scores, device: str) -> ReportContent:

@@ -131,8 +131,8 @@ def _train_stage(
             for job in jobs:
                 if not ranks.broadcast(stop.source):
                     train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
-        asked = ranks.broadcast(stop.source)
+        source = ranks.broadcast(stop.source)
         stop.clear()
-    if asked == "signal":
+    if source == "signal":
         raise Stopped("stopped between two trainings; the same command goes on", stop.code)
-    return asked == "file"
+    return source == "file"

@@ -237,12 +237,12 @@ def _confirm(cases: HeldOutCases, chosen: Chosen, tried: tuple[Tried, ...]) -> P
     cross_validated = np.array([m[chosen[cases.parts[name]]].counts.dice() for name, m in measured.items()])
     gain, names = mean_over_names(dice_difference(before, cross_validated)), cases.labels.foreground
     overall = assess(steps[0], dice_difference(before, after), names)
-    said = f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} with the steps chosen without each part of them"
+    summary = f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} with the steps chosen without each part of them"
     if gain <= 0 or not overall.accepted:
         why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, because with all steps {overall.reason}"
-        return Postprocessing(cases=len(measured), reason=f"{said}: {why}", tried=tried)
+        return Postprocessing(cases=len(measured), reason=f"{summary}: {why}", tried=tried)
     effects = {name: _effect(before[:, i], after[:, i], cross_validated[:, i]) for i, name in enumerate(names)}
-    return Postprocessing(mendings=steps, cases=len(measured), reason=said, effects=effects, tried=tried)
+    return Postprocessing(mendings=steps, cases=len(measured), reason=summary, effects=effects, tried=tried)
 
 
 def _effect(before: Numbers, after: Numbers, cross_validated: Numbers) -> Effect:

@@ -34,7 +34,7 @@ TALLEST = 230 * MM
 """Height in inches of a figure that fills a page of a journal."""
 DPI = 300
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
 SERIES = ((BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (4, 1, 1, 1, 1, 1))))
 """Colour and dashes of the mean of each plan's folds. Source: Okabe and Ito, Color universal design, 2008."""
 
