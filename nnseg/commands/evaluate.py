@@ -178,6 +178,6 @@ def _by_tags(scans: Mapping[str, Path]) -> dict[str, dict[str, str]]:
             found[by][name] = value
     if not any(found.values()):
         raise EvaluationError(
-            f"none of {len(scans)} scans is DICOM and says where it comes from; give a CSV with a column called case"
+            f"none of {len(scans)} scans is DICOM with {', '.join(TAGS)} in its header; give a CSV with a column called case"
         )
     return cohorts_of(found)

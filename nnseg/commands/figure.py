@@ -58,7 +58,7 @@ def _make_figure(run: Run, what: What) -> Callable[[], Figure]:
             raise RunError(f"{run.path} has no training to show yet; begin one with nnseg train")
         return partial(curves_figure, run.histories)
     if (scores := run.scores) is None:
-        raise RunError(f"{run.path} is not scored yet; go on with nnseg run")
+        raise RunError(f"{run.path} is not scored yet; continue with nnseg run")
     if what == "scores":
         return partial(scores_figure, scores)
     cases = read_examples(run, scores)

@@ -134,5 +134,5 @@ def _train_stage(
         source = ranks.broadcast(stop.source)
         stop.clear()
     if source == "signal":
-        raise Stopped("stopped between two trainings; the same command goes on", stop.code)
+        raise Stopped("stopped between two trainings; the same command continues", stop.code)
     return source == "file"

@@ -128,7 +128,9 @@ def network_svg(plan: Plan) -> str:
     """A drawing of a plan's network, legible on a phone."""
     layout, stages, (width, height) = layout_network(plan, ON_PAGE), network_stages(plan), ON_PAGE.box
     shapes = ", ".join(f"{s.features} features at {s.shape}" for s in stages)
-    title = f"{plan.network.kind} {plan.dimensions}D U-Net of {len(stages)} stages: {shapes}; skips join the two sides"
+    title = (
+        f"{plan.network.kind} {plan.dimensions}D U-Net of {len(stages)} stages: {shapes}; skip connections join encoder and decoder"
+    )
     svg = canvas(title, height=ON_PAGE.top + ON_PAGE.pitch * (len(stages) - 1) + height + 6, kind="chart network")
     for start, end in layout.skips:
         _arrow(svg, "skip", start, end)

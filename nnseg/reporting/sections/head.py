@@ -31,11 +31,11 @@ def summarize_head(content: ReportContent) -> dict[str, Any]:
 def _explain_dice(scores: Scores) -> str:
     dice = scores.averages.per_image["dice"]
     if dice.mean is None:
-        return "No held-out case shows any label, in the reference or the prediction."
+        return "No held-out case has any label, in the reference or the prediction."
     cases = "case" if dice.n == 1 else "cases"
     return (
-        f"On {dice.n} held-out {cases} prediction and reference share {dice.mean:.1%} of what they show on average "
-        f"(Dice; 1 is perfect). Each was predicted only by networks that never saw it in training."
+        f"On {dice.n} held-out {cases} the mean Dice of prediction and reference is {dice.mean:.3f} (1 is perfect). "
+        f"Each was predicted only by networks that were not trained on it."
     )
 
 
