@@ -138,12 +138,13 @@ class PredictionsWriter:
         self.cases = read_predictions(folder)
         if not self.cases and (folder / RECORD).exists():
             log.debug("%s is of another format, or damaged: starting anew", folder / RECORD)
-        asked = dict(options or {})
-        self._about = Predictions(nnseg=versions()["nnseg"], model=dict(model), options=asked, labels=labels, population=population)
+        self._about = Predictions(
+            nnseg=versions()["nnseg"], model=dict(model), options=dict(options or {}), labels=labels, population=population
+        )
         self._due, self._changed, self._lock = 0.0, True, threading.Lock()
 
     def __enter__(self) -> Self:
-        self._write()  # first, so that the folder is recognised as ours even if the process dies
+        self._write()  # first, so that the folder is recognised even if the process is killed
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -100,7 +100,7 @@ def _entry_problem(entry: CaseEntry, *, known: bool) -> str:
 
 
 def _channel_files(listed: Path) -> tuple[Path, ...]:
-    """CASE_0000, CASE_0001, ... where dataset.json lists CASE: the habit of nnU-Net's first version."""
+    """CASE_0000, CASE_0001, ... where dataset.json lists CASE, as for nnU-Net's first version."""
     suffix = listed.name[len(image_name(listed)) :]
     paths = (listed.with_name(f"{image_name(listed)}_{i:04d}{suffix}") for i in range(10_000))
     return tuple(takewhile(Path.exists, paths))

@@ -88,7 +88,7 @@ def _labels(path: Path, case: str, given: Sequence[str], parts: Mapping[str, tup
 
 
 def _split_names(text: str, parts: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Names separated by spaces, where the whole is no name itself but all its words are."""
+    """Names separated by spaces, if the whole text is no name and each of its words is one."""
     words = text.split()
     return words if text not in parts and all(word in parts for word in words) else [text]
 

@@ -1,4 +1,4 @@
-"""DICOM codes of labels: SNOMED CT where the standard lists what the label names. Needs the extra ``dicom``."""
+"""DICOM codes of labels, in SNOMED CT where the standard has one. Needs the extra ``dicom``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ABNORMAL = {"tumor", "tumour", "cancer", "neoplasm", "lesion", "lesions", "metas
 """Words that make a name that is not listed an abnormality."""
 
 _LISTS = {"cid7192": "AnatomicalStructure", "cid7166": "Tissue", "cid7194": "MorphologicallyAbnormalStructure"}
-"""The standard's lists of what segments show, and the category of each; a later list wins."""
+"""The standard's lists of contents of segments, and their categories; later lists have precedence."""
 _NOT_SHOWN = {"background", "normal"}
 
 

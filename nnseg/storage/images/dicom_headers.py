@@ -1,4 +1,4 @@
-"""Headers of single DICOM files: whether they hold an image, the position of its slice, and tags of patient and scanner."""
+"""Headers of DICOM files: class, position and size of a slice, and tags of patient and scanner."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def dicom_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _sop_class(path: Path) -> str:
-    """The MediaStorageSOPClassUID of a DICOM file; "" if it is not where the format puts it."""
+    """The MediaStorageSOPClassUID of a DICOM file; "" if it is not at its place in the format."""
     with path.open("rb") as file:
         start = file.read(4096)
     at = start.find(b"\x02\x00\x02\x00UI", 132)

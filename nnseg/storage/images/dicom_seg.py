@@ -41,7 +41,7 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         when: date and time of the segmentation; now by default. The same input and time give the same bytes.
 
     Raises:
-        ScanError: the scan was not read from DICOM, has headers that DICOM-SEG cannot be made from, or unknown values were given.
+        ScanError: the scan was not read from DICOM, or its headers cannot be used; or a value is no label.
         RunError: the extra is not installed, or the folder cannot be written to.
     """
     if command := missing_extra():
@@ -50,16 +50,16 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
     if unknown:
         raise ScanError(f"{path}: the label map contains {unknown}, which are no labels of the model; predict again")
     segments = label_segments(labels)
-    numbers = _numbered(labels_ZYX, list(segments.values()))
+    numbers = _segment_numbers(labels_ZYX, list(segments.values()))
     sources = _sources(like)
     try:
-        made = _segmentation(sources, numbers, list(segments), like.grid.shape[0], when or datetime.now())
+        segmentation = _segmentation(sources, numbers, list(segments), like.grid.shape[0], when or datetime.now())
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         place = like.files[0].parent
         advice = "write .nii.gz instead, or correct the series' headers"
         raise ScanError.at(place, f"cannot be used for DICOM-SEG ({error})", "complete headers", advice) from error
     with write_aside(Path(path)) as aside:
-        made.save_as(aside)
+        segmentation.save_as(aside)
 
 
 def label_segments(labels: Labels) -> dict[str, int]:
@@ -70,7 +70,7 @@ def label_segments(labels: Labels) -> dict[str, int]:
     return {names.get(region.paint, region.name): region.paint for region in labels.regions}
 
 
-def _numbered(labels_ZYX: Integers, values: Sequence[int]) -> npt.NDArray[Any]:
+def _segment_numbers(labels_ZYX: Integers, values: Sequence[int]) -> npt.NDArray[Any]:
     """The number of each voxel's segment, from 1 in the order of the values; 0 for none."""
     lowest = int(labels_ZYX.min())
     table = np.zeros(int(labels_ZYX.max()) - lowest + 1, np.uint8 if len(values) < 256 else np.uint16)
@@ -121,12 +121,12 @@ def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequ
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module that it copies
     first = 1 if int(sources[0].get("NumberOfFrames") or 1) > 1 else slices
     seed = [*(str(s.SOPInstanceUID) for s in sources), hashlib.blake2b(numbers.tobytes()).hexdigest(), *names, when.isoformat()]
-    made = hd.seg.Segmentation(
+    segmentation = hd.seg.Segmentation(
         source_images=sources[:first],
         further_source_images=sources[first:] or None,
         pixel_array=numbers,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(number, name) for number, name in enumerate(names, 1)],
+        segment_descriptions=[_segment_description(number, name) for number, name in enumerate(names, 1)],
         series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
         series_number=int(sources[0].get("SeriesNumber") or 0) + 1000,
         series_description="nnseg segmentation",
@@ -141,16 +141,16 @@ def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequ
         content_date=when.date(),
         content_time=when.time(),
     )
-    made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
-    for tool in made.ContributingEquipmentSequence:
+    segmentation.InstanceCreationDate, segmentation.InstanceCreationTime = segmentation.ContentDate, segmentation.ContentTime
+    for tool in segmentation.ContributingEquipmentSequence:
         tool.ContributionDateTime = when.strftime("%Y%m%d%H%M%S.%f")
     axes = generate_uid(entropy_srcs=[*seed, "dimensions"])
-    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = axes
-    return made
+    return segmentation
 
 
-def _described(number: int, name: str) -> Any:
+def _segment_description(number: int, name: str) -> Any:
     import highdicom as hd  # noqa: PLC0415
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 

@@ -87,7 +87,7 @@ def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawIma
 
 
 def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:
-    """The voxels, and how many numbers each has; several are the last axis."""
+    """The voxels, and the number of components of each; several components are the last axis."""
     if isinstance(image, sitk.Image):
         return np.array(sitk.GetArrayViewFromImage(image)), image.GetNumberOfComponentsPerPixel()
     colours = image.GetNumberOfComponents()

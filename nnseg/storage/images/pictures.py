@@ -122,7 +122,7 @@ def _raw_picture(voxels: Voxels, *, is_2d: bool, spacing: Vector | None, options
 
 
 def _tiff_axes(path: Path, pixels: Voxels, axes: str) -> tuple[Voxels, bool]:
-    """(C, Z, Y, X) and whether it is flat; samples or channels (S, C) come first, any other further axis is the slices."""
+    """Pixels as (C, Z, Y, X), and whether they are 2D; S or C is the axis of channels, any other further axis that of slices."""
     order = [a for a, n in zip(axes, pixels.shape, strict=True) if n > 1 or a in "YX"]
     pixels = pixels.reshape([n for a, n in zip(axes, pixels.shape, strict=True) if n > 1 or a in "YX"])
     colour = [i for i, a in enumerate(order) if a in "SC"]
@@ -157,7 +157,7 @@ def _sidecar_spacing(path: Path) -> Vector | None:
 
 @contextmanager
 def _logged_errors() -> Iterator[list[str]]:
-    """The errors that tifffile logs: of a truncated file it drops the missing pages and goes on."""
+    """The errors that tifffile logs: it reads a truncated file without the missing pages."""
     messages: list[str] = []
     handler, logger = logging.Handler(logging.ERROR), logging.getLogger("tifffile")
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
