@@ -105,7 +105,12 @@ class CaseTable:
 
 
 def read_case_table(
-    path: Path, *, compared: Callable[[str], str] = str.casefold, headless: Sequence[str] = (), last_takes_rest: bool = False
+    path: Path,
+    *,
+    compared: Callable[[str], str] = str.casefold,
+    headless: Sequence[str] = (),
+    last_takes_rest: bool = False,
+    lenient: bool = False,
 ) -> CaseTable:
     """A table with a line for each case.
 
@@ -114,6 +119,7 @@ def read_case_table(
         compared: normalizes names of columns before they are compared.
         headless: the columns of a table that has just as many and no header; () if a header is needed.
         last_takes_rest: cells beyond the last column belong to it, separated by semicolons; otherwise they are an error.
+        lenient: of columns with one name the first is read, and cells beyond the last column are ignored.
 
     Raises:
         DatasetError: there is no such file, or it is no table; no column is called "case", or two columns have one name; a line has
@@ -132,16 +138,21 @@ def read_case_table(
     if "case" not in columns:
         otherwise = f", or {len(headless)} columns without a header" if headless else ""
         raise table.wrong(f"has the columns {', '.join(header)}", f'one called "case" is expected{otherwise}')
-    if doubled := [name for name in columns if name and columns.count(name) > 1]:
+    doubled = [name for name in columns if name and columns.count(name) > 1]
+    if doubled and not lenient:
         raise table.wrong("there are two columns of this name", "keep one", column=doubled[0])
-    return replace(table, rows=tuple(_row(table, line, cells, last_takes_rest=last_takes_rest) for line, cells in lines))
+    if last_takes_rest:
+        lines = [(line, _joined(cells, len(columns))) for line, cells in lines]
+    return replace(table, rows=tuple(_row(table, line, cells[: len(columns)] if lenient else cells) for line, cells in lines))
 
 
-def _row(table: CaseTable, line: int, cells: Sequence[str], *, last_takes_rest: bool) -> Row:
+def _joined(cells: list[str], count: int) -> list[str]:
+    return cells if len(cells) <= count else [*cells[: count - 1], ";".join(cells[count - 1 :])]
+
+
+def _row(table: CaseTable, line: int, cells: Sequence[str]) -> Row:
     count = len(table.columns)
-    if last_takes_rest and len(cells) > count:
-        cells = [*cells[: count - 1], ";".join(cells[count - 1 :])]
-    named = dict(zip(table.columns, [*cells, *[""] * count], strict=False))
+    named = dict(reversed([*zip(table.columns, [*cells, *[""] * count], strict=False)]))
     row = Row(line=line, case=named["case"], cells=named, count=len(cells))
     if any(cells[count:]):
         advice = "a decimal comma in a table separated by commas? Save it with semicolons, or with decimal points"

@@ -83,7 +83,7 @@ def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
 
 
 def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:
-    table = read_case_table(path, headless=("case", "group"))
+    table = read_case_table(path, headless=("case", "group"), lenient=True)
     column = next((name for name in GROUP_COLUMNS if name in table.columns), "")
     if not column:
         expected = f'one called "{GROUP_COLUMNS[0]}", {" or ".join(GROUP_COLUMNS[1:])} is expected'

@@ -59,6 +59,7 @@ def test_subjects_are_found_where_all_cases_tell_them_and_some_recur(names: tupl
     [
         ("groups.csv", "case,group\na,1\nb,1\nc,2\n"),
         ("groups.csv", "a,1\n\nb, 1\nc,2\n"),
+        ("groups.csv", "case,age,age,group,group\na,1,2,1,9\nb,1,2,1,9,a remark\nc,1,2,2,9\n"),
         ("groups.csv", "\ufeffPatient;age;Case\n1;50;a\n1;51;b\n2;60;c\n"),
         ("groups.tsv", "case\tsubject\tage\na\t1\t50\nb\t1\t51\nc\t2\n"),
         ("GROUPS.CSV", '"case","group"\r\n"a","1"\r\n"b","1"\r\n"c","2"\r\n'),
