@@ -89,7 +89,7 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
         if case.name in keys and not store.has(case.name, keys[case.name])
     ]
     failures = []
-    for outcome in map_items(_do, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
+    for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
         if outcome.reason is not None:
             failures.append(Finding(level="error", case=outcome.item.case.name, message=outcome.reason))
             log.error("%s", failures[-1])
@@ -140,7 +140,3 @@ def case_keys(plan: Plan, fingerprint: Fingerprint, previous: Mapping[str, Previ
 
 PREPROCESSING_VERSION = 1
 """Raised when the code gives other numbers for the same plan, so that old cases are preprocessed anew."""
-
-
-def _do(task: PreprocessingTask) -> None:
-    task()

@@ -73,10 +73,6 @@ class ProbeResult(FrozenModel):
     error: str = ""
 
 
-def _never(_plan: Plan, _trial: Trial) -> bool:
-    return False
-
-
 def probe(
     run: Run,
     dataset: Dataset,
@@ -84,7 +80,7 @@ def probe(
     candidates: Iterable[Plan],
     *,
     device: str = "auto",
-    enough: Callable[[Plan, Trial], bool] = _never,
+    enough: Callable[[Plan, Trial], bool] | None = None,
 ) -> Probe:
     """The run's probe, with a trial of each candidate in their order, until ``enough`` returns True for one.
 
@@ -109,7 +105,7 @@ def probe(
                 known, trial = _try(known, _request(plan, dataset, fingerprint, run.probe_folder, device))
                 write_json(run.probe_file, known)
             kept.append(trial.key)
-            if enough(plan, trial):
+            if enough and enough(plan, trial):
                 break
     finally:
         shutil.rmtree(run.probe_folder, ignore_errors=True)

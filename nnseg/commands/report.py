@@ -18,7 +18,7 @@ from nnseg.core.plan import Plan
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
 from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
-from nnseg.evaluation.calibration import Calibration, calibration
+from nnseg.evaluation.calibration import calibration
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
 from nnseg.storage.files import StoredFile
@@ -59,6 +59,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
     dataset, fingerprint, plans = run.dataset, run.fingerprint, [folder.plan for folder in run.plans]
     scores, trust, (folds, records) = read(Run.scores), read(Run.trust), _predictions(run)
     held = _same_labels(join_scores(records, scores.cases, folds), scores) if scores else ()
+    reliabilities = [h.confidence.reliability for h in held if h.confidence.reliability]
     content = ReportContent(
         title=dataset.name,
         dataset=dataset.describe(),
@@ -72,7 +73,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         postprocessing=read(Run.postprocessing),
         trust=trust,
         expected_quality=_expected_quality(held, trust) if trust else [],
-        calibration=_calibration(held, trust) if trust else None,
+        calibration=calibration(reliabilities, trust.temperature) if trust else None,
         stages=_stages(run.record),
         predicted=_predicted(records),
         provenance=_provenance(run, dataset, fingerprint, plans, folds),
@@ -120,10 +121,6 @@ def _expected_quality(held: Sequence[HeldOutCase], trust: Trust) -> list[Expecte
         )
         for case, quality in zip(held, cross_validate_expected_dice(held), strict=True)
     ]
-
-
-def _calibration(held: Sequence[HeldOutCase], trust: Trust) -> Calibration | None:
-    return calibration([h.confidence.reliability for h in held if h.confidence.reliability], trust.temperature)
 
 
 def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:

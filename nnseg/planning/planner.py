@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.labels import Labels
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe
 from nnseg.core.validation import parse
@@ -94,10 +93,12 @@ def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) ->
     resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
     recipe = recipe.model_copy(update={"planner": rules})
     inputs = partial(PlanInputs, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
+    labels = fingerprint.labels
+    heads = len(labels.regions) + 1 if labels.regions else len(labels.values)
     volume = NetworkRequirements(
         spacing=resolution.spacing,
         shape=resolution.shape,
-        heads=_count_heads(fingerprint.labels),
+        heads=heads + (labels.ignore is not None),  # with background and ignore label, as nnU-Net counts them
         voxels=math.prod(resolution.shape) * len(fingerprint.cases),
     )
     flat = replace(volume, spacing=resolution.spacing[1:], shape=resolution.shape[1:])
@@ -110,8 +111,3 @@ def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) ->
         possible["3d_lowres"] = inputs(kind="3d_lowres", requirements=coarser[0], size=coarser[1])
         possible["3d_cascade"] = replace(possible["3d"], kind="3d_cascade")
     return possible
-
-
-def _count_heads(labels: Labels) -> int:
-    """Output channels as nnU-Net's estimate counts them: with background, and with the ignore label."""
-    return (len(labels.regions) + 1 if labels.regions else len(labels.values)) + (labels.ignore is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +108,7 @@ def curves_figure(histories: Histories) -> Figure:
     plans: dict[str, list[Sequence[Epoch]]] = {}
     for name, epochs in histories.items():
         plans.setdefault(name.rsplit(" fold ", 1)[0], []).append(epochs)
-    for (colour, dashes), (plan, folds) in zip(_styles(len(plans)), plans.items(), strict=False):
+    for (colour, dashes), (plan, folds) in zip(cycle(SERIES), plans.items(), strict=False):
         name = f"{plan}: " if len(plans) > 1 else ""
         label = f"{name}mean of {len(folds)} folds" if len(folds) > 1 else f"{name}fold" if name else "the only fold"
         style = {"color": colour, "linestyle": dashes, "label": label}
@@ -189,10 +190,6 @@ def cases_figure(cases: Sequence[CaseImages]) -> Figure:
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, borderaxespad=0.2)
     return figure
-
-
-def _styles(count: int) -> list[tuple[str, Any]]:
-    return [SERIES[i % len(SERIES)] for i in range(count)]
 
 
 def _folds(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Mapping[str, Any]) -> None:

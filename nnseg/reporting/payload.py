@@ -174,18 +174,15 @@ class _Packer:
     def _find_jumps(self) -> tuple[dict[str, tuple[int, ...]], str]:
         weight, kind = None, ""
         if "reference" in self._maps:
-            known = self._maps["reference"] != self._ignored
-            weight, kind = (self._maps["reference"] != self._maps["prediction"]) & known, "disagreement"
+            reference = self._maps["reference"]
+            known = reference != len(self.case.labels.values)  # the index of what is ignored
+            weight, kind = (reference != self._maps["prediction"]) & known, "disagreement"
         elif self.case.uncertainty is not None:
             weight, kind = self.case.uncertainty, "uncertainty"
         if weight is None or not weight.any():
             return {}, ""
         axes = range(1 if self.case.grid.is_2d else 3)
         return {PLANES[axis]: _fullest(weight, axis) for axis in axes}, kind
-
-    @property
-    def _ignored(self) -> int:
-        return len(self.case.labels.values)
 
 
 def _losses(case: CaseImages, box: Box, grid: Grid) -> list[str]:
