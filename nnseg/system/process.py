@@ -179,11 +179,12 @@ def run_child(module: str, parent: str, end_signal: str) -> None:
 
 
 def bind_to_parent(parent: int, end_signal: str = "SIGKILL") -> None:
-    """End this process with its parent, and make it the first victim when memory runs out (both on Linux)."""
+    """End this process with its parent, on Linux. One that is simply killed is also the first victim when memory runs out."""
     if STACK_SIGNAL is not None:
         faulthandler.register(STACK_SIGNAL, file=sys.stderr, all_threads=True)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    if end_signal == "SIGKILL":  # its work is repeated; a training is not sacrificed for other programs
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, getattr(signal, end_signal))

@@ -80,6 +80,18 @@ def test_threads_of_its_libraries_can_be_limited(child_of):
     assert lines[0].split() == [b"3", b"True"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("end_signal", "first_victim"), [("SIGKILL", True), ("SIGTERM", False)])
+def test_only_a_process_whose_work_is_repeated_is_the_first_victim_when_memory_runs_out(child_of, end_signal, first_victim):
+    program = (
+        "from nnseg.system.process import bind_to_parent; import os\n"
+        f"bind_to_parent(os.getppid(), {end_signal!r}); print(open('/proc/self/oom_score_adj').read())"
+    )
+    child, lines = child_of(program)
+    assert child.wait(20) == 0
+    assert (int(lines[0]) == 1000) == first_victim
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a child of its parent's end")
 def test_a_process_ends_with_its_parent_even_if_it_does_not_read():
     child = (
