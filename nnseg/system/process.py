@@ -51,7 +51,7 @@ def own_process(module: str, end_signal: EndSignal) -> list[str]:
     """The command that calls ``main`` of a module in a new Python, which imports nothing from the current folder."""
     home = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({home!r}); from {__name__} import run_child; run_child(*sys.argv[1:])"
-    return [sys.executable, "-P", "-c", code, module, str(os.getpid()), end_signal]
+    return [sys.executable, "-P", "-c", code, module, end_signal]
 
 
 def launch(module: str, *, threads: int | None = None, end_signal: EndSignal = "SIGKILL") -> subprocess.Popen[bytes]:
@@ -172,9 +172,9 @@ class ChildProcess:
             log.log(self._level, "%s", line.decode(errors="replace").rstrip())
 
 
-def run_child(module: str, parent: str, end_signal: str) -> None:
-    """Run ``main`` of a module in the process that `launch` started; ``parent`` is the number of the process that did."""
-    bind_to_parent(int(parent), end_signal)
+def run_child(module: str, end_signal: str) -> None:
+    """Run ``main`` of a module in the process that `launch` started."""
+    bind_to_parent(os.getppid(), end_signal)  # not the number of the launching process: Python may be started by a wrapper
     importlib.import_module(module).main()
 
 
