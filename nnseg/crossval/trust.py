@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.dataset import Case
+from nnseg.core.dataset import Case, counted
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
@@ -91,7 +91,7 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     held = join_scores(records, run.require_scores().cases if records else (), folds)
     if len(held) < FEWEST_CASES:
         run.trust = None
-        log.info("%d held-out cases are too few to calibrate the model; %d are needed", len(held), FEWEST_CASES)
+        log.info("%s: too few to calibrate the model; %d are needed", counted(len(held), "held-out case"), FEWEST_CASES)
         return None
     key = digest([RULE, {h.score.name: h.score.model_dump(mode="json") for h in held}, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
