@@ -35,8 +35,6 @@ from nnseg.system.stop import StopRequest
 from nnseg.training.context import TrainingContext
 from nnseg.training.fold import TrainingRequest, _FoldTraining
 
-KILLS = 20
-
 train = partial(train_run, predict=predict_with_plans)
 
 
@@ -226,12 +224,13 @@ def _written(path):
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_a_training_killed_twenty_times_comes_to_the_weights_of_an_undisturbed_one(prepared, tmp_path):
+@pytest.mark.parametrize(("kills", "steps"), [(4, 120), pytest.param(20, 500, marks=pytest.mark.slow)])
+def test_a_training_that_was_killed_comes_to_the_weights_of_an_undisturbed_one(prepared, tmp_path, kills, steps):
     calm, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("calm", "rough"))
-    command = ("--fold", 0, "--device", "cpu", "--steps", 500, "--checkpoint", "0.001s")
+    command = ("--fold", 0, "--device", "cpu", "--steps", steps, "--checkpoint", "0.001s")
     moments = random.Random(0)
     nnseg("train", calm.path, *command)
-    for number in range(KILLS):
+    for number in range(kills):
         before = _written(fold(rough).checkpoint_file)
         child = started("train", rough.path, *command)
         while number % 4 and child.is_alive() and _written(fold(rough).checkpoint_file) == before:
