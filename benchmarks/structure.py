@@ -42,7 +42,7 @@ PHANTOMS = """
 import sys
 from pathlib import Path
 try:
-    from nnseg.demo import write_phantoms
+    from nnseg.demo.dataset import write_phantoms
 except ImportError:
     from nnseg.phantom import write_phantoms
 write_phantoms(Path(sys.argv[1]), cases=3)
