@@ -13,9 +13,10 @@ from nnseg.core.errors import ModelError
 from nnseg.core.labels import swapped_heads
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
-from nnseg.network.build import build_network, network_input
+from nnseg.network.build import build_network
 from nnseg.network.bundle import Member
 from nnseg.network.device import autocast_dtype
+from nnseg.network.inputs import network_input
 
 
 class MemberNetwork:

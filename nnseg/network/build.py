@@ -1,4 +1,4 @@
-"""The network of a plan, built by its kind, and its input.
+"""The network of a plan, built by its kind.
 
 A new kind of network is a function of the plan in `NETWORKS` and a name in `nnseg.core.plan.NetworkKind`. What the function returns
 takes images (B, ``plan.input_channels``, *space), whose axes ``plan.network.divisor`` divides, and returns logits (B, K, *space)
@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnseg.core.plan import NetworkKind, Plan
 from nnseg.core.validation import function_table
@@ -41,25 +40,6 @@ class DeeplySupervised(Protocol):
 def build_network(plan: Plan) -> nn.Module:
     """The plan's network with random weights, the same after the same ``torch.manual_seed``."""
     return NETWORKS[plan.network.kind](plan)
-
-
-def network_input(image: Tensor, plan: Plan) -> Tensor:
-    """A batch for the plan's network: unchanged, except in a cascade.
-
-    There the last channel has the label indices of the previous stage's segmentation; it becomes one channel of zeros and ones for
-    each label but the background, because the values of indices have no meaning.
-
-    Args:
-        image: float32 (B, C, *space) of preprocessed cases, padded with zeros, the background.
-        plan: of the network.
-
-    Returns:
-        float32 (B, ``plan.input_channels``, *space).
-    """
-    if plan.previous is None:
-        return image
-    foreground = torch.arange(1, len(plan.labels.values), device=image.device).view(-1, *[1] * (image.ndim - 2))
-    return torch.cat([image[:, :-1], (image[:, -1:] == foreground).to(image.dtype)], dim=1)
 
 
 def unet(plan: Plan) -> UNet:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nnseg.network.build import network_input
+from nnseg.network.inputs import network_input
 from nnseg.storage.cases import StoredCase
 from nnseg.training.context import TrainingContext
 

@@ -5,7 +5,7 @@ import torch
 
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
-from nnseg.network.build import network_input
+from nnseg.network.inputs import network_input
 
 
 def _plan(previous: str | None) -> Plan:

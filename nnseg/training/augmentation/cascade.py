@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from nnseg.core.plan import Plan
-from nnseg.network.build import network_input
+from nnseg.network.inputs import network_input
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int16]
