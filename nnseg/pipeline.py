@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.plan import measure_dataset, plan
+from nnseg.commands.measure import measure_dataset
+from nnseg.commands.plan import plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
 from nnseg.core.dataset import Finding

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import nnseg
 
 
@@ -23,3 +25,17 @@ def test_public_names_exist_and_are_sorted() -> None:
     assert list(nnseg.__all__) == sorted(nnseg.__all__)
     for name in nnseg.__all__:
         assert getattr(nnseg, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [
+        ("nnseg.commands.plan", ("torch", "scipy", "nibabel", "SimpleITK", "skimage")),
+        ("nnseg.commands.preprocess", ("torch", "nnseg.training", "nnseg.inference", "nnseg.evaluation", "nnseg.reporting")),
+        ("nnseg.commands.train", ("nnseg.inference", "nnseg.evaluation", "nnseg.crossval", "nnseg.reporting")),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(module: str, missing: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print([m for m in {missing} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

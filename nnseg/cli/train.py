@@ -182,7 +182,7 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
             )
         run.fingerprint = fingerprint
         return fingerprint
-    from nnseg.commands.plan import measure_dataset
+    from nnseg.commands.measure import measure_dataset
     from nnseg.storage.datasets.read import read_dataset
 
     return measure_dataset(run, read_dataset(source, workers=workers), workers)

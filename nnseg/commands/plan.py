@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnseg.commands.probe import free_resources, known_probe, probe
-from nnseg.core.dataset import Case, Dataset, by_severity
-from nnseg.core.errors import PlanError, RunError
+from nnseg.core.dataset import Dataset
+from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.options import Options, device_kind, select_folds
@@ -19,15 +19,12 @@ from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
 from nnseg.planning.folds import decide_folds
-from nnseg.planning.measure import measure
 from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
-from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
-from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
 
@@ -177,34 +174,3 @@ def _origin(run: Run) -> PlanOrigin:
 def _edited(run: Run, origin: PlanOrigin) -> Path | None:
     """The file of a plan that was edited by hand."""
     return next((file for file in _files(run) if read_plan(file).key() not in origin.written), None)
-
-
-def measure_dataset(run: Run, dataset: Dataset, workers: int) -> Fingerprint:
-    """The dataset's fingerprint, measured again only if one of its files has changed; written to the run with the dataset."""
-    log.info("%s: %s", dataset.name, dataset.describe())
-    fingerprint = _known_fingerprint(run, dataset, workers)
-    if fingerprint is None:
-        fingerprint = measure(dataset, workers=workers)
-        run.fingerprint = fingerprint
-    for finding in by_severity(fingerprint.findings):
-        if finding.level != "note":
-            log.warning("%s: %s", finding.level, finding)
-    run.dataset = dataset
-    return fingerprint
-
-
-def _known_fingerprint(run: Run, dataset: Dataset, workers: int) -> Fingerprint | None:
-    """The run's fingerprint, if it is of this version of nnseg and no file of the dataset has changed since."""
-    try:
-        known, described = run.fingerprint, run.dataset
-    except RunError:  # missing, or written by another version
-        return None
-    if described != dataset or "format" not in known.model_fields_set:
-        return None
-    keys = {case.name: case.key for case in known.cases} | known.unusable
-    found = {o.item.name: o.result or "" for o in map_items(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
-    return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
-
-
-def _hash_of(case: Case) -> str:
-    return content_hash(case.files)

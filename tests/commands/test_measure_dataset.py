@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import nnseg.commands.plan as module
-from nnseg.commands.plan import measure_dataset
+import nnseg.commands.measure as module
+from nnseg.commands.measure import measure_dataset
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
