@@ -1,7 +1,7 @@
 """Are the results of two commits the same? For changes that must move no number.
 
     git worktree add ../before 4a6d639
-    python benchmarks/same_results.py ../before . --data ../shared/data --work /tmp/same
+    python benchmarks/same_results.py ../before . --data ../shared/data --work WORK
 
 Both trees run the same commands on the embedded demonstration (8 phantoms, 2D and 3D plans), 10 cases of the MSD Hippocampus and
 6 slices of ISBI 2012's EM stack, 50 steps a fold in bfloat16, candidates not probed. Compared are fingerprint, folds, plan,
