@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 
 import pytest
+from plan_examples import small_plan
 
 from nnseg.commands.report import report, report_quietly
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
-from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Counts
 from nnseg.evaluation.evaluate import case_score, summarize
@@ -21,20 +21,7 @@ from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "organ"), values=(0, 1))
 NAMES = tuple(f"case_{n}" for n in range(10))
-PLAN = Plan(
-    name="3d",
-    dataset="d",
-    recipe="auto",
-    channels=("CT",),
-    labels=LABELS,
-    patch=(16, 16, 16),
-    preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
-    network=Network(
-        kind="plain", features=(4, 8), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2, blocks=(2, 2), decoder_blocks=(2,)
-    ),
-    training=Training(batch_size=2),
-    inference=Inference(),
-)
+PLAN = small_plan(LABELS)
 
 
 def _epochs(count: int, *, steps: int = 250_000) -> list[Epoch]:

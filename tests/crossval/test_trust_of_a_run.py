@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plan_examples import small_plan
 
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.labels import Labels
-from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logit
@@ -165,20 +165,7 @@ def test_three_cases_leave_the_temperature():
     assert fit_temperature([tuple(TEMPERATURES)] * 3) == 1.0
 
 
-PLAN = Plan(
-    name="3d",
-    dataset="d",
-    recipe="auto",
-    channels=("CT",),
-    labels=LABELS,
-    patch=(16, 16, 16),
-    preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
-    network=Network(
-        kind="plain", features=(4, 8), strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2, blocks=(2, 2), decoder_blocks=(2,)
-    ),
-    training=Training(batch_size=2),
-    inference=Inference(),
-)
+PLAN = small_plan(LABELS)
 
 
 DATASET = Dataset(
