@@ -38,12 +38,16 @@ class Case:
         images: one file, or one file per channel, in channel order; a folder is a DICOM series.
         labels: the file of its label map, if known.
         annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
+        subject: the patient, where the layout tells it; "" if it does not.
+        split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
     """
 
     name: str
     images: tuple[Path, ...]
     labels: Path | None = None
     annotated: tuple[str, ...] | None = None
+    subject: str = ""
+    split: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
