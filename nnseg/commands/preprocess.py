@@ -11,6 +11,7 @@ from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
+from nnseg.core.label_files import LabelSource
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
@@ -40,7 +41,7 @@ class PreprocessingTask:
     plan: Plan
     store: Path
     key: str
-    previous: Path | None = None
+    previous: LabelSource | None = None
 
     def __call__(self) -> None:
         """Preprocess the case and store it."""

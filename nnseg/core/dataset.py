@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 
 
@@ -36,7 +37,7 @@ class Case:
     Args:
         name: unique in its dataset.
         images: one file, or one file per channel, in channel order; a folder is a DICOM series.
-        labels: the file of its label map, if known.
+        labels: where its label map is, if known.
         annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
         subject: the patient, where the layout tells it; "" if it does not.
         split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
@@ -44,15 +45,28 @@ class Case:
 
     name: str
     images: tuple[Path, ...]
-    labels: Path | None = None
+    labels: LabelSource | None = None
     annotated: tuple[str, ...] | None = None
     subject: str = ""
     split: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images, then the label map if there is one."""
-        return (*self.images, self.labels) if self.labels else self.images
+        """Images, then the files of the label map if there is one."""
+        return (*self.images, *label_paths(self.labels))
+
+
+class Unused(FrozenModel):
+    """A file or folder in a dataset, or among scans, that is not used.
+
+    Args:
+        reason: in a few words, such as "a preview".
+        suspect: it looks like a scan, so that someone may miss it.
+    """
+
+    path: Path
+    reason: str
+    suspect: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,8 @@ class Dataset:
         suffix: of its image files, with the dot.
         instances: names of labels whose connected components are objects, such as lesions.
         findings: problems of the dataset; cases named in errors are not in ``cases``.
+        inferred: what was concluded from names of files and contents, in one line each, such as "labels from *-seg".
+        unused: what lies in the folder and is not used.
         about: "description", "licence", "reference" and "release", as published.
     """
 
@@ -80,6 +96,8 @@ class Dataset:
     suffix: str
     instances: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    inferred: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:

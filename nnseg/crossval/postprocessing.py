@@ -14,6 +14,7 @@ import numpy.typing as npt
 from nnseg.core.dataset import counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
 from nnseg.core.frozen import digest
+from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
 from nnseg.crossval.components import (
     CaseRequest,
@@ -69,7 +70,7 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postpr
     pairs = pair_files(cases, run.predictions_folder, records)
     if not pairs:
         return None
-    seen = [(p.name, records[p.name].hash, content_hash([p.reference]), p.annotated) for p in pairs]
+    seen = [(p.name, records[p.name].hash, content_hash(label_paths(p.reference)), p.annotated) for p in pairs]
     key = digest([RULE, seen, labels.model_dump(mode="json")])
     if (known := run.postprocessing) and known.key == key:
         return known

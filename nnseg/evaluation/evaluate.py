@@ -11,6 +11,7 @@ import numpy as np
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap, Source
+from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
 from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, Scores
@@ -37,7 +38,7 @@ class FilePair:
 
     name: str
     prediction: Path
-    reference: Path
+    reference: LabelSource
     annotated: tuple[str, ...] | None = None
 
 
@@ -211,7 +212,7 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_labels(references: Sequence[Path], workers: int) -> Labels:
+def find_labels(references: Sequence[LabelSource], workers: int) -> Labels:
     """Labels named after the values in the references; 0 is the background. Unreadable files are reported later, by case.
 
     Raises:
@@ -220,9 +221,9 @@ def find_labels(references: Sequence[Path], workers: int) -> Labels:
     outcomes = map_items(_values, references, workers=workers, label="read labels")
     values = sorted(set().union(*(o.result for o in outcomes if o.result is not None)) - {0})
     if not values:
-        raise EvaluationError(f"no reference in {references[0].parent} has any label but background (0)")
+        raise EvaluationError(f"no reference in {label_paths(references[0])[0].parent} has any label but background (0)")
     return Labels(names=("background", *(f"label {v}" for v in values)), values=(0, *values))
 
 
-def _values(path: Path) -> set[int]:
-    return {int(v) for v in np.unique(read_label_map(path).labels)}
+def _values(source: LabelSource) -> set[int]:
+    return {int(v) for v in np.unique(read_label_map(source).labels)}

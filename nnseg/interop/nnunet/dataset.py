@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnseg.core.dataset import Dataset
 from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.label_files import label_paths
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import suffix_of
 
@@ -35,8 +36,7 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
     for case in dataset.cases:
         for number, image in enumerate(case.images):
             (folder / "imagesTr" / f"{case.name}_{number:04d}{dataset.suffix}").symlink_to(image.resolve())
-        assert case.labels is not None
-        (folder / "labelsTr" / f"{case.name}{dataset.suffix}").symlink_to(case.labels.resolve())
+        (folder / "labelsTr" / f"{case.name}{dataset.suffix}").symlink_to(label_paths(case.labels)[0].resolve())
     write_text(folder / "dataset.json", json.dumps(_description(dataset), indent=1) + "\n")
     return folder
 
@@ -79,13 +79,13 @@ _NAMES = (
 
 
 def _check(dataset: Dataset) -> None:
-    labels, files = dataset.labels, [file for case in dataset.cases for file in (*case.images, case.labels) if file]
+    labels, files = dataset.labels, [file for case in dataset.cases for file in case.files]
     suffixes = {suffix_of(file) for file in files}
     if labels.values != tuple(range(len(labels.values))) or labels.ignore not in (None, len(labels.values)):
         raise DatasetError(f"nnU-Net needs labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
     if suffixes != {dataset.suffix}:
         raise DatasetError(f"nnU-Net needs one suffix for all files, not {', '.join(sorted(suffixes))}")
-    if any(len(case.images) != len(dataset.channels) or case.labels is None for case in dataset.cases):
+    if any(len(case.images) != len(dataset.channels) or not isinstance(case.labels, Path) for case in dataset.cases):
         raise DatasetError("nnU-Net needs one file for each channel, and a label map, of each case")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.image import Integers, LabelMap, Scan
+from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.layouts import FoundDataset, find_layout
@@ -101,14 +102,15 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     scan = read_scan(case.images)
     _check_channels(case, scan, channels)
     label_map = read_label_map(case.labels, like=scan.source)
-    offset = _check_position(case.images[0], scan, case.labels, label_map)
+    path = label_paths(case.labels)[0]
+    offset = _check_position(case.images[0], scan, path, label_map)
     counts = _count_values(label_map.labels)
-    _check_declared(case.labels, counts, labels)
-    _check_annotated(case.labels, counts, labels, case.annotated)
+    _check_declared(path, counts, labels)
+    _check_annotated(path, counts, labels, case.annotated)
     findings = [offset] if offset else []
     if not set(counts) & set(labels.values[1:]):
         findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; check it"))
-    placed = tuple(f.model_copy(update={"case": case.name, "file": str(case.labels)}) for f in findings)
+    placed = tuple(f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings)
     return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=placed)
 
 
@@ -135,7 +137,7 @@ def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple
     """Labels for the values in the label maps, the cases whose label map could be read, and what was found on the way."""
     outcomes = list(map_items(_read_values, found.cases, workers=workers, label="reading label values"))
     errors = {
-        o.item.name: Finding(level="error", message=o.reason or "", case=o.item.name, file=str(o.item.labels))
+        o.item.name: Finding(level="error", message=o.reason or "", case=o.item.name, file=str(label_paths(o.item.labels)[0]))
         for o in outcomes
         if o.result is None
     }
@@ -161,7 +163,7 @@ def _read_values(case: Case) -> tuple[int, ...]:
     values = tuple(_count_values(read_label_map(case.labels).labels))
     if values[0] < 0:
         advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
-        raise ScanError.at(case.labels, f"has the negative label value {values[0]}", "values from 0", advice)
+        raise ScanError.at(label_paths(case.labels)[0], f"has the negative label value {values[0]}", "values from 0", advice)
     return values
 
 

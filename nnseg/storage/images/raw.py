@@ -19,6 +19,22 @@ CHANNEL_TOLERANCE = 0.1
 """Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A label as the header of a label map describes it.
+
+    Args:
+        value: of its voxels.
+        channel: in which they lie.
+        colour: red, green, blue, 0 to 255; None if there is none.
+    """
+
+    name: str
+    value: int
+    channel: int = 0
+    colour: tuple[int, int, int] | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawImage:
     """The content of one image, before axes are turned.
@@ -29,6 +45,8 @@ class RawImage:
         has_geometry: False if the format stores no positions; ``grid`` then lies at the origin, with the spacing given or 1 mm.
         notes: what a user should know of the file, though it can be used.
         files: that were read, in order, if they are several.
+        unit: of the voxels' values, such as "HU"; "" if it is not known.
+        segments: the labels that a label map's header describes.
     """
 
     voxels: npt.NDArray[Any]
@@ -37,6 +55,8 @@ class RawImage:
     has_geometry: bool = True
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    unit: str = ""
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

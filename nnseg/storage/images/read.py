@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
+from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.itk import raw_from_itk
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, smallest_integer_type
@@ -93,8 +94,8 @@ def read_header(images: str | Path | Sequence[str | Path], *, repair: bool = Fal
     return Header(grid=grid, channels=sum(len(raw.voxels) for _, raw in found))
 
 
-def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
-    """A label map in canonical orientation, its values as stored.
+def read_label_map(source: LabelSource, *, like: Source | None = None) -> LabelMap:
+    """A label map in canonical orientation, its values as stored, or as `LabelFiles` says.
 
     Args:
         like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF).
@@ -102,6 +103,7 @@ def read_label_map(path: Path, *, like: Source | None = None) -> LabelMap:
     Raises:
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
     """
+    path = label_paths(source)[0]
     raw = _read_file(path, ReadOptions(as_labels=True))
     voxels = raw.voxels
     if len(voxels) > 1 and all(np.array_equal(voxels[0], other) for other in voxels[1:]):
