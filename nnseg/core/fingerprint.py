@@ -44,6 +44,7 @@ class CaseMeasure(FrozenModel):
         structures: voxels (z, y, x) of the bounding box of the largest connected component of each label that occurs, except
             the background, by name. Empty if not measured.
         annotated: names of the labels that were annotated; None for all.
+        image, label_map: digests of their voxels, whatever the files; "" if not measured.
     """
 
     name: str
@@ -54,6 +55,8 @@ class CaseMeasure(FrozenModel):
     voxels: dict[str, int]
     structures: dict[str, Shape] = {}
     annotated: tuple[str, ...] | None = None
+    image: str = ""
+    label_map: str = ""
 
     @property
     def is_2d(self) -> bool:

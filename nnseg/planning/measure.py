@@ -16,6 +16,7 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
 from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
+from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
 from nnseg.storage.datasets.read import content_hash, read_case
 from nnseg.system.parallel import Outcome, map_items
@@ -61,15 +62,16 @@ def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
     measured = [o.result for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
     findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
-    _check_usable(dataset, [m.case for m in measured], findings)
+    cases = [m.case for m in measured]
+    _check_usable(dataset, cases, findings)
     return Fingerprint(
         dataset=dataset.name,
         layout=dataset.layout,
         channels=dataset.channels,
         labels=dataset.labels,
-        cases=tuple(m.case for m in measured),
+        cases=tuple(cases),
         intensities=pool_intensities([m.foreground for m in measured if m.foreground is not None]),
-        findings=(*findings, *_find_rare_labels(dataset.labels, [m.case for m in measured])),
+        findings=(*findings, *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
     )
 
@@ -108,6 +110,8 @@ def measure_case(
         cropped_shape=nonzero_box(scan.image).shape,
         voxels=dict(zip(labels.names, counts.tolist(), strict=True)),
         structures=_structures(indices, labels),
+        image=voxel_digest(scan.image),
+        label_map=voxel_digest(indices),
     )
     return MeasuredCase(case=case, foreground=sample_foreground(scan.image, indices > 0, sample=sample, seed=name))
 

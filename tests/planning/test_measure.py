@@ -199,7 +199,7 @@ def test_single_slices_among_volumes_are_an_error_with_both_lists(measure_made: 
 
 
 def test_label_that_never_occurs_is_warned_of(measure_made: Measure):
-    fingerprint = measure_made({n: made([[[0, 1], [1, 0]]] * 2) for n in "abc"})
+    fingerprint = measure_made({n: made([[[0, 1], [1, 0]]] * 2, image=[[[i, 1], [1, 0]]] * 2) for i, n in enumerate("abc")})
     assert [(f.level, f.message) for f in fingerprint.findings] == [
         ("warning", "label tumour (2) is declared but occurs in none of 3 cases, so it cannot be learned")
     ]
