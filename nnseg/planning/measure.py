@@ -18,6 +18,7 @@ from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
+from nnseg.planning.unusable import explain_unusable
 from nnseg.storage.datasets.read import content_hash, read_case
 from nnseg.system.parallel import Outcome, map_items
 
@@ -171,10 +172,10 @@ def _finding_of(outcome: Outcome[Case, MeasuredCase]) -> Finding:
 
 def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Finding]) -> None:
     if not cases:
-        for finding in findings:  # there will be no fingerprint to keep them in
-            log.error("%s", finding)
-        first = f"; the first problem: {findings[0]}" if findings else ""
-        raise DatasetError(f"{dataset.folder}: none of {len(dataset.cases)} cases can be used{first}")
+        error, lines = explain_unusable(dataset, findings)
+        for line in lines:  # there will be no fingerprint to keep them in
+            log.error("%s", line)
+        raise error
     background = dataset.labels.names[0]
     if not any(n for case in cases for label, n in case.voxels.items() if label != background):
         declared = dataset.labels.describe()
