@@ -25,7 +25,7 @@ from nnseg.reporting.viewer import room
 from nnseg.storage.files import read_json, write_aside, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_map
-from nnseg.storage.predictions import ScanRecord
+from nnseg.storage.predictions import UNCERTAINTY, ScanRecord
 from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class _UncertaintyMaps:
 
     def read(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
         """The map of a case, computed if it is not stored; None and the reason if there is none."""
-        file = self._run.uncertainty_folder / f"{name}_uncertainty.nii.gz"
+        file = self._run.uncertainty_folder / f"{name}{UNCERTAINTY}"
         key = digest([written.key, written.hash, self._temperature])
         if self._record.get(name) != key or not file.exists():
             if written.total_seconds > self._left:

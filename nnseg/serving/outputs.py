@@ -12,10 +12,7 @@ from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.dicom_seg import missing_extra
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
-from nnseg.storage.predictions import FORMAT
-
-MAP_SUFFIX = ".nii.gz"
-"""Of uncertainty maps, for every format of the scan."""
+from nnseg.storage.predictions import FORMAT, UNCERTAINTY
 
 
 class OutputTarget(OutputOptions):
@@ -49,7 +46,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
             write_probabilities(prediction.probabilities, files[-1], heads=labels.heads)
         if target.uncertainty:
             assert prediction.uncertainty is not None
-            files.append(target.out / f"{name}_uncertainty{MAP_SUFFIX}")
+            files.append(target.out / f"{name}{UNCERTAINTY}")
             write_map(prediction.uncertainty, files[-1], like=source)
         return {path.name: file_hash(path) for path in files}
     except BaseException:  # some of the files would be taken for all

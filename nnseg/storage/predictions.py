@@ -31,6 +31,20 @@ RECORD = "predictions.json"
 FORMAT = 4
 """Of `Predictions`. A record of another format is not used: its cases are predicted again."""
 
+UNCERTAINTY = "_uncertainty.nii.gz"
+"""End of the names of uncertainty maps, for every format of the scan."""
+
+OwnKind = Literal["label map", "uncertainty map", "probabilities", "DICOM-SEG", "spacing"]
+_KINDS: dict[str, OwnKind] = {
+    UNCERTAINTY: "uncertainty map",
+    ".npz": "probabilities",
+    ".dcm": "DICOM-SEG",
+    ".json": "spacing",
+}
+"""What a file beside a label map is, by the end of its name."""
+_BESIDE = (UNCERTAINTY, ".npz")
+"""Of these, those that no other program gives a scan or a label map."""
+
 WRITE_INTERVAL = 1.0
 """Least seconds between two writings of the record; cases that a killed process did not record are predicted again."""
 
@@ -115,6 +129,30 @@ def read_predictions(folder: Path) -> dict[str, ScanRecord]:
     with suppress(RunError):
         return read_json(folder / RECORD, Predictions).cases
     return {}
+
+
+def own_files(folder: Path) -> dict[Path, OwnKind]:
+    """The files of a folder that nnseg predict wrote, by what they are: none is a scan, and not all are label maps.
+
+    The folder's record lists them. Others are known by their names: ``CASE_uncertainty.nii.gz`` and ``CASE.npz`` beside a file CASE
+    of another suffix.
+    """
+    found: dict[Path, OwnKind] = {}
+    for record in read_predictions(folder).values():
+        found |= {folder / record.file: "label map"} if record.file else {}
+        found |= {folder / name: kind for name in record.more if (kind := _kind_beside(name))}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = {name for name in names if not name.endswith(_BESIDE)}
+    cases = {name[:end] for name in others for end, letter in enumerate(name) if letter == "."}
+    for name in names - others:
+        kind = _kind_beside(name)
+        if kind and name.removesuffix(UNCERTAINTY).removesuffix(".npz") in cases:
+            found.setdefault(folder / name, kind)
+    return {path: kind for path, kind in sorted(found.items()) if path.is_file()}
+
+
+def _kind_beside(name: str) -> OwnKind | None:
+    return next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
 
 
 class PredictionsWriter:

@@ -18,7 +18,7 @@ from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.predictions import RECORD, Predictions, ScanRecord
+from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanRecord
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.population import VOLUMES
@@ -235,8 +235,8 @@ def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | N
 
 
 def _read_uncertainty(folder: Path, name: str, written: ScanRecord, grid: Grid) -> Floats | None:
-    file = next((folder / more for more in written.more if more.startswith(f"{name}_uncertainty.")), None)
-    if file is None or not file.exists():
+    file = folder / f"{name}{UNCERTAINTY}"
+    if file.name not in written.more or not file.exists():
         return None
     with suppress(NnsegError):
         found = read_scan(file)

@@ -5,7 +5,7 @@ import threading
 
 from nnseg.storage import predictions as room
 from nnseg.storage.files import file_hash
-from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, read_predictions
+from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, own_files, read_predictions
 
 DONE = ScanRecord(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
 
@@ -38,6 +38,34 @@ def test_what_failed_leaves_no_label_map_of_an_earlier_time(tmp_path):
         record.put("a", DONE.model_copy(update={"more": {"a.npz": "h"}}))
         record.put("a", ScanRecord(status="failed", reason="gone"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.nii.gz", RECORD]
+
+
+def test_the_files_that_were_written_are_known_by_the_record(tmp_path):
+    names = ("a.nii.gz", "a_uncertainty.nii.gz", "a.npz", "a.dcm", "b.tif", "b.json", "mine.nii.gz", "mine.dcm")
+    for name in names:
+        (tmp_path / name).touch()
+    with PredictionsWriter(tmp_path, model={}) as record:
+        record.put("a", DONE.model_copy(update={"more": dict.fromkeys(("a_uncertainty.nii.gz", "a.npz", "a.dcm"), "h")}))
+        record.put("b", ScanRecord(status="done", file="b.tif", hash="h", more={"b.json": "h"}))
+        record.put("c", ScanRecord(status="done", file="gone.nii.gz", hash="h"))
+    assert {path.name: kind for path, kind in own_files(tmp_path).items()} == {
+        "a.dcm": "DICOM-SEG",
+        "a.nii.gz": "label map",
+        "a.npz": "probabilities",
+        "a_uncertainty.nii.gz": "uncertainty map",
+        "b.json": "spacing",
+        "b.tif": "label map",
+    }
+
+
+def test_without_a_record_maps_and_probabilities_are_known_by_the_label_map_beside_them(tmp_path):
+    for name in ("a.b.nii.gz", "a.b_uncertainty.nii.gz", "a.b.npz", "alone.npz", "alone_uncertainty.nii.gz", "scan.dcm", "a.b.txt"):
+        (tmp_path / name).touch()
+    assert {path.name: kind for path, kind in own_files(tmp_path).items()} == {
+        "a.b.npz": "probabilities",
+        "a.b_uncertainty.nii.gz": "uncertainty map",
+    }
+    assert own_files(tmp_path / "nowhere") == {}
 
 
 def test_many_cases_do_not_spend_their_time_on_the_record(tmp_path, monkeypatch):
