@@ -20,6 +20,9 @@ Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
 Axes = tuple[int, int, int]
 
+SHEAR_LIMIT = 1e-3
+"""Largest cosine between two axes of a grid that counts as rounding of a right angle."""
+
 IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Direction of a canonical grid: axis z points to +S, y to +P, x to +L."""
 
@@ -53,8 +56,9 @@ class Grid:
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
-        return float(np.prod(self.spacing)) / 1000.0
+        """Volume of one voxel in millilitres; of a sheared one base times height."""
+        volume = float(np.prod(self.spacing))
+        return (volume * abs(float(np.linalg.det(self.direction))) if self.is_sheared else volume) / 1000.0
 
     @property
     def steps(self) -> npt.NDArray[np.float64]:
@@ -71,6 +75,11 @@ class Grid:
         """The largest cosine between two axes: 0 at right angles."""
         direction = np.asarray(self.direction)
         return float(np.max(np.abs(direction @ direction.T - np.eye(3))))
+
+    @property
+    def is_sheared(self) -> bool:
+        """True if the axes are not at right angles, as of a CT with a tilted gantry."""
+        return self.shear > SHEAR_LIMIT
 
     def world(self, index: Vector) -> Vector:
         """World position (x, y, z) in mm of a voxel index (z, y, x), which may be fractional."""

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from nnseg.core.geometry import Grid, Vector
+from nnseg.core.geometry import Grid, as_matrix
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
 from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
-from nnseg.evaluation.surface import surface_distances
+from nnseg.evaluation.surface import Steps, surface_distances
 
 Mask = npt.NDArray[np.bool_]
 LabelIndices = npt.NDArray[np.int64]
@@ -194,7 +194,7 @@ def _mask(indices: Indices, member: Mask) -> Mask:
 
 def _surface(predicted: Mask, given: Mask, grid: Grid, tolerances: tuple[float, ...], ignored: Mask | None) -> dict[str, Any]:
     keys = [f"{tolerance:g}" for tolerance in tolerances]
-    spacing: Vector = grid.spacing
+    spacing = as_matrix(grid.steps) if grid.is_sheared else grid.spacing
     if not (predicted.any() and given.any()):
         return {"nsd": dict.fromkeys(keys, 0.0), "surfaces": _one_sided(predicted | given, spacing, keys, ignored)}
     between = surface_distances(predicted, given, spacing, ignored=ignored)
@@ -210,7 +210,7 @@ def _surface(predicted: Mask, given: Mask, grid: Grid, tolerances: tuple[float, 
     }
 
 
-def _one_sided(mask: Mask, spacing: Vector, keys: list[str], ignored: Mask | None) -> Surfaces | None:
+def _one_sided(mask: Mask, spacing: Steps, keys: list[str], ignored: Mask | None) -> Surfaces | None:
     """What a mask adds to the pooled NSD where the other side is empty: its area, within no tolerance."""
     itself = surface_distances(mask, mask, spacing, ignored=ignored)
     return None if itself is None else Surfaces(area_mm2=itself.area_mm2 / 2, distance_mm3=0.0, within_mm2=dict.fromkeys(keys, 0.0))

@@ -129,10 +129,10 @@ def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
-    prediction, like = read_label_map(pair.prediction), None
+    prediction, like = read_label_map(pair.prediction, sheared=True), None
     if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # not reoriented on reading, so its grid fits
         like = Source(files=(pair.prediction,), grid=prediction.grid)
-    reference = read_label_map(pair.reference, like=like)
+    reference = read_label_map(pair.reference, like=like, sheared=True)
     _check(prediction, reference, labels)
     return prediction, reference
 

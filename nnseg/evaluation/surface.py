@@ -27,12 +27,14 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from nnseg.core.geometry import Shape, Vector
+from nnseg.core.geometry import Matrix, Shape, Vector, as_matrix, as_vector
 
 Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.uint8]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Steps = Vector | Matrix
+"""From one voxel to the next along (z, y, x): lengths in mm at right angles, else vectors in mm."""
 
 NEARBY = 300
 """Positions tested around an element, nearest first; for elements without a match a search tree is built."""
@@ -103,15 +105,13 @@ class SurfaceDistances:
         return float(sum(side.areas[side.distances <= tolerance].sum() for side in (self.prediction, self.reference)))
 
 
-def surface_distances(
-    prediction: Mask, reference: Mask, spacing: Vector, *, ignored: Mask | None = None
-) -> SurfaceDistances | None:
+def surface_distances(prediction: Mask, reference: Mask, spacing: Steps, *, ignored: Mask | None = None) -> SurfaceDistances | None:
     """The distances between both surfaces; None where a mask is empty, or every element is next to ignored voxels.
 
     Args:
         prediction, reference: (Z, Y, X). They may be cropped to a box with both masks and the ignored voxels next to them, but not
             to a single slice: a volume of one slice, along any axis, is measured in 2D.
-        spacing: (z, y, x) in mm.
+        spacing: (z, y, x) in mm; of a sheared grid the steps along each axis, as rows.
         ignored: voxels in neither mask; distances are measured to surface elements next to them, but not from these.
     """
     if ignored is not None:
@@ -119,12 +119,23 @@ def surface_distances(
     if not (prediction.any() and reference.any()):
         return None
     flat = prediction.shape.index(1) if 1 in prediction.shape else 0
-    single, in_plane = prediction.shape[flat] == 1, [s for axis, s in enumerate(spacing) if axis != flat]
-    near = _nearby((1.0 if single else spacing[flat], in_plane[0], in_plane[1]), single)
+    single = prediction.shape[flat] == 1
+    near = _nearby(_steps(spacing, flat, single), single)
     predicted, given = (_surface(np.moveaxis(mask, flat, 0), near) for mask in (prediction, reference))
     excluded = None if ignored is None else _codes(np.moveaxis(ignored, flat, 0), near.reach) != 0
     sides = _elements(predicted, given, excluded, near), _elements(given, predicted, excluded, near)
     return SurfaceDistances(prediction=sides[0], reference=sides[1]) if any(len(side.areas) for side in sides) else None
+
+
+def _steps(spacing: Steps, first: int, single: bool) -> Steps:
+    """The steps with those along another axis first; of a single slice 1 mm, at a right angle to it."""
+    steps = np.asarray(spacing, float)[[first, *(axis for axis in range(3) if axis != first)]]
+    if single and steps.ndim == 1:
+        steps[0] = 1.0
+    elif single:
+        normal = np.cross(steps[1], steps[2])
+        steps[0] = normal / np.linalg.norm(normal)
+    return as_vector(steps) if steps.ndim == 1 else as_matrix(steps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,21 +143,22 @@ class _Nearby:
     """All positions in a ball around an element.
 
     Args:
-        spacing: (z, y, x) in mm.
+        spacing: see `surface_distances`.
         reach: the largest steps along each axis, in voxels; arrays of codes have a margin of this width.
         shells: distance in mm, and steps in voxels (positions, 3), nearest first.
     """
 
-    spacing: Vector
+    spacing: Steps
     reach: Shape
     shells: tuple[tuple[float, Indices], ...]
 
 
 @lru_cache(maxsize=64)
-def _nearby(spacing: Vector, single: bool) -> _Nearby:
+def _nearby(spacing: Steps, single: bool) -> _Nearby:
     """About `NEARBY` positions, in a disc for a single slice."""
-    z, y, x = spacing
-    radius = math.sqrt(NEARBY / math.pi * y * x) if single else (NEARBY * 0.75 / math.pi * z * y * x) ** (1 / 3)
+    z, y, x = _heights(spacing)
+    volume = z * y * x if np.ndim(spacing) == 1 else abs(float(np.linalg.det(spacing)))
+    radius = math.sqrt(NEARBY / math.pi * volume) if single else (NEARBY * 0.75 / math.pi * volume) ** (1 / 3)
     reach = 0 if single else int(radius / z), int(radius / y), int(radius / x)
     steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
     lengths = _lengths(steps, spacing)
@@ -154,9 +166,22 @@ def _nearby(spacing: Vector, single: bool) -> _Nearby:
     return _Nearby(spacing=spacing, reach=reach, shells=shells)
 
 
-def _lengths(steps: Indices, spacing: Vector) -> Doubles:
+def _heights(spacing: Steps) -> Vector:
+    """Distances in mm between neighbouring layers of voxels along each axis: the spacing itself at right angles."""
+    steps = np.asarray(spacing)
+    return as_vector(steps if steps.ndim == 1 else 1 / np.linalg.norm(np.linalg.inv(steps), axis=0))
+
+
+def _places(index: Indices, spacing: Steps) -> Doubles:
+    """Positions (n, 3) in mm of indices or steps (n, 3) in voxels."""
+    steps = np.asarray(spacing)
+    places: Doubles = index * steps if steps.ndim == 1 else sum(index[:, axis, None] * steps[axis] for axis in range(3))
+    return places
+
+
+def _lengths(steps: Indices, spacing: Steps) -> Doubles:
     """Lengths of steps (n, 3) in voxels, mm; the rounding does not depend on where they start."""
-    lengths: Doubles = np.sqrt(((steps * spacing) ** 2).sum(axis=1))
+    lengths: Doubles = np.sqrt((_places(steps, spacing) ** 2).sum(axis=1))
     return lengths
 
 
@@ -222,17 +247,24 @@ def _distances(index: Indices, other: _Surface, near: _Nearby) -> Doubles:
         if not len(left):
             return found
     here, there = (np.stack(np.unravel_index(i, shape), axis=1) for i in (at, other.index))
-    tree = cKDTree(there * near.spacing, compact_nodes=False, balanced_tree=False)  # built faster, and as fast for distant points
-    found[left] = _lengths(here - there[tree.query(here * near.spacing)[1]], near.spacing)
+    tree = cKDTree(
+        _places(there, near.spacing), compact_nodes=False, balanced_tree=False
+    )  # built faster, and as fast for distant points
+    found[left] = _lengths(here - there[tree.query(_places(here, near.spacing))[1]], near.spacing)
     return found
 
 
 @lru_cache(maxsize=64)
-def _areas(spacing: Vector) -> Doubles:
-    """Area of an element by its code (256,), mm2."""
+def _areas(spacing: Steps) -> Doubles:
+    """Area of an element by its code (256,), mm2; a linear map turns normal vectors by its cofactors."""
     codes, normals = _triangles()
-    z, y, x = spacing
-    return np.asarray(np.bincount(codes, np.linalg.norm(normals * (y * x, z * x, z * y), axis=1), 256), np.float64)
+    steps = np.asarray(spacing)
+    if steps.ndim == 1:
+        z, y, x = steps
+        turned = normals * (y * x, z * x, z * y)
+    else:
+        turned = normals @ (np.linalg.inv(steps).T * np.linalg.det(steps))
+    return np.asarray(np.bincount(codes, np.linalg.norm(turned, axis=1), 256), np.float64)
 
 
 @lru_cache(maxsize=1)

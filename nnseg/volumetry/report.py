@@ -18,6 +18,7 @@ from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.resampling import upright, upright_label_map
 from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanRecord
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
@@ -130,7 +131,8 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
 
 
 def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> Sequence[Picture]:
-    images = CaseImages(name=name, caption="", image=scan.image, grid=scan.grid, prediction=label_map.labels, labels=labels)
+    prediction = upright_label_map(label_map).labels
+    images = CaseImages(name=name, caption="", image=scan.image, grid=scan.grid, prediction=prediction, labels=labels)
     return draw_case(images).pictures
 
 
@@ -189,8 +191,8 @@ def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap
         scan = read_scan(written.images, repair=True, spacing=options.spacing)
     except NnsegError as error:
         log.info("%s", error)
-    label_map = read_label_map(options.folder / written.file, like=scan.source if scan else None)
-    return label_map, scan if scan and scan.grid.matches(label_map.grid, GRID_TOLERANCE) else None
+    label_map = read_label_map(options.folder / written.file, like=scan.source if scan else None, sheared=True)
+    return label_map, scan if scan and scan.grid.matches(upright(label_map.grid), GRID_TOLERANCE) else None
 
 
 def _single_slice_note(label_map: LabelMap) -> tuple[str, ...]:
@@ -227,7 +229,7 @@ def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | N
         caption=_caption(case),
         image=scan.image,
         grid=scan.grid,
-        prediction=label_map.labels,
+        prediction=upright_label_map(label_map).labels,
         labels=options.labels,
         uncertainty=_read_uncertainty(options.folder, case.name, written, scan.grid),
         notes=case.notes,
@@ -239,6 +241,6 @@ def _read_uncertainty(folder: Path, name: str, written: ScanRecord, grid: Grid) 
     if file.name not in written.more or not file.exists():
         return None
     with suppress(NnsegError):
-        found = read_scan(file)
+        found = read_scan(file, repair=True)
         return found.image[0] if found.grid.shape == grid.shape else None
     return None

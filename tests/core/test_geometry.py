@@ -20,6 +20,12 @@ def test_world_of_a_canonical_grid_by_hand() -> None:
     assert grid.voxel_ml == pytest.approx(0.001)
 
 
+def test_a_voxel_of_sheared_axes_has_the_volume_of_its_base_times_its_height():
+    tilted = Grid(shape=(8, 9, 10), spacing=(2.0, 1.0, 0.5), direction=((0.0, 0.6, 0.8), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)))
+    assert tilted.is_sheared
+    assert tilted.voxel_ml == pytest.approx(2.0 * 0.8 * 1.0 * 0.5 / 1000)
+
+
 def test_there_are_48_orientations_and_each_can_be_undone() -> None:
     voxels = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     assert len({turn.apply(voxels).tobytes() + bytes(turn.apply(voxels).shape) for turn in TURNS}) == 48

@@ -1,6 +1,8 @@
 import json
+import math
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -138,6 +140,18 @@ def test_grids_that_differ_by_rounding_are_the_same(tmp_path):
     write(tmp_path / "made", "case1.nii.gz", ONE, spacing=(1.0, 1.0, 1.01))
     write(tmp_path / "given", "case1.nii.gz", ONE)
     assert evaluate_folders(tmp_path / "made", tmp_path / "given", LABELS).failed == ()
+
+
+def test_label_maps_of_a_tilted_gantry_are_compared_on_their_own_sheared_grid(tmp_path):
+    affine = np.array([[0.5, 0, 0, 3], [0, 0.5, 0.6, 4], [0, 0, 0.8, 5], [0, 0, 0, 1]])  # 1 mm along a leaning z
+    for folder, labels in (("made", OTHER), ("given", ONE)):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(np.array(labels, np.uint8), affine), tmp_path / folder / "ct.nii.gz")
+    scores = evaluate_folders(tmp_path / "made", tmp_path / "given", LABELS)
+    (case,) = scores.cases
+    assert (case.labels["a"].dice, case.labels["b"].dice) == (pytest.approx(4 / 5), pytest.approx(2 / 3))
+    assert case.labels["a"].volume_ml == pytest.approx(3 * 0.5 * 0.5 * 0.8 / 1000)
+    assert case.labels["b"].hd == pytest.approx(math.sqrt(0.6**2 + 0.8**2))  # the voxel that is missing lies one step along z
 
 
 def test_labels_are_read_off_the_references(tmp_path):

@@ -175,3 +175,48 @@ def test_distances_grow_with_the_spacing(seed, scale):
     large = surface_distances(prediction, reference, (2.0 * scale, 0.7 * scale, 1.3 * scale))
     assert [large.hd, large.assd] == pytest.approx([small.hd * scale, small.assd * scale])
     assert large.area_mm2 == pytest.approx(small.area_mm2 * scale**2)
+
+
+# Sheared axes, as of a CT with a tilted gantry
+
+UPRIGHT = (1.0, 0.5, 0.5)
+TILTED = ((0.0, 0.5, 1.0), (0.0, 0.5, 0.0), (0.5, 0.0, 0.0))
+"""Steps (z, y, x) in mm, components (x, y, z): the same points as at right angles, each slice one row further along y."""
+
+
+def test_a_voxel_of_a_sheared_grid_lies_where_its_steps_lead():
+    here, along_the_axis, straight_above = voxel(0, 1, 1), voxel(1, 1, 1), voxel(1, 0, 1)
+    assert surface_distances(here, along_the_axis, TILTED).hd == pytest.approx(math.sqrt(1.0 + 0.25))
+    assert surface_distances(here, straight_above, TILTED).hd == pytest.approx(1.0)
+    far, farther = voxel(2, 1, 1, shape=(60, 3, 8)), voxel(42, 1, 1, shape=(60, 3, 8))
+    assert surface_distances(far, farther, TILTED).hd == pytest.approx(40 * math.sqrt(1.0 + 0.25))
+
+
+def test_steps_at_right_angles_measure_as_their_lengths_do():
+    for prediction, reference, spacing in random_pairs(None, 6):
+        if prediction.any() and reference.any():
+            turned = ((0.0, 0.0, spacing[0]), (0.0, spacing[1], 0.0), (spacing[2], 0.0, 0.0))
+            assert measured(prediction, reference, turned) == pytest.approx(measured(prediction, reference, spacing))
+
+
+def test_balls_on_sheared_and_on_upright_voxels_are_equally_far_apart():
+    def ball(centre: tuple[float, float, float], steps: np.ndarray, rows: int) -> np.ndarray:
+        index = np.stack(np.mgrid[:30, :100, :60], -1) - np.array([0, rows, 0])
+        return ((index @ steps - centre) ** 2).sum(-1) < 9.0**2
+
+    leaning = np.array([[0.0, 0.3, 1.0], [0.0, 0.5, 0.0], [0.5, 0.0, 0.0]])
+    upright = np.array([[0.0, 0.0, 1.0], [0.0, 0.5, 0.0], [0.5, 0.0, 0.0]])
+    found = []
+    for steps, rows in ((leaning, 20), (upright, 0)):
+        pair = (ball(centre, steps, rows) for centre in ((14.0, 14.0, 14.0), (15.5, 14.5, 14.0)))
+        found.append(surface_distances(*pair, tuple(map(tuple, steps))))
+    assert found[0].assd == pytest.approx(found[1].assd, rel=0.06)
+    assert found[0].area_mm2 == pytest.approx(found[1].area_mm2, rel=0.06)
+
+
+def test_a_single_sheared_slice_is_measured_within_its_plane():
+    square, wider = np.zeros((1, 12, 12), bool), np.zeros((1, 12, 12), bool)
+    square[0, 3:6, 3:6], wider[0, 3:8, 3:6] = True, True
+    found, upright = (surface_distances(square, wider, steps) for steps in (TILTED, UPRIGHT))
+    assert (found.hd, found.assd, found.area_mm2) == pytest.approx((upright.hd, upright.assd, upright.area_mm2))
+    assert found.hd == pytest.approx(1.0)

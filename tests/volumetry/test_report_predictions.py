@@ -59,6 +59,18 @@ def test_every_scan_gets_its_volume_and_a_sheet_and_a_failed_one_its_reason(fold
     assert "<svg" in (folder / "sheets" / "b.html").read_text()
 
 
+def test_a_tilted_scan_has_the_volume_of_its_sheared_voxels_and_a_picture(folder):
+    image = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    scan = folder.parent / "scans" / "tilted.nii.gz"
+    nib.save(nib.Nifti1Image(image, np.array([[1, 0, 0, 0], [0, 1, 0.6, 0], [0, 0, 0.8, 0], [0, 0, 0, 1.0]])), scan)
+    predict_cases(PredictionJob(cases=(Case(name="tilted", images=(scan,)),), out=folder, key="k"), StandIn())
+    (case,) = (case for case in report_predictions(folder).cases if case.name == "tilted")
+    voxels = int((nib.load(folder / "tilted.nii.gz").get_fdata() == 1).sum())
+    assert (case.failed, case.labels["bright"].ml) == ("", pytest.approx(voxels * 0.8 / 1000, rel=1e-6))
+    assert "<svg" in (folder / "sheets" / "tilted.html").read_text()
+    assert "No picture" not in (folder / "sheets" / "tilted.html").read_text()
+
+
 def test_two_processes_give_the_same_volumes_as_one(folder):
     assert report_predictions(folder, workers=2, sheets=False) == report_predictions(folder, workers=1, sheets=False)
 

@@ -10,10 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector, format_axes
+from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, format_axes
 from nnseg.storage.images.dicom_headers import Slice, dicom_files, read_slice
 from nnseg.storage.images.itk import itk_message, no_itk_warnings, raw_from_itk, read_header_only
-from nnseg.storage.images.raw import READ_DEFAULTS, SHEAR_LIMIT, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GAP_TOLERANCE = 0.01
 """Share of the slice spacing by which a gap between two slices may differ from it, and a slice lie beside its place."""

@@ -10,10 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import IDENTITY, Grid, Vector, as_matrix, as_shape, as_vector
-
-SHEAR_LIMIT = 1e-3
-"""Largest cosine between two axes of a grid that counts as rounding of a right angle."""
+from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 
 CHANNEL_TOLERANCE = 0.1
 """Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""

@@ -17,7 +17,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.itk import raw_from_itk
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, RawImage, ReadOptions, check_file, smallest_integer_type
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, check_file, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 
 WHOLE_TOLERANCE = 1e-3
@@ -94,11 +94,12 @@ def read_header(images: str | Path | Sequence[str | Path], *, repair: bool = Fal
     return Header(grid=grid, channels=sum(len(raw.voxels) for _, raw in found))
 
 
-def read_label_map(source: LabelSource, *, like: Source | None = None) -> LabelMap:
+def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: bool = False) -> LabelMap:
     """A label map in canonical orientation, its values as stored, or as `LabelFiles` says.
 
     Args:
         like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF).
+        sheared: the grid may have axes that are not at right angles, as of a CT with a tilted gantry.
 
     Raises:
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
@@ -114,7 +115,8 @@ def read_label_map(source: LabelSource, *, like: Source | None = None) -> LabelM
     grid = raw.grid
     if like is not None and not raw.has_geometry and grid.shape == like.grid.shape:
         grid = like.grid
-    _check_shear(path, grid)
+    if not sheared:
+        _check_shear(path, grid)
     turn = grid.canonical()
     return LabelMap(labels=np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0]))), grid=grid.reoriented(turn))
 
@@ -251,7 +253,7 @@ def _check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, r
 
 
 def _check_shear(path: Path, grid: Grid) -> None:
-    if grid.shear > SHEAR_LIMIT:
+    if grid.is_sheared:
         found = f"has sheared axes (cosine {grid.shear:.3g} between two of them, for instance from a tilted gantry)"
         raise ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnseg.core.geometry import Grid, as_matrix, as_shape, as_vector
-from nnseg.storage.images.raw import SHEAR_LIMIT
+from nnseg.core.image import LabelMap
 
 
 def upright(grid: Grid) -> Grid:
@@ -17,7 +17,7 @@ def upright(grid: Grid) -> Grid:
 
     The two axes closest to a right angle are kept, so that slices of a tilted gantry only move within their planes.
     """
-    if grid.shear <= SHEAR_LIMIT:
+    if not grid.is_sheared:
         return grid
     direction = np.asarray(grid.direction)
     cosines = np.abs(direction @ direction.T)
@@ -32,6 +32,14 @@ def upright(grid: Grid) -> Grid:
     low, high = places.min(axis=0), places.max(axis=0)
     shape = np.ceil((high - low) / spacing - 1e-3).astype(int) + 1
     return Grid(shape=as_shape(shape), spacing=as_vector(spacing), origin=as_vector(low @ axes), direction=as_matrix(axes))
+
+
+def upright_label_map(label_map: LabelMap) -> LabelMap:
+    """A label map on the `upright` grid of its own, each voxel with the nearest value; 0 outside."""
+    grid = upright(label_map.grid)
+    if grid == label_map.grid:
+        return label_map
+    return LabelMap(labels=resampled(label_map.labels, label_map.grid, grid, order=0), grid=grid)
 
 
 def resampled(voxels: npt.NDArray[Any], grid: Grid, onto: Grid, *, order: int, outside: float = 0.0) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, SHEAR_LIMIT, smallest_integer_type
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, orde
     """Voxels (Z, Y, X) of a canonical grid in the stored order of a scan, sheared as it is."""
     turn = like.grid.canonical()
     wanted = like.grid.reoriented(turn)
-    if wanted.shear > SHEAR_LIMIT:
+    if wanted.is_sheared:
         voxels = resampled(voxels, grid, wanted, order=order)
     return np.ascontiguousarray(turn.inverse().apply(voxels))
 
