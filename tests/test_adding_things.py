@@ -229,8 +229,8 @@ def read_toy(path, options):
     return RawImage(voxels=voxels, grid=Grid(shape=shape, spacing=tuple(content["spacing"])))
 
 
-def write_toy(voxels, path, grid, *, is_2d=False, source=None):
-    content = {{"shape": voxels.shape, "spacing": grid.spacing, "voxels": voxels.ravel().tolist()}}
+def write_toy(voxels, path, *, like, labels=None):
+    content = {{"shape": voxels.shape, "spacing": like.grid.spacing, "voxels": voxels.ravel().tolist()}}
     path.write_text(json.dumps(content))
 """
 

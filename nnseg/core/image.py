@@ -23,6 +23,9 @@ from nnseg.core.geometry import Box, Grid, Placement
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[Any]
 
+VOXEL = "voxel"
+"""The unit of lengths where the size of voxels is not known."""
+
 IN_MEMORY_BYTES = 64 * 2**20
 """Stored cases below this size are read into memory; patches of larger ones are read from disk."""
 MOST_LOCATIONS = 10_000
@@ -37,11 +40,20 @@ class Source:
         files: one file, one file per channel, or the slices of a DICOM series in order.
         grid: as stored, before it was made canonical; predictions are written on it.
         is_2d: True if the file is two-dimensional (PNG, 2D TIFF); label maps are then written as 2D too.
+        length_unit: in which the file gives lengths, such as "um"; `VOXEL` if it gives none, so that the grid's mm are voxels.
+        exif: how the file says that a photo is to be turned, 1 to 8 as in EXIF and TIFF; 1 for upright.
     """
 
     files: tuple[Path, ...]
     grid: Grid
     is_2d: bool = False
+    length_unit: str = "mm"
+    exif: int = 1
+
+    @property
+    def has_spacing(self) -> bool:
+        """True if lengths are known."""
+        return self.length_unit != VOXEL
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +80,14 @@ class LabelMap:
     Args:
         labels: integer (Z, Y, X), values as the user stores them.
         grid: the canonical grid of ``labels``.
+        source: its file, if it was read from one.
+        notes: what should be known of its file, in one line each.
     """
 
     labels: Integers
     grid: Grid
+    source: Source | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.errors import EvaluationError
-from nnseg.core.image import LabelMap, Source
+from nnseg.core.image import LabelMap
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
@@ -131,7 +131,7 @@ def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
     """
     prediction, like = read_label_map(pair.prediction, sheared=True), None
     if suffix_of(pair.prediction) in (LOSSLESS_PICTURE, *TIFF):  # not reoriented on reading, so its grid fits
-        like = Source(files=(pair.prediction,), grid=prediction.grid)
+        like = prediction.source
     reference = read_label_map(pair.reference, like=like, sheared=True)
     _check(prediction, reference, labels)
     return prediction, reference

@@ -110,8 +110,10 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     findings = [offset] if offset else []
     if not set(counts) & set(labels.values[1:]):
         findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; check it"))
-    placed = tuple(f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings)
-    return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=placed)
+    findings += [Finding(level="warning", message=note) for note in label_map.notes]
+    placed = [f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings]
+    placed += [Finding(level="note", message=note, case=case.name, file=str(case.images[0])) for note in scan.notes]
+    return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=tuple(placed))
 
 
 def content_hash(files: Sequence[Path]) -> str:

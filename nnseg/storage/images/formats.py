@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.errors import ScanError
+from nnseg.core.image import Source
 from nnseg.storage.images.dicom import read_series, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nifti import read_nifti, write_nifti
-from nnseg.storage.images.pictures import read_picture, read_tiff, sidecar_of, write_picture, write_tiff
+from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions
+from nnseg.storage.images.sidecar import sidecar_of
+from nnseg.storage.images.tiff import keeps_spacing, read_tiff, write_tiff
 
 Reader = Callable[[Path, ReadOptions], RawImage]
 Writer = Callable[..., None]
@@ -25,12 +28,12 @@ class FileFormat:
 
     Args:
         read: (path of a file that can be read, options) -> RawImage; with ``options.only_header`` without voxels.
-        write: (voxels in stored order, path, grid, *, is_2d, source); None if nnseg does not write this format.
+        write: (voxels in stored order, path, *, like, labels); None if nnseg does not write this format.
         lossy: label maps in this format are refused.
         label_suffix: of label maps, where this format cannot or should not hold them.
         map_suffix: of maps of floats, where this format cannot hold them.
         beside: (path) -> the files that are read with one of this format.
-        spacing_beside: the format holds no spacing; it is written to a file CASE.json beside.
+        spacing_beside: (scan) -> True if its spacing is written to a file CASE.json beside, because the format has no place for it.
     """
 
     read: Reader
@@ -39,7 +42,7 @@ class FileFormat:
     label_suffix: str = ""
     map_suffix: str = ""
     beside: Callable[[Path], tuple[Path, ...]] = lambda path: ()
-    spacing_beside: bool = False
+    spacing_beside: Callable[[Source], bool] = lambda like: False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +120,12 @@ LOSSLESS_PICTURE = ".png"
 
 _NIFTI = FileFormat(read=read_nifti, write=write_nifti)
 _ITK = FileFormat(read=read_itk, write=write_itk)
-_PICTURE = FileFormat(read=read_picture, write=write_picture, map_suffix=".tif")
-_JPEG = FileFormat(read=read_picture, write=None, lossy=True, label_suffix=LOSSLESS_PICTURE, map_suffix=".tif")
-_TIFF = FileFormat(read=read_tiff, write=write_tiff, beside=sidecar_of, spacing_beside=True)
+_PICTURE = FileFormat(
+    read=read_picture, write=write_picture, map_suffix=".tif", beside=sidecar_of, spacing_beside=lambda like: True
+)
+_GIF = FileFormat(read=read_picture, write=None, label_suffix=LOSSLESS_PICTURE, map_suffix=".tif", beside=sidecar_of)
+_JPEG = replace(_GIF, lossy=True)
+_TIFF = FileFormat(read=read_tiff, write=write_tiff, beside=sidecar_of, spacing_beside=lambda like: not keeps_spacing(like))
 
 FORMATS: dict[str, FileFormat] = {
     ".nii.gz": _NIFTI,
@@ -130,6 +136,7 @@ FORMATS: dict[str, FileFormat] = {
     ".gipl": _ITK,
     ".png": _PICTURE,
     ".bmp": _PICTURE,
+    ".gif": _GIF,
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".jpg": _JPEG,

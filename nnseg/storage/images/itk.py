@@ -17,6 +17,8 @@ import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix, as_vector
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GIPL_HEADER_BYTES = 256
@@ -96,26 +98,25 @@ def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any],
     return placeholder(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
 
 
-def write_itk(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
+def write_itk(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
     """Write a volume with exactly this spacing, origin and direction.
 
     Args:
         voxels: (Z, Y, X).
         path: its suffix chooses the format.
-        is_2d: write the only slice as a 2D image.
-        source: the scan; further metadata of a file of the same format (its content, the patient, ...) is copied.
+        like: the scan; further metadata of a file of the same format (its content, the patient, ...) is copied.
 
     Raises:
         ScanError: GIPL of a turned volume; the format has no direction.
     """
-    gipl = path.suffix.lower() == ".gipl"
+    gipl, grid = path.suffix.lower() == ".gipl", like.grid
     if gipl and not np.array_equal(np.asarray(grid.direction)[::-1].T, np.eye(3)):
         raise ScanError.at(path, "cannot hold the direction of a turned volume", "another format", "write .mha or .nii.gz")
     if gipl and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
         found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
         raise ScanError.at(path, found, "values 0 to 65535", advice)
-    image = as_image(voxels, grid, is_2d=is_2d)
-    for key, value in _source_metadata(source, path).items():
+    image = as_image(voxels, grid, is_2d=like.is_2d)
+    for key, value in _source_metadata(like.files[0], path).items():
         image.SetMetaData(key, value)
     try:
         with no_itk_warnings():
@@ -134,9 +135,9 @@ def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image
     return image
 
 
-def _source_metadata(source: Path | None, path: Path) -> dict[str, str]:
+def _source_metadata(source: Path, path: Path) -> dict[str, str]:
     """Metadata of a source of the same format as ``path``, without the grid and what ITK adds on reading."""
-    if source is None or source.suffix.lower() != path.suffix.lower() or not source.is_file():
+    if source.suffix.lower() != path.suffix.lower() or not source.is_file():
         return {}
     try:
         with no_itk_warnings():

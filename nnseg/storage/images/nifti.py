@@ -17,6 +17,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -53,18 +55,17 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
 
 
-def write_nifti(voxels: npt.NDArray[Any], path: Path, grid: Grid, *, is_2d: bool, source: Path | None = None) -> None:
-    """Write a volume as NIfTI; with the header of ``source``, where only number type, scaling and display range differ.
+def write_nifti(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
+    """Write a volume as NIfTI; with the header of the scan's file, where only number type, scaling and display range differ.
 
     Args:
         voxels: (Z, Y, X) in stored order.
-        grid: of the voxels, as stored; it may be sheared.
-        is_2d: write the only slice as a 2D image.
-        source: the NIfTI file whose header is taken, if its voxels are on exactly this grid.
+        like: the scan; its grid as stored may be sheared. The header of its file is taken if that is NIfTI on exactly this grid.
     """
-    header = _header_like(source, grid) if source and source.is_file() and is_nifti(source) else None
+    source = like.files[0]
+    header = _header_like(source, like.grid) if source.is_file() and is_nifti(source) else None
     if header is None:
-        header = _new_header(grid, 2 if is_2d else 3)
+        header = _new_header(like.grid, 2 if like.is_2d else 3)
     header.set_data_dtype(voxels.dtype)
     header["scl_slope"], header["scl_inter"], header["cal_max"], header["cal_min"] = 1, 0, 0, 0
     start = int(header["sizeof_hdr"]) + 4  # four bytes of zeros mean: no extensions

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
+from nnseg.core.image import VOXEL
+from nnseg.storage.images.sidecar import Sidecar
 
 CHANNEL_TOLERANCE = 0.1
 """Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""
@@ -39,7 +41,9 @@ class RawImage:
     Args:
         voxels: (C, Z, Y, X), any real number type.
         is_2d: True if the file itself is two-dimensional.
-        has_geometry: False if the format stores no positions; ``grid`` then lies at the origin, with the spacing given or 1 mm.
+        has_geometry: False if the format stores no positions; ``grid`` then lies at the origin.
+        length_unit: in which the file gives lengths; `VOXEL` if it gives none: the spacing is then 1.
+        exif: how the file says that a photo is to be turned, 1 to 8; the grid's direction says the same.
         notes: what a user should know of the file, though it can be used.
         files: that were read, in order, if they are several.
         unit: of the voxels' values, such as "HU"; "" if it is not known.
@@ -50,10 +54,17 @@ class RawImage:
     grid: Grid
     is_2d: bool = False
     has_geometry: bool = True
+    length_unit: str = "mm"
+    exif: int = 1
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     unit: str = ""
     segments: tuple[Segment, ...] = ()
+
+    @property
+    def has_spacing(self) -> bool:
+        """True if the voxel size is known."""
+        return self.length_unit != VOXEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,23 @@ READ_DEFAULTS = ReadOptions()
 def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Zeros of this shape and type in the memory of a single one, for voxels that were not read."""
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def flat_raw(
+    voxels: npt.NDArray[Any], known: Sidecar, options: ReadOptions, *, is_2d: bool = True, transparency: bool = False
+) -> RawImage:
+    """The raw image of voxels (C, Z, Y, X) from a format without positions.
+
+    Args:
+        known: of its voxel size; that of ``options`` counts where it says nothing.
+        transparency: the last of two or four channels may be one, which is left out where it is the same everywhere.
+    """
+    if transparency and len(voxels) in (2, 4) and voxels[-1].min() == voxels[-1].max():
+        voxels = voxels[:-1]
+    spacing = known.spacing or options.spacing
+    unit = known.unit if known.spacing else "mm" if spacing else VOXEL
+    grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or (1.0, 1.0, 1.0))
+    return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=False, length_unit=unit)
 
 
 def check_file(path: Path) -> None:

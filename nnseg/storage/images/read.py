@@ -112,13 +112,33 @@ def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: 
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
-    grid = raw.grid
-    if like is not None and not raw.has_geometry and grid.shape == like.grid.shape:
-        grid = like.grid
+    grid, *of_grid = (raw.grid,) if like is None or raw.has_geometry else _grid_by_scan(raw, like)
     if not sheared:
         _check_shear(path, grid)
     turn = grid.canonical()
-    return LabelMap(labels=np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0]))), grid=grid.reoriented(turn))
+    labels = np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0])))
+    files = Source(files=raw.files or (path,), grid=grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
+    notes = tuple(f"{path.name}: {note}" for note in of_grid)
+    return LabelMap(labels=labels, grid=grid.reoriented(turn), source=files, notes=notes)
+
+
+def _grid_by_scan(raw: RawImage, like: Source) -> tuple[Grid, *tuple[str, ...]]:
+    """The grid, as stored, of a label map whose format stores no positions, and notes: that of its scan, where the shapes fit.
+
+    Of a photo that EXIF says to turn, label maps are drawn upright or on the stored pixels: the shape says which, if only one fits.
+    """
+    upright_grid = like.grid.reoriented(like.grid.canonical())
+    if raw.has_spacing and like.has_spacing and not np.allclose(sorted(raw.grid.spacing), sorted(like.grid.spacing), rtol=0.01):
+        return (raw.grid,)
+    fits, fits_upright = raw.grid.shape == like.grid.shape, raw.grid.shape == upright_grid.shape
+    if raw.exif != 1 or (like.exif != 1 and fits_upright):
+        return (upright_grid if raw.exif == 1 else raw.grid, *((DRAWN_UPRIGHT,) if fits and raw.exif == 1 else ()))
+    return (like.grid if fits else raw.grid,)
+
+
+DRAWN_UPRIGHT = (
+    "is taken as drawn on the upright picture, not on the stored pixels, which EXIF data say to turn; its shape fits both"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,9 +213,9 @@ def _canonical_part(path: Path, raw: RawImage, *, repair: bool) -> _Part:
         image = _resample_channels(image, turned, grid)
         notes.append(f"its axes are sheared (cosine {turned.shear:.3g}); it was resampled to right angles and the labels back")
     if repair:
-        notes += _extent_note(grid)
+        notes += _extent_note(grid) if raw.length_unit in ("mm", "m", "cm") else []
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
-    source = Source(files=raw.files or (path,), grid=raw.grid, is_2d=raw.is_2d)
+    source = Source(files=raw.files or (path,), grid=raw.grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
     named = tuple(f"{path.name}: {note}" for note in notes)
     return _Part(path=path, image=image, grid=grid, source=source, has_geometry=raw.has_geometry, notes=named)
 

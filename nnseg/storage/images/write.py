@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers, LabelMap, Source
 from nnseg.core.labels import Labels
-from nnseg.storage.files import write_aside, write_text
+from nnseg.storage.files import write_aside
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
+from nnseg.storage.images.sidecar import sidecar_path, write_sidecar
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def write_label_files(
     chosen = next((form for form in FOLDER_FORMATS.values() if form.write and form.suffix == suffix), None)
     if chosen is None:
         path = folder / (name + (suffix or label_suffix(like)))
-        write_label_map(label_map, path, like=like)
-        written = (path, *(p for p in [path.with_suffix(".json")] if _needs_spacing(path, like)))
+        write_label_map(label_map, path, like=like, labels=labels)
+        written = (path, *(p for p in [sidecar_path(path)] if _needs_spacing(path, like)))
     form = folder_format(like.files[0]) if suffix is None else chosen
     if form is None or form.write is None:
         return written
@@ -61,19 +61,20 @@ def write_label_files(
     return (*written, path)
 
 
-def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source) -> None:
+def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source, labels: Labels | None = None) -> None:
     """Write a label map on the scan's own grid: turned back, and for NIfTI with the scan's own header.
 
     Args:
         label_map: on the canonical grid of ``like``.
         path: its suffix chooses the format; a complete file appears under this name, or none.
+        labels: whose names the file gets, where its format has a place for them.
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
         RunError: the folder cannot be written to.
     """
-    labels = to_stored_order(label_map, like)
-    _write(labels.astype(smallest_integer_type(labels)), Path(path), like, "label maps")
+    stored = to_stored_order(label_map, like)
+    _write(stored.astype(smallest_integer_type(stored)), Path(path), like, "label maps", labels)
 
 
 def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
@@ -121,7 +122,7 @@ def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, orde
     return np.ascontiguousarray(turn.inverse().apply(voxels))
 
 
-def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str) -> None:
+def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels: Labels | None = None) -> None:
     form = FORMATS.get(suffix_of(path))
     instead = "" if form is None else form.map_suffix if voxels.dtype.kind == "f" else form.label_suffix
     if form is None or form.write is None or instead:
@@ -129,17 +130,17 @@ def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str) -> Non
         raise ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
     with write_aside(path) as aside:
         try:
-            form.write(voxels, aside, like.grid, is_2d=like.is_2d, source=like.files[0])
+            form.write(voxels, aside, like=like, labels=labels)
         except ScanError as error:
             raise ScanError(str(error).replace(str(aside), str(path))) from error
     if _needs_spacing(path, like):
-        write_text(path.with_suffix(".json"), json.dumps({"spacing": like.grid.spacing}))
+        write_sidecar(path, like)
 
 
 def _needs_spacing(path: Path, like: Source) -> bool:
     """True if the spacing is written to a file beside: 1 mm needs none."""
     form = FORMATS.get(suffix_of(path))
-    return form is not None and form.spacing_beside and like.grid.spacing != (1.0, 1.0, 1.0)
+    return form is not None and like.has_spacing and like.grid.spacing != (1.0, 1.0, 1.0) and form.spacing_beside(like)
 
 
 def _wrong_grid(what: str, like: Source) -> ScanError:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnseg.core.geometry import Grid
-from nnseg.core.image import LabelMap
+from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.find_cases import find_scans
 from nnseg.storage.datasets.read import content_hash, read_case, read_dataset
@@ -26,8 +26,8 @@ def read_text_image(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImag
     return RawImage(voxels=voxels, grid=Grid(shape=shape, spacing=spacing))
 
 
-def write_text_image(voxels: np.ndarray, path: Path, grid: Grid, *, is_2d: bool = False, source: Path | None = None) -> None:
-    content = {"shape": voxels.shape, "spacing": grid.spacing, "voxels": voxels.ravel().tolist()}
+def write_text_image(voxels: np.ndarray, path: Path, *, like: Source, labels: Labels | None = None) -> None:
+    content = {"shape": voxels.shape, "spacing": like.grid.spacing, "voxels": voxels.ravel().tolist()}
     path.write_text(json.dumps(content))
 
 
@@ -69,7 +69,7 @@ def write_planes(folder: Path, voxels: np.ndarray) -> Path:
 
 
 def test_a_file_of_a_new_format_is_read_predicted_and_written(tmp_path, voxels):
-    write_text_image(voxels, tmp_path / "a.txtimg", Grid(shape=voxels.shape, spacing=(2.0, 1.0, 1.0)))
+    write_text_image(voxels, tmp_path / "a.txtimg", like=Source(files=(), grid=Grid(shape=voxels.shape, spacing=(2.0, 1.0, 1.0))))
     (case,) = find_scans(tmp_path, channels=1)
     scan = read_scan(case.images)
     assert read_header(case.images).grid == scan.grid
@@ -100,7 +100,7 @@ def test_a_dataset_may_have_images_of_new_formats(tmp_path, voxels):
         write_planes(tmp_path / "images" / name, voxels)
         (tmp_path / "labels").mkdir(exist_ok=True)
         grid = Grid(shape=voxels.shape, spacing=(5.0, 1.0, 1.0))
-        write_text_image((voxels > 0).astype(int), tmp_path / "labels" / f"{name}.txtimg", grid)
+        write_text_image((voxels > 0).astype(int), tmp_path / "labels" / f"{name}.txtimg", like=Source(files=(), grid=grid))
     dataset = read_dataset(tmp_path)
     assert [case.name for case in dataset.cases] == ["a", "b"]
     assert read_case(dataset.cases[0], channels=1, labels=dataset.labels).findings == ()

@@ -1,0 +1,102 @@
+"""The file CASE.json beside an image whose format has no place for voxel sizes, or seldom has them.
+
+It is nnU-Net's ``{"spacing": [z, y, x]}`` in mm, with ``"unit"`` if in another one, or the ``PixelSize`` of BIDS microscopy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Vector
+from nnseg.core.image import Source
+from nnseg.storage.files import write_text
+from nnseg.storage.images.units import from_mm, to_mm, unit_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What the file beside an image says of it.
+
+    Args:
+        spacing: mm (z, y, x), None if it says nothing.
+        unit: that it is given in.
+        axes: letters of the axes of an array, in order, such as "CZYX"; "" if it says nothing.
+    """
+
+    spacing: Vector | None = None
+    unit: str = "mm"
+    axes: str = ""
+
+
+def sidecar_of(path: Path) -> tuple[Path, ...]:
+    """The file CASE.json beside an image, if there is one; CASE_0000.tif may share CASE.json with the other channels.
+
+    In BIDS, files of the same folder count that have the same last part and no part of a name that the image has not.
+    """
+    beside = (path.with_name(f"{stem}.json") for stem in (_stem(path), re.sub(r"_\d{4}$", "", _stem(path))))
+    found = [p for p in beside if p.is_file()]
+    if not found and path.name.startswith("sub-"):
+        *parts, kind = _stem(path).split("_")
+        shared = [p for p in sorted(path.parent.glob(f"sub-*_{kind}.json")) if set(p.stem.split("_")[:-1]) <= set(parts)]
+        found = sorted(shared, key=lambda p: len(p.stem), reverse=True)
+    return tuple(found[:1])
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """What the file beside an image says of it; nothing if there is none, or if it is about other things.
+
+    Raises:
+        ScanError: it gives a spacing that is none.
+    """
+    for sidecar in sidecar_of(path):
+        try:
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ScanError.at(sidecar, f"cannot be read ({error})", EXPECTED, "correct or remove it") from error
+        if isinstance(content, dict):
+            return _parsed(sidecar, content)
+    return Sidecar()
+
+
+def write_sidecar(path: Path, like: Source) -> None:
+    """Write the spacing of a scan beside an image."""
+    known = {} if like.length_unit == "mm" else {"unit": like.length_unit}
+    write_text(sidecar_path(path), json.dumps({"spacing": from_mm(like.grid.spacing, like.length_unit), **known}))
+
+
+def sidecar_path(path: Path) -> Path:
+    """The name of the file beside an image."""
+    return path.with_name(f"{_stem(path)}.json")
+
+
+EXPECTED = '{"spacing": [z, y, x]} in mm'
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(path.suffix).removesuffix(".ome")
+
+
+def _parsed(sidecar: Path, content: dict[str, Any]) -> Sidecar:
+    axes = str(content.get("axes", ""))
+    if "spacing" in content:
+        numbers, unit = content["spacing"], unit_of(content.get("unit", "mm"))
+    elif "PixelSize" in content:  # BIDS writes (x, y, z), in micrometres unless PixelSizeUnits says otherwise
+        numbers, unit = content["PixelSize"], unit_of(content.get("PixelSizeUnits", "um"))
+        numbers = numbers[::-1] if isinstance(numbers, list) else numbers
+    else:
+        return Sidecar(axes=axes)
+    try:
+        lengths = [to_mm(float(v), unit or "") for v in numbers]
+        z, y, x = lengths if len(lengths) == 3 else [1.0, *lengths]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ScanError.at(sidecar, "has no usable spacing", EXPECTED, "correct or remove it") from error
+    if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
+        raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "correct it")
+    return Sidecar(spacing=(z, y, x), unit=unit or "mm", axes=axes)

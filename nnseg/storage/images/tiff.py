@@ -1,0 +1,201 @@
+"""TIFF files through tifffile: a page or a volume of pages, with the axes and voxel sizes of ImageJ, OME and Micro-Manager."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from nnseg.core.errors import ScanError
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
+from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
+from nnseg.storage.images.sidecar import Sidecar, read_sidecar
+from nnseg.storage.images.tiff_spacing import VoxelSize, ome_sizes, voxel_size
+
+Voxels = npt.NDArray[Any]
+
+FEW = 4
+"""Pages of a file that says nothing of its axes may be channels up to this number, which gets a note."""
+
+SMALL = 8
+"""Rows and columns of an image are at least as many."""
+
+AXIS_NAMES: Final = {
+    "S": "colours", "C": "channels", "Z": "slices", "I": "pages", "Q": "pages", "T": "time points", "A": "angles", "E": "energies",
+    "P": "positions or phases", "R": "tiles or scenes", "H": "lifetimes", "L": "exposures", "V": "events", "M": "mosaic tiles",
+}  # fmt: skip
+"""Source: tifffile's AXES_NAMES."""
+
+UNNAMED = ("I", "Q")
+"""Axes of pages about which a file says nothing."""
+
+SPOILED = re.compile(r"OME series (failed to read|missing|is missing|contains index)|MMStack (series )?is missing")
+"""Warnings of tifffile about images that it fills with zeros."""
+
+
+def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The pixels of a TIFF file: one page is a slice, several pages of equal size are a volume, colours are channels.
+
+    Axes are those that ImageJ, OME or tifffile have written; the voxel size is that of a file CASE.json, or of ImageJ, OME or
+    Micro-Manager. Dots per inch mean nothing.
+
+    Raises:
+        ScanError: no image, truncated, of a compression that is not known, or with more axes than a volume with channels has.
+    """
+    try:
+        with _logged_errors() as errors, tifffile.TiffFile(path) as file:
+            series, page = file.series[0], file.series[0].keyframe
+            _check_codec(path, page)
+            exif, size = orientation_of(_tag(page, ORIENTATION)), voxel_size(file)
+            pixels, axes = _pixels(file, series, options)
+            stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(file)
+    except ScanError:
+        raise
+    except Exception as error:  # tifffile raises whatever a damaged file leads it into
+        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again") from error
+    if errors:
+        raise ScanError.at(path, f"is damaged ({errors[0]})", "a complete TIFF", "copy it again; it may be truncated")
+    voxels, is_2d, notes = _arranged(path, pixels, axes, stated=bool(stated))
+    known, of_size = _known_size(read_sidecar(path), size, options, is_2d=is_2d)
+    raw = flat_raw(voxels, known, options, is_2d=is_2d, transparency="S" in axes)
+    return turned(raw, exif, *notes, *of_size, *others, *exif_note(exif))
+
+
+def _tag(page: Any, number: int) -> Any:
+    tag = page.tags.get(number)
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else None
+
+
+def _check_codec(path: Path, page: Any) -> None:
+    """Raise ScanError if nothing here decodes the file's compression: that is no damage."""
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+    except KeyError as error:
+        name = getattr(page.compression, "name", f"number {int(page.compression)}")
+        found = f"is compressed by a method that cannot be decoded here ({name})"
+        raise ScanError.at(path, found, "LZW, deflate, Zstandard, JPEG or none", "save it with one of them") from error
+
+
+def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple[Voxels, str]:
+    """The pixels, and a letter for each of their axes; colours of a palette where it is no lookup table of ImageJ."""
+    coloured = series.keyframe.colormap is not None and not (options.as_labels or file.is_imagej)
+    axes, shape = series.axes, series.shape
+    transparent = "S" in axes and shape[axes.index("S")] in (2, 4)
+    if options.only_header and not transparent:
+        pixels = placeholder((*shape, 3), np.uint8) if coloured else placeholder(shape, series.dtype)
+    elif coloured:
+        pixels = np.moveaxis(series.keyframe.colormap >> 8, 0, -1).astype(np.uint8)[series.asarray()]
+    else:
+        pixels = series.asarray()
+    return pixels, axes + "S" * coloured
+
+
+def _others(file: tifffile.TiffFile) -> tuple[str, ...]:
+    """A note on images in the file that are not read."""
+    others = [" x ".join(map(str, series.shape)) for series in file.series[1:]]
+    return (f"holds further images ({', '.join(others)}), which are not read",) if others else ()
+
+
+def _arranged(path: Path, pixels: Voxels, axes: str, *, stated: bool) -> tuple[Voxels, bool, list[str]]:
+    """Pixels as (C, Z, Y, X), whether they are 2D, and what was concluded about their axes.
+
+    S or C is the axis of channels, Z or an unnamed one that of slices; time alone is taken for slices, as which it is often saved.
+    """
+    notes: list[str] = []
+    kept = [i for i, (a, n) in enumerate(zip(axes, pixels.shape, strict=True)) if n > 1 or a in "YX"]
+    pixels, order = pixels.reshape([pixels.shape[i] for i in kept]), [axes[i] for i in kept]
+    if order == ["Q", "Y", "X"] and pixels.shape[2] <= FEW and min(pixels.shape[:2]) >= SMALL:
+        order = ["Y", "X", "S"]
+        notes.append(f"its last axis of {pixels.shape[2]} was taken as channels")
+    colours = [i for i, a in enumerate(order) if a in "SC"]
+    slices = [i for i, a in enumerate(order) if a in ("Z", "T", *UNNAMED)]
+    if len(colours) > 1 or len(slices) > 1 or not {"Y", "X"} <= set(order) or set(order) - set("SCYXZTIQ"):
+        found = f"has {_in_words(order, pixels.shape)} (axes {''.join(order)})"
+        raise ScanError.at(path, found, "slices, rows, columns and at most one axis of channels", "export the parts as files")
+    notes += _slices_note([(order[i], pixels.shape[i]) for i in slices], stated=stated)
+    placed = pixels.transpose(*colours, *slices, order.index("Y"), order.index("X"))
+    placed = placed if colours else placed[None]
+    return (placed if slices else placed[:, None]), not slices, notes
+
+
+def _slices_note(slices: Sequence[tuple[str, int]], *, stated: bool) -> list[str]:
+    if slices and slices[0][0] == "T":
+        return [f"its {slices[0][1]} time points were taken as slices"]
+    if slices and not stated and slices[0][0] in UNNAMED and slices[0][1] <= FEW:
+        advice = "if they are channels, save one file for each, or axes CYX as ImageJ or OME do"
+        return [f"its {slices[0][1]} pages were taken as slices; {advice}"]
+    return []
+
+
+def _in_words(order: Sequence[str], shape: Sequence[int]) -> str:
+    further = [f"{n} {AXIS_NAMES.get(a, a)}" for a, n in zip(order, shape, strict=True) if a not in "YX"]
+    return " of ".join(further) or "no rows or columns"
+
+
+def _known_size(beside: Sidecar, size: VoxelSize | None, options: ReadOptions, *, is_2d: bool) -> tuple[Sidecar, list[str]]:
+    """The voxel size that counts, and what should be known of it: CASE.json comes first, then the file's own tags."""
+    if beside.spacing:
+        return beside, []
+    if size is None:
+        missing = "holds no voxel size (of ImageJ, OME or Micro-Manager), nor does a file CASE.json; lengths are in voxels"
+        return beside, [] if is_2d or options.spacing else [missing]
+    z, notes = 1.0 if is_2d else size.z, []
+    if z is None:
+        z = options.spacing[0] if options.spacing else size.default_z
+        notes = [] if options.spacing else [f"holds no distance between slices; it was taken as 1 {size.unit}"]
+    return Sidecar(spacing=(z, size.y, size.x), unit=size.unit), notes
+
+
+def write_tiff(voxels: Voxels, path: Path, *, like: Source, labels: Labels | None = None) -> None:
+    """Write a volume as TIFF, one page a slice, with the voxel size of an ImageJ or OME file, or the resolution of a plain one."""
+    pages, axes = (voxels[0], "YX") if like.is_2d else (voxels, "ZYX")
+    turn: dict[str, Any] = {} if like.exif == 1 else {"extratags": [(ORIENTATION, "H", 1, like.exif, True)]}
+    named: dict[str, Any] = _resolution(like.files[0])
+    if keeps_spacing(like):
+        named = {"ome": True, "metadata": {"axes": axes, **ome_sizes(like.grid.spacing, like.length_unit, is_2d=like.is_2d)}}
+    tifffile.imwrite(path, pages, compression="zlib", photometric="minisblack", **named, **turn)
+
+
+def keeps_spacing(like: Source) -> bool:
+    """True if a label map of a scan gets its voxel size in OME's tags: where the scan's own file has it in tags."""
+    try:
+        with tifffile.TiffFile(like.files[0]) as file:
+            return like.has_spacing and voxel_size(file) is not None
+    except (OSError, IndexError, tifffile.TiffFileError):
+        return False
+
+
+def _resolution(source: Path) -> dict[str, Any]:
+    try:
+        with tifffile.TiffFile(source) as file:
+            tags = file.pages.first.tags
+            return {"resolution": (tags[282].value, tags[283].value), "resolutionunit": tags[296].value}
+    except (OSError, KeyError, tifffile.TiffFileError):
+        return {}
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """The errors that tifffile logs: it reads a truncated file without the missing pages."""
+    messages: list[str] = []
+
+    def keep(record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or SPOILED.search(record.getMessage()):
+            messages.append(record.getMessage())
+
+    handler, logger = logging.Handler(logging.WARNING), logging.getLogger("tifffile")
+    handler.emit = keep  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
