@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nnseg.core.errors import NnsegError
 
 Split = Literal["auto", "random", "blocks"]
+SPLIT_FILES = (".json", ".csv", ".tsv")
+"""Suffixes of files with a division of the cases."""
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
 
@@ -52,6 +54,18 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
 def parse_kinds(text: str) -> tuple[str, ...]:
     """Names of plans in "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner checks them."""
     return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
+
+
+def parse_split(text: str) -> str:
+    """A name of `Split`, or the path of a file with a division.
+
+    Raises:
+        NnsegError: the text is neither.
+    """
+    names = get_args(Split)
+    if text not in names and Path(text).suffix.lower() not in SPLIT_FILES:
+        raise NnsegError(f'"{text}" is no division; write {", ".join(names)}, or a file ({", ".join(SPLIT_FILES)})')
+    return text
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
@@ -127,11 +141,16 @@ class Options:
     folds: tuple[int, ...] | None = option(
         "all", 'Folds to work on: "all", "0" or "0,2,4".', "--folds", "--fold", parse=parse_folds
     )
-    split: Split = option(
-        "auto", "How cases are divided into folds; blocks keep neighbours together (auto: for numbered slices of a stack)."
+    split: str = option(
+        "auto",
+        "How cases are divided into folds: random, blocks (of neighbours), or a file: nnU-Net's splits_final.json, a CSV of case "
+        "and fold. Auto: as the dataset states; blocks for numbered slices of a stack; else random.",
+        parse=parse_split,
     )
     group_by: str | None = option(
-        None, "Groups to keep in one fold, such as patients: a CSV of case and group, a regular expression, or subject (BIDS)."
+        None,
+        "Groups to keep in one fold: a CSV of case and group, a regular expression, subject (BIDS), or none. Default: patients, "
+        "where names or folders show them.",
     )
     device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
     devices: tuple[str, ...] = option(
