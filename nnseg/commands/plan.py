@@ -18,10 +18,10 @@ from nnseg.core.options import Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
-from nnseg.planning.folds import decide_folds
 from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
+from nnseg.planning.run_folds import decide_folds
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb

@@ -1,25 +1,15 @@
-"""Division of the cases into folds: random or in blocks, by groups, stratified by label; kept once written."""
+"""Division of the cases into folds: random or in blocks, by groups, stratified by label."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
-from nnseg.core.dataset import Dataset, Finding, Fold, counted, listed
-from nnseg.core.errors import RunError
+from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.frozen import FrozenModel
-from nnseg.core.options import Split
-from nnseg.storage.datasets.groups import TABLES, find_subjects, read_groups
-from nnseg.storage.run import Run
-
-log = logging.getLogger(__name__)
 
 Units = Sequence[Sequence[str]]
 """Names of cases that stay together, in the order of the first of each."""
@@ -30,9 +20,10 @@ def make_folds(
     *,
     count: int = 5,
     seed: int = 12345,
-    split: Split = "random",
+    split: str = "random",
     groups: Mapping[str, str] | None = None,
     labels: Mapping[str, Collection[str]] | None = None,
+    together: Sequence[Collection[str]] = (),
 ) -> tuple[Fold, ...]:
     """The folds of some cases: each case is held out in one fold, together with its whole group.
 
@@ -47,14 +38,15 @@ def make_folds(
         split: the order in `SPLITS` from which consecutive cases share a fold; groups of cases are always shuffled.
         groups: the group of each case, for instance its patient; a group is never divided.
         labels: the labels present in each case; every training part gets all of them if possible, when shuffled.
+        together: further sets of cases that are not divided, such as those of one image; they are shuffled only if others are.
     """
-    ordered = sorted(names)
-    units = _group_cases(ordered, groups or {})
+    ordered, split = sorted(names), "random" if groups else split
+    units = _group_cases(ordered, merge_groups(ordered, groups or {}, together))
     if len(units) == 1:
         return (Fold(training=tuple(ordered), held_out=()),)
-    sizes, count, split = [len(unit) for unit in units], min(count, len(units)), "random" if groups else split
-    order = SPLITS[split](units, seed)
-    fold_of_unit = _balance(sizes, order.tolist(), count) if max(sizes) > 1 else _split_evenly(order, count)
+    sizes, count, order = [len(unit) for unit in units], min(count, len(units)), SPLITS[split](units, seed)
+    balanced = max(sizes) > 1 and split == "random"
+    fold_of_unit = _balance(sizes, order.tolist(), count) if balanced else _split_evenly(order, count)
     if labels and split == "random":
         fold_of_unit = _spread_labels(fold_of_unit, sizes, _units_of_labels(units, labels))
     fold_of = {name: fold for unit, fold in zip(units, fold_of_unit, strict=True) for name in unit}
@@ -82,6 +74,23 @@ def missing_labels(folds: Sequence[Fold], labels: Mapping[str, Collection[str]])
     return tuple(findings)
 
 
+def merge_groups(names: Sequence[str], groups: Mapping[str, str], more: Sequence[Collection[str]]) -> dict[str, str]:
+    """The group of each case, where groups with a case in one of some further sets become one; {} without groups and sets.
+
+    Args:
+        names: of all cases.
+        groups: the group of each case; a case without one stands alone.
+        more: sets of cases that stay together too.
+    """
+    if not groups and not more:
+        return {}
+    merged = {name: groups.get(name, name) for name in names}
+    for together in more:
+        joined = {merged[name] for name in together if name in merged}
+        merged = {name: min(joined) if group in joined else group for name, group in merged.items()}
+    return merged
+
+
 def _group_cases(ordered: Sequence[str], groups: Mapping[str, str]) -> list[list[str]]:
     """The units that stay together: the cases of each group, or single cases; in the order of their first names."""
     units: dict[str, list[str]] = {}
@@ -91,7 +100,7 @@ def _group_cases(ordered: Sequence[str], groups: Mapping[str, str]) -> list[list
 
 
 def _split_evenly(order: npt.NDArray[np.int_], count: int) -> list[int]:
-    """The fold of each unit, for units of one case: consecutive units of the order share a fold."""
+    """The fold of each unit: consecutive units of the order share a fold."""
     folds = np.empty_like(order)
     for fold, part in enumerate(np.array_split(order, count)):
         folds[part] = fold
@@ -152,53 +161,6 @@ def _changes(folds: Sequence[int], units: Sequence[int]) -> Iterator[list[int]]:
             yield [change.get(number, fold) for number, fold in enumerate(folds)]
 
 
-class FoldSettings(FrozenModel):
-    """Options that a run's folds were made with, as kept in its record; see `Options`."""
-
-    split: Split = "auto"
-    group_by: str | None = None
-
-
-def decide_folds(
-    run: Run, dataset: Dataset | None, fingerprint: Fingerprint, *, split: Split = "auto", group_by: str | None = None
-) -> tuple[Fold, ...]:
-    """The run's folds: those on file if cases and options are the same, otherwise new ones, which are written.
-
-    Logs a warning for labels missing from a training part, and if no case is held out.
-
-    Args:
-        run: whose folds they are.
-        dataset: for groups by names and paths; None for the dataset of the run.
-        fingerprint: of the dataset: the usable cases, and the labels of each.
-        split: "auto" for the option of the folds on file.
-        group_by: as `read_groups` takes it; None for the option of the folds on file.
-
-    Raises:
-        DatasetError: the groups cannot be determined.
-        RunError: a case or a group is both trained on and held out.
-    """
-    before = _previous_settings(run)
-    settings = FoldSettings(split=before.split if split == "auto" else split, group_by=_absolute(group_by) or before.group_by)
-    groups = _find_groups(settings.group_by, dataset or (run.dataset if run.has_dataset else None))
-    labels = find_labels(fingerprint)
-    folds = _folds_on_file(run, fingerprint, changed=settings != before)
-    if folds is None:
-        split = settings.split
-        if split == "auto":
-            split = "blocks" if _is_stack(fingerprint) else "random"
-        if split == "blocks" and not groups:
-            log.info(
-                "folds are blocks of neighbours, since cases look like numbered slices of one stack (--split random to shuffle)"
-            )
-        folds = make_folds(labels.keys(), split=split, groups=groups, labels=labels)
-        run.folds = dict(enumerate(folds))
-        run.update_record(folds=settings.model_dump())  # after the folds: if killed in between, they are made again
-    _check_groups(Run.folds.path(run), folds, groups)
-    for finding in (*_nothing_held_out(folds, groups), *missing_labels(folds, labels)):
-        log.warning("%s: %s", finding.level, finding)
-    return folds
-
-
 def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     """The foreground labels, or regions, that are present in each case, by the case's name."""
     parts = fingerprint.labels.parts()
@@ -208,68 +170,7 @@ def find_labels(fingerprint: Fingerprint) -> dict[str, frozenset[str]]:
     }
 
 
-def _previous_settings(run: Run) -> FoldSettings:
-    try:
-        record = run.record
-        former = {"split": (record.get("plan") or {}).get("split", "auto")}  # where earlier versions kept it
-        return FoldSettings.model_validate(record.get("folds") or former)
-    except ValidationError:
-        return FoldSettings()
-
-
-def _absolute(group_by: str | None) -> str | None:
-    """The full path of a table, to find it from another working folder; an expression as it is."""
-    return str(Path(group_by).resolve()) if group_by and Path(group_by).suffix.lower() in TABLES else group_by
-
-
-def _find_groups(group_by: str | None, dataset: Dataset | None) -> dict[str, str]:
-    if dataset is None:
-        return {}
-    if group_by is not None:
-        return read_groups(group_by, dataset)
-    subjects = find_subjects(dataset)
-    if subjects:
-        log.info('cases of one subject in BIDS names stay in one fold (--group-by "(.+)" to divide them)')
-    return subjects
-
-
-def _folds_on_file(run: Run, fingerprint: Fingerprint, *, changed: bool) -> tuple[Fold, ...] | None:
-    """The folds on file; None if there are none, or the options or the usable cases have changed."""
-    if not Run.folds.path(run).exists():
-        return None
-    if changed:
-        log.warning("the options of the folds have changed: dividing the cases into folds again")
-        return None
-    folds = tuple(run.folds.values())
-    if {n for f in folds for n in (*f.training, *f.held_out)} != {case.name for case in fingerprint.cases}:
-        log.warning("the cases have changed: dividing them into folds again")
-        return None
-    return folds
-
-
-def _check_groups(file: Path, folds: tuple[Fold, ...], groups: Mapping[str, str]) -> None:
-    """Raise RunError if a fold trains on a group that it holds out, as after an edit of the file or of the table of groups."""
-    for number, fold in enumerate(folds):
-        trained = {groups[name]: name for name in fold.training if name in groups}
-        for name in fold.held_out:
-            if name in groups and groups[name] in trained:
-                raise RunError(
-                    f"{file}: fold {number} holds out case {name} and trains on case {trained[groups[name]]} of the same group "
-                    f"({groups[name]}); move one of them, or delete the file to have it made again"
-                )
-
-
-def _nothing_held_out(folds: tuple[Fold, ...], groups: Mapping[str, str]) -> tuple[Finding, ...]:
-    """A warning if no fold holds out a case."""
-    if any(fold.held_out for fold in folds):
-        return ()
-    names = folds[0].training
-    one_group = " of one group" if groups and len(names) > 1 and len({groups.get(name) for name in names}) == 1 else ""
-    message = f"one model is trained on all cases ({counted(len(names), 'case')}{one_group}) and none is held out"
-    return (Finding(level="warning", message=f"{message}: its quality stays unknown; add cases to evaluate it"),)
-
-
-def _is_stack(fingerprint: Fingerprint) -> bool:
+def is_stack(fingerprint: Fingerprint) -> bool:
     """True for 2D images whose names differ only by a number: most likely slices of one volume."""
     names = [re.fullmatch(r"(.*?)(\d+)", case.name) for case in fingerprint.cases]
     stems = {m.group(1) for m in names if m}
