@@ -70,6 +70,8 @@ def _run(main: Callable[[], None], parent: int, streams: list[int]) -> None:
         bind_to_parent(parent)
         main()
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

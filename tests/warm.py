@@ -1,34 +1,54 @@
 """The command line in processes forked off one that has loaded torch already, which takes most of a short command's time."""
 
+import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 from forked import Forked
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nnseg.cli", "nnseg.pipeline", "nnseg.serving.worker", "nnseg.serving.folder", "torch._dynamo"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "nnseg.cli",
+        "nnseg.pipeline",
+        "nnseg.serving.worker",
+        "nnseg.serving.folder",
+        "nnseg.commands.probe_worker",
+        "nnseg.commands.train_worker",
+        "torch._dynamo",
+        "torch.distributed.run",
+    ]
+)
+"""A process that it starts has loaded all these."""
 
 
-def started(*arguments: object, out: Path | None = None) -> multiprocessing.process.BaseProcess:
-    """A process that runs ``nnseg`` with the given arguments, with its output in files ``out`` and ``out``.err."""
-    process = _CONTEXT.Process(target=_main, args=([str(a) for a in arguments], out))
+def started(*arguments: object, out: Path | None = None, ranks: int = 1) -> multiprocessing.process.BaseProcess:
+    """A process that runs ``nnseg`` with the given arguments, with its output in files ``out`` and ``out``.err.
+
+    Args:
+        ranks: if more than one, the process is torchrun's, and starts so many that run ``nnseg``.
+    """
+    main = _main if ranks == 1 else _torchrun
+    process = CONTEXT.Process(target=main, args=([str(a) for a in arguments], out, ranks))
     process.start()
     return process
 
 
-def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+def nnseg(*arguments: object, check: int | None = 0, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     """Run ``nnseg`` to its end.
 
     Args:
         check: the expected exit code; None for any.
+        ranks: as in `started`.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        process = started(*arguments, out=out)
+        process = started(*arguments, out=out, ranks=ranks)
         process.join(200)
         said = out.read_text(), out.with_suffix(".err").read_text()
         if process.is_alive():
@@ -40,15 +60,58 @@ def nnseg(*arguments: object, check: int | None = 0) -> subprocess.CompletedProc
     return subprocess.CompletedProcess(list(arguments), code, *said)
 
 
-def _main(arguments: list[str], out: Path | None) -> None:
+def _main(arguments: list[str], out: Path | None, _: int = 1) -> None:
     import torch
 
-    from nnseg.cli import main
-    from nnseg.serving import pool, worker
-
-    pool.start_process = lambda threads: Forked(worker.main)
     torch.set_num_threads(1)  # several tests run at a time
+    _write_output_to(out)
+    _fork_workers()
+    _run_nnseg(arguments)
+
+
+def _torchrun(arguments: list[str], out: Path | None, ranks: int) -> None:
+    """What ``torchrun --standalone`` does, but that its processes are forked off this one."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _write_output_to(out)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", start_method="fork", monitor_interval=0.1, max_restarts=0,
+    )  # fmt: skip
+    elastic_launch(config, _main_of_rank)(arguments)
+
+
+def _main_of_rank(arguments: list[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        _run_nnseg(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"exit code {end.code}") from None
+
+
+def _write_output_to(out: Path | None) -> None:
     for stream, path in ((1, out), (2, out and out.with_suffix(".err"))):
         os.dup2(os.open(path or os.devnull, os.O_WRONLY | os.O_CREAT), stream)
+
+
+def _fork_workers() -> None:
+    """Let the processes that ``nnseg`` starts be forked, too."""
+    from nnseg.commands import probe, probe_worker, train_parallel
+    from nnseg.serving import pool
+
+    def launch(module: str, **_: object) -> Forked:
+        return Forked(importlib.import_module(module).main)
+
+    pool.launch = probe.launch = train_parallel.launch = launch
+    probe_worker.TILES_SECONDS = 0.1
+
+
+def _run_nnseg(arguments: list[str]) -> None:
+    from nnseg.cli import main
+
     sys.argv = ["nnseg", *arguments]
     main()

@@ -275,8 +275,9 @@ def _plain(member: Member, scan: Scan, *, classic=False):
 @pytest.mark.parametrize("spacing", [0.7, 2.0, 4.0])
 @pytest.mark.parametrize(("dimensions", "axes"), [(3, (0, 1, 2)), (3, (2, 0, 1)), (2, (1, 2, 0))])
 def test_restoring_in_blocks_gives_the_plain_result(dimensions, axes, spacing, labels, classic, monkeypatch):
-    monkeypatch.setattr(predict_module, "BLOCK_VALUES", 3000)
-    scan, member = _scan(), _member(_plan(dimensions, axes=axes, spacing=spacing, labels=labels), 7)
+    shape, values = ((9, 11, 12), 1000) if spacing < 1 else ((14, 19, 23), 3000)  # blocks of two slices
+    monkeypatch.setattr(predict_module, "BLOCK_VALUES", values)
+    scan, member = _scan(shape=shape), _member(_plan(dimensions, axes=axes, spacing=spacing, labels=labels), 7)
     plain = _plain(member, scan, classic=classic)
     expected = labels.decide(plain)
     found = predict(Model(members=(member,)), scan, device=CPU, classic=classic, probabilities=False)

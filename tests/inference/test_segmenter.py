@@ -1,11 +1,10 @@
 """A loaded model predicts arrays, ITK images and files in memory."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from warm import CONTEXT
 
 import nnseg
 from nnseg.core.errors import ScanError
@@ -137,9 +136,8 @@ def _in_a_daemon(path, queue):
 
 def test_a_daemon_may_predict(file):
     """Celery's workers and the like may not start processes of their own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_in_a_daemon, args=(file, queue), daemon=True)
+    queue = CONTEXT.Queue()
+    process = CONTEXT.Process(target=_in_a_daemon, args=(file, queue), daemon=True)
     process.start()
     labels = queue.get(timeout=120)
     process.join(timeout=60)

@@ -94,7 +94,7 @@ def test_importance_is_never_zero():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shape=st.tuples(*[st.integers(1, 21)] * 3),
+    shape=st.tuples(*[st.integers(1, 15)] * 3),
     patch=st.lists(st.integers(1, 12), min_size=2, max_size=3),
     step=st.sampled_from([0.25, 0.5, 0.7, 1.0]),
     batch=st.integers(1, 9),

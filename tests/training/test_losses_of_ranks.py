@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from flat import NESTED, THREE, plan_for
+from warm import CONTEXT
 
 from nnseg.training.context import Ranks
 from nnseg.training.losses import LOSSES, make_loss
@@ -55,7 +55,12 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (folder,), nprocs=2)
+    processes = [CONTEXT.Process(target=work, args=(rank, folder)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
     return [np.load(folder / f"{rank}.npz") for rank in (0, 1)], values_and_gradients(slice(None), Ranks())
 
 
