@@ -13,7 +13,7 @@ import numpy as np
 
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.core.image import Integers, LabelMap, Scan
+from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
@@ -21,11 +21,10 @@ from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of, suffix_of
+from nnseg.storage.images.label_codings import count_values
 from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.resampling import NEAR
 from nnseg.system.parallel import map_items
-
-NEAR = 0.25
-"""Largest distance in voxels of a label map from its image that counts as rounding, with a note."""
 
 MANY_VALUES = 256
 """More undeclared values than this in label maps are intensities, not labels."""
@@ -104,13 +103,14 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     label_map = read_label_map(case.labels, like=scan.source)
     path = label_paths(case.labels)[0]
     offset = _check_position(case.images[0], scan, path, label_map)
-    counts = _count_values(label_map.labels)
+    counts = count_values(label_map.labels)
     _check_declared(path, counts, labels)
     _check_annotated(path, counts, labels, case.annotated)
     findings = [offset] if offset else []
     if not set(counts) & set(labels.values[1:]):
         findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; check it"))
-    findings += [Finding(level="warning", message=note) for note in label_map.notes]
+    cropped = label_map.source is not None and sorted(label_map.source.grid.shape) != sorted(label_map.grid.shape)
+    findings += [Finding(level="note" if cropped else "warning", message=note) for note in label_map.notes]
     placed = [f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings]
     placed += [Finding(level="note", message=note, case=case.name, file=str(case.images[0])) for note in scan.notes]
     return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=tuple(placed))
@@ -162,7 +162,7 @@ def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple
 
 def _read_values(case: Case) -> tuple[int, ...]:
     assert case.labels is not None
-    values = tuple(_count_values(read_label_map(case.labels).labels))
+    values = tuple(count_values(read_label_map(case.labels).labels))
     if values[0] < 0:
         advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
         raise ScanError.at(label_paths(case.labels)[0], f"has the negative label value {values[0]}", "values from 0", advice)
@@ -233,15 +233,3 @@ def _check_annotated(path: Path, counts: dict[int, int], labels: Labels, annotat
         listed = ", ".join(f"{name} ({voxels} voxels)" for name, voxels in surplus)
         found = f"label map shows {listed}, which {ANNOTATED_KEY} does not list for it"
         raise ScanError.at(path, found, f"only {', '.join(annotated or ())}", "list it if it is complete, or remove it")
-
-
-def _count_values(labels: Integers) -> dict[int, int]:
-    """Voxels of each value that occurs, ascending by value."""
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest > 65535:
-        values, counts = np.unique(labels, return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    total = np.zeros(highest + 1, np.int64)
-    for plane in labels:  # counting is quicker than sorting; plane by plane it needs little memory
-        total += np.bincount(plane.ravel(), minlength=highest + 1)
-    return {int(v): int(total[v]) for v in np.flatnonzero(total)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,8 +107,10 @@ def suffix_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without the suffix that `suffix_of` finds."""
-    return path.name[: len(path.name) - len(suffix_of(path))] if suffix_of(path) else path.name
+    """A file's name without the suffix that `suffix_of` finds, and without the ".seg" that 3D Slicer puts before ".nrrd"."""
+    suffix = suffix_of(path)
+    stem = path.name[: len(path.name) - len(suffix)]
+    return re.sub(r"(?<=.)\.seg$", "", stem, flags=re.IGNORECASE) if suffix in SLICER else stem
 
 
 def known_suffixes(*, writable: bool = False) -> str:
@@ -115,6 +118,8 @@ def known_suffixes(*, writable: bool = False) -> str:
     return " ".join(s for s, form in FORMATS.items() if form.write or not writable)
 
 
+SLICER = (".nrrd", ".nhdr")
+"""Suffixes before which 3D Slicer puts ".seg" in names of label maps: p.seg.nrrd belongs to p.nrrd."""
 TIFF = (".tif", ".tiff")
 LOSSLESS_PICTURE = ".png"
 

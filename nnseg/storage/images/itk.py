@@ -20,6 +20,7 @@ from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.segments import read_segments
 
 GIPL_HEADER_BYTES = 256
 
@@ -85,7 +86,8 @@ def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawIma
         voxels = voxels[None]
     if dimensions == 2:
         voxels = voxels[:, None]
-    return RawImage(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2)
+    segments = read_segments(path, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")})
+    return RawImage(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2, segments=segments)
 
 
 def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any], int]:

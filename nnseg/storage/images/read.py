@@ -12,16 +12,24 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector
-from nnseg.core.image import Floats, Integers, LabelMap, Scan, Source
-from nnseg.core.label_files import LabelSource, label_paths
+from nnseg.core.geometry import Grid, Vector, format_axes
+from nnseg.core.image import Floats, LabelMap, Scan, Source
+from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.itk import raw_from_itk
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, check_file, smallest_integer_type
-from nnseg.storage.images.resampling import resampled, share_inside, upright
-
-WHOLE_TOLERANCE = 1e-3
-"""Largest distance of a stored label value from a whole number: slope and intercept of a header leave such rounding errors."""
+from nnseg.storage.images.label_codings import (
+    MarkedMap,
+    as_mask,
+    decode_instances,
+    decode_marks,
+    mark,
+    mark_masks,
+    own_coding,
+    whole_numbers,
+    without_copies,
+)
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, check_file
+from nnseg.storage.images.resampling import NEAR, find_place, resampled, share_inside, upright
 
 WIDEST, NARROWEST = 3000.0, 0.5
 """Extents in mm: scans that cover more, or less, along an axis get a note."""
@@ -98,28 +106,87 @@ def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: 
     """A label map in canonical orientation, its values as stored, or as `LabelFiles` says.
 
     Args:
-        like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF).
+        like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF), and a label
+            map that covers a part of it, whole voxels away, is put into its place.
         sheared: the grid may have axes that are not at right angles, as of a CT with a tilted gantry.
 
     Raises:
-        ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers.
+        ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers; or it
+            lies partly outside ``like``.
     """
     path = label_paths(source)[0]
+    if isinstance(source, LabelFiles) and source.coding not in ("values", "instances"):
+        marked, placed = read_marks(source, like=like, sheared=sheared)
+        return replace(placed, labels=decode_marks(path, marked, source))
     raw = _read_file(path, ReadOptions(as_labels=True))
-    voxels = raw.voxels
-    if len(voxels) > 1 and all(np.array_equal(voxels[0], other) for other in voxels[1:]):
-        voxels = voxels[:1]  # a grey picture saved in colour
+    voxels = without_copies(raw)
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
-    grid, *of_grid = (raw.grid,) if like is None or raw.has_geometry else _grid_by_scan(raw, like)
+    label_map = _canonical_labels(path, whole_numbers(path, voxels[0]), raw, like, sheared=sheared)
+    if isinstance(source, LabelFiles) and source.coding == "instances":
+        return replace(label_map, labels=decode_instances(label_map.labels, source))
+    return label_map
+
+
+def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool = False) -> tuple[MarkedMap, LabelMap]:
+    """The marks of a label map in canonical orientation, and the label map of their codes.
+
+    Args:
+        source: a path is read by what the file says of itself (`own_coding`).
+        like, sheared: as for `read_label_map`.
+
+    Raises:
+        ScanError: as `read_label_map`; several channels are none that can be read as masks or colours.
+    """
+    path, *others = label_paths(source)
+    if isinstance(source, LabelFiles) and source.coding == "masks":
+        return _read_masks((path, *others), like, sheared=sheared)
+    raw = _read_file(path, ReadOptions(as_labels=True))
+    raw = replace(raw, voxels=without_copies(raw))
+    coding = source.coding if isinstance(source, LabelFiles) else own_coding(raw)
+    marked = mark(path, raw, "values" if coding == "instances" else coding)
+    placed = _canonical_labels(path, marked.codes, raw, like, sheared=sheared)
+    notes = (*marked.notes, *placed.notes)
+    return replace(marked, coding=coding, codes=placed.labels), replace(placed, notes=notes)
+
+
+def _read_masks(paths: Sequence[Path], like: Source | None, *, sheared: bool) -> tuple[MarkedMap, LabelMap]:
+    """Masks in files of their own, all on the grid of ``like``, or of the first."""
+    parts: list[LabelMap] = []
+    notes: list[str] = []
+    for path in paths:
+        raw = _read_file(path, ReadOptions(as_labels=True))
+        voxels = without_copies(raw)
+        if len(voxels) > 1:
+            raise ScanError.at(path, f"has {len(voxels)} channels", "a mask of one", "save it as a grey picture")
+        mask, unclean = as_mask(path, voxels[0])
+        part = _canonical_labels(path, mask, raw, like, sheared=sheared)
+        if parts and not parts[0].grid.matches(part.grid, CHANNEL_TOLERANCE):
+            found = f"lies on another grid (shape {part.grid.shape}) than {paths[0].name} (shape {parts[0].grid.shape})"
+            raise ScanError.at(path, found, "all masks of a case on one grid", "resample it with nearest neighbour")
+        parts.append(part)
+        notes += [*unclean, *part.notes]
+    marked = mark_masks([part.labels for part in parts], "masks", notes=notes)
+    return marked, replace(parts[0], labels=marked.codes, notes=marked.notes)
+
+
+def _canonical_labels(path: Path, voxels: npt.NDArray[Any], raw: RawImage, like: Source | None, *, sheared: bool) -> LabelMap:
+    """Voxels (Z, Y, X) turned to canonical orientation, and put into their place in ``like``."""
+    grid, *notes = (raw.grid,) if like is None or raw.has_geometry else _grid_by_scan(raw, like)
     if not sheared:
         _check_shear(path, grid)
-    turn = grid.canonical()
-    labels = np.ascontiguousarray(turn.apply(_whole_numbers(path, voxels[0])))
-    files = Source(files=raw.files or (path,), grid=grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
-    notes = tuple(f"{path.name}: {note}" for note in of_grid)
-    return LabelMap(labels=labels, grid=grid.reoriented(turn), source=files, notes=notes)
+    turn, files = grid.canonical(), raw.files or (path,)
+    turned, turned_grid = np.ascontiguousarray(turn.apply(voxels)), grid.reoriented(turn)
+    whole = like.grid.reoriented(like.grid.canonical()) if like and _says_where(raw, like) else turned_grid
+    if place := find_place(path, turned_grid, whole):
+        pasted = np.zeros(whole.shape, turned.dtype)
+        pasted[place.slices] = turned
+        extent = f"{format_axes(turned_grid.shape)} of {format_axes(whole.shape)} voxels"
+        notes.append(f"covers {extent} of its image; it was put at {place.start} (z, y, x)")
+        turned, turned_grid = pasted, whole
+    source = Source(files=files, grid=grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
+    return LabelMap(labels=turned, grid=turned_grid, source=source, notes=tuple(f"{path.name}: {note}" for note in notes))
 
 
 def _grid_by_scan(raw: RawImage, like: Source) -> tuple[Grid, *tuple[str, ...]]:
@@ -190,6 +257,14 @@ def _read_file(path: Path, options: ReadOptions) -> RawImage:
         return form.read(path, options)
     except OSError as error:
         raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
+
+
+def _says_where(raw: RawImage, like: Source) -> bool:
+    """True if a label map says where it lies in a scan: one of another shape that begins at the same position may lack a header."""
+    if not raw.has_geometry:
+        return False
+    apart = np.subtract(raw.grid.origin, like.grid.origin)
+    return bool(raw.segments) or float(np.linalg.norm(apart)) > NEAR * min(like.grid.spacing)
 
 
 def _canonical_grid(path: Path, raw: RawImage, *, repair: bool) -> Grid:
@@ -283,24 +358,6 @@ def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
     counts = " and ".join(f"{int(where.sum())} {name}" for name, where in kinds)
     found = f"has {counts} voxels, the first at (z, y, x) = {_first(kinds[0][1].any(axis=0))} as stored"
     return ScanError.at(path, found, "finite intensities", "replace them, for instance by the background's value")
-
-
-def _whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
-    """Label values as integers; floats are rounded where the difference is a rounding error of scaling."""
-    if voxels.dtype.kind in "ui":
-        return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if voxels.dtype.kind == "b":
-        return voxels.astype(np.uint8)
-    rounded = np.rint(voxels)
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.abs(voxels - rounded) <= WHOLE_TOLERANCE) | (np.abs(rounded) > 2**31)
-    if bad.any():
-        first = _first(bad)
-        count = f"{int(bad.sum())} voxels that are no whole numbers"
-        found = f"has {count}, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
-        raise ScanError.at(path, found, "label values", "resample label maps with nearest neighbour, not interpolation")
-    whole: Integers = rounded.astype(smallest_integer_type(rounded))
-    return whole
 
 
 def _first(where: npt.NDArray[np.bool_]) -> tuple[int, ...]:

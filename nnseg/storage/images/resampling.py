@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.geometry import Grid, as_matrix, as_shape, as_vector
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Box, Grid, as_matrix, as_shape, as_vector
 from nnseg.core.image import LabelMap
+
+NEAR = 0.25
+"""Largest distance in voxels of a label map from its image that counts as rounding, with a note."""
+
+SAME_SPACING = 1e-2
+"""Largest relative difference of the spacings of a part and of the whole, by rounding."""
 
 
 def upright(grid: Grid) -> Grid:
@@ -62,3 +71,25 @@ def share_inside(grid: Grid, other: Grid) -> float:
     points = np.stack(np.meshgrid(*(np.linspace(0, n - 1, min(n, 20)) for n in grid.shape), indexing="ij"), -1).reshape(-1, 3)
     there = (points @ grid.steps + grid.origin - np.asarray(other.origin)) @ np.linalg.inv(other.steps)
     return float(np.mean(np.all((there >= -0.5) & (there <= np.asarray(other.shape) - 0.5), axis=1)))
+
+
+def find_place(path: Path, part: Grid, whole: Grid) -> Box | None:
+    """Where a volume lies in another of the same spacing and directions, whole voxels away; None for another grid, or all of it.
+
+    Args:
+        path: of the part, that messages name.
+
+    Raises:
+        ScanError: it lies partly outside.
+    """
+    if part.shape == whole.shape:
+        return None
+    start = as_shape(np.rint((np.asarray(part.origin) - whole.origin) @ np.linalg.inv(whole.steps)))
+    aligned = replace(whole, shape=part.shape, origin=whole.world(as_vector(start)))
+    if aligned.largest_gap(part) > NEAR * min(whole.spacing) or not np.allclose(part.spacing, whole.spacing, rtol=SAME_SPACING):
+        return None
+    stop = as_shape(np.add(start, part.shape))
+    if min(start) < 0 or any(end > n for end, n in zip(stop, whole.shape, strict=True)):
+        found = f"covers voxels {start} to {stop} (z, y, x) of its image, which has {whole.shape}"
+        raise ScanError.at(path, found, "a part of the image", "export the label map on the grid of its own image")
+    return Box(start=start, stop=stop)
