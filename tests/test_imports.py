@@ -14,7 +14,7 @@ def test_help_of_any_command_loads_none_of_the_heavy_libraries() -> None:
         "for command in [None, *(c.name or c.callback.__name__ for c in cli.app.registered_commands)]:\n"
         "    sys.argv = ['nnseg', *([command] if command else []), '--help']\n"
         "    try: cli.main()\n    except SystemExit: pass\n"
-        "print([m for m in ('torch', 'scipy', 'SimpleITK', 'skimage', 'numpy') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('torch', 'scipy', 'SimpleITK', 'pydicom', 'skimage', 'numpy') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
@@ -30,7 +30,7 @@ def test_public_names_exist_and_are_sorted() -> None:
 @pytest.mark.parametrize(
     ("module", "missing"),
     [
-        ("nnseg.commands.plan", ("torch", "scipy", "nibabel", "SimpleITK", "skimage")),
+        ("nnseg.commands.plan", ("torch", "scipy", "nibabel", "SimpleITK", "pydicom", "skimage")),
         ("nnseg.commands.preprocess", ("torch", "nnseg.training", "nnseg.inference", "nnseg.evaluation", "nnseg.reporting")),
         ("nnseg.commands.train", ("nnseg.inference", "nnseg.evaluation", "nnseg.crossval", "nnseg.reporting")),
     ],

@@ -1,18 +1,29 @@
-"""DICOM series: slices grouped by their headers, checked for completeness, read through SimpleITK (GDCM)."""
+"""DICOM images: frames placed by their headers, sorted into volumes, checked for completeness, decoded and rescaled.
+
+A volume inside a file of several is named by a path below the file: ``scan.dcm/echo2``.
+
+Headers are read by pydicom, whose elements are the standard's; pixels as `dicom_pixels` says. Why not highdicom's volumes,
+dicom2nifti or ITK's sorter: docs/decisions/dicom-by-frames.md.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, format_axes
-from nnseg.storage.images.dicom_headers import Slice, dicom_files, read_slice
-from nnseg.storage.images.itk import itk_message, no_itk_warnings, raw_from_itk, read_header_only
+from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape, as_vector, format_axes
+from nnseg.core.image import VOXEL
+from nnseg.storage.images.dicom_frames import DicomFile, Frame, read_file
+from nnseg.storage.images.dicom_headers import WHOLE_SLIDE, dicom_files, kind_name, name_pattern, no_scan
+from nnseg.storage.images.dicom_pixels import read_planes
+from nnseg.storage.images.dicom_volumes import Volume, find_volumes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
 GAP_TOLERANCE = 0.01
@@ -22,224 +33,267 @@ SPACING_TOLERANCE = 1e-3
 """Share by which the PixelSpacing of slices may differ: headers round it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """The slices of one series that share an orientation and a size.
-
-    Args:
-        slices: ordered along their normal.
-        heights: mm along that normal; empty if a slice has no position.
-    """
-
-    slices: tuple[Slice, ...]
-    heights: tuple[float, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of the slices."""
-        return tuple(s.path for s in self.slices)
-
-    @property
-    def number(self) -> str:
-        """SeriesNumber."""
-        return self.slices[0].number
-
-    @property
-    def is_multiframe(self) -> bool:
-        """True for one file with all slices in it."""
-        return self.slices[0].frames > 1
-
-    @property
-    def has_spacing(self) -> bool:
-        """True if every slice has a pixel spacing; a file of many frames has one for each frame."""
-        return self.is_multiframe or all(s.spacing for s in self.slices)
-
-    def __str__(self) -> str:
-        return f"{self.number or '?'} {self.slices[0].description!r} ({len(self.slices)} slices)"
-
-
-def find_series(slices: Iterable[Slice]) -> tuple[Series, ...]:
-    """The series of slices, by series number: those with one SeriesInstanceUID, orientation and size belong together."""
-    groups: list[list[Slice]] = []
-    for piece in slices:
-        group = next((g for g in groups if _belong_together(g[0], piece)), None)
-        if group is None:
-            groups.append([piece])
-        else:
-            group.append(piece)
-    return tuple(sorted(map(_series, groups), key=lambda s: (s.number.zfill(9), s.slices[0].uid, s.slices[0].path.name)))
-
-
-def find_volumes(found: Sequence[Series]) -> tuple[Series, ...]:
-    """The series that are volumes: no localisers, and no single slices beside longer series."""
-    volumes = [s for s in found if not s.slices[0].is_localiser] or list(found)
-    return tuple([s for s in volumes if len(s.slices) > 1 or s.is_multiframe] or volumes)
+def split_path(path: Path) -> tuple[Path, str]:
+    """The file of a path, and the name of a volume in it: ("scan.dcm", "echo2") of scan.dcm/echo2, ("scan.dcm", "") of scan.dcm."""
+    return (path.parent, path.name) if path.parent.is_file() else (path, "")
 
 
 def split_volumes(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     """The files of each volume among DICOM files, by a name for it; {} if there is but one volume.
 
-    Files whose headers cannot be read are put together as "unreadable".
+    A volume that shares a file with others is named as a path in it. Files whose headers cannot be read belong to the series that
+    their names lie between, or are put together as "unreadable".
     """
-    slices, broken = [], []
-    for path in files:
-        try:
-            slices.append(read_slice(path))
-        except ScanError:
-            broken.append(path)
-    volumes = find_volumes(find_series(slices))
-    if len(volumes) < 2:
+    read, broken = _read_files(files)
+    volumes, loose = _with_broken(_scans(find_volumes(read)), broken)
+    if len(volumes) + bool(loose) < 2 or not volumes:
         return {}
-    named = {"unreadable": tuple(broken)} if broken else {}
-    numbers = [v.number for v in volumes]
-    for i, volume in enumerate(volumes):
-        mark = volume.number if volume.number and numbers.count(volume.number) == 1 else f"{volume.number or 0}_{i + 1}"
-        named[f"series{mark}"] = volume.files
+    shared = Counter(path for volume in volumes for path in volume.files)
+    named = {"unreadable": loose} if loose else {}
+    for name, volume in zip(_names(volumes), volumes, strict=True):
+        inside = len(volume.files) == 1 and shared[volume.files[0]] > 1
+        named[name] = (volume.files[0] / (volume.name or name),) if inside else volume.files
     return named
 
 
-def choose_series(found: Sequence[Series], folder: Path) -> Series:
-    """The only series that is a volume; localisers are passed over.
-
-    Raises:
-        ScanError: none, or several.
-    """
-    volumes = find_volumes(found)
-    if len(volumes) > 1:
-        listed = ", ".join(map(str, volumes))
-        raise ScanError.at(folder, f"holds {len(volumes)} series: {listed}", "one", "put each series in a separate folder")
-    if not volumes:
-        raise ScanError.at(folder, "holds no DICOM file", "the slices of one series", "check the folder")
-    return volumes[0]
+def not_scans(files: Iterable[Path]) -> dict[Path, str]:
+    """Those of the DICOM files that are no scans, or are passed over beside longer series, with the reason."""
+    kinds = {path: no_scan(path) for path in files}
+    reasons = {path: f"is a DICOM {kind}" for path, kind in kinds.items() if kind}
+    read, _ = _read_files(path for path in kinds if path not in reasons)
+    volumes = find_volumes(read)
+    kept = {path for volume in _scans(volumes) for path in volume.files}
+    for volume in volumes:
+        why = "is a localiser" if volume.file.is_localiser else "is a single slice beside longer series"
+        reasons |= {path: why for path in volume.files if path not in kept}
+    return reasons
 
 
 def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAULTS) -> RawImage:
-    """The volume of a DICOM series, rescaled as its headers say (Hounsfield units for CT).
+    """A volume of a DICOM series, rescaled as its headers say (Hounsfield units for CT).
 
     Args:
-        source: a folder with one series, or its files in any order.
+        source: a folder with one series, or its files in any order, or the only file; a volume in a file of several is named by a
+            path below the file.
 
     Raises:
-        ScanError: no file is readable, several series, slices missing, doubled, out of line or unevenly spaced, or voxels at no
-            distance or at different ones.
+        ScanError: no file is readable, several volumes, slices missing, doubled, out of line or unevenly spaced, voxels at no
+            distance or at different ones, frames that follow in time, or no image at all.
     """
-    files = dicom_files(source) if isinstance(source, Path) else tuple(source)
-    place = source if isinstance(source, Path) else files[0].parent
-    series = choose_series(find_series(map(read_slice, files)), place)
-    is_flat = len(series.slices) == 1 and not series.is_multiframe
-    if not (series.has_spacing or options.spacing or (is_flat and not series.heights)):
-        found, advice = f"series {series} has no spacing of its voxels", "correct the headers, or predict with --spacing"
+    paths = dicom_files(source) if isinstance(source, Path) else tuple(source)
+    place = source if isinstance(source, Path) else paths[0] if len(paths) == 1 else paths[0].parent
+    volume = choose_volume([split_path(path) for path in paths], place)
+    _check_kind(volume, place, options)
+    grid, notes, placed = _grid(volume, place, options.spacing)
+    shape = (volume.frames[0].colours, *grid.shape)
+    return RawImage(
+        voxels=placeholder(shape, np.float32) if options.only_header else read_planes(volume.frames),
+        grid=grid,
+        has_geometry=placed,
+        length_unit="mm" if placed or options.spacing else VOXEL,
+        notes=notes,
+        files=volume.files,
+    )
+
+
+def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:
+    """The volume that is named, or the only one; localisers and single slices beside longer series are passed over.
+
+    Args:
+        paths: files, each with the name of a volume in it, or "".
+
+    Raises:
+        ScanError: a file cannot be read, there is no such volume, or there are several.
+    """
+    name = next((name for _, name in paths if name), "")
+    volumes = _scans(find_volumes(read_file(path) for path, _ in paths))
+    if not volumes:
+        raise ScanError.at(place, "holds no DICOM file of a scan", "the slices of one series", "check the folder")
+    if name:
+        return _named(volumes, name, paths[0][0])
+    if len(volumes) == 1:
+        return volumes[0]
+    if len(paths) == 1:
+        listed = ", ".join(v.name for v in volumes)
+        found = f"holds {len(volumes)} volumes: {listed}"
+        raise ScanError.at(place, found, "one", f"name one as {paths[0][0].name}/{volumes[0].name}")
+    of_one = len({v.file.uid for v in volumes}) == 1
+    listed = ", ".join(map(str, volumes))
+    found = f"holds {len(volumes)} {'volumes' if of_one else 'series'}: {listed}"
+    raise ScanError.at(place, found, "one", f"put each {'volume' if of_one else 'series'} in a separate folder")
+
+
+def _named(volumes: Sequence[Volume], name: str, file: Path) -> Volume:
+    found = [v for v in volumes if v.name == name]
+    if len(found) != 1:
+        listed = ", ".join(v.name for v in volumes if v.name) or "one volume, without a name"
+        raise ScanError.at(file / name, "there is no such volume in the file", listed, "name one of these")
+    return found[0]
+
+
+def _read_files(paths: Iterable[Path]) -> tuple[list[DicomFile], list[Path]]:
+    """The headers of files, and the files whose headers cannot be read."""
+    read, broken = [], []
+    for path in paths:
+        try:
+            read.append(read_file(path))
+        except ScanError:
+            broken.append(path)
+    return read, broken
+
+
+def _scans(found: Sequence[Volume]) -> tuple[Volume, ...]:
+    """The volumes that are scans: no localisers, and no single slices beside longer series."""
+    volumes = [v for v in found if not v.file.is_localiser] or list(found)
+    return tuple([v for v in volumes if len(v.frames) > 1 or v.name] or volumes)
+
+
+def _with_broken(volumes: Sequence[Volume], broken: Sequence[Path]) -> tuple[tuple[Volume, ...], tuple[Path, ...]]:
+    """Volumes with the unreadable files that lie, by name, between their slices; and the other unreadable files."""
+    owners = {path: i for i, volume in enumerate(volumes) for path in volume.files}
+    added: dict[int, list[Path]] = {}
+    loose = []
+    for path in broken:
+        alike = sorted((p for p in (*owners, path) if name_pattern(p) == name_pattern(path)), key=_by_numbers)
+        at = alike.index(path)
+        near = {owners[p] for p in (*alike[max(0, at - 1) : at], *alike[at + 1 : at + 2])}
+        for i in near:
+            added.setdefault(i, []).append(path)
+        if not near:
+            loose.append(path)
+    if len(volumes) < 2 and broken:
+        return tuple(replace(v, broken=tuple(broken)) for v in volumes), ()
+    return tuple(replace(v, broken=tuple(added.get(i, ()))) for i, v in enumerate(volumes)), tuple(loose)
+
+
+def _by_numbers(path: Path) -> tuple[list[int], str]:
+    return [int(digits) for digits in re.findall(r"\d+", path.name)], path.name
+
+
+def _names(volumes: Sequence[Volume]) -> list[str]:
+    """Names of volumes: the number of the series, and what differs within it."""
+    names = [f"series{v.number or 0}" + (f"_{v.name}" if v.name else "") for v in volumes]
+    return [f"{name}_{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _check_kind(volume: Volume, place: Path, options: ReadOptions) -> None:
+    """Raise ScanError for frames that are no volume: clips, tiles of a slide, stacks of which nothing is known."""
+    if len(volume.frames) == 1 or volume.heights:
+        return
+    count, kind, pictures = len(volume.frames), kind_name(volume.file.kind), "export single frames as pictures"
+    if volume.file.kind.startswith(WHOLE_SLIDE):
+        raise ScanError.at(place, f"is a whole slide image of {count} tiles", "slices of a volume", "export a region of it as TIFF")
+    if len(volume.files) > 1:
+        found = f"series {volume} has slices without ImagePositionPatient"
+        raise ScanError.at(place, found, "a position in every slice", "export the series again with full headers")
+    if volume.file.in_time:
+        raise ScanError.at(place, f"is a clip of {count} frames in time ({kind})", "slices of a volume", pictures)
+    if volume.frames[0].colours > 1:
+        raise ScanError.at(place, f"is a clip of {count} colour frames ({kind})", "slices of a volume", pictures)
+    if options.spacing is None:
+        advice = "predict with --spacing if they are even slices, or export it again"
+        raise ScanError.at(place, f"has {count} frames without positions ({kind})", "a position of each frame", advice)
+
+
+def _grid(volume: Volume, place: Path, given: Vector | None) -> tuple[Grid, tuple[str, ...], bool]:
+    """The grid of a volume, notes of what was assumed, and whether its spacing is the header's.
+
+    Raises:
+        ScanError: it is not complete, or its spacing is not known.
+    """
+    first, count = volume.frames[0], len(volume.frames)
+    shape = as_shape((count, *first.size))
+    said = _check_spacings(volume, place)
+    if not said and not given and (count > 1 or volume.heights):
+        found, advice = f"series {volume} has no spacing of its voxels", "correct the headers, or predict with --spacing"
         raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
-    _check_spacings(series, place)
-    gap = _check_positions(series, place) if len(series.slices) > 1 else 0.0
-    volume = _read_only_header(series.files) if options.only_header else _read_pixels(series.files)
-    if not series.has_spacing:
-        volume = _with_spacing(volume, options.spacing, positioned=bool(series.heights))
-    if len(series.slices) > 1:
-        volume = replace(volume, grid=_stacked_grid(series, volume.grid, gap, place))
-    return replace(volume, files=series.files)
+    gap = _check_positions(volume, place) if count > 1 and volume.heights else None
+    depth = gap or first.depth or (given[0] if given else 1.0)
+    rows, columns = said or (given[1:] if given else (1.0, 1.0))
+    spacing = as_vector((depth, rows, columns))
+    thin = bool(volume.heights) and not (gap or first.depth or given)
+    notes = ("its header has neither SliceThickness nor SpacingBetweenSlices; its slice counts as 1 mm thick",) if thin else ()
+    if not volume.heights:
+        origin = as_vector(first.position or (0.0, 0.0, 0.0))
+        return Grid(shape=shape, spacing=spacing, origin=origin), notes, bool(said)
+    steps = _steps(first, spacing)
+    if gap:
+        steps[0] = _step(volume, steps[0], gap)
+    grid = make_grid(place, shape, steps, np.asarray(first.position))
+    # the exact spacing, because a norm may be off in the last digit
+    return replace(grid, spacing=as_vector((grid.spacing[0] if gap else depth, rows, columns))), notes, True
 
 
-def _stacked_grid(series: Series, grid: Grid, gap: float, place: Path) -> Grid:
-    """The grid of slices, each in its place: above one another, or shifted sideways as a tilted gantry shifts them."""
-    steps = grid.steps
-    normal = np.cross(steps[2], steps[1])
-    steps[0] = normal / np.linalg.norm(normal) * gap
-    first, last = np.asarray(series.slices[0].position), np.asarray(series.slices[-1].position)
-    step = (last - first) / (len(series.slices) - 1)
-    if np.linalg.norm(step - steps[0]) > SHEAR_LIMIT * gap:
-        steps[0] = step
-    placed = make_grid(place, (len(series.slices), *grid.shape[1:]), steps, first)
-    return replace(placed, spacing=(placed.spacing[0], *grid.spacing[1:]))
+def _steps(frame: Frame, spacing: Vector) -> npt.NDArray[np.float64]:
+    """(3, 3) mm: from slice to slice along the normal, from row to row, from column to column."""
+    along_row, along_column = (np.asarray(v) / np.linalg.norm(v) for v in (frame.orientation[:3], frame.orientation[3:]))
+    normal = np.cross(along_row, along_column)
+    return np.stack([normal / np.linalg.norm(normal) * spacing[0], along_column * spacing[1], along_row * spacing[2]])
 
 
-def _with_spacing(volume: RawImage, spacing: Vector | None, *, positioned: bool) -> RawImage:
-    """A volume whose files have no pixel spacing, with the spacing that was given, or 1 mm for a picture without position."""
-    if positioned:
-        return replace(volume, grid=replace(volume.grid, spacing=spacing or volume.grid.spacing))
-    return replace(volume, grid=Grid(shape=volume.grid.shape, spacing=spacing or (1.0, 1.0, 1.0)), has_geometry=False)
+def _step(volume: Volume, upward: npt.NDArray[np.float64], gap: float) -> npt.NDArray[np.float64]:
+    """mm from slice to slice: along the normal or against it, or shifted sideways as a tilted gantry shifts them."""
+    first, last = (np.asarray(volume.frames[i].position) for i in (0, -1))
+    step = (last - first) / (len(volume.frames) - 1)
+    straight = upward if volume.heights[-1] > volume.heights[0] else -upward
+    sheared = bool(np.linalg.norm(step - straight) > SHEAR_LIMIT * gap)
+    return np.asarray(step if sheared else straight)
 
 
-def _belong_together(one: Slice, other: Slice) -> bool:
-    """True if two slices have the same series, size and orientation; a file of many frames is a volume of its own."""
-    if (one.uid, one.size, len(one.orientation)) != (other.uid, other.size, len(other.orientation)) or max(
-        one.frames, other.frames
-    ) > 1:
-        return False
-    return bool(np.allclose(one.orientation, other.orientation, atol=0.01))
+def _check_spacings(volume: Volume, place: Path) -> tuple[float, ...]:
+    """mm between rows and columns; () if a frame does not say it.
 
-
-def _series(slices: list[Slice]) -> Series:
-    if not all(len(s.position) == 3 and len(s.orientation) == 6 for s in slices):
-        return Series(slices=tuple(sorted(slices, key=lambda s: s.path.name)), heights=())
-    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
-    normal = normal / (np.linalg.norm(normal) or 1.0)
-    ordered = sorted((float(normal @ np.asarray(s.position)), s.path.name, i) for i, s in enumerate(slices))
-    return Series(slices=tuple(slices[i] for _, _, i in ordered), heights=tuple(height for height, _, _ in ordered))
-
-
-def _check_spacings(series: Series, place: Path) -> None:
-    spacings = np.asarray([s.spacing for s in series.slices] if all(s.spacing for s in series.slices) else ())
+    Raises:
+        ScanError: frames say different ones.
+    """
+    if not all(frame.spacing for frame in volume.frames):
+        return ()
+    spacings = np.asarray([frame.spacing for frame in volume.frames])
     other = np.argwhere(~np.isclose(spacings, spacings[:1], rtol=SPACING_TOLERANCE, atol=0))
     if len(other):
         i = int(other[0][0])
-        one, another = (format_axes(series.slices[k].spacing) for k in (0, i))
-        found = f"{series.slices[0].path.name} has voxels of {one} mm and {series.slices[i].path.name} of {another} mm"
+        one, another = (format_axes(volume.frames[k].spacing) for k in (0, i))
+        found = f"{_named_frame(volume.frames[0])} has voxels of {one} mm and {_named_frame(volume.frames[i])} of {another} mm"
         raise ScanError.at(place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them")
+    return volume.frames[0].spacing
 
 
-def _check_positions(series: Series, place: Path) -> float:
+def _check_positions(volume: Volume, place: Path) -> float:
     """The distance in mm between neighbouring slices.
 
     Raises:
         ScanError: a slice is missing, there twice, or not at its place in a line with even steps.
     """
-    if not series.heights:
-        found = f"series {series} has slices without ImagePositionPatient"
-        raise ScanError.at(place, found, "a position in every slice", "export the series again with full headers")
-    gaps = np.diff(series.heights)
+    if volume.missing:
+        found = f"series {volume} lacks {volume.missing} of the {len(volume.frames) + volume.missing} slices of its other volumes"
+        raise ScanError.at(place, found, "all slices", "add the missing slices, or remove this volume")
+    gaps = np.abs(np.diff(volume.heights))
     spacing = float(np.median(gaps))
     doubled = np.flatnonzero(gaps < GAP_TOLERANCE * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
     if len(doubled):
         i = int(doubled[0])
-        found = f"{series.slices[i].path.name} and {series.slices[i + 1].path.name} are both at {series.heights[i]:.2f} mm"
+        one, other = (_named_frame(volume.frames[k]) for k in (i, i + 1))
+        found = f"{one} and {other} are both at {volume.heights[i]:.2f} mm"
         raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
     wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
     if len(wrong):
-        raise _uneven(series, place, spacing, [int(i) for i in wrong])
-    places = np.asarray([s.position for s in series.slices])
+        raise _uneven(volume, place, spacing, [int(i) for i in wrong])
+    places = np.asarray([frame.position for frame in volume.frames])
     away = np.linalg.norm(places - np.linspace(places[0], places[-1], len(places)), axis=1)
     if away.max() > GAP_TOLERANCE * spacing:
         i = int(away.argmax())
-        found = f"{series.slices[i].path.name} lies {away[i]:.2g} mm away from the line through the first and the last slice"
+        found = f"{_named_frame(volume.frames[i])} lies {away[i]:.2g} mm away from the line through the first and the last slice"
         raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
     return float(np.mean(gaps))
 
 
-def _uneven(series: Series, place: Path, spacing: float, wrong: list[int]) -> ScanError:
-    shown = ", ".join(f"{series.heights[i]:.2f} to {series.heights[i + 1]:.2f} mm" for i in wrong[:5])
+def _named_frame(frame: Frame) -> str:
+    """A slice in messages: its file, and its number in a file of several."""
+    return frame.path.name + (f" frame {frame.index + 1}" if frame.index else "")
+
+
+def _uneven(volume: Volume, place: Path, spacing: float, wrong: list[int]) -> ScanError:
+    shown = ", ".join(f"{volume.heights[i]:.2f} to {volume.heights[i + 1]:.2f} mm" for i in wrong[:5])
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     found = f"slices are missing or unevenly spaced: gaps from {shown}{more}"
     return ScanError.at(place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series")
-
-
-def _read_only_header(files: tuple[Path, ...]) -> RawImage:
-    """What `_read_pixels` returns, with placeholders for voxels and the grid of the first slice."""
-    with no_itk_warnings():
-        one = raw_from_itk(files[0], read_header_only(files[0], "GDCMImageIO"))
-    if len(files) == 1:
-        return one
-    return replace(one, voxels=placeholder((len(one.voxels), len(files), *one.voxels.shape[2:]), one.voxels.dtype))
-
-
-def _read_pixels(files: tuple[Path, ...]) -> RawImage:
-    """Voxels as float32: each slice may have another slope."""
-    try:
-        with no_itk_warnings():
-            colours = read_header_only(files[0], "GDCMImageIO").GetNumberOfComponents()
-            kind = sitk.sitkVectorFloat32 if colours > 1 else sitk.sitkFloat32
-            image = sitk.ReadImage(str(files[0]) if len(files) == 1 else [str(f) for f in files], kind, "GDCMImageIO")
-    except RuntimeError as error:
-        found = f"cannot be decoded ({itk_message(error)})"
-        raise ScanError.at(files[0], found, "readable grey pixels", "export the series again, uncompressed") from error
-    return raw_from_itk(files[0], image)

@@ -1,75 +1,84 @@
-"""Headers of DICOM files: class, position and size of a slice, and tags of patient and scanner."""
+"""Headers of DICOM files: which files are DICOM, of what kind, and what their tags say. No pixel is read here."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import logging
 import re
-from dataclasses import dataclass
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import SimpleITK as sitk
+import pydicom
+from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.itk import itk_message, no_itk_warnings, read_header_only
+from nnseg.storage.images.raw import check_file
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+DOSE = _STORAGE + "481.2"
+"""SOP class of dose distributions: images, but no scans; read if named, passed over in folders."""
+WHOLE_SLIDE = _STORAGE + "77.1.6"
+NUCLEAR = _STORAGE + "20"
 NO_IMAGES = (
     "1.2.840.10008.1.3.10",  # the directory of a disc
-    *(_STORAGE + kind for kind in ("66", "88.", "11.", "104.", "9.", "4.2", "481.3", "481.4", "481.5", "481.8")),
+    "1.2.840.10008.5.1.4.34.",  # treatments
+    *(_STORAGE + kind for kind in ("66", "67", "68.", "88.", "11.", "104.", "9.", "4.2", "200.", "201.")),
+    *(_STORAGE + "481." + kind for kind in ("3", "4", "5", "6", "7", "8", "9")),
 )
 """Beginnings of SOP class UIDs of files that lie among the slices and are none: segmentations and registrations, reports,
 presentation states, documents, waveforms, spectra, contours, treatment plans."""
 
-_SPACINGS = ("0028|0030", "0018|1164", "0018|2010")
-"""Tags of the pixel spacing: in the patient, at the detector, and as scanned from film."""
-
 TAGS = {
-    "manufacturer": "0008|0070",
-    "model": "0008|1090",
-    "institution": "0008|0080",
-    "sex": "0010|0040",
-    "age": "0010|1010",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "institution": "InstitutionName",
+    "sex": "PatientSex",
+    "age": "PatientAge",
 }
 """Tags that `read_tags` reads, by name; age in years, whatever its unit."""
 
+MAYBE = (".dcm", ".dicom", ".ima", ".dcm.gz")
+"""Suffixes of files that are DICOM by their name, even where they cannot be read."""
+
+UNREADABLE = (
+    pydicom.errors.InvalidDicomError,
+    pydicom.errors.BytesLengthException,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises on damaged files; it promises no type of its own."""
+
+_START_BYTES = 512
+_GZIP = b"\x1f\x8b"
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """The header of one file of a series.
-
-    Args:
-        uid: its SeriesInstanceUID.
-        size: pixels (columns, rows).
-        position: ImagePositionPatient in mm; () if it is missing.
-        orientation: ImageOrientationPatient, six cosines; () if it is missing.
-        is_localiser: a planning view, not part of a volume.
-        spacing: mm between rows and between columns; () if it is missing.
-    """
-
-    path: Path
-    uid: str
-    number: str
-    description: str
-    size: tuple[int, ...]
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    is_localiser: bool
-    frames: int
-    spacing: tuple[float, ...]
-
-
 def is_dicom(path: Path) -> bool:
-    """True if a file starts like a DICOM file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    """True if a file starts like a DICOM file, with or without preamble, also within gzip."""
+    start = _start(path)
+    return start[128:132] == b"DICM" or _starts_with_elements(start)
 
 
 def dicom_files(folder: Path) -> tuple[Path, ...]:
-    """The DICOM files with images that lie in a folder itself, by name.
+    """The DICOM files with images that lie in a folder itself, by name, and those that by their name should be such.
+
+    A file that is empty or damaged counts if it has a suffix of DICOM, or the name of a DICOM file but for its number: a series
+    with such a neighbour is not complete.
 
     Raises:
         ScanError: the folder cannot be listed.
@@ -79,83 +88,205 @@ def dicom_files(folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         found = f"cannot be listed ({error.strerror})"
         raise ScanError.at(folder, found, "a readable folder", "check its permissions") from error
-    return tuple(p for p in entries if is_dicom(p) and not _sop_class(p).startswith(NO_IMAGES))
+    known = {p: is_dicom(p) for p in entries}
+    patterns = {name_pattern(p) for p, dicom in known.items() if dicom}
+    return tuple(p for p in entries if (not no_scan(p) if known[p] else _should_be_dicom(p, patterns)))
 
 
-def _sop_class(path: Path) -> str:
-    """The MediaStorageSOPClassUID of a DICOM file; "" if it is not at its place in the format."""
-    with path.open("rb") as file:
-        start = file.read(4096)
-    at = start.find(b"\x02\x00\x02\x00UI", 132)
-    length = int.from_bytes(start[at + 6 : at + 8], "little")
-    return start[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace") if at > 0 else ""
+def name_pattern(path: Path) -> str:
+    """A file's name with its numbers left out; slices of a series mostly share it."""
+    return re.sub(r"\d+", "#", path.name)
 
 
-def read_slice(path: Path) -> Slice:
-    """The header of a DICOM file.
+def no_scan(path: Path) -> str:
+    """What a DICOM file is if it is no scan, such as "Segmentation"; "" for images that may be scans."""
+    kind = _sop_class(path)
+    return kind_name(kind) if kind.startswith(NO_IMAGES) or kind == DOSE else ""
+
+
+def kind_name(sop_class: str) -> str:
+    """The standard's name of a kind of file: "RT Structure Set", "CT Image"."""
+    return str(UID(sop_class).name).removesuffix(" Storage") if sop_class else "object of unknown kind"
+
+
+def read_header(path: Path, tags: Sequence[str | int]) -> Any:
+    """The data set of a DICOM file with these tags only, and without pixels.
 
     Raises:
-        ScanError: it cannot be read, or is malformed.
+        ScanError: it is empty, or cannot be read as DICOM.
     """
-    reader = _open(path, "a slice with pixels", "export the series again, or remove the file")
-    return Slice(
-        path=path,
-        uid=_text(reader, "0020|000e"),
-        number=_text(reader, "0020|0011"),
-        description=_text(reader, "0008|103e"),
-        size=tuple(reader.GetSize()[:2]),
-        position=_numbers(_text(reader, "0020|0032")),
-        orientation=_numbers(_text(reader, "0020|0037")),
-        is_localiser="LOCALIZER" in _text(reader, "0008|0008").upper(),
-        frames=_whole(path, "NumberOfFrames", _text(reader, "0028|0008") or "1"),
-        spacing=next((pair for key in _SPACINGS if len(pair := _numbers(_text(reader, key))) == 2 and min(pair) > 0), ()),
-    )
+    with quiet():
+        return open_dataset(path, specific_tags=list(tags), stop_before_pixels=True)
+
+
+def open_dataset(path: Path, **options: Any) -> Any:
+    """The pydicom data set of a file, its transfer syntax made sure of.
+
+    Raises:
+        ScanError: it is empty, or cannot be read as DICOM.
+    """
+    check_file(path)
+    expected, advice = "a slice with pixels", "export the series again, or remove the file"
+    try:
+        dataset = pydicom.dcmread(_content(path), force=True, **options)
+    except UNREADABLE as error:
+        raise ScanError.at(path, f"cannot be read as DICOM ({error})", expected, advice) from error
+    if not any(tag in dataset for tag in ("SOPClassUID", "Rows", "SeriesInstanceUID", "Manufacturer")):
+        kind = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        found = f"is a {kind_name(kind)}" if kind.startswith(NO_IMAGES) else "cannot be read as DICOM (no tag of an image in it)"
+        raise ScanError.at(path, found, expected, advice)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            pydicom.uid.ImplicitVRLittleEndian
+            if implicit
+            else pydicom.uid.ExplicitVRLittleEndian
+            if little
+            else pydicom.uid.ExplicitVRBigEndian
+        )
+    return dataset
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Switch off pydicom's warnings and log of odd values; what matters is checked and raised."""
+    logger = logging.getLogger("pydicom")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def read_tags(scan: Path) -> dict[str, str]:
     """Those of the `TAGS` that a scan's first file has; {} for a scan that is not DICOM.
 
     Args:
-        scan: a DICOM file, or the folder of a series.
+        scan: a DICOM file, a volume in one, or the folder of a series.
 
     Raises:
         ScanError: its header cannot be read.
     """
-    file = next(iter(dicom_files(scan)), None) if scan.is_dir() else scan
+    file = next(iter(dicom_files(scan)), None) if scan.is_dir() else scan.parent if scan.parent.is_file() else scan
     if file is None or not is_dicom(file):
         return {}
-    reader = _open(file, "a slice with a header", "export the series again")
-    texts = {name: _text(reader, key) for name, key in TAGS.items()}
+    header = read_header(file, (*TAGS.values(), "SOPClassUID"))
+    texts = {name: text_of(header, keyword) for name, keyword in TAGS.items()}
     texts["age"] = _years(texts["age"])
     return {name: text for name, text in texts.items() if text}
 
 
-def _open(path: Path, expected: str, advice: str) -> sitk.ImageFileReader:
+def text_of(dataset: Any, key: str | int) -> str:
+    """The text of a tag, several values divided by backslashes; "" if it is missing or cannot be read."""
+    value = value_of(dataset, key)
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    elif not isinstance(value, str) and isinstance(value, Iterable):
+        value = "\\".join(map(str, value))
+    return "" if value is None else str(value).strip("\0 ")
+
+
+def numbers_of(dataset: Any, key: str | int) -> tuple[float, ...]:
+    """The numbers of a tag; () if it is missing, or one cannot be read."""
+    value = value_of(dataset, key)
     try:
-        with no_itk_warnings():
-            return read_header_only(path, "GDCMImageIO")
-    except RuntimeError as error:
-        raise ScanError.at(path, f"cannot be read as DICOM ({itk_message(error)})", expected, advice) from error
+        if isinstance(value, str | bytes):
+            text = value.decode("ascii") if isinstance(value, bytes) else value
+            return tuple(float(part) for part in text.strip("\0 ").split("\\"))
+        if isinstance(value, Iterable):
+            return tuple(float(part) for part in value)
+        return () if value is None else (float(value),)
+    except (ValueError, TypeError):
+        return ()
 
 
-def _text(reader: sitk.ImageFileReader, key: str) -> str:
-    return str(reader.GetMetaData(key)).strip("\0 ") if reader.HasMetaDataKey(key) else ""
+def number_of(dataset: Any, key: str | int) -> float | None:
+    """The first number of a tag, or None."""
+    return next(iter(numbers_of(dataset, key)), None)
 
 
-def _whole(path: Path, name: str, text: str) -> int:
+def value_of(dataset: Any, key: str | int) -> Any:
+    """The value of a tag as pydicom gives it; its text where it is written wrongly; None if it is missing."""
+    if dataset is None:
+        return None
     try:
-        return int(text)
+        element = dataset.get(key)
+        return element.value if isinstance(key, int) and element is not None else element
+    except UNREADABLE:
+        raw = dataset.get_item(key)
+        return getattr(raw, "value", None)
+
+
+def whole_number(path: Path, dataset: Any, name: str, default: int) -> int:
+    """A tag's whole number.
+
+    Raises:
+        ScanError: it is no whole number.
+    """
+    text = text_of(dataset, name)
+    try:
+        return int(text or default)
     except ValueError as error:
         advice = "correct the header, or remove the file"
         raise ScanError.at(path, f'has the {name} "{text}"', "a whole number", advice) from error
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """The numbers of a DICOM value such as ``1\\0\\0``; () if one cannot be read."""
+def _content(path: Path) -> Path | io.BytesIO:
+    """A path that pydicom can read, or the content of a file in gzip."""
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    return io.BytesIO(gzip.decompress(path.read_bytes())) if packed else path
+
+
+def _start(path: Path, length: int = _START_BYTES) -> bytes:
+    """The first bytes of a file, unpacked; b"" if it cannot be read."""
     try:
-        return tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        return ()
+        with path.open("rb") as file:
+            start = file.read(length)
+            if not start.startswith(_GZIP):
+                return start
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return unpacked.read(length)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _starts_with_elements(start: bytes) -> bool:
+    """True for two elements of group 0002 or 0008 in rising order, as files without preamble start (PS3.5, 7.1)."""
+    at, tags = 0, []
+    for _ in range(2):
+        order: Any = "big" if start[at : at + 2] in (b"\0\x02", b"\0\x08") else "little"
+        group, element = (int.from_bytes(start[at + i : at + i + 2], order) for i in (0, 2))
+        explicit = start[at + 4 : at + 6].isalpha() and start[at + 4 : at + 6].isupper()
+        long = start[at + 4 : at + 6] in (b"OB", b"UN", b"SQ", b"UT")
+        begin, end = (at + 8, at + 12) if long else (at + 6, at + 8) if explicit else (at + 4, at + 8)
+        length = int.from_bytes(start[begin:end], order)
+        if group not in (2, 8) or length > _START_BYTES or end > len(start):
+            return False
+        tags.append((group, element))
+        at = end + length
+    return tags[0] < tags[1]
+
+
+def _sop_class(path: Path) -> str:
+    """The SOP class UID of a DICOM file; "" if it is not among its first bytes."""
+    start = _start(path, 4096)
+    for tag, first in ((b"\x02\x00\x02\x00", 132), (b"\x08\x00\x16\x00", 0), (b"\x00\x08\x00\x16", 0)):
+        at = start.find(tag, first)
+        if at >= 0:
+            text = re.match(rb"[0-9.]+", start[at + 8 :])
+            return text[0].decode("ascii") if text else ""
+    return ""
+
+
+def _should_be_dicom(path: Path, patterns: set[str]) -> bool:
+    """True for a file that cannot be read as DICOM though its name says that it is."""
+    name = path.name.lower()
+    return name.endswith(MAYBE) or (name_pattern(path) in patterns and name_pattern(path) != path.name)
 
 
 def _years(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
-from nnseg.storage.images.dicom import read_series, split_volumes
+from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
@@ -54,7 +54,9 @@ class FolderFormat:
         is_part: (path) -> True for a file, of a suffix that is not in `FORMATS`, that is part of an image of this format.
         files: (folder) -> the files in it that its images are made of, in a fixed order.
         read: (folder or files, options) -> RawImage with the files in the order of its slices.
-        split: (files) -> the files of each image by a name for it, if a folder holds several; {} for one.
+        split: (files) -> the files of each image by a name for it, if a folder or a file holds several; {} for one. An image that
+            shares a file with others is named by a path below the file: ``scan.dcm/echo2``.
+        not_scans: (files) -> those that are of this format but no scans, with the reason.
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
         missing: () -> the command that installs what ``write`` needs; "" if nothing is missing.
@@ -64,6 +66,7 @@ class FolderFormat:
     files: Callable[[Path], tuple[Path, ...]]
     read: Callable[[Path | Sequence[Path], ReadOptions], RawImage]
     split: Callable[[Sequence[Path]], dict[str, tuple[Path, ...]]] = lambda files: {}
+    not_scans: Callable[[Sequence[Path]], dict[Path, str]] = lambda files: {}
     write: Writer | None = None
     suffix: str = ""
     missing: Callable[[], str] = lambda: ""
@@ -77,7 +80,11 @@ class FolderFormat:
 
 
 def folder_format(path: Path) -> FolderFormat | None:
-    """The format of the image in a folder, or of which a file is a part; None for a file of a suffix in `FORMATS`."""
+    """The format of the image in a folder, or of which a file is a part; None for a file of a suffix in `FORMATS`.
+
+    A path below a file, such as ``scan.dcm/echo2``, is an image in it.
+    """
+    path, _ = split_path(path)
     if path.is_dir():
         return next((form for form in FOLDER_FORMATS.values() if form.is_in(path)), None)
     if suffix_of(path) in FORMATS or not path.is_file():
@@ -86,11 +93,12 @@ def folder_format(path: Path) -> FolderFormat | None:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """All files that are read for an image: those in its folder, or the file and those that belong to it.
+    """All files that are read for an image: those in its folder, or its file (which may hold others too) and those beside it.
 
     Raises:
         ScanError: the folder cannot be listed, or the file cannot be read.
     """
+    path, _ = split_path(path)
     if path.is_dir():
         return (folder_format(path) or DICOM).files(path)
     form = FORMATS.get(suffix_of(path))
@@ -153,6 +161,7 @@ DICOM = FolderFormat(
     files=dicom_files,
     read=read_series,
     split=split_volumes,
+    not_scans=not_scans,
     write=write_dicom_seg,
     suffix=".dcm",
     missing=missing_extra,

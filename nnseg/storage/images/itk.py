@@ -163,9 +163,9 @@ def no_itk_warnings() -> Iterator[None]:
 
 
 def itk_message(error: RuntimeError) -> str:
-    """The reason in an ITK error: its last line."""
+    """The reason in an ITK error: its last line, without addresses of memory."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("ERROR: ")[-1] if lines else "unknown error"
+    return re.sub(r"\(0x[0-9a-f]+\)", "", lines[-1].split("ERROR: ")[-1]) if lines else "unknown error"
 
 
 def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int, ...]) -> Grid:

@@ -1,0 +1,375 @@
+"""Frames of DICOM files: where each lies and what tells it from others at its place, from classic and enhanced headers alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnseg.core.errors import ScanError
+from nnseg.storage.images import dicom_headers as headers
+from nnseg.storage.images.dicom_headers import number_of, numbers_of, text_of, value_of, whole_number
+from nnseg.storage.images.dicom_mosaic import MOSAIC_TAGS, is_mosaic, mosaic_tiles
+
+_SIEMENS_B, _SIEMENS_DIRECTION, _GE_B, _PHILIPS_B = 0x0019100C, 0x0019100E, 0x00431039, 0x20011003
+
+_IDENTITY = (
+    *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ConcatenationUID", "Modality", "ImageType"),
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "Manufacturer"),
+)
+_GEOMETRY = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
+    *("SliceThickness", "SpacingBetweenSlices", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("FrameIncrementPointer", "GridFrameOffsetVector", "DetectorInformationSequence", "SequenceOfUltrasoundRegions"),
+    *("DimensionIndexSequence", "TotalPixelMatrixRows", "TotalPixelMatrixColumns"),
+)
+_VALUES = ("RescaleSlope", "RescaleIntercept", "DoseGridScaling")
+_MARKS = (
+    *("EchoTime", "EchoNumbers", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber"),
+    *("TemporalPositionIdentifier", "TriggerTime", "NominalCardiacTriggerDelayTime", "FrameReferenceTime"),
+    *("AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime", "InstanceNumber"),
+    *(0x00190010, _SIEMENS_B, _SIEMENS_DIRECTION, 0x00430010, _GE_B, 0x20010010, _PHILIPS_B),
+)
+HEADER_TAGS: tuple[str | int, ...] = (*_IDENTITY, *_GEOMETRY, *_VALUES, *_MARKS, *MOSAIC_TAGS)
+"""All that is read of a header to place its frames."""
+
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""Tags of the pixel spacing: in the patient, at the detector, and as scanned from film."""
+
+_TIMES = (0x00181063, 0x00181065)
+"""FrameTime and FrameTimeVector: frames that follow in time."""
+
+_PALETTE = "PALETTE COLOR"
+_CENTIMETRES = 3
+"""PhysicalUnitsXDirection of ultrasound regions."""
+
+COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "MAGNITUDE": "magnitude", "PHASE": "phase"}
+"""Parts of complex images, by their sign in ImageType or ComplexImageComponent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One plane of pixels.
+
+    Args:
+        index: of the frame in its file, from 0.
+        corner: of the plane in the frame (row, column), of a mosaic's tile.
+        size: rows, columns.
+        colours: samples of a pixel.
+        position: ImagePositionPatient in mm; () if it is not known.
+        orientation: ImageOrientationPatient, six cosines; () if it is not known.
+        spacing: mm between rows and between columns; () if it is not known.
+        depth: SpacingBetweenSlices or SliceThickness in mm; None if neither is said.
+        slope, intercept: of the stored values.
+        marks: what tells frames at one place apart: echo, b value, time, ...
+    """
+
+    path: Path
+    index: int = 0
+    corner: tuple[int, int] = (0, 0)
+    size: tuple[int, int]
+    colours: int = 1
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    depth: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    marks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomFile:
+    """What the header of a file says.
+
+    Args:
+        uid: its SeriesInstanceUID.
+        kind: its SOP class UID.
+        stack: of which stack of frames the file is a part: the file itself for files of many frames that are not continued.
+        is_localiser: a planning view, not part of a volume.
+        in_time: the frames follow in time, not in space.
+    """
+
+    path: Path
+    uid: str
+    number: str
+    description: str
+    modality: str
+    kind: str
+    stack: str
+    is_localiser: bool
+    in_time: bool
+    frames: tuple[Frame, ...]
+
+
+def read_file(path: Path) -> DicomFile:
+    """The frames of a file, by its header.
+
+    Raises:
+        ScanError: it cannot be read, is no image, or its header is malformed.
+    """
+    with headers.quiet():
+        dataset = headers.open_dataset(path, specific_tags=list(HEADER_TAGS), stop_before_pixels=True)
+        kind = text_of(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        _check_is_image(path, dataset, kind)
+        image_type = text_of(dataset, "ImageType").upper().split("\\")
+        frames = _frames(path, dataset, kind, image_type)
+        concatenation = text_of(dataset, "ConcatenationUID")
+        return DicomFile(
+            path=path,
+            uid=text_of(dataset, "SeriesInstanceUID"),
+            number=text_of(dataset, "SeriesNumber"),
+            description=text_of(dataset, "SeriesDescription"),
+            modality=text_of(dataset, "Modality"),
+            kind=kind,
+            stack=concatenation or (str(path) if len(frames) > 1 and not frames[0].marks.get("mosaic") else ""),
+            is_localiser="LOCALIZER" in image_type,
+            in_time=_is_in_time(dataset),
+            frames=frames,
+        )
+
+
+def _check_is_image(path: Path, dataset: Any, kind: str) -> None:
+    if kind.startswith(headers.NO_IMAGES) or not (value_of(dataset, "Rows") and value_of(dataset, "Columns")):
+        found = f"is a DICOM {headers.kind_name(kind)}" + ("" if kind.startswith(headers.NO_IMAGES) else " without pixels")
+        raise ScanError.at(path, found, "images", "name the series of images instead, or export it again")
+
+
+def _frames(path: Path, dataset: Any, kind: str, image_type: list[str]) -> tuple[Frame, ...]:
+    count = whole_number(path, dataset, "NumberOfFrames", 1)
+    plain = _plain_frame(path, dataset, image_type)
+    groups = value_of(dataset, "PerFrameFunctionalGroupsSequence")
+    if groups and kind.startswith(headers.WHOLE_SLIDE):
+        return _copies(plain, count)
+    if groups:
+        if len(groups) != count:
+            found = f"has {count} frames and {len(groups)} functional groups"
+            raise ScanError.at(path, found, "one group per frame", "export it again")
+        return _grouped_frames(plain, dataset, groups)
+    if is_mosaic(dataset, image_type):
+        return tuple(
+            _moved(plain, 0, position, size=size, depth=depth, corner=corner, marks={**plain.marks, "mosaic": True})
+            for corner, size, position, depth in mosaic_tiles(path, dataset, plain.orientation, plain.spacing)
+        )
+    if count > 1:
+        return _stacked_frames(plain, dataset, kind, count)
+    return (plain,)
+
+
+def _plain_frame(path: Path, dataset: Any, image_type: list[str]) -> Frame:
+    """The only frame of a file, or what all of its frames have in common."""
+    slope, intercept = (number_of(dataset, key) for key in ("RescaleSlope", "RescaleIntercept"))
+    scaling = number_of(dataset, "DoseGridScaling")
+    depth = number_of(dataset, "SpacingBetweenSlices") or number_of(dataset, "SliceThickness")
+    return Frame(
+        path=path,
+        size=(int(dataset.Rows), int(dataset.Columns)),
+        colours=3 if text_of(dataset, "PhotometricInterpretation") == _PALETTE else int(number_of(dataset, "SamplesPerPixel") or 1),
+        position=_several(numbers_of(dataset, "ImagePositionPatient"), 3),
+        orientation=_several(numbers_of(dataset, "ImageOrientationPatient"), 6),
+        spacing=_pixel_spacing(dataset),
+        depth=abs(depth) if depth else None,
+        slope=scaling or (1.0 if slope is None else slope),
+        intercept=intercept or 0.0,
+        marks=_classic_marks(dataset, image_type),
+    )
+
+
+def _pixel_spacing(dataset: Any) -> tuple[float, ...]:
+    for key in _SPACINGS:
+        pair = numbers_of(dataset, key)
+        if len(pair) == 2 and min(pair) > 0:
+            return pair
+    regions = value_of(dataset, "SequenceOfUltrasoundRegions") or ()
+    pairs = {_region_spacing(region) for region in regions}
+    return pairs.pop() if len(pairs) == 1 else ()
+
+
+def _region_spacing(region: Any) -> tuple[float, ...]:
+    """mm between rows and columns of a region of an ultrasound picture; () if they are not said in centimetres."""
+    units = {number_of(region, f"PhysicalUnits{axis}Direction") for axis in "XY"}
+    pair = tuple(abs(number_of(region, f"PhysicalDelta{axis}") or 0.0) * 10 for axis in "YX")
+    return pair if units == {_CENTIMETRES} and all(pair) else ()
+
+
+def _classic_marks(dataset: Any, image_type: list[str]) -> dict[str, Any]:
+    marks: dict[str, Any] = {
+        "component": _component(image_type[2:]),
+        "echo": _rounded(number_of(dataset, "EchoTime"), 2) or number_of(dataset, "EchoNumbers"),
+        "type": tuple(image_type),
+        "ti": number_of(dataset, "InversionTime"),
+        "b": _b_value(dataset),
+        "dir": numbers_of(dataset, "DiffusionGradientOrientation") or numbers_of(dataset, _SIEMENS_DIRECTION),
+        "acq": number_of(dataset, "AcquisitionNumber"),
+        "t": number_of(dataset, "TemporalPositionIdentifier"),
+        "trigger": number_of(dataset, "TriggerTime") or number_of(dataset, "NominalCardiacTriggerDelayTime"),
+        "time": number_of(dataset, "FrameReferenceTime"),
+        "when": text_of(dataset, "AcquisitionDate") + text_of(dataset, "AcquisitionTime"),
+        "made": text_of(dataset, "ContentDate") + text_of(dataset, "ContentTime"),
+        "instance": number_of(dataset, "InstanceNumber"),
+    }
+    return {name: value for name, value in marks.items() if value not in (None, (), "")}
+
+
+def _b_value(dataset: Any) -> float | None:
+    """The b value in s/mm2: the standard's tag, or a maker's own (Siemens; GE, who add 10^9; Philips)."""
+    plain = number_of(dataset, "DiffusionBValue")
+    if plain is not None:
+        return plain
+    own = ((0x00190010, "SIEMENS", _SIEMENS_B), (0x00430010, "GEMS", _GE_B), (0x20010010, "PHILIPS", _PHILIPS_B))
+    for creator, maker, key in own:
+        if text_of(dataset, creator).upper().startswith(maker):
+            value = value_of(dataset, key)
+            if isinstance(value, bytes) and len(value) == 4 and not value.strip().isdigit():
+                return float(np.frombuffer(value, "<f4")[0])
+            number = number_of(dataset, key)
+            return None if number is None else number % 1e6
+    return None
+
+
+def _grouped_frames(plain: Frame, dataset: Any, groups: Any) -> tuple[Frame, ...]:
+    """The frames of an enhanced object: each functional group is the frame's own, or else the one that all share."""
+    shared = next(iter(value_of(dataset, "SharedFunctionalGroupsSequence") or ()), None)
+    pointers = [_dimension(item) for item in value_of(dataset, "DimensionIndexSequence") or ()]
+    constant = {name: _macro(None, shared, name) for name in _MACROS}
+    frames = []
+    for index, group in enumerate(groups):
+        macros = {name: _macro(group, None, name) or common for name, common in constant.items()}
+        measures, rescale = macros["PixelMeasuresSequence"], macros["PixelValueTransformationSequence"]
+        position = numbers_of(macros["PlanePositionSequence"], "ImagePositionPatient")
+        orientation = numbers_of(macros["PlaneOrientationSequence"], "ImageOrientationPatient")
+        depth = number_of(measures, "SpacingBetweenSlices") or number_of(measures, "SliceThickness") or plain.depth
+        slope, intercept = (number_of(rescale, key) for key in ("RescaleSlope", "RescaleIntercept"))
+        frames.append(
+            Frame(
+                path=plain.path,
+                index=index,
+                size=plain.size,
+                colours=plain.colours,
+                position=_several(position or numbers_of(macros["PlanePositionVolumeSequence"], "ImagePositionVolume"), 3),
+                orientation=_several(
+                    orientation or numbers_of(macros["PlaneOrientationVolumeSequence"], "ImageOrientationVolume"), 6
+                ),
+                spacing=_pixel_spacing(measures) if measures is not None else plain.spacing,
+                depth=abs(depth) if depth else None,
+                slope=plain.slope if slope is None else slope,
+                intercept=plain.intercept if intercept is None else intercept,
+                marks=_group_marks(macros, pointers),
+            )
+        )
+    return tuple(frames)
+
+
+_MACROS = (
+    *("PlanePositionSequence", "PlaneOrientationSequence", "PlanePositionVolumeSequence", "PlaneOrientationVolumeSequence"),
+    *("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameContentSequence", "MREchoSequence"),
+    *("MRDiffusionSequence", "MRModifierSequence", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence"),
+    *("PETFrameTypeSequence", "CardiacSynchronizationSequence", "TemporalPositionSequence"),
+)
+"""Functional groups that are read (PS3.3, C.7.6.16)."""
+
+
+def _macro(group: Any, shared: Any, name: str) -> Any:
+    """The only item of a functional group, the frame's or the shared one; None if there is none."""
+    for place in (group, shared):
+        items = value_of(place, name)
+        if items:
+            return items[0]
+    return None
+
+
+def _group_marks(macros: dict[str, Any], pointers: Sequence[str]) -> dict[str, Any]:
+    content, diffusion = macros["FrameContentSequence"], macros["MRDiffusionSequence"]
+    kinds = [macros[name] for name in _MACROS if name.endswith("FrameTypeSequence") and macros[name] is not None]
+    gradient = next(iter(value_of(diffusion, "DiffusionGradientDirectionSequence") or ()), None)
+    component = next((text_of(kind, "ComplexImageComponent") for kind in kinds), "")
+    marks: dict[str, Any] = {
+        "component": COMPONENTS.get(component, component.lower()),
+        "echo": _rounded(number_of(macros["MREchoSequence"], "EffectiveEchoTime"), 2),
+        "stack": text_of(content, "StackID"),
+        "type": tuple(t for kind in kinds for t in text_of(kind, "FrameType").split("\\")),
+        "ti": number_of(macros["MRModifierSequence"], "InversionTimes"),
+        "b": number_of(diffusion, "DiffusionBValue"),
+        "dir": numbers_of(gradient, "DiffusionGradientOrientation")
+        or {"ISOTROPIC": "trace"}.get(text_of(diffusion, "DiffusionDirectionality")),
+        "t": number_of(content, "TemporalPositionIndex"),
+        "trigger": number_of(macros["CardiacSynchronizationSequence"], "NominalCardiacTriggerDelayTime"),
+        "time": number_of(macros["TemporalPositionSequence"], "TemporalPositionTimeOffset"),
+        "acq": number_of(content, "FrameAcquisitionNumber"),
+        **{f"dim{i}": v for i, (p, v) in enumerate(zip(pointers, numbers_of(content, "DimensionIndexValues"), strict=False)) if p},
+        "when": text_of(content, "FrameAcquisitionDateTime"),
+        "made": text_of(content, "FrameReferenceDateTime"),
+    }
+    return {name: value for name, value in marks.items() if value not in (None, (), "")}
+
+
+_IN_SPACE = (0x00209057, 0x00200032, 0x00200037, 0x0020930D, 0x00209301)
+"""InStackPositionNumber, ImagePositionPatient, ImageOrientationPatient and those of volumes: dimensions that are places."""
+
+
+def _dimension(item: Any) -> str:
+    """The pointer of a dimension by which frames are ordered; "" for those that say where a frame lies."""
+    pointer = value_of(item, "DimensionIndexPointer")
+    return "" if pointer is None or int(pointer) in _IN_SPACE else str(pointer)
+
+
+def _stacked_frames(plain: Frame, dataset: Any, kind: str, count: int) -> tuple[Frame, ...]:
+    """Frames above one another without functional groups: dose distributions and reconstructed slices of nuclear medicine.
+
+    Source: DICOM PS3.3, C.8.8.3 (GridFrameOffsetVector) and C.8.4.15 (the sign of SpacingBetweenSlices is that of the stacking).
+    """
+    offsets: Sequence[float] = ()
+    if kind == headers.DOSE:
+        given = numbers_of(dataset, "GridFrameOffsetVector")
+        offsets = [o - given[0] for o in given] if len(given) == count else ()
+    elif kind == headers.NUCLEAR and "RECON" in text_of(dataset, "ImageType").upper():
+        detector = next(iter(value_of(dataset, "DetectorInformationSequence") or ()), None)
+        plain = _moved(
+            plain,
+            0,
+            plain.position or _several(numbers_of(detector, "ImagePositionPatient"), 3),
+            orientation=plain.orientation or _several(numbers_of(detector, "ImageOrientationPatient"), 6),
+        )
+        step = number_of(dataset, "SpacingBetweenSlices")
+        offsets = [i * step for i in range(count)] if step else ()
+    if not (offsets and plain.position and plain.orientation):
+        return _copies(_moved(plain, 0, (), orientation=()), count)
+    normal = np.cross(plain.orientation[:3], plain.orientation[3:])
+    return tuple(_moved(plain, i, tuple(np.asarray(plain.position) + o * normal)) for i, o in enumerate(offsets))
+
+
+def _copies(plain: Frame, count: int) -> tuple[Frame, ...]:
+    return tuple(_moved(plain, i, plain.position) for i in range(count))
+
+
+def _moved(frame: Frame, index: int, position: tuple[float, ...], **changes: Any) -> Frame:
+    return Frame(**{**frame.__dict__, "index": index, "position": position, **changes})
+
+
+def _is_in_time(dataset: Any) -> bool:
+    pointer = value_of(dataset, "FrameIncrementPointer")
+    pointers = pointer if isinstance(pointer, list | tuple) or type(pointer).__name__ == "MultiValue" else [pointer]
+    return any(p is not None and int(p) in _TIMES for p in pointers)
+
+
+def _component(tokens: Sequence[str]) -> str:
+    """Which part of complex images an ImageType names, by its third value and those after; "" if it names none."""
+    return next((COMPONENTS[token] for token in tokens if token in COMPONENTS), "")
+
+
+def _several(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """The values if there are as many, all finite, else ()."""
+    return values if len(values) == count and bool(np.isfinite(values).all()) else ()
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def in_name(text: str) -> str:
+    """A text as part of a name of a file: letters and digits alone."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()

@@ -1,0 +1,165 @@
+"""Pixels of DICOM frames: decoded, and rescaled as each frame's header says.
+
+pydicom decodes what is stored plainly, by run lengths or deflated; GDCM, which comes with SimpleITK, decodes the JPEG families.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
+
+from nnseg.core.errors import ScanError
+from nnseg.core.image import Floats
+from nnseg.storage.images.dicom_frames import Frame
+from nnseg.storage.images.dicom_headers import UNREADABLE, number_of, open_dataset, quiet, text_of, value_of
+from nnseg.storage.images.itk import itk_message, no_itk_warnings
+
+_BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))
+"""Transfer syntaxes that GDCM decodes: JPEG baseline, extended and lossless, JPEG-LS, JPEG 2000."""
+
+_CAPTURES = {8: "1.2.840.10008.5.1.4.1.1.7.2", 16: "1.2.840.10008.5.1.4.1.1.7.3", 3: "1.2.840.10008.5.1.4.1.1.7.4"}
+"""SOP classes of frames without a position, by bits or colours."""
+
+_OF_PIXELS = (
+    *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PhotometricInterpretation"),
+)
+
+
+def read_planes(frames: Sequence[Frame]) -> Floats:
+    """(C, Z, Y, X): the frames in this order, each rescaled.
+
+    Raises:
+        ScanError: a file cannot be decoded.
+    """
+    volume = np.empty((frames[0].colours, len(frames), *frames[0].size), np.float32)
+    places: dict[Path, dict[int, list[int]]] = {}
+    for z, frame in enumerate(frames):
+        places.setdefault(frame.path, {}).setdefault(frame.index, []).append(z)
+    for path, wanted in places.items():
+        for index, values in zip(wanted, _decoded(path, list(wanted), frames[wanted[min(wanted)][0]]), strict=True):
+            for z in wanted[index]:
+                volume[:, z] = _plane(values, frames[z])
+    return volume
+
+
+def _plane(values: npt.NDArray[Any], frame: Frame) -> npt.NDArray[Any]:
+    """(C, Y, X): a frame's part of the values (rows, columns[, colours]), rescaled."""
+    (row, column), (rows, columns) = frame.corner, frame.size
+    part = values[row : row + rows, column : column + columns]
+    if (frame.slope, frame.intercept) != (1.0, 0.0):
+        part = part.astype(np.float64) * frame.slope + frame.intercept
+    return np.moveaxis(part, -1, 0) if part.ndim == 3 else part[None]
+
+
+def _decoded(path: Path, indices: list[int], frame: Frame) -> Iterator[npt.NDArray[Any]]:
+    """Values (rows, columns[, colours]) of the frames with these numbers, in their order."""
+    with quiet():
+        dataset = open_dataset(path)
+        syntax = str(dataset.file_meta.TransferSyntaxUID)
+        if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+            raise ScanError.at(path, "has no pixels", "a slice with pixels", "export the series again, or remove the file")
+        try:
+            decode, plain = (_by_gdcm, False) if syntax in _BY_GDCM else (_by_pydicom, True)
+            for values in decode(dataset, indices):
+                yield _finished(values, dataset, plain=plain)
+        except UNREADABLE as error:
+            reason = itk_message(error) if isinstance(error, RuntimeError) and syntax in _BY_GDCM else str(error)
+            found = f"cannot be decoded ({_first_sentence(reason)}; {pydicom.uid.UID(syntax).name})"
+            raise ScanError.at(path, found, "readable pixels", "export the series again, uncompressed") from error
+
+
+def _by_pydicom(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    if not decoder.is_available:
+        raise NotImplementedError("no decoder is installed")
+    if len(indices) == 1 == int(number_of(dataset, "NumberOfFrames") or 1):
+        yield decoder.as_array(dataset)[0]
+        return
+    yield from iter_pixels(dataset, indices=indices)
+
+
+def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
+    """Frames through a file of their own without geometry and slope, so that GDCM returns stored values."""
+    count = int(number_of(dataset, "NumberOfFrames") or 1)
+    wanted = set(indices)
+    found = {
+        i: frame
+        for i, frame in enumerate(
+            generate_frames(
+                dataset.PixelData,
+                number_of_frames=count,
+                extended_offsets=(dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+                if "ExtendedOffsetTable" in dataset
+                else None,
+            )
+        )
+        if i in wanted
+    }
+    if len(found) < len(wanted):
+        raise ValueError(f"{len(found)} of {len(wanted)} frames are there")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "frame.dcm"
+        for index in indices:
+            _capture(dataset, found[index]).save_as(file, enforce_file_format=True)
+            with no_itk_warnings():
+                values = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
+            yield values[0]
+
+
+def _capture(dataset: Any, frame: bytes) -> Dataset:
+    """A data set of one compressed frame and what is needed to decode it."""
+    capture = Dataset()
+    capture.file_meta = FileMetaDataset()
+    capture.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    bits = 8 if dataset.BitsAllocated == 8 else 16
+    capture.SOPClassUID = _CAPTURES[3 if (number_of(dataset, "SamplesPerPixel") or 1) > 1 else bits]
+    capture.SOPInstanceUID = pydicom.uid.generate_uid()
+    for name in _OF_PIXELS:
+        if (value := value_of(dataset, name)) is not None:
+            setattr(capture, name, value)
+    if str(capture.PhotometricInterpretation) in ("MONOCHROME1", "PALETTE COLOR"):
+        capture.PhotometricInterpretation = "MONOCHROME2"
+    capture.NumberOfFrames = 1
+    capture.PixelData = encapsulate([frame])
+    capture["PixelData"].VR = "OB"
+    capture["PixelData"].is_undefined_length = True
+    return capture
+
+
+def _finished(values: npt.NDArray[Any], dataset: Any, *, plain: bool) -> npt.NDArray[Any]:
+    """Stored values as measured, before slope and intercept: unused bits dropped, palettes and lookup tables applied."""
+    photometric = text_of(dataset, "PhotometricInterpretation")
+    if plain and values.dtype.kind in "iu" and values.ndim == 2:
+        values = _without_unused_bits(values, dataset)
+    if photometric == "PALETTE COLOR":
+        colours = np.asarray(apply_color_lut(values, dataset))
+        return colours >> 8 if (values.itemsize, colours.itemsize) == (1, 2) else colours  # as deep as the pixels
+    if photometric == "MONOCHROME1":
+        signed, bits = bool(number_of(dataset, "PixelRepresentation")), int(dataset.BitsStored)
+        values = (-1 if signed else 2**bits - 1) - values.astype(np.int64)
+    return np.asarray(apply_modality_lut(values, dataset)) if value_of(dataset, "ModalityLUTSequence") else values
+
+
+def _without_unused_bits(values: npt.NDArray[Any], dataset: Any) -> npt.NDArray[Any]:
+    """Values of the stored bits alone; the others may hold overlays."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    if allocated != values.dtype.itemsize * 8 or not 0 < stored < allocated:
+        return values
+    high = int(number_of(dataset, "HighBit") or stored - 1)
+    return (values << (allocated - 1 - high)) >> (allocated - stored)
+
+
+def _first_sentence(text: str) -> str:
+    """The first line of a message, without addresses of memory."""
+    return " ".join(text.split(" - ", maxsplit=1)[0].split())[:200] or "no reason given"
