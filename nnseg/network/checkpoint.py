@@ -1,7 +1,4 @@
-"""Files of tensors and text that can run no code: safetensors with one JSON text in its metadata and a hash of the content.
-
-The metadata has one entry, ``nnseg``, with the JSON object ``{"about": ..., "digest": ..., "format": 1}``.
-"""
+"""Files of tensors and text that can run no code: safetensors with one JSON text in its metadata and a hash of the content."""
 
 from __future__ import annotations
 
@@ -19,9 +16,7 @@ from torch import Tensor
 
 from nnseg.core.errors import ModelError, RunError
 from nnseg.storage.files import write_aside
-
-FORMAT = 1
-"""Version of the layout; a file of another version is refused."""
+from nnseg.storage.model_header import FORMAT, compact_json, damaged, read_model_header
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,8 +30,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-HEADER_BYTES = 100_000_000
-HEADER_ENTRIES = 20_000
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -52,7 +45,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     if unsupported:
         raise TypeError(f"tensors of these types cannot be stored: {', '.join(unsupported)}")
     content = json.loads(json.dumps(about))
-    text = _json({"about": content, "digest": content_digest(copies, content), "format": FORMAT})
+    text = compact_json({"about": content, "digest": content_digest(copies, content), "format": FORMAT})
     with write_aside(path) as aside:
         try:
             save_file(copies, aside, metadata={"nnseg": text})
@@ -67,24 +60,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: there is no such file, or it is damaged, of another version, or not written by nnseg.
     """
     try:
-        header = _header(path)
+        header = read_model_header(path)
         tensors = _tensors(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     about = header["about"]
     if content_digest(tensors, about) != header["digest"]:
-        raise _damaged(path, "its content does not match its hash")
+        raise damaged(path, "its content does not match its hash")
     return tensors, about
 
 
 def content_digest(tensors: Mapping[str, Tensor], about: object) -> str:
     """A hash of tensors (names, types, shapes, every bit) and of JSON content about them; does not depend on their order."""
-    state = hashlib.blake2b(_json(about).encode(), digest_size=16)
+    state = hashlib.blake2b(compact_json(about).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        state.update(_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        state.update(compact_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
@@ -160,31 +153,6 @@ def _unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
     raise ValueError(f'"{kind}" is not a kind of value')
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The entry ``nnseg`` of the metadata; a header that is too long is not read."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(HEADER_BYTES, size - 8):
-            raise _damaged(path, "its header is longer than the file or than is allowed")
-        text = file.read(length)
-    try:
-        entries = json.loads(text)
-        written = entries.pop("__metadata__")["nnseg"]
-        ours = json.loads(written)
-        types = {entry["dtype"] for entry in entries.values()}
-        version, _, _ = ours["format"], ours["about"], ours["digest"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, "its header is not one that nnseg writes") from error
-    if written != _json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
-        raise _damaged(path, "its header has changed")
-    if version != FORMAT:
-        raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
-    if len(entries) > HEADER_ENTRIES or not types <= set(DTYPES):
-        raise _damaged(path, "it holds too many tensors, or tensors of unknown types")
-    return dict(ours)
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Copies of all tensors, so that later changes of the file do not change them."""
     with safe_open(path, framework="pt") as file:
@@ -194,11 +162,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _copied(tensor: Tensor) -> Tensor:
     """A copy of every bit; `Tensor.clone` would normalize damaged booleans, and hide the damage from the hash."""
     return tensor.reshape(-1).view(torch.uint8).clone().view(tensor.dtype).reshape(tensor.shape)
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def _damaged(path: Path, reason: str) -> ModelError:
-    return ModelError(f"{path} is damaged or not a file of nnseg: {' '.join(reason.split())}; use another copy or export it again")

@@ -119,7 +119,7 @@ def test_a_pickle_is_refused_unopened(tmp_path):
 
 
 def _ours(version: int = 1) -> dict:
-    return {"nnseg": checkpoint._json({"about": {}, "digest": "", "format": version})}
+    return {"nnseg": checkpoint.compact_json({"about": {}, "digest": "", "format": version})}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""The text in a file of tensors, read without the tensors and without torch; and the plans of a model's networks.
+
+A file is one of safetensors; its metadata has one entry, ``nnseg``, with the JSON ``{"about": ..., "digest": ..., "format": 1}``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nnseg.core.errors import ModelError, PlanError
+from nnseg.core.plan import Plan
+from nnseg.core.validation import parse
+from nnseg.storage.run import Run
+
+FORMAT = 1
+"""Version of the layout; a file of another version is refused."""
+
+DTYPE_NAMES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
+"""Types of tensors that a file may hold."""
+
+HEADER_BYTES = 100_000_000
+HEADER_ENTRIES = 20_000
+
+
+def read_model_header(path: Path) -> dict[str, Any]:
+    """The entry ``nnseg`` of a file's metadata; a header that is too long is not read.
+
+    Raises:
+        ModelError: the header is damaged, of another version, or not one of nnseg.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(HEADER_BYTES, size - 8):
+            raise damaged(path, "its header is longer than the file or than is allowed")
+        text = file.read(length)
+    try:
+        entries = json.loads(text)
+        written = entries.pop("__metadata__")["nnseg"]
+        ours = json.loads(written)
+        types = {entry["dtype"] for entry in entries.values()}
+        version, _, _ = ours["format"], ours["about"], ours["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, "its header is not one that nnseg writes") from error
+    if written != compact_json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
+        raise damaged(path, "its header has changed")
+    if version != FORMAT:
+        raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
+    if len(entries) > HEADER_ENTRIES or not types <= DTYPE_NAMES:
+        raise damaged(path, "it holds too many tensors, or tensors of unknown types")
+    return dict(ours)
+
+
+def read_model_plans(path: Path) -> tuple[Plan, ...]:
+    """The plans of the networks of a run or an exported model, one of each name, those of a cascade's first stage last.
+
+    Raises:
+        ModelError: there is no model, or its description is damaged.
+    """
+    if path.is_dir():
+        run = Run(path)
+        final = [run.final_plans[name] for name in run.weights]
+        return tuple(folder.plan for folder in (*final, *run.previous(final)))
+    try:
+        about = read_model_header(path)["about"]
+        entries = [*about["members"], *about.get("previous", ())]
+        plans = [parse(Plan, entry["plan"], str(path)) for entry in entries]
+    except OSError as error:
+        raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export") from error
+    except (KeyError, TypeError, AttributeError, PlanError) as error:
+        raise damaged(path, f"it describes no networks ({error})") from error
+    return tuple({plan.name: plan for plan in reversed(plans)}.values())[::-1]
+
+
+def compact_json(content: object) -> str:
+    """JSON without spaces, with sorted keys."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def damaged(path: Path, reason: str) -> ModelError:
+    """The error of a file that is damaged or not of nnseg."""
+    return ModelError(f"{path} is damaged or not a file of nnseg: {' '.join(reason.split())}; use another copy or export it again")
