@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from nnseg.core.errors import ModelError
+from nnseg.core.names import match_names
 from nnseg.core.plan import Plan
-from nnseg.network.bundle import Model
+from nnseg.network.bundle import Member, Model
 
 DECODER = "decoder"
-OTHER_DECODER = "the model's decoder has other stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,11 @@ class WeightTransfer:
         fold: of the model's member.
         heads: names of the labels or regions whose heads were copied.
         new_heads: names of the others.
+        renamed: names of copied heads and channels that the model writes otherwise, with the model's names.
         channels: number in the model's scans, and in the network's.
         new_channels: names of channels that the model lacks; their weights are the mean of the others.
-        misfit: the first part that does not fit, and why: it and all later parts are new. Empty if everything fits.
+        new_from: the first part that does not fit; it and all later parts are new. Empty if everything fits.
+        misfit: the settings that differ, in words.
     """
 
     tensors: int
@@ -40,14 +42,16 @@ class WeightTransfer:
     new_heads: tuple[str, ...]
     channels: tuple[int, int]
     new_channels: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    new_from: str = ""
     misfit: str = ""
 
     def describe(self) -> str:
         """One line for people."""
         before, now = self.channels
         parts = [f"reused {self.tensors} of {self.total} tensors (fold {self.fold})"]
-        if self.misfit:
-            parts.append(f"new from there on, because {self.misfit}")
+        if self.new_from:
+            parts.append(f"new from {self.new_from} on, because {self.misfit}")
         elif self.heads:
             parts.append(f"heads: {', '.join(self.heads)} from the model" + "".join(f", {name} new" for name in self.new_heads))
         else:
@@ -56,6 +60,9 @@ class WeightTransfer:
             parts.append(f"first convolution adapted from {before} to {now} channels")
         if self.new_channels:
             parts.append(f"{', '.join(self.new_channels)} start as the mean of the model's channels")
+        if self.renamed:
+            pairs = ", ".join(f"{name} ({known})" for name, known in self.renamed.items())
+            parts.append(f"written otherwise in the model: {pairs}")
         return "; ".join(parts)
 
 
@@ -70,12 +77,13 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         network: as `nnseg.network.build.build_network` made it; changed in place.
         plan: of the network.
         model: to copy from.
-        fold: of the member to copy; the first member if there is no such fold, or for None.
+        fold: of the member to copy; the first member if there is no such fold, or for None. Members with a plan of the same name,
+            or else as many axes, are preferred.
 
     Raises:
-        ModelError: nothing fits; names the difference.
+        ModelError: nothing fits; names the settings that differ.
     """
-    member = next((m for m in model.members if m.fold == fold), model.members[0])
+    member = _choose_member(model, plan, fold)
     if member.plan.dimensions != plan.dimensions:
         raise ModelError(
             f"the model takes {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; choose another model"
@@ -84,10 +92,12 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
     first = next(iter(initial))
     if first in given and given[first].shape[1:2] == (member.plan.input_channels,):
         given[first] = _first_convolution(given[first], member.plan, plan)
-    reused, misfit = _fitting(initial, given)
+    reused, new_from = _fitting(initial, given)
+    misfit = describe_difference(member.plan, plan) if new_from else ""
     if not reused:
-        raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; choose a model with the same kind of network")
-    rows = {} if misfit else _rows(member.plan, plan)
+        advice = "plan with --init MODEL, so that its network is taken (nnseg plan DATASET RUN --init MODEL)"
+        raise ModelError(f"nothing of the model fits the plan {plan.name}: {misfit}; {advice}")
+    rows = {} if new_from else _rows(member.plan, plan)
     if rows:
         heads = [name for name in initial if _is_head(name) and name in given and initial[name].shape[1:] == given[name].shape[1:]]
         reused |= {name: _head(initial[name], given[name], rows) for name in heads}
@@ -102,8 +112,34 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         new_channels=tuple(
             name for name, place in zip(plan.channels, _places(member.plan.channels, plan.channels), strict=True) if place is None
         ),
+        renamed=_renamed(member.plan, plan, rows),
+        new_from=new_from,
         misfit=misfit,
     )
+
+
+SETTINGS = ("kind", "features", "strides", "kernels", "blocks", "decoder_blocks")
+"""Settings of a plan's network that determine which weights it has."""
+
+
+def describe_difference(before: Plan, plan: Plan) -> str:
+    """The settings in which the networks of two plans differ, in words."""
+    pairs = [(f"network.{name}", getattr(before.network, name), getattr(plan.network, name)) for name in SETTINGS]
+    pairs += [("patch", before.patch, plan.patch)] if len(before.patch) != len(plan.patch) else []
+    texts = [f"{name} is {_written(old)} in the model and {_written(new)} in the plan" for name, old, new in pairs if old != new]
+    return ", ".join(texts) or "the model's network was not built as the plan says"
+
+
+def _written(value: object) -> str:
+    return str(value).replace("(", "[").replace(")", "]").replace(",]", "]")
+
+
+def _choose_member(model: Model, plan: Plan, fold: int | None) -> Member:
+    """The network of a model to start with: of a plan of the same name or as many axes, and of the fold, where there is one."""
+    members = (*model.members, *model.previous)
+    return min(
+        members, key=lambda m: (m.plan.dimensions != plan.dimensions, m.plan.name != plan.name, fold not in (None, m.fold))
+    )  # the first of equal ones
 
 
 def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
@@ -118,14 +154,16 @@ def freeze(network: nn.Module, part: Literal["encoder"]) -> None:
 
 
 def _fitting(initial: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The model's tensors of all parts before the first that does not fit, without heads; and why that one does not."""
+    """The model's tensors of all parts before the first that does not fit, without heads; and the name of that one."""
     reused: dict[str, Tensor] = {}
+    same_decoder = _decoder_names(initial) == _decoder_names(given)
     for part, names in groupby((name for name in initial if not _is_head(name)), _part):
         shared = [name for name in names if name in given]
-        if misfit := _difference(part, shared, initial, given):
-            return reused, misfit
+        fits = shared and all(initial[name].shape == given[name].shape for name in shared)
+        if not fits or (part == DECODER and not same_decoder):
+            return reused, part
         reused |= {name: given[name] for name in shared}
-    return reused, "" if _decoder_names(initial) == _decoder_names(given) else OTHER_DECODER
+    return reused, "" if same_decoder else DECODER
 
 
 def _is_head(name: str) -> bool:
@@ -137,15 +175,6 @@ def _part(name: str) -> str:
     """The stage of the encoder that a tensor belongs to, "encoder.stages.2", or the whole decoder."""
     pieces = name.split(".")
     return pieces[0] if pieces[0] == DECODER else ".".join(pieces[: 3 if "stages" in pieces[1:2] else 2])
-
-
-def _difference(part: str, shared: Sequence[str], initial: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    if part == DECODER and _decoder_names(initial) != _decoder_names(given):
-        return OTHER_DECODER
-    for name in shared:
-        if initial[name].shape != given[name].shape:
-            return f"{name} has shape {tuple(given[name].shape)} in the model and {tuple(initial[name].shape)} in the network"
-    return "" if shared else f"the model has no {part}"
 
 
 def _decoder_names(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -165,23 +194,33 @@ def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
     scale = len(before.channels) / len(plan.channels)
     columns = [(mean if p is None else scans[:, p]) * scale for p in _places(before.channels, plan.channels)]
     if plan.previous:
-        known = before.labels.names[1:] if before.previous else ()
-        columns += [labels[:, known.index(n)] if n in known else zero for n in plan.labels.names[1:]]
+        places = match_names(plan.labels.names[1:], before.labels.names[1:] if before.previous else ())
+        columns += [zero if place is None else labels[:, place] for place in places]
     return torch.stack(columns, 1)
 
 
 def _places(before: Sequence[str], names: Sequence[str]) -> list[int | None]:
     """The place of each name among former ones; in order if all are the same, or if as many are all different: renamed."""
-    if tuple(before) == tuple(names) or (len(before) == len(names) and not set(before) & set(names)):
+    places = match_names(names, before)
+    if tuple(before) == tuple(names) or (len(before) == len(names) and not any(place is not None for place in places)):
         return list(range(len(names)))
-    return [before.index(name) if name in before else None for name in names]
+    return list(places)
 
 
 def _rows(before: Plan, plan: Plan) -> dict[int, int]:
     """The number of the model's head for each of the network's that it has; backgrounds match whatever their names."""
-    known = before.labels.heads
-    rows = {k: known.index(name) for k, name in enumerate(plan.labels.heads) if name in known}
+    places = match_names(plan.labels.heads, before.labels.heads)
+    rows = {k: place for k, place in enumerate(places) if place is not None}
     return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
+
+
+def _renamed(before: Plan, plan: Plan, rows: Mapping[int, int]) -> dict[str, str]:
+    """The names of copied heads, but for the background, and of channels whose names in the model differ."""
+    background = not (before.labels.regions or plan.labels.regions)
+    heads = [(plan.labels.heads[k], before.labels.heads[row]) for k, row in rows.items() if k or not background]
+    places = zip(plan.channels, _places(before.channels, plan.channels), strict=True)
+    channels = [(name, before.channels[place]) for name, place in places if place is not None]
+    return {name: known for name, known in (*heads, *channels) if name != known}
 
 
 def _head(initial: Tensor, given: Tensor, rows: Mapping[int, int]) -> Tensor:

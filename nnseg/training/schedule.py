@@ -238,7 +238,7 @@ def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Orig
         raise ModelError(f"{origin.model} has changed since this training started; restore it, or start in a new run folder")
     transfer = transfer_weights(network, plan, model, fold=fold)
     log.info("%s: %s", origin.model, transfer.describe())
-    if origin.freeze and transfer.misfit.startswith(origin.freeze):
+    if origin.freeze and transfer.new_from.startswith(origin.freeze):
         raise ModelError(f"--freeze {origin.freeze} would freeze random weights: {transfer.misfit}; omit it")
     if transfer.fold != fold and model.members[0].plan.dataset == plan.dataset:
         log.warning("this model has no fold %d: it may have been trained on cases held out here, and scores may be too high", fold)

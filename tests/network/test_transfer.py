@@ -107,6 +107,22 @@ def test_regions_are_matched_by_name_and_have_no_background():
     assert (reuse.heads, reuse.new_heads) == (("spleen",), ("both",))
 
 
+def test_names_are_matched_whatever_their_letter_case_and_that_is_said():
+    known, plan = plan_of(), plan_of(channels=("t1",), labels=Labels(names=("Background", "tumour", "Spleen"), values=(0, 1, 2)))
+    network, reuse = adapted(plan, model_of(known))
+    assert torch.equal(network.decoder.heads[-1].weight[[0, 2]], fresh(known, 100).decoder.heads[-1].weight[[0, 2]])
+    assert reuse.describe().endswith(
+        "; heads: Background, Spleen from the model, tumour new; written otherwise in the model: Spleen (spleen), t1 (T1)"
+    )
+
+
+def test_the_member_of_a_plan_of_the_same_name_is_taken():
+    flat, volume = plan_of(dimensions=2), plan_of()
+    network, reuse = adapted(volume, model_of(flat, volume), fold=0)
+    assert reuse.fold == 1
+    assert torch.equal(network.decoder.heads[0].weight, fresh(volume, 101).decoder.heads[0].weight)
+
+
 def test_labels_without_a_name_in_common_keep_their_heads_but_for_the_background():
     _, reuse = adapted(plan_of(labels=Labels(names=("background", "kidney"), values=(0, 1))), model_of(plan_of()))
     assert (reuse.heads, reuse.new_heads) == (("background",), ("kidney",))
@@ -167,17 +183,15 @@ def test_of_another_depth_the_encoders_stages_in_common_are_reused(features):
         expected = before if any(name.startswith(c) for c in common) else start
         assert torch.equal(tensor, expected[name])
     assert reuse.tensors == sum(name[:17] in common for name in now) < reuse.total
-    assert "new from there on, because the model" in reuse.describe()
+    assert f"on, because network.features is [4, 6, 8] in the model and {list(features)} in the plan" in reuse.describe()
     assert reuse.heads == ()
 
 
 def test_nothing_is_reused_after_a_stage_that_does_not_fit():
     network, reuse = adapted(plan_of((4, 7, 8)), model_of(plan_of()))
     assert reuse.tensors == 8  # two blocks of weight and bias, of a convolution and of a norm
-    assert (
-        "encoder.stages.1.0.conv.weight has shape (6, 4, 3, 3, 3) in the model and (7, 4, 3, 3, 3) in the network"
-        in reuse.describe()
-    )
+    reason = "network.features is [4, 6, 8] in the model and [4, 7, 8] in the plan"
+    assert reuse.describe().endswith(f"; new from encoder.stages.1 on, because {reason}")
     untouched = fresh(plan_of((4, 7, 8)), 1).state_dict()
     assert all(torch.equal(t, untouched[n]) for n, t in network.state_dict().items() if not n.startswith("encoder.stages.0"))
 
@@ -186,9 +200,9 @@ def test_nothing_is_reused_after_a_stage_that_does_not_fit():
     ("plan", "reason"),
     [
         (plan_of(dimensions=2), "the model takes 3D patches, the plan 2d 2D ones"),
-        (plan_of(kind="residual"), "the model has no encoder.stem"),
-        (plan_of(kernel=5), r"encoder\.stages\.0\.0\.conv\.weight has shape \(4, 1, 3, 3, 3\) in the model and \(4, 1, 5, 5, 5\)"),
-        (plan_of((5, 6, 8)), r"encoder\.stages\.0\.0\.conv\.weight has shape"),
+        (plan_of(kind="residual"), "plan 3d: network.kind is plain in the model and residual in the plan; plan with --init MODEL"),
+        (plan_of(kernel=5), r"network\.kernels is \[\[3, 3, 3\], .* in the model and \[\[5, 5, 5\], .* in the plan"),
+        (plan_of((5, 6, 8)), r"network\.features is \[4, 6, 8\] in the model and \[5, 6, 8\] in the plan"),
     ],
 )
 def test_a_model_of_which_nothing_fits_is_refused_with_the_reason(plan, reason):
