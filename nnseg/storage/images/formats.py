@@ -13,6 +13,7 @@ from nnseg.storage.images.dicom import not_scans, read_series, split_path, split
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
+from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions
@@ -133,6 +134,8 @@ LOSSLESS_PICTURE = ".png"
 
 _NIFTI = FileFormat(read=read_nifti, write=write_nifti)
 _ITK = FileFormat(read=read_itk, write=write_itk)
+_MGH = FileFormat(read=read_mgh, write=write_mgh)
+_PAIR = FileFormat(read=read_pair, write=None, label_suffix=".nii.gz", map_suffix=".nii.gz", beside=pair_files)
 _PICTURE = FileFormat(
     read=read_picture, write=write_picture, map_suffix=".tif", beside=sidecar_of, spacing_beside=lambda like: True
 )
@@ -147,6 +150,11 @@ FORMATS: dict[str, FileFormat] = {
     ".mhd": FileFormat(read=read_itk, write=None, label_suffix=".mha", map_suffix=".mha", beside=data_files),
     ".nrrd": _ITK,
     ".gipl": _ITK,
+    ".mgz": _MGH,
+    ".mgh": _MGH,
+    ".hdr": _PAIR,
+    ".mnc": replace(_PAIR, read=read_minc, beside=lambda path: ()),
+    ".head": replace(_PAIR, read=read_afni, beside=afni_files),
     ".png": _PICTURE,
     ".bmp": _PICTURE,
     ".gif": _GIF,

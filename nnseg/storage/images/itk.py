@@ -23,6 +23,7 @@ from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_
 from nnseg.storage.images.segments import read_segments
 
 GIPL_HEADER_BYTES = 256
+COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
 def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -75,9 +76,11 @@ def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
 
 def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
     """The content of an ITK image of two, three or four axes, with placeholders for voxels if only its header was read."""
+    if image.GetPixelIDValue() in COMPLEX:
+        raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
     voxels, colours = _voxels(image)
     dimensions = image.GetDimension()
-    if voxels.dtype.kind == "c" or not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
+    if not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
         found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"
         raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
     if colours > 1:

@@ -1,4 +1,4 @@
-"""NIfTI files, read from fully decompressed bytes and written with the header of the scan they belong to.
+"""NIfTI files, of one part or two, read from fully decompressed bytes and written with the header of the scan they belong to.
 
 Not through ITK, which silently fills the missing part of a truncated file with zeros and turns NaN and Inf into 0.
 """
@@ -16,15 +16,26 @@ import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector
+from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.units import to_mm
 
 GZIP_MAGIC = b"\x1f\x8b"
+SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
+"""Magic strings of images in one file, and of those in two."""
+
+PAIR_SUFFIX = ".hdr"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-MILLIMETRES = {1: 1000.0, 3: 0.001}
-"""Millimetres in a unit of length by its code in ``xyzt_units``: metres and micrometres. All other codes mean mm."""
+LENGTH_UNITS = {1: "m", 3: "um"}
+"""Units of length by their code in ``xyzt_units``. All other codes mean mm."""
+
+VECTOR = 1007
+"""Code of the intent of an image whose voxels are vectors."""
+
+FEW = 4
+"""Up to this length, the fourth axis of an image of one slice is taken as channels."""
 
 FORMS_TOLERANCE = 0.1
 """Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""
@@ -40,19 +51,21 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
     """
-    data = decompressed(path, only_header=options.only_header)
-    header = _header(path, data)
+    start = decompressed(path, only_header=options.only_header or path.suffix.lower() == PAIR_SUFFIX)
+    header = _header(path, start)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
         raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", _AGAIN)
     kind = _number_type(path, header)
-    found = (
-        _not_read(kind, shape) if options.only_header else _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
-    )
-    voxels, is_2d = _channels_first(path, found, shape), len(shape) == 2
+    if options.only_header:
+        found = _not_read(kind, shape)
+    else:
+        data = start if _is_single(header) else decompressed(voxel_file(path))
+        found = _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
+    (voxels, of_axes), is_2d = arranged(path, found, shape, vectors=int(header["intent_code"]) == VECTOR), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
-    notes = (*_compression_note(path), *_forms_note(header, grid))
-    return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes)
+    notes = (*(_compression_note(path) if _is_single(header) else ()), *of_axes, *_forms_note(header, grid))
+    return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes, length_unit=length_unit(header))
 
 
 def write_nifti(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
@@ -83,7 +96,9 @@ def write_nifti(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: L
 def _header_like(source: Path, grid: Grid) -> Any:
     """The header of a file without its channels; None if its grid differs, for instance because a spacing was given instead."""
     header = _header(source, decompressed(source, only_header=True)).copy()
-    shape = (*(1,) * (3 - len(header.get_data_shape())), *header.get_data_shape()[2::-1])
+    stored = tuple(int(n) for n in header.get_data_shape())
+    space = _as_slices(stored) if int(header["intent_code"]) != VECTOR else stored
+    shape = (*(1,) * (3 - len(space)), *space[2::-1])
     try:
         there = _grid(source, header, shape, is_2d=int(header["dim"][0]) == 2)
     except ScanError:
@@ -91,6 +106,7 @@ def _header_like(source: Path, grid: Grid) -> Any:
     if there != grid:
         return None
     dimensions = min(int(header["dim"][0]), 3)
+    header["dim"][1 : dimensions + 1] = space[:dimensions]
     if int(header["dim"][0]) > dimensions:  # without channels, the image is no vector or time series
         header["dim"][4:] = 1
         header.set_intent(0)
@@ -99,24 +115,52 @@ def _header_like(source: Path, grid: Grid) -> Any:
 
 
 def _new_header(grid: Grid, dimensions: int) -> Any:
-    """A header with a grid: exact in the sform, and as near as possible in the qform, which has no shear."""
-    affine = np.eye(4)
-    affine[:3, :3] = RAS_TO_LPS @ grid.steps[::-1].T
-    affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
+    """A header with a grid in its sform, and in its qform where that can hold it: not if axes are sheared."""
+    affine = ras_affine(grid)
     header = nib.Nifti1Header() if max(grid.shape) < 2**15 else nib.Nifti2Header()
     header.set_data_shape(grid.shape[::-1][:dimensions])
     header["pixdim"][1:4] = grid.spacing[::-1]
-    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_qform(affine, code=int(grid.shear <= SHEAR_LIMIT), strip_shears=True)
     header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")
     return header
 
 
+def ras_affine(grid: Grid) -> npt.NDArray[np.float64]:
+    """(4, 4) from voxel indices (x, y, z) to mm in RAS."""
+    affine = np.eye(4)
+    affine[:3, :3] = RAS_TO_LPS @ grid.steps[::-1].T
+    affine[:3, 3] = RAS_TO_LPS @ np.asarray(grid.origin)
+    return affine
+
+
 def is_nifti(path: Path) -> bool:
     """True if the file starts like a NIfTI file, compressed or not."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start[:2] == GZIP_MAGIC or _kind(start) is not None
+    try:
+        start = decompressed(path, only_header=True)
+    except ScanError:
+        return False
+    return _magic(start) in SINGLE + PAIR
+
+
+def is_pair_header(start: bytes) -> bool:
+    """True for the header of a NIfTI image whose voxels are in another file."""
+    return _magic(start) in PAIR
+
+
+def voxel_file(path: Path) -> Path:
+    """The file of the voxels that belong to a header .hdr.
+
+    Raises:
+        ScanError: it is missing.
+    """
+    if path.suffix.lower() != PAIR_SUFFIX:
+        return path
+    beside = (path.with_suffix(suffix) for suffix in (".img", ".IMG", ".img.gz"))
+    found = next((p for p in beside if p.is_file()), None)
+    if found is None:
+        raise ScanError.at(path, "is a header without voxels", f"{path.stem}.img beside it", "copy both files")
+    return found
 
 
 def decompressed(path: Path, *, only_header: bool = False) -> bytes:
@@ -164,11 +208,26 @@ def _header(path: Path, data: bytes) -> Any:
     if kind is None:
         raise ScanError.at(path, "is not a NIfTI file", "a NIfTI header after decompression", "export it as .nii.gz")
     size, big = kind
-    magic = data[344:348] if size == 348 else data[4:8]
-    if len(data) < size + 4 or magic[:3] not in (b"n+1", b"n+2"):
-        found = "has no complete single-file NIfTI header"
-        raise ScanError.at(path, found, '"n+1" or "n+2" in it', "save it as one .nii.gz file (not .hdr with .img)")
+    paired = path.suffix.lower() == PAIR_SUFFIX
+    if len(data) < size + (0 if paired else 4) or _magic(data) not in (PAIR if paired else SINGLE):
+        found = "has no complete NIfTI header" if paired else "has no complete single-file NIfTI header"
+        expected = " or ".join(f'"{magic.decode()}"' for magic in (PAIR if paired else SINGLE))
+        raise ScanError.at(path, found, f"{expected} in it", "save it as one .nii.gz file")
     return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
+
+
+def _magic(start: bytes) -> bytes:
+    kind = _kind(start)
+    return b"" if kind is None else start[344:347] if kind[0] == 348 else start[4:7]
+
+
+def _is_single(header: Any) -> bool:
+    return bytes(header["magic"].tobytes())[:3] in SINGLE
+
+
+def length_unit(header: Any) -> str:
+    """The unit of a header's lengths."""
+    return LENGTH_UNITS.get(int(header["xyzt_units"]) % 8, "mm")
 
 
 def _number_type(path: Path, header: Any) -> np.dtype[Any]:
@@ -189,7 +248,9 @@ def _not_read(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
-    start, count = int(header["vox_offset"]) or int(header["sizeof_hdr"]) + 4, int(np.prod(shape, dtype=object))
+    start, count = int(header["vox_offset"]), int(np.prod(shape, dtype=object))
+    if _is_single(header):
+        start = start or int(header["sizeof_hdr"]) + 4
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
         promised = f"{count * dtype.itemsize} as its header says (shape {shape})"
@@ -209,6 +270,32 @@ def _scaled(path: Path, header: Any, voxels: npt.NDArray[Any]) -> npt.NDArray[An
     wide *= slope
     wide += intercept
     return wide
+
+
+def arranged(
+    path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...], *, vectors: bool = False
+) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Stored voxels as (C, Z, Y, X), and what was concluded about their axes.
+
+    Args:
+        voxels: (..., T, Z, Y, X), or with colours as last axis.
+        shape: as the header has it, (x, y, z, t, ...).
+        vectors: the fourth axis holds components, as the header says.
+    """
+    longer = len(shape) > 3 and shape[2] == 1 and shape[3] > 1 and max(shape[4:], default=1) == 1
+    if not longer or vectors:
+        return _channels_first(path, voxels, shape), ()
+    space = _as_slices(shape)
+    what = "slices" if space != shape else "channels"
+    colours = voxels.shape[len(shape) :]
+    note = f"is {' x '.join(map(str, shape[:4]))}: its fourth axis was taken as {what}"
+    return _channels_first(path, voxels.reshape(*space[::-1], *colours), space), (note,)
+
+
+def _as_slices(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a volume saved with its slices along the fourth axis, instead of the third; else the same shape."""
+    misplaced = len(shape) > 3 and shape[2] == 1 and shape[3] > FEW and max(shape[4:], default=1) == 1
+    return (*shape[:2], shape[3]) if misplaced else shape
 
 
 def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -238,11 +325,15 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
         raise ScanError.at(path, f"has a broken qform ({error})", "valid positions in its header", "correct the header") from error
     if is_2d and not np.any(affine[:3, 2]):
         affine[2, 2] = 1.0
-    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    unit = to_mm(1.0, length_unit(header))
     steps, origin = unit * (RAS_TO_LPS @ affine[:3, 2::-1]).T, unit * (RAS_TO_LPS @ affine[:3, 3])
     grid = make_grid(path, shape, steps, origin, spacing)
-    # A flat image may have any orientation; like a picture, it keeps its slice axis first.
-    return Grid(shape=grid.shape, spacing=grid.spacing) if is_2d and grid.canonical().axes[0] != 0 else grid
+    return flat_grid(grid) if is_2d else grid
+
+
+def flat_grid(grid: Grid) -> Grid:
+    """The grid of a flat image, which may have any orientation: like a picture, it keeps its slice axis first."""
+    return grid if grid.canonical().axes[0] == 0 else Grid(shape=grid.shape, spacing=grid.spacing)
 
 
 def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
@@ -254,7 +345,7 @@ def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
     except (HeaderDataError, ValueError):
         return ("its qform is broken; the sform is used",)
     corners = np.column_stack([grid.corners[:, ::-1], np.ones(8, int)])
-    unit = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    unit = to_mm(1.0, length_unit(header))
     gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
     note = f"its sform and qform differ by up to {gap:.3g} mm; the sform is used"
     return (note,) if gap > FORMS_TOLERANCE * min(grid.spacing) else ()

@@ -305,3 +305,48 @@ def test_coloured_slices_have_a_channel_per_colour(tmp_path):
     scan = read_scan(tmp_path)
     assert np.array_equal(scan.image[:, 1], np.moveaxis(pixels, -1, 0))
     assert read_header(tmp_path).channels == 3
+
+
+def test_slices_along_the_fourth_axis_are_slices_with_a_note(tmp_path):
+    voxels = _noise(6, 7, 1, 24)
+    path = _saved(tmp_path / "a.nii.gz", voxels, np.diag([-1.0, -1, 2.5, 1]))
+    scan = read_scan(path)
+    assert np.array_equal(scan.image[0], voxels[:, :, 0].T)
+    assert scan.grid.spacing == (2.5, 1, 1)
+    assert read_header(path).grid == scan.grid
+    assert scan.notes == ("a.nii.gz: is 6 x 7 x 1 x 24: its fourth axis was taken as slices",)
+    label_map = LabelMap(labels=np.arange(24 * 42).reshape(24, 7, 6), grid=scan.grid)
+    write_label_map(label_map, tmp_path / "b.nii.gz", like=scan.source)
+    assert nib.load(tmp_path / "b.nii.gz").shape == (6, 7, 24)
+    assert np.array_equal(nib.load(tmp_path / "b.nii.gz").affine, nib.load(path).affine)
+    assert np.array_equal(read_label_map(tmp_path / "b.nii.gz").labels, label_map.labels)
+
+
+def test_few_images_of_one_slice_and_vectors_are_channels(tmp_path):
+    scan = read_scan(_saved(tmp_path / "a.nii", _noise(6, 7, 1, 3)))
+    assert scan.image.shape == (3, 1, 7, 6)
+    assert scan.notes == ("a.nii: is 6 x 7 x 1 x 3: its fourth axis was taken as channels",)
+    image = nib.Nifti1Image(_noise(6, 7, 1, 8), np.eye(4))
+    image.header.set_intent("vector")
+    nib.save(image, tmp_path / "b.nii")
+    assert read_scan(tmp_path / "b.nii").image.shape == (8, 1, 7, 6)
+    assert read_scan(tmp_path / "b.nii").notes == ()
+
+
+def test_a_new_nifti_header_has_no_qform_where_that_cannot_hold_the_shear(tmp_path):
+    write_series(tmp_path / "in", slices=6, step=(0, 0.7, 3))
+    scan = read_scan(tmp_path / "in", repair=True)
+    write_label_map(LabelMap(labels=np.ones(scan.grid.shape, int), grid=scan.grid), tmp_path / "b.nii", like=scan.source)
+    header = nib.load(tmp_path / "b.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+    lps = np.asarray(scan.source.grid.world((5, 3, 2)))
+    assert header.get_best_affine() @ (2, 3, 5, 1) == pytest.approx((*lps * (-1, -1, 1), 1), abs=1e-4)
+
+
+def test_complex_numbers_are_refused_by_name(tmp_path):
+    nib.save(nib.Nifti1Image(_noise(2, 3, 4).astype(np.complex64), np.eye(4)), tmp_path / "a.nii")
+    sitk.WriteImage(sitk.GetImageFromArray(_noise(2, 3, 4).astype(np.complex64)), str(tmp_path / "a.nrrd"))
+    for name in ("a.nii", "a.nrrd"):
+        for read in (read_scan, read_header, read_label_map):
+            with pytest.raises(ScanError, match="complex"):
+                read(tmp_path / name)

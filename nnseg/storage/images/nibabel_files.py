@@ -1,0 +1,164 @@
+"""FreeSurfer's MGH and MGZ, Analyze 7.5, MINC 1 and AFNI files, and images in memory, through nibabel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.brikhead import AFNIImage
+
+from nnseg.core.errors import ScanError
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
+from nnseg.storage.images.nifti import (
+    RAS_TO_LPS,
+    arranged,
+    decompressed,
+    flat_grid,
+    is_pair_header,
+    length_unit,
+    ras_affine,
+    read_nifti,
+    voxel_file,
+)
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.units import to_mm
+
+ANALYZE_HEADER_BYTES = 348
+
+ANALYZE_NOTE = "is Analyze 7.5, which does not say which side is left: its axes were taken to point left, front and up, as SPM does"
+
+MGH_INTEGERS: Final = (np.uint8, np.int16, np.int32)
+"""Types of whole numbers in MGH files. Source: FreeSurfer's wiki, MghFormat."""
+
+HDF5_MAGIC = b"\x89HDF"
+
+
+def read_mgh(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The voxels of an MGH or MGZ file; frames are channels.
+
+    Raises:
+        ScanError: no MGH file, truncated or damaged.
+    """
+    data = decompressed(path, only_header=options.only_header)
+    return _raw(path, lambda: nib.MGHImage.from_bytes(data), options)
+
+
+def read_pair(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The voxels of a NIfTI or Analyze 7.5 file in two parts, .hdr and .img.
+
+    Raises:
+        ScanError: a part is missing, truncated or damaged, or the header is of neither format.
+    """
+    voxel_file(path)
+    header = decompressed(path, only_header=True)
+    if is_pair_header(header):
+        return read_nifti(path, options)
+    if ANALYZE_HEADER_BYTES not in (int.from_bytes(header[:4], order) for order in ("little", "big")):
+        raise ScanError.at(path, "is no header of NIfTI or Analyze", "one of them", "convert the image to .nii.gz")
+    raw = _raw(path, lambda: nib.Spm2AnalyzeImage.from_filename(path, mmap=False), options)
+    return raw if path.with_suffix(".mat").is_file() else replace(raw, notes=(*raw.notes, ANALYZE_NOTE))
+
+
+def read_minc(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The voxels of a MINC 1 file.
+
+    Raises:
+        ScanError: MINC 2, which is HDF5; or damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == HDF5_MAGIC:
+            raise ScanError.at(path, "is MINC 2, which nnseg does not read", "MINC 1 or NIfTI", "convert it with mnc2nii")
+    return _raw(path, lambda: nib.Minc1Image.from_filename(path, mmap=False), options)
+
+
+def read_afni(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The voxels of an AFNI dataset, .HEAD with .BRIK; sub-bricks are channels.
+
+    Raises:
+        ScanError: a part is missing or damaged.
+    """
+    return _raw(path, lambda: AFNIImage.from_filename(path, mmap=False), options)
+
+
+def afni_files(path: Path) -> tuple[Path, ...]:
+    """The voxels of an AFNI header."""
+    beside = (path.with_suffix(suffix) for suffix in (".BRIK", ".brik", ".BRIK.gz", ".brik.gz"))
+    return tuple(p for p in beside if p.is_file())[:1]
+
+
+def pair_files(path: Path) -> tuple[Path, ...]:
+    """The voxels of a header, and SPM's file of its orientation, if there is one.
+
+    Raises:
+        ScanError: there are no voxels.
+    """
+    orientation = path.with_suffix(".mat")
+    return (voxel_file(path), *((orientation,) if orientation.is_file() else ()))
+
+
+def raw_from_nibabel(path: Path, image: Any, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The content of a nibabel image, on the grid of its affine.
+
+    Args:
+        path: that messages name.
+
+    Raises:
+        ScanError: it has no affine, complex numbers, or more axes than a volume with channels has.
+    """
+    shape, dtype = tuple(int(n) for n in image.shape), np.dtype(image.get_data_dtype())
+    if image.affine is None:
+        raise ScanError.at(path, "has no affine", "positions of its voxels", "give it one")
+    if dtype.kind == "c":
+        raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
+    stored = placeholder(shape[::-1], dtype) if options.only_header else np.asanyarray(image.dataobj).T
+    if stored.dtype.names:  # colours
+        stored = np.ascontiguousarray(stored).view(np.uint8).reshape(*stored.shape, -1)
+    voxels, notes = arranged(path, stored, shape)
+    unit = length_unit(image.header) if isinstance(image.header, nib.Nifti1Header) else "mm"
+    affine = np.asarray(image.affine, float)
+    steps, origin = (RAS_TO_LPS @ affine[:3, 2::-1]).T, RAS_TO_LPS @ affine[:3, 3]
+    grid = make_grid(path, voxels.shape[1:], to_mm(1, unit) * steps, to_mm(1, unit) * origin, options.spacing)
+    flat = len(shape) == 2
+    return RawImage(voxels=voxels, grid=flat_grid(grid) if flat else grid, is_2d=flat, notes=notes, length_unit=unit)
+
+
+def _raw(path: Path, load: Callable[[], Any], options: ReadOptions) -> RawImage:
+    try:
+        return raw_from_nibabel(path, load(), options)
+    except (ScanError, MemoryError):
+        raise
+    except Exception as error:  # nibabel raises whatever a damaged file leads it into
+        found = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+        raise ScanError.at(path, found, "a complete image", "copy or export it again") from error
+
+
+def write_mgh(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
+    """Write a volume as MGH or MGZ, with the acquisition parameters of the scan's own file, if that is one.
+
+    Raises:
+        ScanError: values that the format cannot hold.
+    """
+    low, high = voxels.min(), voxels.max()
+    kinds = [np.float32] if voxels.dtype.kind == "f" else [t for t in MGH_INTEGERS if _holds(t, int(low), int(high))]
+    if not kinds:
+        raise ScanError.at(path, f"cannot hold values {low} to {high}", "32-bit integers", "write .nii.gz")
+    image = nib.MGHImage(voxels.astype(kinds[0]).T, ras_affine(like.grid), _mgh_header(like.files[0]))
+    image.set_data_dtype(kinds[0])
+    image.to_filename(path)
+
+
+def _holds(kind: type, low: int, high: int) -> bool:
+    return np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
+
+
+def _mgh_header(source: Path) -> Any:
+    try:
+        return nib.MGHImage.from_bytes(decompressed(source, only_header=True)).header.copy()
+    except Exception:  # of another format, or of an image in memory
+        return None
