@@ -15,6 +15,7 @@ from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
+from nnseg.storage.images.nrrd import nrrd_files
 from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions
 from nnseg.storage.images.sidecar import sidecar_of
@@ -134,6 +135,7 @@ LOSSLESS_PICTURE = ".png"
 
 _NIFTI = FileFormat(read=read_nifti, write=write_nifti)
 _ITK = FileFormat(read=read_itk, write=write_itk)
+_DETACHED = FileFormat(read=read_itk, write=None, label_suffix=".mha", map_suffix=".mha", beside=data_files)
 _MGH = FileFormat(read=read_mgh, write=write_mgh)
 _PAIR = FileFormat(read=read_pair, write=None, label_suffix=".nii.gz", map_suffix=".nii.gz", beside=pair_files)
 _PICTURE = FileFormat(
@@ -147,8 +149,9 @@ FORMATS: dict[str, FileFormat] = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".mha": _ITK,
-    ".mhd": FileFormat(read=read_itk, write=None, label_suffix=".mha", map_suffix=".mha", beside=data_files),
+    ".mhd": _DETACHED,
     ".nrrd": _ITK,
+    ".nhdr": replace(_DETACHED, label_suffix=".nrrd", map_suffix=".nrrd", beside=nrrd_files),
     ".gipl": _ITK,
     ".mgz": _MGH,
     ".mgh": _MGH,

@@ -19,10 +19,13 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.storage.images.nrrd import nrrd_unit, state_unit
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
-from nnseg.storage.images.segments import read_segments
+from nnseg.storage.images.segments import read_segments, segment_metadata
+from nnseg.storage.images.units import from_mm, to_mm
 
 GIPL_HEADER_BYTES = 256
+NRRD = (".nrrd", ".nhdr")
 COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -40,7 +43,14 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         raise ScanError.at(path, found, expected, "copy or export it again") from error
     if path.suffix.lower() == ".gipl" and not options.only_header:
         _check_gipl_size(path, image)
-    return raw_from_itk(path, image)
+    raw = raw_from_itk(path, image)
+    return _in_unit(raw, nrrd_unit(path)) if path.suffix.lower() in NRRD else raw
+
+
+def _in_unit(raw: RawImage, unit: str) -> RawImage:
+    """An image whose lengths ITK has taken for mm, though they are in another unit."""
+    spacing, origin = ([to_mm(length, unit) for length in lengths] for lengths in (raw.grid.spacing, raw.grid.origin))
+    return replace(raw, grid=replace(raw.grid, spacing=as_vector(spacing), origin=as_vector(origin)), length_unit=unit)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
@@ -104,7 +114,7 @@ def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any],
 
 
 def write_itk(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
-    """Write a volume with exactly this spacing, origin and direction.
+    """Write a volume with exactly this spacing, origin and direction; NRRD in the unit of an NRRD scan, with the names of labels.
 
     Args:
         voxels: (Z, Y, X).
@@ -120,12 +130,18 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Lab
     if gipl and voxels.dtype.itemsize > 2 and voxels.dtype.kind in "ui":
         found, advice = f"cannot hold values {voxels.min()} to {voxels.max()}", "write .mha or .nii.gz"
         raise ScanError.at(path, found, "values 0 to 65535", advice)
-    image = as_image(voxels, grid, is_2d=like.is_2d)
-    for key, value in _source_metadata(like.files[0], path).items():
+    nrrd = path.suffix.lower() in NRRD
+    unit = like.length_unit if nrrd and like.files[0].suffix.lower() in NRRD and not like.is_2d else "mm"
+    spacing, origin = from_mm(grid.spacing, unit), from_mm(grid.origin, unit)
+    image = as_image(voxels, replace(grid, spacing=spacing, origin=origin) if unit != "mm" else grid, is_2d=like.is_2d)
+    names = segment_metadata(labels, voxels) if labels and nrrd else {}
+    for key, value in (_source_metadata(like.files[0], path) | names).items():
         image.SetMetaData(key, value)
     try:
         with no_itk_warnings():
             sitk.WriteImage(image, str(path), useCompression=not gipl)
+        if unit != "mm":
+            state_unit(path, unit)
     except RuntimeError as error:  # most often a full disk; callers treat it as any other failed write
         raise OSError(itk_message(error)) from error
 

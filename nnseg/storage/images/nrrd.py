@@ -1,0 +1,66 @@
+"""What ITK leaves out of NRRD headers: the unit of space, and the files in which the voxels of a detached header lie.
+
+Source: teem.sourceforge.net/nrrd/format.html, sections 3 ("detached headers"), 5 ("data file") and 6 ("space units", "units").
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nnseg.core.errors import ScanError
+from nnseg.storage.images.units import unit_of
+
+HEADER_BYTES = 2**20
+
+
+def nrrd_header(path: Path) -> dict[str, str]:
+    """The fields of a header by name, in lower case; "" as the name of the lines that follow ``data file: LIST``."""
+    with path.open("rb") as file:
+        text = re.split(rb"\r?\n\r?\n", file.read(HEADER_BYTES), maxsplit=1)[0]
+    fields: dict[str, str] = {}
+    files: list[str] = []
+    for line in os.fsdecode(text).splitlines()[1:]:
+        if fields.get("data file", "").startswith("LIST"):
+            files.append(line.strip())
+        elif not line.startswith("#") and re.match(r"[^:]+: ", line):
+            name, value = line.split(": ", 1)
+            fields["data file" if name.lower() == "datafile" else name.lower()] = value.strip()
+    return fields | {"": "\n".join(files)}
+
+
+def nrrd_files(path: Path) -> tuple[Path, ...]:
+    """The files in which the voxels of a header lie; none if they follow in the header's own file."""
+    fields = nrrd_header(path)
+    name = fields.get("data file", "")
+    if not name:
+        return ()
+    if name.startswith("LIST"):
+        return tuple(path.parent / other for other in fields[""].splitlines() if other)
+    if match := re.fullmatch(r"(.*%\d*[du]\S*) (-?\d+) (-?\d+) (-?\d+)( \d+)?", name):
+        first, last, step = (int(number) for number in match.groups()[1:4])
+        return tuple(path.parent / (match[1] % number) for number in range(first, last + (1 if step > 0 else -1), step))
+    return (path.parent / name,)
+
+
+def nrrd_unit(path: Path) -> str:
+    """The unit of lengths that a header states; mm if it states none.
+
+    Raises:
+        ScanError: it states several.
+    """
+    fields = nrrd_header(path)
+    texts = re.findall(r'"([^"]*)"', fields.get("space units") or fields.get("units") or "")
+    units = {unit for text in texts if (unit := unit_of(text))}
+    if len(units) > 1:
+        raise ScanError.at(path, f"has lengths in {' and '.join(sorted(units))}", "one unit", "export it again")
+    return next(iter(units), "mm")
+
+
+def state_unit(path: Path, unit: str) -> None:
+    """Write the unit of lengths into the header of a three-dimensional NRRD file that ITK has written."""
+    content = path.read_bytes()
+    end = content.index(b"\n\n")
+    line = "space units: " + " ".join([f'"{unit}"'] * 3)
+    path.write_bytes(content[:end] + b"\n" + line.encode() + content[end:])
