@@ -30,7 +30,7 @@ PANEL = "Make a model"
 
 # Fields of `Options` that commands have as options, in the order of their help.
 LENGTH = ("budget", "steps", "epochs", "patience")
-PLANNING = ("recipe", "kinds", *LENGTH, "memory_gb", "folds", "split", "group_by", "device", "probe", "workers", "seed")
+PLANNING = ("recipe", "kinds", *LENGTH, "memory_gb", "folds", "split", "group_by", "init", "device", "probe", "workers", "seed")
 TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "device", "devices", "deterministic", "tensorboard", "checkpoint")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 

@@ -18,10 +18,12 @@ from nnseg.core.options import Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
+from nnseg.planning.fine_tuning import describe_adoption, model_for
 from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
+from nnseg.storage.model_header import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
@@ -60,11 +62,13 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     """
     recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
     dataset = run.dataset if run.has_dataset else None
-    origin, asked = _origin(run), _options_key(fingerprint, recipe, options)
+    models = read_model_plans(options.init) if options.init else ()
+    origin, asked = _origin(run), _options_key(fingerprint, recipe, options, models)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
         return known
-    plans = _decide(run, dataset, fingerprint, recipe, options, folds=len(select_folds(options.folds, len(folds))))
+    chosen = len(select_folds(options.folds, len(folds)))
+    plans = _decide(run, dataset, fingerprint, recipe, options, folds=chosen, models=models)
     keys, folders = tuple(p.key() for p in plans), run.folders_for(plans)
     if origin.current != keys:
         if edited := _edited(run, origin):
@@ -84,11 +88,12 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     return folders
 
 
-def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options) -> str:
+def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, models: Sequence[Plan]) -> str:
     """A digest of what plans are made from, except the machine."""
     names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
-    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted])
+    begun = [[model.key() for model in models]] if models else []
+    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted, *begun])
 
 
 def _files(run: Run) -> list[Path]:
@@ -97,7 +102,14 @@ def _files(run: Run) -> list[Path]:
 
 
 def _decide(
-    run: Run, dataset: Dataset | None, fingerprint: Fingerprint, recipe: Recipe, options: Options, *, folds: int
+    run: Run,
+    dataset: Dataset | None,
+    fingerprint: Fingerprint,
+    recipe: Recipe,
+    options: Options,
+    *,
+    folds: int,
+    models: Sequence[Plan],
 ) -> tuple[Plan, ...]:
     """New plans, after trials of candidates if these are wanted and there is a dataset to try them on."""
     device, memory_gb = device_kind(options.device), options.memory_gb
@@ -105,7 +117,10 @@ def _decide(
         memory_gb = USED_SHARE * free_device_gb(options.device) or None
     steps = options.steps if options.epochs is None else options.epochs * recipe.for_device(device).training.epoch_steps
     budget = Budget(seconds=options.budget, steps=steps, device=device, memory_gb=memory_gb)
-    candidates = make_candidates(fingerprint, budget, recipe, kinds=options.kinds)
+    candidates = make_candidates(fingerprint, budget, recipe, kinds=options.kinds, models=models)
+    for candidate, *_ in candidates:
+        if model := model_for(candidate.plan.name, models):
+            log.info("%s: %s", options.init, describe_adoption(candidate.plan, model))
     if options.budget is not None:
         seconds = share_budget(options.budget, plans=len(candidates), folds=folds, parallel=len(options.devices))
         budget = budget.model_copy(update={"seconds": seconds})

@@ -163,7 +163,11 @@ class Options:
         0, "Processes for reading and preprocessing; 0 for one per core.", parse=lambda n: n or default_workers(), minimum=0
     )
     seed: int | None = option(None, "Random seed. Default: from the recipe.")
-    init: Path | None = option(None, "Start from a trained model (a run or an exported file); labels are matched by name.")
+    init: Path | None = option(
+        None,
+        "Begin with a trained model (a run or an exported file): new plans take its network, patch, grid and normalization; labels "
+        "and channels are matched by name.",
+    )
     freeze: FreezePart | None = option(None, "With --init: do not train this part of the network.")
     deterministic: bool = option(False, "Bitwise reproducible results on CUDA too; on CPUs they always are.", "--deterministic")
     tensorboard: bool = option(False, "Also write events for TensorBoard (needs the extra of this name).", "--tensorboard")

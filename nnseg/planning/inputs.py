@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.plan import Budget
+from nnseg.core.plan import Budget, Plan
 from nnseg.planning.network_size import NetworkRequirements, NetworkSize
 from nnseg.planning.recipe import Recipe, Rules
 from nnseg.planning.spacing import Resolution
@@ -29,6 +29,7 @@ class PlanInputs:
         requirements: of the network, along the plan's axes.
         size: patch, batch and topology.
         has_coarser: the dataset can have a plan on a coarser grid too.
+        model: the plan of a trained network, with which grid and network are the same; None for new ones.
     """
 
     fingerprint: Fingerprint
@@ -39,6 +40,7 @@ class PlanInputs:
     requirements: NetworkRequirements
     size: NetworkSize
     has_coarser: bool = False
+    model: Plan | None = None
 
     @property
     def dimensions(self) -> int:

@@ -18,6 +18,7 @@ from nnseg.core.validation import parse
 from nnseg.planning import sections
 from nnseg.planning.candidates import Candidate, choose
 from nnseg.planning.configurations import FIRST_STAGES, choose_configurations
+from nnseg.planning.fine_tuning import adopt_models, take_over
 from nnseg.planning.inputs import PlanInputs
 from nnseg.planning.network_size import NetworkRequirements, find_coarser_grid, fit_network
 from nnseg.planning.recipe import CandidateNetwork, Recipe
@@ -44,7 +45,7 @@ def make_plans(
 
 
 def make_candidates(
-    fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",)
+    fingerprint: Fingerprint, budget: Budget, recipe: Recipe, *, kinds: Sequence[str] = ("auto",), models: Sequence[Plan] = ()
 ) -> tuple[tuple[Candidate, ...], ...]:
     """The candidates of each plan, smallest network first.
 
@@ -54,6 +55,8 @@ def make_candidates(
         recipe: the preset that shapes the plans.
         kinds: names of plans ("2d", "3d", "3d_lowres", "3d_cascade"); "auto" for those that suit the dataset, "all" for those that
             nnU-Net would make. A cascade adds its first stage.
+        models: plans of trained networks to begin with, whose grid and network are taken: then each plan has one candidate, and
+            "auto" and "all" stand for the plans of these names.
 
     Raises:
         PlanError: the dataset cannot have a plan in ``kinds``, or the recipe does not fit it.
@@ -62,6 +65,9 @@ def make_candidates(
     networks = [(network, of_device.with_candidate(network)) for network in of_device.candidates]
     networks = networks or [(CandidateNetwork(name=recipe.name), of_device)]
     inputs = [(network, _collect_inputs(fingerprint, budget, of)) for network, of in networks]
+    if models:
+        adopted = adopt_models(inputs[0][1], models, kinds)
+        return tuple((_make_candidate(of, "", inputs[0][0]),) for of in adopted.values())
     chosen = choose_configurations(kinds, inputs[0][1])
     return tuple(tuple(_make_candidate(of[kind], why, network) for network, of in inputs if kind in of) for kind, why in chosen)
 
@@ -82,6 +88,8 @@ def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) 
         "inference": sections.inference_section(inputs, training["augmentation"]["mirror_axes"]),
         "why": {"name": reason, "patch": sections.explain_patch(inputs)},
     }
+    if inputs.model is not None:
+        content = take_over(content, inputs, inputs.model)
     plan = parse(Plan, content, f"recipe {inputs.recipe.name}")
     steps, why = sections.choose_steps(inputs)
     return Candidate(plan=plan, name=network.name, enough_steps=network.enough_steps, steps=steps, why=why)
