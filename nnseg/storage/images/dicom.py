@@ -20,7 +20,8 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape, as_vector, format_axes
 from nnseg.core.image import VOXEL
-from nnseg.storage.images.dicom_frames import DicomFile, Frame, read_file
+from nnseg.storage.images.dicom_frame import DicomFile, Frame
+from nnseg.storage.images.dicom_frames import read_file
 from nnseg.storage.images.dicom_headers import WHOLE_SLIDE, dicom_files, kind_name, name_pattern, no_scan
 from nnseg.storage.images.dicom_pixels import read_planes
 from nnseg.storage.images.dicom_volumes import Volume, find_volumes

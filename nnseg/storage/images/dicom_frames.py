@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.images import dicom_headers as headers
+from nnseg.storage.images.dicom_frame import DicomFile, Frame
 from nnseg.storage.images.dicom_headers import number_of, numbers_of, text_of, value_of, whole_number
-from nnseg.storage.images.dicom_mosaic import MOSAIC_TAGS, is_mosaic, mosaic_tiles
+from nnseg.storage.images.dicom_mosaic import MOSAIC_TAGS, TILES, Tile, mosaic_tiles
 
 _SIEMENS_B, _SIEMENS_DIRECTION, _GE_B, _PHILIPS_B = 0x0019100C, 0x0019100E, 0x00431039, 0x20011003
 
@@ -49,61 +48,6 @@ _CENTIMETRES = 3
 
 COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "MAGNITUDE": "magnitude", "PHASE": "phase"}
 """Parts of complex images, by their sign in ImageType or ComplexImageComponent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One plane of pixels.
-
-    Args:
-        index: of the frame in its file, from 0.
-        corner: of the plane in the frame (row, column), of a mosaic's tile.
-        size: rows, columns.
-        colours: samples of a pixel.
-        position: ImagePositionPatient in mm; () if it is not known.
-        orientation: ImageOrientationPatient, six cosines; () if it is not known.
-        spacing: mm between rows and between columns; () if it is not known.
-        depth: SpacingBetweenSlices or SliceThickness in mm; None if neither is said.
-        slope, intercept: of the stored values.
-        marks: what tells frames at one place apart: echo, b value, time, ...
-    """
-
-    path: Path
-    index: int = 0
-    corner: tuple[int, int] = (0, 0)
-    size: tuple[int, int]
-    colours: int = 1
-    position: tuple[float, ...] = ()
-    orientation: tuple[float, ...] = ()
-    spacing: tuple[float, ...] = ()
-    depth: float | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-    marks: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DicomFile:
-    """What the header of a file says.
-
-    Args:
-        uid: its SeriesInstanceUID.
-        kind: its SOP class UID.
-        stack: of which stack of frames the file is a part: the file itself for files of many frames that are not continued.
-        is_localiser: a planning view, not part of a volume.
-        in_time: the frames follow in time, not in space.
-    """
-
-    path: Path
-    uid: str
-    number: str
-    description: str
-    modality: str
-    kind: str
-    stack: str
-    is_localiser: bool
-    in_time: bool
-    frames: tuple[Frame, ...]
 
 
 def read_file(path: Path) -> DicomFile:
@@ -150,14 +94,28 @@ def _frames(path: Path, dataset: Any, kind: str, image_type: list[str]) -> tuple
             found = f"has {count} frames and {len(groups)} functional groups"
             raise ScanError.at(path, found, "one group per frame", "export it again")
         return _grouped_frames(plain, dataset, groups)
-    if is_mosaic(dataset, image_type):
+    if "MOSAIC" in image_type:
         return tuple(
             _moved(plain, 0, position, size=size, depth=depth, corner=corner, marks={**plain.marks, "mosaic": True})
-            for corner, size, position, depth in mosaic_tiles(path, dataset, plain.orientation, plain.spacing)
+            for corner, size, position, depth in _tiles(path, dataset, plain)
         )
     if count > 1:
         return _stacked_frames(plain, dataset, kind, count)
     return (plain,)
+
+
+def _tiles(path: Path, dataset: Any, plain: Frame) -> Iterator[Tile]:
+    given = value_of(dataset, TILES)
+    if isinstance(given, bytes):  # implicit VR: an unsigned short without its type
+        given = int.from_bytes(given[:2], "little")
+    placed = bool(plain.position and plain.orientation and plain.spacing)
+    return mosaic_tiles(
+        path,
+        dataset,
+        count=int(given or 0) if isinstance(given, int) else 0,
+        step=plain.depth,
+        corner=(plain.position, plain.orientation, plain.spacing) if placed else None,
+    )
 
 
 def _plain_frame(path: Path, dataset: Any, image_type: list[str]) -> Frame:
@@ -368,8 +326,3 @@ def _several(values: tuple[float, ...], count: int) -> tuple[float, ...]:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def in_name(text: str) -> str:
-    """A text as part of a name of a file: letters and digits alone."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()

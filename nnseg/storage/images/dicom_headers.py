@@ -18,7 +18,6 @@ import pydicom
 from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.raw import check_file
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 DOSE = _STORAGE + "481.2"
@@ -125,9 +124,10 @@ def open_dataset(path: Path, **options: Any) -> Any:
     Raises:
         ScanError: it is empty, or cannot be read as DICOM.
     """
-    check_file(path)
     expected, advice = "a slice with pixels", "export the series again, or remove the file"
     try:
+        if path.stat().st_size == 0:
+            raise EOFError("it is empty")
         dataset = pydicom.dcmread(_content(path), force=True, **options)
     except UNREADABLE as error:
         raise ScanError.at(path, f"cannot be read as DICOM ({error})", expected, advice) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.storage.images.dicom_frames import DicomFile, Frame, in_name
+from nnseg.storage.images.dicom_frame import DicomFile, Frame
 
 SAME_PLACE = 1e-3
 """mm along the normal within which two frames are at one place."""
@@ -233,7 +234,7 @@ def _ranks(values: Sequence[Any]) -> list[str]:
 
 def _whole(values: Sequence[Any]) -> list[str]:
     """The values themselves as whole numbers where they differ as such, else their ranks."""
-    texts = {v: "none" if v is None else f"{v:.0f}" if isinstance(v, float) else in_name(str(v)) for v in set(values)}
+    texts = {v: "none" if v is None else f"{v:.0f}" if isinstance(v, float) else _in_name(str(v)) for v in set(values)}
     return [texts[v] for v in values] if len(set(texts.values())) == len(texts) else _ranks(values)
 
 
@@ -241,9 +242,14 @@ def _words(values: Sequence[Any]) -> list[str]:
     """The words in which the values differ."""
     sets = {v: set(v) if isinstance(v, tuple) else {v} if v else set() for v in set(values)}
     common = set.intersection(*sets.values())
-    texts = {v: in_name("-".join(str(w) for w in (v if isinstance(v, tuple) else (v,)) if w and w not in common)) for v in sets}
+    texts = {v: _in_name("-".join(str(w) for w in (v if isinstance(v, tuple) else (v,)) if w and w not in common)) for v in sets}
     texts = {v: text or "other" for v, text in texts.items()}
     return [texts[v] for v in values] if len(set(texts.values())) == len(texts) else _ranks(values)
+
+
+def _in_name(text: str) -> str:
+    """A text as part of a name of a file: letters and digits alone."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.nrrd import nrrd_unit, state_unit
+from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
@@ -168,23 +167,6 @@ def _source_metadata(source: Path, path: Path) -> dict[str, str]:
     found = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     own = ("ITK_", "NRRD_kinds", "NRRD_space", "NRRD_sizes", "NRRD_thicknesses", "NRRD_measurement frame")
     return {key: value for key, value in found.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
-
-
-@contextmanager
-def no_itk_warnings() -> Iterator[None]:
-    """Switch off ITK's printed warnings; what matters is checked and raised."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
-def itk_message(error: RuntimeError) -> str:
-    """The reason in an ITK error: its last line, without addresses of memory."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"\(0x[0-9a-f]+\)", "", lines[-1].split("ERROR: ")[-1]) if lines else "unknown error"
 
 
 def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int, ...]) -> Grid:
