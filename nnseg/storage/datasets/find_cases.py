@@ -26,7 +26,9 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def image_name(path: Path) -> str:
-    """The case name of a file or of a series' folder, with the channel number if it has one."""
+    """The case name of a file, a volume in a file or a series' folder, with the channel number if it has one."""
+    if path.parent.is_file():
+        return f"{stem_of(path.parent)}_{path.name}"
     return path.name if path.is_dir() else stem_of(path)
 
 
@@ -72,8 +74,8 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     """The scans in a file or a folder and its folders, sorted by name.
 
     ``CASE_0000``, ``CASE_0001``, ... are the channels of one case; a file without channel number holds all channels of a case. A
-    folder of DICOM slices is a case with the folder's name. Names of cases in folders begin with the folders' names. A folder that
-    cannot be listed is a case too, which fails when it is read.
+    folder of DICOM slices is a case with the folder's name; of several volumes in it, or in a file, each is a case. Names of cases
+    in folders begin with the folders' names. A folder that cannot be listed is a case too, which fails when it is read.
 
     Args:
         channels: number that the model needs; it decides whether numbers at the end of names count channels or slices.
@@ -86,7 +88,9 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
         ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
     """
     path = Path(path).absolute()
-    if path.is_file():
+    if path.is_file() and (form := folder_format(path)) and (several := form.split([path])):
+        return tuple(Case(name=image_name(files[0]), images=files) for files in several.values())
+    if path.is_file() or path.parent.is_file():
         return (_single(path, channels),)
     if not path.is_dir():
         raise DatasetError.at(path, "there is no such file or folder", "a scan or a folder of scans", "check the path")

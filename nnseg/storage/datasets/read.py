@@ -117,10 +117,11 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """A digest of all bytes that reading images depends on, in this order; names do not count.
+    """A digest of all bytes that reading images depends on, in this order; names do not count, but those of volumes inside a file.
 
     Args:
-        files: images, or folders of DICOM slices. A file that is read with an image (voxels of .mhd, spacing of TIFF) counts too.
+        files: images, volumes in files, or folders of DICOM slices. A file that is read with an image (voxels of .mhd, spacing of
+            TIFF) counts too.
 
     Raises:
         ScanError: a file is missing or cannot be read.
@@ -132,6 +133,8 @@ def content_hash(files: Sequence[Path]) -> str:
                 digest.update(bytes.fromhex(file_hash(part)))
             except OSError as error:
                 raise ScanError.at(part, f"cannot be read ({error.strerror})", "a file", "restore it") from error
+        if path.parent.is_file():
+            digest.update(path.name.encode())
     return digest.hexdigest()
 
 

@@ -26,6 +26,7 @@ from dicom_corpus import (
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images.dicom import read_series
 from nnseg.storage.images.raw import ReadOptions
 from nnseg.storage.images.read import read_header, read_scan
@@ -216,6 +217,21 @@ def test_a_file_of_several_volumes_names_them(tmp_path):
         read_scan(tmp_path / "t.dcm")
     with pytest.raises(ScanError, match=r"t.dcm/echo1: there is no such volume in the file; expected t1, t2"):
         read_scan(tmp_path / "t.dcm" / "echo1")
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "jpeg-ls"])
+def test_each_volume_in_a_file_is_a_case(tmp_path, syntax):
+    made = _interleaved_enhanced(tmp_path / "p", syntax)
+    (file,) = (tmp_path / "p").iterdir()
+    found = {"e_echo1": (file / "echo1",), "e_echo2": (file / "echo2",)}
+    assert {c.name: c.images for c in find_scans(file, channels=1)} == found
+    in_folder = {f"p_series5_{path.name}": (path,) for path in made}
+    assert {c.name: c.images for c in find_scans(tmp_path, channels=1)} == in_folder
+    (one,) = find_scans(file / "echo2", channels=1)
+    assert (one.name, one.images) == ("e_echo2", (file / "echo2",))
+    assert read_scan(one.images).source.files == (file,)
+    assert read_scan([file / "echo1", file / "echo2"]).image.shape == (2, 5, 4, 6)
+    assert content_hash([file / "echo1"]) != content_hash([file / "echo2"])
 
 
 CLIPS = {
