@@ -12,8 +12,9 @@ from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Grouped, Scores
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import FilePair, evaluate, find_labels, pair_folders
+from nnseg.evaluation.evaluate import evaluate, log_pairs
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
+from nnseg.evaluation.pairs import FilePair, pair_folders
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.files import write_json, write_text
@@ -68,7 +69,8 @@ def evaluate_folders(
 
     Args:
         predictions, references: folders of label maps.
-        legend: a run folder or a dataset.json with the meaning of label values; read off the references if None.
+        legend: a run folder or a dataset.json with the meaning of label values; if None, it is what the folders' own files say, and
+            all values that the label maps show besides.
         tolerances: mm, of surface distances; none of these are measured if it is empty.
         instances: labels whose components are counted one by one, besides those of the legend.
         workers: processes; the scores do not depend on it.
@@ -78,12 +80,11 @@ def evaluate_folders(
         NnsegError: the legend cannot be read.
     """
     labels, known = read_legend(legend) if legend else (None, ())
-    pairs, failed = pair_folders(predictions, references)
-    labels = labels or find_labels([p.reference for p in pairs], workers)
-    measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *instances))))
-    return EvaluatedScores(
-        scores=evaluate(pairs, labels, failed=failed, measures=measures, workers=workers), pairs=tuple(pairs), labels=labels
-    )
+    found = pair_folders(predictions, references, labels, workers=workers)
+    log_pairs(found)
+    measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *found.instances, *instances))))
+    scores = evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, workers=workers)
+    return EvaluatedScores(scores=scores, pairs=found.pairs, labels=found.labels)
 
 
 def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.evaluation.evaluate import FilePair, read_pair
 from nnseg.evaluation.metrics import NOTHING, count
+from nnseg.evaluation.pairs import FilePair, read_pair
 from nnseg.inference.postprocess import (
     Boxed,
     Boxes,

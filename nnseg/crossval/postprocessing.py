@@ -27,7 +27,7 @@ from nnseg.crossval.components import (
     search_steps,
 )
 from nnseg.crossval.score import pair_files
-from nnseg.evaluation.evaluate import FilePair
+from nnseg.evaluation.pairs import FilePair
 from nnseg.evaluation.statistics import sign_flip
 from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.run import Folds, Run

@@ -9,7 +9,8 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.scores import Failure, Scores
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import FilePair, evaluate
+from nnseg.evaluation.evaluate import evaluate
+from nnseg.evaluation.pairs import FilePair
 from nnseg.storage.files import write_json
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run import Folds, Run

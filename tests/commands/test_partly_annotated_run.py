@@ -10,7 +10,8 @@ import torch
 from nnseg.commands.preprocess import PreprocessingTask, case_keys
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Course
-from nnseg.evaluation.evaluate import FilePair, evaluate
+from nnseg.evaluation.evaluate import evaluate
+from nnseg.evaluation.pairs import FilePair
 from nnseg.planning.folds import find_labels, make_folds
 from nnseg.planning.measure import measure
 from nnseg.storage.cases import CaseStore

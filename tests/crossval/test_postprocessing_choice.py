@@ -15,8 +15,8 @@ from nnseg.core.image import Integers
 from nnseg.core.labels import Labels, Region
 from nnseg.crossval.components import CaseRequest, PostprocessedCase, dice_difference, measure_case, search_steps
 from nnseg.crossval.postprocessing import assess, assess_candidates, choose_postprocessing, mean_over_names, select_steps
-from nnseg.evaluation.evaluate import FilePair
 from nnseg.evaluation.metrics import count, dice
+from nnseg.evaluation.pairs import FilePair
 from nnseg.inference.postprocess import postprocess
 from nnseg.storage.files import write_json
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord

@@ -18,9 +18,11 @@ from statistics import fmean
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from nnseg.core.errors import EvaluationError
+from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels, Region
 from nnseg.core.scores import Counts, LabelScore, Scores
-from nnseg.evaluation.evaluate import FilePair, case_score, summarize
+from nnseg.evaluation.evaluate import case_score, summarize
+from nnseg.evaluation.pairs import FilePair
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import stem_of
 
@@ -38,8 +40,8 @@ def write_summary(path: Path, scores: Scores, pairs: Sequence[FilePair], labels:
     cases = [
         {
             "metrics": {keys[name]: _row(mask) for name, mask in case.labels.items()},
-            "prediction_file": str(files[case.name].prediction),
-            "reference_file": str(files[case.name].reference),
+            "prediction_file": str(label_paths(files[case.name].prediction)[0]),
+            "reference_file": str(label_paths(files[case.name].reference)[0]),
         }
         for case in scores.cases
     ]

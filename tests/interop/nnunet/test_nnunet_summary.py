@@ -7,7 +7,8 @@ import pytest
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.scores import Counts
-from nnseg.evaluation.evaluate import OVERLAP, case_score, evaluate, pair_folders, summarize
+from nnseg.evaluation.evaluate import OVERLAP, case_score, evaluate, summarize
+from nnseg.evaluation.pairs import pair_folders
 from nnseg.interop.nnunet.summary import read_summary, write_summary
 
 DATA = Path(__file__).parent / "data" / "summaries"
@@ -35,7 +36,7 @@ def in_data(monkeypatch):
 
 @pytest.mark.parametrize("kind", LEGENDS)
 def test_the_summary_is_the_one_that_nnunet_writes(kind, tmp_path, in_data):
-    pairs, _ = pair_folders(Path("predictions"), Path("references"))
+    pairs = pair_folders(Path("predictions"), Path("references")).pairs
     scores = evaluate(pairs, LEGENDS[kind], measures=OVERLAP)
     write_summary(tmp_path / "summary.json", scores, pairs, LEGENDS[kind])
     ours, theirs = (flat(json.loads(f.read_text())) for f in (tmp_path / "summary.json", DATA / f"{kind}.json"))
@@ -45,7 +46,7 @@ def test_the_summary_is_the_one_that_nnunet_writes(kind, tmp_path, in_data):
 
 
 def test_what_nnunet_leaves_undefined_is_null(tmp_path, in_data):
-    pairs, _ = pair_folders(Path("predictions"), Path("references"))
+    pairs = pair_folders(Path("predictions"), Path("references")).pairs
     write_summary(tmp_path / "summary.json", evaluate(pairs, LABELS, measures=OVERLAP), pairs, LABELS)
     text = (tmp_path / "summary.json").read_text()
     assert "NaN" not in text
@@ -64,7 +65,7 @@ def test_a_summary_without_cases_has_no_means(tmp_path):
 
 @pytest.mark.parametrize("kind", LEGENDS)
 def test_the_scores_of_nnunets_summary_are_those_of_the_files(kind, in_data):
-    pairs, _ = pair_folders(Path("predictions"), Path("references"))
+    pairs = pair_folders(Path("predictions"), Path("references")).pairs
     read, scored = read_summary(DATA / f"{kind}.json", LEGENDS[kind]), evaluate(pairs, LEGENDS[kind], measures=OVERLAP)
     assert read.labels == scored.labels
     for ours, theirs in zip(scored.cases, read.cases, strict=True):
@@ -80,7 +81,7 @@ def test_without_a_legend_labels_are_called_by_their_values():
 
 
 def test_a_written_summary_reads_back(tmp_path, in_data):
-    pairs, _ = pair_folders(Path("predictions"), Path("references"))
+    pairs = pair_folders(Path("predictions"), Path("references")).pairs
     scores = summarize([case_score("case_0", dict.fromkeys("abcd", Counts(tp=1, fp=2, fn=3, tn=4)))], LABELS)
     write_summary(tmp_path / "summary.json", scores, pairs, LABELS)
     assert read_summary(tmp_path / "summary.json", LABELS) == scores

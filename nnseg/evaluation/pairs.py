@@ -1,0 +1,178 @@
+"""Predicted label maps and their references: which belong together, and the two of a pair, read and checked."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nnseg.core.dataset import counted
+from nnseg.core.errors import EvaluationError
+from nnseg.core.geometry import Grid, format_axes
+from nnseg.core.image import LabelMap
+from nnseg.core.label_files import LabelSource, label_paths
+from nnseg.core.labels import Labels
+from nnseg.core.scores import Failure
+from nnseg.evaluation.label_folders import LabelFolder, find_label_maps
+from nnseg.evaluation.legend import find_legend
+from nnseg.storage.images.formats import suffix_of
+from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.resampling import share_inside
+
+GRID_TOLERANCE = 0.1
+"""Largest distance of the grids of prediction and reference, in voxels, since headers are rounded."""
+
+WITHOUT_POSITIONS = (".png", ".gif", ".bmp", ".tif", ".tiff")
+
+MOST_VALUES = 10
+"""Undeclared values listed in a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePair:
+    """Files of a predicted label map and its reference.
+
+    Args:
+        annotated: names of the labels annotated in the reference; None for all.
+    """
+
+    name: str
+    prediction: LabelSource
+    reference: LabelSource
+    annotated: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderPairs:
+    """The pairs of two folders.
+
+    Args:
+        failed: cases that are in one folder only.
+        labels: that the label maps show.
+        instances: of these, those whose connected components are known to be objects.
+        notes: what was concluded, and what is not read, in one line each.
+        doubts: signs that other folders were meant, in one line each.
+    """
+
+    pairs: tuple[FilePair, ...]
+    failed: tuple[Failure, ...]
+    labels: Labels
+    instances: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+def pair_folders(predictions: Path, references: Path, labels: Labels | None = None, *, workers: int = 1) -> FolderPairs:
+    """The label maps of two folders, paired by the names of the cases, and what their values mean.
+
+    Args:
+        labels: declares the values; if None, they are those on record in either folder, and all that the label maps show besides.
+        workers: processes that read label maps.
+
+    Raises:
+        EvaluationError: no name is in both folders, a folder holds no label maps, or nothing says what they show.
+        DatasetError: a folder is a dataset that cannot be read.
+    """
+    made, given = find_label_maps(predictions), find_label_maps(references)
+    failed = [
+        Failure(name=n, reason=f"no reference for it in {references}") for n in sorted(made.files.keys() - given.files.keys())
+    ]
+    failed += [
+        Failure(name=n, reason=f"no prediction for it in {predictions}") for n in sorted(given.files.keys() - made.files.keys())
+    ]
+    names = sorted(made.files.keys() & given.files.keys())
+    if not names:
+        found = " and ".join(_first_of(folder) for folder in (made, given))
+        raise EvaluationError(f"no case is in both {found}; names must be equal")
+    made, given = (replace(folder, files={name: folder.files[name] for name in names}) for folder in (made, given))
+    doubts = tuple(_doubts(made, given))
+    legend = find_legend(made, given, labels, workers=workers)
+    pairs = [
+        FilePair(name=n, prediction=legend.predictions[n], reference=legend.references[n], annotated=given.annotated.get(n))
+        for n in names
+    ]
+    return FolderPairs(
+        pairs=tuple(pairs),
+        failed=tuple(failed),
+        labels=legend.labels,
+        instances=() if labels else tuple(name for name in given.instances if name in legend.labels.foreground),
+        notes=(*made.notes, *given.notes, *legend.notes),
+        doubts=doubts,
+    )
+
+
+def _first_of(folder: LabelFolder) -> str:
+    first = f", the first is {min(folder.files)}" if folder.files else ""
+    return f"{folder.path} ({counted(len(folder.files), 'label map')}{first})"
+
+
+def _doubts(made: LabelFolder, given: LabelFolder) -> Iterator[str]:
+    """Signs that the folders are swapped, or the same."""
+    if made.path.resolve() == given.path.resolve():
+        yield f"{made.path} is given for predictions and for references: all scores are perfect"
+    elif all(_are_equal(made.files[name], given.files[name]) for name in made.files):
+        yield f"all predictions in {made.path} are the same files as the references in {given.path}: all scores are perfect"
+    elif given.predicted and not made.predicted:
+        yield (
+            f"{given.path}, given for references, was predicted by nnseg, {made.path} was not: are the folders swapped? "
+            "Then give references second; false positives are taken for false negatives, and volume errors have the wrong sign"
+        )
+
+
+def _are_equal(one: LabelSource, other: LabelSource) -> bool:
+    paths, others = label_paths(one), label_paths(other)
+    return len(paths) == len(others) and all(filecmp.cmp(a, b, shallow=False) for a, b in zip(paths, others, strict=True))
+
+
+def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
+    """The prediction and the reference of a pair, with equal grids and declared values.
+
+    Raises:
+        EvaluationError: the grids differ, or a value is not among the labels.
+    """
+    prediction = read_label_map(pair.prediction, sheared=True)
+    flat = suffix_of(label_paths(pair.prediction)[0]) in WITHOUT_POSITIONS  # not turned on reading, so its grid fits
+    reference = read_label_map(pair.reference, like=prediction.source if flat else None, sheared=True)
+    if reference.grid.shape != prediction.grid.shape and np.all(np.less_equal(reference.grid.shape, prediction.grid.shape)):
+        reference = read_label_map(pair.reference, like=prediction.source, sheared=True)  # it may be cropped to its segments
+    check_pair(prediction, reference, labels)
+    return prediction, reference
+
+
+def check_pair(prediction: LabelMap, reference: LabelMap, labels: Labels) -> None:
+    """Raise EvaluationError if the grids differ, or a value is not among the labels."""
+    _check_grids(prediction.grid, reference.grid)
+    for side, label_map in (("reference", reference), ("prediction", prediction)):
+        if unknown := labels.undeclared(label_map.labels):
+            shown = ", ".join(map(str, unknown[:MOST_VALUES]))
+            values = f"[{shown}]" if len(unknown) <= MOST_VALUES else f"[{shown}, ...] ({len(unknown)}; is it a scan?)"
+            declared = ", ".join(map(str, labels.values))
+            raise EvaluationError(f"{side} has values {values}, the labels are {declared}; declare them or fix the file")
+
+
+def _check_grids(predicted: Grid, given: Grid) -> None:
+    if given.matches(predicted, GRID_TOLERANCE):
+        return
+    if predicted.shape != given.shape:
+        shapes = [format_axes(grid.shape) for grid in (predicted, given)]
+        found = f"the prediction has {shapes[0]} voxels (z, y, x), the reference {shapes[1]}"
+    else:
+        found = f"the grids of prediction and reference lie up to {given.largest_gap(predicted):.3g} mm apart"
+    raise EvaluationError(f"{found}; {_advice(predicted, given)}")
+
+
+def _advice(predicted: Grid, given: Grid) -> str:
+    """What to do about two grids that differ."""
+    start = (np.asarray(predicted.origin) - given.origin) @ np.linalg.inv(given.steps)
+    whole, stop = np.rint(start), np.rint(start) + predicted.shape
+    if np.allclose(predicted.steps, given.steps, atol=1e-3 * min(given.spacing)) and np.abs(start - whole).max() < GRID_TOLERANCE:
+        if (whole >= 0).all() and (stop <= given.shape).all():
+            place = ", ".join(f"{a:.0f}:{b:.0f}" for a, b in zip(whole, stop, strict=True))
+            return f"the prediction is the part [{place}] of the reference's grid: put it there, with background around it"
+        return f"they have the same voxels, {format_axes(whole, '+.0f')} apart (z, y, x): crop or pad one to the other"
+    if share_inside(given, predicted) < 0.5:
+        return "they hardly overlap: check that both are of the same scan"
+    return "resample the prediction to the reference's grid with nearest neighbour, or predict on the scan that was annotated"
