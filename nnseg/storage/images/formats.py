@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
+from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
@@ -158,6 +159,7 @@ FORMATS: dict[str, FileFormat] = {
     ".hdr": _PAIR,
     ".mnc": replace(_PAIR, read=read_minc, beside=lambda path: ()),
     ".head": replace(_PAIR, read=read_afni, beside=afni_files),
+    ".npy": FileFormat(read=read_array, write=write_array, beside=sidecar_of, spacing_beside=lambda like: True),
     ".png": _PICTURE,
     ".bmp": _PICTURE,
     ".gif": _GIF,

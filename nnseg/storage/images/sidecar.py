@@ -19,6 +19,8 @@ from nnseg.core.image import Source
 from nnseg.storage.files import write_text
 from nnseg.storage.images.units import from_mm, to_mm, unit_of
 
+ARRAY = ".npy"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
@@ -65,10 +67,24 @@ def read_sidecar(path: Path) -> Sidecar:
     return Sidecar()
 
 
+def sidecar_content(path: Path, like: Source) -> dict[str, Any]:
+    """What is written beside a label map of a scan: its spacing, where it is known and not 1 mm, and the axes of an array."""
+    content: dict[str, Any] = {}
+    if like.has_spacing and like.grid.spacing != (1.0, 1.0, 1.0):
+        known = {} if like.length_unit == "mm" else {"unit": like.length_unit}
+        content |= {"spacing": from_mm(like.grid.spacing, like.length_unit), **known}
+    return content | ({"axes": array_axes(like)} if path.suffix.lower() == ARRAY else {})
+
+
 def write_sidecar(path: Path, like: Source) -> None:
     """Write the spacing of a scan beside an image."""
-    known = {} if like.length_unit == "mm" else {"unit": like.length_unit}
-    write_text(sidecar_path(path), json.dumps({"spacing": from_mm(like.grid.spacing, like.length_unit), **known}))
+    write_text(sidecar_path(path), json.dumps(sidecar_content(path, like)))
+
+
+def array_axes(like: Source) -> str:
+    """The axes of a scan's label map as an array: those of the scan's own array without its channels, else ZYX or YX."""
+    stated = read_sidecar(like.files[0]).axes.replace("C", "") if like.files[0].suffix.lower() == ARRAY else ""
+    return stated or ("YX" if like.is_2d else "ZYX")
 
 
 def sidecar_path(path: Path) -> Path:

@@ -19,7 +19,7 @@ from nnseg.storage.files import write_aside
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
-from nnseg.storage.images.sidecar import sidecar_path, write_sidecar
+from nnseg.storage.images.sidecar import sidecar_content, sidecar_path, write_sidecar
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels
 def _needs_spacing(path: Path, like: Source) -> bool:
     """True if the spacing is written to a file beside: 1 mm needs none."""
     form = FORMATS.get(suffix_of(path))
-    return form is not None and like.has_spacing and like.grid.spacing != (1.0, 1.0, 1.0) and form.spacing_beside(like)
+    return form is not None and form.spacing_beside(like) and bool(sidecar_content(path, like))
 
 
 def _wrong_grid(what: str, like: Source) -> ScanError:

@@ -1,0 +1,84 @@
+"""NumPy arrays in files .npy, whose axes and voxel size a file CASE.json states; nothing is unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnseg.core.errors import ScanError
+from nnseg.core.image import Source
+from nnseg.core.labels import Labels
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
+from nnseg.storage.images.sidecar import array_axes, read_sidecar
+
+MAGIC = b"\x93NUMPY"
+
+FEW = 4
+"""A first or last axis up to this length may be one of channels or colours."""
+
+ADVICE = 'write {"axes": "ZYX", "spacing": [z, y, x]} with the letters that fit (C for channels) to CASE.json beside it'
+
+
+def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The voxels of an array file: two axes are rows and columns, three are slices, rows and columns, unless CASE.json says so.
+
+    Raises:
+        ScanError: no array, truncated, of Python objects, or its axes may be several things and are not stated.
+    """
+    array = _load(path)
+    if array.dtype.kind not in "biuf" or not array.size:
+        found = "complex numbers" if array.dtype.kind == "c" else f"no voxels (type {array.dtype}, shape {array.shape})"
+        raise ScanError.at(path, f"holds {found}", "integers or floats", "save it as an array of numbers")
+    known = read_sidecar(path)
+    axes, notes = _axes(path, array.shape, known.axes)
+    voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
+    order = [axes.index(a) for a in "CZYX" if a in axes]
+    voxels = voxels.transpose(order)
+    voxels = voxels if "C" in axes else voxels[None]
+    raw = flat_raw(voxels if "Z" in axes else voxels[:, None], known, options, is_2d="Z" not in axes)
+    if not (raw.is_2d or raw.has_spacing):
+        notes.append("holds no voxel size, nor does a file CASE.json; lengths are in voxels")
+    return RawImage(
+        voxels=raw.voxels, grid=raw.grid, is_2d=raw.is_2d, has_geometry=False, length_unit=raw.length_unit, notes=(*notes,)
+    )
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ScanError.at(path, "is no NumPy array", "a file that numpy.save wrote", "save it again")
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        objects = "Object" in str(error) or "object" in str(error)
+        found = "holds Python objects" if objects else f"cannot be read ({' '.join(str(error).split())})"
+        raise ScanError.at(path, found, "a complete array of numbers", "save it again") from error
+    return array
+
+
+def _axes(path: Path, shape: tuple[int, ...], stated: str) -> tuple[str, list[str]]:
+    """The letters of an array's axes, and what was concluded about them."""
+    if stated:
+        fits = len(stated) == len(shape) == len(set(stated)) and {"Y", "X"} <= set(stated) <= set("CZYX")
+        if not fits:
+            raise ScanError.at(
+                path, f'has shape {shape}, but CASE.json states axes "{stated}"', "a letter of CZYX for each", ADVICE
+            )
+        return stated, []
+    if len(shape) == 2:
+        return "YX", []
+    if len(shape) != 3 or min(shape[0], shape[-1]) <= FEW:
+        raise ScanError.at(path, f"is an array of shape {shape}, whose axes are not stated", "axes", ADVICE)
+    return "ZYX", ["is an array: its axes were taken as slices, rows and columns that lead up, to the back and to the left"]
+
+
+def write_array(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:
+    """Write a volume as an array, its axes in the order of the scan's own array."""
+    axes = array_axes(like)
+    whole = voxels[0] if "Z" not in axes else voxels
+    order = [a for a in "ZYX" if a in axes]
+    with path.open("wb") as file:
+        np.save(file, np.ascontiguousarray(whole.transpose([order.index(a) for a in axes])), allow_pickle=False)
