@@ -39,9 +39,10 @@ def case_name(name: str) -> str:
 
 
 def suffixes_found(folder: Path) -> str:
-    """The suffixes of the files in a folder, for messages: ".txt (3), .docx (1)"."""
+    """The suffixes of the files in a folder, or what else they are, for messages: ".txt (3), DICOM RT Structure Set (1)"."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    counts = Counter(suffix_of(p) or "no suffix" for p in files)
+    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
+    counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
 
 

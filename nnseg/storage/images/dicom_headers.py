@@ -73,6 +73,11 @@ def is_dicom(path: Path) -> bool:
     return start[128:132] == b"DICM" or _starts_with_elements(start)
 
 
+def may_be_dicom(path: Path) -> bool:
+    """True for a file that is DICOM, or has a suffix of DICOM and is damaged."""
+    return path.name.lower().endswith(MAYBE) or is_dicom(path)
+
+
 def dicom_files(folder: Path) -> tuple[Path, ...]:
     """The DICOM files with images that lie in a folder itself, by name, and those that by their name should be such.
 

@@ -11,7 +11,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
-from nnseg.storage.images.dicom_headers import dicom_files, is_dicom
+from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
 from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
@@ -112,9 +112,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of an image file in lower case, with the dot; ".nii.gz" counts as one."""
+    """The suffix of an image file in lower case, with the dot; ".nii.gz" and ".dcm.gz" count as one."""
     name = path.name.lower()
-    return next((s for s in sorted(FORMATS, key=len, reverse=True) if name.endswith(s)), path.suffix.lower())
+    return next((s for s in sorted((*FORMATS, PACKED_DICOM), key=len, reverse=True) if name.endswith(s)), path.suffix.lower())
 
 
 def stem_of(path: Path) -> str:
@@ -131,6 +131,7 @@ def known_suffixes(*, writable: bool = False) -> str:
 
 SLICER = (".nrrd", ".nhdr")
 """Suffixes before which 3D Slicer puts ".seg" in names of label maps: p.seg.nrrd belongs to p.nrrd."""
+PACKED_DICOM = ".dcm.gz"
 TIFF = (".tif", ".tiff")
 LOSSLESS_PICTURE = ".png"
 
@@ -170,7 +171,7 @@ FORMATS: dict[str, FileFormat] = {
 }
 
 DICOM = FolderFormat(
-    is_part=is_dicom,
+    is_part=may_be_dicom,
     files=dicom_files,
     read=read_series,
     split=split_volumes,

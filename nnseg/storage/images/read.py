@@ -230,8 +230,9 @@ def _read_all(images: str | Path | Sequence[str | Path], options: ReadOptions) -
     paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
     if not paths:
         raise ScanError("a scan needs at least one image file")
-    for form in FOLDER_FORMATS.values():
-        if len(paths) > 1 and all(path.is_file() and form.is_part(path) for path in paths):
+    alone = len(paths) < 2 or not all(path.is_file() and suffix_of(path) not in FORMATS for path in paths)
+    for form in () if alone else FOLDER_FORMATS.values():
+        if any(form.is_part(path) for path in paths):  # the others may be damaged slices
             raw = form.read(paths, options)
             return [(raw.files[0], raw)]
     return [(path, _read(path, options)) for path in paths]
