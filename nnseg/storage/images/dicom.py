@@ -24,6 +24,7 @@ from nnseg.storage.images.dicom_frame import DicomFile, Frame
 from nnseg.storage.images.dicom_frames import read_file
 from nnseg.storage.images.dicom_headers import WHOLE_SLIDE, dicom_files, kind_name, name_pattern, no_scan
 from nnseg.storage.images.dicom_pixels import read_planes
+from nnseg.storage.images.dicom_units import unit_of
 from nnseg.storage.images.dicom_volumes import Volume, find_volumes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
@@ -71,7 +72,7 @@ def not_scans(files: Iterable[Path]) -> dict[Path, str]:
 
 
 def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAULTS) -> RawImage:
-    """A volume of a DICOM series, rescaled as its headers say (Hounsfield units for CT).
+    """A volume of a DICOM series, rescaled as its headers say: HU for CT, SUV for PET (`dicom_units`).
 
     Args:
         source: a folder with one series, or its files in any order, or the only file; a volume in a file of several is named by a
@@ -86,14 +87,17 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
     volume = choose_volume([split_path(path) for path in paths], place)
     _check_kind(volume, place, options)
     grid, notes, placed = _grid(volume, place, options.spacing)
+    unit, factor, lacking = unit_of(volume.file, volume.frames[0])
+    frames = [replace(f, slope=f.slope * factor, intercept=f.intercept * factor) for f in volume.frames]
     shape = (volume.frames[0].colours, *grid.shape)
     return RawImage(
-        voxels=placeholder(shape, np.float32) if options.only_header else read_planes(volume.frames),
+        voxels=placeholder(shape, np.float32) if options.only_header else read_planes(frames),
         grid=grid,
         has_geometry=placed,
         length_unit="mm" if placed or options.spacing else VOXEL,
-        notes=notes,
+        notes=(*notes, lacking) if lacking else notes,
         files=volume.files,
+        unit=unit,
     )
 
 

@@ -21,6 +21,7 @@ class Frame:
         spacing: mm between rows and between columns; () if it is not known.
         depth: SpacingBetweenSlices or SliceThickness in mm; None if neither is said.
         slope, intercept: of the stored values.
+        rescale_type: the unit that they lead to, by RescaleType or DoseUnits; "" if it is not said.
         marks: what tells frames at one place apart: echo, b value, time, ...
     """
 
@@ -35,7 +36,13 @@ class Frame:
     depth: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    rescale_type: str = ""
     marks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_rescaled(self) -> bool:
+        """True if slope and intercept change the stored values, or their unit is said."""
+        return bool(self.rescale_type) or (self.slope, self.intercept) != (1.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ _GEOMETRY = (
     *("FrameIncrementPointer", "GridFrameOffsetVector", "DetectorInformationSequence", "SequenceOfUltrasoundRegions"),
     *("DimensionIndexSequence", "TotalPixelMatrixRows", "TotalPixelMatrixColumns"),
 )
-_VALUES = ("RescaleSlope", "RescaleIntercept", "DoseGridScaling")
+_VALUES = ("RescaleSlope", "RescaleIntercept", "RescaleType", "DoseGridScaling", "DoseUnits")
 _MARKS = (
     *("EchoTime", "EchoNumbers", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber"),
     *("TemporalPositionIdentifier", "TriggerTime", "NominalCardiacTriggerDelayTime", "FrameReferenceTime"),
@@ -133,6 +133,7 @@ def _plain_frame(path: Path, dataset: Any, image_type: list[str]) -> Frame:
         depth=abs(depth) if depth else None,
         slope=scaling or (1.0 if slope is None else slope),
         intercept=intercept or 0.0,
+        rescale_type=text_of(dataset, "RescaleType") or text_of(dataset, "DoseUnits"),
         marks=_classic_marks(dataset, image_type),
     )
 
@@ -216,6 +217,7 @@ def _grouped_frames(plain: Frame, dataset: Any, groups: Any) -> tuple[Frame, ...
                 depth=abs(depth) if depth else None,
                 slope=plain.slope if slope is None else slope,
                 intercept=plain.intercept if intercept is None else intercept,
+                rescale_type=text_of(rescale, "RescaleType") or plain.rescale_type,
                 marks=_group_marks(macros, pointers),
             )
         )
