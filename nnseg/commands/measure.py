@@ -8,7 +8,7 @@ from nnseg.core.dataset import Case, Dataset, by_severity
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.planning.measure import measure
-from nnseg.storage.datasets.read import content_hash
+from nnseg.storage.datasets.read import case_key
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
@@ -43,4 +43,4 @@ def _known_fingerprint(run: Run, dataset: Dataset, workers: int) -> Fingerprint 
 
 
 def _hash_of(case: Case) -> str:
-    return content_hash(case.files)
+    return case_key(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,8 +20,7 @@ from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
 from nnseg.planning.unusable import explain_unusable
-from nnseg.storage.datasets.patients import patient_findings
-from nnseg.storage.datasets.read import content_hash, read_case
+from nnseg.storage.datasets.read import case_key, read_case
 from nnseg.system.parallel import Outcome, map_items
 
 log = logging.getLogger(__name__)
@@ -57,10 +57,24 @@ def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
     Raises:
         DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
     """
-    sample = SAMPLE_SIZE // max(1, len(dataset.cases))
+    sample = sample_size(len(dataset.cases))
     read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
-    outcomes = {o.item.name: o for o in map_items(read, dataset.cases, workers=workers, label="measuring cases")}
-    ordered = [outcomes[case.name] for case in dataset.cases]
+    return make_fingerprint(dataset, map_items(read, dataset.cases, workers=workers, label="measuring cases"))
+
+
+def sample_size(cases: int) -> int:
+    """Foreground voxels to draw from each channel of a case."""
+    return SAMPLE_SIZE // max(1, cases)
+
+
+def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, MeasuredCase]]) -> Fingerprint:
+    """The fingerprint of a dataset whose cases were measured, in any order.
+
+    Raises:
+        DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
+    """
+    by_name = {outcome.item.name: outcome for outcome in outcomes}
+    ordered = [by_name[case.name] for case in dataset.cases]
     measured = [o.result for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
     findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
@@ -73,7 +87,7 @@ def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
         labels=dataset.labels,
         cases=tuple(cases),
         intensities=pool_intensities([m.foreground for m in measured if m.foreground is not None]),
-        findings=(*findings, *patient_findings(dataset), *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
+        findings=(*findings, *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
     )
 
@@ -84,7 +98,7 @@ def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) 
     Raises:
         ScanError: it cannot be read, or image and label map do not match.
     """
-    key = content_hash(case.files)  # first, so that a change of the files while they are read is noticed later
+    key = case_key(case)  # first, so that a change of the files while they are read is noticed later
     read = read_case(case, channels=channels, labels=labels)
     measured = measure_case(read.scan, read.label_map, labels=labels, name=case.name, key=key, sample=sample)
     return replace(measured, case=measured.case.model_copy(update={"annotated": case.annotated}), findings=read.findings)
@@ -113,7 +127,7 @@ def measure_case(
         voxels=dict(zip(labels.names, counts.tolist(), strict=True)),
         structures=_structures(indices, labels),
         image=voxel_digest(scan.image),
-        label_map=voxel_digest(indices),
+        label_map=voxel_digest(label_map.labels.astype(np.int32, copy=False)),
     )
     return MeasuredCase(case=case, foreground=sample_foreground(scan.image, indices > 0, sample=sample, seed=name))
 
@@ -157,9 +171,9 @@ def _halve(mask_ZYX: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _hash_files(case: Case) -> str:
-    """The content hash of a case's files; empty if they cannot be read."""
+    """The key of a case; empty if its files cannot be read."""
     try:
-        return content_hash(case.files)
+        return case_key(case)
     except (NnsegError, OSError):
         return ""
 

@@ -55,7 +55,7 @@ def measure_made(monkeypatch: pytest.MonkeyPatch) -> Measure:
             return read
 
         monkeypatch.setattr(module, "read_case", read_case)
-        monkeypatch.setattr(module, "content_hash", lambda files: f"hash of {files[0].name}")
+        monkeypatch.setattr(module, "case_key", lambda case: f"hash of {case.images[0].name}")
         listed = tuple(Case(name=n, images=(Path(f"{n}.nii.gz"),), labels=Path(f"l_{n}.nii.gz")) for n in cases)
         content = {"layout": "made up", "channels": ("MRI",), "labels": LABELS, "suffix": ".nii.gz", **changes}
         return measure(Dataset(name="made", folder=Path("made"), cases=listed, **content))

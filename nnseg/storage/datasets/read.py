@@ -5,29 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nnseg.core.dataset import Case, Dataset, Finding
-from nnseg.core.errors import DatasetError, ScanError
+from nnseg.core.errors import ScanError
+from nnseg.core.frozen import digest
+from nnseg.core.geometry import Shape
 from nnseg.core.image import LabelMap, Scan
-from nnseg.core.label_files import label_paths
+from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
+from nnseg.storage.datasets.labels.meaning import find_meaning
+from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, no_label, show_labels
 from nnseg.storage.datasets.layouts import FoundDataset, find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of, suffix_of
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.read import count_label_channels, has_segments, read_label_map, read_marks, read_scan
 from nnseg.storage.images.resampling import NEAR
 from nnseg.system.parallel import map_items
-
-MANY_VALUES = 256
-"""More undeclared values than this in label maps are intensities, not labels."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class LabelledScan:
 def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
     """The dataset in a folder, whichever layout it has; what is wrong with single cases becomes findings.
 
-    Without a dataset.json the label maps are read for their values, and the first image for its channels. Nothing is written.
+    Label maps are read if their content tells the labels (`needs_look`), and the first image for its channels. Nothing is written.
 
     Args:
         folder: of a dataset in Decathlon, nnU-Net raw or pair-of-folders layout.
@@ -62,24 +63,91 @@ def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
     """
     folder = Path(folder).absolute()
     found = find_layout(folder)
+    if not needs_look(found):
+        return make_dataset(folder, found, None)
+    outcomes = list(map_items(look_at_labels, found.cases, workers=workers, label="reading label values"))
+    shown = {o.item.name: o.result for o in outcomes if o.result is not None}
+    return make_dataset(folder, found, understand(folder, found, shown, {o.item.name: o.reason for o in outcomes if o.reason}))
+
+
+def needs_look(found: FoundDataset) -> bool:
+    """True if the content of label maps tells their labels: no dataset.json does, or their values need not be the labels'."""
     about = found.description
-    if about and about.labels:
-        labels, cases, findings = about.labels, found.cases, found.findings
-    else:
-        labels, cases, more = _labels_from_files(folder, found, workers)
-        findings = (*found.findings, *more)
-    cases, notes = mark_annotated(cases, labels, folder=folder, description=about, unusable={f.case for f in findings})
+    if not about or not about.labels or (about.instances and len(about.labels.values) == 2):
+        return True
+    sources = [case.labels for case in found.cases if case.labels is not None]
+    return any(isinstance(s, LabelFiles) or has_segments(s) for s in sources) or count_label_channels(sources[0]) > 1
+
+
+def look_at_labels(case: Case) -> ShownLabels:
+    """What the label map of a case shows.
+
+    Raises:
+        ScanError: it cannot be read.
+    """
+    assert case.labels is not None
+    return show_labels(read_marks(case.labels)[0])
+
+
+def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabels], problems: Mapping[str, str]) -> LabelMeaning:
+    """What label maps mean, by what they show.
+
+    Args:
+        shown: by case.
+        problems: why the label map of a case cannot be read.
+
+    Raises:
+        DatasetError: they show no label, or cannot be understood.
+    """
+    errors = [
+        Finding(level="error", message=problems[c.name], case=c.name, file=str(label_paths(c.labels)[0]))
+        for c in found.cases
+        if c.name in problems
+    ]
+    if not shown:
+        raise no_label(folder, errors)
+    about = found.description
+    meaning = find_meaning(
+        folder,
+        found.cases,
+        shown,
+        declared=about.labels if about else None,
+        instances=about.instances if about else (),
+        problems=errors,
+    )
+    order = {case.name: i for i, case in enumerate(found.cases)}
+    return replace(meaning, problems=tuple(sorted(meaning.problems, key=lambda finding: order[finding.case])))
+
+
+def make_dataset(folder: Path, found: FoundDataset, meaning: LabelMeaning | None, channels: tuple[str, ...] = ()) -> Dataset:
+    """The dataset of a folder.
+
+    Args:
+        meaning: of its label maps; None if values are as declared.
+        channels: names, where the images were counted already and none are declared.
+    """
+    about = found.description
+    if meaning is None:
+        assert about is not None and about.labels is not None
+        meaning = LabelMeaning(
+            labels=about.labels, sources={c.name: c.labels for c in found.cases if c.labels}, instances=about.instances
+        )
+    cases = tuple(replace(c, labels=meaning.sources[c.name]) for c in found.cases if c.name in meaning.sources)
+    findings = (*found.findings, *meaning.problems, *meaning.findings)
+    unusable = {f.case for f in findings}
+    cases, notes = mark_annotated(cases, meaning.labels, folder=folder, description=about, unusable=unusable)
     suffix = Counter(suffix_of(c.images[0]) for c in cases).most_common(1)[0][0]
     return Dataset(
         name=(about and about.name) or folder.name,
         folder=folder,
         layout=found.layout,
         cases=cases,
-        channels=(about.channels if about else ()) or _channels_from_files(cases),
-        labels=labels,
+        channels=(about.channels if about else ()) or channels or _channels_from_files(cases),
+        labels=meaning.labels,
         suffix=(about.suffix if about else "") or suffix,
-        instances=about.instances if about else (),
+        instances=meaning.instances,
         findings=(*findings, *notes),
+        inferred=meaning.inferred,
         about=about.about if about else {},
     )
 
@@ -98,22 +166,76 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     """
     if case.labels is None:
         raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset")
-    scan = read_scan(case.images)
-    _check_channels(case, scan, channels)
+    scan = read_case_scan(case, channels)
     label_map = read_label_map(case.labels, like=scan.source)
+    read = place_labels(case, scan, label_map)
+    more = check_values(case, count_values(label_map.labels), labels)
+    return replace(read, findings=(*more, *read.findings))
+
+
+def read_case_scan(case: Case, channels: int | None) -> Scan:
+    """A case's scan.
+
+    Args:
+        channels: number that it must have; None if that is not known yet.
+
+    Raises:
+        ScanError: a file cannot be used, or a channel is constant.
+    """
+    scan = read_scan(case.images)
+    if channels is not None:
+        check_channels(case, len(scan.image), scan.grid.shape, channels)
+    _check_constant(case, scan)
+    return scan
+
+
+def place_labels(case: Case, scan: Scan, label_map: LabelMap) -> LabelledScan:
+    """A scan and its label map on one grid, with what is to be known of either.
+
+    Raises:
+        ScanError: shape or position do not agree.
+    """
     path = label_paths(case.labels)[0]
     offset = _check_position(case.images[0], scan, path, label_map)
-    counts = count_values(label_map.labels)
-    _check_declared(path, counts, labels)
-    _check_annotated(path, counts, labels, case.annotated)
     findings = [offset] if offset else []
-    if not set(counts) & set(labels.values[1:]):
-        findings.append(Finding(level="warning", message="label map is empty: no voxel of any label; check it"))
     cropped = label_map.source is not None and sorted(label_map.source.grid.shape) != sorted(label_map.grid.shape)
     findings += [Finding(level="note" if cropped else "warning", message=note) for note in label_map.notes]
     placed = [f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings]
     placed += [Finding(level="note", message=note, case=case.name, file=str(case.images[0])) for note in scan.notes]
     return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=tuple(placed))
+
+
+def check_values(case: Case, counts: Mapping[int, int], labels: Labels) -> tuple[Finding, ...]:
+    """A warning if a label map is empty.
+
+    Args:
+        counts: voxels of each value that occurs.
+
+    Raises:
+        ScanError: a value is undeclared, or that of a label which was not annotated.
+    """
+    path = label_paths(case.labels)[0]
+    _check_declared(path, counts, labels)
+    _check_annotated(path, counts, labels, case.annotated)
+    if set(counts) & set(labels.values[1:]):
+        return ()
+    message = "label map is empty: no voxel of any label; check it"
+    return (Finding(level="warning", message=message, case=case.name, file=str(path)),)
+
+
+def case_key(case: Case, content: str = "") -> str:
+    """A digest of all that reading a case depends on: the bytes of its files, and what its label map's marks mean.
+
+    Args:
+        content: `content_hash` of its files, if it is known.
+
+    Raises:
+        ScanError: a file is missing or cannot be read.
+    """
+    content = content or content_hash(case.files)
+    if not isinstance(case.labels, LabelFiles):
+        return content
+    return digest([content, case.labels.model_dump(mode="json", exclude={"paths"})])
 
 
 def content_hash(files: Sequence[Path]) -> str:
@@ -138,40 +260,6 @@ def content_hash(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _labels_from_files(folder: Path, found: FoundDataset, workers: int) -> tuple[Labels, tuple[Case, ...], tuple[Finding, ...]]:
-    """Labels for the values in the label maps, the cases whose label map could be read, and what was found on the way."""
-    outcomes = list(map_items(_read_values, found.cases, workers=workers, label="reading label values"))
-    errors = {
-        o.item.name: Finding(level="error", message=o.reason or "", case=o.item.name, file=str(label_paths(o.item.labels)[0]))
-        for o in outcomes
-        if o.result is None
-    }
-    cases = tuple(c for c in found.cases if c.name not in errors)
-    values = sorted({v for o in outcomes for v in o.result or ()} | {0})
-    if len(values) < 2:
-        first = f"; the first problem: {next(iter(errors.values()))}" if errors else ""
-        found_text = f"shows no label: no usable label map has a value other than 0{first}"
-        raise DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps")
-    if len(values) > MANY_VALUES:
-        found_text = f"has label maps with {len(values)} different values"
-        advice = "check that these are label maps, or name the labels in a dataset.json"
-        raise DatasetError.at(folder, found_text, f"at most {MANY_VALUES}", advice)
-    foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
-    labels = Labels(names=("background", *foreground), values=tuple(values))
-    listed = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
-    note = Finding(level="note", message=f"labels were taken from the label maps: {listed}; a dataset.json can name them")
-    return labels, cases, (*(errors[c.name] for c in found.cases if c.name in errors), note)
-
-
-def _read_values(case: Case) -> tuple[int, ...]:
-    assert case.labels is not None
-    values = tuple(count_values(read_label_map(case.labels).labels))
-    if values[0] < 0:
-        advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
-        raise ScanError.at(label_paths(case.labels)[0], f"has the negative label value {values[0]}", "values from 0", advice)
-    return values
-
-
 def _channels_from_files(cases: Sequence[Case]) -> tuple[str, ...]:
     """Names for the channels of the first case that can be read; later cases are checked against them."""
     for case in cases:
@@ -180,21 +268,34 @@ def _channels_from_files(cases: Sequence[Case]) -> tuple[str, ...]:
         except ScanError as error:
             log.debug("not counting the channels of case %s: %s", case.name, error)
             continue
-        count = len(scan.image)
-        if count == 3 and len(case.images) == 1 and scan.source.is_2d:
-            return "red", "green", "blue"
-        return ("image",) if count == 1 else tuple(f"channel {i}" for i in range(count))
+        return name_channels(case, len(scan.image), is_2d=scan.source.is_2d)
     return ("image",)
 
 
-def _check_channels(case: Case, scan: Scan, channels: int) -> None:
-    path = case.images[0]
-    if len(scan.image) != channels:
-        found = f"the scan has {len(scan.image)} channels in {len(case.images)} files (shape {scan.grid.shape})"
-        raise ScanError.at(path, found, f"{channels} as the dataset has", "correct the files, or the dataset's channel names")
+def name_channels(case: Case, count: int, *, is_2d: bool) -> tuple[str, ...]:
+    """Names for the channels of a dataset by one of its cases."""
+    if count == 3 and len(case.images) == 1 and is_2d:
+        return "red", "green", "blue"
+    return ("image",) if count == 1 else tuple(f"channel {i}" for i in range(count))
+
+
+def check_channels(case: Case, count: int, shape: Shape, channels: int) -> None:
+    """Raise ScanError if a scan has another number of channels than its dataset.
+
+    Args:
+        count: of the scan's channels.
+        channels: of the dataset.
+    """
+    if count != channels:
+        found = f"the scan has {count} channels in {len(case.images)} files (shape {shape})"
+        advice = "correct the files, or the dataset's channel names"
+        raise ScanError.at(case.images[0], found, f"{channels} as the dataset has", advice)
+
+
+def _check_constant(case: Case, scan: Scan) -> None:
     for i, channel in enumerate(scan.image):
         if channel.min() == channel.max():
-            file = case.images[i] if len(case.images) == channels else path
+            file = case.images[i] if len(case.images) == len(scan.image) else case.images[0]
             found = f"channel {i} is constant: every voxel is {channel.flat[0]:g}"
             raise ScanError.at(file, found, "an image", "export it again, or remove the case")
 
@@ -220,7 +321,7 @@ def _check_position(image: Path, scan: Scan, path: Path, label_map: LabelMap) ->
     )
 
 
-def _check_declared(path: Path, counts: dict[int, int], labels: Labels) -> None:
+def _check_declared(path: Path, counts: Mapping[int, int], labels: Labels) -> None:
     undeclared = labels.undeclared(np.array(list(counts)))
     if undeclared:
         listed = ", ".join(f"{v} ({counts[v]} voxels)" for v in undeclared[:10]) + (", ..." if len(undeclared) > 10 else "")
@@ -229,7 +330,7 @@ def _check_declared(path: Path, counts: dict[int, int], labels: Labels) -> None:
         raise ScanError.at(path, found, f"the declared {declared}", 'add it to "labels" or fix the file')
 
 
-def _check_annotated(path: Path, counts: dict[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
+def _check_annotated(path: Path, counts: Mapping[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
     named = zip(labels.names[1:], labels.values[1:], strict=True)
     surplus = [(n, counts[v]) for n, v in named if v in counts and annotated is not None and n not in annotated]
     if surplus:

@@ -7,7 +7,7 @@ A voxel of a label map has *marks*: the segments, channels or files in which it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class MarkedMap:
         codes: (Z, Y, X), the index in ``marks`` of each voxel.
         marks: what each code stands for: () for nothing, ("tumour",) for a segment, ("0", "2") where two files overlap; none of
             values, whose codes are the values.
+        channels: of the file, or the number of masks.
         segments: as the header describes them.
         notes: what should be known of the files, in one line each.
     """
@@ -48,6 +49,7 @@ class MarkedMap:
     coding: LabelCoding
     codes: Integers
     marks: tuple[tuple[str, ...], ...]
+    channels: int = 1
     segments: tuple[Segment, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -173,6 +175,8 @@ def decode_marks(path: Path, marked: MarkedMap, meaning: LabelFiles) -> Integers
     Raises:
         ScanError: a mark has no value.
     """
+    if meaning.coding == "instances":  # a file for each object
+        return decode_instances(marked.codes, meaning)
     table = [meaning.value_of(mark) for mark in marked.marks]
     if None in table:
         mark = marked.marks[table.index(None)]
@@ -254,7 +258,7 @@ def mark(path: Path, raw: RawImage, coding: LabelCoding) -> MarkedMap:
     Raises:
         ScanError: it does not code labels so.
     """
-    return _MARKS[coding](path, raw.voxels, raw.segments)
+    return replace(_MARKS[coding](path, raw.voxels, raw.segments), channels=len(raw.voxels))
 
 
 def _mark_values(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment] = ()) -> MarkedMap:

@@ -15,7 +15,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector, format_axes
 from nnseg.core.image import Floats, LabelMap, Scan, Source
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
-from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
+from nnseg.storage.images.formats import DICOM, FOLDER_FORMATS, FORMATS, SLICER, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.itk import raw_from_itk
 from nnseg.storage.images.label_codings import (
     MarkedMap,
@@ -115,7 +115,7 @@ def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: 
             lies partly outside ``like``.
     """
     path = label_paths(source)[0]
-    if isinstance(source, LabelFiles) and source.coding not in ("values", "instances"):
+    if isinstance(source, LabelFiles) and (source.coding not in ("values", "instances") or len(source.paths) > 1):
         marked, placed = read_marks(source, like=like, sheared=sheared)
         return replace(placed, labels=decode_marks(path, marked, source))
     raw = _read_file(path, ReadOptions(as_labels=True))
@@ -140,8 +140,8 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
         ScanError: as `read_label_map`; several channels are none that can be read as masks or colours.
     """
     path, *others = label_paths(source)
-    if isinstance(source, LabelFiles) and source.coding == "masks":
-        return _read_masks((path, *others), like, sheared=sheared)
+    if isinstance(source, LabelFiles) and (source.coding == "masks" or others):
+        return _read_masks(source, like, sheared=sheared)
     raw = _read_file(path, ReadOptions(as_labels=True))
     raw = replace(raw, voxels=without_copies(raw))
     coding = source.coding if isinstance(source, LabelFiles) else own_coding(raw)
@@ -151,11 +151,24 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
     return replace(marked, coding=coding, codes=placed.labels), replace(placed, notes=notes)
 
 
-def _read_masks(paths: Sequence[Path], like: Source | None, *, sheared: bool) -> tuple[MarkedMap, LabelMap]:
+def has_segments(path: Path) -> bool:
+    """True if a label map is of a format whose header may describe segments."""
+    return suffix_of(path) in SLICER or folder_format(path) is not None
+
+
+def count_label_channels(source: LabelSource) -> int:
+    """Channels of a label map by its header; 0 if that cannot be read."""
+    try:
+        return len(_read_file(label_paths(source)[0], ReadOptions(as_labels=True, only_header=True)).voxels)
+    except ScanError:
+        return 0
+
+
+def _read_masks(source: LabelFiles, like: Source | None, *, sheared: bool) -> tuple[MarkedMap, LabelMap]:
     """Masks in files of their own, all on the grid of ``like``, or of the first."""
     parts: list[LabelMap] = []
     notes: list[str] = []
-    for path in paths:
+    for path in source.paths:
         raw = _read_file(path, ReadOptions(as_labels=True))
         voxels = without_copies(raw)
         if len(voxels) > 1:
@@ -163,11 +176,11 @@ def _read_masks(paths: Sequence[Path], like: Source | None, *, sheared: bool) ->
         mask, unclean = as_mask(path, voxels[0])
         part = _canonical_labels(path, mask, raw, like, sheared=sheared)
         if parts and not parts[0].grid.matches(part.grid, CHANNEL_TOLERANCE):
-            found = f"lies on another grid (shape {part.grid.shape}) than {paths[0].name} (shape {parts[0].grid.shape})"
+            found = f"lies on another grid (shape {part.grid.shape}) than {source.paths[0].name} (shape {parts[0].grid.shape})"
             raise ScanError.at(path, found, "all masks of a case on one grid", "resample it with nearest neighbour")
         parts.append(part)
         notes += [*unclean, *part.notes]
-    marked = mark_masks([part.labels for part in parts], "masks", notes=notes)
+    marked = mark_masks([part.labels for part in parts], source.coding, notes=notes)
     return marked, replace(parts[0], labels=marked.codes, notes=marked.notes)
 
 

@@ -1,0 +1,129 @@
+"""Labels by values: named by them or by a palette, numbers of objects, or masks that are not clean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nnseg.core.dataset import Finding
+from nnseg.core.errors import DatasetError
+from nnseg.core.label_files import OBJECT, LabelFiles, label_paths
+from nnseg.core.labels import Labels
+from nnseg.storage.datasets.labels.colours import below, legend_folders, legend_of
+from nnseg.storage.datasets.labels.legends import find_legend, read_palette
+from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, Request, ShownLabels, no_label
+
+MANY_VALUES = 256
+"""More undeclared values than this in label maps are intensities, not labels."""
+
+SINGLE, GAPLESS = 0.9, 0.8
+"""Label maps number objects if the largest has at least `FEWEST_OBJECTS` values, of all values this share is one connected
+component, in this share of label maps the values are 1, 2, 3, ... almost without gaps, and their number differs between cases."""
+
+NOISE_VALUES, NOISE_SHARE = 8, 1e-4
+"""A mask of two values is not clean, rather than a label map, if it has at least so many values or at most this share of others."""
+
+
+def name_values(request: Request) -> LabelMeaning:
+    """Values are labels, unless they number objects or a mask is not clean."""
+    declared = request.declared
+    if declared is not None:
+        if request.instances == declared.foreground[:1] and len(declared.values) == 2 and _has_others(request, declared):
+            return _objects(request, declared, request.instances)
+        return LabelMeaning(labels=declared, sources=request.plain(), instances=request.instances)
+    for name, shown in request.shown.items():
+        if lowest := min(0, *(int(v) for (v,) in shown.marks)):
+            advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
+            request.refuse(name, f"has the negative label value {lowest}", "values from 0", advice)
+    sets = {name: {int(v): n for (v,), n in shown.marks.items()} for name, shown in request.usable().items()}
+    values = sorted({0}.union(*sets.values()))
+    if len(values) < 2:
+        raise no_label(request.folder, request.problems)
+    if _number_objects(request.usable()):
+        labels = Labels(names=("background", OBJECT), values=(0, 1))
+        return _objects(request, labels, (OBJECT,))
+    if unclean := _unclean(sets):
+        return _binary(request, sets, unclean)
+    if len(values) > MANY_VALUES:
+        name = max(sets, key=lambda name: len(sets[name]))
+        found = f"has label maps with {len(values)} different values, {len(sets[name])} of them in {request.path(name).name}"
+        advice = "check that these are label maps, or name the labels in a dataset.json"
+        raise DatasetError.at(request.folder, found, f"at most {MANY_VALUES}", advice)
+    return _named_values(request, values)
+
+
+def _named_values(request: Request, values: Sequence[int]) -> LabelMeaning:
+    """Labels named by the colours of a palette, or by their values."""
+    named = _palette_names(request, values)
+    foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
+    names = ("background", *(named.get(v, name) for v, name in zip(values[1:], foreground, strict=True)))
+    labels = Labels(names=names, values=tuple(values))
+    text = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
+    note = Finding(level="note", message=f"labels were taken from the label maps: {text}; a dataset.json can name them")
+    inferred = (f"label names from {below(legend_of(request), request.folder)} by the colours of palettes",) if named else ()
+    return LabelMeaning(labels=labels, sources=request.plain(), findings=() if named else (note,), inferred=inferred)
+
+
+def _palette_names(request: Request, values: Sequence[int]) -> dict[int, str]:
+    """Names of values by a legend and the palette of the first label map; {} if one is missing, or does not name all values."""
+    palette = read_palette(request.path(next(iter(request.usable())))) if request.usable() else {}
+    legend = find_legend(legend_folders(request)) if palette else None
+    names = {v: legend.names[palette[v]] for v in values[1:] if legend and palette.get(v) in legend.names}
+    return names if len(names) == len(values) - 1 and "background" not in names.values() else {}
+
+
+def _has_others(request: Request, declared: Labels) -> bool:
+    known = {str(v) for v in declared.values} | {str(declared.ignore)}
+    return any(v not in known for shown in request.shown.values() for (v,) in shown.marks)
+
+
+def _number_objects(shown: Mapping[str, ShownLabels]) -> bool:
+    """True if values number the objects of each label map. See `SINGLE` for the rule."""
+    numbered = [[int(v) for (v,) in one.marks if v != "0"] for one in shown.values()]
+    counts = [len(values) for values in numbered if values]
+    parts = [n for one in shown.values() for mark, n in one.components.items()]
+    if not parts or max(counts) < FEWEST_OBJECTS or np.mean(np.array(parts) == 1) < SINGLE:
+        return False
+    if len(set().union(*numbered)) > MANY_VALUES:
+        return True
+    gapless = [max(values) <= 1.25 * len(values) for values in numbered if values]
+    return len(set(counts)) >= min(3, len(counts)) > 1 and float(np.mean(gapless)) >= GAPLESS
+
+
+def _objects(request: Request, labels: Labels, instances: tuple[str, ...]) -> LabelMeaning:
+    usable = request.usable()
+    counts = [sum(v != "0" for (v,) in shown.marks) for shown in usable.values()]
+    line = f"values number the objects of each label map ({min(counts)} to {max(counts)}): all are {labels.names[1]}"
+    warning = f"{labels.names[1]}: objects that touch count as one, since the network learns only where objects are"
+    sources = {
+        name: LabelFiles(paths=label_paths(request.cases[name].labels), coding="instances", values={OBJECT: labels.values[1]})
+        for name in usable
+    }
+    findings = (Finding(level="warning", message=warning),)
+    return LabelMeaning(labels=labels, sources=sources, instances=instances, findings=findings, inferred=(line,))
+
+
+def _unclean(sets: Mapping[str, Mapping[int, int]]) -> tuple[str, ...]:
+    """The cases with a mask that has voxels between its two values, if all label maps are masks of the same two values."""
+    tops = Counter(max(counts) for counts in sets.values() if max(counts))
+    top = tops.most_common(1)[0][0]
+    found = []
+    for name, counts in sets.items():
+        between = sum(n for v, n in counts.items() if v not in (0, top)) / sum(counts.values())
+        if set(counts) <= {0, top}:
+            continue
+        noisy = len(counts) >= NOISE_VALUES and between <= 0.1 and any(0.75 * top < v < top for v in counts)
+        if top < 128 or max(counts) > top or not (noisy or between <= NOISE_SHARE):
+            return ()
+        found.append(name)
+    return tuple(found)
+
+
+def _binary(request: Request, sets: Mapping[str, Mapping[int, int]], unclean: Sequence[str]) -> LabelMeaning:
+    top = max(max(counts) for counts in sets.values())
+    sources = request.plain()
+    sources |= {name: LabelFiles(paths=(request.path(name),), coding="masks", values={"0": top}) for name in unclean}
+    line = f"label maps are masks of 0 and {top}; {len(unclean)} with values between are divided at the half"
+    return LabelMeaning(labels=Labels(names=("background", "foreground"), values=(0, top)), sources=sources, inferred=(line,))
