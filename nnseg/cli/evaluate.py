@@ -38,11 +38,17 @@ def evaluate(
         typer.Option(
             "--labels",
             "--run",
-            help="Run folder or dataset.json with label names, regions and ignore value. Default: the values in the references.",
+            help="Run folder or dataset.json with label names, regions and ignore value. Default: what predictions.json or"
+            " dataset.json in the folders say, and all values found.",
         ),
     ] = None,
     tolerances: Annotated[
-        str, typer.Option("--tolerances", help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster.')
+        str,
+        typer.Option(
+            "--tolerances",
+            help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster. Of files in um they are in um,'
+            " of files without a voxel size in voxels.",
+        ),
     ] = "1,2",
     instances: Annotated[
         str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
@@ -191,7 +197,7 @@ def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | Non
 
     found = group(scores, groups, run=run)
     print()
-    print_groups(found, common_metrics({"": scores}))
+    print_groups(found, common_metrics({"": scores}), scores.length_unit)
     if file:
         write_json(file, found)
         print(f"written to {file}")

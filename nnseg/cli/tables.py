@@ -14,7 +14,7 @@ from rich.table import Table
 from nnseg.commands.compare import Comparisons
 from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
-from nnseg.core.scores import Grouped, Mean, Scores
+from nnseg.core.scores import Grouped, LengthUnit, Mean, Scores
 from nnseg.evaluation.compare import Comparison, ComparisonRow
 
 AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
@@ -31,7 +31,7 @@ def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
         columns = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
         _print_table(columns, ([c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases))
         print()
-    averages, metrics = scores.averages, {name: metric_of(name) for name in scores.metrics}
+    averages, metrics = scores.averages, {name: metric_of(name, scores.length_unit) for name in scores.metrics}
     shown = {name: metric for name, metric in metrics.items() if name in AT_A_GLANCE or name.startswith("nsd")}
     per_label = (
         [label, *(_number(averages.per_mask[name].labels[label], metric.digits) for name, metric in shown.items())]
@@ -45,9 +45,9 @@ def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
     print()
 
 
-def print_groups(found: Grouped, metrics: Sequence[str]) -> None:
+def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm") -> None:
     """Print each group's means of some metrics with intervals, and for each grouping whether its groups differ."""
-    shown = {name: metric_of(name) for name in metrics}
+    shown = {name: metric_of(name, unit) for name in metrics}
     rows = []
     for by, groups in groupby(found.groups, attrgetter("by")):
         for i, group in enumerate(groups):
@@ -57,7 +57,7 @@ def print_groups(found: Grouped, metrics: Sequence[str]) -> None:
     _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows)
     for test in found.tests:
         verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
-        title, corrected = metric_of(test.metric).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
+        title, corrected = metric_of(test.metric, unit).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
         print(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
 
 
@@ -76,28 +76,28 @@ def _print_comparison(found: Comparison) -> None:
         if alone:
             print(f"left out, with scores of {name} only: {listed(alone)}")
     columns = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/same/worse")
-    _print_table(columns, map(_cells, found.rows))
+    _print_table(columns, (_cells(row, found.length_unit) for row in found.rows))
     print("p: two-sided sign-flip test; Holm: corrected for all rows; differences: cases with values of both models")
     for row in found.rows:
         if row.label is None:
-            print(f"{_compared(row)}: {row.verdict}{_left_out(row, found)}")
+            print(f"{_compared(row, found.length_unit)}: {row.verdict}{_left_out(row, found)}")
     print("intervals and tests describe other cases with these models; training again with another seed may change a model as much")
     print()
 
 
-def _cells(row: ComparisonRow) -> list[str]:
+def _cells(row: ComparisonRow, unit: LengthUnit) -> list[str]:
     digits = metric_of(row.metric).digits
     difference = _number(row.difference, digits + 1, sign="+")
     if row.interval:
         difference += " ({:+.{d}f} to {:+.{d}f})".format(*row.interval, d=digits + 1)
-    name = ["", row.label] if row.label is not None else [_compared(row), "mean"]
+    name = ["", row.label] if row.label is not None else [_compared(row, unit), "mean"]
     p_values = [f"{p:.2g}" for p in (row.p, row.p_adjusted, row.p_wilcoxon)]
     counts = [str(row.n), f"{row.wins}/{row.ties}/{row.losses}"]
     return [*name, _number(row.a, digits), _number(row.b, digits), difference, *p_values, *counts]
 
 
-def _compared(row: ComparisonRow) -> str:
-    metric = metric_of(row.metric)
+def _compared(row: ComparisonRow, unit: LengthUnit) -> str:
+    metric = metric_of(row.metric, unit)
     return f"{'size of ' if metric.better == 'zero' else ''}{_title(metric)}"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Grouped, Scores
+from nnseg.core.metrics import METRICS, length_unit, volume_unit
+from nnseg.core.scores import Grouped, LengthUnit, Scores
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate, log_pairs
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
@@ -126,7 +127,8 @@ def parse_tolerances(text: str) -> tuple[float, ...]:
 def scores_csv(scores: Scores) -> str:
     """A table with a line for each case and label: counts, volumes and every metric; undefined cells are empty.
 
-    A case that failed has one line, with the reason in the last column.
+    Volumes are in ml and lengths in mm; of other units the names of the columns tell. A case that failed has one line, with
+    the reason in the last column.
     """
     counts = ("tp", "fp", "fn", "tn", "volume_ml", "reference_ml")
     rows: list[Sequence[str | float | None]] = []
@@ -136,7 +138,16 @@ def scores_csv(scores: Scores) -> str:
             rows.append([case.name, label, *(getattr(mask, name) for name in counts), *measured, None])
     empty = [None] * (1 + len(counts) + len(scores.metrics))
     rows += [[failure.name, *empty, failure.reason] for failure in scores.failed]
-    return csv_text(("case", "label", *counts, *scores.metrics, "failed"), rows)
+    columns = ("case", "label", *counts, *scores.metrics, "failed")
+    return csv_text([_column(name, scores.length_unit) for name in columns], rows)
+
+
+def _column(name: str, unit: LengthUnit) -> str:
+    """A column's name, which tells the unit of volumes, and of lengths if it is not mm: "volume_error_1000_pixels", "hd95_um"."""
+    metric = METRICS.get(name)
+    if metric and metric.unit == "mm" and unit != "mm":
+        return f"{name}_{length_unit(unit)}"
+    return name.removesuffix("_ml") + "_" + volume_unit(unit).replace(" ", "_").replace("³", "3") if name.endswith("_ml") else name
 
 
 def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:

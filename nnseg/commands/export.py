@@ -182,7 +182,7 @@ def _networks(members: Sequence[Member], *, inputs: bool = False) -> Iterator[Ne
 def _summarize_metrics(scores: Scores) -> Iterator[MetricSummary]:
     averages: Mapping[str, Average] = {name: getattr(scores.averages, name) for name in ("per_mask", "per_image", "pooled")}
     for name in scores.metrics:
-        metric = metric_of(name)
+        metric = metric_of(name, scores.length_unit)
         for average, found in averages.items():
             of = found[name]
             labels = tuple((label, of.labels[label], of.intervals.get(label)) for label in scores.labels)

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import is_metric
 
 Number = FiniteFloat | None
+LengthUnit = Literal["mm", "um", "nm", "voxel", "pixel"]
 Interval = tuple[FiniteFloat, FiniteFloat]
 
 
@@ -65,7 +68,7 @@ class Counts(FrozenModel):
 
 
 class LabelScore(Counts):
-    """Voxel counts and metrics of one mask.
+    """Voxel counts and metrics of one mask; lengths in mm and volumes in ml, or as `CaseScore.length_unit` says.
 
     Args:
         dice, iou: None where both masks are empty.
@@ -102,12 +105,18 @@ class LabelScore(Counts):
 
 
 class CaseScore(FrozenModel):
-    """Scores of the labels of one case, and their means without undefined ones."""
+    """Scores of the labels of one case, and their means without undefined ones.
+
+    Args:
+        length_unit: what stands for mm in all lengths, and its cube for mm3 in volumes: "voxel", or "pixel" of a picture, where
+            the files give no voxel size; the files' own unit where that is smaller, as in microscopy.
+    """
 
     name: str
     labels: dict[str, LabelScore]
     mean_dice: Number
     mean_iou: Number
+    length_unit: LengthUnit = "mm"
 
 
 class Failure(FrozenModel):
@@ -183,6 +192,12 @@ class Scores(FrozenModel):
         if any(set(case.labels) != set(self.labels) for case in self.cases):
             raise ValueError("every case must have a score of every label")
         return self
+
+    @property
+    def length_unit(self) -> LengthUnit:
+        """That of the cases; mm if it is not the same for all."""
+        units = {case.length_unit for case in self.cases}
+        return units.pop() if len(units) == 1 else "mm"
 
     @property
     def tolerances(self) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ al. 2019, arXiv:1801.00868. The tests agree with ``panoptica`` 2.1.7.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -20,12 +20,13 @@ import numpy.typing as npt
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from nnseg.core.geometry import Grid, as_matrix
+from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
+from nnseg.core.scores import Counts, LabelScore, LengthUnit, Lesions, Surfaces
 from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
 from nnseg.evaluation.surface import Steps, surface_distances
+from nnseg.storage.images.units import from_mm
 
 Mask = npt.NDArray[np.bool_]
 LabelIndices = npt.NDArray[np.int64]
@@ -35,6 +36,8 @@ FOUND = 0.1
 """Least IoU of a detected lesion: lesions are small, and one voxel more all around halves the IoU of many."""
 OVERLAPPING = 0.5
 """Pairs with a larger IoU count for panoptic quality."""
+SMALL: tuple[LengthUnit, ...] = ("um", "nm")
+"""Units of lengths in files that are kept: in mm, their numbers would be too small to be read."""
 TOUCHING = np.ones((3, 3, 3), bool)
 
 
@@ -91,7 +94,7 @@ class Measures:
     """What is measured besides overlap and volumes.
 
     Args:
-        tolerances: of NSD, mm; if empty, no surface distances are measured.
+        tolerances: of NSD, mm, or in the unit of the case's lengths if it is another; if empty, no distances are measured.
         instances: names of labels whose connected components are matched one by one.
     """
 
@@ -108,7 +111,8 @@ def measure_masks(
     no metrics.
 
     Args:
-        prediction, reference: on the same grid, with declared values only.
+        prediction, reference: on the same grid, with declared values only. Where they were read from files, lengths are in the unit
+            of `length_unit_of`.
         annotated: names of the annotated labels; None for all.
     """
     box: Box = (slice(None),) * 3
@@ -118,13 +122,34 @@ def measure_masks(
     joint = joint_histogram(predicted, given, labels)
     joint[0, 0] += reference.labels.size - given.size  # outside the box both are background
     counts = counts_of(joint, labels, annotated=annotated)
-    case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), reference.grid)
+    grid = _in_unit(reference, length_unit_of(prediction, reference))
+    case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), grid)
     return {
         name: label_score(counts[name], grid=case.grid, **case.measured(member, name, measures))
         if counts[name] != NOTHING
         else label_score(NOTHING)
         for name, member in members(labels).items()
     }
+
+
+def length_unit_of(prediction: LabelMap, reference: LabelMap) -> LengthUnit:
+    """What lengths of a pair are measured in: mm, a smaller unit if the files give lengths in it, or voxels if they give none."""
+    sources = [label_map.source for label_map in (prediction, reference) if label_map.source]
+    known = [source for source in sources if source.has_spacing]
+    if sources and not known:
+        return "pixel" if sources[0].is_2d else "voxel"
+    return next((unit for unit in SMALL if known and known[0].length_unit == unit), "mm")
+
+
+def _in_unit(label_map: LabelMap, unit: LengthUnit) -> Grid:
+    """The grid with lengths in a unit instead of mm; a picture is one unit thick."""
+    grid = label_map.grid
+    if unit not in SMALL:
+        return grid
+    spacing = from_mm(grid.spacing, unit)
+    if label_map.source and label_map.source.is_2d:
+        spacing = as_vector(1.0 if n == 1 else length for n, length in zip(grid.shape, spacing, strict=True))
+    return replace(grid, spacing=spacing, origin=from_mm(grid.origin, unit))
 
 
 def label_score(

@@ -17,7 +17,7 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import metric_of
-from nnseg.core.scores import CaseScore, Interval, Number, Scores
+from nnseg.core.scores import CaseScore, Interval, LengthUnit, Number, Scores
 from nnseg.evaluation.averages import FEW, mean_of_masks, ratio, table
 from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
 
@@ -80,6 +80,7 @@ class Comparison(FrozenModel):
         only_a, only_b: names of cases with scores from one model only, which are left out.
         rows: the table.
         verdict: of the first row, the mean of the first metric.
+        length_unit: of the scores of both; mm if they differ.
     """
 
     a: str
@@ -89,6 +90,7 @@ class Comparison(FrozenModel):
     only_b: tuple[str, ...]
     rows: tuple[ComparisonRow, ...]
     verdict: str
+    length_unit: LengthUnit = "mm"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,14 +130,21 @@ def compare(
     draws = max(DRAWS, int(2 * len(pairs) / ALPHA))  # so that the least adjusted p is below ALPHA
     p_values = [sign_flip(row.differences, two_sided=True, seed=seed, draws=draws) for row in pairs]
     weights = bootstrap_weights(len(cases[0]), seed=seed).astype(np.float64)
+    unit = a.length_unit if a.length_unit == b.length_unit else "mm"
     rows = tuple(
-        _row(row, names, weights, p=p, adjusted=adjusted, tests=len(pairs))
+        _row(row, names, weights, p=p, adjusted=adjusted, tests=len(pairs), unit=unit)
         for row, p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)
     )
     left_out = [tuple(sorted({c.name for c in m.cases} - {c.name for c in cases[0]})) for m in (a, b)]
-    verdict = f"{metric_of(metrics[0]).title}: {rows[0].verdict}"
     return Comparison(
-        a=names[0], b=names[1], cases=len(cases[0]), only_a=left_out[0], only_b=left_out[1], rows=rows, verdict=verdict
+        a=names[0],
+        b=names[1],
+        cases=len(cases[0]),
+        only_a=left_out[0],
+        only_b=left_out[1],
+        rows=rows,
+        verdict=f"{metric_of(metrics[0], unit).title}: {rows[0].verdict}",
+        length_unit=unit,
     )
 
 
@@ -219,7 +228,9 @@ def _pairs(cases: Sequence[Sequence[CaseScore]], labels: Sequence[str], metric: 
     return _Pairs(metric=metric, label=label, values=means.T, only_a=only_a, only_b=only_b)
 
 
-def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, adjusted: float, tests: int) -> ComparisonRow:
+def _row(
+    pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, adjusted: float, tests: int, unit: LengthUnit
+) -> ComparisonRow:
     differences = pairs.differences
     n, gains = len(differences), differences * (1 if metric_of(pairs.metric).better == "higher" else -1)
     known = pairs.values[np.isfinite(pairs.values).all(1)]
@@ -243,7 +254,7 @@ def _row(pairs: _Pairs, names: tuple[str, str], weights: Numbers, *, p: float, a
         detectable=_detectable(differences, tests),
         verdict="",
     )
-    return row.model_copy(update={"verdict": _verdict(row, names, tests)})
+    return row.model_copy(update={"verdict": _verdict(row, names, tests, unit)})
 
 
 def _detectable(differences: Numbers, tests: int) -> float | None:
@@ -255,8 +266,8 @@ def _detectable(differences: Numbers, tests: int) -> float | None:
     return float(standard_errors * differences.std(ddof=1) / n**0.5)
 
 
-def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int) -> str:
-    metric = metric_of(row.metric)
+def _verdict(row: ComparisonRow, names: tuple[str, str], tests: int, length_unit: LengthUnit) -> str:
+    metric = metric_of(row.metric, length_unit)
     unit = f" {metric.unit}" if metric.unit else ""
     if not row.n or row.difference is None:
         return "no case has a value from both"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
-from nnseg.core.metrics import METRICS
-from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, Scores
+from nnseg.core.metrics import METRICS, length_unit
+from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, LengthUnit, Scores
 from nnseg.evaluation.averages import averages
-from nnseg.evaluation.case_score import Measures, label_score, measure_masks
+from nnseg.evaluation.case_score import Measures, label_score, length_unit_of, measure_masks
 from nnseg.evaluation.pairs import FilePair, FolderPairs, check_pair, pair_folders, read_pair
 from nnseg.system.parallel import map_items
 
@@ -70,6 +72,10 @@ def evaluate(
     if unknown:
         raise EvaluationError(f"instances of {min(unknown)} cannot be counted; the labels are {', '.join(labels.foreground)}")
     outcomes = list(map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
+    units = Counter(o.result.length_unit for o in outcomes if o.result)
+    if len(units) > 1:
+        found = ", ".join(f"{counted(n, 'case')} in {length_unit(unit)}" for unit, n in units.most_common())
+        log.warning("lengths are measured in different units, by what the files say (%s): their means mix them", found)
     reasons = [Failure(name=o.item.name, reason=o.reason) for o in outcomes if o.reason is not None]
     return summarize([o.result for o in outcomes if o.result is not None], labels, failed=[*failed, *reasons])
 
@@ -93,7 +99,7 @@ def score(
         EvaluationError: the grids differ, or a value is not among the labels.
     """
     check_pair(prediction, reference, labels)
-    return _case_score(name, measure_masks(prediction, reference, labels, measures, annotated=annotated))
+    return _score(name, prediction, reference, labels, annotated=annotated, measures=measures)
 
 
 def case_score(name: str, counts: Mapping[str, Counts]) -> CaseScore:
@@ -122,9 +128,9 @@ def _measured(cases: Sequence[CaseScore]) -> tuple[str, ...]:
     return tuple(n for n in names if n in ("dice", "iou") or any(mask.metric(n) is not None for mask in masks))
 
 
-def _case_score(name: str, labels: Mapping[str, LabelScore]) -> CaseScore:
+def _case_score(name: str, labels: Mapping[str, LabelScore], length_unit: LengthUnit = "mm") -> CaseScore:
     dices, ious = [s.dice for s in labels.values()], [s.iou for s in labels.values()]
-    return CaseScore(name=name, labels=dict(labels), mean_dice=_mean(dices), mean_iou=_mean(ious))
+    return CaseScore(name=name, labels=dict(labels), mean_dice=_mean(dices), mean_iou=_mean(ious), length_unit=length_unit)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -132,6 +138,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def _score(
+    name: str, prediction: LabelMap, reference: LabelMap, labels: Labels, *, annotated: Collection[str] | None, measures: Measures
+) -> CaseScore:
+    measured = measure_masks(prediction, reference, labels, measures, annotated=annotated)
+    return _case_score(name, measured, length_unit_of(prediction, reference))
+
+
 def _score_pair(pair: FilePair, *, labels: Labels, measures: Measures) -> CaseScore:
     prediction, reference = read_pair(pair, labels)
-    return _case_score(pair.name, measure_masks(prediction, reference, labels, measures, annotated=pair.annotated))
+    return _score(pair.name, prediction, reference, labels, annotated=pair.annotated, measures=measures)

@@ -145,7 +145,7 @@ def scores_figure(scores: Scores) -> Figure:
         if number >= len(metrics):
             axes.set_axis_off()
             continue
-        about = metric_of(metrics[number])
+        about = metric_of(metrics[number], scores.length_unit)
         _strips(axes, labels, table(scores.cases, labels, metrics[number]))
         if about.better == "zero":
             axes.axvline(0, color="#868e99", linewidth=0.6, zorder=0.5)

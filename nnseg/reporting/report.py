@@ -72,7 +72,7 @@ def render_report(content: ReportContent) -> str:
             gain_and_time=describe_gain_and_time(content.choice) if content.choice else "",
             steps=[describe_step(step, labels) for step in steps],
             groupings=summarize_groups(content.groups) if content.groups else {},
-            group_metrics={name: metric_of(name) for name in GROUP_METRICS},
+            group_metrics={name: metric_of(name, content.scores.length_unit if content.scores else "mm") for name in GROUP_METRICS},
             volumes=summarize_volumes(content.scores) if content.scores else None,
             averages=AVERAGES,
             anchors={example.name: f"case-{number}" for number, example in enumerate(content.examples)},

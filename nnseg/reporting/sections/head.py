@@ -20,7 +20,7 @@ def summarize_head(content: ReportContent) -> dict[str, Any]:
         "sentence": _explain_dice(scores) if scores else "",
         "worst": _worst_case(scores) if scores else None,
         "metrics": {
-            name: metric_of(name)
+            name: metric_of(name, scores.length_unit)
             for name in FURTHER_METRICS
             if scores and name in scores.metrics and scores.averages.per_image[name].mean is not None
         },

@@ -49,8 +49,11 @@ def summarize_scores(content: ReportContent) -> dict[str, Any] | None:
     drawn = scores.metrics if len(scores.cases) * len(scores.labels) * len(tables) <= MOST_DOTS else scores.metrics[:1]
     columns = _choose_columns(scores, tables)
     return {
-        "metrics": {name: metric_of(name) for name in scores.metrics},
-        "strips": {name: _draw_strips(scores, metric_of(name), tables[name]) if name in drawn else ("", 0) for name in tables},
+        "metrics": {name: metric_of(name, scores.length_unit) for name in scores.metrics},
+        "strips": {
+            name: _draw_strips(scores, metric_of(name, scores.length_unit), tables[name]) if name in drawn else ("", 0)
+            for name in tables
+        },
         "labels": [scores.labels[i] for i in columns],
         "left_out": len(scores.labels) - len(columns),
         "cases": _sort_cases(scores, tables, columns),
@@ -116,7 +119,7 @@ def _numbers_as_json(scores: Scores, tables: Mapping[str, Numbers], columns: Seq
         "cases": [case.name for case in scores.cases],
         "metrics": {
             name: {
-                "title": (metric := metric_of(name)).title + (f", {metric.unit}" if metric.unit else ""),
+                "title": (metric := metric_of(name, scores.length_unit)).title + (f", {metric.unit}" if metric.unit else ""),
                 "better": metric.better,
                 "digits": metric.digits,
                 "values": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnseg.core.metrics import volume_unit
 from nnseg.core.scores import Scores
 from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
 from nnseg.reporting.charts.charts import Guide, Point, Scale, scatter_svg
@@ -20,18 +21,24 @@ def summarize_volumes(scores: Scores) -> dict[str, Any] | None:
     if not agreements:
         return None
     plots = [(label, _draw_differences(scores, label, of)) for label, of in list(agreements.items())[:MOST_PLOTS]]
-    return {"agreements": agreements, "plots": plots, "verdict": _describe_bias(agreements)}
+    return {
+        "agreements": agreements,
+        "plots": plots,
+        "verdict": _describe_bias(agreements),
+        "unit": volume_unit(scores.length_unit),
+    }
 
 
 def _draw_differences(scores: Scores, label: str, of: VolumeAgreement) -> str:
     """Difference of predicted and reference volume against their mean. Source: Bland and Altman 1986."""
     shown = [case for case in scores.cases if len(volumes([case.labels[label]]))]
     pairs = volumes([case.labels[label] for case in shown])
+    unit = volume_unit(scores.length_unit)
     dots = [
         Point(
             x=float(predicted + reference) / 2,
             y=float(predicted - reference),
-            tip=f"{case.name}: {short(predicted)} ml, reference {short(reference)} ml",
+            tip=f"{case.name}: {short(predicted)} {unit}, reference {short(reference)} {unit}",
         )
         for case, (predicted, reference) in zip(shown, pairs.tolist(), strict=True)
     ]
@@ -42,10 +49,12 @@ def _draw_differences(scores: Scores, label: str, of: VolumeAgreement) -> str:
         Guide(left=low, right=low, label=signed(low), kind="bound"),
     ]
     title = (
-        f"{label}: predicted minus reference volume by their mean, in {of.n} cases; mean {signed(of.bias_ml)} ml, "
-        f"95 % between {low:+.3g} and {high:+.3g} ml"
+        f"{label}: predicted minus reference volume by their mean, in {of.n} cases; mean {signed(of.bias_ml)} {unit}, "
+        f"95 % between {low:+.3g} and {high:+.3g} {unit}"
     )
-    return scatter_svg(title, dots, x=Scale(label="mean of both, ml"), y=Scale(label="predicted - reference, ml"), guides=guides)
+    return scatter_svg(
+        title, dots, x=Scale(label=f"mean of both, {unit}"), y=Scale(label=f"predicted - reference, {unit}"), guides=guides
+    )
 
 
 def _describe_bias(agreements: dict[str, VolumeAgreement]) -> str:
