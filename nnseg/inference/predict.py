@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nnseg.core.errors import ModelError
+from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
@@ -103,8 +103,11 @@ class Predictor:
         """The scan preprocessed, on the CPU, for all networks that need no previous stage.
 
         Raises:
-            ScanError: the scan has another number of channels.
+            ScanError: the scan has another number of channels, or is none.
         """
+        if not isinstance(scan, Scan):
+            found = type(scan).__name__
+            raise ScanError(f"a scan is expected, not an object of type {found}; nnseg.read_scan(file or image) makes one")
         previous = self._previous.prepare(scan) if self._previous else None
         groups = [group for group in self._groups if not group.plan.previous]
         return self._with_cases(PreparedScan(scan=scan, cases={}, previous=previous), groups)

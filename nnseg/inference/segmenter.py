@@ -5,26 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+from nibabel.spatialimages import SpatialImage
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Grid, Vector, as_shape, as_vector
-from nnseg.core.image import Integers, Scan, Source
+from nnseg.core.geometry import IDENTITY, Grid, Matrix, Vector, as_matrix, as_shape, as_vector
+from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.load import load_model
 from nnseg.storage.images.itk import as_image
-from nnseg.storage.images.read import read_scan, scan_from_itk
+from nnseg.storage.images.nibabel_files import as_nibabel
+from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import to_stored_order
 
 log = logging.getLogger(__name__)
 
 ARRAY = Path("the array")
+
+LETTERS: dict[str, Vector] = {
+    "L": (1.0, 0.0, 0.0), "R": (-1.0, 0.0, 0.0),
+    "P": (0.0, 1.0, 0.0), "A": (0.0, -1.0, 0.0),
+    "S": (0.0, 0.0, 1.0), "I": (0.0, 0.0, -1.0),
+}  # fmt: skip
+"""Where an axis leads, in LPS."""
 
 
 class Segmenter:
@@ -35,7 +43,7 @@ class Segmenter:
     """
 
     def __init__(self, model: Model, **settings: Any) -> None:
-        self._predictor = Predictor(model, **settings)
+        self._predictor, self._told = Predictor(model, **settings), False
 
     @property
     def labels(self) -> Labels:
@@ -47,51 +55,70 @@ class Segmenter:
         """Names of the channels it needs, in order."""
         return self._predictor.model.channels
 
-    @overload
-    def predict(self, scan: npt.NDArray[Any], *, spacing: Sequence[float] | None = None) -> Integers: ...
-
-    @overload
-    def predict(self, scan: sitk.Image | str | Path | Sequence[str | Path]) -> sitk.Image: ...
-
-    def predict(
-        self, scan: npt.NDArray[Any] | sitk.Image | str | Path | Sequence[str | Path], *, spacing: Sequence[float] | None = None
-    ) -> Integers | sitk.Image:
-        """The label map of one scan, with the dataset's label values: an array for an array, else an ITK image on the scan's grid.
+    def predict(self, scan: Any, *, spacing: Sequence[float] | None = None, orientation: str | None = None) -> Any:
+        """The label map of one scan, with the dataset's label values: an array for an array, else an image on the scan's grid.
 
         Args:
-            scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X); axes are assumed
-                to point to superior, posterior and left. Or an ITK image. Or a path, one per channel, or a DICOM folder.
-            spacing: mm between voxels of an array along (z, y, x), or (y, x); 1 for 2D images if absent.
+            scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X). Or an image of
+                SimpleITK or nibabel, which gives one of the same kind. Or a path, or a DICOM folder, which gives one of SimpleITK.
+                Images and paths may be lists, one for each channel.
+            spacing: mm between voxels of an array along its axes without the channels'; 1 for 2D images if absent.
+            orientation: where the three axes of an array lead, as letters of L, R, A, P, S and I in the array's order: "RAS" for
+                (X, Y, Z) as nibabel's canonical images have them. "SPL", what SimpleITK's arrays of axial images have, if absent,
+                which is logged once.
 
         Raises:
             ScanError: the scan has another number of channels or axes, NaN or Inf, or no spacing; or cannot be read.
             ModelError: the networks give no numbers.
         """
         if isinstance(scan, np.ndarray):
-            array_scan = self._scan_of_array(scan, spacing)
-            labels = self._predictor(array_scan).label_map.labels
-            return labels[0] if array_scan.source.is_2d else labels
-        if spacing is not None:
-            raise ScanError("files and ITK images have a spacing of their own; leave out spacing")
-        found = scan_from_itk(scan) if isinstance(scan, sitk.Image) else read_scan(scan, repair=True)
+            found = self._scan_of_array(scan, spacing, orientation)
+            labels = to_stored_order(self._predictor(found).label_map, found.source)
+            return labels[0] if found.source.is_2d else labels
+        if spacing is not None or orientation is not None:
+            raise ScanError("files and images have a spacing and an orientation of their own; leave out spacing and orientation")
+        found = read_scan(scan, repair=True)
         for note in found.notes:
             log.warning("%s", note)
         labels = to_stored_order(self._predictor(found).label_map, found.source)
+        first = scan[0] if isinstance(scan, list | tuple) else scan
+        if isinstance(first, SpatialImage):
+            return as_nibabel(labels, first)
         return as_image(labels, found.source.grid, is_2d=found.source.is_2d)
 
-    def _scan_of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None) -> Scan:
+    def _scan_of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None, orientation: str | None) -> Scan:
         axes = voxels.ndim - (len(self.channels) > 1)
         wanted = "(Z, Y, X) or (Y, X)" if len(self.channels) == 1 else "(C, Z, Y, X) or (C, Y, X)"
         channels = voxels.shape[0] if len(self.channels) > 1 and voxels.ndim else 1
         if axes not in (2, 3) or channels != len(self.channels) or not voxels.size:
             raise ScanError(f"an array of shape {voxels.shape} does not fit {len(self.channels)} channels; it must be {wanted}")
+        if voxels.dtype.kind not in "biuf":
+            raise ScanError(f"the array holds {voxels.dtype.name}; expected integers or floats; give magnitudes of complex numbers")
         if spacing is None and axes == 3:
             raise ScanError("the spacing of an array must be given, in mm along (z, y, x)")
         image = np.ascontiguousarray(voxels, np.float32).reshape(channels, *(1,) * (3 - axes), *voxels.shape[-axes:])
         if not np.isfinite(image).all():
             raise ScanError("the array has NaN or Inf voxels; replace them, for instance by the background's value")
-        grid = Grid(shape=as_shape(image.shape[1:]), spacing=_spacing_3d((1.0,) * axes if spacing is None else spacing, axes))
-        return Scan(image=image, grid=grid, source=Source(files=(ARRAY,), grid=grid, is_2d=axes == 2))
+        grid = Grid(
+            shape=as_shape(image.shape[1:]),
+            spacing=_spacing_3d((1.0,) * axes if spacing is None else spacing, axes),
+            direction=self._direction(orientation, axes),
+        )
+        turn, source = grid.canonical(), Source(files=(ARRAY,), grid=grid, is_2d=axes == 2)
+        return Scan(image=np.ascontiguousarray(turn.apply(image)), grid=grid.reoriented(turn), source=source)
+
+    def _direction(self, orientation: str | None, axes: int) -> Matrix:
+        if orientation is None:
+            if axes == 3 and not self._told:
+                self._told = True
+                log.warning(
+                    'axes of arrays are taken to lead up, back and left (orientation="SPL"); state an orientation otherwise'
+                )
+            return IDENTITY
+        found = [LETTERS.get(letter) for letter in orientation.upper()]
+        if axes != 3 or len(found) != 3 or None in found or np.linalg.matrix_rank(np.array(found)) < 3:
+            raise ScanError(f'orientation "{orientation}" is none of a volume; expected one letter of LR, AP and SI for each axis')
+        return as_matrix(vector for vector in found if vector is not None)
 
 
 def _spacing_3d(spacing: Sequence[float], axes: int) -> Vector:
@@ -102,7 +129,7 @@ def _spacing_3d(spacing: Sequence[float], axes: int) -> Vector:
 
 
 def load(path: str | Path, *, folds: tuple[int, ...] | None = None, **settings: Any) -> Segmenter:
-    """A model loaded to predict in memory: arrays, ITK images or paths in, label maps out.
+    """A model loaded to predict in memory: arrays, images of SimpleITK or nibabel, or paths in, label maps out.
 
     Args:
         path: a run folder or an exported file.

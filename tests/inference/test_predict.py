@@ -538,3 +538,8 @@ def test_a_cascade_takes_also_the_seconds_of_its_first_stage():
     plain, cascade = (seconds[group.key] for group in predictor._groups)
     assert plain["network"] == 0
     assert min(plain["preprocess"], cascade["preprocess"], cascade["network"]) > 0
+
+
+def test_what_is_no_scan_is_refused_by_its_type_in_python():
+    with pytest.raises(ScanError, match=r"a scan is expected, not an object of type str; nnseg.read_scan"):
+        Predictor.prepare(object.__new__(Predictor), "a.nii.gz")

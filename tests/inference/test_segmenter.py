@@ -1,5 +1,6 @@
 """A loaded model predicts arrays, ITK images and files in memory."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -142,3 +143,65 @@ def test_a_daemon_may_predict(file):
     labels = queue.get(timeout=120)
     process.join(timeout=60)
     assert np.array_equal(labels, nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
+
+
+def test_nibabel_images_get_the_same_prediction_as_the_files_they_are_saved_in(file, tmp_path):
+    model = nnseg.load(file, device="cpu")
+    affine = np.array([[-0.8, 0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 2.5, 9], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(_array(14, 19, 23), affine)
+    image.header["descrip"] = b"a scanner's words"
+    nib.save(image, tmp_path / "a.nii")
+    expected = sitk.GetArrayFromImage(model.predict(tmp_path / "a.nii"))
+    for given in (image, [image], nib.Nifti1Image(image.dataobj, affine)):
+        found = model.predict(given)
+        assert np.array_equal(np.asarray(found.dataobj).T, expected)
+        assert np.array_equal(found.affine, affine)
+        assert found.get_data_dtype() == np.uint16
+    assert model.predict(image).header["descrip"] == b"a scanner's words"
+    assert np.array_equal(np.asarray(model.predict(nib.MGHImage(image.dataobj, affine)).dataobj).T, expected)
+
+
+def test_channels_may_be_a_list_of_images(tmp_path):
+    model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
+    labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    sitk.WriteImage(_itk(array[1]), str(tmp_path / "t2.mha"))
+    for second in (_itk(array[1]), tmp_path / "t2.mha"):
+        assert np.array_equal(sitk.GetArrayFromImage(model.predict([_itk(array[0]), second])), labels)
+
+
+@pytest.mark.parametrize("scan", [3, None, {"image": 1}, [np.ones((4, 5, 6))]])
+def test_what_is_no_image_is_refused_by_its_type(file, scan):
+    with pytest.raises(ScanError, match=r"cannot be read from an object of type .*; expected a path, an image"):
+        nnseg.load(file, device="cpu").predict(scan)
+
+
+def test_an_array_of_stated_orientation_gets_the_prediction_of_its_image(file):
+    model = nnseg.load(file, device="cpu")
+    image = nib.Nifti1Image(_array(14, 19, 23), np.diag([1.5, 2.0, 1.0, 1]))  # RAS
+    expected = np.asarray(model.predict(image).dataobj)
+    labels = model.predict(np.asarray(image.dataobj), spacing=(1.5, 2.0, 1.0), orientation="RAS")
+    assert np.array_equal(labels, expected)
+    turned = np.asarray(image.dataobj).transpose(2, 0, 1)[:, ::-1]
+    labels = model.predict(turned, spacing=(1.0, 1.5, 2.0), orientation="SLA")
+    assert np.array_equal(labels, expected.transpose(2, 0, 1)[:, ::-1])
+
+
+def test_the_orientation_taken_for_an_array_is_said_once(file, caplog):
+    model = nnseg.load(file, device="cpu")
+    for _ in range(2):
+        model.predict(_array(9, 9, 9), spacing=(1, 1, 1))
+    model.predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation="RAS")
+    assert [record.message for record in caplog.records if "orientation" in record.message] == [
+        'axes of arrays are taken to lead up, back and left (orientation="SPL"); state an orientation otherwise'
+    ]
+
+
+@pytest.mark.parametrize("orientation", ["RA", "RAX", "RLS", "RASS"])
+def test_an_orientation_that_is_none_is_refused(file, orientation):
+    with pytest.raises(ScanError, match="one letter of LR, AP and SI for each axis"):
+        nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation=orientation)
+
+
+def test_arrays_of_complex_numbers_are_refused(file):
+    with pytest.raises(ScanError, match="the array holds complex64"):
+        nnseg.load(file, device="cpu").predict(_array(9, 9, 9).astype(np.complex64), spacing=(1, 1, 1))

@@ -26,7 +26,7 @@ from nnseg.storage.images.nifti import (
     read_nifti,
     voxel_file,
 )
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder, smallest_integer_type
 from nnseg.storage.images.units import to_mm
 
 ANALYZE_HEADER_BYTES = 348
@@ -136,6 +136,18 @@ def _raw(path: Path, load: Callable[[], Any], options: ReadOptions) -> RawImage:
     except Exception as error:  # nibabel raises whatever a damaged file leads it into
         found = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
         raise ScanError.at(path, found, "a complete image", "copy or export it again") from error
+
+
+def as_nibabel(voxels: npt.NDArray[Any], like: Any) -> Any:
+    """A NIfTI image in memory of a label map (Z, Y, X), with the affine of another image, and its header if that is NIfTI."""
+    header = like.header.copy() if isinstance(like.header, nib.Nifti1Header) else None
+    kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
+    flat = len(like.shape) == 2
+    stored = voxels.astype(smallest_integer_type(voxels))
+    image = kind(stored[0].T if flat else stored.T, like.affine, header)
+    image.set_data_dtype(stored.dtype)
+    image.header.set_intent("none")
+    return image
 
 
 def write_mgh(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:

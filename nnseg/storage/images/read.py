@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from nibabel.spatialimages import SpatialImage
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector, format_axes
@@ -28,6 +29,7 @@ from nnseg.storage.images.label_codings import (
     whole_numbers,
     without_copies,
 )
+from nnseg.storage.images.nibabel_files import raw_from_nibabel
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, check_file
 from nnseg.storage.images.resampling import NEAR, find_place, resampled, share_inside, upright
 
@@ -50,12 +52,19 @@ class Header:
     channels: int
 
 
-def read_scan(images: str | Path | Sequence[str | Path], *, repair: bool = False, spacing: Vector | None = None) -> Scan:
-    """A scan of one file, of one file per channel, or of a DICOM series, in canonical orientation.
+Images = Any
+"""A path (`str` or `Path`), an ITK or nibabel image in memory, or a sequence of them, one for each channel."""
+
+IN_MEMORY: dict[type, Callable[..., RawImage]] = {sitk.Image: raw_from_itk, SpatialImage: raw_from_nibabel}
+"""Classes of images in memory, and what reads them: functions of a name for messages, and the image."""
+
+
+def read_scan(images: Images, *, repair: bool = False, spacing: Vector | None = None) -> Scan:
+    """A scan of one file, of one file per channel, of a DICOM series, or of images in memory, in canonical orientation.
 
     Args:
         images: a file, or one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
-            slices of one series.
+            slices of one series. Images of SimpleITK and nibabel may stand for files.
         repair: to predict: NaN and Inf become the least value of their channel, sheared volumes and channels on other grids are
             resampled, and the scan's notes list it. Without, to train, such scans are refused.
         spacing: mm along the stored axes (z, y, x), for files without a usable one.
@@ -74,18 +83,7 @@ def read_scan(images: str | Path | Sequence[str | Path], *, repair: bool = False
     return Scan(image=image, grid=first.grid, source=source, notes=tuple(note for part in parts for note in part.notes))
 
 
-def scan_from_itk(image: sitk.Image) -> Scan:
-    """The scan that an ITK image holds, in canonical orientation, repaired as by `read_scan`.
-
-    Raises:
-        ScanError: its pixels or axes are none of a scan's.
-    """
-    path = Path("the image")
-    part = _canonical_part(path, raw_from_itk(path, image), repair=True)
-    return Scan(image=part.image, grid=part.grid, source=part.source, notes=part.notes)
-
-
-def read_header(images: str | Path | Sequence[str | Path], *, repair: bool = False, spacing: Vector | None = None) -> Header:
+def read_header(images: Images, *, repair: bool = False, spacing: Vector | None = None) -> Header:
     """Grid and channels of a scan, in milliseconds: no voxel is read but those of pictures with transparency.
 
     Args:
@@ -102,7 +100,7 @@ def read_header(images: str | Path | Sequence[str | Path], *, repair: bool = Fal
     return Header(grid=grid, channels=sum(len(raw.voxels) for _, raw in found))
 
 
-def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: bool = False) -> LabelMap:
+def read_label_map(source: LabelSource | str, *, like: Source | None = None, sheared: bool = False) -> LabelMap:
     """A label map in canonical orientation, its values as stored, or as `LabelFiles` says.
 
     Args:
@@ -114,6 +112,7 @@ def read_label_map(source: LabelSource, *, like: Source | None = None, sheared: 
         ScanError: missing, damaged, no image, of several channels, lossy (JPEG), or with values that are not whole numbers; or it
             lies partly outside ``like``.
     """
+    source = Path(source) if isinstance(source, str) else source
     path = label_paths(source)[0]
     if isinstance(source, LabelFiles) and (source.coding not in ("values", "instances") or len(source.paths) > 1):
         marked, placed = read_marks(source, like=like, sheared=sheared)
@@ -238,17 +237,33 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def _read_all(images: str | Path | Sequence[str | Path], options: ReadOptions) -> list[tuple[Path, RawImage]]:
+def _read_all(images: Images, options: ReadOptions) -> list[tuple[Path, RawImage]]:
     """Each file or folder as stored; several files that are parts of one image, such as slices, as one."""
-    paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
-    if not paths:
+    given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    if not given:
         raise ScanError("a scan needs at least one image file")
+    if not all(isinstance(image, str | Path) for image in given):
+        return [_in_memory(image, number, options) for number, image in enumerate(given)]
+    paths = [Path(path) for path in given]
     alone = len(paths) < 2 or not all(path.is_file() and suffix_of(path) not in FORMATS for path in paths)
     for form in () if alone else FOLDER_FORMATS.values():
         if any(form.is_part(path) for path in paths):  # the others may be damaged slices
             raw = form.read(paths, options)
             return [(raw.files[0], raw)]
     return [(path, _read(path, options)) for path in paths]
+
+
+def _in_memory(image: Any, number: int, options: ReadOptions) -> tuple[Path, RawImage]:
+    """A name for messages, and the content of an image in memory, or of a file among such."""
+    if isinstance(image, str | Path):
+        return Path(image), _read(Path(image), options)
+    name = Path(f"image {number}" if number else "the image")
+    for kind, read in IN_MEMORY.items():
+        if isinstance(image, kind):
+            return name, read(name, image)
+    what = f"a scan cannot be read from an object of type {type(image).__name__}"
+    advice = "of an array, make an image with its affine or spacing first" if isinstance(image, np.ndarray) else "load it first"
+    raise ScanError(f"{what}; expected a path, an image of SimpleITK or nibabel, or a list of them; {advice}")
 
 
 def _read(path: Path, options: ReadOptions) -> RawImage:
