@@ -80,7 +80,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-LONG = ("test_train_fold.py", "test_pipeline.py", "test_probe.py", "test_kill.py", "test_choose.py", "test_report_in_browser.py")
+LONG = (
+    "test_pipeline.py",
+    "test_fold.py",
+    "test_kill.py",
+    "test_folder.py",
+    "test_predict.py",
+    "test_cascade.py",
+    "test_ensemble.py",
+    "test_pool.py",
+    "test_report_in_browser.py",
+    "test_probe.py",
+)
 """Files that take longest; they come first, so that no process is left with one of them at the end."""
 
 

@@ -22,6 +22,32 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_
     return ball_dataset, run
 
 
+@pytest.fixture(scope="module")
+def of_two_folds(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> Path:
+    """A run with two folds, without a probe; not to be changed."""
+    run = tmp_path_factory.mktemp("folds") / "run"
+    options = ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", "0,1")
+    nnseg("run", ball_dataset, run, *options)
+    return run
+
+
+@pytest.fixture
+def copied(ball_dataset: Path, of_two_folds: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of the dataset and of the run with two folds, to be changed."""
+    shutil.copytree(ball_dataset, tmp_path / "balls")
+    shutil.copytree(of_two_folds, tmp_path / "run")
+    return tmp_path / "balls", tmp_path / "run"
+
+
+@pytest.fixture
+def probed(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A run that has nothing but a probe."""
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "probe.json"):
+        shutil.copy(finished[1] / name, tmp_path / "run")
+    return tmp_path / "run"
+
+
 def test_run_leaves_a_folder_that_a_person_can_read(finished: tuple[Path, Path]) -> None:
     _, run = finished
     for name in ("plan.toml", "fingerprint.json", "folds.json", "scores.json", "report.html", "run.json"):
@@ -107,11 +133,9 @@ def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_rec
     assert names == {"ball_00", "ball_01", "ball_02", "ball_05"}
 
 
-def test_a_changed_label_map_redoes_only_what_depends_on_it(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    dataset, run = tmp_path / "balls", tmp_path / "run"
-    shutil.copytree(finished[0], dataset)
+def test_a_changed_label_map_redoes_only_what_depends_on_it(copied: tuple[Path, Path], tiny_recipe: Path) -> None:
+    dataset, run = copied
     command = ("run", dataset, run, "--no-probe", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--workers", 1)
-    nnseg(*command)
     cases = {p: p.stat().st_mtime_ns for p in (run / "cases").rglob("*") if p.is_file()}
     shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
     nnseg(*command)
@@ -135,8 +159,8 @@ def test_2d_and_3d_plans_are_ensembled(finished: tuple[Path, Path], tiny_recipe:
     assert (tmp_path / "out" / "ball_00.nii.gz").exists()
 
 
-def test_steps_that_fit_the_budget_are_in_the_plan_and_begun_with(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_steps_that_fit_the_budget_are_in_the_plan_and_begun_with(ball_dataset: Path, tiny_recipe: Path, probed: Path) -> None:
+    run = probed
     command = ("run", ball_dataset, run, "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", "--budget", "2s")
     nnseg(*command)
     plan, probe = (run / "plan.toml").read_bytes(), (run / "probe.json").read_bytes()
@@ -197,17 +221,18 @@ def test_a_second_process_is_refused_while_one_works_in_the_run(finished: tuple[
     assert "another nnseg" in done.stderr
 
 
-def test_plan_and_help_load_no_torch(ball_dataset: Path, tmp_path: Path) -> None:
+def test_plan_loads_no_torch(finished: tuple[Path, Path], probed: Path, tiny_recipe: Path) -> None:
     program = (
         "import sys; from nnseg import cli; sys.argv = ['nnseg', 'plan', *sys.argv[1:]]\n"
         "try: cli.main()\nexcept SystemExit as e: assert not e.code, e.code\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, ball_dataset, tmp_path / "run"], capture_output=True, text=True, check=False
-    )
+    before = (probed / "probe.json").read_bytes()
+    command = [sys.executable, "-c", program, finished[0], probed, "--recipe", tiny_recipe, "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "why" in (tmp_path / "run" / "plan.toml").read_text()
+    assert "why" in (probed / "plan.toml").read_text()
+    assert (probed / "probe.json").read_bytes() == before
 
 
 def test_the_dataset_and_references_are_never_written_to(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -221,14 +246,11 @@ def test_the_dataset_and_references_are_never_written_to(finished: tuple[Path, P
     assert {p: p.read_bytes() for p in dataset.rglob("*") if p.is_file()} == before
 
 
-def test_only_folds_that_are_up_to_date_are_scored(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    dataset, run = tmp_path / "balls", tmp_path / "run"
-    shutil.copytree(finished[0], dataset)
-    options = ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
-    nnseg("run", dataset, run, *options, "--folds", "0,1")
+def test_only_folds_that_are_up_to_date_are_scored(copied: tuple[Path, Path], tiny_recipe: Path) -> None:
+    dataset, run = copied
     assert len(json.loads((run / "scores.json").read_text())["cases"]) == 3
     shutil.copy(dataset / "labelsTr" / "ball_00.nii.gz", dataset / "labelsTr" / "ball_01.nii.gz")
-    nnseg("run", dataset, run, *options, "--folds", 0)
+    nnseg("run", dataset, run, "--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
     held_out = json.loads((run / "folds.json").read_text())[0]["held_out"]
     assert [case["name"] for case in json.loads((run / "scores.json").read_text())["cases"]] == held_out
 
@@ -247,25 +269,25 @@ def test_plan_edit_run_follows_the_edit_and_keeps_it(finished: tuple[Path, Path]
     assert "a plan that differs" in nnseg("export", run, tmp_path / "model.nnseg", check=2).stderr
 
 
-def test_work_set_aside_is_taken_back_when_it_fits_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    run, command = tmp_path / "run", ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
-    nnseg("run", finished[0], run, *command)
+def test_work_set_aside_is_taken_back_when_it_fits_again(copied: tuple[Path, Path], tiny_recipe: Path) -> None:
+    dataset, run = copied
+    command = ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
     first = (run / "fold_0" / "model.nnseg").read_bytes()
-    nnseg("run", finished[0], run, *command, "--seed", 5)
+    nnseg("run", dataset, run, *command, "--seed", 5)
     assert (run / "fold_0" / "model.nnseg").read_bytes() != first
-    nnseg("run", finished[0], run, *command)
+    nnseg("run", dataset, run, *command)
     assert (run / "fold_0" / "model.nnseg").read_bytes() == first
 
 
-def test_damaged_files_of_ours_are_made_again(finished: tuple[Path, Path], tiny_recipe: Path, tmp_path: Path) -> None:
-    run, command = tmp_path / "run", ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
-    nnseg("run", finished[0], run, *command)
+def test_damaged_files_of_ours_are_made_again(copied: tuple[Path, Path], tiny_recipe: Path) -> None:
+    dataset, run = copied
+    command = ("--no-probe", "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1, "--folds", 0)
     model, history = run / "fold_0" / "model.nnseg", run / "fold_0" / "history.jsonl"
     whole = model.read_bytes()
     model.write_bytes(whole[:1000])
     history.write_bytes(history.read_bytes()[:30])
     (run / "scores.json").write_text("{")
-    nnseg("run", finished[0], run, *command)
+    nnseg("run", dataset, run, *command)
     assert model.read_bytes() == whole
     assert json.loads((run / "scores.json").read_text())["cases"]
 

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from functools import cache
 from pathlib import Path
 
+import torch
 from forked import Forked
+
+from nnseg.network import device
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -34,7 +38,7 @@ def started(*arguments: object, out: Path | None = None, ranks: int = 1) -> mult
         ranks: if more than one, the process is torchrun's, and starts so many that run ``nnseg``.
     """
     main = _main if ranks == 1 else _torchrun
-    process = CONTEXT.Process(target=main, args=([str(a) for a in arguments], out, ranks))
+    process = CONTEXT.Process(target=main, args=([str(a) for a in arguments], out, _faster_dtype(), ranks))
     process.start()
     return process
 
@@ -60,19 +64,25 @@ def nnseg(*arguments: object, check: int | None = 0, ranks: int = 1) -> subproce
     return subprocess.CompletedProcess(list(arguments), code, *said)
 
 
-def _main(arguments: list[str], out: Path | None, _: int = 1) -> None:
-    import torch
+@cache
+def _faster_dtype() -> torch.dtype:
+    """What CPUs compute in where a plan's precision is "auto": timed once for all processes, since that takes a second."""
+    return device.autocast_dtype(torch.device("cpu"), "auto")
 
+
+def _main(arguments: list[str], out: Path | None, dtype: torch.dtype, _: int = 1) -> None:
     torch.set_num_threads(1)  # several tests run at a time
+    device._faster_dtype = lambda _: dtype
     _write_output_to(out)
     _fork_workers()
     _run_nnseg(arguments)
 
 
-def _torchrun(arguments: list[str], out: Path | None, ranks: int) -> None:
+def _torchrun(arguments: list[str], out: Path | None, dtype: torch.dtype, ranks: int) -> None:
     """What ``torchrun --standalone`` does, but that its processes are forked off this one."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    device._faster_dtype = lambda _: dtype
     os.environ["OMP_NUM_THREADS"] = "1"
     _write_output_to(out)
     config = LaunchConfig(
@@ -83,8 +93,6 @@ def _torchrun(arguments: list[str], out: Path | None, ranks: int) -> None:
 
 
 def _main_of_rank(arguments: list[str]) -> None:
-    import torch
-
     torch.set_num_threads(1)
     try:
         _run_nnseg(arguments)

@@ -34,9 +34,23 @@ def tiny_plan(balls: tuple[Dataset, Fingerprint], tiny_recipe: Path) -> Plan:
 
 @pytest.fixture(scope="module")
 def measured(balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Probe]:
-    """A run with a probe of the tiny plan, made by real processes."""
+    """A run with a probe of the tiny plan, made by real processes, which measure tiles for a short time."""
     run = Run(tmp_path_factory.mktemp("run"))
-    return run, probe(run, *balls, [tiny_plan], device="cpu")
+    command = process.own_process
+
+    def briefly(module: str, end_signal: process.EndSignal) -> list[str]:
+        python, safe, _, code, *arguments = command(module, end_signal)
+        return [
+            python,
+            safe,
+            "-c",
+            code.replace("run_child(", f"import {module} as w; w.TILES_SECONDS = 0.1; run_child("),
+            *arguments,
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "own_process", briefly)
+        return run, probe(run, *balls, [tiny_plan], device="cpu")
 
 
 def killed(monkeypatch: pytest.MonkeyPatch) -> None:

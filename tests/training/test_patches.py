@@ -97,7 +97,7 @@ def test_tensors_have_the_types_and_shapes_training_wants(cases):
 def test_the_foreground_share_holds_for_every_batch_size(batch_size, share):
     # The labelled voxel can be in the patch's middle only if it was aimed at, or by a chance of 1 in 57 * 1 * 1.
     case = case_of(shape=(64, 8, 8), voxels={1: [(30, 4, 4)]})
-    drawn = batches([case], plan_of(batch_size=batch_size, foreground_share=share), 2000 // batch_size)
+    drawn = batches([case], plan_of(batch_size=batch_size, foreground_share=share), 1000 // batch_size)
     centred = np.mean([int(labels[4, 4, 4]) == 1 for batch in drawn for labels in batch.labels])
     assert centred == pytest.approx(share + (1 - share) / 57, abs=0.04)
 
