@@ -11,6 +11,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, stem_of, suffix_of
+from nnseg.storage.images.unread import why_unread
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
@@ -109,6 +110,8 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
 def _single(path: Path, channels: int) -> Case:
     """The case of one file, with the other channels that lie beside its first."""
     if suffix_of(path) not in FORMATS and not folder_format(path):
+        if reason := why_unread(path):
+            raise DatasetError(f"{path}: {reason}")
         found = f'is no scan; found the suffix "{suffix_of(path)}"'
         raise DatasetError.at(path, found, KNOWN, "convert the file")
     match = CHANNEL.fullmatch(image_name(path))

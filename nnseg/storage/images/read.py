@@ -32,6 +32,7 @@ from nnseg.storage.images.label_codings import (
 from nnseg.storage.images.nibabel_files import raw_from_nibabel
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, check_file
 from nnseg.storage.images.resampling import NEAR, find_place, resampled, share_inside, upright
+from nnseg.storage.images.unread import why_unread
 
 WIDEST, NARROWEST = 3000.0, 0.5
 """Extents in mm: scans that cover more, or less, along an axis get a note."""
@@ -278,6 +279,8 @@ def _read_file(path: Path, options: ReadOptions) -> RawImage:
     check_file(path)
     form = FORMATS.get(suffix_of(path))
     if form is None:
+        if reason := why_unread(path):
+            raise ScanError(f"{path}: {reason}")
         raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
     if options.as_labels and form.lossy:
         found = "is a JPEG label map, whose values compression has changed"
