@@ -57,7 +57,7 @@ def read_file(path: Path) -> DicomFile:
         ScanError: it cannot be read, is no image, or its header is malformed.
     """
     with headers.quiet():
-        dataset = headers.open_dataset(path, specific_tags=list(HEADER_TAGS), stop_before_pixels=True)
+        dataset = headers.open_dataset(path, specific_tags=list(map(headers.tag_of, HEADER_TAGS)), stop_before_pixels=True)
         kind = text_of(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         _check_is_image(path, dataset, kind)
         image_type = text_of(dataset, "ImageType").upper().split("\\")

@@ -11,10 +11,12 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
@@ -120,7 +122,7 @@ def read_header(path: Path, tags: Sequence[str | int]) -> Any:
         ScanError: it is empty, or cannot be read as DICOM.
     """
     with quiet():
-        return open_dataset(path, specific_tags=list(tags), stop_before_pixels=True)
+        return open_dataset(path, specific_tags=[tag_of(tag) for tag in tags], stop_before_pixels=True)
 
 
 def open_dataset(path: Path, **options: Any) -> Any:
@@ -214,15 +216,20 @@ def number_of(dataset: Any, key: str | int) -> float | None:
 
 
 def value_of(dataset: Any, key: str | int) -> Any:
-    """The value of a tag as pydicom gives it; its text where it is written wrongly; None if it is missing."""
-    if dataset is None:
+    """The value of a tag as pydicom gives it; as it is stored where it is written wrongly; None if it is missing."""
+    tag = tag_of(key)
+    if dataset is None or tag not in dataset:
         return None
     try:
-        element = dataset.get(key)
-        return element.value if isinstance(key, int) and element is not None else element
+        return dataset[tag].value
     except UNREADABLE:
-        raw = dataset.get_item(key)
-        return getattr(raw, "value", None)
+        return getattr(dataset.get_item(tag), "value", None)
+
+
+@lru_cache(maxsize=1024)
+def tag_of(key: str | int) -> Any:
+    """pydicom's tag of a keyword or number."""
+    return Tag(key)
 
 
 def whole_number(path: Path, dataset: Any, name: str, default: int) -> int:

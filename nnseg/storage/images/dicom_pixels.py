@@ -112,9 +112,15 @@ def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
         file = Path(folder) / "frame.dcm"
         for index in indices:
             _capture(dataset, found[index]).save_as(file, enforce_file_format=True)
-            with no_itk_warnings():
-                values = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
-            yield values[0]
+            try:
+                with no_itk_warnings():
+                    values = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
+            except RuntimeError:
+                decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+                if not decoder.is_available:
+                    raise
+                values = decoder.as_array(dataset, index=index)[0]
+            yield values
 
 
 def _capture(dataset: Any, frame: bytes) -> Dataset:
