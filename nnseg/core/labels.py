@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cached_property
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -115,13 +118,44 @@ class Labels(FrozenModel):
         return table[indices].astype(self.dtype)
 
     def decide(self, probabilities: npt.NDArray[Any]) -> Values:
-        """The label map (stored values) of probabilities (K, Z, Y, X): the most probable label, or regions painted in order."""
+        """The label map (stored values) of probabilities (K, Z, Y, X): the most probable label, or the regions, see `paint`."""
         if not self.regions:
             return self.decode(np.argmax(probabilities, axis=0))
-        painted = np.full(probabilities.shape[1:], self.values[0], self.dtype)
-        for region, probability in zip(self.regions, probabilities, strict=True):
-            painted[probability > 0.5] = region.paint
+        return self.paint(probabilities > 0.5, range(len(self.regions)))
+
+    def paint(self, masks: npt.NDArray[np.bool_], heads: Sequence[int]) -> Values:
+        """The label map (stored values) of regions: painted in order, and where they overlap in part the value of the overlap.
+
+        Args:
+            masks: (heads, Z, Y, X), where each region is.
+            heads: indices of their regions; all others are nowhere.
+        """
+        painted = np.full(masks.shape[1:], self.values[0], self.dtype)
+        for head, mask in zip(heads, masks, strict=True):
+            painted[mask] = self.regions[head].paint
+        for together, value in self._partial_overlaps.items():
+            if set(together) <= set(heads):
+                inside = np.array([head in together for head in heads])
+                painted[(masks == inside[:, None, None, None]).all(0)] = value
         return painted
+
+    @property
+    def painted(self) -> tuple[int, ...]:
+        """All values that a label map of regions can have, besides the background's."""
+        return tuple(dict.fromkeys((*(region.paint for region in self.regions), *self._partial_overlaps.values())))
+
+    @cached_property
+    def _partial_overlaps(self) -> dict[tuple[int, ...], int]:
+        """Values by the indices of all regions that cover them, where one of these does not lie within the next.
+
+        Regions that lie within each other need no entry, since they are painted in order.
+        """
+        covering = {v: tuple(i for i, r in enumerate(self.regions) if v in r.values) for v in self.values}
+        sets = [set(region.values) for region in self.regions]
+        apart = {(a, b) for a, b in combinations(range(len(sets)), 2) if not (sets[a] <= sets[b] or sets[b] <= sets[a])}
+        found = {value: heads for value, heads in covering.items() if apart.intersection(combinations(heads, 2))}
+        counts = Counter(found.values())
+        return {heads: value for value, heads in found.items() if counts[heads] == 1}
 
     def mask(self, name: str, labels: Values) -> npt.NDArray[np.bool_]:
         """The mask of a label or region in a label map (stored values)."""

@@ -185,10 +185,7 @@ def decide_labels(stream: RestoreStream, block: Block, labels: Labels) -> Intege
     logits = stream.interpolate(source[candidates], block)
     if not labels.regions:
         return labels.decode(candidates.to(logits.device)[_argmax(logits)].cpu().numpy())
-    values = np.full(shape, labels.values[0], labels.dtype)
-    for head, mask in zip(candidates.tolist(), (logits > 0).cpu().numpy(), strict=True):
-        values[mask] = labels.regions[head].paint
-    return values
+    return labels.paint((logits > 0).cpu().numpy(), candidates.tolist())
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -133,8 +133,7 @@ def look_and_measure(case: Case, *, declared: Labels | None, channels: int | Non
         return replace(looked, problem=str(error))
     how = partial(measure_case, scan, name=case.name, key=key, sample=sample)
     measured = how(read.label_map, labels=_provisional(marked, shown, declared))
-    known = voxel_digest(np.array([join_marks(mark) for mark in marked.marks])) if marked.marks else ""
-    renamed = measured.case.model_copy(update={"label_map": measured.case.label_map + known})
+    renamed = measured.case.model_copy(update={"label_map": _digest(marked)} if marked.marks else {})
     objects = how(_as_objects(read.label_map), labels=OBJECTS) if shown.components else None
     return replace(looked, measured=replace(measured, case=renamed, findings=read.findings), objects=objects)
 
@@ -145,6 +144,13 @@ def _read_marks(source: LabelSource, scan: Scan | None) -> tuple[MarkedMap, Labe
         return *read_marks(source, like=scan.source if scan else None), ""
     except ScanError as error:
         return *read_marks(source), str(error)
+
+
+def _digest(marked: MarkedMap) -> str:
+    """A digest of the marks of all voxels, whatever their codes and the case of names."""
+    names = np.array([join_marks(mark).casefold() for mark in marked.marks])
+    ranks = np.argsort(np.argsort(names)).astype(np.int32)
+    return voxel_digest(ranks[marked.codes]) + voxel_digest(np.sort(names))
 
 
 def _as_objects(label_map: LabelMap) -> LabelMap:
@@ -192,7 +198,9 @@ def _finish(case: Case, *, one: _LookedAt, dataset: Dataset, channels: int, samp
     if one.measured is None or one.shown is None:
         raise ScanError(one.problem)
     check_channels(case, one.channels, one.measured.case.shape, channels)
-    values = {mark: _value_of(case.labels, mark) for mark in one.shown.marks}
+    if isinstance(case.labels, LabelFiles) and case.labels.coding not in (one.shown.coding, "instances"):
+        return read_and_measure(case, labels=dataset.labels, channels=channels, sample=sample)
+    values = {mark: _value_of(case.labels, mark, one.shown) for mark in one.shown.marks}
     counts: dict[int, int] = {}
     for mark, value in values.items():
         counts[value] = counts.get(value, 0) + one.shown.marks[mark]
@@ -204,7 +212,9 @@ def _finish(case: Case, *, one: _LookedAt, dataset: Dataset, channels: int, samp
     return replace(measured, case=measured.case.model_copy(update=update), findings=findings)
 
 
-def _value_of(source: LabelSource | None, mark: tuple[str, ...]) -> int:
+def _value_of(source: LabelSource | None, mark: tuple[str, ...], shown: ShownLabels) -> int:
+    if isinstance(source, Path) and shown.coding == "segments":
+        return next((segment.value for segment in shown.segments if (segment.name,) == mark), 0)
     if isinstance(source, LabelFiles) and source.coding == "instances":
         return 0 if mark in ((), ("0",)) else source.values[OBJECT]
     if isinstance(source, LabelFiles) and source.coding != "values":

@@ -55,3 +55,24 @@ def test_masks_follow_labels_and_regions() -> None:
 def test_contradictions_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Labels.model_validate(wrong)
+
+
+def test_regions_that_overlap_in_part_get_the_value_of_the_overlap():
+    regions = (Region(name="a", values=(1, 3), paint=1), Region(name="b", values=(2, 3), paint=2))
+    labels = Labels(names=("background", "one", "two", "both"), values=(0, 1, 2, 3), regions=regions)
+    masks = np.array([[0, 1, 0, 1], [0, 0, 1, 1]], bool).reshape(2, 1, 1, 4)
+    assert labels.paint(masks, (0, 1)).tolist() == labels.decide(masks * 0.9).tolist() == [[[0, 1, 2, 3]]]
+    assert labels.paint(masks[1:], (1,)).tolist() == [[[0, 0, 2, 2]]]
+    assert labels.painted == (1, 2, 3)
+
+
+def test_regions_within_each_other_are_painted_in_order_whatever_they_paint():
+    regions = (
+        Region(name="whole", values=(1, 2, 3), paint=1),
+        Region(name="core", values=(2, 3), paint=3),
+        Region(name="enhancing", values=(3,), paint=2),
+    )
+    labels = Labels(names=("background", "a", "b", "c"), values=(0, 1, 2, 3), regions=regions)
+    masks = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]], bool).reshape(3, 1, 1, 5)
+    assert labels.paint(masks, range(3)).tolist() == [[[1, 3, 2, 2, 2]]]
+    assert labels.painted == (1, 3, 2)
