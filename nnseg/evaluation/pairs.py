@@ -93,12 +93,14 @@ def pair_folders(predictions: Path, references: Path, labels: Labels | None = No
     pairs = [
         FilePair(name=n, prediction=legend.predictions[n], reference=legend.references[n], annotated=given.annotated.get(n))
         for n in names
+        if n not in legend.failed
     ]
+    failed += [Failure(name=name, reason=reason) for name, reason in legend.failed.items()]
     return FolderPairs(
         pairs=tuple(pairs),
         failed=tuple(failed),
         labels=legend.labels,
-        instances=() if labels else tuple(name for name in given.instances if name in legend.labels.foreground),
+        instances=legend.instances,
         notes=(*made.notes, *given.notes, *legend.notes),
         doubts=doubts,
     )

@@ -142,7 +142,8 @@ def test_segments_are_matched_by_their_names_not_by_their_values(tmp_path):
     found, scores = scored(tmp_path)
     assert sorted(scores.labels) == ["liver", "spleen"]
     assert [mask.dice for mask in scores.cases[0].labels.values()] == [1.0, 1.0]
-    assert found.notes[0].startswith("labels found in the label maps: liver=")
+    assert found.notes[0] == "label names from the headers of 1 label maps"
+    assert found.notes[2] == "labels found in the label maps: liver=1, spleen=2; --labels or a dataset.json can name them"
 
 
 def test_segments_meet_values_by_the_record_or_by_their_header(tmp_path):
@@ -161,7 +162,7 @@ def test_a_mask_for_each_label_meets_one_label_map_by_names(tmp_path):
     for number, label in enumerate(("Liver", "spleen", "kidney"), 1):
         write(tmp_path / "made" / "a" / f"{label}.nii.gz", mask_of(number) * 255)
     write(tmp_path / "given" / "a.nii.gz")
-    with pytest.raises(EvaluationError, match=r"nothing says which of the values 1, 2 are Liver, kidney, spleen; .* --labels"):
+    with pytest.raises(EvaluationError, match=r"nothing says which of the values 1, 2 are kidney, Liver, spleen; .* --labels"):
         pair_folders(tmp_path / "made", tmp_path / "given")
     (tmp_path / "given" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "spleen": 2}}))
     found, scores = scored(tmp_path)
