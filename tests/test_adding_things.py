@@ -291,12 +291,12 @@ def test_a_file_format_that_is_a_folder(toys, dataset: Path) -> None:
 def test_a_layout_of_datasets(toys, dataset: Path) -> None:
     toy = toys("a layout of datasets")
     body = (
-        f"def toy(folder: Path, description: Description | None) -> FoundDataset | None:\n    {MARK}\n"
-        "    cases = [Case(name=p.name, images=(p / 'scan.nii.gz',), labels=p / 'map.nii.gz') for p in folder.glob('patient*')]\n"
+        f"def toy(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:\n    {MARK}\n"
+        "    cases = [Case(name=p.name, images=(p / 'scan.nii.gz',), labels=p / 'map.nii.gz') for p in tree.root.glob('p*')]\n"
         "    return FoundDataset(layout='a toy', cases=tuple(cases), findings=(), description=None) if cases else None\n\n\n"
     )
     toy.insert("nnseg/storage/datasets/layouts.py", body, before=r"^LAYOUTS\b")
-    toy.insert("nnseg/storage/datasets/layouts.py", "toy, ", after=r"^LAYOUTS = \(")
+    toy.insert("nnseg/storage/datasets/layouts.py", '    "toy": toy,\n', after=r"^LAYOUTS.*= \{\n")
     for number in range(3):
         folder = toy.run / "data" / f"patient{number}"
         folder.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,6 +41,7 @@ class Case:
         annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
         subject: the patient, where the layout tells it; "" if it does not.
         split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
+        spacing: mm along the stored axes (z, y, x), for files without one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     annotated: tuple[str, ...] | None = None
     subject: str = ""
     split: str = ""
+    spacing: tuple[float, float, float] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,6 +71,27 @@ class Unused(FrozenModel):
     suspect: bool = False
 
 
+class Reading(FrozenModel):
+    """How a folder is to be read, where its names do not tell it or tell something else.
+
+    Args:
+        images, labels: a folder below it or a pattern of paths; "" to go by names.
+        channels: which of the channels to use, in this order; () for all.
+        spacing: mm along the stored axes (z, y, x), for files without one.
+        layout: name of the layout; "" for the first that fits.
+    """
+
+    images: str = ""
+    labels: str = ""
+    channels: tuple[str, ...] = ()
+    spacing: tuple[float, float, float] | None = None
+    layout: str = ""
+
+
+AS_FOUND = Reading()
+"""As its names tell."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A collection of labelled cases.
@@ -84,6 +107,7 @@ class Dataset:
         findings: problems of the dataset; cases named in errors are not in ``cases``.
         inferred: what was concluded from names of files and contents, in one line each, such as "labels from *-seg".
         unused: what lies in the folder and is not used.
+        reading: the options that it was read with.
         about: "description", "licence", "reference" and "release", as published.
     """
 
@@ -98,6 +122,7 @@ class Dataset:
     findings: tuple[Finding, ...] = ()
     inferred: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
+    reading: Reading = field(default_factory=Reading)
     about: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
@@ -115,6 +140,24 @@ def listed(names: Collection[str], most: int = 5) -> str:
     """Names of cases, at most ``most``: "case a", "cases a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{'case' if len(names) == 1 else 'cases'} {', '.join(sorted(names)[:most])}{more}"
+
+
+def shown(names: Sequence[str], most: int = 3) -> str:
+    """Names, at most ``most``: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def describe_unused(unused: Collection[Unused]) -> tuple[str, ...]:
+    """What is not used, one line for each reason: how many, and the names of a few that someone may miss."""
+    by_reason: dict[tuple[str, bool], list[Unused]] = {}
+    for one in unused:
+        by_reason.setdefault((one.reason, one.suspect), []).append(one)
+    return tuple(
+        f"not used: {reason}"
+        + (f" ({shown([one.path.name for one in ones])})" if suspect else f" ({len(ones)} files)" if len(ones) > 1 else "")
+        for (reason, suspect), ones in sorted(by_reason.items(), key=lambda item: not item[0][1])
+    )
 
 
 def by_severity(findings: Collection[Finding]) -> tuple[Finding, ...]:

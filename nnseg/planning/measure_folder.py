@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnseg.core.dataset import Case, Dataset
+from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
 from nnseg.core.errors import ScanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
@@ -23,7 +23,8 @@ from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import voxel_digest
 from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure, measure_case, read_and_measure, sample_size
 from nnseg.storage.datasets.labels.request import ShownLabels, show_labels
-from nnseg.storage.datasets.layouts import FoundDataset, find_layout
+from nnseg.storage.datasets.infer import FoundDataset
+from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import (
     case_key,
     check_channels,
@@ -68,21 +69,21 @@ class _LookedAt:
     is_2d: bool = False
 
 
-def measure_folder(folder: Path, *, workers: int = 1) -> tuple[Dataset, Fingerprint]:
+def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 1) -> tuple[Dataset, Fingerprint]:
     """The dataset in a folder and its fingerprint, equal to those of `read_dataset` and `measure`.
 
     Raises:
         DatasetError: as those raise.
     """
     folder = Path(folder).absolute()
-    found = find_layout(folder)
+    found = find_layout(folder, reading)
     if not needs_look(found):
-        dataset = read_dataset(folder, workers=workers)
+        dataset = read_dataset(folder, reading=reading, workers=workers)
         return dataset, measure(dataset, workers=workers)
     about = found.description
     look = partial(
         look_and_measure,
-        declared=about.labels if about else None,
+        declared=found.declared,
         channels=len(about.channels) or None if about else None,
         sample=sample_size(len(found.cases)),
     )
@@ -99,7 +100,8 @@ def _dataset(folder: Path, found: FoundDataset, outcomes: Mapping[str, Outcome[C
     problems |= {name: one.label_problem for name, one in looked.items() if one.label_problem}
     meaning = understand(folder, found, shown, problems)
     cases = (case for case in found.cases if case.name in meaning.sources and looked[case.name].channels)
-    channels = next((name_channels(c, looked[c.name].channels, is_2d=looked[c.name].is_2d) for c in cases), ("image",))
+    counted = ((c, looked[c.name]) for c in cases)
+    channels = next((name_channels(c, one.channels, is_2d=one.is_2d, named=found.channels) for c, one in counted), ("image",))
     return make_dataset(folder, found, meaning, channels)
 
 

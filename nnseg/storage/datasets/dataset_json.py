@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ ABOUT = {
 LONGEST_ABOUT = 500
 """Characters of each that are kept."""
 
+PARTS = {"training": "", "validation": "validation", "testing": "test", "test": "test"}
+"""Keys of lists of cases, and the part of a split that they mean."""
+
 DECATHLON, NNUNET = "Medical Segmentation Decathlon layout", "nnU-Net raw layout (with a table of files)"
 """Layouts whose dataset.json lists the cases."""
 
@@ -37,12 +40,16 @@ class CaseEntry:
     Args:
         images: as listed; not checked to exist.
         labels: as listed; None if there is none.
+        masks: of label maps in several files, one for each label in the order of their values.
+        split: "fold 0", ..., "validation" or "test", if the list says so; "" for training.
         problem: why the entry cannot be used, if it cannot.
     """
 
     name: str = ""
     images: tuple[Path, ...] = ()
     labels: Path | None = None
+    masks: tuple[Path, ...] = ()
+    split: str = ""
     problem: str = ""
 
 
@@ -217,10 +224,26 @@ def _own_value(values: tuple[int, ...], named: dict[str, tuple[int, ...]]) -> in
 
 
 def _training(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
-    given = _get(path, content, "training", list, '[{"image": ..., "label": ...}, ...]')
-    if given is None:
+    """The entries of "training", then those of the other parts of a datalist.
+
+    Source: the Medical Segmentation Decathlon; MONAI's datalists, ``monai.data.decathlon_datalist``.
+    """
+    if "training" not in content:
         return None
-    return tuple(_entry(path, item, f'entry {i + 1} of "training"', images="image") for i, item in enumerate(given))
+    entries = []
+    for key, split in PARTS.items():
+        given = _get(path, content, key, list, '[{"image": ..., "label": ...}, ...]') or []
+        for i, item in enumerate(given):
+            entry = _entry(
+                path, {"image": item} if split and isinstance(item, str) else item, f'entry {i + 1} of "{key}"', images="image"
+            )
+            entries.append(replace(entry, split=split or _fold(item)))
+    return tuple(entries)
+
+
+def _fold(item: Any) -> str:
+    fold = item.get("fold") if isinstance(item, dict) else None
+    return f"fold {number}" if fold is not None and (number := _whole(fold)) is not None else ""
 
 
 def _table(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | None:
@@ -235,12 +258,18 @@ def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") ->
     given = item.get(images) if isinstance(item, dict) else None
     files = [given] if isinstance(given, str) else given
     label = item.get("label") if isinstance(item, dict) else None
+    maps = [] if label is None else [label] if isinstance(label, str) else label
     if not isinstance(files, list) or not files or not all(isinstance(f, str) and f for f in files):
         return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; correct or remove it')
-    if label is not None and not isinstance(label, str):
+    if not isinstance(maps, list) or not all(isinstance(f, str) and f for f in maps):
         return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; correct or remove it")
-    folder = path.parent
-    return CaseEntry(name=name, images=tuple(folder / f for f in files), labels=folder / label if label else None)
+    paths = tuple(path.parent / f for f in maps)
+    return CaseEntry(
+        name=name,
+        images=tuple(path.parent / f for f in files),
+        labels=paths[0] if paths else None,
+        masks=paths if len(paths) > 1 else (),
+    )
 
 
 def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]] | None:

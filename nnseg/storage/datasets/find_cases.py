@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,31 +45,6 @@ def suffixes_found(folder: Path) -> str:
     known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
     counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
-
-
-def by_name(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Files by case name; and, apart, those that share a name: ``a.nii`` and ``a.nii.gz``, or names that differ only in case."""
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        groups[image_name(path).casefold()].append(path)
-    single = {image_name(paths[0]): paths[0] for paths in groups.values() if len(paths) == 1}
-    return single, {image_name(paths[0]): paths for paths in groups.values() if len(paths) > 1}
-
-
-def by_channel(files: Mapping[str, Path], label_names: Collection[str]) -> dict[str, dict[int, Path]]:
-    """Files by case and channel number; or each as a case of its own if that fits the names of the label maps better.
-
-    A stack saved as ``slice_0001.png``, ``slice_0002.png`` with label maps of the same names is not one case of many channels.
-    """
-    grouped: dict[str, dict[int, Path]] = defaultdict(dict)
-    for name, path in files.items():
-        match = CHANNEL.fullmatch(name)
-        grouped[case_name(name)][int(match["channel"]) if match else 0] = path
-    labelled = set(label_names)
-    all_first = all(name.endswith("_0000") for name in files)
-    if len(labelled & set(grouped)) > len(labelled & set(files)) or (not labelled & set(files) and all_first):
-        return dict(grouped)
-    return {name: {0: path} for name, path in files.items()}
 
 
 def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:

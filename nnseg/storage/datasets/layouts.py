@@ -2,78 +2,134 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from nnseg.core.dataset import Case, Finding
+from nnseg.core.dataset import Case, Finding, Reading, Unused, counted, shown
 from nnseg.core.errors import DatasetError
+from nnseg.core.label_files import LabelFiles, LabelSource
+from nnseg.storage.datasets.bids import bids
 from nnseg.storage.datasets.dataset_json import CaseEntry, Description, read_description
-from nnseg.storage.datasets.find_cases import by_channel, by_name, case_name, image_files, image_name, suffixes_found
+from nnseg.storage.datasets.find_cases import image_files, image_name, suffixes_found
+from nnseg.storage.datasets.infer import FoundDataset, infer, wrong_count
+from nnseg.storage.datasets.names import folder_role
+from nnseg.storage.datasets.tree import Tree, walk
 from nnseg.storage.images.formats import known_suffixes
 
-PAIRS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
-"""Folders of images and of label maps that belong together."""
+OPTIONS = 'name them with --images and --labels, such as --images "*/image.nii.gz" --labels "*/labels.nii.gz"'
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundDataset:
-    """What a dataset folder holds, before any image was opened.
-
-    Args:
-        cases: usable by their names, sorted.
-        description: of its dataset.json, if it has one.
-    """
-
-    layout: str
-    cases: tuple[Case, ...]
-    findings: tuple[Finding, ...]
-    description: Description | None
-
-
-def find_layout(folder: Path) -> FoundDataset:
-    """The cases of a folder, by the first of the `LAYOUTS` that it has.
+def find_layout(folder: Path, reading: Reading) -> FoundDataset:
+    """The cases of a folder, by the first of the `LAYOUTS` that it has, or by the one that is asked for.
 
     Raises:
-        DatasetError: no such folder, an unreadable dataset.json, no known layout, or no usable case.
+        DatasetError: no such folder or layout, an unreadable dataset.json, no known layout or several, or no usable case.
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "there is no such folder"
         raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
+    if reading.layout and reading.layout not in LAYOUTS:
+        raise DatasetError(f'there is no layout "{reading.layout}"; write one of {", ".join(LAYOUTS)}')
     path = folder / "dataset.json"
     description = read_description(path) if path.is_file() else None
-    dataset = next(filter(None, (layout(folder, description) for layout in LAYOUTS)), None)
+    tree = walk(folder)
+    tried = [LAYOUTS[reading.layout]] if reading.layout else LAYOUTS.values()
+    dataset = next(filter(None, (layout(tree, description, reading) for layout in tried)), None)
     if dataset is None:
-        folders = (p.name + "/" for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        inside = ", ".join(sorted(folders)) or "no folders"
-        wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(folder)}"
-        expected = "dataset.json, or images/ with labels/"
-        raise DatasetError.at(folder, wrong, expected, "arrange it so; the README shows the layouts")
+        raise _unknown(tree)
     if not dataset.cases:
         errors = [f for f in dataset.findings if f.level == "error"]
         first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
         wrong = f"has no usable case ({dataset.layout}; {len(errors)} errors){first}"
         raise DatasetError.at(folder, wrong, "at least one image with a label map", "correct the files named")
-    return replace(dataset, cases=tuple(sorted(dataset.cases, key=lambda c: c.name)))
+    cases = (replace(case, spacing=reading.spacing) for case in dataset.cases)
+    return replace(dataset, cases=tuple(sorted(cases, key=lambda c: c.name)), reading=reading)
 
 
-def listed_cases(folder: Path, description: Description | None) -> FoundDataset | None:
-    """The cases that dataset.json lists; None if it lists none."""
-    if description is None or description.entries is None:
+def _unknown(tree: Tree) -> DatasetError:
+    """The error for a folder of no known layout, with what recurs in its folders."""
+    folders = sorted(p for p in tree.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for folder in folders:
+        role = folder_role(folder.name)
+        if role in ("image", "label") and not any(item.folders[:1] == (folder.name,) or item.path == folder for item in tree.items):
+            found = f"holds no image; found {suffixes_found(folder)}"
+            return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", "convert the files")
+    recurring = Counter(item.path.name for item in tree.items if item.folders)
+    repeated = [f"{name} in {n} folders" for name, n in recurring.most_common(5) if n > 1]
+    inside = shown([f"{p.name}/" for p in folders], 3) or "no folders"
+    names = f"; {', '.join(repeated)}" if repeated else ""
+    wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
+    expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"
+    return DatasetError.at(tree.root, wrong, expected, OPTIONS if tree.items else "convert the files")
+
+
+def listed_cases(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:
+    """The cases that dataset.json lists; None if it lists none, or if patterns are given."""
+    if description is None or description.entries is None or reading.images or reading.labels:
         return None
     findings = [_error(e.problem, case=e.name, file=description.path) for e in description.entries if e.problem]
-    entries = [e for e in description.entries if not e.problem]
+    listed = [e for e in description.entries if not e.problem]
+    entries = [e for e in listed if e.labels or e.split not in ("validation", "test")]
     cases: dict[str, Case] = {}
     for name, entry in zip(_entry_names(entries), entries, strict=True):
-        problem = _entry_problem(entry, known=name in cases)
+        problem = _entry_problem(entry, known=name in cases) or _masks_problem(entry, description)
         if problem:
             findings.append(_error(problem, case=name, file=entry.images[0]))
         else:
-            cases[name] = Case(name=name, images=_existing(entry.images), labels=entry.labels)
-    findings += [*_unlisted(description, entries), *_wrong_count(description, len(entries))]
-    return FoundDataset(layout=description.layout, cases=tuple(cases.values()), findings=tuple(findings), description=description)
+            cases[name] = Case(name=name, images=_existing(entry.images), labels=_label_map(entry, description), split=entry.split)
+    findings += [
+        *_unlisted(description, entries),
+        *wrong_count(description, sum(e.split in ("", *_folds(entries)) for e in entries)),
+    ]
+    parts = Counter(case.split for case in cases.values() if case.split)
+    said = ", ".join(f"{counted(n, 'case')} in {part}" for part, n in sorted(parts.items()))
+    return FoundDataset(
+        layout=description.layout,
+        cases=tuple(cases.values()),
+        findings=tuple(findings),
+        description=description,
+        inferred=(f"the list puts {said}",) if said else (),
+        unused=_beside_list(tree, description, listed, entries),
+    )
+
+
+def _folds(entries: Sequence[CaseEntry]) -> set[str]:
+    return {e.split for e in entries if e.split.startswith("fold ")}
+
+
+def _masks_problem(entry: CaseEntry, description: Description) -> str:
+    """What is wrong with a list of masks: there must be one for each label that the description names."""
+    count = len(description.labels.values) - 1 if description.labels else 0
+    if not entry.masks or len(entry.masks) == count:
+        return ""
+    return f'lists {len(entry.masks)} label maps; expected one, or one for each of the {count} labels of "labels"; correct it'
+
+
+def _label_map(entry: CaseEntry, description: Description) -> LabelSource | None:
+    if not entry.masks or not description.labels:
+        return entry.labels
+    values = {str(i): value for i, value in enumerate(description.labels.values[1:])}
+    return LabelFiles(paths=entry.masks, coding="masks", values=values)
+
+
+def _beside_list(
+    tree: Tree, description: Description, listed: Sequence[CaseEntry], entries: Sequence[CaseEntry]
+) -> tuple[Unused, ...]:
+    """What lies in the folder and is not in the list, or there without a label map; files beside listed ones are findings."""
+    used = {os.path.normpath(p) for e in entries for p in (*_existing(e.images), *((e.labels,) if e.labels else ()), *e.masks)}
+    without = {os.path.normpath(p) for e in listed if e not in entries for p in _existing(e.images)}
+    beside = {p.rpartition(os.sep)[0] for p in used}
+    items = [(os.path.normpath(item.path), item) for item in tree.items]
+    unused = [Unused(path=item.path, reason="listed for testing, without a label map") for p, item in items if p in without]
+    for p, item in items:
+        if p not in used and p not in without and p.rpartition(os.sep)[0] not in beside:
+            unused.append(Unused(path=item.path, reason=f"not listed in {description.path.name}"))
+    return (*unused, *tree.unused())
 
 
 def _entry_names(entries: Sequence[CaseEntry]) -> list[str]:
@@ -113,7 +169,7 @@ def _existing(images: Sequence[Path]) -> tuple[Path, ...]:
 def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Finding]:
     """Images and label maps that lie beside the listed ones."""
     findings = []
-    listed = {f.resolve() for e in entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []))}
+    listed = {f.resolve() for e in entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []), *e.masks)}
     for kind, files in (("image", [f for e in entries for f in e.images]), ("label map", [e.labels for e in entries if e.labels])):
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
             extra = [p for p in image_files(folder) if p.resolve() not in listed]
@@ -123,87 +179,13 @@ def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Fi
     return findings
 
 
-def paired_folders(folder: Path, description: Description | None) -> FoundDataset | None:
-    """The cases of a folder of images and a folder of label maps with equal names; None if no such pair is there."""
-    pairs = ((folder / images, folder / labels) for images, labels in PAIRS)
-    folders = next(((images, labels) for images, labels in pairs if images.is_dir() and labels.is_dir()), None)
-    if folders is None:
-        return None
-    for place in folders:
-        if not image_files(place):
-            found = f"holds no image; found {suffixes_found(place)}"
-            raise DatasetError.at(place, found, f"files with one of {known_suffixes()}", "convert the files")
-    files, doubled_images = by_name(image_files(folders[0]))
-    maps, doubled_maps = by_name(p for p in image_files(folders[1]) if p.is_file())
-    doubled = {**doubled_images, **doubled_maps}
-    findings = [_doubled(name, paths) for name, paths in doubled.items()]
-    cases = []
-    groups = by_channel(files, {*maps, *doubled_maps})
-    count = _files_per_case(groups.values(), description)
-    lost = {case_name(name) for name in doubled} | set(doubled)
-    for name in sorted((set(groups) | set(maps)) - lost):
-        group = groups.get(name, {})
-        problem, file = _pair_problem(name, group, maps.get(name), count, folders)
-        if problem:
-            findings.append(_error(problem, case=name, file=file))
-        else:
-            cases.append(Case(name=name, images=tuple(group[i] for i in sorted(group)), labels=maps[name]))
-    if description:
-        findings += _wrong_count(description, len(groups))
-    return FoundDataset(
-        layout=_pair_layout(*folders, description), cases=tuple(cases), findings=tuple(findings), description=description
-    )
-
-
-def _pair_layout(images: Path, labels: Path, description: Description | None) -> str:
-    if description and (images.name, labels.name) == PAIRS[0] and description.channels:
-        return "nnU-Net raw layout"
-    return f"pair of folders layout ({images.name}/ and {labels.name}/)"
-
-
-def _files_per_case(groups: Iterable[dict[int, Path]], description: Description | None) -> int:
-    """How many files each case must have: one where every case has just one, which may hold several channels."""
-    most = max((max(group) + 1 for group in groups), default=1)
-    if most == 1:
-        return 1
-    return len(description.channels) if description and description.channels else most
-
-
-def _pair_problem(
-    name: str, group: dict[int, Path], label: Path | None, count: int, folders: tuple[Path, Path]
-) -> tuple[str, Path]:
-    """What is wrong with one case ("" for nothing), and the file to name."""
-    images, labels = folders
-    if not group and label is not None:
-        return f"label map {label} has no image; expected {name} in {images.name}/; add the image or remove the label map", label
-    first = next(iter(group.values()))
-    if label is None:
-        return f"image {first} has no label map; expected {name} in {labels.name}/; add it or remove the image", first
-    missing = [f"{name}_{i:04d}" for i in range(count) if i not in group]
-    if missing:
-        return f"channel file {missing[0]} is missing; expected {count} files a case; restore it or remove the case", first
-    if len(group) > count:
-        extra = group[max(group)]
-        return f"{extra} is one channel too many; expected {count} as declared; remove it or correct dataset.json", extra
-    return "", first
-
-
-def _doubled(name: str, paths: Sequence[Path]) -> Finding:
-    listed = " and ".join(p.name for p in paths)
-    message = f"{listed} share one name; expected one file per case and channel; remove or rename one"
-    return _error(message, case=case_name(name), file=paths[0])
-
-
-def _wrong_count(description: Description, count: int) -> list[Finding]:
-    if description.count in (None, count):
-        return []
-    message = f"numTraining is {description.count}, but there are {count} cases; the number was ignored"
-    return [Finding(level="note", message=message, file=str(description.path))]
-
-
 def _error(message: str, *, case: str, file: Path) -> Finding:
     return Finding(level="error", message=message, case=case, file=str(file))
 
 
-LAYOUTS = (listed_cases, paired_folders)
-"""Each (folder, description) -> FoundDataset, or None for a folder of another layout."""
+LAYOUTS: dict[str, Callable[[Tree, Description | None, Reading], FoundDataset | None]] = {
+    "listed": listed_cases,
+    "bids": bids,
+    "names": infer,
+}
+"""By the name that --layout takes; (tree, description, reading) -> None for another layout. The first that fits counts."""

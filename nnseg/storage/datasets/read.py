@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnseg.core.dataset import Case, Dataset, Finding
+from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading
 from nnseg.core.errors import ScanError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Shape
@@ -19,9 +19,10 @@ from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
+from nnseg.storage.datasets.infer import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
 from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, no_label, show_labels
-from nnseg.storage.datasets.layouts import FoundDataset, find_layout
+from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of, suffix_of
@@ -46,23 +47,24 @@ class LabelledScan:
     findings: tuple[Finding, ...] = ()
 
 
-def read_dataset(folder: Path, *, workers: int = 1) -> Dataset:
+def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 1) -> Dataset:
     """The dataset in a folder, whichever layout it has; what is wrong with single cases becomes findings.
 
     Label maps are read if their content tells the labels (`needs_look`), and the first image for its channels. Nothing is written.
 
     Args:
-        folder: of a dataset in Decathlon, nnU-Net raw or pair-of-folders layout.
+        folder: of a dataset in one of the `nnseg.storage.datasets.layouts.LAYOUTS`.
+        reading: what its names do not tell, or tell wrongly.
         workers: processes that read label maps, if they have to be read.
 
     Raises:
-        DatasetError: no such folder, no known layout, a malformed dataset.json, or no usable case.
+        DatasetError: no such folder, no known layout or several, a malformed dataset.json, or no usable case.
 
     Example:
         ``read_dataset(Path("Task04_Hippocampus")).describe()``
     """
     folder = Path(folder).absolute()
-    found = find_layout(folder)
+    found = find_layout(folder, reading)
     if not needs_look(found):
         return make_dataset(folder, found, None)
     outcomes = list(map_items(look_at_labels, found.cases, workers=workers, label="reading label values"))
@@ -111,7 +113,7 @@ def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabel
         folder,
         found.cases,
         shown,
-        declared=about.labels if about else None,
+        declared=found.declared,
         instances=about.instances if about else (),
         problems=errors,
     )
@@ -142,12 +144,14 @@ def make_dataset(folder: Path, found: FoundDataset, meaning: LabelMeaning | None
         folder=folder,
         layout=found.layout,
         cases=cases,
-        channels=(about.channels if about else ()) or channels or _channels_from_files(cases),
+        channels=(about.channels if about else ()) or channels or _channels_from_files(cases, found.channels),
         labels=meaning.labels,
         suffix=(about.suffix if about else "") or suffix,
         instances=meaning.instances,
         findings=(*findings, *notes),
-        inferred=meaning.inferred,
+        inferred=(*found.inferred, *meaning.inferred),
+        unused=found.unused,
+        reading=found.reading,
         about=about.about if about else {},
     )
 
@@ -182,7 +186,7 @@ def read_case_scan(case: Case, channels: int | None) -> Scan:
     Raises:
         ScanError: a file cannot be used, or a channel is constant.
     """
-    scan = read_scan(case.images)
+    scan = read_scan(case.images, spacing=case.spacing)
     if channels is not None:
         check_channels(case, len(scan.image), scan.grid.shape, channels)
     _check_constant(case, scan)
@@ -224,7 +228,7 @@ def check_values(case: Case, counts: Mapping[int, int], labels: Labels) -> tuple
 
 
 def case_key(case: Case, content: str = "") -> str:
-    """A digest of all that reading a case depends on: the bytes of its files, and what its label map's marks mean.
+    """A digest of all that reading a case depends on: the bytes of its files, what its label map's marks mean, a given spacing.
 
     Args:
         content: `content_hash` of its files, if it is known.
@@ -233,9 +237,9 @@ def case_key(case: Case, content: str = "") -> str:
         ScanError: a file is missing or cannot be read.
     """
     content = content or content_hash(case.files)
-    if not isinstance(case.labels, LabelFiles):
-        return content
-    return digest([content, case.labels.model_dump(mode="json", exclude={"paths"})])
+    marks = [case.labels.model_dump(mode="json", exclude={"paths"})] if isinstance(case.labels, LabelFiles) else []
+    given = [*marks, *([case.spacing] if case.spacing else [])]
+    return digest([content, *given]) if given else content
 
 
 def content_hash(files: Sequence[Path]) -> str:
@@ -260,20 +264,30 @@ def content_hash(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _channels_from_files(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Names for the channels of the first case that can be read; later cases are checked against them."""
+def _channels_from_files(cases: Sequence[Case], named: tuple[str, ...]) -> tuple[str, ...]:
+    """Names for the channels of the first case that can be read; later cases are checked against them.
+
+    Args:
+        named: names that fit if there are as many channels.
+    """
     for case in cases:
         try:
-            scan = read_scan(case.images)
+            scan = read_scan(case.images, spacing=case.spacing)
         except ScanError as error:
             log.debug("not counting the channels of case %s: %s", case.name, error)
             continue
-        return name_channels(case, len(scan.image), is_2d=scan.source.is_2d)
-    return ("image",)
+        return name_channels(case, len(scan.image), is_2d=scan.source.is_2d, named=named)
+    return named or ("image",)
 
 
-def name_channels(case: Case, count: int, *, is_2d: bool) -> tuple[str, ...]:
-    """Names for the channels of a dataset by one of its cases."""
+def name_channels(case: Case, count: int, *, is_2d: bool, named: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names for the channels of a dataset by one of its cases.
+
+    Args:
+        named: names that fit if there are as many channels.
+    """
+    if count == len(named):
+        return named
     if count == 3 and len(case.images) == 1 and is_2d:
         return "red", "green", "blue"
     return ("image",) if count == 1 else tuple(f"channel {i}" for i in range(count))

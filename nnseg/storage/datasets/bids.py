@@ -1,0 +1,223 @@
+"""The layout of BIDS: scans in folders of subjects, label maps among the derivatives.
+
+Source: Brain Imaging Data Structure 1.10, "Common principles" and "Imaging derivatives"; names of label maps like
+``sub-01_T2w_seg-manual`` as ivadomed and the Spinal Cord Toolbox write them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from nnseg.core.dataset import Reading, Unused
+from nnseg.core.errors import DatasetError
+from nnseg.storage.datasets.dataset_json import Description
+from nnseg.storage.datasets.infer import FoundDataset, assemble
+from nnseg.storage.datasets.names import LABEL_WORDS, Named, contrast, read_names, split_words
+from nnseg.storage.datasets.pairing import Group
+from nnseg.storage.datasets.roles import Roles, divide, matches, not_used
+from nnseg.storage.datasets.tree import Item, Tree
+
+LABEL_SUFFIXES = frozenset(("dseg", "mask", "seg", "label", "labels"))
+"""Last parts of names of label maps in derivatives; besides those with a part like seg-manual."""
+
+SERIES = frozenset(("bold", "dwi", "asl", "epi", "sbref", "cbv", "phase", "events", "channels"))
+"""Last parts of names of series of many volumes, and of images that belong to them."""
+
+RAW_SPACES = frozenset(("orig", "individual", "native", "scanner", "t1w", "t2w"))
+"""Values of the space entity of label maps that may lie on a scan's own grid."""
+
+_ENTITY = re.compile(r"([a-zA-Z0-9]+)-(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidsName:
+    """The parts of a file's name.
+
+    Args:
+        entities: values by key, such as {"sub": "01", "ses": "1"}.
+        parts: all parts in their order; ``sub-01_T1w`` has two.
+        suffix: the last part, if it is no entity.
+    """
+
+    entities: dict[str, str]
+    parts: tuple[str, ...]
+    suffix: str
+
+    @property
+    def base(self) -> str:
+        """The name without its suffix."""
+        return "_".join(self.parts[:-1] if self.suffix and len(self.parts) > 1 else self.parts)
+
+
+def parse_name(stem: str) -> BidsName:
+    """The parts of a name."""
+    parts = tuple(stem.split("_"))
+    entities = {match[1]: match[2] for part in parts if (match := _ENTITY.fullmatch(part))}
+    return BidsName(entities=entities, parts=parts, suffix="" if _ENTITY.fullmatch(parts[-1]) else parts[-1])
+
+
+def subject_folder(item: Item) -> str:
+    """The first folder of a subject above an item; "" if it lies in none."""
+    return next((name for name in item.folders if name.startswith("sub-")), "")
+
+
+def is_bids(tree: Tree) -> bool:
+    """True if there are folders of subjects, with names of files that begin alike."""
+    return any(item.folders and item.folders[0].startswith("sub-") and item.stem.startswith("sub-") for item in tree.items)
+
+
+def bids(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:
+    """The cases of a BIDS dataset with label maps in derivatives; None for another layout.
+
+    Raises:
+        DatasetError: there is no label map, or several readings are possible.
+    """
+    if not is_bids(tree):
+        return None
+    roles = _roles(tree, reading)
+    if not roles.images:
+        return None
+    if not roles.labels:
+        what = "is a BIDS dataset without label maps: none of its names ends in _dseg, _mask or a part like _seg-manual"
+        raise DatasetError.at(
+            tree.root, what, "label maps under derivatives/", 'name them with --labels, such as --labels "derivatives/*/**"'
+        )
+    groups, loose = _group(roles.images, roles.labels)
+    groups, dropped = _of_contrast(groups, reading)
+    used = {id(one) for group in groups for one in group.images} | {id(one) for one in dropped}
+    images, others = divide((one for one in roles.images if id(one) not in used), lambda one: _has_labels(one, groups))
+    left = (*not_used(images, "another contrast than the labelled ones"), *not_used(others, "no label map"))
+    roles = replace(roles, unused=(*roles.unused, *not_used(dropped, "left out by --channels"), *left))
+    found = assemble(tree, roles, groups, ((), loose), description, reading, layout="BIDS layout")
+    return replace(found, channels=found.channels or _contrast_of(groups))
+
+
+def _has_labels(image: Named, groups: Sequence[Group]) -> bool:
+    subject = subject_folder(image.item)
+    return any(subject_folder(group.images[0].item) == subject for group in groups)
+
+
+def _contrast_of(groups: Sequence[Group]) -> tuple[str, ...]:
+    """The contrast of all images, if they have one."""
+    suffixes = {parse_name(one.item.stem).suffix for group in groups for one in group.images}
+    return tuple(suffixes) if len(suffixes) == 1 and "" not in suffixes else ()
+
+
+def _roles(tree: Tree, reading: Reading) -> Roles:
+    """Scans of subjects, and label maps among derivatives or beside the scans."""
+    images, labels, unused = list[Named](), list[Named](), list[Unused]()
+    for item in tree.items:
+        one = replace(read_names(item), place=tuple(name for name in item.folders if name.startswith(("sub-", "ses-"))))
+        is_raw = item.folders[:1] and item.folders[0].startswith("sub-")
+        reason = _reason(one, raw=bool(is_raw))
+        if reading.labels and matches(item, reading.labels):
+            labels.append(_as_label(one))
+        elif reading.images and matches(item, reading.images):
+            images.append(one)
+        elif reason:
+            unused += not_used([one], reason)
+        elif _is_label(one):
+            labels += [] if reading.labels else [_as_label(one)]
+            unused += not_used([one], "left out by --labels") if reading.labels else ()
+        elif is_raw and not reading.images:
+            images.append(one)
+        else:
+            unused += not_used([one], "another derivative" if not is_raw else "left out by --images")
+    return Roles(images=tuple(images), labels=tuple(labels), by_folder=True, unused=tuple(unused))
+
+
+def _reason(one: Named, *, raw: bool) -> str:
+    """Why an item is neither scan nor label map of the dataset; "" if it may be one."""
+    top = one.item.folders[0] if one.item.folders else ""
+    name = parse_name(one.item.stem)
+    if not raw and not top.startswith("derivatives"):
+        return f"lies in {top}/, beside the dataset" if top else "lies beside the dataset"
+    if name.suffix in SERIES:
+        return f"a series of volumes ({name.suffix})"
+    space = name.entities.get("space", "").casefold()
+    if not raw and space and space not in RAW_SPACES and contrast(space) == space:
+        return "in another space than the scan"
+    return "a map of probabilities" if name.suffix == "probseg" else one.derived
+
+
+def _is_label(one: Named) -> bool:
+    name = parse_name(one.item.stem)
+    return name.suffix in LABEL_SUFFIXES or any(
+        word.casefold() in LABEL_WORDS for part in name.parts[1:] for word in part.split("-")
+    )
+
+
+def _as_label(one: Named) -> Named:
+    """A label map, its rest being what it shows, its source the pipeline that made it."""
+    folders = one.item.folders
+    source = folders[1] if len(folders) > 1 and folders[0].startswith("derivatives") else ""
+    return replace(one, role="label", source=source, has_label_word=True, rest=())
+
+
+def _group(images: Sequence[Named], labels: Sequence[Named]) -> tuple[list[Group], list[Named]]:
+    """Scans with their label maps: of one scan if the label map's name begins with the scan's, else of a session's scans."""
+    by_parts = {parse_name(one.item.stem).parts: one for one in images}
+    by_subject = defaultdict[str, list[Named]](list)
+    for one in images:
+        by_subject[subject_folder(one.item)].append(one)
+    groups: dict[tuple[str, ...], Group] = {}
+    loose = list[Named]()
+    for label in labels:
+        name = parse_name(label.item.stem)
+        whole = next((name.parts[:n] for n in range(len(name.parts) - 1, 0, -1) if name.parts[:n] in by_parts), ())
+        scans = [by_parts[whole]] if whole else _scans_of(name, by_subject[subject_folder(label.item)])
+        if not scans:
+            loose.append(label)
+            continue
+        key = whole or tuple(sorted(str(one.item.path) for one in scans))
+        group = groups.setdefault(key, _new_group(scans, tied=bool(whole)))
+        group.labels.append(replace(label, rest=_kind(name, len(whole))))
+    return list(groups.values()), loose
+
+
+def _new_group(scans: Sequence[Named], *, tied: bool) -> Group:
+    first = parse_name(scans[0].item.stem)
+    if len(scans) == 1 or tied:
+        name = first.base
+    else:
+        shared = set.intersection(*({f"{k}-{v}" for k, v in parse_name(one.item.stem).entities.items()} for one in scans))
+        name = "_".join(part for part in first.parts if part in shared)
+    subject = first.entities.get("sub", "")
+    return Group(split="", base=scans[0].words, images=list(scans), place=scans[0].place, name=name, subject=subject)
+
+
+def _scans_of(label: BidsName, scans: Iterable[Named]) -> list[Named]:
+    """The scans of a subject to which a label map may belong, by the entities that both have."""
+    found = []
+    space = label.entities.get("space", "")
+    for one in scans:
+        name = parse_name(one.item.stem)
+        equal = all(label.entities.get(key, value) == value for key, value in name.entities.items())
+        if equal and (
+            contrast(space) == contrast(name.suffix) or not space or space.casefold() in ("orig", "individual", "native")
+        ):
+            found.append(one)
+    return found
+
+
+def _kind(name: BidsName, tied: int) -> tuple[str, ...]:
+    """What a label map shows: the words of its own parts, without those that every label map has."""
+    own = name.parts[tied:] if tied else [name.entities[key] for key in ("label", "desc") if key in name.entities]
+    common = LABEL_WORDS | {"desc", "space"}
+    return tuple(word for part in own for word in split_words(part) if word.casefold() not in common)
+
+
+def _of_contrast(groups: list[Group], reading: Reading) -> tuple[list[Group], list[Named]]:
+    """The groups of single scans that have the wanted contrast, and the scans of the others."""
+    if len(reading.channels) != 1 or any(len(group.images) > 1 for group in groups):
+        return groups, []
+    wanted = reading.channels[0]
+    suffixes = {id(group): parse_name(group.images[0].item.stem).suffix for group in groups}
+    exact = [group for group in groups if suffixes[id(group)].casefold() == wanted.casefold()]
+    kept = exact or [group for group in groups if contrast(suffixes[id(group)]) == contrast(wanted)]
+    if not kept:
+        return groups, []
+    return kept, [one for group in groups if group not in kept for one in group.images]

@@ -1,0 +1,187 @@
+"""The channels of cases: words that tell the images of one case apart, and occur in most cases."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnseg.core.dataset import Unused, shown
+from nnseg.core.errors import DatasetError
+from nnseg.storage.datasets.names import CONTRASTS, Named, contrast
+from nnseg.storage.datasets.pairing import Group, Words
+from nnseg.storage.datasets.roles import not_used
+
+OFTEN = 0.5
+"""Share of the cases in which a word must occur to name a channel."""
+
+NUMBER = re.compile(r"\d{4}")
+"""nnU-Net's numbers of channels."""
+
+QUALIFIERS = frozenset(("gd", "gad", "ce", "c", "post", "pre", "contrast", "early", "late", "native", "high", "low"))
+"""Words that, after the name of a channel, make the name of another one, not of a processed copy."""
+
+
+@dataclass(kw_only=True)
+class Channels:
+    """The channels of a dataset, and each case's images in their order.
+
+    Args:
+        names: in order; () where every case has one file.
+        images: by the ``id`` of the group.
+        problems: of groups that cannot be used.
+    """
+
+    names: tuple[str, ...] = ()
+    images: dict[int, tuple[Named, ...]] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+    unused: list[Unused] = field(default_factory=list)
+
+    @property
+    def numbered(self) -> bool:
+        """The names are nnU-Net's numbers."""
+        return bool(self.names) and all(NUMBER.fullmatch(name) for name in self.names)
+
+
+def find_channels(root: Path, groups: Sequence[Group], *, wanted: Sequence[str] = (), count: int | None = None) -> Channels:
+    """The channels of groups.
+
+    Args:
+        wanted: channels to use, in this order; () for all.
+        count: number of channels, if a description gives it.
+
+    Raises:
+        DatasetError: the images of a case cannot be told to be channels, or a wanted channel does not exist.
+    """
+    groups_of_contrasts(root, groups, wanted)
+    by_group = {id(group): _by_words(group.images) for group in groups}
+    counts = Counter(text for found in by_group.values() if len(found) > 1 for text in found)
+    if not counts:
+        return _single(groups)
+    numbered = all(NUMBER.fullmatch(text) for text in counts)
+    if numbered:
+        names = tuple(f"{i:04d}" for i in range(count or max(map(int, counts)) + 1))
+    else:
+        names = tuple(sorted((t for t, n in counts.items() if n >= OFTEN * len(groups)), key=str.casefold))
+        _check_channels(root, groups, names)
+    names = _wanted(root, names, wanted)
+    found = Channels(names=names)
+    for group in groups:
+        _assign(found, group, by_group[id(group)], numbered=numbered)
+    return found
+
+
+def _single(groups: Sequence[Group]) -> Channels:
+    """Channels of cases of one file each."""
+    found = Channels()
+    for group in groups:
+        if len(group.images) > 1:
+            found.problems[id(group)] = same_name([one.item.path for one in group.images])
+        found.images[id(group)] = tuple(group.images[:1])
+    return found
+
+
+def same_name(paths: Iterable[Path]) -> str:
+    """The problem of files that have one name."""
+    return (
+        f"{' and '.join(path.name for path in paths)} share one name; expected one file per case and channel; remove or rename one"
+    )
+
+
+def _by_words(images: Sequence[Named]) -> dict[str, list[Named]]:
+    """Images by the words that tell them apart: those without the first and last words that all of them share."""
+    paths = [(*one.place, *one.words) for one in images]
+    start, end = common_start(paths), common_start([path[::-1] for path in paths])
+    shortest = min(map(len, paths))
+    if start == shortest and len(set(paths)) > 1:
+        start -= 1
+    end = min(end, shortest - start - (len(set(paths)) > 1)) if shortest > start else 0
+    found = defaultdict[str, list[Named]](list)
+    for path, one in zip(paths, images, strict=True):
+        found["_".join(path[start : len(path) - max(0, end)])].append(one)
+    return dict(found)
+
+
+def common_start(paths: Sequence[Words]) -> int:
+    """Number of first words, without case, that all have."""
+    length = 0
+    while all(len(path) > length for path in paths) and len({path[length].casefold() for path in paths}) == 1:
+        length += 1
+    return length
+
+
+def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...]) -> None:
+    """Raise an error if words cannot be told to be channels."""
+    largest = max(groups, key=lambda group: len(group.images))
+    known = all(contrast(name) in CONTRASTS.values() for name in names)
+    copies = [n for n in names for other in names if n.startswith(other + "_") and n[len(other) + 1 :].casefold() not in QUALIFIERS]
+    if len(names) > 1 and not copies and (len(groups) > 1 or known):
+        return
+    files = [one.item.below for one in largest.images]
+    found = f"{len(files)} images fit one label map, {largest.labels[0].item.below}: {shown(files, 4)}"
+    advice = 'say with --images which to use, such as --images "*/image.nii.gz", or name channels with --channels'
+    raise DatasetError.at(root, found, "one image for each case, or channels whose names recur in other cases", advice)
+
+
+def _wanted(root: Path, names: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Names of the wanted channels as they are written in names of files."""
+    if not wanted:
+        return names
+    chosen = []
+    for text in wanted:
+        fits = [n for n in names if n.casefold() == text.casefold()] or [n for n in names if contrast(n) == contrast(text)]
+        if len(fits) != 1:
+            raise DatasetError.at(root, f"there is no channel {text}", f"some of {', '.join(names)}", "correct --channels")
+        chosen += fits
+    return tuple(chosen)
+
+
+def _assign(found: Channels, group: Group, by_words: dict[str, list[Named]], *, numbered: bool) -> None:
+    """Put a group's images in the order of the channels, or note its problem."""
+    low = {text.casefold(): text for text in by_words}
+    if len(by_words) == 1:  # its channel is known from other cases only
+        (only,) = by_words.values()
+        low = {name.casefold(): next(iter(by_words)) for name in found.names if _ends_with(only[0], name)}
+        if not low and numbered:
+            found.images[id(group)] = tuple(only)
+            low = {found.names[0]: next(iter(by_words))}
+    chosen = [by_words[low[name.casefold()]] for name in found.names if name.casefold() in low]
+    doubled = next((ones for ones in chosen if len(ones) > 1), None)
+    missing = [name for name in found.names if name.casefold() not in low]
+    extra = [one for text, ones in by_words.items() for one in ones if ones not in chosen]
+    if doubled:
+        found.problems[id(group)] = same_name([one.item.path for one in doubled])
+    elif missing:
+        found.problems[id(group)] = _missing(group, missing, len(found.names), numbered=numbered)
+    elif extra and numbered:
+        found.problems[id(group)] = (
+            f"{extra[-1].item.path} is one channel too many; "
+            f"expected {len(found.names)} as declared; remove it or correct dataset.json"
+        )
+    else:
+        found.unused += not_used(extra, "another channel, which is not used")
+    found.images[id(group)] = tuple(ones[0] for ones in chosen)
+
+
+def _missing(group: Group, missing: Sequence[str], count: int, *, numbered: bool) -> str:
+    label = group.labels[0].item.stem
+    what = f"{label}_{missing[0]}" if numbered else f"of {missing[0]}"
+    return f"channel file {what} is missing; expected {count} files a case; restore it or remove the case"
+
+
+def _ends_with(one: Named, name: str) -> bool:
+    """True if the last words of an image's name, or a folder of it, are a channel's name."""
+    words = "_".join(one.words).casefold()
+    return words == name.casefold() or words.endswith("_" + name.casefold()) or name.casefold() in map(str.casefold, one.place)
+
+
+def groups_of_contrasts(root: Path, groups: Sequence[Group], wanted: Sequence[str]) -> None:
+    """Raise an error if cases of one image each are images of different contrasts, each with a label map of its own."""
+    last = Counter(contrast(one.words[-1]) for group in groups if len(group.images) == 1 for one in group.images if one.words)
+    found = {name: n for name, n in last.items() if name in CONTRASTS.values() and n > 1}
+    if len(found) > 1 and not wanted:
+        listed = ", ".join(f"{name} ({n})" for name, n in found.items())
+        what = f"has label maps of their own for images of different contrasts: {listed}"
+        raise DatasetError.at(root, what, "one contrast", f"choose with --channels, such as --channels {next(iter(found))}")

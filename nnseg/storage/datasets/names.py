@@ -1,0 +1,203 @@
+"""Words in the names of files and folders: which of them mark images, label maps, parts of a split, and what is neither."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from nnseg.storage.datasets.tree import Item
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LABEL_WORDS = _words(
+    "label labels mask masks segmentation segmentations seg segs dseg annotation annotations annotated annot gt gts "
+    "groundtruth truth manual contour contours delineation delineations"
+)
+"""Words that mark a label map, in names of files and of folders."""
+
+END_WORDS = LABEL_WORDS - {"manual", "annotated", "contour", "contours", "delineation", "delineations", "truth"} | {"probseg"}
+"""Of these, the ones that mark a label map at the end of a name even if no scan of that name lies beside it."""
+
+LABEL_FOLDERS = LABEL_WORDS | _words("target targets reference references roi rois annots")
+"""Words that mark a folder of label maps."""
+
+IMAGE_WORDS = _words("image images img imgs imaging scan scans volume volumes vol vols picture pictures photo photos")
+"""Words that mark an image or a folder of images."""
+
+WEAK_IMAGE_WORDS = _words("data raw input inputs original originals orig source dicom nifti")
+"""Words that mark a folder of images if a folder of label maps lies beside it."""
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "tr"), "training"),
+    **dict.fromkeys(("val", "valid", "validation", "va", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
+"""Words in names of folders that say in which part of a split their files are."""
+
+DERIVED = {
+    **dict.fromkeys(_words("preview previews thumbnail thumbnails thumb overlay overlays screenshot"), "a preview"),
+    **dict.fromkeys(_words("uncertainty probability probabilities prob probs entropy"), "a map of probabilities or uncertainty"),
+    "fov": "a field of view",
+    "superpixels": "superpixels",
+    "4d": "a 4D series",
+}
+"""Words that mark what is neither scan nor label map, with the reason why it is not used."""
+
+CONTRASTS = {
+    **dict.fromkeys(_words("t1 t1w t1n t1native"), "t1"),
+    **dict.fromkeys(_words("t1c t1ce t1gd t1wce t1post t1wgd"), "t1c"),
+    **dict.fromkeys(_words("t2 t2w"), "t2"),
+    **dict.fromkeys(_words("flair t2f t2flair"), "flair"),
+    **{word: word for word in _words("t2star t2starw swi dwi adc pd pdw mprage dir dti fa ct pet mr mri cbct")},
+    **{word: word for word in _words("cta us hbv dce cbf cbv ttp tmax mtt sem tem bf")},
+}
+"""Words that name an image's contrast or modality, and one spelling of each."""
+
+_OBSERVER = re.compile(r"(?:(\d)(?:st|nd|rd|th)[a-z]*|(?:observer|rater|reader|annotator|expert|manual)(\d))")
+_NUMBERED = re.compile(r"([A-Za-z]+?)(\d+)")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_TRUTH = re.compile(r"ground[ _-]?truth", re.IGNORECASE)
+
+
+Role = Literal["", "image", "weak", "label"]
+"""Of the files in a folder; weak for perhaps images."""
+
+
+def split_words(name: str) -> list[str]:
+    """The words of a name: between separators, and those written together where one of them has a role ("imagesTr")."""
+    found: list[str] = []
+    for word in re.split(r"[^\w]+|_", _TRUTH.sub("groundtruth", name)):
+        parts = _CAMEL.split(word)
+        known = LABEL_FOLDERS | IMAGE_WORDS
+        found += [word] if word.casefold() in known or known.isdisjoint(map(str.casefold, parts)) else parts
+    return [word for word in found if word]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the names of an image and of the folders above it tell.
+
+    Args:
+        role: of its folders.
+        source: the words that give the folder this role, to tell "labels" from "masks".
+        split: the part of a split that its folders name.
+        place: the other words of its folders, folder by folder.
+        words: of its name.
+        rest: words without those of a role.
+        has_label_word: one of its words marks a label map.
+        observer: number of the observer that its name or folder gives; 0 if it gives none.
+        derived: why it is neither scan nor label map; "" if it may be one.
+    """
+
+    item: Item
+    role: Role
+    source: str
+    split: str
+    place: tuple[str, ...]
+    words: tuple[str, ...]
+    rest: tuple[str, ...]
+    has_label_word: bool
+    observer: int
+    derived: str
+
+    @property
+    def ends_as_label(self) -> bool:
+        """The last word of its name marks a label map."""
+        return bool(self.words) and (self.words[-1].casefold() in END_WORDS)
+
+
+def read_names(item: Item, *, skip: int = 0) -> Named:
+    """What the names of an item tell, the first ``skip`` folders aside."""
+    role: Role = ""
+    source, split, place, derived, observer = "", "", list[str](), "", 0
+    for folder in item.folders[skip:]:
+        words = split_words(folder)
+        low = [word.casefold() for word in words]
+        derived = derived or next((DERIVED[word] for word in low if word in DERIVED), "")
+        known = _role_of_folder(low)
+        if known and not (known == "weak" and role):
+            role, source = known, "_".join(word for word in low if word in LABEL_FOLDERS | IMAGE_WORDS or _OBSERVER.fullmatch(word))
+        if known == "label":
+            observer = next((_observer(word) for word in low if _observer(word)), 0)
+        if part := _split_of_folder(low, known):
+            split = part
+        left = [w for w, lw in zip(words, low, strict=True) if not _is_role_word(lw, known) and not (part and lw in SPLIT_WORDS)]
+        if known or part:
+            place += ["_".join(left)] if left else []
+        else:
+            place.append(folder)
+    words = split_words(item.stem)
+    rest, has_label_word, own_observer = _without_roles(words)
+    derived = derived or next((DERIVED[w.casefold()] for w in words if w.casefold() in DERIVED), "")
+    return Named(
+        item=item, role=role, source=source, split=split, place=tuple(place), words=tuple(words), rest=rest,
+        has_label_word=has_label_word, observer=own_observer or observer, derived=derived,
+    )  # fmt: skip
+
+
+def folder_role(name: str) -> Role:
+    """The role of the files in a folder of this name: "image", "weak" for perhaps images, "label" or ""."""
+    return _role_of_folder([word.casefold() for word in split_words(name)])
+
+
+def _role_of_folder(low: list[str]) -> Role:
+    plain = [match[1] if (match := _NUMBERED.fullmatch(word)) else word for word in low]
+    if any(word in LABEL_FOLDERS for word in plain):
+        return "label"
+    if any(word in IMAGE_WORDS for word in low):
+        return "image"
+    return "weak" if any(word in WEAK_IMAGE_WORDS for word in low) else ""
+
+
+def _split_of_folder(low: list[str], role: str) -> str:
+    """The part of a split, if that is all the folder's name says besides its role."""
+    parts = [SPLIT_WORDS[word] for word in low if word in SPLIT_WORDS]
+    return parts[-1] if parts and (role or all(word in SPLIT_WORDS or word in ("set", "cases") for word in low)) else ""
+
+
+def _is_role_word(word: str, role: str) -> bool:
+    if role == "label":
+        return word in LABEL_FOLDERS | IMAGE_WORDS or bool(_observer(word))
+    return bool(role) and word in IMAGE_WORDS | WEAK_IMAGE_WORDS
+
+
+def _observer(word: str) -> int:
+    match = _OBSERVER.fullmatch(word)
+    return int(match[1] or match[2]) if match else 0
+
+
+def _without_roles(words: list[str]) -> tuple[tuple[str, ...], bool, int]:
+    """The words that have no role, whether one marks a label map, and the observer's number.
+
+    A number after a role word is part of the case's name if it comes first (label0001), else an observer's.
+    """
+    rest: list[str] = []
+    is_label, observer = False, 0
+    for i, word in enumerate(words):
+        low = word.casefold()
+        match = _NUMBERED.fullmatch(low)
+        if low in LABEL_WORDS:
+            is_label = True
+        elif i and _observer(low):
+            is_label, observer = True, _observer(low)
+        elif match and match[1] in LABEL_WORDS | IMAGE_WORDS:
+            is_label |= match[1] in LABEL_WORDS
+            rest.append(match[2])
+        elif low not in IMAGE_WORDS:
+            rest.append(word)
+    return tuple(rest), is_label, observer
+
+
+def is_role_word(word: str) -> bool:
+    """True if a word of a file's name marks an image or a label map."""
+    low = word.casefold()
+    return low in LABEL_WORDS | IMAGE_WORDS or bool(_observer(low))
+
+
+def contrast(word: str) -> str:
+    """One spelling of a contrast, so that t1n, T1w and T1 are equal; the word in lower case if it is none."""
+    return CONTRASTS.get(word.casefold(), word.casefold())

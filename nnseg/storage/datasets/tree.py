@@ -1,0 +1,157 @@
+"""One walk through a folder: its images, and what else lies in it. No file of a known suffix is opened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnseg.core.dataset import Unused, counted
+from nnseg.core.errors import ScanError
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, stem_of, suffix_of
+
+_TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
+_OTHERS = ".bval .bvec .bvals .bvecs .mat .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl .zraw"
+COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS} .raw".split())
+"""Suffixes of files that hold no scan of their own: texts, tables, models, voxels of another file."""
+
+COMPANION_NAMES = frozenset("readme license licence changes copying citation authors notice thumbs desktop".split())  # noqa: SIM905
+"""Names, without suffix, of texts."""
+
+FOLDER_MARKS = frozenset((".zarray", ".zgroup", ".zattrs", "zarr.json"))
+"""Files in a folder that is an image itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """An image: a file of a known suffix, the folder of a series, or those files of one that belong to one volume.
+
+    Args:
+        path: of the file or folder.
+        folders: names of the folders between the root and it.
+        stem: its name without suffix.
+        suffix: "" for a folder.
+        files: of one volume, where a folder holds several.
+    """
+
+    path: Path
+    folders: tuple[str, ...]
+    stem: str
+    suffix: str = ""
+    files: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """What is read for it."""
+        return self.files or (self.path,)
+
+    @property
+    def below(self) -> str:
+        """Its path below the root, for patterns and messages."""
+        return "/".join((*self.folders, self.path.name)) if not self.files else "/".join((*self.folders, self.stem))
+
+
+@dataclass(kw_only=True)
+class Tree:
+    """What lies in a folder and its folders.
+
+    Args:
+        items: images, in the order of their paths.
+        unread: files that are neither images nor their companions.
+        hidden: number of hidden files and folders.
+        companions: numbers of texts, tables and the like, by suffix.
+        locked: folders that cannot be listed.
+    """
+
+    root: Path
+    items: list[Item] = field(default_factory=list)
+    unread: list[Path] = field(default_factory=list)
+    hidden: int = 0
+    companions: Counter[str] = field(default_factory=Counter)
+    locked: list[Path] = field(default_factory=list)
+
+    def unused(self) -> tuple[Unused, ...]:
+        """What is no image: files that cannot be read one by one, companions and hidden files by number."""
+        found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in self.locked]
+        found += [Unused(path=path, reason=f"{name} is no format that is read", suspect=bad) for path, name, bad in self._unread()]
+        if self.companions:
+            listed = ", ".join(
+                f"{suffix} ({n})" for suffix, n in sorted(self.companions.items(), key=lambda one: (-one[1], one[0]))[:5]
+            )
+            more = ", ..." if len(self.companions) > 5 else ""
+            found.append(Unused(path=self.root, reason=f"{counted(self.companions.total(), 'file')} without image: {listed}{more}"))
+        if self.hidden:
+            found.append(Unused(path=self.root, reason=counted(self.hidden, "hidden file")))
+        return tuple(found)
+
+    def _unread(self) -> Iterator[tuple[Path, str, bool]]:
+        for path in self.unread:
+            suffix = suffix_of(path)
+            yield path, suffix or "a file without suffix", True
+
+
+def walk(root: Path) -> Tree:
+    """All that lies in a folder. Links that lead back to a folder above them are not followed."""
+    tree = Tree(root=root)
+    _look_into(tree, root, (), frozenset({os.path.realpath(root)}))
+    return tree
+
+
+def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset[str]) -> None:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        tree.locked.append(folder)
+        return
+    shown = [entry for entry in entries if not entry.name.startswith(".")]
+    tree.hidden += len(entries) - len(shown)
+    folders = [entry for entry in shown if entry.is_dir()]
+    others = []
+    for entry in shown:
+        path = folder / entry.name
+        if entry.is_dir() or not entry.is_file():
+            continue
+        if (suffix := suffix_of(path)) in FORMATS:
+            tree.items.append(Item(path=path, folders=above, stem=stem_of(path), suffix=suffix))
+        elif suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES:
+            tree.companions[suffix or path.name] += 1
+        else:
+            others.append(path)
+    marked = any(entry.name in FOLDER_MARKS for entry in entries)
+    used = _take_series(tree, folder, above, others) if others or marked else set()
+    tree.unread += [path for path in others if path not in used]
+    for entry in folders:
+        path = folder / entry.name
+        if path in used:
+            continue
+        inside = seen
+        if entry.is_symlink():
+            real = os.path.realpath(path)
+            if any(above_it == real or above_it.startswith(real + os.sep) for above_it in seen):
+                continue
+            inside = seen | {real}
+        _look_into(tree, path, (*above, entry.name), inside)
+
+
+def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Sequence[Path]) -> set[Path]:
+    """Add the images of `FOLDER_FORMATS` in a folder; the files and folders that they are made of."""
+    used: set[Path] = set()
+    for form in FOLDER_FORMATS.values():
+        try:
+            parts = [path for path in form.files(folder) if suffix_of(path) not in FORMATS]
+        except ScanError:
+            parts = []
+        if not parts:
+            continue
+        used.update(parts, *(part.parents for part in parts))
+        used.update(path for path in others if form.is_part(path))
+        name = above[-1] if above else folder.name
+        several = form.split(parts)
+        for mark, files in several.items():
+            tree.items.append(Item(path=folder, folders=above[:-1], stem=f"{name}_{mark}", files=files))
+        if not several:
+            tree.items.append(Item(path=folder, folders=above[:-1], stem=name))
+    return used
