@@ -13,7 +13,7 @@ from nnseg.core.errors import DatasetError, EvaluationError, RunError
 from nnseg.core.label_files import LabelFiles, LabelSource
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import read_description
-from nnseg.storage.datasets.layouts import PAIRS
+from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
 from nnseg.storage.images.formats import FORMATS, stem_of, suffix_of
@@ -26,8 +26,6 @@ SEGMENTATION = ".dcm"
 """Of DICOM-SEG; a folder of label maps holds no other DICOM."""
 
 DESCRIPTION = "dataset.json"
-LABEL_FOLDERS = (*(labels for _, labels in PAIRS), "labelsTs")
-"""Names of folders whose label maps a dataset.json beside the folder describes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,8 @@ def _without(case: str, stem: str) -> str:
 
 
 def _is_dataset(folder: Path) -> bool:
-    return (folder / DESCRIPTION).is_file() or any((folder / a).is_dir() and (folder / b).is_dir() for a, b in PAIRS)
+    roles = {folder_role(path.name) for path in folder.iterdir() if path.is_dir()}
+    return (folder / DESCRIPTION).is_file() or {"image", "label"} <= roles
 
 
 def _of_dataset(folder: Path) -> LabelFolder:
@@ -164,7 +163,7 @@ def _named(found: LabelFolder) -> LabelFolder:
     found = replace(found, predicted=record is not None)
     if record and record.labels:
         return replace(found, labels=record.labels, named_by=str(found.path / RECORD))
-    files = [found.path / DESCRIPTION, *([found.path.parent / DESCRIPTION] if found.path.name in LABEL_FOLDERS else [])]
+    files = [found.path / DESCRIPTION, *([found.path.parent / DESCRIPTION] if folder_role(found.path.name) == "label" else [])]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return found

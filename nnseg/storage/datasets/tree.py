@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, stem_of, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, suffix_of
 
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
-_OTHERS = ".bval .bvec .bvals .bvecs .mat .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl .zraw"
-COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS} .raw".split())
+_OTHERS = ".bval .bvec .bvals .bvecs .mat .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
+COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS}".split())
 """Suffixes of files that hold no scan of their own: texts, tables, models, voxels of another file."""
 
 COMPANION_NAMES = frozenset("readme license licence changes copying citation authors notice thumbs desktop".split())  # noqa: SIM905
 """Names, without suffix, of texts."""
+
+DATA_OF = {
+    **dict.fromkeys((".img", ".img.gz"), (".hdr",)),
+    **dict.fromkeys((".brik", ".brik.gz"), (".head",)),
+    **dict.fromkeys((".raw", ".raw.gz", ".zraw", ".bin", ".dat"), (".mhd", ".nhdr")),
+}
+"""Suffixes of files with voxels, which are read by a header of one of these suffixes."""
 
 FOLDER_MARKS = frozenset((".zarray", ".zgroup", ".zattrs", "zarr.json"))
 """Files in a folder that is an image itself."""
@@ -62,6 +69,7 @@ class Tree:
         unread: files that are neither images nor their companions.
         hidden: number of hidden files and folders.
         companions: numbers of texts, tables and the like, by suffix.
+        parts: files of formats that are a folder of files, such as DICOM.
         locked: folders that cannot be listed.
     """
 
@@ -71,25 +79,27 @@ class Tree:
     hidden: int = 0
     companions: Counter[str] = field(default_factory=Counter)
     locked: list[Path] = field(default_factory=list)
+    parts: list[Path] = field(default_factory=list)
 
     def unused(self) -> tuple[Unused, ...]:
         """What is no image: files that cannot be read one by one, companions and hidden files by number."""
         found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in self.locked]
-        found += [Unused(path=path, reason=f"{name} is no format that is read", suspect=bad) for path, name, bad in self._unread()]
+        known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(self.parts).items()}
+        found += [Unused(path=path, reason=why) for path, why in known.items()]
+        found += [_unread(path) for path in self.unread if path not in known]
         if self.companions:
-            listed = ", ".join(
-                f"{suffix} ({n})" for suffix, n in sorted(self.companions.items(), key=lambda one: (-one[1], one[0]))[:5]
-            )
-            more = ", ..." if len(self.companions) > 5 else ""
-            found.append(Unused(path=self.root, reason=f"{counted(self.companions.total(), 'file')} without image: {listed}{more}"))
+            most = sorted(self.companions.items(), key=lambda one: (-one[1], one[0]))
+            listed = ", ".join(f"{suffix} ({n})" for suffix, n in most[:5]) + (", ..." if len(most) > 5 else "")
+            found.append(Unused(path=self.root, reason=f"{counted(self.companions.total(), 'file')} without image: {listed}"))
         if self.hidden:
             found.append(Unused(path=self.root, reason=counted(self.hidden, "hidden file")))
         return tuple(found)
 
-    def _unread(self) -> Iterator[tuple[Path, str, bool]]:
-        for path in self.unread:
-            suffix = suffix_of(path)
-            yield path, suffix or "a file without suffix", True
+
+def _unread(path: Path) -> Unused:
+    """A file of no format that is read."""
+    suffix = suffix_of(path)
+    return Unused(path=path, reason=f"{suffix or 'a file without suffix'} is no format that is read", suspect=True)
 
 
 def walk(root: Path) -> Tree:
@@ -110,13 +120,14 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
     tree.hidden += len(entries) - len(shown)
     folders = [entry for entry in shown if entry.is_dir()]
     others = []
+    suffixes = {suffix_of(folder / entry.name) for entry in shown}
     for entry in shown:
         path = folder / entry.name
         if entry.is_dir() or not entry.is_file():
             continue
         if (suffix := suffix_of(path)) in FORMATS:
-            tree.items.append(Item(path=path, folders=above, stem=stem_of(path), suffix=suffix))
-        elif suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES:
+            tree.items.append(Item(path=path, folders=above, stem=path.name[: -len(suffix)], suffix=suffix))
+        elif suffix in COMPANIONS or not suffixes.isdisjoint(DATA_OF.get(suffix, ())) or path.stem.casefold() in COMPANION_NAMES:
             tree.companions[suffix or path.name] += 1
         else:
             others.append(path)
@@ -139,19 +150,18 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
 def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Sequence[Path]) -> set[Path]:
     """Add the images of `FOLDER_FORMATS` in a folder; the files and folders that they are made of."""
     used: set[Path] = set()
+    name = above[-1] if above else folder.name
     for form in FOLDER_FORMATS.values():
+        own = [path for path in others if form.is_part(path)]
+        tree.parts += own
         try:
             parts = [path for path in form.files(folder) if suffix_of(path) not in FORMATS]
         except ScanError:
             parts = []
-        if not parts:
-            continue
-        used.update(parts, *(part.parents for part in parts))
-        used.update(path for path in others if form.is_part(path))
-        name = above[-1] if above else folder.name
-        several = form.split(parts)
+        used.update(own, parts, *(part.parents for part in parts))
+        several = form.split(parts) if parts else {}
         for mark, files in several.items():
             tree.items.append(Item(path=folder, folders=above[:-1], stem=f"{name}_{mark}", files=files))
-        if not several:
+        if parts and not several:
             tree.items.append(Item(path=folder, folders=above[:-1], stem=name))
     return used
