@@ -222,12 +222,12 @@ def _written(path):
 @pytest.mark.parametrize(("kills", "steps"), [(4, 120), pytest.param(20, 500, marks=pytest.mark.slow)])
 def test_a_training_that_was_killed_comes_to_the_weights_of_an_undisturbed_one(prepared, tmp_path, kills, steps):
     calm, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("calm", "rough"))
-    command = ("--fold", 0, "--device", "cpu", "--steps", steps, "--checkpoint", "0.001s")
+    command = ("--fold", 0, "--device", "cpu", "--steps", steps)
     moments = random.Random(0)
     nnseg("train", calm.path, *command)
     for number in range(kills):
         before = _written(fold(rough).checkpoint_file)
-        child = started("train", rough.path, *command)
+        child = started("train", rough.path, *command, "--checkpoint", "0.001s")
         while number % 4 and child.is_alive() and _written(fold(rough).checkpoint_file) == before:
             time.sleep(0.001)  # one in four is killed before it trains, the others on the way
         child.join(moments.uniform(0.0, 0.1))
@@ -262,7 +262,7 @@ def losses(run):
 
 
 def _of_two_processes(run):
-    return ("train", run.path, "--fold", 0, "--device", "cpu", "--checkpoint", "0.001s", "--steps", 60)
+    return ("train", run.path, "--fold", 0, "--device", "cpu", "--steps", 60)
 
 
 def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, undisturbed, tmp_path):
@@ -271,7 +271,7 @@ def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, u
     assert losses(two) == pytest.approx(losses(undisturbed), abs=1e-4)
     assert schedule(two).ended == 60
 
-    job = started(*_of_two_processes(rough), ranks=2, out=tmp_path / "said")
+    job = started(*_of_two_processes(rough), "--checkpoint", "0.001s", ranks=2, out=tmp_path / "said")
     while not fold(rough).history_file.exists():
         assert job.is_alive()
         time.sleep(0.01)
