@@ -31,6 +31,8 @@ from nnseg.storage.images.units import from_mm
 Mask = npt.NDArray[np.bool_]
 LabelIndices = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
+Objects = tuple[Integers | None, Integers | None]
+"""Numbers of the objects in a prediction and its reference (Z, Y, X), where they are known."""
 
 FOUND = 0.1
 """Least IoU of a detected lesion: lesions are small, and one voxel more all around halves the IoU of many."""
@@ -41,9 +43,13 @@ SMALL: tuple[LengthUnit, ...] = ("um", "nm")
 TOUCHING = np.ones((3, 3, 3), bool)
 
 
-def match_lesions(prediction: Mask, reference: Mask) -> Lesions:
-    """Detection and panoptic quality of the connected components of two masks (Z, Y, X)."""
-    (predicted, n_predicted), (given, n_reference) = (ndimage.label(mask, TOUCHING) for mask in (prediction, reference))
+def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, None)) -> Lesions:
+    """Detection and panoptic quality of the objects in two masks (Z, Y, X): connected components, unless they are numbered.
+
+    Args:
+        objects: numbers of the objects of either mask, where they are known, so that objects which touch stay apart.
+    """
+    (predicted, n_predicted), (given, n_reference) = map(_number, (prediction, reference), objects)
     rows, columns, ious = _overlaps(given, predicted)
     found, half = ious >= FOUND, ious[ious > OVERLAPPING]
     matched, total = _count_matches(rows[found], columns[found], ious[found]), n_reference + n_predicted
@@ -59,6 +65,17 @@ def match_lesions(prediction: Mask, reference: Mask) -> Lesions:
         false_positives=n_predicted - matched,
         panoptic_quality=2 * float(half.sum()) / total if total else None,
     )
+
+
+def _number(mask: Mask, objects: Integers | None) -> tuple[npt.NDArray[np.int32], int]:
+    """The objects in a mask, numbered 1, 2, 3, ..., and how many there are."""
+    if objects is None:
+        numbered, count = ndimage.label(mask, TOUCHING)
+        return numbered, int(count)
+    numbered = np.zeros(mask.shape, np.int32)
+    numbers, numbered[mask] = np.unique(objects[mask], return_inverse=True)
+    numbered[mask] += 1
+    return numbered, len(numbers)
 
 
 def _overlaps(given: npt.NDArray[np.int32], predicted: npt.NDArray[np.int32]) -> tuple[LabelIndices, LabelIndices, Doubles]:
@@ -103,7 +120,13 @@ class Measures:
 
 
 def measure_masks(
-    prediction: LabelMap, reference: LabelMap, labels: Labels, measures: Measures, *, annotated: Collection[str] | None = None
+    prediction: LabelMap,
+    reference: LabelMap,
+    labels: Labels,
+    measures: Measures,
+    *,
+    annotated: Collection[str] | None = None,
+    objects: Objects = (None, None),
 ) -> dict[str, LabelScore]:
     """The score of every foreground label or region of a case, by name.
 
@@ -114,6 +137,7 @@ def measure_masks(
         prediction, reference: on the same grid, with declared values only. Where they were read from files, lengths are in the unit
             of `length_unit_of`.
         annotated: names of the annotated labels; None for all.
+        objects: numbers of the objects in prediction and reference (Z, Y, X), where they are known, instead of components.
     """
     box: Box = (slice(None),) * 3
     if not any(member[0] for member in members(labels).values()):  # no region contains the background
@@ -123,7 +147,8 @@ def measure_masks(
     joint[0, 0] += reference.labels.size - given.size  # outside the box both are background
     counts = counts_of(joint, labels, annotated=annotated)
     grid = _in_unit(reference, length_unit_of(prediction, reference))
-    case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), grid)
+    predicted_objects, given_objects = (None if numbers is None else numbers[box] for numbers in objects)
+    case = _CroppedCase.of(labels.encode(predicted), labels.encode(given), grid, (predicted_objects, given_objects))
     return {
         name: label_score(counts[name], grid=case.grid, **case.measured(member, name, measures))
         if counts[name] != NOTHING
@@ -189,11 +214,12 @@ class _CroppedCase:
     given: Indices
     grid: Grid
     ignored: Mask | None
+    objects: Objects
 
     @classmethod
-    def of(cls, predicted: Indices, given: Indices, grid: Grid) -> Self:
+    def of(cls, predicted: Indices, given: Indices, grid: Grid, objects: Objects) -> Self:
         ignored = given < 0
-        return cls(predicted, given, grid, ignored if ignored.any() else None)
+        return cls(predicted, given, grid, ignored if ignored.any() else None, objects)
 
     def measured(self, member: Mask, name: str, measures: Measures) -> dict[str, Any]:
         """Keyword arguments of `label_score` for one mask."""
@@ -202,7 +228,7 @@ class _CroppedCase:
             predicted &= ~self.ignored
         found: dict[str, Any] = {}
         if name in measures.instances:
-            found["lesions"] = match_lesions(predicted, given)
+            found["lesions"] = match_lesions(predicted, given, self.objects)
         if measures.tolerances and (predicted.any() or given.any()):
             box = _box(predicted | given)
             near = None if self.ignored is None else self.ignored[box]

@@ -17,8 +17,8 @@ from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS, length_unit
 from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, LengthUnit, Scores
 from nnseg.evaluation.averages import averages
-from nnseg.evaluation.case_score import Measures, label_score, length_unit_of, measure_masks
-from nnseg.evaluation.pairs import FilePair, FolderPairs, check_pair, pair_folders, read_pair
+from nnseg.evaluation.case_score import Measures, Objects, label_score, length_unit_of, measure_masks
+from nnseg.evaluation.pairs import FilePair, FolderPairs, check_pair, pair_folders, read_numbered_pair
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
@@ -139,12 +139,21 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _score(
-    name: str, prediction: LabelMap, reference: LabelMap, labels: Labels, *, annotated: Collection[str] | None, measures: Measures
+    name: str,
+    prediction: LabelMap,
+    reference: LabelMap,
+    labels: Labels,
+    *,
+    annotated: Collection[str] | None,
+    measures: Measures,
+    objects: Objects = (None, None),
 ) -> CaseScore:
-    measured = measure_masks(prediction, reference, labels, measures, annotated=annotated)
+    measured = measure_masks(prediction, reference, labels, measures, annotated=annotated, objects=objects)
     return _case_score(name, measured, length_unit_of(prediction, reference))
 
 
 def _score_pair(pair: FilePair, *, labels: Labels, measures: Measures) -> CaseScore:
-    prediction, reference = read_pair(pair, labels)
-    return _score(pair.name, prediction, reference, labels, annotated=pair.annotated, measures=measures)
+    read = read_numbered_pair(pair, labels)
+    return _score(
+        pair.name, read.prediction, read.reference, labels, annotated=pair.annotated, measures=measures, objects=read.objects
+    )

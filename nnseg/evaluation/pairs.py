@@ -12,13 +12,14 @@ import numpy as np
 from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.geometry import Grid, format_axes
-from nnseg.core.image import LabelMap
-from nnseg.core.label_files import LabelSource, label_paths
+from nnseg.core.image import Integers, LabelMap, Source
+from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Failure
 from nnseg.evaluation.label_folders import LabelFolder, find_label_maps
 from nnseg.evaluation.legend import find_legend
 from nnseg.storage.images.formats import suffix_of
+from nnseg.storage.images.label_codings import decode_instances
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.images.resampling import share_inside
 
@@ -135,13 +136,44 @@ def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
     Raises:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
-    prediction = read_label_map(pair.prediction, sheared=True)
+    read = read_numbered_pair(pair, labels)
+    return read.prediction, read.reference
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NumberedPair:
+    """A pair of label maps.
+
+    Args:
+        objects: of prediction and reference the numbers of objects (Z, Y, X), where the files number them; else None.
+    """
+
+    prediction: LabelMap
+    reference: LabelMap
+    objects: tuple[Integers | None, Integers | None] = (None, None)
+
+
+def read_numbered_pair(pair: FilePair, labels: Labels) -> NumberedPair:
+    """The prediction and the reference of a pair as by `read_pair`, and the numbers of objects in them.
+
+    Raises:
+        EvaluationError: the grids differ, or a value is not among the labels.
+    """
+    prediction, predicted = _read(pair.prediction)
     flat = suffix_of(label_paths(pair.prediction)[0]) in WITHOUT_POSITIONS  # not turned on reading, so its grid fits
-    reference = read_label_map(pair.reference, like=prediction.source if flat else None, sheared=True)
+    reference, given = _read(pair.reference, like=prediction.source if flat else None)
     if reference.grid.shape != prediction.grid.shape and np.all(np.less_equal(reference.grid.shape, prediction.grid.shape)):
-        reference = read_label_map(pair.reference, like=prediction.source, sheared=True)  # it may be cropped to its segments
+        reference, given = _read(pair.reference, like=prediction.source)  # it may be cropped to its segments
     check_pair(prediction, reference, labels)
-    return prediction, reference
+    return NumberedPair(prediction=prediction, reference=reference, objects=(predicted, given))
+
+
+def _read(source: LabelSource, like: Source | None = None) -> tuple[LabelMap, Integers | None]:
+    """A label map, and the numbers of its objects if its values are these."""
+    if not isinstance(source, LabelFiles) or source.coding != "instances" or len(source.paths) > 1:
+        return read_label_map(source, like=like, sheared=True), None
+    numbered = read_label_map(source.paths[0], like=like, sheared=True)
+    return replace(numbered, labels=decode_instances(numbered.labels, source)), numbered.labels
 
 
 def check_pair(prediction: LabelMap, reference: LabelMap, labels: Labels) -> None:

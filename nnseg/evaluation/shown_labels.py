@@ -1,4 +1,4 @@
-"""What the label maps of a folder show: by labels that are known, or read off the files; and how they are read by those of others."""
+"""What the label maps of a folder show, by labels that are known or by the files, and how they are read by other labels."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Side:
 
     @property
     def shows_labels(self) -> bool:
+        """True if there is more than background."""
         return bool(self.values or self.names)
 
     @property
@@ -132,6 +133,7 @@ def _side(
     mask_labels: Labels | None,
 ) -> Side:
     labels, headers = meaning.labels, dict[str, set[int]]()
+    failed = {finding.case: finding.message for finding in meaning.problems}
     for segment in (segment for one in shown.values() for segment in one.segments):
         headers.setdefault(plain(segment.name), set()).add(segment.value)
     pairs = [*zip(labels.names[1:], labels.values[1:], strict=True)]
@@ -144,17 +146,13 @@ def _side(
     }
     return Side(
         labels=labels,
-        sources={
-            name: source
-            for name, source in ({**sources, **meaning.sources}).items()
-            if name not in {p.case for p in meaning.problems}
-        },
+        sources={name: source for name, source in {**sources, **meaning.sources}.items() if name not in failed},
         shown=shown,
         values=frozenset(unnamed),
         names=names,
         objects=tuple(meaning.instances),
-        failed={finding.case: finding.message for finding in meaning.problems},
-        inferred=(*meaning.inferred, *(finding.message for finding in meaning.findings if finding.level == "warning")),
+        failed=failed,
+        inferred=meaning.inferred,
     )
 
 
@@ -233,6 +231,7 @@ def _check_no_scans(folder: LabelFolder, contents: Mapping[str, ShownLabels | st
 
 
 def trusted(labels: Labels) -> dict[str, Named]:
+    """The names of labels whose values are what they are called by."""
     return {plain(name): (name, frozenset((value,))) for name, value in pairs_of(labels)}
 
 
@@ -242,6 +241,7 @@ def pairs_of(labels: Labels) -> list[tuple[str, int]]:
 
 
 def by_plain_name(labels: Labels) -> dict[str, int]:
+    """Values by `plain` name, without the background's."""
     return {plain(name): value for name, value in pairs_of(labels)}
 
 

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
+from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate, evaluate_folders
 from nnseg.evaluation.pairs import pair_folders
 from nnseg.storage.predictions import PredictionsWriter
@@ -260,3 +261,34 @@ def test_a_reference_that_is_cropped_to_its_segments_lies_in_its_place(tmp_path)
     record(tmp_path / "made", ORGANS)
     _, scores = scored(tmp_path)
     assert [mask.dice for mask in scores.cases[0].labels.values()] == [1.0, 1.0]
+
+
+def squares(rows: int, gap: int, numbered: bool) -> np.ndarray:
+    """A row of squares of 4 x 4 pixels, one after the other."""
+    mask = np.zeros((6 * rows, 6 * 12), np.uint8)
+    for i in range(rows * 10):
+        y, x = divmod(i, 10)
+        mask[6 * y + 1 : 6 * y + 5, (4 + gap) * x + 1 : (4 + gap) * x + 5] = i + 1 if numbered else 1
+    return mask
+
+
+def test_numbers_of_objects_are_foreground_and_objects_that_touch_stay_apart(tmp_path):
+    for i, rows in enumerate((1, 2, 3)):
+        write(tmp_path / "given" / f"{i}.png", squares(rows, 0, numbered=True))
+        write(tmp_path / "made" / f"{i}.png", squares(rows, 0, numbered=True))
+    found, scores = scored(tmp_path)
+    assert (found.labels.names, found.instances) == (("background", "object"), ("object",))
+    assert found.notes[0] == "values number the objects of each label map (10 to 30): all are object"
+    assert [case.mean_dice for case in scores.cases] == [1.0, 1.0, 1.0]
+    lesions = evaluate(found.pairs, found.labels, measures=Measures(instances=found.instances)).cases[1].labels["object"].lesions
+    assert (lesions.reference, lesions.predicted, lesions.panoptic_quality) == (20, 20, 1.0)
+
+
+def test_numbers_of_objects_meet_masks(tmp_path):
+    for i, rows in enumerate((1, 2, 3)):
+        write(tmp_path / "given" / f"{i}.png", squares(rows, 1, numbered=True))
+        write(tmp_path / "made" / f"{i}.png", squares(rows, 1, numbered=False) * 255)
+    found, scores = scored(tmp_path)
+    assert (scores.labels, [case.mean_dice for case in scores.cases]) == (("object",), [1.0, 1.0, 1.0])
+    lesions = evaluate(found.pairs, found.labels, measures=Measures(instances=found.instances)).cases[1].labels["object"].lesions
+    assert (lesions.reference, lesions.predicted, lesions.panoptic_quality) == (20, 20, 1.0)
