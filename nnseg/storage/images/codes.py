@@ -1,12 +1,16 @@
-"""DICOM codes of labels, in SNOMED CT where the standard has one. Needs the extra ``dicom``."""
+"""DICOM codes of labels, in SNOMED CT where the standard has one."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 PRIVATE_SCHEME = "99NNSEG"
 """Coding scheme of labels that the standard does not list; private schemes begin with 99."""
@@ -43,14 +47,100 @@ SYNONYMS = {
     "heart ventricle left": "left ventricle",
     "heart ventricle right": "right ventricle",
     "vertebrae": "vertebra",
+    "clavicula": "clavicle",
+    "costal cartilages": "costal cartilage",
+    "iliac vena": "common iliac vein",
+    "brachiocephalic trunk": "innominate artery",
+    "brachiocephalic vein": "innominate vein",
+    "atrial appendage left": "left auricular appendage",
+    "atrial appendage right": "right auricular appendage",
+    "erector spinae": "erector spinae muscle",
+    "postcava": "inferior vena cava",
+    "ivc": "inferior vena cava",
+    "svc": "superior vena cava",
+    "prostate gland": "prostate",
+    "lungs": "lung",
+    "kidneys": "kidney",
+    "ribs": "rib",
+    "eye ball": "eyeball",
+    "femur head": "femoral head",
+    "cells": "cell",
+    "nuclei": "nucleus",
+    "lv": "left ventricle",
+    "rv": "right ventricle",
+    "la": "left atrium",
+    "ra": "right atrium",
+    "lv cavity": "left ventricle",
+    "left ventricle cavity": "left ventricle",
+    "right ventricle cavity": "right ventricle",
+    "myo": "myocardium",
+    "lv myocardium": "myocardium",
+    "heart myocardium": "myocardium",
+    "et": "enhancing lesion",
+    "ed": "edema",
+    "ncr": "necrosis",
+    "necrotic core": "necrosis",
+    "necrotic tumor core": "necrosis",
+    "peritumoral edema": "edema",
+    "non enhancing tumor": "non enhancing lesion",
+    "non enhancing tumour": "non enhancing lesion",
+    "vessels": "blood vessel",
+    "lesions": "lesion",
+    "nodules": "nodule",
+    "cysts": "cyst",
+    "tumors": "neoplasm",
+    "tumours": "neoplasm",
+    "metastasis": "neoplasm secondary",
+    "metastases": "neoplasm secondary",
+    "gm": "gray matter",
+    "wm": "white matter",
+    "grey matter": "gray matter",
 }
-"""Names in datasets, and the standard's names for them."""
+"""Names in datasets, and the standard's names for them; of ACDC and BraTS also the abbreviations."""
+
+_RIBS = {
+    "First": "48535007",
+    "Second": "78247007",
+    "Third": "25888004",
+    "Fourth": "25523003",
+    "Fifth": "15339008",
+    "Sixth": "59558009",
+    "Seventh": "24915002",
+    "Eighth": "5953002",
+    "Ninth": "22565002",
+    "Tenth": "77644006",
+    "Eleventh": "58830002",
+    "Twelfth": "43993008",
+}
+
+UNLISTED = {
+    "myocardium": ("74281007", "Myocardium"),
+    "gluteus maximus": ("181674001", "Gluteus maximus muscle"),
+    "gluteus medius": ("78333006", "Gluteus medius muscle"),
+    "gluteus minimus": ("75297007", "Gluteus minimus muscle"),
+    "iliopsoas": ("68455001", "Iliopsoas muscle"),
+    "autochthon": ("244849004", "Deep muscle of back"),
+    "vertebrae s1": ("65985001", "S1 vertebra"),
+    "femoral head": ("2812003", "Head of femur"),
+    "optic nerve": ("18234004", "Optic nerve"),
+    "tibia": ("12611008", "Tibia"),
+    "ulna": ("23416004", "Ulna"),
+    "retina": ("5665001", "Retina"),
+    "cell": ("4421005", "Cell"),
+    "nucleus": ("84640000", "Nucleus"),
+    **{f"rib {i}": (code, f"{ordinal} rib") for i, (ordinal, code) in enumerate(_RIBS.items(), 1)},
+}
+"""SNOMED CT codes and meanings of anatomical structures that the standard's lists lack.
+
+Source: SNOMED CT, as in pydicom's dictionary, and in totalsegmentator_snomed_mapping.csv of TotalSegmentator.
+"""
 
 SIDES = {"left": "Left", "l": "Left", "lt": "Left", "right": "Right", "r": "Right", "rt": "Right"}
 ABNORMAL = {"tumor", "tumour", "cancer", "neoplasm", "lesion", "lesions", "metastasis", "metastases", "necrosis", "edema", "cyst"}
 """Words that make a name that is not listed an abnormality."""
 
-_LISTS = {"cid7192": "AnatomicalStructure", "cid7166": "Tissue", "cid7194": "MorphologicallyAbnormalStructure"}
+_ANATOMY, _ABNORMAL = "AnatomicalStructure", "MorphologicallyAbnormalStructure"
+_LISTS = {"cid7192": _ANATOMY, "cid7166": "Tissue", "cid7194": _ABNORMAL}
 """The standard's lists of contents of segments, and their categories; later lists have precedence."""
 _NOT_SHOWN = {"background", "normal"}
 
@@ -62,12 +152,14 @@ class SegmentCodes:
     Args:
         category: anatomical structure, tissue, or abnormal structure.
         kind: of structure, such as kidney.
-        side: left or right, if it is in the name and not in the code.
+        side: left or right, if it is in the name and not in the code; of the organ, if there is one.
+        organ: of an abnormality, such as the liver of a liver tumour.
     """
 
     category: Any
     kind: Any
     side: Any = None
+    organ: Any = None
 
 
 def find_codes(name: str) -> SegmentCodes:
@@ -78,8 +170,6 @@ def find_codes(name: str) -> SegmentCodes:
     Example:
         ``find_codes("kidney_left")`` is the anatomical structure 64033007 (Kidney) with 7771000 (Left).
     """
-    from pydicom.sr.coding import Code  # noqa: PLC0415 (an extra)
-
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])\d*|\d+", name)]
     sides = {SIDES[word] for word in words if word in SIDES}
     side = sides.pop() if len(sides) == 1 else ""
@@ -88,7 +178,20 @@ def find_codes(name: str) -> SegmentCodes:
         found = _listed().get(_key(" ".join(tried)))
         if found:
             return SegmentCodes(category=found[0], kind=found[1], side=_side(rest) if rest else None)
-    category = _category("MorphologicallyAbnormalStructure" if ABNORMAL & set(words) else "AnatomicalStructure")
+    return _abnormality(plain, side) or _own_code(name, words)
+
+
+def _abnormality(words: Sequence[str], side: str) -> SegmentCodes | None:
+    """The codes of an abnormality that is named after its organ, such as "kidney cyst"; None for another name."""
+    for i in range(1, len(words)):
+        organ, kind = (_listed().get(_key(" ".join(part))) for part in (words[:i], words[i:]))
+        if organ and kind and kind[0] == _category(_ABNORMAL) and organ[0] != kind[0]:
+            return SegmentCodes(category=kind[0], kind=kind[1], side=_side(side) if side else None, organ=organ[1])
+    return None
+
+
+def _own_code(name: str, words: Sequence[str]) -> SegmentCodes:
+    category = _category(_ABNORMAL if ABNORMAL & set(words) else _ANATOMY)
     value = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()  # 16 characters, as many as a code may have
     return SegmentCodes(category=category, kind=Code(value, PRIVATE_SCHEME, name[:64] or "unnamed"))
 
@@ -96,9 +199,7 @@ def find_codes(name: str) -> SegmentCodes:
 @cache
 def _listed() -> dict[str, tuple[Any, Any]]:
     """Category and code by name, in lower case without blanks."""
-    from pydicom.sr.codedict import codes  # noqa: PLC0415
-
-    found = {}
+    found = {_key(name): (_category(_ANATOMY), Code(code, "SCT", meaning)) for name, (code, meaning) in UNLISTED.items()}
     for group, category in _LISTS.items():
         members = getattr(codes, group)
         for keyword in members.dir():
@@ -115,12 +216,8 @@ def _key(name: str) -> str:
 
 
 def _category(keyword: str) -> Any:
-    from pydicom.sr.codedict import codes  # noqa: PLC0415
-
     return getattr(codes.cid7150, keyword)
 
 
 def _side(keyword: str) -> Any:
-    from pydicom.sr.codedict import codes  # noqa: PLC0415
-
     return getattr(codes.SCT, keyword)
