@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -18,17 +17,13 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
+from nnseg.core.colours import OKABE_ITO
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.slices import PLANES, Outline, Points, View, find_views
 
 REFERENCE = "#56b4e9"
 PREDICTION = "#e69f00"
-OKABE_ITO: Final = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
-"""Colours that the colour-blind can tell apart, those that stand out from grey first.
-
-Source: Okabe and Ito, Color universal design, 2008.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)

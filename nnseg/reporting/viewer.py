@@ -13,11 +13,11 @@ from typing import Any
 from jinja2 import Template
 from markupsafe import Markup
 
+from nnseg.core.colours import OKABE_ITO
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.formatting import template_environment
 from nnseg.reporting.payload import PackedCase, affine_of, pack_all
-from nnseg.reporting.pictures import OKABE_ITO
 
 MOST_BYTES = 8_000_000
 """Limit for all volumes of a page, as base64."""

@@ -10,7 +10,6 @@ from nnseg.core.labels import Labels
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
-from nnseg.storage.images.dicom_seg import missing_extra
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
 from nnseg.storage.predictions import FORMAT, UNCERTAINTY
 
@@ -27,7 +26,7 @@ class OutputTarget(OutputOptions):
     @classmethod
     def of(cls, order: PredictionOrder, model: str) -> Self:
         """The target of an order, for the model with a key."""
-        made = [FORMAT, model, order.options(), *([not missing_extra()] if not order.suffix else [])]
+        made = [FORMAT, model, order.options()]
         return cls(key=digest(made), **order.model_dump(include=set(OutputOptions.model_fields)))
 
 

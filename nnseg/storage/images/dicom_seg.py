@@ -1,11 +1,12 @@
-"""DICOM-SEG: the label map of a DICOM series as DICOM, for archives and viewers. Needs the extra ``dicom``."""
+"""DICOM-SEG: the label map of a DICOM series as DICOM, for archives and viewers.
+
+Source: DICOM PS3.3, A.51 and C.8.20 (Segmentation), C.7.6.16 (functional groups) and C.7.6.17 (dimensions).
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,21 +15,38 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
+from pydicom.valuerep import DSfloat
 
-from nnseg.core.errors import RunError, ScanError
+from nnseg.core.colours import colour_of
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import Grid
 from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
+from nnseg.storage.images.cielab import to_cielab
 from nnseg.storage.images.codes import find_codes
+from nnseg.storage.images.dicom_references import (
+    Behind,
+    References,
+    allowed_value,
+    has_place,
+    patient_and_study,
+    position_of,
+    quiet,
+    read_references,
+    text_of,
+)
 
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-_EMPTY_IF_MISSING = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID")
-_NONE_IF_MISSING = ("StudyDate", "StudyTime")
+VALUE_TEXT = "label value {}"
+"""SegmentDescription: segments are numbered from 1, whatever the values of the labels; `dicom_seg_read` reads these back."""
 
-
-def missing_extra() -> str:
-    """The command that installs what writing DICOM-SEG needs; "" if it is installed."""
-    return "" if all(importlib.util.find_spec(name) for name in ("highdicom", "pydicom")) else 'pip install "nnseg[dicom]"'
+_UTF8 = "ISO_IR 192"
+_STACK = "1"
 
 
 def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, labels: Labels, when: datetime | None = None) -> None:
@@ -41,25 +59,18 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
         when: date and time of the segmentation; now by default. The same input and time give the same bytes.
 
     Raises:
-        ScanError: the scan was not read from DICOM, or its headers cannot be used; or a value is no label.
-        RunError: the extra is not installed, or the folder cannot be written to.
+        ScanError: the scan was not read from DICOM, or a value is no label.
+        RunError: the folder cannot be written to.
     """
-    if command := missing_extra():
-        raise RunError(f"{path}: DICOM-SEG needs highdicom, which is not installed; run {command}")
     unknown = labels.undeclared(labels_ZYX)
     if unknown:
         raise ScanError(f"{path}: the label map contains {unknown}, which are no labels of the model; predict again")
     segments = label_segments(labels)
     numbers = _segment_numbers(labels_ZYX, list(segments.values()))
-    sources = _sources(like)
-    try:
-        segmentation = _segmentation(sources, numbers, list(segments), like.grid.shape[0], when or datetime.now())
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        place = like.files[0].parent
-        advice = "write .nii.gz instead, or correct the series' headers"
-        raise ScanError.at(place, f"cannot be used for DICOM-SEG ({error})", "complete headers", advice) from error
-    with write_aside(Path(path)) as aside:
-        segmentation.save_as(aside)
+    with quiet():
+        segmentation = _segmentation(read_references(like), like.grid, numbers, segments, when or datetime.now())
+        with write_aside(Path(path)) as aside:
+            segmentation.save_as(aside, enforce_file_format=True)
 
 
 def label_segments(labels: Labels) -> dict[str, int]:
@@ -82,94 +93,239 @@ def _segment_numbers(labels_ZYX: Integers, values: Sequence[int]) -> npt.NDArray
     return numbers
 
 
-def _sources(like: Source) -> list[Any]:
-    """The headers of all source files, with empty fields where the standard requires a field that may be empty."""
-    import pydicom  # noqa: PLC0415 (an extra)
-
-    try:
-        headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in like.files]
-    except (pydicom.errors.InvalidDicomError, OSError) as error:
-        found = f"is no DICOM file ({error})"
-        raise ScanError.at(like.files[0], found, "a scan read from DICOM", "write .nii.gz instead") from error
-    missing = [field for field in _NEEDED if any(not header.get(field) for header in headers)]
-    if missing:
-        found = f"has slices without {', '.join(missing)}"
-        raise ScanError.at(like.files[0].parent, found, "complete headers", "write .nii.gz instead")
-    frame = pydicom.uid.generate_uid(entropy_srcs=[str(headers[0].get("SeriesInstanceUID", ""))])
-    for header in headers:
-        for field, empty in (*((f, "") for f in _EMPTY_IF_MISSING), *((f, None) for f in _NONE_IF_MISSING)):
-            if field not in header:
-                setattr(header, field, empty)
-        if header.PatientSex not in ("M", "F", "O", ""):
-            header.PatientSex = ""
-        if "FrameOfReferenceUID" not in header and "ImagePositionPatient" in header:
-            header.FrameOfReferenceUID = frame
-    return headers
-
-
-def _segmentation(sources: Sequence[Any], numbers: npt.NDArray[Any], names: Sequence[str], slices: int, when: datetime) -> Any:
+def _segmentation(
+    references: References, grid: Grid, numbers: npt.NDArray[Any], segments: dict[str, int], when: datetime
+) -> pydicom.FileDataset:
     """The DICOM object.
 
     Args:
-        sources: headers of the slices of the first channel, then those of the others.
+        grid: of the scan, as stored.
         numbers: (Z, Y, X), of segments, 0 where there is none.
-        slices: how many there are of the first channel.
+        segments: values of labels by name.
         when: date and time of the segmentation.
     """
-    import highdicom as hd  # noqa: PLC0415 (an extra)
-    from pydicom.uid import generate_uid  # noqa: PLC0415
+    seed = [*(i.uid for i in references.instances), hashlib.blake2b(numbers.tobytes()).hexdigest(), str(segments), when.isoformat()]
+    placed = has_place(references, grid)
+    frames = _frames(numbers, len(segments))
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = SegmentationStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance"])
+    found = pydicom.FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    found.SpecificCharacterSet = _UTF8  # labels have names in any script
+    found.update(_item(**patient_and_study(references.first), StudyInstanceUID=references.study))
+    found.update(_equipment_and_series(references.first, seed, when))
+    if placed:
+        found.FrameOfReferenceUID = references.frame_of_reference
+        found.PositionReferenceIndicator = text_of(references.first, "PositionReferenceIndicator")
+    found.update(_compression(references.first))
+    found.update(_image_pixels(grid, numbers, frames))
+    found.SegmentSequence = [_segment(number, name, segments[name]) for number, name in enumerate(segments, 1)]
+    found.update(_dimensions(generate_uid(entropy_srcs=[*seed, "dimensions"]), placed=placed))
+    found.SharedFunctionalGroupsSequence = [_shared_groups(references.first, grid) if placed else Dataset()]
+    found.PerFrameFunctionalGroupsSequence = list(_frame_groups(references, grid, frames, placed=placed))
+    found.update(_referenced_series(references))
+    return found
 
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs every module that it copies
-    first = 1 if int(sources[0].get("NumberOfFrames") or 1) > 1 else slices
-    seed = [*(str(s.SOPInstanceUID) for s in sources), hashlib.blake2b(numbers.tobytes()).hexdigest(), *names, when.isoformat()]
-    segmentation = hd.seg.Segmentation(
-        source_images=sources[:first],
-        further_source_images=sources[first:] or None,
-        pixel_array=numbers,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment_description(number, name) for number, name in enumerate(names, 1)],
-        series_instance_uid=generate_uid(entropy_srcs=[*seed, "series"]),
-        series_number=int(sources[0].get("SeriesNumber") or 0) + 1000,
-        series_description="nnseg segmentation",
-        sop_instance_uid=generate_uid(entropy_srcs=[*seed, "instance"]),
-        instance_number=1,
-        manufacturer="nnseg",
-        manufacturer_model_name="nnseg",
-        software_versions=_version(),
-        device_serial_number="none",
-        content_label="SEGMENTATION",
-        specific_character_set="ISO_IR 192",  # labels have names in any script
-        content_date=when.date(),
-        content_time=when.time(),
+
+def _frames(numbers: npt.NDArray[Any], segments: int) -> list[tuple[int, int]]:
+    """Segment number and slice of each frame: all that are not empty, and one in the first and one in the last slice.
+
+    With these two the object extends as far as the scan; whoever reads it needs no series to know the grid.
+    """
+    present = {(int(number), z) for z, plane in enumerate(numbers) for number in np.flatnonzero(np.bincount(plane.ravel()))}
+    frames = {(number, z) for number, z in present if 0 < number <= segments}
+    ends = {0, len(numbers) - 1} - {z for _, z in frames}
+    return sorted(frames | {(1, z) for z in ends})
+
+
+def _equipment_and_series(first: Any, seed: Sequence[str], when: datetime) -> Dataset:
+    day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S.%f")
+    number = text_of(first, "SeriesNumber")
+    return _item(
+        SOPClassUID=SegmentationStorage,
+        SOPInstanceUID=generate_uid(entropy_srcs=[*seed, "instance"]),
+        InstanceCreationDate=day,
+        InstanceCreationTime=time,
+        Modality="SEG",
+        SeriesInstanceUID=generate_uid(entropy_srcs=[*seed, "series"]),
+        SeriesNumber=(int(number) if number.isdecimal() and len(number) < 9 else 0) + 1000,
+        SeriesDescription="nnseg segmentation",
+        InstanceNumber=1,
+        Manufacturer="nnseg",
+        ManufacturerModelName="nnseg",
+        DeviceSerialNumber="none",
+        SoftwareVersions=_version(),
+        ContentLabel="SEGMENTATION",
+        ContentDescription="",
+        ContentCreatorName="",
+        ContentDate=day,
+        ContentTime=time,
+        ImageType=["DERIVED", "PRIMARY"],
+        SegmentationType="BINARY",
+        SegmentsOverlap="NO",
     )
-    segmentation.InstanceCreationDate, segmentation.InstanceCreationTime = segmentation.ContentDate, segmentation.ContentTime
-    for tool in segmentation.ContributingEquipmentSequence:
-        tool.ContributionDateTime = when.strftime("%Y%m%d%H%M%S.%f")
-    axes = generate_uid(entropy_srcs=[*seed, "dimensions"])
-    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
-        item.DimensionOrganizationUID = axes
-    return segmentation
 
 
-def _segment_description(number: int, name: str) -> Any:
-    import highdicom as hd  # noqa: PLC0415
-    from pydicom.sr.codedict import codes  # noqa: PLC0415
+def _compression(first: Any) -> Dataset:
+    """What the standard wants to know if the scan was compressed lossily; the label map is not."""
+    keywords = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    if text_of(first, "LossyImageCompression") == "01" and all(text_of(first, keyword) for keyword in keywords):
+        return _item(LossyImageCompression="01", **{keyword: first.get(keyword) for keyword in keywords})
+    return _item(LossyImageCompression="00")
 
+
+def _image_pixels(grid: Grid, numbers: npt.NDArray[Any], frames: Sequence[tuple[int, int]]) -> Dataset:
+    masks = (numbers[z] == number for number, z in frames)
+    _, rows, columns = grid.shape
+    pixels = b"".join(_packed(masks))
+    return _item(
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        NumberOfFrames=len(frames),
+        Rows=rows,
+        Columns=columns,
+        BitsAllocated=1,
+        BitsStored=1,
+        HighBit=0,
+        PixelRepresentation=0,
+        PixelData=pixels + bytes(len(pixels) % 2),
+    )
+
+
+def _packed(masks: Iterator[npt.NDArray[np.bool_]]) -> Iterator[bytes]:
+    """The bits of masks one after the other: those of eight masks are always whole bytes."""
+    while eight := [mask.ravel() for _, mask in zip(range(8), masks, strict=False)]:
+        yield np.packbits(np.concatenate(eight), bitorder="little").tobytes()
+
+
+def _segment(number: int, name: str, value: int) -> Dataset:
     words = find_codes(name)
-    described = hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=name[:64],
-        segmented_property_category=words.category,
-        segmented_property_type=words.kind,
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name="nnseg", family=codes.DCM.ArtificialIntelligence, version=_version()
-        ),
+    kind = _code(words.kind)
+    found = _item(
+        SegmentNumber=number,
+        SegmentLabel=name[:64],
+        SegmentDescription=VALUE_TEXT.format(value),
+        SegmentAlgorithmType="AUTOMATIC",
+        SegmentAlgorithmName="nnseg",
+        SegmentationAlgorithmIdentificationSequence=[
+            _item(
+                AlgorithmFamilyCodeSequence=[_code(codes.DCM.ArtificialIntelligence)],
+                AlgorithmName="nnseg",
+                AlgorithmVersion=_version(),
+            )
+        ],
+        SegmentedPropertyCategoryCodeSequence=[_code(words.category)],
+        SegmentedPropertyTypeCodeSequence=[kind],
+        RecommendedDisplayCIELabValue=list(to_cielab(colour_of(number - 1))),
     )
+    if words.organ is not None:
+        kind = _code(words.organ)
+        found.AnatomicRegionSequence = [kind]
     if words.side is not None:
-        kind = described.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept.from_code(words.side)]
-    return described
+        modifier = "AnatomicRegionModifierSequence" if words.organ else "SegmentedPropertyTypeModifierCodeSequence"
+        setattr(kind, modifier, [_code(words.side)])
+    return found
+
+
+def _dimensions(uid: str, *, placed: bool) -> Dataset:
+    """What tells frames apart: their segment, and their position or else their number in the stack."""
+    place = ("PlanePositionSequence", "ImagePositionPatient") if placed else ("FrameContentSequence", "InStackPositionNumber")
+    pairs = (("SegmentIdentificationSequence", "ReferencedSegmentNumber"), place)
+    return _item(
+        DimensionOrganizationSequence=[_item(DimensionOrganizationUID=uid)],
+        DimensionIndexSequence=[
+            _item(
+                DimensionOrganizationUID=uid,
+                DimensionIndexPointer=Tag(pointer),
+                FunctionalGroupPointer=Tag(group),
+                DimensionDescriptionLabel=pointer,
+            )
+            for group, pointer in pairs
+        ],
+    )
+
+
+def _shared_groups(first: Any, grid: Grid) -> Dataset:
+    """Orientation and measures of all frames, by the grid of the scan; headers may round or contradict them."""
+    normal = np.cross(grid.direction[2], grid.direction[1])
+    between = abs(float(grid.steps[0] @ normal))
+    thickness = float(allowed_value(first, "SliceThickness") or 0)
+    measures = _item(
+        SliceThickness=_decimal(thickness if thickness > 0 else between),
+        SpacingBetweenSlices=_decimal(between),
+        PixelSpacing=[_decimal(step) for step in grid.spacing[1:]],
+    )
+    orientation = [_decimal(cosine) for axis in (2, 1) for cosine in grid.direction[axis]]
+    return _item(
+        PlaneOrientationSequence=[_item(ImageOrientationPatient=orientation)],
+        PixelMeasuresSequence=[measures],
+    )
+
+
+def _frame_groups(references: References, grid: Grid, frames: Sequence[tuple[int, int]], *, placed: bool) -> Iterator[Dataset]:
+    """The functional groups of each frame; groups of one slice are the same objects for all of its segments."""
+    of_slices = [_slice_groups(grid, z, behind, placed=placed) for z, behind in enumerate(references.behind(grid))]
+    for number, z in frames:
+        content = _item(DimensionIndexValues=[number, z + 1], StackID=_STACK, InStackPositionNumber=z + 1)
+        yield _item(
+            FrameContentSequence=[content],
+            SegmentIdentificationSequence=[_item(ReferencedSegmentNumber=number)],
+            **of_slices[z],
+        )
+
+
+def _slice_groups(grid: Grid, z: int, behind: Sequence[Behind], *, placed: bool) -> dict[str, list[Dataset]]:
+    groups = {}
+    if placed:
+        position = [_decimal(v) for v in position_of(behind, grid, z)]
+        groups["PlanePositionSequence"] = [_item(ImagePositionPatient=position)]
+    images = [
+        _item(
+            ReferencedSOPClassUID=image.instance.sop_class,
+            ReferencedSOPInstanceUID=image.instance.uid,
+            **({"ReferencedFrameNumber": image.frame} if image.frame else {}),
+            PurposeOfReferenceCodeSequence=[_code(codes.DCM.SourceImageForImageProcessingOperation)],
+        )
+        for image in behind
+    ]
+    if images:
+        derivation = _item(DerivationCodeSequence=[_code(codes.DCM.Segmentation)], SourceImageSequence=images)
+        groups["DerivationImageSequence"] = [derivation]
+    return groups
+
+
+def _referenced_series(references: References) -> Dataset:
+    """All source files by their series, apart from those of other studies."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for instance in references.instances:
+        named = _item(ReferencedSOPClassUID=instance.sop_class, ReferencedSOPInstanceUID=instance.uid)
+        studies.setdefault(instance.study, {}).setdefault(instance.series, []).append(named)
+    series = {
+        study: [_item(SeriesInstanceUID=uid, ReferencedInstanceSequence=named) for uid, named in of_study.items()]
+        for study, of_study in studies.items()
+    }
+    own = series.pop(references.study, [])
+    others = [_item(StudyInstanceUID=study, ReferencedSeriesSequence=of_study) for study, of_study in series.items()]
+    return _item(
+        **({"ReferencedSeriesSequence": own} if own else {}),
+        **({"StudiesContainingOtherReferencedInstancesSequence": others} if others else {}),
+    )
+
+
+def _item(**values: Any) -> Dataset:
+    found = Dataset()
+    for keyword, value in values.items():
+        setattr(found, keyword, value)
+    return found
+
+
+def _code(code: Any) -> Dataset:
+    return _item(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning[:64])
+
+
+def _decimal(value: float) -> DSfloat:
+    """A number in the 16 characters that DICOM allows, zero without a sign."""
+    return DSfloat(float(value) + 0.0, auto_format=True)
 
 
 def _version() -> str:

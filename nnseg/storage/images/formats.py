@@ -13,7 +13,7 @@ from nnseg.core.image import Source
 from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
-from nnseg.storage.images.dicom_seg import missing_extra, write_dicom_seg
+from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
@@ -64,7 +64,6 @@ class FolderFormat:
         not_scans: (files) -> those that are of this format but no scans, with the reason.
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
-        missing: () -> the command that installs what ``write`` needs; "" if nothing is missing.
     """
 
     is_part: Callable[[Path], bool]
@@ -74,7 +73,6 @@ class FolderFormat:
     not_scans: Callable[[Sequence[Path]], dict[Path, str]] = lambda files: {}
     write: Writer | None = None
     suffix: str = ""
-    missing: Callable[[], str] = lambda: ""
 
     def is_in(self, folder: Path) -> bool:
         """True if a part of an image lies in the folder itself; hidden files do not count."""
@@ -191,6 +189,5 @@ DICOM = FolderFormat(
     not_scans=not_scans,
     write=write_dicom_seg,
     suffix=".dcm",
-    missing=missing_extra,
 )
 FOLDER_FORMATS: dict[str, FolderFormat] = {"DICOM": DICOM}

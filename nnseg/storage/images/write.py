@@ -32,11 +32,11 @@ def write_label_files(
     Args:
         label_map: on the canonical grid of ``like``.
         suffix: ``.dcm`` for DICOM-SEG. By default the scan's own where that can hold labels, else ``.nii.gz``; for a scan read from
-            DICOM ``.nii.gz``, and DICOM-SEG beside it if the extra ``dicom`` is installed and the headers allow it.
+            DICOM ``.nii.gz``, and DICOM-SEG beside it.
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
-        RunError: the folder cannot be written to, or ``suffix`` is ``.dcm`` and the extra is not installed.
+        RunError: the folder cannot be written to.
     """
     written: tuple[Path, ...] = ()
     chosen = next((form for form in FOLDER_FORMATS.values() if form.write and form.suffix == suffix), None)
@@ -46,9 +46,6 @@ def write_label_files(
         written = (path, *(p for p in [sidecar_path(path)] if _needs_spacing(path, like)))
     form = folder_format(like.files[0]) if suffix is None else chosen
     if form is None or form.write is None:
-        return written
-    if chosen is None and form.missing():
-        log.info("case %s: no %s beside the label map; it needs %s", name, form.suffix, form.missing())
         return written
     path = folder / (name + form.suffix)
     try:

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +12,9 @@ import tifffile
 from dicom_series import TILT, write_series
 from PIL import Image
 
-from nnseg.core.errors import RunError, ScanError
+from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
-from nnseg.storage.images import write as answers
 from nnseg.storage.images.formats import FORMATS
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files, write_label_map, write_map
@@ -182,20 +180,8 @@ def test_dicom_is_answered_as_nifti_and_as_dicom_seg_or_as_one_of_them(tmp_path)
         assert [f.name for f in files] == names
 
 
-def test_without_the_extra_dicom_is_answered_as_nifti_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    write_series(tmp_path / "in")
-    scan = read_scan(tmp_path / "in")
-    files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
-    assert [f.name for f in files] == ["case.nii.gz"]
-    with pytest.raises(RunError, match=r'highdicom, which is not installed; run pip install "nnseg\[dicom\]"'):
-        write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS, suffix=".dcm")
-
-
-def test_headers_that_allow_no_dicom_seg_cost_only_that(tmp_path, caplog):
+def test_headers_without_a_study_get_a_dicom_seg_too(tmp_path):
     write_series(tmp_path / "in", StudyInstanceUID="")
     scan = read_scan(tmp_path / "in")
-    with caplog.at_level(logging.WARNING, answers.__name__):
-        files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
-    assert [f.name for f in files] == ["case.nii.gz"]
-    assert "has slices without StudyInstanceUID" in caplog.text
+    files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
+    assert [f.name for f in files] == ["case.nii.gz", "case.dcm"]
