@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 TILT = [1, 0, 0, 0, np.cos(0.2), np.sin(0.2)]
 UPRIGHT = [1, 0, 0, 0, 1, 0]
@@ -44,31 +43,3 @@ def write_series(
         position = np.asarray(start) + i * np.asarray(step)
         write_slice(folder / name.format(slices - i), voxels[i], position=position, **options)
     return voxels
-
-
-def write_enhanced(path: Path, positions, *, pixels=None, orientation=UPRIGHT, own_measures=False, **tags) -> Path:
-    """An enhanced MR object, a frame of 4 x 6 pixels at each position; PixelMeasures shared or of each frame."""
-    voxels = np.arange(len(positions) * 24).reshape(-1, 4, 6) if pixels is None else pixels
-    write_slice(path, voxels[0], position=positions[0], kind=EnhancedMRImageStorage)
-    ds = dcmread(path)
-    del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing, ds.SliceThickness
-    measures, axes, shared = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.7, 0.5], 2
-    axes.ImageOrientationPatient = [f"{v:.10f}" for v in orientation]
-    shared.PlaneOrientationSequence = [axes]
-    if not own_measures:
-        shared.PixelMeasuresSequence = [measures]
-    groups = []
-    for position in positions:
-        place, group = Dataset(), Dataset()
-        place.ImagePositionPatient = [f"{v:.6f}" for v in position]
-        group.PlanePositionSequence = [place]
-        if own_measures:
-            group.PixelMeasuresSequence = [measures]
-        groups.append(group)
-    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], groups
-    ds.NumberOfFrames, ds.PixelData = len(positions), voxels.astype("<u2").tobytes()
-    for key, value in tags.items():
-        setattr(ds, key, value)
-    ds.save_as(path)
-    return path

@@ -15,6 +15,9 @@ from pydicom.sr.coding import Code
 PRIVATE_SCHEME = "99NNSEG"
 """Coding scheme of labels that the standard does not list; private schemes begin with 99."""
 
+VALUE_TEXT = "label value {}"
+"""SegmentDescription of segments that nnseg writes: they are numbered from 1, whatever the values of the labels."""
+
 SYNONYMS = {
     "tumor": "neoplasm",
     "tumour": "neoplasm",

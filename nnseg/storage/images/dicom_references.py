@@ -6,25 +6,22 @@ patient, study and images is taken as it is; other values that the standard does
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import generate_uid
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import IDENTITY, Grid, Vector, as_vector
+from nnseg.core.geometry import Grid, Vector, as_vector
 from nnseg.core.image import Source
+from nnseg.storage.images.dicom_frame import DicomFile
+from nnseg.storage.images.dicom_frames import read_file
+from nnseg.storage.images.dicom_headers import read_header, text_of, value_of
 
 EMPTY_IF_UNKNOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -48,9 +45,8 @@ _PATTERNS = {"AS": r"\d{3}[DWMY]", "DA": r"\d{8}", "TM": r"\d\d(\d\d(\d\d(\.\d{1
 _READ = (
     *(*EMPTY_IF_UNKNOWN, *LEFT_OUT_IF_UNKNOWN, *TRIAL, *TRIAL_MORE),
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
-    *("FrameOfReferenceUID", "PositionReferenceIndicator", "SliceThickness", "NumberOfFrames", "Rows", "Columns"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "ImagePositionPatient"),
-    *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator", "SliceThickness"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "Rows"),
 )
 
 ROUNDING = 0.01
@@ -65,15 +61,14 @@ class Instance:
     """A DICOM file that a volume was read from.
 
     Args:
-        positions: (frames, 3) mm of each frame; NaN where it is not known.
+        frames: where each of its planes lies.
     """
 
     sop_class: str
     uid: str
     series: str
     study: str
-    shape: tuple[int, int]
-    positions: npt.NDArray[np.float64]
+    file: DicomFile
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +93,8 @@ class References:
     Args:
         first: the header of the first file.
         instances: each file once; those without a UID, which nothing can refer to, are left out.
-        study, frame_of_reference: UIDs; made from the series' one if the files have none.
+        study: its UID; made from the series' one if the files have none.
+        frame_of_reference: likewise; "" if no file says where its pixels lie in the patient.
     """
 
     first: Any
@@ -110,14 +106,14 @@ class References:
         """For each slice of a grid the images that it was read from."""
         found: list[list[Behind]] = [[] for _ in range(grid.shape[0])]
         for instance in self.instances:
-            frames = _frames_of_slices(instance, grid)
-            whole = len(instance.positions) == 1 or any(len(numbers) > 1 for numbers in frames)
-            for here, numbers in zip(found, frames, strict=True):
-                if numbers:
-                    place = as_vector(instance.positions[numbers[0] - 1])
-                    here.append(Behind(instance=instance, frame=None if whole else numbers[0], position=place))
-            if not any(frames):
-                for here in found if instance.shape != grid.shape[1:] or not np.isfinite(instance.positions).any() else ():
+            planes = _planes_of_slices(instance.file, grid)
+            several = any(len({index for index, _ in of_slice}) > 1 for of_slice in planes)
+            whole = several or len({frame.index for frame in instance.file.frames}) == 1
+            for here, of_slice in zip(found, planes, strict=True):
+                for index, position in of_slice[:1]:
+                    here.append(Behind(instance=instance, frame=None if whole else index + 1, position=position))
+            if not any(frame.position for frame in instance.file.frames):
+                for here in found:
                     here.append(Behind(instance=instance))
         return found
 
@@ -128,21 +124,20 @@ def read_references(like: Source) -> References:
     Raises:
         ScanError: they are no DICOM files.
     """
-    headers = [(path, _read(path)) for path in dict.fromkeys(like.files)]
-    first = headers[0][1]
-    series = text_of(first, "SeriesInstanceUID") or str(like.files[0])
+    files = tuple(dict.fromkeys(like.files))
+    try:
+        read = [(read_header(path, _READ), read_file(path)) for path in files]
+    except ScanError as error:
+        raise ScanError.at(files[0], "is no DICOM image", "a scan read from DICOM", "write .nii.gz instead") from error
+    first = read[0][0]
+    series = text_of(first, "SeriesInstanceUID") or str(files[0])
     study = text_of(first, "StudyInstanceUID") or generate_uid(entropy_srcs=[series, "study"])
     frame = text_of(first, "FrameOfReferenceUID")
     if not re.fullmatch(r"[0-9.]{1,64}", frame):
         frame = generate_uid(entropy_srcs=[series, "frame of reference"])
-    instances = {i.uid: i for i in (_instance(header, study) for _, header in headers) if i.uid and i.sop_class}
-    return References(first=first, instances=tuple(instances.values()), study=study, frame_of_reference=frame)
-
-
-def has_place(references: References, grid: Grid) -> bool:
-    """True if the place of the grid in the patient is known: the files say it, or it is not the one of images without any."""
-    known = any(np.isfinite(instance.positions).any() for instance in references.instances)
-    return bool(known or grid.origin != (0.0, 0.0, 0.0) or grid.direction != IDENTITY)
+    instances = {i.uid: i for i in (_instance(header, file, study) for header, file in read) if i.uid and i.sop_class}
+    placed = any(plane.position and plane.orientation for _, file in read for plane in file.frames)
+    return References(first=first, instances=tuple(instances.values()), study=study, frame_of_reference=frame if placed else "")
 
 
 def position_of(behind: Sequence[Behind], grid: Grid, z: int) -> Vector:
@@ -165,35 +160,12 @@ def allowed_value(header: Any, keyword: str) -> Any:
     kind = dictionary_VR(keyword)
     if kind == "SQ":
         return header.get(keyword) or None
-    text = text_of(header, keyword)
+    text = str(value_of(header, keyword) or "") if kind == "PN" else text_of(header, keyword)
     text = text.replace(".", "").replace("-", "") if kind == "DA" else text.replace(":", "") if kind == "TM" else text
     wrong = keyword in _ALLOWED and text not in _ALLOWED[keyword]
     if wrong or not re.fullmatch(_PATTERNS.get(kind, r"[^\x00-\x1f]+"), text) or (kind == "DA" and not _is_date(text)):
         return None
     return text
-
-
-def text_of(header: Any, keyword: str) -> str:
-    """The text of an attribute; "" if it is missing or cannot be read."""
-    try:
-        value = header.get(keyword)
-    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, OverflowError):
-        return ""
-    return "" if value is None else str(value).strip("\0 ")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Switch off pydicom's warnings and log of odd values: they are the scanner's, and cannot be corrected here."""
-    logger = logging.getLogger("pydicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _is_date(text: str) -> bool:
@@ -204,66 +176,25 @@ def _is_date(text: str) -> bool:
     return True
 
 
-_POSITION = "ImagePositionPatient"
-
-
-def _read(path: Path) -> Any:
-    advice = "write .nii.gz instead"
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_READ))
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError) as error:
-        raise ScanError.at(path, f"is no DICOM file ({error})", "a scan read from DICOM", advice) from error
-    if not header.get("Rows"):
-        raise ScanError.at(path, "is no DICOM file", "a scan read from DICOM", advice)
-    return header
-
-
-def _instance(header: Any, study: str) -> Instance:
-    meta = header.file_meta
+def _instance(header: Any, file: DicomFile, study: str) -> Instance:
     return Instance(
-        sop_class=text_of(header, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID"),
-        uid=text_of(header, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID"),
-        series=text_of(header, "SeriesInstanceUID") or generate_uid(entropy_srcs=[study, "series"]),
+        sop_class=file.kind,
+        uid=text_of(header, "SOPInstanceUID") or text_of(header.file_meta, "MediaStorageSOPInstanceUID"),
+        series=file.uid or generate_uid(entropy_srcs=[study, "series"]),
         study=text_of(header, "StudyInstanceUID") or study,
-        shape=(int(header.Rows), int(header.Columns)),
-        positions=_positions(header),
+        file=file,
     )
 
 
-def _positions(header: Any) -> npt.NDArray[np.float64]:
-    """(frames, 3) mm of each frame's first pixel, NaN where it is not known."""
-    count = int(text_of(header, "NumberOfFrames") or 1)
-    groups = header.get("PerFrameFunctionalGroupsSequence") or [None] * count
-    shared = next(iter(header.get("SharedFunctionalGroupsSequence") or ()), None)
-    own = [_numbers(_group_item(group) or _group_item(shared), _POSITION) for group in groups]
-    plain = _numbers(header, _POSITION) if count == 1 else ()
-    return np.array([position or plain or (np.nan,) * 3 for position in own])
-
-
-def _group_item(group: Any) -> Any:
-    items = group.get("PlanePositionSequence") if group is not None else None
-    return items[0] if items else None
-
-
-def _numbers(item: Any, keyword: str) -> tuple[float, ...]:
-    """Three numbers, or () if they are missing or cannot be read."""
-    try:
-        values = tuple(float(v) for v in (item.get(keyword) or ())) if item is not None else ()
-    except (ValueError, TypeError):
-        return ()
-    return values if len(values) == 3 else ()
-
-
-def _frames_of_slices(instance: Instance, grid: Grid) -> list[list[int]]:
-    """For each slice of the grid the numbers, from 1, of the frames that lie in its place and are as large."""
-    found: list[list[int]] = [[] for _ in range(grid.shape[0])]
-    if instance.shape != grid.shape[1:]:
-        return found
+def _planes_of_slices(file: DicomFile, grid: Grid) -> list[list[tuple[int, Vector]]]:
+    """For each slice of the grid the frames, by index, with planes in its place that are as large, and these planes' positions."""
+    found: list[list[tuple[int, Vector]]] = [[] for _ in range(grid.shape[0])]
     step = np.asarray(grid.world((1, 0, 0))) - grid.origin
-    away = instance.positions - grid.origin
-    places = np.nan_to_num(np.rint(away @ step / (step @ step)), nan=-1).astype(int)
-    distances = np.linalg.norm(away - places[:, None] * step, axis=1)
-    for number, (place, distance) in enumerate(zip(places, distances, strict=True), 1):
-        if 0 <= place < len(found) and distance <= NEAR * grid.spacing[0]:
-            found[place].append(number)
+    for frame in file.frames:
+        if frame.size != grid.shape[1:] or not frame.position:
+            continue
+        away = np.asarray(frame.position) - grid.origin
+        z = round(float(away @ step / (step @ step)))
+        if 0 <= z < len(found) and np.linalg.norm(away - z * step) <= NEAR * grid.spacing[0]:
+            found[z].append((frame.index, as_vector(frame.position)))
     return found

@@ -29,21 +29,16 @@ from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.cielab import to_cielab
-from nnseg.storage.images.codes import find_codes
+from nnseg.storage.images.codes import VALUE_TEXT, find_codes
+from nnseg.storage.images.dicom_headers import quiet, text_of
 from nnseg.storage.images.dicom_references import (
     Behind,
     References,
     allowed_value,
-    has_place,
     patient_and_study,
     position_of,
-    quiet,
     read_references,
-    text_of,
 )
-
-VALUE_TEXT = "label value {}"
-"""SegmentDescription: segments are numbered from 1, whatever the values of the labels; `dicom_seg_read` reads these back."""
 
 _UTF8 = "ISO_IR 192"
 _STACK = "1"
@@ -105,7 +100,7 @@ def _segmentation(
         when: date and time of the segmentation.
     """
     seed = [*(i.uid for i in references.instances), hashlib.blake2b(numbers.tobytes()).hexdigest(), str(segments), when.isoformat()]
-    placed = has_place(references, grid)
+    placed = bool(references.frame_of_reference)
     frames = _frames(numbers, len(segments))
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = SegmentationStorage, ExplicitVRLittleEndian

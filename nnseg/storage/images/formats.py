@@ -14,6 +14,7 @@ from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
 from nnseg.storage.images.dicom_seg import write_dicom_seg
+from nnseg.storage.images.dicom_seg_read import read_dicom_labels
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
@@ -64,6 +65,7 @@ class FolderFormat:
         not_scans: (files) -> those that are of this format but no scans, with the reason.
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
+        read_labels: (a label map in this format, or a folder with one, options) -> RawImage; None if it has none.
     """
 
     is_part: Callable[[Path], bool]
@@ -73,6 +75,7 @@ class FolderFormat:
     not_scans: Callable[[Sequence[Path]], dict[Path, str]] = lambda files: {}
     write: Writer | None = None
     suffix: str = ""
+    read_labels: Reader | None = None
 
     def is_in(self, folder: Path) -> bool:
         """True if a part of an image lies in the folder itself; hidden files do not count."""
@@ -189,5 +192,6 @@ DICOM = FolderFormat(
     not_scans=not_scans,
     write=write_dicom_seg,
     suffix=".dcm",
+    read_labels=read_dicom_labels,
 )
 FOLDER_FORMATS: dict[str, FolderFormat] = {"DICOM": DICOM}

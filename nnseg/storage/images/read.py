@@ -118,7 +118,7 @@ def read_label_map(source: LabelSource | str, *, like: Source | None = None, she
     if isinstance(source, LabelFiles) and (source.coding not in ("values", "instances") or len(source.paths) > 1):
         marked, placed = read_marks(source, like=like, sheared=sheared)
         return replace(placed, labels=decode_marks(path, marked, source))
-    raw = _read_file(path, ReadOptions(as_labels=True))
+    raw = _read_labels(path)
     voxels = without_copies(raw)
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
@@ -142,7 +142,7 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
     path, *others = label_paths(source)
     if isinstance(source, LabelFiles) and (source.coding == "masks" or others):
         return _read_masks(source, like, sheared=sheared)
-    raw = _read_file(path, ReadOptions(as_labels=True))
+    raw = _read_labels(path)
     raw = replace(raw, voxels=without_copies(raw))
     coding = source.coding if isinstance(source, LabelFiles) else own_coding(raw)
     marked = mark(path, raw, "values" if coding == "instances" else coding)
@@ -169,7 +169,7 @@ def _read_masks(source: LabelFiles, like: Source | None, *, sheared: bool) -> tu
     parts: list[LabelMap] = []
     notes: list[str] = []
     for path in source.paths:
-        raw = _read_file(path, ReadOptions(as_labels=True))
+        raw = _read_labels(path)
         voxels = without_copies(raw)
         if len(voxels) > 1:
             raise ScanError.at(path, f"has {len(voxels)} channels", "a mask of one", "save it as a grey picture")
@@ -272,6 +272,13 @@ def _read(path: Path, options: ReadOptions) -> RawImage:
         return (folder_format(path) or DICOM).read(path, options)
     form = folder_format(path)
     return form.read([path], options) if form else _read_file(path, options)
+
+
+def _read_labels(path: Path) -> RawImage:
+    """The label map of a file, or of a folder of files of a format that has label maps of its own."""
+    form = folder_format(path)
+    options = ReadOptions(as_labels=True)
+    return form.read_labels(path, options) if form and form.read_labels else _read_file(path, options)
 
 
 def _read_file(path: Path, options: ReadOptions) -> RawImage:

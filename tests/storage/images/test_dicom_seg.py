@@ -8,7 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import TILT, UPRIGHT, write_enhanced, write_series, write_slice
+from dicom_corpus import START, Volume, frame_item, item, ramp, write_enhanced, write_mosaic
+from dicom_series import TILT, UPRIGHT, write_series, write_slice
 from dicom_validity import faults
 
 from nnseg.core.colours import colour_of
@@ -201,34 +202,40 @@ def test_orientations_that_differ_by_rounding_are_written_once(tmp_path):
     assert np.array_equal(_voxels(ds, scan), to_stored_order(_drawn(scan), scan.source))
 
 
-HEIGHTS = [[0, 2, 4, 6], [6, 4, 2, 0], [4, 0, 6, 2]]
+def _enhanced(path: Path, slices, *, own_measures=False, **tags) -> None:
+    """Frames of 4 x 6 pixels at these numbers of slices, 3 mm apart."""
+    volume = Volume(voxels=ramp(max(slices) + 1))
+    measures = {"PixelMeasuresSequence": [item(PixelSpacing=[0.7, 0.5])]} if own_measures else {}
+    write_enhanced(path, [frame_item(volume, k, **measures) for k in slices], spacing=None if own_measures else (0.7, 0.5), **tags)
 
 
-@pytest.mark.parametrize("heights", HEIGHTS)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 @pytest.mark.parametrize("options", [{}, {"own_measures": True}, {"FrameOfReferenceUID": ""}])
-def test_frames_of_enhanced_objects_are_named_by_number_in_any_order(tmp_path, heights, options):
-    write_enhanced(tmp_path / "in.dcm", [(10, 20, 30 + z) for z in heights], **options)
-    source = _source(tmp_path / "in.dcm", slices=4)
-    ds = _segmentation(source, tmp_path / "seg.dcm")
-    assert _frames_behind(ds) == {30 + z: heights.index(z) + 1 for z in heights}
+def test_frames_of_enhanced_objects_are_named_by_number_in_any_order(tmp_path, order, options):
+    _enhanced(tmp_path / "in.dcm", order, **options)
+    ds = _segmentation(_source(tmp_path / "in.dcm", slices=4), tmp_path / "seg.dcm")
+    assert _frames_behind(ds) == {k: order.index(k) + 1 for k in order}
 
 
 def test_a_part_of_an_enhanced_object_names_only_its_own_frames(tmp_path):
-    write_enhanced(tmp_path / "in.dcm", [(10, 20, 30 + z) for z in (0, 2, 100, 102, 104, 106)])
+    _enhanced(tmp_path / "in.dcm", (0, 1, 30, 31, 32))
     ds = _segmentation(_source(tmp_path / "in.dcm", slices=2), tmp_path / "seg.dcm")
-    assert _frames_behind(ds) == {30: 1, 32: 2}
+    assert _frames_behind(ds) == {0: 1, 1: 2}
 
 
 def test_frames_of_several_times_at_one_place_are_named_as_a_whole(tmp_path):
-    write_enhanced(tmp_path / "in.dcm", [(10, 20, 30 + z) for z in (0, 0, 2, 2)])
+    _enhanced(tmp_path / "in.dcm", (0, 0, 1, 1))
     ds = _segmentation(_source(tmp_path / "in.dcm", slices=2), tmp_path / "seg.dcm")
-    assert _frames_behind(ds) == {30: None, 32: None}
+    assert _frames_behind(ds) == {0: None, 1: None}
 
 
 def test_the_slices_of_a_mosaic_get_positions_of_their_own_and_name_the_mosaic(tmp_path):
-    write_slice(tmp_path / "in.dcm", np.zeros((12, 12), int), position=(-100, -100, 30))
-    ds = _segmentation(_source(tmp_path / "in.dcm", slices=4), tmp_path / "seg.dcm")
-    assert _frames_behind(ds) == {30: None, 32: None, 34: None, 36: None}
+    write_mosaic(tmp_path / "in.dcm", Volume(voxels=ramp(7)))
+    scan = read_scan(tmp_path / "in.dcm")
+    label_map = LabelMap(labels=np.full(scan.grid.shape, 4), grid=scan.grid)
+    ds = _written(scan, tmp_path / "seg.dcm", label_map)
+    assert np.array_equal(_voxels(ds, scan), to_stored_order(label_map, scan.source))
+    assert _frames_behind(ds) == dict.fromkeys(range(7))
     assert len(ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 1
 
 
@@ -254,8 +261,8 @@ def test_channels_of_another_study_are_named_by_their_study(tmp_path):
 
 
 def _source(path: Path, *, slices: int) -> Source:
-    """A volume of 4 x 6 pixels every 2 mm, from 30 mm upwards, that was read from a file."""
-    return Source(files=(path,), grid=Grid(shape=(slices, 4, 6), spacing=(2, 0.7, 0.5), origin=(10, 20, 30)))
+    """A volume of 4 x 6 pixels every 3 mm that was read from a file."""
+    return Source(files=(path,), grid=Grid(shape=(slices, 4, 6), spacing=(3, 0.7, 0.5), origin=tuple(START)))
 
 
 def _segmentation(source: Source, path: Path) -> pydicom.Dataset:
@@ -265,14 +272,14 @@ def _segmentation(source: Source, path: Path) -> pydicom.Dataset:
     return ds
 
 
-def _frames_behind(ds: pydicom.Dataset) -> dict[float, int | None]:
-    """The number of the source frame of each slice, by its height."""
-    return {
-        float(frame.PlanePositionSequence[0].ImagePositionPatient[2]): frame.DerivationImageSequence[0]
-        .SourceImageSequence[0]
-        .get("ReferencedFrameNumber")
-        for frame in ds.PerFrameFunctionalGroupsSequence
-    }
+def _frames_behind(ds: pydicom.Dataset) -> dict[int, int | None]:
+    """The number of the source frame of each slice."""
+    found = {}
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+        z = (float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) - START[2]) / 3
+        found[round(z)] = image.get("ReferencedFrameNumber")
+    return found
 
 
 def test_the_same_input_at_the_same_time_gives_the_same_bytes_and_another_gives_another_uid(tmp_path):
