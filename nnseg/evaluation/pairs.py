@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,15 +19,22 @@ from nnseg.core.labels import Labels
 from nnseg.core.scores import Failure
 from nnseg.evaluation.label_folders import LabelFolder, find_label_maps
 from nnseg.evaluation.legend import find_legend
+from nnseg.storage.datasets.names import CONTRASTS, read_names
+from nnseg.storage.datasets.tree import Item
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.label_codings import decode_instances
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.images.resampling import share_inside
 
+T = TypeVar("T")
+
 GRID_TOLERANCE = 0.1
 """Largest distance of the grids of prediction and reference, in voxels, since headers are rounded."""
 
 WITHOUT_POSITIONS = (".png", ".gif", ".bmp", ".tif", ".tiff")
+
+PREDICTED = frozenset(["pred", "preds", "prediction", "predictions", "predicted", "output", "result", "results"])
+"""Words that mark a prediction in names of files."""
 
 MOST_VALUES = 10
 """Undeclared values listed in a message."""
@@ -78,6 +86,7 @@ def pair_folders(predictions: Path, references: Path, labels: Labels | None = No
         DatasetError: a folder is a dataset that cannot be read.
     """
     made, given = find_label_maps(predictions), find_label_maps(references)
+    given, renamed = _with_names_of(made, given)
     failed = [
         Failure(name=n, reason=f"no reference for it in {references}") for n in sorted(made.files.keys() - given.files.keys())
     ]
@@ -102,9 +111,41 @@ def pair_folders(predictions: Path, references: Path, labels: Labels | None = No
         failed=tuple(failed),
         labels=legend.labels,
         instances=legend.instances,
-        notes=(*made.notes, *given.notes, *legend.notes),
+        notes=(*made.notes, *given.notes, *renamed, *legend.notes),
         doubts=doubts,
     )
+
+
+def _with_names_of(made: LabelFolder, given: LabelFolder) -> tuple[LabelFolder, tuple[str, ...]]:
+    """The references by the names of the predictions, where names differ in words that mark label maps or contrasts; and a note."""
+    alone = [made.files.keys() - given.files.keys(), given.files.keys() - made.files.keys()]
+    new: dict[str, str] = {}
+    for drop in (PREDICTED, PREDICTED | CONTRASTS.keys()):
+        ours, theirs = (_by_words(names, drop) for names in (alone[0] - set(new.values()), alone[1] - new.keys()))
+        new |= {theirs[words]: ours[words] for words in ours.keys() & theirs.keys()}
+    if not new:
+        return given, ()
+    one = min(new)
+    note = f"{counted(len(new), 'name')} of references differ from those of predictions, such as {one} for {new[one]}"
+    return replace(
+        given,
+        files=_renamed(given.files, new),
+        masks=_renamed(given.masks, new),
+        annotated=_renamed(given.annotated, new),
+    ), (note,)
+
+
+def _renamed(mapping: Mapping[str, T], new: Mapping[str, str]) -> dict[str, T]:
+    return {new.get(name, name): value for name, value in mapping.items()}
+
+
+def _by_words(names: Iterable[str], drop: Collection[str]) -> dict[tuple[str, ...], str]:
+    """Names by their words without those that mark label maps, and without some more; names that share all words are left out."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        words = (word.casefold() for word in read_names(Item(path=Path(name), folders=(), stem=name)).rest)
+        found.setdefault(tuple(word for word in words if word not in drop), []).append(name)
+    return {words: names[0] for words, names in found.items() if words and len(names) == 1}
 
 
 def _first_of(folder: LabelFolder) -> str:

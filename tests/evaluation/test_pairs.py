@@ -292,3 +292,33 @@ def test_numbers_of_objects_meet_masks(tmp_path):
     assert (scores.labels, [case.mean_dice for case in scores.cases]) == (("object",), [1.0, 1.0, 1.0])
     lesions = evaluate(found.pairs, found.labels, measures=Measures(instances=found.instances)).cases[1].labels["object"].lesions
     assert (lesions.reference, lesions.predicted, lesions.panoptic_quality) == (20, 20, 1.0)
+
+
+def test_names_may_differ_in_words_that_mark_label_maps_and_contrasts(tmp_path):
+    names = {
+        "sub-01_T1w": "sub-01_T1w_dseg",
+        "sub-02_ses-1_T1w": "sub-02_ses-1_dseg",
+        "img0003": "label0003",
+        "patient004_frame01": "patient004_frame01_gt",
+        "case5_prediction": "case5-seg",
+        "case6": "case6",
+    }
+    for made, given in names.items():
+        write(tmp_path / "made" / f"{made}.nii.gz")
+        write(tmp_path / "given" / f"{given}.nii.gz")
+    found = pair_folders(tmp_path / "made", tmp_path / "given")
+    assert {pair.name: pair.reference.name.removesuffix(".nii.gz") for pair in found.pairs} == names
+    assert (found.failed, found.notes[0]) == (
+        (),
+        "5 names of references differ from those of predictions, such as case5-seg for case5_prediction",
+    )
+
+
+def test_names_that_fit_several_cases_are_not_matched(tmp_path):
+    for made in ("sub-01_T1w", "sub-01_T2w", "b"):
+        write(tmp_path / "made" / f"{made}.nii.gz")
+    for given in ("sub-01_dseg", "b"):
+        write(tmp_path / "given" / f"{given}.nii.gz")
+    found = pair_folders(tmp_path / "made", tmp_path / "given")
+    assert [pair.name for pair in found.pairs] == ["b"]
+    assert [failure.name for failure in found.failed] == ["sub-01_T1w", "sub-01_T2w", "sub-01_dseg"]
