@@ -23,7 +23,7 @@ from nnseg.reporting.pictures import CasePictures, draw_case, montage_png
 from nnseg.reporting.sections.scores import typical_cases
 from nnseg.reporting.viewer import room
 from nnseg.storage.files import read_json, write_aside, write_json
-from nnseg.storage.images.read import read_label_map, read_scan
+from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.storage.images.write import write_map
 from nnseg.storage.predictions import UNCERTAINTY, ScanRecord
 from nnseg.storage.run import Run
@@ -67,13 +67,13 @@ def _read_cases(run: Run, captions: Mapping[str, str]) -> Iterator[CaseImages]:
     cases, records, folder, dataset = run.cases, run.predictions(), run.predictions_folder, run.dataset
     for name, caption in captions.items():
         with suppress(NnsegError, KeyError):
-            scan = read_scan(cases[name].images)
+            scan = read_scan(cases[name].images, resample=True)
             yield _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
 
 
 def _read_case(scan: Scan, case: Case, file: Path, dataset: Dataset, *, caption: str) -> CaseImages:
-    prediction = read_label_map(file).labels
-    reference = read_label_map(case.labels).labels if case.labels else None
+    prediction = read_labels_of(file, scan).labels
+    reference = read_labels_of(case.labels, scan).labels if case.labels else None
     for name, found in (("prediction", prediction), ("reference", reference)):
         if found is not None and (found.shape != scan.grid.shape or dataset.labels.undeclared(found)):
             raise NnsegError(f"its {name} has changed since it was scored")
@@ -117,7 +117,7 @@ def pack_viewer_cases(
     for done, (name, caption) in enumerate(captions.items()):
         share = (room() - sum(p.size for p in packed)) // (len(captions) - done)
         try:
-            scan = read_scan(cases[name].images)
+            scan = read_scan(cases[name].images, resample=True)
             images = _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
             uncertainty, note = maps.read(name, scan, records[name])
             packed.append(pack(replace(images, uncertainty=uncertainty, notes=(note,) if note else ()), most_bytes=share))
@@ -179,7 +179,7 @@ class _UncertaintyMaps:
             except NnsegError as error:
                 log.warning("case %s: no map of uncertainty: %s", name, error)
                 return None, "No map of uncertainty: it could not be computed."
-        found = read_scan(file)
+        found = read_scan(file, resample=True)
         return (found.image[0], "") if found.grid.shape == scan.grid.shape else (None, "")
 
     def _compute(self, name: str, scan: Scan, file: Path, key: str) -> None:

@@ -16,7 +16,7 @@ from nnseg.core.plan import Plan
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_case
-from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.read import read_labels_of
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
@@ -46,7 +46,7 @@ class PreprocessingTask:
     def __call__(self) -> None:
         """Preprocess the case and store it."""
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=self.plan.labels)
-        previous = read_label_map(self.previous, like=labelled.scan.source) if self.previous else None
+        previous = read_labels_of(self.previous, labelled.scan) if self.previous else None
         done = preprocess(labelled.scan, labelled.label_map, self.plan, name=self.case.name, previous=previous)
         done = replace(done, known=self.plan.labels.known(self.case.annotated))
         CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)

@@ -35,7 +35,7 @@ from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device, time_calls
 from nnseg.storage.cases import CaseStore, StoredCase
-from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.system.process import ParentConnection
 from nnseg.training.context import TrainingContext
@@ -231,7 +231,8 @@ def _prediction_timer(request: ProbeRequest, device: torch.device) -> Callable[[
 
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
-        wrapped = _ReferencePredictor(predictor=predictor, reference=read_label_map(case.labels))
+        reference = read_labels_of(case.labels, read_scan(case.images, resample=True))
+        wrapped = _ReferencePredictor(predictor=predictor, reference=reference)
         written = predict_cases(PredictionJob(cases=(case,), out=out, key="trial"), wrapped)[case.name]
         if written.status == "failed":
             raise NnsegError(written.reason)

@@ -17,7 +17,7 @@ from nnseg.core.trust import TEMPERATURES
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
 from nnseg.network.bundle import Model
-from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.read import read_labels_of
 
 Numbers = npt.NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class CalibratingPredictor(PredictorWrapper):
     def read_reference(self, scan: Scan) -> LabelMap | None:
         """The reference of a scan, if it was annotated with all labels."""
         case = self.find_case(scan)
-        return read_label_map(case.labels) if case and case.labels and case.annotated is None else None
+        return read_labels_of(case.labels, scan) if case and case.labels and case.annotated is None else None
 
     def with_calibration(self, prediction: Prediction, reference: LabelMap | None) -> Prediction:
         """The prediction with calibration statistics in its confidence, if there is a reference for them."""

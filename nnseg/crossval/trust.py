@@ -132,7 +132,7 @@ def _agreements_of_all_networks(
     pairs = []
     for one in held:
         try:
-            prediction = predictor.infer(predictor.prepare(read_scan(cases[one.score.name].images)), uncertainty=True)
+            prediction = predictor.infer(predictor.prepare(read_scan(cases[one.score.name].images, repair=True)), uncertainty=True)
         except NnsegError as error:  # it could be predicted before; one case more or less does not matter
             log.warning("case %s: %s", one.score.name, error)
             continue

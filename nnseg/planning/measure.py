@@ -20,6 +20,7 @@ from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
 from nnseg.planning.unusable import explain_unusable
+from nnseg.storage.datasets.patients import patient_findings
 from nnseg.storage.datasets.read import case_key, read_case
 from nnseg.system.parallel import Outcome, map_items
 
@@ -87,7 +88,7 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
         labels=dataset.labels,
         cases=tuple(cases),
         intensities=pool_intensities([m.foreground for m in measured if m.foreground is not None]),
-        findings=(*findings, *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
+        findings=(*findings, *patient_findings(dataset), *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
     )
 

@@ -143,9 +143,9 @@ def look_and_measure(case: Case, *, declared: Labels | None, channels: int | Non
 def _read_marks(source: LabelSource, scan: Scan | None) -> tuple[MarkedMap, LabelMap, str]:
     """The marks of a label map, in its place in a scan; or where it has none, as it is, and why."""
     try:
-        return *read_marks(source, like=scan.source if scan else None), ""
+        return *read_marks(source, like=scan.source if scan else None, sheared=True), ""
     except ScanError as error:
-        return *read_marks(source), str(error)
+        return *read_marks(source, sheared=True), str(error)
 
 
 def _digest(marked: MarkedMap) -> str:

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading
 from nnseg.core.errors import ScanError
 from nnseg.core.frozen import digest
-from nnseg.core.geometry import Shape
+from nnseg.core.geometry import Grid, Shape
 from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels
@@ -27,7 +28,16 @@ from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of, suffix_of
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import count_label_channels, has_segments, read_label_map, read_marks, read_scan
+from nnseg.storage.images.read import (
+    RESAMPLED,
+    count_label_channels,
+    has_segments,
+    labels_on_grid_of,
+    read_label_map,
+    read_marks,
+    read_scan,
+    stored_grid,
+)
 from nnseg.storage.images.resampling import NEAR
 from nnseg.system.parallel import map_items
 
@@ -88,7 +98,7 @@ def look_at_labels(case: Case) -> ShownLabels:
         ScanError: it cannot be read.
     """
     assert case.labels is not None
-    return show_labels(read_marks(case.labels)[0])
+    return show_labels(read_marks(case.labels, sheared=True)[0])
 
 
 def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabels], problems: Mapping[str, str]) -> LabelMeaning:
@@ -171,7 +181,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
     if case.labels is None:
         raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset")
     scan = read_case_scan(case, channels)
-    label_map = read_label_map(case.labels, like=scan.source)
+    label_map = read_label_map(case.labels, like=scan.source, sheared=True)
     read = place_labels(case, scan, label_map)
     more = check_values(case, count_values(label_map.labels), labels)
     return replace(read, findings=(*more, *read.findings))
@@ -186,7 +196,7 @@ def read_case_scan(case: Case, channels: int | None) -> Scan:
     Raises:
         ScanError: a file cannot be used, or a channel is constant.
     """
-    scan = read_scan(case.images, spacing=case.spacing)
+    scan = read_scan(case.images, resample=True, spacing=case.spacing)
     if channels is not None:
         check_channels(case, len(scan.image), scan.grid.shape, channels)
     _check_constant(case, scan)
@@ -200,13 +210,16 @@ def place_labels(case: Case, scan: Scan, label_map: LabelMap) -> LabelledScan:
         ScanError: shape or position do not agree.
     """
     path = label_paths(case.labels)[0]
-    offset = _check_position(case.images[0], scan, path, label_map)
+    offset = _check_position(case.images[0], stored_grid(scan), path, label_map)
     findings = [offset] if offset else []
     cropped = label_map.source is not None and sorted(label_map.source.grid.shape) != sorted(label_map.grid.shape)
     findings += [Finding(level="note" if cropped else "warning", message=note) for note in label_map.notes]
     placed = [f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings]
-    placed += [Finding(level="note", message=note, case=case.name, file=str(case.images[0])) for note in scan.notes]
-    return LabelledScan(scan=scan, label_map=replace(label_map, grid=scan.grid), findings=tuple(placed))
+    for note in scan.notes:
+        level: Literal["warning", "note"] = "warning" if RESAMPLED in note else "note"
+        placed.append(Finding(level=level, message=note, case=case.name, file=str(case.images[0])))
+    label_map = replace(labels_on_grid_of(scan, label_map), grid=scan.grid)
+    return LabelledScan(scan=scan, label_map=label_map, findings=tuple(placed))
 
 
 def check_values(case: Case, counts: Mapping[int, int], labels: Labels) -> tuple[Finding, ...]:
@@ -272,7 +285,7 @@ def _channels_from_files(cases: Sequence[Case], named: tuple[str, ...]) -> tuple
     """
     for case in cases:
         try:
-            scan = read_scan(case.images, spacing=case.spacing)
+            scan = read_scan(case.images, resample=True, spacing=case.spacing)
         except ScanError as error:
             log.debug("not counting the channels of case %s: %s", case.name, error)
             continue
@@ -314,22 +327,22 @@ def _check_constant(case: Case, scan: Scan) -> None:
             raise ScanError.at(file, found, "an image", "export it again, or remove the case")
 
 
-def _check_position(image: Path, scan: Scan, path: Path, label_map: LabelMap) -> Finding | None:
-    """A note if the canonical label map and its image lie apart by rounding.
+def _check_position(image: Path, grid: Grid, path: Path, label_map: LabelMap) -> Finding | None:
+    """A note if the canonical label map and its image, on ``grid``, lie apart by rounding.
 
     Raises:
         ScanError: they have different shapes, or lie further apart.
     """
-    if label_map.grid.shape != scan.grid.shape:
-        found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {scan.grid.shape}"
+    if label_map.grid.shape != grid.shape:
+        found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {grid.shape}"
         raise ScanError.at(path, found, "equal shapes", "resample the label map onto the image with nearest neighbour")
-    if scan.grid.matches(label_map.grid):
+    if grid.matches(label_map.grid):
         return None
-    gap = scan.grid.largest_gap(label_map.grid)
-    if gap > NEAR * min(scan.grid.spacing):
+    gap = grid.largest_gap(label_map.grid)
+    if gap > NEAR * min(grid.spacing):
         found = f"label map lies up to {gap:.3g} mm away from its image {image.name}"
         advice = "correct origin, spacing or direction in the header of the wrong one"
-        raise ScanError.at(path, found, f"less than {NEAR * min(scan.grid.spacing):.2g} mm", advice)
+        raise ScanError.at(path, found, f"less than {NEAR * min(grid.spacing):.2g} mm", advice)
     return Finding(
         level="note", message=f"label map lies up to {gap:.2g} mm away from its image, by rounding; its image's grid is used"
     )

@@ -41,6 +41,10 @@ RESAMPLE_OVERLAP = 0.95
 """Share of the first channel's voxels that another channel must cover to be resampled onto it."""
 
 
+RESAMPLED = "was resampled onto the grid"
+"""Beginning of the note of a channel that lay on another grid."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What is known of a scan before any voxel is read.
@@ -60,25 +64,28 @@ IN_MEMORY: dict[type, Callable[..., RawImage]] = {sitk.Image: raw_from_itk, Spat
 """Classes of images in memory, and what reads them: functions of a name for messages, and the image."""
 
 
-def read_scan(images: Images, *, repair: bool = False, spacing: Vector | None = None) -> Scan:
+def read_scan(images: Images, *, repair: bool = False, resample: bool = False, spacing: Vector | None = None) -> Scan:
     """A scan of one file, of one file per channel, of a DICOM series, or of images in memory, in canonical orientation.
 
     Args:
         images: a file, or one per channel (a file may hold several channels); a folder is a DICOM series; DICOM files alone are the
             slices of one series. Images of SimpleITK and nibabel may stand for files.
-        repair: to predict: NaN and Inf become the least value of their channel, sheared volumes and channels on other grids are
-            resampled, and the scan's notes list it. Without, to train, such scans are refused.
+        repair: to predict: NaN and Inf become the least value of their channel, and all is resampled that ``resample`` names.
+        resample: to train: sheared volumes are resampled to right angles, and channels on other grids onto the first one's; the
+            scan's notes list it, as all repairs. Without, such scans are refused.
         spacing: mm along the stored axes (z, y, x), for files without a usable one.
 
     Raises:
-        ScanError: a file is missing, damaged or no image, or has what only ``repair`` would repair.
+        ScanError: a file is missing, damaged or no image, or has what only ``repair`` or ``resample`` would mend.
 
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``
     """
-    parts = [_canonical_part(path, raw, repair=repair) for path, raw in _read_all(images, ReadOptions(spacing=spacing))]
+    resample = resample or repair
+    found = _read_all(images, ReadOptions(spacing=spacing))
+    parts = [_canonical_part(path, raw, repair=repair, resample=resample) for path, raw in found]
     first = parts[0]
-    parts = [first, *(_onto_first(part, first, repair=repair) for part in parts[1:])]
+    parts = [first, *(_onto_first(part, first, repair=resample) for part in parts[1:])]
     source = replace(first.source, files=tuple(file for part in parts for file in part.source.files))
     image = first.image if len(parts) == 1 else np.concatenate([part.image for part in parts])
     return Scan(image=image, grid=first.grid, source=source, notes=tuple(note for part in parts for note in part.notes))
@@ -127,6 +134,28 @@ def read_label_map(source: LabelSource | str, *, like: Source | None = None, she
     if isinstance(source, LabelFiles) and source.coding == "instances":
         return replace(label_map, labels=decode_instances(label_map.labels, source))
     return label_map
+
+
+def read_labels_of(source: LabelSource, scan: Scan) -> LabelMap:
+    """A label map on its scan's grid; one on the sheared grid on which the scan is stored is resampled to right angles with it.
+
+    Raises:
+        ScanError: as `read_label_map`.
+    """
+    return labels_on_grid_of(scan, read_label_map(source, like=scan.source, sheared=True))
+
+
+def labels_on_grid_of(scan: Scan, label_map: LabelMap) -> LabelMap:
+    """A label map on the grid of a scan, whose stored grid it has; each voxel has the nearest value, 0 outside."""
+    stored = stored_grid(scan)
+    if stored == scan.grid or label_map.grid.shape != stored.shape:
+        return label_map
+    return replace(label_map, labels=resampled(label_map.labels, stored, scan.grid, order=0), grid=scan.grid)
+
+
+def stored_grid(scan: Scan) -> Grid:
+    """The grid on which a scan is stored, turned to canonical orientation: that of the scan, unless its axes are sheared."""
+    return scan.source.grid.reoriented(scan.source.grid.canonical())
 
 
 def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool = False) -> tuple[MarkedMap, LabelMap]:
@@ -313,8 +342,8 @@ def _canonical_grid(path: Path, raw: RawImage, *, repair: bool) -> Grid:
     return upright(raw.grid.reoriented(raw.grid.canonical()))
 
 
-def _canonical_part(path: Path, raw: RawImage, *, repair: bool) -> _Part:
-    grid, turn, notes = _canonical_grid(path, raw, repair=repair), raw.grid.canonical(), list(raw.notes)
+def _canonical_part(path: Path, raw: RawImage, *, repair: bool, resample: bool) -> _Part:
+    grid, turn, notes = _canonical_grid(path, raw, repair=resample), raw.grid.canonical(), list(raw.notes)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or replaced below
         image = np.ascontiguousarray(turn.apply(raw.voxels), np.float32)
     if raw.voxels.dtype.kind == "f" and not np.isfinite(image).all():
@@ -365,7 +394,7 @@ def _onto_first(part: _Part, first: _Part, *, repair: bool) -> _Part:
     _check_same_grid(part.path, part.grid, first.path, first.grid, repair=repair and part.has_geometry and first.has_geometry)
     if first.grid.matches(part.grid, CHANNEL_TOLERANCE):
         return part
-    note = f"{part.path.name}: was resampled onto the grid of {first.path.name}"
+    note = f"{part.path.name}: {RESAMPLED} of {first.path.name}"
     image = _resample_channels(part.image, part.grid, first.grid)
     return replace(part, image=image, grid=first.grid, notes=(*part.notes, note))
 
