@@ -91,6 +91,7 @@ def save(path: Path, kind: str, pixels: np.ndarray, syntax: str, *, preamble: bo
     )
     ds.SOPClassUID, ds.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = "1.2", "1.2.3", 5
+    ds.FrameOfReferenceUID = "1.2.9"
     ds.Modality = {CT: "CT", ENHANCED_CT: "CT", DOSE: "RTDOSE", NUCLEAR: "NM", PET: "PT"}.get(kind, "MR")
     ds.Rows, ds.Columns = pixels.shape[1:3]
     ds.SamplesPerPixel = 3 if pixels.ndim == 4 else 1
@@ -164,7 +165,7 @@ def write_classic(
         save(
             folder / name.format(first + count - k),
             kind,
-            _stored(volume.voxels[k][None], own := {**spacing, **tags, **of_slice(k)}),
+            _stored(volume.voxels[k][None], own := {**spacing, "InstanceNumber": first + count - k, **tags, **of_slice(k)}),
             syntax,
             ImagePositionPatient=volume.position(k),
             **own,
@@ -226,7 +227,7 @@ def csa_header(values: dict[str, list[str]]) -> bytes:
     """A CSA image header of type 2 with these entries."""
     packed = b"SV10\4\3\2\1" + struct.pack("<2I", len(values), 77)
     for name, texts in values.items():
-        packed += struct.pack("<64si4s3i", name.encode(), 0, b"FD", 3, 6, 77)
+        packed += struct.pack("<64si4s3i", name.encode(), 0, b"US" if texts[0].isdigit() else b"FD", 3, 6, 77)
         for i in range(6):
             text = texts[i].encode() + b"\0" if i < len(texts) else b""
             packed += struct.pack("<4i", len(text), len(text), 77, len(text)) + text + bytes(-len(text) % 4)
@@ -261,6 +262,7 @@ def write_mosaic(path: Path, volume: Volume, syntax: str = "explicit", *, csa: b
         SpacingBetweenSlices=float(np.linalg.norm(volume.steps[0])),
         SliceThickness=2,
         ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"],
+        Manufacturer="SIEMENS",
         **(private if csa else {}),
         **tags,
     )

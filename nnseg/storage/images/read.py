@@ -358,7 +358,14 @@ def _canonical_part(path: Path, raw: RawImage, *, repair: bool, resample: bool) 
     if repair:
         notes += _extent_note(grid) if raw.length_unit in ("mm", "m", "cm") else []
         notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
-    source = Source(files=raw.files or (path,), grid=raw.grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
+    source = Source(
+        files=raw.files or (path,),
+        grid=raw.grid,
+        frames=raw.frames,
+        is_2d=raw.is_2d,
+        length_unit=raw.length_unit,
+        exif=raw.exif,
+    )
     named = tuple(f"{path.name}: {note}" for note in notes)
     return _Part(path=path, image=image, grid=grid, source=source, has_geometry=raw.has_geometry, notes=named)
 

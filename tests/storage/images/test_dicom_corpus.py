@@ -1,6 +1,7 @@
 """Every kind of DICOM file, each in several transfer syntaxes: the right volume at its place, or a refusal by name."""
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_corpus import (
     AXIAL,
@@ -23,6 +24,7 @@ from dicom_corpus import (
     write_enhanced,
     write_mosaic,
 )
+from nibabel.nicom.dicomwrappers import MosaicWrapper
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.datasets.find_cases import find_scans
@@ -192,6 +194,25 @@ def test_frames_against_the_normal_keep_their_stored_order(tmp_path):
     source = read_scan(path).source
     assert source.grid.direction[0] == (0, 0, -1)
     assert source.grid.origin == tuple(START)
+
+
+def test_slices_of_a_file_say_which_frames_they_are(tmp_path):
+    (shuffled,) = _enhanced(tmp_path, "explicit", Volume(voxels=ramp()), order=(3, 0, 4, 1, 2))
+    assert read_scan(shuffled).source.frames == (2, 4, 5, 1, 3)
+    echoes = _interleaved_enhanced(tmp_path / "e", "explicit")
+    assert [read_scan(path).source.frames for path in echoes] == [(1, 3, 5, 7, 9), (2, 4, 6, 8, 10)]
+    (mosaic,) = KINDS["mosaic"](tmp_path, "explicit")
+    assert read_scan(mosaic).source.frames == ()
+
+
+@pytest.mark.parametrize("steps", [AXIAL, DESCENDING, OBLIQUE])
+def test_mosaics_lie_where_nibabel_puts_them(tmp_path, steps):
+    path = write_mosaic(tmp_path / "m.dcm", Volume(voxels=ramp(7), steps=steps))
+    wrapper = MosaicWrapper(pydicom.dcmread(path))
+    raw = read_series([path])
+    assert np.array_equal(raw.voxels[0], np.moveaxis(wrapper.get_data(), -1, 0))
+    assert raw.grid.origin == pytest.approx(wrapper.affine[:3, 3], abs=1e-6)
+    assert np.allclose(raw.grid.steps, wrapper.affine[:3, [2, 0, 1]].T, atol=1e-6)
 
 
 def test_a_missing_frame_is_refused_with_its_place(tmp_path):
