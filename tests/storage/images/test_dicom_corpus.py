@@ -24,7 +24,6 @@ from dicom_corpus import (
     write_enhanced,
     write_mosaic,
 )
-from nibabel.nicom.dicomwrappers import MosaicWrapper
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.datasets.find_cases import find_scans
@@ -207,6 +206,8 @@ def test_slices_of_a_file_say_which_frames_they_are(tmp_path):
 
 @pytest.mark.parametrize("steps", [AXIAL, DESCENDING, OBLIQUE])
 def test_mosaics_lie_where_nibabel_puts_them(tmp_path, steps):
+    from nibabel.nicom.dicomwrappers import MosaicWrapper  # warns if it is loaded first
+
     path = write_mosaic(tmp_path / "m.dcm", Volume(voxels=ramp(7), steps=steps))
     wrapper = MosaicWrapper(pydicom.dcmread(path))
     raw = read_series([path])
