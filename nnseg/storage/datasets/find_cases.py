@@ -10,13 +10,13 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, stem_of, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, folder_stem, known_suffixes, stem_of, suffix_of
 from nnseg.storage.images.unread import why_unread
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
 
-KNOWN = f"{' or '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
+KNOWN = f"{', '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
 """What can be read, for messages."""
 
 
@@ -30,7 +30,7 @@ def image_name(path: Path) -> str:
     """The case name of a file, a volume in a file or a series' folder, with the channel number if it has one."""
     if path.parent.is_file():
         return f"{stem_of(path.parent)}_{path.name}"
-    return path.name if path.is_dir() else stem_of(path)
+    return folder_stem(path) if path.is_dir() else stem_of(path)
 
 
 def case_name(name: str) -> str:
@@ -99,6 +99,9 @@ def _single(path: Path, channels: int) -> Case:
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Case]:
     name = "_".join(above) or folder.name
+    if any(form.is_image and form.is_image(folder) for form in FOLDER_FORMATS.values()):
+        yield Case(name="_".join((*above[:-1], image_name(folder))), images=(folder,))
+        return
     try:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
         images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]

@@ -33,7 +33,7 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         found = "complex numbers" if array.dtype.kind == "c" else f"no voxels (type {array.dtype}, shape {array.shape})"
         raise ScanError.at(path, f"holds {found}", "integers or floats", "save it as an array of numbers")
     known = read_sidecar(path)
-    axes, notes = _axes(path, array.shape, known.axes)
+    axes, notes = array_axes_of(path, array.shape, known.axes)
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
     order = [axes.index(a) for a in "CZYX" if a in axes]
     voxels = voxels.transpose(order)
@@ -59,13 +59,13 @@ def _load(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _axes(path: Path, shape: tuple[int, ...], stated: str) -> tuple[str, list[str]]:
+def array_axes_of(path: Path, shape: tuple[int, ...], stated: str) -> tuple[str, list[str]]:
     """The letters of an array's axes, and what was concluded about them."""
     if stated:
         fits = len(stated) == len(shape) == len(set(stated)) and {"Y", "X"} <= set(stated) <= set("CZYX")
         if not fits:
             raise ScanError.at(
-                path, f'has shape {shape}, but CASE.json states axes "{stated}"', "a letter of CZYX for each", ADVICE
+                path, f'has shape {shape}, but its axes are stated as "{stated}"', "a letter of CZYX for each", ADVICE
             )
         return stated, []
     if len(shape) == 2:

@@ -19,6 +19,7 @@ from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.nrrd import nrrd_files
+from nnseg.storage.images.ome_zarr import is_store, read_store, store_files
 from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions
 from nnseg.storage.images.sidecar import sidecar_of
@@ -66,6 +67,8 @@ class FolderFormat:
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
         read_labels: (a label map in this format, or a folder with one, options) -> RawImage; None if it has none.
+        is_image: (folder) -> True if all that is in the folder and below is one image; None for formats of files beside others.
+        endings: of the names of such folders, which are no part of a case's name.
     """
 
     is_part: Callable[[Path], bool]
@@ -76,9 +79,13 @@ class FolderFormat:
     write: Writer | None = None
     suffix: str = ""
     read_labels: Reader | None = None
+    is_image: Callable[[Path], bool] | None = None
+    endings: tuple[str, ...] = ()
 
     def is_in(self, folder: Path) -> bool:
         """True if a part of an image lies in the folder itself; hidden files do not count."""
+        if self.is_image is not None:
+            return self.is_image(folder)
         try:
             return any(p.is_file() and not p.name.startswith(".") and self.is_part(p) for p in folder.iterdir())
         except OSError:
@@ -118,6 +125,12 @@ def suffix_of(path: Path) -> str:
     """The suffix of an image file in lower case, with the dot; ".nii.gz" and ".dcm.gz" count as one."""
     name = path.name.lower()
     return next((s for s in sorted((*FORMATS, PACKED_DICOM), key=len, reverse=True) if name.endswith(s)), path.suffix.lower())
+
+
+def folder_stem(folder: Path) -> str:
+    """A folder's name without the ending of a folder that is one image."""
+    endings = [ending for form in FOLDER_FORMATS.values() for ending in form.endings if folder.name.lower().endswith(ending)]
+    return folder.name[: -len(max(endings, key=len))] if endings else folder.name
 
 
 def stem_of(path: Path) -> str:
@@ -194,4 +207,7 @@ DICOM = FolderFormat(
     suffix=".dcm",
     read_labels=read_dicom_labels,
 )
-FOLDER_FORMATS: dict[str, FolderFormat] = {"DICOM": DICOM}
+ZARR = FolderFormat(
+    is_part=lambda path: False, files=store_files, read=read_store, is_image=is_store, endings=(".ome.zarr", ".zarr")
+)
+FOLDER_FORMATS: dict[str, FolderFormat] = {"OME-Zarr": ZARR, "DICOM": DICOM}

@@ -410,7 +410,7 @@ def test_where_there_is_no_scan_the_suffixes_found_are_listed(tmp_path, what):
     (tmp_path / "notes.docx").write_text("hello")
     path = {"missing": tmp_path / "nowhere", "folder": tmp_path, "file": tmp_path / "notes.docx"}[what]
     with pytest.raises(
-        DatasetError, match="no such file or folder" if what == "missing" else r"docx.*expected DICOM or one of \.nii"
+        DatasetError, match="no such file or folder" if what == "missing" else r"docx.*expected OME-Zarr, DICOM or one of \.nii"
     ):
         find_scans(path, channels=1)
 

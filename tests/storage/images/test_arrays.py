@@ -81,7 +81,7 @@ def test_axes_that_may_be_several_things_must_be_stated(tmp_path, shape):
 
 @pytest.mark.parametrize("axes", ["ZY", "ZYXT", "ZZYX", "CZX"])
 def test_axes_that_do_not_fit_are_refused(tmp_path, axes):
-    with pytest.raises(ScanError, match=r"CASE\.json states axes"):
+    with pytest.raises(ScanError, match="its axes are stated as"):
         read_scan(saved(tmp_path / "a.npy", VOXELS, axes=axes))
 
 

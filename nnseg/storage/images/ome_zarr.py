@@ -1,0 +1,178 @@
+"""OME-Zarr, versions 0.1 to 0.5, and plain Zarr arrays: folders, read through zarr, which the extra ``zarr`` installs.
+
+Source: ngff.openmicroscopy.org, versions 0.4 and 0.5: "multiscales", "axes", "coordinateTransformations", "bioformats2raw.layout",
+"plate".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from nnseg.core.errors import ScanError
+from nnseg.core.geometry import as_vector
+from nnseg.storage.images.arrays import array_axes_of
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
+from nnseg.storage.images.sidecar import Sidecar
+from nnseg.storage.images.units import to_mm, unit_of
+
+DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+"""Files in the folder of a group or an array."""
+
+OLD_AXES: Final = "TCZYX"
+"""Of versions 0.1 and 0.2, which do not state them."""
+
+NO_VOXEL_SIZE = "holds no voxel size in a unit of length; lengths are in voxels"
+
+
+def missing_zarr() -> str:
+    """The command that installs what reading Zarr needs; "" if it is installed."""
+    return "" if importlib.util.find_spec("zarr") else 'pip install "nnseg[zarr]"'
+
+
+def is_store(folder: Path) -> bool:
+    """True for the folder of a Zarr group or array."""
+    return any((folder / name).is_file() for name in DESCRIPTIONS)
+
+
+def store_files(folder: Path) -> tuple[Path, ...]:
+    """All files in the folder of a Zarr group or array, by name; () for another folder."""
+    return tuple(sorted(p for p in folder.rglob("*") if p.is_file())) if is_store(folder) else ()
+
+
+def read_store(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAULTS) -> RawImage:
+    """The finest image of an OME-Zarr folder, or a plain array; a chunk that is not there is filled, as the format says.
+
+    Raises:
+        ScanError: zarr is not installed; or the folder is damaged, holds several images, time points, or axes that are not stated.
+    """
+    path = source if isinstance(source, Path) else source[0].parent
+    if command := missing_zarr():
+        raise ScanError.at(path, "is Zarr, and zarr is not installed", "it", f"run {command}")
+    import zarr  # noqa: PLC0415
+
+    try:
+        node = zarr.open(store=str(path), mode="r")
+        if isinstance(node, zarr.Group):
+            return _read_image(path, node, options)
+        return _read_array(path, node, options)
+    except (ScanError, MemoryError):
+        raise
+    except Exception as error:  # zarr and its codecs raise whatever a damaged file leads them into
+        found = f"cannot be read as Zarr ({' '.join(str(error).split()) or type(error).__name__})"
+        raise ScanError.at(path, found, "a complete OME-Zarr image", "copy or export it again") from error
+
+
+def _read_array(path: Path, array: Any, options: ReadOptions) -> RawImage:
+    named = [
+        str(name).upper() for name in array.metadata.to_dict().get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+    ]
+    stated = "".join(named) if all(len(name) == 1 for name in named) else ""
+    axes, notes = array_axes_of(path, array.shape, stated)
+    if not options.only_header:
+        _check_chunks(path, array)
+    return _arranged(array, axes, Sidecar(), options, notes)
+
+
+def _read_image(path: Path, group: Any, options: ReadOptions) -> RawImage:
+    # array.path counts from the folder that was opened, which is `path` also where the image is a group in it
+    about = dict(group.attrs.get("ome") or group.attrs)  # 0.5 puts all below "ome"
+    if "plate" in about:
+        raise ScanError.at(path, "is a plate of many images", "one image", "name the folder of one of its fields")
+    if "multiscales" not in about:
+        images = sorted(name for name, _ in group.groups() if name.isdigit())
+        if len(images) == 1:
+            return _read_image(path, group[images[0]], options)
+        found = f"holds {len(images)} images" if images else "holds no image of OME-Zarr"
+        raise ScanError.at(path, found, "one", f"name one, such as {path.name}/{images[0]}" if images else "export it again")
+    scales = about["multiscales"]
+    first, finest = scales[0], scales[0]["datasets"][0]
+    array = group[finest["path"]]
+    if not options.only_header:
+        _check_chunks(path, array)
+    axes = _axes(first.get("axes"), array.ndim)
+    known = _voxel_size(axes, [*finest.get("coordinateTransformations", ()), *first.get("coordinateTransformations", ())])
+    notes = [f"holds {len(scales)} images, of which the first is read"] if len(scales) > 1 else []
+    if labels := _label_images(group):
+        notes.append(f"holds label images ({', '.join(labels)}), which are not read")
+    return _arranged(_one_time_point(path, array, axes), "".join(axes).replace("T", ""), known, options, notes)
+
+
+def _axes(stated: Sequence[Any] | None, dimensions: int) -> dict[str, str | None]:
+    """The letters of axes, with their units of length."""
+    if not stated:
+        return dict.fromkeys(OLD_AXES[-dimensions:])
+    named = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in stated]
+    return {str(axis["name"]).upper(): unit_of(axis.get("unit")) for axis in named}
+
+
+def _voxel_size(axes: Mapping[str, str | None], transformations: Sequence[Mapping[str, Any]]) -> Sidecar:
+    """The voxel size, if it is in a unit of length along all axes of space."""
+    scales = [np.asarray(t["scale"], float) for t in transformations if t.get("type") == "scale"]
+    if not scales:
+        return Sidecar()
+    sizes = dict(zip(axes, np.prod(scales, axis=0), strict=True))
+    units = {axis: axes[axis] for axis in "ZYX" if axis in axes}
+    lengths = [to_mm(float(sizes[axis]), unit) for axis, unit in units.items() if unit]
+    if len(lengths) < len(units) or not all(np.isfinite(v) and v > 0 for v in lengths):
+        return Sidecar()
+    return Sidecar(spacing=as_vector([*([1.0] * (3 - len(lengths))), *lengths]), unit=units["X"] or "mm")
+
+
+def _label_images(group: Any) -> list[str]:
+    labels = group.get("labels")
+    return [] if labels is None else list((labels.attrs.get("ome") or labels.attrs).get("labels", ()))
+
+
+def _one_time_point(path: Path, array: Any, axes: Mapping[str, Any]) -> Any:
+    """The array, of whose axis of time, if it has one, only one point is read."""
+    place = list(axes).index("T") if "T" in axes else None
+    if place is None:
+        return array
+    if array.shape[place] > 1:
+        raise ScanError.at(path, f"has {array.shape[place]} time points", "one", "export them as images of their own")
+    return _FirstOf(array, place)
+
+
+class _FirstOf:
+    """An array without one of its axes, which has length 1; read when it is indexed."""
+
+    def __init__(self, array: Any, axis: int) -> None:
+        self._array, self._axis = array, axis
+        self.shape, self.dtype = (*array.shape[:axis], *array.shape[axis + 1 :]), array.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.squeeze(self._array[index], self._axis)
+
+
+def _check_chunks(path: Path, array: Any) -> None:
+    """Raise ScanError if a chunk packed by Blosc is cut: Blosc does not check the length, and would read beyond the end.
+
+    Source: Blosc's README_CHUNK_FORMAT: bytes 12 to 15 of a chunk are its length.
+    """
+    if not any("blosc" in type(codec).__name__.lower() for codec in array.compressors) or getattr(array, "shards", None):
+        return
+    for chunk in store_files(path / array.path):
+        if chunk.name not in DESCRIPTIONS:
+            with chunk.open("rb") as file:
+                promised, size = int.from_bytes(file.read(16)[12:], "little"), chunk.stat().st_size
+            if size != promised:
+                raise ScanError.at(chunk, f"has {size} bytes", f"{promised}, as its header says", "copy the image again")
+
+
+def _arranged(array: Any, axes: str, known: Sidecar, options: ReadOptions, notes: list[str]) -> RawImage:
+    if not {"Y", "X"} <= set(axes) <= set("CZYX"):
+        raise ValueError(f"axes {axes} are none of a volume")
+    voxels = placeholder(array.shape, array.dtype) if options.only_header else np.asarray(array[...])
+    voxels = voxels.transpose([axes.index(a) for a in "CZYX" if a in axes])
+    voxels = voxels if "C" in axes else voxels[None]
+    is_2d = "Z" not in axes or array.shape[axes.index("Z")] == 1
+    raw = flat_raw(voxels if "Z" in axes else voxels[:, None], known, options, is_2d=is_2d)
+    of_size = [] if raw.has_spacing or raw.is_2d else [NO_VOXEL_SIZE]
+    return RawImage(
+        voxels=raw.voxels, grid=raw.grid, is_2d=is_2d, has_geometry=False, length_unit=raw.length_unit, notes=(*notes, *of_size)
+    )
