@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
-from nnseg.core.geometry import Grid, format_axes
+from nnseg.core.geometry import Box, Grid, as_shape, as_vector, format_axes
 from nnseg.core.image import Integers, LabelMap, Source
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
@@ -35,6 +36,12 @@ WITHOUT_POSITIONS = (".png", ".gif", ".bmp", ".tif", ".tiff")
 
 PREDICTED = frozenset(["pred", "preds", "prediction", "predictions", "predicted", "output", "result", "results"])
 """Words that mark a prediction in names of files."""
+
+WITH_SEGMENTS = (".dcm", ".nrrd", ".nhdr")
+"""Suffixes of files that often cover no more than their segments."""
+
+SAME_STEPS = 1e-3
+"""Share of a voxel by which the steps of two grids may differ."""
 
 MOST_VALUES = 10
 """Undeclared values listed in a message."""
@@ -203,8 +210,8 @@ def read_numbered_pair(pair: FilePair, labels: Labels) -> NumberedPair:
     prediction, predicted = _read(pair.prediction)
     flat = suffix_of(label_paths(pair.prediction)[0]) in WITHOUT_POSITIONS  # not turned on reading, so its grid fits
     reference, given = _read(pair.reference, like=prediction.source if flat else None)
-    if reference.grid.shape != prediction.grid.shape and np.all(np.less_equal(reference.grid.shape, prediction.grid.shape)):
-        reference, given = _read(pair.reference, like=prediction.source)  # it may be cropped to its segments
+    cropped = suffix_of(label_paths(pair.prediction)[0]) in WITH_SEGMENTS
+    prediction, reference = _on_common_grid(prediction, reference, pad=(cropped, True))
     check_pair(prediction, reference, labels)
     return NumberedPair(prediction=prediction, reference=reference, objects=(predicted, given))
 
@@ -215,6 +222,37 @@ def _read(source: LabelSource, like: Source | None = None) -> tuple[LabelMap, In
         return read_label_map(source, like=like, sheared=True), None
     numbered = read_label_map(source.paths[0], like=like, sheared=True)
     return replace(numbered, labels=decode_instances(numbered.labels, source)), numbered.labels
+
+
+def _on_common_grid(prediction: LabelMap, reference: LabelMap, *, pad: tuple[bool, bool]) -> tuple[LabelMap, LabelMap]:
+    """Both on a grid that covers both, where they lie whole voxels apart and one is cropped, as to the extent of its segments.
+
+    Args:
+        pad: whether the prediction, and the reference, may be cropped.
+    """
+    start = _whole_voxels(prediction.grid, reference.grid)
+    if prediction.grid.shape == reference.grid.shape or start is None:
+        return prediction, reference
+    first = np.minimum(start, 0)
+    shape = as_shape(np.maximum(np.add(start, prediction.grid.shape), reference.grid.shape) - first)
+    grid = replace(reference.grid, shape=shape, origin=reference.grid.world(as_vector(first)))
+    sides = ((prediction, start - first, pad[0]), (reference, -first, pad[1]))
+    if any(side.grid.shape != shape and not may for side, _, may in sides):
+        return prediction, reference
+    padded = []
+    for side, begin, _ in sides:
+        labels = np.zeros(shape, side.labels.dtype)
+        labels[Box(start=as_shape(begin), stop=as_shape(np.add(begin, side.grid.shape))).slices] = side.labels
+        padded.append(replace(side, labels=labels, grid=grid))
+    return padded[0], padded[1]
+
+
+def _whole_voxels(grid: Grid, other: Grid) -> npt.NDArray[np.int64] | None:
+    """The first voxel of a grid in another one of equal steps, whole voxels away; None for others."""
+    if not np.allclose(grid.steps, other.steps, atol=SAME_STEPS * min(other.spacing)):
+        return None
+    start = (np.asarray(grid.origin) - other.origin) @ np.linalg.inv(other.steps)
+    return np.rint(start).astype(np.int64) if np.abs(start - np.rint(start)).max() < GRID_TOLERANCE else None
 
 
 def check_pair(prediction: LabelMap, reference: LabelMap, labels: Labels) -> None:
@@ -241,13 +279,13 @@ def _check_grids(predicted: Grid, given: Grid) -> None:
 
 def _advice(predicted: Grid, given: Grid) -> str:
     """What to do about two grids that differ."""
-    start = (np.asarray(predicted.origin) - given.origin) @ np.linalg.inv(given.steps)
-    whole, stop = np.rint(start), np.rint(start) + predicted.shape
-    if np.allclose(predicted.steps, given.steps, atol=1e-3 * min(given.spacing)) and np.abs(start - whole).max() < GRID_TOLERANCE:
-        if (whole >= 0).all() and (stop <= given.shape).all():
-            place = ", ".join(f"{a:.0f}:{b:.0f}" for a, b in zip(whole, stop, strict=True))
+    start = _whole_voxels(predicted, given)
+    if start is not None and share_inside(predicted, given) > 0:
+        stop = start + predicted.shape
+        if (start >= 0).all() and (stop <= given.shape).all():
+            place = ", ".join(f"{a}:{b}" for a, b in zip(start, stop, strict=True))
             return f"the prediction is the part [{place}] of the reference's grid: put it there, with background around it"
-        return f"they have the same voxels, {format_axes(whole, '+.0f')} apart (z, y, x): crop or pad one to the other"
+        return f"they have the same voxels, {format_axes(start, '+d')} apart (z, y, x): crop or pad one to the other"
     if share_inside(given, predicted) < 0.5:
         return "they hardly overlap: check that both are of the same scan"
     return "resample the prediction to the reference's grid with nearest neighbour, or predict on the scan that was annotated"

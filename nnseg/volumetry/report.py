@@ -34,7 +34,6 @@ MOST_OTHERS = 4
 """Of these, cases without a flag."""
 MOST_VIEWED = 6
 """Cases in the viewer."""
-SEGMENTATION = ".dcm"
 GRID_TOLERANCE = 0.01
 
 
@@ -184,8 +183,6 @@ def _made_by(record: Predictions) -> dict[str, str]:
 
 def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap, Scan | None]:
     """The label map of a case, and its scan if that can be read and has the same grid."""
-    if written.file.endswith(SEGMENTATION):
-        raise RunError(f"{written.file} is DICOM-SEG, which is not read here; predict with --format .nii.gz")
     scan = None
     try:
         scan = read_scan(written.images, repair=True, spacing=options.spacing)

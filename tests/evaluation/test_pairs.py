@@ -5,12 +5,17 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import write_series
 
 from nnseg.core.errors import EvaluationError
+from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate, evaluate_folders
 from nnseg.evaluation.pairs import pair_folders
+from nnseg.storage.images.dicom_seg import write_dicom_seg
+from nnseg.storage.images.read import read_scan
+from nnseg.storage.images.write import write_label_map
 from nnseg.storage.predictions import PredictionsWriter
 
 VOLUME = np.zeros((4, 6, 8), np.uint8)
@@ -322,3 +327,40 @@ def test_names_that_fit_several_cases_are_not_matched(tmp_path):
     found = pair_folders(tmp_path / "made", tmp_path / "given")
     assert [pair.name for pair in found.pairs] == ["b"]
     assert [failure.name for failure in found.failed] == ["sub-01_T1w", "sub-01_T2w", "sub-01_dseg"]
+
+
+LESION = Labels(names=("background", "lesion", "organ"), values=(0, 3, 7))
+
+
+def write_seg(path, series, labels_ZYX) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_dicom_seg(labels_ZYX, path, like=read_scan(series).source, labels=LESION)
+
+
+def test_dicom_seg_is_read_by_the_names_of_its_segments_on_either_side(tmp_path):
+    write_series(tmp_path / "scan", slices=6)
+    drawn, other = np.zeros((6, 4, 6), np.uint8), np.zeros((6, 4, 6), np.uint8)
+    drawn[2:4, 1:3, 1:5], drawn[3, 3] = 3, 7
+    other[1:3, 1:3, 1:5], other[3, 3] = 3, 7
+    write_seg(tmp_path / "made" / "a.dcm", tmp_path / "scan", drawn)
+    write_seg(tmp_path / "given" / "a" / "export.dcm", tmp_path / "scan", other)  # each has the slices with segments alone
+    _, scores = scored(tmp_path)
+    assert sorted(scores.labels) == ["lesion", "organ"]
+    assert {name: mask.dice for name, mask in scores.cases[0].labels.items()} == {"lesion": 0.5, "organ": 1.0}
+    assert scores.cases[0].labels["lesion"].reference_ml == pytest.approx(16 * 0.7 * 0.5 * 3 / 1000)
+    scan = read_scan(tmp_path / "scan")
+    (tmp_path / "nifti").mkdir()
+    write_label_map(LabelMap(labels=other, grid=scan.grid), tmp_path / "nifti" / "a.nii.gz", like=scan.source)
+    found = pair_folders(tmp_path / "made", tmp_path / "nifti", LESION)
+    assert [mask.dice for mask in evaluate(found.pairs, LESION).cases[0].labels.values()] == [0.5, 1.0]
+    found = pair_folders(tmp_path / "nifti", tmp_path / "given", LESION)
+    assert [mask.dice for mask in evaluate(found.pairs, LESION).cases[0].labels.values()] == [1.0, 1.0]
+
+
+def test_a_dicom_image_is_no_label_map(tmp_path):
+    write_series(tmp_path / "scan", slices=2)
+    write_seg(tmp_path / "made" / "a.dcm", tmp_path / "scan", np.full((2, 4, 6), 3, np.uint8))
+    (tmp_path / "given").mkdir()
+    (tmp_path / "scan" / "01.dcm").rename(tmp_path / "given" / "a.dcm")
+    with pytest.raises(EvaluationError, match=r"none of 1 label map in .*given can be read; the first: .*a.dcm"):
+        pair_folders(tmp_path / "made", tmp_path / "given")

@@ -3,10 +3,12 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_series import write_series
 from standin import StandIn, write_scan
 from typer.testing import CliRunner
 
@@ -31,6 +33,13 @@ def folder(tmp_path, monkeypatch):
     broken.write_bytes(b"no image")
     predict_cases(PredictionJob(cases=(*cases, Case(name="broken", images=(broken,))), out=tmp_path / "out", key="k"), StandIn())
     return tmp_path / "out"
+
+
+class Brighter(StandIn):
+    """Labels the voxels brighter than 59, so that some slices of `write_series` have none."""
+
+    def infer(self, scan, **options):
+        return super().infer(replace(scan, image=scan.image - 59.5), **options)
 
 
 def rows(path):
@@ -69,6 +78,22 @@ def test_a_tilted_scan_has_the_volume_of_its_sheared_voxels_and_a_picture(folder
     assert (case.failed, case.labels["bright"].ml) == ("", pytest.approx(voxels * 0.8 / 1000, rel=1e-6))
     assert "<svg" in (folder / "sheets" / "tilted.html").read_text()
     assert "No picture" not in (folder / "sheets" / "tilted.html").read_text()
+
+
+def test_dicom_seg_alone_has_the_volumes_of_the_label_map_beside_it(tmp_path):
+    write_series(tmp_path / "scans" / "s", slices=6)
+    case = Case(name="s", images=(tmp_path / "scans" / "s",))
+    predict_cases(PredictionJob(cases=(case,), out=tmp_path / "out", key="k"), Brighter())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [RECORD, "s.dcm", "s.nii.gz"]
+    (beside,) = report_predictions(tmp_path / "out").cases
+    record = read_json(tmp_path / "out" / RECORD, Predictions)
+    alone = record.cases["s"].model_copy(update={"file": "s.dcm", "more": {}})
+    (tmp_path / "out" / RECORD).write_text(record.model_copy(update={"cases": {"s": alone}}).model_dump_json())
+    (tmp_path / "out" / "s.nii.gz").unlink()
+    (found,) = report_predictions(tmp_path / "out").cases
+    assert (found.failed, found.labels["bright"].ml) == ("", pytest.approx(84 * 0.7 * 0.5 * 3 / 1000))
+    assert beside.labels["bright"].ml == pytest.approx(found.labels["bright"].ml, rel=1e-6)
+    assert "<svg" in (tmp_path / "out" / "sheets" / "s.html").read_text()
 
 
 def test_two_processes_give_the_same_volumes_as_one(folder):
