@@ -13,7 +13,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.crossval.evidence import CalibratingPredictor
 from nnseg.crossval.predict import PredictionJob, predict_cases
-from nnseg.evaluation.evaluate import FilePair, read_pair
+from nnseg.evaluation.pairs import FilePair, read_pair
 from nnseg.planning.measure import measure
 from nnseg.storage.datasets.read import read_case, read_dataset
 from nnseg.storage.images.read import read_labels_of, read_scan
