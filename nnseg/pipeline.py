@@ -10,7 +10,7 @@ from nnseg.commands.measure import measure_dataset
 from nnseg.commands.plan import plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
-from nnseg.core.dataset import Finding
+from nnseg.core.dataset import AS_FOUND, Finding
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
 from nnseg.crossval.ensemble import choose_model
@@ -18,7 +18,7 @@ from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
-from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 
 
@@ -51,12 +51,12 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     """
     device, workers = options.device, options.workers
     run = Run(run_folder)
-    dataset = read_dataset(dataset_folder, workers=workers)
+    find_layout(dataset_folder, AS_FOUND)  # before a folder is made for the run
     with run.locked(dataset_folder):
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            measure_dataset(run, dataset, workers)
+            measure_dataset(run, dataset_folder, workers)
         with run.timed("plan"):
             plan(run, options)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there

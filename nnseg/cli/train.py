@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import fields, replace
@@ -48,22 +49,26 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
-def check(dataset: DatasetFolder, options: Options, verbose: Verbose = False) -> None:
-    """Check a dataset: layout, cases, channels, labels, spacings; list all problems in one pass."""
-    log_to_terminal(verbose)
-    from nnseg.core.dataset import by_severity
-    from nnseg.planning.describe import describe_cases
-    from nnseg.planning.measure import measure
-    from nnseg.storage.datasets.read import read_dataset
+def check(
+    dataset: DatasetFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON: every case, finding and unused file.")] = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+) -> None:
+    """Check a dataset: layout, cases, channels, labels, spacings; list all problems in one pass.
 
-    found = read_dataset(dataset)
-    print(found.describe())
-    fingerprint = measure(found, workers=options.workers)
-    print(describe_cases(fingerprint))
-    findings = by_severity(fingerprint.findings)
-    if not findings:
-        print("no problem found")
-    exit_for_errors(findings)
+    The exit code is 1 if a case cannot be used, or if something that looks like a scan is not used.
+    """
+    log_to_terminal(verbose)
+    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, summarize_dataset
+    from nnseg.planning.measure_folder import measure_folder
+
+    found, fingerprint = measure_folder(dataset, workers=options.workers)
+    lines = [json.dumps(report_dataset(found, fingerprint), indent=1)] if as_json else summarize_dataset(found, fingerprint)
+    print("\n".join(lines))
+    if is_doubtful(found, fingerprint):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -183,6 +188,5 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
         run.fingerprint = fingerprint
         return fingerprint
     from nnseg.commands.measure import measure_dataset
-    from nnseg.storage.datasets.read import read_dataset
 
-    return measure_dataset(run, read_dataset(source, workers=workers), workers)
+    return measure_dataset(run, source, workers)

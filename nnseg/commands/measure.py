@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from nnseg.core.dataset import Case, Dataset, by_severity
+from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.planning.measure import measure
-from nnseg.storage.datasets.read import case_key
+from nnseg.planning.dataset_summary import summarize_dataset
+from nnseg.planning.measure_folder import measure_folder
+from nnseg.storage.datasets.read import case_key, read_dataset
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
 
 
-def measure_dataset(run: Run, dataset: Dataset, workers: int) -> Fingerprint:
-    """The dataset's fingerprint, measured again only if one of its files has changed; written to the run with the dataset."""
-    log.info("%s: %s", dataset.name, dataset.describe())
-    fingerprint = _known_fingerprint(run, dataset, workers)
-    if fingerprint is None:
-        fingerprint = measure(dataset, workers=workers)
+def measure_dataset(run: Run, folder: Path, workers: int, *, reading: Reading = AS_FOUND) -> Fingerprint:
+    """The fingerprint of the dataset in a folder, measured again only if a file has changed; written to the run with the dataset.
+
+    Raises:
+        DatasetError: the folder holds no dataset that can be used.
+    """
+    known = None
+    if run.has_dataset:
+        dataset = read_dataset(folder, reading=reading, workers=workers)
+        known = _known_fingerprint(run, dataset, workers)
+    if known is None:
+        dataset, fingerprint = measure_folder(folder, reading=reading, workers=workers)
         run.fingerprint = fingerprint
-    for finding in by_severity(fingerprint.findings):
-        if finding.level != "note":
-            log.warning("%s: %s", finding.level, finding)
+    else:
+        fingerprint = known
+    for line in summarize_dataset(dataset, fingerprint):
+        log.info("%s", line)
     run.dataset = dataset
     return fingerprint
 

@@ -118,16 +118,26 @@ def _gigabytes(amount: float) -> str:
 
 
 def _describe_dataset(fingerprint: Fingerprint) -> Iterator[str]:
+    for name, text in case_entries(fingerprint):
+        yield from _entry(name, text)
+
+
+def case_entries(fingerprint: Fingerprint) -> list[tuple[str, str]]:
+    """Cases, sizes, voxel sizes, labels and intensities of a dataset: a name and a text of each."""
+    return list(_case_entries(fingerprint))
+
+
+def _case_entries(fingerprint: Fingerprint) -> Iterator[tuple[str, str]]:
     unusable = f", {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
     kind = "2D image" if fingerprint.is_2d else "volume"
-    yield from _entry("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
-    yield from _entry("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)")
-    yield from _entry("voxel", _spread([case.spacing for case in fingerprint.cases]) + " mm")
+    yield ("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
+    yield ("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)")
+    yield ("voxel", _spread([case.spacing for case in fingerprint.cases]) + " mm")
     for name, value in zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True):
-        yield from _entry("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
+        yield ("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
     for name, of in zip(fingerprint.channels, fingerprint.intensities, strict=True):
         middle = f"99 % of them {of.percentile_00_5:.4g} to {of.percentile_99_5:.4g}"
-        yield from _entry("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}")
+        yield ("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}")
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:

@@ -35,7 +35,6 @@ from nnseg.storage.datasets.read import (
     needs_look,
     place_labels,
     read_case_scan,
-    read_dataset,
     understand,
 )
 from nnseg.storage.images.label_codings import MarkedMap
@@ -70,7 +69,7 @@ class _LookedAt:
 
 
 def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 1) -> tuple[Dataset, Fingerprint]:
-    """The dataset in a folder and its fingerprint, equal to those of `read_dataset` and `measure`.
+    """The dataset in a folder and its fingerprint, equal to those of `nnseg.storage.datasets.read.read_dataset` and `measure`.
 
     Raises:
         DatasetError: as those raise.
@@ -78,7 +77,7 @@ def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 
     folder = Path(folder).absolute()
     found = find_layout(folder, reading)
     if not needs_look(found):
-        dataset = read_dataset(folder, reading=reading, workers=workers)
+        dataset = make_dataset(folder, found, None)
         return dataset, measure(dataset, workers=workers)
     about = found.description
     look = partial(

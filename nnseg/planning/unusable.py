@@ -15,7 +15,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 def explain_unusable(dataset: Dataset, findings: Iterable[Finding]) -> tuple[DatasetError, tuple[str, ...]]:
     """The error of a dataset without a usable case, which names the first problem; and a line for each kind of problem."""
     errors = [finding for finding in findings if finding.level == "error"]
-    kinds = list(_by_kind(errors, {case.name: case for case in dataset.cases}).values())
+    kinds = list(by_kind(errors, {case.name: case for case in dataset.cases}).values())
     count = counted(len({case.name for case in dataset.cases} | {error.case for error in errors if error.case}), "case")
     which = "" if len(errors) == 1 else "the same in all; the first: " if len(kinds) == 1 else "the first problem: "
     first = f"; {which}{errors[0]}" if errors else ""
@@ -23,7 +23,7 @@ def explain_unusable(dataset: Dataset, findings: Iterable[Finding]) -> tuple[Dat
     return DatasetError(f"{dataset.folder}: none of {count} can be used{first}"), lines
 
 
-def _by_kind(errors: Iterable[Finding], cases: dict[str, Case]) -> dict[str, list[Finding]]:
+def by_kind(errors: Iterable[Finding], cases: dict[str, Case]) -> dict[str, list[Finding]]:
     """Errors with those of one kind together: messages that differ only in numbers and in names of cases and files."""
     kinds: dict[str, list[Finding]] = {}
     for error in errors:

@@ -16,7 +16,6 @@ from nnseg.core.options import Options
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.transfer import transfer_weights
-from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.model_header import read_model_plans
 from nnseg.storage.run import Run
 
@@ -36,7 +35,7 @@ def _write(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, floa
 
 def _plan(dataset: Path, run: Path, options: Options) -> Run:
     made = Run(run)
-    measure_dataset(made, read_dataset(dataset), 1)
+    measure_dataset(made, dataset, 1)
     plan(made, options)
     return made
 

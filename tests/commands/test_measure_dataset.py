@@ -10,7 +10,6 @@ import pytest
 import nnseg.commands.measure as module
 from nnseg.commands.measure import measure_dataset
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
 
 
@@ -18,13 +17,13 @@ from nnseg.storage.run import Run
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the datasets that were measured, in order."""
     names: list[str] = []
-    measure = module.measure
+    measure = module.measure_folder
 
-    def noting(dataset, *, workers):
-        names.append(dataset.name)
-        return measure(dataset, workers=workers)
+    def noting(folder, **how):
+        names.append(folder.name)
+        return measure(folder, **how)
 
-    monkeypatch.setattr(module, "measure", noting)
+    monkeypatch.setattr(module, "measure_folder", noting)
     return names
 
 
@@ -33,13 +32,13 @@ def surveyed(ball_dataset: Path, tmp_path: Path, measured: list[str]):
     """A copy of the dataset, and a run that has its fingerprint."""
     folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), Run(tmp_path / "run")
     run.path.mkdir()
-    fingerprint = measure_dataset(run, read_dataset(folder), 1)
+    fingerprint = measure_dataset(run, folder, 1)
     return folder, run, fingerprint
 
 
 def test_unchanged_dataset_is_not_measured_again(surveyed, measured: list[str]):
     folder, run, fingerprint = surveyed
-    assert measure_dataset(run, read_dataset(folder), 1) == fingerprint
+    assert measure_dataset(run, folder, 1) == fingerprint
     assert len(measured) == 1
 
 
@@ -50,7 +49,7 @@ def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measur
     data[4] ^= 1  # the time in the gzip header: the least that can change
     file.write_bytes(data)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert measure_dataset(run, read_dataset(folder), 1).key != fingerprint.key
+    assert measure_dataset(run, folder, 1).key != fingerprint.key
     assert len(measured) == 2
 
 
@@ -62,6 +61,6 @@ def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measur
 def test_fingerprint_of_another_version_is_made_anew(surveyed, measured: list[str], changed):
     folder, run, fingerprint = surveyed
     (run.path / "fingerprint.json").write_text(json.dumps(changed(json.loads((run.path / "fingerprint.json").read_text()))))
-    assert measure_dataset(run, read_dataset(folder), 1) == fingerprint
+    assert measure_dataset(run, folder, 1) == fingerprint
     assert len(measured) == 2
     assert Fingerprint.model_validate_json((run.path / "fingerprint.json").read_bytes()) == fingerprint

@@ -92,7 +92,7 @@ def test_organ_whose_value_is_swapped_in_half_the_cases_is_read_by_name(tmp_path
     assert volumes(tmp_path) == {"liver": [8] * 4, "spleen": [24] * 4}
     dataset = read_dataset(tmp_path)
     assert dataset.labels.describe() == "liver=1, spleen=2"
-    assert dataset.inferred == (
+    assert dataset.inferred[-1:] == (
         "label names from the headers of 4 label maps; liver, spleen had other values in some and were mapped by name",
     )
     assert isinstance(dataset.cases[0].labels, Path)
@@ -104,7 +104,7 @@ def test_names_that_dataset_json_declares_are_read_by_name(tmp_path):
     segmented(tmp_path, "b", ("liver", 1, LIVER), ("spleen", 2, SPLEEN))
     describe(tmp_path, labels={"background": 0, "liver": 1, "spleen": 2})
     assert volumes(tmp_path) == {"liver": [8, 8], "spleen": [24, 24]}
-    assert read_dataset(tmp_path).inferred[0].startswith("segments of case a have other values than dataset.json")
+    assert read_dataset(tmp_path).inferred[-1].startswith("segments of case a have other values than dataset.json")
 
 
 def test_values_count_where_no_name_is_declared_and_that_is_said(tmp_path):
@@ -181,7 +181,7 @@ def test_one_hot_label_map_is_merged_with_the_first_channel_as_background(tmp_pa
     for name in "ab":
         save_masks(tmp_path, name, ~(liver | spleen), liver, spleen)
     assert volumes(tmp_path) == {"label 1": [8, 8], "label 2": [24, 24]}
-    assert read_dataset(tmp_path).inferred[0].endswith("(3); the first is the background, since they exclude each other")
+    assert read_dataset(tmp_path).inferred[-1].endswith("(3); the first is the background, since they exclude each other")
 
 
 def test_channels_without_background_are_labels_in_their_order(tmp_path):
@@ -226,7 +226,7 @@ def test_colours_are_named_by_a_legend(tmp_path, name):
         else:
             json.dump(entries, file)
     assert volumes(tmp_path) == {"vein": [8, 8], "artery": [16, 16]}
-    assert read_dataset(tmp_path).inferred == (
+    assert read_dataset(tmp_path).inferred[-1:] == (
         f"labels from colours, by {name}: #000000=0 background, #008000=1 vein, #ff0010=2 artery",
     )
 
@@ -236,7 +236,7 @@ def test_colours_without_a_legend_are_numbered(tmp_path):
         scan(tmp_path, case, (8, 8), ".png")
         picture(tmp_path / "labels" / f"{case}.png", COLOURS)
     assert volumes(tmp_path) == {"#008000": [8, 8], "#ff0010": [16, 16]}
-    assert "numbered in the order of their codes" in read_dataset(tmp_path).inferred[0]
+    assert "numbered in the order of their codes" in read_dataset(tmp_path).inferred[-1]
 
 
 def test_colour_outside_the_legend_costs_only_its_case(tmp_path):
@@ -285,7 +285,7 @@ def test_numbered_objects_are_recognised_and_said(tmp_path):
     assert volumes(tmp_path) == {"object": [48, 120, 20, 0]}
     dataset = read_dataset(tmp_path)
     assert (dataset.labels.describe(), dataset.instances) == ("object=1", ("object",))
-    assert dataset.inferred == ("values number the objects of each label map (0 to 30): all are object",)
+    assert dataset.inferred[-1:] == ("values number the objects of each label map (0 to 30): all are object",)
     assert "object: objects that touch count as one" in str(dataset.findings)
 
 
@@ -327,7 +327,7 @@ def test_masks_with_values_between_are_divided_and_said(tmp_path):
         picture(tmp_path / "labels" / f"{name}.png", pixels)
     assert volumes(tmp_path) == {"foreground": [2048] * 3}
     dataset, fingerprint = measure_folder(tmp_path)
-    assert dataset.inferred == ("label maps are masks of 0 and 255; 1 with values between are divided at the half",)
+    assert dataset.inferred[-1:] == ("label maps are masks of 0 and 255; 1 with values between are divided at the half",)
     assert "c.png: 19 voxels (0.0046 of all) lie between 0 and 255" in str(fingerprint.findings)
 
 

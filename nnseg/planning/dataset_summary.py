@@ -1,0 +1,112 @@
+"""A dataset as it was read: one screen for people, and all of it for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.label_files import label_paths
+from nnseg.planning.describe import case_entries
+from nnseg.planning.unusable import by_kind
+
+LINES, WIDTH = 24, 118
+"""Of a summary."""
+
+LAYOUT, INFERRED, CASES, LABELS, CHANNELS = (1, 2), (4, 2), (3, 1), (4, 1), (3, 1)
+FINDINGS, UNUSED = (10, 3), (3, 1)
+"""The most lines of each part of a summary, and of each entry in it; what is longer is cut."""
+
+
+def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint) -> tuple[str, ...]:
+    """At most `LINES` lines: layout, what was inferred, cases, labels, channels, problems by kind, what is not used by reason."""
+    entries = case_entries(fingerprint)
+    subjects = {case.subject for case in dataset.cases if case.subject}
+    patients = f" of {counted(len(subjects), 'patient')}" if subjects else ""
+    counts = [(name, text + patients if name == "cases" else text) for name, text in entries]
+    labels, channels = ([entry for entry in counts if entry[0] == kind] for kind in ("label", "channel"))
+    lines = _part([("", dataset.describe())], *LAYOUT)
+    lines += _part([("inferred", line) for line in dataset.inferred], *INFERRED)
+    lines += _part([entry for entry in counts if entry not in (*labels, *channels)], *CASES)
+    lines += [*_part(labels, *LABELS), *_part(channels, *CHANNELS)]
+    last = _part([("", line) for line in describe_unused(dataset.unused)], *UNUSED)
+    problems = describe_findings(fingerprint.findings, dataset.cases) or [("", "no problem found")]
+    most, of_each = FINDINGS
+    return (*lines, *_part(problems, min(most, LINES - len(lines) - len(last)), of_each), *last)
+
+
+def _part(entries: Sequence[tuple[str, str]], most: int, of_each: int) -> list[str]:
+    """Entries of a name and a text as lines, at most so many; the last one says how many entries are left out."""
+    lines: list[str] = []
+    for done, (name, text) in enumerate(entries):
+        start = f"{name:10}" if name else ""
+        wrapped = textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * 10)
+        if len(wrapped) > of_each:
+            wrapped = [*wrapped[: of_each - 1], wrapped[of_each - 1][: WIDTH - 4] + " ..."]
+        if len(lines) + len(wrapped) > most - (done < len(entries) - 1):
+            return [*lines, f"{name:10}... and {len(entries) - done} more, see --json"]
+        lines += wrapped
+    return lines
+
+
+def describe_findings(findings: Collection[Finding], cases: Iterable[Case]) -> list[tuple[str, str]]:
+    """Findings of one kind together, errors first: level and text, "12 cases: label map is empty: a, b, c and 9 more"."""
+    known = {case.name: case for case in cases}
+    described: list[tuple[str, str]] = []
+    for alike in by_kind(by_severity(findings), known).values():
+        first = alike[0]
+        names = sorted({finding.case for finding in alike if finding.case})
+        several = f"{len(names)} cases: {first.message.removeprefix(f'case {first.case}: ')}: {_few(names)}"
+        described.append((first.level, several if len(names) > 1 else str(first)))
+    return described
+
+
+def _few(names: Collection[str]) -> str:
+    """Names, at most three: "a, b, c and 9 more"."""
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def is_doubtful(dataset: Dataset, fingerprint: Fingerprint) -> bool:
+    """True if a case cannot be used, or something that looks like a scan is not."""
+    return any(f.level == "error" for f in fingerprint.findings) or any(one.suspect for one in dataset.unused)
+
+
+def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]:
+    """All of a dataset, for JSON.
+
+    Keys: ``dataset``, ``folder``, ``layout``, ``inferred`` (lines), ``channels`` (names), ``labels`` (names, values, ignore,
+    regions), ``instances`` (names of labels), ``cases``, ``findings`` (level, message, case, file), ``unused`` (path, reason,
+    suspect), ``doubtful`` (true where the exit code is 1). Of each case: name, images and labels (files), subject, split,
+    annotated, usable; if it is usable shape (z, y, x), spacing (z, y, x), and voxels by label.
+    """
+    measured = {case.name: case for case in fingerprint.cases}
+    return {
+        "dataset": dataset.name,
+        "folder": str(dataset.folder),
+        "layout": dataset.layout,
+        "inferred": list(dataset.inferred),
+        "channels": list(dataset.channels),
+        "labels": dataset.labels.model_dump(mode="json"),
+        "instances": list(dataset.instances),
+        "cases": [_report_case(case, measured) for case in dataset.cases],
+        "findings": [finding.model_dump(mode="json") for finding in by_severity(fingerprint.findings)],
+        "unused": [one.model_dump(mode="json") for one in dataset.unused],
+        "doubtful": is_doubtful(dataset, fingerprint),
+    }
+
+
+def _report_case(case: Case, measured: Mapping[str, Any]) -> dict[str, Any]:
+    one = measured.get(case.name)
+    known = {} if one is None else {"shape": list(one.shape), "spacing": list(one.spacing), "voxels": one.voxels}
+    return {
+        "name": case.name,
+        "images": [str(path) for path in case.images],
+        "labels": [str(path) for path in label_paths(case.labels)],
+        "subject": case.subject,
+        "split": case.split,
+        "annotated": None if case.annotated is None else list(case.annotated),
+        "usable": one is not None,
+        **known,
+    }
