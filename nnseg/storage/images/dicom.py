@@ -120,7 +120,9 @@ def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:
     name = next((name for _, name in paths if name), "")
     volumes = _scans(find_volumes(read_file(path) for path, _ in paths))
     if not volumes:
-        raise ScanError.at(place, "holds no DICOM file of a scan", "the slices of one series", "check the folder")
+        others = sorted(set(not_scans(place.iterdir()).values())) if place.is_dir() else []
+        found = "holds no DICOM file of a scan" + (f"; one {', one '.join(others)}" if others else "")
+        raise ScanError.at(place, found, "the slices of one series", "check the folder")
     if name:
         return _named(volumes, name, paths[0][0])
     if len(volumes) == 1:
@@ -185,7 +187,16 @@ def _by_numbers(path: Path) -> tuple[list[int], str]:
 def _names(volumes: Sequence[Volume]) -> list[str]:
     """Names of volumes: the number of the series, and what differs within it."""
     names = [f"series{v.number or 0}" + (f"_{v.name}" if v.name else "") for v in volumes]
+    names = [
+        f"{n}_{v.plane}" if names.count(n) > 1 and _planes_differ(volumes, v) else n for n, v in zip(names, volumes, strict=True)
+    ]
     return [f"{name}_{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _planes_differ(volumes: Sequence[Volume], volume: Volume) -> bool:
+    """True if the volumes of a volume's series lie in different planes."""
+    planes = [v.plane for v in volumes if v.file.uid == volume.file.uid]
+    return len(set(planes)) == len(planes) > 1
 
 
 def _check_kind(volume: Volume, place: Path, options: ReadOptions) -> None:
@@ -196,12 +207,15 @@ def _check_kind(volume: Volume, place: Path, options: ReadOptions) -> None:
     if volume.file.kind.startswith(WHOLE_SLIDE):
         raise ScanError.at(place, f"is a whole slide image of {count} tiles", "slices of a volume", "export a region of it as TIFF")
     if len(volume.files) > 1:
-        found = f"series {volume} has slices without ImagePositionPatient"
+        found = f"series {volume} has slices without ImagePositionPatient or with a wrong ImageOrientationPatient"
         raise ScanError.at(place, found, "a position in every slice", "export the series again with full headers")
     if volume.file.in_time:
         raise ScanError.at(place, f"is a clip of {count} frames in time ({kind})", "slices of a volume", pictures)
     if volume.frames[0].colours > 1:
         raise ScanError.at(place, f"is a clip of {count} colour frames ({kind})", "slices of a volume", pictures)
+    if any(frame.position for frame in volume.frames):
+        found = f"has {count} frames of which some have no position or orientation"
+        raise ScanError.at(place, found, "a position of each frame", "export it again")
     if options.spacing is None:
         advice = "predict with --spacing if they are even slices, or export it again"
         raise ScanError.at(place, f"has {count} frames without positions ({kind})", "a position of each frame", advice)

@@ -23,7 +23,16 @@ _IDENTITY = (
 _GEOMETRY = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("FrameIncrementPointer", "GridFrameOffsetVector", "DetectorInformationSequence", "SequenceOfUltrasoundRegions"),
+    *(
+        "FrameIncrementPointer",
+        "FrameTime",
+        "FrameTimeVector",
+        "CineRate",
+        "SliceVector",
+        "GridFrameOffsetVector",
+        "DetectorInformationSequence",
+        "SequenceOfUltrasoundRegions",
+    ),
     *("DimensionIndexSequence", "TotalPixelMatrixRows", "TotalPixelMatrixColumns"),
 )
 _VALUES = ("RescaleSlope", "RescaleIntercept", "RescaleType", "DoseGridScaling", "DoseUnits")
@@ -87,6 +96,9 @@ def _frames(path: Path, dataset: Any, kind: str, image_type: list[str]) -> tuple
     count = whole_number(path, dataset, "NumberOfFrames", 1)
     plain = _plain_frame(path, dataset, image_type)
     groups = value_of(dataset, "PerFrameFunctionalGroupsSequence")
+    if groups and "MOSAIC" in image_type:
+        found, advice = "is an enhanced file of mosaics, whose slices have no positions", "export it with a frame for each slice"
+        raise ScanError.at(path, found, "a position of each slice", advice)
     if groups and kind.startswith(headers.WHOLE_SLIDE):
         return _copies(plain, count)
     if groups:
@@ -128,7 +140,7 @@ def _plain_frame(path: Path, dataset: Any, image_type: list[str]) -> Frame:
         size=(int(dataset.Rows), int(dataset.Columns)),
         colours=3 if text_of(dataset, "PhotometricInterpretation") == _PALETTE else int(number_of(dataset, "SamplesPerPixel") or 1),
         position=_several(numbers_of(dataset, "ImagePositionPatient"), 3),
-        orientation=_several(numbers_of(dataset, "ImageOrientationPatient"), 6),
+        orientation=_orientation(numbers_of(dataset, "ImageOrientationPatient")),
         spacing=_pixel_spacing(dataset),
         depth=abs(depth) if depth else None,
         slope=scaling or (1.0 if slope is None else slope),
@@ -210,8 +222,8 @@ def _grouped_frames(plain: Frame, dataset: Any, groups: Any) -> tuple[Frame, ...
                 size=plain.size,
                 colours=plain.colours,
                 position=_several(position or numbers_of(macros["PlanePositionVolumeSequence"], "ImagePositionVolume"), 3),
-                orientation=_several(
-                    orientation or numbers_of(macros["PlaneOrientationVolumeSequence"], "ImageOrientationVolume"), 6
+                orientation=_orientation(
+                    orientation or numbers_of(macros["PlaneOrientationVolumeSequence"], "ImageOrientationVolume")
                 ),
                 spacing=_pixel_spacing(measures) if measures is not None else plain.spacing,
                 depth=abs(depth) if depth else None,
@@ -286,16 +298,17 @@ def _stacked_frames(plain: Frame, dataset: Any, kind: str, count: int) -> tuple[
     if kind == headers.DOSE:
         given = numbers_of(dataset, "GridFrameOffsetVector")
         offsets = [o - given[0] for o in given] if len(given) == count else ()
-    elif kind == headers.NUCLEAR and "RECON" in text_of(dataset, "ImageType").upper():
+    elif kind == headers.NUCLEAR and "RECON TOMO" in text_of(dataset, "ImageType").upper().split("\\"):
         detector = next(iter(value_of(dataset, "DetectorInformationSequence") or ()), None)
         plain = _moved(
             plain,
             0,
             plain.position or _several(numbers_of(detector, "ImagePositionPatient"), 3),
-            orientation=plain.orientation or _several(numbers_of(detector, "ImageOrientationPatient"), 6),
+            orientation=plain.orientation or _orientation(numbers_of(detector, "ImageOrientationPatient")),
         )
         step = number_of(dataset, "SpacingBetweenSlices")
-        offsets = [i * step for i in range(count)] if step else ()
+        slices = numbers_of(dataset, "SliceVector") or tuple(range(1, count + 1))
+        offsets = [(i - 1) * step for i in slices] if step and len(set(slices)) == count else ()
     if not (offsets and plain.position and plain.orientation):
         return _copies(_moved(plain, 0, (), orientation=()), count)
     normal = np.cross(plain.orientation[:3], plain.orientation[3:])
@@ -311,6 +324,8 @@ def _moved(frame: Frame, index: int, position: tuple[float, ...], **changes: Any
 
 
 def _is_in_time(dataset: Any) -> bool:
+    if any(number_of(dataset, key) for key in ("FrameTime", "FrameTimeVector", "CineRate")):
+        return True
     pointer = value_of(dataset, "FrameIncrementPointer")
     pointers = pointer if isinstance(pointer, list | tuple) or type(pointer).__name__ == "MultiValue" else [pointer]
     return any(p is not None and int(p) in _TIMES for p in pointers)
@@ -324,6 +339,14 @@ def _component(tokens: Sequence[str]) -> str:
 def _several(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     """The values if there are as many, all finite, else ()."""
     return values if len(values) == count and bool(np.isfinite(values).all()) else ()
+
+
+def _orientation(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Six cosines if they are two unit vectors at right angles, nearly, else ()."""
+    if not _several(values, 6):
+        return ()
+    axes = np.asarray(values).reshape(2, 3)
+    return values if np.allclose(axes @ axes.T, np.eye(2), atol=0.05) else ()
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from nnseg.storage.images.dicom_frame import DicomFile, Frame
 
 SAME_PLACE = 1e-3
 """mm along the normal within which two frames are at one place."""
+
+ROUNDING = 0.05
+"""Share by which echo times of one volume may differ."""
 
 SAME_DIRECTION = 0.01
 """Difference of cosines within which frames have one orientation."""
@@ -45,6 +49,11 @@ class Volume:
     def files(self) -> tuple[Path, ...]:
         """The files of the frames, each once."""
         return tuple(dict.fromkeys([*(frame.path for frame in self.frames), *self.broken]))
+
+    @property
+    def plane(self) -> str:
+        """axial, coronal or sagittal, whichever is closest; "unplaced" without orientation."""
+        return _plane_name(self.frames[0].orientation)
 
     @property
     def number(self) -> str:
@@ -205,7 +214,7 @@ def _names(name: str, frames: Sequence[Frame], levels: npt.NDArray[np.int64], me
     most, pairs = max(per_place.values()), set(zip(places.tolist(), values, strict=True))
     if most == 1:
         alone = min(Counter(values).values()) < 2 or None in distinct
-        return None if not mark.divides_places or alone else mark.names(values)
+        return None if not mark.divides_places or alone or _differ_by_rounding(distinct) else mark.names(values)
     if len(pairs) == len(per_place):
         return None
     if len(distinct) <= most:
@@ -217,6 +226,12 @@ def _names(name: str, frames: Sequence[Frame], levels: npt.NDArray[np.int64], me
         here = sorted((v for p, v in zip(places.tolist(), values, strict=True) if p == place), key=_sortable)
         ranks.update({(place, v): rank for rank, v in enumerate(here, 1)})
     return [str(ranks[p, v]) for p, v in zip(places.tolist(), values, strict=True)]
+
+
+def _differ_by_rounding(values: Iterable[Any]) -> bool:
+    """True for numbers of which two are nearly the same: an echo time that varies over the slices of one volume."""
+    numbers = sorted(v for v in values if isinstance(v, float))
+    return any(low * (1 + ROUNDING) >= high for low, high in pairwise(numbers))
 
 
 def _sortable(value: Any) -> tuple[int, Any]:

@@ -305,3 +305,50 @@ def test_a_mosaic_that_does_not_say_its_order_is_refused(tmp_path):
 
 def test_steps_of_the_made_files_are_what_they_seem():
     assert np.array_equal(AXIAL @ np.ones(3)[:, None], [[3.0], [0.7], [0.5]])
+
+
+def test_gated_nuclear_medicine_is_no_even_stack(tmp_path):
+    place = item(ImagePositionPatient=[0, 0, 0], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    tags = {"DetectorInformationSequence": [place], "PixelSpacing": [1, 1], "SpacingBetweenSlices": 3.0}
+    voxels = ramp(4).astype(np.uint16)
+    for name, more in (
+        ("gated", {"ImageType": ["ORIGINAL", "PRIMARY", "RECON GATED TOMO", "EMISSION"]}),
+        ("twice", {"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"], "SliceVector": [1, 2, 1, 2]}),
+    ):
+        path = save(tmp_path / f"{name}.dcm", NUCLEAR, voxels, "explicit", **tags, **more)
+        with pytest.raises(ScanError, match="has 4 frames without positions"):
+            read_scan(path)
+
+
+def test_a_clip_stays_one_though_a_spacing_is_given(tmp_path):
+    path = save(tmp_path / "c.dcm", CLIP, ramp(3).astype(np.uint8), "explicit", FrameTime=40.0)
+    with pytest.raises(ScanError, match="is a clip of 3 frames in time"):
+        read_scan(path, spacing=(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("broken", [[0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 7, 0]])
+def test_an_orientation_that_is_none_is_refused(tmp_path, broken):
+    write_classic(tmp_path, Volume(voxels=ramp()), of_slice=lambda k: {"ImageOrientationPatient": broken})
+    with pytest.raises(ScanError, match="or with a wrong ImageOrientationPatient"):
+        read_scan(tmp_path)
+
+
+def test_an_echo_time_that_varies_over_the_slices_does_not_divide_them(tmp_path):
+    volume = Volume(voxels=ramp(6))
+    write_classic(tmp_path, volume, of_slice=lambda k: {"EchoTime": 10.01 + 0.02 * (k > 2)})
+    scan = read_scan(tmp_path)
+    volume.assert_holds(scan.image[0], scan.grid)
+
+
+def test_echoes_between_each_other_s_slices_are_two_volumes(tmp_path):
+    write_classic(tmp_path, Volume(voxels=ramp(6)), of_slice=lambda k: {"EchoTime": 10.0 + 10 * (k % 2)})
+    cases = find_scans(tmp_path, channels=1)
+    assert [read_scan(case.images).grid.spacing[0] for case in cases] == [6.0, 6.0]
+
+
+def test_classic_stacks_of_one_series_are_named_by_their_plane(tmp_path):
+    sagittal = Volume(voxels=ramp(4), steps=np.array([[3.0, 0, 0], [0, 0, -0.7], [0, 0.5, 0]]))
+    write_classic(tmp_path, Volume(voxels=ramp()))
+    write_classic(tmp_path, sagittal, first=50)
+    names = [case.name.removeprefix(f"{tmp_path.name}_") for case in find_scans(tmp_path, channels=1)]
+    assert names == ["series5_axial", "series5_sagittal"]
