@@ -29,9 +29,11 @@ EMPTY_IF_UNKNOWN = (
 )
 """Of patient and study, what an object must have, if need be without a value (type 2 in DICOM PS3.3, C.7.1.1 and C.7.2.1)."""
 
+DEIDENTIFICATION = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+
 LEFT_OUT_IF_UNKNOWN = (
     *("IssuerOfPatientID", "PatientBirthTime", "OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription"),
-    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    *("PatientIdentityRemoved", *DEIDENTIFICATION),
     *("StudyDescription", "PatientAge", "PatientSize", "PatientWeight", "LongitudinalTemporalInformationModified"),
 )
 
@@ -45,7 +47,7 @@ _PATTERNS = {"AS": r"\d{3}[DWMY]", "DA": r"\d{8}", "TM": r"\d\d(\d\d(\d\d(\.\d{1
 _READ = (
     *(*EMPTY_IF_UNKNOWN, *LEFT_OUT_IF_UNKNOWN, *TRIAL, *TRIAL_MORE),
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
-    *("FrameOfReferenceUID", "PositionReferenceIndicator", "SliceThickness"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator", "PatientOrientation", "SliceThickness"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "Rows"),
 )
 
@@ -151,6 +153,8 @@ def patient_and_study(header: Any) -> dict[str, Any]:
     """The values of the patient's and the study's attributes, by keyword."""
     values = {keyword: allowed_value(header, keyword) or "" for keyword in EMPTY_IF_UNKNOWN}
     values |= {keyword: value for keyword in LEFT_OUT_IF_UNKNOWN if (value := allowed_value(header, keyword))}
+    if not any(keyword in values for keyword in DEIDENTIFICATION):  # it may not be said without the method
+        values.pop("PatientIdentityRemoved", None)
     trial = {keyword: allowed_value(header, keyword) or "" for keyword in (*TRIAL, *TRIAL_MORE)}
     return values | (trial if all(trial[keyword] for keyword in TRIAL) else {})
 

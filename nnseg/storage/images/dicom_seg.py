@@ -30,7 +30,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.cielab import to_cielab
 from nnseg.storage.images.codes import VALUE_TEXT, find_codes
-from nnseg.storage.images.dicom_headers import quiet, text_of
+from nnseg.storage.images.dicom_headers import quiet, text_of, value_of
 from nnseg.storage.images.dicom_references import (
     Behind,
     References,
@@ -112,6 +112,8 @@ def _segmentation(
     if placed:
         found.FrameOfReferenceUID = references.frame_of_reference
         found.PositionReferenceIndicator = text_of(references.first, "PositionReferenceIndicator")
+    else:
+        found.PatientOrientation = value_of(references.first, "PatientOrientation") or ""
     found.update(_compression(references.first))
     found.update(_image_pixels(grid, numbers, frames))
     found.SegmentSequence = [_segment(number, name, segments[name]) for number, name in enumerate(segments, 1)]

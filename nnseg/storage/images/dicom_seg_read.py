@@ -340,8 +340,21 @@ def _planes(dataset: Any, indices: Sequence[int]) -> Iterator[npt.NDArray[np.boo
     limit = 0.0
     if text_of(dataset, "SegmentationType") == "FRACTIONAL":
         limit = (number_of(dataset, "MaximumFractionalValue") or 255) / 2
+    if dataset.BitsAllocated == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from (_unpacked(dataset, index) for index in indices)
+        return
     for plane in iter_pixels(dataset, indices=indices, raw=True):
         yield plane > limit
+
+
+def _unpacked(dataset: Any, index: int) -> npt.NDArray[np.bool_]:
+    """A frame of single bits, which may begin within a byte; pydicom 3.0 loses the last ones then."""
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    size = shape[0] * shape[1]
+    first = index * size
+    packed = np.frombuffer(dataset.PixelData, np.uint8)[first // 8 : (first + size + 7) // 8]
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 :][:size]
+    return bits.reshape(shape).astype(bool)
 
 
 def _label_map(path: Path, dataset: Any, places: Sequence[int], grid: Grid, segments: Mapping[int, Segment]) -> npt.NDArray[Any]:

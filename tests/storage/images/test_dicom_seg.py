@@ -163,6 +163,8 @@ LEFT_OUT = object()
         ),
         ({"SeriesNumber": None, "StudyID": None}, {"SeriesNumber": 1000, "StudyID": ""}),
         ({"PatientIdentityRemoved": "MAYBE"}, {"PatientIdentityRemoved": LEFT_OUT}),
+        ({"PatientIdentityRemoved": "YES"}, {"PatientIdentityRemoved": LEFT_OUT}),
+        ({"PatientIdentityRemoved": "YES", "DeidentificationMethod": "a"}, {"PatientIdentityRemoved": "YES"}),
         ({"ClinicalTrialProtocolID": "a"}, {"ClinicalTrialProtocolID": LEFT_OUT}),
         (
             {"ClinicalTrialSponsorName": "a", "ClinicalTrialProtocolID": "b", "ClinicalTrialSubjectID": "c"},
@@ -247,6 +249,7 @@ def test_images_without_a_place_get_an_object_without_one(tmp_path):
     source = Source(files=(tmp_path / "in.dcm",), grid=Grid(shape=(1, 4, 6), spacing=(1, 0.7, 0.5)))
     ds = _segmentation(source, tmp_path / "seg.dcm")
     assert "FrameOfReferenceUID" not in ds
+    assert ds["PatientOrientation"].is_empty  # required, if it is not known without a value
     assert not ds.SharedFunctionalGroupsSequence[0]
     assert "PlanePositionSequence" not in ds.PerFrameFunctionalGroupsSequence[0]
 

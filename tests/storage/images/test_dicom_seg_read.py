@@ -85,8 +85,12 @@ def _masks(slices=6, seed=0) -> np.ndarray:
     return numbers
 
 
-def _assert_as_highdicom(path: Path) -> None:
-    """Every voxel of highdicom's volume has the same number at the same place; all others are 0."""
+def _assert_as_highdicom(path: Path, numbers=None) -> None:
+    """Every voxel of highdicom's volume is the same segment at the same place; all others are 0.
+
+    Args:
+        numbers: of segments by their values, where they differ.
+    """
     raw, seg = read_dicom_seg(path), hd.seg.segread(path)
     volume = seg.get_volume(combine_segments=True, skip_overlap_checks=True)
     index = np.stack(np.meshgrid(*map(np.arange, volume.spatial_shape), indexing="ij"), -1)
@@ -94,7 +98,8 @@ def _assert_as_highdicom(path: Path) -> None:
     places = (world - raw.grid.origin) @ np.linalg.inv(raw.grid.steps)
     assert np.abs(places - np.rint(places)).max() < 1e-3
     found = raw.voxels[0][tuple(np.moveaxis(np.rint(places).astype(int), -1, 0))]
-    assert np.array_equal(found, volume.array)
+    for value, number in (numbers or {1: 1, 2: 2}).items():
+        assert np.array_equal(found == value, volume.array == number)
     assert raw.voxels[0].astype(bool).sum() == volume.array.astype(bool).sum() > 0
 
 
@@ -114,6 +119,16 @@ def test_voxels_lie_where_highdicom_reads_them(tmp_path, steps, kind):
 )
 def test_compressed_and_implicit_objects_are_read(tmp_path, kind, syntax):
     _assert_as_highdicom(_by_highdicom(tmp_path / "s.dcm", _series(tmp_path / "in"), _masks(), kind, transfer_syntax_uid=syntax))
+
+
+def test_frames_that_begin_within_a_byte_are_read(tmp_path):
+    volume = Volume(voxels=ramp(5, rows=3, columns=7))
+    write_classic(tmp_path / "in", volume)
+    scan = read_scan(tmp_path / "in")
+    labels = np.random.default_rng(0).choice([0, 1, 500], scan.grid.shape)
+    write_dicom_seg(labels, tmp_path / "seg.dcm", like=scan.source, labels=LABELS)
+    assert np.array_equal(read_dicom_seg(tmp_path / "seg.dcm").voxels[0], labels)
+    _assert_as_highdicom(tmp_path / "seg.dcm", {1: 1, 500: 2})
 
 
 def test_real_segmentation_of_a_liver_is_read_as_highdicom_reads_it(tmp_path):
