@@ -43,11 +43,15 @@ def exit_for_errors(findings: Iterable[Finding]) -> None:
         raise typer.Exit(1)
 
 
-def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
-    """If there are problems, print them to stderr and exit with the code."""
+def exit_for_failed(problems: Iterable[Finding], *, code: int = 1, count: int | None = None) -> None:
+    """If there are problems, print them to stderr and exit with the code.
+
+    Args:
+        count: of what failed, if that is more than the problems.
+    """
     failed = list(problems)
     if failed:
-        print(f"\n{len(failed)} failed, all others are done:", file=sys.stderr)
+        print(f"\n{count or len(failed)} failed, all others are done:", file=sys.stderr)
         for problem in failed:
             print(f"  {problem}", file=sys.stderr)
         raise typer.Exit(code)

@@ -103,7 +103,8 @@ def pair_folders(predictions: Path, references: Path, labels: Labels | None = No
     names = sorted(made.files.keys() & given.files.keys())
     if not names:
         found = " and ".join(_first_of(folder) for folder in (made, given))
-        raise EvaluationError(f"no case is in both {found}; names must be equal")
+        advice = "names must be equal, but for words such as seg or T1w; of a dataset, give its folder"
+        raise EvaluationError(f"no case is in both {found}; {advice}")
     made, given = (replace(folder, files={name: folder.files[name] for name in names}) for folder in (made, given))
     doubts = tuple(_doubts(made, given))
     legend = find_legend(made, given, labels, workers=workers)

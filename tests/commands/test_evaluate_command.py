@@ -91,6 +91,22 @@ def test_a_case_that_failed_says_why_in_a_column_of_its_own(folders):
     assert {value for name, value in rows[2].items() if name not in ("case", "failed")} == {""}
 
 
+def test_many_cases_that_fail_for_one_reason_are_one_line(folders):
+    for i in range(12):
+        write(folders / "given", f"more{i:02d}", np.ones((6, 8, 8)))
+    done = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--workers", "1"])
+    assert done.exit_code == 1
+    assert "12 failed, all others are done:" in done.stderr
+    assert f"cases more00, more01, more02, more03, more04 and 7 more: no prediction for it in {folders / 'made'}" in done.stderr
+
+
+def test_uncertainty_beside_predictions_does_not_fail(folders, capsys):
+    write(folders / "made", "one_uncertainty", np.ones((6, 8, 8)))
+    done = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--workers", "1"])
+    assert done.exit_code == 0, done.output
+    assert "not read: 1 uncertainty map" in done.stderr
+
+
 def test_a_format_without_a_file_is_refused(folders):
     result = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--format", "nnunet"])
     assert isinstance(result.exception, EvaluationError)
