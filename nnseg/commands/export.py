@@ -43,7 +43,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
         run: that it was loaded from.
         model: as it will be exported.
     """
-    fingerprint, dataset = run.fingerprint, run.dataset
+    fingerprint, dataset = run.fingerprint_of_folds, run.dataset
     scores = _readable(run, Run.scores)
     return ModelCard(
         name=dataset.name,
@@ -64,7 +64,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
 
 def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[str]:
     """Known and possible limits of the model, in sentences."""
-    dataset, fingerprint = run.dataset, run.fingerprint
+    dataset, fingerprint = run.dataset, run.fingerprint_of_folds
     yield "For research only. It is not a medical device, and not approved for decisions about patients."
     yield (
         f"It was trained on {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. Its performance on "

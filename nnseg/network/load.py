@@ -57,7 +57,7 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
 def population_of_run(run: Run) -> Population | None:
     """The volumes in a run's training set; None if it was not measured, as by older versions, or too few cases were."""
     with suppress(RunError):
-        return training_population(run.fingerprint)
+        return training_population(run.fingerprint_of_folds)
     return None
 
 

@@ -133,6 +133,14 @@ class Run:
         return {case.name: case for case in self.dataset.cases}
 
     @property
+    def fingerprint_of_folds(self) -> Fingerprint:
+        """The fingerprint without the cases that are in no fold, such as a test set."""
+        fingerprint, folds = self.fingerprint, self.folds if Run.folds.path(self).exists() else {}
+        used = {name for fold in folds.values() for name in (*fold.training, *fold.held_out)}
+        kept = tuple(case for case in fingerprint.cases if case.name in used or not used)
+        return fingerprint.model_copy(update={"cases": kept})
+
+    @property
     def fold_of(self) -> dict[str, int]:
         """The number of the fold that holds out each case, by name."""
         return {name: number for number, fold in self.folds.items() for name in fold.held_out}

@@ -234,7 +234,7 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
     crowd = Crowd(SimpleNamespace(members=range(5)), "cpu")
     monkeypatch.setattr("nnseg.crossval.trust.load_model", lambda path, folds: crowd.model)
     monkeypatch.setattr("nnseg.crossval.trust.Predictor", lambda model, device: crowd)
-    monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images: int(images[0].stem))
+    monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images, **_: int(images[0].stem))
     trust = measure_trust(run, folds)
     assert trust.together == EnsembleShift(few=1, many=5, labels=logit(0.7) - logit(0.8), foreground=logit(0.7) - logit(0.8))
     assert len(crowd.asked) == len(set(crowd.asked)) == 8

@@ -9,6 +9,8 @@ import pytest
 from nnseg.core.dataset import Fold
 from nnseg.core.decisions import Choice
 from nnseg.core.errors import RunError
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.labels import Labels
 from nnseg.storage.files import write_text
 from nnseg.storage.run import Run
 
@@ -86,3 +88,15 @@ def test_a_resumed_stage_that_finds_its_work_done_keeps_both_figures(tmp_path: P
     with run.timed("train"):
         pass
     assert run.record == before
+
+
+def test_the_fingerprint_of_the_folds_leaves_out_cases_in_no_fold(tmp_path: Path) -> None:
+    run, ones = Run(tmp_path), (1.0, 1.0, 1.0)
+    cases = tuple(
+        CaseMeasure(name=name, key=name, shape=(1, 1, 1), spacing=ones, cropped_shape=(1, 1, 1), voxels={}) for name in "abc"
+    )
+    labels = Labels(names=("background", "organ"), values=(0, 1))
+    run.fingerprint = Fingerprint(dataset="d", layout="", channels=("CT",), labels=labels, cases=cases, intensities=())
+    assert run.fingerprint_of_folds == run.fingerprint
+    run.folds = {0: Fold(training=("a",), held_out=("c",))}
+    assert [case.name for case in run.fingerprint_of_folds.cases] == ["a", "c"]
