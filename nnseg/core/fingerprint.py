@@ -44,6 +44,7 @@ class CaseMeasure(FrozenModel):
         structures: voxels (z, y, x) of the bounding box of the largest connected component of each label that occurs, except
             the background, by name. Empty if not measured.
         annotated: names of the labels that were annotated; None for all.
+        length_unit: in which the file gives lengths; "voxel" if it gives none, so that mm are voxels.
         image, label_map: digests of their voxels, whatever the files; "" if not measured.
     """
 
@@ -55,6 +56,7 @@ class CaseMeasure(FrozenModel):
     voxels: dict[str, int]
     structures: dict[str, Shape] = {}
     annotated: tuple[str, ...] | None = None
+    length_unit: str = "mm"
     image: str = ""
     label_map: str = ""
 

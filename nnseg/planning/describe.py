@@ -14,8 +14,10 @@ from pydantic import BaseModel
 from nnseg.core.dataset import counted
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import format_axes
+from nnseg.core.image import VOXEL
 from nnseg.core.plan import Plan, Section
 from nnseg.planning.preflight import Preflight, StageCost
+from nnseg.storage.images.units import from_mm
 
 WIDTH = 100
 INDENT = 14
@@ -132,12 +134,23 @@ def _case_entries(fingerprint: Fingerprint) -> Iterator[tuple[str, str]]:
     kind = "2D image" if fingerprint.is_2d else "volume"
     yield ("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
     yield ("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)")
-    yield ("voxel", _spread([case.spacing for case in fingerprint.cases]) + " mm")
+    yield ("voxel", _voxel_sizes(fingerprint))
     for name, value in zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True):
         yield ("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
     for name, of in zip(fingerprint.channels, fingerprint.intensities, strict=True):
         middle = f"99 % of them {of.percentile_00_5:.4g} to {of.percentile_99_5:.4g}"
         yield ("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}")
+
+
+def _voxel_sizes(fingerprint: Fingerprint) -> str:
+    """The voxel sizes, in the unit that all files state; those of files that state none are said to be unknown."""
+    units = {case.length_unit for case in fingerprint.cases}
+    if units == {VOXEL}:
+        return "of unknown size: the files state none, so that lengths are in voxels"
+    unit = units.pop() if len(units) == 1 else "mm"
+    unknown = sum(case.length_unit == VOXEL for case in fingerprint.cases)
+    left_out = f"; the files of {counted(unknown, 'case')} state none, which were taken as 1 mm" if unknown else ""
+    return _spread([from_mm(case.spacing, unit) for case in fingerprint.cases]) + f" {unit}{left_out}"
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:
@@ -148,8 +161,11 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> str:
     if fingerprint.is_2d:
         shares = [c.voxels[name] / prod(c.shape) for c in fingerprint.cases if c.voxels[name]]
         return f"{here}, {median(shares):.1%} of an image in the median"
+    unit = "ml"
+    if any(case.length_unit == VOXEL for case in fingerprint.cases):
+        volumes, unit = [c.voxels[name] for c in fingerprint.cases if c.voxels[name]], "voxels"
     low, middle, high = (_number(v) for v in (min(volumes), median(volumes), max(volumes)))
-    return f"{here}, {middle} ml in the median" + (f", from {low} to {high}" if low != high else "")
+    return f"{here}, {middle} {unit} in the median" + (f", from {low} to {high}" if low != high else "")
 
 
 def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:

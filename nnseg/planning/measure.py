@@ -124,6 +124,7 @@ def measure_case(
         key=key,
         shape=scan.grid.shape,
         spacing=scan.grid.spacing,
+        length_unit=scan.source.length_unit,
         cropped_shape=nonzero_box(scan.image).shape,
         voxels=dict(zip(labels.names, counts.tolist(), strict=True)),
         structures=_structures(indices, labels),

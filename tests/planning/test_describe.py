@@ -27,3 +27,19 @@ def test_description_of_2d_images_counts_shares_and_not_volumes(make_fingerprint
     assert "3 2D images" in text
     assert "10.0% of an image" in text
     assert " ml" not in text
+
+
+def test_voxel_sizes_are_in_the_unit_of_the_files_or_said_to_be_unknown(make_fingerprint: Callable[..., Fingerprint]):
+    known = make_fingerprint((18, 50, 60), (0.001, 0.0002, 0.0002), count=2)
+
+    def described(*units: str) -> str:
+        cases = tuple(case.model_copy(update={"length_unit": unit}) for case, unit in zip(known.cases, units, strict=True))
+        return " ".join(describe_cases(known.model_copy(update={"cases": cases})).split())
+
+    assert "voxel all 1 x 0.2 x 0.2 um label" in described("um", "um")
+    assert "voxel all 0.001 x 0.0002 x 0.0002 mm label" in described("um", "mm")
+    unknown = described("voxel", "voxel")
+    assert "voxel of unknown size: the files state none, so that lengths are in voxels" in unknown
+    assert "50 voxels in the median" in unknown
+    assert " mm" not in unknown
+    assert "the files of 1 case state none, which were taken as 1 mm" in described("mm", "voxel")
