@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from nnseg.core.dataset import Reading, Unused
+from nnseg.core.dataset import AS_FOUND, Reading, Unused
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.infer import FoundDataset, assemble
@@ -104,6 +104,12 @@ def _contrast_of(groups: Sequence[Group]) -> tuple[str, ...]:
     """The contrast of all images, if they have one."""
     suffixes = {parse_name(one.item.stem).suffix for group in groups for one in group.images}
     return tuple(suffixes) if len(suffixes) == 1 and "" not in suffixes else ()
+
+
+def raw_images(tree: Tree) -> tuple[tuple[Named, ...], tuple[Unused, ...]]:
+    """The scans of subjects, and what else lies there."""
+    roles = _roles(tree, AS_FOUND)
+    return roles.images, (*roles.unused, *not_used(roles.labels, "a label map"))
 
 
 def _roles(tree: Tree, reading: Reading) -> Roles:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from nnseg.core.dataset import Case
+from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
+from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
+from nnseg.storage.datasets.tree import walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, folder_stem, known_suffixes, stem_of, suffix_of
 from nnseg.storage.images.unread import why_unread
 
@@ -47,15 +50,38 @@ def suffixes_found(folder: Path) -> str:
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
 
 
-def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
+@dataclass(frozen=True, kw_only=True)
+class FoundScans:
+    """Scans to predict.
+
+    Args:
+        cases: sorted by name.
+        inferred: what was concluded from names, in one line each.
+        unused: what lies there besides.
+    """
+
+    cases: tuple[Case, ...]
+    inferred: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
+
+
+def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> tuple[Case, ...]:
+    """The cases of `look_for_scans`."""
+    return look_for_scans(path, channels=channels, names=names, reading=reading).cases
+
+
+def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> FoundScans:
     """The scans in a file or a folder and its folders, sorted by name.
 
-    ``CASE_0000``, ``CASE_0001``, ... are the channels of one case; a file without channel number holds all channels of a case. A
-    folder of DICOM slices is a case with the folder's name; of several volumes in it, or in a file, each is a case. Names of cases
-    in folders begin with the folders' names. A folder that cannot be listed is a case too, which fails when it is read.
+    Files whose names have the names of the model's channels, ``p1_T1w``, ``p1_FLAIR``, are the channels of one case; and so are
+    ``CASE_0000``, ``CASE_0001``, ... A file without either holds all channels of a case. Label maps, by their names or folders, are
+    left out. A folder of DICOM slices is a case with the folder's name; of several volumes in it, or in a file, each is a case.
+    Names of cases in folders begin with the folders' names. A folder that cannot be listed is a case, which fails when it is read.
 
     Args:
         channels: number that the model needs; it decides whether numbers at the end of names count channels or slices.
+        names: of these channels.
+        reading: what names of files do not tell; ``channels`` are words in names of files, in the order of the model's channels.
 
     Raises:
         DatasetError: no such file or folder, or no scan in it.
@@ -66,20 +92,30 @@ def find_scans(path: Path, *, channels: int) -> tuple[Case, ...]:
     """
     path = Path(path).absolute()
     if path.is_file() and (form := folder_format(path)) and (several := form.split([path])):
-        return tuple(Case(name=image_name(files[0]), images=files) for files in several.values())
+        return FoundScans(cases=tuple(Case(name=image_name(files[0]), images=files) for files in several.values()))
     if path.is_file() or path.parent.is_file():
-        return (_single(path, channels),)
+        return FoundScans(cases=(_single(path, channels),))
     if not path.is_dir():
         raise DatasetError.at(path, "there is no such file or folder", "a scan or a folder of scans", "check the path")
-    entries = list(_walk(path, ()))
-    if not entries:
+    if reading.channels and len(reading.channels) != channels:
+        raise DatasetError(f"--channels names {counted(len(reading.channels), 'channel')}, but the model has {channels}")
+    tree = walk(path)
+    if not tree.items and not tree.locked:
         found = f"holds no scan; found {suffixes_found(path)}"
         raise DatasetError.at(path, found, KNOWN, "convert the files")
-    cases = sorted(_cases(_distinct(entries), channels), key=lambda c: c.name)
+    candidates = find_candidates(tree, reading)
+    scans = group_scans(candidates, names, reading.channels)
+    called = single_names(scans.single, candidates.layout)
+    entries = [Case(name=name, images=one.item.images) for name, one in zip(called, scans.single, strict=True)]
+    entries += [Case(name="_".join(p.relative_to(path).parts) or path.name, images=(p,)) for p in tree.locked]
+    cases = [*_cases(_distinct(entries), channels)]
+    cases += [Case(name=name, images=tuple(p for one in ones for p in one.item.images)) for name, ones in scans.grouped.items()]
+    cases.sort(key=lambda c: c.name)
     for one, other in pairwise(cases):
         if one.name.casefold() == other.name.casefold():
             raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
-    return tuple(cases)
+    rest = (one for one in tree.unused() if one.path not in tree.locked)
+    return FoundScans(cases=tuple(cases), inferred=tuple(scans.inferred), unused=(*scans.unused, *rest))
 
 
 def _single(path: Path, channels: int) -> Case:
@@ -95,33 +131,6 @@ def _single(path: Path, channels: int) -> Case:
     suffix = path.name[len(image_name(path)) :]
     others = [path.with_name(f"{match['case']}_{i:04d}{suffix}") for i in range(1, channels)]
     return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
-
-
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Case]:
-    name = "_".join(above) or folder.name
-    if any(form.is_image and form.is_image(folder) for form in FOLDER_FORMATS.values()):
-        yield Case(name="_".join((*above[:-1], image_name(folder))), images=(folder,))
-        return
-    try:
-        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-        images = [p for p in entries if p.is_file() and suffix_of(p) in FORMATS]
-        folders = [p for p in entries if p.is_dir()]
-    except OSError:  # reading this case will raise the error
-        yield Case(name=name, images=(folder,))
-        return
-    yield from (Case(name="_".join((*above, image_name(path))), images=(path,)) for path in images)
-    used: set[Path] = set()
-    for form in FOLDER_FORMATS.values():
-        if parts := [p for p in form.files(folder) if suffix_of(p) not in FORMATS]:
-            used.update(parent for part in parts for parent in part.parents)
-            several = form.split(parts)
-            yield from (Case(name=f"{name}_{mark}", images=files) for mark, files in several.items())
-            if not several:
-                yield Case(name=name, images=(folder,))
-    for path in folders:
-        circular = path.resolve() in (folder.resolve(), *folder.resolve().parents)  # a link may lead back
-        if not circular and path not in used:
-            yield from _walk(path, (*above, path.name))
 
 
 def _distinct(entries: Sequence[Case]) -> list[Case]:

@@ -15,7 +15,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.datasets.channels import Channels, find_channels, same_name
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.label_sets import LabelSets, choose_label_maps
-from nnseg.storage.datasets.names import Named, is_role_word, split_words
+from nnseg.storage.datasets.names import Named, is_role_word, split_words, stem_start
 from nnseg.storage.datasets.pairing import Group, pair
 from nnseg.storage.datasets.roles import Roles, assign_roles, divide, not_used
 from nnseg.storage.datasets.tree import Tree
@@ -191,14 +191,6 @@ def _numbered(image: Named, words: int) -> bool:
     return len(last) == 1 and len(last[0]) == 4 and last[0].isdecimal()
 
 
-def stem_start(stem: str, words: int) -> str:
-    """The beginning of a name with so many words, without the separator after them."""
-    for end in range(len(stem)):
-        if len(split_words(stem[:end])) == words and len(split_words(stem[: end + 1])) == words and not stem[end].isalnum():
-            return stem[:end]
-    return stem
-
-
 def _subject(group: Group) -> str:
     """The folder of a case, if its files bear the folder's name or no other."""
     if group.subject:
@@ -312,19 +304,7 @@ def _layout(roles: Roles, groups: Sequence[Group], sets: LabelSets, description:
 
 def _inferred(groups: Sequence[Group], channels: Channels, sets: LabelSets, cases: Sequence[Case]) -> tuple[str, ...]:
     """What was concluded, one fact a line."""
-    if not groups:
-        return ()
-    lines = []
-    images = [one for group in groups for one in channels.images[id(group)]]
-    if channels.names and not channels.numbered:
-        first = channels.images[id(max(groups, key=lambda group: len(channels.images[id(group)])))]
-        keep = {word.casefold() for name in channels.names for word in split_words(name)}
-        shapes = list(dict.fromkeys(_pattern(one, keep) for one in first))
-        lines.append(f"channels {', '.join(channels.names)} from the names {', '.join(shapes)}")
-    else:
-        lines.append(f"images from {_patterns(images)}")
-    maps = [one for group in groups for one in sets.maps[id(group)].values()]
-    lines.append(f"label maps from {_patterns(maps)}")
+    lines = _sources(groups, channels, sets) if groups else []
     if sets.coding == "masks":
         lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {shown(sets.kinds, 4)}")
     if sets.coding == "instances":
@@ -336,6 +316,26 @@ def _inferred(groups: Sequence[Group], channels: Channels, sets: LabelSets, case
     parts = Counter(case.split for case in cases if case.split)
     lines += [f"{counted(n, 'case')} for {part} by the names of folders" for part, n in sorted(parts.items())]
     return tuple(lines)
+
+
+def _sources(groups: Sequence[Group], channels: Channels, sets: LabelSets) -> list[str]:
+    """Where images, channels and label maps are; nothing for equal names in two folders, which the layout names."""
+    images = [one for group in groups for one in channels.images[id(group)]]
+    maps = [one for group in groups for one in sets.maps[id(group)].values()]
+    if sets.coding == "values" and len(images) == len(maps) and all(map(_alike, images, maps)):
+        return []
+    from_maps = f"label maps from {_patterns(maps)}"
+    if not channels.names or channels.numbered:
+        return [f"images from {_patterns(images)}", from_maps]
+    first = channels.images[id(max(groups, key=lambda group: len(channels.images[id(group)])))]
+    keep = {word.casefold() for name in channels.names for word in split_words(name)}
+    shapes = dict.fromkeys(_pattern(one, keep) for one in first)
+    return [f"channels {', '.join(channels.names)} from the names {', '.join(shapes)}", from_maps]
+
+
+def _alike(image: Named, label: Named) -> bool:
+    """True for files of one name in two folders; 3D Slicer's p.seg.nrrd counts as p.nrrd."""
+    return not image.place and not label.place and label.role == "label" and image.words in (label.words, label.rest)
 
 
 def _patterns(items: Sequence[Named]) -> str:

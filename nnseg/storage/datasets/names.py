@@ -201,3 +201,21 @@ def is_role_word(word: str) -> bool:
 def contrast(word: str) -> str:
     """One spelling of a contrast, so that t1n, T1w and T1 are equal; the word in lower case if it is none."""
     return CONTRASTS.get(word.casefold(), word.casefold())
+
+
+def stem_start(stem: str, words: int) -> str:
+    """The beginning of a name with so many words, without the separator after them."""
+    end = _end_of(stem, words)
+    return stem[:end]
+
+
+def stem_end(stem: str, words: int) -> str:
+    """The rest of a name behind so many words and a separator."""
+    return stem[_end_of(stem, words) + 1 :]
+
+
+def _end_of(stem: str, words: int) -> int:
+    for end in range(len(stem)):
+        if not stem[end].isalnum() and len(split_words(stem[:end])) == words == len(split_words(stem[: end + 1])):
+            return end
+    return len(stem)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, suffix_of
+from nnseg.storage.images.unread import why_unread
 
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
-_OTHERS = ".bval .bvec .bvals .bvecs .mat .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
+_OTHERS = ".bval .bvec .bvals .bvecs .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
 COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS}".split())
 """Suffixes of files that hold no scan of their own: texts, tables, models, voxels of another file."""
 
@@ -26,9 +27,6 @@ DATA_OF = {
     **dict.fromkeys((".raw", ".raw.gz", ".zraw", ".bin", ".dat"), (".mhd", ".nhdr")),
 }
 """Suffixes of files with voxels, which are read by a header of one of these suffixes."""
-
-FOLDER_MARKS = frozenset((".zarray", ".zgroup", ".zattrs", "zarr.json"))
-"""Files in a folder that is an image itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +95,10 @@ class Tree:
 
 
 def _unread(path: Path) -> Unused:
-    """A file of no format that is read."""
+    """A file of no format that is read; someone may miss it if it is of another format of scans."""
     suffix = suffix_of(path)
-    return Unused(path=path, reason=f"{suffix or 'a file without suffix'} is no format that is read", suspect=True)
+    known = why_unread(path).removeprefix("is ")
+    return Unused(path=path, reason=known or f"{suffix or 'a file without suffix'} is no format that is read", suspect=bool(known))
 
 
 def walk(root: Path) -> Tree:
@@ -110,6 +109,9 @@ def walk(root: Path) -> Tree:
 
 
 def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset[str]) -> None:
+    if any(form.is_image is not None and form.is_image(folder) for form in FOLDER_FORMATS.values()):
+        tree.items.append(Item(path=folder, folders=above[:-1], stem=folder_stem(folder)))
+        return
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -131,8 +133,7 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
             tree.companions[suffix or path.name] += 1
         else:
             others.append(path)
-    marked = any(entry.name in FOLDER_MARKS for entry in entries)
-    used = _take_series(tree, folder, above, others) if others or marked else set()
+    used = _take_series(tree, folder, above, others) if others else set()
     tree.unread += [path for path in others if path not in used]
     for entry in folders:
         path = folder / entry.name
@@ -141,7 +142,7 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
         inside = seen
         if entry.is_symlink():
             real = os.path.realpath(path)
-            if any(above_it == real or above_it.startswith(real + os.sep) for above_it in seen):
+            if real in seen or f"{os.path.realpath(folder)}{os.sep}".startswith(f"{real}{os.sep}"):
                 continue
             inside = seen | {real}
         _look_into(tree, path, (*above, entry.name), inside)
@@ -151,7 +152,7 @@ def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Seque
     """Add the images of `FOLDER_FORMATS` in a folder; the files and folders that they are made of."""
     used: set[Path] = set()
     name = above[-1] if above else folder.name
-    for form in FOLDER_FORMATS.values():
+    for form in (form for form in FOLDER_FORMATS.values() if not form.is_image):
         own = [path for path in others if form.is_part(path)]
         tree.parts += own
         try:

@@ -332,13 +332,21 @@ def test_a_layout_can_be_asked_for(tmp_path):
 
 def test_what_lies_beside_is_named_and_counted(tmp_path):
     make(
-        tmp_path, *grid("<1>/x<0>.nii", range(3), ["images", "labels"]), "atlas.nii", "notes/README.md", "a.tsv", ".hidden", "x.xyz"
+        tmp_path,
+        *grid("<1>/x<0>.nii", range(3), ["images", "labels"]),
+        "atlas.nii",
+        "notes/README.md",
+        "a.tsv",
+        ".hidden",
+        "x.xyz",
+        "b.czi",
     )
     make(tmp_path, *grid("images/x<0>_preview.png", range(2)))
     assert describe_unused(found(tmp_path).unused) == (
-        "not used: .xyz is no format that is read (x.xyz)",
+        "not used: in the microscope's own format; export it as OME-TIFF, for instance with Fiji or bfconvert (b.czi)",
         "not used: a preview (2 files)",
         "not used: lies beside the images and label maps",
+        "not used: .xyz is no format that is read",
         "not used: 2 files without image: .md (1), .tsv (1)",
         "not used: 1 hidden file",
     )

@@ -1,6 +1,7 @@
 """Datasets: every layout gives the same cases, and what is wrong with one case costs no other."""
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -487,14 +488,17 @@ def test_scans_that_would_have_one_name_are_refused_with_both(tmp_path):
 def test_a_folder_that_cannot_be_looked_into_is_a_case_that_fails(tmp_path, monkeypatch):
     volume(tmp_path / "a.nii")
     (tmp_path / "locked").mkdir()
-    look = Path.iterdir
 
-    def denied(folder):
-        if folder.name == "locked":
-            raise PermissionError(13, "Permission denied")
-        return look(folder)
+    def denied(look):
+        def listed(folder):
+            if Path(folder).name == "locked":
+                raise PermissionError(13, "Permission denied")
+            return look(folder)
 
-    monkeypatch.setattr(Path, "iterdir", denied)
+        return listed
+
+    for place, name in ((Path, "iterdir"), (os, "scandir")):
+        monkeypatch.setattr(place, name, denied(getattr(place, name)))
     assert scan_names(tmp_path, 1) == [("a", 1), ("locked", 1)]
     for use in (read_scan, content_hash):
         with pytest.raises(ScanError, match=r"locked: cannot be listed \(Permission denied\)"):
