@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.measure import measure_dataset
+from nnseg.commands.measure import measure_dataset, reading_for
 from nnseg.commands.plan import plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
-from nnseg.core.dataset import AS_FOUND, Finding
+from nnseg.core.dataset import Finding
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
 from nnseg.crossval.ensemble import choose_model
@@ -51,12 +51,13 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     """
     device, workers = options.device, options.workers
     run = Run(run_folder)
-    find_layout(dataset_folder, AS_FOUND)  # before a folder is made for the run
+    reading = reading_for(run, options)
+    find_layout(dataset_folder, reading)  # before a folder is made for the run
     with run.locked(dataset_folder):
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            measure_dataset(run, dataset_folder, workers)
+            measure_dataset(run, dataset_folder, workers, reading=reading)
         with run.timed("plan"):
             plan(run, options)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there

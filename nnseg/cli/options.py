@@ -7,15 +7,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from nnseg.core.errors import NnsegError
 from nnseg.core.options import Options
-
-if TYPE_CHECKING:
-    from nnseg.core.geometry import Vector
 
 Command = Callable[..., None]
 
@@ -58,20 +54,3 @@ def _parameter(name: str) -> inspect.Parameter:
         written_as = str | None if flag.default is None else type(flag.default)
     shown = typer.Option(flag.default, *flag.names, help=flag.help, min=flag.minimum)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=written_as)
-
-
-def parse_spacing(text: str | None) -> Vector | None:
-    """Millimetres of "3,0.7,0.7"; None for nothing.
-
-    Raises:
-        NnsegError: the text is not three lengths.
-    """
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise NnsegError(f'"{text}" is not a spacing; write three lengths in mm along z, y, x, like 3,0.7,0.7') from None
-    if not all(0 < length < float("inf") for length in (z, y, x)):
-        raise NnsegError(f'"{text}" is not a spacing; lengths must be above 0 mm')
-    return z, y, x

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import KnownRun, Verbose, parse_spacing, with_options
+from nnseg.cli.options import KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal
 from nnseg.core.options import Options
 
@@ -19,7 +19,7 @@ FAST_STEP = 0.75
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("folds", "device", "devices")
+@with_options("images", "channels", "spacing", "folds", "device", "devices")
 def predict(
     scans: Annotated[Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
@@ -47,9 +47,6 @@ def predict(
         str | None,
         typer.Option("--format", help="Format of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
     ] = None,
-    spacing: Annotated[
-        str | None, typer.Option(help="Spacing in mm along the stored axes, z,y,x, for scans whose files have none.")
-    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write probabilities (float16) as CASE.npz on the scan's canonical grid.")
     ] = False,
@@ -63,27 +60,32 @@ def predict(
 ) -> None:
     """Predict label maps for scans, each on its scan's own grid. A failed scan does not stop the others; finished ones are skipped.
 
-    OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed, 2 if none succeeded.
+    OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed or
+    a file that may be a scan cannot be read, 2 if none succeeded.
     """
     log_to_terminal(verbose)
-    from nnseg.core.dataset import Finding
+    from nnseg.core.dataset import Finding, Reading, describe_unused
     from nnseg.serving.messages import PredictionOrder
     from nnseg.serving.pool import WorkerPool
 
     order = PredictionOrder(
         models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
-        probabilities=probabilities, uncertainty=uncertainty, spacing=parse_spacing(spacing),
+        probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         from nnseg.serving.folder import predict_scans  # while the models are loaded
 
-        predicted = predict_scans(scans, workers)
+        predicted = predict_scans(scans, workers, Reading.of(options))
+    for line in (*predicted.inferred, *describe_unused(predicted.unused)):
+        print(line)
     print(f"{predicted.describe()} into {out}")
     exit_for_failed(
         (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
         code=1 if len(predicted.failed) < len(predicted.records) else 2,
     )
+    if any(one.suspect for one in predicted.unused):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

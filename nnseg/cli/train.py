@@ -31,7 +31,22 @@ PANEL = "Make a model"
 
 # Fields of `Options` that commands have as options, in the order of their help.
 LENGTH = ("budget", "steps", "epochs", "patience")
-PLANNING = ("recipe", "kinds", *LENGTH, "memory_gb", "folds", "split", "group_by", "init", "device", "probe", "workers", "seed")
+READING = ("images", "labels", "channels", "spacing", "layout")
+PLANNING = (
+    "recipe",
+    "kinds",
+    *LENGTH,
+    "memory_gb",
+    "folds",
+    "split",
+    "group_by",
+    "init",
+    "device",
+    "probe",
+    "workers",
+    "seed",
+    *READING,
+)
 TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "device", "devices", "deterministic", "tensorboard", "checkpoint")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 
@@ -48,7 +63,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("workers")
+@with_options("workers", *READING)
 def check(
     dataset: DatasetFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON: every case, finding and unused file.")] = False,
@@ -61,10 +76,11 @@ def check(
     The exit code is 1 if a case cannot be used, or if something that looks like a scan is not used.
     """
     log_to_terminal(verbose)
+    from nnseg.core.dataset import Reading
     from nnseg.planning.dataset_summary import is_doubtful, report_dataset, summarize_dataset
     from nnseg.planning.measure_folder import measure_folder
 
-    found, fingerprint = measure_folder(dataset, workers=options.workers)
+    found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
     lines = [json.dumps(report_dataset(found, fingerprint), indent=1)] if as_json else summarize_dataset(found, fingerprint)
     print("\n".join(lines))
     if is_doubtful(found, fingerprint):
@@ -89,7 +105,7 @@ def plan(
 
     place = Run(run)
     with place.locked(dataset):
-        fingerprint = _read_or_measure(dataset, place, options.workers)
+        fingerprint = _read_or_measure(dataset, place, options)
         folders = make_plan(place, options)
         for folder in folders:
             print(describe(folder.plan, fingerprint))
@@ -171,7 +187,7 @@ def _refresh_report(run: Run) -> None:
     report_quietly(run)
 
 
-def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
+def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
     """The fingerprint of a dataset's folder, or from its file, for which no image library is loaded; kept in the run."""
     if source.is_file():
         from nnseg.core.fingerprint import Fingerprint
@@ -187,6 +203,6 @@ def _read_or_measure(source: Path, run: Run, workers: int) -> Fingerprint:
             )
         run.fingerprint = fingerprint
         return fingerprint
-    from nnseg.commands.measure import measure_dataset
+    from nnseg.commands.measure import measure_dataset, reading_for
 
-    return measure_dataset(run, source, workers)
+    return measure_dataset(run, source, options.workers, reading=reading_for(run, options))

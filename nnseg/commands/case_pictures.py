@@ -67,7 +67,7 @@ def _read_cases(run: Run, captions: Mapping[str, str]) -> Iterator[CaseImages]:
     cases, records, folder, dataset = run.cases, run.predictions(), run.predictions_folder, run.dataset
     for name, caption in captions.items():
         with suppress(NnsegError, KeyError):
-            scan = read_scan(cases[name].images, resample=True)
+            scan = read_scan(cases[name].images, resample=True, spacing=cases[name].spacing)
             yield _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
 
 
@@ -117,7 +117,7 @@ def pack_viewer_cases(
     for done, (name, caption) in enumerate(captions.items()):
         share = (room() - sum(p.size for p in packed)) // (len(captions) - done)
         try:
-            scan = read_scan(cases[name].images, resample=True)
+            scan = read_scan(cases[name].images, resample=True, spacing=cases[name].spacing)
             images = _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
             uncertainty, note = maps.read(name, scan, records[name])
             packed.append(pack(replace(images, uncertainty=uncertainty, notes=(note,) if note else ()), most_bytes=share))

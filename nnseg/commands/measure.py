@@ -8,6 +8,7 @@ from pathlib import Path
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
 from nnseg.planning.measure_folder import measure_folder
 from nnseg.storage.datasets.read import case_key, read_dataset
@@ -15,6 +16,17 @@ from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
+
+
+def reading_for(run: Run, options: Options) -> Reading:
+    """How a run's dataset is to be read: as the options of the command say, or without any as those that were given before."""
+    given = Reading.of(options)
+    if given != AS_FOUND or not run.has_dataset:
+        return given
+    try:
+        return run.dataset.reading
+    except RunError:  # written by another version
+        return given
 
 
 def measure_dataset(run: Run, folder: Path, workers: int, *, reading: Reading = AS_FOUND) -> Fingerprint:

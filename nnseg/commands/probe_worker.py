@@ -231,7 +231,7 @@ def _prediction_timer(request: ProbeRequest, device: torch.device) -> Callable[[
 
     def predict(case: Case) -> tuple[float, int]:
         assert case.labels is not None
-        reference = read_labels_of(case.labels, read_scan(case.images, resample=True))
+        reference = read_labels_of(case.labels, read_scan(case.images, resample=True, spacing=case.spacing))
         wrapped = _ReferencePredictor(predictor=predictor, reference=reference)
         written = predict_cases(PredictionJob(cases=(case,), out=out, key="trial"), wrapped)[case.name]
         if written.status == "failed":

@@ -10,6 +10,7 @@ from typing import Literal
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
+from nnseg.core.options import Options
 
 
 class Finding(FrozenModel):
@@ -86,6 +87,17 @@ class Reading(FrozenModel):
     channels: tuple[str, ...] = ()
     spacing: tuple[float, float, float] | None = None
     layout: str = ""
+
+    @classmethod
+    def of(cls, options: Options) -> Reading:
+        """What the options of a command say."""
+        return cls(
+            images=options.images,
+            labels=options.labels,
+            channels=options.channels,
+            spacing=options.spacing,
+            layout=options.layout,
+        )
 
 
 AS_FOUND = Reading()

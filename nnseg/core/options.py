@@ -80,6 +80,33 @@ def parse_devices(text: str) -> tuple[str, ...]:
     return tuple(f"cuda:{part}" if part.isdecimal() else part for part in parts)
 
 
+def parse_spacing(text: str) -> tuple[float, float, float]:
+    """Millimetres of "3,0.7,0.7".
+
+    Raises:
+        NnsegError: the text is not three lengths.
+    """
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise NnsegError(f'"{text}" is not a spacing; write three lengths in mm along z, y, x, like 3,0.7,0.7') from None
+    if not all(0 < length < float("inf") for length in (z, y, x)):
+        raise NnsegError(f'"{text}" is not a spacing; lengths must be above 0 mm')
+    return z, y, x
+
+
+def parse_channels(text: str) -> tuple[str, ...]:
+    """The words of "t1n,t2f".
+
+    Raises:
+        NnsegError: one is empty, or there twice.
+    """
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words) or len({word.casefold() for word in words}) < len(words):
+        raise NnsegError(f'"{text}" does not name channels; write each once, separated by commas, like t1n,t2f')
+    return words
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flag:
     """The command-line option of a field.
@@ -152,6 +179,23 @@ class Options:
         "Groups to keep in one fold: a CSV of case and group, a regular expression, subject (BIDS), or none. Default: patients, "
         "where names or folders show them.",
     )
+    images: str = option(
+        "",
+        'Which files are images: a folder below the data, or a pattern of paths like "*/imaging.nii.gz". Default: by their names.',
+    )
+    labels: str = option(
+        "", 'Which files are label maps: a folder or a pattern like "derivatives/labels/**/*_seg*". Default: by their names.'
+    )
+    channels: tuple[str, ...] = option(
+        None,
+        "Channels to use, in this order, by the words in names of files: t1n,t2f. Default: all.",
+        parse=parse_channels,
+        unset=(),
+    )
+    spacing: tuple[float, float, float] | None = option(
+        None, "Spacing in mm along the stored axes, z,y,x, for scans whose files have none.", parse=parse_spacing
+    )
+    layout: str = option("", "Layout of the dataset: listed (in dataset.json), bids or names. Default: the first that fits.")
     device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
     devices: tuple[str, ...] = option(
         None, "Devices to share folds or scans among: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", parse=parse_devices, unset=()

@@ -132,7 +132,9 @@ def _agreements_of_all_networks(
     pairs = []
     for one in held:
         try:
-            prediction = predictor.infer(predictor.prepare(read_scan(cases[one.score.name].images, repair=True)), uncertainty=True)
+            case = cases[one.score.name]
+            scan = read_scan(case.images, repair=True, spacing=case.spacing)
+            prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
         except NnsegError as error:  # it could be predicted before; one case more or less does not matter
             log.warning("case %s: %s", one.score.name, error)
             continue

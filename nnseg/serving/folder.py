@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnseg.core.dataset import counted
+from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
 from nnseg.core.errors import RunError
 from nnseg.serving.messages import PredictionTask
 from nnseg.serving.pool import WorkerPool
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_cases import look_for_scans
 from nnseg.storage.files import locked, sweep
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord
@@ -27,11 +27,15 @@ class FolderResult:
         records: by name of the case.
         kept: names of the cases that were already done.
         seconds: that the others took together, from the time when the models were loaded.
+        inferred: what was concluded from names of files, in one line each.
+        unused: what lies in the folder besides.
     """
 
     records: Mapping[str, ScanRecord]
     kept: frozenset[str]
     seconds: float
+    inferred: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
 
     @property
     def failed(self) -> dict[str, str]:
@@ -53,12 +57,13 @@ class FolderResult:
         return "; ".join(parts)
 
 
-def predict_scans(scans: Path, workers: WorkerPool) -> FolderResult:
+def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND) -> FolderResult:
     """Predict a file or folder of scans; a scan that fails does not affect the others, and what is done already is kept.
 
     Args:
         scans: a scan, or a folder of files or DICOM series.
         workers: processes that have the order, with the folder of the label maps.
+        reading: which files are scans and channels, where their names do not tell it.
 
     Raises:
         DatasetError: there is no scan.
@@ -69,12 +74,21 @@ def predict_scans(scans: Path, workers: WorkerPool) -> FolderResult:
     order, scans = workers.order, scans.absolute()
     _check_place(scans, order.out)
     ready = workers.ready()
-    cases = find_scans(scans, channels=ready.channels)
+    found = look_for_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
+    cases = found.cases
     model = {"key": ready.model, "paths": [str(path.absolute()) for path in order.models]}
     options = order.options() | {"folds": order.folds, "device": ready.device}
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
-        PredictionsWriter(order.out, model=model, options=options, labels=ready.labels, population=ready.population) as writer,
+        PredictionsWriter(
+            order.out,
+            model=model,
+            options=options,
+            labels=ready.labels,
+            population=ready.population,
+            inferred=found.inferred,
+            unused=found.unused,
+        ) as writer,
     ):
         sweep(order.out, inside=False)
         start, previous = time.perf_counter(), dict(writer.cases)
@@ -87,7 +101,8 @@ def predict_scans(scans: Path, workers: WorkerPool) -> FolderResult:
             sweep(order.out, inside=False)
         records = {case.name: writer.cases[case.name] for case in cases}
         kept = frozenset(name for name, record in records.items() if previous.get(name) == record and record.status == "done")
-        return FolderResult(records=records, kept=kept, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return FolderResult(records=records, kept=kept, seconds=seconds, inferred=found.inferred, unused=found.unused)
 
 
 def _check_place(scans: Path, out: Path) -> None:

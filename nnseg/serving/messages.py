@@ -82,6 +82,7 @@ class Ready(FrozenModel):
     Args:
         model: key of the models.
         channels: number that scans must have.
+        channel_names: of the model.
         device: the one in use, also where "auto" was given.
         base_gb: RAM that the process holds before the first case.
         labels: meaning of the label maps' values.
@@ -91,6 +92,7 @@ class Ready(FrozenModel):
     kind: Literal["ready"] = "ready"
     model: str
     channels: int
+    channel_names: tuple[str, ...] = ()
     device: str
     base_gb: float
     labels: Labels

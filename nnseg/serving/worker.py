@@ -59,6 +59,7 @@ def _start_pipeline(order: PredictionOrder, predictor: CasePredictor, device: st
     ready = Ready(
         model=model.key(),
         channels=len(model.channels),
+        channel_names=model.channels,
         device=device,
         base_gb=round(held_gb(), 3),
         labels=model.labels,

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from nnseg.core.dataset import Fold
+from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import RunError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
@@ -112,6 +112,7 @@ class Predictions(FrozenModel):
         model, options: of the last command; of the model its key and paths.
         labels: meaning of the values in the label maps, if it is known.
         population: to compare volumes with, if the model has one.
+        inferred, unused: of the last command, what was concluded from names of files, and what lay there besides scans.
     """
 
     format: Literal[4] = 4
@@ -121,6 +122,8 @@ class Predictions(FrozenModel):
     options: dict[str, Any] = Field(default_factory=dict)
     labels: Labels | None = None
     population: Population | None = None
+    inferred: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
     cases: dict[str, ScanRecord] = Field(default_factory=dict)
 
 
@@ -160,7 +163,7 @@ class PredictionsWriter:
 
     Args:
         folder: of the label maps.
-        model, options, labels, population: see `Predictions`.
+        model, options, labels, population, inferred, unused: see `Predictions`.
     """
 
     def __init__(
@@ -171,13 +174,21 @@ class PredictionsWriter:
         options: Mapping[str, Any] | None = None,
         labels: Labels | None = None,
         population: Population | None = None,
+        inferred: tuple[str, ...] = (),
+        unused: tuple[Unused, ...] = (),
     ) -> None:
         self.folder = folder
         self.cases = read_predictions(folder)
         if not self.cases and (folder / RECORD).exists():
             log.debug("%s is of another format, or damaged: starting anew", folder / RECORD)
         self._about = Predictions(
-            nnseg=versions()["nnseg"], model=dict(model), options=dict(options or {}), labels=labels, population=population
+            nnseg=versions()["nnseg"],
+            model=dict(model),
+            options=dict(options or {}),
+            labels=labels,
+            population=population,
+            inferred=inferred,
+            unused=unused,
         )
         self._due, self._changed, self._lock = 0.0, True, threading.Lock()
 

@@ -120,32 +120,32 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
         return
     shown = [entry for entry in entries if not entry.name.startswith(".")]
     tree.hidden += len(entries) - len(shown)
-    folders = [entry for entry in shown if entry.is_dir()]
-    others = []
-    suffixes = {suffix_of(folder / entry.name) for entry in shown}
-    for entry in shown:
-        path = folder / entry.name
-        if entry.is_dir() or not entry.is_file():
-            continue
-        if (suffix := suffix_of(path)) in FORMATS:
-            tree.items.append(Item(path=path, folders=above, stem=path.name[: -len(suffix)], suffix=suffix))
-        elif suffix in COMPANIONS or not suffixes.isdisjoint(DATA_OF.get(suffix, ())) or path.stem.casefold() in COMPANION_NAMES:
-            tree.companions[suffix or path.name] += 1
-        else:
-            others.append(path)
+    others = _take_files(tree, folder, above, [entry.name for entry in shown if entry.is_file()])
     used = _take_series(tree, folder, above, others) if others else set()
     tree.unread += [path for path in others if path not in used]
-    for entry in folders:
+    for entry in shown:
         path = folder / entry.name
-        if path in used:
-            continue
-        inside = seen
-        if entry.is_symlink():
-            real = os.path.realpath(path)
-            if real in seen or f"{os.path.realpath(folder)}{os.sep}".startswith(f"{real}{os.sep}"):
-                continue
-            inside = seen | {real}
-        _look_into(tree, path, (*above, entry.name), inside)
+        if entry.is_dir() and path not in used:
+            real = os.path.realpath(path) if entry.is_symlink() else ""
+            if not real:
+                _look_into(tree, path, (*above, entry.name), seen)
+            elif real not in seen and not f"{os.path.realpath(folder)}{os.sep}".startswith(f"{real}{os.sep}"):
+                _look_into(tree, path, (*above, entry.name), seen | {real})
+
+
+def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequence[str]) -> list[Path]:
+    """Add the images and count the companions among the files of a folder; the others."""
+    others = []
+    suffixes = {suffix_of(folder / name) for name in names}
+    for name in names:
+        path = folder / name
+        if (suffix := suffix_of(path)) in FORMATS:
+            tree.items.append(Item(path=path, folders=above, stem=name[: -len(suffix)], suffix=suffix))
+        elif suffix in COMPANIONS or not suffixes.isdisjoint(DATA_OF.get(suffix, ())) or path.stem.casefold() in COMPANION_NAMES:
+            tree.companions[suffix or name] += 1
+        else:
+            others.append(path)
+    return others
 
 
 def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Sequence[Path]) -> set[Path]:

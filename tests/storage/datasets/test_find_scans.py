@@ -1,0 +1,138 @@
+"""Scans to predict: every layout that training reads, channels by the model's names, and what is not used."""
+
+from pathlib import Path
+
+import pytest
+
+from nnseg.core.dataset import Reading, describe_unused
+from nnseg.core.errors import DatasetError, NnsegError
+from nnseg.storage.datasets.find_cases import FoundScans, look_for_scans
+
+BRATS = ("t1c", "t1n", "t2f", "t2w")
+
+
+def make(root: Path, *paths: str) -> Path:
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return root
+
+
+def found(root: Path, *names: str, **reading) -> FoundScans:
+    return look_for_scans(root, channels=len(names), names=names, reading=Reading(**reading))
+
+
+def scans(dataset: FoundScans) -> dict[str, list[str]]:
+    return {case.name: [path.name for path in case.images] for case in dataset.cases}
+
+
+def brats(root: Path, *suffixes: str) -> Path:
+    names = [f"BraTS-GLI-0000{i}-000" for i in range(2)]
+    return make(root, *(f"{name}/{name}-{suffix}.nii.gz" for name in names for suffix in suffixes))
+
+
+@pytest.mark.parametrize("order", [BRATS, BRATS[::-1], ("T1C", "T1N", "T2F", "T2W")])
+def test_channels_of_patient_folders_are_those_that_the_model_names(tmp_path, order):
+    dataset = found(brats(tmp_path, *BRATS, "seg"), *order)
+    assert scans(dataset) == {
+        f"BraTS-GLI-0000{i}-000": [f"BraTS-GLI-0000{i}-000-{c.lower()}.nii.gz" for c in order] for i in range(2)
+    }
+    assert describe_unused(dataset.unused) == ("not used: a label map by its name or folder (2 files)",)
+    assert len(dataset.inferred) == 1
+
+
+def test_other_spellings_of_contrasts_are_understood_and_said(tmp_path):
+    dataset = found(brats(tmp_path, *BRATS), "FLAIR", "T1w")
+    assert scans(dataset)["BraTS-GLI-00001-000"] == ["BraTS-GLI-00001-000-t2f.nii.gz", "BraTS-GLI-00001-000-t1n.nii.gz"]
+    assert dataset.inferred == ("channels FLAIR, T1w from names with t1n, t2f",)
+    assert describe_unused(dataset.unused) == ("not used: none of the model's channels (4 files)",)
+
+
+def test_channels_can_be_named_as_the_files_are(tmp_path):
+    dataset = found(brats(tmp_path, *BRATS), "channel 0", "channel 1", channels=("t2f", "t1c"))
+    assert scans(dataset)["BraTS-GLI-00000-000"] == ["BraTS-GLI-00000-000-t2f.nii.gz", "BraTS-GLI-00000-000-t1c.nii.gz"]
+    with pytest.raises(NnsegError, match="--channels names 1 channel, but the model has 2"):
+        found(tmp_path, "a", "b", channels=("t1c",))
+
+
+def test_a_patient_that_lacks_a_channel_is_a_case_that_fails(tmp_path):
+    brats(tmp_path, *BRATS)
+    (tmp_path / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t2f.nii.gz").unlink()
+    assert [len(case.images) for case in found(tmp_path, *BRATS).cases] == [4, 3]
+
+
+BIDS = [f"sub-0{i}/anat/sub-0{i}_{c}.nii.gz" for i in range(1, 9) for c in ("T1w", "T2w")]
+DSEG = [f"derivatives/labels/sub-0{i}/anat/sub-0{i}_dseg.nii.gz" for i in range(1, 9)]
+
+
+def test_bids_contrasts_are_channels_and_dseg_is_no_scan(tmp_path):
+    make(tmp_path, *BIDS, *DSEG, "dataset_description.json")
+    both = found(tmp_path, "T1w", "T2w")
+    assert scans(both) == {f"sub-0{i}": [f"sub-0{i}_T1w.nii.gz", f"sub-0{i}_T2w.nii.gz"] for i in range(1, 9)}
+    one = found(tmp_path, "T2w")
+    assert scans(one) == {f"sub-0{i}": [f"sub-0{i}_T2w.nii.gz"] for i in range(1, 9)}
+    assert describe_unused(one.unused) == (
+        "not used: a label map (8 files)",
+        "not used: none of the model's channels (8 files)",
+        "not used: 1 file without image: .json (1)",
+    )
+
+
+def test_bids_of_one_contrast_needs_no_name(tmp_path):
+    make(tmp_path, *BIDS[::2], *DSEG)
+    assert list(scans(found(tmp_path, "image"))) == [f"sub-0{i}" for i in range(1, 9)]
+
+
+TREES = {
+    "case_<0>/imaging.nii.gz case_<0>/segmentation.nii.gz": "case_<0>",
+    "s000<0>/ct.nii.gz s000<0>/segmentations/aorta.nii.gz": "s000<0>",
+    "p00<0>/p00<0>_frame01.nii.gz p00<0>/p00<0>_frame01_gt.nii.gz": "p00<0>_frame01",
+    "images/x<0>.png masks/x<0>.png": "x<0>",
+    "img/img<0>.nii label/label<0>.nii": "img<0>",
+    "img<0>.nii label<0>.nii": "img<0>",
+    "2<0>_training.tif 2<0>_manual1.gif": "2<0>_training",
+    "p<0>.nrrd p<0>.seg.nrrd": "p<0>",
+    "volume-<0>.nii segmentation-<0>.nii": "volume-<0>",
+}
+
+
+@pytest.mark.parametrize("names", TREES)
+def test_label_maps_are_never_taken_for_scans_and_names_are_those_of_training(tmp_path, names):
+    image, label = names.split()
+    make(tmp_path, *(name.replace("<0>", str(i)) for name in (image, label) for i in range(3)))
+    dataset = found(tmp_path, "CT")
+    assert scans(dataset) == {TREES[names].replace("<0>", str(i)): [Path(image.replace("<0>", str(i))).name] for i in range(3)}
+    assert describe_unused(dataset.unused) == ("not used: a label map by its name or folder (3 files)",)
+
+
+def test_folders_without_label_maps_keep_the_names_that_they_had(tmp_path):
+    make(tmp_path, "a/b/c.nii", "a/d.nii.gz", "e.png")
+    assert list(scans(found(tmp_path, "image"))) == ["a_b_c", "a_d", "e"]
+
+
+def test_a_folder_of_label_maps_alone_holds_no_scan(tmp_path):
+    make(tmp_path, "x_seg.nii", "y_seg.nii")
+    with pytest.raises(DatasetError, match=r"holds no scan but 2 images that are label maps .*--images"):
+        found(tmp_path, "image")
+    assert list(scans(found(tmp_path, "image", images="*"))) == ["x_seg", "y_seg"]
+
+
+def test_scans_are_chosen_by_a_pattern(tmp_path):
+    make(tmp_path, "p1/ct.nii", "p1/pet.nii", "p2/ct.nii")
+    dataset = found(tmp_path, "image", images="*/ct.nii")
+    assert list(scans(dataset)) == ["p1_ct", "p2_ct"]
+    assert describe_unused(dataset.unused) == ("not used: left out by --images and --labels",)
+    with pytest.raises(DatasetError, match='no image fits --images "mr/"'):
+        found(tmp_path, "image", images="mr/")
+
+
+def test_previews_and_uncertainty_maps_are_not_predicted(tmp_path):
+    dataset = found(make(tmp_path, "a.nii", "a_uncertainty.nii", "preview.png", "b_4d.nii"), "image")
+    assert list(scans(dataset)) == ["a"]
+    assert len(dataset.unused) == 3
+
+
+def test_whatever_may_be_a_scan_and_cannot_be_read_is_named(tmp_path):
+    dataset = found(make(tmp_path, "a.nii", "b.czi", "c.img", "d.nii.zst", "notes.docx"), "image")
+    assert [one.path.name for one in dataset.unused if one.suspect] == ["b.czi", "c.img", "d.nii.zst"]
