@@ -154,11 +154,13 @@ def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Seque
     name = above[-1] if above else folder.name
     for form in (form for form in FOLDER_FORMATS.values() if not form.is_image):
         own = [path for path in others if form.is_part(path)]
-        tree.parts += own
         try:
             parts = [path for path in form.files(folder) if suffix_of(path) not in FORMATS]
         except ScanError:
             parts = []
+        labels = [] if parts else [path for path in own if form.is_labels(path)]  # beside slices they belong to these
+        tree.items += [Item(path=path, folders=above, stem=path.stem, suffix=path.suffix) for path in labels]
+        tree.parts += [path for path in own if path not in labels]
         used.update(own, parts, *(part.parents for part in parts))
         several = form.split(parts) if parts else {}
         for mark, files in several.items():

@@ -14,7 +14,7 @@ from nnseg.storage.images.arrays import read_array, write_array
 from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
 from nnseg.storage.images.dicom_seg import write_dicom_seg
-from nnseg.storage.images.dicom_seg_read import read_dicom_labels
+from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
@@ -66,6 +66,7 @@ class FolderFormat:
         not_scans: (files) -> those that are of this format but no scans, with the reason.
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
+        is_labels: (path) -> True for a file of this format that is a label map.
         read_labels: (a label map in this format, or a folder with one, options) -> RawImage; None if it has none.
         is_image: (folder) -> True if all that is in the folder and below is one image; None for formats of files beside others.
         endings: of the names of such folders, which are no part of a case's name.
@@ -78,6 +79,7 @@ class FolderFormat:
     not_scans: Callable[[Sequence[Path]], dict[Path, str]] = lambda files: {}
     write: Writer | None = None
     suffix: str = ""
+    is_labels: Callable[[Path], bool] = lambda path: False
     read_labels: Reader | None = None
     is_image: Callable[[Path], bool] | None = None
     endings: tuple[str, ...] = ()
@@ -205,6 +207,7 @@ DICOM = FolderFormat(
     not_scans=not_scans,
     write=write_dicom_seg,
     suffix=".dcm",
+    is_labels=is_dicom_seg,
     read_labels=read_dicom_labels,
 )
 ZARR = FolderFormat(

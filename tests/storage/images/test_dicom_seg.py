@@ -1,5 +1,7 @@
 """DICOM-SEG: whatever the headers of the series, the object is valid, every voxel is where it was, and the series is named."""
 
+import logging
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -292,6 +294,15 @@ def test_the_same_input_at_the_same_time_gives_the_same_bytes_and_another_gives_
     assert (one.ContentDate, str(one.ContentTime)[:4]) == ("20240203", "1230")
     empty = LabelMap(labels=np.zeros(scan.grid.shape, int), grid=scan.grid)
     assert _written(scan, tmp_path / "c.dcm", empty, when=NOON).SOPInstanceUID != other.SOPInstanceUID
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of what it writes into the series
+def test_odd_headers_leave_no_line_in_the_log(tmp_path, caplog):
+    scan = _made(tmp_path / "in", PatientSex="female", StudyDate="yesterday", PatientAge="63")
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_dicom_seg(to_stored_order(_drawn(scan), scan.source), tmp_path / "seg.dcm", like=scan.source, labels=LABELS)
+    assert caplog.text == ""
 
 
 def test_a_label_map_of_nothing_is_written_too(tmp_path):

@@ -27,6 +27,7 @@ from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
+from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels, read_dicom_seg
 from nnseg.storage.images.raw import ReadOptions
@@ -262,6 +263,21 @@ def test_label_maps_are_read_from_a_file_and_from_a_folder_with_one_and_by_name(
     renamed = LabelFiles(paths=(place,), coding="segments", values={"liver": 7, "tumor": 8, "spleen": 9})
     assert np.array_equal(read_label_map(renamed, like=scan.source).labels, np.where(labels, 8, 0))
     assert np.array_equal(read_scan(tmp_path / "in").image, scan.image)  # the segmentation is no slice
+
+
+@pytest.mark.parametrize(("image", "labels"), [("images/{}", "labels/{}.dcm"), ("{}/CT", "{}/SEG/1.dcm")])
+def test_segmentations_are_the_label_maps_of_a_dataset_with_their_names_and_values(tmp_path, image, labels):
+    for i, name in enumerate(("a", "b")):
+        write_classic(tmp_path / image.format(name), Volume(voxels=ramp(4, start=i)))
+        scan = read_scan(tmp_path / image.format(name))
+        path = tmp_path / labels.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_dicom_seg(np.where(scan.image[0] > 40, 500, 1), path, like=scan.source, labels=LABELS)
+    dataset = read_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["a", "b"]
+    assert dict(zip(dataset.labels.names[1:], dataset.labels.values[1:], strict=True)) == {"liver": 1, "spleen": -3, "tumor": 500}
+    label_map = read_label_map(dataset.cases[0].labels)
+    assert np.array_equal(label_map.labels, np.where(ramp(4) > 40, 500, 1))
 
 
 def test_a_label_map_of_a_part_of_the_slices_is_put_into_its_place(tmp_path):
