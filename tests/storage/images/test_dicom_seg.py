@@ -299,6 +299,7 @@ def test_the_same_input_at_the_same_time_gives_the_same_bytes_and_another_gives_
 @pytest.mark.filterwarnings("ignore")  # pydicom warns of what it writes into the series
 def test_odd_headers_leave_no_line_in_the_log(tmp_path, caplog):
     scan = _made(tmp_path / "in", PatientSex="female", StudyDate="yesterday", PatientAge="63")
+    caplog.clear()
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
         warnings.simplefilter("error")
         write_dicom_seg(to_stored_order(_drawn(scan), scan.source), tmp_path / "seg.dcm", like=scan.source, labels=LABELS)
