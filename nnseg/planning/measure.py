@@ -22,6 +22,7 @@ from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_
 from nnseg.planning.unusable import explain_unusable
 from nnseg.storage.datasets.patients import patient_findings
 from nnseg.storage.datasets.read import case_key, read_case
+from nnseg.storage.images.raw import smallest_integer_type
 from nnseg.system.parallel import Outcome, map_items
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def measure_case(
         voxels=dict(zip(labels.names, counts.tolist(), strict=True)),
         structures=_structures(indices, labels),
         image=voxel_digest(scan.image),
-        label_map=voxel_digest(label_map.labels.astype(np.int32, copy=False)),
+        label_map=voxel_digest(label_map.labels.astype(smallest_integer_type(label_map.labels), copy=False)),
     )
     return MeasuredCase(case=case, foreground=sample_foreground(scan.image, indices > 0, sample=sample, seed=name))
 

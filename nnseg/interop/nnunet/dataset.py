@@ -10,15 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
-from nnseg.core.dataset import Dataset
+from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import DatasetError, RunError
-from nnseg.core.label_files import label_paths
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import suffix_of
+from nnseg.storage.images.read import read_labels_of, read_scan
+from nnseg.storage.images.write import write_label_map
 
 
 def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
     """Write a dataset in nnU-Net's raw layout, its images as links to the originals; returns the folder.
+
+    Label maps are links too, or written on the grid of their image where their values are not the labels' values.
 
     Args:
         dataset: one file per channel, all with one suffix, and labels 0, 1, 2, ..., as nnU-Net needs them.
@@ -36,9 +39,18 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
     for case in dataset.cases:
         for number, image in enumerate(case.images):
             (folder / "imagesTr" / f"{case.name}_{number:04d}{dataset.suffix}").symlink_to(image.resolve())
-        (folder / "labelsTr" / f"{case.name}{dataset.suffix}").symlink_to(label_paths(case.labels)[0].resolve())
+        _put_label_map(case, folder / "labelsTr" / f"{case.name}{dataset.suffix}", dataset)
     write_text(folder / "dataset.json", json.dumps(_description(dataset), indent=1) + "\n")
     return folder
+
+
+def _put_label_map(case: Case, path: Path, dataset: Dataset) -> None:
+    if isinstance(case.labels, Path) and suffix_of(case.labels) == dataset.suffix:
+        path.symlink_to(case.labels.resolve())
+        return
+    assert case.labels is not None
+    scan = read_scan(case.images)
+    write_label_map(read_labels_of(case.labels, scan), path, like=scan.source, labels=dataset.labels)
 
 
 def from_nnunet(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,13 +91,13 @@ _NAMES = (
 
 
 def _check(dataset: Dataset) -> None:
-    labels, files = dataset.labels, [file for case in dataset.cases for file in case.files]
+    labels, files = dataset.labels, [file for case in dataset.cases for file in case.images]
     suffixes = {suffix_of(file) for file in files}
     if labels.values != tuple(range(len(labels.values))) or labels.ignore not in (None, len(labels.values)):
         raise DatasetError(f"nnU-Net needs labels 0, 1, 2, ... and then the ignore value, not {labels.values} and {labels.ignore}")
     if suffixes != {dataset.suffix}:
         raise DatasetError(f"nnU-Net needs one suffix for all files, not {', '.join(sorted(suffixes))}")
-    if any(len(case.images) != len(dataset.channels) or not isinstance(case.labels, Path) for case in dataset.cases):
+    if any(len(case.images) != len(dataset.channels) or case.labels is None for case in dataset.cases):
         raise DatasetError("nnU-Net needs one file for each channel, and a label map, of each case")
 
 

@@ -22,7 +22,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.infer import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
-from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, no_label, show_labels
+from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, ShownLabels, no_label, show_labels
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.files import file_hash
@@ -354,7 +354,10 @@ def _check_declared(path: Path, counts: Mapping[int, int], labels: Labels) -> No
         listed = ", ".join(f"{v} ({counts[v]} voxels)" for v in undeclared[:10]) + (", ..." if len(undeclared) > 10 else "")
         declared = ", ".join(map(str, [*labels.values, *([] if labels.ignore is None else [labels.ignore])]))
         found = f"label map has the value{'s' if len(undeclared) > 1 else ''} {listed}"
-        raise ScanError.at(path, found, f"the declared {declared}", 'add it to "labels" or fix the file')
+        advice = 'add it to "labels" or fix the file'
+        if len(undeclared) >= FEWEST_OBJECTS and len(labels.values) == 2:
+            advice += f'; if values number objects, write "instances": ["{labels.names[1]}"] into dataset.json'
+        raise ScanError.at(path, found, f"the declared {declared}", advice)
 
 
 def _check_annotated(path: Path, counts: Mapping[int, int], labels: Labels, annotated: Collection[str] | None) -> None:

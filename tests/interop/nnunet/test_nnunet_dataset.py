@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels, Region
 from nnseg.interop.nnunet.dataset import nnunet_name, write_raw_dataset
 from nnseg.storage.datasets.read import read_case, read_dataset
@@ -45,6 +46,17 @@ def test_regions_and_ignore_are_described_as_nnunet_reads_them(ball_dataset: Pat
     assert described["labels"] == {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     assert described["regions_class_order"] == [1, 2]
     assert read_dataset(folder).labels.regions == regions
+
+
+def test_label_map_whose_values_are_no_labels_is_written_with_those_of_the_labels(ball_dataset: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(ball_dataset)
+    sources = [LabelFiles(paths=label_paths(case.labels), coding="instances", values={"object": 1}) for case in dataset.cases]
+    numbered = replace(dataset, cases=tuple(replace(c, labels=s) for c, s in zip(dataset.cases, sources, strict=True)))
+    folder = write_raw_dataset(numbered, tmp_path / "Dataset003_Objects")
+    for before, after in zip(dataset.cases, read_dataset(folder).cases, strict=True):
+        first, second = (read_case(c, channels=1, labels=dataset.labels).label_map.labels for c in (before, after))
+        assert ((first > 0) == second).all()
+        assert not label_paths(after.labels)[0].is_symlink()
 
 
 def test_what_nnunet_could_not_read_is_not_written(ball_dataset: Path, tmp_path: Path) -> None:

@@ -296,6 +296,13 @@ def test_numbered_objects_that_dataset_json_names_are_that_label(tmp_path):
     assert volumes(tmp_path) == {"nucleus": [8, 12]}
 
 
+def test_numbered_objects_that_dataset_json_does_not_call_so_are_refused_with_advice(tmp_path):
+    numbered(tmp_path, "a", 12)
+    describe(tmp_path, labels={"background": 0, "nucleus": 1})
+    with pytest.raises(DatasetError, match=r'if values number objects, write "instances": \["nucleus"\] into dataset.json'):
+        measure_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     "sets",
     [
