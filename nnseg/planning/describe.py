@@ -150,7 +150,8 @@ def _voxel_sizes(fingerprint: Fingerprint) -> str:
     unit = units.pop() if len(units) == 1 else "mm"
     unknown = sum(case.length_unit == VOXEL for case in fingerprint.cases)
     left_out = f"; the files of {counted(unknown, 'case')} state none, which were taken as 1 mm" if unknown else ""
-    return _spread([from_mm(case.spacing, unit) for case in fingerprint.cases]) + f" {unit}{left_out}"
+    flat = unit != "mm" and all(case.shape[0] == 1 for case in fingerprint.cases)  # pictures have no distance of slices
+    return _spread([from_mm(case.spacing, unit)[flat:] for case in fingerprint.cases]) + f" {unit}{left_out}"
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:

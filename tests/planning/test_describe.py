@@ -43,3 +43,10 @@ def test_voxel_sizes_are_in_the_unit_of_the_files_or_said_to_be_unknown(make_fin
     assert "50 voxels in the median" in unknown
     assert " mm" not in unknown
     assert "the files of 1 case state none, which were taken as 1 mm" in described("mm", "voxel")
+
+
+def test_pixel_sizes_of_pictures_have_no_distance_of_slices(make_fingerprint: Callable[..., Fingerprint]):
+    known = make_fingerprint((1, 50, 60), (1, 0.0002, 0.0003), count=2)
+    cases = tuple(case.model_copy(update={"length_unit": "um"}) for case in known.cases)
+    text = " ".join(describe_cases(known.model_copy(update={"cases": cases})).split())
+    assert "voxel all 0.2 x 0.3 um label" in text

@@ -19,9 +19,7 @@ UNREAD: Final = {
     ".rec": _PHILIPS,
     ".img": "holds the voxels of a header; expected a .hdr of the same name beside it",
     ".brik": "holds the voxels of a header; expected a .HEAD of the same name beside it",
-    **dict.fromkeys(
-        (".dcm.gz", ".nii.bz2", ".nii.zst", ".nii.xz", ".bz2", ".xz", ".zst"), "is packed; unpack it, or pack it with gzip"
-    ),
+    **dict.fromkeys((".nii.bz2", ".nii.zst", ".nii.xz", ".bz2", ".xz", ".zst"), "is packed; unpack it, or pack it with gzip"),
     **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz", ".tar.gz"), _PACKED),
     **dict.fromkeys(
         (".czi", ".lif", ".nd2", ".oib", ".oif", ".oir", ".lsm", ".ims", ".vsi", ".dv", ".mrc", ".dm3", ".dm4"), _MICROSCOPE
