@@ -1,6 +1,6 @@
 """DICOM-SEG as label maps: the segments of BINARY, FRACTIONAL and LABELMAP objects on the grid that their frames span.
 
-By pydicom alone: highdicom reads the same voxels in twice the time, refuses overlaps, and stacks slices from the top downwards.
+By pydicom alone; why not highdicom: docs/decisions/dicom-seg.md.
 
 Source: DICOM PS3.3, C.8.20.2 (Segmentation Image), C.8.20.4 (Segment Description) and C.7.6.16 (functional groups).
 """
