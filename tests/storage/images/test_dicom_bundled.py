@@ -47,6 +47,9 @@ REFUSED = {
 READ_DESPITE = ("rtdose*_1frame.dcm", "SC_rgb_*1frame.dcm")
 """Of the files above, those with a single frame that is read."""
 
+LARGE = 500_000
+"""Bytes of files that are read in the long tests alone."""
+
 FOLDERS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent / "data")
 NO_DICOM = (".py", ".pyc", ".pyi", ".json", ".txt", ".icc", ".dump", ".md", ".typed", ".xml", ".toml", "")
 FILES = [
@@ -55,6 +58,7 @@ FILES = [
     for path in sorted(folder.rglob("*"))
     if path.is_file() and (path.suffix not in NO_DICOM or (path.suffix == "" and path.name != "README"))
 ]
+PARAMETERS = [pytest.param(p, marks=pytest.mark.slow) if p.stat().st_size > LARGE else p for p in FILES]
 LOSSY = {"1.2.840.10008.1.2.4.50": 2.5, "1.2.840.10008.1.2.4.51": 1.5}
 """Differences of decoders by transfer syntax: JPEG baseline and extended."""
 
@@ -67,7 +71,7 @@ def _reason(path: Path) -> str | None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, on odd headers
-@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", PARAMETERS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_a_bundled_file_is_read_as_pydicom_reads_it_or_refused_by_name(path):
     reason = _reason(path)
     if reason is not None:
