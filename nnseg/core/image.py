@@ -39,7 +39,6 @@ class Source:
     Args:
         files: one file, one file per channel, or the slices of a DICOM series in order.
         grid: as stored, before it was made canonical; predictions are written on it.
-        frames: the number of each slice's frame in the first file, from 1; () where that is the whole file, or a slice.
         is_2d: True if the file is two-dimensional (PNG, 2D TIFF); label maps are then written as 2D too.
         length_unit: in which the file gives lengths, such as "um"; `VOXEL` if it gives none, so that the grid's mm are voxels.
         exif: how the file says that a photo is to be turned, 1 to 8 as in EXIF and TIFF; 1 for upright.
@@ -47,7 +46,6 @@ class Source:
 
     files: tuple[Path, ...]
     grid: Grid
-    frames: tuple[int, ...] = ()
     is_2d: bool = False
     length_unit: str = "mm"
     exif: int = 1

@@ -97,15 +97,8 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
         length_unit="mm" if placed or options.spacing else VOXEL,
         notes=(*notes, lacking) if lacking else notes,
         files=volume.files,
-        frames=_frame_numbers(volume),
         unit=unit,
     )
-
-
-def _frame_numbers(volume: Volume) -> tuple[int, ...]:
-    """The number of each slice's frame, from 1, in a file of many; () for slices in files of their own and tiles of one frame."""
-    indices = [frame.index for frame in volume.frames]
-    return tuple(i + 1 for i in indices) if len(volume.files) == 1 and len(set(indices)) == len(indices) > 1 else ()
 
 
 def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:

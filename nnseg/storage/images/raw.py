@@ -46,7 +46,6 @@ class RawImage:
         exif: how the file says that a photo is to be turned, 1 to 8; the grid's direction says the same.
         notes: what a user should know of the file, though it can be used.
         files: that were read, in order, if they are several.
-        frames: the number of each slice's frame in the only file, from 1; () where files are slices.
         unit: of the voxels' values, such as "HU"; "" if it is not known.
         segments: the labels that a label map's header describes.
     """
@@ -59,7 +58,6 @@ class RawImage:
     exif: int = 1
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-    frames: tuple[int, ...] = ()
     unit: str = ""
     segments: tuple[Segment, ...] = ()
 

@@ -361,7 +361,6 @@ def _canonical_part(path: Path, raw: RawImage, *, repair: bool, resample: bool) 
     source = Source(
         files=raw.files or (path,),
         grid=raw.grid,
-        frames=raw.frames,
         is_2d=raw.is_2d,
         length_unit=raw.length_unit,
         exif=raw.exif,

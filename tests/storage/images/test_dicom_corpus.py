@@ -195,15 +195,6 @@ def test_frames_against_the_normal_keep_their_stored_order(tmp_path):
     assert source.grid.origin == tuple(START)
 
 
-def test_slices_of_a_file_say_which_frames_they_are(tmp_path):
-    (shuffled,) = _enhanced(tmp_path, "explicit", Volume(voxels=ramp()), order=(3, 0, 4, 1, 2))
-    assert read_scan(shuffled).source.frames == (2, 4, 5, 1, 3)
-    echoes = _interleaved_enhanced(tmp_path / "e", "explicit")
-    assert [read_scan(path).source.frames for path in echoes] == [(1, 3, 5, 7, 9), (2, 4, 6, 8, 10)]
-    (mosaic,) = KINDS["mosaic"](tmp_path, "explicit")
-    assert read_scan(mosaic).source.frames == ()
-
-
 @pytest.mark.parametrize("steps", [AXIAL, DESCENDING, OBLIQUE])
 def test_mosaics_lie_where_nibabel_puts_them(tmp_path, steps):
     from nibabel.nicom.dicomwrappers import MosaicWrapper  # warns if it is loaded first
