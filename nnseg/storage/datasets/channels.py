@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nnseg.core.dataset import Unused, shown
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.names import CONTRASTS, Named, contrast
-from nnseg.storage.datasets.pairing import Group, Words
-from nnseg.storage.datasets.roles import not_used
+from nnseg.storage.datasets.names import CONTRASTS, Named, common_start, contrast
+from nnseg.storage.datasets.pairing import Group
+from nnseg.storage.datasets.roles import not_used, pattern_of
 
 OFTEN = 0.5
 """Share of the cases in which a word must occur to name a channel."""
@@ -104,14 +104,6 @@ def _by_words(images: Sequence[Named]) -> dict[str, list[Named]]:
     return dict(found)
 
 
-def common_start(paths: Sequence[Words]) -> int:
-    """Number of first words, without case, that all have."""
-    length = 0
-    while all(len(path) > length for path in paths) and len({path[length].casefold() for path in paths}) == 1:
-        length += 1
-    return length
-
-
 def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...]) -> None:
     """Raise an error if words cannot be told to be channels."""
     largest = max(groups, key=lambda group: len(group.images))
@@ -121,7 +113,7 @@ def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...])
         return
     files = [one.item.below for one in largest.images]
     found = f"{len(files)} images fit one label map, {largest.labels[0].item.below}: {shown(files, 4)}"
-    advice = 'say with --images which to use, such as --images "*/image.nii.gz", or name channels with --channels'
+    advice = f"say with --images which to use, such as --images {pattern_of(files)}, or name channels with --channels"
     raise DatasetError.at(root, found, "one image for each case, or channels whose names recur in other cases", advice)
 
 

@@ -6,16 +6,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from nnseg.core.dataset import Unused, shown
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.channels import OFTEN, common_start, same_name
-from nnseg.storage.datasets.names import Named
+from nnseg.storage.datasets.channels import OFTEN, same_name
+from nnseg.storage.datasets.names import Named, common_start
 from nnseg.storage.datasets.pairing import Group
-from nnseg.storage.datasets.roles import not_used
+from nnseg.storage.datasets.roles import not_used, pattern_of
 
 MERGED = frozenset(("maj", "majority", "consensus", "staple"))
 """Words that mark the label map in which those of several observers were merged."""
@@ -72,7 +71,7 @@ def _check_one_source(root: Path, groups: Sequence[Group], kinds: Mapping[int, K
     if doubled and len(doubled) >= OFTEN * len(groups):
         files = [one.item.below for one in doubled[0]]
         found = f"{len(files)} label maps fit one image: {shown(files, 4)}"
-        raise DatasetError.at(root, found, "one", f"choose with --labels, such as --labels {_pattern(files)}")
+        raise DatasetError.at(root, found, "one", f"choose with --labels, such as --labels {pattern_of(files)}")
 
 
 def _only(found: LabelSets, key: int, ones: Sequence[Named]) -> Named:
@@ -153,19 +152,8 @@ def _coding(root: Path, groups: Sequence[Group], kinds: Mapping[int, Kinds], cou
     files = [one.item.below for ones in kinds[id(several)].values() for one in ones]
     found = f"{len(files)} label maps fit the image {several.images[0].item.below}: {shown(files, 4)}"
     raise DatasetError.at(
-        root, found, "one, or masks whose names recur in other cases", f"choose with --labels, such as --labels {_pattern(files)}"
+        root, found, "one, or masks whose names recur in other cases", f"choose with --labels, such as --labels {pattern_of(files)}"
     )
-
-
-def _pattern(files: Sequence[str]) -> str:
-    """A pattern that only the first of some files fits: its folder, the end of its name, or its name."""
-    folder, _, name = files[0].rpartition("/")
-    others = [file.rpartition("/") for file in files[1:]]
-    if folder and all(other != folder for other, _, _ in others):
-        return f'"{folder}"'
-    end = "*" + name[common_start([tuple(name), *(tuple(other) for _, _, other in others)]) :]
-    unique = len(end) < len(name) and not any(fnmatchcase(other, end) for _, _, other in others)
-    return f'"{"**/" if folder else ""}{end if unique else name}"'
 
 
 def _are_numbers(counts: Mapping[str, int]) -> bool:

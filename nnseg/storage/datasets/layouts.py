@@ -83,7 +83,7 @@ def listed_cases(tree: Tree, description: Description | None, reading: Reading) 
         else:
             cases[name] = Case(name=name, images=_existing(entry.images), labels=_label_map(entry, description), split=entry.split)
     findings += [
-        *_unlisted(description, entries),
+        *_unlisted(description, listed, entries),
         *wrong_count(description, sum(e.split in ("", *_folds(entries)) for e in entries)),
     ]
     parts = Counter(case.split for case in cases.values() if case.split)
@@ -166,10 +166,12 @@ def _existing(images: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(f for listed in images for f in ((listed,) if listed.exists() else _channel_files(listed)))
 
 
-def _unlisted(description: Description, entries: Sequence[CaseEntry]) -> list[Finding]:
-    """Images and label maps that lie beside the listed ones."""
+def _unlisted(description: Description, all_entries: Sequence[CaseEntry], entries: Sequence[CaseEntry]) -> list[Finding]:
+    """Images and label maps that lie beside the listed ones with label maps."""
     findings = []
-    listed = {f.resolve() for e in entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []), *e.masks)}
+    listed = {
+        f.resolve() for e in all_entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []), *e.masks)
+    }
     for kind, files in (("image", [f for e in entries for f in e.images]), ("label map", [e.labels for e in entries if e.labels])):
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
             extra = [p for p in image_files(folder) if p.resolve() not in listed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -219,3 +220,11 @@ def _end_of(stem: str, words: int) -> int:
         if not stem[end].isalnum() and len(split_words(stem[:end])) == words == len(split_words(stem[: end + 1])):
             return end
     return len(stem)
+
+
+def common_start(paths: Sequence[tuple[str, ...]]) -> int:
+    """Number of first words, without case, that all have."""
+    length = 0
+    while all(len(path) > length for path in paths) and len({path[length].casefold() for path in paths}) == 1:
+        length += 1
+    return length

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Reading, Unused
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.names import Named, read_names
+from nnseg.storage.datasets.names import Named, common_start, read_names
 from nnseg.storage.datasets.tree import Item, Tree
 
 BESIDE = "lies beside the images and label maps"
@@ -120,3 +120,14 @@ def _expression(pattern: str) -> str:
     """A regular expression for a glob pattern of paths."""
     parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(parts.get(piece, re.escape(piece)) for piece in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
+
+
+def pattern_of(files: Sequence[str]) -> str:
+    """A pattern that only the first of some files fits: its folder, the end of its name, or its name."""
+    folder, _, name = files[0].rpartition("/")
+    others = [file.rpartition("/") for file in files[1:]]
+    if folder and all(other != folder for other, _, _ in others):
+        return f'"{folder}"'
+    end = "*" + name[common_start([tuple(name), *(tuple(other) for _, _, other in others)]) :]
+    unique = len(end) < len(name) and not any(fnmatchcase(other, end) for _, _, other in others)
+    return f'"{"**/" if folder else ""}{end if unique else name}"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +22,8 @@ COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS}".split())
 COMPANION_NAMES = frozenset("readme license licence changes copying citation authors notice thumbs desktop".split())  # noqa: SIM905
 """Names, without suffix, of texts."""
 
-DATA_OF = {
-    **dict.fromkeys((".img", ".img.gz"), (".hdr",)),
-    **dict.fromkeys((".brik", ".brik.gz"), (".head",)),
-    **dict.fromkeys((".raw", ".raw.gz", ".zraw", ".bin", ".dat"), (".mhd", ".nhdr")),
-}
-"""Suffixes of files with voxels, which are read by a header of one of these suffixes."""
+HEADERS = frozenset((".hdr", ".head", ".mhd", ".nhdr"))
+"""Suffixes of headers whose voxels are in another file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +132,29 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
 
 def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequence[str]) -> list[Path]:
     """Add the images and count the companions among the files of a folder; the others."""
-    others = []
-    suffixes = {suffix_of(folder / name) for name in names}
+    others, headers = [], []
     for name in names:
         path = folder / name
-        if (suffix := suffix_of(path)) in FORMATS:
+        suffix = suffix_of(path)
+        if suffix in FORMATS:
             tree.items.append(Item(path=path, folders=above, stem=name[: -len(suffix)], suffix=suffix))
-        elif suffix in COMPANIONS or not suffixes.isdisjoint(DATA_OF.get(suffix, ())) or path.stem.casefold() in COMPANION_NAMES:
+            headers += [path] if suffix in HEADERS else []
+        elif suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES:
             tree.companions[suffix or name] += 1
         else:
             others.append(path)
-    return others
+    voxels = _voxels_of(headers) if others else set()
+    tree.companions.update(suffix_of(path) for path in others if path in voxels)
+    return [path for path in others if path not in voxels]
+
+
+def _voxels_of(headers: Sequence[Path]) -> set[Path]:
+    """The files that are read with headers."""
+    found: set[Path] = set()
+    for path in headers:
+        with suppress(OSError, ScanError):
+            found.update(FORMATS[suffix_of(path)].beside(path))
+    return found
 
 
 def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Sequence[Path]) -> set[Path]:

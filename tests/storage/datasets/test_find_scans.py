@@ -1,12 +1,18 @@
 """Scans to predict: every layout that training reads, channels by the model's names, and what is not used."""
 
+import gzip
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import SimpleITK as sitk
+from dicom_series import write_series
 
 from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.storage.datasets.find_cases import FoundScans, look_for_scans
+from nnseg.storage.images.read import read_header
 
 BRATS = ("t1c", "t1n", "t2f", "t2w")
 
@@ -136,3 +142,27 @@ def test_previews_and_uncertainty_maps_are_not_predicted(tmp_path):
 def test_whatever_may_be_a_scan_and_cannot_be_read_is_named(tmp_path):
     dataset = found(make(tmp_path, "a.nii", "b.czi", "c.img", "d.nii.zst", "notes.docx"), "image")
     assert [one.path.name for one in dataset.unused if one.suspect] == ["b.czi", "c.img", "d.nii.zst"]
+
+
+def test_every_file_of_a_mixed_folder_is_predicted_or_named(tmp_path):
+    voxels = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "nifti.nii.gz")
+    nib.save(nib.MGHImage(voxels, np.eye(4)), tmp_path / "freesurfer.mgz")
+    nib.save(nib.Nifti1Pair(voxels, np.eye(4)), tmp_path / "pair.hdr")
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "detached.nhdr"))
+    write_series(tmp_path / "series")
+    for i, path in enumerate(sorted((tmp_path / "series").iterdir())):
+        path.with_name(f"{i}.dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    write_series(tmp_path / "bare")
+    for path in (tmp_path / "bare").iterdir():
+        path.write_bytes(path.read_bytes()[132:])
+    make(tmp_path, "slide.svs", "notes.txt", ".hidden")
+    dataset = found(tmp_path, "image")
+    assert [case.name for case in dataset.cases] == ["bare", "detached", "freesurfer", "nifti", "pair", "series"]
+    assert [read_header(case.images).channels for case in dataset.cases] == [1] * 6
+    assert describe_unused(dataset.unused) == (
+        "not used: a whole-slide image; export the region as TIFF, for instance with QuPath (slide.svs)",
+        "not used: 3 files without image: .img (1), .raw (1), .txt (1)",
+        "not used: 1 hidden file",
+    )

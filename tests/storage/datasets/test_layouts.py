@@ -282,7 +282,7 @@ AMBIGUOUS = {
     ),
     "an image and a copy of it": (
         grid("p<0>/<1>.nii", range(3), ["image", "image_cropped", "mask"]),
-        r"2 images fit one label map, p0/mask.nii: p0/image.nii, p0/image_cropped.nii; .*--images",
+        r"2 images fit one label map, p0/mask.nii: p0/image.nii, p0/image_cropped.nii; .*--images \"\*\*/image.nii\"",
     ),
     "contrasts with label maps of their own": (
         grid("p<0>/p<0>_<1>.nii", range(3), ["T1w", "T1w_seg", "T2w", "T2w_seg"]),
