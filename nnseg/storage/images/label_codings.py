@@ -7,7 +7,7 @@ A voxel of a label map has *marks*: the segments, channels or files in which it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class MarkedMap:
         codes: (Z, Y, X), the index in ``marks`` of each voxel.
         marks: what each code stands for: () for nothing, ("tumour",) for a segment, ("0", "2") where two files overlap; none of
             values, whose codes are the values.
-        channels: of the file, or the number of masks.
+        channels: of the file, also if all are the same.
         segments: as the header describes them.
         notes: what should be known of the files, in one line each.
     """
@@ -153,6 +153,8 @@ def mark_colours(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segm
     Raises:
         ScanError: more colours than a label map has.
     """
+    if len(channels) == 1 and channels.dtype == np.uint8:
+        channels = np.repeat(channels, COLOURS, axis=0)  # a picture without any colour, for instance an empty one
     if len(channels) != COLOURS:
         found = f"has {len(channels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel, or a colour", "save it as a grey or palette image")
@@ -258,7 +260,7 @@ def mark(path: Path, raw: RawImage, coding: LabelCoding) -> MarkedMap:
     Raises:
         ScanError: it does not code labels so.
     """
-    return replace(_MARKS[coding](path, raw.voxels, raw.segments), channels=len(raw.voxels))
+    return _MARKS[coding](path, raw.voxels, raw.segments)
 
 
 def _mark_values(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment] = ()) -> MarkedMap:

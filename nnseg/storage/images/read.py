@@ -171,13 +171,16 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
     path, *others = label_paths(source)
     if isinstance(source, LabelFiles) and (source.coding == "masks" or others):
         return _read_masks(source, like, sheared=sheared)
-    raw = _read_labels(path)
-    raw = replace(raw, voxels=without_copies(raw))
+    by_colour = isinstance(source, LabelFiles) and source.coding == "colours"  # which a palette gives, instead of its indices
+    raw = _read_file(path, ReadOptions()) if by_colour else _read_labels(path)
+    channels = len(raw.voxels)
+    if not isinstance(source, LabelFiles) or source.coding != "channels":
+        raw = replace(raw, voxels=without_copies(raw))
     coding = source.coding if isinstance(source, LabelFiles) else own_coding(raw)
     marked = mark(path, raw, "values" if coding == "instances" else coding)
     placed = _canonical_labels(path, marked.codes, raw, like, sheared=sheared)
     notes = (*marked.notes, *placed.notes)
-    return replace(marked, coding=coding, codes=placed.labels), replace(placed, notes=notes)
+    return replace(marked, coding=coding, codes=placed.labels, channels=channels), replace(placed, notes=notes)
 
 
 def has_segments(path: Path) -> bool:

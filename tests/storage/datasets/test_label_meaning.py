@@ -202,6 +202,14 @@ def test_nested_channels_become_regions(tmp_path):
     assert [(r.values, r.paint) for r in labels.regions] == [((1, 2, 3), 1), ((2, 3), 2), ((3,), 3)]
 
 
+def test_channels_that_are_all_the_same_are_read_as_those_of_other_cases(tmp_path):
+    whole, core = boxes(np.s_[0:4, 0:5, 0:6], np.s_[1:3, 1:4, 1:5])
+    save_masks(tmp_path, "a", whole, core)
+    save_masks(tmp_path, "b", core, core)
+    save_masks(tmp_path, "c", core * 0, core * 0)
+    assert volumes(tmp_path) == {"label 1": [120, 24, 0], "label 2": [24, 24, 0]}
+
+
 def test_channels_that_dataset_json_does_not_count_are_refused(tmp_path):
     save_masks(tmp_path, "a", *boxes(LIVER, SPLEEN))
     describe(tmp_path, labels={"background": 0, "liver": 1})
@@ -268,6 +276,23 @@ def test_indices_of_palettes_are_named_by_a_legend(tmp_path):
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nartery:255,0,16::\nvein:0,128,0::\n")
     assert volumes(tmp_path) == {"artery": [16, 16], "vein": [8, 8]}
     assert isinstance(read_dataset(tmp_path).cases[0].labels, Path)
+
+
+def test_palettes_that_differ_between_files_are_read_by_colour(tmp_path):
+    indices = np.repeat([0, 1, 2], [40, 16, 8]).astype(np.uint8).reshape(8, 8)
+    for case, palette in (("a", [0, 0, 0, 255, 0, 16, 0, 128, 0]), ("b", [0, 0, 0, 0, 128, 0, 255, 0, 16])):
+        scan(tmp_path, case, (8, 8), ".png")
+        picture(tmp_path / "labels" / f"{case}.png", indices, "P", palette)
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nartery:255,0,16::\nvein:0,128,0::\n")
+    assert volumes(tmp_path) == {"artery": [16, 8], "vein": [8, 16]}
+    assert "palettes differ between label maps, so that colours count, not values" in read_dataset(tmp_path).inferred
+
+
+def test_empty_picture_among_coloured_ones_is_empty(tmp_path):
+    for case, pixels in (("a", COLOURS), ("b", COLOURS * 0), ("c", COLOURS)):
+        scan(tmp_path, case, (8, 8), ".png")
+        picture(tmp_path / "labels" / f"{case}.png", pixels)
+    assert volumes(tmp_path) == {"#008000": [8, 0, 8], "#ff0010": [16, 0, 16]}
 
 
 def numbered(folder: Path, name: str, count: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
@@ -23,7 +22,7 @@ def name_colours(request: Request) -> LabelMeaning:
     total: Counter[str] = Counter()
     for shown in usable.values():
         total.update({mark[0]: n for mark, n in shown.marks.items()})
-    legend = legend_of(request)
+    legend = find_legend(request.legend_folders())
     names = dict(legend.names) if legend else {}
     back = next((code for code, name in names.items() if is_background(name)), "#000000")
     if back not in total and not legend:
@@ -58,23 +57,7 @@ def _coloured(
         raise DatasetError.at(request.folder, found, f"colours named {listed_names(labels.names[1:])}", advice)
     mapping = {codes[0]: labels.values[0]} | {code: value for code, value in values.items() if value is not None}
     sources = {name: LabelFiles(paths=(request.path(name),), coding="colours", values=mapping) for name in request.usable()}
-    by = f"by {below(legend, request.folder)}" if legend else "numbered in the order of their codes, for want of a legend"
+    by = f"by {legend.below(request.folder)}" if legend else "numbered in the order of their codes, for want of a legend"
     listing = ", ".join(f"{code}={value}" + (f" {names[code]}" if code in names else "") for code, value in mapping.items())
     line = f"labels from colours, {by}: {listing}"
     return LabelMeaning(labels=labels, sources=sources, instances=request.instances, inferred=(line,))
-
-
-def legend_folders(request: Request) -> list[Path]:
-    """Folders in which a legend may lie."""
-    folders = {request.path(name).parent for name in request.shown}
-    return [request.folder, *sorted(folders)[:4], *sorted(folder.parent for folder in folders)[:1]]
-
-
-def legend_of(request: Request) -> Legend | None:
-    """The legend beside the label maps, if there is one."""
-    return find_legend(legend_folders(request))
-
-
-def below(legend: Legend | None, folder: Path) -> str:
-    """The path of a legend in the dataset's folder; "" for none."""
-    return "" if legend is None else str(legend.path.relative_to(folder) if legend.path.is_relative_to(folder) else legend.path)

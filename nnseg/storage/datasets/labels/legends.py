@@ -30,6 +30,10 @@ class Legend:
     path: Path
     names: Mapping[str, str]
 
+    def below(self, folder: Path) -> str:
+        """Its path, in a folder if it lies there."""
+        return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
+
 
 def find_legend(folders: Iterable[Path]) -> Legend | None:
     """The legend in the first of some folders that has one.

@@ -90,6 +90,11 @@ class Request:
         lost = {finding.case for finding in self.problems}
         return {name: shown for name, shown in self.shown.items() if name not in lost}
 
+    def legend_folders(self) -> list[Path]:
+        """Where a legend of colours may lie: in the dataset's folder, beside label maps, or above these."""
+        folders = sorted({self.path(name).parent for name in self.shown})
+        return [self.folder, *folders[:4], *(folder.parent for folder in folders[:1])]
+
     def plain(self) -> dict[str, LabelSource]:
         """The label maps as they are."""
         return {name: source for name in self.usable() if (source := self.cases[name].labels) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from nnseg.core.dataset import Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import OBJECT, LabelFiles, label_paths
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.labels.colours import below, legend_folders, legend_of
+from nnseg.storage.datasets.labels.colours import name_colours
 from nnseg.storage.datasets.labels.legends import find_legend, read_palette
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, Request, ShownLabels, no_label
+from nnseg.storage.images.label_codings import is_background
 
 MANY_VALUES = 256
 """More undeclared values than this in label maps are intensities, not labels."""
@@ -46,32 +48,66 @@ def name_values(request: Request) -> LabelMeaning:
         return _objects(request, labels, (OBJECT,))
     if unclean := _unclean(sets):
         return _binary(request, sets, unclean)
+    palette = _merged(palettes := _palettes(request, sets))
+    if palette is None:
+        return _by_palette(request, palettes)
     if len(values) > MANY_VALUES:
-        name = max(sets, key=lambda name: len(sets[name]))
-        found = f"has label maps with {len(values)} different values, {len(sets[name])} of them in {request.path(name).name}"
-        advice = "check that these are label maps, or name the labels in a dataset.json"
-        raise DatasetError.at(request.folder, found, f"at most {MANY_VALUES}", advice)
-    return _named_values(request, values)
+        raise _too_many(request, sets, len(values))
+    return _named_values(request, values, palette)
 
 
-def _named_values(request: Request, values: Sequence[int]) -> LabelMeaning:
-    """Labels named by the colours of a palette, or by their values."""
-    named = _palette_names(request, values)
+def _too_many(request: Request, sets: Mapping[str, Mapping[int, int]], count: int) -> DatasetError:
+    name = max(sets, key=lambda name: len(sets[name]))
+    found = f"has label maps with {count} different values, {len(sets[name])} of them in {request.path(name).name}"
+    advice = "check that these are label maps, or name the labels in a dataset.json"
+    return DatasetError.at(request.folder, found, f"at most {MANY_VALUES}", advice)
+
+
+def _named_values(request: Request, values: Sequence[int], palette: Mapping[int, str]) -> LabelMeaning:
+    """Labels named by the colours of a palette, where a legend names all of them, or by their values."""
+    legend = find_legend(request.legend_folders()) if palette else None
+    names_of = {v: legend.names[palette[v]] for v in values[1:] if legend and palette.get(v) in legend.names}
+    named = names_of if len(names_of) == len(values) - 1 and not any(map(is_background, names_of.values())) else {}
     foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
     names = ("background", *(named.get(v, name) for v, name in zip(values[1:], foreground, strict=True)))
     labels = Labels(names=names, values=tuple(values))
     text = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
     note = Finding(level="note", message=f"labels were taken from the label maps: {text}; a dataset.json can name them")
-    inferred = (f"label names from {below(legend_of(request), request.folder)} by the colours of palettes",) if named else ()
+    inferred = (f"label names from {legend.below(request.folder)} by the colours of palettes",) if named and legend else ()
     return LabelMeaning(labels=labels, sources=request.plain(), findings=() if named else (note,), inferred=inferred)
 
 
-def _palette_names(request: Request, values: Sequence[int]) -> dict[int, str]:
-    """Names of values by a legend and the palette of the first label map; {} if one is missing, or does not name all values."""
-    palette = read_palette(request.path(next(iter(request.usable())))) if request.usable() else {}
-    legend = find_legend(legend_folders(request)) if palette else None
-    names = {v: legend.names[palette[v]] for v in values[1:] if legend and palette.get(v) in legend.names}
-    return names if len(names) == len(values) - 1 and "background" not in names.values() else {}
+def _palettes(request: Request, sets: Mapping[str, Mapping[int, int]]) -> dict[str, dict[int, str]]:
+    """The colour of each value that occurs, of label maps that are palette pictures; {} if the first is none."""
+    found: dict[str, dict[int, str]] = {}
+    for name, counts in sets.items():
+        palette = read_palette(request.path(name))
+        if not palette and not found:
+            return {}
+        found[name] = {v: palette[v] for v in counts if v in palette}
+    return found
+
+
+def _merged(palettes: Mapping[str, Mapping[int, str]]) -> dict[int, str] | None:
+    """The one palette of all label maps; None if a value has several colours."""
+    merged: dict[int, str] = {}
+    for palette in palettes.values():
+        for value, colour in palette.items():
+            if merged.setdefault(value, colour) != colour:
+                return None
+    return merged
+
+
+def _by_palette(request: Request, palettes: Mapping[str, Mapping[int, str]]) -> LabelMeaning:
+    """Labels by colours, since the same value has different colours in different files."""
+    shown = {}
+    for name, one in request.usable().items():
+        marks: Counter[tuple[str, ...]] = Counter()
+        for (value,), voxels in one.marks.items():
+            marks[(palettes[name].get(int(value), f"#{int(value):02x}{int(value):02x}{int(value):02x}"),)] += voxels
+        shown[name] = replace(one, coding="colours", marks=marks)
+    meaning = name_colours(replace(request, shown=shown))
+    return replace(meaning, inferred=("palettes differ between label maps, so that colours count, not values", *meaning.inferred))
 
 
 def _has_others(request: Request, declared: Labels) -> bool:
