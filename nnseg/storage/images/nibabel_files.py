@@ -61,6 +61,12 @@ def read_pair(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         return read_nifti(path, options)
     if ANALYZE_HEADER_BYTES not in (int.from_bytes(header[:4], order) for order in ("little", "big")):
         raise ScanError.at(path, "is no header of NIfTI or Analyze", "one of them", "convert the image to .nii.gz")
+    if len(header) < ANALYZE_HEADER_BYTES:
+        raise ScanError.at(path, f"has {len(header)} bytes", f"a header of {ANALYZE_HEADER_BYTES}", "copy it again")
+    sizes = np.asarray(nib.AnalyzeHeader(header[:ANALYZE_HEADER_BYTES], check=False)["pixdim"][1:4])
+    if not (np.isfinite(sizes) & (sizes != 0)).all():  # nibabel would take 1 mm
+        found = f"has voxel sizes {tuple(map(float, sizes))} (x, y, z)"
+        raise ScanError.at(path, found, "sizes in mm", "convert it to NIfTI with the right ones")
     raw = _raw(path, lambda: nib.Spm2AnalyzeImage.from_filename(path, mmap=False), options)
     return raw if path.with_suffix(".mat").is_file() else replace(raw, notes=(*raw.notes, ANALYZE_NOTE))
 

@@ -55,6 +55,7 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         with _logged_errors() as errors, tifffile.TiffFile(path) as file:
             series, page = file.series[0], file.series[0].keyframe
             _check_codec(path, page)
+            _check_length(path, series)
             exif, size = orientation_of(_tag(page, ORIENTATION)), voxel_size(file)
             pixels, axes = _pixels(file, series, options)
             stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(file)
@@ -83,6 +84,15 @@ def _check_codec(path: Path, page: Any) -> None:
         name = getattr(page.compression, "name", f"number {int(page.compression)}")
         found = f"is compressed by a method that cannot be decoded here ({name})"
         raise ScanError.at(path, found, "LZW, deflate, Zstandard, JPEG or none", "save it with one of them") from error
+
+
+def _check_length(path: Path, series: Any) -> None:
+    """Raise ScanError if the file ends before its pixels do: JPEG's decoder fills what is missing with grey."""
+    pages = [page for page in series.pages if page is not None]
+    ends = [offset + count for page in pages for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    size = path.stat().st_size
+    if series.kind != "ome" and max(ends, default=0) > size:  # OME's pages may be in other files
+        raise ScanError.at(path, f"is damaged (it has {size} bytes)", f"{max(ends)} bytes", "copy it again; it may be truncated")
 
 
 def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple[Voxels, str]:

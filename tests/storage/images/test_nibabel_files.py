@@ -122,6 +122,19 @@ def test_analyze_is_read_as_spm_does_with_a_note(tmp_path):
     assert np.array_equal(read_label_map(file).labels, label_map.labels)
 
 
+def test_analyze_without_voxel_sizes_or_with_a_short_header_is_refused(tmp_path):
+    image = nib.AnalyzeImage(VOXELS, None)
+    nib.save(image, tmp_path / "a.hdr")
+    header = bytearray((tmp_path / "a.hdr").read_bytes())
+    header[80:92] = bytes(12)
+    (tmp_path / "a.hdr").write_bytes(header[:200])
+    with pytest.raises(ScanError, match=r"has 200 bytes; expected a header of 348"):
+        read_scan(tmp_path / "a.hdr")
+    (tmp_path / "a.hdr").write_bytes(header)
+    with pytest.raises(ScanError, match=r"has voxel sizes \(0.0, 0.0, 0.0\)"):
+        read_scan(tmp_path / "a.hdr")
+
+
 def test_a_part_that_is_missing_or_short_or_of_another_kind_is_named(tmp_path):
     nib.save(nib.Nifti1Pair(VOXELS, OBLIQUE), tmp_path / "a.hdr")
     before = content_hash([tmp_path / "a.hdr"])

@@ -234,3 +234,12 @@ def test_an_ome_image_whose_other_file_is_missing_is_refused(tmp_path):
         file.write(VOLUME[0], description=text.encode(), metadata=None)
     with pytest.raises(ScanError, match="is damaged"):
         read_scan(tmp_path / "b.ome.tif")
+
+
+def test_a_truncated_jpeg_in_a_tiff_is_refused_and_not_filled(tmp_path):
+    path = saved(tmp_path / "a.tif", VOLUME, compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        end = max(page.dataoffsets[0] + page.databytecounts[0] for page in file.pages)
+    path.write_bytes(path.read_bytes()[: end - 100])
+    with pytest.raises(ScanError, match="is damaged"):
+        read_scan(path)
