@@ -1,6 +1,8 @@
 """Shared fixtures: real data where it is at hand, and a dataset of balls small enough to train on in seconds."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,14 @@ def _write_balls(folder: Path, *, cases: int) -> Path:
 def _one_thread() -> None:
     """Small tensors are fastest on one thread; two would spend their time waiting for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that ran in the test's process wrote its log to a terminal that is gone; the next test sees all of it again."""
+    yield
+    logger = logging.getLogger("nnseg")
+    logger.handlers, logger.propagate = [], True
 
 
 LONG = (

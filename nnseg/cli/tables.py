@@ -14,7 +14,8 @@ from rich.table import Table
 from nnseg.commands.compare import Comparisons
 from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
-from nnseg.core.scores import Grouped, LengthUnit, Mean, Scores
+from nnseg.core.scores import Grouped, Mean, Scores
+from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
 
 AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
-from nnseg.core.metrics import METRICS, length_unit, volume_unit
-from nnseg.core.scores import Grouped, LengthUnit, Scores
+from nnseg.core.metrics import METRICS
+from nnseg.core.scores import Grouped, Scores
+from nnseg.core.units import LengthUnit, length_name, volume_name
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate, log_pairs
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
@@ -146,8 +147,8 @@ def _column(name: str, unit: LengthUnit) -> str:
     """A column's name, which tells the unit of volumes, and of lengths if it is not mm: "volume_error_1000_pixels", "hd95_um"."""
     metric = METRICS.get(name)
     if metric and metric.unit == "mm" and unit != "mm":
-        return f"{name}_{length_unit(unit)}"
-    return name.removesuffix("_ml") + "_" + volume_unit(unit).replace(" ", "_").replace("³", "3") if name.endswith("_ml") else name
+        return f"{name}_{length_name(unit)}"
+    return name.removesuffix("_ml") + "_" + volume_name(unit).replace(" ", "_").replace("³", "3") if name.endswith("_ml") else name
 
 
 def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:

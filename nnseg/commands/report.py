@@ -17,6 +17,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
+from nnseg.core.units import length_name
 from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
 from nnseg.evaluation.calibration import calibration
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
@@ -84,7 +85,11 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
 
 
 def _pixel_units(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, ...]:
-    """A note that lengths are in pixels, where files of a format that stores no spacing came without one."""
+    """A note that lengths are in pixels or voxels, where files came without a size."""
+    if not fingerprint.has_spacing:
+        unit = length_name(fingerprint.length_unit)
+        message = f"the files give no voxel size: lengths are in {unit}; mm in settings of the plan are {unit}"
+        return (Finding(level="note", message=message),)
     if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
         return ()
     message = f"{dataset.suffix} files store no pixel size: in what follows 1 mm stands for one pixel, and 1 ml for 1000"

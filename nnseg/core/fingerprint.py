@@ -13,6 +13,7 @@ from nnseg.core.dataset import Finding
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Shape, Vector, as_vector
 from nnseg.core.labels import Labels
+from nnseg.core.units import LengthUnit, common_unit, in_unit, shown_unit
 
 
 class Intensity(FrozenModel):
@@ -97,6 +98,20 @@ class Fingerprint(FrozenModel):
     def is_2d(self) -> bool:
         """True if the cases are single slices."""
         return all(case.is_2d for case in self.cases)
+
+    @property
+    def length_unit(self) -> LengthUnit:
+        """What lengths are shown in."""
+        return common_unit(shown_unit(case.length_unit, is_2d=self.is_2d) for case in self.cases)
+
+    @property
+    def has_spacing(self) -> bool:
+        """True if the size of voxels is known."""
+        return self.length_unit not in ("voxel", "pixel")
+
+    def spacing_shown(self, case: CaseMeasure) -> Vector:
+        """The spacing of a case in ``length_unit``."""
+        return in_unit(case.spacing, self.length_unit)
 
     @property
     def spacings(self) -> npt.NDArray[np.float64]:

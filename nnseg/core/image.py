@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.geometry import Box, Grid, Placement
+from nnseg.core.units import LengthUnit, shown_unit
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[Any]
@@ -54,6 +55,11 @@ class Source:
     def has_spacing(self) -> bool:
         """True if lengths are known."""
         return self.length_unit != VOXEL
+
+    @property
+    def shown_unit(self) -> LengthUnit:
+        """What lengths are shown in."""
+        return shown_unit(self.length_unit, is_2d=self.is_2d)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from nnseg.core.units import LengthUnit, length_name, volume_name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -52,27 +54,7 @@ METRICS = {
 """The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is at 1 mm."""
 
 
-_UNITS = {
-    "mm": ("mm", "ml"),
-    "um": ("um", "1000 um³"),
-    "nm": ("nm", "1000 nm³"),
-    "voxel": ("voxels", "1000 voxels"),
-    "pixel": ("pixels", "1000 pixels"),
-}
-"""Units of lengths and of volumes, by `CaseScore.length_unit`; a volume is counted in thousands of the length's cube."""
-
-
-def length_unit(unit: str) -> str:
-    """What lengths are counted in: "mm", "voxels"."""
-    return _UNITS[unit][0]
-
-
-def volume_unit(unit: str) -> str:
-    """What volumes are counted in: "ml", "1000 voxels"."""
-    return _UNITS[unit][1]
-
-
-def metric_of(name: str, unit: str = "mm") -> Metric:
+def metric_of(name: str, unit: LengthUnit = "mm") -> Metric:
     """The metric of a name such as "dice" or "nsd_2".
 
     Args:
@@ -83,8 +65,8 @@ def metric_of(name: str, unit: str = "mm") -> Metric:
     """
     kind, _, tolerance = name.partition("_")
     if kind == "nsd":
-        return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} {length_unit(unit)}")
-    metric, units = METRICS[name], {"mm": length_unit(unit), "ml": volume_unit(unit)}
+        return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} {length_name(unit)}")
+    metric, units = METRICS[name], {"mm": length_name(unit), "ml": volume_name(unit)}
     return replace(metric, unit=units.get(metric.unit, metric.unit))
 
 

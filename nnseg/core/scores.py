@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import is_metric
+from nnseg.core.units import LengthUnit, common_unit
 
 Number = FiniteFloat | None
-LengthUnit = Literal["mm", "um", "nm", "voxel", "pixel"]
 Interval = tuple[FiniteFloat, FiniteFloat]
 
 
@@ -196,8 +194,7 @@ class Scores(FrozenModel):
     @property
     def length_unit(self) -> LengthUnit:
         """That of the cases; mm if it is not the same for all."""
-        units = {case.length_unit for case in self.cases}
-        return units.pop() if len(units) == 1 else "mm"
+        return common_unit(case.length_unit for case in self.cases)
 
     @property
     def tolerances(self) -> tuple[float, ...]:

@@ -23,10 +23,10 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, LabelScore, LengthUnit, Lesions, Surfaces
+from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
+from nnseg.core.units import LengthUnit, in_unit
 from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
 from nnseg.evaluation.surface import Steps, surface_distances
-from nnseg.storage.images.units import from_mm
 
 Mask = npt.NDArray[np.bool_]
 LabelIndices = npt.NDArray[np.int64]
@@ -38,8 +38,6 @@ FOUND = 0.1
 """Least IoU of a detected lesion: lesions are small, and one voxel more all around halves the IoU of many."""
 OVERLAPPING = 0.5
 """Pairs with a larger IoU count for panoptic quality."""
-SMALL: tuple[LengthUnit, ...] = ("um", "nm")
-"""Units of lengths in files that are kept: in mm, their numbers would be too small to be read."""
 TOUCHING = np.ones((3, 3, 3), bool)
 
 
@@ -161,20 +159,16 @@ def length_unit_of(prediction: LabelMap, reference: LabelMap) -> LengthUnit:
     """What lengths of a pair are measured in: mm, a smaller unit if the files give lengths in it, or voxels if they give none."""
     sources = [label_map.source for label_map in (prediction, reference) if label_map.source]
     known = [source for source in sources if source.has_spacing]
-    if sources and not known:
-        return "pixel" if sources[0].is_2d else "voxel"
-    return next((unit for unit in SMALL if known and known[0].length_unit == unit), "mm")
+    return (known or sources)[0].shown_unit if sources else "mm"
 
 
 def _in_unit(label_map: LabelMap, unit: LengthUnit) -> Grid:
     """The grid with lengths in a unit instead of mm; a picture is one unit thick."""
     grid = label_map.grid
-    if unit not in SMALL:
-        return grid
-    spacing = from_mm(grid.spacing, unit)
-    if label_map.source and label_map.source.is_2d:
+    spacing = in_unit(grid.spacing, unit)
+    if spacing != grid.spacing and label_map.source and label_map.source.is_2d:
         spacing = as_vector(1.0 if n == 1 else length for n, length in zip(grid.shape, spacing, strict=True))
-    return replace(grid, spacing=spacing, origin=from_mm(grid.origin, unit))
+    return replace(grid, spacing=spacing, origin=in_unit(grid.origin, unit))
 
 
 def label_score(

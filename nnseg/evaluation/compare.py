@@ -17,7 +17,8 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import metric_of
-from nnseg.core.scores import CaseScore, Interval, LengthUnit, Number, Scores
+from nnseg.core.scores import CaseScore, Interval, Number, Scores
+from nnseg.core.units import LengthUnit
 from nnseg.evaluation.averages import FEW, mean_of_masks, ratio, table
 from nnseg.evaluation.statistics import DRAWS, bootstrap_weights, holm, interval, sign_flip, wilcoxon
 

@@ -14,8 +14,9 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
-from nnseg.core.metrics import METRICS, length_unit
-from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, LengthUnit, Scores
+from nnseg.core.metrics import METRICS
+from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, Scores
+from nnseg.core.units import LengthUnit, length_name
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.case_score import Measures, Objects, label_score, length_unit_of, measure_masks
 from nnseg.evaluation.pairs import FilePair, FolderPairs, check_pair, pair_folders, read_numbered_pair
@@ -74,7 +75,7 @@ def evaluate(
     outcomes = list(map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
     units = Counter(o.result.length_unit for o in outcomes if o.result)
     if len(units) > 1:
-        found = ", ".join(f"{counted(n, 'case')} in {length_unit(unit)}" for unit, n in units.most_common())
+        found = ", ".join(f"{counted(n, 'case')} in {length_name(unit)}" for unit, n in units.most_common())
         log.warning("lengths are measured in different units, by what the files say (%s): their means mix them", found)
     reasons = [Failure(name=o.item.name, reason=o.reason) for o in outcomes if o.reason is not None]
     return summarize([o.result for o in outcomes if o.result is not None], labels, failed=[*failed, *reasons])

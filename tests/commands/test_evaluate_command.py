@@ -11,6 +11,8 @@ from nnseg.cli import app
 from nnseg.commands.evaluate import evaluate_folders, parse_tolerances, read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.scores import Scores
+from nnseg.evaluation.compare import compare
+from nnseg.reporting.sections.volumes import summarize_volumes
 from nnseg.storage.files import read_json
 
 
@@ -111,3 +113,26 @@ def test_a_format_without_a_file_is_refused(folders):
     result = CliRunner().invoke(app, ["evaluate", str(folders / "made"), str(folders / "given"), "--format", "nnunet"])
     assert isinstance(result.exception, EvaluationError)
     assert "give one with --out" in str(result.exception)
+
+
+def test_tables_and_reports_say_pixels(tmp_path):
+    square = np.zeros((12, 16), np.uint8)
+    square[2:6, 2:6] = 1
+    for folder, mask in (("made", np.maximum(square, np.roll(square, 3, 1))), ("given", square)):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / folder / f"p{i}.png"))
+    asked = ["evaluate", str(tmp_path / "made"), str(tmp_path / "given"), "--workers", "1", "--out"]
+    done = CliRunner().invoke(app, [*asked, str(tmp_path / "s.csv")])
+    assert done.exit_code == 0, done.output
+    for text in ("HD95 (pixels)", "ASSD (pixels)", "NSD at 1 pixels", "Volume error (1000 pixels)"):
+        assert text in done.output
+    assert " mm" not in done.output.replace(str(tmp_path), "")
+    with (tmp_path / "s.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert (row["volume_1000_pixels"], row["hd_pixels"]) == ("0.028", "3.0")
+    assert CliRunner().invoke(app, [*asked, str(tmp_path / "s.json")]).exit_code == 0
+    assert json.loads((tmp_path / "s.json").read_text())["cases"][0]["length_unit"] == "pixel"
+    scores = evaluate_folders(tmp_path / "made", tmp_path / "given").scores
+    assert summarize_volumes(scores)["unit"] == "1000 pixels"
+    assert compare(scores, scores, ["hd95"]).length_unit == "pixel"

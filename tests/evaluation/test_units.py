@@ -1,20 +1,16 @@
 """Lengths and volumes are in what the files say: mm, a unit of microscopy, or voxels where no size is known."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from typer.testing import CliRunner
 
-from nnseg.cli import app
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
+from nnseg.core.labels import Labels
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import CaseScore
-from nnseg.evaluation.compare import compare
 from nnseg.evaluation.evaluate import evaluate_folders
-from nnseg.reporting.sections.volumes import summarize_volumes
+from nnseg.reporting.sections.data import _facts, _occurrence
 
 SQUARE = np.zeros((12, 16), np.uint8)
 SQUARE[2:6, 2:6] = 1
@@ -81,19 +77,18 @@ def test_scores_of_before_are_in_mm():
     assert (metric_of("nsd_2", "um").title, metric_of("hd", "voxel").unit) == ("NSD at 2 um", "voxels")
 
 
-def test_tables_and_reports_say_pixels(tmp_path):
-    write_png(tmp_path, cases=3)
-    asked = ["evaluate", str(tmp_path / "made"), str(tmp_path / "given"), "--workers", "1", "--out"]
-    done = CliRunner().invoke(app, [*asked, str(tmp_path / "s.csv")])
-    assert done.exit_code == 0, done.output
-    for text in ("HD95 (pixels)", "ASSD (pixels)", "NSD at 1 pixels", "Volume error (1000 pixels)"):
-        assert text in done.output
-    assert " mm" not in done.output.replace(str(tmp_path), "")
-    with (tmp_path / "s.csv").open() as file:
-        row = next(csv.DictReader(file))
-    assert (row["volume_1000_pixels"], row["hd_pixels"]) == ("0.028", "3.0")
-    assert CliRunner().invoke(app, [*asked, str(tmp_path / "s.json")]).exit_code == 0
-    assert json.loads((tmp_path / "s.json").read_text())["cases"][0]["length_unit"] == "pixel"
-    scores = evaluate_folders(tmp_path / "made", tmp_path / "given")
-    assert summarize_volumes(scores)["unit"] == "1000 pixels"
-    assert compare(scores, scores, ["hd95"]).length_unit == "pixel"
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        ({"length_unit": "um", "spacing": (0.001, 0.0002, 0.0002)}, ("1 x 0.2 x 0.2 um in the median", "0.00016 1000 um³")),
+        ({"length_unit": "voxel", "spacing": (1.0, 1.0, 1.0)}, ("of unknown size: lengths are in voxels", "0.004 1000 voxels")),
+        ({"length_unit": "inch", "spacing": (2.0, 1.0, 1.0)}, ("2 x 1 x 1 mm in the median", "0.008 ml")),
+    ],
+)
+def test_a_dataset_is_reported_in_its_own_unit(made, shown):
+    case = CaseMeasure(name="a", key="", shape=(4, 5, 6), cropped_shape=(4, 5, 6), voxels={"background": 116, "x": 4}, **made)
+    intensity = Intensity(mean=0, median=0, std=1, min=0, max=1, percentile_00_5=0, percentile_99_5=1)
+    labels = Labels(names=("background", "x"), values=(0, 1))
+    fingerprint = Fingerprint(dataset="d", layout="", channels=("i",), labels=labels, cases=(case,), intensities=(intensity,))
+    assert _facts(fingerprint)["Voxel"].replace("×", "x") == shown[0]
+    assert _occurrence(fingerprint, "x")[1] == shown[1]

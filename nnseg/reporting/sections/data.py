@@ -10,6 +10,7 @@ from typing import Any
 from nnseg.core.dataset import Finding, counted
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.scan_ranges import PERCENTILES
+from nnseg.core.units import length_name, volume_name
 from nnseg.reporting.charts.charts import Figure, axis_range, histogram_svg, spans_svg
 from nnseg.reporting.content import ReportContent
 from nnseg.reporting.formatting import by, short
@@ -53,11 +54,12 @@ def _summarize_measurements(content: ReportContent, fingerprint: Fingerprint) ->
 def _facts(fingerprint: Fingerprint) -> dict[str, str]:
     cases, kind, axes = fingerprint.cases, "images" if fingerprint.is_2d else "volumes", _axes(fingerprint)
     unusable = f"; {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
-    kept = fingerprint.relative_size_after_cropping
+    kept, unit = fingerprint.relative_size_after_cropping, length_name(fingerprint.length_unit)
+    spacing = by([median(fingerprint.spacing_shown(c)[a] for c in cases) for a in axes])
     facts = {
         "Cases": f"{len(cases)} {kind}{unusable}",
         "Size": f"{by([median(c.shape[a] for c in cases) for a in axes])} voxels in the median",
-        "Voxel": f"{by([median(c.spacing[a] for c in cases) for a in axes])} mm in the median",
+        "Voxel": f"{spacing} {unit} in the median" if fingerprint.has_spacing else f"of unknown size: lengths are in {unit}",
     }
     return facts | ({"Around the body": f"{1 - kept:.0%} of a scan is empty and cut away"} if kept < 0.99 else {})
 
@@ -76,7 +78,7 @@ def _draw_sizes(fingerprint: Fingerprint) -> list[Figure]:
     figures = []
     for what, unit, values in (
         ("Size", "voxels", [c.shape for c in fingerprint.cases]),
-        ("Spacing", "mm", [c.spacing for c in fingerprint.cases]),
+        ("Spacing", length_name(fingerprint.length_unit), [fingerprint.spacing_shown(c) for c in fingerprint.cases]),
     ):
         for axis in _axes(fingerprint):
             along = [float(v[axis]) for v in values]
@@ -96,11 +98,11 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> tuple[int, str, float]:
         return len(here), f"{share:.2%} of the image", share
     volumes = _ml(fingerprint, name)
     spread = f" ({short(min(volumes))} to {short(max(volumes))})" if min(volumes) < max(volumes) else ""
-    return len(here), f"{short(median(volumes))} ml{spread}", share
+    return len(here), f"{short(median(volumes))} {volume_name(fingerprint.length_unit)}{spread}", share
 
 
 def _draw_volumes(fingerprint: Fingerprint) -> list[Figure]:
-    names, unit = fingerprint.labels.names[1:], "% of the image" if fingerprint.is_2d else "ml"
+    names, unit = fingerprint.labels.names[1:], "% of the image" if fingerprint.is_2d else volume_name(fingerprint.length_unit)
     if fingerprint.is_2d:
         sizes = {n: [100 * c.voxels[n] / prod(c.shape) for c in fingerprint.cases if c.voxels.get(n)] for n in names}
     else:
@@ -110,7 +112,7 @@ def _draw_volumes(fingerprint: Fingerprint) -> list[Figure]:
 
 
 def _ml(fingerprint: Fingerprint, name: str) -> list[float]:
-    return [c.voxels[name] * prod(c.spacing) / 1000 for c in fingerprint.cases if c.voxels.get(name)]
+    return [c.voxels[name] * prod(fingerprint.spacing_shown(c)) / 1000 for c in fingerprint.cases if c.voxels.get(name)]
 
 
 def _draw_intensities(content: ReportContent, fingerprint: Fingerprint) -> list[Figure]:

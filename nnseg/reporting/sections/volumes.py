@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nnseg.core.metrics import volume_unit
 from nnseg.core.scores import Scores
+from nnseg.core.units import volume_name
 from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
 from nnseg.reporting.charts.charts import Guide, Point, Scale, scatter_svg
 from nnseg.reporting.formatting import short, signed
@@ -25,7 +25,7 @@ def summarize_volumes(scores: Scores) -> dict[str, Any] | None:
         "agreements": agreements,
         "plots": plots,
         "verdict": _describe_bias(agreements),
-        "unit": volume_unit(scores.length_unit),
+        "unit": volume_name(scores.length_unit),
     }
 
 
@@ -33,7 +33,7 @@ def _draw_differences(scores: Scores, label: str, of: VolumeAgreement) -> str:
     """Difference of predicted and reference volume against their mean. Source: Bland and Altman 1986."""
     shown = [case for case in scores.cases if len(volumes([case.labels[label]]))]
     pairs = volumes([case.labels[label] for case in shown])
-    unit = volume_unit(scores.length_unit)
+    unit = volume_name(scores.length_unit)
     dots = [
         Point(
             x=float(predicted + reference) / 2,

@@ -1,0 +1,49 @@
+"""Units in which lengths and volumes are shown: mm and ml, smaller ones of microscopy, and voxels where no size is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from nnseg.core.geometry import Vector, as_vector
+
+LengthUnit = Literal["mm", "um", "nm", "voxel", "pixel"]
+"""What lengths are shown in. A voxel, and the pixel of a picture, has a length of 1."""
+
+_NAMES: dict[LengthUnit, tuple[str, str]] = {
+    "mm": ("mm", "ml"),
+    "um": ("um", "1000 um³"),
+    "nm": ("nm", "1000 nm³"),
+    "voxel": ("voxels", "1000 voxels"),
+    "pixel": ("pixels", "1000 pixels"),
+}
+
+_PER_MM: dict[LengthUnit, float] = {"um": 1e3, "nm": 1e6}
+
+
+def length_name(unit: LengthUnit) -> str:
+    """What lengths are counted in: "mm", "voxels"."""
+    return _NAMES[unit][0]
+
+
+def volume_name(unit: LengthUnit) -> str:
+    """What volumes are counted in, a thousand of the cube of the length: "ml", "1000 voxels"."""
+    return _NAMES[unit][1]
+
+
+def in_unit(lengths_mm: Iterable[float], unit: LengthUnit) -> Vector:
+    """Three lengths in a unit, without the noise of the last digit."""
+    factor = _PER_MM.get(unit)
+    return as_vector(lengths_mm if factor is None else (float(f"{length * factor:.14g}") for length in lengths_mm))
+
+
+def shown_unit(stated: str, *, is_2d: bool) -> LengthUnit:
+    """What lengths are shown in: a file's own unit if it is a small one, pixels or voxels if it states none ("voxel"), else mm."""
+    small: dict[str, LengthUnit] = {"um": "um", "nm": "nm"}
+    return small.get(stated, "mm") if stated != "voxel" else "pixel" if is_2d else "voxel"
+
+
+def common_unit(units: Iterable[LengthUnit]) -> LengthUnit:
+    """The unit of several cases; mm if it is not the same for all."""
+    found = set(units)
+    return found.pop() if len(found) == 1 else "mm"
