@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_series import write_series
+from PIL import Image
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate, evaluate_folders
-from nnseg.evaluation.pairs import pair_folders
+from nnseg.evaluation.pairs import FilePair, pair_folders, read_pair
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import write_label_map
@@ -364,3 +365,19 @@ def test_a_dicom_image_is_no_label_map(tmp_path):
     (tmp_path / "scan" / "01.dcm").rename(tmp_path / "given" / "a.dcm")
     with pytest.raises(EvaluationError, match=r"none of 1 label map in .*given can be read; the first: .*a.dcm"):
         pair_folders(tmp_path / "made", tmp_path / "given")
+
+
+@pytest.mark.parametrize("drawn", ["upright", "stored"])
+def test_a_prediction_for_a_turned_photo_is_compared_with_masks_drawn_upright_or_on_stored_pixels(tmp_path, drawn):
+    data = Image.Exif()
+    data[274] = 6
+    Image.fromarray(np.zeros((6, 9), np.uint8)).save(tmp_path / "photo.jpg", exif=data)
+    scan = read_scan(tmp_path / "photo.jpg")
+    labels = np.zeros((1, 9, 6), np.uint8)
+    labels[0, :4, :2] = 1
+    write_label_map(LabelMap(labels=labels, grid=scan.grid), tmp_path / "p.png", like=scan.source)
+    Image.fromarray(labels[0] if drawn == "upright" else np.rot90(labels[0])).save(tmp_path / "r.png")
+    pair = FilePair(name="a", prediction=tmp_path / "p.png", reference=tmp_path / "r.png")
+    prediction, reference = read_pair(pair, Labels(names=("background", "organ"), values=(0, 1)))
+    assert np.array_equal(prediction.labels, labels)
+    assert np.array_equal(reference.labels, labels)
