@@ -90,5 +90,5 @@ def test_a_dataset_is_reported_in_its_own_unit(made, shown):
     intensity = Intensity(mean=0, median=0, std=1, min=0, max=1, percentile_00_5=0, percentile_99_5=1)
     labels = Labels(names=("background", "x"), values=(0, 1))
     fingerprint = Fingerprint(dataset="d", layout="", channels=("i",), labels=labels, cases=(case,), intensities=(intensity,))
-    assert _facts(fingerprint)["Voxel"].replace("×", "x") == shown[0]
+    assert _facts(fingerprint)["Voxel"].replace(" \u00d7 ", " x ") == shown[0]
     assert _occurrence(fingerprint, "x")[1] == shown[1]
