@@ -46,10 +46,11 @@ def read_planes(frames: Sequence[Frame]) -> Floats:
     places: dict[Path, dict[int, list[int]]] = {}
     for z, frame in enumerate(frames):
         places.setdefault(frame.path, {}).setdefault(frame.index, []).append(z)
-    for path, wanted in places.items():
-        for index, values in zip(wanted, _decoded(path, list(wanted), frames[wanted[min(wanted)][0]]), strict=True):
-            for z in wanted[index]:
-                volume[:, z] = _plane(values, frames[z])
+    with quiet():  # here, not where frames are decoded one at a time: a generator would end it late
+        for path, wanted in places.items():
+            for index, values in zip(wanted, _decoded(path, list(wanted)), strict=True):
+                for z in wanted[index]:
+                    volume[:, z] = _plane(values, frames[z])
     return volume
 
 
@@ -62,21 +63,20 @@ def _plane(values: npt.NDArray[Any], frame: Frame) -> npt.NDArray[Any]:
     return np.moveaxis(part, -1, 0) if part.ndim == 3 else part[None]
 
 
-def _decoded(path: Path, indices: list[int], frame: Frame) -> Iterator[npt.NDArray[Any]]:
+def _decoded(path: Path, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
     """Values (rows, columns[, colours]) of the frames with these numbers, in their order."""
-    with quiet():
-        dataset = open_dataset(path)
-        syntax = str(dataset.file_meta.TransferSyntaxUID)
-        if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise ScanError.at(path, "has no pixels", "a slice with pixels", "export the series again, or remove the file")
-        try:
-            decode, plain = (_by_gdcm, False) if syntax in _BY_GDCM else (_by_pydicom, True)
-            for values in decode(dataset, indices):
-                yield _finished(values, dataset, plain=plain)
-        except UNREADABLE as error:
-            reason = itk_message(error) if isinstance(error, RuntimeError) and syntax in _BY_GDCM else str(error)
-            found = f"cannot be decoded ({_first_sentence(reason)}; {pydicom.uid.UID(syntax).name})"
-            raise ScanError.at(path, found, "readable pixels", "export the series again, uncompressed") from error
+    dataset = open_dataset(path)
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ScanError.at(path, "has no pixels", "a slice with pixels", "export the series again, or remove the file")
+    decode, plain = (_by_gdcm, False) if syntax in _BY_GDCM else (_by_pydicom, True)
+    try:
+        for values in decode(dataset, indices):
+            yield _finished(values, dataset, plain=plain)
+    except UNREADABLE as error:
+        reason = itk_message(error) if isinstance(error, RuntimeError) and syntax in _BY_GDCM else str(error)
+        found = f"cannot be decoded ({_first_sentence(reason)}; {pydicom.uid.UID(syntax).name})"
+        raise ScanError.at(path, found, "readable pixels", "export the series again, uncompressed") from error
 
 
 def _by_pydicom(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
