@@ -277,3 +277,23 @@ def test_how_sure_it_is_lies_beside_the_label_map(model, scans, tmp_path):
     case = _record(tmp_path / "out")["scan_000"]
     assert 0 <= case["confidence"]["quality"] <= 1
     assert set(case["more"]) == {"scan_000_uncertainty.nii.gz"}
+
+
+def test_what_is_not_predicted_is_said_and_recorded(tmp_path):
+    model = _write_model(tmp_path / "two.nnseg", channels=2)
+    _write_scans(tmp_path / "scans" / "made", 2)
+    made = sorted((tmp_path / "scans" / "made").iterdir())
+    for suffix in ("t1n.nii.gz", "t2f.nii.gz", "seg.nii.gz"):
+        for i in (1, 2):
+            shutil.copy(made[0], tmp_path / "scans" / f"p{i}_{suffix}")
+    shutil.rmtree(tmp_path / "scans" / "made")
+    (tmp_path / "scans" / "slide.svs").touch()
+    command = ("predict", tmp_path / "scans", tmp_path / "out", "--model", model, "--device", "cpu", "--channels", "t2f,t1n")
+    done = nnseg(*command, check=1)
+    assert "2 of 2 scans predicted" in done.stdout
+    assert "channels t2f, t1n from names with t1n, t2f" in done.stdout
+    assert "not used: a label map by its name or folder (2 files)" in done.stdout
+    assert "(slide.svs)" in done.stdout
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert sorted(Path(one["path"]).name for one in record["unused"]) == ["p1_seg.nii.gz", "p2_seg.nii.gz", "slide.svs"]
+    assert [Path(image).name for image in record["cases"]["p1"]["images"]] == ["p1_t2f.nii.gz", "p1_t1n.nii.gz"]

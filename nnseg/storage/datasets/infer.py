@@ -222,10 +222,10 @@ def _loose_findings(
     if any(one.item.suffix not in PICTURES for one in roles.images):
         images, pictures = divide(images, lambda one: one.item.suffix not in PICTURES or one.role == "image")
         unused += not_used(pictures, "a picture among volumes")
-    by_name = defaultdict[str, list[Named]](list)
+    by_name = defaultdict[tuple[str, ...], list[Named]](list)
     for one in images:
-        by_name[_loose_name(one, channels)].append(one)
-    findings = [_no_label_map(tree, name, ones, roles) for name, ones in by_name.items()]
+        by_name[(*one.place, _loose_name(one, channels))].append(one)
+    findings = [_no_label_map(tree, name, ones, roles) for (*_, name), ones in by_name.items()]
     findings += [_no_image(tree, one, roles) for one in labels]
     return findings, unused
 

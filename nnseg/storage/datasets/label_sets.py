@@ -19,6 +19,9 @@ from nnseg.storage.datasets.roles import not_used, pattern_of
 MERGED = frozenset(("maj", "majority", "consensus", "staple"))
 """Words that mark the label map in which those of several observers were merged."""
 
+MANY = 2
+"""Files of a case, in the mean, that must have names of their own to be single objects."""
+
 Kinds = dict[str, list[Named]]
 
 
@@ -142,7 +145,7 @@ def _coding(root: Path, groups: Sequence[Group], kinds: Mapping[int, Kinds], cou
     if "" in counts and len(counts) > 1 and _are_numbers({kind: n for kind, n in counts.items() if kind}):
         return "instances"  # x_mask, x_mask_1
     if "" not in counts:
-        if _are_numbers(counts) or (len(groups) > 1 and counts.total() < 1.5 * len(counts)):
+        if _are_numbers(counts) or (len(counts) >= MANY * len(groups) > MANY and counts.total() < 1.5 * len(counts)):
             return "instances"
         if counts.total() >= OFTEN * len(counts) * len(groups) and (
             len(groups) > 1 or all(re.search("[g-zG-Z]", k) for k in counts)

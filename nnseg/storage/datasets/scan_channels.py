@@ -158,7 +158,7 @@ def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str
             scans.unused += not_used([one], "none of the model's channels")
         else:
             scans.single.append(one)
-    written = {one.words[-1] for images in found.values() for one in images.values()}
+    written = {one.words[-1] for images in found.values() for one in images.values() if one.words}
     scans.inferred.append(f"channels {', '.join(names)} from names with {', '.join(sorted(written)[:8])}")
     return scans
 
