@@ -88,6 +88,7 @@ def _own_log() -> Iterator[None]:
     yield
     logger = logging.getLogger("nnseg")
     logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 LONG = (
