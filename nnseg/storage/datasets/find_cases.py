@@ -100,6 +100,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
     if reading.channels and len(reading.channels) != channels:
         raise DatasetError(f"--channels names {counted(len(reading.channels), 'channel')}, but the model has {channels}")
     tree = walk(path)
+    tree.leave_out_own("label map", "DICOM-SEG", "spacing")
     labels = {item.path for item in tree.items if _is_dicom_labels(item.path)}
     tree.parts += sorted(labels)
     tree.items = [item for item in tree.items if item.path not in labels]

@@ -13,6 +13,7 @@ from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, suffix_of
 from nnseg.storage.images.unread import why_unread
+from nnseg.storage.predictions import OwnKind, own_files
 
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
 _OTHERS = ".bval .bvec .bvals .bvecs .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
@@ -66,6 +67,7 @@ class Tree:
         companions: numbers of texts, tables and the like, by suffix.
         parts: files of formats that are a folder of files, such as DICOM.
         locked: folders that cannot be listed.
+        own: what nnseg predict wrote there, beside label maps.
     """
 
     root: Path
@@ -75,6 +77,7 @@ class Tree:
     companions: Counter[str] = field(default_factory=Counter)
     locked: list[Path] = field(default_factory=list)
     parts: list[Path] = field(default_factory=list)
+    own: list[Unused] = field(default_factory=list)
 
     def unused(self) -> tuple[Unused, ...]:
         """What is no image: files that cannot be read one by one, companions and hidden files by number."""
@@ -88,7 +91,15 @@ class Tree:
             found.append(Unused(path=self.root, reason=f"{counted(self.companions.total(), 'file')} without image: {listed}"))
         if self.hidden:
             found.append(Unused(path=self.root, reason=counted(self.hidden, "hidden file")))
-        return tuple(found)
+        return (*found, *self.own)
+
+    def leave_out_own(self, *kinds: OwnKind) -> None:
+        """Remove files of these kinds that nnseg predict wrote from what may be used."""
+        folders = sorted({path.parent for path in (*self.unread, *(item.path for item in self.items))})
+        own = {path: kind for folder in folders for path, kind in own_files(folder).items() if kind in kinds}
+        self.items = [item for item in self.items if item.path not in own]
+        self.unread = [path for path in self.unread if path not in own]
+        self.own += [Unused(path=path, reason=f"{kind} written by nnseg predict") for path, kind in own.items()]
 
 
 def _unread(path: Path) -> Unused:
@@ -102,6 +113,7 @@ def walk(root: Path) -> Tree:
     """All that lies in a folder. Links that lead back to a folder above them are not followed."""
     tree = Tree(root=root)
     _look_into(tree, root, (), frozenset({os.path.realpath(root)}))
+    tree.leave_out_own("uncertainty map", "probabilities")
     return tree
 
 

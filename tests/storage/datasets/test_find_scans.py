@@ -13,6 +13,7 @@ from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.storage.datasets.find_cases import FoundScans, look_for_scans
 from nnseg.storage.images.read import read_header
+from nnseg.storage.predictions import PredictionsWriter, ScanRecord
 
 BRATS = ("t1c", "t1n", "t2f", "t2w")
 
@@ -166,3 +167,21 @@ def test_every_file_of_a_mixed_folder_is_predicted_or_named(tmp_path):
         "not used: 3 files without image: .img (1), .raw (1), .txt (1)",
         "not used: 1 hidden file",
     )
+
+
+def test_what_nnseg_predicted_is_no_scan(tmp_path):
+    for name in ("scans/a.nii.gz", "scans/b.nii.gz", "earlier/a.nii.gz", "earlier/a_uncertainty.nii.gz", "earlier/b.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "earlier" / "a.npz").touch()
+    with PredictionsWriter(tmp_path / "earlier", model={}) as record:
+        record.put("a", ScanRecord(status="done", file="a.nii.gz", hash="h", more={"a_uncertainty.nii.gz": "h", "a.npz": "h"}))
+        record.put("b", ScanRecord(status="done", file="b.nii.gz", hash="h"))
+    found = look_for_scans(tmp_path, channels=1)
+    assert [case.images for case in found.cases] == [(tmp_path / "scans" / "a.nii.gz",), (tmp_path / "scans" / "b.nii.gz",)]
+    assert {(one.path.name, one.reason) for one in found.unused if one.path.parent.name == "earlier" and one.path.is_file()} == {
+        ("a.nii.gz", "label map written by nnseg predict"),
+        ("b.nii.gz", "label map written by nnseg predict"),
+        ("a.npz", "probabilities written by nnseg predict"),
+        ("a_uncertainty.nii.gz", "uncertainty map written by nnseg predict"),
+    }
