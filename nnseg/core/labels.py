@@ -133,7 +133,7 @@ class Labels(FrozenModel):
         painted = np.full(masks.shape[1:], self.values[0], self.dtype)
         for head, mask in zip(heads, masks, strict=True):
             painted[mask] = self.regions[head].paint
-        for together, value in self._partial_overlaps.items():
+        for together, value in self.partial_overlaps.items():
             if set(together) <= set(heads):
                 inside = np.array([head in together for head in heads])
                 painted[(masks == inside[:, None, None, None]).all(0)] = value
@@ -142,10 +142,10 @@ class Labels(FrozenModel):
     @property
     def painted(self) -> tuple[int, ...]:
         """All values that a label map of regions can have, besides the background's."""
-        return tuple(dict.fromkeys((*(region.paint for region in self.regions), *self._partial_overlaps.values())))
+        return tuple(dict.fromkeys((*(region.paint for region in self.regions), *self.partial_overlaps.values())))
 
     @cached_property
-    def _partial_overlaps(self) -> dict[tuple[int, ...], int]:
+    def partial_overlaps(self) -> dict[tuple[int, ...], int]:
         """Values by the indices of all regions that cover them, where one of these does not lie within the next.
 
         Regions that lie within each other need no entry, since they are painted in order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused
@@ -15,8 +15,8 @@ from nnseg.planning.unusable import by_kind
 LINES, WIDTH = 24, 118
 """Of a summary."""
 
-LAYOUT, INFERRED, CASES, LABELS, CHANNELS = (1, 2), (4, 2), (3, 1), (4, 1), (3, 1)
-FINDINGS, UNUSED = (10, 3), (3, 1)
+LAYOUT, INFERRED, CASES, LABELS, CHANNELS = (2, 2), (4, 2), (3, 1), (4, 1), (3, 1)
+FINDINGS, UNUSED = (9, 3), (3, 1)
 """The most lines of each part of a summary, and of each entry in it; what is longer is cut."""
 
 
@@ -32,7 +32,7 @@ def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint) -> tuple[str, 
     lines += _part([entry for entry in counts if entry not in (*labels, *channels)], *CASES)
     lines += [*_part(labels, *LABELS), *_part(channels, *CHANNELS)]
     last = _part([("", line) for line in describe_unused(dataset.unused)], *UNUSED)
-    problems = describe_findings(fingerprint.findings, dataset.cases) or [("", "no problem found")]
+    problems = describe_findings(fingerprint.findings, dataset) or [("", "no problem found")]
     most, of_each = FINDINGS
     return (*lines, *_part(problems, min(most, LINES - len(lines) - len(last)), of_each), *last)
 
@@ -51,16 +51,20 @@ def _part(entries: Sequence[tuple[str, str]], most: int, of_each: int) -> list[s
     return lines
 
 
-def describe_findings(findings: Collection[Finding], cases: Iterable[Case]) -> list[tuple[str, str]]:
+def describe_findings(findings: Collection[Finding], dataset: Dataset) -> list[tuple[str, str]]:
     """Findings of one kind together, errors first: level and text, "12 cases: label map is empty: a, b, c and 9 more"."""
-    known = {case.name: case for case in cases}
-    described: list[tuple[str, str]] = []
-    for alike in by_kind(by_severity(findings), known).values():
-        first = alike[0]
-        names = sorted({finding.case for finding in alike if finding.case})
-        several = f"{len(names)} cases: {first.message.removeprefix(f'case {first.case}: ')}: {_few(names)}"
-        described.append((first.level, several if len(names) > 1 else str(first)))
-    return described
+    known = {case.name: case for case in dataset.cases}
+    return [
+        (alike[0].level, _describe_alike(alike))
+        for alike in by_kind(by_severity(findings), known, dataset.labels.names[1:]).values()
+    ]
+
+
+def _describe_alike(alike: Sequence[Finding]) -> str:
+    names = {finding.case for finding in alike if finding.case}
+    if len(names) > 1:
+        return f"{len(names)} cases: {alike[0].message}: {_few(names)}"
+    return f"{alike[0]}" + (f"; {len(alike) - 1} more of this kind, see --json" if len(alike) > 1 else "")
 
 
 def _few(names: Collection[str]) -> str:

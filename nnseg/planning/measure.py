@@ -207,10 +207,12 @@ def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Fin
 
 
 def _find_rare_labels(labels: Labels, cases: list[CaseMeasure]) -> list[Finding]:
-    """A warning for each label in no case, or in at most two of three or more."""
-    findings = []
+    """A warning for each label in no case, or in at most two of three or more; overlaps count for the labels that overlap."""
+    findings, parts, overlaps = [], labels.parts(), set(labels.partial_overlaps.values())
     for name, value in zip(labels.names[1:], labels.values[1:], strict=True):
-        holders = [case.name for case in cases if case.voxels[name]]
+        if value in overlaps:
+            continue
+        holders = [case.name for case in cases if any(case.voxels[part] for part in parts.get(name, (name,)))]
         if not holders:
             message = f"label {name} ({value}) is declared but occurs in none of {len(cases)} cases, so it cannot be learned"
         elif len(holders) <= 2 < len(cases):

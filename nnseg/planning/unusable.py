@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Finding, counted, listed
@@ -23,18 +23,22 @@ def explain_unusable(dataset: Dataset, findings: Iterable[Finding]) -> tuple[Dat
     return DatasetError(f"{dataset.folder}: none of {count} can be used{first}"), lines
 
 
-def by_kind(errors: Iterable[Finding], cases: dict[str, Case]) -> dict[str, list[Finding]]:
-    """Errors with those of one kind together: messages that differ only in numbers and in names of cases and files."""
+def by_kind(errors: Iterable[Finding], cases: Mapping[str, Case], labels: Collection[str] = ()) -> dict[str, list[Finding]]:
+    """Errors with those of one kind together: messages that differ only in numbers and in names of cases and files.
+
+    Args:
+        labels: names that may differ too in messages about no single case.
+    """
     kinds: dict[str, list[Finding]] = {}
     for error in errors:
-        kinds.setdefault(_kind(error, cases.get(error.case)), []).append(error)
+        kinds.setdefault(_kind(error, cases.get(error.case), () if error.case else labels), []).append(error)
     return kinds
 
 
-def _kind(error: Finding, case: Case | None) -> str:
-    """The message without what belongs to the single case."""
+def _kind(error: Finding, case: Case | None, labels: Collection[str] = ()) -> str:
+    """The message without what belongs to the single case, or label."""
     files = [*(case.files if case else ()), *([Path(error.file)] if error.file else [])]
-    names = {name for file in files for name in (str(file), file.name)} | ({error.case} if error.case else set())
+    names = {name for file in files for name in (str(file), file.name)} | ({error.case} if error.case else set()) | set(labels)
     message = error.message
     for name in sorted(names, key=len, reverse=True):
         message = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", "*", message)

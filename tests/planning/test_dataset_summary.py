@@ -41,6 +41,16 @@ def test_findings_of_one_kind_are_one_line(make_fingerprint: Callable[..., Finge
     assert summarize_dataset(dataset_of(fingerprint), fingerprint)[-1] == "no problem found"
 
 
+def test_findings_of_one_kind_about_no_case_are_counted(make_fingerprint: Callable[..., Fingerprint]):
+    fingerprint = make_fingerprint((18, 237, 208), (5, 1.5625, 1.5625), count=3)
+    dataset = dataset_of(fingerprint)
+    findings = [Finding(level="warning", message=f"label {name} ({i}) is rare") for i, name in enumerate(dataset.labels.names[1:])]
+    findings += [Finding(level="warning", message=f"label {dataset.labels.names[1]} (7) is rare")]
+    lines = summarize_dataset(dataset, fingerprint.model_copy(update={"findings": tuple(findings)}))
+    count = len(dataset.labels.names) - 1
+    assert lines[-1] == f"warning   label {dataset.labels.names[1]} (0) is rare; {count} more of this kind, see --json"
+
+
 def test_report_has_every_case_finding_and_unused_file(make_fingerprint: Callable[..., Fingerprint]):
     fingerprint = make_fingerprint((18, 237, 208), (5, 1.5625, 1.5625), count=3)
     finding = Finding(level="warning", message="empty", case="a")

@@ -21,7 +21,8 @@ def name_segments(request: Request) -> LabelMeaning:
     if request.declared is not None:
         return _declared_segments(request, headers, request.declared)
     values = _one_value_each([header for header in headers.values() if header])
-    differ = sorted({name for header in headers.values() for name, value in header.items() if values[name.casefold()][1] != value})
+    first_layer = (s for shown in request.shown.values() for s in shown.segments if not s.channel and not is_background(s.name))
+    differ = sorted({segment.name for segment in first_layer if values[segment.name.casefold()][1] != segment.value})
     _refuse_without_header(request, bool(differ), {str(v) for _, v in values.values()})
     names = {value: name for name, value in values.values()}
     singles = {case: {name: values[name.casefold()][1] for name in headers[case]} for case in request.usable()}
