@@ -67,23 +67,31 @@ def read_file(path: Path) -> DicomFile:
     """
     with headers.quiet():
         dataset = headers.open_dataset(path, specific_tags=list(map(headers.tag_of, HEADER_TAGS)), stop_before_pixels=True)
-        kind = text_of(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-        _check_is_image(path, dataset, kind)
-        image_type = text_of(dataset, "ImageType").upper().split("\\")
-        frames = _frames(path, dataset, kind, image_type)
-        concatenation = text_of(dataset, "ConcatenationUID")
-        return DicomFile(
-            path=path,
-            uid=text_of(dataset, "SeriesInstanceUID"),
-            number=text_of(dataset, "SeriesNumber"),
-            description=text_of(dataset, "SeriesDescription"),
-            modality=text_of(dataset, "Modality"),
-            kind=kind,
-            stack=concatenation or (str(path) if len(frames) > 1 and not frames[0].marks.get("mosaic") else ""),
-            is_localiser="LOCALIZER" in image_type,
-            in_time=_is_in_time(dataset),
-            frames=frames,
-        )
+        try:
+            return _read_file(path, dataset)
+        except headers.UNREADABLE as error:
+            found, advice = f"cannot be read as DICOM ({error})", "export the series again, or remove the file"
+            raise ScanError.at(path, found, "a header without errors", advice) from error
+
+
+def _read_file(path: Path, dataset: Any) -> DicomFile:
+    kind = text_of(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    _check_is_image(path, dataset, kind)
+    image_type = text_of(dataset, "ImageType").upper().split("\\")
+    frames = _frames(path, dataset, kind, image_type)
+    concatenation = text_of(dataset, "ConcatenationUID")
+    return DicomFile(
+        path=path,
+        uid=text_of(dataset, "SeriesInstanceUID"),
+        number=text_of(dataset, "SeriesNumber"),
+        description=text_of(dataset, "SeriesDescription"),
+        modality=text_of(dataset, "Modality"),
+        kind=kind,
+        stack=concatenation or (str(path) if len(frames) > 1 and not frames[0].marks.get("mosaic") else ""),
+        is_localiser="LOCALIZER" in image_type,
+        in_time=_is_in_time(dataset),
+        frames=frames,
+    )
 
 
 def _check_is_image(path: Path, dataset: Any, kind: str) -> None:

@@ -10,7 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ UNREADABLE = (
     AttributeError,
     NotImplementedError,
     RuntimeError,
+    ArithmeticError,
+    AssertionError,
     struct.error,
     zlib.error,
 )
@@ -136,13 +138,14 @@ def open_dataset(path: Path, **options: Any) -> Any:
         if path.stat().st_size == 0:
             raise EOFError("it is empty")
         dataset = pydicom.dcmread(_content(path), force=True, **options)
+        kind = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
     except UNREADABLE as error:
         raise ScanError.at(path, f"cannot be read as DICOM ({error})", expected, advice) from error
     if not any(tag in dataset for tag in ("SOPClassUID", "Rows", "SeriesInstanceUID", "Manufacturer")):
-        kind = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         found = f"is a {kind_name(kind)}" if kind.startswith(NO_IMAGES) else "cannot be read as DICOM (no tag of an image in it)"
         raise ScanError.at(path, found, expected, advice)
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not syntax:
         implicit, little = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = (
             pydicom.uid.ImplicitVRLittleEndian
@@ -218,12 +221,13 @@ def number_of(dataset: Any, key: str | int) -> float | None:
 def value_of(dataset: Any, key: str | int) -> Any:
     """The value of a tag as pydicom gives it; as it is stored where it is written wrongly; None if it is missing."""
     tag = tag_of(key)
-    if dataset is None or tag not in dataset:
+    if not isinstance(dataset, pydicom.Dataset) or tag not in dataset:
         return None
-    try:
+    with suppress(*UNREADABLE):
         return dataset[tag].value
-    except UNREADABLE:
+    with suppress(*UNREADABLE):
         return getattr(dataset.get_item(tag), "value", None)
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -49,9 +49,18 @@ def read_planes(frames: Sequence[Frame]) -> Floats:
     with quiet():  # here, not where frames are decoded one at a time: a generator would end it late
         for path, wanted in places.items():
             for index, values in zip(wanted, _decoded(path, list(wanted)), strict=True):
+                _check_shape(values, frames[wanted[index][0]])
                 for z in wanted[index]:
                     volume[:, z] = _plane(values, frames[z])
     return volume
+
+
+def _check_shape(values: npt.NDArray[Any], frame: Frame) -> None:
+    """Raise ScanError for pixels of a frame that are not as many as its header says."""
+    colours = values.shape[2:] or (1,)
+    if colours != (frame.colours,) or any(given < needed for given, needed in zip(values.shape, frame.size, strict=False)):
+        expected = f"{frame.size[0]} x {frame.size[1]} of {frame.colours} colours, as its header says"
+        raise ScanError.at(frame.path, f"has pixels of shape {values.shape}", expected, "export the series again")
 
 
 def _plane(values: npt.NDArray[Any], frame: Frame) -> npt.NDArray[Any]:
