@@ -5,7 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nnseg.commands.measure as module
 from nnseg.commands.measure import measure_dataset
@@ -64,3 +66,21 @@ def test_fingerprint_of_another_version_is_made_anew(surveyed, measured: list[st
     assert measure_dataset(run, folder, 1) == fingerprint
     assert len(measured) == 2
     assert Fingerprint.model_validate_json((run.path / "fingerprint.json").read_bytes()) == fingerprint
+
+
+def test_label_maps_of_numbered_objects_are_known_again(tmp_path: Path, measured: list[str]):
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 9), ("b", 12), ("c", 30)):
+        pixels = np.zeros((32, 32), np.uint8)
+        for i in range(count):
+            pixels[4 * (i // 8) : 4 * (i // 8) + 2, 4 * (i % 8) : 4 * (i % 8) + 2] = i + 1
+        for folder, content in (("images", rng.integers(0, 255, (32, 32)).astype(np.uint8)), ("labels", pixels)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(tmp_path / "data" / folder / f"{name}.png")
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    fingerprint = measure_dataset(run, tmp_path / "data", 1)
+    assert [case.voxels["object"] for case in fingerprint.cases] == [36, 48, 120]
+    assert Run(run.path).dataset.cases[0].labels == run.dataset.cases[0].labels
+    assert measure_dataset(Run(run.path), tmp_path / "data", 1) == fingerprint
+    assert len(measured) == 1
