@@ -101,7 +101,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
         raise DatasetError(f"--channels names {counted(len(reading.channels), 'channel')}, but the model has {channels}")
     tree = walk(path)
     tree.leave_out_own("label map", "DICOM-SEG", "spacing")
-    labels = {item.path for item in tree.items if _is_dicom_labels(item.path)}
+    labels = {item.path for item in tree.items if item.is_label}
     tree.parts += sorted(labels)
     tree.items = [item for item in tree.items if item.path not in labels]
     if not tree.items and not tree.locked:
@@ -120,12 +120,6 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
             raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
     rest = (one for one in tree.unused() if one.path not in tree.locked)
     return FoundScans(cases=tuple(cases), inferred=tuple(scans.inferred), unused=(*scans.unused, *rest))
-
-
-def _is_dicom_labels(path: Path) -> bool:
-    """True for a file that is a label map by its content, such as DICOM-SEG."""
-    form = folder_format(path) if path.is_file() else None
-    return form is not None and form.is_labels(path)
 
 
 def _single(path: Path, channels: int) -> Case:

@@ -116,7 +116,10 @@ def assemble(
         if sets.kinds and len(maps) < len(sets.kinds)
     ]
     if description:
-        findings += wrong_count(description, len(groups) + len({f.case for f in more if "no label map" in f.message}))
+        findings += wrong_count(
+            description,
+            sum(g.split in ("", "training") for g in groups) + len({f.case for f in more if "no label map" in f.message}),
+        )
     return FoundDataset(
         layout=layout or _layout(roles, groups, sets, description),
         cases=tuple(cases),

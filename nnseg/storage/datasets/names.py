@@ -108,7 +108,7 @@ class Named:
     @property
     def ends_as_label(self) -> bool:
         """The last word of its name marks a label map."""
-        return bool(self.words) and (self.words[-1].casefold() in END_WORDS)
+        return self.item.is_label or (bool(self.words) and self.words[-1].casefold() in END_WORDS)
 
 
 def read_names(item: Item, *, skip: int = 0) -> Named:
@@ -136,7 +136,7 @@ def read_names(item: Item, *, skip: int = 0) -> Named:
     derived = derived or next((DERIVED[w.casefold()] for w in words if w.casefold() in DERIVED), "")
     return Named(
         item=item, role=role, source=source, split=split, place=tuple(place), words=tuple(words), rest=rest,
-        has_label_word=has_label_word, observer=own_observer or observer, derived=derived,
+        has_label_word=has_label_word or item.is_label, observer=own_observer or observer, derived=derived,
     )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class _Index:
 
     def reduced(self, label: Named) -> tuple[list[Named], Words]:
         """The image with whose whole name the label map's begins, or whose name is that of its folder."""
-        for end in range(len(label.rest) - 1, -1, -1):
+        for end in range(max(len(label.rest) - 1, 0), -1, -1):
             if label.rest[end:] and not _is_kind(label, label.rest[end:]):
                 continue
             if found := self.exact.get(self._key_of(label, label.rest[:end])):
@@ -78,7 +78,7 @@ class _Index:
 
 def _is_kind(label: Named, words: Words) -> bool:
     """True if words may say what a label map shows; a number does so only behind a word for label maps: x_mask_1."""
-    if not all(word.isdecimal() for word in words):
+    if label.item.is_label or not all(word.isdecimal() for word in words):
         return True
     before = label.words[: len(label.words) - len(words)]
     return label.words[len(before) :] == words and bool(before) and before[-1].casefold() in LABEL_WORDS

@@ -37,6 +37,7 @@ class Item:
         stem: its name without suffix.
         suffix: "" for a folder.
         files: of one volume, where a folder holds several.
+        is_label: a label map by its format, such as DICOM-SEG.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Item:
     stem: str
     suffix: str = ""
     files: tuple[Path, ...] = ()
+    is_label: bool = False
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -179,8 +181,9 @@ def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Seque
             parts = [path for path in form.files(folder) if suffix_of(path) not in FORMATS]
         except ScanError:
             parts = []
-        labels = [] if parts else [path for path in own if form.is_labels(path)]  # beside slices they belong to these
-        tree.items += [Item(path=path, folders=above, stem=path.stem, suffix=path.suffix) for path in labels]
+        among = set(parts)
+        labels = [path for path in own if path not in among and form.is_labels(path)]
+        tree.items += [Item(path=path, folders=above, stem=path.stem, suffix=path.suffix, is_label=True) for path in labels]
         tree.parts += [path for path in own if path not in labels]
         used.update(own, parts, *(part.parents for part in parts))
         several = form.split(parts) if parts else {}

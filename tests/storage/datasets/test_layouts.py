@@ -3,13 +3,19 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_corpus import Volume, ramp, write_classic
 
 from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
+from nnseg.core.labels import Labels
 from nnseg.storage.datasets.infer import FoundDataset
 from nnseg.storage.datasets.layouts import find_layout
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.images.dicom_seg import write_dicom_seg
+from nnseg.storage.images.read import read_scan
 
 
 def make(root: Path, *paths: str) -> Path:
@@ -457,3 +463,34 @@ def test_real_mixtures_of_examples_are_read_with_the_options_that_the_refusals_n
     organs = found(folder / "totalsegmentator", images="example_ct.nii.gz", labels="example_seg_fast")
     assert len(organs.cases) == 1
     assert len(organs.labels.names) == 1 + len(list((folder / "totalsegmentator" / "example_seg_fast").glob("*.nii.gz")))
+
+
+@pytest.mark.parametrize("place", ["labels/c<0>.dcm", "images/c<0>/1.2.77.dcm", "images/c<0>/seg.dcm"])
+def test_dicom_segmentations_are_label_maps(tmp_path, place):
+    pytest.importorskip("highdicom")
+    for i in range(2):
+        files = write_classic(tmp_path / "images" / f"c{i}", Volume(voxels=ramp(6)), SeriesInstanceUID=f"1.2.{i + 1}")
+        scan = read_scan(files)
+        values = np.zeros(scan.source.grid.shape, np.uint8)
+        values[1:3, 1:3, 2:4] = 1
+        target = tmp_path / place.replace("<0>", str(i))
+        target.parent.mkdir(exist_ok=True)
+        write_dicom_seg(values, target, like=scan.source, labels=Labels(names=("background", "liver"), values=(0, 1)))
+    dataset = read_dataset(tmp_path)
+    assert [(case.name, case.images[0].name) for case in dataset.cases] == [("c0", "c0"), ("c1", "c1")]
+    assert dataset.labels.names == ("background", "liver")
+    assert [finding for finding in dataset.findings if finding.level == "error"] == []
+    assert dataset.unused == ()
+
+
+def test_test_parts_of_nnunet_are_no_training_cases(tmp_path):
+    make(tmp_path, *grid("imagesTr/c<0>_000<1>.nii", range(2), range(2)), *grid("labelsTr/c<0>.nii", range(2)))
+    make(tmp_path, *grid("imagesTs/t<0>_000<1>.nii", range(2), range(2)))
+    (tmp_path / "dataset.json").write_text('{"channel_names": ["T1", "T2"], "labels": {"background": 0, "a": 1}, "numTraining": 2}')
+    dataset = found(tmp_path)
+    assert (dataset.layout, [case.name for case in dataset.cases], dataset.findings) == ("nnU-Net raw layout", ["c0", "c1"], ())
+    assert describe_unused(dataset.unused)[0] == "not used: no label map: test scans (4 files)"
+    make(tmp_path, *grid("labelsTs/t<0>.nii", range(2)))
+    dataset = found(tmp_path)
+    assert [case.split for case in dataset.cases] == ["", "", "test", "test"]
+    assert dataset.findings == ()
