@@ -12,7 +12,7 @@ _HOMES = {
     "Predictor": "nnseg.inference.predict",
     "NnsegError": "nnseg.core.errors",
     "Plan": "nnseg.core.plan",
-    "evaluate_folders": "nnseg.evaluation.evaluate",
+    "evaluate_folders": "nnseg.evaluation.folders",
     "load": "nnseg.inference.segmenter",
     "load_model": "nnseg.network.load",
     "load_recipe": "nnseg.planning.recipe",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnseg.commands.evaluate import read_legend
+from nnseg.commands.legend import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels

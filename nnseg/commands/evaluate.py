@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnseg.commands.legend import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.units import LengthUnit, length_name, volume_name
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import evaluate, log_pairs
+from nnseg.evaluation.evaluate import evaluate
+from nnseg.evaluation.folders import log_pairs, pair_folders
 from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
-from nnseg.evaluation.pairs import FilePair, pair_folders
+from nnseg.evaluation.pairs import FilePair
 from nnseg.interop.nnunet.summary import write_summary
-from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.images.dicom_headers import TAGS, read_tags
 from nnseg.storage.run import Run
@@ -87,25 +88,6 @@ def evaluate_folders(
     measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *found.instances, *instances))))
     scores = evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, workers=workers)
     return EvaluatedScores(scores=scores, pairs=found.pairs, labels=found.labels)
-
-
-def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
-    """The meaning of label values, and the labels counted one by one, from a run folder or a dataset.json.
-
-    Raises:
-        EvaluationError: the path is neither, or the dataset.json names no labels.
-        NnsegError: the file cannot be read.
-    """
-    if Run(path).exists:
-        dataset = Run(path).dataset
-        return dataset.labels, dataset.instances
-    file = path / "dataset.json" if path.is_dir() else path
-    if not file.is_file():
-        raise EvaluationError(f"{path} does not define labels; give a run folder or a dataset.json")
-    description = read_description(file)
-    if description.labels is None:
-        raise EvaluationError(f'{file} names no labels; add "labels", or give another dataset.json')
-    return description.labels, description.instances
 
 
 def parse_tolerances(text: str) -> tuple[float, ...]:

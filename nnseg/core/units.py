@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from nnseg.core.geometry import Vector, as_vector
-
 LengthUnit = Literal["mm", "um", "nm", "voxel", "pixel"]
 """What lengths are shown in. A voxel, and the pixel of a picture, has a length of 1."""
 
@@ -31,10 +29,13 @@ def volume_name(unit: LengthUnit) -> str:
     return _NAMES[unit][1]
 
 
-def in_unit(lengths_mm: Iterable[float], unit: LengthUnit) -> Vector:
-    """Three lengths in a unit, without the noise of the last digit."""
+def in_unit(lengths_mm: tuple[float, float, float], unit: LengthUnit) -> tuple[float, float, float]:
+    """Lengths in a unit, without the noise of the last digit."""
     factor = _PER_MM.get(unit)
-    return as_vector(lengths_mm if factor is None else (float(f"{length * factor:.14g}") for length in lengths_mm))
+    if factor is None:
+        return lengths_mm
+    z, y, x = (float(f"{length * factor:.14g}") for length in lengths_mm)
+    return z, y, x
 
 
 def shown_unit(stated: str, *, is_2d: bool) -> LengthUnit:

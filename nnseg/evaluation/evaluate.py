@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -19,40 +18,13 @@ from nnseg.core.scores import CaseScore, Counts, Failure, LabelScore, Scores
 from nnseg.core.units import LengthUnit, length_name
 from nnseg.evaluation.averages import averages
 from nnseg.evaluation.case_score import Measures, Objects, label_score, length_unit_of, measure_masks
-from nnseg.evaluation.pairs import FilePair, FolderPairs, check_pair, pair_folders, read_numbered_pair
+from nnseg.evaluation.pairs import FilePair, check_pair, read_numbered_pair
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
 
 OVERLAP = Measures(tolerances=())
 """Only Dice, IoU and volumes."""
-
-
-def evaluate_folders(
-    predictions: Path, references: Path, labels: Labels | None = None, *, measures: Measures | None = None, workers: int = 1
-) -> Scores:
-    """Scores of all label maps of one folder against those of another, paired by file name without suffix.
-
-    Args:
-        labels: declares the values; if None, they are those on record in either folder, and all that the label maps show besides.
-        measures: what to measure besides overlap; distances, if None.
-        workers: number of processes, which does not change the scores.
-
-    Raises:
-        EvaluationError: no name is in both folders, or the references contain only background.
-        DatasetError: the references are a dataset that cannot be read.
-    """
-    found = pair_folders(predictions, references, labels, workers=workers)
-    log_pairs(found)
-    return evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, workers=workers)
-
-
-def log_pairs(found: FolderPairs) -> None:
-    """Log what was concluded of two folders, one line each."""
-    for note in found.notes:
-        log.info(note)
-    for doubt in found.doubts:
-        log.warning(doubt)
 
 
 def evaluate(

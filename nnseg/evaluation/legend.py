@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nnseg.core.errors import EvaluationError
 from nnseg.core.label_files import LabelSource
 from nnseg.core.labels import Labels, Region
-from nnseg.evaluation.label_folders import LabelFolder
+from nnseg.evaluation.label_folder import LabelFolder
 from nnseg.evaluation.shown_labels import Named, Side, by_plain_name, look_at, pairs_of, plain
 
 MOST_NAMED = 6

@@ -14,7 +14,7 @@ from nnseg.core.errors import EvaluationError, ScanError
 from nnseg.core.image import Integers
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
-from nnseg.evaluation.label_folders import SEGMENTATION, LabelFolder
+from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
 from nnseg.storage.datasets.labels.meaning import find_meaning
 from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, show_labels
 from nnseg.storage.images.formats import suffix_of

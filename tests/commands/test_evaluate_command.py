@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from nnseg.cli import app
-from nnseg.commands.evaluate import evaluate_folders, parse_tolerances, read_legend
+from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+from nnseg.commands.legend import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.scores import Scores
 from nnseg.evaluation.compare import compare

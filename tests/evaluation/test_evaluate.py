@@ -11,7 +11,8 @@ import tifffile
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Failure, Scores
-from nnseg.evaluation.evaluate import case_score, evaluate, evaluate_folders, summarize
+from nnseg.evaluation.evaluate import case_score, evaluate, summarize
+from nnseg.evaluation.folders import evaluate_folders
 from nnseg.evaluation.pairs import FilePair
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 2))

@@ -9,7 +9,7 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import CaseScore
-from nnseg.evaluation.evaluate import evaluate_folders
+from nnseg.evaluation.folders import evaluate_folders
 from nnseg.reporting.sections.data import _facts, _occurrence
 
 SQUARE = np.zeros((12, 16), np.uint8)

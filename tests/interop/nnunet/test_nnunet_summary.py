@@ -8,7 +8,7 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.scores import Counts
 from nnseg.evaluation.evaluate import OVERLAP, case_score, evaluate, summarize
-from nnseg.evaluation.pairs import pair_folders
+from nnseg.evaluation.folders import pair_folders
 from nnseg.interop.nnunet.summary import read_summary, write_summary
 
 DATA = Path(__file__).parent / "data" / "summaries"

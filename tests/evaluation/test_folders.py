@@ -12,8 +12,9 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
 from nnseg.evaluation.case_score import Measures
-from nnseg.evaluation.evaluate import evaluate, evaluate_folders
-from nnseg.evaluation.pairs import FilePair, pair_folders, read_pair
+from nnseg.evaluation.evaluate import evaluate
+from nnseg.evaluation.folders import evaluate_folders, pair_folders
+from nnseg.evaluation.pairs import FilePair, read_pair
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import write_label_map

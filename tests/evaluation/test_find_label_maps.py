@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import EvaluationError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
-from nnseg.evaluation.label_folders import find_label_maps
+from nnseg.evaluation.find_label_maps import find_label_maps
 from nnseg.storage.predictions import PredictionsWriter, ScanRecord
 
 LABELS = Labels(names=("background", "liver", "spleen"), values=(0, 1, 2))

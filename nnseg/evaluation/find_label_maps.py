@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import counted
 from nnseg.core.errors import DatasetError, EvaluationError, RunError
-from nnseg.core.label_files import LabelFiles, LabelSource
-from nnseg.core.labels import Labels
+from nnseg.core.label_files import LabelFiles
+from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
 from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.read import read_dataset
@@ -22,36 +22,7 @@ from nnseg.storage.predictions import RECORD, Predictions, own_files
 NO_LABELS = ("uncertainty map", "probabilities")
 """Kinds of own files (`own_files`) that are no label maps."""
 
-SEGMENTATION = ".dcm"
-"""Of DICOM-SEG; a folder of label maps holds no other DICOM."""
-
 DESCRIPTION = "dataset.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelFolder:
-    """The label maps of a folder.
-
-    Args:
-        files: by name of the case; of `LabelFiles` that are masks ``values`` is empty.
-        masks: of a case with a file for each label the names of the labels, in the order of its files.
-        labels: that its record or its dataset.json names; None if neither does.
-        named_by: the file that names them.
-        instances: of these labels, those whose connected components are objects.
-        annotated: names of the labels that were annotated, of cases where that is not all.
-        predicted: nnseg predict wrote into it.
-        notes: what was chosen, and what is not used, in one line each.
-    """
-
-    path: Path
-    files: Mapping[str, LabelSource]
-    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    labels: Labels | None = None
-    named_by: str = ""
-    instances: tuple[str, ...] = ()
-    annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    predicted: bool = False
-    notes: tuple[str, ...] = ()
 
 
 def find_label_maps(folder: Path) -> LabelFolder:
