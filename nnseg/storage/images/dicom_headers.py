@@ -114,7 +114,7 @@ def no_scan(path: Path) -> str:
 
 def kind_name(sop_class: str) -> str:
     """The standard's name of a kind of file: "RT Structure Set", "CT Image"."""
-    return str(UID(sop_class).name).removesuffix(" Storage") if sop_class else "object of unknown kind"
+    return str(UID(sop_class, pydicom.config.IGNORE).name).removesuffix(" Storage") if sop_class else "object of unknown kind"
 
 
 def read_header(path: Path, tags: Sequence[str | int]) -> Any:

@@ -84,7 +84,7 @@ def _decoded(path: Path, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
             yield _finished(values, dataset, plain=plain)
     except UNREADABLE as error:
         reason = itk_message(error) if isinstance(error, RuntimeError) and syntax in _BY_GDCM else str(error)
-        found = f"cannot be decoded ({_first_sentence(reason)}; {pydicom.uid.UID(syntax).name})"
+        found = f"cannot be decoded ({_first_sentence(reason)}; {pydicom.uid.UID(syntax, pydicom.config.IGNORE).name})"
         raise ScanError.at(path, found, "readable pixels", "export the series again, uncompressed") from error
 
 

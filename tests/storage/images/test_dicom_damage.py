@@ -29,7 +29,7 @@ def test_damaged_bytes_raise_no_other_error(tmp_path, kind, syntax):
     draw = random.Random(f"{kind} {syntax}")
     damaged = tmp_path / "damaged.dcm"
     for _ in range(40):
-        content = bytearray(whole[: draw.choice((len(whole), draw.randrange(132, len(whole))))])
+        content = bytearray(whole[: draw.choice((len(whole), draw.randrange(140, len(whole))))])
         for _ in range(draw.choice((1, 3, 10))):
             content[draw.randrange(132, len(content))] = draw.choice((0, 255, draw.randrange(256)))
         damaged.write_bytes(content)
