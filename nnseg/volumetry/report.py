@@ -14,6 +14,7 @@ from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
+from nnseg.core.units import volume_name
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, write_json, write_text
@@ -121,7 +122,7 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
         patient=options.patients.get(name),
         population=options.population,
         confidence=written.confidence,
-        notes=(*written.findings, *_single_slice_note(label_map)),
+        notes=(*written.findings, *_unit_note(label_map)),
     )
     if options.sheets:
         drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
@@ -192,7 +193,11 @@ def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap
     return label_map, scan if scan and scan.grid.matches(upright(label_map.grid), GRID_TOLERANCE) else None
 
 
-def _single_slice_note(label_map: LabelMap) -> tuple[str, ...]:
+def _unit_note(label_map: LabelMap) -> tuple[str, ...]:
+    """What the volumes are, where they are not just ml."""
+    if label_map.source and not label_map.source.has_spacing:
+        unit = volume_name(label_map.source.shown_unit)
+        return (f"its file gives no voxel size: what stands for ml is {unit}",)
     thickness = label_map.grid.spacing[0]
     return (f"a single slice: its volumes are areas times {thickness:g} mm",) if label_map.grid.is_2d else ()
 

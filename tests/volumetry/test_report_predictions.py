@@ -8,6 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from dicom_series import write_series
 from standin import StandIn, write_scan
 from typer.testing import CliRunner
@@ -94,6 +95,18 @@ def test_dicom_seg_alone_has_the_volumes_of_the_label_map_beside_it(tmp_path):
     assert (found.failed, found.labels["bright"].ml) == ("", pytest.approx(84 * 0.7 * 0.5 * 3 / 1000))
     assert beside.labels["bright"].ml == pytest.approx(found.labels["bright"].ml, rel=1e-6)
     assert "<svg" in (tmp_path / "out" / "sheets" / "s.html").read_text()
+
+
+def test_pictures_without_a_size_say_that_their_volumes_are_pixels(tmp_path):
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(48, dtype=np.uint8).reshape(6, 8)), str(tmp_path / "scans" / "p.png"))
+    case = Case(name="p", images=(tmp_path / "scans" / "p.png",))
+    predict_cases(PredictionJob(cases=(case,), out=tmp_path / "out", key="k"), StandIn())
+    (found,) = report_predictions(tmp_path / "out").cases
+    assert (found.labels["bright"].ml, "its file gives no voxel size: what stands for ml is 1000 pixels" in found.notes) == (
+        0.047,
+        True,
+    )
 
 
 def test_two_processes_give_the_same_volumes_as_one(folder):
