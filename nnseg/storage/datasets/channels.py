@@ -58,13 +58,15 @@ def find_channels(root: Path, groups: Sequence[Group], *, wanted: Sequence[str] 
     groups_of_contrasts(root, groups, wanted)
     by_group = {id(group): _by_words(group.images) for group in groups}
     counts = Counter(text for found in by_group.values() if len(found) > 1 for text in found)
-    if not counts:
+    several = sum(len(found) > 1 for found in by_group.values())
+    numbered = bool(counts) and all(NUMBER.fullmatch(text) for text in counts)
+    if not numbered and several < OFTEN * len(groups):
         return _single(groups)
-    numbered = all(NUMBER.fullmatch(text) for text in counts)
     if numbered:
         names = tuple(f"{i:04d}" for i in range(count or max(map(int, counts)) + 1))
     else:
-        names = tuple(sorted((t for t, n in counts.items() if n >= OFTEN * len(groups)), key=str.casefold))
+        often = (t for t, n in counts.items() if n >= OFTEN * len(groups) and (n > 1 or _is_contrast(t)))
+        names = tuple(sorted(often, key=str.casefold))
         _check_channels(root, groups, names)
     names = _wanted(root, names, wanted)
     found = Channels(names=names)
@@ -78,9 +80,19 @@ def _single(groups: Sequence[Group]) -> Channels:
     found = Channels()
     for group in groups:
         if len(group.images) > 1:
-            found.problems[id(group)] = same_name([one.item.path for one in group.images])
+            found.problems[id(group)] = _several(group)
         found.images[id(group)] = tuple(group.images[:1])
     return found
+
+
+def _several(group: Group) -> str:
+    """The problem of a case that has several images where the others have one."""
+    if len({(one.place, one.words) for one in group.images}) == 1:
+        return same_name(one.item.path for one in group.images)
+    listed = shown([one.item.path.name for one in group.images])
+    return (
+        f"{len(group.images)} images fit one label map: {listed}; expected one as in the other cases; remove or rename the others"
+    )
 
 
 def same_name(paths: Iterable[Path]) -> str:
@@ -104,10 +116,14 @@ def _by_words(images: Sequence[Named]) -> dict[str, list[Named]]:
     return dict(found)
 
 
+def _is_contrast(text: str) -> bool:
+    return contrast(text) in CONTRASTS.values()
+
+
 def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...]) -> None:
     """Raise an error if words cannot be told to be channels."""
     largest = max(groups, key=lambda group: len(group.images))
-    known = all(contrast(name) in CONTRASTS.values() for name in names)
+    known = all(map(_is_contrast, names))
     copies = [n for n in names for other in names if n.startswith(other + "_") and n[len(other) + 1 :].casefold() not in QUALIFIERS]
     if len(names) > 1 and not copies and (len(groups) > 1 or known):
         return

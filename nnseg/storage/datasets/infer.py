@@ -116,10 +116,8 @@ def assemble(
         if sets.kinds and len(maps) < len(sets.kinds)
     ]
     if description:
-        findings += wrong_count(
-            description,
-            sum(g.split in ("", "training") for g in groups) + len({f.case for f in more if "no label map" in f.message}),
-        )
+        training = sum(group.split in ("", "training") for group in groups)
+        findings += wrong_count(description, training + len({f.case for f in more if "no label map" in f.message}))
     return FoundDataset(
         layout=layout or _layout(roles, groups, sets, description),
         cases=tuple(cases),

@@ -290,6 +290,10 @@ AMBIGUOUS = {
         grid("p<0>/<1>.nii", range(3), ["image", "image_cropped", "mask"]),
         r"2 images fit one label map, p0/mask.nii: p0/image.nii, p0/image_cropped.nii; .*--images \"\*\*/image.nii\"",
     ),
+    "images of which one case alone has a second": (
+        [*grid("p<0>/<1>.nii", range(2), ["ct", "mask"]), "p0/other.nii"],
+        r"2 images fit one label map, p0/mask.nii: p0/ct.nii, p0/other.nii; .*--images",
+    ),
     "contrasts with label maps of their own": (
         grid("p<0>/p<0>_<1>.nii", range(3), ["T1w", "T1w_seg", "T2w", "T2w_seg"]),
         r"images of different contrasts: t1 \(3\), t2 \(3\); expected one contrast; choose with --channels",
@@ -494,3 +498,10 @@ def test_test_parts_of_nnunet_are_no_training_cases(tmp_path):
     dataset = found(tmp_path)
     assert [case.split for case in dataset.cases] == ["", "", "test", "test"]
     assert dataset.findings == ()
+
+
+def test_a_second_image_in_one_case_of_many_costs_this_case(tmp_path):
+    dataset = found(make(tmp_path, *grid("p<0>/<1>.nii", range(5), ["ct", "mask"]), "p3/other.nii"))
+    assert [case.name for case in dataset.cases] == ["p0", "p1", "p2", "p4"]
+    assert [f.case for f in dataset.findings] == ["p3"]
+    assert "2 images fit one label map: ct.nii, other.nii; expected one as in the other cases" in dataset.findings[0].message
