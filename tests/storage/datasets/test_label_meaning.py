@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -182,6 +183,18 @@ def test_one_hot_label_map_is_merged_with_the_first_channel_as_background(tmp_pa
         save_masks(tmp_path, name, ~(liver | spleen), liver, spleen)
     assert volumes(tmp_path) == {"label 1": [8, 8], "label 2": [24, 24]}
     assert read_dataset(tmp_path).inferred[-1].endswith("(3); the first is the background, since they exclude each other")
+
+
+def test_one_hot_nifti_of_four_axes_is_merged(tmp_path):
+    liver, spleen = boxes(LIVER, SPLEEN)
+    for name in "ab":
+        scan(tmp_path, name, suffix=".nii.gz")
+        channels = np.stack([~(liver | spleen), liver, spleen], -1).astype(np.uint8).transpose(2, 1, 0, 3)
+        affine = nib.load(tmp_path / "images" / f"{name}.nii.gz").affine
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(channels, affine), tmp_path / "labels" / f"{name}.nii.gz")
+    describe(tmp_path, labels={"background": 0, "liver": 1, "spleen": 2})
+    assert volumes(tmp_path) == {"liver": [8, 8], "spleen": [24, 24]}
 
 
 def test_channels_without_background_are_labels_in_their_order(tmp_path):
