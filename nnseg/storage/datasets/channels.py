@@ -59,8 +59,8 @@ def find_channels(root: Path, groups: Sequence[Group], *, wanted: Sequence[str] 
     by_group = {id(group): _by_words(group.images) for group in groups}
     counts = Counter(text for found in by_group.values() if len(found) > 1 for text in found)
     several = sum(len(found) > 1 for found in by_group.values())
-    numbered = bool(counts) and all(NUMBER.fullmatch(text) for text in counts)
-    if not numbered and several < OFTEN * len(groups):
+    numbered = all(NUMBER.fullmatch(text) for text in counts)
+    if not counts or (not numbered and several < OFTEN * len(groups)):
         return _single(groups)
     if numbered:
         names = tuple(f"{i:04d}" for i in range(count or max(map(int, counts)) + 1))
