@@ -30,6 +30,9 @@ _BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90
 _CAPTURES = {8: "1.2.840.10008.5.1.4.1.1.7.2", 16: "1.2.840.10008.5.1.4.1.1.7.3", 3: "1.2.840.10008.5.1.4.1.1.7.4"}
 """SOP classes of frames without a position, by bits or colours."""
 
+_JPEG_FRAMES = (*range(0xC0, 0xC4), 0xF7)
+"""Markers of a frame of JPEG and JPEG-LS."""
+
 _OF_PIXELS = (
     *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PhotometricInterpretation"),
@@ -120,6 +123,7 @@ def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "frame.dcm"
         for index in indices:
+            _check_jpeg_size(found[index], dataset)
             _capture(dataset, found[index]).save_as(file, enforce_file_format=True)
             try:
                 with no_itk_warnings():
@@ -130,6 +134,22 @@ def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
                     raise
                 values = decoder.as_array(dataset, index=index)[0]
             yield values
+
+
+def _check_jpeg_size(frame: bytes, dataset: Any) -> None:
+    """Raise ValueError for a frame of JPEG or JPEG-LS of another size than the header says: GDCM would read beyond its memory.
+
+    Source: ISO/IEC 10918-1, B.2.2: a frame's marker, length, bits, rows and columns.
+    """
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 9 < len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker in _JPEG_FRAMES:
+            bits, rows, columns = frame[at + 4], *(int.from_bytes(frame[at + i : at + i + 2], "big") for i in (5, 7))
+            if not 2 <= bits <= 16 or (rows, columns) != (dataset.Rows, dataset.Columns):
+                raise ValueError(f"its JPEG header says {rows} x {columns} pixels of {bits} bits")
+            return
+        at += 2 + length
 
 
 def _capture(dataset: Any, frame: bytes) -> Dataset:

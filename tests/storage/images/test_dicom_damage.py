@@ -36,3 +36,13 @@ def test_damaged_bytes_raise_no_other_error(tmp_path, kind, syntax):
         for read in (read_header, read_scan):
             with suppress(ScanError):
                 read(damaged, repair=True)
+
+
+@pytest.mark.parametrize(("syntax", "marker"), [("jpeg", b"\xff\xc3"), ("jpeg-ls", b"\xff\xf7")])
+def test_a_jpeg_header_of_another_size_is_refused_before_it_is_decoded(tmp_path, syntax, marker):
+    path = _classic(tmp_path, syntax)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(marker) + 4] = 100  # bits; GDCM crashes on it
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match="its JPEG header says 4 x 6 pixels of 100 bits"):
+        read_scan(path)
