@@ -60,8 +60,10 @@ def own_coding(raw: RawImage) -> LabelCoding:
         return "segments"
     if len(raw.voxels) == 1:
         return "values"
-    picture = not raw.has_geometry and len(raw.voxels) == COLOURS and raw.voxels.dtype == np.uint8
-    return "colours" if picture and raw.voxels.max(initial=0) > 1 else "channels"
+    picture = not raw.has_geometry and raw.voxels.dtype == np.uint8 and raw.voxels.max(initial=0) > 1
+    if picture and len(raw.voxels) <= COLOURS + 1:  # two and four channels are grey and colour with half-transparent voxels
+        return "colours" if len(raw.voxels) == COLOURS else "values"
+    return "channels"
 
 
 def without_copies(raw: RawImage) -> npt.NDArray[Any]:

@@ -361,6 +361,15 @@ def test_organs_are_not_taken_for_numbered_objects(tmp_path, sets):
     assert dataset.labels.values == (0, *sorted(set().union(*sets)))
 
 
+@pytest.mark.parametrize(("kind", "highest"), [(np.uint8, 255), (np.uint16, 60000)])
+def test_images_in_place_of_label_maps_are_refused(tmp_path, kind, highest):
+    for name in "ab":
+        scan(tmp_path, name, (32, 32), ".png")
+        picture(tmp_path / "labels" / f"{name}.png", np.random.default_rng(1).integers(0, highest, (32, 32)).astype(kind))
+    with pytest.raises(DatasetError, match=r"each of them all over the image, as intensities are|different values"):
+        measure_folder(tmp_path)
+
+
 def test_masks_with_values_between_are_divided_and_said(tmp_path):
     for name in "abc":
         scan(tmp_path, name, (64, 64), ".png")

@@ -152,6 +152,12 @@ def test_photograph_is_no_label_map(tmp_path):
         read_marks(tmp_path / "a.png")
 
 
+def test_half_transparent_picture_is_no_label_map(tmp_path):
+    Image.fromarray(np.array([[[9, 0, 0, 255], [7, 8, 0, 128]]], np.uint8), "RGBA").save(tmp_path / "a.png")
+    with pytest.raises(ScanError, match="has 4 channels of different content"):
+        read_marks(tmp_path / "a.png")
+
+
 def test_numbers_of_objects_become_one_label(tmp_path):
     Image.fromarray(np.array([[0, 7, 300]], np.uint16)).save(tmp_path / "a.png")
     assert values(LabelFiles(paths=(tmp_path / "a.png",), coding="instances", values={"object": 1})) == [[[0, 1, 1]]]

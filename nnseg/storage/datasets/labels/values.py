@@ -20,6 +20,12 @@ from nnseg.storage.images.label_codings import is_background
 MANY_VALUES = 256
 """More undeclared values than this in label maps are intensities, not labels."""
 
+SCATTERED = 64
+"""So many undeclared values whose components were not counted, because they lie all over the image, are no labels."""
+
+SMALLEST = 4
+"""Voxels that half of all objects have at least."""
+
 SINGLE, GAPLESS = 0.9, 0.8
 """Label maps number objects if the largest has at least `FEWEST_OBJECTS` values, of all values this share is one connected
 component, in this share of label maps the values are 1, 2, 3, ... almost without gaps, and their number differs between cases."""
@@ -35,10 +41,7 @@ def name_values(request: Request) -> LabelMeaning:
         if request.instances == declared.foreground[:1] and len(declared.values) == 2 and _has_others(request, declared):
             return _objects(request, declared, request.instances)
         return LabelMeaning(labels=declared, sources=request.plain(), instances=request.instances)
-    for name, shown in request.shown.items():
-        if lowest := min(0, *(int(v) for (v,) in shown.marks)):
-            advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
-            request.refuse(name, f"has the negative label value {lowest}", "values from 0", advice)
+    _refuse_values(request)
     sets = {name: {int(v): n for (v,), n in shown.marks.items()} for name, shown in request.usable().items()}
     values = sorted({0}.union(*sets.values()))
     if len(values) < 2:
@@ -54,6 +57,17 @@ def name_values(request: Request) -> LabelMeaning:
     if len(values) > MANY_VALUES:
         raise _too_many(request, sets, len(values))
     return _named_values(request, values, palette)
+
+
+def _refuse_values(request: Request) -> None:
+    """Exclude label maps with negative values, and images in their place."""
+    for name, shown in request.shown.items():
+        if lowest := min(0, *(int(v) for (v,) in shown.marks)):
+            advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
+            request.refuse(name, f"has the negative label value {lowest}", "values from 0", advice)
+        elif len(shown.marks) >= SCATTERED and not shown.components:
+            found = f"has {len(shown.marks)} values, each of them all over the image, as intensities are"
+            request.refuse(name, found, "a label map", "check that it is one, or name the labels in a dataset.json")
 
 
 def _too_many(request: Request, sets: Mapping[str, Mapping[int, int]], count: int) -> DatasetError:
@@ -119,8 +133,9 @@ def _number_objects(shown: Mapping[str, ShownLabels]) -> bool:
     """True if values number the objects of each label map. See `SINGLE` for the rule."""
     numbered = [[int(v) for (v,) in one.marks if v != "0"] for one in shown.values()]
     counts = [len(values) for values in numbered if values]
-    parts = [n for one in shown.values() for mark, n in one.components.items()]
-    if not parts or max(counts) < FEWEST_OBJECTS or np.mean(np.array(parts) == 1) < SINGLE:
+    parts = [n for one in shown.values() for n in one.components.values()]
+    sizes = [one.marks[mark] for one in shown.values() for mark in one.components]
+    if not parts or np.median(sizes) < SMALLEST or max(counts) < FEWEST_OBJECTS or np.mean(np.array(parts) == 1) < SINGLE:
         return False
     if len(set().union(*numbered)) > MANY_VALUES:
         return True
