@@ -117,8 +117,8 @@ class Grid:
 
     def largest_gap(self, other: Grid) -> float:
         """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
-        here, there = ([grid.world(as_vector(c)) for c in self.corners] for grid in (self, other))
-        return float(np.max(np.linalg.norm(np.asarray(here) - np.asarray(there), axis=1)))
+        here, there = (grid.corners @ grid.steps + grid.origin for grid in (self, other))
+        return float(np.max(np.linalg.norm(here - there, axis=1)))
 
     def resampled(self, spacing: Vector) -> Grid:
         """The grid of the same extent with another spacing; its shape is rounded half to even, at least one voxel."""

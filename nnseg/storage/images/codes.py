@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
-
 PRIVATE_SCHEME = "99NNSEG"
 """Coding scheme of labels that the standard does not list; private schemes begin with 99."""
 
@@ -196,15 +193,15 @@ def _abnormality(words: Sequence[str], side: str) -> SegmentCodes | None:
 def _own_code(name: str, words: Sequence[str]) -> SegmentCodes:
     category = _category(_ABNORMAL if ABNORMAL & set(words) else _ANATOMY)
     value = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()  # 16 characters, as many as a code may have
-    return SegmentCodes(category=category, kind=Code(value, PRIVATE_SCHEME, name[:64] or "unnamed"))
+    return SegmentCodes(category=category, kind=_code(value, PRIVATE_SCHEME, name[:64] or "unnamed"))
 
 
 @cache
 def _listed() -> dict[str, tuple[Any, Any]]:
     """Category and code by name, in lower case without blanks."""
-    found = {_key(name): (_category(_ANATOMY), Code(code, "SCT", meaning)) for name, (code, meaning) in UNLISTED.items()}
+    found = {_key(name): (_category(_ANATOMY), _code(code, "SCT", meaning)) for name, (code, meaning) in UNLISTED.items()}
     for group, category in _LISTS.items():
-        members = getattr(codes, group)
+        members = standard_code(group)
         for keyword in members.dir():
             if keyword.lower() not in _NOT_SHOWN:
                 found[keyword.lower()] = (_category(category), getattr(members, keyword))
@@ -218,9 +215,23 @@ def _key(name: str) -> str:
     return SYNONYMS.get(name, name).replace(" ", "").lower()
 
 
+def standard_code(group: str, keyword: str = "") -> Any:
+    """The code of a keyword in a coding scheme or context group of the standard, as pydicom has it; without a keyword the group."""
+    from pydicom.sr.codedict import codes  # noqa: PLC0415 (takes a tenth of a second)
+
+    found = getattr(codes, group)
+    return getattr(found, keyword) if keyword else found
+
+
+def _code(value: str, scheme: str, meaning: str) -> Any:
+    from pydicom.sr.coding import Code  # noqa: PLC0415 (loads the standard's codes)
+
+    return Code(value, scheme, meaning)
+
+
 def _category(keyword: str) -> Any:
-    return getattr(codes.cid7150, keyword)
+    return standard_code("cid7150", keyword)
 
 
 def _side(keyword: str) -> Any:
-    return getattr(codes.SCT, keyword)
+    return standard_code("SCT", keyword)

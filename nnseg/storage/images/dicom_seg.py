@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 from pydicom.valuerep import DSfloat
@@ -29,7 +28,7 @@ from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.cielab import to_cielab
-from nnseg.storage.images.codes import VALUE_TEXT, find_codes
+from nnseg.storage.images.codes import VALUE_TEXT, find_codes, standard_code
 from nnseg.storage.images.dicom_headers import quiet, text_of, value_of
 from nnseg.storage.images.dicom_references import (
     Behind,
@@ -206,7 +205,7 @@ def _segment(number: int, name: str, value: int) -> Dataset:
         SegmentAlgorithmName="nnseg",
         SegmentationAlgorithmIdentificationSequence=[
             _item(
-                AlgorithmFamilyCodeSequence=[_code(codes.DCM.ArtificialIntelligence)],
+                AlgorithmFamilyCodeSequence=[_code(standard_code("DCM", "ArtificialIntelligence"))],
                 AlgorithmName="nnseg",
                 AlgorithmVersion=_version(),
             )
@@ -281,12 +280,12 @@ def _slice_groups(grid: Grid, z: int, behind: Sequence[Behind], *, placed: bool)
             ReferencedSOPClassUID=image.instance.sop_class,
             ReferencedSOPInstanceUID=image.instance.uid,
             **({"ReferencedFrameNumber": image.frame} if image.frame else {}),
-            PurposeOfReferenceCodeSequence=[_code(codes.DCM.SourceImageForImageProcessingOperation)],
+            PurposeOfReferenceCodeSequence=[_code(standard_code("DCM", "SourceImageForImageProcessingOperation"))],
         )
         for image in behind
     ]
     if images:
-        derivation = _item(DerivationCodeSequence=[_code(codes.DCM.Segmentation)], SourceImageSequence=images)
+        derivation = _item(DerivationCodeSequence=[_code(standard_code("DCM", "Segmentation"))], SourceImageSequence=images)
         groups["DerivationImageSequence"] = [derivation]
     return groups
 
