@@ -291,6 +291,7 @@ def test_a_file_format_that_is_a_folder(toys, dataset: Path) -> None:
 def test_a_layout_of_datasets(toys, dataset: Path) -> None:
     toy = toys("a layout of datasets")
     body = (
+        "from nnseg.core.dataset import Case\n\n\n"
         f"def toy(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:\n    {MARK}\n"
         "    cases = [Case(name=p.name, images=(p / 'scan.nii.gz',), labels=p / 'map.nii.gz') for p in tree.root.glob('p*')]\n"
         "    return FoundDataset(layout='a toy', cases=tuple(cases), findings=(), description=None) if cases else None\n\n\n"

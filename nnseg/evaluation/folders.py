@@ -20,8 +20,8 @@ from nnseg.evaluation.find_label_maps import find_label_maps
 from nnseg.evaluation.label_folder import LabelFolder
 from nnseg.evaluation.legend import find_legend
 from nnseg.evaluation.pairs import FilePair
+from nnseg.storage.datasets.items import Item
 from nnseg.storage.datasets.names import CONTRASTS, read_names
-from nnseg.storage.datasets.tree import Item
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource, join_marks
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import voxel_digest
 from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure, measure_case, read_and_measure, sample_size
-from nnseg.storage.datasets.infer import FoundDataset
+from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.request import ShownLabels, show_labels
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import (

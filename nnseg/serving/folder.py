@@ -12,7 +12,7 @@ from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
 from nnseg.core.errors import RunError
 from nnseg.serving.messages import PredictionTask
 from nnseg.serving.pool import WorkerPool
-from nnseg.storage.datasets.find_cases import look_for_scans
+from nnseg.storage.datasets.find_scans import look_for_scans
 from nnseg.storage.files import locked, sweep
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord

@@ -13,12 +13,9 @@ from dataclasses import dataclass, replace
 
 from nnseg.core.dataset import AS_FOUND, Reading, Unused
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.dataset_json import Description
-from nnseg.storage.datasets.infer import FoundDataset, assemble
-from nnseg.storage.datasets.names import LABEL_WORDS, Named, contrast, read_names, split_words
-from nnseg.storage.datasets.pairing import Group
-from nnseg.storage.datasets.roles import Roles, divide, matches, not_used
-from nnseg.storage.datasets.tree import Item, Tree
+from nnseg.storage.datasets.items import Group, Item, Named, Pairing, Roles, Tree, divide, not_used
+from nnseg.storage.datasets.names import LABEL_WORDS, contrast, read_names, split_words
+from nnseg.storage.datasets.patterns import matches
 
 LABEL_SUFFIXES = frozenset(("dseg", "mask", "seg", "label", "labels"))
 """Last parts of names of label maps in derivatives; besides those with a part like seg-manual."""
@@ -69,11 +66,11 @@ def is_bids(tree: Tree) -> bool:
     return any(item.folders and item.folders[0].startswith("sub-") and item.stem.startswith("sub-") for item in tree.items)
 
 
-def bids(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:
-    """The cases of a BIDS dataset with label maps in derivatives; None for another layout.
+def group_subjects(tree: Tree, reading: Reading) -> tuple[Roles, Pairing] | None:
+    """The scans of subjects and the label maps among derivatives, and which belong together; None for another layout.
 
     Raises:
-        DatasetError: there is no label map, or several readings are possible.
+        DatasetError: there is no label map.
     """
     if not is_bids(tree):
         return None
@@ -91,8 +88,7 @@ def bids(tree: Tree, description: Description | None, reading: Reading) -> Found
     images, others = divide((one for one in roles.images if id(one) not in used), lambda one: _has_labels(one, groups))
     left = (*not_used(images, "another contrast than the labelled ones"), *not_used(others, "no label map"))
     roles = replace(roles, unused=(*roles.unused, *not_used(dropped, "left out by --channels"), *left))
-    found = assemble(tree, roles, groups, ((), loose), description, reading, layout="BIDS layout")
-    return replace(found, channels=found.channels or _contrast_of(groups))
+    return roles, Pairing(groups=tuple(groups), images=(), labels=tuple(loose))
 
 
 def _has_labels(image: Named, groups: Sequence[Group]) -> bool:
@@ -100,8 +96,8 @@ def _has_labels(image: Named, groups: Sequence[Group]) -> bool:
     return any(subject_folder(group.images[0].item) == subject for group in groups)
 
 
-def _contrast_of(groups: Sequence[Group]) -> tuple[str, ...]:
-    """The contrast of all images, if they have one."""
+def common_suffix(groups: Sequence[Group]) -> tuple[str, ...]:
+    """The suffix of all images, which names their contrast, if they have one."""
     suffixes = {parse_name(one.item.stem).suffix for group in groups for one in group.images}
     return tuple(suffixes) if len(suffixes) == 1 and "" not in suffixes else ()
 

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
-from nnseg.core.dataset import Unused, shown
+from nnseg.core.dataset import shown
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.names import CONTRASTS, Named, common_start, contrast
-from nnseg.storage.datasets.pairing import Group
-from nnseg.storage.datasets.roles import not_used, pattern_of
-
-OFTEN = 0.5
-"""Share of the cases in which a word must occur to name a channel."""
-
-NUMBER = re.compile(r"\d{4}")
-"""nnU-Net's numbers of channels."""
+from nnseg.storage.datasets.items import NUMBER, OFTEN, Channels, Group, Named, not_used, same_name
+from nnseg.storage.datasets.names import CONTRASTS, contrast
+from nnseg.storage.datasets.patterns import common_start, pattern_of
 
 QUALIFIERS = frozenset(("gd", "gad", "ce", "c", "post", "pre", "contrast", "early", "late", "native", "high", "low"))
 """Words that, after the name of a channel, make the name of another one, not of a processed copy."""
-
-
-@dataclass(kw_only=True)
-class Channels:
-    """The channels of a dataset, and each case's images in their order.
-
-    Args:
-        names: in order; () where every case has one file.
-        images: by the ``id`` of the group.
-        problems: of groups that cannot be used.
-    """
-
-    names: tuple[str, ...] = ()
-    images: dict[int, tuple[Named, ...]] = field(default_factory=dict)
-    problems: dict[int, str] = field(default_factory=dict)
-    unused: list[Unused] = field(default_factory=list)
-
-    @property
-    def numbered(self) -> bool:
-        """The names are nnU-Net's numbers."""
-        return bool(self.names) and all(NUMBER.fullmatch(name) for name in self.names)
 
 
 def find_channels(root: Path, groups: Sequence[Group], *, wanted: Sequence[str] = (), count: int | None = None) -> Channels:
@@ -92,13 +63,6 @@ def _several(group: Group) -> str:
     listed = shown([one.item.path.name for one in group.images])
     return (
         f"{len(group.images)} images fit one label map: {listed}; expected one as in the other cases; remove or rename the others"
-    )
-
-
-def same_name(paths: Iterable[Path]) -> str:
-    """The problem of files that have one name."""
-    return (
-        f"{' and '.join(path.name for path in paths)} share one name; expected one file per case and channel; remove or rename one"
     )
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nnseg.core.dataset import Unused, shown
+from nnseg.core.dataset import shown
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.channels import OFTEN, same_name
-from nnseg.storage.datasets.names import Named, common_start
-from nnseg.storage.datasets.pairing import Group
-from nnseg.storage.datasets.roles import not_used, pattern_of
+from nnseg.storage.datasets.items import OFTEN, Group, LabelSets, Named, not_used, same_name
+from nnseg.storage.datasets.patterns import common_start, pattern_of
 
 MERGED = frozenset(("maj", "majority", "consensus", "staple"))
 """Words that mark the label map in which those of several observers were merged."""
@@ -23,24 +20,6 @@ MANY = 2
 """Files of a case, in the mean, that must have names of their own to be single objects."""
 
 Kinds = dict[str, list[Named]]
-
-
-@dataclass(kw_only=True)
-class LabelSets:
-    """The label maps of all cases.
-
-    Args:
-        coding: "values" for one label map a case, "masks" for a file of each label, "instances" for a file of each object.
-        kinds: of masks, names of the labels.
-        maps: of each group, by its ``id``, files by kind.
-        problems: of groups that cannot be used.
-    """
-
-    coding: Literal["values", "masks", "instances"] = "values"
-    kinds: tuple[str, ...] = ()
-    maps: dict[int, dict[str, Named]] = field(default_factory=dict)
-    problems: dict[int, str] = field(default_factory=dict)
-    unused: list[Unused] = field(default_factory=list)
 
 
 def choose_label_maps(root: Path, groups: Sequence[Group]) -> LabelSets:

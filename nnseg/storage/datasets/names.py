@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from nnseg.storage.datasets.tree import Item
+from nnseg.storage.datasets.items import Item, Named, Role
 
 
 def _words(text: str) -> frozenset[str]:
@@ -64,10 +62,6 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TRUTH = re.compile(r"ground[ _-]?truth", re.IGNORECASE)
 
 
-Role = Literal["", "image", "weak", "label"]
-"""Of the files in a folder; weak for perhaps images."""
-
-
 def split_words(name: str) -> list[str]:
     """The words of a name: between separators, and those written together where one of them has a role ("imagesTr")."""
     found: list[str] = []
@@ -76,39 +70,6 @@ def split_words(name: str) -> list[str]:
         known = LABEL_FOLDERS | IMAGE_WORDS
         found += [word] if word.casefold() in known or known.isdisjoint(map(str.casefold, parts)) else parts
     return [word for word in found if word]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """What the names of an image and of the folders above it tell.
-
-    Args:
-        role: of its folders.
-        source: the words that give the folder this role, to tell "labels" from "masks".
-        split: the part of a split that its folders name.
-        place: the other words of its folders, folder by folder.
-        words: of its name.
-        rest: words without those of a role.
-        has_label_word: one of its words marks a label map.
-        observer: number of the observer that its name or folder gives; 0 if it gives none.
-        derived: why it is neither scan nor label map; "" if it may be one.
-    """
-
-    item: Item
-    role: Role
-    source: str
-    split: str
-    place: tuple[str, ...]
-    words: tuple[str, ...]
-    rest: tuple[str, ...]
-    has_label_word: bool
-    observer: int
-    derived: str
-
-    @property
-    def ends_as_label(self) -> bool:
-        """The last word of its name marks a label map."""
-        return self.item.is_label or (bool(self.words) and self.words[-1].casefold() in END_WORDS)
 
 
 def read_names(item: Item, *, skip: int = 0) -> Named:
@@ -138,6 +99,15 @@ def read_names(item: Item, *, skip: int = 0) -> Named:
         item=item, role=role, source=source, split=split, place=tuple(place), words=tuple(words), rest=rest,
         has_label_word=has_label_word or item.is_label, observer=own_observer or observer, derived=derived,
     )  # fmt: skip
+
+
+def read_all_names(items: Sequence[Item]) -> list[Named]:
+    """What the names of all items tell, without the folders that all of them share."""
+    folders = [item.folders for item in items]
+    skip = 0
+    while folders and len({names[: skip + 1] for names in folders}) == 1 and all(len(names) > skip for names in folders):
+        skip += 1
+    return [read_names(item, skip=skip) for item in items]
 
 
 def folder_role(name: str) -> Role:
@@ -220,11 +190,3 @@ def _end_of(stem: str, words: int) -> int:
         if not stem[end].isalnum() and len(split_words(stem[:end])) == words == len(split_words(stem[: end + 1])):
             return end
     return len(stem)
-
-
-def common_start(paths: Sequence[tuple[str, ...]]) -> int:
-    """Number of first words, without case, that all have."""
-    length = 0
-    while all(len(path) > length for path in paths) and len({path[length].casefold() for path in paths}) == 1:
-        length += 1
-    return length

@@ -4,41 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
-from nnseg.storage.datasets.names import LABEL_WORDS, Named
+from nnseg.storage.datasets.items import Group, Named, Pairing
+from nnseg.storage.datasets.names import LABEL_WORDS
 
 Words = tuple[str, ...]
 Key = tuple[str, ...]
-
-
-@dataclass(kw_only=True, eq=False)
-class Group:
-    """The images and label maps of what may be a case.
-
-    Args:
-        split: the part of a split that they lie in.
-        base: the words that they share; () if they share a folder alone.
-        place: that folder.
-        name, subject: of the case and its patient, if the layout gives them.
-    """
-
-    split: str
-    base: Words
-    images: list[Named] = field(default_factory=list)
-    labels: list[Named] = field(default_factory=list)
-    place: Words = ()
-    name: str = ""
-    subject: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """Images and label maps in groups, and those without a partner."""
-
-    groups: tuple[Group, ...]
-    images: tuple[Named, ...]
-    labels: tuple[Named, ...]
 
 
 class _Index:

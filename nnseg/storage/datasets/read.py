@@ -20,7 +20,7 @@ from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
-from nnseg.storage.datasets.infer import FoundDataset
+from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, ShownLabels, no_label, show_labels
 from nnseg.storage.datasets.layouts import find_layout

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from nnseg.core.dataset import Reading, Unused
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.bids import is_bids, parse_name, raw_images
-from nnseg.storage.datasets.names import CONTRASTS, Named, contrast, split_words, stem_end, stem_start
+from nnseg.storage.datasets.items import LEFT_OUT, Named, Tree, divide, not_used
+from nnseg.storage.datasets.names import CONTRASTS, END_WORDS, contrast, read_all_names, split_words, stem_end, stem_start
 from nnseg.storage.datasets.pairing import pair
-from nnseg.storage.datasets.roles import LEFT_OUT, divide, matches, not_used, read_all_names
-from nnseg.storage.datasets.tree import Tree
+from nnseg.storage.datasets.patterns import matches
 
 LABEL_MAP = "a label map by its name or folder"
 
@@ -54,7 +54,7 @@ def find_candidates(tree: Tree, reading: Reading) -> Candidates:
     Raises:
         DatasetError: no image is left, or none fits the given pattern.
     """
-    named = read_all_names(tree)
+    named = read_all_names(tree.items)
     if reading.images:
         chosen, others = divide(named, lambda one: matches(one.item, reading.images))
         if named and not chosen:
@@ -76,7 +76,7 @@ def find_candidates(tree: Tree, reading: Reading) -> Candidates:
 
 def _without_label_maps(named: Sequence[Named]) -> tuple[Sequence[Named], list[Named]]:
     """Images, and label maps: by their folder, by their last word, or by another word if a scan of that name lies there."""
-    scans, maps = divide(named, lambda one: one.role != "label" and not one.ends_as_label)
+    scans, maps = divide(named, lambda one: one.role != "label" and not _ends_as_label(one))
     marked = [one for one in scans if one.has_label_word]
     if not marked:
         return scans, [*maps]
@@ -84,6 +84,11 @@ def _without_label_maps(named: Sequence[Named]) -> tuple[Sequence[Named], list[N
     paired = {id(one) for group in pair(plain, marked, by_folder=False).groups for one in group.labels}
     kept, more = divide(scans, lambda one: id(one) not in paired)
     return kept, [*maps, *more]
+
+
+def _ends_as_label(one: Named) -> bool:
+    """The last word of its name marks a label map."""
+    return one.item.is_label or (bool(one.words) and one.words[-1].casefold() in END_WORDS)
 
 
 def group_scans(candidates: Candidates, names: Sequence[str], wanted: Sequence[str] = ()) -> Scans:

@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
+from nnseg.storage.datasets.items import Item, Tree
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, suffix_of
 from nnseg.storage.images.unread import why_unread
 from nnseg.storage.predictions import OwnKind, own_files
@@ -27,81 +27,36 @@ HEADERS = frozenset((".hdr", ".head", ".mhd", ".nhdr"))
 """Suffixes of headers whose voxels are in another file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """An image: a file of a known suffix, the folder of a series, or those files of one that belong to one volume.
-
-    Args:
-        path: of the file or folder.
-        folders: names of the folders between the root and it.
-        stem: its name without suffix.
-        suffix: "" for a folder.
-        files: of one volume, where a folder holds several.
-        is_label: a label map by its format, such as DICOM-SEG.
-    """
-
-    path: Path
-    folders: tuple[str, ...]
-    stem: str
-    suffix: str = ""
-    files: tuple[Path, ...] = ()
-    is_label: bool = False
-
-    @property
-    def images(self) -> tuple[Path, ...]:
-        """What is read for it."""
-        return self.files or (self.path,)
-
-    @property
-    def below(self) -> str:
-        """Its path below the root, for patterns and messages."""
-        return "/".join((*self.folders, self.path.name)) if not self.files else "/".join((*self.folders, self.stem))
+def list_unused(tree: Tree) -> tuple[Unused, ...]:
+    """What is no image: files that cannot be read one by one, companions and hidden files by number."""
+    found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in tree.locked]
+    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(tree.parts).items()}
+    found += [Unused(path=path, reason=why) for path, why in known.items()]
+    found += [_unread(path) for path in tree.unread if path not in known]
+    if tree.companions:
+        most = sorted(tree.companions.items(), key=lambda one: (-one[1], one[0]))
+        listed = ", ".join(f"{suffix} ({n})" for suffix, n in most[:5]) + (", ..." if len(most) > 5 else "")
+        found.append(Unused(path=tree.root, reason=f"{counted(tree.companions.total(), 'file')} without image: {listed}"))
+    if tree.hidden:
+        found.append(Unused(path=tree.root, reason=counted(tree.hidden, "hidden file")))
+    return (*found, *tree.own)
 
 
-@dataclass(kw_only=True)
-class Tree:
-    """What lies in a folder and its folders.
+def suffixes_found(folder: Path) -> str:
+    """The suffixes of the files in a folder, or what else they are, for messages: ".txt (3), DICOM RT Structure Set (1)"."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
+    counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
+    return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
 
-    Args:
-        items: images, in the order of their paths.
-        unread: files that are neither images nor their companions.
-        hidden: number of hidden files and folders.
-        companions: numbers of texts, tables and the like, by suffix.
-        parts: files of formats that are a folder of files, such as DICOM.
-        locked: folders that cannot be listed.
-        own: what nnseg predict wrote there, beside label maps.
-    """
 
-    root: Path
-    items: list[Item] = field(default_factory=list)
-    unread: list[Path] = field(default_factory=list)
-    hidden: int = 0
-    companions: Counter[str] = field(default_factory=Counter)
-    locked: list[Path] = field(default_factory=list)
-    parts: list[Path] = field(default_factory=list)
-    own: list[Unused] = field(default_factory=list)
-
-    def unused(self) -> tuple[Unused, ...]:
-        """What is no image: files that cannot be read one by one, companions and hidden files by number."""
-        found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in self.locked]
-        known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(self.parts).items()}
-        found += [Unused(path=path, reason=why) for path, why in known.items()]
-        found += [_unread(path) for path in self.unread if path not in known]
-        if self.companions:
-            most = sorted(self.companions.items(), key=lambda one: (-one[1], one[0]))
-            listed = ", ".join(f"{suffix} ({n})" for suffix, n in most[:5]) + (", ..." if len(most) > 5 else "")
-            found.append(Unused(path=self.root, reason=f"{counted(self.companions.total(), 'file')} without image: {listed}"))
-        if self.hidden:
-            found.append(Unused(path=self.root, reason=counted(self.hidden, "hidden file")))
-        return (*found, *self.own)
-
-    def leave_out_own(self, *kinds: OwnKind) -> None:
-        """Remove files of these kinds that nnseg predict wrote from what may be used."""
-        folders = sorted({path.parent for path in (*self.unread, *(item.path for item in self.items))})
-        own = {path: kind for folder in folders for path, kind in own_files(folder).items() if kind in kinds}
-        self.items = [item for item in self.items if item.path not in own]
-        self.unread = [path for path in self.unread if path not in own]
-        self.own += [Unused(path=path, reason=f"{kind} written by nnseg predict") for path, kind in own.items()]
+def leave_out_own(tree: Tree, *kinds: OwnKind) -> None:
+    """Remove files of these kinds that nnseg predict wrote from what may be used."""
+    folders = sorted({path.parent for path in (*tree.unread, *(item.path for item in tree.items))})
+    own = {path: kind for folder in folders for path, kind in own_files(folder).items() if kind in kinds}
+    tree.items = [item for item in tree.items if item.path not in own]
+    tree.unread = [path for path in tree.unread if path not in own]
+    tree.own += [Unused(path=path, reason=f"{kind} written by nnseg predict") for path, kind in own.items()]
 
 
 def _unread(path: Path) -> Unused:
@@ -115,7 +70,7 @@ def walk(root: Path) -> Tree:
     """All that lies in a folder. Links that lead back to a folder above them are not followed."""
     tree = Tree(root=root)
     _look_into(tree, root, (), frozenset({os.path.realpath(root)}))
-    tree.leave_out_own("uncertainty map", "probabilities")
+    leave_out_own(tree, "uncertainty map", "probabilities")
     return tree
 
 

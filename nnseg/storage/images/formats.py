@@ -153,6 +153,19 @@ def unread_files(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: reason for path in listed if path not in with_others and (reason := why_unread(path))}
 
 
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The images in a folder by name: files with a known suffix, and folders with DICOM slices; hidden ones are left out."""
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return tuple(p for p in entries if (folder_format(p) if p.is_dir() else suffix_of(p) in FORMATS))
+
+
+def image_name(path: Path) -> str:
+    """The case name of a file, a volume in a file or a series' folder, with the channel number if it has one."""
+    if path.parent.is_file():
+        return f"{stem_of(path.parent)}_{path.name}"
+    return folder_stem(path) if path.is_dir() else stem_of(path)
+
+
 def known_suffixes(*, writable: bool = False) -> str:
     """All suffixes that are read, or that are written, for messages."""
     return " ".join(s for s, form in FORMATS.items() if form.write or not writable)

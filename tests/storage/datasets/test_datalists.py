@@ -7,7 +7,7 @@ import pytest
 
 from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.label_files import LabelFiles
-from nnseg.storage.datasets.infer import FoundDataset
+from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.layouts import find_layout
 
 LABELS = {"0": "background", "1": "liver", "2": "spleen"}

@@ -11,7 +11,7 @@ from dicom_series import write_series
 
 from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError, NnsegError
-from nnseg.storage.datasets.find_cases import FoundScans, look_for_scans
+from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
 from nnseg.storage.images.read import read_header
 from nnseg.storage.predictions import PredictionsWriter, ScanRecord
 

@@ -11,7 +11,7 @@ from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.infer import FoundDataset
+from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.images.dicom_seg import write_dicom_seg

@@ -12,7 +12,7 @@ from PIL import Image
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.labels import Labels, Region
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.datasets.read import content_hash, read_case, read_dataset
 from nnseg.storage.images.read import read_scan
 

@@ -18,7 +18,7 @@ from dicom_corpus import (
 )
 
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.images.dicom import not_scans
 from nnseg.storage.images.read import read_header, read_scan
 

@@ -9,7 +9,7 @@ import pytest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.datasets.read import content_hash, read_case, read_dataset
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, FileFormat, FolderFormat
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, placeholder

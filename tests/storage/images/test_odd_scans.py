@@ -13,7 +13,7 @@ from PIL import Image
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.resampling import resampled, share_inside, upright
 from nnseg.storage.images.write import write_label_map, write_map

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.datasets.find_cases import find_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.images.formats import FORMATS, unread_files
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.images.unread import UNREAD, why_unread

@@ -1,4 +1,4 @@
-"""Cases in a folder of images: which files are images, and which of them are channels of one case."""
+"""Scans to predict in a file or a folder: which images are scans, and which of them are channels of one case."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
-from nnseg.storage.datasets.tree import walk
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, folder_stem, known_suffixes, stem_of, suffix_of
+from nnseg.storage.datasets.tree import leave_out_own, list_unused, suffixes_found, walk
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
 from nnseg.storage.images.unread import why_unread
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -21,33 +21,6 @@ CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 KNOWN = f"{', '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
 """What can be read, for messages."""
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """The images in a folder by name: files with a known suffix, and folders with DICOM slices; hidden ones are left out."""
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return tuple(p for p in entries if (folder_format(p) if p.is_dir() else suffix_of(p) in FORMATS))
-
-
-def image_name(path: Path) -> str:
-    """The case name of a file, a volume in a file or a series' folder, with the channel number if it has one."""
-    if path.parent.is_file():
-        return f"{stem_of(path.parent)}_{path.name}"
-    return folder_stem(path) if path.is_dir() else stem_of(path)
-
-
-def case_name(name: str) -> str:
-    """A name without its channel number, if it has one."""
-    match = CHANNEL.fullmatch(name)
-    return match["case"] if match else name
-
-
-def suffixes_found(folder: Path) -> str:
-    """The suffixes of the files in a folder, or what else they are, for messages: ".txt (3), DICOM RT Structure Set (1)"."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
-    counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
-    return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +73,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
     if reading.channels and len(reading.channels) != channels:
         raise DatasetError(f"--channels names {counted(len(reading.channels), 'channel')}, but the model has {channels}")
     tree = walk(path)
-    tree.leave_out_own("label map", "DICOM-SEG", "spacing")
+    leave_out_own(tree, "label map", "DICOM-SEG", "spacing")
     labels = {item.path for item in tree.items if item.is_label}
     tree.parts += sorted(labels)
     tree.items = [item for item in tree.items if item.path not in labels]
@@ -118,7 +91,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
     for one, other in pairwise(cases):
         if one.name.casefold() == other.name.casefold():
             raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
-    rest = (one for one in tree.unused() if one.path not in tree.locked)
+    rest = (one for one in list_unused(tree) if one.path not in tree.locked)
     return FoundScans(cases=tuple(cases), inferred=tuple(scans.inferred), unused=(*scans.unused, *rest))
 
 

@@ -1,0 +1,94 @@
+"""What was concluded from the names of a dataset's files, in words: its layout, and where images, channels and label maps are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from nnseg.core.dataset import Case, counted, shown
+from nnseg.storage.datasets.dataset_json import Description
+from nnseg.storage.datasets.items import Channels, Group, LabelSets, Named, Roles
+from nnseg.storage.datasets.names import is_role_word, split_words
+
+NNUNET_FOLDERS = (("imagesTr",), ("labelsTr",))
+
+
+def name_layout(roles: Roles, groups: Sequence[Group], sets: LabelSets, description: Description | None) -> str:
+    """The layout, by the folders of the first case."""
+    image, label = roles.images[0], roles.labels[0]
+    if groups:
+        image, label = groups[0].images[0], next(iter(sets.maps[id(groups[0])].values()))
+    images, labels = (one.item.folders for one in (image, label))
+    if description and (images, labels) == NNUNET_FOLDERS and description.channels:
+        return "nnU-Net raw layout"
+    if len({one.place for one in roles.images}) > 1:
+        return "layout of a folder for each case"
+    if roles.by_folder and images and labels:
+        return f"pair of folders layout ({'/'.join(images)}/ and {'/'.join(labels)}/)"
+    return "layout of images and label maps in one folder"
+
+
+def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSets, cases: Sequence[Case]) -> tuple[str, ...]:
+    """What was concluded, one fact a line."""
+    lines = _sources(groups, channels, sets) if groups else []
+    if sets.coding == "masks":
+        lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {shown(sets.kinds, 4)}")
+    if sets.coding == "instances":
+        lines.append("a label map is several masks, one for each object")
+    subjects = {case.subject for case in cases if case.subject}
+    if subjects:
+        several = f"cases of {counted(len(subjects), 'patient')}" if len(cases) > len(subjects) else "cases, one in each folder"
+        lines.append(f"{len(cases)} {several}" if len(cases) > 1 else "1 case")
+    parts = Counter(case.split for case in cases if case.split)
+    lines += [f"{counted(n, 'case')} for {part} by the names of folders" for part, n in sorted(parts.items())]
+    return tuple(lines)
+
+
+def _sources(groups: Sequence[Group], channels: Channels, sets: LabelSets) -> list[str]:
+    """Where images, channels and label maps are; nothing for equal names in two folders, which the layout names."""
+    images = [one for group in groups for one in channels.images[id(group)]]
+    maps = [one for group in groups for one in sets.maps[id(group)].values()]
+    if sets.coding == "values" and len(images) == len(maps) and all(map(_alike, images, maps)):
+        return []
+    from_maps = f"label maps from {_patterns(maps)}"
+    if not channels.names or channels.numbered:
+        return [f"images from {_patterns(images)}", from_maps]
+    first = channels.images[id(max(groups, key=lambda group: len(channels.images[id(group)])))]
+    keep = {word.casefold() for name in channels.names for word in split_words(name)}
+    shapes = dict.fromkeys(_pattern(one, keep) for one in first)
+    return [f"channels {', '.join(channels.names)} from the names {', '.join(shapes)}", from_maps]
+
+
+def _alike(image: Named, label: Named) -> bool:
+    """True for files of one name in two folders; 3D Slicer's p.seg.nrrd counts as p.nrrd."""
+    return not image.place and not label.place and label.role == "label" and image.words in (label.words, label.rest)
+
+
+def _patterns(items: Sequence[Named]) -> str:
+    """Patterns that the paths of items fit, at most three."""
+    patterns = Counter(map(_pattern, items))
+    listed = [pattern for pattern, _ in patterns.most_common(3)]
+    return ", ".join(listed) + (", ..." if len(patterns) > 3 else "")
+
+
+def _pattern(one: Named, keep: Collection[str] = ()) -> str:
+    """The path of an item with * for what tells cases apart.
+
+    Args:
+        keep: words, in lower case, that do not.
+    """
+    if not keep and one.role == "label":
+        stem = "*"
+    elif not one.rest:
+        stem = one.item.stem
+    else:
+        pieces = re.split(r"([^A-Za-z0-9]+)", one.item.stem)
+        stem = "".join(p if i % 2 or p.casefold() in keep or is_role_word(p) else "*" for i, p in enumerate(pieces))
+        stem = re.sub(r"\*([^A-Za-z0-9]+\*)+", "*", stem)
+    return "/".join(filter(None, (_folder_of(one), f"{stem}{one.item.suffix}")))
+
+
+def _folder_of(one: Named) -> str:
+    """A pattern of the folder of an item, with * for the folders of cases."""
+    return "/".join("*" if folder in one.place else folder for folder in one.item.folders)
