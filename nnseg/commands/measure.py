@@ -11,7 +11,8 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
 from nnseg.planning.measure_folder import measure_folder
-from nnseg.storage.datasets.read import case_key, read_dataset
+from nnseg.storage.datasets.content import case_key
+from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 

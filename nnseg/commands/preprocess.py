@@ -15,7 +15,7 @@ from nnseg.core.label_files import LabelSource
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
-from nnseg.storage.datasets.read import read_case
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.read import read_labels_of
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions

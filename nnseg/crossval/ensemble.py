@@ -18,7 +18,7 @@ from nnseg.crossval.score import pair_files
 from nnseg.evaluation.averages import table
 from nnseg.evaluation.evaluate import OVERLAP, evaluate
 from nnseg.evaluation.model_selection import CandidateScores, select
-from nnseg.storage.datasets.read import content_hash
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run import Folds, Run
 

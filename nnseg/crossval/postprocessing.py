@@ -29,7 +29,7 @@ from nnseg.crossval.components import (
 from nnseg.crossval.score import pair_files
 from nnseg.evaluation.pairs import FilePair
 from nnseg.evaluation.statistics import sign_flip
-from nnseg.storage.datasets.read import content_hash
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.run import Folds, Run
 from nnseg.system.parallel import map_items
 

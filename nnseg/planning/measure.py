@@ -20,8 +20,9 @@ from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
 from nnseg.planning.unusable import explain_unusable
+from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.patients import patient_findings
-from nnseg.storage.datasets.read import case_key, read_case
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.raw import smallest_integer_type
 from nnseg.system.parallel import Outcome, map_items
 

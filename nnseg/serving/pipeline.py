@@ -25,7 +25,7 @@ from nnseg.core.image import Scan, Source
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
-from nnseg.storage.datasets.read import content_hash
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.predictions import ScanRecord
 from nnseg.system.machine import keep_freed_memory

@@ -8,7 +8,8 @@ from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.core.labels import Labels, Region
 from nnseg.interop.nnunet.dataset import nnunet_name, write_raw_dataset
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 
 
 def test_names_of_parameters_in_nnunet_by_hand():

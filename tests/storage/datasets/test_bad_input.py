@@ -9,7 +9,8 @@ import pytest
 
 from nnseg.core.dataset import Finding
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.read import read_scan
 from nnseg.system.parallel import map_items
 

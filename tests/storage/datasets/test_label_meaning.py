@@ -14,7 +14,8 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Region
 from nnseg.planning.measure import measure
 from nnseg.planning.measure_folder import measure_folder
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 
 SHAPE = (4, 6, 8)
 

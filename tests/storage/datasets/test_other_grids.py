@@ -15,7 +15,8 @@ from nnseg.crossval.evidence import CalibratingPredictor
 from nnseg.crossval.predict import PredictionJob, predict_cases
 from nnseg.evaluation.pairs import FilePair, read_pair
 from nnseg.planning.measure import measure
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.read import read_labels_of, read_scan
 
 LABELS = Labels(names=("background", "bright"), values=(0, 1))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 
 KEY = "annotated_labels"
 LABELS = {"background": 0, "liver": 1, "left kidney": 2, "spleen": 3}

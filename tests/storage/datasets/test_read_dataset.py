@@ -12,8 +12,10 @@ from PIL import Image
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.labels import Labels, Region
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.datasets.read import content_hash, read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.read import read_scan
 
 LABELS = Labels(names=("background", "a", "b"), values=(0, 1, 2))

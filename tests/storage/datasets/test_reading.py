@@ -15,7 +15,8 @@ from nnseg.core.dataset import AS_FOUND, Reading, describe_unused
 from nnseg.core.errors import NnsegError
 from nnseg.core.options import Options, parse_channels, parse_spacing
 from nnseg.planning.measure_folder import measure_folder
-from nnseg.storage.datasets.read import read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.run import Run
 
 GIVEN = Options(images="*/t1.nii", labels="*/wmh.nii", channels=("t1",), spacing=(3.0, 0.5, 0.5), layout="names")

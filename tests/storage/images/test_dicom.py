@@ -8,8 +8,8 @@ from dicom_series import TILT, UPRIGHT, write_series, write_slice
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images.dicom import read_series
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import label_suffix, write_label_map

@@ -26,8 +26,8 @@ from dicom_corpus import (
 )
 
 from nnseg.core.errors import ScanError
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images.dicom import read_series
 from nnseg.storage.images.raw import ReadOptions
 from nnseg.storage.images.read import read_header, read_scan

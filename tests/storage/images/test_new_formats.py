@@ -9,8 +9,10 @@ import pytest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Source
 from nnseg.core.labels import Labels
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.datasets.read import content_hash, read_case, read_dataset
+from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, FileFormat, FolderFormat
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, placeholder
 from nnseg.storage.images.read import read_header, read_label_map, read_scan

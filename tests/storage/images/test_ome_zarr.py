@@ -8,8 +8,8 @@ import zarr
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap, Scan
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.datasets.read import content_hash
 from nnseg.storage.images import ome_zarr
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files
