@@ -23,7 +23,7 @@ from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
-from nnseg.storage.model_header import read_model_plans
+from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb

@@ -1,4 +1,4 @@
-"""The text in a file of tensors, read without the tensors and without torch; and the plans of a model's networks.
+"""The text in a file of tensors, read without the tensors and without torch.
 
 A file is one of safetensors; its metadata has one entry, ``nnseg``, with the JSON ``{"about": ..., "digest": ..., "format": 1}``.
 """
@@ -9,10 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnseg.core.errors import ModelError, PlanError
-from nnseg.core.plan import Plan
-from nnseg.core.validation import parse
-from nnseg.storage.run import Run
+from nnseg.core.errors import ModelError
 
 FORMAT = 1
 """Version of the layout; a file of another version is refused."""
@@ -52,27 +49,6 @@ def read_model_header(path: Path) -> dict[str, Any]:
     if len(entries) > HEADER_ENTRIES or not types <= DTYPE_NAMES:
         raise damaged(path, "it holds too many tensors, or tensors of unknown types")
     return dict(ours)
-
-
-def read_model_plans(path: Path) -> tuple[Plan, ...]:
-    """The plans of the networks of a run or an exported model, one of each name, those of a cascade's first stage last.
-
-    Raises:
-        ModelError: there is no model, or its description is damaged.
-    """
-    if path.is_dir():
-        run = Run(path)
-        final = [run.final_plans[name] for name in run.weights]
-        return tuple(folder.plan for folder in (*final, *run.previous(final)))
-    try:
-        about = read_model_header(path)["about"]
-        entries = [*about["members"], *about.get("previous", ())]
-        plans = [parse(Plan, entry["plan"], str(path)) for entry in entries]
-    except OSError as error:
-        raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export") from error
-    except (KeyError, TypeError, AttributeError, PlanError) as error:
-        raise damaged(path, f"it describes no networks ({error})") from error
-    return tuple({plan.name: plan for plan in reversed(plans)}.values())[::-1]
 
 
 def compact_json(content: object) -> str:

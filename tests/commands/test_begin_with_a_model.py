@@ -16,7 +16,7 @@ from nnseg.core.options import Options
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.transfer import transfer_weights
-from nnseg.storage.model_header import read_model_plans
+from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.run import Run
 
 
