@@ -11,15 +11,11 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.storage.images.array_axes import find_array_axes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
 from nnseg.storage.images.sidecar import array_axes, read_sidecar
 
 MAGIC = b"\x93NUMPY"
-
-FEW = 4
-"""A first or last axis up to this length may be one of channels or colours."""
-
-ADVICE = 'write {"axes": "ZYX", "spacing": [z, y, x]} with the letters that fit (C for channels) to CASE.json beside it'
 
 
 def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -33,7 +29,7 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         found = "complex numbers" if array.dtype.kind == "c" else f"no voxels (type {array.dtype}, shape {array.shape})"
         raise ScanError.at(path, f"holds {found}", "integers or floats", "save it as an array of numbers")
     known = read_sidecar(path)
-    axes, notes = array_axes_of(path, array.shape, known.axes)
+    axes, notes = find_array_axes(path, array.shape, known.axes)
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
     order = [axes.index(a) for a in "CZYX" if a in axes]
     voxels = voxels.transpose(order)
@@ -57,22 +53,6 @@ def _load(path: Path) -> npt.NDArray[Any]:
         found = "holds Python objects" if objects else f"cannot be read ({' '.join(str(error).split())})"
         raise ScanError.at(path, found, "a complete array of numbers", "save it again") from error
     return array
-
-
-def array_axes_of(path: Path, shape: tuple[int, ...], stated: str) -> tuple[str, list[str]]:
-    """The letters of an array's axes, and what was concluded about them."""
-    if stated:
-        fits = len(stated) == len(shape) == len(set(stated)) and {"Y", "X"} <= set(stated) <= set("CZYX")
-        if not fits:
-            raise ScanError.at(
-                path, f'has shape {shape}, but its axes are stated as "{stated}"', "a letter of CZYX for each", ADVICE
-            )
-        return stated, []
-    if len(shape) == 2:
-        return "YX", []
-    if len(shape) != 3 or min(shape[0], shape[-1]) <= FEW:
-        raise ScanError.at(path, f"is an array of shape {shape}, whose axes are not stated", "axes", ADVICE)
-    return "ZYX", ["is an array: its axes were taken as slices, rows and columns that lead up, to the back and to the left"]
 
 
 def write_array(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:

@@ -15,9 +15,8 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
-from nnseg.storage.images.arrays import array_axes_of
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
-from nnseg.storage.images.sidecar import Sidecar
+from nnseg.storage.images.array_axes import find_array_axes
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -72,10 +71,10 @@ def _read_array(path: Path, array: Any, options: ReadOptions) -> RawImage:
         str(name).upper() for name in array.metadata.to_dict().get("dimension_names") or array.attrs.get("_ARRAY_DIMENSIONS") or ()
     ]
     stated = "".join(named) if all(len(name) == 1 for name in named) else ""
-    axes, notes = array_axes_of(path, array.shape, stated)
+    axes, notes = find_array_axes(path, array.shape, stated)
     if not options.only_header:
         _check_chunks(path, array)
-    return _arranged(array, axes, Sidecar(), options, notes)
+    return _arranged(array, axes, StatedSize(), options, notes)
 
 
 def _read_image(path: Path, group: Any, options: ReadOptions) -> RawImage:
@@ -110,17 +109,17 @@ def _axes(stated: Sequence[Any] | None, dimensions: int) -> dict[str, str | None
     return {str(axis["name"]).upper(): unit_of(axis.get("unit")) for axis in named}
 
 
-def _voxel_size(axes: Mapping[str, str | None], transformations: Sequence[Mapping[str, Any]]) -> Sidecar:
+def _voxel_size(axes: Mapping[str, str | None], transformations: Sequence[Mapping[str, Any]]) -> StatedSize:
     """The voxel size, if it is in a unit of length along all axes of space."""
     scales = [np.asarray(t["scale"], float) for t in transformations if t.get("type") == "scale"]
     if not scales:
-        return Sidecar()
+        return StatedSize()
     sizes = dict(zip(axes, np.prod(scales, axis=0), strict=True))
     units = {axis: axes[axis] for axis in "ZYX" if axis in axes}
     lengths = [to_mm(float(sizes[axis]), unit) for axis, unit in units.items() if unit]
     if len(lengths) < len(units) or not all(np.isfinite(v) and v > 0 for v in lengths):
-        return Sidecar()
-    return Sidecar(spacing=as_vector([*([1.0] * (3 - len(lengths))), *lengths]), unit=units["X"] or "mm")
+        return StatedSize()
+    return StatedSize(spacing=as_vector([*([1.0] * (3 - len(lengths))), *lengths]), unit=units["X"] or "mm")
 
 
 def _label_images(group: Any) -> list[str]:
@@ -164,7 +163,7 @@ def _check_chunks(path: Path, array: Any) -> None:
                 raise ScanError.at(chunk, f"has {size} bytes", f"{promised}, as its header says", "copy the image again")
 
 
-def _arranged(array: Any, axes: str, known: Sidecar, options: ReadOptions, notes: list[str]) -> RawImage:
+def _arranged(array: Any, axes: str, known: StatedSize, options: ReadOptions, notes: list[str]) -> RawImage:
     if not {"Y", "X"} <= set(axes) <= set("CZYX"):
         raise ValueError(f"axes {axes} are none of a volume")
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.asarray(array[...])

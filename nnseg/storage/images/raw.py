@@ -12,7 +12,6 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL
-from nnseg.storage.images.sidecar import Sidecar
 
 CHANNEL_TOLERANCE = 0.1
 """Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""
@@ -68,6 +67,21 @@ class RawImage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatedSize:
+    """What a file, or the file CASE.json beside it, says of its voxels.
+
+    Args:
+        spacing: mm (z, y, x), None if it says nothing.
+        unit: that it is given in.
+        axes: letters of the axes of an array, in order, such as "CZYX"; "" if it says nothing.
+    """
+
+    spacing: Vector | None = None
+    unit: str = "mm"
+    axes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How an image is read.
 
@@ -91,7 +105,7 @@ def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def flat_raw(
-    voxels: npt.NDArray[Any], known: Sidecar, options: ReadOptions, *, is_2d: bool = True, transparency: bool = False
+    voxels: npt.NDArray[Any], known: StatedSize, options: ReadOptions, *, is_2d: bool = True, transparency: bool = False
 ) -> RawImage:
     """The raw image of voxels (C, Z, Y, X) from a format without positions.
 

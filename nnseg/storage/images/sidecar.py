@@ -7,34 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import Vector
 from nnseg.core.image import Source
 from nnseg.storage.files import write_text
+from nnseg.storage.images.raw import StatedSize
 from nnseg.storage.images.units import from_mm, to_mm, unit_of
 
 ARRAY = ".npy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sidecar:
-    """What the file beside an image says of it.
-
-    Args:
-        spacing: mm (z, y, x), None if it says nothing.
-        unit: that it is given in.
-        axes: letters of the axes of an array, in order, such as "CZYX"; "" if it says nothing.
-    """
-
-    spacing: Vector | None = None
-    unit: str = "mm"
-    axes: str = ""
 
 
 def sidecar_of(path: Path) -> tuple[Path, ...]:
@@ -51,7 +35,7 @@ def sidecar_of(path: Path) -> tuple[Path, ...]:
     return tuple(found[:1])
 
 
-def read_sidecar(path: Path) -> Sidecar:
+def read_sidecar(path: Path) -> StatedSize:
     """What the file beside an image says of it; nothing if there is none, or if it is about other things.
 
     Raises:
@@ -64,7 +48,7 @@ def read_sidecar(path: Path) -> Sidecar:
             raise ScanError.at(sidecar, f"cannot be read ({error})", EXPECTED, "correct or remove it") from error
         if isinstance(content, dict):
             return _parsed(sidecar, content)
-    return Sidecar()
+    return StatedSize()
 
 
 def sidecar_content(path: Path, like: Source) -> dict[str, Any]:
@@ -99,7 +83,7 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(path.suffix).removesuffix(".ome")
 
 
-def _parsed(sidecar: Path, content: dict[str, Any]) -> Sidecar:
+def _parsed(sidecar: Path, content: dict[str, Any]) -> StatedSize:
     axes = str(content.get("axes", ""))
     if "spacing" in content:
         numbers, unit = content["spacing"], unit_of(content.get("unit", "mm"))
@@ -107,7 +91,7 @@ def _parsed(sidecar: Path, content: dict[str, Any]) -> Sidecar:
         numbers, unit = content["PixelSize"], unit_of(content.get("PixelSizeUnits", "um"))
         numbers = numbers[::-1] if isinstance(numbers, list) else numbers
     else:
-        return Sidecar(axes=axes)
+        return StatedSize(axes=axes)
     try:
         lengths = [to_mm(float(v), unit or "") for v in numbers]
         z, y, x = lengths if len(lengths) == 3 else [1.0, *lengths]
@@ -115,4 +99,4 @@ def _parsed(sidecar: Path, content: dict[str, Any]) -> Sidecar:
         raise ScanError.at(sidecar, "has no usable spacing", EXPECTED, "correct or remove it") from error
     if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
         raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "correct it")
-    return Sidecar(spacing=(z, y, x), unit=unit or "mm", axes=axes)
+    return StatedSize(spacing=(z, y, x), unit=unit or "mm", axes=axes)

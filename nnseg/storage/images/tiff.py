@@ -17,8 +17,8 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
-from nnseg.storage.images.sidecar import Sidecar, read_sidecar
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
+from nnseg.storage.images.sidecar import read_sidecar
 from nnseg.storage.images.tiff_spacing import VoxelSize, ome_sizes, voxel_size
 
 Voxels = npt.NDArray[Any]
@@ -151,7 +151,7 @@ def _in_words(order: Sequence[str], shape: Sequence[int]) -> str:
     return " of ".join(further) or "no rows or columns"
 
 
-def _known_size(beside: Sidecar, size: VoxelSize | None, options: ReadOptions, *, is_2d: bool) -> tuple[Sidecar, list[str]]:
+def _known_size(beside: StatedSize, size: VoxelSize | None, options: ReadOptions, *, is_2d: bool) -> tuple[StatedSize, list[str]]:
     """The voxel size that counts, and what should be known of it: CASE.json comes first, then the file's own tags."""
     if beside.spacing:
         return beside, []
@@ -162,7 +162,7 @@ def _known_size(beside: Sidecar, size: VoxelSize | None, options: ReadOptions, *
     if z is None:
         z = options.spacing[0] if options.spacing else size.default_z
         notes = [] if options.spacing else [f"holds no distance between slices; it was taken as 1 {size.unit}"]
-    return Sidecar(spacing=(z, size.y, size.x), unit=size.unit), notes
+    return StatedSize(spacing=(z, size.y, size.x), unit=size.unit), notes
 
 
 def write_tiff(voxels: Voxels, path: Path, *, like: Source, labels: Labels | None = None) -> None:
