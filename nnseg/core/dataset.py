@@ -150,11 +150,10 @@ def counted(number: int, noun: str) -> str:
 
 def listed(names: Collection[str], most: int = 5) -> str:
     """Names of cases, at most ``most``: "case a", "cases a, b and 3 more"."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{'case' if len(names) == 1 else 'cases'} {', '.join(sorted(names)[:most])}{more}"
+    return f"{'case' if len(names) == 1 else 'cases'} {list_some(sorted(names), most)}"
 
 
-def shown(names: Sequence[str], most: int = 3) -> str:
+def list_some(names: Sequence[str], most: int = 3) -> str:
     """Names, at most ``most``: "a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -167,7 +166,7 @@ def describe_unused(unused: Collection[Unused]) -> tuple[str, ...]:
         by_reason.setdefault((one.reason, one.suspect), []).append(one)
     return tuple(
         f"not used: {reason}"
-        + (f" ({shown([one.path.name for one in ones])})" if suspect else f" ({len(ones)} files)" if len(ones) > 1 else "")
+        + (f" ({list_some([one.path.name for one in ones])})" if suspect else f" ({len(ones)} files)" if len(ones) > 1 else "")
         for (reason, suspect), ones in sorted(by_reason.items(), key=lambda item: not item[0][1])
     )
 

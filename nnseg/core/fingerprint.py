@@ -135,15 +135,6 @@ class Fingerprint(FrozenModel):
         The axes may come from different labels. Along any one axis, a patch of this size contains every label's largest component
         in half of the cases with that label.
         """
-        medians = [m for name in self.labels.names if (m := self._extent(name, 50)) is not None]
+        extents = [[np.multiply(c.structures[n], c.spacing) for c in self.cases if n in c.structures] for n in self.labels.names]
+        medians = [np.percentile(of_label, 50, axis=0) for of_label in extents if of_label]
         return as_vector(np.max(medians, axis=0)) if medians else None
-
-    def structure_mm(self, label: str) -> Vector | None:
-        """95th percentile over cases of the extent in mm (z, y, x) of a label's largest component; None if not measured."""
-        extent = self._extent(label, 95)
-        return None if extent is None else as_vector(extent)
-
-    def _extent(self, label: str, percent: float) -> npt.NDArray[np.float64] | None:
-        """(3,) mm; a percentile over the cases in which the label was measured, separately for each axis."""
-        extents = [np.multiply(c.structures[label], c.spacing) for c in self.cases if label in c.structures]
-        return np.percentile(extents, percent, axis=0) if extents else None

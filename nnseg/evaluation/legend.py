@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import EvaluationError
 from nnseg.core.label_files import LabelSource
 from nnseg.core.labels import Labels, Region
@@ -193,4 +194,4 @@ def _differences(made: Side, given: Side, labels: Labels) -> list[str]:
 def _listed(labels: Labels, values: Iterable[int]) -> str:
     wanted = set(values)
     names = [f"{name} ({value})" for name, value in zip(labels.names, labels.values, strict=True) if value in wanted]
-    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+    return list_some(names, MOST_NAMED)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final, Literal
 
+from nnseg.core.dataset import list_some
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import format_axes
 from nnseg.core.labels import Pairs, find_label_pairs, swapped_heads
@@ -106,7 +106,7 @@ def _keep_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     if axis < 0:
         return decided  # sagittal slices, each on one side
     labels, why = inputs.fingerprint.labels, dict(decided["why"])
-    named = _listed([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
+    named = list_some([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
     decided = {**decided, "why": why}
     if swapped_heads(labels, pairs) is None:
         why["mirror_axes"] = f"all but {AXIS_NAMES[LEFT_RIGHT]}: flips would swap {named}, but not all regions have a counterpart"
@@ -137,8 +137,3 @@ def _are_equal(inputs: PlanInputs, a: int, b: int) -> bool:
     """True if a patch has as many voxels along two axes, with a spacing that differs by at most 10 %."""
     patch, spacing = inputs.patch, inputs.requirements.spacing
     return patch[a] == patch[b] and max(spacing[a], spacing[b]) <= 1.1 * min(spacing[a], spacing[b])
-
-
-def _listed(texts: Sequence[str]) -> str:
-    most = 3
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

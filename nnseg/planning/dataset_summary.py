@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused
+from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused, list_some
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.label_files import label_paths
 from nnseg.planning.describe import case_entries
@@ -63,13 +63,8 @@ def describe_findings(findings: Collection[Finding], dataset: Dataset) -> list[t
 def _describe_alike(alike: Sequence[Finding]) -> str:
     names = {finding.case for finding in alike if finding.case}
     if len(names) > 1:
-        return f"{len(names)} cases: {alike[0].message}: {_few(names)}"
+        return f"{len(names)} cases: {alike[0].message}: {list_some(sorted(names))}"
     return f"{alike[0]}" + (f"; {len(alike) - 1} more of this kind, see --json" if len(alike) > 1 else "")
-
-
-def _few(names: Collection[str]) -> str:
-    """Names, at most three: "a, b, c and 9 more"."""
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_doubtful(dataset: Dataset, fingerprint: Fingerprint) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nnseg.core.dataset import counted
-from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import format_axes
 from nnseg.core.image import VOXEL
 from nnseg.core.plan import Plan, Section
@@ -60,19 +60,13 @@ def describe(plan: Plan, fingerprint: Fingerprint) -> str:
     """One page: the measurements of the dataset, and the main settings with their reasons."""
     title = f"Plan {plan.name} for {plan.dataset} (recipe {plan.recipe})"
     reasons = {decision.setting: decision.reason for decision in list_decisions(plan)}
+    measured = [line for name, text in case_entries(fingerprint) for line in _entry(name, text)]
     decided = [
         line
         for name, text, *settings in _main_settings(plan)
         for line in _entry(name, text, *(reasons[setting] for setting in settings))
     ]
-    return "\n".join(
-        [title, "=" * len(title), "", "Dataset", *_describe_dataset(fingerprint), "", "Settings and reasons", *decided]
-    )
-
-
-def describe_cases(fingerprint: Fingerprint) -> str:
-    """Cases, sizes, voxel sizes, labels and intensities of a dataset, in a few lines."""
-    return "\n".join(_describe_dataset(fingerprint))
+    return "\n".join([title, "=" * len(title), "", "Dataset", *measured, "", "Settings and reasons", *decided])
 
 
 def describe_preflight(preflights: Sequence[Preflight]) -> str:
@@ -119,27 +113,26 @@ def _gigabytes(amount: float) -> str:
     return f"{amount:.3g} GB" if amount >= 0.1 else f"{max(amount * 1000, 0.01):.2g} MB"
 
 
-def _describe_dataset(fingerprint: Fingerprint) -> Iterator[str]:
-    for name, text in case_entries(fingerprint):
-        yield from _entry(name, text)
-
-
 def case_entries(fingerprint: Fingerprint) -> list[tuple[str, str]]:
     """Cases, sizes, voxel sizes, labels and intensities of a dataset: a name and a text of each."""
-    return list(_case_entries(fingerprint))
-
-
-def _case_entries(fingerprint: Fingerprint) -> Iterator[tuple[str, str]]:
     unusable = f", {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
     kind = "2D image" if fingerprint.is_2d else "volume"
-    yield ("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}")
-    yield ("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)")
-    yield ("voxel", _voxel_sizes(fingerprint))
-    for name, value in zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True):
-        yield ("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
-    for name, of in zip(fingerprint.channels, fingerprint.intensities, strict=True):
-        middle = f"99 % of them {of.percentile_00_5:.4g} to {of.percentile_99_5:.4g}"
-        yield ("channel", f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}")
+    labels, channels = fingerprint.labels, zip(fingerprint.channels, fingerprint.intensities, strict=True)
+    return [
+        ("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}"),
+        ("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)"),
+        ("voxel", _voxel_sizes(fingerprint)),
+        *(
+            ("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
+            for name, value in zip(labels.names[1:], labels.values[1:], strict=True)
+        ),
+        *(("channel", _describe_channel(name, of)) for name, of in channels),
+    ]
+
+
+def _describe_channel(name: str, of: Intensity) -> str:
+    middle = f"99 % of them {of.percentile_00_5:.4g} to {of.percentile_99_5:.4g}"
+    return f"{name}: labelled voxels have mean {of.mean:.4g}, standard deviation {of.std:.4g}, {middle}"
 
 
 def _voxel_sizes(fingerprint: Fingerprint) -> str:

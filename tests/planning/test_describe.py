@@ -2,9 +2,13 @@ from collections.abc import Callable
 
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget
-from nnseg.planning.describe import describe, describe_cases
+from nnseg.planning.describe import case_entries, describe
 from nnseg.planning.planner import make_plans
 from nnseg.planning.recipe import load_recipe
+
+
+def words_of(fingerprint: Fingerprint) -> str:
+    return " ".join(f"{name} {text}" for name, text in case_entries(fingerprint))
 
 
 def test_description_is_one_page_with_measurements_and_reasons(make_fingerprint: Callable[..., Fingerprint]):
@@ -23,7 +27,7 @@ def test_description_is_one_page_with_measurements_and_reasons(make_fingerprint:
 
 def test_description_of_2d_images_counts_shares_and_not_volumes(make_fingerprint: Callable[..., Fingerprint]):
     fingerprint = make_fingerprint((1, 50, 10), count=3)
-    text = describe_cases(fingerprint)
+    text = words_of(fingerprint)
     assert "3 2D images" in text
     assert "10.0% of an image" in text
     assert " ml" not in text
@@ -34,7 +38,7 @@ def test_voxel_sizes_are_in_the_unit_of_the_files_or_said_to_be_unknown(make_fin
 
     def described(*units: str) -> str:
         cases = tuple(case.model_copy(update={"length_unit": unit}) for case, unit in zip(known.cases, units, strict=True))
-        return " ".join(describe_cases(known.model_copy(update={"cases": cases})).split())
+        return words_of(known.model_copy(update={"cases": cases}))
 
     assert "voxel all 1 x 0.2 x 0.2 um label" in described("um", "um")
     assert "voxel all 0.001 x 0.0002 x 0.0002 mm label" in described("um", "mm")
@@ -48,5 +52,5 @@ def test_voxel_sizes_are_in_the_unit_of_the_files_or_said_to_be_unknown(make_fin
 def test_pixel_sizes_of_pictures_have_no_distance_of_slices(make_fingerprint: Callable[..., Fingerprint]):
     known = make_fingerprint((1, 50, 60), (1, 0.0002, 0.0003), count=2)
     cases = tuple(case.model_copy(update={"length_unit": "um"}) for case in known.cases)
-    text = " ".join(describe_cases(known.model_copy(update={"cases": cases})).split())
+    text = words_of(known.model_copy(update={"cases": cases}))
     assert "voxel all 0.2 x 0.3 um label" in text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from nnseg.core.dataset import list_some
 from nnseg.core.scores import Scores
 from nnseg.core.units import volume_name
 from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
@@ -60,12 +60,7 @@ def _draw_differences(scores: Scores, label: str, of: VolumeAgreement) -> str:
 def _describe_bias(agreements: dict[str, VolumeAgreement]) -> str:
     high = [label for label, of in agreements.items() if of.bias_interval[0] > 0]
     low = [label for label, of in agreements.items() if of.bias_interval[1] < 0]
-    parts = [f"{_list(names)} {verb}" for names, verb in ((high, "too large"), (low, "too small")) if names]
+    parts = [f"{list_some(names, 6)} {verb}" for names, verb in ((high, "too large"), (low, "too small")) if names]
     if not parts:
         return "No label's mean volume differs significantly from the reference; single volumes do, within the limits of agreement."
     return f"Mean volumes differ significantly from the references: {'; '.join(parts)}."
-
-
-def _list(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

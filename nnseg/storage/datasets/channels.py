@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnseg.core.dataset import shown
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import NUMBER, OFTEN, Channels, Group, Named, not_used, same_name
 from nnseg.storage.datasets.names import CONTRASTS, contrast
@@ -60,7 +60,7 @@ def _several(group: Group) -> str:
     """The problem of a case that has several images where the others have one."""
     if len({(one.place, one.words) for one in group.images}) == 1:
         return same_name(one.item.path for one in group.images)
-    listed = shown([one.item.path.name for one in group.images])
+    listed = list_some([one.item.path.name for one in group.images])
     return (
         f"{len(group.images)} images fit one label map: {listed}; expected one as in the other cases; remove or rename the others"
     )
@@ -92,7 +92,7 @@ def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...])
     if len(names) > 1 and not copies and (len(groups) > 1 or known):
         return
     files = [one.item.below for one in largest.images]
-    found = f"{len(files)} images fit one label map, {largest.labels[0].item.below}: {shown(files, 4)}"
+    found = f"{len(files)} images fit one label map, {largest.labels[0].item.below}: {list_some(files, 4)}"
     advice = f"say with --images which to use, such as --images {pattern_of(files)}, or name channels with --channels"
     raise DatasetError.at(root, found, "one image for each case, or channels whose names recur in other cases", advice)
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from nnseg.core.dataset import Case, counted, shown
+from nnseg.core.dataset import Case, counted, list_some
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.items import Channels, Group, LabelSets, Named, Roles
 from nnseg.storage.datasets.names import is_role_word, split_words
@@ -33,7 +33,7 @@ def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSet
     """What was concluded, one fact a line."""
     lines = _sources(groups, channels, sets) if groups else []
     if sets.coding == "masks":
-        lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {shown(sets.kinds, 4)}")
+        lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {list_some(sets.kinds, 4)}")
     if sets.coding == "instances":
         lines.append("a label map is several masks, one for each object")
     subjects = {case.subject for case in cases if case.subject}

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnseg.core.dataset import Case, Finding, Reading, Unused, shown
+from nnseg.core.dataset import Case, Finding, Reading, Unused, list_some
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource
 from nnseg.core.labels import Labels
@@ -143,7 +143,7 @@ def mask_labels(sets: LabelSets, description: Description | None) -> Labels | No
         return Labels(names=("background", *names), values=tuple(range(len(names) + 1)))
     missing = [kind for kind in sets.kinds if kind not in description.labels.names]
     if missing:
-        found = f'"labels" does not name {shown(missing, 4)}, of which there are masks'
+        found = f'"labels" does not name {list_some(missing, 4)}, of which there are masks'
         raise DatasetError.at(description.path, found, f"the {len(sets.kinds)} names of the masks", 'complete "labels"')
     return description.labels
 
@@ -202,7 +202,7 @@ def _missing_masks(names: Mapping[int, str], sets: LabelSets) -> list[Finding]:
     return [
         Finding(
             level="warning",
-            message=f"has no mask of {shown(kinds)}, which counts as absent; check it",
+            message=f"has no mask of {list_some(kinds)}, which counts as absent; check it",
             case=names[key],
             file=str(next(iter(sets.maps[key].values())).item.path.parent),
         )

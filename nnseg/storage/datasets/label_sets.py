@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from nnseg.core.dataset import shown
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import OFTEN, Group, LabelSets, Named, not_used, same_name
 from nnseg.storage.datasets.patterns import common_start, pattern_of
@@ -52,7 +52,7 @@ def _check_one_source(root: Path, groups: Sequence[Group], kinds: Mapping[int, K
     doubled = [ones for group in groups for ones in kinds[id(group)].values() if len({one.source for one in ones}) > 1]
     if doubled and len(doubled) >= OFTEN * len(groups):
         files = [one.item.below for one in doubled[0]]
-        found = f"{len(files)} label maps fit one image: {shown(files, 4)}"
+        found = f"{len(files)} label maps fit one image: {list_some(files, 4)}"
         raise DatasetError.at(root, found, "one", f"choose with --labels, such as --labels {pattern_of(files)}")
 
 
@@ -132,7 +132,7 @@ def _coding(root: Path, groups: Sequence[Group], kinds: Mapping[int, Kinds], cou
             return "masks"
     several = max(groups, key=lambda group: len(kinds[id(group)]))
     files = [one.item.below for ones in kinds[id(several)].values() for one in ones]
-    found = f"{len(files)} label maps fit the image {several.images[0].item.below}: {shown(files, 4)}"
+    found = f"{len(files)} label maps fit the image {several.images[0].item.below}: {list_some(files, 4)}"
     raise DatasetError.at(
         root, found, "one, or masks whose names recur in other cases", f"choose with --labels, such as --labels {pattern_of(files)}"
     )

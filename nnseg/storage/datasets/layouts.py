@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nnseg.core.dataset import Reading, shown
+from nnseg.core.dataset import Reading, list_some
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.dataset_json import Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
@@ -59,7 +59,7 @@ def _unknown(tree: Tree) -> DatasetError:
             return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", "convert the files")
     recurring = Counter(item.path.name for item in tree.items if item.folders)
     repeated = [f"{name} in {n} folders" for name, n in recurring.most_common(5) if n > 1]
-    inside = shown([f"{p.name}/" for p in folders], 3) or "no folders"
+    inside = list_some([f"{p.name}/" for p in folders], 3) or "no folders"
     names = f"; {', '.join(repeated)}" if repeated else ""
     wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
     expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"

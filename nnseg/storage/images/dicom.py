@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape, as_vector, format_axes
 from nnseg.core.image import VOXEL
@@ -312,7 +313,6 @@ def _named_frame(frame: Frame) -> str:
 
 
 def _uneven(volume: Volume, place: Path, spacing: float, wrong: list[int]) -> ScanError:
-    shown = ", ".join(f"{volume.heights[i]:.2f} to {volume.heights[i + 1]:.2f} mm" for i in wrong[:5])
-    more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    found = f"slices are missing or unevenly spaced: gaps from {shown}{more}"
+    gaps = [f"{volume.heights[i]:.2f} to {volume.heights[i + 1]:.2f} mm" for i in wrong]
+    found = f"slices are missing or unevenly spaced: gaps from {list_some(gaps, 5)}"
     return ScanError.at(place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions
 from nnseg.storage.images.sidecar import sidecar_of
 from nnseg.storage.images.tiff import keeps_spacing, read_tiff, write_tiff
-from nnseg.storage.images.unread import why_unread
 
 Reader = Callable[[Path, ReadOptions], RawImage]
 Writer = Callable[..., None]
@@ -140,17 +138,6 @@ def stem_of(path: Path) -> str:
     suffix = suffix_of(path)
     stem = path.name[: len(path.name) - len(suffix)]
     return re.sub(r"(?<=.)\.seg$", "", stem, flags=re.IGNORECASE) if suffix in SLICER else stem
-
-
-def unread_files(paths: Iterable[Path]) -> dict[Path, str]:
-    """Files that look like scans and are not read, with what they are and what to do; not those that are read with another one."""
-    listed = tuple(paths)
-    with_others: set[Path] = set()
-    for path in listed:
-        if form := FORMATS.get(suffix_of(path)):
-            with suppress(OSError, ScanError):
-                with_others.update(form.beside(path))
-    return {path: reason for path in listed if path not in with_others and (reason := why_unread(path))}
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:

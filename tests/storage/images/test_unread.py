@@ -8,7 +8,8 @@ import pytest
 
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.images.formats import FORMATS, unread_files
+from nnseg.storage.datasets.tree import list_unused, walk
+from nnseg.storage.images.formats import FORMATS
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.images.unread import UNREAD, why_unread
 
@@ -33,6 +34,6 @@ def test_voxels_of_a_header_that_is_read_are_not_named(tmp_path):
     nib.save(nib.Nifti1Pair(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / "a.hdr")
     for name in ("b.img", "c.lif", "d.txt"):
         (tmp_path / name).write_bytes(b"content")
-    found = unread_files(tmp_path.iterdir())
-    assert {path.name for path in found} == {"b.img", "c.lif"}
-    assert found[tmp_path / "b.img"] == "holds the voxels of a header; expected a .hdr of the same name beside it"
+    found = {one.path.name: one.reason for one in list_unused(walk(tmp_path)) if one.suspect}
+    assert found.keys() == {"b.img", "c.lif"}
+    assert found["b.img"] == "holds the voxels of a header; expected a .hdr of the same name beside it"

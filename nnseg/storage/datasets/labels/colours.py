@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.labels.legends import Legend, find_legend
-from nnseg.storage.datasets.labels.request import LabelMeaning, Request, listed_names, no_label
+from nnseg.storage.datasets.labels.request import MOST_NAMED, LabelMeaning, Request, no_label
 from nnseg.storage.images.label_codings import is_background
 
 MOST_COLOURS = 256
@@ -54,7 +55,7 @@ def _coloured(
         code = next(code for code, value in values.items() if value is None)
         found = f"has label maps with the colour {code} ({names.get(code, 'of no name')})"
         advice = "add a legend such as labelmap.txt, or correct the names in dataset.json"
-        raise DatasetError.at(request.folder, found, f"colours named {listed_names(labels.names[1:])}", advice)
+        raise DatasetError.at(request.folder, found, f"colours named {list_some(labels.names[1:], MOST_NAMED)}", advice)
     mapping = {codes[0]: labels.values[0]} | {code: value for code, value in values.items() if value is not None}
     sources = {name: LabelFiles(paths=(request.path(name),), coding="colours", values=mapping) for name in request.usable()}
     by = f"by {legend.below(request.folder)}" if legend else "numbered in the order of their codes, for want of a legend"

@@ -25,6 +25,9 @@ Marks = Mapping[tuple[str, ...], int]
 FEWEST_OBJECTS = 8
 """Connected components are counted in label maps of at least so many values."""
 
+MOST_NAMED = 5
+"""Labels named in a message."""
+
 MOST_OVERLAP = 20
 """Boxes of all values together may have so many times the voxels of the image, or their components are not counted."""
 
@@ -126,8 +129,3 @@ def no_label(folder: Path, problems: Sequence[Finding]) -> DatasetError:
     first = f"; the first problem: {problems[0]}" if problems else ""
     found_text = f"shows no label: no usable label map has a value other than 0{first}"
     return DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps")
-
-
-def listed_names(names: Sequence[str]) -> str:
-    """Names, at most five."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnseg.core.dataset import Finding, listed
+from nnseg.core.dataset import Finding, list_some, listed
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.labels.masks import by_marks
-from nnseg.storage.datasets.labels.request import LabelMeaning, Request, listed_names
+from nnseg.storage.datasets.labels.request import MOST_NAMED, LabelMeaning, Request
 from nnseg.storage.images.label_codings import is_background
 
 
@@ -27,7 +27,7 @@ def name_segments(request: Request) -> LabelMeaning:
     names = {value: name for name, value in values.values()}
     singles = {case: {name: values[name.casefold()][1] for name in headers[case]} for case in request.usable()}
     said = f"label names from the headers of {sum(map(bool, headers.values()))} label maps"
-    line = f"{said}; {listed_names(differ)} had other values in some and were mapped by name" if differ else said
+    line = f"{said}; {list_some(differ, MOST_NAMED)} had other values in some and were mapped by name" if differ else said
     return by_marks(request, singles, names, "segments", (line,))
 
 
@@ -86,7 +86,7 @@ def _declared_segments(request: Request, headers: Mapping[str, Mapping[str, int]
             by_value.append(case)
         else:
             found = f"describes segment {unknown[0]} ({header[unknown[0]]}), which dataset.json does not name"
-            request.refuse(case, found, f"{listed_names(declared.names[1:])}", "rename it, or the label in dataset.json")
+            request.refuse(case, found, f"{list_some(declared.names[1:], MOST_NAMED)}", "rename it, or the label in dataset.json")
     findings = []
     if by_value:
         message = f"names of segments in {listed(by_value)} are not those of dataset.json; their values are used"
