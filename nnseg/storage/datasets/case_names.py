@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nnseg.storage.datasets.items import Group, Named
-from nnseg.storage.datasets.names import split_words, stem_start
+from nnseg.storage.datasets.names import may_be_patient, split_words, stem_start
 
 
 def case_names(groups: Sequence[Group], channels: Sequence[str]) -> list[str]:
@@ -58,7 +58,15 @@ def _numbered(image: Named, words: int) -> bool:
     return len(last) == 1 and len(last[0]) == 4 and last[0].isdecimal()
 
 
-def subject_of(group: Group) -> str:
+def subjects(groups: Sequence[Group]) -> dict[int, str]:
+    """The patient of each group by its ``id``: its folder; "" for a folder of several cases whose name can be of no patient."""
+    found = {id(group): _subject(group) for group in groups}
+    counts = Counter(found.values())
+    given = {group.subject for group in groups}
+    return {key: name if counts[name] == 1 or name in given or may_be_patient(name) else "" for key, name in found.items()}
+
+
+def _subject(group: Group) -> str:
     """The folder of a case, if its files bear the folder's name or no other."""
     if group.subject:
         return group.subject

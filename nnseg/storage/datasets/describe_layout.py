@@ -91,4 +91,10 @@ def _pattern(one: Named, keep: Collection[str] = ()) -> str:
 
 def _folder_of(one: Named) -> str:
     """A pattern of the folder of an item, with * for the folders of cases."""
-    return "/".join("*" if folder in one.place else folder for folder in one.item.folders)
+    return "/".join(_without_case(folder, one.place) for folder in one.item.folders)
+
+
+def _without_case(folder: str, place: Sequence[str]) -> str:
+    """The name of a folder with * for the part that tells the case."""
+    part = next((part for part in place if part in folder), "")
+    return folder.replace(part, "*") if part else folder

@@ -14,7 +14,7 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.bids import common_suffix, group_subjects
-from nnseg.storage.datasets.case_names import case_names, loose_name, parts_of_split, subject_of
+from nnseg.storage.datasets.case_names import case_names, loose_name, parts_of_split, subjects
 from nnseg.storage.datasets.channels import find_channels
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.describe_layout import list_conclusions, name_layout
@@ -109,13 +109,13 @@ def _cases(
     groups: Sequence[Group], names: Mapping[int, str], channels: Channels, sets: LabelSets, labels: Labels | None
 ) -> tuple[Case, ...]:
     """The cases of the groups that can be used."""
-    splits = parts_of_split(groups)
+    splits, patients = parts_of_split(groups), subjects(groups)
     return tuple(
         Case(
             name=names[id(group)],
             images=tuple(path for one in channels.images[id(group)] for path in one.item.images),
             labels=_source(sets, sets.maps[id(group)], labels),
-            subject=subject_of(group),
+            subject=patients[id(group)],
             split=splits[group.split],
         )
         for group in groups

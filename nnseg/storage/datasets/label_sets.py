@@ -11,6 +11,7 @@ from typing import Literal
 from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import OFTEN, Group, LabelSets, Named, not_used, same_name
+from nnseg.storage.datasets.names import BRAIN_MASK, is_brain_mask
 from nnseg.storage.datasets.patterns import common_start, pattern_of
 
 MERGED = frozenset(("maj", "majority", "consensus", "staple"))
@@ -120,10 +121,14 @@ def _recur(counts: Counter[str], groups: int) -> bool:
 
 
 def _coding(root: Path, groups: Sequence[Group], kinds: Mapping[int, Kinds], counts: Counter[str]) -> Literal["masks", "instances"]:
-    """Whether several files of a case are labels, which recur, or objects, which do not."""
+    """Whether several files of a case are labels, which recur, or objects, which do not.
+
+    Numbers that are the same in all cases may be of labels or of observers.
+    """
     if "" in counts and len(counts) > 1 and _are_numbers({kind: n for kind, n in counts.items() if kind}):
         return "instances"  # x_mask, x_mask_1
-    if "" not in counts:
+    same = len(groups) > 1 and len(counts) > 1 and all(n == len(groups) for n in counts.values())
+    if "" not in counts and not (same and _are_numbers(counts)):
         if _are_numbers(counts) or (len(counts) >= MANY * len(groups) > MANY and counts.total() < 1.5 * len(counts)):
             return "instances"
         if counts.total() >= OFTEN * len(counts) * len(groups) and (
@@ -165,11 +170,29 @@ def _discrete(labels: Sequence[Named]) -> Sequence[Named]:
     return [one for one in labels if one.words[-1:] == ("dseg",)]
 
 
+def _classes(labels: Sequence[Named]) -> Sequence[Named]:
+    """Label maps of classes in Pascal VOC's folder SegmentationClass, where SegmentationObject lies beside it."""
+    places = [{word.casefold() for folder in one.place for word in folder.split("_")} for one in labels]
+    objects = any("object" in words for words in places) and any("class" in words for words in places)
+    return [one for one, words in zip(labels, places, strict=True) if "object" not in words] if objects else labels
+
+
+def _pictures(labels: Sequence[Named]) -> Sequence[Named]:
+    return [one for one in labels if one.item.suffix != ".npy"]
+
+
+def _no_brain(labels: Sequence[Named]) -> Sequence[Named]:
+    return [one for one in labels if not is_brain_mask(one.words)]
+
+
 RULES: tuple[tuple[Callable[[Sequence[Named]], Sequence[Named]], str], ...] = (
+    (_classes, "numbers of objects beside classes"),
+    (_pictures, "an array beside a label map"),
     (_first_observer, "label map of another observer"),
     (_merged, "label map of a single observer, or merged in another way"),
     (_whole, "mask of a single object"),
     (_manual, "label map beside manual annotations"),
     (_discrete, "mask beside a label map"),
+    (_no_brain, BRAIN_MASK),
 )
 """What is kept of several label maps of a case, if it is there, and the reason why the others are not used."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nnseg.storage.datasets.items import Item, Named, Role
 
@@ -13,15 +13,23 @@ def _words(text: str) -> frozenset[str]:
 
 
 LABEL_WORDS = _words(
-    "label labels mask masks segmentation segmentations seg segs dseg annotation annotations annotated annot gt gts "
-    "groundtruth truth manual contour contours delineation delineations"
+    "label labels mask masks msk segmentation segmentations seg segs segm dseg annotation annotations annotated annot anno "
+    "gt gts groundtruth truth manual contour contours delineation delineations"
 )
 """Words that mark a label map, in names of files and of folders."""
 
-END_WORDS = LABEL_WORDS - {"manual", "annotated", "contour", "contours", "delineation", "delineations", "truth"} | {"probseg"}
+KIND_WORDS = _words("gtv gtvt gtvn gtvp ctv ptv brainmask")
+"""Words that mark a label map in names of files, and say what it shows: volumes of radiotherapy, the brain."""
+
+END_WORDS = (
+    LABEL_WORDS | KIND_WORDS - {"manual", "annotated", "contour", "contours", "delineation", "delineations", "truth"} | {"probseg"}
+)
 """Of these, the ones that mark a label map at the end of a name even if no scan of that name lies beside it."""
 
-LABEL_FOLDERS = LABEL_WORDS | _words("target targets reference references roi rois annots")
+WEAK_LABEL_FOLDERS = _words("target targets reference references roi rois lesion lesions structure structures organ organs")
+"""Words that mark a folder of label maps if no word in the same name marks images."""
+
+LABEL_FOLDERS = LABEL_WORDS | WEAK_LABEL_FOLDERS | _words("annots labelcol")
 """Words that mark a folder of label maps."""
 
 IMAGE_WORDS = _words("image images img imgs imaging scan scans volume volumes vol vols picture pictures photo photos")
@@ -37,12 +45,24 @@ SPLIT_WORDS = {
 }
 """Words in names of folders that say in which part of a split their files are."""
 
+LONG_SPLIT_WORDS = frozenset(word for word in SPLIT_WORDS if len(word) > 3)
+"""Of these, the ones that no other word contains by chance."""
+
+BESIDE_SPLIT = _words("set sets case cases folder folders dir data dataset batch phase")
+"""Words that may stand beside those of a split."""
+
+BRAIN_MASK = "a mask of the brain"
+"""Why a label map is not used where there are others."""
+
+_PREVIEWS = "preview previews thumbnail thumbnails thumb overlay overlays screenshot visualization visualisation snp"
+
 DERIVED = {
-    **dict.fromkeys(_words("preview previews thumbnail thumbnails thumb overlay overlays screenshot"), "a preview"),
+    **dict.fromkeys(_words(_PREVIEWS), "a preview"),
     **dict.fromkeys(_words("uncertainty probability probabilities prob probs entropy"), "a map of probabilities or uncertainty"),
     "fov": "a field of view",
     "superpixels": "superpixels",
     "4d": "a 4D series",
+    "track": "markers of tracked cells",
 }
 """Words that mark what is neither scan nor label map, with the reason why it is not used."""
 
@@ -56,9 +76,17 @@ CONTRASTS = {
 }
 """Words that name an image's contrast or modality, and one spelling of each."""
 
+NO_PATIENT = re.compile(
+    r"(?:site|subset|cent(?:er|re)|hospital|clinic|vendor|scanner|batch|group|cohort|fold|set|part|training|train|test|val|db|dataset)\W?_?\d*"
+    r"|(?:19|20)\d\d",
+    re.IGNORECASE,
+)
+"""Beginnings of names that many patients share."""
+
 _OBSERVER = re.compile(r"(?:(\d)(?:st|nd|rd|th)[a-z]*|(?:observer|rater|reader|annotator|expert|manual)(\d))")
 _NUMBERED = re.compile(r"([A-Za-z]+?)(\d+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_TRAILING = re.compile(r"(?<=[^\W\d]{3})\d+$")
 _TRUTH = re.compile(r"ground[ _-]?truth", re.IGNORECASE)
 
 
@@ -67,7 +95,7 @@ def split_words(name: str) -> list[str]:
     found: list[str] = []
     for word in re.split(r"[^\w]+|_", _TRUTH.sub("groundtruth", name)):
         parts = _CAMEL.split(word)
-        known = LABEL_FOLDERS | IMAGE_WORDS
+        known = LABEL_FOLDERS | IMAGE_WORDS | LONG_SPLIT_WORDS
         found += [word] if word.casefold() in known or known.isdisjoint(map(str.casefold, parts)) else parts
     return [word for word in found if word]
 
@@ -79,7 +107,7 @@ def read_names(item: Item, *, skip: int = 0) -> Named:
     for folder in item.folders[skip:]:
         words = split_words(folder)
         low = [word.casefold() for word in words]
-        derived = derived or next((DERIVED[word] for word in low if word in DERIVED), "")
+        derived = derived or _derived(low)
         known = _role_of_folder(low)
         if known and not (known == "weak" and role):
             role, source = known, "_".join(word for word in low if word in LABEL_FOLDERS | IMAGE_WORDS or _OBSERVER.fullmatch(word))
@@ -87,18 +115,27 @@ def read_names(item: Item, *, skip: int = 0) -> Named:
             observer = next((_observer(word) for word in low if _observer(word)), 0)
         if part := _split_of_folder(low, known):
             split = part
-        left = [w for w, lw in zip(words, low, strict=True) if not _is_role_word(lw, known) and not (part and lw in SPLIT_WORDS)]
+        left = [
+            w
+            for w, lw in zip(words, low, strict=True)
+            if not _is_role_word(lw, known) and not (part and lw in BESIDE_SPLIT | SPLIT_WORDS.keys())
+        ]
         if known or part:
             place += ["_".join(left)] if left else []
         else:
             place.append(folder)
     words = split_words(item.stem)
     rest, has_label_word, own_observer = _without_roles(words)
-    derived = derived or next((DERIVED[w.casefold()] for w in words if w.casefold() in DERIVED), "")
+    derived = derived or _derived(word.casefold() for word in words)
     return Named(
         item=item, role=role, source=source, split=split, place=tuple(place), words=tuple(words), rest=rest,
         has_label_word=has_label_word or item.is_label, observer=own_observer or observer, derived=derived,
     )  # fmt: skip
+
+
+def _derived(low: Iterable[str]) -> str:
+    """Why what has these words is neither scan nor label map; numbers at the end of words do not count."""
+    return next((DERIVED[word] for given in low if (word := _TRAILING.sub("", given)) in DERIVED), "")
 
 
 def read_all_names(items: Sequence[Item]) -> list[Named]:
@@ -117,17 +154,20 @@ def folder_role(name: str) -> Role:
 
 def _role_of_folder(low: list[str]) -> Role:
     plain = [match[1] if (match := _NUMBERED.fullmatch(word)) else word for word in low]
-    if any(word in LABEL_FOLDERS for word in plain):
+    is_image = any(word in IMAGE_WORDS for word in low)
+    if any(word in LABEL_FOLDERS and not (is_image and word in WEAK_LABEL_FOLDERS) for word in plain):
         return "label"
-    if any(word in IMAGE_WORDS for word in low):
+    if is_image:
         return "image"
     return "weak" if any(word in WEAK_IMAGE_WORDS for word in low) else ""
 
 
 def _split_of_folder(low: list[str], role: str) -> str:
-    """The part of a split, if that is all the folder's name says besides its role."""
-    parts = [SPLIT_WORDS[word] for word in low if word in SPLIT_WORDS]
-    return parts[-1] if parts and (role or all(word in SPLIT_WORDS or word in ("set", "cases") for word in low)) else ""
+    """The part of a split, if that is all the folder's name says besides its role, a contrast or a number."""
+    plain = [word.lstrip("0123456789") for word in low]
+    parts = [SPLIT_WORDS[word] for word in plain if word in SPLIT_WORDS]
+    alone = all(not word or word in SPLIT_WORDS or word in BESIDE_SPLIT or word in CONTRASTS for word in plain)
+    return parts[-1] if parts and (role or alone) else ""
 
 
 def _is_role_word(word: str, role: str) -> bool:
@@ -153,6 +193,9 @@ def _without_roles(words: list[str]) -> tuple[tuple[str, ...], bool, int]:
         match = _NUMBERED.fullmatch(low)
         if low in LABEL_WORDS:
             is_label = True
+        elif low in KIND_WORDS:
+            is_label = True
+            rest.append(word)
         elif i and _observer(low):
             is_label, observer = True, _observer(low)
         elif match and match[1] in LABEL_WORDS | IMAGE_WORDS:
@@ -161,6 +204,11 @@ def _without_roles(words: list[str]) -> tuple[tuple[str, ...], bool, int]:
         elif low not in IMAGE_WORDS:
             rest.append(word)
     return tuple(rest), is_label, observer
+
+
+def is_brain_mask(words: Sequence[str]) -> bool:
+    """True if a name is that of a mask of the brain, which is made on the way to other label maps."""
+    return "_brainmask" in f"_{'_'.join(words).casefold()}".replace("brain_mask", "brainmask")
 
 
 def is_role_word(word: str) -> bool:
@@ -190,3 +238,8 @@ def _end_of(stem: str, words: int) -> int:
         if not stem[end].isalnum() and len(split_words(stem[:end])) == words == len(split_words(stem[: end + 1])):
             return end
     return len(stem)
+
+
+def may_be_patient(name: str) -> bool:
+    """True if a name, or its beginning, may be that of one patient: it has a number, and not only one of a site, year or group."""
+    return any(c.isdigit() for c in name) and not NO_PATIENT.fullmatch(name)

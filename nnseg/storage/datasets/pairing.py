@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from nnseg.storage.datasets.items import Group, Named, Pairing
-from nnseg.storage.datasets.names import LABEL_WORDS
+from nnseg.storage.datasets.names import KIND_WORDS, LABEL_WORDS
 
 Words = tuple[str, ...]
 Key = tuple[str, ...]
@@ -34,8 +34,10 @@ class _Index:
 
     def extended(self, label: Named) -> tuple[list[Named], Words]:
         """Images whose names begin with the label map's."""
-        found = self.longer.get(self._key_of(label, label.rest), []) if label.rest else []
-        return found, label.rest
+        words = label.rest
+        if not self.longer.get(self._key_of(label, words)) and _ends_with_kind(label):
+            words = words[:-1]
+        return (self.longer.get(self._key_of(label, words), []) if words else []), words
 
     def reduced(self, label: Named) -> tuple[list[Named], Words]:
         """The image with whose whole name the label map's begins, or whose name is that of its folder."""
@@ -45,6 +47,14 @@ class _Index:
             if found := self.exact.get(self._key_of(label, label.rest[:end])):
                 return found, label.rest[:end] or found[0].words
         return [], ()
+
+
+def _ends_with_kind(label: Named) -> bool:
+    """True if the last word without a role is a kind of label map, or a number behind a word for them: x_gtv, x_mask2."""
+    if not label.rest:
+        return False
+    last, kind = label.words[-1].casefold(), label.rest[-1]
+    return last in KIND_WORDS or (kind.isdecimal() and last != kind and last.removesuffix(kind) in LABEL_WORDS)
 
 
 def _is_kind(label: Named, words: Words) -> bool:
@@ -83,7 +93,7 @@ def pair(images: Sequence[Named], labels: Sequence[Named], *, by_folder: bool) -
             for label in todo:
                 found, base = look(index, label)
                 if look is _Index.extended:
-                    found = _free(found, label, groups, taken)
+                    found = _free(found, label, groups, taken, by_kind=base != label.rest)
                 if index is not indices[0] and not _is_one_case(found, equal=look is _Index.equal):
                     found = []
                 if found:
@@ -101,12 +111,14 @@ def _is_one_case(images: Sequence[Named], *, equal: bool) -> bool:
     return len({image.place for image in images}) <= 1 or (equal and len({image.words for image in images}) == 1)
 
 
-def _free(found: list[Named], label: Named, groups: dict[Key, Group], taken: dict[int, Key]) -> list[Named]:
-    """Images of no group yet; or all, if they are those of one group, which has no label map from this folder."""
+def _free(found: list[Named], label: Named, groups: dict[Key, Group], taken: dict[int, Key], *, by_kind: bool) -> list[Named]:
+    """Images of no group yet; or all, if they are those of one group, which has no label map from this folder, or of this kind."""
     keys = {taken.get(id(image)) for image in found}
     (key, *more) = keys or {None}
     if key and not more:
         others = groups[key].labels
+        if by_kind:
+            return found if all(one.rest != label.rest for one in others) else []
         return found if all((one.source, one.observer) != (label.source, label.observer) for one in others) else []
     return [image for image in found if id(image) not in taken]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nnseg.core.dataset import Dataset, Finding
 from nnseg.storage.datasets.groups import find_subjects
+from nnseg.storage.datasets.names import may_be_patient
 
 SEPARATOR = r"[_\-. ]"
 
@@ -45,13 +46,6 @@ NUMBERED = re.compile(r"(.*\d)[_-](\d{1,3})$")
 
 MOST_TIME_POINTS = 20
 """A higher number at the end of a name is none of a time point."""
-
-NO_PATIENT = re.compile(
-    r"(?:site|cent(?:er|re)|hospital|clinic|vendor|scanner|batch|group|cohort|fold|set|part|training|train|test|val|db|dataset)\W?_?\d*"
-    r"|(?:19|20)\d\d",
-    re.IGNORECASE,
-)
-"""Beginnings of names that many patients share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +98,9 @@ def _patient(text: str) -> str:
     if (named := PATIENT_WORD.match(text)) and len(named[0]) < len(text):
         return named[0]
     stem = text
-    while (last := LAST_WORD.match(stem)) and _may_be_patient(last[1]):
+    while (last := LAST_WORD.match(stem)) and may_be_patient(last[1]):
         stem = last[1]
     return stem
-
-
-def _may_be_patient(stem: str) -> bool:
-    return any(c.isdigit() for c in stem) and not NO_PATIENT.fullmatch(stem)
 
 
 def _side(texts: Iterable[str]) -> Callable[[str], str]:
@@ -130,7 +120,7 @@ def _numbered(texts: Iterable[str]) -> Callable[[str], str]:
     found = [match for match in matches if match]
     patients, points = {m[1] for m in found}, {int(m[2]) for m in found}
     few = len(found) <= 2 * len(patients) or 2 * len(points) <= len(patients)
-    if len(found) < len(matches) or not few or max(points) > MOST_TIME_POINTS or not all(map(_may_be_patient, patients)):
+    if len(found) < len(matches) or not few or max(points) > MOST_TIME_POINTS or not all(map(may_be_patient, patients)):
         return lambda text: text
     return lambda text: NUMBERED.sub(r"\1", text)
 
@@ -139,7 +129,7 @@ def _doubt(texts: Iterable[str]) -> Patients | None:
     """A message about names that begin alike up to the last separator and a number, if several groups of them do."""
     stems: dict[str, list[str]] = {}
     for text in texts:
-        if (parts := re.match(rf"(.*){SEPARATOR}(.+)$", text)) and parts[1][-1:].isdigit() and _may_be_patient(parts[1]):
+        if (parts := re.match(rf"(.*){SEPARATOR}(.+)$", text)) and parts[1][-1:].isdigit() and may_be_patient(parts[1]):
             stems.setdefault(parts[1], []).append(text)
     alike = [sorted(names) for names in stems.values() if len(names) > 1]
     if len(alike) < 2:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import Reading
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import LEFT_OUT, Named, Roles, Tree, divide, not_used
-from nnseg.storage.datasets.names import read_all_names
+from nnseg.storage.datasets.names import BRAIN_MASK, WEAK_LABEL_FOLDERS, is_brain_mask, read_all_names
 from nnseg.storage.datasets.patterns import matches
 
 BESIDE = "lies beside the images and label maps"
@@ -24,11 +25,18 @@ def assign_roles(tree: Tree, reading: Reading) -> Roles:
     named = read_all_names(tree.items)
     if reading.images or reading.labels:
         return _roles_by_pattern(tree.root, named, reading)
+    roles = _roles_by_name(named)
+    labels, brains = divide(roles.labels, lambda one: not is_brain_mask(one.words))
+    return replace(roles, labels=labels, unused=(*roles.unused, *not_used(brains, BRAIN_MASK))) if labels else roles
+
+
+def _roles_by_name(named: Sequence[Named]) -> Roles:
+    """Roles by the words of folders, or else of files."""
     usable, derived = divide(named, lambda one: not one.derived)
     by_role = defaultdict[str, list[Named]](list)
     for one in usable:
         by_role[one.role].append(one)
-    if not by_role["label"]:
+    if not by_role["label"] or _are_not_label_folders(usable):
         images, labels = divide(usable, lambda one: not one.has_label_word)
         return Roles(images=images, labels=labels, by_folder=False, unused=not_used(derived))
     plain, marked = divide(by_role[""], lambda one: not one.has_label_word)
@@ -41,6 +49,13 @@ def assign_roles(tree: Tree, reading: Reading) -> Roles:
             unused=(*not_used(derived), *not_used(beside, BESIDE)),
         )
     return Roles(images=plain, labels=(*by_role["label"], *marked), by_folder=True, unused=not_used(derived))
+
+
+def _are_not_label_folders(named: Sequence[Named]) -> bool:
+    """True if folders of label maps only seem to be some, as "target_training" beside "source_training" with labels in it."""
+    inside, outside = divide(named, lambda one: one.role == "label")
+    weak = all(WEAK_LABEL_FOLDERS.issuperset(one.source.split("_")) for one in inside)
+    return weak and any(one.has_label_word for one in outside) and not any(one.has_label_word for one in inside)
 
 
 def _roles_by_pattern(root: Path, named: Sequence[Named], reading: Reading) -> Roles:

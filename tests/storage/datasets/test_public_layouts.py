@@ -1,0 +1,100 @@
+"""Public datasets as they are downloaded, by the names of their files alone."""
+
+import pytest
+from test_layouts import found, grid, make, shape
+
+from nnseg.core.dataset import describe_unused
+from nnseg.core.errors import DatasetError
+
+MRI = ("flair", "t1", "t1ce", "t2")
+
+
+def test_scans_of_a_validation_set_without_label_maps_are_no_errors(tmp_path):
+    make(tmp_path, *grid("MICCAI_BraTS2020_TrainingData/B_<0>/B_<0>_<1>.nii", ["001", "002"], (*MRI, "seg")))
+    make(tmp_path, *grid("MICCAI_BraTS2020_ValidationData/V_<0>/V_<0>_<1>.nii", ["001", "002"], MRI))
+    dataset = found(tmp_path)
+    assert [case.name for case in dataset.cases] == ["B_001", "B_002"]
+    assert not dataset.findings
+    assert describe_unused(dataset.unused) == ("not used: no label map: validation scans (8 files)",)
+
+
+def test_parts_of_promise12_and_medt_are_known_by_words_beside_others(tmp_path):
+    make(tmp_path / "p", *grid("TrainingData/Case0<0>.nii", [0, 1]), *grid("TrainingData/Case0<0>_segmentation.nii", [0, 1]))
+    assert not found(make(tmp_path / "p", *grid("TestData/Case3<0>.nii", [0, 1]))).findings
+    dataset = found(make(tmp_path / "m", *grid("<0>_folder/<1>/<2>.png", ("train", "val"), ("img", "labelcol"), (1, 2))))
+    assert {case.name: case.split for case in dataset.cases} == {
+        "training_1": "", "training_2": "", "validation_1": "validation", "validation_2": "validation",
+    }  # fmt: skip
+
+
+def test_a_label_map_of_another_name_is_its_folders(tmp_path):
+    make(tmp_path, *grid("B_<0>/B_<0>_<1>.nii", ["001", "002", "003"], (*MRI, "seg")))
+    (tmp_path / "B_003" / "B_003_seg.nii").rename(tmp_path / "B_003" / "W39_1998.09.19_Segm.nii")
+    dataset = found(tmp_path)
+    assert dataset.channels == MRI
+    assert [case.name for case in dataset.cases] == ["B_001", "B_002", "B_003"]
+    assert dataset.cases[2].labels.name == "W39_1998.09.19_Segm.nii"
+
+
+def test_folders_of_classes_and_sites_are_no_patients(tmp_path):
+    make(
+        tmp_path,
+        *grid("<0>/<0> (<1>).png", ("benign", "normal"), (1, 2)),
+        *grid("<0>/<0> (<1>)_mask.png", ("benign", "normal"), (1, 2)),
+    )
+    dataset = found(tmp_path)
+    assert len(dataset.cases) == 4
+    assert {case.subject for case in dataset.cases} == {""}
+
+
+def test_masks_of_the_brain_are_no_channel_and_no_label(tmp_path):
+    make(tmp_path, *grid("p<0>/p<0>_<1>.nii", (1, 2), ("FLAIR", "T1W", "brainmask", "consensus_gt")))
+    dataset = found(tmp_path)
+    assert dataset.channels == ("FLAIR", "T1W")
+    assert dataset.cases[0].labels.name == "p1_consensus_gt.nii"
+    assert describe_unused(dataset.unused) == ("not used: a mask of the brain (2 files)",)
+
+
+def test_pascal_voc_has_its_classes_beside_objects(tmp_path):
+    make(tmp_path, *grid("JPEGImages/<0>.jpg", (1, 2)), *grid("Segmentation<0>/<1>.png", ("Class", "Object"), (1, 2)))
+    dataset = found(tmp_path)
+    assert [case.labels for case in dataset.cases] == [tmp_path / "SegmentationClass" / f"{i}.png" for i in (1, 2)]
+    assert describe_unused(dataset.unused) == ("not used: numbers of objects beside classes (2 files)",)
+
+
+def test_exports_of_labelme_have_pictures_beside_arrays(tmp_path):
+    make(tmp_path, *grid("JPEGImages/<0>.jpg", (1, 2)), *grid("SegmentationClass/<0>.npy", (1, 2)))
+    make(tmp_path, *grid("SegmentationClassPNG/<0>.png", (1, 2)), *grid("SegmentationClassVisualization/<0>.jpg", (1, 2)))
+    assert [case.labels for case in found(tmp_path).cases] == [tmp_path / "SegmentationClassPNG" / f"{i}.png" for i in (1, 2)]
+
+
+def test_volumes_of_radiotherapy_are_label_maps(tmp_path):
+    make(tmp_path / "hecktor", *grid("CHGJ00<0>_<1>.nii.gz", (7, 8), ("ct", "pt", "gtvt")))
+    dataset = found(tmp_path / "hecktor")
+    assert dataset.channels == ("ct", "pt")
+    assert dataset.cases[0].labels.name == "CHGJ007_gtvt.nii.gz"
+    dataset = found(make(tmp_path / "men", *grid("M-000<0>-1/M-000<0>-1_<1>.nii.gz", (1, 2), ("t1c", "gtv"))))
+    assert [case.labels.name for case in dataset.cases] == ["M-0001-1_gtv.nii.gz", "M-0002-1_gtv.nii.gz"]
+
+
+def test_scans_of_a_target_domain_are_no_label_maps(tmp_path):
+    make(tmp_path, *grid("source_training/ldn_<0>_<1>.nii.gz", (1, 2), ("ceT1", "Label")))
+    make(tmp_path, *grid("target_<0>/ldn_<1>_hrT2.nii.gz", ("training", "validation"), (3, 4)))
+    dataset = found(tmp_path)
+    assert shape(dataset, tmp_path)["ldn_1_ceT1"] == (["source_training/ldn_1_ceT1.nii.gz"], ["source_training/ldn_1_Label.nii.gz"])
+    assert len(dataset.cases) == 2
+
+
+def test_folders_of_structures_are_masks_of_labels(tmp_path):
+    make(tmp_path, *grid("05<0>/img.nrrd", (1, 2)), *grid("05<0>/structures/<1>.nrrd", (1, 2), ("Chiasm", "Mandible")))
+    assert found(tmp_path).labels.names == ("background", "Chiasm", "Mandible")
+
+
+def test_numbers_of_masks_that_all_cases_have_may_be_observers(tmp_path):
+    make(tmp_path, *grid("t<0>/orig/t<0>_01_<1>.nii", ("01", "02"), ("flair", "t2")))
+    make(tmp_path, *grid("t<0>/masks/t<0>_01_mask<1>.nii", ("01", "02"), (1, 2)))
+    with pytest.raises(DatasetError, match=r'2 label maps fit the image t01/.*--labels "\*\*/\*1.nii"'):
+        found(tmp_path)
+    dataset = found(tmp_path, labels="**/*mask1.nii")
+    assert dataset.channels == ("flair", "t2")
+    assert [case.labels.name for case in dataset.cases] == ["t01_01_mask1.nii", "t02_01_mask1.nii"]
