@@ -29,8 +29,8 @@ from nnseg.storage.images.dicom_units import unit_of
 from nnseg.storage.images.dicom_volumes import Volume, find_volumes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 
-GAP_TOLERANCE = 0.01
-"""Share of the slice spacing by which a gap between two slices may differ from it, and a slice lie beside its place."""
+EVEN, NEARLY_EVEN = 0.01, 0.1
+"""Shares of the slice spacing by which slices may lie beside even steps: without a note, and with one."""
 
 SPACING_TOLERANCE = 1e-3
 """Share by which the PixelSpacing of slices may differ: headers round it."""
@@ -227,12 +227,12 @@ def _grid(volume: Volume, place: Path, given: Vector | None) -> tuple[Grid, tupl
     if not said and not given and (count > 1 or volume.heights):
         found, advice = f"series {volume} has no spacing of its voxels", "correct the headers, or predict with --spacing"
         raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
-    gap = _check_positions(volume, place) if count > 1 and volume.heights else None
+    gap, uneven = _check_positions(volume, place) if count > 1 and volume.heights else (None, ())
     depth = gap or first.depth or (given[0] if given else 1.0)
     rows, columns = said or (given[1:] if given else (1.0, 1.0))
     spacing = as_vector((depth, rows, columns))
     thin = bool(volume.heights) and not (gap or first.depth or given)
-    notes = ("its header has neither SliceThickness nor SpacingBetweenSlices; its slice counts as 1 mm thick",) if thin else ()
+    notes = ("its header has neither SliceThickness nor SpacingBetweenSlices; its slice counts as 1 mm thick",) if thin else uneven
     if not volume.heights:
         origin = as_vector(first.position or (0.0, 0.0, 0.0))
         return Grid(shape=shape, spacing=spacing, origin=origin), notes, bool(said)
@@ -278,8 +278,8 @@ def _check_spacings(volume: Volume, place: Path) -> tuple[float, ...]:
     return volume.frames[0].spacing
 
 
-def _check_positions(volume: Volume, place: Path) -> float:
-    """The distance in mm between neighbouring slices.
+def _check_positions(volume: Volume, place: Path) -> tuple[float, tuple[str, ...]]:
+    """The distance in mm between neighbouring slices, and a note if they are not quite even.
 
     Raises:
         ScanError: a slice is missing, there twice, or not at its place in a line with even steps.
@@ -289,22 +289,33 @@ def _check_positions(volume: Volume, place: Path) -> float:
         raise ScanError.at(place, found, "all slices", "add the missing slices, or remove this volume")
     gaps = np.abs(np.diff(volume.heights))
     spacing = float(np.median(gaps))
-    doubled = np.flatnonzero(gaps < GAP_TOLERANCE * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
+    doubled = np.flatnonzero(gaps < EVEN * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
     if len(doubled):
         i = int(doubled[0])
         one, other = (_named_frame(volume.frames[k]) for k in (i, i + 1))
         found = f"{one} and {other} are both at {volume.heights[i]:.2f} mm"
         raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
-    wrong = np.flatnonzero(np.abs(gaps - spacing) > GAP_TOLERANCE * spacing)
-    if len(wrong):
-        raise _uneven(volume, place, spacing, [int(i) for i in wrong])
-    places = np.asarray([frame.position for frame in volume.frames])
+    return float(np.mean(gaps)), _check_steps(volume, place, gaps, spacing)
+
+
+def _check_steps(volume: Volume, place: Path, gaps: npt.NDArray[np.float64], spacing: float) -> tuple[str, ...]:
+    """A note if slices lie a little beside even steps, as dcm2niix takes them.
+
+    Raises:
+        ScanError: a slice lies further away.
+    """
+    places, heights = (np.asarray(at) for at in ([frame.position for frame in volume.frames], volume.heights))
     away = np.linalg.norm(places - np.linspace(places[0], places[-1], len(places)), axis=1)
-    if away.max() > GAP_TOLERANCE * spacing:
+    along = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
+    if along.max() > NEARLY_EVEN * spacing:
+        raise _uneven(volume, place, spacing, np.flatnonzero(np.abs(gaps - spacing) > EVEN * spacing).tolist())
+    if away.max() > NEARLY_EVEN * spacing:
         i = int(away.argmax())
         found = f"{_named_frame(volume.frames[i])} lies {away[i]:.2g} mm away from the line through the first and the last slice"
         raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
-    return float(np.mean(gaps))
+    if away.max() <= EVEN * spacing and np.abs(gaps - spacing).max() <= EVEN * spacing:
+        return ()
+    return (f"its slices lie up to {away.max():.2g} mm beside even steps of {np.mean(gaps):.3g} mm, as which they are taken",)
 
 
 def _named_frame(frame: Frame) -> str:

@@ -54,13 +54,28 @@ def test_missing_slice_is_refused_with_its_position(tmp_path):
         read_scan([tmp_path])
 
 
-def test_a_gap_of_half_a_percent_is_rounding_and_one_of_two_percent_is_not(tmp_path):
-    for name, last in (("rounding", 9.015), ("uneven", 9.06)):
-        for i, height in enumerate((0, 3, 6, last)):
+def test_slices_a_tenth_of_a_step_beside_their_place_are_taken_as_even_and_others_are_not(tmp_path):
+    heights = {"rounding": (0, 3, 6, 9.015), "varying": (0, 7.07, 14, 21.07, 28), "uneven": (0, 3, 6.5, 9), "gap": (0, 7, 21)}
+    for name, places in heights.items():
+        for i, height in enumerate(places):
             write_slice(tmp_path / name / f"{i}.dcm", np.eye(4), position=(0, 0, height))
-    assert read_scan([tmp_path / "rounding"]).image.shape == (1, 4, 4, 4)
-    with pytest.raises(ScanError, match="unevenly spaced"):
-        read_scan([tmp_path / "uneven"])
+    assert read_scan([tmp_path / "rounding"]).notes == ()
+    varying = read_scan([tmp_path / "varying"])
+    assert varying.grid.spacing[0] == 7.0
+    (note,) = varying.notes
+    assert "lie up to 0.07 mm beside even steps of 7 mm" in note
+    for name in ("uneven", "gap"):
+        with pytest.raises(ScanError, match="missing or unevenly spaced"):
+            read_scan([tmp_path / name])
+
+
+@pytest.mark.parametrize("missing", range(1, 11))
+def test_no_missing_slice_is_taken_for_rounding(tmp_path, missing):
+    for i in range(12):
+        if i != missing:
+            write_slice(tmp_path / f"{i:02d}.dcm", np.eye(4), position=(0, 0, 7 * i + 0.07 * (i % 2)))
+    with pytest.raises(ScanError, match="missing or unevenly spaced"):
+        read_scan([tmp_path])
 
 
 def test_doubled_slice_is_refused_with_both_names(tmp_path):
