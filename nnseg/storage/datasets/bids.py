@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nnseg.core.dataset import AS_FOUND, Reading, Unused
@@ -17,11 +17,14 @@ from nnseg.storage.datasets.items import Group, Item, Named, Pairing, Roles, Tre
 from nnseg.storage.datasets.names import LABEL_WORDS, contrast, read_names, split_words
 from nnseg.storage.datasets.patterns import matches
 
-LABEL_SUFFIXES = frozenset(("dseg", "mask", "seg", "label", "labels"))
+LABEL_SUFFIXES = frozenset(("dseg", "mask", "msk", "seg", "label", "labels"))
 """Last parts of names of label maps in derivatives; besides those with a part like seg-manual."""
 
 SERIES = frozenset(("bold", "dwi", "asl", "epi", "sbref", "cbv", "phase", "events", "channels"))
 """Last parts of names of series of many volumes, and of images that belong to them."""
+
+RAW_FOLDERS = frozenset(("rawdata", "raw", "bids", "sourcedata"))
+"""Folders of subjects, beside derivatives."""
 
 RAW_SPACES = frozenset(("orig", "individual", "native", "scanner", "t1w", "t2w"))
 """Values of the space entity of label maps that may lie on a scan's own grid."""
@@ -56,14 +59,32 @@ def parse_name(stem: str) -> BidsName:
     return BidsName(entities=entities, parts=parts, suffix="" if _ENTITY.fullmatch(parts[-1]) else parts[-1])
 
 
-def subject_folder(item: Item) -> str:
-    """The first folder of a subject above an item; "" if it lies in none."""
-    return next((name for name in item.folders if name.startswith("sub-")), "")
+def _within(item: Item) -> tuple[str, ...]:
+    """The folders of an item below that of its dataset, from the first of a subject, or of derivatives, on."""
+    starts = (i for i, name in enumerate(item.folders) if name.startswith(("sub-", "derivatives")))
+    return item.folders[next(starts, len(item.folders)) :]
+
+
+def _dataset_of(item: Item) -> tuple[str, ...]:
+    """The folders above the dataset of an item, where that is not the whole."""
+    above = item.folders[: len(item.folders) - len(_within(item))]
+    return tuple(name for name in above if name.casefold() not in RAW_FOLDERS)
+
+
+def _subject(item: Item) -> tuple[str, ...]:
+    """The dataset and the folder of a subject that an item lies in."""
+    return (*_dataset_of(item), next((name for name in item.folders if name.startswith("sub-")), ""))
+
+
+def _is_raw(item: Item) -> bool:
+    return "".join(_within(item)[:1]).startswith("sub-")
 
 
 def is_bids(tree: Tree) -> bool:
-    """True if there are folders of subjects, with names of files that begin alike."""
-    return any(item.folders and item.folders[0].startswith("sub-") and item.stem.startswith("sub-") for item in tree.items)
+    """True if there are folders of subjects, with names of files that begin alike: in the folder, or most lie deeper."""
+    own = [item for item in tree.items if _is_raw(item) and item.stem.startswith("sub-")]
+    within = sum(bool(_within(item)) for item in tree.items)
+    return any(item.folders == _within(item) for item in own) or (bool(own) and 2 * within > len(tree.items))
 
 
 def group_subjects(tree: Tree, reading: Reading) -> tuple[Roles, Pairing] | None:
@@ -92,8 +113,8 @@ def group_subjects(tree: Tree, reading: Reading) -> tuple[Roles, Pairing] | None
 
 
 def _has_labels(image: Named, groups: Sequence[Group]) -> bool:
-    subject = subject_folder(image.item)
-    return any(subject_folder(group.images[0].item) == subject for group in groups)
+    subject = _subject(image.item)
+    return any(_subject(group.images[0].item) == subject for group in groups)
 
 
 def common_suffix(groups: Sequence[Group]) -> tuple[str, ...]:
@@ -109,12 +130,16 @@ def raw_images(tree: Tree) -> tuple[tuple[Named, ...], tuple[Unused, ...]]:
 
 
 def _roles(tree: Tree, reading: Reading) -> Roles:
-    """Scans of subjects, and label maps among derivatives or beside the scans."""
+    """Scans of subjects, and label maps among derivatives or beside the scans.
+
+    Without b values anywhere, an image called dwi is one volume, as ISLES has them.
+    """
     images, labels, unused = list[Named](), list[Named](), list[Unused]()
+    series = SERIES if any(suffix.startswith(".bval") for suffix in tree.companions) else SERIES - {"dwi"}
     for item in tree.items:
-        one = replace(read_names(item), place=tuple(name for name in item.folders if name.startswith(("sub-", "ses-"))))
-        is_raw = item.folders[:1] and item.folders[0].startswith("sub-")
-        reason = _reason(one, raw=bool(is_raw))
+        place = (*_dataset_of(item), *(name for name in item.folders if name.startswith(("sub-", "ses-"))))
+        one, is_raw = replace(read_names(item), place=place), _is_raw(item)
+        reason = _reason(one, raw=is_raw, series=series)
         if reading.labels and matches(item, reading.labels):
             labels.append(_as_label(one))
         elif reading.images and matches(item, reading.images):
@@ -131,13 +156,13 @@ def _roles(tree: Tree, reading: Reading) -> Roles:
     return Roles(images=tuple(images), labels=tuple(labels), by_folder=True, unused=tuple(unused))
 
 
-def _reason(one: Named, *, raw: bool) -> str:
+def _reason(one: Named, *, raw: bool, series: Collection[str]) -> str:
     """Why an item is neither scan nor label map of the dataset; "" if it may be one."""
     top = one.item.folders[0] if one.item.folders else ""
     name = parse_name(one.item.stem)
-    if not raw and not top.startswith("derivatives"):
+    if not _within(one.item):
         return f"lies in {top}/, beside the dataset" if top else "lies beside the dataset"
-    if name.suffix in SERIES:
+    if name.suffix in series:
         return f"a series of volumes ({name.suffix})"
     space = name.entities.get("space", "").casefold()
     if not raw and space and space not in RAW_SPACES and contrast(space) == space:
@@ -154,27 +179,27 @@ def _is_label(one: Named) -> bool:
 
 def _as_label(one: Named) -> Named:
     """A label map, its rest being what it shows, its source the pipeline that made it."""
-    folders = one.item.folders
-    source = folders[1] if len(folders) > 1 and folders[0].startswith("derivatives") else ""
+    folders = _within(one.item)
+    source = "" if len(folders) < 2 or _is_raw(one.item) or folders[1].startswith("sub-") else folders[1]
     return replace(one, role="label", source=source, has_label_word=True, rest=())
 
 
 def _group(images: Sequence[Named], labels: Sequence[Named]) -> tuple[list[Group], list[Named]]:
     """Scans with their label maps: of one scan if the label map's name begins with the scan's, else of a session's scans."""
-    by_parts = {parse_name(one.item.stem).parts: one for one in images}
-    by_subject = defaultdict[str, list[Named]](list)
+    by_parts = {(*_dataset_of(one.item), *parse_name(one.item.stem).parts): one for one in images}
+    by_subject = defaultdict[tuple[str, ...], list[Named]](list)
     for one in images:
-        by_subject[subject_folder(one.item)].append(one)
+        by_subject[_subject(one.item)].append(one)
     groups: dict[tuple[str, ...], Group] = {}
     loose = list[Named]()
     for label in labels:
-        name = parse_name(label.item.stem)
-        whole = next((name.parts[:n] for n in range(len(name.parts) - 1, 0, -1) if name.parts[:n] in by_parts), ())
-        scans = [by_parts[whole]] if whole else _scans_of(name, by_subject[subject_folder(label.item)])
+        name, dataset = parse_name(label.item.stem), _dataset_of(label.item)
+        whole = next((name.parts[:n] for n in range(len(name.parts) - 1, 0, -1) if (*dataset, *name.parts[:n]) in by_parts), ())
+        scans = [by_parts[*dataset, *whole]] if whole else _scans_of(name, by_subject[_subject(label.item)])
         if not scans:
             loose.append(label)
             continue
-        key = whole or tuple(sorted(str(one.item.path) for one in scans))
+        key = tuple(sorted(str(one.item.path) for one in scans))
         group = groups.setdefault(key, _new_group(scans, tied=bool(whole)))
         group.labels.append(replace(label, rest=_kind(name, len(whole))))
     return list(groups.values()), loose
@@ -188,7 +213,7 @@ def _new_group(scans: Sequence[Named], *, tied: bool) -> Group:
         shared = set.intersection(*({f"{k}-{v}" for k, v in parse_name(one.item.stem).entities.items()} for one in scans))
         name = "_".join(part for part in first.parts if part in shared)
     subject = first.entities.get("sub", "")
-    return Group(split="", base=scans[0].words, images=list(scans), place=scans[0].place, name=name, subject=subject)
+    return Group(split=scans[0].split, base=scans[0].words, images=list(scans), place=scans[0].place, name=name, subject=subject)
 
 
 def _scans_of(label: BidsName, scans: Iterable[Named]) -> list[Named]:
@@ -198,9 +223,8 @@ def _scans_of(label: BidsName, scans: Iterable[Named]) -> list[Named]:
     for one in scans:
         name = parse_name(one.item.stem)
         equal = all(label.entities.get(key, value) == value for key, value in name.entities.items())
-        if equal and (
-            contrast(space) == contrast(name.suffix) or not space or space.casefold() in ("orig", "individual", "native")
-        ):
+        own = ("", "orig", "individual", "native", name.entities.get("space", "").casefold())
+        if equal and (contrast(space) == contrast(name.suffix) or space.casefold() in own):
             found.append(one)
     return found
 

@@ -100,7 +100,7 @@ def group_scans(candidates: Candidates, names: Sequence[str], wanted: Sequence[s
     """
     words = [*(wanted or names)]
     for same in (_equal, _same_contrast):
-        found = _by_channel(candidates.images, words, same)
+        found = _by_channel(candidates, words, same)
         complete = [base for base, images in found.items() if len(images) == len(words)]
         if complete and (len(words) > 1 or wanted or _tells_apart(candidates.images, found)):
             return _grouped(candidates, words, found)
@@ -125,27 +125,31 @@ def _has_contrast(one: Named) -> bool:
     return bool(one.words) and contrast(one.words[-1]) in CONTRASTS.values()
 
 
-def _by_channel(images: Iterable[Named], names: Sequence[str], same: Same) -> dict[tuple[str, ...], dict[int, Named]]:
-    """Images by what is left of their path without the channel's name, and by number of the channel."""
+def _by_channel(candidates: Candidates, names: Sequence[str], same: Same) -> dict[tuple[str, ...], dict[int, Named]]:
+    """Images by what is left of their path without the channel's name, and by number of the channel.
+
+    Folders of modalities in BIDS, such as anat/, tell no scans apart.
+    """
     found = defaultdict[tuple[str, ...], dict[int, Named]](dict)
-    for one in images:
+    for one in candidates.images:
+        folders = one.place if candidates.layout == "bids" else one.item.folders
         for number, name in enumerate(names):
-            base = _without(one, tuple(split_words(name)), same)
+            base = _without(one, folders, tuple(split_words(name)), same)
             if base is not None:
                 found[base].setdefault(number, one)
                 break
     return dict(found)
 
 
-def _without(one: Named, name: tuple[str, ...], same: Same) -> tuple[str, ...] | None:
+def _without(one: Named, above: Sequence[str], name: tuple[str, ...], same: Same) -> tuple[str, ...] | None:
     """The words of an image's path without those of a channel at the end, or the beginning, of its name, or of a folder."""
     n, words, stem = len(name), one.words, one.item.stem
     if n and len(words) >= n and all(map(same, words[-n:], name)):
-        return (*one.item.folders, "", stem_start(stem, len(words) - n) if len(words) > n else "")
+        return (*above, "", stem_start(stem, len(words) - n) if len(words) > n else "")
     if n and len(words) >= n and all(map(same, words[:n], name)):
-        return (*one.item.folders, "", stem_end(stem, n))
-    folders = [folder for folder in one.item.folders if not same(folder, "_".join(name))]
-    return (*folders, "", stem) if len(folders) == len(one.item.folders) - 1 else None
+        return (*above, "", stem_end(stem, n))
+    folders = [folder for folder in above if not same(folder, "_".join(name))]
+    return (*folders, "", stem) if len(folders) == len(above) - 1 else None
 
 
 def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str, ...], dict[int, Named]]) -> Scans:

@@ -5,6 +5,7 @@ from test_layouts import found, grid, make, shape
 
 from nnseg.core.dataset import describe_unused
 from nnseg.core.errors import DatasetError
+from nnseg.storage.datasets.find_scans import find_scans
 
 MRI = ("flair", "t1", "t1ce", "t2")
 
@@ -98,3 +99,48 @@ def test_numbers_of_masks_that_all_cases_have_may_be_observers(tmp_path):
     dataset = found(tmp_path, labels="**/*mask1.nii")
     assert dataset.channels == ("flair", "t2")
     assert [case.labels.name for case in dataset.cases] == ["t01_01_mask1.nii", "t02_01_mask1.nii"]
+
+
+def test_isles_is_bids_in_a_folder_with_images_of_diffusion(tmp_path):
+    scan = "ISLES-2022/sub-strokecase000<0>/ses-0001/<1>/sub-strokecase000<0>_ses-0001_<2>.nii.gz"
+    make(tmp_path, *grid(scan, (1, 2), ("dwi",), ("dwi", "adc")), *grid(scan, (1, 2), ("anat",), ("FLAIR",)))
+    make(tmp_path, *grid("ISLES-2022/derivatives/sub-strokecase000<0>/ses-0001/sub-strokecase000<0>_ses-0001_msk.nii.gz", (1, 2)))
+    dataset = found(tmp_path)
+    assert dataset.layout == "BIDS layout"
+    assert dataset.channels == ("adc", "dwi", "FLAIR")
+    assert [case.name for case in dataset.cases] == ["sub-strokecase0001_ses-0001", "sub-strokecase0002_ses-0001"]
+    scans = find_scans(tmp_path, channels=3, names=dataset.channels)
+    assert [case.images for case in scans] == [case.images for case in dataset.cases]
+
+
+def test_series_of_diffusion_with_b_values_are_no_scans(tmp_path):
+    make(
+        tmp_path,
+        *grid("d/sub-0<0>/dwi/sub-0<0>_dwi.<1>", (1, 2), ("nii.gz", "bval")),
+        *grid("d/sub-0<0>/anat/sub-0<0>_T1w.nii", (1, 2)),
+    )
+    make(tmp_path, *grid("d/derivatives/sub-0<0>/anat/sub-0<0>_dseg.nii", (1, 2)))
+    assert found(tmp_path).channels == ("T1w",)
+
+
+def test_verse_is_three_bids_datasets_that_are_parts_of_a_split(tmp_path):
+    for folder, number in (("01training", 1), ("02validation", 2), ("03test", 3)):
+        make(tmp_path, f"dataset-{folder}/rawdata/sub-verse00{number}/sub-verse00{number}_ct.nii.gz")
+        make(tmp_path, f"dataset-{folder}/derivatives/sub-verse00{number}/sub-verse00{number}_seg-vert_msk.nii.gz")
+        make(tmp_path, f"dataset-{folder}/derivatives/sub-verse00{number}/sub-verse00{number}_seg-vert_snp.png")
+    dataset = found(tmp_path)
+    assert [(case.name, case.split) for case in dataset.cases] == [
+        ("sub-verse001", ""), ("sub-verse002", "validation"), ("sub-verse003", "test"),
+    ]  # fmt: skip
+    assert dataset.cases[0].labels.name == "sub-verse001_seg-vert_msk.nii.gz"
+    assert describe_unused(dataset.unused) == ("not used: a preview (3 files)",)
+
+
+def test_atlas_has_label_maps_beside_the_scans_of_subjects(tmp_path):
+    name = "<0>/R00<1>/sub-r00<1>s<2>/ses-1/anat/sub-r00<1>s<2>_ses-1_space-MNI_<3>.nii.gz"
+    make(tmp_path, *grid(name, ("Training",), (1, 2), ("001", "002"), ("T1w", "label-L_desc-T1lesion_mask")))
+    make(tmp_path, *grid(name, ("Testing",), (3,), ("001",), ("T1w",)))
+    dataset = found(tmp_path)
+    assert [case.subject for case in dataset.cases] == ["r001s001", "r001s002", "r002s001", "r002s002"]
+    assert dataset.channels == ("T1w",)
+    assert describe_unused(dataset.unused) == ("not used: no label map",)
