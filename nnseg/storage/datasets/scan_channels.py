@@ -187,7 +187,17 @@ def _short(base: tuple[str, ...]) -> str:
 def single_names(images: Sequence[Named], layout: str) -> list[str]:
     """Names of scans of one file: folders and stem; without what all scans have in common, where the layout is known."""
     constant = len(images) > 1 and len({one.item.stem for one in images}) == 1 and bool(layout)
-    return [_single_name(one, layout, constant=constant) for one in images]
+    names = [_single_name(one, layout, constant=constant) for one in images]
+    counts = Counter((name.casefold(), one.item.suffix) for name, one in zip(names, images, strict=True))
+    return [
+        name if counts[name.casefold(), one.item.suffix] == 1 else _whole_name(one, layout)
+        for name, one in zip(names, images, strict=True)
+    ]
+
+
+def _whole_name(one: Named, layout: str) -> str:
+    """A name that no other scan has; those of BIDS need no folders."""
+    return one.item.stem if layout == "bids" else "_".join((*one.item.folders, one.item.stem))
 
 
 def _single_name(one: Named, layout: str, *, constant: bool) -> str:
@@ -198,4 +208,4 @@ def _single_name(one: Named, layout: str, *, constant: bool) -> str:
     if layout == "labels":
         stem = one.item.stem
         return stem if any(stem.startswith(place) for place in one.place) else "_".join((*one.place, stem))
-    return "_".join((*one.item.folders, one.item.stem))
+    return _whole_name(one, layout)
