@@ -160,15 +160,22 @@ def list_some(names: Sequence[str], most: int = 3) -> str:
 
 
 def describe_unused(unused: Collection[Unused]) -> tuple[str, ...]:
-    """What is not used, one line for each reason: how many, and the names of a few that someone may miss."""
+    """What is not used, one line for each reason: how many, and the names of a few that someone may miss, or of the only one."""
     by_reason: dict[tuple[str, bool], list[Unused]] = {}
     for one in unused:
         by_reason.setdefault((one.reason, one.suspect), []).append(one)
     return tuple(
-        f"not used: {reason}"
-        + (f" ({list_some([one.path.name for one in ones])})" if suspect else f" ({len(ones)} files)" if len(ones) > 1 else "")
-        for (reason, suspect), ones in sorted(by_reason.items(), key=lambda item: not item[0][1])
+        f"not used: {_name_unused(reason, ones)}"
+        for (reason, _), ones in sorted(by_reason.items(), key=lambda item: not item[0][1])
     )
+
+
+def _name_unused(reason: str, ones: Sequence[Unused]) -> str:
+    if ones[0].suspect:
+        return f"{reason} ({list_some([one.path.name for one in ones])})"
+    if len(ones) > 1:
+        return f"{reason} ({len(ones)} files)"
+    return f"{ones[0].path.name} {reason}" if reason.startswith("is ") else reason
 
 
 def by_severity(findings: Collection[Finding]) -> tuple[Finding, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
-from nnseg.storage.datasets.tree import leave_out_own, list_unused, suffixes_found, walk
+from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
 from nnseg.storage.images.unread import why_unread
 
@@ -75,7 +75,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
     tree = walk(path)
     leave_out_own(tree, "label map", "DICOM-SEG", "spacing")
     labels = {item.path for item in tree.items if item.is_label}
-    tree.parts += sorted(labels)
+    tree.no_scans |= known_no_scans(sorted(labels))
     tree.items = [item for item in tree.items if item.path not in labels]
     if not tree.items and not tree.locked:
         found = f"holds no scan; found {suffixes_found(path)}"

@@ -37,6 +37,7 @@ class Item:
         suffix: "" for a folder.
         files: of one volume, where a folder holds several.
         is_label: a label map by its format, such as DICOM-SEG.
+        is_localiser: all its files are no scans by their format, as localisers; it may be used where there is nothing else.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Item:
     suffix: str = ""
     files: tuple[Path, ...] = ()
     is_label: bool = False
+    is_localiser: bool = False
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -66,7 +68,7 @@ class Tree:
         unread: files that are neither images nor their companions.
         hidden: number of hidden files and folders.
         companions: numbers of texts, tables and the like, by suffix.
-        parts: files of formats that are a folder of files, such as DICOM.
+        no_scans: files of formats that are a folder of files, such as DICOM, that are no scans, with the reason.
         locked: folders that cannot be listed.
         own: what nnseg predict wrote there, beside label maps.
     """
@@ -77,7 +79,7 @@ class Tree:
     hidden: int = 0
     companions: Counter[str] = field(default_factory=Counter)
     locked: list[Path] = field(default_factory=list)
-    parts: list[Path] = field(default_factory=list)
+    no_scans: dict[Path, str] = field(default_factory=dict)
     own: list[Unused] = field(default_factory=list)
 
 

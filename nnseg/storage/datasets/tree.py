@@ -18,21 +18,17 @@ from nnseg.storage.predictions import OwnKind, own_files
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
 _OTHERS = ".bval .bvec .bvals .bvecs .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
 COMPANIONS = frozenset(f"{_TEXTS} {_OTHERS}".split())
-"""Suffixes of files that hold no scan of their own: texts, tables, models, voxels of another file."""
+"""Suffixes of files that hold no scan of their own: texts, tables, models."""
 
 COMPANION_NAMES = frozenset("readme license licence changes copying citation authors notice thumbs desktop".split())  # noqa: SIM905
 """Names, without suffix, of texts."""
-
-HEADERS = frozenset((".hdr", ".head", ".mhd", ".nhdr"))
-"""Suffixes of headers whose voxels are in another file."""
 
 
 def list_unused(tree: Tree) -> tuple[Unused, ...]:
     """What is no image: files that cannot be read one by one, companions and hidden files by number."""
     found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in tree.locked]
-    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(tree.parts).items()}
-    found += [Unused(path=path, reason=why) for path, why in known.items()]
-    found += [_unread(path) for path in tree.unread if path not in known]
+    found += [Unused(path=path, reason=why) for path, why in tree.no_scans.items()]
+    found += [_unread(path) for path in tree.unread if path not in tree.no_scans]
     if tree.companions:
         most = sorted(tree.companions.items(), key=lambda one: (-one[1], one[0]))
         listed = ", ".join(f"{suffix} ({n})" for suffix, n in most[:5]) + (", ..." if len(most) > 5 else "")
@@ -45,9 +41,14 @@ def list_unused(tree: Tree) -> tuple[Unused, ...]:
 def suffixes_found(folder: Path) -> str:
     """The suffixes of the files in a folder, or what else they are, for messages: ".txt (3), DICOM RT Structure Set (1)"."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    known = {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
+    known = known_no_scans(files)
     counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
+
+
+def known_no_scans(files: Sequence[Path]) -> dict[Path, str]:
+    """Those of the files that are of a format of scans and none, with the reason."""
+    return {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
 
 
 def leave_out_own(tree: Tree, *kinds: OwnKind) -> None:
@@ -71,6 +72,11 @@ def walk(root: Path) -> Tree:
     tree = Tree(root=root)
     _look_into(tree, root, (), frozenset({os.path.realpath(root)}))
     leave_out_own(tree, "uncertainty map", "probabilities")
+    if any(not item.is_localiser and not item.is_label for item in tree.items):
+        tree.items = [item for item in tree.items if not item.is_localiser]
+    else:
+        used = {path for item in tree.items if item.is_localiser for path in item.files}
+        tree.no_scans = {path: why for path, why in tree.no_scans.items() if path not in used}
     return tree
 
 
@@ -101,26 +107,27 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
 
 def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequence[str]) -> list[Path]:
     """Add the images and count the companions among the files of a folder; the others."""
-    others, headers = [], []
+    images: list[Path] = []
+    others: list[Path] = []
+    companions: list[Path] = []
     for name in names:
         path = folder / name
         suffix = suffix_of(path)
         if suffix in FORMATS:
             tree.items.append(Item(path=path, folders=above, stem=name[: -len(suffix)], suffix=suffix))
-            headers += [path] if suffix in HEADERS else []
-        elif suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES:
-            tree.companions[suffix or name] += 1
+            images.append(path)
         else:
-            others.append(path)
-    voxels = _voxels_of(headers) if others else set()
-    tree.companions.update(suffix_of(path) for path in others if path in voxels)
-    return [path for path in others if path not in voxels]
+            known = suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES
+            (companions if known else others).append(path)
+    beside = _read_with(images) if others or companions else set()
+    tree.companions.update(suffix_of(path) or path.name for path in companions if path not in beside)
+    return [path for path in others if path not in beside]
 
 
-def _voxels_of(headers: Sequence[Path]) -> set[Path]:
-    """The files that are read with headers."""
+def _read_with(images: Sequence[Path]) -> set[Path]:
+    """The files that are read with images: voxels of headers, voxel sizes of pictures."""
     found: set[Path] = set()
-    for path in headers:
+    for path in images:
         with suppress(OSError, ScanError):
             found.update(FORMATS[suffix_of(path)].beside(path))
     return found
@@ -139,11 +146,15 @@ def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Seque
         among = set(parts)
         labels = [path for path in own if path not in among and form.is_labels(path)]
         tree.items += [Item(path=path, folders=above, stem=path.stem, suffix=path.suffix, is_label=True) for path in labels]
-        tree.parts += [path for path in own if path not in labels]
+        no_scans = form.not_scans([path for path in own if path not in labels])
+        tree.no_scans |= no_scans
         used.update(own, parts, *(part.parents for part in parts))
         several = form.split(parts) if parts else {}
-        for mark, files in several.items():
-            tree.items.append(Item(path=folder, folders=above[:-1], stem=f"{name}_{mark}", files=files))
         if parts and not several:
-            tree.items.append(Item(path=folder, folders=above[:-1], stem=name))
+            only = no_scans.keys() >= among
+            files = tuple(parts) if only else ()
+            tree.items.append(Item(path=folder, folders=above[:-1], stem=name, files=files, is_localiser=only))
+        for mark, files in several.items():
+            only = no_scans.keys() >= set(files)
+            tree.items.append(Item(path=folder, folders=above[:-1], stem=f"{name}_{mark}", files=files, is_localiser=only))
     return used

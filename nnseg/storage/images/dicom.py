@@ -60,7 +60,7 @@ def split_volumes(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
 
 
 def not_scans(files: Iterable[Path]) -> dict[Path, str]:
-    """Those of the DICOM files that are no scans, or are passed over beside longer series, with the reason."""
+    """Those of the DICOM files that are no scans or localisers, or are passed over beside longer series, with the reason."""
     kinds = {path: no_scan(path) for path in files}
     reasons = {path: f"is a DICOM {kind}" for path, kind in kinds.items() if kind}
     read, _ = _read_files(path for path in kinds if path not in reasons)
@@ -68,7 +68,7 @@ def not_scans(files: Iterable[Path]) -> dict[Path, str]:
     kept = {path for volume in _scans(volumes) for path in volume.files}
     for volume in volumes:
         why = "is a localiser" if volume.file.is_localiser else "is a single slice beside longer series"
-        reasons |= {path: why for path in volume.files if path not in kept}
+        reasons |= {path: why for path in volume.files if path not in kept or volume.file.is_localiser}
     return reasons
 
 

@@ -86,6 +86,11 @@ def test_bids_contrasts_are_channels_and_dseg_is_no_scan(tmp_path):
     )
 
 
+def test_bids_contrasts_that_no_model_names_are_scans_of_their_own(tmp_path):
+    make(tmp_path, *BIDS[:4], "dataset_description.json")
+    assert list(scans(found(tmp_path, "CT"))) == ["sub-01_T1w", "sub-01_T2w", "sub-02_T1w", "sub-02_T2w"]
+
+
 def test_bids_of_one_contrast_needs_no_name(tmp_path):
     make(tmp_path, *BIDS[::2], *DSEG)
     assert list(scans(found(tmp_path, "image"))) == [f"sub-0{i}" for i in range(1, 9)]
@@ -164,7 +169,7 @@ def test_every_file_of_a_mixed_folder_is_predicted_or_named(tmp_path):
     assert [read_header(case.images).channels for case in dataset.cases] == [1] * 6
     assert describe_unused(dataset.unused) == (
         "not used: a whole-slide image; export the region as TIFF, for instance with QuPath (slide.svs)",
-        "not used: 3 files without image: .img (1), .raw (1), .txt (1)",
+        "not used: 1 file without image: .txt (1)",
         "not used: 1 hidden file",
     )
 

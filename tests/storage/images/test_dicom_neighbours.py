@@ -17,8 +17,9 @@ from dicom_corpus import (
     write_enhanced,
 )
 
+from nnseg.core.dataset import describe_unused
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.datasets.find_scans import find_scans
+from nnseg.storage.datasets.find_scans import find_scans, look_for_scans
 from nnseg.storage.images.dicom import not_scans
 from nnseg.storage.images.read import read_header, read_scan
 
@@ -131,6 +132,19 @@ def test_localisers_and_single_slices_are_named_with_the_reason(tmp_path):
         dose: "is a single slice beside longer series",
         scout: "is a localiser",
     }
+
+
+def test_localisers_in_a_folder_of_their_own_are_scans_only_where_there_are_no_others(tmp_path):
+    write_classic(tmp_path / "scout", Volume(voxels=ramp(1)), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    alone = look_for_scans(tmp_path, channels=1)
+    assert [case.name for case in alone.cases] == ["scout"]
+    assert alone.unused == ()
+    write_classic(tmp_path / "series", VOLUME, SeriesInstanceUID="9")
+    write_classic(tmp_path / "one", Volume(voxels=ramp(1)), SeriesInstanceUID="10")
+    both = look_for_scans(tmp_path, channels=1)
+    assert [case.name for case in both.cases] == ["one", "series"]
+    (scout,) = (tmp_path / "scout").iterdir()
+    assert describe_unused(both.unused) == (f"not used: {scout.name} is a localiser",)
 
 
 def test_a_study_of_two_series_and_a_file_of_several_volumes_is_named_by_what_differs(tmp_path):
