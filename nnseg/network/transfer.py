@@ -84,10 +84,6 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         ModelError: nothing fits; names the settings that differ.
     """
     member = _choose_member(model, plan, fold)
-    if member.plan.dimensions != plan.dimensions:
-        raise ModelError(
-            f"the model takes {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; choose another model"
-        )
     initial, given = network.state_dict(), dict(member.weights)
     first = next(iter(initial))
     if first in given and given[first].shape[1:2] == (member.plan.input_channels,):
@@ -135,11 +131,20 @@ def _written(value: object) -> str:
 
 
 def _choose_member(model: Model, plan: Plan, fold: int | None) -> Member:
-    """The network of a model to start with: of a plan of the same name or as many axes, and of the fold, where there is one."""
+    """The network of a model to start with: of a plan of the same name or as many axes, and of the fold, where there is one.
+
+    Raises:
+        ModelError: none has as many axes.
+    """
     members = (*model.members, *model.previous)
-    return min(
+    member = min(
         members, key=lambda m: (m.plan.dimensions != plan.dimensions, m.plan.name != plan.name, fold not in (None, m.fold))
     )  # the first of equal ones
+    if member.plan.dimensions != plan.dimensions:
+        raise ModelError(
+            f"the model takes {member.plan.dimensions}D patches, the plan {plan.name} {plan.dimensions}D ones; choose another model"
+        )
+    return member
 
 
 def freeze(network: nn.Module, part: Literal["encoder"]) -> None:

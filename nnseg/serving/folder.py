@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
 from nnseg.core.errors import RunError
-from nnseg.serving.messages import PredictionTask
+from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
-from nnseg.storage.datasets.find_scans import look_for_scans
+from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
 from nnseg.storage.files import locked, sweep
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord
@@ -76,19 +76,9 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND)
     ready = workers.ready()
     found = look_for_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
     cases = found.cases
-    model = {"key": ready.model, "paths": [str(path.absolute()) for path in order.models]}
-    options = order.options() | {"folds": order.folds, "device": ready.device}
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
-        PredictionsWriter(
-            order.out,
-            model=model,
-            options=options,
-            labels=ready.labels,
-            population=ready.population,
-            inferred=found.inferred,
-            unused=found.unused,
-        ) as writer,
+        _writer(order, ready, found) as writer,
     ):
         sweep(order.out, inside=False)
         start, previous = time.perf_counter(), dict(writer.cases)
@@ -103,6 +93,19 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND)
         kept = frozenset(name for name, record in records.items() if previous.get(name) == record and record.status == "done")
         seconds = time.perf_counter() - start
         return FolderResult(records=records, kept=kept, seconds=seconds, inferred=found.inferred, unused=found.unused)
+
+
+def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> PredictionsWriter:
+    """The record of the folder of label maps."""
+    return PredictionsWriter(
+        order.out,
+        model={"key": ready.model, "paths": [str(path.absolute()) for path in order.models]},
+        options=order.options() | {"folds": order.folds, "device": ready.device},
+        labels=ready.labels,
+        population=ready.population,
+        inferred=found.inferred,
+        unused=found.unused,
+    )
 
 
 def _check_place(scans: Path, out: Path) -> None:
