@@ -17,8 +17,9 @@ from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS
+from nnseg.storage.images.canonical import RESAMPLED
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import RESAMPLED, labels_on_grid_of, read_label_map, read_scan, stored_grid
+from nnseg.storage.images.read import labels_on_grid_of, read_label_map, read_scan, stored_grid
 from nnseg.storage.images.resampling import NEAR
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from nnseg.core.errors import ScanError
 from nnseg.storage.images import dicom_headers as headers
 from nnseg.storage.images.dicom_frame import DicomFile, Frame
-from nnseg.storage.images.dicom_headers import number_of, numbers_of, text_of, value_of, whole_number
+from nnseg.storage.images.dicom_headers import item_of, number_of, numbers_of, text_of, value_of, whole_number
+from nnseg.storage.images.dicom_marks import MARK_TAGS, classic_marks, dimension_of, group_marks
 from nnseg.storage.images.dicom_mosaic import MOSAIC_TAGS, TILES, Tile, mosaic_tiles
-
-_SIEMENS_B, _SIEMENS_DIRECTION, _GE_B, _PHILIPS_B = 0x0019100C, 0x0019100E, 0x00431039, 0x20011003
 
 _IDENTITY = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ConcatenationUID", "Modality", "ImageType"),
@@ -36,13 +35,7 @@ _GEOMETRY = (
     *("DimensionIndexSequence", "TotalPixelMatrixRows", "TotalPixelMatrixColumns"),
 )
 _VALUES = ("RescaleSlope", "RescaleIntercept", "RescaleType", "DoseGridScaling", "DoseUnits")
-_MARKS = (
-    *("EchoTime", "EchoNumbers", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber"),
-    *("TemporalPositionIdentifier", "TriggerTime", "NominalCardiacTriggerDelayTime", "FrameReferenceTime"),
-    *("AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime", "InstanceNumber"),
-    *(0x00190010, _SIEMENS_B, _SIEMENS_DIRECTION, 0x00430010, _GE_B, 0x20010010, _PHILIPS_B),
-)
-HEADER_TAGS: tuple[str | int, ...] = (*_IDENTITY, *_GEOMETRY, *_VALUES, *_MARKS, *MOSAIC_TAGS)
+HEADER_TAGS: tuple[str | int, ...] = (*_IDENTITY, *_GEOMETRY, *_VALUES, *MARK_TAGS, *MOSAIC_TAGS)
 """All that is read of a header to place its frames."""
 
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -54,9 +47,6 @@ _TIMES = (0x00181063, 0x00181065)
 _PALETTE = "PALETTE COLOR"
 _CENTIMETRES = 3
 """PhysicalUnitsXDirection of ultrasound regions."""
-
-COMPONENTS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "MAGNITUDE": "magnitude", "PHASE": "phase"}
-"""Parts of complex images, by their sign in ImageType or ComplexImageComponent."""
 
 
 def read_file(path: Path) -> DicomFile:
@@ -154,7 +144,7 @@ def _plain_frame(path: Path, dataset: Any, image_type: list[str]) -> Frame:
         slope=scaling or (1.0 if slope is None else slope),
         intercept=intercept or 0.0,
         rescale_type=text_of(dataset, "RescaleType") or text_of(dataset, "DoseUnits"),
-        marks=_classic_marks(dataset, image_type),
+        marks=classic_marks(dataset, image_type),
     )
 
 
@@ -175,49 +165,14 @@ def _region_spacing(region: Any) -> tuple[float, ...]:
     return pair if units == {_CENTIMETRES} and all(pair) else ()
 
 
-def _classic_marks(dataset: Any, image_type: list[str]) -> dict[str, Any]:
-    marks: dict[str, Any] = {
-        "component": _component(image_type[2:]),
-        "echo": _rounded(number_of(dataset, "EchoTime"), 2) or number_of(dataset, "EchoNumbers"),
-        "type": tuple(image_type),
-        "ti": number_of(dataset, "InversionTime"),
-        "b": _b_value(dataset),
-        "dir": numbers_of(dataset, "DiffusionGradientOrientation") or numbers_of(dataset, _SIEMENS_DIRECTION),
-        "acq": number_of(dataset, "AcquisitionNumber"),
-        "t": number_of(dataset, "TemporalPositionIdentifier"),
-        "trigger": number_of(dataset, "TriggerTime") or number_of(dataset, "NominalCardiacTriggerDelayTime"),
-        "time": number_of(dataset, "FrameReferenceTime"),
-        "when": text_of(dataset, "AcquisitionDate") + text_of(dataset, "AcquisitionTime"),
-        "made": text_of(dataset, "ContentDate") + text_of(dataset, "ContentTime"),
-        "instance": number_of(dataset, "InstanceNumber"),
-    }
-    return {name: value for name, value in marks.items() if value not in (None, (), "")}
-
-
-def _b_value(dataset: Any) -> float | None:
-    """The b value in s/mm2: the standard's tag, or a maker's own (Siemens; GE, who add 10^9; Philips)."""
-    plain = number_of(dataset, "DiffusionBValue")
-    if plain is not None:
-        return plain
-    own = ((0x00190010, "SIEMENS", _SIEMENS_B), (0x00430010, "GEMS", _GE_B), (0x20010010, "PHILIPS", _PHILIPS_B))
-    for creator, maker, key in own:
-        if text_of(dataset, creator).upper().startswith(maker):
-            value = value_of(dataset, key)
-            if isinstance(value, bytes) and len(value) == 4 and not value.strip().isdigit():
-                return float(np.frombuffer(value, "<f4")[0])
-            number = number_of(dataset, key)
-            return None if number is None else number % 1e6
-    return None
-
-
 def _grouped_frames(plain: Frame, dataset: Any, groups: Any) -> tuple[Frame, ...]:
     """The frames of an enhanced object: each functional group is the frame's own, or else the one that all share."""
-    shared = next(iter(value_of(dataset, "SharedFunctionalGroupsSequence") or ()), None)
-    pointers = [_dimension(item) for item in value_of(dataset, "DimensionIndexSequence") or ()]
-    constant = {name: _macro(None, shared, name) for name in _MACROS}
+    shared = item_of(dataset, "SharedFunctionalGroupsSequence")
+    pointers = [dimension_of(item) for item in value_of(dataset, "DimensionIndexSequence") or ()]
+    constant = {name: item_of(shared, name) for name in _MACROS}
     frames = []
     for index, group in enumerate(groups):
-        macros = {name: _macro(group, None, name) or common for name, common in constant.items()}
+        macros = {name: item_of(group, name) or common for name, common in constant.items()}
         measures, rescale = macros["PixelMeasuresSequence"], macros["PixelValueTransformationSequence"]
         position = numbers_of(macros["PlanePositionSequence"], "ImagePositionPatient")
         orientation = numbers_of(macros["PlaneOrientationSequence"], "ImageOrientationPatient")
@@ -238,7 +193,7 @@ def _grouped_frames(plain: Frame, dataset: Any, groups: Any) -> tuple[Frame, ...
                 slope=plain.slope if slope is None else slope,
                 intercept=plain.intercept if intercept is None else intercept,
                 rescale_type=text_of(rescale, "RescaleType") or plain.rescale_type,
-                marks=_group_marks(macros, pointers),
+                marks=group_marks(macros, pointers),
             )
         )
     return tuple(frames)
@@ -253,50 +208,6 @@ _MACROS = (
 """Functional groups that are read (PS3.3, C.7.6.16)."""
 
 
-def _macro(group: Any, shared: Any, name: str) -> Any:
-    """The only item of a functional group, the frame's or the shared one; None if there is none."""
-    for place in (group, shared):
-        items = value_of(place, name)
-        if items:
-            return items[0]
-    return None
-
-
-def _group_marks(macros: dict[str, Any], pointers: Sequence[str]) -> dict[str, Any]:
-    content, diffusion = macros["FrameContentSequence"], macros["MRDiffusionSequence"]
-    kinds = [macros[name] for name in _MACROS if name.endswith("FrameTypeSequence") and macros[name] is not None]
-    gradient = next(iter(value_of(diffusion, "DiffusionGradientDirectionSequence") or ()), None)
-    component = next((text_of(kind, "ComplexImageComponent") for kind in kinds), "")
-    marks: dict[str, Any] = {
-        "component": COMPONENTS.get(component, component.lower()),
-        "echo": _rounded(number_of(macros["MREchoSequence"], "EffectiveEchoTime"), 2),
-        "stack": text_of(content, "StackID"),
-        "type": tuple(t for kind in kinds for t in text_of(kind, "FrameType").split("\\")),
-        "ti": number_of(macros["MRModifierSequence"], "InversionTimes"),
-        "b": number_of(diffusion, "DiffusionBValue"),
-        "dir": numbers_of(gradient, "DiffusionGradientOrientation")
-        or {"ISOTROPIC": "trace"}.get(text_of(diffusion, "DiffusionDirectionality")),
-        "t": number_of(content, "TemporalPositionIndex"),
-        "trigger": number_of(macros["CardiacSynchronizationSequence"], "NominalCardiacTriggerDelayTime"),
-        "time": number_of(macros["TemporalPositionSequence"], "TemporalPositionTimeOffset"),
-        "acq": number_of(content, "FrameAcquisitionNumber"),
-        **{f"dim{i}": v for i, (p, v) in enumerate(zip(pointers, numbers_of(content, "DimensionIndexValues"), strict=False)) if p},
-        "when": text_of(content, "FrameAcquisitionDateTime"),
-        "made": text_of(content, "FrameReferenceDateTime"),
-    }
-    return {name: value for name, value in marks.items() if value not in (None, (), "")}
-
-
-_IN_SPACE = (0x00209057, 0x00200032, 0x00200037, 0x0020930D, 0x00209301)
-"""InStackPositionNumber, ImagePositionPatient, ImageOrientationPatient and those of volumes: dimensions that are places."""
-
-
-def _dimension(item: Any) -> str:
-    """The pointer of a dimension by which frames are ordered; "" for those that say where a frame lies."""
-    pointer = value_of(item, "DimensionIndexPointer")
-    return "" if pointer is None or int(pointer) in _IN_SPACE else str(pointer)
-
-
 def _stacked_frames(plain: Frame, dataset: Any, kind: str, count: int) -> tuple[Frame, ...]:
     """Frames above one another without functional groups: dose distributions and reconstructed slices of nuclear medicine.
 
@@ -307,7 +218,7 @@ def _stacked_frames(plain: Frame, dataset: Any, kind: str, count: int) -> tuple[
         given = numbers_of(dataset, "GridFrameOffsetVector")
         offsets = [o - given[0] for o in given] if len(given) == count else ()
     elif kind == headers.NUCLEAR and "RECON TOMO" in text_of(dataset, "ImageType").upper().split("\\"):
-        detector = next(iter(value_of(dataset, "DetectorInformationSequence") or ()), None)
+        detector = item_of(dataset, "DetectorInformationSequence")
         plain = _moved(
             plain,
             0,
@@ -339,11 +250,6 @@ def _is_in_time(dataset: Any) -> bool:
     return any(p is not None and int(p) in _TIMES for p in pointers)
 
 
-def _component(tokens: Sequence[str]) -> str:
-    """Which part of complex images an ImageType names, by its third value and those after; "" if it names none."""
-    return next((COMPONENTS[token] for token in tokens if token in COMPONENTS), "")
-
-
 def _several(values: tuple[float, ...], count: int) -> tuple[float, ...]:
     """The values if there are as many, all finite, else ()."""
     return values if len(values) == count and bool(np.isfinite(values).all()) else ()
@@ -355,7 +261,3 @@ def _orientation(values: tuple[float, ...]) -> tuple[float, ...]:
         return ()
     axes = np.asarray(values).reshape(2, 3)
     return values if np.allclose(axes @ axes.T, np.eye(2), atol=0.05) else ()
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

@@ -230,6 +230,11 @@ def value_of(dataset: Any, key: str | int) -> Any:
     return None
 
 
+def item_of(dataset: Any, key: str | int) -> Any:
+    """The first item of a sequence; None if it has none."""
+    return next(iter(value_of(dataset, key) or ()), None)
+
+
 @lru_cache(maxsize=1024)
 def tag_of(key: str | int) -> Any:
     """pydicom's tag of a keyword or number."""

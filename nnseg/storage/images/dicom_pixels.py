@@ -103,23 +103,7 @@ def _by_pydicom(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
 
 def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
     """Frames through a file of their own without geometry and slope, so that GDCM returns stored values."""
-    count = int(number_of(dataset, "NumberOfFrames") or 1)
-    wanted = set(indices)
-    found = {
-        i: frame
-        for i, frame in enumerate(
-            generate_frames(
-                dataset.PixelData,
-                number_of_frames=count,
-                extended_offsets=(dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-                if "ExtendedOffsetTable" in dataset
-                else None,
-            )
-        )
-        if i in wanted
-    }
-    if len(found) < len(wanted):
-        raise ValueError(f"{len(found)} of {len(wanted)} frames are there")
+    found = _encoded_frames(dataset, set(indices))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "frame.dcm"
         for index in indices:
@@ -134,6 +118,17 @@ def _by_gdcm(dataset: Any, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
                     raise
                 values = decoder.as_array(dataset, index=index)[0]
             yield values
+
+
+def _encoded_frames(dataset: Any, wanted: set[int]) -> dict[int, bytes]:
+    """The compressed bytes of frames, by index."""
+    offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in dataset else None
+    count = int(number_of(dataset, "NumberOfFrames") or 1)
+    frames = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets)
+    found = {index: frame for index, frame in enumerate(frames) if index in wanted}
+    if len(found) < len(wanted):
+        raise ValueError(f"{len(found)} of {len(wanted)} frames are there")
+    return found
 
 
 def _check_jpeg_size(frame: bytes, dataset: Any) -> None:

@@ -2,14 +2,14 @@
 
 By pydicom alone; why not highdicom: docs/decisions/dicom-seg.md.
 
-Source: DICOM PS3.3, C.8.20.2 (Segmentation Image), C.8.20.4 (Segment Description) and C.7.6.16 (functional groups).
+Source: DICOM PS3.3, C.8.20.2 (Segmentation Image) and C.8.20.4 (Segment Description).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from pydicom.pixels import iter_pixels
 
 from nnseg.core.colours import Colour
 from nnseg.core.errors import ScanError
-from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape
+from nnseg.core.geometry import Grid
 from nnseg.storage.images.cielab import from_cielab
 from nnseg.storage.images.codes import VALUE_TEXT
 from nnseg.storage.images.dicom_headers import (
     UNREADABLE,
     is_dicom,
+    item_of,
     no_scan,
     number_of,
     numbers_of,
@@ -34,12 +35,12 @@ from nnseg.storage.images.dicom_headers import (
     text_of,
     value_of,
 )
+from nnseg.storage.images.dicom_seg_grid import SegmentFrame, read_frames, span_grid
 from nnseg.storage.images.raw import (
     READ_DEFAULTS,
     RawImage,
     ReadOptions,
     Segment,
-    make_grid,
     placeholder,
     smallest_integer_type,
 )
@@ -50,34 +51,12 @@ _NAMES = ("Segmentation", "Label Map Segmentation")
 _MAP = "LABELMAP"
 """SegmentationType of objects whose pixels are the numbers of segments (supplement 243)."""
 
-PLACE_TOLERANCE = 0.02
-"""Share of the distance of slices by which a frame may lie beside its place in an even stack."""
-
-ORIENTATION_TOLERANCE = 1e-3
-"""Largest difference of cosines between frames that counts as rounding."""
 
 NOTES = {
     "PROBABILITY": "its segments are probabilities; voxels above one half count",
     "OCCUPANCY": "its segments are shares of voxels; voxels that are filled by more than half count",
 }
 """Notes on FRACTIONAL segmentations, by SegmentationFractionalType."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Frame:
-    """One plane of one segment.
-
-    Args:
-        index: in the file, from 0.
-        segment: its number; 0 where the pixels are the numbers.
-        position: mm of its first pixel; () if it is not known.
-        number: in the stack, from 0; 0 if it is not said.
-    """
-
-    index: int
-    segment: int
-    position: tuple[float, ...]
-    number: int
 
 
 def is_dicom_seg(path: Path) -> bool:
@@ -125,8 +104,8 @@ def read_dicom_seg(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage
 
 def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     kind = text_of(dataset, "SegmentationType")
-    frames = _frames(path, dataset)
-    grid, places, notes = _grid(path, dataset, frames, options.spacing)
+    frames = read_frames(path, dataset)
+    grid, places, notes = span_grid(path, dataset, frames, options.spacing)
     segments = _segments(dataset, frames)
     values = np.array([segment.value for segment in segments.values()] or [0])
     dtype = np.uint16 if kind == _MAP else smallest_integer_type(np.append(values, 0))
@@ -147,123 +126,7 @@ def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     )
 
 
-def _frames(path: Path, dataset: Any) -> list[_Frame]:
-    groups = value_of(dataset, "PerFrameFunctionalGroupsSequence") or ()
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    count = int(number_of(dataset, "NumberOfFrames") or 1)
-    if "TotalPixelMatrixRows" in dataset:
-        found = f"is a segmentation of a whole slide image, in {count} tiles"
-        raise ScanError.at(path, found, "slices of a volume", "convert it to a picture")
-    if len(groups) != count:
-        found = f"has {count} frames and {len(groups)} functional groups"
-        raise ScanError.at(path, found, "one group per frame", "export it again")
-    frames = [_frame(index, group, shared) for index, group in enumerate(groups)]
-    if len({len(frame.position) for frame in frames}) > 1:
-        raise ScanError.at(path, "has frames without ImagePositionPatient", "a position of each frame", "export it again")
-    return frames
-
-
-def _frame(index: int, group: Any, shared: Any) -> _Frame:
-    segment, place, content = (
-        _first(group, name) or _first(shared, name)
-        for name in ("SegmentIdentificationSequence", "PlanePositionSequence", "FrameContentSequence")
-    )
-    position = numbers_of(place, "ImagePositionPatient")
-    return _Frame(
-        index=index,
-        segment=int(number_of(segment, "ReferencedSegmentNumber") or 0),
-        position=position if len(position) == 3 else (),
-        number=max(0, int(number_of(content, "InStackPositionNumber") or 1) - 1),
-    )
-
-
-def _first(dataset: Any, name: str) -> Any:
-    return next(iter(value_of(dataset, name) or ()), None)
-
-
-def _grid(path: Path, dataset: Any, frames: Sequence[_Frame], given: Vector | None) -> tuple[Grid, list[int], tuple[str, ...]]:
-    """The grid that the frames span, the slice of each frame, and notes of what was assumed."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if not frames[0].position:
-        shape = as_shape((max(frame.number for frame in frames) + 1, rows, columns))
-        return Grid(shape=shape, spacing=given or (1.0, 1.0, 1.0)), [frame.number for frame in frames], ()
-    along_row, along_column = _orientation(path, dataset)
-    normal = np.cross(along_row, along_column)
-    spacing = _measure(path, dataset, "PixelSpacing")
-    if len(spacing) != 2:
-        raise ScanError.at(path, "has no PixelSpacing", "the size of its pixels", "export it again")
-    positions = np.array([frame.position for frame in frames])
-    heights = positions @ normal
-    lowest = int(heights.argmin())
-    between, note = _distance(path, dataset, heights - heights[lowest], min(spacing), given)
-    places = np.rint((heights - heights[lowest]) / between).astype(int)
-    highest = int(places.argmax())
-    upward = (positions[highest] - positions[lowest]) / places[highest] if places[highest] else normal * between
-    away = np.linalg.norm(positions - positions[lowest] - places[:, None] * upward, axis=1)
-    if away.max() > PLACE_TOLERANCE * between:
-        found = f"has frame {int(away.argmax()) + 1} {away.max():.2g} mm beside its place"
-        raise ScanError.at(path, found, "frames in a line with even steps", "resample it")
-    if np.linalg.norm(upward - normal * between) <= SHEAR_LIMIT * between:
-        upward = normal * between
-    steps = np.stack([upward, along_column * spacing[0], along_row * spacing[1]])
-    grid = make_grid(path, (int(places[highest]) + 1, rows, columns), steps, positions[lowest])
-    return replace(grid, spacing=(grid.spacing[0], spacing[0], spacing[1])), places.tolist(), (note,) if note else ()
-
-
-def _orientation(path: Path, dataset: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Unit vectors along the rows and along the columns."""
-    found = np.array(_each(dataset, "PlaneOrientationSequence", "ImageOrientationPatient"))
-    if found.shape[1:] != (6,):
-        raise ScanError.at(path, "has frames without ImageOrientationPatient", "the direction of each", "export it again")
-    if np.abs(found - found[0]).max() > ORIENTATION_TOLERANCE:
-        raise ScanError.at(path, "has frames in different directions", "parallel slices", "divide it into several files")
-    along_row, along_column = (axis / np.linalg.norm(axis) for axis in (found[0, :3], found[0, 3:]))
-    return along_row, along_column
-
-
-def _measure(path: Path, dataset: Any, keyword: str) -> tuple[float, ...]:
-    """The numbers of a measure that all frames share; () if it is missing."""
-    found = _each(dataset, "PixelMeasuresSequence", keyword)
-    if any(not np.allclose(other, found[0], rtol=1e-3) for other in found[1:]):
-        raise ScanError.at(path, f"has frames of different {keyword}", "one for all", "divide it into several files")
-    return found[0]
-
-
-def _each(dataset: Any, group: str, keyword: str) -> list[tuple[float, ...]]:
-    """The different numbers of an attribute in a functional group of the frames."""
-    shared = numbers_of(_first(_first(dataset, "SharedFunctionalGroupsSequence"), group), keyword)
-    if shared:
-        return [shared]
-    return list({numbers_of(_first(own, group), keyword): None for own in dataset.PerFrameFunctionalGroupsSequence})
-
-
-def _distance(path: Path, dataset: Any, heights: npt.NDArray[np.float64], pixel: float, given: Vector | None) -> tuple[float, str]:
-    """The distance in mm of neighbouring slices, and a note of what was assumed.
-
-    Args:
-        heights: of all frames above the lowest.
-        pixel: mm; positions closer than a hundredth of it are the same.
-    """
-    said = abs(next(iter(_measure(path, dataset, "SpacingBetweenSlices")), 0.0))
-    levels = np.unique(np.rint(heights / (pixel / 100))) * (pixel / 100)
-    gaps = np.diff(levels)
-    gaps = gaps[gaps > pixel / 50]
-    if not len(gaps):
-        thickness = next(iter(_measure(path, dataset, "SliceThickness")), 0.0)
-        known = next((v for v in (said, thickness, given[0] if given else 0.0) if v > 0), 0.0)
-        if not known:
-            raise ScanError.at(path, "does not say how thick its slice is", "SliceThickness", "export it again")
-        return known, "" if said else "it holds one slice, whose thickness counts as the distance of slices"
-    for step in (said, float(gaps.min())):
-        steps = np.rint(heights / step) if step > 0 else np.zeros(1)
-        exact = float(heights.max() / steps.max()) if steps.max() else 0.0
-        if exact and np.abs(heights - steps * exact).max() <= PLACE_TOLERANCE * exact and abs(exact / step - 1) < PLACE_TOLERANCE:
-            return exact, ""
-    found = f"has slices at uneven distances, from {gaps.min():.3g} to {gaps.max():.3g} mm"
-    raise ScanError.at(path, found, "even steps", "resample it")
-
-
-def _segments(dataset: Any, frames: Sequence[_Frame]) -> dict[int, Segment]:
+def _segments(dataset: Any, frames: Sequence[SegmentFrame]) -> dict[int, Segment]:
     """The segments by number."""
     items = {int(number_of(item, "SegmentNumber") or 0): item for item in value_of(dataset, "SegmentSequence") or ()}
     items = {number: item for number, item in items.items() if number} | dict.fromkeys(
@@ -289,14 +152,14 @@ def _own_value(item: Any) -> int | None:
 
 
 def _name(item: Any, number: int) -> str:
-    kind = text_of(_first(item, "SegmentedPropertyTypeCodeSequence"), "CodeMeaning")
+    kind = text_of(item_of(item, "SegmentedPropertyTypeCodeSequence"), "CodeMeaning")
     return text_of(item, "SegmentLabel") or kind or f"segment {number}"
 
 
 def _name_with_side(item: Any, name: str) -> str:
     """The name, before it the side by its code, for segments that have one name."""
     modifiers = ("SegmentedPropertyTypeCodeSequence", "SegmentedPropertyTypeModifierCodeSequence")
-    side = text_of(_first(_first(item, modifiers[0]), modifiers[1]), "CodeMeaning")
+    side = text_of(item_of(item_of(item, modifiers[0]), modifiers[1]), "CodeMeaning")
     return f"{side} {name}" if side else name
 
 
@@ -308,7 +171,7 @@ def _colour(item: Any) -> Colour | None:
 def _layers(
     path: Path,
     dataset: Any,
-    frames: Sequence[_Frame],
+    frames: Sequence[SegmentFrame],
     places: Sequence[int],
     segments: Mapping[int, Segment],
     empty: npt.NDArray[Any],

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnseg.storage.images import dicom_headers as headers
 from nnseg.storage.images.dicom_frame import DicomFile, Frame
-from nnseg.storage.images.dicom_headers import number_of, text_of, value_of
+from nnseg.storage.images.dicom_headers import item_of, number_of, text_of
 
 SUV, ACTIVITY = "SUVbw (g/ml)", "Bq/ml"
 
@@ -62,7 +62,7 @@ def _suv_factor(dataset: Any) -> float:
     corrected = text_of(dataset, "CorrectedImage").split("\\")
     if lacking := [name for name in ("ATTN", "DECY") if name not in corrected]:
         raise _MissingError(f"CorrectedImage lacks {' and '.join(lacking)}")
-    drug = next(iter(value_of(dataset, "RadiopharmaceuticalInformationSequence") or ()), None)
+    drug = item_of(dataset, "RadiopharmaceuticalInformationSequence")
     weight, dose = number_of(dataset, "PatientWeight"), number_of(drug, "RadionuclideTotalDose")
     if not weight or not dose or weight < 0 or dose < 0:
         raise _MissingError(f"{'PatientWeight' if not weight or weight < 0 else 'RadionuclideTotalDose'} is missing")

@@ -20,9 +20,10 @@ from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.nrrd import nrrd_files
 from nnseg.storage.images.ome_zarr import is_store, read_store, store_files
 from nnseg.storage.images.pictures import read_picture, write_picture
-from nnseg.storage.images.raw import RawImage, ReadOptions
+from nnseg.storage.images.raw import RawImage, ReadOptions, check_file
 from nnseg.storage.images.sidecar import sidecar_of
 from nnseg.storage.images.tiff import keeps_spacing, read_tiff, write_tiff
+from nnseg.storage.images.unread import why_unread
 
 Reader = Callable[[Path, ReadOptions], RawImage]
 Writer = Callable[..., None]
@@ -103,6 +104,38 @@ def folder_format(path: Path) -> FolderFormat | None:
     if suffix_of(path) in FORMATS or not path.is_file():
         return None
     return next((form for form in FOLDER_FORMATS.values() if form.is_part(path)), None)
+
+
+def read_raw(path: Path, options: ReadOptions) -> RawImage:
+    """The content of a file, or of a folder of files that are one image."""
+    if path.is_dir():
+        return (folder_format(path) or DICOM).read(path, options)
+    form = folder_format(path)
+    return form.read([path], options) if form else read_raw_file(path, options)
+
+
+def read_raw_labels(path: Path) -> RawImage:
+    """The label map of a file, or of a folder of files of a format that has label maps of its own."""
+    form = folder_format(path)
+    options = ReadOptions(as_labels=True)
+    return form.read_labels(path, options) if form and form.read_labels else read_raw_file(path, options)
+
+
+def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
+    """The content of a file, by the reader of its suffix."""
+    check_file(path)
+    form = FORMATS.get(suffix_of(path))
+    if form is None:
+        if reason := why_unread(path):
+            raise ScanError(f"{path}: {reason}")
+        raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
+    if options.as_labels and form.lossy:
+        found = "is a JPEG label map, whose values compression has changed"
+        raise ScanError.at(path, found, "a lossless file", "export the original masks as PNG")
+    try:
+        return form.read(path, options)
+    except OSError as error:
+        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

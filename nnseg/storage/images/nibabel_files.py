@@ -15,17 +15,8 @@ from nibabel.brikhead import AFNIImage
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.storage.images.nifti import (
-    RAS_TO_LPS,
-    arranged,
-    decompressed,
-    flat_grid,
-    is_pair_header,
-    length_unit,
-    ras_affine,
-    read_nifti,
-    voxel_file,
-)
+from nnseg.storage.images.nifti import RAS_TO_LPS, arranged, flat_grid, ras_affine, read_nifti
+from nnseg.storage.images.nifti_header import decompressed, is_pair_header, length_unit, voxel_file
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder, smallest_integer_type
 from nnseg.storage.images.units import to_mm
 

@@ -6,7 +6,6 @@ Not through ITK, which silently fills the missing part of a truncated file with 
 from __future__ import annotations
 
 import gzip
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,22 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.storage.images.nifti_header import (
+    EXPORT_AGAIN,
+    PAIR_SUFFIX,
+    compression_note,
+    decompressed,
+    is_nifti,
+    is_single,
+    length_unit,
+    number_type,
+    parse_header,
+    voxel_file,
+)
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 from nnseg.storage.images.units import to_mm
 
-GZIP_MAGIC = b"\x1f\x8b"
-SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
-"""Magic strings of images in one file, and of those in two."""
-
-PAIR_SUFFIX = ".hdr"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-LENGTH_UNITS = {1: "m", 3: "um"}
-"""Units of length by their code in ``xyzt_units``. All other codes mean mm."""
 
 VECTOR = 1007
 """Code of the intent of an image whose voxels are vectors."""
@@ -39,8 +43,6 @@ FEW = 4
 
 FORMS_TOLERANCE = 0.1
 """Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""
-
-_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
 def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -52,19 +54,19 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
     """
     start = decompressed(path, only_header=options.only_header or path.suffix.lower() == PAIR_SUFFIX)
-    header = _header(path, start)
+    header = parse_header(path, start)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
-        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", _AGAIN)
-    kind = _number_type(path, header)
+        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", EXPORT_AGAIN)
+    kind = number_type(path, header)
     if options.only_header:
         found = _not_read(kind, shape)
     else:
-        data = start if _is_single(header) else decompressed(voxel_file(path))
+        data = start if is_single(header) else decompressed(voxel_file(path))
         found = _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
     (voxels, of_axes), is_2d = arranged(path, found, shape, vectors=int(header["intent_code"]) == VECTOR), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
-    notes = (*(_compression_note(path) if _is_single(header) else ()), *of_axes, *_forms_note(header, grid))
+    notes = (*(compression_note(path) if is_single(header) else ()), *of_axes, *_forms_note(header, grid))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes, length_unit=length_unit(header))
 
 
@@ -95,7 +97,7 @@ def write_nifti(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: L
 
 def _header_like(source: Path, grid: Grid) -> Any:
     """The header of a file without its channels; None if its grid differs, for instance because a spacing was given instead."""
-    header = _header(source, decompressed(source, only_header=True)).copy()
+    header = parse_header(source, decompressed(source, only_header=True)).copy()
     stored = tuple(int(n) for n in header.get_data_shape())
     space = _as_slices(stored) if int(header["intent_code"]) != VECTOR else stored
     shape = (*(1,) * (3 - len(space)), *space[2::-1])
@@ -134,113 +136,6 @@ def ras_affine(grid: Grid) -> npt.NDArray[np.float64]:
     return affine
 
 
-def is_nifti(path: Path) -> bool:
-    """True if the file starts like a NIfTI file, compressed or not."""
-    try:
-        start = decompressed(path, only_header=True)
-    except ScanError:
-        return False
-    return _magic(start) in SINGLE + PAIR
-
-
-def is_pair_header(start: bytes) -> bool:
-    """True for the header of a NIfTI image whose voxels are in another file."""
-    return _magic(start) in PAIR
-
-
-def voxel_file(path: Path) -> Path:
-    """The file of the voxels that belong to a header .hdr.
-
-    Raises:
-        ScanError: it is missing.
-    """
-    if path.suffix.lower() != PAIR_SUFFIX:
-        return path
-    beside = (path.with_suffix(suffix) for suffix in (".img", ".IMG", ".img.gz"))
-    found = next((p for p in beside if p.is_file()), None)
-    if found is None:
-        raise ScanError.at(path, "is a header without voxels", f"{path.stem}.img beside it", "copy both files")
-    return found
-
-
-def decompressed(path: Path, *, only_header: bool = False) -> bytes:
-    """The bytes of a file, decompressed to the very end, so that checksum and length of a gzip stream are verified.
-
-    Raises:
-        ScanError: the stream ends early or is damaged.
-    """
-    with path.open("rb") as file:
-        data = file.read(64 * HEADER_BYTES if only_header else -1)
-    if not data.startswith(GZIP_MAGIC):
-        return data
-    try:
-        return zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES) if only_header else gzip.decompress(data)
-    except EOFError as error:
-        raise ScanError.at(path, "gzip stream ends early", "a complete file", "copy it again; it is truncated") from error
-    except (OSError, zlib.error) as error:
-        raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again") from error
-
-
-_AGAIN = "export the image again"
-HEADER_BYTES = 1024
-"""Enough for a header of either version."""
-
-
-def _compression_note(path: Path) -> tuple[str, ...]:
-    with path.open("rb") as file:
-        packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
-    return () if packed == named else (f"is {'' if packed else 'not '}compressed, contrary to its name; read as it is",)
-
-
-def _kind(start: bytes) -> tuple[int, bool] | None:
-    """Header size and whether it is big-endian, from a file's first four bytes."""
-    for size in _HEADERS:
-        if int.from_bytes(start[:4], "little") == size:
-            return size, False
-        if int.from_bytes(start[:4], "big") == size:
-            return size, True
-    return None
-
-
-def _header(path: Path, data: bytes) -> Any:
-    """The header as stored: not checked by nibabel, which would silently turn a voxel size of 0 into 1."""
-    kind = _kind(data[:4])
-    if kind is None:
-        raise ScanError.at(path, "is not a NIfTI file", "a NIfTI header after decompression", "export it as .nii.gz")
-    size, big = kind
-    paired = path.suffix.lower() == PAIR_SUFFIX
-    if len(data) < size + (0 if paired else 4) or _magic(data) not in (PAIR if paired else SINGLE):
-        found = "has no complete NIfTI header" if paired else "has no complete single-file NIfTI header"
-        expected = " or ".join(f'"{magic.decode()}"' for magic in (PAIR if paired else SINGLE))
-        raise ScanError.at(path, found, f"{expected} in it", "save it as one .nii.gz file")
-    return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
-
-
-def _magic(start: bytes) -> bytes:
-    kind = _kind(start)
-    return b"" if kind is None else start[344:347] if kind[0] == 348 else start[4:7]
-
-
-def _is_single(header: Any) -> bool:
-    return bytes(header["magic"].tobytes())[:3] in SINGLE
-
-
-def length_unit(header: Any) -> str:
-    """The unit of a header's lengths."""
-    return LENGTH_UNITS.get(int(header["xyzt_units"]) % 8, "mm")
-
-
-def _number_type(path: Path, header: Any) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
-    except (HeaderDataError, KeyError) as error:
-        code = int(header["datatype"])
-        raise ScanError.at(path, f"has unknown number type {code}", "integers or floats", _AGAIN) from error
-    if dtype.kind == "c":
-        raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
-    return dtype
-
-
 def _not_read(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """A placeholder of the shape and type of what `_stored_voxels` returns."""
     return placeholder((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else placeholder(shape[::-1], dtype)
@@ -249,7 +144,7 @@ def _not_read(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
 def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
     start, count = int(header["vox_offset"]), int(np.prod(shape, dtype=object))
-    if _is_single(header):
+    if is_single(header):
         start = start or int(header["sizeof_hdr"]) + 4
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
@@ -303,7 +198,7 @@ def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]
     extra = [n for n in shape[3:] if n > 1]
     colours = voxels.shape[-1] if voxels.ndim > len(shape) else 1
     if len(extra) + (colours > 1) > 1:
-        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "at most one axis of channels", _AGAIN)
+        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "at most one axis of channels", EXPORT_AGAIN)
     space = (*(1,) * (3 - len(shape)), *shape[2::-1]) if len(shape) > 2 else (1, shape[1], shape[0])
     if colours > 1:
         return np.moveaxis(voxels.reshape(*space, colours), -1, 0)

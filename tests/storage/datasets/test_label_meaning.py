@@ -397,13 +397,15 @@ def test_void_border_of_many_classes_is_no_noise(tmp_path):
 
 
 def test_one_pass_reads_each_label_map_once(tmp_path, monkeypatch):
-    import nnseg.storage.images.read as module
+    from nnseg.storage.images import formats
+    from nnseg.storage.images import read as module
 
     for i in range(3):
         segmented(tmp_path, f"p{i}", ("liver", 1, LIVER), ("spleen", 2, SPLEEN))
     reads: list[str] = []
-    read = module._read_file
-    monkeypatch.setattr(module, "_read_file", lambda path, options: reads.append(path.name) or read(path, options))
+    read = formats.read_raw_file
+    for place in (formats, module):
+        monkeypatch.setattr(place, "read_raw_file", lambda path, options: reads.append(path.name) or read(path, options))
     measure_folder(tmp_path)
     assert sorted(reads) == sorted(f"p{i}{suffix}" for i in range(3) for suffix in (".nrrd", ".seg.nrrd"))
 

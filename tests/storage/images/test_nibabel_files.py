@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap
 from nnseg.storage.datasets.content import content_hash
-from nnseg.storage.images.nifti import decompressed
+from nnseg.storage.images.nifti_header import decompressed
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files, write_map
 
