@@ -15,6 +15,7 @@ from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
 from nnseg.storage.files import locked, sweep
 from nnseg.storage.images.formats import FORMATS, suffix_of
+from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord
 from nnseg.system.parallel import progress
 
@@ -67,12 +68,15 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND)
 
     Raises:
         DatasetError: there is no scan.
+        ScanError: label maps are not written in the format of the order.
         RunError: the folder of the label maps has the scans or other images in it, or cannot be written.
         NnsegError: a model cannot be loaded.
         Stopped: by a signal; what is done is kept.
     """
     order, scans = workers.order, scans.absolute()
     _check_place(scans, order.out)
+    if order.suffix:
+        check_label_suffix(order.suffix)
     ready = workers.ready()
     found = look_for_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
     cases = found.cases

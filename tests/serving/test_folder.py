@@ -11,6 +11,7 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -18,10 +19,13 @@ import pytest
 import torch
 from warm import nnseg, started
 
+from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.unet import build_unet
+from nnseg.serving.folder import predict_scans
+from nnseg.serving.messages import PredictionOrder
 
 KILLS = 20
 
@@ -297,3 +301,9 @@ def test_what_is_not_predicted_is_said_and_recorded(tmp_path):
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert sorted(Path(one["path"]).name for one in record["unused"]) == ["p1_seg.nii.gz", "p2_seg.nii.gz", "slide.svs"]
     assert [Path(image).name for image in record["cases"]["p1"]["images"]] == ["p1_t2f.nii.gz", "p1_t1n.nii.gz"]
+
+
+def test_a_format_that_is_not_written_is_refused_before_a_model_is_waited_for(tmp_path):
+    workers = SimpleNamespace(order=PredictionOrder(models=(), out=tmp_path / "out", suffix=".jpg"))
+    with pytest.raises(ScanError, match=r'not written as ".jpg"'):
+        predict_scans(tmp_path / "scans", workers)

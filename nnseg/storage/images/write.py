@@ -16,7 +16,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers, LabelMap, Source
 from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
-from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, known_suffixes, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, Writer, folder_format, known_suffixes, suffix_of
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, smallest_integer_type
 from nnseg.storage.images.resampling import resampled, upright
 from nnseg.storage.images.sidecar import sidecar_content, sidecar_path, write_sidecar
@@ -120,18 +120,34 @@ def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, orde
 
 
 def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels: Labels | None = None) -> None:
-    form = FORMATS.get(suffix_of(path))
-    instead = "" if form is None else form.map_suffix if voxels.dtype.kind == "f" else form.label_suffix
-    if form is None or form.write is None or instead:
-        found = f'{what} are not written as "{suffix_of(path)}"'
-        raise ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
+    write = _writer(path, what, floats=voxels.dtype.kind == "f")
     with write_aside(path) as aside:
         try:
-            form.write(voxels, aside, like=like, labels=labels)
+            write(voxels, aside, like=like, labels=labels)
         except ScanError as error:
             raise ScanError(str(error).replace(str(aside), str(path))) from error
     if _needs_spacing(path, like):
         write_sidecar(path, like)
+
+
+def check_label_suffix(suffix: str) -> None:
+    """Raise ScanError unless some label maps are written with this suffix."""
+    if suffix not in {form.suffix for form in FOLDER_FORMATS.values() if form.write}:
+        _writer(Path(f"CASE{suffix}"), "label maps", floats=False)
+
+
+def _writer(path: Path, what: str, *, floats: bool) -> Writer:
+    """What writes a file.
+
+    Raises:
+        ScanError: its format is unknown, or holds no such voxels.
+    """
+    form = FORMATS.get(suffix_of(path))
+    instead = "" if form is None else form.map_suffix if floats else form.label_suffix
+    if form is None or form.write is None or instead:
+        found = f'{what} are not written as "{suffix_of(path)}"'
+        raise ScanError.at(path, found, f"one of {known_suffixes(writable=True)}", f"write {instead or '.nii.gz'}")
+    return form.write
 
 
 def _needs_spacing(path: Path, like: Source) -> bool:

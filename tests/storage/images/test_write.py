@@ -17,7 +17,7 @@ from nnseg.core.image import LabelMap, Scan
 from nnseg.core.labels import Labels
 from nnseg.storage.images.formats import FORMATS
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.images.write import write_label_files, write_label_map, write_map
+from nnseg.storage.images.write import check_label_suffix, write_label_files, write_label_map, write_map
 
 LABELS = Labels(names=("background", "liver", "spleen"), values=(0, 3, 700))
 OBLIQUE = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 2.5, 9], [0, 0, 0, 1]])
@@ -185,3 +185,14 @@ def test_headers_without_a_study_get_a_dicom_seg_too(tmp_path):
     scan = read_scan(tmp_path / "in")
     files = write_label_files(_labels(scan, 3), tmp_path, "case", like=scan.source, labels=LABELS)
     assert [f.name for f in files] == ["case.nii.gz", "case.dcm"]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd", ".dcm", ".tif"])
+def test_formats_of_label_maps_are_known_before_there_is_one(suffix):
+    check_label_suffix(suffix)
+
+
+@pytest.mark.parametrize(("suffix", "instead"), [(".jpg", ".png"), (".mhd", ".mha"), (".foo", ".nii.gz"), (".", ".nii.gz")])
+def test_a_format_that_holds_no_label_maps_is_refused_with_another(suffix, instead):
+    with pytest.raises(ScanError, match=f"are not written as .*; write {instead}"):
+        check_label_suffix(suffix)
