@@ -13,16 +13,10 @@ from nnseg.cli.output import exit_for_failed, log_to_terminal
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from nnseg.core.dataset import Finding
-    from nnseg.core.scores import Failure, Scores
+    from nnseg.core.scores import Scores
     from nnseg.storage.run import Run
 
 PANEL = "Evaluate"
-
-MOST_FAILED = 10
-"""Cases that failed for one reason are printed one by one if they are not more."""
 
 
 @app.command(rich_help_panel=PANEL)
@@ -79,6 +73,7 @@ def evaluate(
     from nnseg.cli.tables import print_scores
     from nnseg.commands.compare import read_scores
     from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+    from nnseg.core.dataset import Finding
     from nnseg.core.errors import EvaluationError
     from nnseg.storage.run import Run
 
@@ -108,7 +103,9 @@ def evaluate(
             print(f"\nwritten to {out}")
     if groups:
         _print_groups(scores, groups, run, groups_file)
-    exit_for_failed(_failures(scores.failed), count=len(scores.failed))
+    exit_for_failed(
+        (Finding(level="error", case=case.name, message=case.reason) for case in scores.failed), code=1 if scores.cases else 2
+    )
 
 
 @app.command(rich_help_panel=PANEL)
@@ -191,22 +188,6 @@ def figure(
 
     for path in write_figures(Run(run), what, out):
         print(f"figure: {path}")
-
-
-def _failures(failed: Iterable[Failure]) -> list[Finding]:
-    """The failures, those with the same reason in one line where they are many."""
-    from nnseg.core.dataset import Finding, listed
-
-    by_reason: dict[str, list[str]] = {}
-    for case in failed:
-        by_reason.setdefault(case.reason, []).append(case.name)
-    found = []
-    for reason, names in by_reason.items():
-        if len(names) > MOST_FAILED:
-            found.append(Finding(level="error", message=f"{listed(names)}: {reason}"))
-        else:
-            found += [Finding(level="error", case=name, message=reason) for name in names]
-    return found
 
 
 def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,6 +12,12 @@ import typer
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
+
+MOST_FAILED = 10
+"""Cases that failed for one reason are printed one by one if they are not more."""
+
+PLACE = re.compile(r"^(/[^:]*|[^\s:]*\.[^\s:]*): ")
+"""The file at the beginning of a reason, which differs between cases."""
 
 
 class BesideBars(logging.Handler):
@@ -43,15 +50,17 @@ def exit_for_errors(findings: Iterable[Finding]) -> None:
         raise typer.Exit(1)
 
 
-def exit_for_failed(problems: Iterable[Finding], *, code: int = 1, count: int | None = None) -> None:
-    """If there are problems, print them to stderr and exit with the code.
+def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
+    """If there are problems, print them to stderr and exit with the code; where many cases have the same one, in one line."""
+    from nnseg.core.dataset import listed
 
-    Args:
-        count: of what failed, if that is more than the problems.
-    """
     failed = list(problems)
+    by_reason: dict[str, list[Finding]] = {}
+    for problem in failed:
+        by_reason.setdefault(PLACE.sub("", problem.message) if problem.case else str(problem), []).append(problem)
     if failed:
-        print(f"\n{count or len(failed)} failed, all others are done:", file=sys.stderr)
-        for problem in failed:
-            print(f"  {problem}", file=sys.stderr)
+        print(f"\n{len(failed)} failed, all others are done:", file=sys.stderr)
+        for reason, alike in by_reason.items():
+            shown = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED else alike
+            print(*(f"  {one}" for one in shown), sep="\n", file=sys.stderr)
         raise typer.Exit(code)
