@@ -11,9 +11,10 @@ import numpy as np
 from nnseg.core.errors import ScanError
 from nnseg.storage.images import dicom_headers as headers
 from nnseg.storage.images.dicom_frame import DicomFile, Frame
-from nnseg.storage.images.dicom_headers import item_of, number_of, numbers_of, text_of, value_of, whole_number
+from nnseg.storage.images.dicom_headers import whole_number
 from nnseg.storage.images.dicom_marks import MARK_TAGS, classic_marks, dimension_of, group_marks
 from nnseg.storage.images.dicom_mosaic import MOSAIC_TAGS, TILES, Tile, mosaic_tiles
+from nnseg.storage.images.dicom_values import UNREADABLE, item_of, number_of, numbers_of, tag_of, text_of, value_of
 
 _IDENTITY = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ConcatenationUID", "Modality", "ImageType"),
@@ -56,10 +57,10 @@ def read_file(path: Path) -> DicomFile:
         ScanError: it cannot be read, is no image, or its header is malformed.
     """
     with headers.quiet():
-        dataset = headers.open_dataset(path, specific_tags=list(map(headers.tag_of, HEADER_TAGS)), stop_before_pixels=True)
+        dataset = headers.open_dataset(path, specific_tags=list(map(tag_of, HEADER_TAGS)), stop_before_pixels=True)
         try:
             return _read_file(path, dataset)
-        except headers.UNREADABLE as error:
+        except UNREADABLE as error:
             found, advice = f"cannot be read as DICOM ({error})", "export the series again, or remove the file"
             raise ScanError.at(path, found, "a header without errors", advice) from error
 

@@ -6,20 +6,18 @@ import gzip
 import io
 import logging
 import re
-import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
+from nnseg.storage.images.dicom_values import UNREADABLE, tag_of, text_of
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 DOSE = _STORAGE + "481.2"
@@ -47,24 +45,6 @@ TAGS = {
 MAYBE = (".dcm", ".dicom", ".ima", ".dcm.gz")
 """Suffixes of files that are DICOM by their name, even where they cannot be read."""
 
-UNREADABLE = (
-    pydicom.errors.InvalidDicomError,
-    pydicom.errors.BytesLengthException,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises on damaged files; it promises no type of its own."""
 
 _START_BYTES = 512
 _GZIP = b"\x1f\x8b"
@@ -187,58 +167,6 @@ def read_tags(scan: Path) -> dict[str, str]:
     texts = {name: text_of(header, keyword) for name, keyword in TAGS.items()}
     texts["age"] = _years(texts["age"])
     return {name: text for name, text in texts.items() if text}
-
-
-def text_of(dataset: Any, key: str | int) -> str:
-    """The text of a tag, several values divided by backslashes; "" if it is missing or cannot be read."""
-    value = value_of(dataset, key)
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
-    elif not isinstance(value, str) and isinstance(value, Iterable):
-        value = "\\".join(map(str, value))
-    return "" if value is None else str(value).strip("\0 ")
-
-
-def numbers_of(dataset: Any, key: str | int) -> tuple[float, ...]:
-    """The numbers of a tag; () if it is missing, or one cannot be read."""
-    value = value_of(dataset, key)
-    try:
-        if isinstance(value, str | bytes):
-            text = value.decode("ascii") if isinstance(value, bytes) else value
-            return tuple(float(part) for part in text.strip("\0 ").split("\\"))
-        if isinstance(value, Iterable):
-            return tuple(float(part) for part in value)
-        return () if value is None else (float(value),)
-    except (ValueError, TypeError):
-        return ()
-
-
-def number_of(dataset: Any, key: str | int) -> float | None:
-    """The first number of a tag, or None."""
-    return next(iter(numbers_of(dataset, key)), None)
-
-
-def value_of(dataset: Any, key: str | int) -> Any:
-    """The value of a tag as pydicom gives it; as it is stored where it is written wrongly; None if it is missing."""
-    tag = tag_of(key)
-    if not isinstance(dataset, pydicom.Dataset) or tag not in dataset:
-        return None
-    with suppress(*UNREADABLE):
-        return dataset[tag].value
-    with suppress(*UNREADABLE):
-        return getattr(dataset.get_item(tag), "value", None)
-    return None
-
-
-def item_of(dataset: Any, key: str | int) -> Any:
-    """The first item of a sequence; None if it has none."""
-    return next(iter(value_of(dataset, key) or ()), None)
-
-
-@lru_cache(maxsize=1024)
-def tag_of(key: str | int) -> Any:
-    """pydicom's tag of a keyword or number."""
-    return Tag(key)
 
 
 def whole_number(path: Path, dataset: Any, name: str, default: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnseg.storage.images.dicom_headers import item_of, number_of, numbers_of, text_of, value_of
+from nnseg.storage.images.dicom_values import item_of, number_of, numbers_of, text_of, value_of
 
 _SIEMENS_B, _SIEMENS_DIRECTION, _GE_B, _PHILIPS_B = 0x0019100C, 0x0019100E, 0x00431039, 0x20011003
 

@@ -21,7 +21,8 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, ite
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Floats
 from nnseg.storage.images.dicom_frame import Frame
-from nnseg.storage.images.dicom_headers import UNREADABLE, number_of, open_dataset, quiet, text_of, value_of
+from nnseg.storage.images.dicom_headers import open_dataset, quiet
+from nnseg.storage.images.dicom_values import UNREADABLE, number_of, text_of, value_of
 from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
 
 _BY_GDCM = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91))

@@ -21,7 +21,8 @@ from nnseg.core.geometry import Grid, Vector, as_vector
 from nnseg.core.image import Source
 from nnseg.storage.images.dicom_frame import DicomFile
 from nnseg.storage.images.dicom_frames import read_file
-from nnseg.storage.images.dicom_headers import read_header, text_of, value_of
+from nnseg.storage.images.dicom_headers import read_header
+from nnseg.storage.images.dicom_values import text_of, value_of
 
 EMPTY_IF_UNKNOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),

@@ -29,7 +29,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.files import write_aside
 from nnseg.storage.images.cielab import to_cielab
 from nnseg.storage.images.codes import VALUE_TEXT, find_codes, standard_code
-from nnseg.storage.images.dicom_headers import quiet, text_of, value_of
+from nnseg.storage.images.dicom_headers import quiet
 from nnseg.storage.images.dicom_references import (
     Behind,
     References,
@@ -38,6 +38,7 @@ from nnseg.storage.images.dicom_references import (
     position_of,
     read_references,
 )
+from nnseg.storage.images.dicom_values import text_of, value_of
 
 _UTF8 = "ISO_IR 192"
 _STACK = "1"

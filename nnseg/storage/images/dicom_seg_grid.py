@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape
-from nnseg.storage.images.dicom_headers import item_of, number_of, numbers_of, value_of
+from nnseg.storage.images.dicom_values import item_of, number_of, numbers_of, value_of
 from nnseg.storage.images.raw import make_grid
 
 PLACE_TOLERANCE = 0.02

@@ -23,19 +23,9 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
 from nnseg.storage.images.cielab import from_cielab
 from nnseg.storage.images.codes import VALUE_TEXT
-from nnseg.storage.images.dicom_headers import (
-    UNREADABLE,
-    is_dicom,
-    item_of,
-    no_scan,
-    number_of,
-    numbers_of,
-    open_dataset,
-    quiet,
-    text_of,
-    value_of,
-)
+from nnseg.storage.images.dicom_headers import is_dicom, no_scan, open_dataset, quiet
 from nnseg.storage.images.dicom_seg_grid import SegmentFrame, read_frames, span_grid
+from nnseg.storage.images.dicom_values import UNREADABLE, item_of, number_of, numbers_of, text_of, value_of
 from nnseg.storage.images.raw import (
     READ_DEFAULTS,
     RawImage,

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnseg.storage.images import dicom_headers as headers
 from nnseg.storage.images.dicom_frame import DicomFile, Frame
-from nnseg.storage.images.dicom_headers import item_of, number_of, text_of
+from nnseg.storage.images.dicom_values import item_of, number_of, text_of
 
 SUV, ACTIVITY = "SUVbw (g/ml)", "Bq/ml"
 
