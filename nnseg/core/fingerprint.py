@@ -47,6 +47,7 @@ class CaseMeasure(FrozenModel):
         annotated: names of the labels that were annotated; None for all.
         length_unit: in which the file gives lengths; "voxel" if it gives none, so that mm are voxels.
         image, label_map: digests of their voxels, whatever the files; "" if not measured.
+        is_test: the dataset itself sets it apart for testing, so that no plan depends on it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class CaseMeasure(FrozenModel):
     length_unit: str = "mm"
     image: str = ""
     label_map: str = ""
+    is_test: bool = False
 
     @property
     def is_2d(self) -> bool:
@@ -73,7 +75,7 @@ class Fingerprint(FrozenModel):
     Args:
         format: of this record; a file without it is older.
         cases: usable ones, in the dataset's order.
-        intensities: of the foreground, one per channel.
+        intensities: of the foreground, one per channel, without test cases.
         findings: all problems of the dataset, with the reason for each unusable case.
         unusable: content hash of the files of each unusable case ("" if they cannot be read), by name.
     """
@@ -114,19 +116,24 @@ class Fingerprint(FrozenModel):
         return in_unit(case.spacing, self.length_unit)
 
     @property
+    def planned_for(self) -> tuple[CaseMeasure, ...]:
+        """The cases that a plan depends on: all but those that the dataset sets apart for testing."""
+        return tuple(case for case in self.cases if not case.is_test) or self.cases
+
+    @property
     def spacings(self) -> npt.NDArray[np.float64]:
         """(cases, 3) mm."""
-        return np.array([case.spacing for case in self.cases], np.float64)
+        return np.array([case.spacing for case in self.planned_for], np.float64)
 
     @property
     def cropped_shapes(self) -> npt.NDArray[np.float64]:
         """(cases, 3) voxels."""
-        return np.array([case.cropped_shape for case in self.cases], np.float64)
+        return np.array([case.cropped_shape for case in self.planned_for], np.float64)
 
     @property
     def relative_size_after_cropping(self) -> float:
         """Median fraction of a scan's voxels that cropping keeps."""
-        return median(prod(c.cropped_shape) / prod(c.shape) for c in self.cases)
+        return median(prod(c.cropped_shape) / prod(c.shape) for c in self.planned_for)
 
     @property
     def largest_structure_mm(self) -> Vector | None:
@@ -135,6 +142,7 @@ class Fingerprint(FrozenModel):
         The axes may come from different labels. Along any one axis, a patch of this size contains every label's largest component
         in half of the cases with that label.
         """
-        extents = [[np.multiply(c.structures[n], c.spacing) for c in self.cases if n in c.structures] for n in self.labels.names]
+        cases = self.planned_for
+        extents = [[np.multiply(c.structures[n], c.spacing) for c in cases if n in c.structures] for n in self.labels.names]
         medians = [np.percentile(of_label, 50, axis=0) for of_label in extents if of_label]
         return as_vector(np.max(medians, axis=0)) if medians else None

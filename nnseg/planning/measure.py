@@ -78,7 +78,7 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
     """
     by_name = {outcome.item.name: outcome for outcome in outcomes}
     ordered = [by_name[case.name] for case in dataset.cases]
-    measured = [o.result for o in ordered if o.result is not None]
+    measured = [_with_part(o.item, o.result) for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
     findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
     cases = [m.case for m in measured]
@@ -89,10 +89,21 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
         channels=dataset.channels,
         labels=dataset.labels,
         cases=tuple(cases),
-        intensities=pool_intensities([m.foreground for m in measured if m.foreground is not None]),
+        intensities=pool_intensities(_planned_for(measured)),
         findings=(*findings, *patient_findings(dataset), *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
     )
+
+
+def _with_part(case: Case, measured: MeasuredCase) -> MeasuredCase:
+    is_test = case.split == "test"
+    return replace(measured, case=measured.case.model_copy(update={"is_test": True})) if is_test else measured
+
+
+def _planned_for(measured: Iterable[MeasuredCase]) -> list[ForegroundSample]:
+    """The foreground of all cases but those for testing; of these too, if no other has any."""
+    found = [(m.case.is_test, m.foreground) for m in measured if m.foreground is not None]
+    return [one for is_test, one in found if not is_test] or [one for _, one in found]
 
 
 def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) -> MeasuredCase:

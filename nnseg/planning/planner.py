@@ -107,7 +107,7 @@ def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) ->
         spacing=resolution.spacing,
         shape=resolution.shape,
         heads=heads + (labels.ignore is not None),  # with background and ignore label, as nnU-Net counts them
-        voxels=math.prod(resolution.shape) * len(fingerprint.cases),
+        voxels=math.prod(resolution.shape) * len(fingerprint.planned_for),
     )
     flat = replace(volume, spacing=resolution.spacing[1:], shape=resolution.shape[1:])
     possible = {"2d": inputs(kind="2d", requirements=flat, size=fit_network(flat, rules))}

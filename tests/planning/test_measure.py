@@ -313,3 +313,15 @@ def foreground(case: Case) -> np.ndarray:
     """All labelled voxels, read by ITK."""
     image, labels = (sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in (case.images[0], case.labels))
     return image[labels > 0].astype(np.float64)
+
+
+def test_nothing_planned_depends_on_cases_that_the_dataset_sets_apart_for_testing(tmp_path: Path):
+    write_pairs(tmp_path, 3)
+    dataset = read_dataset(tmp_path)
+    *others, last = dataset.cases
+    without = measure(replace(dataset, cases=tuple(others)))
+    apart = measure(replace(dataset, cases=(*others, replace(last, split="test"))))
+    assert [case.is_test for case in apart.cases] == [False, False, True]
+    assert apart.intensities == without.intensities != measure(dataset).intensities
+    assert apart.spacings.tolist() == without.spacings.tolist()
+    assert apart.largest_structure_mm == without.largest_structure_mm

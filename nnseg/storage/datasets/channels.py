@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import NUMBER, OFTEN, Channels, Group, Named, not_used, same_name
 from nnseg.storage.datasets.names import CONTRASTS, contrast
 from nnseg.storage.datasets.patterns import common_start, pattern_of
+
+FRAME = re.compile(r"(?:t|z|frame|slice)_?\d{2,}", re.IGNORECASE)
+"""Numbers of time points and slices, which are no channels."""
 
 QUALIFIERS = frozenset(("gd", "gad", "ce", "c", "post", "pre", "contrast", "early", "late", "native", "high", "low"))
 """Words that, after the name of a channel, make the name of another one, not of a processed copy."""
@@ -89,7 +93,8 @@ def _check_channels(root: Path, groups: Sequence[Group], names: tuple[str, ...])
     largest = max(groups, key=lambda group: len(group.images))
     known = all(map(_is_contrast, names))
     copies = [n for n in names for other in names if n.startswith(other + "_") and n[len(other) + 1 :].casefold() not in QUALIFIERS]
-    if len(names) > 1 and not copies and (len(groups) > 1 or known):
+    frames = all(FRAME.fullmatch(name) for name in names)
+    if len(names) > 1 and not copies and not frames and (len(groups) > 1 or known):
         return
     files = [one.item.below for one in largest.images]
     found = f"{len(files)} images fit one label map, {largest.labels[0].item.below}: {list_some(files, 4)}"

@@ -30,8 +30,10 @@ def name_layout(roles: Roles, groups: Sequence[Group], sets: LabelSets, descript
 
 
 def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSets, cases: Sequence[Case]) -> tuple[str, ...]:
-    """What was concluded, one fact a line."""
-    lines = _sources(groups, channels, sets) if groups else []
+    """What was concluded, one fact a line; what is not trained on comes first, since not all may be shown."""
+    parts = Counter(case.split for case in cases if case.split)
+    lines = [f"{counted(n, 'case')} for {part} by the names of folders" for part, n in sorted(parts.items())]
+    lines += _sources(groups, channels, sets) if groups else []
     if sets.coding == "masks":
         lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {list_some(sets.kinds, 4)}")
     if sets.coding == "instances":
@@ -40,8 +42,6 @@ def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSet
     if subjects:
         several = f"cases of {counted(len(subjects), 'patient')}" if len(cases) > len(subjects) else "cases, one in each folder"
         lines.append(f"{len(cases)} {several}" if len(cases) > 1 else "1 case")
-    parts = Counter(case.split for case in cases if case.split)
-    lines += [f"{counted(n, 'case')} for {part} by the names of folders" for part, n in sorted(parts.items())]
     return tuple(lines)
 
 

@@ -100,7 +100,7 @@ def _assemble(
         description=description,
         labels=labels,
         channels=() if channels.numbered else channels.names,
-        inferred=list_conclusions(groups, channels, sets, cases),
+        inferred=(*pairing.inferred, *list_conclusions(groups, channels, sets, cases)),
         unused=(*roles.unused, *without, *channels.unused, *sets.unused, *unused),
     )
 

@@ -148,11 +148,16 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Images and label maps in groups, and those without a partner."""
+    """Images and label maps in groups, and those without a partner.
+
+    Args:
+        inferred: what was concluded besides, in one line each.
+    """
 
     groups: tuple[Group, ...]
     images: tuple[Named, ...]
     labels: tuple[Named, ...]
+    inferred: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)

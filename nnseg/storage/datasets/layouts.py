@@ -7,15 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nnseg.core.dataset import Reading, list_some
+from nnseg.core.dataset import Reading, counted, list_some
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.dataset_json import Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
 from nnseg.storage.datasets.items import FoundDataset, Tree
 from nnseg.storage.datasets.listed import listed_cases
 from nnseg.storage.datasets.names import folder_role
+from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.datasets.tree import list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import known_suffixes
+
+OUTLINES = (
+    "outlines in .json or .xml are not read: export them as pictures of label values, such as CVAT's Segmentation mask 1.1, "
+    "labelme2voc or, for COCO, pycocotools' annToMask"
+)
 
 OPTIONS = 'name them with --images and --labels, such as --images "*/image.nii.gz" --labels "*/labels.nii.gz"'
 
@@ -43,10 +49,23 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
         first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
         wrong = f"has no usable case ({dataset.layout}; {len(errors)} errors){first}"
         raise DatasetError.at(folder, wrong, "at least one image with a label map", "correct the files named")
+    dataset = _with_parts(folder, dataset)
     cases = (replace(case, spacing=reading.spacing) for case in dataset.cases)
     return replace(
         dataset, cases=tuple(sorted(cases, key=lambda c: c.name)), unused=(*dataset.unused, *list_unused(tree)), reading=reading
     )
+
+
+def _with_parts(folder: Path, dataset: FoundDataset) -> FoundDataset:
+    """The dataset with the parts of a split that a table beside the cases tells, if nothing else does."""
+    told = parts_of_table(folder, [case.name for case in dataset.cases])
+    if told is None or any(case.split for case in dataset.cases):
+        return dataset
+    path, parts = told
+    counts = Counter(parts.values())
+    said = ", ".join(f"{counted(n, 'case')} in {part or 'training'}" for part, n in sorted(counts.items()))
+    cases = tuple(replace(case, split=parts[case.name]) for case in dataset.cases)
+    return replace(dataset, cases=cases, inferred=(f"{path.name} puts {said}", *dataset.inferred))
 
 
 def _unknown(tree: Tree) -> DatasetError:
@@ -56,14 +75,16 @@ def _unknown(tree: Tree) -> DatasetError:
         role = folder_role(folder.name)
         if role in ("image", "label") and not any(item.folders[:1] == (folder.name,) or item.path == folder for item in tree.items):
             found = f"holds no image; found {suffixes_found(folder)}"
-            return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", "convert the files")
+            advice = OUTLINES if role == "label" and {".json", ".xml"} & set(tree.companions) else "convert the files"
+            return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", advice)
     recurring = Counter(item.path.name for item in tree.items if item.folders)
     repeated = [f"{name} in {n} folders" for name, n in recurring.most_common(5) if n > 1]
     inside = list_some([f"{p.name}/" for p in folders], 3) or "no folders"
     names = f"; {', '.join(repeated)}" if repeated else ""
     wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
     expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"
-    return DatasetError.at(tree.root, wrong, expected, OPTIONS if tree.items else "convert the files")
+    outlines = max(tree.companions[suffix] for suffix in (".json", ".xml")) > 1 and not repeated
+    return DatasetError.at(tree.root, wrong, expected, OUTLINES if outlines else OPTIONS if tree.items else "convert the files")
 
 
 LAYOUTS: dict[str, Callable[[Tree, Description | None, Reading], FoundDataset | None]] = {

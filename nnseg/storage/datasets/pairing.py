@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from nnseg.storage.datasets.items import Group, Named, Pairing
 from nnseg.storage.datasets.names import KIND_WORDS, LABEL_WORDS
@@ -101,9 +103,12 @@ def pair(images: Sequence[Named], labels: Sequence[Named], *, by_folder: bool) -
                 else:
                     left.append(label)
             todo = left
-    todo = _pair_by_folder(groups, taken, images, todo, by_folder=by_folder)
+    inferred = () if groups else _pair_by_number(groups, taken, images, todo)
+    paired = {one.item for group in groups.values() for one in group.labels} if inferred else set()
+    todo = [one for one in todo if one.item not in paired]
+    todo = todo if inferred else _pair_by_folder(groups, taken, images, todo, by_folder=by_folder)
     loose = tuple(image for image in images if id(image) not in taken)
-    return Pairing(groups=tuple(groups.values()), images=loose, labels=tuple(todo))
+    return Pairing(groups=tuple(groups.values()), images=loose, labels=tuple(todo), inferred=inferred)
 
 
 def _is_one_case(images: Sequence[Named], *, equal: bool) -> bool:
@@ -135,6 +140,33 @@ def _add(groups: dict[Key, Group], taken: dict[int, Key], found: Sequence[Named]
         if id(image) not in taken:
             group.images.append(image)
             taken[id(image)] = key
+
+
+def _pair_by_number(
+    groups: dict[Key, Group], taken: dict[int, Key], images: Sequence[Named], labels: Sequence[Named]
+) -> tuple[str, ...]:
+    """Put DATA_001 and MASK_001 into a group, where numbers alone tell all images apart, and all label maps; what was concluded.
+
+    Numbers count in each folder of cases, if most label maps lie in one, or for all images, if every label map has one.
+    """
+    of_images, of_labels = _numbers(images), _numbers(labels)
+    for key_of in (_in_place, _anywhere):
+        by_key = {key_of(image, (number,)): image for image, number in of_images}
+        found = [(image, label) for label, number in of_labels if (image := by_key.get(key_of(label, (number,))))]
+        enough = 2 * len(found) >= len(labels) if key_of is _in_place else len(found) == len(labels)
+        if len(by_key) == len(of_images) > 1 and found and enough and len(found) == len({id(image) for image, _ in found}):
+            for image, label in found:
+                _add(groups, taken, [image], replace(label, rest=image.words), image.words)
+            image, label = found[0]
+            return (f"pairs by the numbers in names, such as {image.item.path.name} and {label.item.path.name}",)
+    return ()
+
+
+def _numbers(named: Sequence[Named]) -> list[tuple[Named, str]]:
+    """The number at the end of each name; [] if the names differ in anything else."""
+    found = [(one, match) for one in named if one.rest and (match := re.fullmatch(r"(\D*)0*(\d+)", one.rest[-1]))]
+    before = {(*one.rest[:-1], match[1]) for one, match in found}
+    return [(one, match[2]) for one, match in found] if len(found) == len(named) and len(before) == 1 else []
 
 
 def _pair_by_folder(

@@ -88,7 +88,7 @@ def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabel
         if c.name in problems
     ]
     if not shown:
-        raise no_label(folder, errors)
+        raise no_label(folder, errors, empty=False)
     about = found.description
     meaning = find_meaning(
         folder,

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnseg.core.dataset import Case, Fold, counted, listed
 from nnseg.core.errors import DatasetError
-from nnseg.storage.tables import CaseTable, Row, read_case_table
+from nnseg.storage.tables import CaseTable, Row, read_case_table, read_rows
 
 SPLIT_FILE = "splits_final.json"
 """nnU-Net's name of the file with its folds."""
@@ -24,6 +24,9 @@ PARTS = {
     "test": TEST, "testing": TEST, "ts": TEST,
 }  # fmt: skip
 """Parts by the names that tables, datalists and folds have for them."""
+
+LARGEST_TABLE = 1 << 24
+"""Bytes of a table that is read unasked."""
 
 YES = ("1", "true", "yes", "x")
 
@@ -89,6 +92,30 @@ def split_of_cases(cases: Iterable[Case]) -> GivenSplit | None:
     """The division that the dataset itself states for its cases; None if it states none."""
     parts = {case.name: case.split for case in cases}
     return split_of_parts(parts, source="the dataset") if any(parts.values()) else None
+
+
+def parts_of_table(folder: Path, names: Collection[str]) -> tuple[Path, dict[str, str]] | None:
+    """The part of each case by a table in a dataset's folder with a column "split", as TotalSegmentator has it; None without one.
+
+    Some column must name all cases, and the column "split" say a part of each.
+    """
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv")):
+        if path.stat().st_size > LARGEST_TABLE:
+            continue
+        try:
+            header, *rows = [cells for _, cells in read_rows(path)] or [[]]
+        except DatasetError:
+            continue
+        columns = [name.casefold() for name in header]
+        if "split" not in columns:
+            continue
+        rows = [row for row in rows if len(row) == len(header)]
+        for column in range(len(header)):
+            parts = {row[column]: PARTS.get(row[columns.index("split")].casefold()) for row in rows}
+            found = {name: part for name in names if (part := parts.get(name)) is not None}
+            if len(found) == len(names) and len(set(found.values())) > 1:
+                return path, found
+    return None
 
 
 def split_of_parts(parts: Mapping[str, str], *, source: str) -> GivenSplit:

@@ -1,11 +1,21 @@
 """Public datasets as they are downloaded, by the names of their files alone."""
 
+from pathlib import Path
+
 import pytest
 from test_layouts import found, grid, make, shape
 
-from nnseg.core.dataset import describe_unused
+from nnseg.core.dataset import Dataset, describe_unused
 from nnseg.core.errors import DatasetError
+from nnseg.core.labels import Labels
 from nnseg.storage.datasets.find_scans import find_scans
+from nnseg.storage.datasets.patients import find_patients
+from nnseg.storage.datasets.read import read_dataset
+
+DATASET = {
+    "name": "d", "folder": Path("d"), "layout": "", "channels": ("image",), "suffix": ".tif",
+    "labels": Labels(names=("a", "b"), values=(0, 1)),
+}  # fmt: skip
 
 MRI = ("flair", "t1", "t1ce", "t2")
 
@@ -144,3 +154,64 @@ def test_atlas_has_label_maps_beside_the_scans_of_subjects(tmp_path):
     assert [case.subject for case in dataset.cases] == ["r001s001", "r001s002", "r002s001", "r002s002"]
     assert dataset.channels == ("T1w",)
     assert describe_unused(dataset.unused) == ("not used: no label map",)
+
+
+def test_numbers_pair_images_and_label_maps_of_other_names(tmp_path):
+    dataset = found(make(tmp_path, *grid("DATA/DATA_00<0>.nrrd", (1, 2, 3)), *grid("MASK/MASK_0<0>.nrrd", (1, 2))))
+    assert shape(dataset, tmp_path) == {
+        "DATA_001": (["DATA/DATA_001.nrrd"], ["MASK/MASK_01.nrrd"]),
+        "DATA_002": (["DATA/DATA_002.nrrd"], ["MASK/MASK_02.nrrd"]),
+    }
+    assert dataset.inferred[0] == "pairs by the numbers in names, such as DATA_001.nrrd and MASK_01.nrrd"
+
+
+def test_the_cell_tracking_challenge_has_a_folder_of_numbered_frames_for_each_sequence(tmp_path):
+    make(tmp_path, *grid("C/0<0>/t00<1>.tif", (1, 2), (0, 1)), *grid("C/0<0>_GT/SEG/man_seg00<1>.tif", (1, 2), (0, 1)))
+    dataset = found(make(tmp_path, *grid("C/0<0>_GT/TRA/man_track00<1>.tif", (1, 2), (0, 1))))
+    assert shape(dataset, tmp_path)["02_t001"] == (["C/02/t001.tif"], ["C/02_GT/SEG/man_seg001.tif"])
+    assert [case.name for case in dataset.cases] == ["01_t000", "01_t001", "02_t000", "02_t001"]
+    assert find_patients(Dataset(cases=dataset.cases, **DATASET)).of["02_t001"] == "02"
+
+
+def test_numbered_frames_are_no_channels(tmp_path):
+    make(tmp_path, *grid("p<0>/t0<1>.tif", (1, 2), (0, 1, 2)), *grid("p<0>/gt.tif", (1, 2)))
+    with pytest.raises(DatasetError, match="3 images fit one label map"):
+        found(tmp_path)
+
+
+def test_numbers_pair_nothing_where_most_label_maps_have_no_image(tmp_path):
+    with pytest.raises(DatasetError, match="has no usable case"):
+        found(make(tmp_path, *grid("DATA/DATA_<0>.nrrd", (1, 2)), *grid("MASK/MASK_<0>.nrrd", (2, 3, 4))))
+    more = found(make(tmp_path / "more", *grid("DATA/DATA_<0>.nrrd", (1, 2)), *grid("MASK/MASK_<0>.nrrd", (1, 2, 3))))
+    assert [finding.case for finding in more.findings] == ["MASK_3"]
+
+
+def test_a_png_beside_each_jpeg_of_the_same_name_is_its_label_map(tmp_path):
+    dataset = found(make(tmp_path, *grid("<0>.<1>", (1, 2), ("jpg", "png"))))
+    assert shape(dataset, tmp_path) == {"1": (["1.jpg"], ["1.png"]), "2": (["2.jpg"], ["2.png"])}
+    with pytest.raises(DatasetError, match="has no known layout"):
+        found(make(tmp_path, "3.png"))
+
+
+def test_a_table_with_a_column_of_the_split_tells_parts(tmp_path):
+    make(tmp_path, *grid("s000<0>/ct.nii.gz", range(4)), *grid("s000<0>/segmentations/<1>.nii.gz", range(4), ("aorta", "liver")))
+    table = "image_id;age;split\ns0000;5;train\ns0001;5;train\ns0002;5;val\ns0003;5;test\ns0009;5;test\n"
+    (tmp_path / "meta.csv").write_text(table)
+    dataset = found(tmp_path)
+    assert [case.split for case in dataset.cases] == ["", "", "validation", "test"]
+    assert dataset.inferred[0] == "meta.csv puts 2 cases in training, 1 case in test, 1 case in validation"
+    (tmp_path / "meta.csv").write_text(table.replace("s0001", "s0007"))
+    assert {case.split for case in found(tmp_path).cases} == {""}
+
+
+@pytest.mark.parametrize("name", ["annotations/instances.json", "1.json", "Annotations/1.xml"])
+def test_outlines_are_refused_with_what_to_export(tmp_path, name):
+    make(tmp_path, "images/1.jpg" if "/" in name else "1.jpg", name, name.replace("1.", "2.").replace("instances", "more"))
+    with pytest.raises(DatasetError, match=r"(\.json|\.xml) .*outlines in \.json or \.xml are not read"):
+        found(tmp_path)
+
+
+def test_label_maps_of_which_none_can_be_read_are_no_empty_ones(tmp_path):
+    make(tmp_path, *grid("<0>/<1>.png", ("images", "masks"), (1, 2)))
+    with pytest.raises(DatasetError, match=r"none of 2 label maps can be read; the first: case 1: .*masks/1.png"):
+        read_dataset(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from nnseg.core.dataset import Case, Finding
+from nnseg.core.dataset import Case, Finding, counted
 from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
 from nnseg.core.label_files import LabelCoding, LabelSource, label_paths
@@ -124,8 +124,15 @@ def _count_components(labels_ZYX: Integers, values: Sequence[int]) -> dict[tuple
     return {(str(value),): int(n) for value, n in zip(values, parts, strict=True)}
 
 
-def no_label(folder: Path, problems: Sequence[Finding]) -> DatasetError:
-    """The error of a dataset whose label maps show no label."""
-    first = f"; the first problem: {problems[0]}" if problems else ""
-    found_text = f"shows no label: no usable label map has a value other than 0{first}"
+def no_label(folder: Path, problems: Sequence[Finding], *, empty: bool = True) -> DatasetError:
+    """The error of a dataset whose label maps show no label.
+
+    Args:
+        empty: some of them can be read.
+    """
+    first = f"; the first: {problems[0]}" if problems else ""
+    if not empty:
+        return DatasetError(f"{folder}: none of {counted(len(problems), 'label map')} can be read{first}")
+    others = f"; {len(problems)} cannot be read{first}" if problems else ""
+    found_text = f"shows no label: no label map that can be read has a value other than 0{others}"
     return DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps")
