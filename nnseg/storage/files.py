@@ -51,10 +51,14 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+|\.tmp\w{6}")
+"""Names of temporary files: those of `write_aside`, and those that safetensors writes beside."""
+
+
 def sweep(folder: Path, *, inside: bool = True) -> None:
     """Remove temporary files of killed processes; no other process may be writing in the folder or, with ``inside``, below it."""
     for path in folder.rglob(".*") if inside else folder.glob(".*"):
-        if re.match(r"\.[0-9a-f]{8}\.", path.name) and path.is_file():
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -38,7 +38,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_aside_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".0123abcd.plan.toml", ".lock", ".hidden", "plan.toml"):
+    for name in (".0123abcd.plan.toml", ".tmp7U3QvL", ".lock", ".hidden", "plan.toml"):
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "plan.toml"]
