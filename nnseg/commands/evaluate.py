@@ -86,7 +86,8 @@ def evaluate_folders(
     found = pair_folders(predictions, references, labels, workers=workers)
     log_pairs(found)
     measures = Measures(tolerances=tolerances, instances=tuple(dict.fromkeys((*known, *found.instances, *instances))))
-    scores = evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, workers=workers)
+    notes = (*found.notes, *found.doubts)
+    scores = evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, notes=notes, workers=workers)
     return EvaluatedScores(scores=scores, pairs=found.pairs, labels=found.labels)
 
 

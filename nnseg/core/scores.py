@@ -170,6 +170,7 @@ class Scores(FrozenModel):
         metrics: names, in order.
         cases: sorted by name.
         failed: cases that could not be scored; they are in no average.
+        notes: how files were paired and read, as far as files or users did not say it, in one line each.
     """
 
     labels: tuple[str, ...]
@@ -177,6 +178,7 @@ class Scores(FrozenModel):
     cases: tuple[CaseScore, ...]
     failed: tuple[Failure, ...] = ()
     averages: Averages
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Scores:

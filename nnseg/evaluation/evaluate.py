@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from nnseg.core.dataset import counted
+from nnseg.core.dataset import counted, listed
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
@@ -28,13 +28,20 @@ OVERLAP = Measures(tolerances=())
 
 
 def evaluate(
-    pairs: Sequence[FilePair], labels: Labels, *, failed: Sequence[Failure] = (), measures: Measures | None = None, workers: int = 1
+    pairs: Sequence[FilePair],
+    labels: Labels,
+    *,
+    failed: Sequence[Failure] = (),
+    measures: Measures | None = None,
+    notes: Sequence[str] = (),
+    workers: int = 1,
 ) -> Scores:
     """Scores of the given pairs; a pair that cannot be compared fails alone.
 
     Args:
         failed: cases that failed before, listed with those that fail here.
         measures: what to measure besides overlap; distances, if None.
+        notes: of the pairs; those on how they were read are added, and logged.
         workers: number of processes, which does not change the scores.
 
     Raises:
@@ -45,12 +52,30 @@ def evaluate(
     if unknown:
         raise EvaluationError(f"instances of {min(unknown)} cannot be counted; the labels are {', '.join(labels.foreground)}")
     outcomes = list(map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
-    units = Counter(o.result.length_unit for o in outcomes if o.result)
+    scored = [o.result for o in outcomes if o.result is not None]
+    more = [*_describe_units(one for one, _ in scored), *_group_notes(scored)]
+    for note in more:
+        log.warning(note)
+    reasons = [Failure(name=o.item.name, reason=o.reason) for o in outcomes if o.reason is not None]
+    scores = summarize([one for one, _ in scored], labels, failed=[*failed, *reasons])
+    return scores.model_copy(update={"notes": (*notes, *more)})
+
+
+def _describe_units(cases: Iterable[CaseScore]) -> Iterator[str]:
+    """A line if lengths are measured in several units."""
+    units = Counter(case.length_unit for case in cases)
     if len(units) > 1:
         found = ", ".join(f"{counted(n, 'case')} in {length_name(unit)}" for unit, n in units.most_common())
-        log.warning("lengths are measured in different units, by what the files say (%s): their means mix them", found)
-    reasons = [Failure(name=o.item.name, reason=o.reason) for o in outcomes if o.reason is not None]
-    return summarize([o.result for o in outcomes if o.result is not None], labels, failed=[*failed, *reasons])
+        yield f"lengths are measured in different units, by what the files say ({found}): their means mix them"
+
+
+def _group_notes(scored: Iterable[tuple[CaseScore, Sequence[str]]]) -> list[str]:
+    """A line for each different note, with the cases that it is about."""
+    cases: dict[str, list[str]] = {}
+    for case, notes in scored:
+        for note in notes:
+            cases.setdefault(note, []).append(case.name)
+    return [f"{listed(names)}: {note}" for note, names in cases.items()]
 
 
 def score(
@@ -125,8 +150,12 @@ def _score(
     return _case_score(name, measured, length_unit_of(prediction, reference))
 
 
-def _score_pair(pair: FilePair, *, labels: Labels, measures: Measures) -> CaseScore:
+def _score_pair(pair: FilePair, *, labels: Labels, measures: Measures) -> tuple[CaseScore, list[str]]:
+    """The score of a pair, and notes on how its files were read, without their names."""
     read = read_numbered_pair(pair, labels)
-    return _score(
+    sides = (("prediction", read.prediction), ("reference", read.reference))
+    notes = [f"{side} {note.partition(': ')[2]}" for side, label_map in sides for note in label_map.notes]
+    scored = _score(
         pair.name, read.prediction, read.reference, labels, annotated=pair.annotated, measures=measures, objects=read.objects
     )
+    return scored, notes

@@ -16,7 +16,7 @@ from nnseg.storage.datasets.dataset_json import read_description
 from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
-from nnseg.storage.images.formats import FORMATS, stem_of, suffix_of
+from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, stem_of, suffix_of
 from nnseg.storage.predictions import RECORD, Predictions, own_files
 
 NO_LABELS = ("uncertainty map", "probabilities")
@@ -52,7 +52,7 @@ def _of_files(folder: Path) -> LabelFolder:
     """The label maps that lie in a folder itself."""
     files, beside = dict[str, Path](), 0
     for path in sorted(_label_files(folder), key=lambda path: (suffix_of(path) == SEGMENTATION, path)):
-        name = stem_of(path)
+        name = folder_stem(path) if path.is_dir() else stem_of(path)
         other = files.setdefault(name, path)
         if other != path and suffix_of(path) != SEGMENTATION:
             raise EvaluationError(f"{other.name} and {path.name} in {folder} are both called {name}; remove one")
@@ -65,12 +65,18 @@ def _of_files(folder: Path) -> LabelFolder:
 
 
 def _label_files(folder: Path) -> Iterator[Path]:
-    """Files in a folder that may be label maps; hidden files are remains of interrupted writing."""
+    """Files, and folders that are one image, in a folder that may be label maps; hidden ones are remains of interrupted writing."""
     own = own_files(folder)
     for path in folder.iterdir():
         known = suffix_of(path) in FORMATS or suffix_of(path) == SEGMENTATION
-        if known and path.is_file() and not path.name.startswith(".") and own.get(path) not in NO_LABELS:
+        found = _is_image(path) if path.is_dir() else known and path.is_file()
+        if found and not path.name.startswith(".") and own.get(path) not in NO_LABELS:
             yield path
+
+
+def _is_image(folder: Path) -> bool:
+    """True for a folder that is one image, as of OME-Zarr."""
+    return any(form.is_image is not None and form.is_image(folder) for form in FOLDER_FORMATS.values())
 
 
 def _files_below(folder: Path) -> tuple[Path, ...]:
@@ -100,7 +106,8 @@ def _of_folders(folder: Path, below: Mapping[str, Sequence[Path]]) -> LabelFolde
 
 def _without(case: str, stem: str) -> str:
     """The label's name in the name of a file that may begin with the case's."""
-    return stem.removeprefix(case).strip("_-. ") or stem
+    rest = stem.removeprefix(case)
+    return rest.strip("_-. ") or stem if rest[:1] in (*"_-. ", "") else stem
 
 
 def _is_dataset(folder: Path) -> bool:

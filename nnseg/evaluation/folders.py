@@ -47,7 +47,9 @@ def evaluate_folders(
     """
     found = pair_folders(predictions, references, labels, workers=workers)
     log_pairs(found)
-    return evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, workers=workers)
+    return evaluate(
+        found.pairs, found.labels, failed=found.failed, measures=measures, notes=(*found.notes, *found.doubts), workers=workers
+    )
 
 
 def log_pairs(found: FolderPairs) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nnseg.core.dataset import list_some
 from nnseg.core.errors import EvaluationError
-from nnseg.core.label_files import LabelSource
+from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels, Region
 from nnseg.evaluation.label_folder import LabelFolder
 from nnseg.evaluation.shown_labels import Named, Side, by_plain_name, look_at, pairs_of, plain
@@ -49,6 +49,10 @@ def find_legend(predictions: LabelFolder, references: LabelFolder, declared: Lab
         EvaluationError: a folder holds scans, or nothing but background; or what one shows cannot be matched with the other.
         DatasetError: the label maps of a folder cannot be understood.
     """
+    left_out: list[str] = []
+    if declared:
+        (predictions, *without), (references, *more) = (_only_declared(folder, declared) for folder in (predictions, references))
+        left_out = [note for note in (*without, *more) if note]
     known = declared or _on_record(predictions, references)
     made, given = (look_at(folder, declared or folder.labels, known, workers) for folder in (predictions, references))
     if not declared and not given.shows_labels:
@@ -63,8 +67,31 @@ def find_legend(predictions: LabelFolder, references: LabelFolder, declared: Lab
         if declared
         else tuple(dict.fromkeys(n for side in (given, made) for n in side.objects if n in labels.foreground)),
         failed=given.failed | made.failed,
-        notes=(*given.inferred, *made.inferred, *notes),
+        notes=(*left_out, *given.inferred, *made.inferred, *notes),
     )
+
+
+def _only_declared(folder: LabelFolder, declared: Labels) -> tuple[LabelFolder, str]:
+    """The folder without masks of labels that are not declared, and a line that names these, or "".
+
+    Raises:
+        EvaluationError: a case has no other masks.
+    """
+    known = by_plain_name(declared)
+    others = sorted({mask for masks in folder.masks.values() for mask in masks if plain(mask) not in known})
+    if not others:
+        return folder, ""
+    files, masks = dict(folder.files), dict[str, tuple[str, ...]]()
+    for case, names in folder.masks.items():
+        kept = [(name, path) for name, path in zip(names, label_paths(folder.files[case]), strict=True) if plain(name) in known]
+        if not kept:
+            found = f"{folder.path} has masks of {list_some(names, MOST_NAMED)} for {case}"
+            expected = ", ".join(declared.names[1:])
+            raise EvaluationError(f"{found}; the labels are {expected}; rename the files by these, or leave out --labels")
+        masks[case] = tuple(name for name, _ in kept)
+        files[case] = LabelFiles(paths=tuple(path for _, path in kept), coding="masks")
+    note = f"{folder.path}: masks of {list_some(others, MOST_NAMED)} are left out, since --labels declares no such labels"
+    return replace(folder, files=files, masks=masks), note
 
 
 def _on_record(predictions: LabelFolder, references: LabelFolder) -> Labels | None:

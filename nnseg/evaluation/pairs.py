@@ -28,6 +28,9 @@ WITH_SEGMENTS = (".dcm", ".nrrd", ".nhdr")
 SAME_STEPS = 1e-3
 """Share of a voxel by which the steps of two grids may differ."""
 
+PADDED = "label map: covers a part of the grid, whole voxels away; the rest is taken for background"
+"""Note of a label map that is cropped."""
+
 MOST_VALUES = 10
 """Undeclared values listed in a message."""
 
@@ -111,7 +114,8 @@ def _on_common_grid(prediction: LabelMap, reference: LabelMap, *, pad: tuple[boo
     for side, begin, _ in sides:
         labels = np.zeros(shape, side.labels.dtype)
         labels[Box(start=as_shape(begin), stop=as_shape(np.add(begin, side.grid.shape))).slices] = side.labels
-        padded.append(replace(side, labels=labels, grid=grid))
+        notes = (*side.notes, PADDED) if side.grid.shape != shape else side.notes
+        padded.append(replace(side, labels=labels, grid=grid, notes=notes))
     return padded[0], padded[1]
 
 

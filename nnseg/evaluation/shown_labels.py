@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -122,7 +122,8 @@ def look_at(folder: LabelFolder, own: Labels | None, known: Labels | None, worke
         return Side(labels=None, sources=sources, shown={}, values=frozenset(), names={}, failed=failed)
     cases = [Case(name=name, images=label_paths(source), labels=source) for name, source in sources.items()]
     meaning = find_meaning(folder.path, cases, shown, declared=own, instances=folder.instances)
-    return _side(sources, shown, meaning, own, mask_labels)
+    side = _side(sources, shown, meaning, own, mask_labels)
+    return replace(side, inferred=tuple(f"{folder.path}: {line}" for line in side.inferred))
 
 
 def _side(

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import zarr
 from dicom_series import write_series
 from PIL import Image
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, Region
+from nnseg.core.scores import Scores
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate
 from nnseg.evaluation.folders import evaluate_folders, pair_folders
@@ -150,7 +152,7 @@ def test_segments_are_matched_by_their_names_not_by_their_values(tmp_path):
     found, scores = scored(tmp_path)
     assert sorted(scores.labels) == ["liver", "spleen"]
     assert [mask.dice for mask in scores.cases[0].labels.values()] == [1.0, 1.0]
-    assert found.notes[0] == "label names from the headers of 1 label maps"
+    assert found.notes[0].endswith(": label names from the headers of 1 label map")
     assert found.notes[2] == "labels found in the label maps: liver=1, spleen=2; --labels or a dataset.json can name them"
 
 
@@ -285,7 +287,7 @@ def test_numbers_of_objects_are_foreground_and_objects_that_touch_stay_apart(tmp
         write(tmp_path / "made" / f"{i}.png", squares(rows, 0, numbered=True))
     found, scores = scored(tmp_path)
     assert (found.labels.names, found.instances) == (("background", "object"), ("object",))
-    assert found.notes[0] == "values number the objects of each label map (10 to 30): all are object"
+    assert found.notes[0].endswith(": values number the objects of each label map (10 to 30): all are object")
     assert [case.mean_dice for case in scores.cases] == [1.0, 1.0, 1.0]
     lesions = evaluate(found.pairs, found.labels, measures=Measures(instances=found.instances)).cases[1].labels["object"].lesions
     assert (lesions.reference, lesions.predicted, lesions.panoptic_quality) == (20, 20, 1.0)
@@ -382,3 +384,53 @@ def test_a_prediction_for_a_turned_photo_is_compared_with_masks_drawn_upright_or
     prediction, reference = read_pair(pair, Labels(names=("background", "organ"), values=(0, 1)))
     assert np.array_equal(prediction.labels, labels)
     assert np.array_equal(reference.labels, labels)
+
+
+def test_masks_of_labels_that_are_not_declared_are_left_out_and_named(tmp_path):
+    write(tmp_path / "made" / "a.nii.gz")
+    for number, label in ((1, "Liver"), (2, "spleen"), (2, "aorta")):
+        write(tmp_path / "given" / "a" / f"{label}.nii.gz", mask_of(number))
+    found, scores = scored(tmp_path, labels=ORGANS)
+    assert [mask.dice for mask in scores.cases[0].labels.values()] == [1.0, 1.0]
+    assert "masks of aorta are left out, since --labels declares no such labels" in found.notes[-1]
+    with pytest.raises(EvaluationError, match="has masks of Liver, aorta, spleen for a; the labels are lung; rename"):
+        pair_folders(tmp_path / "made", tmp_path / "given", Labels(names=("background", "lung"), values=(0, 1)))
+
+
+def test_how_files_were_read_is_logged_once_for_all_cases_and_kept_in_the_scores(tmp_path, caplog):
+    caplog.set_level("INFO", logger="nnseg")
+    for name in ("a", "b"):
+        write(tmp_path / "made" / f"{name}.nii.gz")
+        image = sitk.GetImageFromArray(VOLUME[1:3])
+        image.SetOrigin((0.0, 0.0, 1.0))
+        (tmp_path / "given").mkdir(exist_ok=True)
+        sitk.WriteImage(image, str(tmp_path / "given" / f"{name}.nii.gz"))
+    scores = evaluate_folders(tmp_path / "made", tmp_path / "given")
+    assert [case.mean_dice for case in scores.cases] == [1.0, 1.0]
+    assert scores.notes == (
+        "labels found in the label maps: label 1=1, label 2=2; --labels or a dataset.json can name them",
+        "cases a, b: reference covers a part of the grid, whole voxels away; the rest is taken for background",
+    )
+    assert tuple(caplog.messages) == scores.notes
+    assert Scores.model_validate_json(scores.model_dump_json()) == scores
+
+
+def test_a_mask_that_fits_a_turned_photo_twice_is_said_to_be_taken_upright(tmp_path):
+    data = Image.Exif()
+    data[274] = 3
+    (tmp_path / "made").mkdir()
+    Image.fromarray(VOLUME[1]).save(tmp_path / "made" / "a.png", exif=data)
+    write(tmp_path / "given" / "a.png", VOLUME[1])
+    (note,) = evaluate_folders(tmp_path / "made", tmp_path / "given", measures=Measures(tolerances=())).notes[1:]
+    assert note.startswith("case a: reference is taken as drawn on the upright picture")
+
+
+def test_folders_of_ome_zarr_are_label_maps(tmp_path):
+    for side in ("made", "given"):
+        group = zarr.open_group(tmp_path / side / "a.ome.zarr", mode="w", zarr_format=2)
+        group.create_array("0", data=VOLUME)
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        scale = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [2.0, 1.0, 1.0]}]}
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [scale]}]
+    _, scores = scored(tmp_path)
+    assert [(case.name, case.mean_dice, case.length_unit) for case in scores.cases] == [("a", 1.0, "um")]

@@ -118,7 +118,7 @@ def read_raw_labels(path: Path) -> RawImage:
     """The label map of a file, or of a folder of files of a format that has label maps of its own."""
     form = folder_format(path)
     options = ReadOptions(as_labels=True)
-    return form.read_labels(path, options) if form and form.read_labels else read_raw_file(path, options)
+    return (form.read_labels or form.read)(path, options) if form else read_raw_file(path, options)
 
 
 def read_raw_file(path: Path, options: ReadOptions) -> RawImage:

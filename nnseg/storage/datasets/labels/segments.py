@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nnseg.core.dataset import Finding, list_some, listed
+from nnseg.core.dataset import Finding, counted, list_some, listed
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.labels.masks import by_marks
 from nnseg.storage.datasets.labels.request import MOST_NAMED, LabelMeaning, Request
@@ -26,7 +26,7 @@ def name_segments(request: Request) -> LabelMeaning:
     _refuse_without_header(request, bool(differ), {str(v) for _, v in values.values()})
     names = {value: name for name, value in values.values()}
     singles = {case: {name: values[name.casefold()][1] for name in headers[case]} for case in request.usable()}
-    said = f"label names from the headers of {sum(map(bool, headers.values()))} label maps"
+    said = f"label names from the headers of {counted(sum(map(bool, headers.values())), 'label map')}"
     line = f"{said}; {list_some(differ, MOST_NAMED)} had other values in some and were mapped by name" if differ else said
     return by_marks(request, singles, names, "segments", (line,))
 
