@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.dataset_json import read_description
+from nnseg.storage.datasets.dataset_json import DESCRIPTION, read_description
 from nnseg.storage.run import Run
 
 
@@ -20,7 +20,7 @@ def read_legend(path: Path) -> tuple[Labels, tuple[str, ...]]:
     if Run(path).exists:
         dataset = Run(path).dataset
         return dataset.labels, dataset.instances
-    file = path / "dataset.json" if path.is_dir() else path
+    file = path / DESCRIPTION if path.is_dir() else path
     if not file.is_file():
         raise EvaluationError(f"{path} does not define labels; give a run folder or a dataset.json")
     description = read_description(file)

@@ -17,6 +17,9 @@ for its value; its colour; or just that its value is not 0, values being numbers
 OBJECT: Final = "object"
 """Key of `LabelFiles.values` for instances."""
 
+Marks = Mapping[tuple[str, ...], int]
+"""Voxels of each mark of a label map; values are marks like ("3",)."""
+
 
 class LabelFiles(FrozenModel):
     """The files of a label map, and how they say which label a voxel has.

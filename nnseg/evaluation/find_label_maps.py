@@ -12,7 +12,7 @@ from nnseg.core.dataset import counted
 from nnseg.core.errors import DatasetError, EvaluationError, RunError
 from nnseg.core.label_files import LabelFiles
 from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
-from nnseg.storage.datasets.dataset_json import read_description
+from nnseg.storage.datasets.dataset_json import DESCRIPTION, read_description
 from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
@@ -21,8 +21,6 @@ from nnseg.storage.predictions import RECORD, Predictions, own_files
 
 NO_LABELS = ("uncertainty map", "probabilities")
 """Kinds of own files (`own_files`) that are no label maps."""
-
-DESCRIPTION = "dataset.json"
 
 
 def find_label_maps(folder: Path) -> LabelFolder:

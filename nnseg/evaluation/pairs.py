@@ -14,6 +14,7 @@ from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.label_codings import decode_instances
+from nnseg.storage.images.nrrd import NRRD
 from nnseg.storage.images.read import read_label_map
 from nnseg.storage.images.resampling import share_inside
 
@@ -22,7 +23,7 @@ GRID_TOLERANCE = 0.1
 
 WITHOUT_POSITIONS = (".png", ".gif", ".bmp", ".tif", ".tiff")
 
-WITH_SEGMENTS = (".dcm", ".nrrd", ".nhdr")
+WITH_SEGMENTS = (".dcm", *NRRD)
 """Suffixes of files that often cover no more than their segments."""
 
 SAME_STEPS = 1e-3

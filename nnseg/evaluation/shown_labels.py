@@ -16,7 +16,7 @@ from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
 from nnseg.storage.datasets.labels.meaning import find_meaning
-from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, show_labels
+from nnseg.storage.datasets.labels.request import BLACK, LabelMeaning, ShownLabels, show_labels
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.read import read_marks, read_scan
 from nnseg.system.parallel import map_items
@@ -118,7 +118,7 @@ def look_at(folder: LabelFolder, own: Labels | None, known: Labels | None, worke
     failed = {outcome.item: outcome.reason for outcome in outcomes if outcome.reason}
     _check_no_scans(folder, contents, list(failed.values()))
     shown = {name: content for name, content in contents.items() if isinstance(content, ShownLabels)}
-    if own is None and all(set(one.marks) <= {(), ("0",), ("#000000",)} for one in shown.values()):
+    if own is None and all(set(one.marks) <= {(), ("0",), (BLACK,)} for one in shown.values()):
         return Side(labels=None, sources=sources, shown={}, values=frozenset(), names={}, failed=failed)
     cases = [Case(name=name, images=label_paths(source), labels=source) for name, source in sources.items()]
     meaning = find_meaning(folder.path, cases, shown, declared=own, instances=folder.instances)

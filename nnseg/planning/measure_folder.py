@@ -24,7 +24,7 @@ from nnseg.planning.duplicates import voxel_digest
 from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure, measure_case, read_and_measure, sample_size
 from nnseg.storage.datasets.content import case_key, content_hash
 from nnseg.storage.datasets.items import FoundDataset
-from nnseg.storage.datasets.labels.request import ShownLabels, show_labels
+from nnseg.storage.datasets.labels.request import BLACK, ShownLabels, show_labels
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import make_dataset, name_channels, needs_look, understand
 from nnseg.storage.datasets.read_case import check_channels, check_values, place_labels, read_case_scan
@@ -32,7 +32,6 @@ from nnseg.storage.images.label_codings import MarkedMap
 from nnseg.storage.images.read import read_marks
 from nnseg.system.parallel import Outcome, map_items
 
-BLACK = "#000000"
 UNUSED = "\0"
 """Name of a provisional label that no voxel has."""
 

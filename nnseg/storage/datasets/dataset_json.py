@@ -13,6 +13,9 @@ from pydantic import ValidationError
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
 
+DESCRIPTION = "dataset.json"
+"""Name of the file."""
+
 ANNOTATED_KEY = "annotated_labels"
 
 ABOUT = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Reading, counted, list_some
 from nnseg.core.errors import DatasetError
-from nnseg.storage.datasets.dataset_json import Description, read_description
+from nnseg.storage.datasets.dataset_json import DESCRIPTION, Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
 from nnseg.storage.datasets.items import FoundDataset, Tree
 from nnseg.storage.datasets.listed import listed_cases
@@ -37,7 +37,7 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
         raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
     if reading.layout and reading.layout not in LAYOUTS:
         raise DatasetError(f'there is no layout "{reading.layout}"; write one of {", ".join(LAYOUTS)}')
-    path = folder / "dataset.json"
+    path = folder / DESCRIPTION
     description = read_description(path) if path.is_file() else None
     tree = walk(folder)
     tried = [LAYOUTS[reading.layout]] if reading.layout else LAYOUTS.values()

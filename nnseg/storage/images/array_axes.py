@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnseg.core.errors import ScanError
-
-FEW = 4
-"""A first or last axis up to this length may be one of channels or colours."""
-
+from nnseg.storage.images.raw import FEW
 
 ADVICE = 'write {"axes": "ZYX", "spacing": [z, y, x]} with the letters that fit (C for channels) to CASE.json beside it'
 

@@ -17,7 +17,7 @@ from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
-from nnseg.storage.images.nrrd import nrrd_files
+from nnseg.storage.images.nrrd import NRRD, nrrd_files
 from nnseg.storage.images.ome_zarr import is_store, read_store, store_files
 from nnseg.storage.images.pictures import read_picture, write_picture
 from nnseg.storage.images.raw import RawImage, ReadOptions, check_file
@@ -170,7 +170,7 @@ def stem_of(path: Path) -> str:
     """A file's name without the suffix that `suffix_of` finds, and without the ".seg" that 3D Slicer puts before ".nrrd"."""
     suffix = suffix_of(path)
     stem = path.name[: len(path.name) - len(suffix)]
-    return re.sub(r"(?<=.)\.seg$", "", stem, flags=re.IGNORECASE) if suffix in SLICER else stem
+    return re.sub(r"(?<=.)\.seg$", "", stem, flags=re.IGNORECASE) if suffix in NRRD else stem
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -191,8 +191,6 @@ def known_suffixes(*, writable: bool = False) -> str:
     return " ".join(s for s, form in FORMATS.items() if form.write or not writable)
 
 
-SLICER = (".nrrd", ".nhdr")
-"""Suffixes before which 3D Slicer puts ".seg" in names of label maps: p.seg.nrrd belongs to p.nrrd."""
 PACKED_DICOM = ".dcm.gz"
 TIFF = (".tif", ".tiff")
 LOSSLESS_PICTURE = ".png"

@@ -18,13 +18,12 @@ from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
-from nnseg.storage.images.nrrd import nrrd_unit, state_unit
+from nnseg.storage.images.nrrd import NRRD, nrrd_unit, state_unit
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
 
 GIPL_HEADER_BYTES = 256
-NRRD = (".nrrd", ".nhdr")
 COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 

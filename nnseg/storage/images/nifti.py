@@ -30,7 +30,7 @@ from nnseg.storage.images.nifti_header import (
     parse_header,
     voxel_file,
 )
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 from nnseg.storage.images.units import to_mm
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -38,8 +38,6 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 VECTOR = 1007
 """Code of the intent of an image whose voxels are vectors."""
 
-FEW = 4
-"""Up to this length, the fourth axis of an image of one slice is taken as channels."""
 
 FORMS_TOLERANCE = 0.1
 """Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""

@@ -12,6 +12,9 @@ from pathlib import Path
 from nnseg.core.errors import ScanError
 from nnseg.storage.images.units import unit_of
 
+NRRD = (".nrrd", ".nhdr")
+"""Suffixes; 3D Slicer puts ".seg" before them in names of label maps: p.seg.nrrd belongs to p.nrrd."""
+
 HEADER_BYTES = 2**20
 
 

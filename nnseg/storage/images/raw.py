@@ -13,6 +13,9 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL
 
+FEW = 4
+"""An axis up to this length may be one of channels or colours, where a file does not say what it is."""
+
 CHANNEL_TOLERANCE = 0.1
 """Largest distance in voxels between two channels of a scan: headers of co-registered images differ by rounding."""
 

@@ -19,7 +19,6 @@ from nnseg.storage.images.canonical import canonical_grid, canonical_labels, can
 from nnseg.storage.images.formats import (
     FOLDER_FORMATS,
     FORMATS,
-    SLICER,
     folder_format,
     read_raw,
     read_raw_file,
@@ -39,6 +38,7 @@ from nnseg.storage.images.label_codings import (
     without_copies,
 )
 from nnseg.storage.images.nibabel_files import raw_from_nibabel
+from nnseg.storage.images.nrrd import NRRD
 from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions
 from nnseg.storage.images.resampling import resampled
 
@@ -183,7 +183,7 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
 
 def has_segments(path: Path) -> bool:
     """True if a label map is of a format whose header may describe segments."""
-    return suffix_of(path) in SLICER or folder_format(path) is not None
+    return suffix_of(path) in NRRD or folder_format(path) is not None
 
 
 def count_label_channels(source: LabelSource) -> int:

@@ -17,14 +17,12 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
+from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
-from nnseg.storage.images.tiff_spacing import VoxelSize, ome_sizes, voxel_size
+from nnseg.storage.images.tiff_spacing import X_RESOLUTION, Y_RESOLUTION, VoxelSize, ome_sizes, voxel_size
 
 Voxels = npt.NDArray[Any]
 
-FEW = 4
-"""Pages of a file that says nothing of its axes may be channels up to this number, which gets a note."""
 
 SMALL = 8
 """Rows and columns of an image are at least as many."""
@@ -188,7 +186,7 @@ def _resolution(source: Path) -> dict[str, Any]:
     try:
         with tifffile.TiffFile(source) as file:
             tags = file.pages.first.tags
-            return {"resolution": (tags[282].value, tags[283].value), "resolutionunit": tags[296].value}
+            return {"resolution": (tags[X_RESOLUTION].value, tags[Y_RESOLUTION].value), "resolutionunit": tags[296].value}
     except (OSError, KeyError, tifffile.TiffFileError):
         return {}
 

@@ -10,7 +10,7 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.labels.legends import Legend, find_legend
-from nnseg.storage.datasets.labels.request import MOST_NAMED, LabelMeaning, Request, no_label
+from nnseg.storage.datasets.labels.request import BLACK, MOST_NAMED, LabelMeaning, Request, no_label
 from nnseg.storage.images.label_codings import is_background
 
 MOST_COLOURS = 256
@@ -25,7 +25,7 @@ def name_colours(request: Request) -> LabelMeaning:
         total.update({mark[0]: n for mark, n in shown.marks.items()})
     legend = find_legend(request.legend_folders())
     names = dict(legend.names) if legend else {}
-    back = next((code for code, name in names.items() if is_background(name)), "#000000")
+    back = next((code for code, name in names.items() if is_background(name)), BLACK)
     if back not in total and not legend:
         back = total.most_common(1)[0][0]
     order = [*(code for code in names if code in total), *sorted(code for code in total if code not in names)]

@@ -7,13 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from nnseg.core.label_files import join_marks
+from nnseg.core.label_files import Marks, join_marks
 from nnseg.core.labels import Labels, Region
 
 NEGLIGIBLE = 0.01
 """Two structures that have less than this share of the smaller one's voxels in common do not overlap by intent."""
-
-Marks = Mapping[tuple[str, ...], int]
 
 
 @dataclass(frozen=True, kw_only=True)

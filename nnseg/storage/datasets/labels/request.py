@@ -13,17 +13,16 @@ from scipy import ndimage
 from nnseg.core.dataset import Case, Finding, counted
 from nnseg.core.errors import DatasetError
 from nnseg.core.image import Integers
-from nnseg.core.label_files import LabelCoding, LabelSource, label_paths
+from nnseg.core.label_files import LabelCoding, LabelSource, Marks, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.images.label_codings import MarkedMap, count_values
 from nnseg.storage.images.raw import Segment
 
-Marks = Mapping[tuple[str, ...], int]
-"""Voxels of each mark of a label map, as `MarkedMap` has them; values are marks like ("3",)."""
-
-
 FEWEST_OBJECTS = 8
 """Connected components are counted in label maps of at least so many values."""
+
+BLACK = "#000000"
+"""Mostly the background's colour."""
 
 MOST_NAMED = 5
 """Labels named in a message."""
