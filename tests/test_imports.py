@@ -1,7 +1,10 @@
 """Help starts without the heavy libraries, and the public names exist."""
 
+import ast
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,34 @@ def test_a_command_loads_only_what_it_needs(module: str, missing: tuple[str, ...
     program = f"import sys, {module}; print([m for m in {missing} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def imported_by(file: Path, modules: dict[str, Path]) -> set[str]:
+    tree = ast.parse(file.read_text())
+    for_types = {node for branch in ast.walk(tree) if is_for_types(branch) for node in ast.walk(branch)}
+    found = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in for_types:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (named & modules.keys()) or ({str(node.module)} & modules.keys())
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules.keys()
+    return found
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def test_no_chain_of_imports_is_longer_than_16_modules() -> None:
+    root = Path(nnseg.__file__).parents[1]
+    files = {".".join(p.relative_to(root).with_suffix("").parts): p for p in (root / "nnseg").rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    imports = {name: imported_by(path, modules) - {name} for name, path in modules.items()}
+
+    @cache
+    def longest(name: str) -> tuple[str, ...]:
+        return (name, *max((longest(other) for other in imports[name]), key=len, default=()))
+
+    chain = max(map(longest, modules), key=len)
+    assert len(chain) <= 16, " > ".join(chain)
