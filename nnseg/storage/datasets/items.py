@@ -68,6 +68,7 @@ class Tree:
         unread: files that are neither images nor their companions.
         hidden: number of hidden files and folders.
         companions: numbers of texts, tables and the like, by suffix.
+        beside: of these, numbers of those that are read with an image, as its voxel size.
         no_scans: files of formats that are a folder of files, such as DICOM, that are no scans, with the reason.
         locked: folders that cannot be listed.
         own: what nnseg predict wrote there, beside label maps.
@@ -78,6 +79,7 @@ class Tree:
     unread: list[Path] = field(default_factory=list)
     hidden: int = 0
     companions: Counter[str] = field(default_factory=Counter)
+    beside: Counter[str] = field(default_factory=Counter)
     locked: list[Path] = field(default_factory=list)
     no_scans: dict[Path, str] = field(default_factory=dict)
     own: list[Unused] = field(default_factory=list)

@@ -29,10 +29,10 @@ def list_unused(tree: Tree) -> tuple[Unused, ...]:
     found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in tree.locked]
     found += [Unused(path=path, reason=why) for path, why in tree.no_scans.items()]
     found += [_unread(path) for path in tree.unread if path not in tree.no_scans]
-    if tree.companions:
-        most = sorted(tree.companions.items(), key=lambda one: (-one[1], one[0]))
+    if companions := tree.companions - tree.beside:
+        most = sorted(companions.items(), key=lambda one: (-one[1], one[0]))
         listed = ", ".join(f"{suffix} ({n})" for suffix, n in most[:5]) + (", ..." if len(most) > 5 else "")
-        found.append(Unused(path=tree.root, reason=f"{counted(tree.companions.total(), 'file')} without image: {listed}"))
+        found.append(Unused(path=tree.root, reason=f"{counted(companions.total(), 'file')} without image: {listed}"))
     if tree.hidden:
         found.append(Unused(path=tree.root, reason=counted(tree.hidden, "hidden file")))
     return (*found, *tree.own)
@@ -120,7 +120,8 @@ def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequenc
             known = suffix in COMPANIONS or path.stem.casefold() in COMPANION_NAMES
             (companions if known else others).append(path)
     beside = _read_with(images) if others or companions else set()
-    tree.companions.update(suffix_of(path) or path.name for path in companions if path not in beside)
+    tree.companions.update(suffix_of(path) or path.name for path in companions)
+    tree.beside.update(suffix_of(path) for path in companions if path in beside)
     return [path for path in others if path not in beside]
 
 

@@ -174,6 +174,13 @@ def test_every_file_of_a_mixed_folder_is_predicted_or_named(tmp_path):
     )
 
 
+def test_what_is_read_with_an_image_is_not_named_as_unused(tmp_path):
+    make(tmp_path, "a.tif", "b.png", "c.png")
+    for name in ("a.json", "b.json", "d.json"):
+        (tmp_path / name).write_text('{"spacing": [1, 2, 2]}')
+    assert describe_unused(found(tmp_path).unused) == ("not used: 1 file without image: .json (1)",)
+
+
 def test_what_nnseg_predicted_is_no_scan(tmp_path):
     for name in ("scans/a.nii.gz", "scans/b.nii.gz", "earlier/a.nii.gz", "earlier/a_uncertainty.nii.gz", "earlier/b.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
