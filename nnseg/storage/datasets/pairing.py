@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from nnseg.storage.datasets.items import Group, Named, Pairing
-from nnseg.storage.datasets.names import KIND_WORDS, LABEL_WORDS
+from nnseg.storage.datasets.names import KIND_WORDS, LABEL_WORDS, split_words
 
 Words = tuple[str, ...]
 Key = tuple[str, ...]
@@ -72,7 +72,7 @@ def _in_place(one: Named, words: Words) -> Key:
 
 
 def _on_path(one: Named, words: Words) -> Key:
-    return (one.split, *(part.casefold() for part in one.place), *map(str.casefold, words))
+    return (one.split, *(word.casefold() for part in one.place for word in split_words(part)), *map(str.casefold, words))
 
 
 def _anywhere(one: Named, words: Words) -> Key:

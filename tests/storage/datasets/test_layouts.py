@@ -469,11 +469,20 @@ def test_real_mixtures_of_examples_are_read_with_the_options_that_the_refusals_n
     assert len(organs.labels.names) == 1 + len(list((folder / "totalsegmentator" / "example_seg_fast").glob("*.nii.gz")))
 
 
-@pytest.mark.parametrize("place", ["labels/c<0>.dcm", "images/c<0>/1.2.77.dcm", "images/c<0>/seg.dcm"])
-def test_dicom_segmentations_are_label_maps(tmp_path, place):
+@pytest.mark.parametrize(
+    ("series", "place"),
+    [
+        ("images/c<0>", "labels/c<0>.dcm"),
+        ("images/c<0>", "images/c<0>/1.2.77.dcm"),
+        ("images/c<0>", "images/c<0>/seg.dcm"),
+        ("case_<0>", "case_<0>/seg.dcm"),
+        ("images/Case-<0>_a", "images/Case-<0>_a/seg.dcm"),
+    ],
+)
+def test_dicom_segmentations_are_label_maps(tmp_path, series, place):
     pytest.importorskip("highdicom")
     for i in range(2):
-        files = write_classic(tmp_path / "images" / f"c{i}", Volume(voxels=ramp(6)), SeriesInstanceUID=f"1.2.{i + 1}")
+        files = write_classic(tmp_path / series.replace("<0>", str(i)), Volume(voxels=ramp(6)), SeriesInstanceUID=f"1.2.{i + 1}")
         scan = read_scan(files)
         values = np.zeros(scan.source.grid.shape, np.uint8)
         values[1:3, 1:3, 2:4] = 1
@@ -481,7 +490,8 @@ def test_dicom_segmentations_are_label_maps(tmp_path, place):
         target.parent.mkdir(exist_ok=True)
         write_dicom_seg(values, target, like=scan.source, labels=Labels(names=("background", "liver"), values=(0, 1)))
     dataset = read_dataset(tmp_path)
-    assert [(case.name, case.images[0].name) for case in dataset.cases] == [("c0", "c0"), ("c1", "c1")]
+    names = [Path(series.replace("<0>", str(i))).name for i in range(2)]
+    assert [(case.name, case.images[0].name) for case in dataset.cases] == [(name, name) for name in names]
     assert dataset.labels.names == ("background", "liver")
     assert [finding for finding in dataset.findings if finding.level == "error"] == []
     assert dataset.unused == ()
