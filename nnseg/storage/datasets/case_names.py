@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from nnseg.storage.datasets.items import Group, Named
 from nnseg.storage.datasets.names import may_be_patient, split_words, stem_start
 
+MOST_EXAMINATIONS = 3
+"""Folders of cases in a folder, in the mean, for it to be that of a patient, not of a site."""
+
 
 def case_names(groups: Sequence[Group], channels: Sequence[str]) -> list[str]:
     """A name of each case: of its only image, of the words that its files share, or of its folder; unique."""
@@ -60,10 +63,19 @@ def _numbered(image: Named, words: int) -> bool:
 
 def subjects(groups: Sequence[Group]) -> dict[int, str]:
     """The patient of each group by its ``id``: its folder; "" for a folder of several cases whose name can be of no patient."""
-    found = {id(group): _subject(group) for group in groups}
+    found = _patients_above(groups, {id(group): _subject(group) for group in groups})
     counts = Counter(found.values())
     given = {group.subject for group in groups}
     return {key: name if counts[name] == 1 or name in given or may_be_patient(name) else "" for key, name in found.items()}
+
+
+def _patients_above(groups: Sequence[Group], subjects: dict[int, str]) -> dict[int, str]:
+    """Folders of patients in place of those of their few examinations: PATIENT/DATE/CT.nii.gz."""
+    places = {id(group): group.place or group.images[0].place for group in groups}
+    if not all(len(place) > 1 and place[-1] == subjects[key] and may_be_patient(place[-2]) for key, place in places.items()):
+        return subjects
+    few = len(groups) <= MOST_EXAMINATIONS * len({place[-2] for place in places.values()})
+    return {key: place[-2] for key, place in places.items()} if few else subjects
 
 
 def _subject(group: Group) -> str:

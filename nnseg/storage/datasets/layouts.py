@@ -23,7 +23,7 @@ OUTLINES = (
     "labelme2voc or, for COCO, pycocotools' annToMask"
 )
 
-OPTIONS = 'name them with --images and --labels, such as --images "*/image.nii.gz" --labels "*/labels.nii.gz"'
+OPTIONS = 'name them with --images and --labels, such as --images "**/image.nii.gz" --labels "**/labels.nii.gz"'
 
 
 def find_layout(folder: Path, reading: Reading) -> FoundDataset:
@@ -83,7 +83,7 @@ def _unknown(tree: Tree) -> DatasetError:
     names = f"; {', '.join(repeated)}" if repeated else ""
     wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
     expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"
-    outlines = max(tree.companions[suffix] for suffix in (".json", ".xml")) > 1 and not repeated
+    outlines = sum(path.suffix in (".json", ".xml") for path in tree.root.rglob("*")) > 1 and not repeated
     return DatasetError.at(tree.root, wrong, expected, OUTLINES if outlines else OPTIONS if tree.items else "convert the files")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS
 from nnseg.storage.images.canonical import RESAMPLED
 from nnseg.storage.images.label_codings import count_values
-from nnseg.storage.images.read import labels_on_grid_of, read_label_map, read_scan, stored_grid
+from nnseg.storage.images.read import labels_on_grid_of, read_header, read_label_map, read_scan, stored_grid
 from nnseg.storage.images.resampling import NEAR
 
 
@@ -80,7 +81,7 @@ def place_labels(case: Case, scan: Scan, label_map: LabelMap) -> LabelledScan:
         ScanError: shape or position do not agree.
     """
     path = label_paths(case.labels)[0]
-    offset = _check_position(case.images[0], stored_grid(scan), path, label_map)
+    offset = _check_position(case.images, stored_grid(scan), path, label_map)
     findings = [offset] if offset else []
     cropped = label_map.source is not None and sorted(label_map.source.grid.shape) != sorted(label_map.grid.shape)
     findings += [Finding(level="note" if cropped else "warning", message=note) for note in label_map.notes]
@@ -131,15 +132,16 @@ def _check_constant(case: Case, scan: Scan) -> None:
             raise ScanError.at(file, found, "an image", "export it again, or remove the case")
 
 
-def _check_position(image: Path, grid: Grid, path: Path, label_map: LabelMap) -> Finding | None:
+def _check_position(images: Sequence[Path], grid: Grid, path: Path, label_map: LabelMap) -> Finding | None:
     """A note if the canonical label map and its image, on ``grid``, lie apart by rounding.
 
     Raises:
         ScanError: they have different shapes, or lie further apart.
     """
+    image = images[0]
     if label_map.grid.shape != grid.shape:
         found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {grid.shape}"
-        raise ScanError.at(path, found, "equal shapes", "resample the label map onto the image with nearest neighbour")
+        raise ScanError.at(path, found, "equal shapes", _advise_on_shape(images, label_map.grid.shape))
     if grid.matches(label_map.grid):
         return None
     gap = grid.largest_gap(label_map.grid)
@@ -150,6 +152,15 @@ def _check_position(image: Path, grid: Grid, path: Path, label_map: LabelMap) ->
     return Finding(
         level="note", message=f"label map lies up to {gap:.2g} mm away from its image, by rounding; its image's grid is used"
     )
+
+
+def _advise_on_shape(images: Sequence[Path], shape: Shape) -> str:
+    """What to do with a label map of another shape than the first image: another channel may be what it was drawn on."""
+    for image in images[1:]:
+        with suppress(ScanError):
+            if read_header([image]).grid.shape == shape:
+                return f"it fits {image.name}: name that channel first with --channels, and the others are resampled onto it"
+    return "resample the label map onto the image with nearest neighbour"
 
 
 def _check_declared(path: Path, counts: Mapping[int, int], labels: Labels) -> None:

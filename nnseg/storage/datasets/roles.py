@@ -89,5 +89,7 @@ def _fitting(root: Path, named: Sequence[Named], option: str, pattern: str) -> l
     found = [one for one in named if matches(one.item, pattern)] if pattern else []
     found = [one for one in found if not one.derived] or found
     if pattern and not found:
-        raise DatasetError.at(root, f'no image fits --{option} "{pattern}"', "a folder or a pattern below it", "correct it")
+        raise DatasetError.at(
+            root, f'no image fits --{option} "{pattern}"', 'a folder or a pattern below it, such as "**/name*"', "correct it"
+        )
     return found

@@ -123,7 +123,9 @@ def check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, re
         share = share_inside(first, grid)
         if share < RESAMPLE_OVERLAP:
             found = f"covers {share:.0%} of channel {first_path.name}"
-            raise ScanError.at(path, found, f"at least {RESAMPLE_OVERLAP:.0%}", "check that both are of one scan")
+            raise ScanError.at(
+                path, found, f"at least {RESAMPLE_OVERLAP:.0%}", "check that both are of one scan, or leave it out with --channels"
+            )
         return
     if grid.shape != first.shape:
         found = f"has shape {grid.shape} (canonical z, y, x), but channel {first_path.name} has {first.shape}"
@@ -137,6 +139,7 @@ def check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, re
 def canonical_labels(path: Path, voxels: npt.NDArray[Any], raw: RawImage, like: Source | None, *, sheared: bool) -> LabelMap:
     """Voxels (Z, Y, X) turned to canonical orientation, and put into their place in ``like``."""
     grid, *notes = (raw.grid,) if like is None or raw.has_geometry else _grid_by_scan(raw, like)
+    notes += raw.label_notes
     if not sheared:
         _check_shear(path, grid)
     turn, files = grid.canonical(), raw.files or (path,)

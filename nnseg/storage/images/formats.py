@@ -15,6 +15,7 @@ from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels
 from nnseg.storage.images.itk import data_files, read_itk, write_itk
+from nnseg.storage.images.jpeg_masks import divide_jpeg_mask
 from nnseg.storage.images.nibabel_files import afni_files, pair_files, read_afni, read_mgh, read_minc, read_pair, write_mgh
 from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.nrrd import NRRD, nrrd_files
@@ -36,7 +37,7 @@ class FileFormat:
     Args:
         read: (path of a file that can be read, options) -> RawImage; with ``options.only_header`` without voxels.
         write: (voxels in stored order, path, *, like, labels); None if nnseg does not write this format.
-        lossy: label maps in this format are refused.
+        lossy: of label maps, this format can hold masks in black and white alone.
         label_suffix: of label maps, where this format cannot or should not hold them.
         map_suffix: of maps of floats, where this format cannot hold them.
         beside: (path) -> the files that are read with one of this format.
@@ -129,11 +130,9 @@ def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
         if reason := why_unread(path):
             raise ScanError(f"{path}: {reason}")
         raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
-    if options.as_labels and form.lossy:
-        found = "is a JPEG label map, whose values compression has changed"
-        raise ScanError.at(path, found, "a lossless file", "export the original masks as PNG")
     try:
-        return form.read(path, options)
+        raw = form.read(path, options)
+        return divide_jpeg_mask(path, raw) if form.lossy and options.as_labels and not options.only_header else raw
     except OSError as error:
         raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
 

@@ -47,6 +47,7 @@ class RawImage:
         length_unit: in which the file gives lengths; `VOXEL` if it gives none: the spacing is then 1.
         exif: how the file says that a photo is to be turned, 1 to 8; the grid's direction says the same.
         notes: what a user should know of the file, though it can be used.
+        label_notes: what was done to the values of a label map.
         files: that were read, in order, if they are several.
         unit: of the voxels' values, such as "HU"; "" if it is not known.
         segments: the labels that a label map's header describes.
@@ -59,6 +60,7 @@ class RawImage:
     length_unit: str = "mm"
     exif: int = 1
     notes: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     unit: str = ""
     segments: tuple[Segment, ...] = ()

@@ -66,6 +66,16 @@ def test_a_channel_on_another_grid_is_resampled_onto_the_first_with_a_warning(tm
     assert finding.message == "t2.nii: was resampled onto the grid of t1.nii"
 
 
+def test_a_label_map_on_the_grid_of_another_channel_is_refused_with_what_to_name_first(tmp_path: Path) -> None:
+    coarse, fine = np.diag([2.0, 2, 2, 1]), np.diag([1.0, 1, 2, 1])
+    images = [_save(tmp_path / "p_adc.nii.gz", np.random.default_rng(0).random((10, 12, 8)), coarse)]
+    images.append(_save(tmp_path / "p_t2w.nii.gz", np.random.default_rng(0).random((20, 24, 8)), fine))
+    labels = _save(tmp_path / "p_seg.nii.gz", np.ones((20, 24, 8), np.uint8), fine)
+    with pytest.raises(ScanError, match=r"p_adc.nii.gz has .*; it fits p_t2w.nii.gz: name that channel first with --channels"):
+        read_case(Case(name="p", images=tuple(images), labels=labels), channels=2, labels=LABELS)
+    assert read_case(Case(name="p", images=tuple(images[::-1]), labels=labels), channels=2, labels=LABELS).scan.grid.shape[1] == 24
+
+
 def test_a_channel_that_covers_too_little_stays_an_error(tmp_path: Path) -> None:
     first, second = (_save(tmp_path / f"t{n}.nii", np.random.default_rng(0).random((9, 9, n)), np.eye(4)) for n in (9, 8))
     case = Case(name="a", images=(first, second), labels=_save(tmp_path / "seg.nii", np.ones((9, 9, 9), np.uint8), np.eye(4)))

@@ -215,3 +215,10 @@ def test_label_maps_of_which_none_can_be_read_are_no_empty_ones(tmp_path):
     make(tmp_path, *grid("<0>/<1>.png", ("images", "masks"), (1, 2)))
     with pytest.raises(DatasetError, match=r"none of 2 label maps can be read; the first: case 1: .*masks/1.png"):
         read_dataset(tmp_path)
+
+
+def test_examinations_in_folders_of_patients_are_those_of_one_patient(tmp_path):
+    make(tmp_path, *grid("PETCT_00<0>/0<1>-2003/<2>.nii.gz", (1, 2, 3), (1, 2), ("CTres", "SUV", "SEG")))
+    assert [case.subject for case in found(tmp_path).cases] == ["PETCT_001"] * 2 + ["PETCT_002"] * 2 + ["PETCT_003"] * 2
+    sites = make(tmp_path / "sites", *grid("R00<0>/p<0><1>/<2>.nii.gz", (1, 2), range(4), ("CTres", "SUV", "SEG")))
+    assert len({case.subject for case in found(sites).cases}) == 8

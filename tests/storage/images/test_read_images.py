@@ -289,7 +289,7 @@ def test_interpolated_label_values_are_refused_with_first_voxel_and_count(tmp_pa
 
 
 def test_jpeg_label_map_is_refused_but_a_jpeg_scan_is_read(tmp_path):
-    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "a.jpg")
+    Image.fromarray(40 * np.eye(8, dtype=np.uint8)).save(tmp_path / "a.jpg")
     assert read_scan([tmp_path / "a.jpg"]).image.shape == (1, 1, 8, 8)
     with pytest.raises(ScanError, match="JPEG label map"):
         read_label_map(tmp_path / "a.jpg")
