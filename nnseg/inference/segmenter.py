@@ -61,7 +61,7 @@ class Segmenter:
         Args:
             scan: an array (Z, Y, X), or (C, Z, Y, X) for several channels; for 2D images (Y, X) or (C, Y, X). Or an image of
                 SimpleITK or nibabel, which gives one of the same kind. Or a path, or a DICOM folder, which gives one of SimpleITK.
-                Images and paths may be lists, one for each channel.
+                All of them may be lists, one for each channel.
             spacing: mm between voxels of an array along its axes without the channels'; 1 for 2D images if absent.
             orientation: where the three axes of an array lead, as letters of L, R, A, P, S and I in the array's order: "RAS" for
                 (X, Y, Z) as nibabel's canonical images have them. "SPL", what SimpleITK's arrays of axial images have, if absent,
@@ -71,6 +71,8 @@ class Segmenter:
             ScanError: the scan has another number of channels or axes, NaN or Inf, or no spacing; or cannot be read.
             ModelError: the networks give no numbers.
         """
+        if isinstance(scan, list | tuple) and scan and all(isinstance(one, np.ndarray) for one in scan):
+            scan = _stacked(scan)
         if isinstance(scan, np.ndarray):
             found = self._scan_of_array(scan, spacing, orientation)
             labels = to_stored_order(self._predictor(found).label_map, found.source)
@@ -119,6 +121,14 @@ class Segmenter:
         if axes != 3 or len(found) != 3 or None in found or np.linalg.matrix_rank(np.array(found)) < 3:
             raise ScanError(f'orientation "{orientation}" is none of a volume; expected one letter of LR, AP and SI for each axis')
         return as_matrix(vector for vector in found if vector is not None)
+
+
+def _stacked(channels: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays of channels as one array (C, ...), or the only one."""
+    shapes = {channel.shape for channel in channels}
+    if len(shapes) > 1:
+        raise ScanError(f"arrays of shapes {', '.join(map(str, sorted(shapes)))} are no channels of one scan; resample them first")
+    return np.stack(channels) if len(channels) > 1 else channels[0]
 
 
 def _spacing_3d(spacing: Sequence[float], axes: int) -> Vector:

@@ -93,6 +93,9 @@ def test_channels_come_first_in_arrays_and_as_vectors_in_itk_images():
     model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
     labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
     assert labels.shape == (14, 19, 23)
+    assert np.array_equal(model.predict(list(array), spacing=(1.5, 2.0, 1.0)), labels)
+    with pytest.raises(ScanError, match="are no channels of one scan"):
+        model.predict([array[0], array[1, 1:]], spacing=(1.5, 2.0, 1.0))
     vector = _itk(np.moveaxis(array, 0, -1), vector=True)
     assert np.array_equal(sitk.GetArrayFromImage(model.predict(vector)), labels)
 
@@ -169,7 +172,7 @@ def test_channels_may_be_a_list_of_images(tmp_path):
         assert np.array_equal(sitk.GetArrayFromImage(model.predict([_itk(array[0]), second])), labels)
 
 
-@pytest.mark.parametrize("scan", [3, None, {"image": 1}, [np.ones((4, 5, 6))]])
+@pytest.mark.parametrize("scan", [3, None, {"image": 1}, [np.ones((4, 5, 6)), "a.nii"]])
 def test_what_is_no_image_is_refused_by_its_type(file, scan):
     with pytest.raises(ScanError, match=r"cannot be read from an object of type .*; expected a path, an image"):
         nnseg.load(file, device="cpu").predict(scan)
