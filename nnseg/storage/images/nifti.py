@@ -39,6 +39,9 @@ VECTOR = 1007
 """Code of the intent of an image whose voxels are vectors."""
 
 
+NO_FORMS = "states no orientation (its sform and qform have code 0): its axes were taken to point left, front and up, as nibabel takes them"
+"""Note of a volume whose orientation is a guess; ITK would take its second axis to point to the back."""
+
 FORMS_TOLERANCE = 0.1
 """Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""
 
@@ -230,9 +233,10 @@ def flat_grid(grid: Grid) -> Grid:
 
 
 def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
-    """A note if the header holds two positions, sform and qform, that differ."""
-    if not (int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0):
-        return ()
+    """A note if the header holds two positions, sform and qform, that differ, or a volume's none."""
+    stated = [int(header[code]) > 0 for code in ("sform_code", "qform_code")]
+    if not all(stated):
+        return () if any(stated) or grid.is_2d else (NO_FORMS,)
     try:
         between = np.asarray(header.get_sform(), float) - np.asarray(header.get_qform(), float)
     except (HeaderDataError, ValueError):

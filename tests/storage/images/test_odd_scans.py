@@ -350,3 +350,14 @@ def test_complex_numbers_are_refused_by_name(tmp_path):
         for read in (read_scan, read_header, read_label_map):
             with pytest.raises(ScanError, match="complex"):
                 read(tmp_path / name)
+
+
+def test_a_nifti_volume_without_an_orientation_is_said_to_have_a_guessed_one(tmp_path):
+    for name, shape in (("volume", (4, 5, 6)), ("flat", (4, 5))):
+        image = nib.Nifti1Image(np.ones(shape, np.uint8), None)
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+        nib.save(image, tmp_path / f"{name}.nii")
+    (note,) = read_scan(tmp_path / "volume.nii").notes
+    assert "states no orientation (its sform and qform have code 0): its axes were taken to point left, front and up" in note
+    assert read_scan(tmp_path / "flat.nii").notes == ()
