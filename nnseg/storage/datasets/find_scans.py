@@ -64,7 +64,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
         ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
     """
     path = Path(path).absolute()
-    if path.is_file() and (form := folder_format(path)) and (several := form.split([path])):
+    if path.is_file() and (form := folder_format(path)) and (several := form.sort([path])[0]):
         return FoundScans(cases=tuple(Case(name=image_name(files[0]), images=files) for files in several.values()))
     if path.is_file() or path.parent.is_file():
         return FoundScans(cases=(_single(path, channels),))

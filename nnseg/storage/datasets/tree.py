@@ -48,7 +48,7 @@ def suffixes_found(folder: Path) -> str:
 
 def known_no_scans(files: Sequence[Path]) -> dict[Path, str]:
     """Those of the files that are of a format of scans and none, with the reason."""
-    return {path: why for form in FOLDER_FORMATS.values() for path, why in form.not_scans(files).items()}
+    return {path: why for form in FOLDER_FORMATS.values() for path, why in form.sort(files)[1].items()}
 
 
 def leave_out_own(tree: Tree, *kinds: OwnKind) -> None:
@@ -147,10 +147,9 @@ def _take_series(tree: Tree, folder: Path, above: tuple[str, ...], others: Seque
         among = set(parts)
         labels = [path for path in own if path not in among and form.is_labels(path)]
         tree.items += [Item(path=path, folders=above, stem=path.stem, suffix=path.suffix, is_label=True) for path in labels]
-        no_scans = form.not_scans([path for path in own if path not in labels])
+        several, no_scans = form.sort([path for path in dict.fromkeys((*own, *parts)) if path not in labels])
         tree.no_scans |= no_scans
         used.update(own, parts, *(part.parents for part in parts))
-        several = form.split(parts) if parts else {}
         if parts and not several:
             only = no_scans.keys() >= among
             files = tuple(parts) if only else ()

@@ -41,14 +41,29 @@ def split_path(path: Path) -> tuple[Path, str]:
     return (path.parent, path.name) if path.parent.is_file() else (path, "")
 
 
-def split_volumes(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """The files of each volume among DICOM files, by a name for it; {} if there is but one volume.
+def sort_files(files: Iterable[Path]) -> tuple[dict[str, tuple[Path, ...]], dict[Path, str]]:
+    """The volumes among DICOM files, and the files that are no scans, by their headers, each of which is read once.
 
-    A volume that shares a file with others is named as a path in it. Files whose headers cannot be read belong to the series that
-    their names lie between, or are put together as "unreadable".
+    Returns:
+        The files of each volume by a name for it, {} if there is but one. A volume that shares a file with others is named as a
+        path in it. Files whose headers cannot be read belong to the series that their names lie between, or to
+        "unreadable".
+        Those of the files that are no scans or localisers, or are passed over beside longer series, with the reason.
     """
-    read, broken = _read_files(files)
-    volumes, loose = _with_broken(_scans(find_volumes(read)), broken)
+    kinds = {path: no_scan(path) for path in files}
+    read, broken = _read_files(path for path, kind in kinds.items() if not kind)
+    found = find_volumes(read)
+    scans = _scans(found)
+    reasons = {path: f"is a DICOM {kind}" for path, kind in kinds.items() if kind}
+    kept = {path for volume in scans for path in volume.files}
+    for volume in found:
+        why = "is a localiser" if volume.file.is_localiser else "is a single slice beside longer series"
+        reasons |= {path: why for path in volume.files if path not in kept or volume.file.is_localiser}
+    return _by_name(*_with_broken(scans, broken)), reasons
+
+
+def _by_name(volumes: Sequence[Volume], loose: tuple[Path, ...]) -> dict[str, tuple[Path, ...]]:
+    """The files of each volume, and the unreadable ones that belong to none, by a name; {} if there is but one volume."""
     if len(volumes) + bool(loose) < 2 or not volumes:
         return {}
     shared = Counter(path for volume in volumes for path in volume.files)
@@ -57,19 +72,6 @@ def split_volumes(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
         inside = len(volume.files) == 1 and shared[volume.files[0]] > 1
         named[name] = (volume.files[0] / (volume.name or name),) if inside else volume.files
     return named
-
-
-def not_scans(files: Iterable[Path]) -> dict[Path, str]:
-    """Those of the DICOM files that are no scans or localisers, or are passed over beside longer series, with the reason."""
-    kinds = {path: no_scan(path) for path in files}
-    reasons = {path: f"is a DICOM {kind}" for path, kind in kinds.items() if kind}
-    read, _ = _read_files(path for path in kinds if path not in reasons)
-    volumes = find_volumes(read)
-    kept = {path for volume in _scans(volumes) for path in volume.files}
-    for volume in volumes:
-        why = "is a localiser" if volume.file.is_localiser else "is a single slice beside longer series"
-        reasons |= {path: why for path in volume.files if path not in kept or volume.file.is_localiser}
-    return reasons
 
 
 def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -114,7 +116,7 @@ def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:
     name = next((name for _, name in paths if name), "")
     volumes = _scans(find_volumes(read_file(path) for path, _ in paths))
     if not volumes:
-        others = sorted(set(not_scans(place.iterdir()).values())) if place.is_dir() else []
+        others = sorted(set(sort_files(place.iterdir())[1].values())) if place.is_dir() else []
         found = "holds no DICOM file of a scan" + (f"; one {', one '.join(others)}" if others else "")
         raise ScanError.at(place, found, "the slices of one series", "check the folder")
     if name:

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.storage.images.arrays import read_array, write_array
-from nnseg.storage.images.dicom import not_scans, read_series, split_path, split_volumes
+from nnseg.storage.images.dicom import read_series, sort_files, split_path
 from nnseg.storage.images.dicom_headers import dicom_files, may_be_dicom
 from nnseg.storage.images.dicom_seg import write_dicom_seg
 from nnseg.storage.images.dicom_seg_read import is_dicom_seg, read_dicom_labels
@@ -61,9 +61,9 @@ class FolderFormat:
         is_part: (path) -> True for a file, of a suffix that is not in `FORMATS`, that is part of an image of this format.
         files: (folder) -> the files in it that its images are made of, in a fixed order.
         read: (folder or files, options) -> RawImage with the files in the order of its slices.
-        split: (files) -> the files of each image by a name for it, if a folder or a file holds several; {} for one. An image that
-            shares a file with others is named by a path below the file: ``scan.dcm/echo2``.
-        not_scans: (files) -> those that are of this format but no scans, with the reason.
+        sort: (files) -> the files of each image by a name for it, if a folder or a file holds several, {} for one; and those of the
+            files that are of this format but no scans, with the reason. An image that shares a file with others is named by a path
+            below the file: ``scan.dcm/echo2``.
         write: (label map in stored order, path, *, like, labels); None if nnseg does not write this format.
         suffix: of these label maps.
         is_labels: (path) -> True for a file of this format that is a label map.
@@ -75,8 +75,7 @@ class FolderFormat:
     is_part: Callable[[Path], bool]
     files: Callable[[Path], tuple[Path, ...]]
     read: Callable[[Path | Sequence[Path], ReadOptions], RawImage]
-    split: Callable[[Sequence[Path]], dict[str, tuple[Path, ...]]] = lambda files: {}
-    not_scans: Callable[[Sequence[Path]], dict[Path, str]] = lambda files: {}
+    sort: Callable[[Sequence[Path]], tuple[dict[str, tuple[Path, ...]], dict[Path, str]]] = lambda files: ({}, {})
     write: Writer | None = None
     suffix: str = ""
     is_labels: Callable[[Path], bool] = lambda path: False
@@ -233,8 +232,7 @@ DICOM = FolderFormat(
     is_part=may_be_dicom,
     files=dicom_files,
     read=read_series,
-    split=split_volumes,
-    not_scans=not_scans,
+    sort=sort_files,
     write=write_dicom_seg,
     suffix=".dcm",
     is_labels=is_dicom_seg,

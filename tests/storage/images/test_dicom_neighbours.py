@@ -20,7 +20,7 @@ from dicom_corpus import (
 from nnseg.core.dataset import describe_unused
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.storage.datasets.find_scans import find_scans, look_for_scans
-from nnseg.storage.images.dicom import not_scans
+from nnseg.storage.images.dicom import sort_files
 from nnseg.storage.images.read import read_header, read_scan
 
 VOLUME = Volume(voxels=ramp(12))
@@ -113,7 +113,7 @@ def test_an_object_that_is_no_scan_is_named_as_what_it_is(tmp_path, kind):
     with pytest.raises(DatasetError, match=rf"holds no scan; found DICOM {OBJECTS[kind]} \(1\)"):
         find_scans(tmp_path, channels=1)
     write_classic(tmp_path, VOLUME)
-    assert not_scans(sorted(tmp_path.iterdir())) == {path: f"is a DICOM {OBJECTS[kind]}"}
+    assert sort_files(sorted(tmp_path.iterdir()))[1] == {path: f"is a DICOM {OBJECTS[kind]}"}
     (case,) = find_scans(tmp_path, channels=1)
     assert read_scan(case.images).image.shape == (1, 12, 4, 6)
     if STORAGE + kind != DOSE:
@@ -128,7 +128,7 @@ def test_localisers_and_single_slices_are_named_with_the_reason(tmp_path):
         tmp_path, Volume(voxels=ramp(1)), name="s{}", SeriesInstanceUID="8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
     )
     (dose,) = write_classic(tmp_path, Volume(voxels=ramp(1, 9, 9)), name="d{}", SeriesInstanceUID="9")
-    assert not_scans(sorted(tmp_path.iterdir())) == {
+    assert sort_files(sorted(tmp_path.iterdir()))[1] == {
         dose: "is a single slice beside longer series",
         scout: "is a localiser",
     }
