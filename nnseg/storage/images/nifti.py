@@ -39,7 +39,10 @@ VECTOR = 1007
 """Code of the intent of an image whose voxels are vectors."""
 
 
-NO_FORMS = "states no orientation (its sform and qform have code 0): its axes were taken to point left, front and up, as nibabel takes them"
+NO_FORMS = (
+    "states no orientation (its sform and qform have code 0): "
+    "its axes were taken to point left, front and up, as nibabel takes them"
+)
 """Note of a volume whose orientation is a guess; ITK would take its second axis to point to the back."""
 
 FORMS_TOLERANCE = 0.1
