@@ -134,7 +134,8 @@ def mark_channels(path: Path, channels: npt.NDArray[Any], segments: Sequence[Seg
     Raises:
         ScanError: one is no mask.
     """
-    found = [as_mask(path, channel) for channel in channels]
+    advice = "save each structure as a mask; if channels are slices or time points, save them as such"
+    found = [as_mask(path, channel, advice=advice) for channel in channels]
     return mark_masks([mask for mask, _ in found], "channels", notes=[note for _, notes in found for note in notes])
 
 
@@ -197,8 +198,14 @@ def decode_instances(labels_ZYX: Integers, meaning: LabelFiles) -> Integers:
     return np.where(labels_ZYX != 0, value.astype(smallest_integer_type(value)), 0)
 
 
-def as_mask(path: Path, voxels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+SEVERAL_VALUES = "save each structure as a mask, or choose the file that has all structures with --labels"
+
+
+def as_mask(path: Path, voxels: npt.NDArray[Any], *, advice: str = SEVERAL_VALUES) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
     """Where a mask is not 0, and a note if it has voxels between its two values, which are divided in the middle.
+
+    Args:
+        advice: for one of more values.
 
     Raises:
         ScanError: probabilities, or more than two values.
@@ -217,7 +224,7 @@ def as_mask(path: Path, voxels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.bool_]
     if lowest < 0 or highest < UNCLEAN_LEVELS or count > UNCLEAN_SHARE * values.size:
         shown = list(count_values(values))
         found = f"has {len(shown)} values ({', '.join(map(str, shown[:6]))}{', ...' if len(shown) > 6 else ''})"
-        raise ScanError.at(path, found, "0 and one other value in a mask", "save each structure as a mask, or name the values")
+        raise ScanError.at(path, found, "0 and one other value in a mask", advice)
     note = f"{count} voxels ({count / values.size:.2g} of all) lie between 0 and {highest}; the mask was divided at the half"
     return values > highest / 2, (f"{path.name}: {note}",)
 
