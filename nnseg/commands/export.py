@@ -19,6 +19,7 @@ from nnseg.core.geometry import Shape, Vector
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Average, Grouped, Scores
 from nnseg.core.trust import Trust
+from nnseg.core.units import LengthUnit
 from nnseg.evaluation.calibration import calibration
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
@@ -50,7 +51,10 @@ def make_card(run: Run, model: Model) -> ModelCard:
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
-        networks=(*_networks(model.members), *_networks(model.previous, inputs=True)),
+        networks=(
+            *_networks(model.members, fingerprint.length_unit),
+            *_networks(model.previous, fingerprint.length_unit, inputs=True),
+        ),
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_summarize_metrics(scores)) if scores else (),
         choice=run.choice if len(run.final_plans) > 1 else None,
@@ -166,14 +170,14 @@ def _whole(values: Vector) -> Shape:
     return int(z), int(y), int(x)
 
 
-def _networks(members: Sequence[Member], *, inputs: bool = False) -> Iterator[Networks]:
+def _networks(members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
     for _, group in groupby(members, key=lambda member: member.plan.key()):
         first, *others = group
         yield Networks(
             plan=first.plan.name,
             folds=tuple(member.fold for member in (first, *others)),
             weight=None if inputs else first.weight,
-            words=summarize_plan(first.plan),
+            words=summarize_plan(first.plan, unit),
             key=first.plan.key(),
             hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
         )

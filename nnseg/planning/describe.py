@@ -16,6 +16,7 @@ from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import format_axes
 from nnseg.core.image import VOXEL
 from nnseg.core.plan import Plan, Section
+from nnseg.core.units import LengthUnit, length_name
 from nnseg.planning.preflight import Preflight, StageCost
 from nnseg.storage.images.units import from_mm
 
@@ -37,8 +38,12 @@ def list_decisions(plan: Plan) -> list[Decision]:
     return [decision for decision in _list_section(plan) if decision.setting != "labels"]
 
 
-def summarize_plan(plan: Plan) -> str:
-    """A plan in a few sentences."""
+def summarize_plan(plan: Plan, unit: LengthUnit = "mm") -> str:
+    """A plan in a few sentences.
+
+    Args:
+        unit: of the dataset's lengths.
+    """
     network, training = plan.network, plan.training
     length = f"{training.steps:,} steps" if training.steps else "as many steps as the time budget allows"
     mirrored = 2 ** len(plan.inference.mirror_axes)
@@ -47,13 +52,18 @@ def summarize_plan(plan: Plan) -> str:
     architecture = unet if network.is_unet else f"{plan.dimensions}D network ({network.kind})"
     previous = f", with the segmentation of the {plan.previous} plan as a further input" if plan.previous else ""
     return (
-        f"Scans are brought to a voxel spacing of {format_axes(plan.preprocessing.spacing)} mm and normalized "
+        f"Scans are brought to a voxel spacing of {format_axes(plan.preprocessing.spacing)} {_plan_unit(unit)} and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
         f"A {architecture} processes patches of {format_axes(plan.patch)} voxels, {training.batch_size} at a time{previous}. "
         f"It is trained for {length} with {training.optimizer} on {training.loss} "
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
     )
+
+
+def _plan_unit(unit: LengthUnit) -> str:
+    """The unit of a plan's lengths: mm, or voxels where the size of voxels is not known."""
+    return length_name(unit) if unit in ("voxel", "pixel") else "mm"
 
 
 def describe(plan: Plan, fingerprint: Fingerprint) -> str:
@@ -63,7 +73,7 @@ def describe(plan: Plan, fingerprint: Fingerprint) -> str:
     measured = [line for name, text in case_entries(fingerprint) for line in _entry(name, text)]
     decided = [
         line
-        for name, text, *settings in _main_settings(plan)
+        for name, text, *settings in _main_settings(plan, fingerprint.length_unit)
         for line in _entry(name, text, *(reasons[setting] for setting in settings))
     ]
     return "\n".join([title, "=" * len(title), "", "Dataset", *measured, "", "Settings and reasons", *decided])
@@ -162,11 +172,11 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> str:
     return f"{here}, {middle} {unit} in the median" + (f", from {low} to {high}" if low != high else "")
 
 
-def _main_settings(plan: Plan) -> Iterator[tuple[str, ...]]:
+def _main_settings(plan: Plan, unit: LengthUnit) -> Iterator[tuple[str, ...]]:
     """Name and value in words of each main setting, then the settings whose reasons stand below it."""
     of, network, training = plan.preprocessing, plan.network, plan.training
     yield "path", f"{plan.dimensions}D", "name"
-    yield "grid", f"{format_axes(of.spacing, '.4g')} mm", "preprocessing.spacing"
+    yield "grid", f"{format_axes(of.spacing, '.4g')} {_plan_unit(unit)}", "preprocessing.spacing"
     if of.axes != (0, 1, 2):
         yield "axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", "preprocessing.axes"
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))

@@ -23,6 +23,9 @@ def test_description_is_one_page_with_measurements_and_reasons(make_fingerprint:
     assert "label1 (1): in 200 of 200 cases, 0.61 ml" in page  # 50 voxels of 12.2 mm3
     assert "fit into 20 minutes" in " ".join(page.split())
     assert str(plan.training.batch_size) in page
+    assert "5 x 1.562 x 1.562 mm" in page
+    cases = tuple(case.model_copy(update={"length_unit": "voxel"}) for case in fingerprint.cases)
+    assert "5 x 1.562 x 1.562 voxels" in describe(plan, fingerprint.model_copy(update={"cases": cases}))
 
 
 def test_description_of_2d_images_counts_shares_and_not_volumes(make_fingerprint: Callable[..., Fingerprint]):
