@@ -295,7 +295,7 @@ def test_what_is_not_predicted_is_said_and_recorded(tmp_path):
     command = ("predict", tmp_path / "scans", tmp_path / "out", "--model", model, "--device", "cpu", "--channels", "t2f,t1n")
     done = nnseg(*command, check=1)
     assert "2 of 2 scans predicted" in done.stdout
-    assert "channels t2f, t1n from names with t1n, t2f" in done.stdout
+    assert "channels t2f, t1n from names with t2f, t1n" in done.stdout
     assert "not used: a label map by its name or folder (2 files)" in done.stdout
     assert "(slide.svs)" in done.stdout
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())

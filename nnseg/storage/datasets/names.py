@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from nnseg.storage.datasets.items import Item, Named, Role
+from nnseg.storage.datasets.items import Item, Named, Role, divide
 
 
 def _words(text: str) -> frozenset[str]:
@@ -243,3 +243,11 @@ def _end_of(stem: str, words: int) -> int:
 def may_be_patient(name: str) -> bool:
     """True if a name, or its beginning, may be that of one patient: it has a number, and not only one of a site, year or group."""
     return any(c.isdigit() for c in name) and not NO_PATIENT.fullmatch(name)
+
+
+def png_beside_jpeg(named: Sequence[Named]) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
+    """Photos, and the PNG of the same name beside each, which must be its label map, as JPEG can hold none."""
+    photos, others = divide(named, lambda one: one.item.suffix in (".jpg", ".jpeg"))
+    beside = {(one.item.folders, one.item.stem) for one in photos} == {(one.item.folders, one.item.stem) for one in others}
+    png = all(one.item.suffix == ".png" for one in others)
+    return (photos, others) if beside and png and len(photos) == len(others) > 1 else (tuple(named), ())

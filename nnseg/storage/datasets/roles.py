@@ -10,7 +10,7 @@ from pathlib import Path
 from nnseg.core.dataset import Reading
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import LEFT_OUT, Named, Roles, Tree, divide, not_used
-from nnseg.storage.datasets.names import BRAIN_MASK, WEAK_LABEL_FOLDERS, is_brain_mask, read_all_names
+from nnseg.storage.datasets.names import BRAIN_MASK, WEAK_LABEL_FOLDERS, is_brain_mask, png_beside_jpeg, read_all_names
 from nnseg.storage.datasets.patterns import matches
 
 BESIDE = "lies beside the images and label maps"
@@ -39,7 +39,7 @@ def _roles_by_name(named: Sequence[Named]) -> Roles:
     if not by_role["label"] or _are_not_label_folders(usable):
         images, labels = divide(usable, lambda one: not one.has_label_word)
         if not labels:
-            images, labels = _png_beside_jpeg(images)
+            images, labels = png_beside_jpeg(images)
         return Roles(images=images, labels=labels, by_folder=False, unused=not_used(derived))
     plain, marked = divide(by_role[""], lambda one: not one.has_label_word)
     if images := tuple(by_role["image"] or by_role["weak"]):
@@ -51,14 +51,6 @@ def _roles_by_name(named: Sequence[Named]) -> Roles:
             unused=(*not_used(derived), *not_used(beside, BESIDE)),
         )
     return Roles(images=plain, labels=(*by_role["label"], *marked), by_folder=True, unused=not_used(derived))
-
-
-def _png_beside_jpeg(named: Sequence[Named]) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
-    """Photos, and the PNG of the same name beside each, which must be its label map, as JPEG can hold none."""
-    photos, others = divide(named, lambda one: one.item.suffix in (".jpg", ".jpeg"))
-    beside = {(one.item.folders, one.item.stem) for one in photos} == {(one.item.folders, one.item.stem) for one in others}
-    png = all(one.item.suffix == ".png" for one in others)
-    return (photos, others) if beside and png and len(photos) == len(others) > 1 else (tuple(named), ())
 
 
 def _are_not_label_folders(named: Sequence[Named]) -> bool:

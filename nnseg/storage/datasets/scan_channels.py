@@ -10,7 +10,16 @@ from nnseg.core.dataset import Reading, Unused
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.bids import is_bids, parse_name, raw_images
 from nnseg.storage.datasets.items import LEFT_OUT, Named, Tree, divide, not_used
-from nnseg.storage.datasets.names import CONTRASTS, END_WORDS, contrast, read_all_names, split_words, stem_end, stem_start
+from nnseg.storage.datasets.names import (
+    CONTRASTS,
+    END_WORDS,
+    contrast,
+    png_beside_jpeg,
+    read_all_names,
+    split_words,
+    stem_end,
+    stem_start,
+)
 from nnseg.storage.datasets.pairing import pair
 from nnseg.storage.datasets.patterns import matches
 
@@ -79,7 +88,8 @@ def _without_label_maps(named: Sequence[Named]) -> tuple[Sequence[Named], list[N
     scans, maps = divide(named, lambda one: one.role != "label" and not _ends_as_label(one))
     marked = [one for one in scans if one.has_label_word]
     if not marked:
-        return scans, [*maps]
+        scans, beside = png_beside_jpeg(scans)
+        return scans, [*maps, *beside]
     plain = [one for one in scans if not one.has_label_word]
     paired = {id(one) for group in pair(plain, marked, by_folder=False).groups for one in group.labels}
     kept, more = divide(scans, lambda one: id(one) not in paired)
@@ -167,8 +177,10 @@ def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str
             scans.unused += not_used([one], "none of the model's channels")
         else:
             scans.single.append(one)
-    written = {one.words[-1] for images in found.values() for one in images.values() if one.words}
-    scans.inferred.append(f"channels {', '.join(names)} from names with {', '.join(sorted(written)[:8])}")
+    written = [
+        sorted({images[i].words[-1] for images in found.values() if i in images and images[i].words}) for i in range(len(names))
+    ]
+    scans.inferred.append(f"channels {', '.join(names)} from names with {', '.join('/'.join(words[:2]) for words in written)}")
     return scans
 
 

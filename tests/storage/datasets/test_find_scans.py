@@ -52,7 +52,7 @@ def test_channels_of_patient_folders_are_those_that_the_model_names(tmp_path, or
 def test_other_spellings_of_contrasts_are_understood_and_said(tmp_path):
     dataset = found(brats(tmp_path, *BRATS), "FLAIR", "T1w")
     assert scans(dataset)["BraTS-GLI-00001-000"] == ["BraTS-GLI-00001-000-t2f.nii.gz", "BraTS-GLI-00001-000-t1n.nii.gz"]
-    assert dataset.inferred == ("channels FLAIR, T1w from names with t1n, t2f",)
+    assert dataset.inferred == ("channels FLAIR, T1w from names with t2f, t1n",)
     assert describe_unused(dataset.unused) == ("not used: none of the model's channels (4 files)",)
 
 
