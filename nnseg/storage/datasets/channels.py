@@ -127,7 +127,7 @@ def _assign(found: Channels, group: Group, by_words: dict[str, list[Named]], *, 
     chosen = [by_words[low[name.casefold()]] for name in found.names if name.casefold() in low]
     doubled = next((ones for ones in chosen if len(ones) > 1), None)
     missing = [name for name in found.names if name.casefold() not in low]
-    extra = [one for text, ones in by_words.items() for one in ones if ones not in chosen]
+    extra = [one for ones in by_words.values() for one in ones if ones not in chosen]
     if doubled:
         found.problems[id(group)] = same_name([one.item.path for one in doubled])
     elif missing:

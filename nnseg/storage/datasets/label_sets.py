@@ -39,7 +39,7 @@ def choose_label_maps(root: Path, groups: Sequence[Group]) -> LabelSets:
         for kind in unions & set(by_kind):
             found.unused += not_used(by_kind.pop(kind), f"the union of {unions_of(kind, by_kind)}")
     counts = Counter(kind for by_kind in kinds.values() for kind in by_kind)
-    if all(len(by_kind) == 1 for by_kind in kinds.values()) and not _recur(counts, len(groups)):
+    if all(len(by_kind) == 1 for by_kind in kinds.values()) and not _recur(counts):
         found.maps = {key: {"": _only(found, key, ones)} for key, by_kind in kinds.items() for ones in by_kind.values()}
         return found
     found.coding = _coding(root, groups, kinds, counts)
@@ -115,7 +115,7 @@ def unions_of(kind: str, kinds: Mapping[str, object] | set[str]) -> str:
     return " and ".join(sorted(used)) if len(used) > 1 and not left.strip("_-+&") else ""
 
 
-def _recur(counts: Counter[str], groups: int) -> bool:
+def _recur(counts: Counter[str]) -> bool:
     """True if there are several kinds, and each is the only one of several cases."""
     return len(counts) > 1 and "" not in counts and all(n > 1 for n in counts.values()) and not _are_numbers(counts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from nnseg.storage.images import dicom_headers as headers
@@ -32,11 +31,11 @@ def unit_of(file: DicomFile, frame: Frame) -> tuple[str, float, str]:
         return {"GY": "Gy", "RELATIVE": "relative dose"}.get(frame.rescale_type, ""), 1.0, ""
     if file.modality == "PT":
         with headers.quiet():
-            return _pet_unit(headers.read_header(file.path, _PET_TAGS), file.path)
+            return _pet_unit(headers.read_header(file.path, _PET_TAGS))
     return "", 1.0, ""
 
 
-def _pet_unit(dataset: Any, path: Path) -> tuple[str, float, str]:
+def _pet_unit(dataset: Any) -> tuple[str, float, str]:
     units, kind = text_of(dataset, "Units"), text_of(dataset, "SUVType") or "BW"
     if units == "GML":
         return (SUV if kind == "BW" else f"SUV {kind} (g/ml)"), 1.0, ""
