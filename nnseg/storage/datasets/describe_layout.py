@@ -96,5 +96,5 @@ def _folder_of(one: Named) -> str:
 
 def _without_case(folder: str, place: Sequence[str]) -> str:
     """The name of a folder with * for the part that tells the case."""
-    part = next((part for part in place if part in folder), "")
+    part = next((part for part in place if part == folder or (len(part) > 2 and part in folder)), "")
     return folder.replace(part, "*") if part else folder

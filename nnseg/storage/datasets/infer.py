@@ -37,7 +37,7 @@ from nnseg.storage.datasets.label_sets import choose_label_maps
 from nnseg.storage.datasets.pairing import pair
 from nnseg.storage.datasets.roles import assign_roles
 
-PICTURES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif"))
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm"))
 """Suffixes of pictures, which are no scans where these are volumes."""
 
 

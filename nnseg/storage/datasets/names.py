@@ -166,7 +166,7 @@ def _split_of_folder(low: list[str], role: str) -> str:
     """The part of a split, if that is all the folder's name says besides its role, a contrast or a number."""
     plain = [word.lstrip("0123456789") for word in low]
     parts = [SPLIT_WORDS[word] for word in plain if word in SPLIT_WORDS]
-    alone = all(not word or word in SPLIT_WORDS or word in BESIDE_SPLIT or word in CONTRASTS for word in plain)
+    alone = all(len(word) < 2 or word in SPLIT_WORDS or word in BESIDE_SPLIT or word in CONTRASTS for word in plain)
     return parts[-1] if parts and (role or alone) else ""
 
 

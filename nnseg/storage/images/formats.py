@@ -220,6 +220,8 @@ FORMATS: dict[str, FileFormat] = {
     ".head": replace(_PAIR, read=read_afni, beside=afni_files),
     ".npy": FileFormat(read=read_array, write=write_array, beside=sidecar_of, spacing_beside=lambda like: True),
     ".png": _PICTURE,
+    ".ppm": _GIF,
+    ".pgm": _GIF,
     ".bmp": _PICTURE,
     ".gif": _GIF,
     ".tif": _TIFF,

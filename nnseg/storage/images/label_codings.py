@@ -76,6 +76,14 @@ def without_copies(raw: RawImage) -> npt.NDArray[Any]:
     return voxels
 
 
+def mask_in_colour(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The mask (1, Z, Y, X) of a picture (C, Z, Y, X) that is black but for one colour; any other as it is."""
+    inside: npt.NDArray[np.bool_] = np.asarray(voxels.any(axis=0))
+    colours = voxels[:, inside]
+    one_colour = len(voxels) == COLOURS and voxels.dtype == np.uint8 and (colours == colours[:, :1]).all()
+    return inside[None].astype(np.uint8) if one_colour else voxels
+
+
 def _is_on_or_off(alpha: npt.NDArray[Any]) -> bool:
     """True if a channel of transparency has no half-transparent voxels."""
     return bool(((alpha == 0) | (alpha == np.iinfo(alpha.dtype).max)).all())

@@ -1,7 +1,8 @@
-"""Pictures: PNG, BMP, GIF and JPEG through Pillow, PNG of 16-bit colours through imagecodecs."""
+"""Pictures: PNG, BMP, GIF, PPM and JPEG through Pillow, PNG of 16-bit colours through imagecodecs."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ DEEP_COLOURS = {(16, 2), (16, 4), (16, 6)}
 
 
 def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
-    """The pixels of a PNG, BMP, GIF or JPEG file as one slice, colours as channels.
+    """The pixels of a PNG, BMP, GIF, PPM or JPEG file as one slice, colours as channels.
 
     Args:
         options: as labels, the indices of a palette are kept, or the greys of a GIF's grey palette, whose order is free; otherwise
@@ -39,6 +40,8 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     try:
         with Image.open(path) as image:
             _check_still(path, image)
+            if image.format == "PPM":
+                _check_range(path)
             exif = orientation_of(image.getexif().get(ORIENTATION))
             pixels = _pixels(path, image, options)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -53,6 +56,14 @@ def _check_still(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in ("GIF", "PNG"):  # further pictures in a JPEG are previews
         raise ScanError.at(path, f"is an animation of {frames} frames", "one picture", "export the frames as files, or as a TIFF")
+
+
+def _check_range(path: Path) -> None:
+    """Raise ScanError for a PPM or PGM file whose values Pillow would scale, since its highest is neither 255 nor 65535."""
+    with path.open("rb") as file:
+        header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
+    if header[3] not in (b"255", b"65535"):
+        raise ScanError.at(path, f"has values up to {header[3].decode(errors='replace')}", "255 or 65535", "save it as PNG")
 
 
 def _pixels(path: Path, image: Image.Image, options: ReadOptions) -> Voxels:

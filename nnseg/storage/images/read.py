@@ -33,6 +33,7 @@ from nnseg.storage.images.label_codings import (
     decode_marks,
     mark,
     mark_masks,
+    mask_in_colour,
     own_coding,
     whole_numbers,
     without_copies,
@@ -200,7 +201,7 @@ def _read_masks(source: LabelFiles, like: Source | None, *, sheared: bool) -> tu
     notes: list[str] = []
     for path in source.paths:
         raw = read_raw_labels(path)
-        voxels = without_copies(raw)
+        voxels = mask_in_colour(without_copies(raw))
         if len(voxels) > 1:
             raise ScanError.at(path, f"has {len(voxels)} channels", "a mask of one", "save it as a grey picture")
         mask, unclean = as_mask(path, voxels[0])

@@ -27,8 +27,8 @@ UNREAD: Final = {
     **dict.fromkeys((".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif"), _SLIDE),
     **dict.fromkeys((".vtk", ".vti", ".mnc2", ".pic", ".nia", ".fdf", ".v", ".ima.gz"), _VOLUME),
     **dict.fromkeys((".stl", ".ply", ".obj", ".vtp", ".gii"), _MESH),
-    **dict.fromkeys((".webp", ".jp2", ".j2k", ".heic", ".avif", ".pgm", ".ppm", ".pbm", ".tga"), _PICTURE),
-    **dict.fromkeys((".npz", ".h5", ".hdf5", ".mat"), _ARRAYS),
+    **dict.fromkeys((".webp", ".jp2", ".j2k", ".heic", ".avif", ".pbm", ".tga"), _PICTURE),
+    **dict.fromkeys((".npz", ".h5", ".hdf5", ".hdf", ".mat"), _ARRAYS),
 }
 """By suffix, in the words that follow a file's name."""
 

@@ -224,3 +224,13 @@ def test_examinations_in_folders_of_patients_are_those_of_one_patient(tmp_path):
     assert [case.subject for case in found(tmp_path).cases] == ["PETCT_001"] * 2 + ["PETCT_002"] * 2 + ["PETCT_003"] * 2
     sites = make(tmp_path / "sites", *grid("R00<0>/p<0><1>/<2>.nii.gz", (1, 2), range(4), ("CTres", "SUV", "SEG")))
     assert len({case.subject for case in found(sites).cases}) == 8
+
+
+def test_idrid_numbers_its_folders_and_has_a_folder_of_masks_for_each_finding(tmp_path):
+    parts = (("a. Training Set", 1), ("b. Testing Set", 2))
+    for part, number in parts:
+        make(tmp_path, f"1. Original Images/{part}/IDRiD_0{number}.jpg")
+        make(tmp_path, *grid(f"2. All Segmentation Groundtruths/{part}/<0>_<0>/IDRiD_0{number}_<0>.tif", ("MA", "EX")))
+    dataset = found(tmp_path)
+    assert {case.name: case.split for case in dataset.cases} == {"IDRiD_01": "", "IDRiD_02": "test"}
+    assert len(dataset.labels.names) == 3

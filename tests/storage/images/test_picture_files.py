@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap
+from nnseg.core.label_files import LabelFiles
+from nnseg.storage.images.pictures import read_picture
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files, write_label_map
 
@@ -192,3 +194,32 @@ def test_pixel_sizes_of_bids_microscopy_are_read(shared_data):
     folder = shared_data / "AXON_SEM_BIDS"
     source = read_scan(folder / "sub-rat2/micr/sub-rat2_sample-data5_SEM.png").source
     assert (source.grid.spacing[1:], source.length_unit) == (pytest.approx((0.093e-3, 0.093e-3), rel=1e-12), "um")
+
+
+def test_ppm_and_pgm_are_read_as_stored(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.ppm")
+    np.testing.assert_array_equal(np.moveaxis(read_picture(tmp_path / "a.ppm").voxels[:, 0], 0, -1), colours)
+    deep = np.array([[0, 1, 65535]], np.uint16)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# a comment\n3 1\n65535\n" + deep.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.pgm").voxels[0, 0], deep)
+
+
+def test_pgm_whose_values_pillow_would_scale_is_refused(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 2\n\x00\x01\x02")
+    with pytest.raises(ScanError, match="has values up to 2; expected 255 or 65535"):
+        read_picture(tmp_path / "a.pgm")
+
+
+def test_masks_in_one_colour_on_black_are_masks(tmp_path):
+    mask = np.zeros((2, 4, 5, 3), np.uint8)
+    mask[0, 1:3, 1:3], mask[1, 3, 3] = (255, 0, 0), (0, 0, 200)
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path, picture in zip(paths, mask, strict=True):
+        Image.fromarray(picture).save(path)
+    labels = read_label_map(LabelFiles(paths=tuple(paths), coding="masks", values={"0": 1, "1": 2})).labels
+    assert {value: int((labels == value).sum()) for value in (1, 2)} == {1: 4, 2: 1}
+    mask[0, 0, 0] = (0, 255, 0)
+    Image.fromarray(mask[0]).save(paths[0])
+    with pytest.raises(ScanError, match="has 3 channels; expected a mask of one"):
+        read_label_map(LabelFiles(paths=tuple(paths), coding="masks", values={"0": 1, "1": 2}))
