@@ -430,3 +430,13 @@ def test_real_nuclei_are_numbered_objects(shared_data, tmp_path):
     assert (dataset.instances, dataset.labels.describe()) == (("object",), "object=1")
     pixels = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "labels").iterdir())]
     assert [case.voxels["object"] for case in fingerprint.cases] == [int((p > 0).sum()) for p in pixels]
+
+
+@pytest.mark.parametrize(("values", "warned"), [((1, 15, 255), True), ((255,), False), ((128, 255), False), ((1, 2), False)])
+def test_a_value_255_far_above_the_others_may_be_what_was_not_annotated(tmp_path, values, warned):
+    scan(tmp_path, "a", shape=(8, 8), suffix=".png")
+    labels = np.zeros((8, 8), np.uint8)
+    labels[2:6, 2 : 2 + len(values)] = values
+    picture(tmp_path / "labels" / "a.png", labels)
+    said = [finding.message for finding in read_dataset(tmp_path).findings if finding.level == "warning"]
+    assert any("the value 255 is learned as a label" in message for message in said) == warned

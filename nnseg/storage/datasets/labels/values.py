@@ -34,6 +34,16 @@ NOISE_VALUES, NOISE_SHARE = 8, 1e-4
 """A mask of two values is not clean, rather than a label map, if it has at least so many values or at most this share of others."""
 
 
+VOID = 255
+"""What Pascal VOC, Cityscapes and others write where nothing was annotated."""
+
+_VOID = Finding(
+    level="warning",
+    message='the value 255 is learned as a label; if it marks what was not annotated, as in Pascal VOC, write "ignore": 255 '
+    'among the "labels" of a dataset.json',
+)
+
+
 def name_values(request: Request) -> LabelMeaning:
     """Values are labels, unless they number objects or a mask is not clean."""
     declared = request.declared
@@ -88,7 +98,8 @@ def _named_values(request: Request, values: Sequence[int], palette: Mapping[int,
     text = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
     note = Finding(level="note", message=f"labels were taken from the label maps: {text}; a dataset.json can name them")
     inferred = (f"label names from {legend.below(request.folder)} by the colours of palettes",) if named and legend else ()
-    return LabelMeaning(labels=labels, sources=request.plain(), findings=() if named else (note,), inferred=inferred)
+    findings = [*(() if named else (note,)), *([_VOID] if VOID in values and VOID > 2 * values[-2] > 0 else [])]
+    return LabelMeaning(labels=labels, sources=request.plain(), findings=tuple(findings), inferred=inferred)
 
 
 def _palettes(request: Request, sets: Mapping[str, Mapping[int, int]]) -> dict[str, dict[int, str]]:
