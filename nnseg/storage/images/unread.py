@@ -17,8 +17,8 @@ _VOLUME = "is a volume in a format that nnseg does not read; export it as NIfTI,
 UNREAD: Final = {
     ".par": _PHILIPS,
     ".rec": _PHILIPS,
-    ".img": "holds the voxels of a header; expected a .hdr of the same name beside it",
-    ".brik": "holds the voxels of a header; expected a .HEAD of the same name beside it",
+    ".img": "holds the voxels of a header; name the .hdr beside it, or restore that",
+    ".brik": "holds the voxels of a header; name the .HEAD beside it, or restore that",
     **dict.fromkeys((".nii.bz2", ".nii.zst", ".nii.xz", ".bz2", ".xz", ".zst"), "is packed; unpack it, or pack it with gzip"),
     **dict.fromkeys((".zip", ".rar", ".7z", ".tar", ".tgz", ".tar.gz"), _PACKED),
     **dict.fromkeys(

@@ -36,4 +36,4 @@ def test_voxels_of_a_header_that_is_read_are_not_named(tmp_path):
         (tmp_path / name).write_bytes(b"content")
     found = {one.path.name: one.reason for one in list_unused(walk(tmp_path)) if one.suspect}
     assert found.keys() == {"b.img", "c.lif"}
-    assert found["b.img"] == "holds the voxels of a header; expected a .hdr of the same name beside it"
+    assert found["b.img"] == "holds the voxels of a header; name the .hdr beside it, or restore that"
