@@ -45,7 +45,7 @@ NUMBERED = re.compile(r"(.*\d)[_-](\d{1,3})$")
 """A time point as a number behind the patient's, as in BraTS-GLI-00002-001."""
 
 MOST_TIME_POINTS = 20
-"""A higher number at the end of a name is none of a time point."""
+"""A higher number at the end of a name is none of a time point, unless the one before has four digits (BraTS-GLI-00005-101)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,8 @@ def _numbered(texts: Iterable[str]) -> Callable[[str], str]:
     found = [match for match in matches if match]
     patients, points = {m[1] for m in found}, {int(m[2]) for m in found}
     few = len(found) <= 2 * len(patients) or 2 * len(points) <= len(patients)
-    if len(found) < len(matches) or not few or max(points) > MOST_TIME_POINTS or not all(map(may_be_patient, patients)):
+    low = max(points, default=0) <= MOST_TIME_POINTS or all(re.search(r"\d{4}$", name) for name in patients)
+    if len(found) < len(matches) or not few or not low or not all(map(may_be_patient, patients)):
         return lambda text: text
     return lambda text: NUMBERED.sub(r"\1", text)
 

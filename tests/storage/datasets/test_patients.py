@@ -39,6 +39,7 @@ def _patients(names: list[str], subjects: tuple[str, ...] = ()) -> dict[str, str
         ("vol{}_session2_run-1", "vol{}_session2_run-2", "vol{}"),
         ("volume-{}_slice_07", "volume-{}_slice_08", "volume-{}"),
         ("slide{}_x0_y512", "slide{}_x512_y0", "slide{}"),
+        ("BraTS-GLI-0200{}-100", "BraTS-GLI-0200{}-101", "BraTS-GLI-0200{}"),
         ("BraTS-GLI-0000{}-000", "BraTS-GLI-0000{}-001", "BraTS-GLI-0000{}"),
     ],
 )
