@@ -28,9 +28,9 @@ from nnseg.storage.images.dicom_seg_grid import SegmentFrame, read_frames, span_
 from nnseg.storage.images.dicom_values import UNREADABLE, item_of, number_of, numbers_of, text_of, value_of
 from nnseg.storage.images.raw import (
     READ_DEFAULTS,
+    LabelSegment,
     RawImage,
     ReadOptions,
-    Segment,
     placeholder,
     smallest_integer_type,
 )
@@ -116,7 +116,7 @@ def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     )
 
 
-def _segments(dataset: Any, frames: Sequence[SegmentFrame]) -> dict[int, Segment]:
+def _segments(dataset: Any, frames: Sequence[SegmentFrame]) -> dict[int, LabelSegment]:
     """The segments by number."""
     items = {int(number_of(item, "SegmentNumber") or 0): item for item in value_of(dataset, "SegmentSequence") or ()}
     items = {number: item for number, item in items.items() if number} | dict.fromkeys(
@@ -126,7 +126,7 @@ def _segments(dataset: Any, frames: Sequence[SegmentFrame]) -> dict[int, Segment
     own = all(values.values()) and len(set(values.values())) == len(values)
     names = [_name(item, number) for number, item in items.items()]
     return {
-        number: Segment(
+        number: LabelSegment(
             name=name if names.count(name) == 1 else _name_with_side(item, name),
             value=values[number] or number if own else number,
             colour=_colour(item),
@@ -163,7 +163,7 @@ def _layers(
     dataset: Any,
     frames: Sequence[SegmentFrame],
     places: Sequence[int],
-    segments: Mapping[int, Segment],
+    segments: Mapping[int, LabelSegment],
     empty: npt.NDArray[Any],
 ) -> tuple[list[npt.NDArray[Any]], dict[int, int]]:
     """Volumes (Z, Y, X) in which no two segments overlap, and the volume of each segment, by its number.
@@ -210,7 +210,9 @@ def _unpacked(dataset: Any, index: int) -> npt.NDArray[np.bool_]:
     return bits.reshape(shape).astype(bool)
 
 
-def _label_map(path: Path, dataset: Any, places: Sequence[int], grid: Grid, segments: Mapping[int, Segment]) -> npt.NDArray[Any]:
+def _label_map(
+    path: Path, dataset: Any, places: Sequence[int], grid: Grid, segments: Mapping[int, LabelSegment]
+) -> npt.NDArray[Any]:
     """The voxels (1, Z, Y, X) of an object whose pixels are the numbers of segments."""
     _check_single(path, places, "its label map")
     voxels = np.zeros((1, *grid.shape), np.uint16)

@@ -268,7 +268,7 @@ def _in_name(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class MarkRule:
     """How a mark of frames divides them.
 
     Args:
@@ -284,21 +284,21 @@ class Mark:
     is_clock: bool = False
 
 
-MARKS: dict[str, Mark] = {
-    "component": Mark(label="", names=_words, divides_places=True),
-    "echo": Mark(label="echo", names=_ranks, divides_places=True),
-    "stack": Mark(label="stack", divides_places=True),
-    "type": Mark(label="", names=_words),
-    "ti": Mark(label="ti"),
-    "b": Mark(label="b"),
-    "dir": Mark(label="dir", names=_ranks),
-    "t": Mark(label="t", names=_ranks),
-    "acq": Mark(label="acq"),
-    "trigger": Mark(label="t", names=_ranks, is_clock=True),
-    "time": Mark(label="t", names=_ranks, is_clock=True),
-    **{f"dim{i}": Mark(label=f"dim{i}") for i in range(9)},
-    "when": Mark(label="t", names=_ranks, is_clock=True),
-    "made": Mark(label="t", names=_ranks, is_clock=True),
-    "instance": Mark(label="t", names=_ranks, is_clock=True),
+MARKS: dict[str, MarkRule] = {
+    "component": MarkRule(label="", names=_words, divides_places=True),
+    "echo": MarkRule(label="echo", names=_ranks, divides_places=True),
+    "stack": MarkRule(label="stack", divides_places=True),
+    "type": MarkRule(label="", names=_words),
+    "ti": MarkRule(label="ti"),
+    "b": MarkRule(label="b"),
+    "dir": MarkRule(label="dir", names=_ranks),
+    "t": MarkRule(label="t", names=_ranks),
+    "acq": MarkRule(label="acq"),
+    "trigger": MarkRule(label="t", names=_ranks, is_clock=True),
+    "time": MarkRule(label="t", names=_ranks, is_clock=True),
+    **{f"dim{i}": MarkRule(label=f"dim{i}") for i in range(9)},
+    "when": MarkRule(label="t", names=_ranks, is_clock=True),
+    "made": MarkRule(label="t", names=_ranks, is_clock=True),
+    "instance": MarkRule(label="t", names=_ranks, is_clock=True),
 }
 """Marks in the order in which they are tried; those that mean something come before those that only count."""

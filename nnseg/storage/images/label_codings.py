@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers
 from nnseg.core.label_files import OBJECT, LabelCoding, LabelFiles, join_marks
-from nnseg.storage.images.raw import RawImage, Segment, smallest_integer_type
+from nnseg.storage.images.raw import LabelSegment, RawImage, smallest_integer_type
 
 WHOLE_TOLERANCE = 1e-3
 """Largest distance of a stored label value from a whole number: slope and intercept of a header leave such rounding errors."""
@@ -50,7 +50,7 @@ class MarkedMap:
     codes: Integers
     marks: tuple[tuple[str, ...], ...]
     channels: int = 1
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[LabelSegment, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -89,7 +89,7 @@ def _is_on_or_off(alpha: npt.NDArray[Any]) -> bool:
     return bool(((alpha == 0) | (alpha == np.iinfo(alpha.dtype).max)).all())
 
 
-def mark_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment]) -> MarkedMap:
+def mark_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment]) -> MarkedMap:
     """The segments of the header in which each voxel lies.
 
     Args:
@@ -118,7 +118,7 @@ def is_background(name: str) -> bool:
     return name.casefold() == "background"
 
 
-def _check_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment]) -> None:
+def _check_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment]) -> None:
     for one, other in ((s, t) for i, s in enumerate(segments) for t in segments[:i]):
         if one.name.casefold() == other.name.casefold():
             found = f"describes two segments called {one.name}"
@@ -132,11 +132,11 @@ def _check_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[S
         raise ScanError.at(path, found, "each segment in a layer of the file", "save the segmentation again")
 
 
-def _listed(segments: Iterable[Segment]) -> str:
+def _listed(segments: Iterable[LabelSegment]) -> str:
     return ", ".join(f"{s.name} ({s.value})" for s in segments)
 
 
-def mark_channels(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment] = ()) -> MarkedMap:
+def mark_channels(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment] = ()) -> MarkedMap:
     """The channels, each a mask, in which each voxel lies, by their number from 0.
 
     Raises:
@@ -155,7 +155,7 @@ def mark_masks(masks: Sequence[npt.NDArray[np.bool_]], coding: LabelCoding, *, n
     return builder.finish(coding, notes=tuple(notes))
 
 
-def mark_colours(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment] = ()) -> MarkedMap:
+def mark_colours(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment] = ()) -> MarkedMap:
     """The colour of each voxel, "#rrggbb"; black is a colour as others are.
 
     Args:
@@ -280,7 +280,7 @@ def mark(path: Path, raw: RawImage, coding: LabelCoding) -> MarkedMap:
     return _MARKS[coding](path, raw.voxels, raw.segments)
 
 
-def _mark_values(path: Path, channels: npt.NDArray[Any], segments: Sequence[Segment] = ()) -> MarkedMap:
+def _mark_values(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment] = ()) -> MarkedMap:
     if len(channels) > 1:
         found = f"has {len(channels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
@@ -302,7 +302,7 @@ class _Builder:
             codes[where[there == code]] = len(self._marks)
             self._marks.append((*self._marks[code], key))
 
-    def finish(self, coding: LabelCoding, *, segments: tuple[Segment, ...] = (), notes: tuple[str, ...] = ()) -> MarkedMap:
+    def finish(self, coding: LabelCoding, *, segments: tuple[LabelSegment, ...] = (), notes: tuple[str, ...] = ()) -> MarkedMap:
         """The map with the marks that occur, that of nothing first."""
         present = np.flatnonzero(np.bincount(self._codes.ravel(), minlength=len(self._marks)))
         table = np.zeros(len(self._marks), np.int32)

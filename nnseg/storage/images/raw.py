@@ -21,7 +21,7 @@ CHANNEL_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class LabelSegment:
     """A label as the header of a label map describes it.
 
     Args:
@@ -63,7 +63,7 @@ class RawImage:
     label_notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     unit: str = ""
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[LabelSegment, ...] = ()
 
     @property
     def has_spacing(self) -> bool:

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-from nnseg.storage.images.raw import Segment
+from nnseg.storage.images.raw import LabelSegment
 
 KEY = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer|Color)")
 
 
-def read_segments(path: Path, metadata: Mapping[str, str]) -> tuple[Segment, ...]:
+def read_segments(path: Path, metadata: Mapping[str, str]) -> tuple[LabelSegment, ...]:
     """The segments in the metadata of a file, in the header's order; () if it describes none.
 
     Args:
@@ -38,7 +38,7 @@ def read_segments(path: Path, metadata: Mapping[str, str]) -> tuple[Segment, ...
     return tuple(_segment(path, number, fields[number]) for number in sorted(fields))
 
 
-def _segment(path: Path, number: int, fields: Mapping[str, str]) -> Segment:
+def _segment(path: Path, number: int, fields: Mapping[str, str]) -> LabelSegment:
     name = fields.get("Name") or fields.get("ID") or f"Segment_{number + 1}"
     try:
         value, layer = int(fields.get("LabelValue") or 1), int(fields.get("Layer") or 0)
@@ -46,7 +46,7 @@ def _segment(path: Path, number: int, fields: Mapping[str, str]) -> Segment:
     except ValueError as error:
         found = f"describes segment {name} by {dict(fields)}"
         raise ScanError.at(path, found, "whole numbers, and a colour of three numbers", "save it again") from error
-    return Segment(name=name, value=value, channel=layer, colour=colour)
+    return LabelSegment(name=name, value=value, channel=layer, colour=colour)
 
 
 def _colour(text: str) -> tuple[int, int, int]:

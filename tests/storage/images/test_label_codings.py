@@ -11,7 +11,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.label_files import LabelFiles
 from nnseg.storage.images.formats import stem_of
-from nnseg.storage.images.raw import Segment
+from nnseg.storage.images.raw import LabelSegment
 from nnseg.storage.images.read import read_label_map, read_marks, read_scan
 
 
@@ -58,7 +58,7 @@ def test_segments_of_a_header_are_read_by_name(tmp_path):
 
 def test_colour_of_a_segment_is_that_of_its_header(tmp_path):
     path = save(tmp_path / "a.seg.nrrd", np.ones((1, 1, 2), np.uint8), Segment0_Name="a", Segment0_Color="1 0.5 0")
-    assert read_marks(path)[0].segments == (Segment(name="a", value=1, colour=(255, 128, 0)),)
+    assert read_marks(path)[0].segments == (LabelSegment(name="a", value=1, colour=(255, 128, 0)),)
 
 
 def test_layers_of_a_header_overlap(tmp_path):

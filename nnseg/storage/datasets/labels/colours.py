@@ -9,7 +9,7 @@ from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.labels import Labels
-from nnseg.storage.datasets.labels.legends import Legend, find_legend
+from nnseg.storage.datasets.labels.legends import ColourLegend, find_legend
 from nnseg.storage.datasets.labels.request import BLACK, MOST_NAMED, LabelMeaning, Request, no_label
 from nnseg.storage.images.label_codings import is_background
 
@@ -47,7 +47,7 @@ def name_colours(request: Request) -> LabelMeaning:
 
 
 def _coloured(
-    request: Request, labels: Labels, codes: Sequence[str], names: Mapping[str, str], legend: Legend | None
+    request: Request, labels: Labels, codes: Sequence[str], names: Mapping[str, str], legend: ColourLegend | None
 ) -> LabelMeaning:
     wanted = {name.casefold(): value for name, value in zip(labels.names, labels.values, strict=True)}
     values = {code: wanted.get(names.get(code, code).casefold()) for code in codes[1:]}

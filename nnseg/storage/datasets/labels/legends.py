@@ -20,7 +20,7 @@ NAMES, COLOURS = ("name", "label", "class", "title"), ("color", "colour", "rgb",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Legend:
+class ColourLegend:
     """The names of colours.
 
     Args:
@@ -35,7 +35,7 @@ class Legend:
         return str(self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path)
 
 
-def find_legend(folders: Iterable[Path]) -> Legend | None:
+def find_legend(folders: Iterable[Path]) -> ColourLegend | None:
     """The legend in the first of some folders that has one.
 
     Raises:
@@ -45,7 +45,7 @@ def find_legend(folders: Iterable[Path]) -> Legend | None:
         for name, read in LEGENDS.items():
             path = folder / name
             if path.is_file():
-                return Legend(path=path, names=_names(path, read))
+                return ColourLegend(path=path, names=_names(path, read))
     return None
 
 

@@ -16,7 +16,7 @@ from nnseg.core.image import Integers
 from nnseg.core.label_files import LabelCoding, LabelSource, Marks, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.images.label_codings import MarkedMap, count_values
-from nnseg.storage.images.raw import Segment
+from nnseg.storage.images.raw import LabelSegment
 
 FEWEST_OBJECTS = 8
 """Connected components are counted in label maps of at least so many values."""
@@ -42,7 +42,7 @@ class ShownLabels:
 
     coding: LabelCoding
     marks: Marks
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[LabelSegment, ...] = ()
     channels: int = 1
     components: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
