@@ -13,7 +13,7 @@ from nnseg.core.dataset import Finding
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Shape, Vector, as_vector
 from nnseg.core.labels import Labels
-from nnseg.core.units import LengthUnit, common_unit, in_unit, shown_unit
+from nnseg.core.units import LengthUnit, in_unit, main_unit, shown_unit
 
 
 class Intensity(FrozenModel):
@@ -104,7 +104,7 @@ class Fingerprint(FrozenModel):
     @property
     def length_unit(self) -> LengthUnit:
         """What lengths are shown in."""
-        return common_unit(shown_unit(case.length_unit, is_2d=self.is_2d) for case in self.cases)
+        return main_unit(shown_unit(case.length_unit, is_2d=self.is_2d) for case in self.cases)
 
     @property
     def has_spacing(self) -> bool:

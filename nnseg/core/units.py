@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -29,12 +30,14 @@ def volume_name(unit: LengthUnit) -> str:
     return _NAMES[unit][1]
 
 
+def length_in(unit: LengthUnit, mm: float) -> float:
+    """A length in a unit, without the noise of the last digit."""
+    return float(f"{mm * _PER_MM[unit]:.14g}") if unit in _PER_MM else mm
+
+
 def in_unit(lengths_mm: tuple[float, float, float], unit: LengthUnit) -> tuple[float, float, float]:
-    """Lengths in a unit, without the noise of the last digit."""
-    factor = _PER_MM.get(unit)
-    if factor is None:
-        return lengths_mm
-    z, y, x = (float(f"{length * factor:.14g}") for length in lengths_mm)
+    """Lengths (z, y, x) in a unit."""
+    z, y, x = (length_in(unit, length) for length in lengths_mm)
     return z, y, x
 
 
@@ -48,3 +51,11 @@ def common_unit(units: Iterable[LengthUnit]) -> LengthUnit:
     """The unit of several cases; mm if it is not the same for all."""
     found = set(units)
     return found.pop() if len(found) == 1 else "mm"
+
+
+def main_unit(units: Iterable[LengthUnit]) -> LengthUnit:
+    """The unit that most of several cases state, the larger of equally many; mm if some cases state none and others do."""
+    counts = Counter(units)
+    if len(counts) > 1 and {"voxel", "pixel"} & counts.keys():
+        return "mm"
+    return max(_NAMES, key=lambda unit: counts[unit]) if counts else "mm"

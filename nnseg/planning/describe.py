@@ -16,7 +16,7 @@ from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import format_axes
 from nnseg.core.image import VOXEL
 from nnseg.core.plan import Plan, Section
-from nnseg.core.units import LengthUnit, length_name
+from nnseg.core.units import LengthUnit, length_in, length_name, volume_name
 from nnseg.planning.preflight import Preflight, StageCost
 from nnseg.storage.images.units import from_mm
 
@@ -52,7 +52,7 @@ def summarize_plan(plan: Plan, unit: LengthUnit = "mm") -> str:
     architecture = unet if network.is_unet else f"{plan.dimensions}D network ({network.kind})"
     previous = f", with the segmentation of the {plan.previous} plan as a further input" if plan.previous else ""
     return (
-        f"Scans are brought to a voxel spacing of {format_axes(plan.preprocessing.spacing)} {_plan_unit(unit)} and normalized "
+        f"Scans are brought to a voxel spacing of {_grid_spacing(plan, unit)} and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
         f"A {architecture} processes patches of {format_axes(plan.patch)} voxels, {training.batch_size} at a time{previous}. "
         f"It is trained for {length} with {training.optimizer} on {training.loss} "
@@ -61,9 +61,8 @@ def summarize_plan(plan: Plan, unit: LengthUnit = "mm") -> str:
     )
 
 
-def _plan_unit(unit: LengthUnit) -> str:
-    """The unit of a plan's lengths: mm, or voxels where the size of voxels is not known."""
-    return length_name(unit) if unit in ("voxel", "pixel") else "mm"
+def _grid_spacing(plan: Plan, unit: LengthUnit, form: str = "g") -> str:
+    return f"{format_axes([length_in(unit, mm) for mm in plan.preprocessing.spacing], form)} {length_name(unit)}"
 
 
 def describe(plan: Plan, fingerprint: Fingerprint) -> str:
@@ -146,11 +145,11 @@ def _describe_channel(name: str, of: Intensity) -> str:
 
 
 def _voxel_sizes(fingerprint: Fingerprint) -> str:
-    """The voxel sizes, in the unit that all files state; those of files that state none are said to be unknown."""
+    """The voxel sizes, in the unit that most files state; those of files that state none are said to be unknown."""
     units = {case.length_unit for case in fingerprint.cases}
     if units == {VOXEL}:
         return "of unknown size: the files state none, so that lengths are in voxels"
-    unit = units.pop() if len(units) == 1 else "mm"
+    unit = units.pop() if len(units) == 1 else fingerprint.length_unit
     unknown = sum(case.length_unit == VOXEL for case in fingerprint.cases)
     left_out = f"; the files of {counted(unknown, 'case')} state none, which were taken as 1 mm" if unknown else ""
     flat = unit != "mm" and all(case.shape[0] == 1 for case in fingerprint.cases)  # pictures have no distance of slices
@@ -158,14 +157,14 @@ def _voxel_sizes(fingerprint: Fingerprint) -> str:
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:
-    volumes = [c.voxels[name] * prod(c.spacing) / 1000 for c in fingerprint.cases if c.voxels[name]]
+    volumes = [c.voxels[name] * prod(fingerprint.spacing_shown(c)) / 1000 for c in fingerprint.cases if c.voxels[name]]
     if not volumes:
         return "in no case"
     here = f"in {len(volumes)} of {counted(len(fingerprint.cases), 'case')}"
     if fingerprint.is_2d:
         shares = [c.voxels[name] / prod(c.shape) for c in fingerprint.cases if c.voxels[name]]
         return f"{here}, {median(shares):.1%} of an image in the median"
-    unit = "ml"
+    unit = volume_name(fingerprint.length_unit)
     if any(case.length_unit == VOXEL for case in fingerprint.cases):
         volumes, unit = [c.voxels[name] for c in fingerprint.cases if c.voxels[name]], "voxels"
     low, middle, high = (_number(v) for v in (min(volumes), median(volumes), max(volumes)))
@@ -176,7 +175,7 @@ def _main_settings(plan: Plan, unit: LengthUnit) -> Iterator[tuple[str, ...]]:
     """Name and value in words of each main setting, then the settings whose reasons stand below it."""
     of, network, training = plan.preprocessing, plan.network, plan.training
     yield "path", f"{plan.dimensions}D", "name"
-    yield "grid", f"{format_axes(of.spacing, '.4g')} {_plan_unit(unit)}", "preprocessing.spacing"
+    yield "grid", _grid_spacing(plan, unit, ".4g"), "preprocessing.spacing"
     if of.axes != (0, 1, 2):
         yield "axes", f"network axes are scan axes {', '.join('zyx'[a] for a in of.axes)}", "preprocessing.axes"
     schemes = dict.fromkeys(f"{c} by {n.scheme}" for c, n in zip(plan.channels, of.normalization, strict=True))

@@ -98,7 +98,9 @@ def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) 
 def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, PlanInputs]:
     """The inputs of all plans that the dataset can have, by the plan's name."""
     rules = recipe.planner.for_budget(budget)
-    resolution = choose_resolution(fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy)
+    resolution = choose_resolution(
+        fingerprint.spacings, fingerprint.cropped_shapes, anisotropy=rules.anisotropy, unit=fingerprint.length_unit
+    )
     recipe = recipe.model_copy(update={"planner": rules})
     inputs = partial(PlanInputs, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
     labels = fingerprint.labels

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.geometry import Axes, Vector, as_vector
+from nnseg.core.units import LengthUnit, length_in, length_name
 
 Table = npt.NDArray[np.float64]
 
@@ -32,18 +33,19 @@ class Resolution:
     why: dict[str, str] = field(default_factory=dict)
 
 
-def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0) -> Resolution:
+def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0, unit: LengthUnit = "mm") -> Resolution:
     """The grid of a dataset's network: median spacing, finer along an axis with few thick slices, coarsest axis first.
 
     Args:
         spacings: (cases, 3) mm, scan axis order.
         shapes: (cases, 3) voxels of the cropped scans, scan axis order.
         anisotropy: an axis this many times coarser than the others is strongly anisotropic.
+        unit: of lengths in the reasons.
 
     Source: Isensee 2021, nnU-Net, online methods, "image resampling" and "target spacing".
     """
-    target, reason = _target_spacing(spacings, shapes, anisotropy)
-    axes, order = _order(target, shapes)
+    target, reason = _target_spacing(spacings, shapes, anisotropy, unit)
+    axes, order = _order(target, shapes, unit)
     median = np.maximum(_median(np.rint(spacings / target * shapes)), 1)
     turned = list(axes)
     return Resolution(
@@ -51,27 +53,32 @@ def choose_resolution(spacings: Table, shapes: Table, *, anisotropy: float = 3.0
     )
 
 
-def _target_spacing(spacings: Table, shapes: Table, anisotropy: float) -> tuple[Table, str]:
+def _target_spacing(spacings: Table, shapes: Table, anisotropy: float, unit: LengthUnit) -> tuple[Table, str]:
     target = _median(spacings)
     worst = int(np.argmax(target))
     others = [a for a in range(3) if a != worst]
     coarsest_other = float(target[others].max())
     size = _median(shapes)
+    same = bool((spacings == spacings[0]).all())
+    usual = "all cases share this spacing" if same else f"the median over {len(spacings)} cases, axis by axis"
     if not (target[worst] > anisotropy * coarsest_other and size[worst] * anisotropy < size[others].min()):
-        same = bool((spacings == spacings[0]).all())
-        return target, "all cases share this spacing" if same else f"the median over {len(spacings)} cases, axis by axis"
+        return target, usual
     finer = float(np.percentile(spacings[:, worst], 10))
     ratio = target[worst] / coarsest_other
     reason = (
         f"axis {AXIS_NAMES[worst]} is {ratio:.3g} times coarser than the others "
-        f"({target[worst]:.3g} against {coarsest_other:.3g} mm): "
-        f"the 10th percentile of its spacing ({finer:.3g} mm) is taken, to keep the detail of thin slices; the median elsewhere"
+        f"({length_in(unit, target[worst]):.3g} against {_length(coarsest_other, unit)}): the 10th percentile of its spacing "
+        f"({_length(finer, unit)}) is taken, to keep the detail of thin slices; the median elsewhere"
     )
     target[worst] = finer if finer >= coarsest_other else coarsest_other + 1e-5
-    return target, reason
+    return target, usual if size[worst] == 1 else reason
 
 
-def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
+def _length(mm: float, unit: LengthUnit) -> str:
+    return f"{length_in(unit, mm):.3g} {length_name(unit)}"
+
+
+def _order(target: Table, shapes: Table, unit: LengthUnit) -> tuple[Axes, str]:
     single = np.flatnonzero(_median(shapes) == 1)
     first = int(single[0]) if single.size else int(np.argmax(target))
     rest = [a for a in range(3) if a != first]
@@ -80,7 +87,7 @@ def _order(target: Table, shapes: Table) -> tuple[Axes, str]:
     elif target.max() == target.min():
         reason = "all axes have the same spacing, so their order stays"
     else:
-        reason = f"axis {AXIS_NAMES[first]} is the coarsest ({target[first]:.3g} mm), so it comes first"
+        reason = f"axis {AXIS_NAMES[first]} is the coarsest ({_length(target[first], unit)}), so it comes first"
     return (first, rest[0], rest[1]), reason
 
 

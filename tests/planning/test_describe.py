@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Budget
-from nnseg.planning.describe import case_entries, describe
+from nnseg.planning.describe import case_entries, describe, summarize_plan
 from nnseg.planning.planner import make_plans
 from nnseg.planning.recipe import load_recipe
 
@@ -50,6 +50,20 @@ def test_voxel_sizes_are_in_the_unit_of_the_files_or_said_to_be_unknown(make_fin
     assert "50 voxels in the median" in unknown
     assert " mm" not in unknown
     assert "the files of 1 case state none, which were taken as 1 mm" in described("mm", "voxel")
+    assert "0.002 1000 um³ in the median" in described("um", "um")  # 50 voxels of 1 x 0.2 x 0.2 um
+
+
+def test_files_that_state_different_units_are_described_in_the_one_that_most_state(make_fingerprint: Callable[..., Fingerprint]):
+    known = make_fingerprint((1, 500, 600), (1, 0.0002, 0.0003), count=4)
+    units = ("mm", "um", "nm", "um")
+    cases = tuple(case.model_copy(update={"length_unit": unit}) for case, unit in zip(known.cases, units, strict=True))
+    fingerprint = known.model_copy(update={"cases": cases})
+    assert "voxel all 0.2 x 0.3 um label" in words_of(fingerprint)
+    plan = make_plans(fingerprint, Budget(seconds=1200), load_recipe("auto"))[0]
+    assert plan.preprocessing.spacing == (0.0002, 0.0003)  # the file of a plan is in mm
+    assert "0.2 x 0.3 um" in describe(plan, fingerprint)
+    assert "voxel spacing of 0.2 x 0.3 um" in summarize_plan(plan, fingerprint.length_unit)
+    assert plan.preprocessing.why["spacing"] == "all cases share this spacing"  # a single slice is no thick one
 
 
 def test_pixel_sizes_of_pictures_have_no_distance_of_slices(make_fingerprint: Callable[..., Fingerprint]):

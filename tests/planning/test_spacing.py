@@ -15,6 +15,7 @@ def test_median_spacing_is_taken_axis_by_axis():
 def test_coarsest_axis_comes_first_and_the_others_keep_their_order():
     resolution = choose_resolution(np.array([[0.5, 0.7, 2.0]]), np.array([[300.0, 200.0, 90.0]]))
     assert resolution.axes == (2, 0, 1)
+    assert resolution.why["axes"] == "axis x is the coarsest (2 mm), so it comes first"
     assert resolution.spacing == (2.0, 0.5, 0.7)
     assert resolution.shape == (90.0, 300.0, 200.0)
 
@@ -24,7 +25,9 @@ def test_few_thick_slices_take_the_10th_percentile():
     spacings = np.stack([thickness, np.ones(11), np.ones(11)], axis=1)
     resolution = choose_resolution(spacings, np.tile([20.0, 200.0, 200.0], (11, 1)))
     assert resolution.spacing == (5.0, 1.0, 1.0)
-    assert "axis z is 9 times coarser" in resolution.why["spacing"]
+    assert "axis z is 9 times coarser than the others (9 against 1 mm): the 10th percentile" in resolution.why["spacing"]
+    small = choose_resolution(spacings / 1000, np.tile([20.0, 200.0, 200.0], (11, 1)), unit="um")
+    assert "(9 against 1 um): the 10th percentile of its spacing (5 um)" in small.why["spacing"]
 
 
 def test_10th_percentile_is_never_finer_than_the_other_axes():
