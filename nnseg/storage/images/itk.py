@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
-from nnseg.storage.images.nrrd import NRRD, nrrd_unit, state_unit
+from nnseg.storage.images.nrrd import HEADER_BYTES, NRRD, nrrd_files, nrrd_header, nrrd_unit, state_unit
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
+from nnseg.storage.images.unpack import unpack_parts
 
 GIPL_HEADER_BYTES = 256
+
+END_OF_HEADER = re.compile(rb"(?<=\n)ElementDataFile\s*[=:][^\n]*\n|\r?\n\r?\n")
+"""Of MetaImage, and of NRRD."""
+
 COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -33,16 +39,69 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, truncated, or of a geometry that ITK refuses.
     """
+    unpacked = None
     try:
         with no_itk_warnings():
-            image = read_header_only(path) if options.only_header else sitk.ReadImage(str(path))
+            image = header = read_header_only(path)
+            if not options.only_header:
+                unpacked = _unpacked(path, header)
+                image = header if unpacked is not None else sitk.ReadImage(str(path))
     except RuntimeError as error:
         found, expected = f"cannot be read as an image ({itk_message(error)})", "a complete image with axes at right angles"
         raise ScanError.at(path, found, expected, "copy or export it again") from error
     if path.suffix.lower() == ".gipl" and not options.only_header:
         _check_gipl_size(path, image)
-    raw = raw_from_itk(path, image)
+    raw = raw_from_itk(path, image, unpacked)
     return _in_unit(raw, nrrd_unit(path)) if path.suffix.lower() in NRRD else raw
+
+
+def _unpacked(path: Path, header: sitk.ImageFileReader) -> npt.NDArray[Any] | None:
+    """The compressed voxels of a MetaImage file, of which those of NRRD are only verified; None if they are left to ITK.
+
+    ITK prints that a stream is damaged, and goes on with what it has; and it needs CompressedDataSize of MetaImage to be right.
+
+    Raises:
+        ScanError: a stream is damaged, or does not unpack to the voxels that the header announces.
+    """
+    voxels, nrrd = _voxels(header)[0], path.suffix.lower() in NRRD
+    fields, files = (nrrd_header(path), nrrd_files(path)) if nrrd else (meta_header(path), data_files(path))
+    if not (fields.get("encoding") in ("gz", "gzip") if nrrd else fields.get("CompressedData", "F")[:1] in "tTyY1"):
+        return None
+    before = _whole_number(fields, "byte skip")  # in the stream of NRRD
+    announced = before + voxels.nbytes // max(1, len(files))
+    parts: list[bytes] = []
+    for file in files or (path,):
+        with file.open("rb") as opened:
+            opened.seek(0 if files else _header_length(path))
+            for _ in range(_whole_number(fields, "line skip")):
+                opened.readline()
+            opened.seek(_whole_number(fields, "HeaderSize"), os.SEEK_CUR)
+            parts.extend(part for part in unpack_parts(file, opened, announced) if not nrrd)
+    if nrrd:
+        return None
+    big = fields.get("ElementByteOrderMSB", fields.get("BinaryDataByteOrderMSB", "F"))[:1] in "tTyY1"
+    stored = np.frombuffer(b"".join(parts), voxels.dtype.newbyteorder(">" if big else "<"), voxels.size)
+    return stored.astype(voxels.dtype).reshape(voxels.shape)
+
+
+def meta_header(path: Path) -> dict[str, str]:
+    """The fields of a MetaImage header by name."""
+    with path.open("rb") as file:
+        text = os.fsdecode(file.read(HEADER_BYTES).split(b"ElementDataFile")[0])
+    pairs = [re.split(r"\s*[=:]\s*", line.strip(), maxsplit=1) for line in text.splitlines()]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _whole_number(fields: Mapping[str, str], name: str) -> int:
+    """A field of a header, 0 if it is missing, below 0 or no number."""
+    return int(text) if (text := fields.get(name, "")).isdecimal() else 0
+
+
+def _header_length(path: Path) -> int:
+    """Where the voxels begin in a file of MetaImage or NRRD that has a header."""
+    with path.open("rb") as file:
+        end = END_OF_HEADER.search(file.read(HEADER_BYTES))
+    return end.end() if end else 0
 
 
 def _in_unit(raw: RawImage, unit: str) -> RawImage:
@@ -82,11 +141,16 @@ def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     return reader
 
 
-def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader) -> RawImage:
-    """The content of an ITK image of two, three or four axes, with placeholders for voxels if only its header was read."""
+def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader, unpacked: npt.NDArray[Any] | None = None) -> RawImage:
+    """The content of an ITK image of two, three or four axes, with placeholders for voxels if only its header was read.
+
+    Args:
+        unpacked: the voxels, if ITK has read the header only.
+    """
     if image.GetPixelIDValue() in COMPLEX:
         raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
     voxels, colours = _voxels(image)
+    voxels = voxels if unpacked is None else unpacked
     dimensions = image.GetDimension()
     if not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
         found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"

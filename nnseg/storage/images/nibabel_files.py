@@ -80,6 +80,8 @@ def read_afni(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: a part is missing or damaged.
     """
+    for file in () if options.only_header else afni_files(path):
+        decompressed(file)  # nibabel reads what it needs, and no checksum
     return _raw(path, lambda: AFNIImage.from_filename(path, mmap=False), options)
 
 

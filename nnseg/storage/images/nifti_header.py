@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
-
-GZIP_MAGIC = b"\x1f\x8b"
+from nnseg.storage.images.unpack import AUTOMATIC, GZIP_MAGIC, unpack
 
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
 """Magic strings of images in one file, and of those in two."""
@@ -60,21 +58,26 @@ def voxel_file(path: Path) -> Path:
     return found
 
 
-def decompressed(path: Path, *, only_header: bool = False) -> bytes:
+def decompressed(path: Path, *, only_header: bool = False, announced: int | None = None) -> bytes:
     """The bytes of a file, decompressed to the very end, so that checksum and length of a gzip stream are verified.
 
+    Args:
+        announced: number of decompressed bytes by the file's header; None if it is not known.
+
     Raises:
-        ScanError: the stream ends early or is damaged.
+        ScanError: the stream ends early, is damaged, or decompresses to more or to less.
     """
     with path.open("rb") as file:
-        data = file.read(64 * HEADER_BYTES if only_header else -1)
-    if not data.startswith(GZIP_MAGIC):
-        return data
+        start = file.read(64 * HEADER_BYTES if only_header else len(GZIP_MAGIC))
+        packed = start.startswith(GZIP_MAGIC)
+        if not only_header:
+            file.seek(0)
+            return unpack(path, file, announced) if packed else file.read()
+    if not packed:
+        return start
     try:
-        return zlib.decompressobj(wbits=31).decompress(data, HEADER_BYTES) if only_header else gzip.decompress(data)
-    except EOFError as error:
-        raise ScanError.at(path, "gzip stream ends early", "a complete file", "copy it again; it is truncated") from error
-    except (OSError, zlib.error) as error:
+        return zlib.decompressobj(AUTOMATIC).decompress(start, HEADER_BYTES)
+    except zlib.error as error:
         raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again") from error
 
 

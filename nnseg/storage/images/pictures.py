@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ DEEP_COLOURS = {(16, 2), (16, 4), (16, 6)}
 """Bits and colour types of PNG that Pillow would cut to 8 bits. Source: PNG specification, 11.2.1 (IHDR)."""
 
 
+PNG_SIGNATURE_BYTES = 8
+
+
 def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The pixels of a PNG, BMP, GIF, PPM or JPEG file as one slice, colours as channels.
 
@@ -43,8 +48,10 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
             if image.format == "PPM":
                 _check_range(path)
             exif = orientation_of(image.getexif().get(ORIENTATION))
+            if image.format == "PNG" and not options.only_header:
+                _check_sums(path)
             pixels = _pixels(path, image, options)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         found = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded ({error})"
         raise ScanError.at(path, found, "a complete picture", "copy or export it again") from error
     colours = pixels.reshape(*pixels.shape[:2], -1)
@@ -56,6 +63,21 @@ def _check_still(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in ("GIF", "PNG"):  # further pictures in a JPEG are previews
         raise ScanError.at(path, f"is an animation of {frames} frames", "one picture", "export the frames as files, or as a TIFF")
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ScanError if the pixels of a PNG file are not what was written: Pillow does not look at their checksums.
+
+    Source: PNG specification, 5.3 (chunk layout): length, type, data, CRC of type and data.
+    """
+    with path.open("rb") as file:
+        file.seek(PNG_SIGNATURE_BYTES)
+        while len(start := file.read(8)) == 8:
+            content = start[4:] + file.read(int.from_bytes(start[:4], "big"))
+            if start[4:] == b"IDAT" and zlib.crc32(content).to_bytes(4, "big") != file.read(4):
+                raise ScanError.at(path, "its pixels do not match their checksum", "an intact picture", "copy it again")
+            if start[4:] != b"IDAT":
+                file.seek(4, os.SEEK_CUR)
 
 
 def _check_range(path: Path) -> None:
