@@ -10,6 +10,7 @@ from typing import Literal
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
+from nnseg.core.names import CaseName
 from nnseg.core.options import Options
 
 
@@ -36,7 +37,7 @@ class Case:
     """One examination on disk.
 
     Args:
-        name: unique in its dataset.
+        name: unique in its dataset, and one that files can have (`nnseg.core.names.fault_of_name`).
         images: one file, or one file per channel, in channel order; a folder is a DICOM series.
         labels: where its label map is, if known.
         annotated: names of the labels that were annotated; None for all. Others may be in the scan, marked as background.
@@ -45,7 +46,7 @@ class Case:
         spacing: mm along the stored axes (z, y, x), for files without one.
     """
 
-    name: str
+    name: CaseName
     images: tuple[Path, ...]
     labels: LabelSource | None = None
     annotated: tuple[str, ...] | None = None

@@ -1,10 +1,87 @@
-"""Names of channels and labels of two datasets, matched whatever their letter case."""
+"""Names from data: whether one can be the name of a file, how it is shown, and how those of two datasets are matched."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+LONGEST_NAME = 200
+"""Bytes of the name of a case in UTF-8: a file's may have 255, with a suffix, and while it is written with a prefix."""
+
+_LONGEST_FILE_NAME = 255
+
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789\u00b9\u00b2\u00b3")}
+)
+"""Names that mean a device, with any suffix. Source: Microsoft, "Naming Files, Paths, and Namespaces"."""
+
+_UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, bytes that are no text, and separators of lines and paragraphs."""
+
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of the text after them. Source: Unicode Standard Annex 9."""
+
+
+def fault_of_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """Why a name cannot be that of a case, whose files lie in the folder that they are written to; "" if it can."""
+    if not name.isprintable() and any(_is_unshown(letter) for letter in name):
+        return "has control characters, or bytes that are no text"
+    if not name.strip():
+        return "is empty"
+    if "/" in name or "\\" in name or name in (".", "..") or re.match(r"[A-Za-z]:", name):
+        return "is a path"
+    if name.split(".", maxsplit=1)[0].rstrip().casefold() in _DEVICES:
+        return "is the name of a device in Windows"
+    if (size := len(name.encode())) > longest:
+        return f"has {size} bytes, and {longest} are allowed"
+    return ""
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    """Text as it can be printed: what would steer a terminal is written as in Python, such as ``\\x1b``.
+
+    Args:
+        lines: line feeds and tabs stay.
+    """
+    kept = "\n\t" if lines else ""
+    if text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if _is_unshown(c) and c not in kept else c for c in text)
+
+
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name of at most so many bytes: itself, or its beginning with a digest of the whole."""
+    whole = name.encode(errors="surrogateescape")
+    if len(whole) <= longest:
+        return name
+    return f"{whole[: longest - 17].decode(errors='ignore')}~{hashlib.blake2b(whole, digest_size=8).hexdigest()}"
+
+
+def _is_unshown(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNSHOWN or letter in _TURNS
+
+
+def _checked(name: str) -> str:
+    return _checked_file(name, LONGEST_NAME)
+
+
+def _checked_file(name: str, longest: int = _LONGEST_FILE_NAME) -> str:
+    if fault := fault_of_name(name, longest):
+        raise ValueError(f'the name "{shown(name)}" {fault}')
+    return name
+
+
+CaseName = Annotated[str, AfterValidator(_checked)]
+"""The name of a case in a file that is read: it cannot leave the folder that its files are written to."""
+
+FileName = Annotated[str, AfterValidator(lambda name: name and _checked_file(name))]
+"""The name of a file in a folder, in a file that is read; "" for none."""
 
 
 def match_names(names: Sequence[str], known: Sequence[str]) -> tuple[int | None, ...]:

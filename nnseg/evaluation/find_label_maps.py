@@ -11,6 +11,7 @@ from pathlib import Path
 from nnseg.core.dataset import counted
 from nnseg.core.errors import DatasetError, EvaluationError, RunError
 from nnseg.core.label_files import LabelFiles
+from nnseg.core.names import shortened
 from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, read_description
 from nnseg.storage.datasets.names import folder_role
@@ -50,7 +51,7 @@ def _of_files(folder: Path) -> LabelFolder:
     """The label maps that lie in a folder itself."""
     files, beside = dict[str, Path](), 0
     for path in sorted(_label_files(folder), key=lambda path: (suffix_of(path) == SEGMENTATION, path)):
-        name = folder_stem(path) if path.is_dir() else stem_of(path)
+        name = shortened(folder_stem(path) if path.is_dir() else stem_of(path))
         other = files.setdefault(name, path)
         if other != path and suffix_of(path) != SEGMENTATION:
             raise EvaluationError(f"{other.name} and {path.name} in {folder} are both called {name}; remove one")

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import blosc2
 import numpy as np
@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nnseg.core.errors import ScanError
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.storage.files import write_aside
@@ -92,8 +92,8 @@ class CaseStore:
 
     def names(self) -> tuple[str, ...]:
         """Names of all complete cases, sorted."""
-        found = (unquote(path.name.removesuffix(SUFFIX)) for path in self.folder.glob(f"*{SUFFIX}"))
-        return tuple(sorted(name for name in found if self._contents(name)))
+        found = {path: _read_contents(path) for path in self.folder.glob(f"*{SUFFIX}")}
+        return tuple(sorted(contents.name for path, contents in found.items() if contents and self._path(contents.name) == path))
 
     def has(self, name: str, key: str) -> bool:
         """True if the case is there with members of the recorded sizes, and was written with this key."""
@@ -150,20 +150,29 @@ class CaseStore:
         return _stored_case(contents, image, labels, locations)
 
     def _path(self, name: str) -> Path:
-        """The file of a case; characters that some system forbids, or that would hide the file, are percent-encoded."""
+        """The file of a case.
+
+        Characters that some system forbids, or that would hide the file, are percent-encoded. A name that is too long then is its
+        beginning with a digest, after "%-", which no encoded character begins with.
+        """
         plain = quote(name, safe=" ()[]+,=@~")
-        return self.folder / ((f"%2E{plain[1:]}" if plain.startswith(".") else plain) + SUFFIX)
+        plain = f"%2E{plain[1:]}" if plain.startswith(".") else plain
+        return self.folder / ((plain if len(plain) <= LONGEST_PLAIN else f"{plain[:120]}%-{digest(name)}") + SUFFIX)
 
     def _contents(self, name: str) -> _Contents | None:
-        """The content of case.json; None unless the file is there and its members have the recorded sizes."""
-        try:
-            with zipfile.ZipFile(self._path(name)) as file:
-                contents = _Contents.model_validate_json(file.read(CONTENTS))
-                sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
-        except (OSError, KeyError, ValidationError, zipfile.BadZipFile):
-            return None
-        complete = sizes == {m: member.bytes for m, member in contents.members.items()}
-        return contents if complete and contents.name == name else None
+        contents = _read_contents(self._path(name))
+        return contents if contents and contents.name == name else None
+
+
+def _read_contents(path: Path) -> _Contents | None:
+    """The content of case.json; None unless the file is there and its members have the recorded sizes."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            contents = _Contents.model_validate_json(file.read(CONTENTS))
+            sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
+    except (OSError, KeyError, ValidationError, zipfile.BadZipFile):
+        return None
+    return contents if sizes == {m: member.bytes for m, member in contents.members.items()} else None
 
 
 def in_memory(case: PreprocessedCase) -> StoredCase:
@@ -192,6 +201,8 @@ def _stored_case(about: PreprocessedCase | _Contents, image: Any, labels: Any, l
 
 
 SUFFIX = ".case"
+LONGEST_PLAIN = 240
+"""Characters of an encoded name without a digest."""
 CONTENTS, IMAGE, LABELS, LOCATIONS = "case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"
 ANNOTATED = -1
 """Key of the positions of annotated voxels among those of label indices."""

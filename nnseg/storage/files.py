@@ -19,18 +19,21 @@ from nnseg.core.errors import PlanError, RunError
 
 Content = TypeVar("Content")
 
+LONGEST_TAIL = 60
+"""Characters of a file's name that its temporary name ends in: names may have 255 bytes, and a character four."""
+
 UMASK = os.umask(0)
 os.umask(UMASK)
 
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, with its suffixes: flushed and renamed to it on success, removed on failure.
+    """A temporary path beside ``path``, with the end of its name: flushed and renamed to it on success, removed on failure.
 
     Raises:
         RunError: the folder cannot be written to, or the disk is full.
     """
-    aside = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    aside = path.with_name(f".{secrets.token_hex(4)}.{path.name[-LONGEST_TAIL:]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

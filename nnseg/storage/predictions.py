@@ -17,6 +17,7 @@ from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import RunError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
+from nnseg.core.names import CaseName, FileName
 from nnseg.core.population import Population
 from nnseg.core.trust import Confidence
 from nnseg.storage.files import file_hash, read_json, write_json
@@ -71,9 +72,9 @@ class ScanRecord(FrozenModel):
 
     status: Literal["done", "failed"]
     reason: str = ""
-    file: str = ""
+    file: FileName = ""
     hash: str = ""
-    more: dict[str, str] = Field(default_factory=dict)
+    more: dict[FileName, str] = Field(default_factory=dict)
     input: str = ""
     key: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -124,7 +125,7 @@ class Predictions(FrozenModel):
     population: Population | None = None
     inferred: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
-    cases: dict[str, ScanRecord] = Field(default_factory=dict)
+    cases: dict[CaseName, ScanRecord] = Field(default_factory=dict)
 
 
 def read_predictions(folder: Path) -> dict[str, ScanRecord]:

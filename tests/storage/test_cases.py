@@ -166,6 +166,15 @@ def test_odd_names_are_kept(store, name):
     assert store.read(name).name == name
 
 
+@pytest.mark.parametrize("name", ["脳" * 30, "脳" * 66, "Ü" * 100, "%" * 200], ids=["90 bytes", "198 bytes", "umlauts", "percent"])
+def test_names_too_long_for_a_file_are_kept_under_a_digest(store, name):
+    store.write(made(name=name), "key")
+    store.write(made(name=name[:-1], seed=1), "key")
+    assert store.names() == (name[:-1], name)
+    assert np.array_equal(store.read(name).image, made().image)
+    assert all(len(path.name.encode()) <= 245 for path in store.folder.iterdir())
+
+
 def test_names_lists_what_is_complete_in_order(store):
     assert store.names() == ()
     for name in ("b", "a", "c"):

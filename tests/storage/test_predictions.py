@@ -3,6 +3,8 @@
 import json
 import threading
 
+import pytest
+
 from nnseg.storage import predictions as room
 from nnseg.storage.files import file_hash
 from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, own_files, read_predictions
@@ -101,3 +103,17 @@ def test_done_means_all_files_with_their_bytes(tmp_path):
     (tmp_path / "a.npz").write_text("another")
     assert not written.is_whole(tmp_path)
     assert not ScanRecord(status="failed").is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "/etc/victim", "..\\victim", "a\x1b[2J", "x" * 256])
+def test_a_record_whose_names_leave_the_folder_is_not_believed_and_nothing_is_removed(tmp_path, name):
+    (tmp_path / "victim.txt").touch()
+    (tmp_path / "out").mkdir()
+    good = DONE.model_dump(mode="json")
+    for wrong in ({"a": good | {"more": {name: "h"}}}, {"a": good | {"file": name}}, {name: good}):
+        (tmp_path / "out" / RECORD).write_text(json.dumps({"format": 4, "cases": wrong}))
+        with PredictionsWriter(tmp_path / "out", model={}) as record:
+            assert record.cases == {}
+            record.put("a", ScanRecord(status="failed", reason="gone"))
+            record.put(name, ScanRecord(status="failed", reason="gone"))
+    assert (tmp_path / "victim.txt").exists()

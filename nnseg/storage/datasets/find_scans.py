@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
+from nnseg.core.names import fault_of_name, shortened, shown
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
 from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
@@ -57,13 +58,28 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
         reading: what names of files do not tell; ``channels`` are words in names of files, in the order of the model's channels.
 
     Raises:
-        DatasetError: no such file or folder, or no scan in it.
+        DatasetError: no such file or folder, or no scan in it whose name a file can have.
         ScanError: two scans would have the same name.
 
     Example:
         ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
     """
     path = Path(path).absolute()
+    found, cases, unused = _look(path, channels, names, reading), list[Case](), list[Unused]()
+    for case in found.cases:
+        name = shortened(case.name)
+        if fault := fault_of_name(name):
+            unused.append(Unused(path=case.images[0], reason=f"its name {fault}", suspect=True))
+        else:
+            cases.append(replace(case, name=name))
+    if unused and not cases:
+        expected = "a name without separators and control characters"
+        raise DatasetError.at(shown(str(unused[0].path)), unused[0].reason, expected, "rename it")
+    return replace(found, cases=tuple(cases), unused=(*found.unused, *unused))
+
+
+def _look(path: Path, channels: int, names: Sequence[str], reading: Reading) -> FoundScans:
+    """The scans with the names that their files and folders have."""
     if path.is_file() and (form := folder_format(path)) and (several := form.sort([path])[0]):
         return FoundScans(cases=tuple(Case(name=image_name(files[0]), images=files) for files in several.values()))
     if path.is_file() or path.parent.is_file():

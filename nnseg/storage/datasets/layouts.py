@@ -9,9 +9,10 @@ from pathlib import Path
 
 from nnseg.core.dataset import Reading, counted, list_some
 from nnseg.core.errors import DatasetError
+from nnseg.core.names import fault_of_name, shortened, shown
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
-from nnseg.storage.datasets.items import FoundDataset, Tree
+from nnseg.storage.datasets.items import FoundDataset, Tree, case_error
 from nnseg.storage.datasets.listed import listed_cases
 from nnseg.storage.datasets.names import folder_role
 from nnseg.storage.datasets.splits import parts_of_table
@@ -44,6 +45,7 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
     dataset = next(filter(None, (layout(tree, description, reading) for layout in tried)), None)
     if dataset is None:
         raise _unknown(tree)
+    dataset = _with_checked_names(dataset, description)
     if not dataset.cases:
         errors = [f for f in dataset.findings if f.level == "error"]
         first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
@@ -54,6 +56,22 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
     return replace(
         dataset, cases=tuple(sorted(cases, key=lambda c: c.name)), unused=(*dataset.unused, *list_unused(tree)), reading=reading
     )
+
+
+def _with_checked_names(dataset: FoundDataset, description: Description | None) -> FoundDataset:
+    """The dataset without cases whose names no file can have; long names that are made of those of folders are shortened."""
+    keys = {entry.name for entry in description.entries or ()} if description else set[str]()
+    cases, findings = [], [*dataset.findings]
+    for case in dataset.cases:
+        name = case.name if case.name in keys else shortened(case.name)
+        if fault := fault_of_name(name):
+            place = description.path if description and name in keys else case.images[0]
+            expected = "a name without separators and control characters"
+            message = f'the name "{shown(name)}" of a case {fault}; expected {expected}; rename it'
+            findings.append(case_error(message, case=shown(name), file=place))
+        else:
+            cases.append(replace(case, name=name))
+    return replace(dataset, cases=tuple(cases), findings=tuple(findings))
 
 
 def _with_parts(folder: Path, dataset: FoundDataset) -> FoundDataset:

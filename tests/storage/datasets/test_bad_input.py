@@ -1,5 +1,6 @@
 """Bad input, from the first day: each damage is found, named with its file, and costs no other case."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,3 +181,33 @@ def test_what_is_no_image_is_refused_in_one_line_for_every_format(tmp_path, suff
     assert f"scan{suffix}" in outcome.reason
     assert "; expected " in outcome.reason
     assert "\n" not in outcome.reason
+
+
+@pytest.mark.parametrize("name", ["../../../../x", "/abs/x", "..", "C:x", "a\\b", "a\x1b[2J", "aux", "脳" * 67, ""])
+def test_a_case_whose_key_is_no_name_of_a_file_is_refused_and_costs_no_other(dataset_folder, name):
+    entries = {
+        case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in ("good_1", "good_2")
+    }
+    worse = {"images": [f"{IMAGE}"], "label": f"{LABEL}"}
+    content = json.loads((dataset_folder / "dataset.json").read_text())
+    (dataset_folder / "dataset.json").write_text(json.dumps(content | {"dataset": entries | {name: worse}}))
+    usable, findings = look_through(dataset_folder)
+    if name:
+        assert usable == ["good_1", "good_2"]
+        (error,) = [finding for finding in findings if finding.level == "error"]
+        assert "rename it" in error.message
+        assert error.file == str(dataset_folder / "dataset.json")
+        assert str(error).isprintable()
+    else:  # without a name an entry is called as its label map
+        assert usable == ["good_1", "good_2", "worse"]
+
+
+def test_a_case_whose_file_has_no_name_for_every_system_costs_no_other(dataset_folder):
+    name = "worse\x1b[2J"
+    (dataset_folder / IMAGE).rename(dataset_folder / f"imagesTr/{name}_0000.nii.gz")
+    (dataset_folder / LABEL).rename(dataset_folder / f"labelsTr/{name}.nii.gz")
+    usable, findings = look_through(dataset_folder)
+    assert usable == ["good_1", "good_2"]
+    (error,) = [finding for finding in findings if finding.level == "error"]
+    assert "control characters" in error.message
+    assert Path(error.file).name == f"{name}_0000.nii.gz"

@@ -1,6 +1,7 @@
 """Scans to predict: every layout that training reads, channels by the model's names, and what is not used."""
 
 import gzip
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -197,3 +198,24 @@ def test_what_nnseg_predicted_is_no_scan(tmp_path):
         ("a.npz", "probabilities written by nnseg predict"),
         ("a_uncertainty.nii.gz", "uncertainty map written by nnseg predict"),
     }
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\\b", "NUL", "a\nb", os.fsdecode(b"a\xff")])
+def test_a_scan_whose_name_no_file_can_have_everywhere_costs_no_other(tmp_path, name):
+    dataset = found(make(tmp_path, "good.nii.gz", f"{name}.nii.gz"), "MRI")
+    assert scans(dataset) == {"good": ["good.nii.gz"]}
+    ((path, reason, suspect),) = ((one.path.name, one.reason, one.suspect) for one in dataset.unused)
+    assert (path, suspect) == (f"{name}.nii.gz", True)
+    assert reason.startswith("its name ")
+    (tmp_path / "good.nii.gz").unlink()
+    with pytest.raises(DatasetError, match=r"its name .*rename it") as raised:
+        found(tmp_path, "MRI")
+    assert str(raised.value).isprintable()
+
+
+def test_a_long_name_of_folders_is_shortened(tmp_path):
+    long, end = "1.2.840" * 12, "x" * 60
+    paths = [f"{long}{i}/{'1.3.6' * 14}/{end}.nii.gz" for i in range(2)]
+    names = list(scans(found(make(tmp_path, *paths), "MRI")))
+    assert len(set(names)) == 2
+    assert all(len(name) == 200 and name.startswith("1.2.840") for name in names)
