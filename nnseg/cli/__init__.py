@@ -6,6 +6,7 @@ import sys
 
 from nnseg.cli import train, predict, evaluate  # isort: skip  # in the order of their help
 from nnseg.cli.app import app
+from nnseg.cli.output import show
 from nnseg.core.errors import NnsegError, Stopped
 
 __all__ = ["app", "evaluate", "main", "predict", "train"]
@@ -19,20 +20,19 @@ def main() -> None:
     try:
         app()
     except Stopped as end:
-        print(f"nnseg: {end}", file=sys.stderr)
+        show(f"nnseg: {end}", error=True)
         sys.exit(end.code)
     except NnsegError as error:
-        print(f"nnseg: {error}", file=sys.stderr)
+        show(f"nnseg: {error}", error=True)
         sys.exit(2)
     except OSError as error:  # with a name: a file or folder that cannot be read or written
         if not error.filename:
             raise
-        print(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
+        show(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", error=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print(
-                "nnseg: interrupted; the same command continues from what is done (training: from the last checkpoint)",
-                file=sys.stderr,
+            show(
+                "nnseg: interrupted; the same command continues from what is done (training: from the last checkpoint)", error=True
             )
         raise

@@ -9,7 +9,7 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.options import KnownRun, Verbose, with_options
-from nnseg.cli.output import exit_for_failed, log_to_terminal
+from nnseg.cli.output import exit_for_failed, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def evaluate(
         print_scores(scores, cases=True)
         if out:
             evaluated.write(out, form)
-            print(f"\nwritten to {out}")
+            show("", f"written to {out}")
     if groups:
         _print_groups(scores, groups, run, groups_file)
     exit_for_failed(
@@ -132,7 +132,7 @@ def compare(
     print_comparisons(found)
     if out:
         write_json(out, found)
-        print(f"written to {out}")
+        show(f"written to {out}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -166,10 +166,10 @@ def report(
     from nnseg.commands.report import report as write_report
 
     write_report(run)
-    print(f"report: {run.report_file}")
+    show(f"report: {run.report_file}")
     if picture:
         write_picture(run, picture)
-        print(f"picture: {picture}")
+        show(f"picture: {picture}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -187,7 +187,7 @@ def figure(
     from nnseg.storage.run import Run
 
     for path in write_figures(Run(run), what, out):
-        print(f"figure: {path}")
+        show(f"figure: {path}")
 
 
 def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | None) -> None:
@@ -198,11 +198,11 @@ def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | Non
     from nnseg.storage.files import write_json
 
     found = group(scores, groups, run=run)
-    print()
+    show()
     print_groups(found, common_metrics({"": scores}), scores.length_unit)
     if file:
         write_json(file, found)
-        print(f"written to {file}")
+        show(f"written to {file}")
 
 
 def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
@@ -213,6 +213,6 @@ def _report_predictions(folder: Path, population: Path | None, covariates: Path 
     others = read_population(population, read_record(folder)[1]) if population else None
     volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
-    print(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
-    print(f"report: {folder / 'report.html'}")
-    print(f"volumes: {folder / 'volumes.csv'}" + (f"\nsheets: {folder / 'sheets'}" if sheets else ""))
+    show(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
+    show(f"report: {folder / 'report.html'}")
+    show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))

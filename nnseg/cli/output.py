@@ -1,4 +1,4 @@
-"""Log lines, findings and exit codes of the command line."""
+"""What the command line prints, with nothing in it that would steer a terminal: text, log lines, findings; and exit codes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from nnseg.core.names import shown
+from nnseg.system.log_format import ShownFormatter, format_warnings
+
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
 
@@ -18,6 +21,17 @@ MOST_FAILED = 10
 
 PLACE = re.compile(r"^(/[^:]*|[^\s:]*\.[^\s:]*): ")
 """The file at the beginning of a reason, which differs between cases."""
+
+
+def show(*lines: str, block: bool = False, error: bool = False) -> None:
+    """Print lines; what would steer a terminal, in names of files say, is written as in Python.
+
+    Args:
+        block: each may consist of several lines.
+        error: print to stderr.
+    """
+    for line in lines or ("",):
+        print(shown(line, lines=block), file=sys.stderr if error else sys.stdout)
 
 
 class BesideBars(logging.Handler):
@@ -33,18 +47,19 @@ class BesideBars(logging.Handler):
 def log_to_terminal(verbose: bool = False) -> None:
     """Write nnseg's log to stderr; with ``verbose``, debug messages too."""
     handler: logging.Handler = BesideBars() if sys.stderr.isatty() else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("nnseg")
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+    format_warnings()
 
 
 def exit_for_errors(findings: Iterable[Finding]) -> None:
     """Print all findings, one a line; exit with code 1 if one is an error."""
     failed = False
     for finding in findings:
-        print(f"{finding.level:8}{finding}")
+        show(f"{finding.level:8}{finding}")
         failed |= finding.level == "error"
     if failed:
         raise typer.Exit(1)
@@ -59,8 +74,8 @@ def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
     for problem in failed:
         by_reason.setdefault(PLACE.sub("", problem.message) if problem.case else str(problem), []).append(problem)
     if failed:
-        print(f"\n{len(failed)} failed, all others are done:", file=sys.stderr)
+        show("", f"{len(failed)} failed, all others are done:", error=True)
         for reason, alike in by_reason.items():
-            shown = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED else alike
-            print(*(f"  {one}" for one in shown), sep="\n", file=sys.stderr)
+            named = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED else alike
+            show(*(f"  {one}" for one in named), error=True)
         raise typer.Exit(code)

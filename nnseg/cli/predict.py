@@ -9,7 +9,7 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.options import KnownRun, Verbose, with_options
-from nnseg.cli.output import exit_for_failed, log_to_terminal
+from nnseg.cli.output import exit_for_failed, log_to_terminal, show
 from nnseg.core.options import Options
 
 PANEL = "Use a model"
@@ -78,8 +78,8 @@ def predict(
 
         predicted = predict_scans(scans, workers, Reading.of(options))
     for line in (*predicted.inferred, *describe_unused(predicted.unused)):
-        print(line)
-    print(f"{predicted.describe()} into {out}")
+        show(line)
+    show(f"{predicted.describe()} into {out}")
     exit_for_failed(
         (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
         code=1 if len(predicted.failed) < len(predicted.records) else 2,
@@ -110,7 +110,7 @@ def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported f
     log_to_terminal()
     from nnseg.commands.export import read_card
 
-    print(read_card(model), end="")
+    show(read_card(model).removesuffix("\n"), block=True)
 
 
 @app.command("import", rich_help_panel=PANEL)
@@ -142,13 +142,13 @@ def import_(
     model = read_nnunet_model(folder, folds=options.folds, configurations=chosen)
     save_model(model, file)
     _print_size(file, len(model.members))
-    print(f"next: nnseg predict SCANS OUT --model {file}")
+    show(f"next: nnseg predict SCANS OUT --model {file}")
 
 
 def _print_size(file: Path, members: int) -> None:
     from nnseg.core.dataset import counted
 
-    print(f"{file}: {counted(members, 'member')}, {file.stat().st_size / 1e6:.1f} MB")
+    show(f"{file}: {counted(members, 'member')}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def _suffix(form: str | None) -> str:

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nnseg.cli.output import show
 from nnseg.commands.compare import Comparisons
 from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
+from nnseg.core.names import shown
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
@@ -25,13 +27,13 @@ AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f
 def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
     """Print the metrics of every label and the three averages; with ``cases``, those of every case too."""
     if scores is None:
-        print("no scores, because no case was held out")
+        show("no scores, because no case was held out")
         return
-    print(f"scores of {counted(len(scores.cases), 'case')}")
+    show(f"scores of {counted(len(scores.cases), 'case')}")
     if cases:
         columns = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
         _print_table(columns, ([c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases))
-        print()
+        show()
     averages, metrics = scores.averages, {name: metric_of(name, scores.length_unit) for name in scores.metrics}
     shown = {name: metric for name, metric in metrics.items() if name in AT_A_GLANCE or name.startswith("nsd")}
     per_label = (
@@ -39,11 +41,11 @@ def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
         for label in scores.labels
     )
     _print_table(["label", *map(_title, shown.values())], per_label)
-    print()
+    show()
     three = (averages.per_mask, averages.per_image, averages.pooled)
     means = ([_title(metric), *(_with_interval(of[name], metric, " ({})") for of in three)] for name, metric in metrics.items())
     _print_table(["mean (95 % bootstrap interval)", "per_mask", "per_image", "pooled"], means)
-    print()
+    show()
 
 
 def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm") -> None:
@@ -54,12 +56,12 @@ def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm"
         for i, group in enumerate(groups):
             means = (_with_interval(group.averages[name], metric, "\n{}") for name, metric in shown.items())
             rows.append(["" if i else by, group.value, str(group.n), *means, group.warning])
-    print("by group: mean over cases of their mean over labels; below each its 95 % bootstrap interval")
+    show("by group: mean over cases of their mean over labels; below each its 95 % bootstrap interval")
     _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows)
     for test in found.tests:
         verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
         title, corrected = metric_of(test.metric, unit).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
-        print(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
+        show(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
 
 
 def print_comparisons(found: Comparisons) -> None:
@@ -68,22 +70,22 @@ def print_comparisons(found: Comparisons) -> None:
         _print_comparison(comparison)
     if found.mean_ranks:
         ranks = sorted(found.mean_ranks.items(), key=lambda item: item[1])
-        print(f"mean rank by {found.metric} (1 is best): " + ", ".join(f"{name} {rank:.2f}" for name, rank in ranks))
+        show(f"mean rank by {found.metric} (1 is best): " + ", ".join(f"{name} {rank:.2f}" for name, rank in ranks))
 
 
 def _print_comparison(found: Comparison) -> None:
-    print(f"{found.b} against {found.a}: {found.cases} cases with scores of both")
+    show(f"{found.b} against {found.a}: {found.cases} cases with scores of both")
     for name, alone in ((found.a, found.only_a), (found.b, found.only_b)):
         if alone:
-            print(f"left out, with scores of {name} only: {listed(alone)}")
+            show(f"left out, with scores of {name} only: {listed(alone)}")
     columns = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/same/worse")
     _print_table(columns, (_cells(row, found.length_unit) for row in found.rows))
-    print("p: two-sided sign-flip test; Holm: corrected for all rows; differences: cases with values of both models")
+    show("p: two-sided sign-flip test; Holm: corrected for all rows; differences: cases with values of both models")
     for row in found.rows:
         if row.label is None:
-            print(f"{_compared(row, found.length_unit)}: {row.verdict}{_left_out(row, found)}")
-    print("intervals and tests describe other cases with these models; training again with another seed may change a model as much")
-    print()
+            show(f"{_compared(row, found.length_unit)}: {row.verdict}{_left_out(row, found)}")
+    show("intervals and tests describe other cases with these models; training again with another seed may change a model as much")
+    show()
 
 
 def _cells(row: ComparisonRow, unit: LengthUnit) -> list[str]:
@@ -109,10 +111,14 @@ def _left_out(row: ComparisonRow, found: Comparison) -> str:
 
 
 def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*map(escape, columns), box=None)
+    table = Table(*map(_cell, columns), box=None)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_cell, row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _cell(text: str) -> str:
+    return escape(shown(text, lines=True))
 
 
 def _title(metric: Metric) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.options import DatasetFolder, KnownRun, RunPath, Verbose, with_options
-from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal
+from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal, show
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.options import Options, parse_duration
 
@@ -82,7 +82,7 @@ def check(
 
     found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
     lines = [json.dumps(report_dataset(found, fingerprint), indent=1)] if as_json else summarize_dataset(found, fingerprint)
-    print("\n".join(lines))
+    show(*lines, block=as_json)
     if is_doubtful(found, fingerprint):
         raise typer.Exit(1)
 
@@ -108,9 +108,9 @@ def plan(
         fingerprint = _read_or_measure(dataset, place, options)
         folders = make_plan(place, options)
         for folder in folders:
-            print(describe(folder.plan, fingerprint))
-            print(f"\nwritten to {folder.plan_file}; edit it if you like\n")
-        print(describe_preflight(estimate_cost(place, options)))
+            show(describe(folder.plan, fingerprint), block=True)
+            show("", f"written to {folder.plan_file}; edit it if you like", "")
+        show(describe_preflight(estimate_cost(place, options)), block=True)
     exit_for_errors(by_severity(fingerprint.findings))
 
 
@@ -124,7 +124,7 @@ def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> Non
 
     place = Run(run)
     problems = preprocess_run(place, workers=options.workers)
-    print(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans)}")
+    show(f"preprocessed cases are in {', '.join(str(folder.cases) for folder in place.plans)}")
     exit_for_failed(problems)
 
 
@@ -158,7 +158,7 @@ def demo(
 
     dataset = write_phantoms(folder / "phantoms")
     result = _run(dataset, folder / "run", replace(options, budget=parse_duration(budget), folds=(0,)))
-    print(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
+    show(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
     exit_for_failed(result.problems)
 
 
@@ -169,7 +169,7 @@ def _run(dataset: Path, run: Path, options: Options) -> Result:
 
     result = pipeline.run(dataset, run, options, command=shlex.join(["nnseg", *sys.argv[1:]]))
     print_scores(result.scores)
-    print(f"\nreport: {result.run.report_file}")
+    show("", f"report: {result.run.report_file}")
     return result
 
 

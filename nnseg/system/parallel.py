@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from nnseg.core.errors import NnsegError
+from nnseg.system.log_format import format_warnings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -130,10 +131,11 @@ def _outcomes_of_pool(function: Callable[[Item], Result], items: Sequence[Item],
 
 def start_pool(workers: int) -> Executor:
     """An executor that calls functions in so many processes, each with one thread."""
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker)
 
 
-def _use_one_thread() -> None:
-    """Keep a worker's numerical libraries to one thread: the processes already fill the cores."""
+def _prepare_worker() -> None:
+    """Keep a worker's numerical libraries to one thread, since the processes already fill the cores; and format its warnings."""
+    format_warnings()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS"):
         os.environ[name] = "1"

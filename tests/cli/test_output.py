@@ -1,8 +1,24 @@
+import ast
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 import typer
 
-from nnseg.cli.output import exit_for_failed
+from nnseg import cli
+from nnseg.cli.output import exit_for_failed, log_to_terminal, show
+from nnseg.cli.tables import print_scores
 from nnseg.core.dataset import Finding
+from nnseg.core.labels import Labels
+from nnseg.core.scores import LabelScore
+from nnseg.evaluation.evaluate import case_score, summarize
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj"
 
 
 def test_many_cases_that_failed_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,3 +33,55 @@ def test_many_cases_that_failed_for_one_reason_are_one_line(capsys: pytest.Captu
         "  case d1: d1.png: has no channel",
         "  the disk is full",
     ]
+
+
+def test_text_findings_log_lines_and_tables_are_shown_without_what_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_terminal()
+    logging.getLogger("nnseg.x").warning("case %s\nand more", EVIL)
+    assert logging.lastResort
+    assert (
+        logging.lastResort.format(logging.makeLogRecord({"msg": f"a library's warning {EVIL}"})) == f"a library's warning {SHOWN}"
+    )
+    show(f"report: {EVIL}\nsecond line")
+    with pytest.raises(typer.Exit):
+        exit_for_failed([Finding(level="error", case=EVIL, message="is empty")])
+    mask = LabelScore(tp=1, fp=0, fn=0, tn=1, volume_ml=1, reference_ml=1, dice=1, iou=1)
+    labels = Labels(names=("background", f"{EVIL}[red]"), values=(0, 1))
+    print_scores(summarize([case_score(EVIL, {f"{EVIL}[red]": mask})], labels), cases=True)
+    said = capsys.readouterr()
+    assert f"report: {SHOWN}\\nsecond line\n" in said.out
+    assert f"case {SHOWN}\nand more\n" in said.err
+    assert f"case {SHOWN}: is empty\n" in said.err
+    assert f"{SHOWN}[red] Dice" in said.out
+    assert all(line.isprintable() for text in said for line in text.split("\n"))
+
+
+def test_all_printing_goes_through_one_function() -> None:
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert len(printing) == (file.name == "output.py"), file
+
+
+def test_names_of_files_do_not_reach_the_terminal_as_they_are(
+    ball_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In names of scans and of others, in folders, in dataset.json; also bytes that are no text."""
+    folder = tmp_path / f"balls {EVIL}"
+    shutil.copytree(ball_dataset, folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    for part in ("image", "label"):
+        moved = f"{part}sTr/ball{EVIL}.nii.gz"
+        (folder / f"{part}sTr/ball_05.nii.gz").rename(folder / moved)
+        content["training"][5][part] = moved
+        shutil.copy(folder / f"{part}sTr/ball_04.nii.gz", folder / f"{part}sTr/extra\n{EVIL}.nii.gz")
+    content |= {"labels": {"0": "background", "1": f"ball {EVIL}"}, "modality": {"0": f"MRI {EVIL}"}, "name": EVIL}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / os.fsdecode(b"notes \xff.nii.gz")).touch()
+    for arguments in (("check", folder), ("check", folder, "--json"), ("plan", folder, folder / "run"), ("check", folder / EVIL)):
+        monkeypatch.setattr(sys, "argv", ["nnseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert ended.value.code in (1, 2), said.err
+        assert all(line.isprintable() for text in said for line in text.split("\n")), arguments

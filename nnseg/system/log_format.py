@@ -1,0 +1,22 @@
+"""How log lines and warnings are written, in every process that writes to the terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from nnseg.core.names import shown
+
+
+class ShownFormatter(logging.Formatter):
+    """Formats log lines so that nothing in them, such as the name of a file, steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with a traceback if there is one."""
+        return shown(super().format(record), lines=True)
+
+
+def format_warnings() -> None:
+    """Write what libraries log and warn of as `ShownFormatter` does, where no handler takes it: to stderr."""
+    logging.captureWarnings(True)
+    if logging.lastResort:
+        logging.lastResort.setFormatter(ShownFormatter())
