@@ -50,7 +50,10 @@ DICE_EDGE = 0.02
 """Dice is kept this far from 0 and 1 in the fit of slopes, so that a single missed mask does not dominate it."""
 
 SHIFT_CASES = 8
-"""Held-out cases that the networks of all folds predict too."""
+"""Most held-out cases that the networks of all folds predict too."""
+
+FEWEST_SHIFT_CASES = 3
+"""Of these cases, where `SHIFT_CASES` would take longer than to predict each held-out case once."""
 
 PARTS = 5
 """Parts of the cases for cross-validation if there is a single fold."""
@@ -100,7 +103,9 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
-        pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // SHIFT_CASES)][:SHIFT_CASES])
+        most = min(SHIFT_CASES, max(FEWEST_SHIFT_CASES, len(held) // networks))
+        log.info("predicting %d held-out cases with all %d networks, to see how far these agree", min(most, len(held)), networks)
+        pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // most)][:most])
         shift = fit_ensemble_shift(pairs, few=networks // len(folds), many=networks)
         trust = trust.model_copy(update={"together": shift})
     run.trust = trust
