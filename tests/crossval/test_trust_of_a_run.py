@@ -242,7 +242,7 @@ def test_a_few_cases_tell_how_much_less_all_networks_agree(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("cases", "asked"), [(10, 3), (20, 4), (35, 7), (40, 8)])
-def test_all_networks_predict_so_few_cases_that_it_takes_no_longer_than_the_held_out_predictions(tmp_path, monkeypatch, cases, asked):
+def test_all_networks_predict_so_few_cases_as_cost_no_more_than_the_held_out_predictions(tmp_path, monkeypatch, cases, asked):
     run, folds = recorded(tmp_path, [held(i, 0.8, 0.75, fold=i % 5) for i in range(cases)])
     crowd = Crowd(SimpleNamespace(members=range(5)), "cpu")
     monkeypatch.setattr("nnseg.crossval.trust.load_model", lambda path, folds: crowd.model)
