@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
@@ -78,6 +79,12 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     """
     plan, store, previous = folder.plan, CaseStore(folder.cases), previous_predictions(run, folder)
     keys = case_keys(plan, run.fingerprint, previous)
+    stored = [case for case in run.dataset.cases if case.name in keys and store.has(case.name, keys[case.name])]
+    intact = map_items(partial(_is_intact, folder.cases), stored, workers=workers, label="looking for damaged cases")
+    kept = {outcome.item.name for outcome in intact if outcome.result}
+    for case in stored:
+        if case.name not in kept:
+            log.warning("case %s: its preprocessed file for %s is damaged; it is made again from its scan", case.name, plan.name)
     tasks = [
         PreprocessingTask(
             case=case,
@@ -87,7 +94,7 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
             previous=previous[case.name].file if previous is not None else None,
         )
         for case in run.dataset.cases
-        if case.name in keys and not store.has(case.name, keys[case.name])
+        if case.name in keys and case.name not in kept
     ]
     failures = []
     for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
@@ -98,6 +105,10 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     if failures and len(failures) == len(keys):
         raise DatasetError(f"no case could be preprocessed; the first: {failures[0]}")
     return tuple(failures)
+
+
+def _is_intact(cases: Path, case: Case) -> bool:
+    return CaseStore(cases).is_intact(case.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
-from nnseg.commands.train_parallel import jobs_of, train_side_by_side
+from nnseg.commands.train_parallel import TrainingJob, jobs_of, train_side_by_side
 from nnseg.core.dataset import Finding, Fold, listed
-from nnseg.core.errors import RunError, Stopped
+from nnseg.core.errors import DamagedCaseError, RunError, Stopped
 from nnseg.core.options import Options, select_folds
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
@@ -21,6 +22,8 @@ from nnseg.training.context import SINGLE_PROCESS, Ranks, join_ranks
 from nnseg.training.fold import TrainingRequest, train_fold
 from nnseg.training.progress import ProgressSettings
 from nnseg.training.schedule import is_trained
+
+log = logging.getLogger(__name__)
 
 Findings = tuple[Finding, ...]
 Refresh = Callable[[Run], None]
@@ -113,6 +116,25 @@ def check_cascades(run: Run, trained: Collection[int]) -> None:
             )
 
 
+def _train_fold(run: Run, job: TrainingJob, request: TrainingRequest) -> None:
+    """Train a fold; a preprocessed case that is found damaged meanwhile is made again, and the training resumes."""
+    folder, damaged = PlanFolder(job.plan), ""
+    while True:
+        try:
+            train_fold(folder, job.number, job.fold, job.keys, request)
+            return
+        except DamagedCaseError as error:
+            if damaged == str(error):
+                raise RunError(
+                    f"{error}; it was read twice, each time with other bytes than were written: check disk and memory"
+                ) from error
+            if request.ranks.size > 1:
+                raise
+            damaged = str(error)
+            log.warning("%s", error)
+        preprocess_plans(run, [folder], workers=request.options.workers)
+
+
 def _train_stage(
     run: Run, plans: Sequence[PlanFolder], folds: Mapping[int, Fold], options: Options, refresh: Refresh | None, ranks: Ranks
 ) -> bool:
@@ -130,7 +152,7 @@ def _train_stage(
             request = TrainingRequest(options=options, stop=stop, progress=settings, ranks=ranks)
             for job in jobs:
                 if not ranks.broadcast(stop.source):
-                    train_fold(PlanFolder(job.plan), job.number, job.fold, job.keys, request)
+                    _train_fold(run, job, request)
         source = ranks.broadcast(stop.source)
         stop.clear()
     if source == "signal":

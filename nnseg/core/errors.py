@@ -5,6 +5,7 @@
     NnsegError            one to catch them all
     ├── DatasetError      the dataset as a whole cannot be used
     ├── ScanError         one file cannot be read, or its content is not allowed
+    │   └── DamagedCaseError   a preprocessed case must be made again
     ├── PlanError         a plan or recipe is invalid, or does not fit the data
     ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
     ├── RunError          a run folder is missing something, is in use, or cannot be written
@@ -35,6 +36,10 @@ class DatasetError(NnsegError):
 
 class ScanError(NnsegError):
     """One file cannot be read, or its content is not allowed."""
+
+
+class DamagedCaseError(ScanError):
+    """A preprocessed case is missing or damaged; it can be made again from its scan."""
 
 
 class PlanError(NnsegError):

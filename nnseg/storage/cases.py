@@ -2,13 +2,16 @@
 
 One case is one file, an ordinary zip whose members are stored as they are::
 
-    case.json         name, key, placement, known labels, and size and digest of each other member
+    case.json         name, key, placement, known labels; size, digest and checksums of the chunks of each other member
     image.b2nd        float32 (C, Z, Y, X), Blosc2: LZ4 after byte shuffling
     labels.b2nd       int8 or int16 (Z, Y, X)
     locations.b2nd    int32 (n, 3), voxels of one label after another
 
 One file, so that one rename makes a case complete, even after ``kill -9``, and there is one file to flush to disk, not four. A zip,
 because Blosc2 reads memory-mapped arrays at any offset of a file, and because every tool can open it. Equal cases give equal bytes.
+
+Blosc2 checks nothing. What is read into memory is compared with its digest; a chunk of an array that stays on disk with its CRC-32,
+when the process reads it for the first time.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import math
 import struct
 import sys
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import DamagedCaseError, ScanError
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
@@ -61,10 +65,16 @@ class StoredCase:
 
 
 class _ArrayFile(FrozenModel):
-    """Size and digest of a packed array in the file."""
+    """A packed array in the file.
+
+    Args:
+        bytes, digest: of the whole.
+        sums: CRC-32 of all but its chunks, and of each chunk, as 8 hexadecimal digits each; "" in files of earlier versions.
+    """
 
     bytes: int
     digest: str
+    sums: str = ""
 
 
 class _Contents(FrozenModel):
@@ -122,7 +132,7 @@ class CaseStore:
             known=case.known,
             unpacked_bytes=case.image.nbytes + labels.nbytes,
             counts={index: len(where) for index, where in chosen.items()},
-            members={name: _ArrayFile(bytes=len(frame), digest=_digest(frame)) for name, frame in frames.items()},
+            members={n: _ArrayFile(bytes=len(f), digest=_digest(f), sums=_checksums(f)) for n, f in frames.items()},
         )
         with write_aside(self._path(case.name)) as aside, zipfile.ZipFile(aside, "w") as file:
             file.writestr(zipfile.ZipInfo(CONTENTS), contents.model_dump_json())
@@ -130,24 +140,32 @@ class CaseStore:
                 file.writestr(zipfile.ZipInfo(name), frame)
 
     def read(self, name: str) -> StoredCase:
-        """A case. Arrays that are read into memory are checked against their digests, those on disk only for size.
+        """A case. Arrays that are read into memory are verified now, the chunks of those on disk when they are read.
 
         Raises:
-            ScanError: the case is not there, or damaged.
+            DamagedCaseError: the case is not there, or damaged; also raised by slicing an array on disk.
         """
         path, contents = self._path(name), self._contents(name)
         if contents is None:
-            raise ScanError(f"{path}: this preprocessed case is missing or damaged; preprocess it again")
+            raise DamagedCaseError(f"{path}: this preprocessed case is missing or damaged; {MADE_AGAIN}")
         try:
             with zipfile.ZipFile(path) as file:
                 read = _unpacked if contents.unpacked_bytes < IN_MEMORY_BYTES else _in_place
                 image, labels = (read(file, member, contents.members[member]) for member in (IMAGE, LABELS))
                 rows = _unpacked(file, LOCATIONS, contents.members[LOCATIONS])
         except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ScanError(f"{path}: this preprocessed case is damaged ({error}); delete it and preprocess again") from error
+            raise DamagedCaseError(f"{path}: this preprocessed case is damaged ({error}); {MADE_AGAIN}") from error
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
         return _stored_case(contents, image, labels, locations)
+
+    def is_intact(self, name: str) -> bool:
+        """True if the case is there, and every byte of its arrays is as it was written, by the checksums of the zip."""
+        try:
+            with zipfile.ZipFile(self._path(name)) as file:
+                return file.testzip() is None
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+            return False
 
     def _path(self, name: str) -> Path:
         """The file of a case.
@@ -175,6 +193,42 @@ def _read_contents(path: Path) -> _Contents | None:
     return contents if sizes == {m: member.bytes for m, member in contents.members.items()} else None
 
 
+class CheckedArray:
+    """An array on disk; a chunk is verified when it is read for the first time. Threads may read at once.
+
+    Args:
+        array: as Blosc2 opened it.
+        sums: CRC-32 of each of its chunks, in order.
+        path: that messages name.
+    """
+
+    def __init__(self, array: Any, sums: Sequence[int], path: Path) -> None:
+        self.array, self._sums, self._path = array, sums, path
+        self.shape, self.dtype, self.nbytes = tuple(array.shape), array.dtype, int(array.nbytes)
+        counts = tuple(-(-length // chunk) for length, chunk in zip(self.shape, array.chunks, strict=True))
+        self._numbers, self._verified = np.arange(len(sums)).reshape(counts), np.zeros(len(sums), bool)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        for number in self._chunks(index):
+            if zlib.crc32(self.array.schunk.get_chunk(number)) != self._sums[number]:
+                raise DamagedCaseError(f"{self._path}: this preprocessed case is damaged in chunk {number}; {MADE_AGAIN}")
+            self._verified[number] = True
+        return np.asarray(self.array[index])
+
+    def _chunks(self, index: Any) -> Iterator[int]:
+        """The chunks, not verified yet, that lie in an index of slices, whole numbers and an ellipsis."""
+        parts = list(index) if isinstance(index, tuple) else [index]
+        if Ellipsis in parts:
+            place = parts.index(Ellipsis)
+            parts[place : place + 1] = [slice(None)] * (len(self.shape) - len(parts) + 1)
+        box = []
+        for part, length, chunk in zip(parts, self.shape, self.array.chunks, strict=False):
+            inside = range(length)[part if isinstance(part, slice) else slice(part, part + 1 or None)]
+            box.append(slice(inside.start // chunk, (inside[-1] // chunk + 1) if inside else 0))
+        numbers = self._numbers[tuple(box)].reshape(-1)
+        return iter(numbers[~self._verified[numbers]].tolist())
+
+
 def in_memory(case: PreprocessedCase) -> StoredCase:
     """The case as a store would return it, without a file, for training on arrays.
 
@@ -199,6 +253,11 @@ def _stored_case(about: PreprocessedCase | _Contents, image: Any, labels: Any, l
         known=about.known,
     )
 
+
+FRAME_START = 64
+"""Bytes of a frame's header that hold its lengths."""
+
+MADE_AGAIN = "preprocess it again, as the same command does"
 
 SUFFIX = ".case"
 LONGEST_PLAIN = 240
@@ -263,10 +322,43 @@ def _unpacked(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> npt.NDArr
     return np.asarray(blosc2.ndarray_from_cframe(frame)[...])
 
 
-def _in_place(file: zipfile.ZipFile, name: str, _: _ArrayFile) -> Any:
+def _in_place(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> Any:
     """A member of the zip as an array on disk. Not memory-mapped on Windows, where a mapped file cannot be replaced."""
+    if not member.sums:
+        _unpacked(file, name, member)
+    path, offset = Path(str(file.filename)), _offset(file, name)
+    sums = [int(member.sums[i : i + 8], 16) for i in range(0, len(member.sums), 8)]
+    with path.open("rb") as raw:
+        raw.seek(offset)
+        start = raw.read(FRAME_START)
+        rest = b""
+        for begin, end in _around_chunks(start, member.bytes):
+            raw.seek(offset + begin)
+            rest += raw.read(end - begin)
+    if sums and zlib.crc32(rest) != sums[0]:
+        raise ValueError(f"the description of {name} is not what was written")
     mapped = None if sys.platform == "win32" else "r"
-    return blosc2.open(str(file.filename), mode="r", offset=_offset(file, name), mmap_mode=mapped, dparams={"nthreads": 1})
+    array = blosc2.open(str(path), mode="r", offset=offset, mmap_mode=mapped, dparams={"nthreads": 1})
+    return CheckedArray(array, sums[1:], path) if sums else array
+
+
+def _checksums(frame: bytes) -> str:
+    """See `_ArrayFile`."""
+    array = blosc2.ndarray_from_cframe(frame)  # which owns its chunks
+    chunks = array.schunk
+    rest = b"".join(frame[begin:end] for begin, end in _around_chunks(frame, len(frame)))
+    sums = (zlib.crc32(part) for part in (rest, *(chunks.get_chunk(number) for number in range(chunks.nchunks))))
+    return "".join(f"{crc:08x}" for crc in sums)
+
+
+def _around_chunks(frame: bytes, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where a frame's header, and its index and trailer, begin and end: before and after the chunks.
+
+    Source: Blosc2's README_CFRAME_FORMAT: big-endian numbers, the header's length at 11, that of all chunks at 39.
+    """
+    header, chunks = int.from_bytes(frame[11:15], "big"), int.from_bytes(frame[39:47], "big")
+    header = min(header, size)
+    return (0, header), (min(header + chunks, size), size)
 
 
 def _offset(file: zipfile.ZipFile, name: str) -> int:

@@ -1,4 +1,5 @@
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -58,8 +59,8 @@ def test_a_large_case_stays_on_disk_and_is_sliced_as_numpy_slices(store, on_disk
     case = made(shape=(40, 70, 130))
     store.write(case, "key", dimensions=dimensions)
     back = store.read("case 1")
-    assert isinstance(back.image, blosc2.NDArray)
-    assert isinstance(back.labels, blosc2.NDArray)
+    assert isinstance(back.image.array, blosc2.NDArray)
+    assert isinstance(back.labels.array, blosc2.NDArray)
     assert back.image.shape == case.image.shape
     for where in (np.s_[...], np.s_[:, 3:30, 60:70, 0:129], np.s_[1, 5], np.s_[:, 2, 3:9], np.s_[0:1, -3:]):
         part = back.image[where]
@@ -71,16 +72,16 @@ def test_a_large_case_stays_on_disk_and_is_sliced_as_numpy_slices(store, on_disk
 def test_a_large_case_is_cut_into_cubes_for_3d_and_slices_for_2d(store, on_disk):
     case = made(shape=(70, 150, 40), channels=1)
     store.write(case, "key")
-    assert store.read("case 1").image.chunks == (1, 35, 50, 40)  # two, three and one equal parts of at most 64
-    assert store.read("case 1").image.blocks == (1, 18, 25, 20)
+    assert store.read("case 1").image.array.chunks == (1, 35, 50, 40)  # two, three and one equal parts of at most 64
+    assert store.read("case 1").image.array.blocks == (1, 18, 25, 20)
     store.write(case, "key", dimensions=2)
-    assert store.read("case 1").image.chunks == (1, 14, 75, 40)
-    assert store.read("case 1").image.blocks == (1, 1, 38, 40)
+    assert store.read("case 1").image.array.chunks == (1, 14, 75, 40)
+    assert store.read("case 1").image.array.blocks == (1, 1, 38, 40)
 
 
 def test_arrays_are_compressed_without_loss_by_lz4_after_shuffling(store, on_disk):
     store.write(made(), "key")
-    cparams = store.read("case 1").image.schunk.cparams
+    cparams = store.read("case 1").image.array.schunk.cparams
     assert cparams.codec == blosc2.Codec.LZ4
     assert cparams.clevel == 5
     assert [f for f in cparams.filters if f != blosc2.Filter.NOFILTER] == [blosc2.Filter.SHUFFLE]
@@ -253,6 +254,86 @@ def test_an_exchanged_member_is_noticed_though_the_zip_is_sound(store):
         for name, content in members.items():
             opened.writestr(name, content)
     with pytest.raises(ScanError, match=r"image\.b2nd is not what was written"):
+        store.read("case 1")
+
+
+def _flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << place % 8
+    file.write_bytes(content)
+
+
+def test_no_flipped_bit_of_a_case_on_disk_gives_other_voxels(store, on_disk):
+    case = made(shape=(40, 70, 130), channels=1, values=(-1, 0, 0, 1))
+    store.write(case, "key")
+    file, written = store.folder / "case 1.case", store.read("case 1")
+    refused, content = 0, file.read_bytes()
+    with zipfile.ZipFile(file) as opened:
+        headers = [opened.getinfo(n).header_offset + d for n in opened.namelist() for d in (31, 45, 55, 70, 90, 130, 180, 230)]
+    for place in [*headers, *range(17, len(content), len(content) // 150)]:
+        _flip(file, place)
+        try:
+            back = store.read("case 1")
+            assert np.array_equal(back.image[...], case.image)
+            assert np.array_equal(back.labels[...], case.labels)
+            assert np.array_equal(back.locations[1], written.locations[1])
+            assert np.array_equal(back.annotated, written.annotated)
+        except ScanError as error:
+            assert "as the same command does" in str(error)
+            assert not store.has("case 1", "key") or not store.is_intact("case 1")
+            refused += 1
+        file.write_bytes(content)
+    assert refused > 150
+    assert store.is_intact("case 1")
+
+
+def test_only_the_chunks_of_a_slice_are_verified_and_once(store, on_disk):
+    case = made(shape=(40, 70, 130), channels=2)
+    store.write(case, "key")
+    image = store.read("case 1").image
+    assert image.array.chunks == (1, 40, 35, 44)
+    read = []
+    image.array = _Spy(image.array, read)
+    for where, chunks in (
+        (np.s_[1, :, 40, 50:60], [10]),
+        (np.s_[..., 44], [1, 4, 7]),
+        (np.s_[0, :, -1:, 87:89], [5]),
+        (np.s_[:, 3:3], []),
+    ):
+        read.clear()
+        assert np.array_equal(image[where], case.image[where])
+        assert read == chunks
+        read.clear()
+        assert np.array_equal(image[where], case.image[where])
+        assert read == []
+
+
+class _Spy:
+    """An array that notes the numbers of the chunks that are asked for."""
+
+    def __init__(self, array, read: list[int]) -> None:
+        self._array, self._read, self.chunks, self.schunk = array, read, array.chunks, self
+
+    def get_chunk(self, number: int) -> bytes:
+        self._read.append(number)
+        return self._array.schunk.get_chunk(number)
+
+    def __getitem__(self, index):
+        return self._array[index]
+
+
+def test_a_case_of_an_earlier_version_is_verified_whole(store, on_disk):
+    store.write(made(shape=(40, 70, 130)), "key")
+    file = store.folder / "case 1.case"
+    with zipfile.ZipFile(file) as opened:
+        members = {n: opened.read(n) for n in opened.namelist()}
+    members["case.json"] = re.sub(rb',"sums":"[0-9a-f]+"', b"", members["case.json"])
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    assert np.array_equal(store.read("case 1").image[0], made(shape=(40, 70, 130)).image[0])
+    _flip(file, file.stat().st_size // 2)
+    with pytest.raises(ScanError, match="damaged"):
         store.read("case 1")
 
 
