@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
@@ -55,15 +56,16 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 
 def segment_metadata(labels: Labels, labels_ZYX: Integers) -> dict[str, str]:
-    """The header's entries that name the labels of a label map, so that 3D Slicer shows it with their names.
+    """The header's entries that name the labels of a label map, so that 3D Slicer shows it with their names and colours.
 
     Args:
         labels_ZYX: stored values in stored order.
     """
     metadata: dict[str, str] = {}
     for number, (name, value) in enumerate(zip(labels.names[1:], labels.values[1:], strict=True)):
-        extent = _extent(labels_ZYX == value)
-        entries = {"ID": f"Segment_{number + 1}", "Name": name, "LabelValue": str(value), "Layer": "0", "Extent": extent}
+        colour = " ".join(f"{part / 255:.6g}" for part in colour_of(number))
+        entries = {"ID": f"Segment_{number + 1}", "Name": name, "LabelValue": str(value), "Layer": "0", "Color": colour}
+        entries |= {"Extent": _extent(labels_ZYX == value)}
         metadata |= {f"Segment{number}_{key}": text for key, text in entries.items()}
     return metadata | {"Segmentation_MasterRepresentation": "Binary labelmap", "Segmentation_ReferenceImageExtentOffset": "0 0 0"}
 

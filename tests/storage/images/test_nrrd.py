@@ -1,4 +1,4 @@
-"""NRRD: detached headers, units of space and names of labels."""
+"""NRRD: detached headers, units of space, names and colours of labels."""
 
 from pathlib import Path
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnseg.core.colours import colour_of
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.content import content_hash
+from nnseg.storage.images.itk import read_itk
 from nnseg.storage.images.nrrd import nrrd_files
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files
@@ -103,7 +105,7 @@ def test_units_that_differ_are_refused_and_mm_change_nothing(tmp_path):
     assert read_scan(with_line(tmp_path / "b.nrrd", 'space units: "mm" "mm" "mm"')).source.grid.spacing == (3, 0.7, 0.5)
 
 
-def test_names_of_labels_are_in_the_header_as_slicer_writes_them(tmp_path):
+def test_names_and_colours_of_labels_are_in_the_header_as_slicer_writes_them(tmp_path):
     sitk.WriteImage(image(), str(tmp_path / "a.nrrd"))
     scan = read_scan(tmp_path / "a.nrrd")
     labels = Labels(names=("background", "liver", "spleen"), values=(0, 3, 7))
@@ -112,4 +114,6 @@ def test_names_of_labels_are_in_the_header_as_slicer_writes_them(tmp_path):
     written = sitk.ReadImage(str(file))
     named = {written.GetMetaData(f"Segment{n}_Name"): written.GetMetaData(f"Segment{n}_LabelValue") for n in (0, 1)}
     assert named == {"liver": "3", "spleen": "7"}
+    assert written.GetMetaData("Segment0_Color") == "0.901961 0.623529 0"  # #e69f00, that of the label in reports
+    assert [segment.colour for segment in read_itk(file).segments] == [colour_of(0), colour_of(1)]
     assert np.array_equal(read_label_map(file).labels, label_map.labels)
