@@ -65,7 +65,7 @@ def metric_of(name: str, unit: LengthUnit = "mm") -> Metric:
     """
     kind, _, tolerance = name.partition("_")
     if kind == "nsd":
-        return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} {length_name(unit)}")
+        return replace(METRICS["nsd"], title=f"NSD at {float(tolerance):g} {length_name(unit) if float(tolerance) != 1 else unit}")
     metric, units = METRICS[name], {"mm": length_name(unit), "ml": volume_name(unit)}
     return replace(metric, unit=units.get(metric.unit, metric.unit))
 

@@ -73,7 +73,7 @@ def _group_notes(scored: Iterable[tuple[CaseScore, Sequence[str]]]) -> list[str]
     """A line for each different note, with the cases that it is about."""
     cases: dict[str, list[str]] = {}
     for case, notes in scored:
-        for note in notes:
+        for note in dict.fromkeys(notes):  # prediction and reference may have the same
             cases.setdefault(note, []).append(case.name)
     return [f"{listed(names)}: {note}" for note, names in cases.items()]
 

@@ -126,7 +126,7 @@ def test_tables_and_reports_say_pixels(tmp_path):
     asked = ["evaluate", str(tmp_path / "made"), str(tmp_path / "given"), "--workers", "1", "--out"]
     done = CliRunner().invoke(app, [*asked, str(tmp_path / "s.csv")])
     assert done.exit_code == 0, done.output
-    for text in ("HD95 (pixels)", "ASSD (pixels)", "NSD at 1 pixels", "Volume error (1000 pixels)"):
+    for text in ("HD95 (pixels)", "ASSD (pixels)", "NSD at 1 pixel", "Volume error (1000 pixels)"):
         assert text in done.output
     assert " mm" not in done.output.replace(str(tmp_path), "")
     with (tmp_path / "s.csv").open() as file:

@@ -415,6 +415,19 @@ def test_how_files_were_read_is_logged_once_for_all_cases_and_kept_in_the_scores
     assert Scores.model_validate_json(scores.model_dump_json()) == scores
 
 
+def test_a_note_that_several_files_of_a_case_give_names_the_case_once(tmp_path):
+    volume = np.zeros((20, 20, 20), np.uint8)
+    volume[:4], volume[10:] = 1, 2
+    write(tmp_path / "made" / "a.nii.gz", volume)
+    for number, label in ((1, "liver"), (2, "spleen")):
+        mask = np.where(volume == number, 255, 0).astype(np.uint8)
+        mask[6, 0, 0] = 100
+        write(tmp_path / "given" / "a" / f"{label}.nii.gz", mask)
+    _, scores = scored(tmp_path, labels=ORGANS)
+    noted = "case a: reference 1 voxel (0.00013 of all) lies between 0 and 255; the mask was divided at the half"
+    assert [note for note in scores.notes if "divided at the half" in note] == [noted]
+
+
 def test_a_mask_that_fits_a_turned_photo_twice_is_said_to_be_taken_upright(tmp_path):
     data = Image.Exif()
     data[274] = 3

@@ -75,6 +75,8 @@ def test_scores_of_before_are_in_mm():
     ]
     assert metric_of("nsd_2").title == "NSD at 2 mm"
     assert (metric_of("nsd_2", "um").title, metric_of("hd", "voxel").unit) == ("NSD at 2 um", "voxels")
+    titles = [metric_of(name, unit).title for name, unit in (("nsd_1", "pixel"), ("nsd_2", "pixel"), ("nsd_1", "mm"))]
+    assert titles == ["NSD at 1 pixel", "NSD at 2 pixels", "NSD at 1 mm"]
 
 
 @pytest.mark.parametrize(

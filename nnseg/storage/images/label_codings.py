@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.dataset import counted
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Integers
 from nnseg.core.label_files import OBJECT, LabelCoding, LabelFiles, join_marks
@@ -233,7 +234,8 @@ def as_mask(path: Path, voxels: npt.NDArray[Any], *, advice: str = SEVERAL_VALUE
         shown = list(count_values(values))
         found = f"has {len(shown)} values ({', '.join(map(str, shown[:6]))}{', ...' if len(shown) > 6 else ''})"
         raise ScanError.at(path, found, "0 and one other value in a mask", advice)
-    note = f"{count} voxels ({count / values.size:.2g} of all) lie between 0 and {highest}; the mask was divided at the half"
+    few = f"{counted(count, 'voxel')} ({count / values.size:.2g} of all) {'lies' if count == 1 else 'lie'}"
+    note = f"{few} between 0 and {highest}; the mask was divided at the half"
     return values > highest / 2, (f"{path.name}: {note}",)
 
 
