@@ -14,52 +14,56 @@ from nnseg.core.options import Options
 
 if TYPE_CHECKING:
     from nnseg.core.scores import Scores
-    from nnseg.storage.run import Run
 
 PANEL = "Evaluate"
+
+
+References = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="REFERENCES", help="Folder of reference label maps. Without them PREDICTIONS is a run, whose scores are shown."
+    ),
+]
+Legend = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        "--run",
+        help="Run folder or dataset.json with label names, regions and ignore value. Default: what predictions.json or"
+        " dataset.json in the folders say, and all values found.",
+    ),
+]
+Tolerances = Annotated[
+    str,
+    typer.Option(
+        "--tolerances",
+        help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster. Of files in um they are in um,'
+        " of files without a voxel size in voxels.",
+    ),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        help='Also show scores by group (site, scanner, sex, age): a CSV with a column "case", a folder with a DICOM series'
+        ' for each case, or "dicom" for the scans of the run.'
+    ),
+]
+Form = Literal["nnseg", "nnunet"]
 
 
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.")],
-    references: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="REFERENCES", help="Folder of reference label maps. Without them PREDICTIONS is a run, whose scores are shown."
-        ),
-    ] = None,
+    references: References = None,
     out: Annotated[Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.")] = None,
-    form: Annotated[
-        Literal["nnseg", "nnunet"], typer.Option("--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.")
-    ] = "nnseg",
-    legend: Annotated[
-        Path | None,
-        typer.Option(
-            "--labels",
-            "--run",
-            help="Run folder or dataset.json with label names, regions and ignore value. Default: what predictions.json or"
-            " dataset.json in the folders say, and all values found.",
-        ),
-    ] = None,
-    tolerances: Annotated[
-        str,
-        typer.Option(
-            "--tolerances",
-            help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster. Of files in um they are in um,'
-            " of files without a voxel size in voxels.",
-        ),
-    ] = "1,2",
+    form: Annotated[Form, typer.Option("--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.")] = "nnseg",
+    legend: Legend = None,
+    tolerances: Tolerances = "1,2",
     instances: Annotated[
         str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
     ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            help='Also show scores by group (site, scanner, sex, age): a CSV with a column "case", a folder with a DICOM series'
-            ' for each case, or "dicom" for the scans of the run.'
-        ),
-    ] = None,
+    groups: Groups = None,
     *,
     options: Options,
     verbose: Verbose = False,
@@ -70,42 +74,58 @@ def evaluate(
     false positives and panoptic quality of labels whose components are counted one by one.
     """
     log_to_terminal(verbose)
+    if references is None:
+        scores = _show_scores(predictions, out)
+    else:
+        named = tuple(name.strip() for name in instances.split(",")) if instances else ()
+        scores = _evaluate(predictions, references, legend, tolerances, named, workers=options.workers, out=out, form=form)
+    if groups:
+        _print_groups(scores, groups, run=predictions if references is None else legend, out=out, keep=references is None)
+    _exit_for_unscored(scores)
+
+
+def _show_scores(folder: Path, out: Path | None) -> Scores:
+    """Print the scores of a run."""
     from nnseg.cli.tables import print_scores
     from nnseg.commands.compare import read_scores
-    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
-    from nnseg.core.dataset import Finding
     from nnseg.core.errors import EvaluationError
     from nnseg.storage.run import Run
 
-    run: Run | None
-    groups_file: Path | None
-    if references is None:
-        run, groups_file = Run(predictions), Run.groups.path(Run(predictions))
-        if out or not Run.scores.path(run).exists():
-            raise EvaluationError(
-                f"{'--out' if out else predictions} needs REFERENCES; only a run with scores.json can be shown without them"
-            )
-        scores = read_scores(predictions)
-        print_scores(scores, cases=True)
-    else:
-        run, groups_file = Run(legend) if legend else None, out.with_name("groups.json") if out else None
-        if form != "nnseg" and not out:
-            raise EvaluationError("--format needs a file to write; give one with --out")
-        named = tuple(name.strip() for name in instances.split(",")) if instances else ()
-        evaluated = evaluate_folders(
-            predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=named,
-            workers=options.workers,
-        )  # fmt: skip
-        scores = evaluated.scores
-        print_scores(scores, cases=True)
-        if out:
-            evaluated.write(out, form)
-            show("", f"written to {out}")
-    if groups:
-        _print_groups(scores, groups, run, groups_file)
-    exit_for_failed(
-        (Finding(level="error", case=case.name, message=case.reason) for case in scores.failed), code=1 if scores.cases else 2
+    if out or not Run.scores.path(Run(folder)).exists():
+        raise EvaluationError(
+            f"{'--out' if out else folder} needs REFERENCES; only a run with scores.json can be shown without them"
+        )
+    scores = read_scores(folder)
+    print_scores(scores, cases=True)
+    return scores
+
+
+def _evaluate(
+    predictions: Path, references: Path, legend: Path | None, tolerances: str, instances: tuple[str, ...],
+    *, workers: int, out: Path | None, form: Form,
+) -> Scores:  # fmt: skip
+    """Print, and write, the scores of label maps."""
+    from nnseg.cli.tables import print_scores
+    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+    from nnseg.core.errors import EvaluationError
+
+    if form != "nnseg" and not out:
+        raise EvaluationError("--format needs a file to write; give one with --out")
+    evaluated = evaluate_folders(
+        predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=instances, workers=workers
     )
+    print_scores(evaluated.scores, cases=True)
+    if out:
+        evaluated.write(out, form)
+        show("", f"written to {out}")
+    return evaluated.scores
+
+
+def _exit_for_unscored(scores: Scores) -> None:
+    from nnseg.core.dataset import Finding
+
+    failed = (Finding(level="error", case=case.name, message=case.reason) for case in scores.failed)
+    exit_for_failed(failed, code=1 if scores.cases else 2)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -190,17 +210,18 @@ def figure(
         show(f"figure: {path}")
 
 
-def _print_groups(scores: Scores, groups: str, run: Run | None, file: Path | None) -> None:
-    """Print the scores by group, and write them to a file if there is one."""
+def _print_groups(scores: Scores, groups: str, *, run: Path | None, out: Path | None, keep: bool) -> None:
+    """Print the scores by group, and write them beside a file of the scores, or to keep them into the run."""
     from nnseg.cli.tables import print_groups
     from nnseg.commands.evaluate import group
     from nnseg.evaluation.compare import common_metrics
     from nnseg.storage.files import write_json
+    from nnseg.storage.run import Run
 
-    found = group(scores, groups, run=run)
+    found = group(scores, groups, run=Run(run) if run else None)
     show()
     print_groups(found, common_metrics({"": scores}), scores.length_unit)
-    if file:
+    if file := out.with_name("groups.json") if out else Run.groups.path(Run(run)) if keep and run else None:
         write_json(file, found)
         show(f"written to {file}")
 
