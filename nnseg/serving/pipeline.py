@@ -27,6 +27,7 @@ from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.images.read import read_header, read_scan
+from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import ScanRecord
 from nnseg.system.machine import keep_freed_memory
 
@@ -174,6 +175,8 @@ class PredictionPipeline:
     def _prepare(self, case: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if its prediction is already there."""
         images, previous = case.task.case.images, case.task.previous
+        if self._target.suffix:
+            check_label_suffix(self._target.suffix, images[0])
         self._report_stage(case, "read")
         with case.timed("read"):
             content = content_hash(images)

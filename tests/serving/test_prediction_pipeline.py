@@ -13,10 +13,10 @@ from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import PredictionPipeline
 
 
-def predicted(tasks, out, predictor=None, **kept):
+def predicted(tasks, out, predictor=None, suffix="", **kept):
     """All messages about the tasks, and the last one of each by name."""
     events = []
-    PredictionPipeline(predictor or StandIn(), OutputTarget(out=out, key="k"), events.append, **kept).run(tasks)
+    PredictionPipeline(predictor or StandIn(), OutputTarget(out=out, key="k", suffix=suffix), events.append, **kept).run(tasks)
     return events, {e.case: e for e in events if isinstance(e, Finished)}
 
 
@@ -63,6 +63,13 @@ def test_a_case_is_prepared_while_another_is_in_the_network(tmp_path):
     _, finished = predicted([task(tmp_path, name) for name in "abc"], tmp_path / "out", Overlapping())
     assert [finished[name].record.status for name in "abc"] == ["done"] * 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.nii.gz" for name in "abc"]
+
+
+def test_a_scan_that_is_no_dicom_is_refused_before_the_network_where_dicom_seg_is_asked_for(tmp_path):
+    events, finished = predicted([task(tmp_path, "a")], tmp_path / "out", suffix=".dcm")
+    assert finished["a"].record.status == "failed"
+    assert "is no DICOM image; expected a scan read from DICOM; write .nii.gz instead" in finished["a"].record.reason
+    assert not [event for event in events if isinstance(event, StageReached)]
 
 
 @pytest.mark.parametrize(("memory_gb", "most"), [(3.9, 1), (4.0, 2), (6.5, 3)])

@@ -130,10 +130,13 @@ def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels
         write_sidecar(path, like)
 
 
-def check_label_suffix(suffix: str) -> None:
-    """Raise ScanError unless some label maps are written with this suffix."""
-    if suffix not in {form.suffix for form in FOLDER_FORMATS.values() if form.write}:
+def check_label_suffix(suffix: str, scan: Path | None = None) -> None:
+    """Raise ScanError unless label maps, of a scan if its first file is given, are written with this suffix."""
+    chosen = next(((name, form) for name, form in FOLDER_FORMATS.items() if form.write and form.suffix == suffix), None)
+    if chosen is None:
         _writer(Path(f"CASE{suffix}"), "label maps", floats=False)
+    elif scan is not None and folder_format(scan) is not chosen[1]:
+        raise ScanError.at(scan, f"is no {chosen[0]} image", f"a scan read from {chosen[0]}", "write .nii.gz instead")
 
 
 def _writer(path: Path, what: str, *, floats: bool) -> Writer:

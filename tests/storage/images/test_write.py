@@ -192,6 +192,16 @@ def test_formats_of_label_maps_are_known_before_there_is_one(suffix):
     check_label_suffix(suffix)
 
 
+def test_a_scan_that_is_no_dicom_gets_no_dicom_seg_and_that_is_known_before(tmp_path):
+    _read(tmp_path / "a.nii")
+    write_series(tmp_path / "in")
+    with pytest.raises(ScanError, match=r"a.nii: is no DICOM image; expected a scan read from DICOM; write .nii.gz instead"):
+        check_label_suffix(".dcm", tmp_path / "a.nii")
+    for scan in (tmp_path / "in", min((tmp_path / "in").iterdir())):
+        check_label_suffix(".dcm", scan)
+    check_label_suffix(".mha", tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize(("suffix", "instead"), [(".jpg", ".png"), (".mhd", ".mha"), (".foo", ".nii.gz"), (".", ".nii.gz")])
 def test_a_format_that_holds_no_label_maps_is_refused_with_another(suffix, instead):
     with pytest.raises(ScanError, match=f"are not written as .*; write {instead}"):
