@@ -84,16 +84,19 @@ FILTERS: Final[Filters] = {
 }
 
 
-def template_environment(package: str, folder: str = "", *, html: bool = True, filters: Filters | None = None) -> Environment:
+def template_environment(
+    package: str, folder: str = "", *, escape: Callable[[Any], Any] | None = None, filters: Filters | None = None
+) -> Environment:
     """The environment of a package's templates: names without a value are errors, and lines of statements leave no lines.
 
     Args:
         package: such as "nnseg.reporting".
         folder: of the templates, in the package.
-        html: True escapes all values.
+        escape: is applied to each value; by default all are escaped for HTML.
         filters: by name, besides `FILTERS`.
     """
     loader = PackageLoader(package, folder)
-    environment = Environment(loader=loader, autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+    environment = Environment(loader=loader, finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+    environment.autoescape = escape is None
     environment.filters.update({**FILTERS, **(filters or {})})
     return environment

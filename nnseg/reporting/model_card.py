@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nnseg.core.card import MetricSummary, ModelCard
 from nnseg.core.decisions import EnsembleCandidate, Interval
+from nnseg.core.names import shown
 from nnseg.reporting.formatting import MISSING, Filters, by, template_environment
 
 AVERAGES = ("per_mask", "per_image", "pooled")
@@ -18,8 +19,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 def model_card_markdown(card: ModelCard) -> str:
     """The card as Markdown, ending with a line break."""
-    filters: Filters = {"plain": _plain, "extremes": _extremes, "bracketed": _bracketed}
-    environment = template_environment("nnseg.reporting", "page", html=False, filters=filters)
+    filters: Filters = {"plain": _plain, "extremes": _extremes, "bracketed": _bracketed, "plain_list": _plain_list, "table": _table}
+    environment = template_environment("nnseg.reporting", "page", escape=_sentence, filters=filters)
     page = environment.get_template("model_card.md.j2").render(
         card=card,
         averages=_average_table(card.scores),
@@ -28,6 +29,12 @@ def model_card_markdown(card: ModelCard) -> str:
         hashes=_hash_rows(card),
     )
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+
+
+class _Markdown(str):
+    """Text that is Markdown already; any other is escaped."""
+
+    __slots__ = ()
 
 
 def _average_table(scores: Sequence[MetricSummary]) -> Table:
@@ -55,7 +62,7 @@ def _hash_rows(card: ModelCard) -> list[tuple[str, str]]:
     for networks in card.networks:
         named = zip(networks.folds, networks.hashes, strict=True)
         hashes |= {f"weights {networks.plan}, fold {fold}": found for fold, found in named}
-    return [(name, f"`{found}`") for name, found in hashes.items()]
+    return [(_plain(name), _Markdown(f"`{_plain(found)}`")) for name, found in hashes.items()]
 
 
 def _titled(title: str, unit: str) -> str:
@@ -65,7 +72,7 @@ def _titled(title: str, unit: str) -> str:
 def _bracketed(value: float | None, interval: Interval | None, form: str = ".3f") -> str:
     """A number with its interval in brackets."""
     within = f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""
-    return (MISSING if value is None else f"{value:{form}}") + within
+    return _Markdown((MISSING if value is None else f"{value:{form}}") + within)
 
 
 def _extremes(ends: tuple[Sequence[float], Sequence[float]]) -> str:
@@ -74,6 +81,28 @@ def _extremes(ends: tuple[Sequence[float], Sequence[float]]) -> str:
     return by(low) if low == high else f"{by(low)} to {by(high)}"
 
 
-def _plain(text: str) -> str:
+def _plain(text: str) -> _Markdown:
     """Text of unknown origin on one line, with Markdown's and HTML's special characters escaped."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in " ".join(text.split()))
+    return _Markdown(_escaped(text).strip())
+
+
+def _plain_list(texts: Iterable[str]) -> _Markdown:
+    return _Markdown(", ".join(map(_plain, texts)))
+
+
+def _sentence(value: Any) -> Any:
+    """A value that is put into the page: of text that is not known to be Markdown the plain text; underscores in words can stay."""
+    if not isinstance(value, str) or isinstance(value, _Markdown):
+        return value
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", _escaped(value))
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in shown(re.sub(r"\s+", " ", text)))
+
+
+def _table(content: Table) -> _Markdown:
+    header, rows = content
+    lines = [header, *rows]
+    drawn = [f"| {' | '.join(map(_sentence, line))} |" for line in lines]
+    return _Markdown("\n".join([drawn[0], "|" + " --- |" * len(header), *drawn[1:]]) + "\n")

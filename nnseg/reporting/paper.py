@@ -63,6 +63,7 @@ STYLE: Final[dict[Any, Any]] = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
     "axes.unicode_minus": True,
+    "text.parse_math": False,
 }
 
 REDUNDANT = ("iou", "hd", "volume_error_ml", "absolute_volume_error")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.errors import DatasetError
+from nnseg.core.names import shown
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of text that a spreadsheet would compute. Source: OWASP, "CSV Injection"."""
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""The beginning of text that a spreadsheet would compute, after spaces too. Source: OWASP, "CSV Injection"."""
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
@@ -26,11 +28,12 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[str | float | None]]
 def _cell(value: str | float | None) -> str | float:
     if value is None:
         return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    text = shown(value) if isinstance(value, str) else ""  # a carriage return would begin a line
+    return f"'{text}" if FORMULA.match(text) else text or value
 
 
 def _unescaped(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell, 1) else cell
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:

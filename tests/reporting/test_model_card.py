@@ -1,5 +1,7 @@
 """A model card as a page of Markdown."""
 
+import re
+
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing
 from nnseg.reporting.model_card import model_card_markdown
@@ -111,3 +113,40 @@ def test_a_card_survives_json():
     again = ModelCard.model_validate_json(given.model_dump_json())
     assert again == given
     assert model_card_markdown(again) == model_card_markdown(given)
+
+
+def test_every_text_of_a_card_is_escaped_wherever_it_stands():
+    evil = "a|b <img src=x> [c](http://d) `e` *f*\n# g \x1b[2J~~h~~"
+    candidate = EnsembleCandidate(plans={evil: 1.0}, dice=0.5, seconds=1.0)
+    choice = Choice(cases=3, reason=evil, plans={evil: 1.0}, best_single=evil, candidates=(candidate,))
+    about = {"reference": evil, "licence": evil}
+    material = {"dataset": evil, "about": about, "channels": (evil,), "labels": ((evil, 1),), "key": evil}
+    page = model_card_markdown(
+        card(
+            name=evil,
+            made=evil,
+            purpose=evil,
+            material=MATERIAL.model_copy(update=material),
+            networks=(Networks(plan=evil, folds=(0,), words=evil, key=evil, hashes=(evil,)),),
+            scores=(MetricSummary(title=evil, unit=evil, average="per_mask", mean=0.5, labels=((evil, 0.5, None),)),),
+            held_out=3,
+            choice=choice,
+            postprocessing=Postprocessing(
+                reason=evil, cases=12, effects={evil: Effect(cases=3, dice_before=0.8, dice_after=0.9, p=0.01, gain=0.05)}
+            ),
+            limits=(evil,),
+            model=evil,
+            versions={evil: evil, "nnseg": evil},
+        )
+    )
+    assert page.count("a\\|b \\<img src=x\\> \\[c\\](http://d)") > 15
+    unescaped = re.sub(r"\\.", "", page)
+    assert not set("<>~\x1b") & set(unescaped)
+    assert "](" not in unescaped
+    columns = {line.count("|") - 1 for line in unescaped.splitlines() if line.startswith("|")}
+    assert columns == {2, 4, 5}
+
+
+def test_underscores_in_words_of_our_sentences_stay():
+    page = model_card_markdown(card(limits=("Of its labels left_kidney and _this_ are worst.",)))
+    assert "- Of its labels left_kidney and \\_this\\_ are worst.\n" in page

@@ -86,6 +86,11 @@ def test_a_figure_is_300_dpi_and_a_pdf_with_embedded_type_42_fonts_and_the_same_
     assert not re.search(rb"/(CreationDate|Producer|Creator)", content)
 
 
+def test_a_label_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path):
+    paper.write_figure(lambda: paper.scores_figure(scores(labels=(r"a $\frac$ b", "$x$"))), tmp_path / "scores")
+    assert (tmp_path / "scores.pdf").stat().st_size > 1000
+
+
 def test_the_mean_of_folds_is_drawn_where_all_of_them_are():
     figure = paper.curves_figure({"3d fold 0": history(1.0), "3d fold 1": history(3.0, steps=(10, 20))})
     mean = next(line for line in figure.axes[0].lines if line.get_label() == "mean of 2 folds")
