@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from nnseg.cli import train, predict, evaluate  # isort: skip  # in the order of their help
 from nnseg.cli.app import app
 from nnseg.cli.output import show
+from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped
+from nnseg.system.stop import interrupting_signals
 
 __all__ = ["app", "evaluate", "main", "predict", "train"]
 
@@ -17,22 +20,27 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; errors that the user can correct become one line on stderr and exit code 2."""
-    try:
-        app()
-    except Stopped as end:
-        show(f"nnseg: {end}", error=True)
-        sys.exit(end.code)
-    except NnsegError as error:
-        show(f"nnseg: {error}", error=True)
-        sys.exit(2)
-    except OSError as error:  # with a name: a file or folder that cannot be read or written
-        if not error.filename:
-            raise
-        show(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", error=True)
-        sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
+    with surviving_output(), interrupting_signals() as received:
+        try:
+            app()
+        except Stopped as end:
+            show(f"nnseg: {end}", error=True)
+            sys.exit(end.code)
+        except NnsegError as error:
+            show(f"nnseg: {error}", error=True)
+            sys.exit(2)
+        except OSError as error:  # with a name: a file or folder that cannot be read or written
+            if not error.filename:
+                raise
+            show(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", error=True)
+            sys.exit(2)
+        except SystemExit as end:
+            if end.code != INTERRUPTED:
+                raise
+            number = received[0] if received else signal.SIGINT
             show(
-                "nnseg: interrupted; the same command continues from what is done (training: from the last checkpoint)", error=True
+                f"nnseg: interrupted by {number.name}; the same command continues from what is done "
+                "(training: from the last checkpoint)",
+                error=True,
             )
-        raise
+            sys.exit(128 + number)

@@ -7,21 +7,59 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a process to end: Ctrl-C, the system or a cluster, a terminal that is closed."""
+
 POLL_INTERVAL = 0.5
 """Seconds between two checks for the file."""
 
 StopSource = Literal["", "signal", "file"]
 
 
+@contextmanager
+def interrupting_signals() -> Iterator[list[signal.Signals]]:
+    """A context in which each of the `SIGNALS` interrupts as Ctrl-C does, so that files and processes are left in order.
+
+    Yields:
+        the signals received so far; after the first, another ends the process at once.
+    """
+    received: list[signal.Signals] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        for other in previous:
+            signal.signal(other, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    previous = _handle_by(interrupt)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _handle_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle the `SIGNALS` by a function, but for those that are ignored (nohup); returns the handlers until now.
+
+    Only the main thread may handle signals; in others this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
 class StopRequest:
-    """Whether the work should stop. Within ``with``, a first Ctrl-C or SIGTERM is only recorded; a second ends it at once.
+    """Whether the work should stop. Within ``with``, a first of the `SIGNALS` is only recorded; a second ends it at once.
 
     Args:
         file: stops the work when it exists; None for no such file. An old one is removed on entry.
@@ -38,8 +76,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self.clear()
-        if threading.current_thread() is threading.main_thread():  # others may not handle signals
-            self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._previous_handlers = _handle_by(self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -69,7 +106,8 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             self._restore_handlers()
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
+            return
         self._signal = number
         log.warning("stopping after this step, nothing is lost; a second signal stops at once")
 

@@ -1,0 +1,83 @@
+"""`surviving_output`: output that is closed, or on a full disk, costs no work; the exit code tells that some was lost."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+OUTPUT_LOST = 74
+"""Exit code if the work is done and output could not be written. Source: BSD's sysexits.h, EX_IOERR."""
+
+
+class _Output(io.FileIO):
+    """Standard output or error; nothing is written any more after a first failure.
+
+    Attributes:
+        failure: why it could not be written; "" if it could.
+    """
+
+    failure = ""
+
+    def write(self, content: Buffer, /) -> int:
+        """Write bytes, or nothing where that is impossible."""
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            self.failure = error.strerror or type(error).__name__
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())  # also for libraries and child processes
+            os.close(null)
+            return memoryview(content).nbytes
+
+
+@contextmanager
+def surviving_output() -> Iterator[None]:
+    """A context in which standard output and error may fail.
+
+    Raises:
+        SystemExit: at its end, with `OUTPUT_LOST` if output was lost and nothing else went wrong.
+    """
+    _open_closed()
+    before, outputs = (sys.stdout, sys.stderr), [_Output(number, "w", closefd=False) for number in (1, 2)]
+    try:
+        for stream in before:
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        outputs[0].failure = "it was closed"
+    sys.stdout, sys.stderr = (_text(raw, like, number) for number, (raw, like) in enumerate(zip(outputs, before, strict=True), 1))
+    code: object = 0
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stdout.flush()
+        lost = next((output.failure for output in outputs if output.failure), "")
+        if lost:
+            print(f"nnseg: some output could not be written ({lost}); the work went on without", file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+    sys.exit(code or (OUTPUT_LOST if lost else 0))
+
+
+def _open_closed() -> None:
+    """Open /dev/null in the place of standard streams that are closed: files that are opened later would get their numbers."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null < 3:
+        null = os.dup(null)
+    os.close(null)
+
+
+def _text(raw: _Output, like: io.TextIOBase | None, number: int) -> io.TextIOWrapper:
+    """Text output to a stream, encoded as another one."""
+    encoding, errors = getattr(like, "encoding", None) or "utf-8", getattr(like, "errors", None) or "backslashreplace"
+    at_once = number == 2 or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=at_once)
