@@ -146,12 +146,7 @@ class TrainingProgress:
         dice = "none" if epoch.mean_dice is None else f"{epoch.mean_dice:.3f}"
         self._bar.set_postfix({"loss": f"{epoch.loss:.3f}", "Dice": dice}, refresh=False)
         log.info("%s: %s", self._name, _describe(epoch))
-        if self.board:
-            try:
-                self.board.write(epoch)
-            except OSError as error:  # the history has the same numbers, so training continues
-                log.warning("events for TensorBoard cannot be written any more: %s", error)
-                self.board = None
+        self._to_board(lambda board: board.write(epoch))
         if self.refresh and time.monotonic() - self._reported > REFRESH:
             self.refresh()
             self._reported = time.monotonic()
@@ -160,8 +155,16 @@ class TrainingProgress:
     def close(self) -> None:
         """Remove the bar, and write what is buffered."""
         self._bar.close()
+        self._to_board(TensorBoard.close)
+
+    def _to_board(self, write: Callable[[TensorBoard], None]) -> None:
+        """Write to TensorBoard, if that is wanted and possible; the history has the same numbers, so training goes on without."""
         if self.board:
-            self.board.close()
+            try:
+                write(self.board)
+            except OSError as error:
+                log.warning("events for TensorBoard cannot be written any more: %s", error)
+                self.board = None
 
 
 def _gpu_ids(device: torch.device) -> list[str]:
