@@ -344,8 +344,9 @@ def test_a_command(toys) -> None:
 def test_an_execution_engine(toys, dataset: Path) -> None:
     toy = toys("an execution engine")
     body = (
-        "\n\nWORTH_A_POOL = 0.0\n\n\ndef start_pool(workers: int) -> Executor:\n"
-        f"    {MARK}from concurrent.futures import ThreadPoolExecutor\n    return ThreadPoolExecutor(workers)\n"
+        "\n\ndef outcomes_of_children(function, items, workers):\n"
+        f"    {MARK}from concurrent.futures import ThreadPoolExecutor\n"
+        "    yield from ThreadPoolExecutor(workers).map(lambda item: outcome_of(function, item), items)\n"
     )
     toy.insert("nnseg/system/parallel.py", body)
     assert "5 cases" in toy.nnseg("check", dataset, "--workers", "2")

@@ -66,7 +66,7 @@ def evaluate_folders(
     legend: Path | None = None,
     tolerances: tuple[float, ...] = Measures().tolerances,
     instances: tuple[str, ...] = (),
-    workers: int = 1,
+    workers: int = 0,
 ) -> EvaluatedScores:
     """Scores of the label maps of one folder against those of another, paired by file name without suffix.
 

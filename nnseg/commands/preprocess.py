@@ -53,7 +53,7 @@ class PreprocessingTask:
         CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)
 
 
-def preprocess_run(run: Run, *, workers: int = 1) -> tuple[Finding, ...]:
+def preprocess_run(run: Run, *, workers: int = 0) -> tuple[Finding, ...]:
     """Preprocess a planned run; returns the cases that failed. Cases of cascades are left to `nnseg.commands.train`.
 
     Raises:
@@ -66,7 +66,7 @@ def preprocess_run(run: Run, *, workers: int = 1) -> tuple[Finding, ...]:
         return preprocess_plans(run, first, workers=workers)
 
 
-def preprocess_plans(run: Run, plans: Sequence[PlanFolder], *, workers: int = 1) -> tuple[Finding, ...]:
+def preprocess_plans(run: Run, plans: Sequence[PlanFolder], *, workers: int = 0) -> tuple[Finding, ...]:
     """Preprocess every case for some plans of a run; returns the cases that failed."""
     return tuple(finding for folder in plans for finding in _preprocess_plan(run, folder, workers))
 

@@ -9,6 +9,7 @@
     ├── PlanError         a plan or recipe is invalid, or does not fit the data
     ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
     ├── RunError          a run folder is missing something, is in use, or cannot be written
+    │   └── WriteError    a file cannot be written, for instance because the disk is full
     ├── EvaluationError   predictions and references cannot be compared
     └── Stopped           work was stopped on request, with nothing lost
 
@@ -52,6 +53,10 @@ class ModelError(NnsegError):
 
 class RunError(NnsegError):
     """A run folder is missing something, is in use, or cannot be written."""
+
+
+class WriteError(RunError):
+    """A file cannot be written: no fault of the data, so that nothing goes on without what was to be written."""
 
 
 class EvaluationError(NnsegError):

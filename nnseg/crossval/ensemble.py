@@ -30,7 +30,7 @@ TIMED_STAGES = ("preprocess", "network", "restore")
 """Stages whose time is compared; reading and writing take the same time with any plan."""
 
 
-def choose_model(run: Run, folds: Folds, *, workers: int = 1) -> Choice | None:
+def choose_model(run: Run, folds: Folds, *, workers: int = 0) -> Choice | None:
     """The plans that the model consists of, chosen by their predictions of held-out cases; written to ``choice.json``.
 
     A file that was decided on the same predictions and references stays, edited or not.

@@ -53,7 +53,7 @@ PARTS = 5
 """Parts of the cases for cross-validation if there are fewer than three folds."""
 
 
-def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postprocessing | None:
+def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 0) -> Postprocessing | None:
     """The postprocessing steps that improve the run's held-out predictions; written to ``postprocessing.json``.
 
     The predictions themselves stay as the networks gave them. A file that was decided on the same ones stays, edited or not.
@@ -81,7 +81,7 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 1) -> Postpr
     return chosen
 
 
-def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 1) -> Postprocessing:
+def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: Labels, *, workers: int = 0) -> Postprocessing:
     """The postprocessing steps that improve some predictions, with their effect on each label.
 
     The candidates of each of the `search_steps` are tried after those accepted before, see `assess`. The same is done with each

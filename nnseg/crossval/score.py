@@ -18,7 +18,7 @@ from nnseg.storage.run import Folds, Run
 log = logging.getLogger(__name__)
 
 
-def score(run: Run, folds: Folds, *, workers: int = 1) -> Scores | None:
+def score(run: Run, folds: Folds, *, workers: int = 0) -> Scores | None:
     """The scores of the run's held-out predictions, written to ``scores.json``; with several plans also one for each of them.
 
     Scores by group that belong to other scores are removed.

@@ -34,7 +34,7 @@ def evaluate(
     failed: Sequence[Failure] = (),
     measures: Measures | None = None,
     notes: Sequence[str] = (),
-    workers: int = 1,
+    workers: int = 0,
 ) -> Scores:
     """Scores of the given pairs; a pair that cannot be compared fails alone.
 

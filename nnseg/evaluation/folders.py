@@ -32,7 +32,7 @@ PREDICTED = frozenset(["pred", "preds", "prediction", "predictions", "predicted"
 
 
 def evaluate_folders(
-    predictions: Path, references: Path, labels: Labels | None = None, *, measures: Measures | None = None, workers: int = 1
+    predictions: Path, references: Path, labels: Labels | None = None, *, measures: Measures | None = None, workers: int = 0
 ) -> Scores:
     """Scores of all label maps of one folder against those of another, paired by file name without suffix.
 
@@ -80,7 +80,7 @@ class FolderPairs:
     doubts: tuple[str, ...] = ()
 
 
-def pair_folders(predictions: Path, references: Path, labels: Labels | None = None, *, workers: int = 1) -> FolderPairs:
+def pair_folders(predictions: Path, references: Path, labels: Labels | None = None, *, workers: int = 0) -> FolderPairs:
     """The label maps of two folders, paired by the names of the cases, and what their values mean.
 
     Args:

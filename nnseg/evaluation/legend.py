@@ -37,7 +37,7 @@ class Legend:
     notes: tuple[str, ...] = ()
 
 
-def find_legend(predictions: LabelFolder, references: LabelFolder, declared: Labels | None = None, *, workers: int = 1) -> Legend:
+def find_legend(predictions: LabelFolder, references: LabelFolder, declared: Labels | None = None, *, workers: int = 0) -> Legend:
     """The labels of two folders: those declared or on record, and all that either folder shows besides.
 
     Args:

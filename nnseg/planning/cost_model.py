@@ -12,7 +12,6 @@ from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Trial
 from nnseg.system.machine import GIGABYTE
-from nnseg.system.parallel import WORTH_A_POOL
 
 BYTES_PER_VALUE = 12.0
 """Memory for each element of the feature maps in training: kept for the backward pass, gradients, and work space."""
@@ -25,10 +24,6 @@ COMPUTING_GB = 0.09
 
 BYTES_PER_LABEL = 0.02
 """Size of a compressed label map's file for each voxel."""
-
-
-WORKERS_START = 2.5
-"""Seconds until the workers of a pool have started."""
 
 
 def estimate_trial(plan: Plan, *, base_gb: float, on_device: bool = False) -> Trial:
@@ -108,33 +103,14 @@ def count_tiles(case: CaseMeasure, plan: Plan) -> int:
     return math.prod(len(tile_starts(max(n, p), p, s)) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
 
 
-def count_before_pool(seconds: Sequence[float], workers: int) -> int:
-    """The number of items that `map_items` processes itself before it starts worker processes; all if it never does.
-
-    Args:
-        seconds: of each item.
-        workers: number of processes.
-    """
-    spent = 0.0
-    for done, duration in enumerate(seconds):
-        if workers > 1 and done and spent / done * (len(seconds) - done) > WORTH_A_POOL:
-            return done
-        spent += duration
-    return len(seconds)
-
-
 def estimate_pool_seconds(seconds: Sequence[float], workers: int) -> float:
-    """Wall-clock time of `map_items`: the first items in its own process, each of the others in the first free worker.
+    """Wall-clock time of `map_items`: each item in the first free worker.
 
     Args:
         seconds: of each item.
         workers: number of processes.
     """
-    alone = count_before_pool(seconds, workers)
-    spent = sum(seconds[:alone])
-    if alone == len(seconds):
-        return spent
-    busy_until = [spent + WORKERS_START] * workers
-    for duration in seconds[alone:]:
+    busy_until = [0.0] * max(1, workers)
+    for duration in seconds:
         heapq.heapreplace(busy_until, busy_until[0] + duration)
     return max(busy_until)

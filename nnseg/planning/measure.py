@@ -54,7 +54,7 @@ class MeasuredCase:
     findings: tuple[Finding, ...] = ()
 
 
-def measure(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
+def measure(dataset: Dataset, *, workers: int = 0) -> Fingerprint:
     """The fingerprint of a dataset; the same for any number of workers. Cases that cannot be used become findings.
 
     Raises:

@@ -58,7 +58,7 @@ class _LookedAt:
     is_2d: bool = False
 
 
-def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 1) -> tuple[Dataset, Fingerprint]:
+def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0) -> tuple[Dataset, Fingerprint]:
     """The dataset in a folder and its fingerprint, equal to those of `nnseg.storage.datasets.read.read_dataset` and `measure`.
 
     Raises:
@@ -79,7 +79,7 @@ def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 
     outcomes = {o.item.name: o for o in map_items(look, found.cases, workers=workers, label="measuring cases")}
     dataset = _dataset(folder, found, outcomes)
     looked = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
-    return dataset, make_fingerprint(dataset, _finished(dataset, looked))
+    return dataset, make_fingerprint(dataset, _finished(dataset, looked, workers))
 
 
 def _dataset(folder: Path, found: FoundDataset, outcomes: Mapping[str, Outcome[Case, _LookedAt]]) -> Dataset:
@@ -172,25 +172,31 @@ def _background(shown: ShownLabels) -> tuple[str, ...]:
     return ("0",) if exclusive else ()
 
 
-def _finished(dataset: Dataset, looked: Mapping[str, _LookedAt]) -> Iterator[Outcome[Case, MeasuredCase]]:
+def _finished(dataset: Dataset, looked: Mapping[str, _LookedAt], workers: int) -> Iterator[Outcome[Case, MeasuredCase]]:
     """The measures of the cases of a dataset, by its labels."""
-    sample, channels = sample_size(len(looked)), len(dataset.channels)
+    again = []
     for case in dataset.cases:
-        one = looked[case.name]
-        yield from map_items(partial(_finish, one=one, dataset=dataset, channels=channels, sample=sample), [case])
+        (outcome,) = map_items(partial(_finish, one=looked[case.name], dataset=dataset), [case])
+        if outcome.result is None and outcome.reason is None:
+            again.append(case)
+        else:
+            yield Outcome(item=case, result=outcome.result, reason=outcome.reason, details=outcome.details)
+    sample = sample_size(len(looked))
+    read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
+    yield from map_items(read, again, workers=workers, label="measuring cases again")
 
 
-def _finish(case: Case, *, one: _LookedAt, dataset: Dataset, channels: int, sample: int) -> MeasuredCase:
-    """The measures of a case by the dataset's labels.
+def _finish(case: Case, *, one: _LookedAt, dataset: Dataset) -> MeasuredCase | None:
+    """The measures of a case by the dataset's labels; None if it must be read again for them.
 
     Raises:
         ScanError: it cannot be used.
     """
     if one.measured is None or one.shown is None:
         raise ScanError(one.problem)
-    check_channels(case, one.channels, one.measured.case.shape, channels)
+    check_channels(case, one.channels, one.measured.case.shape, len(dataset.channels))
     if isinstance(case.labels, LabelFiles) and case.labels.coding not in (one.shown.coding, "instances"):
-        return read_and_measure(case, labels=dataset.labels, channels=channels, sample=sample)
+        return None
     values = {mark: _value_of(case.labels, mark, one.shown) for mark in one.shown.marks}
     counts: dict[int, int] = {}
     for mark, value in values.items():
@@ -198,7 +204,7 @@ def _finish(case: Case, *, one: _LookedAt, dataset: Dataset, channels: int, samp
     findings = (*check_values(case, counts, dataset.labels), *one.measured.findings)
     measured = _renamed(one, values, dataset.labels, isinstance(case.labels, LabelFiles) and case.labels.coding == "instances")
     if measured is None:
-        return read_and_measure(case, labels=dataset.labels, channels=channels, sample=sample)
+        return None
     update = {"key": case_key(case, measured.case.key), "annotated": case.annotated}
     return replace(measured, case=measured.case.model_copy(update=update), findings=findings)
 

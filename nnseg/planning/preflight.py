@@ -18,7 +18,6 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial
 from nnseg.planning.cost_model import (
-    count_before_pool,
     count_held_bytes,
     count_stored_bytes,
     count_tiles,
@@ -232,15 +231,11 @@ class _Costs:
     def preprocess(self, workers: int) -> StageCost:
         """The cost of preprocessing all cases."""
         seconds = [self.case_cost.seconds * _megavoxels(case) for case in self.cases]
-        alone = count_before_pool(seconds, workers)
-        base = self.base_gb + RUN_GB
-        needed = [base + self.case_cost.memory_gb * self._share(case) for case in self.cases[:alone]]
-        if alone < len(self.cases):
-            at_once = heapq.nlargest(workers, (self._share(case) for case in self.cases[alone:]))
-            needed.append(base + sum(WORKER_GB + self.case_cost.memory_gb * share for share in at_once))
+        at_once = heapq.nlargest(max(1, workers), map(self._share, self.cases))
+        workers_gb = sum(WORKER_GB + self.case_cost.memory_gb * share for share in at_once)
         return StageCost(
             seconds=estimate_pool_seconds(seconds, workers) + self.case_cost.start_seconds if self.case_cost.seconds else None,
-            ram_gb=max(needed),
+            ram_gb=self.base_gb + RUN_GB + workers_gb,
             disk_gb=sum(count_stored_bytes(case, self.plan) for case in self.cases) * self.case_cost.packed / GIGABYTE,
         )
 

@@ -8,22 +8,16 @@ import time
 from queue import SimpleQueue
 
 from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, PredictionOrder, PredictionTask, Ready, StageReached
-from nnseg.system.machine import ProcessUsage, free_ram_gb, process_usage
-from nnseg.system.process import STACK_SIGNAL, ChildProcess
+from nnseg.system.machine import ProcessUsage, free_ram_gb
+from nnseg.system.process import HANG_TIMEOUT, STACK_SIGNAL, Activity, ChildProcess
 
 log = logging.getLogger(__name__)
 
 HANG_SECONDS = 4.0
 """Seconds without any activity after which a process is reported to hang."""
 
-HANG_TIMEOUT = 120.0
-"""Seconds without any activity after which a process is killed; long, for the sake of network disks."""
-
 STACK_SECONDS = 0.5
 """Time for a process to write the stacks of its threads before it is killed."""
-
-ACTIVE_CPU_SECONDS, ACTIVE_IO_BYTES = 0.05, 2**16
-"""Least computing or input and output that counts as activity: even a process that only waits does a little."""
 
 
 class WorkerProcess:
@@ -47,7 +41,7 @@ class WorkerProcess:
         self._peaks: dict[str, float] = {}
         self._inbox = inbox
         self._heartbeat = ProcessUsage(cpu_seconds=0.0)
-        self._active_usage, self._active_at = self._heartbeat, time.monotonic()
+        self._activity = Activity(process.pid)
         self._hangs, self._timed_out = False, ""
         self.child = ChildProcess(process, self._receive)
         self.child.send(order)
@@ -67,7 +61,7 @@ class WorkerProcess:
         if isinstance(message, Alive):
             self._heartbeat = ProcessUsage(cpu_seconds=message.cpu_seconds)
             return
-        self._active_at = time.monotonic()
+        self._activity.note()
         if isinstance(message, Ready):
             self.ready = message
         elif isinstance(message, StageReached):
@@ -84,14 +78,11 @@ class WorkerProcess:
 
     def check(self) -> None:
         """Measure its memory and its activity; kill it if it has hung for too long."""
-        now, usage = time.monotonic(), process_usage(self.child.process.pid)
-        if usage:
+        if self.ready and not self.tasks:
+            self._activity.note()
+        idle = self._activity.idle_seconds(self._heartbeat)
+        if usage := self._activity.usage:
             self._peaks = {name: max(self._peaks.get(name, 0.0), usage.own_gb) for name in self._stages}
-        usage = usage or self._heartbeat
-        computed, moved = usage.cpu_seconds - self._active_usage.cpu_seconds, usage.io_bytes - self._active_usage.io_bytes
-        if computed > ACTIVE_CPU_SECONDS or moved > ACTIVE_IO_BYTES or (self.ready and not self.tasks):
-            self._active_usage, self._active_at = usage, now
-        idle = now - self._active_at
         if self._hangs != (idle >= HANG_SECONDS):
             self._hangs = not self._hangs
             if self._hangs:

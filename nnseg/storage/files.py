@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from nnseg.core.errors import PlanError, RunError
+from nnseg.core.errors import PlanError, RunError, WriteError
 
 Content = TypeVar("Content")
 
@@ -31,7 +33,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, with the end of its name: flushed and renamed to it on success, removed on failure.
 
     Raises:
-        RunError: the folder cannot be written to, or the disk is full.
+        WriteError: the folder cannot be written to, or the disk is full.
     """
     aside = path.with_name(f".{secrets.token_hex(4)}.{path.name[-LONGEST_TAIL:]}")
     try:
@@ -42,10 +44,24 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions and free space") from error
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}; check the folder's permissions and free space"
+        ) from error
     finally:
         with suppress(OSError):
             aside.unlink()
+
+
+def _why_not_written(path: Path, aside: Path, error: OSError) -> str:
+    """What prevented that a file was written, and what to do."""
+    reason = f"cannot write {path}: {error.strerror or error}"
+    if error.errno not in FULL:
+        return f"{reason}; check the folder's permissions and free space"
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        needed = free + (aside.stat().st_size if aside.exists() else 0)
+        reason += f" ({free / 1e6:.1f} MB are free, more than {needed / 1e6:.1f} MB are needed)"
+    return f"{reason}; free some space, and repeat the command: what is finished is kept"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,6 +69,9 @@ def write_text(path: Path, text: str) -> None:
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk, and of a quota that is used up."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+|\.tmp\w{6}")
 """Names of temporary files: those of `write_aside`, and those that safetensors writes beside."""

@@ -12,10 +12,12 @@ import faulthandler
 import importlib
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +25,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from nnseg.system.machine import oom_kills
+from nnseg.system.machine import ProcessUsage, oom_kills, process_usage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -43,6 +45,21 @@ STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux, sys/prctl.h."""
+
+PARENT_DEATH_SIGNAL = sys.platform == "linux"
+"""Whether the system sends a process a signal when its parent ends."""
+
+PARENT_INTERVAL = 0.3
+"""Seconds between two looks of a process whether its parent lives, where the system does not tell."""
+
+CRASH_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
+"""Signals that a process gets for a fault of its own code, or of a library."""
+
+HANG_TIMEOUT = 120.0
+"""Seconds without any activity after which a process is killed; long, for the sake of network disks."""
+
+ACTIVE_CPU_SECONDS, ACTIVE_IO_BYTES = 0.05, 2**16
+"""Least computing or input and output that counts as activity: even a process that only waits does a little."""
 
 EndSignal = Literal["SIGKILL", "SIGTERM"]
 
@@ -135,14 +152,7 @@ class ChildProcess:
         code = self.wait(EXIT_TIMEOUT)
         if code is None:
             return "closed its output"
-        if code >= 0:
-            return f"failed: {self.last_line or f'exit code {code}'}"
-        name = signal.Signals(-code).name
-        if name not in ("SIGKILL", "SIGABRT"):  # the signals that end a process for lack of memory
-            return f"was killed ({name})"
-        counted = oom_kills() > self._oom_kills
-        memory = "memory had run out on the machine or in its control group" if counted else "most likely memory ran out"
-        return f"was killed ({name}); {memory}"
+        return explain_exit(code, oom_kills_before=self._oom_kills, last_line=self.last_line)
 
     def _write(self) -> None:
         """Send the messages; in a thread, since a process that hangs reads none."""
@@ -172,24 +182,103 @@ class ChildProcess:
             log.log(self._level, "%s", line.decode(errors="replace").rstrip())
 
 
+def explain_exit(code: int | None, *, oom_kills_before: int, last_line: str = "") -> str:
+    """How a process ended, by its exit code: "failed: " with its last line, or "was killed" with the signal and the likely cause.
+
+    Args:
+        code: negative for a signal.
+        oom_kills_before: the kernel's count when the process began.
+        last_line: of its stderr.
+    """
+    if code is None or code >= 0:
+        return f"failed: {last_line or f'exit code {code}'}"
+    name = signal.Signals(-code).name
+    if name in CRASH_SIGNALS:
+        return f"crashed ({name})"
+    if not is_lack_of_memory(code):
+        return f"was killed ({name})"
+    counted = oom_kills() > oom_kills_before
+    memory = "memory had run out on the machine or in its control group" if counted else "most likely memory ran out"
+    return f"was killed ({name}); {memory}"
+
+
+def is_lack_of_memory(code: int | None) -> bool:
+    """True for the exit codes of signals that end a process for lack of memory."""
+    return code is not None and code < 0 and signal.Signals(-code).name in ("SIGKILL", "SIGABRT")
+
+
+class Activity:
+    """Whether a process computes, reads or writes.
+
+    Args:
+        pid: of the process.
+
+    Attributes:
+        usage: what the process had used at the last look; None if it may not be inspected.
+    """
+
+    def __init__(self, pid: int | None) -> None:
+        self._pid, self.usage = pid, None if pid is None else process_usage(pid)
+        self._active_usage, self._active_at = self.usage or ProcessUsage(cpu_seconds=0.0), time.monotonic()
+
+    def note(self, usage: ProcessUsage | None = None) -> None:
+        """Count it as active now, for another reason than its usage."""
+        self._active_usage, self._active_at = usage or self._active_usage, time.monotonic()
+
+    def idle_seconds(self, heartbeat: ProcessUsage | None = None) -> float:
+        """Seconds without activity.
+
+        Args:
+            heartbeat: its usage by its own account, for a process that may not be inspected.
+        """
+        self.usage = None if self._pid is None else process_usage(self._pid)
+        usage = self.usage or heartbeat
+        if usage is None:
+            return 0.0
+        computed, moved = usage.cpu_seconds - self._active_usage.cpu_seconds, usage.io_bytes - self._active_usage.io_bytes
+        if computed > ACTIVE_CPU_SECONDS or moved > ACTIVE_IO_BYTES:
+            self.note(usage)
+        return time.monotonic() - self._active_at
+
+
 def run_child(module: str, end_signal: str) -> None:
     """Run ``main`` of a module in the process that `launch` started."""
     bind_to_parent(os.getppid(), end_signal)  # not the number of the launching process: Python may be started by a wrapper
+    if _parent_has_closed():  # it ended before this process was bound to it
+        os._exit(0)
     importlib.import_module(module).main()
 
 
+def _parent_has_closed() -> bool:
+    """True if the other end of stdin is closed."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(0, select.POLLHUP)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
 def bind_to_parent(parent: int, end_signal: str = "SIGKILL") -> None:
-    """End this process with its parent, on Linux. One that is simply killed is also the first victim when memory runs out."""
+    """End this process with its parent. One that is simply killed is also the first victim when memory runs out."""
     if STACK_SIGNAL is not None:
-        faulthandler.register(STACK_SIGNAL, file=sys.stderr, all_threads=True)
+        faulthandler.register(STACK_SIGNAL, file=2, all_threads=True)
     if end_signal == "SIGKILL":  # its work is repeated; a training is not sacrificed for other programs
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-    if sys.platform == "linux":
+    if PARENT_DEATH_SIGNAL:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, getattr(signal, end_signal))
-        if os.getppid() != parent:
-            os._exit(0)
+    else:
+        threading.Thread(target=_end_with, args=(parent, end_signal), daemon=True, name="parent").start()
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _end_with(parent: int, end_signal: str) -> None:
+    """Send this process a signal when its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_INTERVAL)
+    os.kill(os.getpid(), getattr(signal, end_signal))
 
 
 class ParentConnection:

@@ -64,7 +64,7 @@ class VolumetryOptions:
 
 
 def report_predictions(
-    folder: Path, *, population: Population | None = None, covariates: Path | None = None, sheets: bool = True, workers: int = 1
+    folder: Path, *, population: Population | None = None, covariates: Path | None = None, sheets: bool = True, workers: int = 0
 ) -> Volumetry:
     """Volumes of the predictions in a folder, which are also written there.
 

@@ -19,8 +19,6 @@ from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, wo
 from nnseg.inference.tiles import Window
 from nnseg.network.unet import build_unet
 from nnseg.planning.cost_model import (
-    WORKERS_START,
-    count_before_pool,
     count_held_bytes,
     count_stored_bytes,
     count_tiles,
@@ -107,7 +105,7 @@ def test_costs_follow_from_what_was_measured(fingerprint: Fingerprint) -> None:
     assert found.measured
     # 1.375 million voxels, 2 s each; a case on the network's grid has 5 bytes a voxel, half of them on disk
     assert found.preprocess.seconds == pytest.approx(2.75)
-    assert found.preprocess.ram_gb == pytest.approx(0.5 + RUN_GB + 0.4)
+    assert found.preprocess.ram_gb == pytest.approx(0.5 + RUN_GB + WORKER_GB + 0.4)
     assert found.preprocess.disk_gb == pytest.approx(1.375e6 * 5 / 2 / 1e9)
     # 1000 steps and 20 pauses; all cases are small enough to be held, each with the positions of 30 labelled voxels
     assert found.train.seconds == pytest.approx(1000 * 0.1 + 20 * 0.5)
@@ -163,17 +161,10 @@ def test_a_failed_trial_counts_as_none(fingerprint: Fingerprint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "workers", "alone", "total"),
-    [
-        ([10.0] * 4, 1, 4, 40.0),
-        ([1.0] * 5, 2, 5, 5.0),  # 4 s are left after the first: not worth a pool
-        ([10.0] * 4, 2, 1, 10 + WORKERS_START + 20),
-        ([10.0, 30.0, 10.0, 10.0, 10.0], 2, 1, 10 + WORKERS_START + 30),
-        ([1.0, 1.0, 19.0, 19.0, 1.0, 1.0], 2, 3, 21 + WORKERS_START + 19),
-    ],
+    ("seconds", "workers", "total"),
+    [([10.0] * 4, 1, 40.0), ([10.0] * 4, 2, 20.0), ([30.0, 10.0, 10.0, 10.0], 2, 30.0), ([1.0, 19.0, 19.0, 1.0], 2, 20.0)],
 )
-def test_a_pool_shares_the_items_left_when_it_starts(seconds: list[float], workers: int, alone: int, total: float) -> None:
-    assert count_before_pool(seconds, workers) == alone
+def test_each_item_goes_to_the_first_free_worker(seconds: list[float], workers: int, total: float) -> None:
     assert estimate_pool_seconds(seconds, workers) == pytest.approx(total)
 
 

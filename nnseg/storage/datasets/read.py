@@ -28,7 +28,7 @@ from nnseg.system.parallel import map_items
 log = logging.getLogger(__name__)
 
 
-def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 1) -> Dataset:
+def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0) -> Dataset:
     """The dataset in a folder, whichever layout it has; what is wrong with single cases becomes findings.
 
     Label maps are read if their content tells the labels (`needs_look`), and the first image for its channels. Nothing is written.
