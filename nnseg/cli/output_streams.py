@@ -7,10 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Buffer
+from typing import Any, TextIO
 
 OUTPUT_LOST = 74
 """Exit code if the work is done and output could not be written. Source: BSD's sysexits.h, EX_IOERR."""
@@ -25,7 +22,7 @@ class _Output(io.FileIO):
 
     failure = ""
 
-    def write(self, content: Buffer, /) -> int:
+    def write(self, content: Any, /) -> int:
         """Write bytes, or nothing where that is impossible."""
         try:
             return super().write(content) or 0
@@ -53,7 +50,7 @@ def surviving_output() -> Iterator[None]:
     except (OSError, ValueError):
         outputs[0].failure = "it was closed"
     sys.stdout, sys.stderr = (_text(raw, like, number) for number, (raw, like) in enumerate(zip(outputs, before, strict=True), 1))
-    code: object = 0
+    code: str | int | None = 0
     try:
         yield
     except SystemExit as end:
@@ -76,7 +73,7 @@ def _open_closed() -> None:
     os.close(null)
 
 
-def _text(raw: _Output, like: io.TextIOBase | None, number: int) -> io.TextIOWrapper:
+def _text(raw: _Output, like: TextIO | None, number: int) -> io.TextIOWrapper:
     """Text output to a stream, encoded as another one."""
     encoding, errors = getattr(like, "encoding", None) or "utf-8", getattr(like, "errors", None) or "backslashreplace"
     at_once = number == 2 or raw.isatty()
