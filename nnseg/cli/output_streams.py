@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from nnseg.cli.output import show
+
 OUTPUT_LOST = 74
 """Exit code if the work is done and output could not be written. Source: BSD's sysexits.h, EX_IOERR."""
 
@@ -59,7 +61,7 @@ def surviving_output() -> Iterator[None]:
         sys.stdout.flush()
         lost = next((output.failure for output in outputs if output.failure), "")
         if lost:
-            print(f"nnseg: some output could not be written ({lost}); the work went on without", file=sys.stderr)
+            show(f"nnseg: some output could not be written ({lost}); the work went on without", error=True)
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
     sys.exit(code or (OUTPUT_LOST if lost else 0))
