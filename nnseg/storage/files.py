@@ -5,19 +5,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import PlanError, RunError, WriteError
+from nnseg.system.stale import tried_again
 
 Content = TypeVar("Content")
 
@@ -89,24 +92,52 @@ def locked(folder: Path, *, busy: str) -> Iterator[None]:
     """Keep every other process out of a folder, which is made if missing; the lock is released when its owner dies.
 
     Args:
-        folder: keeps the lock as its file ``.lock``.
+        folder: keeps the lock as its file ``.lock``, in which its owner is named; and as ``.lock.only`` on disks without locks.
         busy: message if another process holds the lock, with {} for the folder.
 
     Raises:
         RunError: another process holds the lock, or the folder cannot be written.
     """
+    file = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise RunError(busy.format(folder)) from None
+        lock = tried_again(lambda: _acquired(file))
+    except Timeout as held:
+        more = "" if held.lock_file == str(file) else f"; if that has ended without a trace, delete {held.lock_file}"
+        raise RunError(busy.format(folder) + _owner(file) + more) from None
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}; choose a folder you may write to") from error
+    with suppress(OSError):
+        file.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}")
     try:
         yield
     finally:
         lock.release()
+
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Numbers of the errors of disks on which no file can be locked, such as some network drives."""
+
+
+def _acquired(file: Path) -> BaseFileLock:
+    """A lock that this process holds; by a file's existence where the disk has no locks, which is void once its owner has died."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock: BaseFileLock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
+            raise
+        lock = SoftFileLock(file.with_name(f"{file.name}.only"), timeout=0)
+        lock.acquire()
+    return lock
+
+
+def _owner(file: Path) -> str:
+    """Who holds a lock, in parentheses; "" if that is not written."""
+    with suppress(OSError, ValueError):
+        if text := file.read_text(encoding="utf-8")[:200].strip():
+            return f" ({text})"
+    return ""
 
 
 def file_hash(path: Path) -> str:
@@ -130,7 +161,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         PlanError: the file cannot be read; names the line.
     """
     try:
-        raw = path.read_bytes()
+        raw = tried_again(path.read_bytes)
         return tomllib.loads(raw.decode("utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise PlanError(f"there is no file {path}") from None
@@ -152,7 +183,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
         RunError: the file is missing, or its content is not of this kind.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(tried_again(path.read_bytes))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
     except ValidationError as error:

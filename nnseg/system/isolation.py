@@ -29,6 +29,7 @@ from nnseg.core.options import parse_duration
 from nnseg.system.log_format import format_warnings
 from nnseg.system.machine import oom_kills
 from nnseg.system.process import HANG_TIMEOUT, KILL_TIMEOUT, Activity, bind_to_parent, explain_exit, is_lack_of_memory
+from nnseg.system.stale import tried_again
 from nnseg.system.stop import SIGNALS
 
 Item = TypeVar("Item")
@@ -73,7 +74,7 @@ def outcome_of(function: Callable[[Item], Result], item: Item) -> Outcome[Item, 
         WriteError: a file cannot be written, which is no fault of the item.
     """
     try:
-        return Outcome(item=item, result=function(item))
+        return Outcome(item=item, result=tried_again(lambda: function(item)))
     except WriteError:
         raise
     except NnsegError as error:
