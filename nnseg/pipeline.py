@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.measure import measure_dataset, reading_for
+from nnseg.commands.measure import check_losses, measure_dataset, reading_for
 from nnseg.commands.plan import plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
@@ -57,7 +57,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            measure_dataset(run, dataset_folder, workers, reading=reading)
+            check_losses(measure_dataset(run, dataset_folder, workers, reading=reading), options)
         with run.timed("plan"):
             plan(run, options)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there

@@ -126,7 +126,13 @@ def test_a_bad_case_costs_the_run_no_other(finished: tuple[Path, Path], tiny_rec
     shutil.copytree(finished[0], dataset)
     (dataset / "labelsTr" / "ball_03.nii.gz").unlink()
     (dataset / "imagesTr" / "ball_04.nii.gz").write_bytes(b"")
-    done = nnseg("run", dataset, tmp_path / "run", "--no-probe", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu", check=1)
+    command = ("run", dataset, tmp_path / "run", "--no-probe", "--recipe", tiny_recipe, "--folds", 0, "--device", "cpu")
+    refused = nnseg(*command, check=2).stderr.splitlines()[-1]
+    assert "2 of 6 cases cannot be used (cases ball_03, ball_04), and 5% may be left out; case ball_0" in refused
+    assert "--skip-bad" in refused
+    assert not list((tmp_path / "run").rglob("*.case"))
+    done = nnseg(*command, "--skip-bad", check=1)
+    assert "without 2 cases of the dataset that cannot be used: ball_03, ball_04" in (tmp_path / "run" / "model.md").read_text()
     assert "ball_03" in done.stderr
     assert "ball_04" in done.stderr
     names = {n for f in json.loads((tmp_path / "run" / "folds.json").read_text()) for n in (*f["training"], *f["held_out"])}

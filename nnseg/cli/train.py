@@ -47,7 +47,19 @@ PLANNING = (
     "seed",
     *READING,
 )
-TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "device", "devices", "deterministic", "tensorboard", "checkpoint")
+TRAINING = (
+    "folds",
+    *LENGTH,
+    "more",
+    "init",
+    "freeze",
+    "device",
+    "devices",
+    "deterministic",
+    "tensorboard",
+    "checkpoint",
+    "skip_bad",
+)
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 
 

@@ -74,6 +74,8 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
         f"It was trained on {counted(len(fingerprint.cases), 'case')} of one dataset, {dataset.name}. Its performance on "
         "scans of other sites, scanners, protocols or patients was not measured; check its predictions of some of yours first."
     )
+    if lost := fingerprint.lost_cases:
+        yield f"It was trained without {counted(len(lost), 'case')} of the dataset that cannot be used: {', '.join(lost)}."
     low, high = _range([case.spacing for case in fingerprint.cases])
     if low != high:
         yield "Scans with smaller or larger voxels than those of the training are predicted too, perhaps less accurately."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
-from nnseg.core.errors import RunError
+from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading, counted, listed
+from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
@@ -17,6 +18,29 @@ from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
+
+
+MOST_LOST = 0.05
+"""Share of the cases that may be unusable without `Options.skip_bad`."""
+
+
+def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[Finding] = ()) -> None:
+    """Stop if training would go on without many of the cases.
+
+    Args:
+        problems: with cases, besides those of the fingerprint.
+
+    Raises:
+        DatasetError: more than `MOST_LOST` of them cannot be used, and that was not allowed.
+    """
+    lost = fingerprint.lost_cases | {f.case: f.message for f in problems if f.case and f.level == "error"}
+    total = len({case.name for case in fingerprint.cases} | lost.keys())
+    if len(lost) > MOST_LOST * total and not options.skip_bad:
+        name, reason = next(iter(lost.items()))
+        raise DatasetError(
+            f"{len(lost)} of {counted(total, 'case')} cannot be used ({listed(lost)}), and {MOST_LOST:.0%} may be left out; "
+            f"case {name}: {reason}; mend them (nnseg check lists all), or train without them: --skip-bad"
+        )
 
 
 def reading_for(run: Run, options: Options) -> Reading:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from nnseg.commands.measure import check_losses
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
 from nnseg.commands.train_parallel import TrainingJob, jobs_of, train_side_by_side
@@ -77,6 +78,7 @@ def train_plans(
             with run.timed(f"preprocess{which}"):
                 problems += predict(run, run.folds, inputs, options.device) if inputs else ()
                 problems += preprocess_plans(run, plans, workers=options.workers)
+                check_losses(run.fingerprint, options, problems)
         ranks.wait()
         with run.timed(f"train{which}") if first else nullcontext():
             if _train_stage(run, plans, folds, options, refresh, ranks):

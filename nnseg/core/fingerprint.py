@@ -97,6 +97,12 @@ class Fingerprint(FrozenModel):
         return digest([cases, list(self.channels), self.labels.model_dump(mode="json")])
 
     @property
+    def lost_cases(self) -> dict[str, str]:
+        """Why each case that cannot be used cannot, by name."""
+        usable = {case.name for case in self.cases}
+        return {f.case: f.message for f in self.findings if f.level == "error" and f.case and f.case not in usable}
+
+    @property
     def is_2d(self) -> bool:
         """True if the cases are single slices."""
         return all(case.is_2d for case in self.cases)

@@ -206,6 +206,9 @@ class Options:
     workers: int = option(
         0, "Processes for reading and preprocessing; 0 for one per core.", parse=lambda n: n or default_workers(), minimum=0
     )
+    skip_bad: bool = option(
+        False, "Train without the cases that cannot be used, however many. Default: stop if they are more than 5 %.", "--skip-bad"
+    )
     seed: int | None = option(None, "Random seed. Default: from the recipe.")
     init: Path | None = option(
         None,

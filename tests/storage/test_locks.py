@@ -16,10 +16,11 @@ from nnseg.system import stale
 from nnseg.system.isolation import outcome_of
 
 HOLD = (
-    "import sys; from pathlib import Path; from nnseg.storage import files\n"
+    "import os, sys; from pathlib import Path; from nnseg.storage import files\n"
     "def no_locks(*_): raise OSError({number}, 'no locks')\n"
     "if {number}: import fcntl; fcntl.flock = no_locks\n"
-    "lock = files.locked(Path(sys.argv[1]), busy=''); lock.__enter__(); print('held', flush=True); sys.stdin.read(); import os; os._exit(1)"
+    "lock = files.locked(Path(sys.argv[1]), busy=''); lock.__enter__()\n"
+    "print('held', flush=True); sys.stdin.read(); os._exit(1)"
 )
 
 
