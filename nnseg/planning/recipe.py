@@ -222,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return content
     shipped = shipped_recipes()
-    if base not in shipped or shipped[base].resolve() == path.resolve():
+    if not isinstance(base, str) or base not in shipped or shipped[base].resolve() == path.resolve():
         raise PlanError(f"recipe {path.name}: based_on = {base!r} must be one of {', '.join(n for n in shipped if n != path.stem)}")
     return _merge(_read(shipped[base]), content)
 

@@ -84,7 +84,7 @@ def test_recipe_without_planner_constants_is_refused(tmp_path: Path):
         load_recipe(path)
 
 
-@pytest.mark.parametrize("base", ['"mine"', '"../auto"', "3"])
+@pytest.mark.parametrize("base", ['"mine"', '"../auto"', "3", "{auto = 1}"])
 def test_base_must_be_a_shipped_recipe(tmp_path: Path, base: str):
     path = tmp_path / "mine.toml"
     path.write_text(f"based_on = {base}\n")

@@ -120,7 +120,7 @@ def open_dataset(path: Path, **options: Any) -> Any:
         dataset = pydicom.dcmread(_content(path), force=True, **options)
         kind = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:  # memory for an element of a length that the file does not have
         raise ScanError.at(path, f"cannot be read as DICOM ({error})", expected, advice) from error
     if not any(tag in dataset for tag in ("SOPClassUID", "Rows", "SeriesInstanceUID", "Manufacturer")):
         found = f"is a {kind_name(kind)}" if kind.startswith(NO_IMAGES) else "cannot be read as DICOM (no tag of an image in it)"

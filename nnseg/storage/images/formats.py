@@ -21,7 +21,7 @@ from nnseg.storage.images.nifti import read_nifti, write_nifti
 from nnseg.storage.images.nrrd import NRRD, nrrd_files
 from nnseg.storage.images.ome_zarr import is_store, read_store, store_files
 from nnseg.storage.images.pictures import read_picture, write_picture
-from nnseg.storage.images.raw import RawImage, ReadOptions, check_file
+from nnseg.storage.images.raw import RawImage, ReadOptions, check_file, errors_of_file
 from nnseg.storage.images.sidecar import sidecar_of
 from nnseg.storage.images.tiff import keeps_spacing, read_tiff, write_tiff
 from nnseg.storage.images.unread import why_unread
@@ -108,17 +108,21 @@ def folder_format(path: Path) -> FolderFormat | None:
 
 def read_raw(path: Path, options: ReadOptions) -> RawImage:
     """The content of a file, or of a folder of files that are one image."""
-    if path.is_dir():
-        return (folder_format(path) or DICOM).read(path, options)
-    form = folder_format(path)
-    return form.read([path], options) if form else read_raw_file(path, options)
+    form = folder_format(path) or (DICOM if path.is_dir() else None)
+    if form is None:
+        return read_raw_file(path, options)
+    with errors_of_file(path):
+        return form.read(path if path.is_dir() else [path], options)
 
 
 def read_raw_labels(path: Path) -> RawImage:
     """The label map of a file, or of a folder of files of a format that has label maps of its own."""
     form = folder_format(path)
     options = ReadOptions(as_labels=True)
-    return (form.read_labels or form.read)(path, options) if form else read_raw_file(path, options)
+    if form is None:
+        return read_raw_file(path, options)
+    with errors_of_file(path):
+        return (form.read_labels or form.read)(path, options)
 
 
 def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
@@ -129,11 +133,9 @@ def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
         if reason := why_unread(path):
             raise ScanError(f"{path}: {reason}")
         raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
-    try:
+    with errors_of_file(path):
         raw = form.read(path, options)
         return divide_jpeg_mask(path, raw) if form.lossy and options.as_labels and not options.only_header else raw
-    except OSError as error:
-        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -30,6 +30,9 @@ GIPL_HEADER_BYTES = 256
 END_OF_HEADER = re.compile(rb"(?<=\n)ElementDataFile\s*[=:][^\n]*\n|\r?\n\r?\n")
 """Of MetaImage, and of NRRD."""
 
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""What stands for bytes that are no UTF-8."""
+
 COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -161,7 +164,7 @@ def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader, unpacked:
         voxels = voxels[None]
     if dimensions == 2:
         voxels = voxels[:, None]
-    segments = read_segments(path, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")})
+    segments = read_segments(path, {key: text for key, text in _metadata(image).items() if key.startswith("Segment")})
     return RawImage(voxels=voxels, grid=_grid(path, image, voxels.shape[1:]), is_2d=dimensions == 2, segments=segments)
 
 
@@ -227,9 +230,15 @@ def _source_metadata(source: Path, path: Path) -> dict[str, str]:
             reader = read_header_only(source)
     except RuntimeError:  # it was readable before; losing its metadata does no harm
         return {}
-    found = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    found = _metadata(reader)
     own = ("ITK_", "NRRD_kinds", "NRRD_space", "NRRD_sizes", "NRRD_thicknesses", "NRRD_measurement frame")
     return {key: value for key, value in found.items() if not key.startswith(own) and value != "MET_MOD_UNKNOWN"}
+
+
+def _metadata(image: sitk.Image | sitk.ImageFileReader) -> dict[str, str]:
+    """All entries that are UTF-8; of others SimpleITK makes strings that it does not take back."""
+    names = (key for key in image.GetMetaDataKeys() if key.isprintable())
+    return {key: text for key in names if not SURROGATES.search(text := image.GetMetaData(key))}
 
 
 def _grid(path: Path, image: sitk.Image | sitk.ImageFileReader, shape: tuple[int, ...]) -> Grid:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL
 
@@ -124,6 +126,24 @@ def flat_raw(
     unit = known.unit if known.spacing else "mm" if spacing else VOXEL
     grid = Grid(shape=as_shape(voxels.shape[1:]), spacing=spacing or (1.0, 1.0, 1.0))
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, has_geometry=False, length_unit=unit)
+
+
+@contextmanager
+def errors_of_file(path: Path) -> Iterator[None]:
+    """Make a `ScanError` of any error of a reader but lack of memory: what a library raises for damaged bytes is not foreseeable.
+
+    Raises:
+        ScanError: names the file, and the error, whose traceback is kept as its cause.
+    """
+    try:
+        yield
+    except (NnsegError, MemoryError):
+        raise
+    except OSError as error:
+        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
+    except Exception as error:
+        found = f"cannot be read ({type(error).__name__}: {error})"
+        raise ScanError.at(path, found, "a whole file as its format's standard says", "copy or export it again") from error
 
 
 def check_file(path: Path) -> None:

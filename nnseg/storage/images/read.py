@@ -40,7 +40,7 @@ from nnseg.storage.images.label_codings import (
 )
 from nnseg.storage.images.nibabel_files import raw_from_nibabel
 from nnseg.storage.images.nrrd import NRRD
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions
+from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, errors_of_file
 from nnseg.storage.images.resampling import resampled
 
 
@@ -226,7 +226,8 @@ def _read_all(images: Images, options: ReadOptions) -> list[tuple[Path, RawImage
     alone = len(paths) < 2 or not all(path.is_file() and suffix_of(path) not in FORMATS for path in paths)
     for form in () if alone else FOLDER_FORMATS.values():
         if any(form.is_part(path) for path in paths):  # the others may be damaged slices
-            raw = form.read(paths, options)
+            with errors_of_file(paths[0]):
+                raw = form.read(paths, options)
             return [(raw.files[0], raw)]
     return [(path, read_raw(path, options)) for path in paths]
 

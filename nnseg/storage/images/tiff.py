@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,8 +187,10 @@ def _resolution(source: Path) -> dict[str, Any]:
     try:
         with tifffile.TiffFile(source) as file:
             tags = file.pages.first.tags
-            return {"resolution": (tags[X_RESOLUTION].value, tags[Y_RESOLUTION].value), "resolutionunit": tags[296].value}
-    except (OSError, KeyError, tifffile.TiffFileError):
+            across, down = (Fraction(*tags[tag].value) for tag in (X_RESOLUTION, Y_RESOLUTION))
+            named = {"resolution": (tags[X_RESOLUTION].value, tags[Y_RESOLUTION].value), "resolutionunit": tags[296].value}
+            return named if across and down else {}
+    except (OSError, KeyError, TypeError, ZeroDivisionError, tifffile.TiffFileError):
         return {}
 
 

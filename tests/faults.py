@@ -1,0 +1,494 @@
+"""Commands of which one call to the operating system fails: `faults.c` in a process that forks one for each command.
+
+The rig makes a folder of tiny data in several states, runs a command in a copy of one of them, lets the k-th call that opens,
+writes, syncs, renames or removes a file below that folder fail, and checks what is left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gzip
+import hashlib
+import importlib
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+KINDS = {"killed": 1, "no space": 2, "I/O error": 3, "written short": 4}
+"""What happens at a call: SIGKILL; ENOSPC, then and at all later calls that need space; EIO once; half written, then ENOSPC."""
+
+SECONDS = 100
+"""Longest time of a command; all take about one."""
+
+RECIPE = """
+based_on = "auto"
+[training]
+steps = 2
+epoch_steps = 1
+batch_size = 1
+warmup_steps = 1
+precision = "float32"
+[on_cpu.planner]
+base_features = 2
+[on_cpu.training]
+epoch_steps = 1
+[inference]
+mirror_axes = []
+"""
+
+CPU = ("--device", "cpu")
+PLAN = ("--recipe", "recipe.toml", "--no-probe", "--folds", "0", "--workers", "1", *CPU)
+RECORDS = ("run.json", "predictions.json", "schedule.json", "history.jsonl", "report.html")
+"""Files that tell what was done when, so that a repetition may change them."""
+NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line to be disturbed.
+
+    Args:
+        state: of the folder before it.
+        arguments: relative to the folder.
+        sweeps: removes temporary files of killed processes: works in a folder that no other process writes to.
+    """
+
+    state: str
+    arguments: tuple[str, ...]
+    sweeps: bool = True
+
+
+COMMANDS = {
+    "check": Command("data", ("check", "balls", "--workers", "1"), sweeps=False),
+    "plan": Command("data", ("plan", "balls", "run", *PLAN)),
+    "preprocess": Command("planned", ("preprocess", "run", "--workers", "1")),
+    "train": Command("preprocessed", ("train", "run", "--folds", "0", *CPU)),
+    "run": Command("data", ("run", "balls", "run", *PLAN)),
+    "run again": Command("done", ("run", "balls", "run", *PLAN)),
+    "predict": Command("done", ("predict", "balls/imagesTr", "new", "--model", "run", *CPU)),
+    "predict again": Command("done", ("predict", "balls/imagesTr", "out", "--model", "run", *CPU)),
+    "evaluate": Command("done", ("evaluate", "out", "balls/labelsTr", "--out", "new/scores.json", "--workers", "1"), sweeps=False),
+    "compare": Command("done", ("compare", "run", "run/scores.json", "--out", "new.json"), sweeps=False),
+    "report": Command("done", ("report", "run", "--picture", "new.png"), sweeps=False),
+    "report of predictions": Command("done", ("report", "out", "--workers", "1"), sweeps=False),
+    "figure": Command("done", ("figure", "run", "--what", "scores"), sweeps=False),
+    "export": Command("done", ("export", "run", "new.nnseg"), sweeps=False),
+    "import": Command("done", ("import", NNUNET, "new.nnseg"), sweeps=False),
+    "card": Command("done", ("card", "run/model.nnseg"), sweeps=False),
+}
+
+MAKING = {
+    "data": (),
+    "planned": (COMMANDS["plan"].arguments,),
+    "preprocessed": (COMMANDS["plan"].arguments, COMMANDS["preprocess"].arguments),
+    "done": (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU)),
+}
+"""Commands that make each state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a command ended.
+
+    Args:
+        code: its exit code, negative for a signal; None if it hung and was killed.
+        calls: that were counted.
+        reached: True if the call that should fail was made.
+    """
+
+    code: int | None
+    out: str
+    err: str
+    calls: int
+    reached: bool
+
+    @property
+    def last_line(self) -> str:
+        return (self.err.strip().splitlines() or [""])[-1]
+
+
+class Host:
+    """A process that has loaded all libraries and `faults.c`, and forks commands."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.log = scratch / "calls"
+        self._files = scratch / "out", scratch / "err"
+        library = scratch / "faults.so"
+        source = Path(__file__).with_suffix(".c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True, capture_output=True)
+        variables = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, str(library)],
+            env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(
+        self, folder: Path, arguments: tuple[str, ...], *, at: int = 0, kind: int = 0, kill: tuple[float, float] | None = None
+    ) -> Ended:
+        """Run a command in a folder.
+
+        Args:
+            at, kind: of the call that fails.
+            kill: seconds after which a process of the command is killed, and which, from 0 to 1 among those that live then.
+        """
+        order = {"folder": str(folder), "arguments": arguments, "at": at, "kind": kind, "kill": kill}
+        order |= {"out": str(self._files[0]), "err": str(self._files[1]), "log": str(self.log)}
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        out, err = (file.read_text(errors="replace") for file in self._files)
+        return Ended(**answer, out=out, err=err)
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+@dataclass
+class Rig:
+    """States of a folder, and the commands in it.
+
+    Args:
+        scratch: for everything; best in memory.
+    """
+
+    scratch: Path
+    host: Host = field(init=False)
+    _references: dict[str, Reference] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.host = Host(self.scratch)
+        self.work = self.scratch / "work"
+
+    def state(self, name: str) -> Path:
+        """The folder of a state, which is not to be changed."""
+        folder = self.scratch / "states" / name
+        if not folder.exists():
+            if name == "data":
+                _write_data(folder)
+            else:
+                self.begin("data")
+                for arguments in MAKING[name]:
+                    ended = self.host.run(self.work, arguments)
+                    assert ended.code == 0, ended.err
+                shutil.copytree(self.work, folder, symlinks=True)
+        return folder
+
+    def begin(self, state: str) -> None:
+        """Put the work folder into a state."""
+        template = self.state(state)
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(template, self.work, symlinks=True)
+
+    def reference(self, name: str) -> Reference:
+        """What an undisturbed command leaves."""
+        if name not in self._references:
+            results, command = [], COMMANDS[name]
+            for _ in range(2):
+                self.begin(command.state)
+                start = time.monotonic()
+                ended = self.host.run(self.work, command.arguments)
+                seconds = time.monotonic() - start
+                assert ended.code == 0, ended.err
+                results.append(hashes(self.work))
+                time.sleep(1.1 - time.time() % 1)  # else times of the second look like those of the first
+            steady = {p for p, digest in results[0].items() if digest == results[1].get(p) and Path(p).name not in RECORDS}
+            assert set(results[0]) == set(results[1])
+            log = tuple(line.split(" ", 1) for line in self.host.log.read_text().splitlines())
+            calls = tuple((what, str(Path(path).relative_to(self.work)) if path.startswith("/") else path) for what, path in log)
+            self._references[name] = Reference(
+                before=hashes(self.state(command.state)), after=results[0], steady=frozenset(steady), calls=calls,
+                seconds=seconds,
+            )  # fmt: skip
+        return self._references[name]
+
+    def disturb(self, name: str, kind: str, at: int) -> tuple[Ended, list[str]]:
+        """Let the k-th call of a command fail; how it ended, and what is wrong with that."""
+        command = COMMANDS[name]
+        reference = self.reference(name)
+        self.begin(command.state)
+        ended = self.host.run(self.work, command.arguments, at=at, kind=KINDS[kind])
+        return ended, [*self._wrong_ending(ended, kind), *self._wrong_files(reference), *self._wrong_repeat(name, reference, ended)]
+
+    def kill(self, name: str, chance: random.Random) -> tuple[Ended, list[str]]:
+        """Kill a process of a command at a random moment; how it ended, and what is wrong with that."""
+        reference = self.reference(name)
+        self.begin(COMMANDS[name].state)
+        kill = chance.uniform(0, reference.seconds), chance.random()
+        ended = self.host.run(self.work, COMMANDS[name].arguments, kill=kill)
+        return ended, [
+            *self._wrong_ending(ended, "killed"),
+            *self._wrong_files(reference),
+            *self._wrong_repeat(name, reference, ended),
+        ]
+
+    def damage(self, path: str, how: str, name: str, chance: random.Random) -> str:
+        """Damage a file before a command reads it; what became of it, with a question mark where that is a fault of ours."""
+        reference = self.reference(name)
+        self.begin(COMMANDS[name].state)
+        file = self.work / path
+        file.write_bytes(DAMAGE[how](file.read_bytes(), chance))
+        ended = self.host.run(self.work, COMMANDS[name].arguments)
+        if ended.code is None or "Traceback" in ended.err:
+            return "hung ?" if ended.code is None else f"traceback ? {ended.last_line[:200]}"
+        if ended.code:
+            known = file.name in ended.err + ended.out or file.name.split(".")[0] in ended.err + ended.out
+            return "refused" if known else f"refused without its name ? {ended.last_line[:200]}"
+        found = hashes(self.work)
+        other = sorted(path for path in reference.after if path in reference.steady and found.get(path) != reference.after[path])
+        return "no other result" if not other else f"accepted ? changes {', '.join(other)[:200]}"
+
+    def _wrong_ending(self, ended: Ended, kind: str) -> Iterator[str]:
+        if ended.code is None:
+            yield "hung"
+        if "Traceback" in ended.err:
+            yield f"traceback: {ended.last_line}"
+        if kind == "killed" or not ended.reached or ended.code == 0:
+            return
+        cause = "Input/output error" if kind == "I/O error" else "No space left on device"
+        if not any(word in ended.last_line for word in (cause, cause.lower(), "[Errno")):
+            yield f"the last line does not name the cause: {ended.last_line[:300]}"
+
+    def _wrong_files(self, reference: Reference) -> Iterator[str]:
+        found = hashes(self.work)
+        for path, digest in found.items():
+            if digest not in (reference.before.get(path), reference.after.get(path)) and (why := incomplete(self.work / path)):
+                yield f"{path} is incomplete: {why}"
+        for path, digest in reference.before.items():
+            if reference.after.get(path) == digest and found.get(path) != digest:
+                yield f"{path} was lost"
+
+    def _wrong_repeat(self, name: str, reference: Reference, ended: Ended) -> Iterator[str]:
+        if ended.code != 0:  # what ended well must be right without a repetition
+            again = self.host.run(self.work, COMMANDS[name].arguments)
+            if again.code != 0:
+                yield f"the same command failed then: {again.last_line[:300]}"
+                return
+        found = hashes(self.work)
+        if missing := set(reference.after) - set(found):
+            yield f"{min(missing)} is missing in the end"
+        more = set(found) - set(reference.after)
+        if more := {path for path in more if COMMANDS[name].sweeps or not _is_temporary(path)}:
+            yield f"{min(more)} is left over"
+        if other := {path for path in reference.steady & set(found) if found[path] != reference.after[path]}:
+            yield f"{min(other)} has another content in the end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What an undisturbed command does.
+
+    Args:
+        before, after: hashes of all files by path.
+        steady: those that are the same each time, since no time is in them.
+        calls: what was called, and for which path.
+        seconds: that it takes.
+    """
+
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    steady: frozenset[str]
+    calls: tuple[tuple[str, str], ...]
+    seconds: float
+
+    @cached_property
+    def readings(self) -> frozenset[int]:
+        """Numbers of the calls that only open a file to read it."""
+        return frozenset(k for k, (what, _) in enumerate(self.calls, 1) if what == "read")
+
+    def count(self, kind: str) -> int:
+        """Number of calls of which one can fail in this way."""
+        return len(self.calls) - (0 if kind == "I/O error" else len(self.readings))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of each file by its path in the folder; locks are left out."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest() for p in files}
+
+
+def incomplete(path: Path) -> str:
+    """Why a file under its final name is not complete; "" if it is, or if its name says that it is temporary."""
+    if _is_temporary(path.name):
+        return ""
+    data = path.read_bytes()
+    try:
+        CHECKS.get(path.suffix, lambda path, data: None)(path, data)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "" if data or path.name in MAY_BE_EMPTY else "empty"
+
+
+def _is_temporary(path: str) -> bool:
+    from nnseg.storage.files import TEMPORARY
+
+    return TEMPORARY.fullmatch(Path(path).name) is not None
+
+
+def _flipped(data: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+
+
+def _zeroed(data: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(data))
+    return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
+
+
+DAMAGE = {
+    "flip": _flipped,
+    "truncate": lambda data, chance: data[: chance.randrange(len(data))],
+    "zero": _zeroed,
+}
+"""Of a file's bytes: a bit flipped, the end cut off, 512 bytes zeroed; at a random place."""
+
+
+def _check_html(path: Path, data: bytes) -> None:
+    assert data.rstrip().endswith(b"</html>")
+
+
+def _check_tensors(path: Path, data: bytes) -> None:
+    from nnseg.network.checkpoint import load_tensors
+
+    load_tensors(path)
+
+
+def _check_zip(path: Path, data: bytes) -> None:
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+
+
+MAY_BE_EMPTY = ("STOP",)
+CHECKS = {
+    ".json": lambda path, data: json.loads(data),
+    ".jsonl": lambda path, data: [json.loads(line) for line in data.splitlines()],
+    ".toml": lambda path, data: tomllib.loads(data.decode()),
+    ".html": _check_html,
+    ".gz": lambda path, data: gzip.decompress(data),
+    ".nnseg": _check_tensors,
+    ".safetensors": _check_tensors,
+    ".case": _check_zip,
+    ".png": lambda path, data: data.index(b"IEND"),
+    ".pdf": lambda path, data: data.index(b"%%EOF"),
+}
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """A rig in a folder in memory where there is one."""
+    with tempfile.TemporaryDirectory(prefix="faults", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        made = Rig(Path(folder).resolve())
+        try:
+            yield made
+        finally:
+            made.host.close()
+
+
+def _write_data(folder: Path) -> None:
+    """Three scans with their label maps, a recipe, and a model of nnU-Net."""
+    from conftest import write_balls
+    from interop.nnunet.trained import plans_of, write_trained
+
+    write_balls(folder / "balls", cases=3)
+    (folder / "recipe.toml").write_text(RECIPE)
+    write_trained(folder, plans_of())
+
+
+def _serve(library: str) -> None:
+    """Fork a command for each order on stdin; answer on stdout how it ended."""
+    import torch
+    import warm
+
+    torch.set_num_threads(1)
+    for name in ("nnseg.commands.plan", "nnseg.commands.preprocess"):
+        importlib.import_module(name)
+    left = [*warm.PRELOADED, "nnseg.commands.report", "nnseg.commands.figure", "matplotlib.backends.backend_pdf"]
+    shim = ctypes.CDLL(library)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        while left and order["arguments"][0] not in ("plan", "preprocess"):  # others need what takes seconds to load
+            with suppress(ImportError):
+                importlib.import_module(left.pop())
+        Path(order["log"]).unlink(missing_ok=True)
+        log = b"" if order["kind"] else order["log"].encode()
+        shim.faults_arm(order["folder"].encode(), ctypes.c_long(order["at"]), order["kind"], log)
+        child = os.fork()
+        if child == 0:
+            _work(order)
+        code = _wait(child, order["kill"])
+        print(
+            json.dumps({"code": code, "calls": shim.faults_calls(), "reached": bool(shim.faults_reached())}),
+            file=answers,
+            flush=True,
+        )
+        shim.faults_arm(b"", ctypes.c_long(0), 0, b"")
+
+
+def _work(order: dict) -> None:
+    import torch
+    import warm
+
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(order["folder"])
+        for number, path in ((1, order["out"]), (2, order["err"])):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        warm.run_here(order["arguments"], torch.float32)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(child: int, kill: tuple[float, float] | None) -> int | None:
+    """The exit code of a child; without one if it hung, and was killed."""
+    handle = os.pidfd_open(child)
+    if kill and not select.select([handle], [], [], kill[0])[0]:
+        living = _family(child)
+        with suppress(ProcessLookupError):
+            os.kill(living[int(kill[1] * len(living))], signal.SIGKILL)
+    ended = bool(select.select([handle], [], [], SECONDS)[0])
+    if not ended:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(handle)
+    return code if ended else None
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = [int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
+    return [pid, *(p for child in children for p in _family(child))]
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
