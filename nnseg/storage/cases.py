@@ -153,7 +153,7 @@ class CaseStore:
                 read = _unpacked if contents.unpacked_bytes < IN_MEMORY_BYTES else _in_place
                 image, labels = (read(file, member, contents.members[member]) for member in (IMAGE, LABELS))
                 rows = _unpacked(file, LOCATIONS, contents.members[LOCATIONS])
-        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # Blosc2 raises whatever the description in a damaged frame leads it into
             raise DamagedCaseError(f"{path}: this preprocessed case is damaged ({error}); {MADE_AGAIN}") from error
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}

@@ -1,5 +1,8 @@
+import json
+import linecache
 import pickle
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -427,3 +430,38 @@ def test_a_case_in_memory_is_as_it_would_be_read_back(store, values):
 def test_a_case_without_labels_cannot_be_trained_on_in_memory():
     with pytest.raises(ScanError, match="needs a name and a label map"):
         cases.in_memory(replace(made(), labels=None))
+
+
+def _with_image(path: Path, frame: bytes, **about) -> None:
+    """Put another frame, with the digest of it, into the place of a case's image."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    contents = json.loads(parts[cases.CONTENTS]) | about
+    contents["members"][cases.IMAGE] = {"bytes": len(frame), "digest": cases._digest(frame)}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, part in (parts | {cases.CONTENTS: json.dumps(contents).encode(), cases.IMAGE: frame}).items():
+            file.writestr(name, part)
+
+
+def test_a_frame_that_holds_a_program_is_refused_and_not_run(store, on_disk, tmp_path, monkeypatch):
+    """Blosc2 can store a function of Python with an array, and before version 4.14 defined it when the array was opened."""
+    store.write(made(channels=1), "key")
+    monkeypatch.chdir(tmp_path)
+    Path("program.py").write_text("def work(inputs, output, offset):\n    output[:] = inputs[0]\n")
+    work = runpy.run_path("program.py")["work"]
+    linecache.checkcache()
+    there = blosc2.asarray(made(channels=1).image, urlpath="operand.b2nd")
+    blosc2.lazyudf(work, (there,), np.float32).save("program.b2nd")
+    _with_image(next((tmp_path / "cases").glob("*.case")), Path("program.b2nd").read_bytes())
+    with pytest.raises(ScanError, match=r"is damaged \(Encountered active serialized value 'LazyArray'"):
+        store.read("case 1")
+
+
+def test_a_frame_of_an_impossible_type_is_damage(store):
+    store.write(made(channels=1), "key")
+    path = next(store.folder.glob("*.case"))
+    with zipfile.ZipFile(path) as file:
+        frame = file.read(cases.IMAGE)
+    _with_image(path, frame.replace(b"<f4", b"<f(", 1))
+    with pytest.raises(ScanError, match=r"case 1.case: this preprocessed case is damaged \(.*preprocess it again"):
+        store.read("case 1")
