@@ -180,12 +180,14 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     """The content of a JSON file.
 
     Raises:
-        RunError: the file is missing, or its content is not of this kind.
+        RunError: the file is missing or cannot be read, or its content is not of this kind.
     """
     try:
         return TypeAdapter(kind).validate_json(tried_again(path.read_bytes))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}; check its permissions and the disk") from error
     except ValidationError as error:
         wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
         raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None

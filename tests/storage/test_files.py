@@ -21,6 +21,12 @@ def test_damaged_json_is_named_with_what_to_do(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json", Epoch)
 
 
+def test_json_that_cannot_be_read_is_named_with_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "epoch.json").mkdir()
+    with pytest.raises(RunError, match=r"cannot read .*epoch\.json: Is a directory"):
+        read_json(tmp_path / "epoch.json", Epoch)
+
+
 def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "plan.toml"
     write_text(path, "old")
