@@ -45,10 +45,10 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"; not to be changed, copy it."""
-    return _write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
+    return write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
 
 
-def _write_balls(folder: Path, *, cases: int) -> Path:
+def write_balls(folder: Path, *, cases: int) -> Path:
     """Write scans of 12 x 20 x 16 voxels with a ball of radius 4 to 5 voxels somewhere inside."""
     random = np.random.default_rng(0)
     for sub in ("imagesTr", "labelsTr"):

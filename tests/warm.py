@@ -15,19 +15,18 @@ from forked import Forked
 
 from nnseg.network import device
 
+PRELOADED = [
+    "nnseg.cli",
+    "nnseg.pipeline",
+    "nnseg.serving.worker",
+    "nnseg.serving.folder",
+    "nnseg.commands.probe_worker",
+    "nnseg.commands.train_worker",
+    "torch._dynamo",
+    "torch.distributed.run",
+]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "nnseg.cli",
-        "nnseg.pipeline",
-        "nnseg.serving.worker",
-        "nnseg.serving.folder",
-        "nnseg.commands.probe_worker",
-        "nnseg.commands.train_worker",
-        "torch._dynamo",
-        "torch.distributed.run",
-    ]
-)
+CONTEXT.set_forkserver_preload(PRELOADED)
 """A process that it starts has loaded all these."""
 
 
@@ -71,9 +70,14 @@ def _faster_dtype() -> torch.dtype:
 
 
 def _main(arguments: list[str], out: Path | None, dtype: torch.dtype, _: int = 1) -> None:
+    _write_output_to(out)
+    run_here(arguments, dtype)
+
+
+def run_here(arguments: list[str], dtype: torch.dtype) -> None:
+    """Run ``nnseg`` in this process, and fork those that it starts."""
     torch.set_num_threads(1)  # several tests run at a time
     device._faster_dtype = lambda _: dtype
-    _write_output_to(out)
     _fork_workers()
     _run_nnseg(arguments)
 
