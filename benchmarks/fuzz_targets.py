@@ -326,26 +326,7 @@ SUFFIXES = (
     *(".nii", ".nii.gz", ".mha", ".nrrd", ".gipl", ".mgh", ".mgz", ".mnc"),
     *(".npy", ".png", ".ppm", ".bmp", ".gif", ".tif", ".jpg"),
 )
-IMAGES = {
-    suffix: (f"images/x{suffix}",)
-    for suffix in SUFFIXES
-        ".nii",
-        ".nii.gz",
-        ".mha",
-        ".nrrd",
-        ".gipl",
-        ".mgh",
-        ".mgz",
-        ".mnc",
-        ".npy",
-        ".png",
-        ".ppm",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".jpg",
-    ]
-}
+IMAGES = {suffix: (f"images/x{suffix}",) for suffix in SUFFIXES}
 IMAGES[".nii"] += ("images/big.nii", "images/scaled.nii")
 IMAGES[".tif"] += ("images/ome.tif", "images/imagej.tif")
 IMAGES[".nrrd"] += ("images/seg.nrrd",)
