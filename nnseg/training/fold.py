@@ -26,7 +26,7 @@ from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
-from nnseg.training.learner import Learner, fresh_network
+from nnseg.training.learner import Learner, NotFiniteError, fresh_network
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
 from nnseg.training.progress import ProgressSettings
@@ -45,6 +45,9 @@ from nnseg.training.schedule import (
 from nnseg.training.validation import Validation
 
 log = logging.getLogger(__name__)
+
+MOST_REPEATED = 5
+"""Steps of a training that are repeated in float32 because they were not finite."""
 
 FIRST_SAVE = 60.0
 """Seconds after which the first checkpoint is written, if those between checkpoints are more."""
@@ -99,16 +102,42 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
             assert schedule is not None
         context = TrainingContext(plan=plan, fold=number, device=device, dtype=getattr(torch, schedule.precision), ranks=ranks)
         patches, validation = Patches(cases, plan, fold=number, device=device, ranks=ranks), Validation(held_out, context)
-        _FoldTraining(place, context, schedule, request, began=start).run(patches, validation)
+        _train(_FoldTraining(place, context, schedule, request, began=start), patches, validation)
     gc.collect()  # a learner's parts refer to one another: without this their memory is freed too late for the next training
     return place
+
+
+def _train(training: _FoldTraining, patches: Patches, validation: Validation) -> None:
+    """Train to the end. A step that is not finite is repeated once in float32, from the last checkpoint on.
+
+    Raises:
+        NotFiniteError: the step is not finite in float32 either, or the steps like it are more than `MOST_REPEATED`.
+    """
+    while True:
+        repeated = training.learner.float32_steps
+        try:
+            training.run(patches, validation)
+            return
+        except NotFiniteError as error:
+            in_float32 = training.context.dtype is torch.float32
+            if error.step is None or in_float32 or error.step in repeated or len(repeated) == MOST_REPEATED:
+                raise
+            log.warning("%s: %s; the step is repeated in float32, from the last checkpoint on", training.name, error)
+            training = training.again(repeated | {error.step})
 
 
 class _FoldTraining:
     """The training of one fold, and its files: schedule, history, checkpoints and model. Only rank 0 writes."""
 
     def __init__(
-        self, place: FoldFolder, context: TrainingContext, schedule: Schedule, request: TrainingRequest, *, began: float
+        self,
+        place: FoldFolder,
+        context: TrainingContext,
+        schedule: Schedule,
+        request: TrainingRequest,
+        *,
+        began: float,
+        float32_steps: frozenset[int] = frozenset(),
     ) -> None:
         self.place, self.context, self.request = place, context, request
         self.name = f"{context.plan.name} fold {context.fold}"
@@ -116,8 +145,9 @@ class _FoldTraining:
         self.schedule = schedule
         saved = self._last_checkpoint()
         network = self._initial_network(load=saved is None)
-        self.learner = Learner(context, schedule.course, network=network, compiled=schedule.compiled)
+        self.learner = Learner(context, schedule.course, network=network, compiled=schedule.compiled, float32_steps=float32_steps)
         self.learner.earlier_seconds += time.perf_counter() - began
+        self.kept_at = began
         if saved:
             self.learner.restore(*saved)
             log.info("%s: resuming from step %d", self.name, self.learner.step)
@@ -148,6 +178,10 @@ class _FoldTraining:
                 if time.monotonic() > self.save_at and learner.step < learner.course.steps:
                     self._save_checkpoint()
         self._finish()
+
+    def again(self, float32_steps: frozenset[int]) -> _FoldTraining:
+        """The same training from its last checkpoint on, some of whose steps are computed in float32."""
+        return _FoldTraining(self.place, self.context, self.schedule, self.request, began=self.kept_at, float32_steps=float32_steps)
 
     def _record(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
@@ -221,6 +255,7 @@ class _FoldTraining:
                 self.place.checkpoint_file.replace(self.place.checkpoint_before_file)
             tensors, about = self.learner.snapshot()
             save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key})
+        self.kept_at = time.perf_counter()
         self.save_at = time.monotonic() + self.request.options.checkpoint
         if self.time_limit:
             self.time_limit.saving_seconds = time.perf_counter() - start

@@ -41,6 +41,21 @@ class _StepResult(NamedTuple):
     patches: str
 
 
+class NotFiniteError(NnsegError):
+    """A loss, a gradient or a weight is not finite.
+
+    Args:
+        step: whose loss or gradient it is; None for a weight.
+    """
+
+    def __init__(self, what: str, step: int | None = None) -> None:
+        super().__init__(
+            f"{what}; look at these cases, lower training.learning_rate, or set training.precision to float32; the last checkpoint "
+            "is intact"
+        )
+        self.step = step
+
+
 class Learner:
     """A network in training, with its optimizer and averaged weights: the only mutable state of a training.
 
@@ -50,6 +65,7 @@ class Learner:
         network: by default `fresh_network`. Weights that need no gradient stay.
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
         compiled: compile the network with torch.compile at the first step.
+        float32_steps: that are computed in float32, whatever the precision of the others.
 
     Raises:
         RunError: a batch has fewer patches than there are processes.
@@ -63,6 +79,7 @@ class Learner:
         network: nn.Module | None = None,
         loss: OwnLoss | None = None,
         compiled: bool = False,
+        float32_steps: frozenset[int] = frozenset(),
     ) -> None:
         training = context.plan.training
         self.context, self.course = context, course
@@ -74,6 +91,7 @@ class Learner:
         self.average = WeightAverage(self.network, training.averaging)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=context.dtype is torch.float16)
         self.step = 0
+        self.float32_steps = float32_steps
         self.parts = training.accumulation
         self.earlier_seconds = 0.0
         self._started = time.perf_counter()
@@ -123,7 +141,7 @@ class Learner:
         """The loss of each step since the last call of `mean_loss`.
 
         Raises:
-            NnsegError: a loss or a gradient was not finite; names the step and its patches. The weights are useless from then on.
+            NotFiniteError: a loss or a gradient was not; names the step and its patches. The weights are useless from then on.
         """
         if self._pending:
             numbers = torch.stack([torch.stack([result.loss.float(), result.norm.float()]) for result in self._pending]).cpu()
@@ -131,16 +149,16 @@ class Learner:
                 skipped = self.scaler.is_enabled()  # float16 overflows now and then, and such a step is left out
                 if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
                     what = f"the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-                    raise _not_finite(f"{what} at step {result.step}, on {result.patches}")
+                    raise NotFiniteError(f"{what} at step {result.step}, on {result.patches}", result.step)
                 self._losses.append(loss)
             self._pending.clear()
         return list(self._losses)
 
     def check(self) -> None:
-        """Raise NnsegError if a loss, a gradient or a weight is not finite."""
+        """Raise NotFiniteError if a loss, a gradient or a weight is not finite."""
         self.losses()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.weights().values() if tensor.is_floating_point()):
-            raise _not_finite(f"some weights are no longer finite at step {self.step}")
+            raise NotFiniteError(f"some weights are no longer finite at step {self.step}")
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and the plain values from which `restore` makes an equal learner."""
@@ -198,7 +216,7 @@ class Learner:
         return [sum(len(range(size)[_part(size, n, parts)]) for size in sizes) / batch_size for n in range(parts)]
 
     def _loss(self, batch: Batch) -> Tensor:
-        with self.context.autocast():
+        with nullcontext() if self.step in self.float32_steps else self.context.autocast():
             outputs = self._forward(batch.image)
         return self._loss_function(outputs, batch.labels, batch.known)
 
@@ -279,13 +297,6 @@ def _set_deep_supervision(network: DeeplySupervised, *, enabled: bool) -> None:
     weights = stage_weights(len(network.heads)) if enabled else [1.0] + [0.0] * (len(network.heads) - 1)
     for head, weight in zip(network.heads, weights, strict=True):
         head.requires_grad_(weight > 0)
-
-
-def _not_finite(what: str) -> NnsegError:
-    return NnsegError(
-        f"{what}; look at these cases, lower training.learning_rate, or set training.precision to float32; the last checkpoint is "
-        "intact"
-    )
 
 
 def _in_parallel(network: nn.Module, context: TrainingContext) -> nn.Module:

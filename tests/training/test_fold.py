@@ -34,6 +34,7 @@ from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import TrainingContext
 from nnseg.training.fold import TrainingRequest, _FoldTraining
+from nnseg.training.learner import Learner
 
 train = partial(train_run, predict=predict_with_plans)
 
@@ -204,6 +205,36 @@ def test_a_loss_that_is_no_number_leaves_what_was_saved(run):
     with pytest.raises(NnsegError, match=r"the (loss|gradient) is (nan|inf) at step \d+, on ball_\d\d from voxel"):
         train(run.path, options(checkpoint=0.0))
     assert fold(run).checkpoint_file.read_bytes() == saved
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_step_that_is_not_finite_is_repeated_once_in_float32(run, tmp_path, monkeypatch, caplog, saved):
+    """The result is that of a training that computes this step in float32 at once."""
+    monkeypatch.setattr("nnseg.training.schedule.autocast_dtype", lambda *_: torch.bfloat16)
+    calm, compute, begin = Run(Path(shutil.copytree(run.path, tmp_path / "calm"))), Learner._loss, Learner.__init__
+    with monkeypatch.context() as at_once:
+        at_once.setattr(Learner, "__init__", lambda *a, **kept: begin(*a, **{**kept, "float32_steps": frozenset({5})}))
+        train(calm.path, options(steps=8))
+
+    def overflowing(learner, batch):
+        loss = compute(learner, batch)
+        return loss * float("inf") if learner.step == 5 and not learner.float32_steps else loss
+
+    monkeypatch.setattr(Learner, "_loss", overflowing)
+    train(run.path, options(steps=8, checkpoint=0.0 if saved else 600.0))
+    assert "at step 5, on ball" in caplog.text
+    assert "the step is repeated in float32" in caplog.text
+    assert weights(run) == weights(calm)
+    assert [e.step for e in fold(run).history()] == [e.step for e in fold(calm).history()]
+
+
+def test_a_step_that_is_not_finite_in_float32_either_ends_the_training(run, monkeypatch, caplog):
+    monkeypatch.setattr("nnseg.training.schedule.autocast_dtype", lambda *_: torch.bfloat16)
+    compute = Learner._loss
+    monkeypatch.setattr(Learner, "_loss", lambda self, batch: compute(self, batch) * (float("nan") if self.step == 2 else 1.0))
+    with pytest.raises(NnsegError, match="the loss is nan at step 2, on ball"):
+        train(run.path, options(steps=8))
+    assert caplog.text.count("the step is repeated in float32") == 1
 
 
 def _spoil(path):
