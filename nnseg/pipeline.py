@@ -57,7 +57,8 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            check_losses(measure_dataset(run, dataset_folder, workers, reading=reading), options)
+            found = measure_dataset(run, dataset_folder, workers, reading=reading, allow=options.allow)
+            check_losses(found, options)
         with run.timed("plan"):
             plan(run, options)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there

@@ -9,7 +9,7 @@ from nnseg.cli import train, predict, evaluate  # isort: skip  # in the order of
 from nnseg.cli.app import app
 from nnseg.cli.output import show
 from nnseg.cli.output_streams import surviving_output
-from nnseg.core.errors import NnsegError, Stopped
+from nnseg.core.errors import NnsegError, Stopped, coded
 from nnseg.system.stop import interrupting_signals
 
 __all__ = ["app", "evaluate", "main", "predict", "train"]
@@ -27,7 +27,7 @@ def main() -> None:
             show(f"nnseg: {end}", error=True)
             sys.exit(end.code)
         except NnsegError as error:
-            show(f"nnseg: {error}", error=True)
+            show(f"nnseg: {coded(str(error), error.kind)}", error=True)
             sys.exit(2)
         except OSError as error:  # with a name: a file or folder that cannot be read or written
             if not error.filename:

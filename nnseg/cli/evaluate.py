@@ -124,7 +124,7 @@ def _evaluate(
 def _exit_for_unscored(scores: Scores) -> None:
     from nnseg.core.dataset import Finding
 
-    failed = (Finding(level="error", case=case.name, message=case.reason) for case in scores.failed)
+    failed = (Finding.read(case.reason, "NS-E001", case=case.name) for case in scores.failed)
     exit_for_failed(failed, code=1 if scores.cases else 2)
 
 

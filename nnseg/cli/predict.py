@@ -81,7 +81,7 @@ def predict(
         show(line)
     show(f"{predicted.describe()} into {out}")
     exit_for_failed(
-        (Finding(level="error", case=name, message=reason) for name, reason in predicted.failed.items()),
+        (Finding.read(reason, "NS-S001", case=name) for name, reason in predicted.failed.items()),
         code=1 if len(predicted.failed) < len(predicted.records) else 2,
     )
     if any(one.suspect for one in predicted.unused):

@@ -31,7 +31,7 @@ PANEL = "Make a model"
 
 # Fields of `Options` that commands have as options, in the order of their help.
 LENGTH = ("budget", "steps", "epochs", "patience")
-READING = ("images", "labels", "channels", "spacing", "layout")
+READING = ("images", "labels", "channels", "spacing", "layout", "auto_labels")
 PLANNING = (
     "recipe",
     "kinds",
@@ -45,6 +45,7 @@ PLANNING = (
     "probe",
     "workers",
     "seed",
+    "allow",
     *READING,
 )
 TRAINING = (
@@ -75,7 +76,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 
 
 @app.command(rich_help_panel=PANEL)
-@with_options("workers", *READING)
+@with_options("workers", "allow", *READING)
 def check(
     dataset: DatasetFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON: every case, finding and unused file.")] = False,
@@ -85,16 +86,29 @@ def check(
 ) -> None:
     """Check a dataset: layout, cases, channels, labels, spacings; list all problems in one pass.
 
-    The exit code is 1 if a case cannot be used, or if something that looks like a scan is not used.
+    The exit code is 1 if a case cannot be used, or if something that looks like a scan is not used; 2 if a run would be refused.
     """
     log_to_terminal(verbose)
     from nnseg.core.dataset import Reading
-    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, summarize_dataset
+    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, report_refusal, summarize_dataset
+    from nnseg.planning.measure import refuse
     from nnseg.planning.measure_folder import measure_folder
 
-    found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
+    try:
+        found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
+    except DatasetError as error:
+        if as_json:
+            show(json.dumps(report_refusal(dataset, error), indent=1), block=True)
+        raise
+    refused = None
+    try:
+        fingerprint = refuse(fingerprint, options.allow, dataset)
+    except DatasetError as error:
+        refused = error
     lines = [json.dumps(report_dataset(found, fingerprint), indent=1)] if as_json else summarize_dataset(found, fingerprint)
     show(*lines, block=as_json)
+    if refused:
+        raise refused
     if is_doubtful(found, fingerprint):
         raise typer.Exit(1)
 
@@ -217,4 +231,4 @@ def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
         return fingerprint
     from nnseg.commands.measure import measure_dataset, reading_for
 
-    return measure_dataset(run, source, options.workers, reading=reading_for(run, options))
+    return measure_dataset(run, source, options.workers, reading=reading_for(run, options), allow=options.allow)

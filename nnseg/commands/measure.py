@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading, counted, listed
@@ -11,6 +11,7 @@ from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
+from nnseg.planning.measure import refuse
 from nnseg.planning.measure_folder import measure_folder
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.read import read_dataset
@@ -37,10 +38,12 @@ def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[
     total = len({case.name for case in fingerprint.cases} | lost.keys())
     if len(lost) > MOST_LOST * total and not options.skip_bad:
         name, reason = next(iter(lost.items()))
-        raise DatasetError(
+        error = DatasetError(
             f"{len(lost)} of {counted(total, 'case')} cannot be used ({listed(lost)}), and {MOST_LOST:.0%} may be left out; "
             f"case {name}: {reason}; mend them (nnseg check lists all), or train without them: --skip-bad"
         )
+        error.kind = "NS-D038"
+        raise error
 
 
 def reading_for(run: Run, options: Options) -> Reading:
@@ -54,11 +57,20 @@ def reading_for(run: Run, options: Options) -> Reading:
         return given
 
 
-def measure_dataset(run: Run, folder: Path, workers: int, *, reading: Reading = AS_FOUND) -> Fingerprint:
+def measure_dataset(
+    run: Run, folder: Path, workers: int, *, reading: Reading = AS_FOUND, allow: Collection[str] = ()
+) -> Fingerprint:
     """The fingerprint of the dataset in a folder, measured again only if a file has changed; written to the run with the dataset.
 
+    Args:
+        run: that it is of.
+        folder: of the dataset.
+        workers: processes.
+        reading: how the folder is read.
+        allow: codes of findings that do not stop a run.
+
     Raises:
-        DatasetError: the folder holds no dataset that can be used.
+        DatasetError: the folder holds no dataset that can be used, or a finding stops the run.
     """
     known = None
     if run.has_dataset:
@@ -72,7 +84,10 @@ def measure_dataset(run: Run, folder: Path, workers: int, *, reading: Reading = 
     for line in summarize_dataset(dataset, fingerprint):
         log.info("%s", line)
     run.dataset = dataset
-    return fingerprint
+    allowed = refuse(fingerprint, allow, folder)
+    if allowed != fingerprint:
+        run.fingerprint = allowed
+    return allowed
 
 
 def _known_fingerprint(run: Run, dataset: Dataset, workers: int) -> Fingerprint | None:

@@ -99,7 +99,14 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     failures = []
     for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
         if outcome.reason is not None:
-            failures.append(Finding(level="error", case=outcome.item.case.name, message=outcome.reason))
+            failures.append(
+                Finding.read(
+                    outcome.reason,
+                    "NS-X001" if outcome.details else "NS-S001",
+                    case=outcome.item.case.name,
+                    files=outcome.item.case.files,
+                )
+            )
             log.error("%s", failures[-1])
             log.debug("%s", outcome.details)
     if failures and len(failures) == len(keys):

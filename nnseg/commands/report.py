@@ -89,11 +89,11 @@ def _pixel_units(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, .
     if not fingerprint.has_spacing:
         unit = length_name(fingerprint.length_unit)
         message = f"the files give no voxel size: lengths are in {unit}; mm in settings of the plan are {unit}"
-        return (Finding(level="note", message=message),)
+        return (Finding.of("NS-D033", message),)
     if dataset.suffix not in (LOSSLESS_PICTURE, *TIFF) or (fingerprint.spacings != 1.0).any():
         return ()
     message = f"{dataset.suffix} files store no pixel size: in what follows 1 mm stands for one pixel, and 1 ml for 1000"
-    return (Finding(level="note", message=message),)
+    return (Finding.of("NS-D033", message),)
 
 
 def _with_pictures(content: ReportContent, run: Run, scores: Scores, device: str) -> ReportContent:

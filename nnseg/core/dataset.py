@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from nnseg.core.codes import CODES, Level, Severity
+from nnseg.core.errors import coded, split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
@@ -18,18 +19,61 @@ class Finding(FrozenModel):
     """An observation about a dataset.
 
     Args:
-        level: "error" excludes the case, "warning" should be checked, "note" explains how the case was handled.
+        level: "error" excludes the case, or stops the run; "warning" should be checked, "note" explains how the case was handled.
         message: what was found, what was expected and what to do, in one line.
+        code: of its kind, an entry of `CODES`; "" in records of older versions.
     """
 
-    level: Literal["error", "warning", "note"]
+    level: Level
     message: str
     case: str = ""
     file: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
         place = f"case {self.case}: " if self.case else ""
-        return f"{place}{self.message}" + (f" ({self.file})" if self.file and self.file not in self.message else "")
+        file = f" ({self.file})" if self.file and self.file not in self.message else ""
+        return coded(f"{place}{self.message}{file}", self.code)
+
+    @classmethod
+    def of(cls, code: str, message: str, *, case: str = "", file: str | Path = "") -> Finding:
+        """A finding of a kind, with the level of that kind."""
+        return cls(level=CODES[code].level, message=message, case=case, file=str(file), code=code)
+
+    @classmethod
+    def read(cls, text: str, kind: str, *, case: str, files: Sequence[Path] = (), file: str | Path = "") -> Finding:
+        """A finding about a case by the text of an error or of a reader's note, which may end in a code.
+
+        Args:
+            kind: the code of a text that ends in none.
+            files: of the case; with which one the text begins, that it is about.
+            file: that it is about otherwise.
+        """
+        message, code = split_code(text)
+        message = message.removeprefix(f"case {case}: ")
+        named = next((one for one in files if message.startswith(f"{one}: ")), file)
+        return cls.of(code or kind, message, case=case, file=named)
+
+    @property
+    def severity(self) -> Severity:
+        """What was done about it; a kind that stops a run and was allowed is a warning."""
+        known = CODES.get(self.code)
+        return known.severity if known and known.level == self.level else _SEVERITIES[self.level]
+
+    def explain(self) -> dict[str, str]:
+        """All of it for JSON, with what was found and expected, and what to do; of the kind in general where it does not say."""
+        kind = CODES.get(self.code)
+        found, _, rest = self.message.partition("; expected ")
+        expected, _, advice = rest.partition("; ")
+        if not rest and kind:
+            expected, advice = kind.expected, kind.advice
+        for place in (self.file, Path(self.file).name):
+            found = found.removeprefix(f"{place}: ") if place else found
+        parts = {"severity": self.severity, "found": found, "expected": expected, "advice": advice}
+        return self.model_dump(mode="json") | parts
+
+
+_SEVERITIES: dict[Level, Severity] = {"error": "case rejected", "warning": "warning", "note": "fixed and noted"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +125,7 @@ class Reading(FrozenModel):
         channels: which of the channels to use, in this order; () for all.
         spacing: mm along the stored axes (z, y, x), for files without one.
         layout: name of the layout; "" for the first that fits.
+        auto_labels: values that a dataset.json does not declare are labels too.
     """
 
     images: str = ""
@@ -88,6 +133,7 @@ class Reading(FrozenModel):
     channels: tuple[str, ...] = ()
     spacing: tuple[float, float, float] | None = None
     layout: str = ""
+    auto_labels: bool = False
 
     @classmethod
     def of(cls, options: Options) -> Reading:
@@ -98,6 +144,7 @@ class Reading(FrozenModel):
             channels=options.channels,
             spacing=options.spacing,
             layout=options.layout,
+            auto_labels=options.auto_labels,
         )
 
 

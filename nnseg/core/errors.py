@@ -18,25 +18,58 @@ A message is one line: what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+_ENDING = re.compile(r" \[(NS-[A-Z]\d{3})\]$")
+
+
+def coded(text: str, code: str) -> str:
+    """Text that ends in a code; as it is without one, or if it ends in one already."""
+    return f"{text} [{code}]" if code and not _ENDING.search(text) else text
+
+
+def split_code(text: str) -> tuple[str, str]:
+    """Text and the code in which it ended; "" without one."""
+    match = _ENDING.search(text)
+    return (text[: match.start()], match[1]) if match else (text, "")
 
 
 class NnsegError(Exception):
-    """Base of every error that the user can correct."""
+    """Base of every error that the user can correct.
+
+    Attributes:
+        kind: code of the kind of problem, an entry of `nnseg.core.codes.CODES`; by default that of the class.
+        findings: the other problems that were found, instances of `nnseg.core.dataset.Finding`.
+    """
+
+    kind: str = ""
+    findings: tuple[Any, ...] = ()
 
     @classmethod
-    def at(cls, place: str | Path, found: str, expected: str, advice: str) -> Self:
+    def at(cls, place: str | Path, found: str, expected: str, advice: str, kind: str = "") -> Self:
         """The error that names a file or folder, what is wrong with it, what was expected and what to do, in one line."""
-        return cls(" ".join(f"{place}: {found}; expected {expected}; {advice}".split()))
+        error = cls(" ".join(f"{place}: {found}; expected {expected}; {advice}".split()))
+        error.kind = kind or cls.kind
+        return error
+
+    @property
+    def coded(self) -> str:
+        """The message, with its code at the end if that says more than the class."""
+        return coded(str(self), self.kind) if self.kind != type(self).kind else str(self)
 
 
 class DatasetError(NnsegError):
     """The dataset as a whole cannot be used."""
 
+    kind = "NS-D001"
+
 
 class ScanError(NnsegError):
     """One file cannot be read, or its content is not allowed."""
+
+    kind = "NS-S001"
 
 
 class DamagedCaseError(ScanError):
@@ -46,13 +79,19 @@ class DamagedCaseError(ScanError):
 class PlanError(NnsegError):
     """A plan or recipe is invalid, or does not fit the data."""
 
+    kind = "NS-P001"
+
 
 class ModelError(NnsegError):
     """A model or checkpoint is damaged, or does not fit the scan."""
 
+    kind = "NS-M001"
+
 
 class RunError(NnsegError):
     """A run folder is missing something, is in use, or cannot be written."""
+
+    kind = "NS-R001"
 
 
 class WriteError(RunError):
@@ -61,6 +100,8 @@ class WriteError(RunError):
 
 class EvaluationError(NnsegError):
     """Predictions and references cannot be compared."""
+
+    kind = "NS-E001"
 
 
 class Stopped(NnsegError):  # noqa: N818 (nothing went wrong)

@@ -47,6 +47,8 @@ class CaseMeasure(FrozenModel):
         annotated: names of the labels that were annotated; None for all.
         length_unit: in which the file gives lengths; "voxel" if it gives none, so that mm are voxels.
         image, label_map: digests of their voxels, whatever the files; "" if not measured.
+        typical: of each channel its 1st and 99th percentile, and the foreground's median, or without a foreground that of all
+            voxels; empty if not measured.
         is_test: the dataset itself sets it apart for testing, so that no plan depends on it.
     """
 
@@ -61,6 +63,7 @@ class CaseMeasure(FrozenModel):
     length_unit: str = "mm"
     image: str = ""
     label_map: str = ""
+    typical: tuple[tuple[float, float, float], ...] = ()
     is_test: bool = False
 
     @property

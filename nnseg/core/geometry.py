@@ -23,6 +23,9 @@ Axes = tuple[int, int, int]
 SHEAR_LIMIT = 1e-3
 """Largest cosine between two axes of a grid that counts as rounding of a right angle."""
 
+HEADER_ROUNDING = 1e-3
+"""Largest difference of direction cosines, and relative difference of spacings, that counts as rounding in headers."""
+
 IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Direction of a canonical grid: axis z points to +S, y to +P, x to +L."""
 
@@ -119,6 +122,15 @@ class Grid:
         """The largest distance in mm between corresponding corner voxels of two grids of equal shape."""
         here, there = (grid.corners @ grid.steps + grid.origin for grid in (self, other))
         return float(np.max(np.linalg.norm(here - there, axis=1)))
+
+    def gap_beside_rounding(self, other: Grid) -> float:
+        """The `largest_gap`; where directions and spacings agree but for rounding, the smallest gap of corners and centres."""
+        turned = float(np.abs(np.subtract(self.direction, other.direction)).max())
+        if turned > HEADER_ROUNDING or not np.allclose(self.spacing, other.spacing, rtol=HEADER_ROUNDING, atol=0):
+            return self.largest_gap(other)
+        places = np.vstack([self.corners, (np.asarray(self.shape) - 1) / 2])
+        here, there = (places @ grid.steps + grid.origin for grid in (self, other))
+        return float(np.min(np.linalg.norm(here - there, axis=1)))
 
     def resampled(self, spacing: Vector) -> Grid:
         """The grid of the same extent with another spacing; its shape is rounded half to even, at least one voxel."""

@@ -82,6 +82,17 @@ class Labels(FrozenModel):
             return np.eye(len(self.values), dtype=bool)
         return np.array([[v in region.values for v in self.values] for region in self.regions])
 
+    def with_values(self, values: Sequence[int]) -> Labels:
+        """These labels and further ones, each named after its value, and a region of its own where there are regions."""
+        names = {value: f"label {value}" for value in values}
+        regions = tuple(Region(name=name, values=(value,), paint=value) for value, name in names.items()) if self.regions else ()
+        return Labels(
+            names=(*self.names, *names.values()),
+            values=(*self.values, *values),
+            ignore=self.ignore,
+            regions=(*self.regions, *regions),
+        )
+
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The labels that each foreground label or region consists of, by name."""
         if not self.regions:

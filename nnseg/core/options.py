@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nnseg.core.codes import ALLOWABLE
 from nnseg.core.errors import NnsegError
 
 Split = Literal["auto", "random", "blocks"]
@@ -107,6 +108,18 @@ def parse_channels(text: str) -> tuple[str, ...]:
     return words
 
 
+def parse_codes(text: str) -> tuple[str, ...]:
+    """Codes of findings that may be allowed, of "NS-D012,NS-D014".
+
+    Raises:
+        NnsegError: one is none of these.
+    """
+    codes = tuple(code.strip().upper() for code in text.split(","))
+    if wrong := [code for code in codes if code not in ALLOWABLE]:
+        raise NnsegError(f'"{wrong[0]}" cannot be allowed; write some of {", ".join(sorted(ALLOWABLE))}')
+    return codes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flag:
     """The command-line option of a field.
@@ -194,6 +207,10 @@ class Options:
     )
     spacing: tuple[float, float, float] | None = option(
         None, "Spacing in mm along the stored axes, z,y,x, for scans whose files have none.", parse=parse_spacing
+    )
+    auto_labels: bool = option(False, "Add label values that dataset.json does not declare, as label VALUE.", "--auto-labels")
+    allow: tuple[str, ...] = option(
+        None, "Findings that do not stop a run, by the codes that check prints: NS-D014.", parse=parse_codes, unset=()
     )
     layout: str = option("", "Layout of the dataset: listed (in dataset.json), bids or names. Default: the first that fits.")
     device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1 or mps.")

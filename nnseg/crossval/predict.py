@@ -77,7 +77,7 @@ def _held_out_cases(run: Run, folds: Folds) -> Iterator[tuple[int, tuple[Case, .
 
 
 def _failures(records: Mapping[str, ScanRecord]) -> tuple[Finding, ...]:
-    return tuple(Finding(level="error", case=n, message=r.reason) for n, r in records.items() if r.status == "failed")
+    return tuple(Finding.read(r.reason, "NS-S001", case=n) for n, r in records.items() if r.status == "failed")
 
 
 def _load_fold(run: Run, folder: PlanFolder, number: int) -> Model:
@@ -269,7 +269,7 @@ class _EnsembleOutput:
         try:
             ((file, hash_of_it),) = write_prediction(prediction, event.case, pending.source, self.target, self.labels).items()
         except NnsegError as error:
-            return record.model_copy(update={"status": "failed", "reason": str(error), "file": "", "hash": ""})
+            return record.model_copy(update={"status": "failed", "reason": error.coded, "file": "", "hash": ""})
         return record.model_copy(update={"file": file, "hash": hash_of_it})
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, Literal
+from typing import Final
 
 from nnseg.core.dataset import list_some
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import format_axes
 from nnseg.core.labels import Pairs, find_label_pairs, swapped_heads
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
+from nnseg.planning.modality import MODALITY_NAMES, Modality, has_word
 from nnseg.planning.spacing import AXIS_NAMES
-
-Modality = Literal["ct", "mr", "microscopy"]
-
-MODALITY_NAMES: Final[dict[Modality, str]] = {
-    "ct": r"ct|cbct|ncct|cta",
-    "mr": r"mri?|t1\w*|t2\w*|flair|adc|dwi|pdw?|swi|dce|lge|cine|bssfp",
-    "microscopy": r"em|sem|tem|microscopy|histology|fluorescence|brightfield|dic|dapi|gfp|haematoxylin|hematoxylin",
-}
-"""Words in the names of a modality's channels, as a regular expression; letter case does not matter."""
 
 OTHER_NAMES: Final = r"x|xr|xray|cr|dx|us|ultrasound|pet|suv|spect|fundus|octa?|endoscopy|dermoscopy|photo\w*"
 """Words in the names of other channels."""
@@ -34,10 +25,10 @@ def find_modality(fingerprint: Fingerprint, *, has_sides: bool) -> tuple[Modalit
     """
     names = ", ".join(fingerprint.channels)
     for modality, pattern in MODALITY_NAMES.items():
-        if all(_has_word(name, pattern) for name in fingerprint.channels):
+        if all(has_word(name, pattern) for name in fingerprint.channels):
             return modality, f"{names}: {POLICY_REASONS[modality]}"
     known = "|".join([*MODALITY_NAMES.values(), OTHER_NAMES])
-    if any(_has_word(name, known) for name in fingerprint.channels) or has_sides or not fingerprint.is_2d:
+    if any(has_word(name, known) for name in fingerprint.channels) or has_sides or not fingerprint.is_2d:
         return None, ""
     if bool((fingerprint.spacings == 1.0).all()):
         return "microscopy", f"single images without a size in mm ({names}): {POLICY_REASONS['microscopy']}"
@@ -50,10 +41,6 @@ POLICY_REASONS: Final[dict[Modality, str]] = {
     "microscopy": "tissue under a microscope has no orientation and no fixed shape",
 }
 """Why each modality has a policy of its own."""
-
-
-def _has_word(name: str, pattern: str) -> bool:
-    return any(re.fullmatch(pattern, word) for word in re.findall(r"[^\W_]+", name.casefold()))
 
 
 LEFT_RIGHT = 2

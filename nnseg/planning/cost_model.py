@@ -54,10 +54,15 @@ def estimate_case_cost(plan: Plan, fingerprint: Fingerprint) -> CaseCost:
     return CaseCost(
         key="",
         packed=COMPRESSED_SHARE,
-        memory_gb=largest * (16 * channels + 12),
+        memory_gb=preprocessing_gb(largest * GIGABYTE, channels),
         predict_gb=largest * (8 * channels + 12 * heads + 16),
         label_bytes=BYTES_PER_LABEL * 1e6,
     )
+
+
+def preprocessing_gb(voxels: float, channels: int) -> float:
+    """RAM of reading and preprocessing a scan of so many voxels."""
+    return voxels * (16 * channels + 12) / GIGABYTE
 
 
 def count_values(plan: Plan) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused, list_some
+from nnseg.core.errors import DatasetError, coded, split_code
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.label_files import label_paths
 from nnseg.planning.describe import case_entries
@@ -63,7 +65,7 @@ def describe_findings(findings: Collection[Finding], dataset: Dataset) -> list[t
 def _describe_alike(alike: Sequence[Finding]) -> str:
     names = {finding.case for finding in alike if finding.case}
     if len(names) > 1:
-        return f"{len(names)} cases: {alike[0].message}: {list_some(sorted(names))}"
+        return coded(f"{len(names)} cases: {alike[0].message}: {list_some(sorted(names))}", alike[0].code)
     return f"{alike[0]}" + (f"; {len(alike) - 1} more of this kind, see --json" if len(alike) > 1 else "")
 
 
@@ -76,8 +78,8 @@ def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]
     """All of a dataset, for JSON.
 
     Keys: ``dataset``, ``folder``, ``layout``, ``inferred`` (lines), ``channels`` (names), ``labels`` (names, values, ignore,
-    regions), ``instances`` (names of labels), ``cases``, ``findings`` (level, message, case, file), ``unused`` (path, reason,
-    suspect), ``doubtful`` (true where the exit code is 1). Of each case: name, images and labels (files), subject, split,
+    regions), ``instances`` (names of labels), ``cases``, ``findings`` (as `Finding.explain` has them), ``unused`` (path, reason,
+    suspect), ``doubtful`` (true where the exit code is 1 or 2). Of each case: name, images and labels (files), subject, split,
     annotated, usable; if it is usable shape (z, y, x), spacing (z, y, x), and voxels by label.
     """
     measured = {case.name: case for case in fingerprint.cases}
@@ -90,10 +92,18 @@ def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]
         "labels": dataset.labels.model_dump(mode="json"),
         "instances": list(dataset.instances),
         "cases": [_report_case(case, measured) for case in dataset.cases],
-        "findings": [finding.model_dump(mode="json") for finding in by_severity(fingerprint.findings)],
+        "findings": [finding.explain() for finding in by_severity(fingerprint.findings)],
         "unused": [one.model_dump(mode="json") for one in dataset.unused],
         "doubtful": is_doubtful(dataset, fingerprint),
     }
+
+
+def report_refusal(folder: Path, error: DatasetError) -> dict[str, Any]:
+    """What is known of a folder that cannot be used, for JSON: keys ``folder``, ``findings``, ``doubtful`` of `report_dataset`."""
+    place = str(Path(folder).absolute())
+    own = Finding.of(error.kind, split_code(str(error))[0], file=place)
+    others = [finding for finding in by_severity(error.findings) if finding.code != own.code or finding.case]
+    return {"folder": place, "findings": [one.explain() for one in (own, *others)], "doubtful": True}
 
 
 def _report_case(case: Case, measured: Mapping[str, Any]) -> dict[str, Any]:

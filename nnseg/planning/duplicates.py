@@ -34,10 +34,10 @@ def same_images(cases: Iterable[CaseMeasure]) -> tuple[tuple[CaseMeasure, ...], 
 def find_duplicates(cases: Iterable[CaseMeasure]) -> tuple[Finding, ...]:
     """A warning for each image of several cases; it says whether their label maps agree."""
     several = same_images(cases)
-    findings = [Finding(level="warning", message=_describe(of_one_image)) for of_one_image in several[:MOST]]
+    findings = [Finding.of("NS-D018", _describe(of_one_image)) for of_one_image in several[:MOST]]
     if rest := [case.name for of_one_image in several[MOST:] for case in of_one_image]:
         message = f"{len(several) - MOST} more images belong to several cases each ({listed(rest)}); keep one case of each image"
-        findings.append(Finding(level="warning", message=message))
+        findings.append(Finding.of("NS-D018", message))
     return tuple(findings)
 
 

@@ -70,7 +70,7 @@ def missing_labels(folds: Sequence[Fold], labels: Mapping[str, Collection[str]])
             cases = [name for name in sorted(labels) if label in labels[name]]
             left = "holds out" if set(cases) <= set(fold.held_out) else "does not train on"
             message = f"label {label} occurs only in {listed(cases)}, which fold {number} {left}: that fold cannot learn it"
-            findings.append(Finding(level="warning", message=f"{message}; add cases with it"))
+            findings.append(Finding.of("NS-D031", f"{message}; add cases with it"))
     return tuple(findings)
 
 

@@ -61,11 +61,13 @@ def sample_foreground(image_CZYX: Floats, mask: npt.NDArray[np.bool_], *, sample
 
 
 def pool_intensities(cases: Sequence[ForegroundSample]) -> tuple[Intensity, ...]:
-    """The statistics of each channel over one or more cases.
+    """The statistics of each channel over cases; none without a case.
 
     Each case has the same weight whatever the size of its foreground, as in nnU-Net, which draws equally many voxels of each (with
     replacement, 10^8 in all); here all but median and percentiles are exact.
     """
+    if not cases:
+        return ()
     sizes = [case.sample.shape[1] for case in cases]
     weights = np.repeat([1.0 / n for n in sizes], sizes)
     channels = range(len(cases[0].moments))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.dataset import Case, Dataset, Finding, listed
+from nnseg.core.codes import ALLOWABLE
+from nnseg.core.dataset import Case, Dataset, Finding, counted, listed
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.geometry import Shape
@@ -19,6 +21,7 @@ from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
+from nnseg.planning.unlike_cases import find_unlike_cases, typical_values
 from nnseg.planning.unusable import explain_unusable
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.patients import patient_findings
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 
 SAMPLE_SIZE = 2_000_000
 """Foreground voxels kept per channel for the percentiles, over all cases together: 8 MB for any dataset."""
+
+FEW_CASES = 5
+"""Fewer make fewer folds than usual."""
 
 CONNECTIVITY = np.ones((3, 3, 3), bool)
 """26 neighbours: voxels that touch by a corner are connected, so that a thin oblique vessel is one structure."""
@@ -60,9 +66,38 @@ def measure(dataset: Dataset, *, workers: int = 0) -> Fingerprint:
     Raises:
         DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
     """
+    return refuse(measure_all(dataset, workers=workers), ALLOWABLE, dataset.folder)
+
+
+def measure_all(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
+    """As `measure`, also if findings would stop a run.
+
+    Raises:
+        DatasetError: no case is usable.
+    """
     sample = sample_size(len(dataset.cases))
     read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
     return make_fingerprint(dataset, map_items(read, dataset.cases, workers=workers, label="measuring cases"))
+
+
+def refuse(fingerprint: Fingerprint, allow: Collection[str], place: Path) -> Fingerprint:
+    """The fingerprint, with findings that would stop a run as warnings where they are allowed.
+
+    Args:
+        allow: codes of those that do not stop it.
+        place: of the dataset, that messages name.
+
+    Raises:
+        DatasetError: one is not allowed; the message has the first.
+    """
+    findings = tuple(f.model_copy(update={"level": "warning"}) if f.code in allow else f for f in fingerprint.findings)
+    if stopping := [f for f in findings if f.severity == "run refused"]:
+        first, more = stopping[0], f" and {counted(len(stopping) - 1, 'further problem')}" if len(stopping) > 1 else ""
+        way_on = f"; --allow {first.code} goes on all the same" if first.code in ALLOWABLE else ""
+        error = DatasetError(f"{place}: {first.model_copy(update={'code': ''})}{more}{way_on}")
+        error.kind, error.findings = first.code, findings
+        raise error
+    return fingerprint.model_copy(update={"findings": findings}) if findings != fingerprint.findings else fingerprint
 
 
 def sample_size(cases: int) -> int:
@@ -74,7 +109,7 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
     """The fingerprint of a dataset whose cases were measured, in any order.
 
     Raises:
-        DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
+        DatasetError: no case is usable.
     """
     by_name = {outcome.item.name: outcome for outcome in outcomes}
     ordered = [by_name[case.name] for case in dataset.cases]
@@ -82,7 +117,13 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
     failed = [o for o in ordered if o.result is None]
     findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
     cases = [m.case for m in measured]
-    _check_usable(dataset, cases, findings)
+    if not cases:
+        error, lines = explain_unusable(dataset, findings)
+        for line in lines:  # there will be no fingerprint to keep them in
+            log.error("%s", line)
+        raise error
+    findings += [*_find_unfit(dataset.labels, cases), *patient_findings(dataset), *find_duplicates(cases)]
+    findings += [*_find_rare_labels(dataset.labels, cases), *find_unlike_cases(dataset.channels, cases)]
     return Fingerprint(
         dataset=dataset.name,
         layout=dataset.layout,
@@ -90,7 +131,7 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
         labels=dataset.labels,
         cases=tuple(cases),
         intensities=pool_intensities(_planned_for(measured)),
-        findings=(*findings, *patient_findings(dataset), *find_duplicates(cases), *_find_rare_labels(dataset.labels, cases)),
+        findings=tuple(findings),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
     )
 
@@ -144,7 +185,9 @@ def measure_case(
         image=voxel_digest(scan.image),
         label_map=voxel_digest(label_map.labels.astype(smallest_integer_type(label_map.labels), copy=False)),
     )
-    return MeasuredCase(case=case, foreground=sample_foreground(scan.image, indices > 0, sample=sample, seed=name))
+    foreground = sample_foreground(scan.image, indices > 0, sample=sample, seed=name)
+    case = case.model_copy(update={"typical": typical_values(scan.image, foreground)})
+    return MeasuredCase(case=case, foreground=foreground)
 
 
 def _encode(labels_ZYX: Integers, labels: Labels) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
@@ -196,26 +239,29 @@ def _hash_files(case: Case) -> str:
 def _finding_of(outcome: Outcome[Case, MeasuredCase]) -> Finding:
     if outcome.details:
         log.error("case %s failed unexpectedly:\n%s", outcome.item.name, outcome.details)
-    message = str(outcome.reason).removeprefix(f"case {outcome.item.name}: ")
-    return Finding(level="error", message=message, case=outcome.item.name)
+    return Finding.read(
+        str(outcome.reason), "NS-X001" if outcome.details else "NS-S001", case=outcome.item.name, files=outcome.item.files
+    )
 
 
-def _check_usable(dataset: Dataset, cases: list[CaseMeasure], findings: list[Finding]) -> None:
-    if not cases:
-        error, lines = explain_unusable(dataset, findings)
-        for line in lines:  # there will be no fingerprint to keep them in
-            log.error("%s", line)
-        raise error
-    background = dataset.labels.names[0]
-    if not any(n for case in cases for label, n in case.voxels.items() if label != background):
-        declared = dataset.labels.describe()
-        raise DatasetError(f"{dataset.folder}: no foreground voxel in {len(cases)} cases; the declared labels are {declared}")
+def _find_unfit(labels: Labels, cases: list[CaseMeasure]) -> Iterator[Finding]:
+    """What cases have in common that training cannot use, or that makes its scores rough."""
+    if not _has_foreground(labels, cases):
+        declared = labels.describe()
+        yield Finding.of("NS-D016", f"no foreground voxel in {len(cases)} cases; the declared labels are {declared}")
     flat, solid = [c.name for c in cases if c.is_2d], [c.name for c in cases if not c.is_2d]
     if flat and solid:
-        raise DatasetError(
-            f"{dataset.folder}: single slices and volumes are mixed; make two datasets of them: "
-            f"{len(flat)} in 2D ({listed(flat)}), {len(solid)} in 3D ({listed(solid)})"
-        )
+        which = f"{len(flat)} in 2D ({listed(flat)}), {len(solid)} in 3D ({listed(solid)})"
+        yield Finding.of("NS-D017", f"single slices and volumes are mixed; make two datasets of them: {which}")
+    if len(cases) == 1:
+        yield Finding.of("NS-D021", "there is 1 case: none can be held out, so the model's quality stays unknown; add cases")
+    elif len(cases) < FEW_CASES:
+        lost = f"at most {len(cases)} folds, each holding out one case, so scores are rough"
+        yield Finding.of("NS-D021", f"there are {len(cases)} cases: {lost}; add cases")
+
+
+def _has_foreground(labels: Labels, cases: list[CaseMeasure]) -> bool:
+    return any(n for case in cases for label, n in case.voxels.items() if label != labels.names[0])
 
 
 def _find_rare_labels(labels: Labels, cases: list[CaseMeasure]) -> list[Finding]:
@@ -225,12 +271,10 @@ def _find_rare_labels(labels: Labels, cases: list[CaseMeasure]) -> list[Finding]
         if value in overlaps:
             continue
         holders = [case.name for case in cases if any(case.voxels[part] for part in parts.get(name, (name,)))]
-        if not holders:
+        if not holders and _has_foreground(labels, cases):
             message = f"label {name} ({value}) is declared but occurs in none of {len(cases)} cases, so it cannot be learned"
-        elif len(holders) <= 2 < len(cases):
+            findings.append(Finding.of("NS-D014", message))
+        elif 0 < len(holders) <= 2 < len(cases):
             count = f"{len(holders)} of {len(cases)} cases ({listed(holders)})"
-            message = f"label {name} ({value}) occurs in only {count}, too few to learn"
-        else:
-            continue
-        findings.append(Finding(level="warning", message=message))
+            findings.append(Finding.of("NS-D015", f"label {name} ({value}) occurs in only {count}, too few to learn"))
     return findings

@@ -21,7 +21,7 @@ from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource, join_marks
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import voxel_digest
-from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure, measure_case, read_and_measure, sample_size
+from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure_all, measure_case, read_and_measure, sample_size
 from nnseg.storage.datasets.content import case_key, content_hash
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.request import BLACK, ShownLabels, show_labels
@@ -59,7 +59,7 @@ class _LookedAt:
 
 
 def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0) -> tuple[Dataset, Fingerprint]:
-    """The dataset in a folder and its fingerprint, equal to those of `nnseg.storage.datasets.read.read_dataset` and `measure`.
+    """The dataset in a folder and its fingerprint, as `nnseg.storage.datasets.read.read_dataset` and `measure_all` make them.
 
     Raises:
         DatasetError: as those raise.
@@ -68,7 +68,7 @@ def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 
     found = find_layout(folder, reading)
     if not needs_look(found):
         dataset = make_dataset(folder, found, None)
-        return dataset, measure(dataset, workers=workers)
+        return dataset, measure_all(dataset, workers=workers)
     about = found.description
     look = partial(
         look_and_measure,
@@ -108,11 +108,11 @@ def look_and_measure(case: Case, *, declared: Labels | None, channels: int | Non
         key = content_hash(case.files)  # first, so that a change of the files while they are read is noticed later
         scan = read_case_scan(case, channels)
     except ScanError as error:
-        problem = str(error)
+        problem = error.coded
     try:
         marked, label_map, misplaced = _read_marks(case.labels, scan)
     except ScanError as error:
-        return _LookedAt(label_problem=str(error))
+        return _LookedAt(label_problem=error.coded)
     shown = show_labels(marked)
     looked = _LookedAt(shown=shown, problem=problem or misplaced)
     if scan is None or misplaced:
@@ -121,7 +121,7 @@ def look_and_measure(case: Case, *, declared: Labels | None, channels: int | Non
     try:
         read = place_labels(case, scan, label_map)
     except ScanError as error:
-        return replace(looked, problem=str(error))
+        return replace(looked, problem=error.coded)
     how = partial(measure_case, scan, name=case.name, key=key, sample=sample)
     measured = how(read.label_map, labels=_provisional(marked, shown, declared))
     renamed = measured.case.model_copy(update={"label_map": _digest(marked)} if marked.marks else {})
@@ -134,7 +134,7 @@ def _read_marks(source: LabelSource, scan: Scan | None) -> tuple[MarkedMap, Labe
     try:
         return *read_marks(source, like=scan.source if scan else None, sheared=True), ""
     except ScanError as error:
-        return *read_marks(source, sheared=True), str(error)
+        return *read_marks(source, sheared=True), error.coded
 
 
 def _digest(marked: MarkedMap) -> str:

@@ -311,4 +311,4 @@ def _nothing_held_out(folds: tuple[Fold, ...], groups: Mapping[str, str]) -> tup
     names = folds[0].training
     one_group = " of one group" if groups and len(names) > 1 and len({groups.get(name) for name in names}) == 1 else ""
     message = f"one model is trained on all cases ({counted(len(names), 'case')}{one_group}) and none is held out"
-    return (Finding(level="warning", message=f"{message}: its quality stays unknown; add cases to evaluate it"),)
+    return (Finding.of("NS-D032", f"{message}: its quality stays unknown; add cases to evaluate it"),)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 from nnseg.core.fingerprint import Intensity
 from nnseg.core.geometry import format_axes
-from nnseg.core.plan import NormalizationScheme
 from nnseg.planning.augmentation import augmentation_section
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
-
-SCHEMES = {"nonorm": "none"} | {name: name for name in get_args(NormalizationScheme) if name != "none"}
-"""Normalization by the channel's name, as in nnU-Net; all other channels get the z-score of each case."""
+from nnseg.planning.modality import normalization_of
 
 SPLINES = {0: "nearest neighbour", 1: "linear: faster than cubic", 3: "cubic: sharper than linear"}
 
@@ -58,7 +54,7 @@ def preprocessing_section(inputs: PlanInputs) -> Content:
 
 
 def _normalization(name: str, masked: bool, intensity: Intensity) -> Content:
-    scheme = SCHEMES.get(name.casefold(), "zscore")
+    scheme = normalization_of(name)
     if scheme != "ct":
         return {"scheme": scheme, "masked": masked and scheme == "zscore"}
     low, high = intensity.percentile_00_5, intensity.percentile_99_5
@@ -66,7 +62,7 @@ def _normalization(name: str, masked: bool, intensity: Intensity) -> Content:
 
 
 def _explain_normalization(name: str, masked: bool, share: float) -> str:
-    scheme = SCHEMES.get(name.casefold(), "zscore")
+    scheme = normalization_of(name)
     if scheme == "ct":
         return f"{name} has absolute units, so all cases are normalized by the foreground's mean and standard deviation"
     if scheme != "zscore":

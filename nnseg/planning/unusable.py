@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Finding, counted, listed
-from nnseg.core.errors import DatasetError
+from nnseg.core.errors import DatasetError, coded
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def explain_unusable(dataset: Dataset, findings: Iterable[Finding]) -> tuple[DatasetError, tuple[str, ...]]:
+def explain_unusable(dataset: Dataset, findings: Collection[Finding]) -> tuple[DatasetError, tuple[str, ...]]:
     """The error of a dataset without a usable case, which names the first problem; and a line for each kind of problem."""
     errors = [finding for finding in findings if finding.level == "error"]
     kinds = list(by_kind(errors, {case.name: case for case in dataset.cases}).values())
@@ -20,7 +20,9 @@ def explain_unusable(dataset: Dataset, findings: Iterable[Finding]) -> tuple[Dat
     which = "" if len(errors) == 1 else "the same in all; the first: " if len(kinds) == 1 else "the first problem: "
     first = f"; {which}{errors[0]}" if errors else ""
     lines = () if len(kinds) == 1 else tuple(_describe(of_kind) for of_kind in kinds)
-    return DatasetError(f"{dataset.folder}: none of {count} can be used{first}"), lines
+    error = DatasetError(f"{dataset.folder}: none of {count} can be used{first}")
+    error.kind, error.findings = (errors[0].code or "NS-D002") if len(kinds) == 1 else "NS-D002", tuple(findings)
+    return error, lines
 
 
 def by_kind(errors: Iterable[Finding], cases: Mapping[str, Case], labels: Collection[str] = ()) -> dict[str, list[Finding]]:
@@ -42,7 +44,7 @@ def _kind(error: Finding, case: Case | None, labels: Collection[str] = ()) -> st
     message = error.message
     for name in sorted(names, key=len, reverse=True):
         message = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", "*", message)
-    return NUMBER.sub("#", message)
+    return coded(NUMBER.sub("#", message), error.code)
 
 
 def _describe(errors: list[Finding]) -> str:

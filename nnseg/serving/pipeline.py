@@ -289,7 +289,7 @@ def _may_fit_alone(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NnsegError):
-        return str(error)
+        return error.coded
     if _ran_out_of_memory(error):
         return f"memory ran out ({error or type(error).__name__}); give more with --memory, or close other programs"
     return f"{type(error).__name__}: {error}"

@@ -48,7 +48,7 @@ def serve(load: Callable[[PredictionOrder], tuple[CasePredictor, str]]) -> None:
         predictor, device = load(order)
         pipeline = _start_pipeline(order, predictor, device, parent)
     except NnsegError as error:
-        parent.send(Refused(reason=str(error)))
+        parent.send(Refused(reason=error.coded))
         return
     pipeline.run(iter(tasks.get, None))
 

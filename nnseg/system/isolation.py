@@ -78,7 +78,7 @@ def outcome_of(function: Callable[[Item], Result], item: Item) -> Outcome[Item, 
     except WriteError:
         raise
     except NnsegError as error:
-        return Outcome(item=item, reason=str(error))
+        return Outcome(item=item, reason=error.coded)
     except Exception as error:  # one bad item must not stop the others; the traceback travels with the outcome
         return Outcome(item=item, reason=f"{type(error).__name__}: {error}", details=traceback.format_exc())
 

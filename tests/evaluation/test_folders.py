@@ -424,7 +424,7 @@ def test_a_note_that_several_files_of_a_case_give_names_the_case_once(tmp_path):
         mask[6, 0, 0] = 100
         write(tmp_path / "given" / "a" / f"{label}.nii.gz", mask)
     _, scores = scored(tmp_path, labels=ORGANS)
-    noted = "case a: reference 1 voxel (0.00013 of all) lies between 0 and 255; the mask was divided at the half"
+    noted = "case a: reference 1 voxel (0.00013 of all) lies between 0 and 255; the mask was divided at the half [NS-L015]"
     assert [note for note in scores.notes if "divided at the half" in note] == [noted]
 
 

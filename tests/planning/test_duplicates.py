@@ -41,7 +41,7 @@ def test_cases_of_one_image_are_warned_of_and_conflicting_label_maps_named() -> 
     cases = [_case("a", "i"), _case("b", "j"), _case("c", "i"), _case("d", "j", "other"), _case("e", "k")]
     same = "cases a, c are the same, image and label map: they stay in one fold, as scans of one patient; keep one of them"
     conflict = "cases b, d have the same image but different label maps: they stay in one fold; keep the label map that is right"
-    assert find_duplicates(cases) == tuple(Finding(level="warning", message=message) for message in (same, conflict))
+    assert find_duplicates(cases) == tuple(Finding.of("NS-D018", message) for message in (same, conflict))
 
 
 def test_many_duplicates_are_counted() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnseg.core.dataset import list_some
-from nnseg.core.errors import DatasetError
+from nnseg.core.errors import DatasetError, coded
 from nnseg.storage.datasets.items import NUMBER, OFTEN, Channels, Group, Named, not_used, same_name
 from nnseg.storage.datasets.names import CONTRASTS, contrast
 from nnseg.storage.datasets.patterns import common_start, pattern_of
@@ -62,12 +62,11 @@ def _single(groups: Sequence[Group]) -> Channels:
 
 def _several(group: Group) -> str:
     """The problem of a case that has several images where the others have one."""
-    if len({(one.place, one.words) for one in group.images}) == 1:
+    if len({(one.place, tuple(map(str.casefold, one.words))) for one in group.images}) == 1:
         return same_name(one.item.path for one in group.images)
     listed = list_some([one.item.path.name for one in group.images])
-    return (
-        f"{len(group.images)} images fit one label map: {listed}; expected one as in the other cases; remove or rename the others"
-    )
+    text = f"{len(group.images)} images fit one label map: {listed}"
+    return coded(f"{text}; expected one as in the other cases; remove or rename the others", "NS-D011")
 
 
 def _by_words(images: Sequence[Named]) -> dict[str, list[Named]]:
@@ -133,19 +132,32 @@ def _assign(found: Channels, group: Group, by_words: dict[str, list[Named]], *, 
     elif missing:
         found.problems[id(group)] = _missing(group, missing, len(found.names), numbered=numbered)
     elif extra and numbered:
-        found.problems[id(group)] = (
-            f"{extra[-1].item.path} is one channel too many; "
-            f"expected {len(found.names)} as declared; remove it or correct dataset.json"
-        )
+        text = f"{extra[-1].item.path} is one channel too many"
+        advice = "remove it or correct dataset.json"
+        found.problems[id(group)] = coded(f"{text}; expected {len(found.names)} as declared; {advice}", "NS-D008")
     else:
         found.unused += not_used(extra, "another channel, which is not used")
     found.images[id(group)] = tuple(ones[0] for ones in chosen)
 
 
+def suffix_slip(groups: Sequence[Group], count: int) -> str:
+    """The problem of a dataset whose only case has numbered images, more than the ``count`` channels that are declared, 0 for none.
+
+    As if cases were called CASE_0000, CASE_0001, ... without the number of a channel behind; "" if it is not so.
+    """
+    if len(groups) > 1 or len(groups[0].images) < 2 or len(groups[0].images) == count:
+        return ""
+    files = sorted(one.item.path.name for one in groups[0].images)
+    declared = f"{count} declared" if count else "none declared"
+    found = f"1 case with {len(files)} channels, {declared} ({files[0]} to {files[-1]})"
+    advice = f"if they are {len(files)} cases, write _0000 behind the case's name; if not, list channel_names in dataset.json"
+    return coded(f"{found}; expected several cases; {advice}", "NS-D012")
+
+
 def _missing(group: Group, missing: Sequence[str], count: int, *, numbered: bool) -> str:
     label = group.labels[0].item.stem
     what = f"{label}_{missing[0]}" if numbered else f"of {missing[0]}"
-    return f"channel file {what} is missing; expected {count} files a case; restore it or remove the case"
+    return coded(f"channel file {what} is missing; expected {count} files a case; restore it or remove the case", "NS-D007")
 
 
 def _ends_with(one: Named, name: str) -> bool:

@@ -115,15 +115,17 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise DatasetError.at(place, f"is not valid JSON ({error.msg})", "JSON", "correct that line (a comma too many?)") from error
+        raise DatasetError.at(
+            place, f"is not valid JSON ({error.msg})", "JSON", "correct that line (a comma too many?)", "NS-D004"
+        ) from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again") from error
+        raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again", "NS-D004") from error
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
-        raise DatasetError.at(path, found, "a readable file", "check its permissions") from error
+        raise DatasetError.at(path, found, "a readable file", "check its permissions", "NS-D004") from error
     if not isinstance(content, dict):
         found = f"holds a {type(content).__name__}"
-        raise DatasetError.at(path, found, "an object {...}", "see the README's dataset layouts")
+        raise DatasetError.at(path, found, "an object {...}", "see the README's dataset layouts", "NS-D004")
     return content
 
 
@@ -131,7 +133,7 @@ def _get(path: Path, content: dict[str, Any], key: str, kind: type, expected: st
     """A value that must be a list or an object; None if it is absent."""
     value = content.get(key)
     if value is not None and not isinstance(value, kind):
-        raise DatasetError.at(path, f'"{key}" is no {"list" if kind is list else "object"}', expected, "correct it")
+        raise DatasetError.at(path, f'"{key}" is no {"list" if kind is list else "object"}', expected, "correct it", "NS-D004")
     return value
 
 
@@ -149,7 +151,7 @@ def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
             by_number = {_whole(number): str(name) for name, number in numbered.items()}
         if set(by_number) == set(range(len(numbered))):
             return tuple(by_number[i] for i in range(len(numbered)))
-    raise DatasetError.at(path, f'"{key}" is {numbered!r}', '{"0": "MRI", "1": ...} with numbers from 0', "correct it")
+    raise DatasetError.at(path, f'"{key}" is {numbered!r}', '{"0": "MRI", "1": ...} with numbers from 0', "correct it", "NS-D004")
 
 
 _LABELS = '{"background": 0, "liver": 1} or {"0": "background", "1": "liver"}'
@@ -163,7 +165,7 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
     background = next((name for name in named if name.casefold() == "background"), None)
     zero = next((name for name, values in named.items() if values == (0,)), None)
     if background and len(named[background]) != 1:
-        raise DatasetError.at(path, f'"background" covers {named[background]}', "one value", 'correct "labels"')
+        raise DatasetError.at(path, f'"background" covers {named[background]}', "one value", 'correct "labels"', "NS-D004")
     empty_name = background or zero
     empty = named.pop(empty_name) if empty_name else (0,)
     single = {values[0]: name for name, values in named.items() if len(values) == 1}
@@ -177,13 +179,13 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
         )
     except ValidationError as error:
         message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'correct "labels"') from error
+        raise DatasetError.at(path, f'"labels" cannot be used: {message}', _LABELS, 'correct "labels"', "NS-D004") from error
 
 
 def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     """Values by name, whichever way round they were given."""
     if not isinstance(given, dict) or not given:
-        raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it")
+        raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it", "NS-D004")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)
@@ -192,13 +194,13 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
         whole = tuple(v for v in values if v is not None)
         if not whole or len(whole) < len(values) or name in named:
             found = f'"labels" has {key!r}: {value!r}'
-            raise DatasetError.at(path, found, _LABELS, "give each label a name and a whole number")
+            raise DatasetError.at(path, found, _LABELS, "give each label a name and a whole number", "NS-D004")
         named[name] = whole
     single = [values[0] for values in named.values() if len(values) == 1]
     if doubled := sorted({v for v in single if single.count(v) > 1}):
         sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
         found = f'"labels" gives the value {doubled[0]} to {sharing}'
-        raise DatasetError.at(path, found, _LABELS, "give each a different value")
+        raise DatasetError.at(path, found, _LABELS, "give each a different value", "NS-D004")
     return named
 
 
@@ -215,7 +217,7 @@ def _regions(path: Path, content: dict[str, Any], named: dict[str, tuple[int, ..
     whole = [p for p in paints if p is not None]
     if len(whole) != len(named) or not set(whole) <= {v for values in named.values() for v in values}:
         expected = f"{len(named)} label values, the one to paint for each of the regions {', '.join(named)}"
-        raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or correct it")
+        raise DatasetError.at(path, f'"regions_class_order" is {order!r}', expected, "add or correct it", "NS-D004")
     regions = [Region(name=n, values=v, paint=p) for (n, v), p in zip(named.items(), whole, strict=True)]
     return tuple(sorted(regions, key=lambda region: -len(set(region.values))))
 
@@ -283,7 +285,7 @@ def _annotated(path: Path, content: dict[str, Any]) -> dict[str, tuple[str, ...]
     lists = {str(case): [names] if isinstance(names, str) else names for case, names in given.items()}
     for case, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "correct it")
+            raise DatasetError.at(path, f'"{ANNOTATED_KEY}" has {case!r}: {names!r}', expected, "correct it", "NS-D004")
     return {case: tuple(names) for case, names in lists.items()}
 
 
@@ -292,7 +294,9 @@ def _instances(path: Path, content: dict[str, Any], labels: Labels | None) -> tu
     known = labels.foreground if labels else ()
     if not isinstance(given, list) or not all(name in known for name in given):
         expected = f"some of {', '.join(known)}" if known else 'names of "labels", which are not given'
-        raise DatasetError.at(path, f'"instances" is {given!r}', expected, "correct it: it names the labels counted one by one")
+        raise DatasetError.at(
+            path, f'"instances" is {given!r}', expected, "correct it: it names the labels counted one by one", "NS-D004"
+        )
     return tuple(dict.fromkeys(given))
 
 

@@ -15,7 +15,7 @@ from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.bids import common_suffix, group_subjects
 from nnseg.storage.datasets.case_names import case_names, loose_name, parts_of_split, subjects
-from nnseg.storage.datasets.channels import find_channels
+from nnseg.storage.datasets.channels import find_channels, suffix_slip
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.describe_layout import list_conclusions, name_layout
 from nnseg.storage.datasets.items import (
@@ -82,17 +82,21 @@ def _assemble(
     groups = [group for group in pairing.groups if id(group) in sets.maps]
     declared = description.channels if description else ()
     channels = find_channels(tree.root, groups, wanted=reading.channels, count=len(declared) or None)
+    slip = suffix_slip(groups, len(declared)) if channels.numbered and not reading.channels else ""
+    if slip and channels.problems:
+        channels.problems = dict.fromkeys(channels.problems, slip)
     labels = mask_labels(sets, description)
     names = dict(zip(map(id, groups), case_names(groups, channels.names), strict=True))
     cases = _cases(groups, names, channels, sets, labels)
     findings, unused = _loose_findings(roles, pairing, channels)
     training = sum(group.split in ("", "training") for group in groups)
-    training += len({finding.case for finding in findings if "no label map" in finding.message})
+    training += len({finding.case for finding in findings if finding.code == "NS-D005"})
     return FoundDataset(
         layout=layout or name_layout(roles, groups, sets, description),
         cases=cases,
         findings=(
             *_problems(groups, names, sets, channels),
+            *([case_error("NS-D012", slip, case="", file=tree.root)] if slip and not channels.problems else ()),
             *findings,
             *_missing_masks(names, sets),
             *(wrong_count(description, training) if description else ()),
@@ -127,7 +131,7 @@ def _problems(groups: Sequence[Group], names: Mapping[int, str], sets: LabelSets
     """Errors for the groups that cannot be used."""
     files = {id(group): group.images[0].item.path for group in groups}
     problems = {**sets.problems, **channels.problems}
-    return [case_error(problem, case=names[key], file=files[key]) for key, problem in problems.items()]
+    return [case_error("NS-D007", problem, case=names[key], file=files[key]) for key, problem in problems.items()]
 
 
 def mask_labels(sets: LabelSets, description: Description | None) -> Labels | None:
@@ -180,31 +184,31 @@ def _no_label_map(name: str, ones: Sequence[Named], roles: Roles) -> Finding:
     first = ones[0].item.path
     paths = [one.item.path for one in ones]
     if len({p.name.casefold().split(".")[0] for p in paths}) == 1 < len(paths) and len({one.words for one in ones}) == 1:
-        return case_error(same_name(paths), case=name, file=first)
+        return case_error("NS-D009", same_name(paths), case=name, file=first)
     where = (
         f"{name} in {roles.labels[0].item.path.parent.name}/" if roles.by_folder else "one, named as those of the other cases are"
     )
-    return case_error(f"image {first} has no label map; expected {where}; add it or remove the image", case=name, file=first)
+    problem = f"image {first} has no label map; expected {where}; add it or remove the image"
+    return case_error("NS-D005", problem, case=name, file=first)
 
 
 def _no_image(one: Named, roles: Roles) -> Finding:
     path = one.item.path
     name = "_".join(one.rest) if not roles.by_folder else one.item.stem
     where = f"{name} in {roles.images[0].item.path.parent.name}/" if roles.by_folder else "one whose name begins alike"
-    return case_error(
-        f"label map {path} has no image; expected {where}; add the image or remove the label map", case=name, file=path
-    )
+    problem = f"label map {path} has no image; expected {where}; add the image or remove the label map"
+    return case_error("NS-D006", problem, case=name, file=path)
 
 
 def _missing_masks(names: Mapping[int, str], sets: LabelSets) -> list[Finding]:
     """A warning for each case that has masks of some labels only."""
     missing = {key: [kind for kind in sets.kinds if kind not in maps] for key, maps in sets.maps.items()}
     return [
-        Finding(
-            level="warning",
-            message=f"has no mask of {list_some(kinds)}, which counts as absent; check it",
+        Finding.of(
+            "NS-D026",
+            f"has no mask of {list_some(kinds)}, which counts as absent; check it",
             case=names[key],
-            file=str(next(iter(sets.maps[key].values())).item.path.parent),
+            file=next(iter(sets.maps[key].values())).item.path.parent,
         )
         for key, kinds in missing.items()
         if kinds

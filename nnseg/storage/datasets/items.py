@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnseg.core.dataset import AS_FOUND, Case, Finding, Reading, Unused
+from nnseg.core.errors import coded, split_code
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import Description
 
@@ -245,15 +246,19 @@ def not_used(named: Iterable[Named], reason: str = "") -> tuple[Unused, ...]:
 
 
 def same_name(paths: Iterable[Path]) -> str:
-    """The problem of files that have one name."""
-    return (
-        f"{' and '.join(path.name for path in paths)} share one name; expected one file per case and channel; remove or rename one"
-    )
+    """The problem of files that have one name, perhaps but for upper and lower case."""
+    files = sorted(paths)
+    stems = {path.name.split(".")[0] for path in files}
+    cased = len(stems) > 1 and len({stem.casefold() for stem in stems}) == 1
+    code = "NS-D010" if cased else "NS-D009" if len(stems) == 1 else "NS-D011"
+    text = f"{' and '.join(path.name for path in files)} {'differ in upper and lower case only' if cased else 'share one name'}"
+    return coded(f"{text}; expected one file per case and channel; remove or rename one", code)
 
 
-def case_error(message: str, *, case: str, file: Path) -> Finding:
-    """What is wrong with a case, which is not used."""
-    return Finding(level="error", message=message, case=case, file=str(file))
+def case_error(kind: str, problem: str, *, case: str, file: Path) -> Finding:
+    """What is wrong with a case, which is not used; of a kind, unless the problem ends in another code."""
+    message, code = split_code(problem)
+    return Finding.of(code or kind, message, case=case, file=file)
 
 
 def wrong_count(description: Description, count: int) -> list[Finding]:
@@ -261,4 +266,4 @@ def wrong_count(description: Description, count: int) -> list[Finding]:
     if description.count in (None, count):
         return []
     message = f"numTraining is {description.count}, but there are {count} cases; the number was ignored"
-    return [Finding(level="note", message=message, file=str(description.path))]
+    return [Finding.of("NS-D022", message, file=description.path)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nnseg.core.dataset import Reading, counted, list_some
+from nnseg.core.dataset import Finding, Reading, counted, list_some
 from nnseg.core.errors import DatasetError
 from nnseg.core.names import fault_of_name, shortened, shown
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, Description, read_description
@@ -50,8 +51,12 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
         errors = [f for f in dataset.findings if f.level == "error"]
         first = f"; the first of {len(errors)} problems: {errors[0]}" if errors else ""
         wrong = f"has no usable case ({dataset.layout}; {len(errors)} errors){first}"
-        raise DatasetError.at(folder, wrong, "at least one image with a label map", "correct the files named")
+        error = DatasetError.at(folder, wrong, "at least one image with a label map", "correct the files named", "NS-D002")
+        error.findings = dataset.findings
+        error.kind = errors[0].code if len(errors) == 1 else error.kind
+        raise error
     dataset = _with_parts(folder, dataset)
+    dataset = replace(dataset, findings=(*dataset.findings, *_same_names(dataset)))
     cases = (replace(case, spacing=reading.spacing) for case in dataset.cases)
     return replace(
         dataset, cases=tuple(sorted(cases, key=lambda c: c.name)), unused=(*dataset.unused, *list_unused(tree)), reading=reading
@@ -68,10 +73,19 @@ def _with_checked_names(dataset: FoundDataset, description: Description | None) 
             place = description.path if description and name in keys else case.images[0]
             expected = "a name without separators and control characters"
             message = f'the name "{shown(name)}" of a case {fault}; expected {expected}; rename it'
-            findings.append(case_error(message, case=shown(name), file=place))
+            findings.append(case_error("NS-D037", message, case=shown(name), file=place))
         else:
             cases.append(replace(case, name=name))
     return replace(dataset, cases=tuple(cases), findings=tuple(findings))
+
+
+def _same_names(dataset: FoundDataset) -> list[Finding]:
+    """An error for names of cases that differ in upper and lower case only, or in how accents are coded."""
+    alike: dict[str, list[str]] = {}
+    for case in dataset.cases:
+        alike.setdefault(unicodedata.normalize("NFC", case.name).casefold(), []).append(case.name)
+    text = "differ in upper and lower case only, or in how accents are coded; expected different names; rename one"
+    return [Finding.of("NS-D010", f"cases {list_some(names)} {text}") for names in alike.values() if len(names) > 1]
 
 
 def _with_parts(folder: Path, dataset: FoundDataset) -> FoundDataset:
@@ -94,7 +108,7 @@ def _unknown(tree: Tree) -> DatasetError:
         if role in ("image", "label") and not any(item.folders[:1] == (folder.name,) or item.path == folder for item in tree.items):
             found = f"holds no image; found {suffixes_found(folder)}"
             advice = OUTLINES if role == "label" and {".json", ".xml"} & set(tree.companions) else "convert the files"
-            return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", advice)
+            return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", advice, "NS-D003")
     recurring = Counter(item.path.name for item in tree.items if item.folders)
     repeated = [f"{name} in {n} folders" for name, n in recurring.most_common(5) if n > 1]
     inside = list_some([f"{p.name}/" for p in folders], 3) or "no folders"
@@ -102,7 +116,9 @@ def _unknown(tree: Tree) -> DatasetError:
     wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
     expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"
     outlines = sum(path.suffix in (".json", ".xml") for path in tree.root.rglob("*")) > 1 and not repeated
-    return DatasetError.at(tree.root, wrong, expected, OUTLINES if outlines else OPTIONS if tree.items else "convert the files")
+    return DatasetError.at(
+        tree.root, wrong, expected, OUTLINES if outlines else OPTIONS if tree.items else "convert the files", "NS-D003"
+    )
 
 
 LAYOUTS: dict[str, Callable[[Tree, Description | None, Reading], FoundDataset | None]] = {

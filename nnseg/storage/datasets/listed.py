@@ -20,14 +20,14 @@ def listed_cases(tree: Tree, description: Description | None, reading: Reading) 
     """The cases that dataset.json lists; None if it lists none, or if patterns are given."""
     if description is None or description.entries is None or reading.images or reading.labels:
         return None
-    findings = [case_error(e.problem, case=e.name, file=description.path) for e in description.entries if e.problem]
+    findings = [case_error("NS-D034", e.problem, case=e.name, file=description.path) for e in description.entries if e.problem]
     listed = [e for e in description.entries if not e.problem]
     entries = [e for e in listed if e.labels or e.split not in ("validation", "test")]
     cases: dict[str, Case] = {}
     for name, entry in zip(_entry_names(entries), entries, strict=True):
         problem = _entry_problem(entry, known=name in cases) or _masks_problem(entry, description)
         if problem:
-            findings.append(case_error(problem, case=name, file=entry.images[0]))
+            findings.append(case_error("NS-D034", problem, case=name, file=entry.images[0]))
         else:
             cases[name] = Case(name=name, images=_existing(entry.images), labels=_label_map(entry, description), split=entry.split)
     findings += [
@@ -124,6 +124,6 @@ def _unlisted(description: Description, all_entries: Sequence[CaseEntry], entrie
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
             extra = [p for p in image_files(folder) if p.resolve() not in listed]
             advice = f"is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
-            findings += [Finding(level="warning", message=f"{kind} {p} {advice}", case=image_name(p), file=str(p)) for p in extra]
+            findings += [Finding.of("NS-D025", f"{kind} {p} {advice}", case=image_name(p), file=p) for p in extra]
             listed.update(p.resolve() for p in extra)
     return findings

@@ -109,4 +109,4 @@ def _note(cases: Sequence[Case], labels: Labels) -> Finding:
     count = {name: sum(case.annotated is None or name in case.annotated for case in cases) for name in labels.names[1:]}
     listed = ", ".join(f"{name} in {n}" for name, n in count.items())
     message = f"labels annotated, of {len(cases)} cases: {listed}; elsewhere they count neither in training nor in scores"
-    return Finding(level="note", message=message)
+    return Finding.of("NS-D030", message)

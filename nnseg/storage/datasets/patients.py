@@ -48,6 +48,10 @@ MOST_TIME_POINTS = 20
 """A higher number at the end of a name is none of a time point, unless the one before has four digits (BraTS-GLI-00005-101)."""
 
 
+STEMS = (r"(.+)[_\-. ].+", r"(.+\d)[A-Za-z]")
+"""Names that begin with what may be a patient's, as in 12_a and 12a."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patients:
     """The patient of each case, where some have several.
@@ -84,7 +88,7 @@ def find_patients(dataset: Dataset) -> Patients | None:
 def patient_findings(dataset: Dataset) -> tuple[Finding, ...]:
     """A note of the patients that `find_patients` finds."""
     patients = find_patients(dataset)
-    return (Finding(level="note", message=patients.message),) if patients else ()
+    return (Finding.of("NS-D019" if patients.of else "NS-D020", patients.message),) if patients else ()
 
 
 def _group(texts: Mapping[str, str], patient: Callable[[str], str]) -> dict[str, str]:
@@ -127,17 +131,19 @@ def _numbered(texts: Iterable[str]) -> Callable[[str], str]:
 
 
 def _doubt(texts: Iterable[str]) -> Patients | None:
-    """A message about names that begin alike up to the last separator and a number, if several groups of them do."""
-    stems: dict[str, list[str]] = {}
-    for text in texts:
-        if (parts := re.match(rf"(.*){SEPARATOR}(.+)$", text)) and parts[1][-1:].isdigit() and may_be_patient(parts[1]):
-            stems.setdefault(parts[1], []).append(text)
-    alike = [sorted(names) for names in stems.values() if len(names) > 1]
-    if len(alike) < 2:
-        return None
-    first, second = min(alike)[:2]
-    message = f"names like {first} and {second} begin alike: if they are scans of one patient, keep them in one fold with"
-    return Patients(of={}, message=rf'{message} --group-by "(.+)[_\-. ].+"')
+    """A message about names that begin alike up to a number and a separator or letter, if several groups of them do."""
+    known = list(texts)
+    for pattern in STEMS:
+        stems: dict[str, list[str]] = {}
+        for text in known:
+            if (parts := re.fullmatch(pattern, text)) and parts[1][-1:].isdigit() and may_be_patient(parts[1]):
+                stems.setdefault(parts[1], []).append(text)
+        alike = [sorted(names) for names in stems.values() if len(names) > 1]
+        if len(alike) > 1:
+            first, second = min(alike)[:2]
+            message = f"names like {first} and {second} begin alike: if they are scans of one patient, keep them in one fold with"
+            return Patients(of={}, message=f'{message} --group-by "{pattern}"')
+    return None
 
 
 def _message(groups: Mapping[str, str], why: str) -> str:

@@ -13,7 +13,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
-from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, no_label, show_labels
+from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, full_value, no_label, show_labels
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.partial_labels import mark_annotated
 from nnseg.storage.images.formats import suffix_of
@@ -24,6 +24,9 @@ from nnseg.storage.images.read import (
     read_scan,
 )
 from nnseg.system.parallel import map_items
+
+FEW = 3
+"""Label maps that are looked at where values are declared: they may be masks of 0 and 255."""
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +59,23 @@ def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0)
 def needs_look(found: FoundDataset) -> bool:
     """True if the content of label maps tells their labels: no dataset.json does, or their values need not be the labels'."""
     about = found.description
-    if not about or not about.labels or (about.instances and len(about.labels.values) == 2):
+    if not about or not about.labels or (about.instances and len(about.labels.values) == 2) or found.reading.auto_labels:
         return True
-    sources = [case.labels for case in found.cases if case.labels is not None]
-    return any(isinstance(s, LabelFiles) or has_segments(s) for s in sources) or count_label_channels(sources[0]) > 1
+    cases = [case for case in found.cases if case.labels is not None]
+    sources = [case.labels for case in cases if case.labels is not None]
+    return (
+        any(isinstance(s, LabelFiles) or has_segments(s) for s in sources)
+        or count_label_channels(sources[0]) > 1
+        or (len(about.labels.values) == 2 and any(map(_is_full_mask, cases[:FEW])))
+    )
+
+
+def _is_full_mask(case: Case) -> bool:
+    """True if a label map is a mask of 0 and 255, or 65535."""
+    try:
+        return full_value(look_at_labels(case).marks) is not None
+    except (ScanError, ValueError):
+        return False
 
 
 def look_at_labels(case: Case) -> ShownLabels:
@@ -83,7 +99,7 @@ def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabel
         DatasetError: they show no label, or cannot be understood.
     """
     errors = [
-        Finding(level="error", message=problems[c.name], case=c.name, file=str(label_paths(c.labels)[0]))
+        Finding.read(problems[c.name], "NS-S001", case=c.name, file=label_paths(c.labels)[0])
         for c in found.cases
         if c.name in problems
     ]
@@ -97,6 +113,7 @@ def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabel
         declared=found.declared,
         instances=about.instances if about else (),
         problems=errors,
+        auto_labels=found.reading.auto_labels,
     )
     order = {case.name: i for i, case in enumerate(found.cases)}
     return replace(meaning, problems=tuple(sorted(meaning.problems, key=lambda finding: order[finding.case])))

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,10 +17,12 @@ from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY
 from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS
-from nnseg.storage.images.canonical import RESAMPLED
 from nnseg.storage.images.label_codings import count_values
 from nnseg.storage.images.read import labels_on_grid_of, read_header, read_label_map, read_scan, stored_grid
 from nnseg.storage.images.resampling import NEAR
+
+SAME_PLACE = 0.01
+"""Distance in voxels up to which a label map and its image lie at one place."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +51,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> LabelledScan:
             that of a label which was not annotated.
     """
     if case.labels is None:
-        raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset")
+        raise ScanError.at(case.images[0], "has no label map", "one", "add it to the dataset", "NS-D005")
     scan = read_case_scan(case, channels)
     label_map = read_label_map(case.labels, like=scan.source, sheared=True)
     read = place_labels(case, scan, label_map)
@@ -81,20 +82,25 @@ def place_labels(case: Case, scan: Scan, label_map: LabelMap) -> LabelledScan:
         ScanError: shape or position do not agree.
     """
     path = label_paths(case.labels)[0]
-    offset = _check_position(case.images, stored_grid(scan), path, label_map)
-    findings = [offset] if offset else []
-    cropped = label_map.source is not None and sorted(label_map.source.grid.shape) != sorted(label_map.grid.shape)
-    findings += [Finding(level="note" if cropped else "warning", message=note) for note in label_map.notes]
-    placed = [f.model_copy(update={"case": case.name, "file": str(path)}) for f in findings]
+    notes = [*_check_position(case.images, stored_grid(scan), path, label_map), *_note_order(scan, label_map), *label_map.notes]
+    findings = [Finding.read(note, "NS-L001", case=case.name, file=path) for note in notes]
     for note in scan.notes:
-        level: Literal["warning", "note"] = "warning" if RESAMPLED in note else "note"
-        placed.append(Finding(level=level, message=note, case=case.name, file=str(case.images[0])))
+        file = next((one for one in case.images if note.startswith(f"{one.name}: ")), case.images[0])
+        findings.append(Finding.read(note, "NS-S029", case=case.name, file=file))
     label_map = replace(labels_on_grid_of(scan, label_map), grid=scan.grid)
-    return LabelledScan(scan=scan, label_map=label_map, findings=tuple(placed))
+    return LabelledScan(scan=scan, label_map=label_map, findings=tuple(findings))
+
+
+def _note_order(scan: Scan, label_map: LabelMap) -> tuple[str, ...]:
+    """A note if a label map stores its axes in another order, or other directions, than its scan."""
+    stored = label_map.source
+    if stored is None or stored.grid.canonical() == scan.source.grid.canonical() or not stored.exif == scan.source.exif == 1:
+        return ()
+    return ("label map stores its axes in another order or direction than its image; it was turned [NS-L012]",)
 
 
 def check_values(case: Case, counts: Mapping[int, int], labels: Labels) -> tuple[Finding, ...]:
-    """A warning if a label map is empty.
+    """A warning if a label map is empty, a note if it is full.
 
     Args:
         counts: voxels of each value that occurs.
@@ -105,10 +111,11 @@ def check_values(case: Case, counts: Mapping[int, int], labels: Labels) -> tuple
     path = label_paths(case.labels)[0]
     _check_declared(path, counts, labels)
     _check_annotated(path, counts, labels, case.annotated)
-    if set(counts) & set(labels.values[1:]):
+    if not set(counts) & set(labels.values[1:]):
+        return (Finding.of("NS-L007", "label map is empty: no voxel of any label; check it", case=case.name, file=path),)
+    if labels.values[0] in counts or labels.ignore in counts:
         return ()
-    message = "label map is empty: no voxel of any label; check it"
-    return (Finding(level="warning", message=message, case=case.name, file=str(path)),)
+    return (Finding.of("NS-L008", "labels fill the whole image: it has no background", case=case.name, file=path),)
 
 
 def check_channels(case: Case, count: int, shape: Shape, channels: int) -> None:
@@ -121,7 +128,7 @@ def check_channels(case: Case, count: int, shape: Shape, channels: int) -> None:
     if count != channels:
         found = f"the scan has {count} channels in {len(case.images)} files (shape {shape})"
         advice = "correct the files, or the dataset's channel names"
-        raise ScanError.at(case.images[0], found, f"{channels} as the dataset has", advice)
+        raise ScanError.at(case.images[0], found, f"{channels} as the dataset has", advice, "NS-S024")
 
 
 def _check_constant(case: Case, scan: Scan) -> None:
@@ -129,11 +136,11 @@ def _check_constant(case: Case, scan: Scan) -> None:
         if channel.min() == channel.max():
             file = case.images[i] if len(case.images) == len(scan.image) else case.images[0]
             found = f"channel {i} is constant: every voxel is {channel.flat[0]:g}"
-            raise ScanError.at(file, found, "an image", "export it again, or remove the case")
+            raise ScanError.at(file, found, "an image", "export it again, or remove the case", "NS-S008")
 
 
-def _check_position(images: Sequence[Path], grid: Grid, path: Path, label_map: LabelMap) -> Finding | None:
-    """A note if the canonical label map and its image, on ``grid``, lie apart by rounding.
+def _check_position(images: Sequence[Path], grid: Grid, path: Path, label_map: LabelMap) -> tuple[str, ...]:
+    """A note if the canonical label map and its image, on ``grid``, lie apart by more than headers are rounded.
 
     Raises:
         ScanError: they have different shapes, or lie further apart.
@@ -141,17 +148,15 @@ def _check_position(images: Sequence[Path], grid: Grid, path: Path, label_map: L
     image = images[0]
     if label_map.grid.shape != grid.shape:
         found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {grid.shape}"
-        raise ScanError.at(path, found, "equal shapes", _advise_on_shape(images, label_map.grid.shape))
-    if grid.matches(label_map.grid):
-        return None
-    gap = grid.largest_gap(label_map.grid)
+        raise ScanError.at(path, found, "equal shapes", _advise_on_shape(images, label_map.grid.shape), "NS-L009")
+    gap = grid.gap_beside_rounding(label_map.grid)
+    if gap <= SAME_PLACE * min(grid.spacing):
+        return ()
     if gap > NEAR * min(grid.spacing):
         found = f"label map lies up to {gap:.3g} mm away from its image {image.name}"
         advice = "correct origin, spacing or direction in the header of the wrong one"
-        raise ScanError.at(path, found, f"less than {NEAR * min(grid.spacing):.2g} mm", advice)
-    return Finding(
-        level="note", message=f"label map lies up to {gap:.2g} mm away from its image, by rounding; its image's grid is used"
-    )
+        raise ScanError.at(path, found, f"less than {NEAR * min(grid.spacing):.2g} mm", advice, "NS-L010")
+    return (f"label map lies up to {gap:.2g} mm away from its image, by rounding; its image's grid is used [NS-L011]",)
 
 
 def _advise_on_shape(images: Sequence[Path], shape: Shape) -> str:
@@ -169,10 +174,10 @@ def _check_declared(path: Path, counts: Mapping[int, int], labels: Labels) -> No
         listed = ", ".join(f"{v} ({counts[v]} voxels)" for v in undeclared[:10]) + (", ..." if len(undeclared) > 10 else "")
         declared = ", ".join(map(str, [*labels.values, *([] if labels.ignore is None else [labels.ignore])]))
         found = f"label map has the value{'s' if len(undeclared) > 1 else ''} {listed}"
-        advice = 'add it to "labels" or fix the file'
+        advice = 'add it to "labels", here with --auto-labels, or fix the file'
         if len(undeclared) >= FEWEST_OBJECTS and len(labels.values) == 2:
             advice += f'; if values number objects, write "instances": ["{labels.names[1]}"] into dataset.json'
-        raise ScanError.at(path, found, f"the declared {declared}", advice)
+        raise ScanError.at(path, found, f"the declared {declared}", advice, "NS-L004")
 
 
 def _check_annotated(path: Path, counts: Mapping[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
@@ -181,4 +186,4 @@ def _check_annotated(path: Path, counts: Mapping[int, int], labels: Labels, anno
     if surplus:
         listed = ", ".join(f"{name} ({voxels} voxels)" for name, voxels in surplus)
         found = f"label map shows {listed}, which {ANNOTATED_KEY} does not list for it"
-        raise ScanError.at(path, found, f"only {', '.join(annotated or ())}", "list it if it is complete, or remove it")
+        raise ScanError.at(path, found, f"only {', '.join(annotated or ())}", "list it if it is complete, or remove it", "NS-L006")

@@ -36,7 +36,7 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     voxels = voxels if "C" in axes else voxels[None]
     raw = flat_raw(voxels if "Z" in axes else voxels[:, None], known, options, is_2d="Z" not in axes)
     if not (raw.is_2d or raw.has_spacing):
-        notes.append("holds no voxel size, nor does a file CASE.json; lengths are in voxels")
+        notes.append("holds no voxel size, nor does a file CASE.json; lengths are in voxels [NS-S027]")
     return RawImage(
         voxels=raw.voxels, grid=raw.grid, is_2d=raw.is_2d, has_geometry=False, length_unit=raw.length_unit, notes=(*notes,)
     )

@@ -66,10 +66,13 @@ def canonical_part(path: Path, raw: RawImage, *, repair: bool, resample: bool) -
     turned = raw.grid.reoriented(turn)
     if grid != turned:
         image = _resample_channels(image, turned, grid)
-        notes.append(f"its axes are sheared (cosine {turned.shear:.3g}); it was resampled to right angles and the labels back")
-    if repair:
+        notes.append(
+            f"its axes are sheared (cosine {turned.shear:.3g}); it was resampled to right angles and the labels back [NS-S018]"
+        )
+    if repair or resample:
         notes += _extent_note(grid) if raw.length_unit in ("mm", "m", "cm") else []
-        notes += [f"channel {i} has the same value everywhere" for i, c in enumerate(image) if c.min() == c.max()]
+    if repair:
+        notes += [f"channel {i} has the same value everywhere [NS-S009]" for i, c in enumerate(image) if c.min() == c.max()]
     source = Source(
         files=raw.files or (path,),
         grid=raw.grid,
@@ -92,19 +95,19 @@ def _extent_note(grid: Grid) -> list[str]:
     if not widths or (max(widths) < WIDEST and min(widths) > NARROWEST):
         return []
     shown = " x ".join(f"{n * s:.3g}" for n, s in zip(grid.shape, grid.spacing, strict=True))
-    return [f"it covers {shown} mm (z, y, x); are the units of its header right?"]
+    return [f"it covers {shown} mm (z, y, x); are the units of its header right? [NS-S014]"]
 
 
 def _fill_not_finite(path: Path, image: Floats) -> tuple[Floats, str]:
     """The image with NaN and Inf replaced by the least finite value of their channel, and a note of their number."""
     good = np.isfinite(image)
     if not good.any(axis=(1, 2, 3)).all():
-        raise ScanError.at(path, "has a channel without any finite voxel", "intensities", "export it again")
+        raise ScanError.at(path, "has a channel without any finite voxel", "intensities", "export it again", "NS-S006")
     least = [float(c.min(where=g, initial=np.inf)) for c, g in zip(image, good, strict=True)]
     counts = " and ".join(f"{int(n)} {kind}" for kind, n in (("NaN", np.isnan(image).sum()), ("Inf", np.isinf(image).sum())) if n)
     values = ", ".join(f"{v:g}" for v, g in zip(least, good, strict=True) if not g.all())
     filled = np.where(good, image, np.asarray(least, np.float32)[:, None, None, None])
-    return filled, f"{counts} voxels were replaced by the least value of their channel ({values})"
+    return filled, f"{counts} voxels were replaced by the least value of their channel ({values}) [NS-S007]"
 
 
 def onto_first(part: Part, first: Part, *, repair: bool) -> Part:
@@ -112,7 +115,7 @@ def onto_first(part: Part, first: Part, *, repair: bool) -> Part:
     check_same_grid(part.path, part.grid, first.path, first.grid, repair=repair and part.has_geometry and first.has_geometry)
     if first.grid.matches(part.grid, CHANNEL_TOLERANCE):
         return part
-    note = f"{part.path.name}: {RESAMPLED} of {first.path.name}"
+    note = f"{part.path.name}: {RESAMPLED} of {first.path.name} [NS-S022]"
     image = _resample_channels(part.image, part.grid, first.grid)
     return replace(part, image=image, grid=first.grid, notes=(*part.notes, note))
 
@@ -124,7 +127,11 @@ def check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, re
         if share < RESAMPLE_OVERLAP:
             found = f"covers {share:.0%} of channel {first_path.name}"
             raise ScanError.at(
-                path, found, f"at least {RESAMPLE_OVERLAP:.0%}", "check that both are of one scan, or leave it out with --channels"
+                path,
+                found,
+                f"at least {RESAMPLE_OVERLAP:.0%}",
+                "check that both are of one scan, or leave it out with --channels",
+                "NS-S023",
             )
         return
     if grid.shape != first.shape:
@@ -133,13 +140,13 @@ def check_same_grid(path: Path, grid: Grid, first_path: Path, first: Grid, *, re
         found = f"lies up to {first.largest_gap(grid):.3g} mm away from channel {first_path.name}"
     else:
         return
-    raise ScanError.at(path, found, "all channels of a scan on one grid", "resample this channel onto the first")
+    raise ScanError.at(path, found, "all channels of a scan on one grid", "resample this channel onto the first", "NS-S023")
 
 
 def canonical_labels(path: Path, voxels: npt.NDArray[Any], raw: RawImage, like: Source | None, *, sheared: bool) -> LabelMap:
     """Voxels (Z, Y, X) turned to canonical orientation, and put into their place in ``like``."""
     grid, *notes = (raw.grid,) if like is None or raw.has_geometry else _grid_by_scan(raw, like)
-    notes += raw.label_notes
+    notes += [*raw.label_notes, *(raw.notes if raw.has_geometry else ())]
     if not sheared:
         _check_shear(path, grid)
     turn, files = grid.canonical(), raw.files or (path,)
@@ -149,7 +156,7 @@ def canonical_labels(path: Path, voxels: npt.NDArray[Any], raw: RawImage, like: 
         pasted = np.zeros(whole.shape, turned.dtype)
         pasted[place.slices] = turned
         extent = f"{format_axes(turned_grid.shape)} of {format_axes(whole.shape)} voxels"
-        notes.append(f"covers {extent} of its image; it was put at {place.start} (z, y, x)")
+        notes.append(f"covers {extent} of its image; it was put at {place.start} (z, y, x) [NS-L013]")
         turned, turned_grid = pasted, whole
     source = Source(files=files, grid=grid, is_2d=raw.is_2d, length_unit=raw.length_unit, exif=raw.exif)
     return LabelMap(labels=turned, grid=turned_grid, source=source, notes=tuple(f"{path.name}: {note}" for note in notes))
@@ -180,14 +187,14 @@ def _says_where(raw: RawImage, like: Source) -> bool:
 def _check_shear(path: Path, grid: Grid) -> None:
     if grid.is_sheared:
         found = f"has sheared axes (cosine {grid.shear:.3g} between two of them, for instance from a tilted gantry)"
-        raise ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid")
+        raise ScanError.at(path, found, "axes at right angles", "resample it to a rectangular grid", "NS-S019")
 
 
 def _not_finite(path: Path, voxels: npt.NDArray[Any]) -> ScanError:
     kinds = [(name, where) for name, where in (("NaN", np.isnan(voxels)), ("Inf", np.isinf(voxels))) if where.any()]
     counts = " and ".join(f"{int(where.sum())} {name}" for name, where in kinds)
     found = f"has {counts} voxels, the first at (z, y, x) = {_first(kinds[0][1].any(axis=0))} as stored"
-    return ScanError.at(path, found, "finite intensities", "replace them, for instance by the background's value")
+    return ScanError.at(path, found, "finite intensities", "replace them, for instance by the background's value", "NS-S006")
 
 
 def _first(where: npt.NDArray[np.bool_]) -> tuple[int, ...]:

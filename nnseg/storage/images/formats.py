@@ -132,7 +132,8 @@ def read_raw_file(path: Path, options: ReadOptions) -> RawImage:
     if form is None:
         if reason := why_unread(path):
             raise ScanError(f"{path}: {reason}")
-        raise ScanError.at(path, f'has the unknown suffix "{suffix_of(path)}"', f"one of {known_suffixes()}", "convert it")
+        found = f'has the unknown suffix "{suffix_of(path)}"'
+        raise ScanError.at(path, found, f"one of {known_suffixes()}", "convert it", "NS-S004")
     with errors_of_file(path):
         raw = form.read(path, options)
         return divide_jpeg_mask(path, raw) if form.lossy and options.as_labels and not options.only_header else raw

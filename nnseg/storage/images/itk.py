@@ -51,7 +51,7 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
                 image = header if unpacked is not None else sitk.ReadImage(str(path))
     except RuntimeError as error:
         found, expected = f"cannot be read as an image ({itk_message(error)})", "a complete image with axes at right angles"
-        raise ScanError.at(path, found, expected, "copy or export it again") from error
+        raise ScanError.at(path, found, expected, "copy or export it again", "NS-S004") from error
     if path.suffix.lower() == ".gipl" and not options.only_header:
         _check_gipl_size(path, image)
     raw = raw_from_itk(path, image, unpacked)
@@ -157,7 +157,7 @@ def raw_from_itk(path: Path, image: sitk.Image | sitk.ImageFileReader, unpacked:
     dimensions = image.GetDimension()
     if not 2 <= dimensions <= 4 or (dimensions == 4 and colours > 1):
         found = f"is a {dimensions}-dimensional image of {sitk.GetPixelIDValueAsString(image.GetPixelIDValue())}"
-        raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
+        raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again", "NS-S021")
     if colours > 1:
         voxels = np.moveaxis(voxels, -1, 0)
     elif dimensions < 4:
@@ -258,4 +258,4 @@ def _check_gipl_size(path: Path, image: sitk.Image) -> None:
     voxels: npt.NDArray[Any] = sitk.GetArrayViewFromImage(image)
     promised = GIPL_HEADER_BYTES + voxels.nbytes
     if path.stat().st_size < promised:
-        raise ScanError.at(path, f"has {path.stat().st_size} bytes", f"{promised}", "copy it again; it is truncated")
+        raise ScanError.at(path, f"has {path.stat().st_size} bytes", f"{promised}", "copy it again; it is truncated", "NS-S002")

@@ -31,9 +31,11 @@ def divide_jpeg_mask(path: Path, raw: RawImage) -> RawImage:
     mean: npt.NDArray[Any] = grey.mean(axis=0)
     if not colourless or not (mean.max() >= WHITE or mean.max() == 0) or not _is_black_and_white(mean):
         found = "is a JPEG label map, whose values compression has changed"
-        raise ScanError.at(path, found, "a lossless file, or a mask in black and white", "export the original masks as PNG")
+        raise ScanError.at(
+            path, found, "a lossless file, or a mask in black and white", "export the original masks as PNG", "NS-L016"
+        )
     between = int(np.count_nonzero((mean > 0) & (mean < mean.max())))
-    note = f"{between} pixels lie between black and white, by JPEG compression; the mask was divided at the half"
+    note = f"{between} pixels lie between black and white, by JPEG compression; the mask was divided at the half [NS-L015]"
     return replace(raw, voxels=np.where(mean > 127, 255, 0).astype(np.uint8)[None], label_notes=(note,))
 
 

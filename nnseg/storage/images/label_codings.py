@@ -235,7 +235,7 @@ def as_mask(path: Path, voxels: npt.NDArray[Any], *, advice: str = SEVERAL_VALUE
         found = f"has {len(shown)} values ({', '.join(map(str, shown[:6]))}{', ...' if len(shown) > 6 else ''})"
         raise ScanError.at(path, found, "0 and one other value in a mask", advice)
     few = f"{counted(count, 'voxel')} ({count / values.size:.2g} of all) {'lies' if count == 1 else 'lie'}"
-    note = f"{few} between 0 and {highest}; the mask was divided at the half"
+    note = f"{few} between 0 and {highest}; the mask was divided at the half [NS-L015]"
     return values > highest / 2, (f"{path.name}: {note}",)
 
 
@@ -256,7 +256,7 @@ def whole_numbers(path: Path, voxels: npt.NDArray[Any]) -> Integers:
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
         count = f"{int(bad.sum())} voxels that are no whole numbers"
         found = f"has {count}, the first {voxels[first]:g} at (z, y, x) = {first} as stored"
-        raise ScanError.at(path, found, "label values", "resample label maps with nearest neighbour, not interpolation")
+        raise ScanError.at(path, found, "label values", "resample label maps with nearest neighbour, not interpolation", "NS-L002")
     whole: Integers = rounded.astype(smallest_integer_type(rounded))
     return whole
 

@@ -22,7 +22,9 @@ from nnseg.storage.images.units import to_mm
 
 ANALYZE_HEADER_BYTES = 348
 
-ANALYZE_NOTE = "is Analyze 7.5, which does not say which side is left: its axes were taken to point left, front and up, as SPM does"
+ANALYZE_NOTE = (
+    "is Analyze 7.5, which does not say which side is left: its axes were taken to point left, front and up, as SPM does [NS-S016]"
+)
 
 MGH_INTEGERS: Final = (np.uint8, np.int16, np.int32)
 """Types of whole numbers in MGH files. Source: FreeSurfer's wiki, MghFormat."""
@@ -57,7 +59,7 @@ def read_pair(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     sizes = np.asarray(nib.AnalyzeHeader(header[:ANALYZE_HEADER_BYTES], check=False)["pixdim"][1:4])
     if not (np.isfinite(sizes) & (sizes != 0)).all():  # nibabel would take 1 mm
         found = f"has voxel sizes {tuple(map(float, sizes))} (x, y, z)"
-        raise ScanError.at(path, found, "sizes in mm", "convert it to NIfTI with the right ones")
+        raise ScanError.at(path, found, "sizes in mm", "convert it to NIfTI with the right ones", "NS-S012")
     raw = _raw(path, lambda: nib.Spm2AnalyzeImage.from_filename(path, mmap=False), options)
     return raw if path.with_suffix(".mat").is_file() else replace(raw, notes=(*raw.notes, ANALYZE_NOTE))
 

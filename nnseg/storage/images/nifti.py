@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from nnseg.core.errors import ScanError
-from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector
+from nnseg.core.errors import ScanError, coded
+from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, format_axes
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.nifti_header import (
@@ -30,7 +30,7 @@ from nnseg.storage.images.nifti_header import (
     parse_header,
     voxel_file,
 )
-from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, make_grid, no_spacing, placeholder
 from nnseg.storage.images.units import to_mm
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -41,9 +41,12 @@ VECTOR = 1007
 
 NO_FORMS = (
     "states no orientation (its sform and qform have code 0): "
-    "its axes were taken to point left, front and up, as nibabel takes them"
+    "its axes were taken to point left, front and up, as nibabel takes them [NS-S016]"
 )
 """Note of a volume whose orientation is a guess; ITK would take its second axis to point to the back."""
+
+SIZE_TOLERANCE = 0.01
+"""Relative difference of voxel sizes in pixdim and in the sform above which there is a note."""
 
 FORMS_TOLERANCE = 0.1
 """Distance in voxels between the corners of a volume by sform and by qform above which there is a note."""
@@ -61,7 +64,9 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     header = parse_header(path, start)
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
-        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", EXPORT_AGAIN)
+        raise ScanError.at(
+            path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", EXPORT_AGAIN, "NS-S021"
+        )
     kind = number_type(path, header)
     if options.only_header:
         found = _not_read(kind, shape)
@@ -70,7 +75,12 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         found = _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
     (voxels, of_axes), is_2d = arranged(path, found, shape, vectors=int(header["intent_code"]) == VECTOR), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
-    notes = (*(compression_note(path) if is_single(header) else ()), *of_axes, *_forms_note(header, grid))
+    notes = (
+        *(compression_note(path) if is_single(header) else ()),
+        *of_axes,
+        *_slope_note(header),
+        *(_forms_note(header, grid) or _size_note(header, grid)),
+    )
     return RawImage(voxels=voxels, grid=grid, is_2d=is_2d, notes=notes, length_unit=length_unit(header))
 
 
@@ -153,7 +163,7 @@ def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, s
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
         promised = f"{count * dtype.itemsize} as its header says (shape {shape})"
-        raise ScanError.at(path, found, promised, "copy it again; it is truncated")
+        raise ScanError.at(path, found, promised, "copy it again; it is truncated", "NS-S002")
     voxels = np.frombuffer(data, dtype, count, start).reshape(shape[::-1])
     return voxels.view(np.uint8).reshape(*voxels.shape, -1) if dtype.names else voxels
 
@@ -164,7 +174,7 @@ def _scaled(path: Path, header: Any, voxels: npt.NDArray[Any]) -> npt.NDArray[An
     if not np.isfinite(slope) or slope == 0 or (slope, intercept) == (1.0, 0.0):
         return voxels
     if not np.isfinite(intercept):
-        raise ScanError.at(path, f"has scl_inter {intercept}", "a number", "correct the header")
+        raise ScanError.at(path, f"has scl_inter {intercept}", "a number", "correct the header", "NS-S011")
     wide: npt.NDArray[np.floating[Any]] = voxels.astype(np.float64 if voxels.dtype.itemsize > 4 else np.float32)
     wide *= slope
     wide += intercept
@@ -187,7 +197,7 @@ def arranged(
     space = _as_slices(shape)
     what = "slices" if space != shape else "channels"
     colours = voxels.shape[len(shape) :]
-    note = f"is {' x '.join(map(str, shape[:4]))}: its fourth axis was taken as {what}"
+    note = coded(f"is {' x '.join(map(str, shape[:4]))}: its fourth axis was taken as {what}", "NS-S020")
     return _channels_first(path, voxels.reshape(*space[::-1], *colours), space), (note,)
 
 
@@ -202,7 +212,7 @@ def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]
     extra = [n for n in shape[3:] if n > 1]
     colours = voxels.shape[-1] if voxels.ndim > len(shape) else 1
     if len(extra) + (colours > 1) > 1:
-        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "at most one axis of channels", EXPORT_AGAIN)
+        raise ScanError.at(path, f"is {len(shape)}-dimensional {shape}", "at most one axis of channels", EXPORT_AGAIN, "NS-S021")
     space = (*(1,) * (3 - len(shape)), *shape[2::-1]) if len(shape) > 2 else (1, shape[1], shape[0])
     if colours > 1:
         return np.moveaxis(voxels.reshape(*space, colours), -1, 0)
@@ -212,7 +222,9 @@ def _channels_first(path: Path, voxels: npt.NDArray[Any], shape: tuple[int, ...]
 def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spacing: Vector | None = None) -> Grid:
     header = header.copy()
     sizes = np.asarray(header["pixdim"][1 : 3 if is_2d else 4])
-    if spacing is not None and not int(header["sform_code"]) > 0 and not (np.isfinite(sizes) & (sizes > 0)).all():
+    if not int(header["sform_code"]) > 0 and not (np.isfinite(sizes) & (sizes > 0)).all():
+        if spacing is None:
+            raise no_spacing(path, sizes[::-1])
         header["pixdim"][1:4] = spacing[::-1]
     if header["pixdim"][0] not in (-1, 1):  # ITK and the format read an invalid sign as +1; nibabel would refuse
         header["pixdim"][0] = 1
@@ -221,7 +233,9 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], *, is_2d: bool, spaci
     try:
         affine = np.asarray(header.get_best_affine(), float)
     except (HeaderDataError, ValueError) as error:
-        raise ScanError.at(path, f"has a broken qform ({error})", "valid positions in its header", "correct the header") from error
+        raise ScanError.at(
+            path, f"has a broken qform ({error})", "valid positions in its header", "correct the header", "NS-S031"
+        ) from error
     if is_2d and not np.any(affine[:3, 2]):
         affine[2, 2] = 1.0
     unit = to_mm(1.0, length_unit(header))
@@ -235,6 +249,24 @@ def flat_grid(grid: Grid) -> Grid:
     return grid if grid.canonical().axes[0] == 0 else Grid(shape=grid.shape, spacing=grid.spacing)
 
 
+def _slope_note(header: Any) -> tuple[str, ...]:
+    """A note if the header's factor for voxels is none; readers differ in what they make of that."""
+    slope = float(header["scl_slope"])
+    note = f"its scl_slope is {slope:g} (scl_inter {float(header['scl_inter']):g}): as the format says, voxels were not scaled"
+    return () if np.isfinite(slope) and slope else (coded(note, "NS-S010"),)
+
+
+def _size_note(header: Any, grid: Grid) -> tuple[str, ...]:
+    """A note if the voxel sizes of the header are not those of its sform."""
+    sizes = to_mm(1.0, length_unit(header)) * np.asarray(header["pixdim"][1:4], float)[: 2 if grid.is_2d else 3]
+    used = np.asarray(grid.spacing[::-1])[: len(sizes)]
+    if not int(header["sform_code"]) > 0 or np.allclose(sizes, used, rtol=SIZE_TOLERANCE, atol=0):
+        return ()
+    return (
+        f"its pixdim says {format_axes(sizes)} mm, but its sform {format_axes(used)} mm (x, y, z); the sform is used [NS-S013]",
+    )
+
+
 def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
     """A note if the header holds two positions, sform and qform, that differ, or a volume's none."""
     stated = [int(header[code]) > 0 for code in ("sform_code", "qform_code")]
@@ -243,9 +275,9 @@ def _forms_note(header: Any, grid: Grid) -> tuple[str, ...]:
     try:
         between = np.asarray(header.get_sform(), float) - np.asarray(header.get_qform(), float)
     except (HeaderDataError, ValueError):
-        return ("its qform is broken; the sform is used",)
+        return ("its qform is broken; the sform is used [NS-S017]",)
     corners = np.column_stack([grid.corners[:, ::-1], np.ones(8, int)])
     unit = to_mm(1.0, length_unit(header))
     gap = unit * float(np.linalg.norm(corners @ between[:3].T, axis=1).max())
-    note = f"its sform and qform differ by up to {gap:.3g} mm; the sform is used"
+    note = f"its sform and qform differ by up to {gap:.3g} mm; the sform is used [NS-S015]"
     return (note,) if gap > FORMS_TOLERANCE * min(grid.spacing) else ()

@@ -78,14 +78,14 @@ def decompressed(path: Path, *, only_header: bool = False, announced: int | None
     try:
         return zlib.decompressobj(AUTOMATIC).decompress(start, HEADER_BYTES)
     except zlib.error as error:
-        raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again") from error
+        raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again", "NS-S030") from error
 
 
 def compression_note(path: Path) -> tuple[str, ...]:
     """A note if a file is compressed, or not, contrary to its name."""
     with path.open("rb") as file:
         packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
-    return () if packed == named else (f"is {'' if packed else 'not '}compressed, contrary to its name; read as it is",)
+    return () if packed == named else (f"is {'' if packed else 'not '}compressed, contrary to its name; read as it is [NS-S005]",)
 
 
 def _kind(start: bytes) -> tuple[int, bool] | None:
@@ -102,13 +102,13 @@ def parse_header(path: Path, data: bytes) -> Any:
     """The header as stored: not checked by nibabel, which would silently turn a voxel size of 0 into 1."""
     kind = _kind(data[:4])
     if kind is None:
-        raise ScanError.at(path, "is not a NIfTI file", "a NIfTI header after decompression", "export it as .nii.gz")
+        raise ScanError.at(path, "is not a NIfTI file", "a NIfTI header after decompression", "export it as .nii.gz", "NS-S004")
     size, big = kind
     paired = path.suffix.lower() == PAIR_SUFFIX
     if len(data) < size + (0 if paired else 4) or _magic(data) not in (PAIR if paired else SINGLE):
         found = "has no complete NIfTI header" if paired else "has no complete single-file NIfTI header"
         expected = " or ".join(f'"{magic.decode()}"' for magic in (PAIR if paired else SINGLE))
-        raise ScanError.at(path, found, f"{expected} in it", "save it as one .nii.gz file")
+        raise ScanError.at(path, found, f"{expected} in it", "save it as one .nii.gz file", "NS-S004")
     return _HEADERS[size](data[:size], endianness=">" if big else "<", check=False)
 
 

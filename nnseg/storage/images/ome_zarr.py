@@ -95,9 +95,9 @@ def _read_image(path: Path, group: Any, options: ReadOptions) -> RawImage:
         _check_chunks(path, array)
     axes = _axes(first.get("axes"), array.ndim)
     known = _voxel_size(axes, [*finest.get("coordinateTransformations", ()), *first.get("coordinateTransformations", ())])
-    notes = [f"holds {len(scales)} images, of which the first is read"] if len(scales) > 1 else []
+    notes = [f"holds {len(scales)} images, of which the first is read [NS-S025]"] if len(scales) > 1 else []
     if labels := _label_images(group):
-        notes.append(f"holds label images ({', '.join(labels)}), which are not read")
+        notes.append(f"holds label images ({', '.join(labels)}), which are not read [NS-S025]")
     return _arranged(_one_time_point(path, array, axes), "".join(axes).replace("T", ""), known, options, notes)
 
 

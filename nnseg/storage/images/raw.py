@@ -140,10 +140,12 @@ def errors_of_file(path: Path) -> Iterator[None]:
     except (NnsegError, MemoryError):
         raise
     except OSError as error:
-        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk") from error
+        raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk", "NS-S003") from error
     except Exception as error:
         found = f"cannot be read ({type(error).__name__}: {error})"
-        raise ScanError.at(path, found, "a whole file as its format's standard says", "copy or export it again") from error
+        raise ScanError.at(
+            path, found, "a whole file as its format's standard says", "copy or export it again", "NS-S030"
+        ) from error
 
 
 def check_file(path: Path) -> None:
@@ -153,16 +155,18 @@ def check_file(path: Path) -> None:
         ScanError: missing, a folder, empty or unreadable.
     """
     if path.is_dir():
-        raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it")
+        raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it", "NS-S003")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError as error:
-        raise ScanError.at(path, "there is no such file", "an image", "check the name, or restore the file") from error
+        raise ScanError.at(path, "there is no such file", "an image", "check the name, or restore the file", "NS-S003") from error
     except OSError as error:
-        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions") from error
+        raise ScanError.at(
+            path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions", "NS-S003"
+        ) from error
     if empty:
-        raise ScanError.at(path, "is empty (zero bytes)", "an image", "copy or export it again")
+        raise ScanError.at(path, "is empty (zero bytes)", "an image", "copy or export it again", "NS-S003")
 
 
 def make_grid(
@@ -186,16 +190,25 @@ def make_grid(
     lengths = np.linalg.norm(steps, axis=1)
     usable = np.isfinite(lengths) & (lengths > 0)
     if spacing is None and not usable.all():
-        found, advice = f"has voxel spacing {_numbers(lengths)} mm (z, y, x)", "correct the header, or predict with --spacing"
-        raise ScanError.at(path, found, "positive numbers", advice)
+        raise no_spacing(path, lengths)
     if not np.all(np.isfinite(origin)):
         raise ScanError.at(path, f"has its origin at {_numbers(origin)}", "a position in mm", "correct the header")
     direction = _directions(steps, lengths, usable)
     if abs(np.linalg.det(direction)) < SHEAR_LIMIT:
         found = "has axes that lie in one plane"
-        raise ScanError.at(path, found, "three directions in space", "correct the header, or export it again")
+        raise ScanError.at(path, found, "three directions in space", "correct the header, or export it again", "NS-S019")
     whole = lengths if usable.all() or spacing is None else np.asarray(spacing, float)
     return Grid(shape=as_shape(shape), spacing=as_vector(whole), origin=as_vector(origin), direction=as_matrix(direction))
+
+
+def no_spacing(path: Path, sizes: npt.NDArray[Any]) -> ScanError:
+    """The error of a file with voxels of no size.
+
+    Args:
+        sizes: (z, y, x).
+    """
+    found, advice = f"has voxel spacing {_numbers(sizes)} mm (z, y, x)", "correct the header, or predict with --spacing"
+    return ScanError.at(path, found, "positive numbers", advice, "NS-S012")
 
 
 def _directions(

@@ -13,7 +13,7 @@ from nibabel.spatialimages import SpatialImage
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
-from nnseg.core.image import LabelMap, Scan, Source
+from nnseg.core.image import Integers, LabelMap, Scan, Source
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.storage.images.canonical import canonical_grid, canonical_labels, canonical_part, check_same_grid, onto_first
 from nnseg.storage.images.formats import (
@@ -129,7 +129,8 @@ def read_label_map(source: LabelSource | str, *, like: Source | None = None, she
     if len(voxels) > 1:
         found = f"has {len(voxels)} channels of different content"
         raise ScanError.at(path, found, "one label value per voxel", "save it as a grey or palette image")
-    label_map = canonical_labels(path, whole_numbers(path, voxels[0]), raw, like, sheared=sheared)
+    whole = whole_numbers(path, voxels[0])
+    label_map = canonical_labels(path, whole, _note_rounded(raw, whole), like, sheared=sheared)
     if isinstance(source, LabelFiles) and source.coding == "instances":
         return replace(label_map, labels=decode_instances(label_map.labels, source))
     return label_map
@@ -177,9 +178,19 @@ def read_marks(source: LabelSource, *, like: Source | None = None, sheared: bool
         raw = replace(raw, voxels=without_copies(raw))
     coding = source.coding if isinstance(source, LabelFiles) else own_coding(raw)
     marked = mark(path, raw, "values" if coding == "instances" else coding)
+    raw = _note_rounded(raw, marked.codes) if coding in ("values", "instances") else raw
     placed = canonical_labels(path, marked.codes, raw, like, sheared=sheared)
     notes = (*marked.notes, *placed.notes)
     return replace(marked, coding=coding, codes=placed.labels, channels=channels), replace(placed, notes=notes)
+
+
+def _note_rounded(raw: RawImage, whole: Integers) -> RawImage:
+    """The image with a note, if the whole numbers taken for its values are not exactly these."""
+    if raw.voxels.dtype.kind != "f" or np.array_equal(raw.voxels[0], whole):
+        return raw
+    return replace(
+        raw, label_notes=(*raw.label_notes, "its values are whole numbers but for rounding; they were rounded [NS-L003]")
+    )
 
 
 def has_segments(path: Path) -> bool:

@@ -91,5 +91,5 @@ def find_place(path: Path, part: Grid, whole: Grid) -> Box | None:
     stop = as_shape(np.add(start, part.shape))
     if min(start) < 0 or any(end > n for end, n in zip(stop, whole.shape, strict=True)):
         found = f"covers voxels {start} to {stop} (z, y, x) of its image, which has {whole.shape}"
-        raise ScanError.at(path, found, "a part of the image", "export the label map on the grid of its own image")
+        raise ScanError.at(path, found, "a part of the image", "export the label map on the grid of its own image", "NS-L010")
     return Box(start=start, stop=stop)

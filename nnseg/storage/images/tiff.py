@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
@@ -57,11 +58,11 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
             _check_length(path, series)
             exif, size = orientation_of(_tag(page, ORIENTATION)), voxel_size(file)
             pixels, axes = _pixels(file, series, options)
-            stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(file)
+            stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(path, file)
     except ScanError:
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again") from error
+        raise ScanError.at(path, f"cannot be decoded ({error})", "a complete TIFF", "copy or export it again", "NS-S004") from error
     if errors:
         raise ScanError.at(path, f"is damaged ({errors[0]})", "a complete TIFF", "copy it again; it may be truncated")
     voxels, is_2d, notes = _arranged(path, pixels, axes, stated=bool(stated))
@@ -91,7 +92,9 @@ def _check_length(path: Path, series: Any) -> None:
     ends = [offset + count for page in pages for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     size = path.stat().st_size
     if series.kind != "ome" and max(ends, default=0) > size:  # OME's pages may be in other files
-        raise ScanError.at(path, f"is damaged (it has {size} bytes)", f"{max(ends)} bytes", "copy it again; it may be truncated")
+        raise ScanError.at(
+            path, f"is damaged (it has {size} bytes)", f"{max(ends)} bytes", "copy it again; it may be truncated", "NS-S002"
+        )
 
 
 def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple[Voxels, str]:
@@ -108,10 +111,19 @@ def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple
     return pixels, axes + "S" * coloured
 
 
-def _others(file: tifffile.TiffFile) -> tuple[str, ...]:
-    """A note on images in the file that are not read."""
+def _others(path: Path, file: tifffile.TiffFile) -> tuple[str, ...]:
+    """A note on images in the file that are not read.
+
+    Raises:
+        ScanError: they are no smaller versions of the first, nor positions of OME: the file may be a volume of unequal pages.
+    """
+    first = file.series[0]
+    if first.kind != "ome" and any(2 * s.keyframe.size > first.keyframe.size for s in file.series[1:]):
+        sizes = list_some(list(dict.fromkeys(f"{s.keyframe.imagelength} x {s.keyframe.imagewidth}" for s in file.series)), 5)
+        advice = "export them as files, or as one volume"
+        raise ScanError.at(path, f"has pages of unequal sizes or kinds ({sizes})", "pages of one size", advice, "NS-S026")
     others = [" x ".join(map(str, series.shape)) for series in file.series[1:]]
-    return (f"holds further images ({', '.join(others)}), which are not read",) if others else ()
+    return (f"holds further images ({', '.join(others)}), which are not read [NS-S025]",) if others else ()
 
 
 def _arranged(path: Path, pixels: Voxels, axes: str, *, stated: bool) -> tuple[Voxels, bool, list[str]]:
@@ -124,12 +136,14 @@ def _arranged(path: Path, pixels: Voxels, axes: str, *, stated: bool) -> tuple[V
     pixels, order = pixels.reshape([pixels.shape[i] for i in kept]), [axes[i] for i in kept]
     if order == ["Q", "Y", "X"] and pixels.shape[2] <= FEW and min(pixels.shape[:2]) >= SMALL:
         order = ["Y", "X", "S"]
-        notes.append(f"its last axis of {pixels.shape[2]} was taken as channels")
+        notes.append(f"its last axis of {pixels.shape[2]} was taken as channels [NS-S020]")
     colours = [i for i, a in enumerate(order) if a in "SC"]
     slices = [i for i, a in enumerate(order) if a in ("Z", "T", *UNNAMED)]
     if len(colours) > 1 or len(slices) > 1 or not {"Y", "X"} <= set(order) or set(order) - set("SCYXZTIQ"):
         found = f"has {_in_words(order, pixels.shape)} (axes {''.join(order)})"
-        raise ScanError.at(path, found, "slices, rows, columns and at most one axis of channels", "export the parts as files")
+        raise ScanError.at(
+            path, found, "slices, rows, columns and at most one axis of channels", "export the parts as files", "NS-S021"
+        )
     notes += _slices_note([(order[i], pixels.shape[i]) for i in slices], stated=stated)
     placed = pixels.transpose(*colours, *slices, order.index("Y"), order.index("X"))
     placed = placed if colours else placed[None]
@@ -138,10 +152,10 @@ def _arranged(path: Path, pixels: Voxels, axes: str, *, stated: bool) -> tuple[V
 
 def _slices_note(slices: Sequence[tuple[str, int]], *, stated: bool) -> list[str]:
     if slices and slices[0][0] == "T":
-        return [f"its {slices[0][1]} time points were taken as slices"]
+        return [f"its {slices[0][1]} time points were taken as slices [NS-S020]"]
     if slices and not stated and slices[0][0] in UNNAMED and slices[0][1] <= FEW:
         advice = "if they are channels, save one file for each, or axes CYX as ImageJ or OME do"
-        return [f"its {slices[0][1]} pages were taken as slices; {advice}"]
+        return [f"its {slices[0][1]} pages were taken as slices; {advice} [NS-S020]"]
     return []
 
 
@@ -155,12 +169,14 @@ def _known_size(beside: StatedSize, size: VoxelSize | None, options: ReadOptions
     if beside.spacing:
         return beside, []
     if size is None:
-        missing = "holds no voxel size (of ImageJ, OME or Micro-Manager), nor does a file CASE.json; lengths are in voxels"
+        missing = (
+            "holds no voxel size (of ImageJ, OME or Micro-Manager), nor does a file CASE.json; lengths are in voxels [NS-S027]"
+        )
         return beside, [] if is_2d or options.spacing else [missing]
     z, notes = 1.0 if is_2d else size.z, []
     if z is None:
         z = options.spacing[0] if options.spacing else size.default_z
-        notes = [] if options.spacing else [f"holds no distance between slices; it was taken as 1 {size.unit}"]
+        notes = [] if options.spacing else [f"holds no distance between slices; it was taken as 1 {size.unit} [NS-S027]"]
     return StatedSize(spacing=(z, size.y, size.x), unit=size.unit), notes
 
 

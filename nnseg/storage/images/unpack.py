@@ -57,16 +57,20 @@ def unpack_parts(path: Path, file: BinaryIO, announced: int | None = None) -> It
                 total += len(part)
                 if announced is not None and total > announced + SLACK:
                     found = f"unpacks to more than {total} bytes"
-                    raise ScanError.at(path, found, f"{announced}, as its header says", "export it again; its header is wrong")
+                    raise ScanError.at(
+                        path, found, f"{announced}, as its header says", "export it again; its header is wrong", "NS-S030"
+                    )
                 packed = getattr(unpacker, "unconsumed_tail", b"")
                 if not packed and not unpacker.eof and getattr(unpacker, "needs_input", True):
                     packed = file.read(PART)
                 if not (part or packed or unpacker.eof):
-                    raise ScanError.at(path, f"{kind} stream ends early", "a complete file", "copy it again; it is truncated")
+                    raise ScanError.at(
+                        path, f"{kind} stream ends early", "a complete file", "copy it again; it is truncated", "NS-S002"
+                    )
                 yield part
             packed = unpacker.unused_data.lstrip(b"\0") or file.read(PART).lstrip(b"\0")  # zeros may fill a block
     except (OSError, zlib.error) as error:
-        raise ScanError.at(path, f"{kind} stream is damaged ({error})", "an intact file", "copy it again") from error
+        raise ScanError.at(path, f"{kind} stream is damaged ({error})", "an intact file", "copy it again", "NS-S030") from error
     if announced is not None and total < announced:
         found = f"{kind} stream unpacks to {total} bytes"
-        raise ScanError.at(path, found, f"{announced}, as its header says", "copy or export it again")
+        raise ScanError.at(path, found, f"{announced}, as its header says", "copy or export it again", "NS-S002")

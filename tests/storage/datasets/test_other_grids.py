@@ -49,7 +49,7 @@ def _case(folder: Path, affine: np.ndarray = TILTED, shape: tuple[int, int, int]
 
 
 @pytest.mark.parametrize("fine", [0.8, 1.25])
-def test_a_channel_on_another_grid_is_resampled_onto_the_first_with_a_warning(tmp_path: Path, fine: float) -> None:
+def test_a_channel_on_another_grid_is_resampled_onto_the_first_with_a_note(tmp_path: Path, fine: float) -> None:
     own, other = np.diag([1.0, 1, 2, 1]), np.diag([fine, fine, 2 * fine, 1])
     size = tuple(int(np.ceil(n / fine)) + 1 for n in (12, 13, 14))
     slope = (1.0, 2.0, 4.0)
@@ -62,7 +62,7 @@ def test_a_channel_on_another_grid_is_resampled_onto_the_first_with_a_warning(tm
     np.testing.assert_allclose(read.scan.image[1], (_world(own, (12, 13, 14)) @ slope).T[:, ::-1, ::-1], atol=1e-4)
     np.testing.assert_array_equal(read.label_map.labels, drawn.T[:, ::-1, ::-1])
     (finding,) = read.findings
-    assert (finding.level, finding.case) == ("warning", "a")
+    assert (finding.level, finding.case, finding.code) == ("note", "a", "NS-S022")
     assert finding.message == "t2.nii: was resampled onto the grid of t1.nii"
 
 

@@ -39,7 +39,7 @@ def test_dataset_json_tells_the_labels_annotated_in_each_case(tmp_path):
     assert annotated(folder) == {"a": ("liver", "spleen"), "b": ("liver",), "c": None}
     assert [str(f) for f in read_dataset(folder).findings if KEY[:9] in str(f)] == [
         "labels annotated, of 3 cases: liver in 3, left kidney in 1, spleen in 2; elsewhere they count neither in training nor in "
-        "scores"
+        "scores [NS-D030]"
     ]
 
 

@@ -346,7 +346,7 @@ def test_label_map_stored_in_another_voxel_order_is_turned_onto_its_image(tmp_pa
     case = Case(name="a", images=(volume(tmp_path / "a.nii", voxels),), labels=tmp_path / "b.nii")
     read = read_case(case, channels=1, labels=LABELS)
     assert np.array_equal(read.label_map.labels, read.scan.image[0])
-    assert read.findings == ()
+    assert [(finding.level, finding.code) for finding in read.findings] == [("note", "NS-L012")]
 
 
 def test_label_map_without_positions_takes_those_of_its_scan(tmp_path):

@@ -34,7 +34,7 @@ def test_a_volume_is_slices_rows_and_columns_with_notes(tmp_path):
     assert not scan.source.has_spacing
     axes, size = scan.notes
     assert axes.startswith("a.npy: is an array: its axes were taken as slices, rows and columns that lead up")
-    assert size == "a.npy: holds no voxel size, nor does a file CASE.json; lengths are in voxels"
+    assert size == "a.npy: holds no voxel size, nor does a file CASE.json; lengths are in voxels [NS-S027]"
     assert read_scan(tmp_path / "a.npy", spacing=(3, 2, 1)).grid.spacing == (3, 2, 1)
 
 

@@ -105,7 +105,7 @@ def test_mask_with_noise_is_divided_at_the_half_and_said(tmp_path):
     Image.fromarray(noisy).save(tmp_path / "a.png")
     read = read_label_map(LabelFiles(paths=(tmp_path / "a.png",), coding="masks", values={"0": 1}))
     assert read.labels.ravel().tolist() == [0] * 20 + [1, 0] + [1] * 20
-    assert read.notes == ("a.png: 2 voxels (0.048 of all) lie between 0 and 255; the mask was divided at the half",)
+    assert read.notes == ("a.png: 2 voxels (0.048 of all) lie between 0 and 255; the mask was divided at the half [NS-L015]",)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_voxels_without_a_value_become_the_least_of_their_channel(tmp_path):
     for z, y, x in ((0, 0, 0), (1, 1, 1), (0, 0, 2)):
         assert scan.image[0, z, y, x] == -7
     assert np.array_equal(scan.image[1], voxels[..., 1].T)
-    assert scan.notes == ("a.nii.gz: 1 NaN and 2 Inf voxels were replaced by the least value of their channel (-7)",)
+    assert scan.notes == ("a.nii.gz: 1 NaN and 2 Inf voxels were replaced by the least value of their channel (-7) [NS-S007]",)
     with pytest.raises(ScanError, match="1 NaN and 2 Inf"):
         read_scan(path)
 
@@ -73,7 +73,7 @@ def test_a_sound_scan_has_no_notes_and_is_the_same_either_way(tmp_path):
 
 def test_a_constant_channel_is_noted(tmp_path):
     scan = read_scan(_saved(tmp_path / "a.nii", np.zeros((2, 3, 4), np.float32)), repair=True)
-    assert scan.notes == ("a.nii: channel 0 has the same value everywhere",)
+    assert scan.notes == ("a.nii: channel 0 has the same value everywhere [NS-S009]",)
 
 
 def _ball(scan: Scan, centre_lps: np.ndarray, radius: float) -> LabelMap:
@@ -153,7 +153,7 @@ def test_a_channel_on_another_grid_is_resampled_onto_the_first(tmp_path):
     scan = read_scan([first, second], repair=True)
     turned = np.asarray((_world(fine, (9, 9, 9)) @ slope).T[:, ::-1, ::-1])
     np.testing.assert_allclose(scan.image[1], turned, atol=1e-4)
-    assert scan.notes == ("t2.nii: was resampled onto the grid of t1.nii",)
+    assert scan.notes == ("t2.nii: was resampled onto the grid of t1.nii [NS-S022]",)
 
 
 def test_a_channel_that_covers_too_little_of_the_first_is_refused(tmp_path):
@@ -237,13 +237,15 @@ def test_a_scan_of_kilometres_and_headers_that_disagree_are_noted(tmp_path):
     image.set_qform(np.diag([1.0, 1, 1.5, 1]), code=1)
     image.set_sform(np.eye(4), code=1)
     nib.save(image, tmp_path / "b.nii")
-    assert read_scan(tmp_path / "b.nii").notes == ("b.nii: its sform and qform differ by up to 1.5 mm; the sform is used",)
+    assert read_scan(tmp_path / "b.nii").notes == (
+        "b.nii: its sform and qform differ by up to 1.5 mm; the sform is used [NS-S015]",
+    )
 
 
 def test_a_name_that_lies_about_compression_is_noted(tmp_path):
     plain = _saved(tmp_path / "a.nii", _noise(2, 3, 4))
     (tmp_path / "b.nii.gz").write_bytes(plain.read_bytes())
-    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, contrary to its name; read as it is",)
+    assert read_scan(tmp_path / "b.nii.gz").notes == ("b.nii.gz: is not compressed, contrary to its name; read as it is [NS-S005]",)
 
 
 @pytest.mark.parametrize("name", ["häß 漢字.nii.gz", "häß 漢字.nrrd", "häß 漢字.tif", "001.mha", " a  b .nii"])
@@ -314,7 +316,7 @@ def test_slices_along_the_fourth_axis_are_slices_with_a_note(tmp_path):
     assert np.array_equal(scan.image[0], voxels[:, :, 0].T)
     assert scan.grid.spacing == (2.5, 1, 1)
     assert read_header(path).grid == scan.grid
-    assert scan.notes == ("a.nii.gz: is 6 x 7 x 1 x 24: its fourth axis was taken as slices",)
+    assert scan.notes == ("a.nii.gz: is 6 x 7 x 1 x 24: its fourth axis was taken as slices [NS-S020]",)
     label_map = LabelMap(labels=np.arange(24 * 42).reshape(24, 7, 6), grid=scan.grid)
     write_label_map(label_map, tmp_path / "b.nii.gz", like=scan.source)
     assert nib.load(tmp_path / "b.nii.gz").shape == (6, 7, 24)
@@ -325,7 +327,7 @@ def test_slices_along_the_fourth_axis_are_slices_with_a_note(tmp_path):
 def test_few_images_of_one_slice_and_vectors_are_channels(tmp_path):
     scan = read_scan(_saved(tmp_path / "a.nii", _noise(6, 7, 1, 3)))
     assert scan.image.shape == (3, 1, 7, 6)
-    assert scan.notes == ("a.nii: is 6 x 7 x 1 x 3: its fourth axis was taken as channels",)
+    assert scan.notes == ("a.nii: is 6 x 7 x 1 x 3: its fourth axis was taken as channels [NS-S020]",)
     image = nib.Nifti1Image(_noise(6, 7, 1, 8), np.eye(4))
     image.header.set_intent("vector")
     nib.save(image, tmp_path / "b.nii")

@@ -88,7 +88,7 @@ def test_time_points_plates_and_several_images_are_refused_by_name(tmp_path):
 def test_label_images_in_the_store_are_named(tmp_path):
     group = zarr.open_group(made(tmp_path / "a.zarr"), mode="a", zarr_format=2)
     group.create_group("labels").attrs["labels"] = ["cells"]
-    assert read(tmp_path / "a.zarr").notes == ("a.zarr: holds label images (cells), which are not read",)
+    assert read(tmp_path / "a.zarr").notes == ("a.zarr: holds label images (cells), which are not read [NS-S025]",)
 
 
 def test_a_plain_array_needs_axes_that_are_clear_or_named(tmp_path):

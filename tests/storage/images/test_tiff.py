@@ -65,7 +65,7 @@ def test_imagej_without_a_distance_of_slices_gets_a_note(tmp_path):
     path = saved(tmp_path / "a.tif", imagej=True, resolution=(5, 5), metadata={"axes": "ZYX", "unit": "um"})
     scan = read_scan(path)
     assert scan.grid.spacing == (0.001, 0.0002, 0.0002)
-    assert scan.notes == ("a.tif: holds no distance between slices; it was taken as 1 um",)
+    assert scan.notes == ("a.tif: holds no distance between slices; it was taken as 1 um [NS-S027]",)
     assert read_scan(path, spacing=(0.003, 9, 9)).grid.spacing == (0.003, 0.0002, 0.0002)
 
 
@@ -184,7 +184,7 @@ def test_a_small_last_axis_is_channels_with_a_note(tmp_path):
     pixels = np.moveaxis(VOLUME[:2], 0, -1)
     scan = read(saved(tmp_path / "a.tif", np.ascontiguousarray(pixels)))  # saved as 20 pages of 30 x 2
     assert np.array_equal(scan.image[:, 0], VOLUME[:2])
-    assert scan.notes == ("a.tif: its last axis of 2 was taken as channels",)
+    assert scan.notes == ("a.tif: its last axis of 2 was taken as channels [NS-S020]",)
 
 
 def test_time_alone_is_slices_with_a_note_and_with_slices_refused(tmp_path):
@@ -209,7 +209,7 @@ def test_further_images_of_another_size_are_named(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(VOLUME[0])
         file.write(VOLUME[0, ::2, ::2])
-    assert read(tmp_path / "a.tif").notes == ("a.tif: holds further images (10 x 15), which are not read",)
+    assert read(tmp_path / "a.tif").notes == ("a.tif: holds further images (10 x 15), which are not read [NS-S025]",)
 
 
 @pytest.mark.parametrize("exif", [3, 6])

@@ -85,7 +85,7 @@ def by_marks(
 
 
 def _noise_findings(overlaps: Overlaps) -> tuple[Finding, ...]:
-    return tuple(Finding(level="warning", message=message) for message in overlaps.noise)
+    return tuple(Finding.of("NS-D029", message) for message in overlaps.noise)
 
 
 def _simplest(

@@ -25,6 +25,7 @@ def find_meaning(
     declared: Labels | None = None,
     instances: tuple[str, ...] = (),
     problems: Sequence[Finding] = (),
+    auto_labels: bool = False,
 ) -> LabelMeaning:
     """The meaning of what label maps show.
 
@@ -34,13 +35,22 @@ def find_meaning(
         declared: labels, where a dataset.json or names of files tell them.
         instances: names of labels whose components are objects.
         problems: of further cases, whose label map could not be read.
+        auto_labels: values that are not declared are labels too.
 
     Raises:
         DatasetError: the label maps show no label, or cannot be understood.
     """
     by_name = {case.name: case for case in cases if case.name in shown}
     coding, shown = _one_coding(shown)
-    request = Request(folder=folder, cases=by_name, shown=shown, declared=declared, instances=instances, problems=[*problems])
+    request = Request(
+        folder=folder,
+        cases=by_name,
+        shown=shown,
+        declared=declared,
+        instances=instances,
+        problems=[*problems],
+        auto_labels=auto_labels,
+    )
     for name, one in shown.items():
         if one.coding != coding and (one.coding, coding) != ("values", "segments"):
             request.refuse(name, f"says labels by {one.coding}", f"{coding}, as the others do", "save it as the others")

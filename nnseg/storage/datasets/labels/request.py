@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -75,17 +75,16 @@ class Request:
     declared: Labels | None
     instances: tuple[str, ...]
     problems: list[Finding]
+    auto_labels: bool = False
 
     def path(self, name: str) -> Path:
         """The label map of a case, or the first of its files."""
         return label_paths(self.cases[name].labels)[0]
 
-    def refuse(self, name: str, found: str, expected: str, advice: str) -> None:
+    def refuse(self, name: str, found: str, expected: str, advice: str, code: str = "NS-L004") -> None:
         """Exclude a case."""
         path = self.path(name)
-        self.problems.append(
-            Finding(level="error", message=f"{path} {found}; expected {expected}; {advice}", case=name, file=str(path))
-        )
+        self.problems.append(Finding.of(code, f"{path} {found}; expected {expected}; {advice}", case=name, file=path))
 
     def usable(self) -> dict[str, ShownLabels]:
         """What is shown by cases that are not excluded."""
@@ -100,6 +99,12 @@ class Request:
     def plain(self) -> dict[str, LabelSource]:
         """The label maps as they are."""
         return {name: source for name in self.usable() if (source := self.cases[name].labels) is not None}
+
+
+def full_value(marks: Iterable[tuple[str, ...]]) -> int | None:
+    """The value of a mask of 0 and the highest number of 8 or 16 bits, by the values of its voxels; None if it is none."""
+    values = {int(value) for (value,) in marks if value != "0"}
+    return max(values) if len(values) == 1 and values <= {255, 65535} else None
 
 
 def show_labels(marked: MarkedMap) -> ShownLabels:
@@ -134,4 +139,4 @@ def no_label(folder: Path, problems: Sequence[Finding], *, empty: bool = True) -
         return DatasetError(f"{folder}: none of {counted(len(problems), 'label map')} can be read{first}")
     others = f"; {len(problems)} cannot be read{first}" if problems else ""
     found_text = f"shows no label: no label map that can be read has a value other than 0{others}"
-    return DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps")
+    return DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps", "NS-D016")

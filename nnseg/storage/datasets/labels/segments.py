@@ -90,7 +90,7 @@ def _declared_segments(request: Request, headers: Mapping[str, Mapping[str, int]
     findings = []
     if by_value:
         message = f"names of segments in {listed(by_value)} are not those of dataset.json; their values are used"
-        findings.append(Finding(level="warning", message=message))
+        findings.append(Finding.of("NS-D035", message))
     inferred = (f"segments of {listed(by_name)} have other values than dataset.json; they were mapped by name",) if by_name else ()
     names = dict(zip(declared.values[1:], declared.names[1:], strict=True))
     meaning = by_marks(request, singles, names, "segments", inferred)

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnseg.core.dataset import Finding
+from nnseg.core.dataset import Finding, listed
 from nnseg.core.errors import DatasetError
 from nnseg.core.label_files import OBJECT, LabelFiles, label_paths
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.labels.colours import name_colours
 from nnseg.storage.datasets.labels.legends import find_legend, read_palette
-from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, Request, ShownLabels, no_label
+from nnseg.storage.datasets.labels.request import FEWEST_OBJECTS, LabelMeaning, Request, ShownLabels, full_value, no_label
 from nnseg.storage.images.label_codings import is_background
 
 MANY_VALUES = 256
@@ -37,9 +37,9 @@ NOISE_VALUES, NOISE_SHARE = 8, 1e-4
 VOID = 255
 """What Pascal VOC, Cityscapes and others write where nothing was annotated."""
 
-_VOID = Finding(
-    level="warning",
-    message='the value 255 is learned as a label; if it marks what was not annotated, as in Pascal VOC, write "ignore": 255 '
+_VOID = Finding.of(
+    "NS-D027",
+    'the value 255 is learned as a label; if it marks what was not annotated, as in Pascal VOC, write "ignore": 255 '
     'among the "labels" of a dataset.json',
 )
 
@@ -50,7 +50,7 @@ def name_values(request: Request) -> LabelMeaning:
     if declared is not None:
         if request.instances == declared.foreground[:1] and len(declared.values) == 2 and _has_others(request, declared):
             return _objects(request, declared, request.instances)
-        return LabelMeaning(labels=declared, sources=request.plain(), instances=request.instances)
+        return _declared(request, declared)
     _refuse_values(request)
     sets = {name: {int(v): n for (v,), n in shown.marks.items()} for name, shown in request.usable().items()}
     values = sorted({0}.union(*sets.values()))
@@ -69,12 +69,42 @@ def name_values(request: Request) -> LabelMeaning:
     return _named_values(request, values, palette)
 
 
+def _declared(request: Request, declared: Labels) -> LabelMeaning:
+    """Declared labels, with values that are to be added; and masks of 0 and the highest number, where one label is declared."""
+    findings = []
+    if request.auto_labels and (added := _undeclared(request, declared)):
+        declared = declared.with_values(tuple(added))
+        text = ", ".join(f"{value} in {listed(names)}" for value, names in added.items())
+        findings.append(Finding.of("NS-D036", f"values that dataset.json does not declare became labels: {text}"))
+    sources = request.plain()
+    if len(declared.values) == 2 and declared.values[0] == 0:
+        masks = [name for name, shown in request.usable().items() if full_value(shown.marks) not in (None, *declared.values[1:])]
+        values = {"0": declared.values[1]}
+        sources |= {name: LabelFiles(paths=(request.path(name),), coding="masks", values=values) for name in masks}
+        text = f"label maps are masks of 0 and 255 or 65535 in {listed(masks)}; they were taken as {declared.names[1]}"
+        findings += [Finding.of("NS-L014", f"{text} ({declared.values[1]})")] if masks else []
+    return LabelMeaning(labels=declared, sources=sources, instances=request.instances, findings=tuple(findings))
+
+
+def _undeclared(request: Request, declared: Labels) -> dict[int, list[str]]:
+    """The cases with each value from 0 that is not declared."""
+    found: dict[int, list[str]] = {}
+    for name, shown in request.usable().items():
+        for (value,) in shown.marks:
+            if int(value) >= 0 and int(value) not in (*declared.values, declared.ignore):
+                found.setdefault(int(value), []).append(name)
+    if len(found) > MANY_VALUES:
+        sets = {name: {int(v): n for (v,), n in one.marks.items()} for name, one in request.usable().items()}
+        raise _too_many(request, sets, len(found))
+    return dict(sorted(found.items()))
+
+
 def _refuse_values(request: Request) -> None:
     """Exclude label maps with negative values, and images in their place."""
     for name, shown in request.shown.items():
         if lowest := min(0, *(int(v) for (v,) in shown.marks)):
             advice = 'name it in a dataset.json (as "ignore" if those voxels were not annotated) or correct the file'
-            request.refuse(name, f"has the negative label value {lowest}", "values from 0", advice)
+            request.refuse(name, f"has the negative label value {lowest}", "values from 0", advice, "NS-L005")
         elif len(shown.marks) >= SCATTERED and not shown.components:
             found = f"has {len(shown.marks)} values, each of them all over the image, as intensities are"
             request.refuse(name, found, "a label map", "check that it is one, or name the labels in a dataset.json")
@@ -96,7 +126,7 @@ def _named_values(request: Request, values: Sequence[int], palette: Mapping[int,
     names = ("background", *(named.get(v, name) for v, name in zip(values[1:], foreground, strict=True)))
     labels = Labels(names=names, values=tuple(values))
     text = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
-    note = Finding(level="note", message=f"labels were taken from the label maps: {text}; a dataset.json can name them")
+    note = Finding.of("NS-D013", f"labels were taken from the label maps: {text}; a dataset.json can name them")
     inferred = (f"label names from {legend.below(request.folder)} by the colours of palettes",) if named and legend else ()
     findings = [*(() if named else (note,)), *([_VOID] if VOID in values and VOID > 2 * values[-2] > 0 else [])]
     return LabelMeaning(labels=labels, sources=request.plain(), findings=tuple(findings), inferred=inferred)
@@ -163,7 +193,7 @@ def _objects(request: Request, labels: Labels, instances: tuple[str, ...]) -> La
         name: LabelFiles(paths=label_paths(request.cases[name].labels), coding="instances", values={OBJECT: labels.values[1]})
         for name in usable
     }
-    findings = (Finding(level="warning", message=warning),)
+    findings = (Finding.of("NS-D028", warning),)
     return LabelMeaning(labels=labels, sources=sources, instances=instances, findings=findings, inferred=(line,))
 
 

@@ -1,0 +1,168 @@
+"""`CODES`: every kind of problem that nnseg finds in data, with the code that messages, ``check --json`` and records name it by.
+
+A code never changes its meaning, and that of a kind which is no longer found is not used again. Text that travels from where a
+problem is seen to where it is shown ends in its code, "... copy it again [NS-S002]".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Severity = Literal["fixed and noted", "warning", "case rejected", "run refused"]
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem.
+
+    Args:
+        severity: what nnseg does about it: in training; `nnseg predict` leaves out a scan whose case would be rejected.
+        found, expected: in general; messages say what it was in the case at hand.
+        advice: what to do.
+        can_allow: a run is not refused for it with ``--allow CODE``.
+    """
+
+    severity: Severity
+    found: str
+    expected: str
+    advice: str
+    can_allow: bool = False
+
+    @property
+    def level(self) -> Level:
+        """Of a finding."""
+        return _LEVELS[self.severity]
+
+
+_LEVELS: Final[dict[Severity, Level]] = {
+    "fixed and noted": "note",
+    "warning": "warning",
+    "case rejected": "error",
+    "run refused": "error",
+}
+
+NOTED: Final = "fixed and noted"
+WARNED: Final = "warning"
+REJECTED: Final = "case rejected"
+REFUSED: Final = "run refused"
+
+COPY, EXPORT, HEADER = "copy the file again", "export the image again", "correct the header"
+
+CODES: Final[dict[str, Kind]] = {
+    # the dataset as a whole: its folder, names, cases and labels
+    "NS-D001": Kind(REFUSED, "the dataset cannot be used", "a dataset in a known layout", "do what the message says"),
+    "NS-D002": Kind(REFUSED, "no case can be used", "at least one case", "correct the files that the other findings name"),
+    "NS-D003": Kind(REFUSED, "the layout is not known", "images and label maps that names tell apart", "see docs/layouts.md"),
+    "NS-D004": Kind(REFUSED, "dataset.json is malformed", "JSON of a known form", "correct the line that is named"),
+    "NS-D005": Kind(REJECTED, "an image has no label map", "one for each case", "add it, or remove the image"),
+    "NS-D006": Kind(REJECTED, "a label map has no image", "one for each case", "add it, or remove the label map"),
+    "NS-D007": Kind(
+        REJECTED, "a channel's file is missing", "as many files as there are channels", "restore it, or remove the case"
+    ),
+    "NS-D008": Kind(REJECTED, "a case has more channels than declared", "the declared number", "remove files, or declare them"),
+    "NS-D009": Kind(REFUSED, "two files have one case's name", "one", "remove or rename one", can_allow=True),
+    "NS-D010": Kind(
+        REFUSED, "names of cases differ in upper and lower case only", "names that differ in more", "rename one", can_allow=True
+    ),
+    "NS-D011": Kind(REJECTED, "several images fit one label map", "one, or one per channel", "remove or rename the others"),
+    "NS-D012": Kind(
+        REFUSED,
+        "all images were read as channels of one case",
+        "several cases",
+        "end names in _0000 after the case's",
+        can_allow=True,
+    ),
+    "NS-D013": Kind(NOTED, "labels were taken from the label maps", "labels declared in dataset.json", "name them there"),
+    "NS-D014": Kind(
+        REFUSED, "a declared label occurs in no case", "voxels of every label", 'remove it from "labels"', can_allow=True
+    ),
+    "NS-D015": Kind(WARNED, "a label occurs in one or two cases only", "three or more", "add cases with it"),
+    "NS-D016": Kind(REFUSED, "no case has a voxel of a label", "foreground in some cases", "check the label maps"),
+    "NS-D017": Kind(REFUSED, "single slices and volumes are mixed", "one kind", "make two datasets of them"),
+    "NS-D018": Kind(WARNED, "cases have the same image", "different images", "keep one of them; until then they stay in one fold"),
+    "NS-D019": Kind(NOTED, "patients have several cases", "one case each", "nothing: a patient's cases stay in one fold"),
+    "NS-D020": Kind(WARNED, "names may show patients with several cases", "one case each", "say with --group-by"),
+    "NS-D021": Kind(WARNED, "there are fewer than five cases", "five or more", "add cases: folds and scores suffer"),
+    "NS-D022": Kind(NOTED, "numTraining is not the number of cases", "their number", "correct it, or leave it out"),
+    "NS-D023": Kind(WARNED, "intensities are not those of the declared modality", "those of it", "correct the channel's name"),
+    "NS-D024": Kind(WARNED, "a CT has other intensities than all others", "Hounsfield units", "export it with its rescale tags"),
+    "NS-D025": Kind(WARNED, "a file is not listed in dataset.json", "an entry for each case", "add one, or remove the file"),
+    "NS-D026": Kind(WARNED, "a case lacks the mask of a label", "a mask of each label", "check that the label is absent there"),
+    "NS-D027": Kind(
+        WARNED, "the value 255 is learned as a label", "labels", 'declare it as "ignore" if it marks what was not annotated'
+    ),
+    "NS-D028": Kind(WARNED, "objects that touch count as one", "objects apart", "nothing, or separate them by a voxel"),
+    "NS-D029": Kind(WARNED, "few voxels lie in several masks", "masks that do not overlap", "check them; the later mask counts"),
+    "NS-D030": Kind(NOTED, "not all labels are annotated in all cases", "all", "nothing: they do not count where they were not"),
+    "NS-D031": Kind(WARNED, "a fold trains on no case with a label", "cases of each label in each fold", "add cases with it"),
+    "NS-D032": Kind(WARNED, "no case is held out", "held-out cases", "add cases; until then the quality is unknown"),
+    "NS-D033": Kind(NOTED, "lengths are in voxels", "the size of voxels", "give it with --spacing, or in CASE.json"),
+    "NS-D034": Kind(REJECTED, "an entry of a list of cases cannot be used", "files that are there", "correct the entry"),
+    "NS-D035": Kind(WARNED, "segments have other names than dataset.json", "the same names", "rename one; until then values count"),
+    "NS-D036": Kind(NOTED, "values became labels that are not declared", "declared values", "name them in dataset.json"),
+    "NS-D037": Kind(REJECTED, "the name of a case cannot be that of a file", "a name without separators", "rename it"),
+    "NS-D038": Kind(REFUSED, "more than 5 % of the cases cannot be used", "nearly all", "mend them, or go on with --skip-bad"),
+    # image files
+    "NS-S001": Kind(REJECTED, "a file cannot be used", "a complete image", "do what the message says"),
+    "NS-S002": Kind(REJECTED, "a file ends early", "all bytes that its header announces", COPY),
+    "NS-S003": Kind(REJECTED, "a file is missing, empty or unreadable", "an image", "restore it, or check its permissions"),
+    "NS-S004": Kind(REJECTED, "a file is no image of its suffix's format", "that format", EXPORT),
+    "NS-S005": Kind(NOTED, "a file is compressed contrary to its name", "the name's compression", "nothing: it was read as it is"),
+    "NS-S006": Kind(
+        REJECTED, "voxels are NaN or Inf", "finite intensities", "replace them, for instance by the background's value"
+    ),
+    "NS-S007": Kind(NOTED, "voxels were NaN or Inf", "finite intensities", "nothing: they became the channel's least value"),
+    "NS-S008": Kind(REJECTED, "a channel is constant", "an image", "export it again, or remove the case"),
+    "NS-S009": Kind(WARNED, "a channel is constant", "an image", "check the scan: its label map says little"),
+    "NS-S010": Kind(NOTED, "scl_slope is 0 or no number", "a factor", "nothing: as the format says, voxels were not scaled"),
+    "NS-S011": Kind(REJECTED, "scl_inter is no number", "a number", HEADER),
+    "NS-S012": Kind(REJECTED, "the spacing is zero, negative or no number", "positive numbers", "correct it, or give --spacing"),
+    "NS-S013": Kind(NOTED, "pixdim is not the spacing of the sform", "the same", "check which is right; the sform counts"),
+    "NS-S014": Kind(WARNED, "a scan is larger than any patient, or tiny", "an extent of cm", "check the unit of its header"),
+    "NS-S015": Kind(WARNED, "sform and qform differ", "the same", "check which is right; the sform counts"),
+    "NS-S016": Kind(WARNED, "a file states no orientation", "sform or qform", "check left and right in a viewer"),
+    "NS-S017": Kind(NOTED, "the qform is broken", "a rotation", "nothing: the sform counts"),
+    "NS-S018": Kind(NOTED, "axes are sheared", "right angles", "nothing: the scan was resampled, and label maps back"),
+    "NS-S019": Kind(REJECTED, "axes are sheared, or lie in one plane", "right angles", "resample it, or correct the header"),
+    "NS-S020": Kind(NOTED, "an axis was taken as slices or channels", "three axes", "check it; export the image with three axes"),
+    "NS-S021": Kind(REJECTED, "a file has more axes than an image", "at most one of channels", EXPORT),
+    "NS-S022": Kind(NOTED, "a channel was resampled onto the first one's grid", "one grid", "nothing, or resample it yourself"),
+    "NS-S023": Kind(REJECTED, "a channel does not cover the first one", "channels of one scan", "check them, or leave one out"),
+    "NS-S024": Kind(REJECTED, "a scan has another number of channels", "that of the dataset", "correct files or channel names"),
+    "NS-S025": Kind(WARNED, "a file holds further images", "one image", "check that the first is the right one"),
+    "NS-S026": Kind(REJECTED, "pages have unequal sizes", "pages of one size", "export them as files, or as one volume"),
+    "NS-S027": Kind(NOTED, "the size of voxels is unknown", "a size in mm", "give it with --spacing, or in CASE.json"),
+    "NS-S028": Kind(WARNED, "a scan is far larger than the others", "similar sizes", "crop it, or plan for its memory and time"),
+    "NS-S029": Kind(NOTED, "a reader's remark", "nothing remarkable", "read it"),
+    "NS-S030": Kind(REJECTED, "a compressed file is damaged", "an intact file", COPY),
+    "NS-S031": Kind(REJECTED, "the qform is broken", "a rotation", HEADER),
+    # label maps
+    "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
+    "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),
+    "NS-L003": Kind(NOTED, "values were rounded", "whole numbers", "nothing: all were within 0.001 of one"),
+    "NS-L004": Kind(REJECTED, "a value is not declared", "the declared values", 'add it to "labels", use --auto-labels, or fix it'),
+    "NS-L005": Kind(REJECTED, "a value is negative", "values from 0", 'name it in a dataset.json ("ignore"), or correct it'),
+    "NS-L006": Kind(REJECTED, "a label is shown that was not annotated", "annotated labels only", "list it, or remove it"),
+    "NS-L007": Kind(WARNED, "a label map is empty", "voxels of a label", "check it"),
+    "NS-L008": Kind(NOTED, "labels fill the whole image", "some background", "nothing: a background is not needed"),
+    "NS-L009": Kind(REJECTED, "the shape is not the image's", "equal shapes", "resample it with nearest neighbour"),
+    "NS-L010": Kind(REJECTED, "a label map lies away from its image", "one position", "correct the header of the wrong one"),
+    "NS-L011": Kind(NOTED, "a label map lies away from its image by rounding", "one position", "nothing: the image's grid counts"),
+    "NS-L012": Kind(NOTED, "axes are stored in another order than the image's", "the same order", "nothing: it was turned"),
+    "NS-L013": Kind(NOTED, "a label map covers a part of its image", "all of it", "nothing: it was put into its place"),
+    "NS-L014": Kind(NOTED, "a mask has another value than declared", "the declared one", "nothing: the mask was mapped to it"),
+    "NS-L015": Kind(WARNED, "a mask has values between two", "two values", "check it: it was divided at the half"),
+    "NS-L016": Kind(REJECTED, "a label map is compressed with losses", "exact values", "save it as PNG or NIfTI"),
+    # what is not about data
+    "NS-P001": Kind(REFUSED, "a plan or recipe is invalid", "known settings that fit the data", "correct the setting"),
+    "NS-M001": Kind(REFUSED, "a model is damaged or does not fit", "a model for such scans", "copy it again, or use another"),
+    "NS-R001": Kind(REFUSED, "a run folder cannot be used", "a run of this version", "do what the message says"),
+    "NS-E001": Kind(REFUSED, "predictions and references do not match", "pairs on one grid", "correct the folders"),
+    "NS-X001": Kind(REJECTED, "an unexpected failure", "none", "report it, with the log of --verbose"),
+}
+"""By code: D for datasets, S for image files, L for label maps, P plans, M models, R runs, E evaluation, X failures of nnseg."""
+
+ALLOWABLE: Final = frozenset(code for code, kind in CODES.items() if kind.can_allow)
+"""The codes that ``--allow`` takes."""
