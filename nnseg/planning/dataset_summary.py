@@ -65,7 +65,8 @@ def describe_findings(findings: Collection[Finding], dataset: Dataset) -> list[t
 def _describe_alike(alike: Sequence[Finding]) -> str:
     names = {finding.case for finding in alike if finding.case}
     if len(names) > 1:
-        return coded(f"{len(names)} cases: {alike[0].message}: {list_some(sorted(names))}", alike[0].code)
+        message = alike[0].message.removeprefix(f"{Path(alike[0].file).name}: ")
+        return coded(f"{len(names)} cases: {message}: {list_some(sorted(names))}", alike[0].code)
     return f"{alike[0]}" + (f"; {len(alike) - 1} more of this kind, see --json" if len(alike) > 1 else "")
 
 
@@ -100,8 +101,9 @@ def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]
 
 def report_refusal(folder: Path, error: DatasetError) -> dict[str, Any]:
     """What is known of a folder that cannot be used, for JSON: keys ``folder``, ``findings``, ``doubtful`` of `report_dataset`."""
-    place = str(Path(folder).absolute())
-    own = Finding.of(error.kind, split_code(str(error))[0], file=place)
+    place, text = str(Path(folder).absolute()), split_code(str(error))[0]
+    named = text.partition(": ")[0]
+    own = Finding.of(error.kind, text, file=named if Path(named).exists() else place)
     others = [finding for finding in by_severity(error.findings) if finding.code != own.code or finding.case]
     return {"folder": place, "findings": [one.explain() for one in (own, *others)], "doubtful": True}
 

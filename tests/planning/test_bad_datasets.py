@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import tifffile
 
+from nnseg.cli import main
+from nnseg.commands.measure import measure_dataset
 from nnseg.core.dataset import Dataset, Finding, Reading
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.planning.dataset_summary import report_dataset, report_refusal, summarize_dataset
 from nnseg.planning.measure import refuse
 from nnseg.planning.measure_folder import measure_folder
+from nnseg.planning.unlike_cases import find_unlike_cases
+from nnseg.storage.run import Run
 
 SHAPE, CASES = (9, 8, 7), 5
 
@@ -207,7 +211,8 @@ def test_one_kind_of_finding_in_many_files_is_one_line_on_the_screen(folder: Pat
         save(label_map(folder, case), np.ones(SHAPE, np.uint8))
         patch(image(folder, case), 112, struct.pack("<ff", np.nan, 0))
     lines = "\n".join(summarize_dataset(*look(folder)))
-    assert (lines.count("NS-L008"), lines.count("NS-S010"), lines.count("5 cases: ")) == (1, 1, 2)
+    assert (lines.count("NS-L008"), lines.count("NS-S010")) == (1, 1)
+    assert "5 cases: its scl_slope is nan" in lines
 
 
 def test_findings_of_all_kinds_come_in_one_pass(folder: Path):
@@ -367,13 +372,38 @@ def test_a_ct_on_another_scale_than_the_others_is_warned_of(
 
 
 def test_a_scan_of_extreme_size_is_warned_of_with_its_memory_and_time(make_fingerprint: Callable[..., Fingerprint]):
-    from nnseg.planning.unlike_cases import find_unlike_cases
-
     usual = make_fingerprint((100, 512, 512), count=4).cases
     large = usual[0].model_copy(update={"name": "large", "shape": (1500, 1500, 1500)})
     (finding,) = find_unlike_cases(("CT",), [*usual, large])
     assert (finding.code, finding.case) == ("NS-S028", "large")
     assert "1500 x 1500 x 1500 voxels, 129 times the median: about 94.5 GB and 675 s to preprocess" in finding.message
+
+
+def test_findings_are_in_the_records_of_a_run_which_a_refused_one_keeps_too(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    scaled(0.0)(folder)
+    describe(folder, {"background": 0, "organ": 1, "ghost": 2})
+    run = Run(tmp_path_factory.mktemp("run"))
+    with pytest.raises(DatasetError, match="--allow NS-D014"):
+        measure_dataset(run, folder, 0)
+    assert [f.severity for f in found(run.fingerprint, "NS-D014")] == ["run refused"]
+    measure_dataset(run, folder, 0, allow=("NS-D014",))
+    assert [f.severity for f in found(run.fingerprint, "NS-D014")] == ["warning"]
+    assert [(f.case, f.level) for f in found(run.fingerprint, "NS-S010")] == [("c0", "note")]
+    measure_dataset(run, folder, 0)  # allowed once
+
+
+def test_check_ends_with_the_code_of_a_refusal_after_it_has_printed_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    scaled(0.0)(folder)
+    describe(folder, {"background": 0, "organ": 1, "ghost": 2})
+    monkeypatch.setattr("sys.argv", ["nnseg", "check", str(folder), "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    shown = capfd.readouterr()
+    assert end.value.code == 2
+    assert {one["code"] for one in json.loads(shown.out)["findings"]} == {"NS-D014", "NS-S010"}
+    assert shown.err.rstrip().endswith("[NS-D014]")
 
 
 def test_a_folder_that_is_no_dataset_is_told_to_programs_too(tmp_path: Path):
