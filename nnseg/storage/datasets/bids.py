@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from nnseg.core.dataset import AS_FOUND, Reading, Unused
 from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import Group, Item, Named, Pairing, Roles, Tree, divide, not_used
-from nnseg.storage.datasets.names import LABEL_WORDS, contrast, read_names, split_words
-from nnseg.storage.datasets.patterns import matches
+from nnseg.storage.datasets.names import LABEL_WORDS, contrast, read_names, shows_channel, split_words
+from nnseg.storage.datasets.patterns import matches, pattern_of
 
 LABEL_SUFFIXES = frozenset(("dseg", "mask", "msk", "seg", "label", "labels"))
 """Last parts of names of label maps in derivatives; besides those with a part like seg-manual."""
@@ -104,11 +104,11 @@ def group_subjects(tree: Tree, reading: Reading) -> tuple[Roles, Pairing] | None
             tree.root, what, "label maps under derivatives/", 'name them with --labels, such as --labels "derivatives/*/**"'
         )
     groups, loose = _group(roles.images, roles.labels)
-    groups, dropped = _of_contrast(groups, reading)
-    used = {id(one) for group in groups for one in group.images} | {id(one) for one in dropped}
+    _use_channels(tree, groups, roles.images, reading.channels)
+    used = {id(one) for group in groups for one in group.images}
     images, others = divide((one for one in roles.images if id(one) not in used), lambda one: _has_labels(one, groups))
     left = (*not_used(images, "another contrast than the labelled ones"), *not_used(others, "no label map"))
-    roles = replace(roles, unused=(*roles.unused, *not_used(dropped, "left out by --channels"), *left))
+    roles = replace(roles, unused=(*roles.unused, *left))
     return roles, Pairing(groups=tuple(groups), images=(), labels=tuple(loose))
 
 
@@ -236,14 +236,29 @@ def _kind(name: BidsName, tied: int) -> tuple[str, ...]:
     return tuple(word for part in own for word in split_words(part) if word.casefold() not in common)
 
 
-def _of_contrast(groups: list[Group], reading: Reading) -> tuple[list[Group], list[Named]]:
-    """The groups of single scans that have the wanted contrast, and the scans of the others."""
-    if len(reading.channels) != 1 or any(len(group.images) > 1 for group in groups):
-        return groups, []
-    wanted = reading.channels[0]
-    suffixes = {id(group): parse_name(group.images[0].item.stem).suffix for group in groups}
-    exact = [group for group in groups if suffixes[id(group)].casefold() == wanted.casefold()]
-    kept = exact or [group for group in groups if contrast(suffixes[id(group)]) == contrast(wanted)]
-    if not kept:
-        return groups, []
-    return kept, [one for group in groups if group not in kept for one in group.images]
+def _use_channels(tree: Tree, groups: Sequence[Group], images: Sequence[Named], wanted: Sequence[str]) -> None:
+    """Give label maps of single scans the wanted contrasts of the same examination, if no such scan is the wanted contrast.
+
+    Raises:
+        DatasetError: several label maps would have the same scans.
+    """
+    if not wanted or any(len(group.images) > 1 for group in groups):
+        return
+    if len(wanted) == 1 and any(shows_channel(group.images[0], wanted[0]) for group in groups):
+        return
+    owners: dict[tuple[int, ...], Group] = {}
+    for group in groups:
+        first = group.images[0]
+        entities = parse_name(first.item.stem).entities
+        session = [one for one in images if one.place == first.place and parse_name(one.item.stem).entities == entities]
+        scans = [ones[0] for name in wanted if (ones := [one for one in session if shows_channel(one, name)])]
+        if len(scans) < len(wanted):
+            continue
+        if other := owners.get(key := tuple(map(id, scans))):
+            maps = [one.labels[0].item.below for one in (group, other)]
+            found = f"{' and '.join(maps)} belong to scans that --channels makes one case"
+            raise DatasetError.at(
+                tree.root, found, "one label map", f"name one channel, or choose with --labels, such as --labels {pattern_of(maps)}"
+            )
+        owners[key] = group
+        group.images[:] = scans

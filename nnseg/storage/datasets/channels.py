@@ -10,7 +10,7 @@ from pathlib import Path
 from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError, coded
 from nnseg.storage.datasets.items import NUMBER, OFTEN, Channels, Group, Named, not_used, same_name
-from nnseg.storage.datasets.names import CONTRASTS, contrast
+from nnseg.storage.datasets.names import CONTRASTS, contrast, shows_channel
 from nnseg.storage.datasets.patterns import common_start, pattern_of
 
 FRAME = re.compile(r"(?:t|z|frame|slice)_?\d{2,}", re.IGNORECASE)
@@ -43,7 +43,8 @@ def find_channels(root: Path, groups: Sequence[Group], *, wanted: Sequence[str] 
         often = (t for t, n in counts.items() if n >= OFTEN * len(groups) and (n > 1 or _is_contrast(t)))
         names = tuple(sorted(often, key=str.casefold))
         _check_channels(root, groups, names)
-    names = _wanted(root, names, wanted)
+    if not (numbered and count):  # with declared names, `layouts.find_layout` chooses
+        names = _wanted(root, names, wanted)
     found = Channels(names=names)
     for group in groups:
         _assign(found, group, by_group[id(group)], numbered=numbered)
@@ -119,7 +120,7 @@ def _assign(found: Channels, group: Group, by_words: dict[str, list[Named]], *, 
     low = {text.casefold(): text for text in by_words}
     if len(by_words) == 1:  # its channel is known from other cases only
         (only,) = by_words.values()
-        low = {name.casefold(): next(iter(by_words)) for name in found.names if _ends_with(only[0], name)}
+        low = {name.casefold(): next(iter(by_words)) for name in found.names if shows_channel(only[0], name)}
         if not low and numbered:
             found.images[id(group)] = tuple(only)
             low = {found.names[0]: next(iter(by_words))}
@@ -160,12 +161,6 @@ def _missing(group: Group, missing: Sequence[str], count: int, *, numbered: bool
     return coded(f"channel file {what} is missing; expected {count} files a case; restore it or remove the case", "NS-D007")
 
 
-def _ends_with(one: Named, name: str) -> bool:
-    """True if the last words of an image's name, or a folder of it, are a channel's name."""
-    words = "_".join(one.words).casefold()
-    return words == name.casefold() or words.endswith("_" + name.casefold()) or name.casefold() in map(str.casefold, one.place)
-
-
 def groups_of_contrasts(root: Path, groups: Sequence[Group], wanted: Sequence[str]) -> None:
     """Raise an error if cases of one image each are images of different contrasts, each with a label map of its own."""
     last = Counter(contrast(one.words[-1]) for group in groups if len(group.images) == 1 for one in group.images if one.words)
@@ -174,3 +169,26 @@ def groups_of_contrasts(root: Path, groups: Sequence[Group], wanted: Sequence[st
         listed = ", ".join(f"{name} ({n})" for name, n in found.items())
         what = f"has label maps of their own for images of different contrasts: {listed}"
         raise DatasetError.at(root, what, "one contrast", f"choose with --channels, such as --channels {next(iter(found))}")
+
+
+def of_channel(root: Path, groups: Sequence[Group], wanted: Sequence[str]) -> tuple[Sequence[Group], list[Named]]:
+    """The groups of the wanted channel where each group is of one image, and the images of the others.
+
+    Raises:
+        DatasetError: no image shows the channel, or several are wanted.
+    """
+    if not wanted or any(len(group.images) > 1 for group in groups):
+        return groups, []
+    exact = [group for group in groups if wanted[0].casefold() in map(str.casefold, group.images[0].words[-1:])]
+    kept = exact or [group for group in groups if shows_channel(group.images[0], wanted[0])]
+    if not kept or len(wanted) > 1:
+        found = f"--channels names {', '.join(wanted)}, but each label map has one image, such as {groups[0].images[0].item.below}"
+        expected = "words that end names of images" if not kept else "one channel"
+        raise DatasetError.at(root, found, expected, "correct --channels, or leave it out")
+    return kept, [one for group in groups if group not in kept for one in group.images]
+
+
+def written_as(groups: Sequence[Group], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The channel of groups of one image each, as their names write it; () if none was wanted."""
+    written = {one.words[-1] for group in groups for one in group.images if one.words}
+    return tuple(written) if wanted and len(written) == 1 and contrast(*written) == contrast(wanted[0]) else tuple(wanted)

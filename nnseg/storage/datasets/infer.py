@@ -15,7 +15,7 @@ from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource
 from nnseg.core.labels import Labels
 from nnseg.storage.datasets.bids import common_suffix, group_subjects
 from nnseg.storage.datasets.case_names import case_names, loose_name, parts_of_split, subjects
-from nnseg.storage.datasets.channels import find_channels, suffix_slip
+from nnseg.storage.datasets.channels import find_channels, of_channel, suffix_slip, written_as
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.describe_layout import list_conclusions, name_layout
 from nnseg.storage.datasets.items import (
@@ -79,7 +79,7 @@ def _assemble(
     """
     sets = choose_label_maps(tree.root, pairing.groups)
     without = not_used((one for group in pairing.groups if id(group) not in sets.maps for one in group.images), "no label map")
-    groups = [group for group in pairing.groups if id(group) in sets.maps]
+    groups, dropped = of_channel(tree.root, [group for group in pairing.groups if id(group) in sets.maps], reading.channels)
     declared = description.channels if description else ()
     channels = find_channels(tree.root, groups, wanted=reading.channels, count=len(declared) or None)
     slip = suffix_slip(groups, len(declared)) if channels.numbered and not reading.channels else ""
@@ -103,9 +103,9 @@ def _assemble(
         ),
         description=description,
         labels=labels,
-        channels=() if channels.numbered else channels.names,
+        channels=() if channels.numbered else channels.names or written_as(groups, reading.channels),
         inferred=(*pairing.inferred, *list_conclusions(groups, channels, sets, cases)),
-        unused=(*roles.unused, *without, *channels.unused, *sets.unused, *unused),
+        unused=(*roles.unused, *without, *not_used(dropped, "left out by --channels"), *channels.unused, *sets.unused, *unused),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from nnseg.core.errors import DatasetError
 from nnseg.core.names import fault_of_name, shortened, shown
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
-from nnseg.storage.datasets.items import FoundDataset, Tree, case_error
+from nnseg.storage.datasets.items import NUMBER, FoundDataset, Tree, case_error
 from nnseg.storage.datasets.listed import listed_cases
-from nnseg.storage.datasets.names import folder_role
+from nnseg.storage.datasets.names import contrast, folder_role
 from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.datasets.tree import list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import known_suffixes
@@ -55,7 +55,7 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
         error.findings = dataset.findings
         error.kind = errors[0].code if len(errors) == 1 else error.kind
         raise error
-    dataset = _with_parts(folder, dataset)
+    dataset = _with_parts(folder, _with_channels(folder, dataset, reading))
     dataset = replace(dataset, findings=(*dataset.findings, *_same_names(dataset)))
     cases = (replace(case, spacing=reading.spacing) for case in dataset.cases)
     return replace(
@@ -86,6 +86,38 @@ def _same_names(dataset: FoundDataset) -> list[Finding]:
         alike.setdefault(unicodedata.normalize("NFC", case.name).casefold(), []).append(case.name)
     text = "differ in upper and lower case only, or in how accents are coded; expected different names; rename one"
     return [Finding.of("NS-D010", f"cases {list_some(names)} {text}") for names in alike.values() if len(names) > 1]
+
+
+def _with_channels(folder: Path, dataset: FoundDataset, reading: Reading) -> FoundDataset:
+    """The dataset with the wanted ones of the channels that dataset.json declares.
+
+    Raises:
+        DatasetError: one is not declared, or a case has no file of its own for each.
+    """
+    about = dataset.description
+    if not reading.channels or not about or not (dataset.channels or about.channels or about.entries):
+        return dataset
+    if dataset.channels:  # words in names of files
+        return replace(dataset, description=replace(about, channels=dataset.channels))
+    chosen = [_number_of(name, about.channels) for name in reading.channels]
+    if None in chosen:
+        expected = f"some of {', '.join(about.channels)}" if about.channels else f'"channel_names" in {DESCRIPTION}'
+        missing = reading.channels[chosen.index(None)]
+        raise DatasetError.at(folder, f"there is no channel {missing}", expected, "correct --channels")
+    if several := next((case for case in dataset.cases if len(case.images) != len(about.channels)), None):
+        found = f"case {several.name} has {counted(len(several.images), 'file')} for {counted(len(about.channels), 'channel')}"
+        raise DatasetError.at(folder, found, "a file for each channel, among which --channels chooses", "leave --channels out")
+    numbers = [number for number in chosen if number is not None]
+    cases = tuple(replace(case, images=tuple(case.images[i] for i in numbers)) for case in dataset.cases)
+    return replace(dataset, cases=cases, description=replace(about, channels=tuple(about.channels[i] for i in numbers)))
+
+
+def _number_of(name: str, declared: Sequence[str]) -> int | None:
+    """Which of the declared channels a name means: its own, another spelling of its contrast, or nnU-Net's number."""
+    for spelling in (str.casefold, contrast):
+        if (low := spelling(name)) in (known := [spelling(channel) for channel in declared]):
+            return known.index(low)
+    return int(name) if NUMBER.fullmatch(name) and int(name) < len(declared) else None
 
 
 def _with_parts(folder: Path, dataset: FoundDataset) -> FoundDataset:

@@ -222,6 +222,14 @@ def contrast(word: str) -> str:
     return CONTRASTS.get(word.casefold(), word.casefold())
 
 
+def shows_channel(one: Named, name: str) -> bool:
+    """True if the last words of an image's name, or a folder of it, are a channel's name, or another spelling of its contrast."""
+    low, words = name.casefold(), "_".join(one.words).casefold()
+    if words == low or words.endswith("_" + low) or low in map(str.casefold, one.place):
+        return True
+    return bool(one.words) and contrast(one.words[-1]) == contrast(name)
+
+
 def stem_start(stem: str, words: int) -> str:
     """The beginning of a name with so many words, without the separator after them."""
     end = _end_of(stem, words)
