@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnseg.commands.export import export
 from nnseg.commands.measure import check_losses, measure_dataset, reading_for
-from nnseg.commands.plan import plan
+from nnseg.commands.plan import check_options, plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
 from nnseg.core.dataset import Finding
@@ -18,6 +18,7 @@ from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
+from nnseg.network.device import resolve_device
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 
@@ -50,6 +51,9 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         NnsegError: something only the user can correct; whatever was finished stays.
     """
     device, workers = options.device, options.workers
+    check_options(options)
+    for name in options.devices or (device,):
+        resolve_device(name)
     run = Run(run_folder)
     reading = reading_for(run, options)
     find_layout(dataset_folder, reading)  # before a folder is made for the run

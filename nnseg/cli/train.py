@@ -123,12 +123,13 @@ def plan(
 ) -> None:
     """Measure the dataset, make the plan and estimate its cost: fingerprint and plan, with the reason for each decision."""
     log_to_terminal(verbose)
-    from nnseg.commands.plan import estimate_cost
+    from nnseg.commands.plan import check_options, estimate_cost
     from nnseg.commands.plan import plan as make_plan
     from nnseg.core.dataset import by_severity
     from nnseg.planning.describe import describe, describe_preflight
     from nnseg.storage.run import Run
 
+    check_options(options)
     place = Run(run)
     with place.locked(dataset):
         fingerprint = _read_or_measure(dataset, place, options)

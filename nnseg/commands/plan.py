@@ -11,18 +11,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnseg.commands.probe import free_resources, known_probe, probe
 from nnseg.core.dataset import Dataset
-from nnseg.core.errors import PlanError
+from nnseg.core.errors import DatasetError, PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
-from nnseg.core.options import Options, device_kind, select_folds
+from nnseg.core.options import SPLIT_FILES, Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
+from nnseg.planning.configurations import check_names
 from nnseg.planning.fine_tuning import describe_adoption, model_for
 from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
+from nnseg.storage.datasets.groups import TABLES
 from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
 from nnseg.storage.run import Run
@@ -48,6 +50,21 @@ class PlanOrigin(BaseModel):
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
     asked: str = ""
+
+
+def check_options(options: Options) -> None:
+    """Raise the errors of options that show without a dataset, before one is measured and before a finished run is changed.
+
+    Raises:
+        NnsegError: there is no such recipe, model, plan or file.
+    """
+    load_recipe(options.recipe)
+    check_names(options.kinds)
+    if options.init:
+        read_model_plans(options.init)
+    for text, suffixes in ((options.split, SPLIT_FILES), (options.group_by or "", TABLES)):
+        if Path(text).suffix.lower() in suffixes and not Path(text).is_file():
+            raise DatasetError(f"{text}: there is no such file; give its path anew")
 
 
 def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:

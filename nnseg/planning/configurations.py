@@ -25,6 +25,16 @@ Choice = tuple[tuple[str, str], ...]
 """Names of plans, each with the reason for it."""
 
 
+def check_names(kinds: Sequence[str]) -> None:
+    """Raise an error for a name that no plan has.
+
+    Raises:
+        PlanError: a name is unknown.
+    """
+    if tuple(kinds) not in (("auto",), ("all",)) and (unknown := [kind for kind in kinds if kind not in PLAN_NAMES]):
+        raise PlanError(f'there is no plan "{unknown[0]}"; choose auto, all, or some of {", ".join(PLAN_NAMES)}')
+
+
 def choose_configurations(kinds: Sequence[str], possible: Mapping[str, PlanInputs]) -> Choice:
     """The plans to make.
 
@@ -39,9 +49,8 @@ def choose_configurations(kinds: Sequence[str], possible: Mapping[str, PlanInput
         return choose_suitable(possible)
     if tuple(kinds) == ("all",):
         return tuple((kind, "requested") for kind in possible)
+    check_names(kinds)
     for kind in kinds:
-        if kind not in PLAN_NAMES:
-            raise PlanError(f'there is no plan "{kind}"; choose auto, all, or some of {", ".join(PLAN_NAMES)}')
         if kind not in possible:
             dataset = possible["2d"].fingerprint.dataset
             raise PlanError(f"{dataset} cannot be planned as {kind}: {_explain_missing(possible)}")
