@@ -138,6 +138,19 @@ CODES: Final[dict[str, Kind]] = {
     "NS-S029": Kind(NOTED, "a reader's remark", "nothing remarkable", "read it"),
     "NS-S030": Kind(REJECTED, "a compressed file is damaged", "an intact file", COPY),
     "NS-S031": Kind(REJECTED, "the qform is broken", "a rotation", HEADER),
+    "NS-S032": Kind(
+        WARNED, "a scan is unlike those of the training", "spacing, size and intensities as theirs", "check its label map"
+    ),
+    "NS-S033": Kind(
+        REJECTED, "slices of a DICOM series are missing or uneven", "even steps", "add the missing slices, or resample it"
+    ),
+    "NS-S034": Kind(
+        REJECTED, "slices of a DICOM series lie at one place", "every slice once", "keep one of them, or one time point"
+    ),
+    "NS-S035": Kind(
+        REJECTED, "a folder holds several DICOM series or volumes", "one", "name one, or put each in a folder of its own"
+    ),
+    "NS-S036": Kind(NOTED, "slices lie a little beside even steps", "even steps", "nothing: they are taken as even"),
     # label maps
     "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
     "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),

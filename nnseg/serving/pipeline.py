@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from nnseg.core.dataset import counted
-from nnseg.core.errors import NnsegError, ScanError
+from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
@@ -228,7 +228,9 @@ class PredictionPipeline:
         case.prediction = prediction
         case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()})
         if confidence := prediction.confidence:
-            case.update(confidence=confidence, findings=(*case.record.findings, *confidence.unlike))
+            case.update(
+                confidence=confidence, findings=(*case.record.findings, *(coded(text, "NS-S032") for text in confidence.unlike))
+            )
         return True
 
     def _write(self, case: _CaseInFlight) -> bool:

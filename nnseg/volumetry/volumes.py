@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from nnseg.core.errors import split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels, find_side_pairs
@@ -154,7 +155,7 @@ def describe_volumes(
         labels=labels,
         quality=confidence.quality if confidence else None,
         flags=tuple(flags),
-        notes=tuple(note for note in notes if note not in flags),
+        notes=tuple(note for note in notes if split_code(note)[0] not in flags),
     )
 
 

@@ -118,7 +118,7 @@ def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:
     if not volumes:
         others = sorted(set(sort_files(place.iterdir())[1].values())) if place.is_dir() else []
         found = "holds no DICOM file of a scan" + (f"; one {', one '.join(others)}" if others else "")
-        raise ScanError.at(place, found, "the slices of one series", "check the folder")
+        raise ScanError.at(place, found, "the slices of one series", "check the folder", "NS-S004")
     if name:
         return _named(volumes, name, paths[0][0])
     if len(volumes) == 1:
@@ -126,11 +126,11 @@ def choose_volume(paths: Sequence[tuple[Path, str]], place: Path) -> Volume:
     if len(paths) == 1:
         listed = ", ".join(v.name for v in volumes)
         found = f"holds {len(volumes)} volumes: {listed}"
-        raise ScanError.at(place, found, "one", f"name one as {paths[0][0].name}/{volumes[0].name}")
+        raise ScanError.at(place, found, "one", f"name one as {paths[0][0].name}/{volumes[0].name}", "NS-S035")
     of_one = len({v.file.uid for v in volumes}) == 1
     listed = ", ".join(map(str, volumes))
     found = f"holds {len(volumes)} {'volumes' if of_one else 'series'}: {listed}"
-    raise ScanError.at(place, found, "one", f"put each {'volume' if of_one else 'series'} in a separate folder")
+    raise ScanError.at(place, found, "one", f"put each {'volume' if of_one else 'series'} in a separate folder", "NS-S035")
 
 
 def _named(volumes: Sequence[Volume], name: str, file: Path) -> Volume:
@@ -228,13 +228,17 @@ def _grid(volume: Volume, place: Path, given: Vector | None) -> tuple[Grid, tupl
     said = _check_spacings(volume, place)
     if not said and not given and (count > 1 or volume.heights):
         found, advice = f"series {volume} has no spacing of its voxels", "correct the headers, or predict with --spacing"
-        raise ScanError.at(place, found, "PixelSpacing in every slice", advice)
+        raise ScanError.at(place, found, "PixelSpacing in every slice", advice, "NS-S012")
     gap, uneven = _check_positions(volume, place) if count > 1 and volume.heights else (None, ())
     depth = gap or first.depth or (given[0] if given else 1.0)
     rows, columns = said or (given[1:] if given else (1.0, 1.0))
     spacing = as_vector((depth, rows, columns))
     thin = bool(volume.heights) and not (gap or first.depth or given)
-    notes = ("its header has neither SliceThickness nor SpacingBetweenSlices; its slice counts as 1 mm thick",) if thin else uneven
+    notes = (
+        ("its header has neither SliceThickness nor SpacingBetweenSlices; its slice counts as 1 mm thick [NS-S027]",)
+        if thin
+        else uneven
+    )
     if not volume.heights:
         origin = as_vector(first.position or (0.0, 0.0, 0.0))
         return Grid(shape=shape, spacing=spacing, origin=origin), notes, bool(said)
@@ -276,7 +280,9 @@ def _check_spacings(volume: Volume, place: Path) -> tuple[float, ...]:
         i = int(other[0][0])
         one, another = (format_axes(volume.frames[k].spacing) for k in (0, i))
         found = f"{_named_frame(volume.frames[0])} has voxels of {one} mm and {_named_frame(volume.frames[i])} of {another} mm"
-        raise ScanError.at(place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them")
+        raise ScanError.at(
+            place, found, "one PixelSpacing in a series", "put them in folders of their own, or resample them", "NS-S035"
+        )
     return volume.frames[0].spacing
 
 
@@ -288,7 +294,7 @@ def _check_positions(volume: Volume, place: Path) -> tuple[float, tuple[str, ...
     """
     if volume.missing:
         found = f"series {volume} lacks {volume.missing} of the {len(volume.frames) + volume.missing} slices of its other volumes"
-        raise ScanError.at(place, found, "all slices", "add the missing slices, or remove this volume")
+        raise ScanError.at(place, found, "all slices", "add the missing slices, or remove this volume", "NS-S033")
     gaps = np.abs(np.diff(volume.heights))
     spacing = float(np.median(gaps))
     doubled = np.flatnonzero(gaps < EVEN * max(spacing, 1e-6)) if spacing > 0 else np.arange(len(gaps))
@@ -296,7 +302,7 @@ def _check_positions(volume: Volume, place: Path) -> tuple[float, tuple[str, ...
         i = int(doubled[0])
         one, other = (_named_frame(volume.frames[k]) for k in (i, i + 1))
         found = f"{one} and {other} are both at {volume.heights[i]:.2f} mm"
-        raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series")
+        raise ScanError.at(place, found, "every slice once", "keep one of them, or one time point of the series", "NS-S034")
     return float(np.mean(gaps)), _check_steps(volume, place, gaps, spacing)
 
 
@@ -314,10 +320,12 @@ def _check_steps(volume: Volume, place: Path, gaps: npt.NDArray[np.float64], spa
     if away.max() > NEARLY_EVEN * spacing:
         i = int(away.argmax())
         found = f"{_named_frame(volume.frames[i])} lies {away[i]:.2g} mm away from the line through the first and the last slice"
-        raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series")
+        raise ScanError.at(place, found, "even steps", "correct its ImagePositionPatient, or resample the series", "NS-S033")
     if away.max() <= EVEN * spacing and np.abs(gaps - spacing).max() <= EVEN * spacing:
         return ()
-    return (f"its slices lie up to {away.max():.2g} mm beside even steps of {np.mean(gaps):.3g} mm, as which they are taken",)
+    return (
+        f"its slices lie up to {away.max():.2g} mm beside even steps of {np.mean(gaps):.3g} mm, as which they are taken [NS-S036]",
+    )
 
 
 def _named_frame(frame: Frame) -> str:
@@ -328,4 +336,6 @@ def _named_frame(frame: Frame) -> str:
 def _uneven(volume: Volume, place: Path, spacing: float, wrong: list[int]) -> ScanError:
     gaps = [f"{volume.heights[i]:.2f} to {volume.heights[i + 1]:.2f} mm" for i in wrong]
     found = f"slices are missing or unevenly spaced: gaps from {list_some(gaps, 5)}"
-    return ScanError.at(place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series")
+    return ScanError.at(
+        place, found, f"a slice every {spacing:.3g} mm", "add the missing slices, or resample the series", "NS-S033"
+    )
