@@ -6,10 +6,11 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainSerializer
 
 LONGEST_NAME = 200
 """Bytes of the name of a case in UTF-8: a file's may have 255, with a suffix, and while it is written with a prefix."""
@@ -41,6 +42,13 @@ def fault_of_name(name: str, longest: int = LONGEST_NAME) -> str:
     if (size := len(name.encode())) > longest:
         return f"has {size} bytes, and {longest} are allowed"
     return ""
+
+
+def fault_of_case(name: str, files: Iterable[Path]) -> str:
+    """Why a case cannot have this name and these files, whose paths are recorded as text; "" if it can."""
+    texts = (str(file) for file in files)
+    readable = all(text.isprintable() or text == text.encode(errors="ignore").decode() for text in texts)
+    return fault_of_name(name) or ("" if readable else "is in a folder whose own name has bytes that are no text")
 
 
 def shown(text: str, *, lines: bool = False) -> str:
@@ -106,3 +114,10 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> tuple[int | None,
 
 def _plain(name: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", name.casefold()))
+
+
+ShownText = Annotated[str, AfterValidator(shown)]
+"""Text that may have names of files in it."""
+
+ShownPath = Annotated[Path, PlainSerializer(lambda path: shown(str(path)), return_type=str, when_used="json")]
+"""A path for people, which may be no text."""

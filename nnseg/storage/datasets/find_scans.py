@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.core.names import fault_of_name, shortened, shown
+from nnseg.core.names import fault_of_case, shortened, shown
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
 from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
@@ -68,7 +68,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
     found, cases, unused = _look(path, channels, names, reading), list[Case](), list[Unused]()
     for case in found.cases:
         name = shortened(case.name)
-        if fault := fault_of_name(name):
+        if fault := fault_of_case(name, case.images):
             unused.append(Unused(path=case.images[0], reason=f"its name {fault}", suspect=True))
         else:
             cases.append(replace(case, name=name))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Finding, Reading, counted, list_some
 from nnseg.core.errors import DatasetError
-from nnseg.core.names import fault_of_name, shortened, shown
+from nnseg.core.names import fault_of_case, shortened
 from nnseg.storage.datasets.dataset_json import DESCRIPTION, Description, read_description
 from nnseg.storage.datasets.infer import infer, infer_bids
 from nnseg.storage.datasets.items import NUMBER, FoundDataset, Tree, case_error
@@ -69,11 +69,11 @@ def _with_checked_names(dataset: FoundDataset, description: Description | None) 
     cases, findings = [], [*dataset.findings]
     for case in dataset.cases:
         name = case.name if case.name in keys else shortened(case.name)
-        if fault := fault_of_name(name):
+        if fault := fault_of_case(name, case.files):
             place = description.path if description and name in keys else case.images[0]
             expected = "a name without separators and control characters"
-            message = f'the name "{shown(name)}" of a case {fault}; expected {expected}; rename it'
-            findings.append(case_error("NS-D037", message, case=shown(name), file=place))
+            message = f'the name "{name}" of a case {fault}; expected {expected}; rename it'
+            findings.append(case_error("NS-D037", message, case=name, file=place))
         else:
             cases.append(replace(case, name=name))
     return replace(dataset, cases=tuple(cases), findings=tuple(findings))

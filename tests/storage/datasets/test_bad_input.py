@@ -210,4 +210,4 @@ def test_a_case_whose_file_has_no_name_for_every_system_costs_no_other(dataset_f
     assert usable == ["good_1", "good_2"]
     (error,) = [finding for finding in findings if finding.level == "error"]
     assert "control characters" in error.message
-    assert Path(error.file).name == f"{name}_0000.nii.gz"
+    assert Path(error.file).name == r"worse\x1b[2J_0000.nii.gz"
