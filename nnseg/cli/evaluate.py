@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import KnownRun, Verbose, with_options
+from nnseg.cli.options import Force, KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
     from nnseg.core.scores import Scores
+    from nnseg.storage.overwrite import Kind
 
 PANEL = "Evaluate"
 
@@ -64,6 +65,7 @@ def evaluate(
         str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
     ] = None,
     groups: Groups = None,
+    force: Force = False,
     *,
     options: Options,
     verbose: Verbose = False,
@@ -74,6 +76,13 @@ def evaluate(
     false positives and panoptic quality of labels whose components are counted one by one.
     """
     log_to_terminal(verbose)
+    from nnseg.storage.overwrite import check_overwrite
+
+    if out:
+        kind: Kind = "summary" if form == "nnunet" else "table of scores" if out.suffix.lower() == ".csv" else "scores"
+        check_overwrite(out, kind, force=force)
+        if groups:
+            check_overwrite(out.with_name("groups.json"), "groups", force=force)
     if references is None:
         scores = _show_scores(predictions, out)
     else:
@@ -141,13 +150,17 @@ def compare(
         list[str] | None, typer.Option(help="Metric to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
+    force: Force = False,
 ) -> None:
     """Compare models on the same cases: differences with 95 % intervals, paired tests, and the smallest detectable difference."""
     log_to_terminal()
     from nnseg.cli.tables import print_comparisons
     from nnseg.commands.compare import compare_models
     from nnseg.storage.files import write_json
+    from nnseg.storage.overwrite import check_overwrite
 
+    if out:
+        check_overwrite(out, "comparison", force=force)
     found = compare_models(models, metric)
     print_comparisons(found)
     if out:
@@ -171,6 +184,7 @@ def report(
     ] = None,
     covariates: Annotated[Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.")] = None,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
+    force: Force = False,
     *,
     options: Options,
 ) -> None:
@@ -180,11 +194,14 @@ def report(
 
     run = Run(folder)
     if not run.exists:
-        _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers)
+        _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers, force=force)
         return
     from nnseg.commands.case_pictures import write_picture
     from nnseg.commands.report import report as write_report
+    from nnseg.storage.overwrite import check_overwrite
 
+    if picture:
+        check_overwrite(picture, "picture", force=force)
     write_report(run)
     show(f"report: {run.report_file}")
     if picture:
@@ -197,6 +214,7 @@ def figure(
     run: KnownRun,
     what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run folder.")] = None,
+    force: Force = False,
 ) -> None:
     """Draw figures of a run for papers, as PNG (300 dpi) and PDF: training curves, scores, cases, or the network.
 
@@ -206,7 +224,7 @@ def figure(
     from nnseg.commands.figure import write_figures
     from nnseg.storage.run import Run
 
-    for path in write_figures(Run(run), what, out):
+    for path in write_figures(Run(run), what, out, force=force):
         show(f"figure: {path}")
 
 
@@ -226,11 +244,17 @@ def _print_groups(scores: Scores, groups: str, *, run: Path | None, out: Path | 
         show(f"written to {file}")
 
 
-def _report_predictions(folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int) -> None:
+def _report_predictions(
+    folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int, force: bool
+) -> None:
     from nnseg.core.dataset import counted
-    from nnseg.volumetry.population import read_population
+    from nnseg.storage.overwrite import check_overwrite, is_made
+    from nnseg.volumetry.population import VOLUMES, read_population
     from nnseg.volumetry.report import read_record, report_predictions
 
+    own = is_made(folder / VOLUMES, "volumes")  # then the others are too
+    for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", "report.html"):
+        check_overwrite(folder / name, "volumes", force=force or own)
     others = read_population(population, read_record(folder)[1]) if population else None
     volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)

@@ -19,6 +19,7 @@ DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder o
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; created if missing.")]
 KnownRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, made by nnseg plan or run.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and debug messages.")]
+Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.")]
 
 FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}
 TYPES = get_type_hints(Options)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import KnownRun, Verbose, with_options
+from nnseg.cli.options import Force, KnownRun, Verbose, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal, show
 from nnseg.core.options import Options
 
@@ -56,6 +56,7 @@ def predict(
             "--uncertainty", help="Also write an uncertainty map, and the certainty of the label map into predictions.json."
         ),
     ] = False,
+    force: Force = False,
     verbose: Verbose = False,
 ) -> None:
     """Predict label maps for scans, each on its scan's own grid. A failed scan does not stop the others; finished ones are skipped.
@@ -76,7 +77,7 @@ def predict(
     with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         from nnseg.serving.folder import predict_scans  # while the models are loaded
 
-        predicted = predict_scans(scans, workers, Reading.of(options))
+        predicted = predict_scans(scans, workers, Reading.of(options), force=force)
     for line in (*predicted.inferred, *describe_unused(predicted.unused)):
         show(line)
     show(f"{predicted.describe()} into {out}")
@@ -94,12 +95,17 @@ def export(
     run: KnownRun,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, usually named *.nnseg.")],
     options: Options,
+    force: Force = False,
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
     log_to_terminal()
+    from nnseg.commands.export import CARD_SUFFIX
     from nnseg.commands.export import export as write_model
+    from nnseg.storage.overwrite import check_overwrite
     from nnseg.storage.run import Run
 
+    check_overwrite(file, "model", force=force)
+    check_overwrite(file.with_suffix(CARD_SUFFIX), "model card", force=force)
     model = write_model(Run(run), file, folds=options.folds)
     _print_size(file, len(model.members))
 
@@ -129,6 +135,7 @@ def import_(
         str | None,
         typer.Option("--plans", help="Configurations of a dataset's folder, by nnU-Net's names: 2d,3d_fullres. Default: all."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Convert a model of nnU-Net v2 into one of nnseg: none of its code is run, and unsupported settings are refused by name.
 
@@ -137,7 +144,9 @@ def import_(
     log_to_terminal()
     from nnseg.interop.nnunet.model import read_nnunet_model
     from nnseg.network.bundle import save_model
+    from nnseg.storage.overwrite import check_overwrite
 
+    check_overwrite(file, "model", force=force)
     chosen = [name.strip() for name in configurations.split(",")] if configurations else []
     model = read_nnunet_model(folder, folds=options.folds, configurations=chosen)
     save_model(model, file)

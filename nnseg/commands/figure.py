@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nnseg.commands.case_pictures import read_examples
 from nnseg.core.errors import RunError
+from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.run import Run
 
 if TYPE_CHECKING:
@@ -21,17 +22,19 @@ INSTALL = "pip install 'nnseg[figures]'"
 FOLDER = "figures"
 
 
-def write_figures(run: Run, what: What, out: Path | None = None) -> tuple[Path, ...]:
+def write_figures(run: Run, what: What, out: Path | None = None, *, force: bool = False) -> tuple[Path, ...]:
     """Draw a figure of a run; returns its PNG and its PDF file.
 
     Args:
         run: its folder.
         what: "curves" of training, "scores" and "cases" that were held out, or the "plan"'s network.
         out: folder; by default ``figures`` in the run's.
+        force: also overwrite files that nnseg did not make.
 
     Raises:
-        RunError: matplotlib is not installed, or the run lacks what is to be drawn.
+        RunError: matplotlib is not installed, the run lacks what is to be drawn, or a file is not of nnseg.
     """
+    stem = (out or run.path / FOLDER) / what
     try:
         from nnseg.reporting.paper import write_figure  # noqa: PLC0415 (an extra)
     except ModuleNotFoundError as error:
@@ -40,7 +43,9 @@ def write_figures(run: Run, what: What, out: Path | None = None) -> tuple[Path, 
         raise RunError(f"figures need matplotlib; {INSTALL}") from None
     if not run.exists:
         raise RunError(f"{run.path} is not a run folder; make one with nnseg run")
-    return write_figure(_make_figure(run, what), (out or run.path / FOLDER) / what)
+    for suffix in (".png", ".pdf"):
+        check_overwrite(stem.with_name(f"{what}{suffix}"), "picture", force=force)
+    return write_figure(_make_figure(run, what), stem)
 
 
 def _make_figure(run: Run, what: What) -> Callable[[], Figure]:

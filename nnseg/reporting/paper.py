@@ -92,9 +92,11 @@ def write_figure(build: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
         figure = build()
         FigureCanvasAgg(figure)
         paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-        for path, left_out in zip(paths, (("Software",), ("CreationDate", "Creator", "Producer")), strict=True):
+        for path, metadata in zip(
+            paths, ({"Software": "nnseg"}, {"Creator": "nnseg", "CreationDate": None, "Producer": None}), strict=True
+        ):
             with write_aside(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], metadata=dict.fromkeys(left_out))
+                figure.savefig(aside, format=path.suffix[1:], metadata=metadata)
     return paths
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from nnseg.core.colours import OKABE_ITO
 from nnseg.core.labels import Labels
@@ -136,8 +137,9 @@ def montage_png(cases: Sequence[CaseImages], *, height: int = 320) -> bytes:
         sheet.paste(tile, (left, gap))
         left += tile.width + gap
     _legend(ImageDraw.Draw(sheet), gap, tiles[0].height + gap + legend // 2)
-    content = io.BytesIO()
-    sheet.save(content, "PNG", optimize=True)
+    content, made_by = io.BytesIO(), PngInfo()
+    made_by.add_text("Software", "nnseg")
+    sheet.save(content, "PNG", optimize=True, pnginfo=made_by)
     return content.getvalue()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from nnseg.core.errors import RunError
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
-from nnseg.storage.files import locked, sweep
+from nnseg.storage.files import locked, read_json, sweep, write_json
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.write import check_label_suffix
-from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord
+from nnseg.storage.overwrite import check_overwrite
+from nnseg.storage.predictions import RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord
 from nnseg.system.parallel import progress
 
 
@@ -58,13 +60,18 @@ class FolderResult:
         return "; ".join(parts)
 
 
-def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND) -> FolderResult:
+BEGUN = ".begun"
+"""The file with the names of the cases of a command that has not ended: they may have files that no record lists yet."""
+
+
+def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND, *, force: bool = False) -> FolderResult:
     """Predict a file or folder of scans; a scan that fails does not affect the others, and what is done already is kept.
 
     Args:
         scans: a scan, or a folder of files or DICOM series.
         workers: processes that have the order, with the folder of the label maps.
         reading: which files are scans and channels, where their names do not tell it.
+        force: also overwrite files that nnseg did not make.
 
     Raises:
         DatasetError: there is no scan.
@@ -74,7 +81,7 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND)
         Stopped: by a signal; what is done is kept.
     """
     order, scans = workers.order, scans.absolute()
-    _check_place(scans, order.out)
+    _check_place(scans, order.out, force=force)
     if order.suffix:
         check_label_suffix(order.suffix)
     ready = workers.ready()
@@ -83,6 +90,7 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND)
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
         _writer(order, ready, found) as writer,
+        _begun(order.out, {case.name for case in cases}, writer.cases, force=force),
     ):
         sweep(order.out, inside=False)
         start, previous = time.perf_counter(), dict(writer.cases)
@@ -112,10 +120,36 @@ def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> Predicti
     )
 
 
-def _check_place(scans: Path, out: Path) -> None:
+@contextmanager
+def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) -> Iterator[None]:
+    """Keep the names of the cases in the folder until all have their records.
+
+    Raises:
+        RunError: a file is there that has a name of a case which neither is done nor was begun by a killed command.
+    """
+    known = {*done}
+    with suppress(RunError):
+        known.update(read_json(out / BEGUN, list[str]))
+    for path in () if force else sorted(out.iterdir()):
+        own = [path.name.removesuffix(UNCERTAINTY), *(path.name[:end] for end, letter in enumerate(path.name) if letter == ".")]
+        case = max((stem for stem in own if stem in known | names), key=len, default="")
+        if case in names - known and (suffix_of(path) in FORMATS or path.suffix in BESIDE):
+            found = f"is there already, and was not predicted by nnseg, but has the name of the case {case}"
+            raise RunError.at(path, found, "a free name", "move it or choose another folder, or overwrite it with --force")
+    write_json(out / BEGUN, sorted(known | names))
+    yield
+    (out / BEGUN).unlink(missing_ok=True)
+
+
+BESIDE = (".npz", ".json", ".dcm")
+"""Suffixes of files beside label maps."""
+
+
+def _check_place(scans: Path, out: Path, *, force: bool) -> None:
     if out.resolve() == scans.resolve() or scans.resolve() in out.resolve().parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
     if out.is_file() or (not out.exists() and suffix_of(out) in FORMATS):
         raise RunError(f"{out} must be a folder, not a file; label maps get their scans' names")
-    if not (out / RECORD).exists() and out.is_dir() and any(suffix_of(path) in FORMATS for path in out.iterdir()):
+    check_overwrite(out / RECORD, "record of predictions", force=force)
+    if not force and not (out / RECORD).exists() and out.is_dir() and any(suffix_of(path) in FORMATS for path in out.iterdir()):
         raise RunError(f"{out} holds images that nnseg did not make; choose another folder for the label maps")

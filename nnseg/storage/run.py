@@ -44,7 +44,7 @@ from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
-from nnseg.storage.files import PathIn, StoredFile, json_file, locked, optional_json_file, read_json, sweep, write_json
+from nnseg.storage.files import TEMPORARY, PathIn, StoredFile, json_file, locked, optional_json_file, read_json, sweep, write_json
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.system.machine import peak_ram, trim_memory, versions
@@ -119,8 +119,12 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """True if the folder holds a run."""
-        return Run.record.path(self).exists()
+        """True if the folder holds a run, perhaps with a damaged record; not if its run.json is of another program."""
+        try:
+            record = self.record
+        except RunError:
+            return True
+        return Run.record.path(self).exists() and (not record or "versions" in record)
 
     @property
     def has_dataset(self) -> bool:
@@ -295,6 +299,11 @@ class Run:
     def _check_place(self, dataset: Path | None) -> None:
         if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
             raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
-        ours = self.exists or (self.path / ".lock").exists()
-        if self.path.is_dir() and not ours and any(self.path.iterdir()):
+        there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set[str]()
+        if there and not self.exists and not (".lock" in there and all(map(_is_begun, there))):
             raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
+
+
+def _is_begun(name: str) -> bool:
+    """True for a file of a run that ended before its record was written."""
+    return name in (".lock", "dataset.json", "fingerprint.json", "probe.json", ".probe") or TEMPORARY.fullmatch(name) is not None

@@ -12,6 +12,7 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import CaseScore, LabelScore, Scores
 from nnseg.evaluation.averages import averages
 from nnseg.reporting.case_images import CaseImages
+from nnseg.storage.overwrite import is_made
 
 paper_network = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
 paper = pytest.importorskip("nnseg.reporting.paper", reason="matplotlib is not installed")
@@ -79,11 +80,13 @@ def test_a_figure_is_300_dpi_and_a_pdf_with_embedded_type_42_fonts_and_the_same_
         width_mm = image.width / 300 * 25.4
         assert width_mm == pytest.approx(85 if what in ("curves", "plan") else 174, abs=0.1)
         assert image.height / 300 * 25.4 <= 230
-        assert image.info.keys() == {"dpi"}
+        assert image.info.keys() == {"dpi", "Software"}
     content = pdf.read_bytes()
     assert b"/FontFile2" in content  # TrueType, embedded
     assert b"/Type3" not in content
-    assert not re.search(rb"/(CreationDate|Producer|Creator)", content)
+    assert not re.search(rb"/(CreationDate|Producer)", content)
+    assert is_made(png, "picture")
+    assert is_made(pdf, "picture")
 
 
 def test_a_label_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path):

@@ -66,7 +66,7 @@ def _write_scans(folder: Path, count: int) -> list[Path]:
 
 def _hashes(out: Path) -> dict[str, str]:
     """Of all that was written, the record apart, which holds times."""
-    files = [p for p in out.rglob("*") if p.is_file() and p.name not in ("predictions.json", ".lock")]
+    files = [p for p in out.rglob("*") if p.is_file() and p.name not in ("predictions.json", ".lock", ".begun")]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -1,0 +1,68 @@
+"""What a command may overwrite: files of the kind that it writes, as nnseg makes them, and others only if it is told to."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from nnseg.core.errors import RunError
+from nnseg.storage.files import read_json
+
+Kind = Literal[
+    "model",
+    "model card",
+    "scores",
+    "table of scores",
+    "summary",
+    "comparison",
+    "groups",
+    "picture",
+    "volumes",
+    "record of predictions",
+]
+
+ENDS_BYTES = 2**16
+"""Of the beginning and of the end of a file that are searched for a sign."""
+
+LARGEST_JSON = 2**30
+"""Bytes of a file whose keys are looked at."""
+
+
+def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
+    """Raise RunError if there is something that nnseg did not make, or of another kind, unless it may be overwritten."""
+    if not force and (file.is_symlink() or file.exists()) and not is_made(file, kind):
+        found = f"is there already, and is no {kind} that nnseg made"
+        raise RunError.at(file, found, f"no file, or a {kind} of nnseg", "choose another name, or overwrite it with --force")
+
+
+def is_made(file: Path, kind: Kind) -> bool:
+    """True for a file of a kind that nnseg made."""
+    if not file.is_file():
+        return False
+    sign = SIGNS[kind]
+    if isinstance(sign, re.Pattern):
+        with file.open("rb") as opened:
+            beginning = opened.read(ENDS_BYTES)
+            opened.seek(max(opened.tell(), opened.seek(0, os.SEEK_END) - ENDS_BYTES))
+            return sign.search(beginning + opened.read()) is not None
+    try:
+        return file.stat().st_size < LARGEST_JSON and sign <= read_json(file, dict[str, Any]).keys()
+    except RunError:
+        return False
+
+
+SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
+    "model": re.compile(rb'\A.{8}\{"__metadata__":\{"nnseg":', re.DOTALL),
+    "model card": re.compile(rb"\A# Model card: .*\n\n## Model details\n"),
+    "scores": frozenset({"labels", "metrics", "cases", "averages"}),
+    "table of scores": re.compile(rb"\Acase,label,tp,fp,fn,tn,"),
+    "summary": frozenset({"foreground_mean", "mean", "metric_per_case"}),
+    "comparison": frozenset({"comparisons", "metric", "mean_ranks"}),
+    "groups": frozenset({"groups", "tests"}),
+    "picture": re.compile(rb"\A\x89PNG.*tEXtSoftware\0nnseg|\A%PDF.*/Creator \(nnseg\)", re.DOTALL),
+    "record of predictions": re.compile(rb'\A\{\s*"format": ?\d+,\s*"nnseg":'),
+    "volumes": frozenset({"made_by", "names", "cases"}),
+}
+"""What is at the ends of each kind of file, or the keys that it has as JSON."""
