@@ -56,13 +56,15 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         resolve_device(name)
     run = Run(run_folder)
     reading = reading_for(run, options)
-    find_layout(dataset_folder, reading)  # before a folder is made for the run
+    found = find_layout(dataset_folder.absolute(), reading)  # before a folder is made for the run
     with run.locked(dataset_folder):
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            found = measure_dataset(run, dataset_folder, workers, reading=reading, allow=options.allow)
-            check_losses(found, options)
+            fingerprint = measure_dataset(
+                run, dataset_folder, workers, reading=reading, split=options.split, allow=options.allow, found=found
+            )
+            check_losses(fingerprint, options)
         with run.timed("plan"):
             plan(run, options)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there

@@ -232,4 +232,5 @@ def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
         return fingerprint
     from nnseg.commands.measure import measure_dataset, reading_for
 
-    return measure_dataset(run, source, options.workers, reading=reading_for(run, options), allow=options.allow)
+    reading = reading_for(run, options)
+    return measure_dataset(run, source, options.workers, reading=reading, split=options.split, allow=options.allow)

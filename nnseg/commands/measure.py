@@ -13,8 +13,12 @@ from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
 from nnseg.planning.measure import refuse
 from nnseg.planning.measure_folder import measure_folder
+from nnseg.planning.run_folds import split_of_run
 from nnseg.storage.datasets.content import case_key
+from nnseg.storage.datasets.items import FoundDataset
+from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import read_dataset
+from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
@@ -58,7 +62,14 @@ def reading_for(run: Run, options: Options) -> Reading:
 
 
 def measure_dataset(
-    run: Run, folder: Path, workers: int, *, reading: Reading = AS_FOUND, allow: Collection[str] = ()
+    run: Run,
+    folder: Path,
+    workers: int,
+    *,
+    reading: Reading = AS_FOUND,
+    split: str = "auto",
+    allow: Collection[str] = (),
+    found: FoundDataset | None = None,
 ) -> Fingerprint:
     """The fingerprint of the dataset in a folder, measured again only if a file has changed; written to the run with the dataset.
 
@@ -68,16 +79,18 @@ def measure_dataset(
         workers: processes.
         reading: how the folder is read.
         allow: codes of findings that do not stop a run.
+        split: option for the folds, of which a file may set cases apart for testing.
+        found: what the folder holds, if `find_layout` has looked already.
 
     Raises:
         DatasetError: the folder holds no dataset that can be used, or a finding stops the run.
     """
-    known = None
+    known, split, found = None, split_of_run(run, split), found or find_layout(folder.absolute(), reading)
     if run.has_dataset:
-        dataset = read_dataset(folder, reading=reading, workers=workers)
-        known = _known_fingerprint(run, dataset, workers)
+        dataset = read_dataset(folder, reading=reading, workers=workers, found=found)
+        known = _known_fingerprint(run, dataset, split, workers)
     if known is None:
-        dataset, fingerprint = measure_folder(folder, reading=reading, workers=workers)
+        dataset, fingerprint = measure_folder(folder, reading=reading, workers=workers, found=found, split=split)
         run.fingerprint = fingerprint
     else:
         fingerprint = known
@@ -90,13 +103,16 @@ def measure_dataset(
     return allowed
 
 
-def _known_fingerprint(run: Run, dataset: Dataset, workers: int) -> Fingerprint | None:
-    """The run's fingerprint, if it is of this version of nnseg and no file of the dataset has changed since."""
+def _known_fingerprint(run: Run, dataset: Dataset, split: str, workers: int) -> Fingerprint | None:
+    """The run's fingerprint, if it is of this version of nnseg, and neither files nor the cases for testing have changed since."""
     try:
         known, described = run.fingerprint, run.dataset
     except RunError:  # missing, or written by another version
         return None
     if described != dataset or "format" not in known.model_fields_set:
+        return None
+    test = cases_for_testing(dataset.cases, split, unusable={finding.case for finding in dataset.findings})
+    if any(case.is_test != (case.name in test) for case in known.cases):
         return None
     keys = {case.name: case.key for case in known.cases} | known.unusable
     found = {o.item.name: o.result or "" for o in map_items(_hash_of, dataset.cases, workers=workers, label="looking for changes")}

@@ -110,7 +110,8 @@ def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, mod
     names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
     begun = [[model.key() for model in models]] if models else []
-    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted, *begun])
+    test = [[case.name for case in fingerprint.cases if case.is_test]]
+    return digest([fingerprint.key, recipe.model_dump(mode="json"), wanted, *begun, *(test if test[0] else [])])
 
 
 def _files(run: Run) -> list[Path]:

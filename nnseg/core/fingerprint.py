@@ -49,7 +49,7 @@ class CaseMeasure(FrozenModel):
         image, label_map: digests of their voxels, whatever the files; "" if not measured.
         typical: of each channel its 1st and 99th percentile, and the foreground's median, or without a foreground that of all
             voxels; empty if not measured.
-        is_test: the dataset itself sets it apart for testing, so that no plan depends on it.
+        is_test: the dataset, or the division given for it, sets it apart for testing, so that no plan depends on it.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Fingerprint(FrozenModel):
 
     @property
     def planned_for(self) -> tuple[CaseMeasure, ...]:
-        """The cases that a plan depends on: all but those that the dataset sets apart for testing."""
+        """The cases that a plan depends on: all but those that are set apart for testing."""
         return tuple(case for case in self.cases if not case.is_test) or self.cases
 
     @property

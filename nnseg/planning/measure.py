@@ -26,6 +26,7 @@ from nnseg.planning.unusable import explain_unusable
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.patients import patient_findings
 from nnseg.storage.datasets.read_case import read_case
+from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.images.raw import smallest_integer_type
 from nnseg.system.parallel import Outcome, map_items
 
@@ -60,16 +61,19 @@ class MeasuredCase:
     findings: tuple[Finding, ...] = ()
 
 
-def measure(dataset: Dataset, *, workers: int = 0) -> Fingerprint:
+def measure(dataset: Dataset, *, workers: int = 0, test: Collection[str] | None = None) -> Fingerprint:
     """The fingerprint of a dataset; the same for any number of workers. Cases that cannot be used become findings.
+
+    Args:
+        test: names of the cases that no plan depends on; None for those that the dataset itself sets apart for testing.
 
     Raises:
         DatasetError: no case is usable, none has foreground, or 2D images and volumes are mixed.
     """
-    return refuse(measure_all(dataset, workers=workers), ALLOWABLE, dataset.folder)
+    return refuse(measure_all(dataset, workers=workers, test=test), ALLOWABLE, dataset.folder)
 
 
-def measure_all(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
+def measure_all(dataset: Dataset, *, workers: int = 1, test: Collection[str] | None = None) -> Fingerprint:
     """As `measure`, also if findings would stop a run.
 
     Raises:
@@ -77,7 +81,7 @@ def measure_all(dataset: Dataset, *, workers: int = 1) -> Fingerprint:
     """
     sample = sample_size(len(dataset.cases))
     read = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=sample)
-    return make_fingerprint(dataset, map_items(read, dataset.cases, workers=workers, label="measuring cases"))
+    return make_fingerprint(dataset, map_items(read, dataset.cases, workers=workers, label="measuring cases"), test=test)
 
 
 def refuse(fingerprint: Fingerprint, allow: Collection[str], place: Path) -> Fingerprint:
@@ -105,15 +109,21 @@ def sample_size(cases: int) -> int:
     return SAMPLE_SIZE // max(1, cases)
 
 
-def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, MeasuredCase]]) -> Fingerprint:
+def make_fingerprint(
+    dataset: Dataset, outcomes: Iterable[Outcome[Case, MeasuredCase]], *, test: Collection[str] | None = None
+) -> Fingerprint:
     """The fingerprint of a dataset whose cases were measured, in any order.
+
+    Args:
+        test: see `measure`.
 
     Raises:
         DatasetError: no case is usable.
     """
     by_name = {outcome.item.name: outcome for outcome in outcomes}
     ordered = [by_name[case.name] for case in dataset.cases]
-    measured = [_with_part(o.item, o.result) for o in ordered if o.result is not None]
+    test = cases_for_testing(dataset.cases) if test is None else test
+    measured = [_marked(o.result, is_test=o.item.name in test) for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
     findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
     cases = [m.case for m in measured]
@@ -136,8 +146,7 @@ def make_fingerprint(dataset: Dataset, outcomes: Iterable[Outcome[Case, Measured
     )
 
 
-def _with_part(case: Case, measured: MeasuredCase) -> MeasuredCase:
-    is_test = case.split == "test"
+def _marked(measured: MeasuredCase, *, is_test: bool) -> MeasuredCase:
     return replace(measured, case=measured.case.model_copy(update={"is_test": True})) if is_test else measured
 
 

@@ -28,6 +28,7 @@ from nnseg.storage.datasets.labels.request import BLACK, ShownLabels, show_label
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.datasets.read import make_dataset, name_channels, needs_look, understand
 from nnseg.storage.datasets.read_case import check_channels, check_values, place_labels, read_case_scan
+from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.images.label_codings import MarkedMap
 from nnseg.storage.images.read import read_marks
 from nnseg.system.parallel import Outcome, map_items
@@ -58,17 +59,24 @@ class _LookedAt:
     is_2d: bool = False
 
 
-def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0) -> tuple[Dataset, Fingerprint]:
+def measure_folder(
+    folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0, found: FoundDataset | None = None, split: str = "auto"
+) -> tuple[Dataset, Fingerprint]:
     """The dataset in a folder and its fingerprint, as `nnseg.storage.datasets.read.read_dataset` and `measure_all` make them.
+
+    Args:
+        found: what the folder holds, if `find_layout` has looked already.
+        split: option for the folds; a file may set cases apart for testing.
 
     Raises:
         DatasetError: as those raise.
     """
     folder = Path(folder).absolute()
-    found = find_layout(folder, reading)
+    found = found or find_layout(folder, reading)
+    test = cases_for_testing(found.cases, split, unusable={finding.case for finding in found.findings})
     if not needs_look(found):
         dataset = make_dataset(folder, found, None)
-        return dataset, measure_all(dataset, workers=workers)
+        return dataset, measure_all(dataset, workers=workers, test=test)
     about = found.description
     look = partial(
         look_and_measure,
@@ -79,7 +87,7 @@ def measure_folder(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 
     outcomes = {o.item.name: o for o in map_items(look, found.cases, workers=workers, label="measuring cases")}
     dataset = _dataset(folder, found, outcomes)
     looked = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
-    return dataset, make_fingerprint(dataset, _finished(dataset, looked, workers))
+    return dataset, make_fingerprint(dataset, _finished(dataset, looked, workers), test=test)
 
 
 def _dataset(folder: Path, found: FoundDataset, outcomes: Mapping[str, Outcome[Case, _LookedAt]]) -> Dataset:

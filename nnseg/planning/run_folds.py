@@ -91,7 +91,7 @@ def decide_folds(
     before = _previous_settings(run)
     settings = before.model_copy(
         update={
-            "split": before.split if split == "auto" else _absolute(split, SPLIT_FILES),
+            "split": split_of_run(run, split),
             "group_by": _absolute(group_by, TABLES) if group_by else before.group_by,
         }
     )
@@ -105,6 +105,11 @@ def decide_folds(
     for finding in (*_nothing_held_out(folds, known.patients), *missing_labels(folds, known.labels)):
         log.warning("%s: %s", finding.level, finding)
     return folds
+
+
+def split_of_run(run: Run, split: str) -> str:
+    """The division of cases that is asked for; for "auto" that of the folds on file."""
+    return _previous_settings(run).split if split == "auto" else _absolute(split, SPLIT_FILES)
 
 
 def _previous_settings(run: Run) -> FoldSettings:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 
 import nnseg.commands.measure as module
 from nnseg.commands.measure import measure_dataset
+from nnseg.core.dataset import AS_FOUND
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 
 
@@ -42,6 +45,28 @@ def test_unchanged_dataset_is_not_measured_again(surveyed, measured: list[str]):
     folder, run, fingerprint = surveyed
     assert measure_dataset(run, folder, 1) == fingerprint
     assert len(measured) == 1
+
+
+def test_another_division_with_other_cases_for_testing_is_measured_anew(surveyed, measured: list[str], tmp_path: Path):
+    folder, run, fingerprint = surveyed
+    names = [case.name for case in fingerprint.cases]
+    (tmp_path / "split.csv").write_text("case,fold\n" + "".join(f"{n},{'test' if n == names[1] else 'train'}\n" for n in names))
+    apart = measure_dataset(run, folder, 1, split=str(tmp_path / "split.csv"))
+    assert [case.name for case in apart.cases if case.is_test] == [names[1]]
+    assert measure_dataset(run, folder, 1, split=str(tmp_path / "split.csv")) == apart
+    assert len(measured) == 2
+
+
+def test_a_folder_is_looked_through_once(surveyed, monkeypatch):
+    folder, run, fingerprint = surveyed
+    found = find_layout(folder, AS_FOUND)
+    monkeypatch.setattr("nnseg.storage.datasets.read.find_layout", None)
+    monkeypatch.setattr("nnseg.planning.measure_folder.find_layout", None)
+    monkeypatch.setattr(module, "find_layout", None)
+    assert measure_dataset(run, folder, 1, found=found) == fingerprint
+    run.fingerprint = fingerprint.model_copy(update={"dataset": "other"})
+    run.dataset = replace(run.dataset, name="other")
+    assert measure_dataset(run, folder, 1, found=found) == fingerprint  # measured anew
 
 
 def test_changed_label_map_of_the_same_size_and_time_is_noticed(surveyed, measured: list[str]):

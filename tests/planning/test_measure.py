@@ -18,6 +18,7 @@ from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.planning.intensity import ForegroundSample, pool_intensities
 from nnseg.planning.measure import SAMPLE_SIZE, measure, measure_case
+from nnseg.planning.measure_folder import measure_folder
 from nnseg.storage.datasets.read import read_dataset
 
 LABELS = Labels(names=("background", "organ", "tumour"), values=(0, 1, 2), ignore=9)
@@ -324,3 +325,20 @@ def test_nothing_planned_depends_on_cases_that_the_dataset_sets_apart_for_testin
     assert apart.intensities == without.intensities != measure(dataset).intensities
     assert apart.spacings.tolist() == without.spacings.tolist()
     assert apart.largest_structure_mm == without.largest_structure_mm
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["labels told by values", "labels declared"])
+def test_cases_that_a_given_division_names_for_testing_are_left_out_too(tmp_path: Path, listed: bool):
+    folder, table = tmp_path / "data", tmp_path / "split.csv"
+    write_pairs(folder, 3)
+    if listed:
+        (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1, "tumour": 2}}))
+    *_, last = names = [case.name for case in read_dataset(folder).cases]
+    table.write_text("case,fold\n" + "".join(f"{name},{'test' if name == last else i}\n" for i, name in enumerate(names)))
+    dataset, fingerprint = measure_folder(folder, split=str(table))
+    assert [case.is_test for case in fingerprint.cases] == [False, False, True]
+    apart = measure(replace(dataset, cases=(*dataset.cases[:-1], replace(dataset.cases[-1], split="test"))))
+    assert fingerprint.intensities == apart.intensities != measure_folder(folder)[1].intensities
+    table.write_text(table.read_text() + "no_such_case,test\n")
+    with pytest.raises(DatasetError, match="no_such_case"):
+        measure_folder(folder, split=str(table))

@@ -31,7 +31,7 @@ FEW = 3
 log = logging.getLogger(__name__)
 
 
-def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0) -> Dataset:
+def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0, found: FoundDataset | None = None) -> Dataset:
     """The dataset in a folder, whichever layout it has; what is wrong with single cases becomes findings.
 
     Label maps are read if their content tells the labels (`needs_look`), and the first image for its channels. Nothing is written.
@@ -40,6 +40,7 @@ def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0)
         folder: of a dataset in one of the `nnseg.storage.datasets.layouts.LAYOUTS`.
         reading: what its names do not tell, or tell wrongly.
         workers: processes that read label maps, if they have to be read.
+        found: what the folder holds, if `find_layout` has looked already.
 
     Raises:
         DatasetError: no such folder, no known layout or several, a malformed dataset.json, or no usable case.
@@ -48,7 +49,7 @@ def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0)
         ``read_dataset(Path("Task04_Hippocampus")).describe()``
     """
     folder = Path(folder).absolute()
-    found = find_layout(folder, reading)
+    found = found or find_layout(folder, reading)
     if not needs_look(found):
         return make_dataset(folder, found, None)
     outcomes = list(map_items(look_at_labels, found.cases, workers=workers, label="reading label values"))

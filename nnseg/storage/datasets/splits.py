@@ -10,6 +10,7 @@ from typing import Any
 
 from nnseg.core.dataset import Case, Fold, counted, listed
 from nnseg.core.errors import DatasetError
+from nnseg.core.options import SPLIT_FILES
 from nnseg.storage.tables import CaseTable, Row, read_case_table, read_rows
 
 SPLIT_FILE = "splits_final.json"
@@ -86,6 +87,17 @@ def read_split(path: Path, cases: Iterable[Case], *, unusable: Collection[str] =
     if isinstance(content, dict) and any(key in PARTS and isinstance(content[key], list) for key in content):
         return split_of_parts(_datalist_parts(content, names), source=str(path))
     raise _unknown_form(path)
+
+
+def cases_for_testing(cases: Iterable[Case], split: str = "auto", *, unusable: Collection[str] = ()) -> frozenset[str]:
+    """Names of the cases that the file given as ``--split`` sets apart for testing; without a file, that the dataset itself does.
+
+    Raises:
+        DatasetError: as `read_split`.
+    """
+    if Path(split).suffix.lower() in SPLIT_FILES:
+        return frozenset(read_split(Path(split), cases, unusable=unusable).test)
+    return frozenset(case.name for case in cases if case.split == TEST)
 
 
 def split_of_cases(cases: Iterable[Case]) -> GivenSplit | None:
