@@ -21,7 +21,7 @@ GOLDEN = 0.618
 """Vertical shift from dot to dot as a share of the height, so that neighbours do not overlap."""
 
 
-def percentile_svg(name: str, ml: float, percentile: Percentile) -> Markup:
+def percentile_svg(name: str, ml: float, percentile: Percentile, unit: str = "ml") -> Markup:
     """A volume on the bars of the population's middle 50 % and 90 %, with a line at its median.
 
     The mark is a diamond, or an arrow at the end that it lies beyond.
@@ -30,10 +30,11 @@ def percentile_svg(name: str, ml: float, percentile: Percentile) -> Markup:
         name: of the label, for screen readers.
         ml: its volume.
         percentile: of the volume in the population.
+        unit: what stands for ml.
     """
     low, first, middle, third, high = (_place(value, percentile) for value in percentile.band)
-    others = f"5 to 95 % of others have {format_range(percentile)} ml"
-    title = f"{name}: {format_ml(ml)} ml, percentile {format_percentile(percentile)}; {others}"
+    others = f"5 to 95 % of others have {format_range(percentile)} {unit}"
+    title = f"{name}: {format_ml(ml)} {unit}, percentile {format_percentile(percentile)}; {others}"
     svg = canvas(title, height=HEIGHT, width=WIDTH, kind="band")
     SubElement(svg, "title").text = title
     line(svg, "scale", (0.0, HEIGHT / 2), (WIDTH, HEIGHT / 2))
@@ -81,17 +82,18 @@ def _mark(svg: Element, x: float, *, unusual: bool) -> None:
     SubElement(svg, "polygon", {"class": kind, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)})
 
 
-def volumes_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None) -> Markup:
+def volumes_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None, unit: str = "ml") -> Markup:
     """A dot for each case, above the bars of the population if there is one.
 
     Args:
         name: of the label.
         volumes: ml, by case.
         band: ml of the population at the percentiles `BAND`.
+        unit: what stands for ml.
     """
     low, high = round_range([*volumes.values(), *(band or ())])
     axes = Axes(x=(low, high), y=(0.0, 1.0), left=14.0, right=WIDE - 14.0, top=6.0, bottom=58.0)
-    svg = canvas(f"{name}: volumes of {len(volumes)} cases in ml", height=84.0, width=WIDE)
+    svg = canvas(f"{name}: volumes of {len(volumes)} cases in {unit}", height=84.0, width=WIDE)
     for tick in ticks(low, high):
         x, _ = axes.place(tick, 0.0)
         line(svg, "grid", (x, axes.top), (x, axes.bottom))
@@ -104,5 +106,5 @@ def volumes_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] |
         line(group, "median", (at[2], 41.0), (at[2], 57.0))
     group = SubElement(svg, "g", {"class": "dots"})
     for i, (case, ml) in enumerate(sorted(volumes.items(), key=lambda item: item[1])):
-        dot(group, (axes.place(ml, 0.0)[0], 24.0 + 26.0 * (i * GOLDEN % 1.0 - 0.5)), f"{case}: {format_ml(ml)} ml")
+        dot(group, (axes.place(ml, 0.0)[0], 24.0 + 26.0 * (i * GOLDEN % 1.0 - 0.5)), f"{case}: {format_ml(ml)} {unit}")
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)

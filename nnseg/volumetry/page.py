@@ -42,7 +42,7 @@ class LabelSummary:
     """The volumes of one label in all cases.
 
     Args:
-        median, smallest, largest: in ml.
+        median, smallest, largest: in ml, or what stands for it.
         others: percentile of the median in the population; None without one.
         low, high: number of cases below and above the population's middle 90 %.
         chart: of all volumes; empty if there are too many labels.
@@ -124,7 +124,7 @@ def report_html(
         outside=_percent_outside(done),
         aged=any(c.patient.age is not None or c.patient.sex for c in done),
         columns=volumetry.names if len(volumetry.names) <= MOST_COLUMNS else (),
-        summaries=[_summarize(name, done, population, drawn=i < drawn) for i, name in enumerate(volumetry.names) if done],
+        summaries=[_summarize(name, volumetry, population, drawn=i < drawn) for i, name in enumerate(volumetry.names) if done],
         pairs=_pairs(volumetry.names, done),
         previews=previews,
         colours=label_colours(labels),
@@ -157,7 +157,8 @@ def _describe_populations(case: CaseVolumes) -> list[str]:
     return list(dict.fromkeys(p.among + (f" ({p.note})" if p.note else "") + effective for p in percentiles))
 
 
-def _summarize(name: str, cases: Sequence[CaseVolumes], population: Population | None, *, drawn: bool) -> LabelSummary:
+def _summarize(name: str, volumetry: Volumetry, population: Population | None, *, drawn: bool) -> LabelSummary:
+    cases = [case for case in volumetry.cases if not case.failed]
     volumes = {case.name: case.labels[name].ml for case in cases}
     middle, unusual = median(volumes.values()), [case.unusual.get(name) for case in cases]
     others = population.percentile(name, middle) if population else None
@@ -169,7 +170,7 @@ def _summarize(name: str, cases: Sequence[CaseVolumes], population: Population |
         others=others,
         low=unusual.count("low"),
         high=unusual.count("high"),
-        chart=volumes_svg(name, volumes, others.band if others else None) if drawn else Markup(),
+        chart=volumes_svg(name, volumes, others.band if others else None, volumetry.unit) if drawn else Markup(),
     )
 
 

@@ -123,6 +123,7 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
         population=options.population,
         confidence=written.confidence,
         notes=(*written.findings, *_unit_note(label_map)),
+        unit=_unit(label_map),
     )
     if options.sheets:
         drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
@@ -193,11 +194,16 @@ def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap
     return label_map, scan if scan and scan.grid.matches(upright(label_map.grid), GRID_TOLERANCE) else None
 
 
+def _unit(label_map: LabelMap) -> str:
+    """What the volumes are in: ml, or voxels where the file gives no size of them."""
+    unknown = label_map.source and not label_map.source.has_spacing
+    return volume_name(label_map.source.shown_unit if label_map.source and unknown else "mm")
+
+
 def _unit_note(label_map: LabelMap) -> tuple[str, ...]:
     """What the volumes are, where they are not just ml."""
     if label_map.source and not label_map.source.has_spacing:
-        unit = volume_name(label_map.source.shown_unit)
-        return (f"its file gives no voxel size: what stands for ml is {unit}",)
+        return (f"its file gives no voxel size: what stands for ml is {_unit(label_map)}",)
     thickness = label_map.grid.spacing[0]
     return (f"a single slice: its volumes are areas times {thickness:g} mm",) if label_map.grid.is_2d else ()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from nnseg.core.dataset import listed
 from nnseg.core.population import Person, Population, Sex, make_population
 from nnseg.storage.tables import CaseTable, Row, csv_text, read_case_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry
+from nnseg.volumetry.volumes import ML, CaseVolumes, Patient, Volumetry
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,18 @@ LONG = (
 )  # fmt: skip
 """Columns of the table with a line for each case and label."""
 
+ML_COLUMNS = (ML, "1000_voxels", "1000_pixels")
+"""Columns of volumes, as `_column` writes names."""
+
 WOMEN, MEN = ("f", "female", "woman", "w", "weiblich"), ("m", "male", "man", "männlich")
 UNKNOWN = ("", "-", "?", "n/a", "na", "nan", "none", "unknown", "o", "other", "x")
 OLDEST = 130.0
 
 
 def long_table(volumetry: Volumetry) -> str:
-    """CSV with a line for each case and label, and one for each case that failed; the `LONG` columns."""
-    return csv_text(LONG, (row for case in volumetry.cases for row in _long_rows(case)))
+    """CSV with a line for each case and label, and one for each case that failed; the `LONG` columns, "ml" under its own name."""
+    columns = (volumetry.unit if column == ML else column for column in LONG)
+    return csv_text(tuple(columns), (row for case in volumetry.cases for row in _long_rows(case)))
 
 
 def wide_table(volumetry: Volumetry) -> str:
@@ -57,7 +61,8 @@ def read_people(path: Path, labels: Sequence[str]) -> Population:
         DatasetError: the table cannot be read; names the line and the column.
     """
     table = read_case_table(path, compared=_column)
-    by_case = _long_people(table, labels) if {"label", "ml"} <= set(table.columns) else _wide_people(table, labels)
+    volumes = next((column for column in table.columns if column in ML_COLUMNS), "")
+    by_case = _long_people(table, labels, volumes) if volumes and "label" in table.columns else _wide_people(table, labels)
     if missing := [name for name in labels if not any(name in person.volumes for person in by_case.values())]:
         log.warning("%s has no volumes of %s; these labels are not compared", path, ", ".join(missing))
     return make_population(list(by_case.values()), f"{len(by_case)} people in {path.name}", apart=True)
@@ -124,11 +129,11 @@ def _wide_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
     return people
 
 
-def _long_people(table: CaseTable, labels: Sequence[str]) -> dict[str, Person]:
+def _long_people(table: CaseTable, labels: Sequence[str], volumes: str) -> dict[str, Person]:
     by_column = {_column(name): name for name in labels}
     people: dict[str, Person] = {}
     for row in table.rows:
-        name, ml = by_column.get(_column(row.cells["label"])), _number(table, row, "ml")
+        name, ml = by_column.get(_column(row.cells["label"])), _number(table, row, volumes)
         age, sex = _age_and_sex(table, row)
         before = people.get(row.case, Person(volumes={}, age=age, sex=sex))
         if name is None or ml is None:

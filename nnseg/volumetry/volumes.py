@@ -17,6 +17,8 @@ from nnseg.core.population import Percentile, Population, Sex, volume_ml
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability
 
+ML = "ml"
+
 MOST_BINS = 2**20
 """Range of label values above which they are counted by sorting."""
 
@@ -60,6 +62,7 @@ class CaseVolumes(FrozenModel):
         flags: reasons to check the case, in one line each.
         notes: on the prediction.
         failed: why there are no volumes; empty if it did not fail.
+        unit: what stands for ml in volumes, where the label map's file gives no voxel size.
     """
 
     name: str
@@ -69,6 +72,7 @@ class CaseVolumes(FrozenModel):
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failed: str = ""
+    unit: str = ML
 
     @property
     def unusual(self) -> dict[str, str]:
@@ -92,6 +96,12 @@ class Volumetry(FrozenModel):
     population: str = ""
     names: tuple[str, ...]
     cases: tuple[CaseVolumes, ...]
+
+    @property
+    def unit(self) -> str:
+        """What all volumes are in; ml if that differs between cases, whose notes say it."""
+        units = {case.unit for case in self.cases if not case.failed}
+        return units.pop() if len(units) == 1 else ML
 
 
 def volumes_of(label_map: LabelMap, labels: Labels) -> dict[str, float]:
@@ -127,6 +137,7 @@ def describe_volumes(
     population: Population | None = None,
     confidence: Confidence | None = None,
     notes: tuple[str, ...] = (),
+    unit: str = ML,
 ) -> CaseVolumes:
     """Volumes of a case with percentiles, asymmetries, expected quality and flags.
 
@@ -136,6 +147,7 @@ def describe_volumes(
         population: to compare with.
         confidence: expected quality of the label map.
         notes: on the prediction.
+        unit: see `CaseVolumes`.
     """
     patient, asymmetry = patient or Patient(), asymmetries(volumes)
     expected = confidence.expected_dice if confidence else {}
@@ -156,6 +168,7 @@ def describe_volumes(
         quality=confidence.quality if confidence else None,
         flags=tuple(flags),
         notes=tuple(note for note in notes if split_code(note)[0] not in flags),
+        unit=unit,
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -107,6 +108,13 @@ def test_pictures_without_a_size_say_that_their_volumes_are_pixels(tmp_path):
         0.047,
         True,
     )
+    (row,) = rows(tmp_path / "out" / "volumes.csv")
+    assert ("ml" in row, row["1000 pixels"]) == (False, "0.047")
+    page, sheet = ((tmp_path / "out" / name).read_text() for name in ("report.html", "sheets/p.html"))
+    assert ("median, 1000 pixels" in page, "Volume, 1000 pixels" in sheet) == (True, True)
+    assert not re.search(r"\bml\b", re.sub(r"<script.*?</script>|what stands for ml", "", page + sheet, flags=re.DOTALL))
+    (person,) = read_population(tmp_path / "out" / "volumes.csv", read_record(tmp_path / "out")[1]).people
+    assert person.volumes == {"bright": 0.047}
 
 
 def test_two_processes_give_the_same_volumes_as_one(folder):
