@@ -13,7 +13,7 @@ from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
 from nnseg.core.errors import RunError
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
-from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
+from nnseg.storage.datasets.find_scans import FoundScans, find_scans
 from nnseg.storage.files import locked, read_json, sweep, write_json
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.write import check_label_suffix
@@ -85,7 +85,7 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
     if order.suffix:
         check_label_suffix(order.suffix)
     ready = workers.ready()
-    found = look_for_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
+    found = find_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
     cases = found.cases
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),

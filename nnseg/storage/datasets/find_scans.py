@@ -39,12 +39,7 @@ class FoundScans:
     unused: tuple[Unused, ...] = ()
 
 
-def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> tuple[Case, ...]:
-    """The cases of `look_for_scans`."""
-    return look_for_scans(path, channels=channels, names=names, reading=reading).cases
-
-
-def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> FoundScans:
+def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> FoundScans:
     """The scans in a file or a folder and its folders, sorted by name.
 
     Files whose names have the names of the model's channels, ``p1_T1w``, ``p1_FLAIR``, are the channels of one case; and so are
@@ -62,7 +57,7 @@ def look_for_scans(path: Path, *, channels: int, names: Sequence[str] = (), read
         ScanError: two scans would have the same name.
 
     Example:
-        ``[case.name for case in find_scans(Path("imagesTs"), channels=2)] == ["BRATS_485", "BRATS_486"]``
+        ``[case.name for case in find_scans(Path("imagesTs"), channels=2).cases] == ["BRATS_485", "BRATS_486"]``
     """
     path = Path(path).absolute()
     found, cases, unused = _look(path, channels, names, reading), list[Case](), list[Unused]()

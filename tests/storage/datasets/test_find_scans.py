@@ -12,7 +12,7 @@ from dicom_series import write_series
 
 from nnseg.core.dataset import Reading, describe_unused
 from nnseg.core.errors import DatasetError, NnsegError
-from nnseg.storage.datasets.find_scans import FoundScans, look_for_scans
+from nnseg.storage.datasets.find_scans import FoundScans, find_scans
 from nnseg.storage.images.read import read_header
 from nnseg.storage.predictions import PredictionsWriter, ScanRecord
 
@@ -28,7 +28,7 @@ def make(root: Path, *paths: str) -> Path:
 
 
 def found(root: Path, *names: str, **reading) -> FoundScans:
-    return look_for_scans(root, channels=len(names), names=names, reading=Reading(**reading))
+    return find_scans(root, channels=len(names), names=names, reading=Reading(**reading))
 
 
 def scans(dataset: FoundScans) -> dict[str, list[str]]:
@@ -190,7 +190,7 @@ def test_what_nnseg_predicted_is_no_scan(tmp_path):
     with PredictionsWriter(tmp_path / "earlier", model={}) as record:
         record.put("a", ScanRecord(status="done", file="a.nii.gz", hash="h", more={"a_uncertainty.nii.gz": "h", "a.npz": "h"}))
         record.put("b", ScanRecord(status="done", file="b.nii.gz", hash="h"))
-    found = look_for_scans(tmp_path, channels=1)
+    found = find_scans(tmp_path, channels=1)
     assert [case.images for case in found.cases] == [(tmp_path / "scans" / "a.nii.gz",), (tmp_path / "scans" / "b.nii.gz",)]
     assert {(one.path.name, one.reason) for one in found.unused if one.path.parent.name == "earlier" and one.path.is_file()} == {
         ("a.nii.gz", "label map written by nnseg predict"),

@@ -119,7 +119,7 @@ def test_isles_is_bids_in_a_folder_with_images_of_diffusion(tmp_path):
     assert dataset.layout == "BIDS layout"
     assert dataset.channels == ("adc", "dwi", "FLAIR")
     assert [case.name for case in dataset.cases] == ["sub-strokecase0001_ses-0001", "sub-strokecase0002_ses-0001"]
-    scans = find_scans(tmp_path, channels=3, names=dataset.channels)
+    scans = find_scans(tmp_path, channels=3, names=dataset.channels).cases
     assert [case.images for case in scans] == [case.images for case in dataset.cases]
 
 
@@ -189,10 +189,10 @@ def test_numbers_pair_nothing_where_most_label_maps_have_no_image(tmp_path):
 def test_a_png_beside_each_jpeg_of_the_same_name_is_its_label_map(tmp_path):
     dataset = found(make(tmp_path, *grid("<0>.<1>", (1, 2), ("jpg", "png"))))
     assert shape(dataset, tmp_path) == {"1": (["1.jpg"], ["1.png"]), "2": (["2.jpg"], ["2.png"])}
-    assert [case.images[0].name for case in find_scans(tmp_path, channels=3)] == ["1.jpg", "2.jpg"]
+    assert [case.images[0].name for case in find_scans(tmp_path, channels=3).cases] == ["1.jpg", "2.jpg"]
     with pytest.raises(DatasetError, match="has no known layout"):
         found(make(tmp_path, "3.png"))
-    assert len(find_scans(tmp_path, channels=3)) == 5
+    assert len(find_scans(tmp_path, channels=3).cases) == 5
 
 
 def test_a_table_with_a_column_of_the_split_tells_parts(tmp_path):

@@ -366,7 +366,7 @@ def test_empty_label_map_is_a_warning(tmp_path):
 
 
 def scan_names(folder: Path, channels: int) -> list[tuple[str, int]]:
-    return [(c.name, len(c.images)) for c in find_scans(folder, channels=channels)]
+    return [(c.name, len(c.images)) for c in find_scans(folder, channels=channels).cases]
 
 
 def test_scans_are_found_whatever_their_suffix_and_folder(tmp_path):
@@ -398,8 +398,8 @@ def test_numbered_slices_are_scans_of_their_own_for_a_model_of_one_channel(tmp_p
 
 def test_a_single_file_is_a_scan_with_the_channels_beside_it(tmp_path):
     first, _ = volume(tmp_path / "a_0000.nii.gz"), volume(tmp_path / "a_0001.nii.gz")
-    assert [(c.name, len(c.images)) for c in find_scans(first, channels=2)] == [("a", 2)]
-    assert [(c.name, len(c.images)) for c in find_scans(first, channels=1)] == [("a", 1)]
+    assert [(c.name, len(c.images)) for c in find_scans(first, channels=2).cases] == [("a", 2)]
+    assert [(c.name, len(c.images)) for c in find_scans(first, channels=1).cases] == [("a", 1)]
 
 
 def test_scans_of_one_name_are_told_apart_by_their_suffix(tmp_path):

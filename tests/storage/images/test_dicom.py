@@ -100,7 +100,7 @@ def test_localiser_beside_a_series_is_passed_over(tmp_path):
             tmp_path / f"scout{i}.dcm", np.eye(9), position=(i, 0, 0), orientation=turned, series="1.9", ImageType=image_type
         )
     assert np.array_equal(read_scan([tmp_path]).image[0], voxels)
-    assert [c.images for c in find_scans(tmp_path, channels=1)] == [(tmp_path,)]
+    assert [c.images for c in find_scans(tmp_path, channels=1).cases] == [(tmp_path,)]
 
 
 def test_localiser_with_the_series_own_uid_is_passed_over(tmp_path):
@@ -114,7 +114,7 @@ def test_two_series_in_one_folder_are_two_scans(tmp_path):
     write_series(tmp_path, name="b{}.dcm", series="1.2.4", number=11, slices=3)
     with pytest.raises(ScanError, match=r"holds 2 series: 3 .*5 slices.*11 .*3 slices"):
         read_scan([tmp_path])
-    cases = find_scans(tmp_path, channels=1)
+    cases = find_scans(tmp_path, channels=1).cases
     assert [(c.name, len(c.images)) for c in cases] == [(f"{tmp_path.name}_series11", 3), (f"{tmp_path.name}_series3", 5)]
     assert np.array_equal(read_scan(cases[1].images).image[0], voxels)
 
@@ -123,7 +123,7 @@ def test_files_need_no_suffix_and_other_files_do_not_disturb(tmp_path):
     voxels = write_series(tmp_path / "patient" / "mr", name="IM{}")
     (tmp_path / "patient" / "mr" / "notes.txt").write_text("hello")
     (tmp_path / "patient" / "mr" / "._IM1").write_bytes(b"junk of a Mac")
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     assert case.name == "patient_mr"
     assert np.array_equal(read_scan(case.images).image[0], voxels)
 
@@ -134,7 +134,7 @@ def test_folder_without_readable_slices_is_refused(tmp_path):
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x01" * 50)
     with pytest.raises(ScanError, match=r"a.dcm: cannot be read as DICOM"):
         read_scan([tmp_path])
-    assert [c.name for c in find_scans(tmp_path, channels=1)] == [tmp_path.name]  # so that predicting names it, and goes on
+    assert [c.name for c in find_scans(tmp_path, channels=1).cases] == [tmp_path.name]  # so that predicting names it, and goes on
 
 
 def test_slices_without_position_are_refused(tmp_path):
@@ -180,7 +180,7 @@ def test_a_header_whose_number_cannot_be_read_is_one_failed_file(tmp_path):
     write_series(tmp_path, name="b{}.dcm", number=4, series="1.2.4")
     postprocessed = write_slice(tmp_path / "c.dcm", np.eye(4, 6), position=(0, 0, 0), series="1.2.5", NumberOfFrames="77")
     postprocessed.write_bytes(postprocessed.read_bytes().replace(b"77", b"x7"))
-    cases = find_scans(tmp_path, channels=1)
+    cases = find_scans(tmp_path, channels=1).cases
     assert [c.name.removeprefix(tmp_path.name) for c in cases] == ["_series3", "_series4", "_unreadable"]
     with pytest.raises(ScanError, match=r'c.dcm: has the NumberOfFrames "x7"; expected a whole number'):
         read_scan(cases[-1].images)
@@ -218,7 +218,7 @@ def test_a_slice_that_does_not_say_its_spacing_is_refused_wherever_it_lies(tmp_p
 
 def test_real_series_agree_with_itk_and_lie_on_one_grid(shared_data):
     folder = shared_data / "dicom_brain"
-    cases = find_scans(folder, channels=1)
+    cases = find_scans(folder, channels=1).cases
     assert [c.name for c in cases] == ["flair", "hippocampus_crop", "t1", "t2"]
     scan = read_scan([folder / "t1", folder / "flair", folder / "t2"])
     assert scan.image.shape == (3, 22, 320, 280)

@@ -167,7 +167,7 @@ def test_every_voxel_is_at_its_place(tmp_path, kind, syntax):
         syntax = "big"
     made = KINDS[kind](tmp_path, syntax)
     if isinstance(next(iter(made)), str):
-        cases = {case.name: case.images for case in find_scans(tmp_path, channels=1)}
+        cases = {case.name: case.images for case in find_scans(tmp_path, channels=1).cases}
         assert sorted(cases) == sorted(made)
     else:
         cases = {path: [path] for path in made}
@@ -237,10 +237,10 @@ def test_each_volume_in_a_file_is_a_case(tmp_path, syntax):
     made = _interleaved_enhanced(tmp_path / "p", syntax)
     (file,) = (tmp_path / "p").iterdir()
     found = {"e_echo1": (file / "echo1",), "e_echo2": (file / "echo2",)}
-    assert {c.name: c.images for c in find_scans(file, channels=1)} == found
+    assert {c.name: c.images for c in find_scans(file, channels=1).cases} == found
     in_folder = {f"p_series5_{path.name}": (path,) for path in made}
-    assert {c.name: c.images for c in find_scans(tmp_path, channels=1)} == in_folder
-    (one,) = find_scans(file / "echo2", channels=1)
+    assert {c.name: c.images for c in find_scans(tmp_path, channels=1).cases} == in_folder
+    (one,) = find_scans(file / "echo2", channels=1).cases
     assert (one.name, one.images) == ("e_echo2", (file / "echo2",))
     assert read_scan(one.images).source.files == (file,)
     assert read_scan([file / "echo1", file / "echo2"]).image.shape == (2, 5, 4, 6)
@@ -333,7 +333,7 @@ def test_an_echo_time_that_varies_over_the_slices_does_not_divide_them(tmp_path)
 
 def test_echoes_between_each_other_s_slices_are_two_volumes(tmp_path):
     write_classic(tmp_path, Volume(voxels=ramp(6)), of_slice=lambda k: {"EchoTime": 10.0 + 10 * (k % 2)})
-    cases = find_scans(tmp_path, channels=1)
+    cases = find_scans(tmp_path, channels=1).cases
     assert [read_scan(case.images).grid.spacing[0] for case in cases] == [6.0, 6.0]
 
 
@@ -341,5 +341,5 @@ def test_classic_stacks_of_one_series_are_named_by_their_plane(tmp_path):
     sagittal = Volume(voxels=ramp(4), steps=np.array([[3.0, 0, 0], [0, 0, -0.7], [0, 0.5, 0]]))
     write_classic(tmp_path, Volume(voxels=ramp()))
     write_classic(tmp_path, sagittal, first=50)
-    names = [case.name.removeprefix(f"{tmp_path.name}_") for case in find_scans(tmp_path, channels=1)]
+    names = [case.name.removeprefix(f"{tmp_path.name}_") for case in find_scans(tmp_path, channels=1).cases]
     assert names == ["series5_axial", "series5_sagittal"]

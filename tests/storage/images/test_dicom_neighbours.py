@@ -19,7 +19,7 @@ from dicom_corpus import (
 
 from nnseg.core.dataset import describe_unused
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.storage.datasets.find_scans import find_scans, look_for_scans
+from nnseg.storage.datasets.find_scans import find_scans
 from nnseg.storage.images.dicom import sort_files
 from nnseg.storage.images.read import read_header, read_scan
 
@@ -47,7 +47,7 @@ def test_a_series_with_unreadable_last_slices_fails_and_names_one(tmp_path, dama
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with pytest.raises(ScanError, match=r"|".join(path.name for path in files[:3])):
         read_scan(tmp_path)
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     with pytest.raises(ScanError):
         read_scan(case.images)
 
@@ -75,11 +75,11 @@ def test_packed_slices_are_read(tmp_path, syntax):
     for path in write_classic(tmp_path / "p", VOLUME, syntax):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     scan = read_scan(case.images)
     VOLUME.assert_holds(scan.image[0], scan.grid)
     one = tmp_path / "p" / "001.dcm.gz"
-    assert find_scans(one, channels=1)[0].name == "001"
+    assert find_scans(one, channels=1).cases[0].name == "001"
     one.write_bytes(one.read_bytes()[:200])
     with pytest.raises(ScanError, match=r"001.dcm.gz: cannot be read as DICOM"):
         read_scan(case.images)
@@ -89,7 +89,7 @@ def test_an_unreadable_slice_fails_the_series_it_lies_in_and_no_other(tmp_path):
     write_classic(tmp_path, VOLUME, name="IM{}", SeriesInstanceUID="1.1", SeriesNumber=1)
     write_classic(tmp_path, VOLUME, name="IM{}", first=50, SeriesInstanceUID="1.2", SeriesNumber=2)
     (tmp_path / "IM55").write_bytes(b"")
-    one, two = find_scans(tmp_path, channels=1)
+    one, two = find_scans(tmp_path, channels=1).cases
     assert (one.name, two.name) == (f"{tmp_path.name}_series1", f"{tmp_path.name}_series2")
     assert read_scan(one.images).image.shape == (1, 12, 4, 6)
     with pytest.raises(ScanError, match="IM55: cannot be read as DICOM"):
@@ -114,7 +114,7 @@ def test_an_object_that_is_no_scan_is_named_as_what_it_is(tmp_path, kind):
         find_scans(tmp_path, channels=1)
     write_classic(tmp_path, VOLUME)
     assert sort_files(sorted(tmp_path.iterdir()))[1] == {path: f"is a DICOM {OBJECTS[kind]}"}
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     assert read_scan(case.images).image.shape == (1, 12, 4, 6)
     if STORAGE + kind != DOSE:
         for read in (read_scan, read_header):
@@ -136,12 +136,12 @@ def test_localisers_and_single_slices_are_named_with_the_reason(tmp_path):
 
 def test_localisers_in_a_folder_of_their_own_are_scans_only_where_there_are_no_others(tmp_path):
     write_classic(tmp_path / "scout", Volume(voxels=ramp(1)), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    alone = look_for_scans(tmp_path, channels=1)
+    alone = find_scans(tmp_path, channels=1)
     assert [case.name for case in alone.cases] == ["scout"]
     assert alone.unused == ()
     write_classic(tmp_path / "series", VOLUME, SeriesInstanceUID="9")
     write_classic(tmp_path / "one", Volume(voxels=ramp(1)), SeriesInstanceUID="10")
-    both = look_for_scans(tmp_path, channels=1)
+    both = find_scans(tmp_path, channels=1)
     assert [case.name for case in both.cases] == ["one", "series"]
     (scout,) = (tmp_path / "scout").iterdir()
     assert describe_unused(both.unused) == (f"not used: {scout.name} is a localiser",)
@@ -152,5 +152,5 @@ def test_a_study_of_two_series_and_a_file_of_several_volumes_is_named_by_what_di
     echo = [{"MREchoSequence": [item(EffectiveEchoTime=t)]} for t in (10.0, 20.0)]
     frames = [frame_item(Volume(voxels=ramp()), k, **e) for k in range(5) for e in echo]
     write_enhanced(tmp_path / "e", frames, SeriesInstanceUID="7.7", SeriesNumber=4)
-    names = [case.name.removeprefix(f"{tmp_path.name}_") for case in find_scans(tmp_path, channels=1)]
+    names = [case.name.removeprefix(f"{tmp_path.name}_") for case in find_scans(tmp_path, channels=1).cases]
     assert names == ["series3", "series4_echo1", "series4_echo2"]

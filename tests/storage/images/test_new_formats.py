@@ -72,7 +72,7 @@ def write_planes(folder: Path, voxels: np.ndarray) -> Path:
 
 def test_a_file_of_a_new_format_is_read_predicted_and_written(tmp_path, voxels):
     write_text_image(voxels, tmp_path / "a.txtimg", like=Source(files=(), grid=Grid(shape=voxels.shape, spacing=(2.0, 1.0, 1.0))))
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     scan = read_scan(case.images)
     assert read_header(case.images).grid == scan.grid
     np.testing.assert_allclose(scan.image[0], voxels, rtol=1e-6)
@@ -84,7 +84,7 @@ def test_a_file_of_a_new_format_is_read_predicted_and_written(tmp_path, voxels):
 
 def test_a_folder_of_a_new_format_is_a_scan_and_has_label_maps_beside(tmp_path, voxels):
     folder = write_planes(tmp_path / "scans" / "a", voxels)
-    (case,) = find_scans(tmp_path / "scans", channels=1)
+    (case,) = find_scans(tmp_path / "scans", channels=1).cases
     assert (case.name, case.images) == ("a", (folder,))
     scan = read_scan(case.images)
     np.testing.assert_allclose(scan.image[0], voxels, rtol=1e-6)

@@ -251,7 +251,7 @@ def test_a_name_that_lies_about_compression_is_noted(tmp_path):
 @pytest.mark.parametrize("name", ["häß 漢字.nii.gz", "häß 漢字.nrrd", "häß 漢字.tif", "001.mha", " a  b .nii"])
 def test_names_in_any_script_work(tmp_path, name):
     sitk.WriteImage(sitk.GetImageFromArray(_noise(2, 3, 4)), str(tmp_path / name))
-    (case,) = find_scans(tmp_path, channels=1)
+    (case,) = find_scans(tmp_path, channels=1).cases
     scan = read_scan(case.images)
     out = tmp_path / "Ergebnis ä" / name
     write_label_map(LabelMap(labels=np.ones(scan.grid.shape, np.uint8), grid=scan.grid), out, like=scan.source)
@@ -281,7 +281,7 @@ def test_files_among_slices_that_are_no_images_are_passed_over(tmp_path):
         )
     write_slice(tmp_path / "DICOMDIR", np.ones((9, 9)), position=(0, 0, 0), series="7.8", kind="1.2.840.10008.1.3.10")
     assert np.array_equal(read_scan(tmp_path).image[0], voxels)
-    assert [case.images for case in find_scans(tmp_path, channels=1)] == [(tmp_path,)]
+    assert [case.images for case in find_scans(tmp_path, channels=1).cases] == [(tmp_path,)]
 
 
 def test_a_file_that_cannot_be_read_does_not_hide_the_series_beside_it(tmp_path):
@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_series_beside_it(tmp_path)
     write_series(tmp_path / "p", name="b{}.dcm", series="1.2.4", number=4)
     (tmp_path / "p" / "c.dcm").write_bytes(bytes(128) + b"DICM" + b"\x01" * 50)
     (tmp_path / "p" / "b2.dcm").unlink()
-    whole, gap, broken = find_scans(tmp_path, channels=1)
+    whole, gap, broken = find_scans(tmp_path, channels=1).cases
     assert (whole.name, gap.name, broken.name) == ("p_series3", "p_series4", "p_unreadable")
     assert np.array_equal(read_scan(whole.images).image[0], one)
     with pytest.raises(ScanError, match="slices are missing"):

@@ -103,7 +103,7 @@ def test_a_plain_array_needs_axes_that_are_clear_or_named(tmp_path):
 def test_stores_are_cases_of_a_folder_and_their_chunks_are_not(tmp_path):
     made(tmp_path / "scans" / "a.ome.zarr")
     made(tmp_path / "scans" / "patient" / "b.zarr", version="0.5")
-    found = find_scans(tmp_path / "scans", channels=2)
+    found = find_scans(tmp_path / "scans", channels=2).cases
     assert [case.name for case in found] == ["a", "patient_b"]
     scan = read_scan(found[0].images)
     label_map = LabelMap(labels=VOLUME[0].astype(int), grid=scan.grid)
