@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nnseg.storage.datasets.items import Group, Named
 from nnseg.storage.datasets.names import may_be_patient, split_words, stem_start
+from nnseg.storage.datasets.parts import PARTS, TRAINING
 
 MOST_EXAMINATIONS = 3
 """Folders of cases in a folder, in the mean, for it to be that of a patient, not of a site."""
@@ -90,5 +91,5 @@ def _subject(group: Group) -> str:
 def parts_of_split(groups: Sequence[Group]) -> dict[str, str]:
     """The part of a split that each folder's word means; none if all cases would be in one part."""
     found = {group.split for group in groups}
-    meant = {"": "", "training": "", "validation": "validation", "test": "test"}
-    return dict.fromkeys(found, "") if not found & {"", "training"} else meant
+    meant = {part: PARTS.get(part, TRAINING) for part in found}
+    return meant if TRAINING in meant.values() else dict.fromkeys(found, TRAINING)

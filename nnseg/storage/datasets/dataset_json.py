@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
+from nnseg.storage.datasets.parts import PARTS
 
 DESCRIPTION = "dataset.json"
 """Name of the file."""
@@ -29,8 +30,8 @@ ABOUT = {
 LONGEST_ABOUT = 500
 """Characters of each that are kept."""
 
-PARTS = {"training": "", "validation": "validation", "testing": "test", "test": "test"}
-"""Keys of lists of cases, and the part of a split that they mean."""
+LISTS = ("training", "validation", "testing", "test")
+"""Keys of lists of cases, each of a part of a split."""
 
 DECATHLON, NNUNET = "Medical Segmentation Decathlon layout", "nnU-Net raw layout (with a table of files)"
 """Layouts whose dataset.json lists the cases."""
@@ -236,8 +237,8 @@ def _training(path: Path, content: dict[str, Any]) -> tuple[CaseEntry, ...] | No
     if "training" not in content:
         return None
     entries = []
-    for key, split in PARTS.items():
-        given = _get(path, content, key, list, '[{"image": ..., "label": ...}, ...]') or []
+    for key in LISTS:
+        given, split = _get(path, content, key, list, '[{"image": ..., "label": ...}, ...]') or [], PARTS[key]
         for i, item in enumerate(given):
             entry = _entry(
                 path, {"image": item} if split and isinstance(item, str) else item, f'entry {i + 1} of "{key}"', images="image"

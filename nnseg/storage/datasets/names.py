@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from nnseg.storage.datasets.items import Item, Named, Role, divide
+from nnseg.storage.datasets.parts import PARTS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -38,15 +39,8 @@ IMAGE_WORDS = _words("image images img imgs imaging scan scans volume volumes vo
 WEAK_IMAGE_WORDS = _words("data raw input inputs original originals orig source dicom nifti")
 """Words that mark a folder of images if a folder of label maps lies beside it."""
 
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "tr"), "training"),
-    **dict.fromkeys(("val", "valid", "validation", "va", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "ts"), "test"),
-}
-"""Words in names of folders that say in which part of a split their files are."""
-
-LONG_SPLIT_WORDS = frozenset(word for word in SPLIT_WORDS if len(word) > 3)
-"""Of these, the ones that no other word contains by chance."""
+LONG_SPLIT_WORDS = frozenset(word for word in PARTS if len(word) > 3)
+"""Words for parts of a split that no other word contains by chance."""
 
 BESIDE_SPLIT = _words("set sets case cases folder folders dir data dataset batch phase")
 """Words that may stand beside those of a split."""
@@ -118,7 +112,7 @@ def read_names(item: Item, *, skip: int = 0) -> Named:
         left = [
             w
             for w, lw in zip(words, low, strict=True)
-            if not _is_role_word(lw, known) and not (part and lw in BESIDE_SPLIT | SPLIT_WORDS.keys())
+            if not _is_role_word(lw, known) and not (part and lw in BESIDE_SPLIT | PARTS.keys())
         ]
         if known or part:
             place += ["_".join(left)] if left else []
@@ -165,8 +159,8 @@ def _role_of_folder(low: list[str]) -> Role:
 def _split_of_folder(low: list[str], role: str) -> str:
     """The part of a split, if that is all the folder's name says besides its role, a contrast or a number."""
     plain = [word.lstrip("0123456789") for word in low]
-    parts = [SPLIT_WORDS[word] for word in plain if word in SPLIT_WORDS]
-    alone = all(len(word) < 2 or word in SPLIT_WORDS or word in BESIDE_SPLIT or word in CONTRASTS for word in plain)
+    parts = [PARTS[word] or "training" for word in plain if word in PARTS]
+    alone = all(len(word) < 2 or word in PARTS or word in BESIDE_SPLIT or word in CONTRASTS for word in plain)
     return parts[-1] if parts and (role or alone) else ""
 
 

@@ -11,20 +11,11 @@ from typing import Any
 from nnseg.core.dataset import Case, Fold, counted, listed
 from nnseg.core.errors import DatasetError
 from nnseg.core.options import SPLIT_FILES
+from nnseg.storage.datasets.parts import PARTS, TEST, TRAINING, VALIDATION
 from nnseg.storage.tables import CaseTable, Row, read_case_table, read_rows
 
 SPLIT_FILE = "splits_final.json"
 """nnU-Net's name of the file with its folds."""
-
-TRAINING, VALIDATION, TEST = "", "validation", "test"
-"""Parts of a division besides "fold 0" ...: trained on in all folds; held out in the only fold; neither."""
-
-PARTS = {
-    "train": TRAINING, "training": TRAINING, "tr": TRAINING,
-    "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "held_out": VALIDATION,
-    "test": TEST, "testing": TEST, "ts": TEST,
-}  # fmt: skip
-"""Parts by the names that tables, datalists and folds have for them."""
 
 LARGEST_TABLE = 1 << 24
 """Bytes of a table that is read unasked."""
