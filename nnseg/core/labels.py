@@ -76,6 +76,21 @@ class Labels(FrozenModel):
         """Names that are scored: the labels without the background, or the regions."""
         return tuple(r.name for r in self.regions) if self.regions else self.names[1:]
 
+    @property
+    def by_name(self) -> dict[str, int]:
+        """Values by name, the background's first."""
+        return dict(zip(self.names, self.values, strict=True))
+
+    @property
+    def by_value(self) -> dict[int, str]:
+        """Names by value, the background's first."""
+        return dict(zip(self.values, self.names, strict=True))
+
+    @property
+    def named(self) -> dict[str, int]:
+        """Values by name, without the background's."""
+        return dict(zip(self.names[1:], self.values[1:], strict=True))
+
     def members(self) -> npt.NDArray[np.bool_]:
         """(K, labels) truth table: does head k cover the label with index i?"""
         if not self.regions:
@@ -97,7 +112,7 @@ class Labels(FrozenModel):
         """The labels that each foreground label or region consists of, by name."""
         if not self.regions:
             return {name: (name,) for name in self.names[1:]}
-        names = dict(zip(self.values, self.names, strict=True))
+        names = self.by_value
         return {region.name: tuple(names[v] for v in region.values) for region in self.regions}
 
     def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
@@ -173,7 +188,7 @@ class Labels(FrozenModel):
         for region in self.regions:
             if region.name == name:
                 return np.isin(labels, region.values)
-        return np.asarray(labels == self.values[self.names.index(name)])
+        return np.asarray(labels == self.by_name[name])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -183,7 +198,7 @@ class Labels(FrozenModel):
 
     def describe(self) -> str:
         """One line, "Anterior=1, Posterior=2"."""
-        parts = [f"{n}={v}" for n, v in zip(self.names[1:], self.values[1:], strict=True)]
+        parts = [f"{n}={v}" for n, v in self.named.items()]
         if self.regions:
             parts = [f"{r.name}={'+'.join(map(str, r.values))}" for r in self.regions]
         return ", ".join(parts + ([f"ignore={self.ignore}"] if self.ignore is not None else []))

@@ -118,9 +118,7 @@ def _of_dataset(folder: Path) -> LabelFolder:
     dataset = read_dataset(folder)
     labels = dataset.labels
     cases = [case for case in dataset.cases if case.labels is not None]
-    numbered = all(
-        name in ("foreground", f"label {value}") for name, value in zip(labels.names[1:], labels.values[1:], strict=True)
-    )
+    numbered = all(name in ("foreground", f"label {value}") for name, value in labels.named.items())
     return LabelFolder(
         path=folder,
         files={case.name: case.labels for case in cases if case.labels is not None},

@@ -11,7 +11,7 @@ from nnseg.core.errors import EvaluationError
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels, Region
 from nnseg.evaluation.label_folder import LabelFolder
-from nnseg.evaluation.shown_labels import Named, Side, by_plain_name, look_at, pairs_of, plain
+from nnseg.evaluation.shown_labels import Named, Side, by_plain_name, look_at, plain
 
 MOST_NAMED = 6
 """Labels named in a note."""
@@ -106,7 +106,7 @@ def _on_record(predictions: LabelFolder, references: LabelFolder) -> Labels | No
     meaning = dict(zip(given.values, map(plain, given.names), strict=True)) | (
         {given.ignore: ""} if given.ignore is not None else {}
     )
-    for value, name in [*zip(made.values, made.names, strict=True), *([(made.ignore, "")] if made.ignore is not None else [])]:
+    for value, name in [*made.by_value.items(), *([(made.ignore, "")] if made.ignore is not None else [])]:
         others = [other for other, key in meaning.items() if key == plain(name) and value != made.values[0]]
         if meaning.get(value, plain(name)) != plain(name) or any(other != value for other in others):
             other = f"{value} is {_meaning(given, value)}" if value in meaning else f"{name or 'the ignore value'} is {others[0]}"
@@ -115,11 +115,11 @@ def _on_record(predictions: LabelFolder, references: LabelFolder) -> Labels | No
     whole = given.model_copy(update={"ignore": given.ignore if given.ignore is not None else made.ignore})
     if made.regions and not given.regions:
         whole = whole.model_copy(update={"regions": made.regions})
-    return _extended(whole, {v: name for v, name in zip(made.values, made.names, strict=True) if v not in given.values})
+    return _extended(whole, {v: name for v, name in made.by_value.items() if v not in given.values})
 
 
 def _meaning(labels: Labels, value: int | None) -> str:
-    return "the ignore value" if value == labels.ignore else dict(zip(labels.values, labels.names, strict=True))[value or 0]
+    return "the ignore value" if value == labels.ignore else labels.by_value[value or 0]
 
 
 def _all_labels(made: Side, given: Side, known: Labels | None) -> Labels:
@@ -152,7 +152,7 @@ def _with_regions(labels: Labels, sides: Sequence[Side]) -> Labels:
     for side in sides:
         assert side.labels is not None
         targets = side.targets(labels)
-        own = side.labels.regions or [Region(name=n, values=(v,), paint=v) for n, v in pairs_of(side.labels)]
+        own = side.labels.regions or [Region(name=n, values=(v,), paint=v) for n, v in side.labels.named.items()]
         for region in own:
             found.setdefault(plain(region.name), (region.name, {}))[1].update(dict.fromkeys(targets[v] for v in region.values))
     regions = [Region(name=name, values=tuple(values), paint=next(iter(values))) for name, values in found.values()]
@@ -220,5 +220,5 @@ def _differences(made: Side, given: Side, labels: Labels) -> list[str]:
 
 def _listed(labels: Labels, values: Iterable[int]) -> str:
     wanted = set(values)
-    names = [f"{name} ({value})" for name, value in zip(labels.names, labels.values, strict=True) if value in wanted]
+    names = [f"{name} ({value})" for name, value in labels.by_name.items() if value in wanted]
     return list_some(names, MOST_NAMED)

@@ -73,7 +73,7 @@ class Side:
         if len(labels.values) == 2 and self.only not in (None, labels.values[1]):
             return {self.labels.values[0]: labels.values[0], self.labels.values[1]: labels.values[1]}
         by_name = by_plain_name(labels)
-        found = {value: by_name.get(plain(name), value) for name, value in zip(self.labels.names, self.labels.values, strict=True)}
+        found = {value: by_name.get(plain(name), value) for name, value in self.labels.by_name.items()}
         return found | {self.labels.values[0]: labels.values[0]}
 
     def of(self, labels: Labels) -> set[int]:
@@ -137,12 +137,11 @@ def _side(
     failed = {finding.case: finding.message for finding in meaning.problems}
     for segment in (segment for one in shown.values() for segment in one.segments):
         headers.setdefault(plain(segment.name), set()).add(segment.value)
-    pairs = [*zip(labels.names[1:], labels.values[1:], strict=True)]
-    unnamed = {value for name, value in pairs if own is None and name in ("foreground", f"label {value}")}
+    unnamed = {value for name, value in labels.named.items() if own is None and name in ("foreground", f"label {value}")}
     numbered = any(one.coding != "values" for one in shown.values())  # in an order of its own, if not by a header
     names = {
         plain(name): (name, frozenset(headers.get(plain(name), () if numbered and (own is None or mask_labels) else (value,))))
-        for name, value in pairs
+        for name, value in labels.named.items()
         if value not in unnamed
     }
     return Side(
@@ -233,17 +232,12 @@ def _check_no_scans(folder: LabelFolder, contents: Mapping[str, ShownLabels | st
 
 def trusted(labels: Labels) -> dict[str, Named]:
     """The names of labels whose values are what they are called by."""
-    return {plain(name): (name, frozenset((value,))) for name, value in pairs_of(labels)}
-
-
-def pairs_of(labels: Labels) -> list[tuple[str, int]]:
-    """Names and values without the background's."""
-    return [*zip(labels.names[1:], labels.values[1:], strict=True)]
+    return {plain(name): (name, frozenset((value,))) for name, value in labels.named.items()}
 
 
 def by_plain_name(labels: Labels) -> dict[str, int]:
     """Values by `plain` name, without the background's."""
-    return {plain(name): value for name, value in pairs_of(labels)}
+    return {plain(name): value for name, value in labels.named.items()}
 
 
 def plain(name: str) -> str:

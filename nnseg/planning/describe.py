@@ -131,10 +131,7 @@ def case_entries(fingerprint: Fingerprint) -> list[tuple[str, str]]:
         ("cases", f"{counted(len(fingerprint.cases), kind)} ({fingerprint.layout}){unusable}"),
         ("size", _spread([case.shape for case in fingerprint.cases]) + " voxels (z, y, x)"),
         ("voxel", _voxel_sizes(fingerprint)),
-        *(
-            ("label", f"{name} ({value}): {_occurrence(fingerprint, name)}")
-            for name, value in zip(labels.names[1:], labels.values[1:], strict=True)
-        ),
+        *(("label", f"{name} ({value}): {_occurrence(fingerprint, name)}") for name, value in labels.named.items()),
         *(("channel", _describe_channel(name, of)) for name, of in channels),
     ]
 

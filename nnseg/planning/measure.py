@@ -276,7 +276,7 @@ def _has_foreground(labels: Labels, cases: list[CaseMeasure]) -> bool:
 def _find_rare_labels(labels: Labels, cases: list[CaseMeasure]) -> list[Finding]:
     """A warning for each label in no case, or in at most two of three or more; overlaps count for the labels that overlap."""
     findings, parts, overlaps = [], labels.parts(), set(labels.partial_overlaps.values())
-    for name, value in zip(labels.names[1:], labels.values[1:], strict=True):
+    for name, value in labels.named.items():
         if value in overlaps:
             continue
         holders = [case.name for case in cases if any(case.voxels[part] for part in parts.get(name, (name,)))]

@@ -233,7 +233,7 @@ def _value_of(source: LabelSource | None, mark: tuple[str, ...], shown: ShownLab
 def _renamed(one: _LookedAt, values: Mapping[tuple[str, ...], int], labels: Labels, objects: bool) -> MeasuredCase | None:
     """The measures by the names of labels; None where they cannot be told from those of the marks."""
     assert one.measured is not None
-    names = dict(zip(labels.values, labels.names, strict=True))
+    names = labels.by_value
     if objects:
         if one.objects is None:
             return None

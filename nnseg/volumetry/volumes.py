@@ -108,7 +108,7 @@ def volumes_of(label_map: LabelMap, labels: Labels) -> dict[str, float]:
     """Volume in ml of each label or region of the foreground: number of voxels times the volume of a voxel."""
     counts = _counts(label_map.labels)
     regions = {region.name: region.values for region in labels.regions}
-    values = {name: regions.get(name) or (labels.values[labels.names.index(name)],) for name in labels.foreground}
+    values = {name: regions.get(name) or (labels.by_name[name],) for name in labels.foreground}
     voxel_ml = label_map.grid.voxel_ml
     return {name: volume_ml(sum(counts.get(value, 0) for value in set(those)), voxel_ml) for name, those in values.items()}
 

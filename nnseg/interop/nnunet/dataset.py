@@ -105,7 +105,7 @@ def _description(dataset: Dataset) -> dict[str, Any]:
     """The content of dataset.json."""
     labels = dataset.labels
     named: dict[str, Any] = {region.name: list(region.values) for region in labels.regions}
-    named = named or dict(zip(labels.names[1:], labels.values[1:], strict=True))
+    named = named or labels.named
     described: dict[str, Any] = {
         "channel_names": {str(i): name for i, name in enumerate(dataset.channels)},
         "labels": {"background": 0, **named, **({} if labels.ignore is None else {"ignore": labels.ignore})},

@@ -107,7 +107,7 @@ def _values_by_name(labels: Labels) -> dict[str, Values]:
     """The values of every scored label or region, by name."""
     if labels.regions:
         return {region.name: region.values for region in labels.regions}
-    return {name: (value,) for name, value in zip(labels.names[1:], labels.values[1:], strict=True)}
+    return {name: (value,) for name, value in labels.named.items()}
 
 
 def _key(values: Values) -> str:

@@ -40,7 +40,7 @@ def summarize_data(content: ReportContent) -> dict[str, Any] | None:
 
 
 def _summarize_measurements(content: ReportContent, fingerprint: Fingerprint) -> dict[str, Any]:
-    named = zip(fingerprint.labels.names[1:], fingerprint.labels.values[1:], strict=True)
+    named = fingerprint.labels.named.items()
     return {
         "facts": _facts(fingerprint),
         "sizes": _draw_sizes(fingerprint),

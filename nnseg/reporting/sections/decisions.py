@@ -22,7 +22,7 @@ def describe_gain_and_time(choice: Choice) -> str:
 
 def describe_step(step: PostprocessingStep, labels: Labels | None) -> str:
     """A postprocessing step in a sentence, with the names of the labels where they are known."""
-    names = dict(zip(labels.values, labels.names, strict=True)) if labels else {}
+    names = labels.by_value if labels else {}
     what = " with ".join(names.get(value, f"label {value}") for value in step.labels)
     if step.action == "largest":
         return f"Of {what} only the largest connected piece is kept."

@@ -160,7 +160,7 @@ def _source(sets: LabelSets, maps: dict[str, Named], labels: Labels | None) -> L
     if sets.coding == "instances":
         return LabelFiles(paths=tuple(sorted(paths)), coding="instances", values={OBJECT: labels.values[1]})
     kinds = sorted(maps, key=str.casefold)
-    values = {str(i): labels.values[labels.names.index(kind)] for i, kind in enumerate(kinds)}
+    values = {str(i): labels.by_name[kind] for i, kind in enumerate(kinds)}
     return LabelFiles(paths=tuple(maps[kind].item.path for kind in kinds), coding="masks", values=values)
 
 

@@ -70,7 +70,7 @@ def _read_table(path: Path) -> dict[str, tuple[str, ...]]:
 def _labels_by_name(labels: Labels) -> dict[str, tuple[str, ...]]:
     """Names of the labels of each label or region, by its name; none for the background, which needs no annotation."""
     parts = {region.name: region.values for region in labels.regions}
-    parts |= {name: (value,) for name, value in zip(labels.names, labels.values, strict=True)}
+    parts |= {name: (value,) for name, value in labels.by_name.items()}
     named = dict(zip(labels.values[1:], labels.names[1:], strict=True))
     return {name: tuple(named[v] for v in values if v in named) for name, values in parts.items()}
 

@@ -181,7 +181,7 @@ def _check_declared(path: Path, counts: Mapping[int, int], labels: Labels) -> No
 
 
 def _check_annotated(path: Path, counts: Mapping[int, int], labels: Labels, annotated: Collection[str] | None) -> None:
-    named = zip(labels.names[1:], labels.values[1:], strict=True)
+    named = labels.named.items()
     surplus = [(n, counts[v]) for n, v in named if v in counts and annotated is not None and n not in annotated]
     if surplus:
         listed = ", ".join(f"{name} ({voxels} voxels)" for name, voxels in surplus)

@@ -71,8 +71,8 @@ def write_dicom_seg(labels_ZYX: Integers, path: str | Path, *, like: Source, lab
 def label_segments(labels: Labels) -> dict[str, int]:
     """Names and values of the segments: all labels but the background, or those that label maps of regions have."""
     if not labels.regions:
-        return dict(zip(labels.names[1:], labels.values[1:], strict=True))
-    names = dict(zip(labels.values, labels.names, strict=True))
+        return labels.named
+    names = labels.by_value
     names |= {region.paint: names.get(region.paint, region.name) for region in labels.regions}
     return {names[value]: value for value in labels.painted}
 

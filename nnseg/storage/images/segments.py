@@ -62,7 +62,7 @@ def segment_metadata(labels: Labels, labels_ZYX: Integers) -> dict[str, str]:
         labels_ZYX: stored values in stored order.
     """
     metadata: dict[str, str] = {}
-    for number, (name, value) in enumerate(zip(labels.names[1:], labels.values[1:], strict=True)):
+    for number, (name, value) in enumerate(labels.named.items()):
         colour = " ".join(f"{part / 255:.6g}" for part in colour_of(number))
         entries = {"ID": f"Segment_{number + 1}", "Name": name, "LabelValue": str(value), "Layer": "0", "Color": colour}
         entries |= {"Extent": _extent(labels_ZYX == value)}

@@ -49,7 +49,7 @@ def name_colours(request: Request) -> LabelMeaning:
 def _coloured(
     request: Request, labels: Labels, codes: Sequence[str], names: Mapping[str, str], legend: ColourLegend | None
 ) -> LabelMeaning:
-    wanted = {name.casefold(): value for name, value in zip(labels.names, labels.values, strict=True)}
+    wanted = {name.casefold(): value for name, value in labels.by_name.items()}
     values = {code: wanted.get(names.get(code, code).casefold()) for code in codes[1:]}
     if None in values.values():
         code = next(code for code, value in values.items() if value is None)

@@ -23,7 +23,7 @@ def name_masks(request: Request) -> LabelMeaning:
         singles[name] = dict(source.values) if isinstance(source, LabelFiles) else {"0": 1}
     declared = request.declared
     values = sorted({v for of_case in singles.values() for v in of_case.values()} - {0})
-    names = dict(zip(declared.values, declared.names, strict=True)) if declared else {v: f"label {v}" for v in values}
+    names = declared.by_value if declared else {v: f"label {v}" for v in values}
     return by_marks(request, singles, names, "masks", ())
 
 

@@ -59,7 +59,7 @@ def find_overlaps(
         case: {join_marks(m): of_set[kept[v]] for m, v in of_case.items() if len(m) > 1 and kept[v] in of_set}
         for case, of_case in sets.items()
     }
-    named = dict(zip(base.values, base.names, strict=True))
+    named = base.by_value
     inferred = (f"regions, since labels overlap: {', '.join(r.name for r in labels.regions)}",) if together else ()
     return Overlaps(labels=labels, values=values, noise=_describe_noise(noise, named), inferred=inferred)
 
@@ -102,7 +102,7 @@ def _with_regions(
     Args:
         alone: values of structures that occur without another.
     """
-    named = dict(zip(base.values, base.names, strict=True))
+    named = base.by_value
     free = [value for value in base.values[1:] if value not in alone]
     of_set: dict[tuple[int, ...], int] = {}
     for values in sorted(together, key=len):

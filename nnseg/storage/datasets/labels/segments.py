@@ -68,7 +68,7 @@ def _refuse_without_header(request: Request, differ: bool, known: set[str]) -> N
 
 def _declared_segments(request: Request, headers: Mapping[str, Mapping[str, int]], declared: Labels) -> LabelMeaning:
     """By name where names are declared; by value where values agree with all names that are declared, or none is."""
-    wanted = {name.casefold(): value for name, value in zip(declared.names, declared.values, strict=True)}
+    wanted = {name.casefold(): value for name, value in declared.by_name.items()}
     singles: dict[str, dict[str, int]] = {}
     by_value, by_name = [], []
     for case, header in headers.items():

@@ -125,7 +125,7 @@ def _named_values(request: Request, values: Sequence[int], palette: Mapping[int,
     foreground = ["foreground"] if len(values) == 2 else [f"label {v}" for v in values[1:]]
     names = ("background", *(named.get(v, name) for v, name in zip(values[1:], foreground, strict=True)))
     labels = Labels(names=names, values=tuple(values))
-    text = ", ".join(f"{value} {name}" for name, value in zip(labels.names, labels.values, strict=True))
+    text = ", ".join(f"{value} {name}" for name, value in labels.by_name.items())
     note = Finding.of("NS-D013", f"labels were taken from the label maps: {text}; a dataset.json can name them")
     inferred = (f"label names from {legend.below(request.folder)} by the colours of palettes",) if named and legend else ()
     findings = [*(() if named else (note,)), *([_VOID] if VOID in values and VOID > 2 * values[-2] > 0 else [])]
