@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy.typing as npt
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.storage.images.array_axes import find_array_axes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
+from nnseg.storage.images.array_axes import arranged, find_array_axes
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, placeholder
 from nnseg.storage.images.sidecar import array_axes, read_sidecar
 
 MAGIC = b"\x93NUMPY"
@@ -31,15 +32,10 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     known = read_sidecar(path)
     axes, notes = find_array_axes(path, array.shape, known.axes)
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
-    order = [axes.index(a) for a in "CZYX" if a in axes]
-    voxels = voxels.transpose(order)
-    voxels = voxels if "C" in axes else voxels[None]
-    raw = flat_raw(voxels if "Z" in axes else voxels[:, None], known, options, is_2d="Z" not in axes)
+    raw = arranged(voxels, axes, known, options, is_2d="Z" not in axes)
     if not (raw.is_2d or raw.has_spacing):
         notes.append("holds no voxel size, nor does a file CASE.json; lengths are in voxels [NS-S027]")
-    return RawImage(
-        voxels=raw.voxels, grid=raw.grid, is_2d=raw.is_2d, has_geometry=False, length_unit=raw.length_unit, notes=(*notes,)
-    )
+    return replace(raw, notes=(*notes,))
 
 
 def _load(path: Path) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
-from nnseg.storage.images.array_axes import find_array_axes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
+from nnseg.storage.images.array_axes import arranged, find_array_axes
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -167,11 +168,6 @@ def _arranged(array: Any, axes: str, known: StatedSize, options: ReadOptions, no
     if not {"Y", "X"} <= set(axes) <= set("CZYX"):
         raise ValueError(f"axes {axes} are none of a volume")
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.asarray(array[...])
-    voxels = voxels.transpose([axes.index(a) for a in "CZYX" if a in axes])
-    voxels = voxels if "C" in axes else voxels[None]
-    is_2d = "Z" not in axes or array.shape[axes.index("Z")] == 1
-    raw = flat_raw(voxels if "Z" in axes else voxels[:, None], known, options, is_2d=is_2d)
+    raw = arranged(voxels, axes, known, options, is_2d="Z" not in axes or array.shape[axes.index("Z")] == 1)
     of_size = [] if raw.has_spacing or raw.is_2d else [NO_VOXEL_SIZE]
-    return RawImage(
-        voxels=raw.voxels, grid=raw.grid, is_2d=is_2d, has_geometry=False, length_unit=raw.length_unit, notes=(*notes, *of_size)
-    )
+    return replace(raw, notes=(*notes, *of_size))
