@@ -96,7 +96,8 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
         run.trust = None
         log.info("%s: too few to calibrate the model; %d are needed", counted(len(held), "held-out case"), FEWEST_CASES)
         return None
-    key = digest([RULE, {h.score.name: h.score.model_dump(mode="json") for h in held}, {h.score.name: h.key for h in held}])
+    scores = {h.score.name: h.score.model_dump(mode="json", exclude={"length_unit"}) for h in held}
+    key = digest([RULE, scores, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
         return known
     trust = fit_trust(held, run.plans[0].plan.channels).model_copy(update={"key": key})

@@ -211,6 +211,9 @@ def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
     marked = trust.model_copy(update={"temperature": 7.0})
     run.trust = marked
     assert measure_trust(run, folds) == marked
+    scored = [case.model_copy(update={"length_unit": "um"}) for case in run.scores.cases]
+    run.scores = run.scores.model_copy(update={"cases": tuple(scored)})
+    assert measure_trust(run, folds) == marked  # the unit of distances, which earlier scores lack, changes nothing
     run.trust = marked.model_copy(update={"key": "of other predictions"})
     assert measure_trust(run, folds) == trust
 
