@@ -131,14 +131,9 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return (path.parent / name,)
 
 
-def read_header_only(path: Path, image_io: str = "") -> sitk.ImageFileReader:
-    """A reader that has read the header of a file; it has the methods of an image, except for its voxels.
-
-    Args:
-        image_io: the name of ITK's reader; by default that of the suffix.
-    """
+def read_header_only(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header of a file; it has the methods of an image, except for its voxels."""
     reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader
