@@ -58,7 +58,7 @@ def test_a_doubtful_scan_is_flagged_with_every_reason():
         {"Left Kidney": 120.0, "Right Kidney": 0.0},
         population=others,
         confidence=confidence(),
-        notes=("spacing 5 mm along z", "2 voxels were not numbers"),
+        notes=("spacing 5 mm along z [NS-S032]", "2 voxels were not numbers"),
     )
     assert case.flags == ("low expected quality, Dice 0.42", "spacing 5 mm along z", "Right Kidney not found")
     assert case.notes == ("2 voxels were not numbers",)
