@@ -10,6 +10,7 @@ from nnseg.commands.measure import check_losses, measure_dataset, reading_for
 from nnseg.commands.plan import check_options, plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
+from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
@@ -58,6 +59,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     reading = reading_for(run, options)
     found = find_layout(dataset_folder.absolute(), reading)  # before a folder is made for the run
     with run.locked(dataset_folder):
+        remove_damaged(run)
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):

@@ -210,6 +210,28 @@ def report(
 
 
 @app.command(rich_help_panel=PANEL)
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Run folder, model file, or folder of predictions.")],
+) -> None:
+    """Check that every file of a run, a model or a folder of predictions is as written; changes nothing.
+
+    Lists files that are damaged, missing, edited, or not of nnseg. The exit code is 1 if one is damaged or missing: repeat
+    the command that made them.
+    """
+    log_to_terminal()
+    from collections import Counter
+
+    from nnseg.commands.verify import verify as check
+
+    files = check(path)
+    counts = Counter(file.state for file in files)
+    others = [f"{file.state:8} {file.path}" for file in files if file.state != "intact"]
+    show(*others, ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    if counts["damaged"] or counts["missing"]:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
 def figure(
     run: KnownRun,
     what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading, counted, listed
-from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.errors import DatasetError, NewerVersionError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
@@ -107,6 +107,8 @@ def _known_fingerprint(run: Run, dataset: Dataset, split: str, workers: int) -> 
     """The run's fingerprint, if it is of this version of nnseg, and neither files nor the cases for testing have changed since."""
     try:
         known, described = run.fingerprint, run.dataset
+    except NewerVersionError:
+        raise
     except RunError:  # missing, or written by another version
         return None
     if described != dataset or "format" not in known.model_fields_set:

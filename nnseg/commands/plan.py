@@ -26,7 +26,7 @@ from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
 from nnseg.storage.datasets.groups import TABLES
 from nnseg.storage.model_plans import read_model_plans
-from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan
+from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan, write_schema
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
 
@@ -82,6 +82,11 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     models = read_model_plans(options.init) if options.init else ()
     origin, asked = _origin(run), _options_key(fingerprint, recipe, options, models)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
+    if _files(run) and not origin.current:
+        log.warning("it is not known what the plans on file were made from, since run.json was lost: they are kept as they are")
+        run.update_record(plan=PlanOrigin(current=tuple(folder.plan.key() for folder in run.plans), asked=asked).model_dump())
+        origin = _origin(run)
+    _complete_schemas(run)
     if asked == origin.asked and len(known := run.plans if _files(run) else ()) == len(origin.current):
         return known
     chosen = len(select_folds(options.folds, len(folds)))
@@ -103,6 +108,13 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
             write_plan(folder.plan_file, new)
     run.update_record(plan=origin.model_copy(update={"current": keys, "asked": asked}).model_dump())
     return folders
+
+
+def _complete_schemas(run: Run) -> None:
+    """Write the schemas that are missing beside plans."""
+    for file in _files(run):
+        if not file.with_name(SCHEMA_FILE).exists():
+            write_schema(file)
 
 
 def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, models: Sequence[Plan]) -> str:

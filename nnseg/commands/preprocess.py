@@ -80,7 +80,7 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     plan, store, previous = folder.plan, CaseStore(folder.cases), previous_predictions(run, folder)
     keys = case_keys(plan, run.fingerprint, previous)
     stored = [case for case in run.dataset.cases if case.name in keys and store.has(case.name, keys[case.name])]
-    intact = map_items(partial(_is_intact, folder.cases), stored, workers=workers, label="looking for damaged cases")
+    intact = map_items(partial(_is_intact, folder.cases), stored, label="looking for damaged cases")
     kept = {outcome.item.name for outcome in intact if outcome.result}
     for case in stored:
         if case.name not in kept:

@@ -13,6 +13,7 @@ from nnseg.commands.measure import check_losses
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
 from nnseg.commands.train_parallel import TrainingJob, jobs_of, train_side_by_side
+from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import DamagedCaseError, RunError, Stopped
 from nnseg.core.options import Options, select_folds
@@ -54,6 +55,8 @@ def train(run_folder: Path, options: Options, *, predict: Predict, refresh: Refr
         if ranks.size > 1 and options.devices:
             raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")
         with run.locked() if ranks.rank == 0 else nullcontext():
+            if ranks.rank == 0:
+                remove_damaged(run)
             return train_plans(run, replace(options, device=device), predict=predict, refresh=refresh, ranks=ranks)
 
 
@@ -65,6 +68,7 @@ def train_plans(
     Before anything starts, the estimated cost is checked against what the machine has.
     """
     first, problems = ranks.rank == 0, Findings()
+    check_names(run)
     folds = {number: run.folds[number] for number in select_folds(options.folds, len(run.folds))}
     if first:
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
@@ -90,6 +94,20 @@ def trained_folds(run: Run, plans: Sequence[PlanFolder]) -> dict[int, Fold]:
     """The folds, by number, whose training is finished for each of the plans, with plan and cases as they are now."""
     keys = [(folder, preprocessed_keys(run, folder)) for folder in plans]
     return {n: fold for n, fold in run.folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
+
+
+def check_names(run: Run) -> None:
+    """Check that the folds name cases of the dataset only, after an edit or an exchange of their file.
+
+    Raises:
+        RunError: names the others.
+    """
+    named = {name for fold in run.folds.values() for name in (*fold.training, *fold.held_out)}
+    if unknown := named - set(run.cases) - {f.case for f in run.dataset.findings} - set(run.fingerprint.unusable):
+        path = Run.folds.path(run)
+        raise RunError(
+            f"{path} names {listed(unknown)}, not in the dataset; correct the names, or delete the file and repeat nnseg run"
+        )
 
 
 def check_cascades(run: Run, trained: Collection[int]) -> None:

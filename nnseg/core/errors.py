@@ -9,7 +9,8 @@
     ├── PlanError         a plan or recipe is invalid, or does not fit the data
     ├── ModelError        a model or checkpoint is damaged, or does not fit the scan
     ├── RunError          a run folder is missing something, is in use, or cannot be written
-    │   └── WriteError    a file cannot be written, for instance because the disk is full
+    │   ├── WriteError    a file cannot be written, for instance because the disk is full
+    │   └── NewerVersionError  a file of a later version, which is left as it is (a ModelError, too)
     ├── EvaluationError   predictions and references cannot be compared
     └── Stopped           work was stopped on request, with nothing lost
 
@@ -96,6 +97,16 @@ class RunError(NnsegError):
 
 class WriteError(RunError):
     """A file cannot be written: no fault of the data, so that nothing goes on without what was to be written."""
+
+
+class NewerVersionError(ModelError, RunError):
+    """A file was written by a later version of nnseg: it is neither used, removed nor replaced."""
+
+    @classmethod
+    def of(cls, path: Path, found: int, known: int) -> Self:
+        """The error of a file of format ``found``, where ``known`` is the latest that this version reads."""
+        advice = "install that version, or choose another folder"
+        return cls.at(path, f"has format {found}: a later nnseg wrote it", f"at most {known}", advice)
 
 
 class EvaluationError(NnsegError):

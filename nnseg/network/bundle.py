@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
-from nnseg.core.errors import ModelError, PlanError
+from nnseg.core.errors import ModelError, NewerVersionError, PlanError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
@@ -130,7 +130,9 @@ def load_model_file(path: Path) -> Model:
     tensors, text = load_tensors(path)
     if text.get("kind") != "model":
         raise ModelError(f'{path} is not a model but a "{text.get("kind", "file without a kind")}"; make one with `nnseg export`')
-    if text.get("format") != FORMAT:
+    if isinstance(version := text.get("format"), int) and version > FORMAT:
+        raise NewerVersionError.of(path, version, FORMAT)
+    if version != FORMAT:
         raise ModelError(
             f"{path} is a model of format {text.get('format')}, this nnseg reads {FORMAT}; export it again from its run"
         )

@@ -235,7 +235,9 @@ def _keep_edited(
         log.warning("%s was edited, and --split now asks for another division: the edited file is kept as %s", path, _copy(path))
         return None
     if unknown := _names(folds) - known.names - known.absent:
-        raise RunError(f"{path} names {listed(unknown)}, not in the dataset; correct the names, or remove them from the file")
+        raise RunError(
+            f"{path} names {listed(unknown)}, not in the dataset; correct the names, or delete the file to have it made again"
+        )
     log.info("the folds of %s were edited by hand and are kept", path)
     if missing := _names(folds) & known.absent:
         log.warning("%s cannot be used: taken out of %s; the file as it was is kept as %s", listed(missing), path, _copy(path))

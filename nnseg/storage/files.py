@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
@@ -19,7 +20,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from nnseg.core.errors import PlanError, RunError, WriteError
+from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
 from nnseg.system.stale import tried_again
 
 Content = TypeVar("Content")
@@ -44,6 +45,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the umask
         _flush(aside)
+        _record(path, aside)
         aside.replace(path)
         _flush(path.parent)
     except OSError as error:
@@ -65,6 +67,26 @@ def _why_not_written(path: Path, aside: Path, error: OSError) -> str:
         needed = free + (aside.stat().st_size if aside.exists() else 0)
         reason += f" ({free / 1e6:.1f} MB are free, more than {needed / 1e6:.1f} MB are needed)"
     return f"{reason}; free some space, and repeat the command: what is finished is kept"
+
+
+MANIFEST = "manifest.jsonl"
+"""In the folder of a run, see `nnseg.storage.manifest`: a line for each file that is written into it or below."""
+
+DEEPEST = 6
+"""Folders above a file among which the manifest is looked for."""
+
+
+def _record(path: Path, aside: Path) -> None:
+    """Append size and hash of a file that is about to get its final name to the manifest of its run, if it is in one.
+
+    Several processes may append at once: a line is one write to the end of the file. It begins anew after one that was cut.
+    """
+    folders = [folder for folder in path.parents[:DEEPEST] if (folder / MANIFEST).is_file()]
+    if not folders or path.name == MANIFEST:
+        return
+    entry = {"path": path.relative_to(folders[0]).as_posix(), "bytes": aside.stat().st_size, "hash": file_hash(aside)}
+    with (folders[0] / MANIFEST).open("ab", buffering=0) as file:
+        file.write(b"\n" + json.dumps(entry).encode() + b"\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -181,6 +203,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
 
     Raises:
         RunError: the file is missing or cannot be read, or its content is not of this kind.
+        NewerVersionError: its ``format`` is later than that of the kind.
     """
     try:
         return TypeAdapter(kind).validate_json(tried_again(path.read_bytes))
@@ -189,6 +212,15 @@ def read_json(path: Path, kind: type[Content]) -> Content:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}; check its permissions and the disk") from error
     except ValidationError as error:
+        for found in error.errors():
+            known = str(found.get("ctx", {}).get("expected"))
+            if (
+                found["loc"] == ("format",)
+                and isinstance(found["input"], int)
+                and known.isdecimal()
+                and found["input"] > int(known)
+            ):
+                raise NewerVersionError.of(path, found["input"], int(known)) from None
         wrong = f"{path} is damaged, or of another version of nnseg ({error.errors()[0]['msg']})"
         raise RunError(f"{wrong}; delete it, and nnseg run makes it anew") from None
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnseg.core.errors import ModelError
+from nnseg.core.errors import ModelError, NewerVersionError
 
 FORMAT = 1
 """Version of the layout; a file of another version is refused."""
@@ -44,6 +44,8 @@ def read_model_header(path: Path) -> dict[str, Any]:
         raise damaged(path, "its header is not one that nnseg writes") from error
     if written != compact_json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
         raise damaged(path, "its header has changed")
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerVersionError.of(path, version, FORMAT)
     if version != FORMAT:
         raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
     if len(entries) > HEADER_ENTRIES or not types <= DTYPE_NAMES:

@@ -15,11 +15,12 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 
-from nnseg.core.errors import RunError
+from nnseg.core.errors import ModelError, NewerVersionError, PlanError, RunError
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch, Schedule
 from nnseg.core.validation import parse, schema_of
 from nnseg.storage.files import PathIn, StoredFile, read_json, read_toml, write_text
+from nnseg.storage.model_header import read_model_header
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ def read_plan(path: Path) -> Plan:
     return parse(Plan, read_toml(path), str(path))
 
 
+def _read_own_plan(path: Path) -> Plan:
+    try:
+        return read_plan(path)
+    except PlanError as error:
+        advice = "correct the file, or delete it and repeat nnseg plan or nnseg run, which make it anew"
+        raise PlanError(f"{error}; {advice}") from error
+
+
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan as TOML, with the schema for editors beside it.
 
@@ -46,8 +55,13 @@ def write_plan(path: Path, plan: Plan) -> None:
         f"#:schema ./{SCHEMA_FILE}\n"
         f"# nnseg plan {plan.name}. Edit any setting; its reason stands below it under [...why].\n"
     )  # editors find the schema by the first line
-    write_text(path.with_name(SCHEMA_FILE), _schema())
+    write_schema(path)
     write_text(path, header + tomlkit.dumps(_toml(plan.model_dump(mode="json", exclude_none=True))))
+
+
+def write_schema(path: Path) -> None:
+    """Write the schema beside a plan."""
+    write_text(path.with_name(SCHEMA_FILE), _schema())
 
 
 @cache
@@ -83,12 +97,18 @@ class FoldFolder:
     """The schedule, fixed when training started."""
 
     def schedule(self) -> Schedule | None:
-        """The schedule; None if training was never begun, or by an earlier version."""
+        """The schedule, from its file or a checkpoint; None if training was never begun, or by an earlier version."""
         try:
-            return read_json(self.schedule_file, Schedule) if self.schedule_file.exists() else None
+            if self.schedule_file.exists():
+                return read_json(self.schedule_file, Schedule)
+        except NewerVersionError:
+            raise
         except RunError as error:
             log.debug("%s", error)
-            return None
+        for file in (self.checkpoint_file, self.checkpoint_before_file):
+            with suppress(OSError, ModelError, KeyError, ValidationError):
+                return Schedule.model_validate(read_model_header(file)["about"]["course"])
+        return None
 
     history_file = PathIn("history.jsonl")
     """One line of JSON for each epoch."""
@@ -123,7 +143,7 @@ class PlanFolder:
 
     path: Path
 
-    plan = StoredFile(PLAN_FILE, read_plan, write_plan)
+    plan = StoredFile(PLAN_FILE, _read_own_plan, write_plan)
     """The plan as it stands in its file, which people may have edited."""
     plan_file = PathIn(PLAN_FILE)
     """The plan as TOML."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from nnseg.core.dataset import Fold, Unused
-from nnseg.core.errors import RunError
+from nnseg.core.errors import NewerVersionError, RunError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, FileName
@@ -165,6 +165,9 @@ class PredictionsWriter:
     Args:
         folder: of the label maps.
         model, options, labels, population, inferred, unused: see `Predictions`.
+
+    Raises:
+        NewerVersionError: the folder's record is of a later version of nnseg.
     """
 
     def __init__(
@@ -179,9 +182,13 @@ class PredictionsWriter:
         unused: tuple[Unused, ...] = (),
     ) -> None:
         self.folder = folder
-        self.cases = read_predictions(folder)
-        if not self.cases and (folder / RECORD).exists():
-            log.debug("%s is of another format, or damaged: starting anew", folder / RECORD)
+        self.cases: dict[str, ScanRecord] = {}
+        try:
+            self.cases = dict(read_json(folder / RECORD, Predictions).cases)
+        except NewerVersionError:
+            raise
+        except RunError as error:
+            log.debug("starting anew: %s", error)
         self._about = Predictions(
             nnseg=versions()["nnseg"],
             model=dict(model),

@@ -17,6 +17,7 @@
       trust.json                                               calibration of the predictions
       model.nnseg  model.md                                    the exported model and its model card
       shown/                                                   uncertainty maps of the cases in the report
+      manifest.jsonl                                           size and hash of every file
       STOP                                                     create this file to end the training early
 
 A run with several plans has one folder for each (``RUN/2d/plan.toml``, ``RUN/2d/cases/``, ``RUN/2d/fold_0/`` ...) and one for each
@@ -26,11 +27,12 @@ together, except those that only provide the input of a cascade.
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,10 +46,24 @@ from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
-from nnseg.storage.files import TEMPORARY, PathIn, StoredFile, json_file, locked, optional_json_file, read_json, sweep, write_json
+from nnseg.storage.files import (
+    MANIFEST,
+    TEMPORARY,
+    PathIn,
+    StoredFile,
+    json_file,
+    locked,
+    optional_json_file,
+    read_json,
+    sweep,
+    write_json,
+)
+from nnseg.storage.manifest import renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.system.machine import peak_ram, trim_memory, versions
+
+log = logging.getLogger(__name__)
 
 Folds = Mapping[int, Fold]
 """Folds of a run by number."""
@@ -70,6 +86,15 @@ def read_folds(path: Path) -> Folds:
 
 def _write_folds(path: Path, folds: Folds) -> None:
     write_json(path, tuple(folds.values()))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record of a run: empty if it is missing, or damaged; then the plans and folds on file are kept as if they were edited."""
+    try:
+        return read_json(path, dict[str, Any]) if path.exists() else {}
+    except RunError:
+        log.warning("%s is damaged and made anew; times of earlier stages are lost", path)
+        return {}
 
 
 @dataclass(eq=False)
@@ -99,8 +124,8 @@ class Run:
     """Postprocessing steps of the predictions, and why; may be edited."""
     trust = optional_json_file("trust.json", Trust)
     """Calibration of the predictions, measured on held-out cases."""
-    record = StoredFile[dict[str, Any]]("run.json", lambda path: read_json(path, dict[str, Any]) if path.exists() else {})
-    """What the plans were made from, versions, and the time and memory of each stage; empty for a new run."""
+    record = StoredFile("run.json", _read_record)
+    """What the plans were made from, versions, and the time and memory of each stage; empty for a new run, or where it is lost."""
 
     probe_file = PathIn("probe.json")
     """Time and memory of candidate plans on this machine."""
@@ -294,13 +319,19 @@ class Run:
         with locked(self.path, busy="another nnseg is working in {}; wait for it, or choose another run folder"):
             sweep(self.path)
             shutil.rmtree(self.probe_folder, ignore_errors=True)
-            yield
+            if not (self.path / MANIFEST).exists():  # of a new run, or one of an earlier version
+                renew_manifest(self.path)
+            try:
+                yield
+            finally:
+                with suppress(RunError):  # a full disk: what stands is longer, but right
+                    renew_manifest(self.path)
 
     def _check_place(self, dataset: Path | None) -> None:
         if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
             raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
         there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set[str]()
-        if there and not self.exists and not (".lock" in there and all(map(_is_begun, there))):
+        if there and not self.exists and MANIFEST not in there and not (".lock" in there and all(map(_is_begun, there))):
             raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
 
 

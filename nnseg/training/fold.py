@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nnseg.core.dataset import Fold
-from nnseg.core.errors import ModelError, RunError, Stopped
+from nnseg.core.errors import ModelError, NewerVersionError, RunError, Stopped
 from nnseg.core.options import Options
 from nnseg.core.schedule import Epoch, Schedule
 from nnseg.network.bundle import Member, Model, save_model
@@ -231,9 +231,10 @@ class _FoldTraining:
         )
 
     def _finish(self) -> None:
+        self.schedule = self.schedule.finished(self.learner.step, self.learner.seconds)
         self._save()
         log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
-        self._write_schedule(self.schedule.finished(self.learner.step, self.learner.seconds))
+        self._write_schedule(self.schedule)
 
     def _save(self) -> None:
         self._save_checkpoint()
@@ -254,7 +255,8 @@ class _FoldTraining:
             if self.place.checkpoint_file.exists():
                 self.place.checkpoint_file.replace(self.place.checkpoint_before_file)
             tensors, about = self.learner.snapshot()
-            save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key})
+            course = self.schedule.model_dump(mode="json")  # from which a lost schedule file is made again
+            save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key, "course": course})
         self.kept_at = time.perf_counter()
         self.save_at = time.monotonic() + self.request.options.checkpoint
         if self.time_limit:
@@ -286,6 +288,8 @@ class _FoldTraining:
                 continue
             try:
                 tensors, about = load_tensors(file)
+            except NewerVersionError:
+                raise  # what a later version has trained is neither removed nor trained anew
             except ModelError as error:
                 log.warning("%s; training continues from what was saved before", error)
                 self.context.ranks.wait()  # the others have read it too

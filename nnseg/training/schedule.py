@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nnseg.core.dataset import Fold
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError, NewerVersionError, RunError
 from nnseg.core.frozen import digest
 from nnseg.core.options import Options
 from nnseg.core.plan import Plan
@@ -20,6 +20,7 @@ from nnseg.network.device import autocast_dtype, resolve_device
 from nnseg.network.load import load_model
 from nnseg.network.transfer import transfer_weights
 from nnseg.storage.cases import CaseStore, StoredCase
+from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
@@ -132,6 +133,8 @@ def has_intact_model(place: FoldFolder) -> bool:
         return False
     try:
         load_model_file(place.model_file)
+    except NewerVersionError:
+        raise
     except ModelError as error:
         log.warning("%s; it is written again from the last checkpoint", error)
         return False
@@ -158,6 +161,9 @@ def _schedule_with_key(place: FoldFolder, key: str) -> Schedule | None:
     """The schedule with a key; a fold folder with another key is renamed, and one renamed before is restored if its key fits."""
     schedule = place.schedule()
     if schedule and schedule.key == key:
+        if not place.schedule_file.exists():
+            write_json(place.schedule_file, schedule)
+            log.info("%s is made again from the last checkpoint", place.schedule_file)
         return schedule
     replaced = f"replaced_{{}}_{place.path.name}"
     others = sorted(place.path.parent.glob(replaced.format("*")))

@@ -1,0 +1,111 @@
+"""``nnseg verify``: whether every file of a run, a model or a folder of predictions is as it was written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from nnseg.core.errors import ModelError, NewerVersionError, NnsegError, RunError
+from nnseg.network.bundle import load_model_file
+from nnseg.network.checkpoint import load_tensors
+from nnseg.storage.files import MANIFEST, read_json
+from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_manifest
+from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
+from nnseg.storage.predictions import RECORD, Predictions, own_files
+from nnseg.storage.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def verify(path: Path) -> list[CheckedFile]:
+    """The state of each file of a run folder, of a model file, or of a folder that scans were predicted into. Changes nothing.
+
+    Raises:
+        RunError: there is nothing to verify.
+    """
+    if path.is_file():
+        return [CheckedFile(path=path, state="intact" if _holds(load_model_file, path) else "damaged")]
+    if (path / MANIFEST).is_file():
+        return [_as_read(file) for file in check_files(path)]
+    if (path / RECORD).is_file():
+        return _verify_predictions(path)
+    if Run(path).exists:
+        raise RunError(f"{path} is the run of an earlier version, which kept no hashes of its files; nnseg run adds them")
+    raise RunError(f"{path} is no run, model or folder of predictions of nnseg; name one")
+
+
+def _as_read(file: CheckedFile) -> CheckedFile:
+    """A file that a person may edit is damaged where it cannot be read."""
+    if file.state != "edited":
+        return file
+    readers: dict[str, Callable[[], object]] = {PLAN_FILE: lambda: read_plan(file.path)}
+    run = Run(file.path.parent)
+    readers |= {
+        "folds.json": lambda: run.folds,
+        "choice.json": lambda: run.choice,
+        "postprocessing.json": lambda: run.postprocessing,
+    }
+    try:
+        readers[file.path.name]()
+    except NnsegError:
+        return file.model_copy(update={"state": "damaged"})
+    return file
+
+
+def _verify_predictions(folder: Path) -> list[CheckedFile]:
+    """The files of a folder of predictions, by the hashes in its record."""
+    try:
+        records = read_json(folder / RECORD, Predictions).cases.values()
+    except RunError:
+        return [CheckedFile(path=folder / RECORD, state="damaged")]
+    recorded = {folder / name for record in records for name in record.hashes}
+    found = [CheckedFile(path=folder / RECORD, state="intact")]
+    for record in records:
+        for name, digest in record.hashes.items():
+            found.append(CheckedFile.of(folder / name, digest))
+    others = set(own_files(folder)) | {path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    foreign = sorted(others - recorded - {folder / RECORD})
+    return [*found, *(CheckedFile(path=path, state="foreign") for path in foreign)]
+
+
+def remove_damaged(run: Run) -> None:
+    """Remove the damaged files of a run, so that the stages make them again; what they cannot make is said.
+
+    Files that people may edit stay, and preprocessed cases, which are verified before a training. A file with a hash of its own
+    counts by that one: an earlier version of nnseg may have written it.
+    """
+    for file in check_files(run.path):
+        path = file.path
+        if file.state != "damaged" or path.name in EDITABLE or path.suffix == ".case" or _holds(load_tensors, path):
+            continue
+        if path.name == "history.jsonl":
+            fold = FoldFolder(path.parent)
+            fold.write_history(fold.history())
+            log.warning("%s was damaged: epochs from the damage on may be lost; weights are not affected", path)
+        else:
+            path.unlink()
+            log.warning("%s was damaged and is removed; %s", path, _consequence(path))
+    renew_manifest(run.path)
+
+
+def _consequence(path: Path) -> str:
+    if "replaced_" in str(path.parent.name):
+        return "it was of a training that is no longer used"
+    consequences = {
+        "best.nnseg": "the weights of the best epoch are lost, those of the last are not",
+        "checkpoint.safetensors": "the training would be continued from what was saved before",
+        "checkpoint_before.safetensors": "it was the last checkpoint but one",
+    }
+    return consequences.get(path.name, "it is made again")
+
+
+def _holds(read: Callable[[Path], object], path: Path) -> bool:
+    """True for a file of tensors that matches its own hash, or is of a later version of nnseg."""
+    try:
+        read(path)
+    except NewerVersionError:
+        return True
+    except ModelError:
+        return False
+    return True
