@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading, counted, listed
@@ -11,7 +12,7 @@ from nnseg.core.errors import DatasetError, NewerVersionError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
-from nnseg.planning.measure import refuse
+from nnseg.planning.measure import read_and_measure, refuse
 from nnseg.planning.measure_folder import measure_folder
 from nnseg.planning.run_folds import split_of_run
 from nnseg.storage.datasets.content import case_key
@@ -118,7 +119,15 @@ def _known_fingerprint(run: Run, dataset: Dataset, split: str, workers: int) -> 
         return None
     keys = {case.name: case.key for case in known.cases} | known.unusable
     found = {o.item.name: o.result or "" for o in map_items(_hash_of, dataset.cases, workers=workers, label="looking for changes")}
-    return known if all(found[case.name] == keys.get(case.name) for case in dataset.cases) else None
+    unchanged = all(found[case.name] == keys.get(case.name) for case in dataset.cases)
+    return known if unchanged and not _recovered(known, dataset, workers) else None
+
+
+def _recovered(known: Fingerprint, dataset: Dataset, workers: int) -> bool:
+    """True if a case that could not be used can be now, though its files are the same: a disk had failed, or memory had run out."""
+    lost = [case for case in dataset.cases if case.name in known.unusable]
+    measure_again = partial(read_and_measure, labels=dataset.labels, channels=len(dataset.channels), sample=1)
+    return any(outcome.reason is None for outcome in map_items(measure_again, lost, workers=workers))
 
 
 def _hash_of(case: Case) -> str:

@@ -62,8 +62,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         header = read_model_header(path)
         tensors = _tensors(path)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # torch raises the latter where it cannot open the file
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ModelError(f"cannot read {path}: {cause}; check its permissions and the disk") from error
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
     about = header["about"]

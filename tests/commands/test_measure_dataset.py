@@ -1,5 +1,6 @@
 """A dataset is measured again when, and only when, it or the way of measuring has changed."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from nnseg.commands.measure import measure_dataset
 from nnseg.core.dataset import AS_FOUND
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.storage.datasets.layouts import find_layout
+from nnseg.storage.images import formats, nifti
 from nnseg.storage.run import Run
 
 
@@ -109,3 +111,25 @@ def test_label_maps_of_numbered_objects_are_known_again(tmp_path: Path, measured
     assert Run(run.path).dataset.cases[0].labels == run.dataset.cases[0].labels
     assert measure_dataset(Run(run.path), tmp_path / "data", 1) == fingerprint
     assert len(measured) == 1
+
+
+def test_a_case_that_a_failing_disk_made_unusable_is_measured_again(
+    ball_dataset: Path, tmp_path: Path, measured: list[str], monkeypatch
+):
+    """Its files are the same afterwards, so that their hashes do not tell."""
+    folder, run = Path(shutil.copytree(ball_dataset, tmp_path / "balls")), Run(tmp_path / "run")
+    run.path.mkdir()
+    read = nifti.read_nifti
+
+    def fail_for_one(path: Path, options):
+        if path.name == "ball_03.nii.gz":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, options)
+
+    with monkeypatch.context() as failing:
+        failing.setitem(formats.FORMATS, ".nii.gz", replace(formats.FORMATS[".nii.gz"], read=fail_for_one))
+        assert set(measure_dataset(run, folder, 1).lost_cases) == {"ball_03"}
+        assert set(measure_dataset(run, folder, 1).lost_cases) == {"ball_03"}
+        assert len(measured) == 1
+    assert not measure_dataset(run, folder, 1).lost_cases
+    assert len(measured) == 2
