@@ -52,6 +52,8 @@ mirror_axes = []
 
 CPU = ("--device", "cpu")
 PLAN = ("--recipe", "recipe.toml", "--no-probe", "--folds", "0", "--workers", "1", *CPU)
+AFTER_A_PAUSE = ("checkpoint_before.safetensors",)
+"""Files that only a training leaves that was interrupted, or is longer than these."""
 RECORDS = ("run.json", "predictions.json", "schedule.json", "history.jsonl", "report.html")
 """Files that tell what was done when, so that a repetition may change them."""
 NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -272,8 +274,13 @@ class Rig:
             if digest not in (reference.before.get(path), reference.after.get(path)) and (why := incomplete(self.work / path)):
                 yield f"{path} is incomplete: {why}"
         for path, digest in reference.before.items():
-            if reference.after.get(path) == digest and found.get(path) != digest:
+            if reference.after.get(path) == digest and found.get(path) != digest and not self._failed(path):
                 yield f"{path} was lost"
+
+    def _failed(self, path: str) -> bool:
+        """True for the label map of a scan that could not be read now: a record of a failure has no files."""
+        records = json.loads((self.work / "out" / "predictions.json").read_bytes())["cases"] if path.startswith("out/") else {}
+        return records.get(Path(path).name.split(".")[0], {}).get("status") == "failed"
 
     def _wrong_repeat(self, name: str, reference: Reference, ended: Ended) -> Iterator[str]:
         if ended.code != 0:  # what ended well must be right without a repetition
@@ -284,7 +291,7 @@ class Rig:
         found = hashes(self.work)
         if missing := set(reference.after) - set(found):
             yield f"{min(missing)} is missing in the end"
-        more = set(found) - set(reference.after)
+        more = {path for path in set(found) - set(reference.after) if Path(path).name not in AFTER_A_PAUSE}
         if more := {path for path in more if COMMANDS[name].sweeps or not _is_temporary(path)}:
             yield f"{min(more)} is left over"
         if other := {path for path in reference.steady & set(found) if found[path] != reference.after[path]}:

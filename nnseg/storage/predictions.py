@@ -95,9 +95,11 @@ class ScanRecord(FrozenModel):
         return {self.file: self.hash, **self.more} if self.file else {}
 
     def is_whole(self, folder: Path) -> bool:
-        """True if all its files are in the folder, with the same bytes as when they were written."""
+        """True if all its files are in the folder, can be read, and have the same bytes as when they were written."""
         files = [(folder / name, digest) for name, digest in self.hashes.items()]
-        return bool(files) and all(path.is_file() and file_hash(path) == digest for path, digest in files)
+        with suppress(OSError):
+            return bool(files) and all(path.is_file() and file_hash(path) == digest for path, digest in files)
+        return False
 
     def remove(self, folder: Path, *, replaced_by: ScanRecord | None = None) -> None:
         """Remove its files, except those that another prediction has written since."""

@@ -117,3 +117,11 @@ def test_a_record_whose_names_leave_the_folder_is_not_believed_and_nothing_is_re
             record.put("a", ScanRecord(status="failed", reason="gone"))
             record.put(name, ScanRecord(status="failed", reason="gone"))
     assert (tmp_path / "victim.txt").exists()
+
+
+def test_a_file_that_cannot_be_read_is_predicted_again(tmp_path, monkeypatch):
+    (tmp_path / "a.nii.gz").write_bytes(b"labels")
+    record = DONE.model_copy(update={"hash": file_hash(tmp_path / "a.nii.gz")})
+    assert record.is_whole(tmp_path)
+    monkeypatch.setattr(room, "file_hash", lambda path: path.joinpath("a disk that fails").read_bytes())
+    assert not record.is_whole(tmp_path)
