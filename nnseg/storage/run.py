@@ -323,6 +323,7 @@ class Run:
                 renew_manifest(self.path)
             try:
                 yield
+                sweep(self.path)  # what worker processes left that were killed, whose work was done again
             finally:
                 with suppress(RunError):  # a full disk: what stands is longer, but right
                     renew_manifest(self.path)
