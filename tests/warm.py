@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -30,28 +31,33 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 """A process that it starts has loaded all these."""
 
 
-def started(*arguments: object, out: Path | None = None, ranks: int = 1) -> multiprocessing.process.BaseProcess:
+def started(
+    *arguments: object, out: Path | None = None, ranks: int = 1, inside: Callable[[], None] | None = None
+) -> multiprocessing.process.BaseProcess:
     """A process that runs ``nnseg`` with the given arguments, with its output in files ``out`` and ``out``.err.
 
     Args:
         ranks: if more than one, the process is torchrun's, and starts so many that run ``nnseg``.
+        inside: called in the process first; a function at the top of a module.
     """
-    main = _main if ranks == 1 else _torchrun
-    process = CONTEXT.Process(target=main, args=([str(a) for a in arguments], out, _faster_dtype(), ranks))
+    main = _torchrun if ranks > 1 else _main
+    process = CONTEXT.Process(target=main, args=([str(a) for a in arguments], out, _faster_dtype(), ranks, inside))
     process.start()
     return process
 
 
-def nnseg(*arguments: object, check: int | None = 0, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+def nnseg(
+    *arguments: object, check: int | None = 0, ranks: int = 1, inside: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``nnseg`` to its end.
 
     Args:
         check: the expected exit code; None for any.
-        ranks: as in `started`.
+        ranks, inside: as in `started`.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        process = started(*arguments, out=out, ranks=ranks)
+        process = started(*arguments, out=out, ranks=ranks, inside=inside)
         process.join(200)
         said = out.read_text(), out.with_suffix(".err").read_text()
         if process.is_alive():
@@ -69,8 +75,10 @@ def _faster_dtype() -> torch.dtype:
     return device.autocast_dtype(torch.device("cpu"), "auto")
 
 
-def _main(arguments: list[str], out: Path | None, dtype: torch.dtype, _: int = 1) -> None:
+def _main(arguments: list[str], out: Path | None, dtype: torch.dtype, _: int, inside: Callable[[], None] | None) -> None:
     _write_output_to(out)
+    if inside:
+        inside()
     run_here(arguments, dtype)
 
 
@@ -82,7 +90,7 @@ def run_here(arguments: list[str], dtype: torch.dtype) -> None:
     _run_nnseg(arguments)
 
 
-def _torchrun(arguments: list[str], out: Path | None, dtype: torch.dtype, ranks: int) -> None:
+def _torchrun(arguments: list[str], out: Path | None, dtype: torch.dtype, ranks: int, _: None) -> None:
     """What ``torchrun --standalone`` does, but that its processes are forked off this one."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

@@ -1,0 +1,209 @@
+"""nnseg where it may do less than usual: containers, clusters, other clocks. The label maps are the same everywhere."""
+
+import ctypes
+import hashlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from faults import RECIPE
+from warm import nnseg
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and namespaces of Linux")
+
+NEW_MOUNTS, NEW_NETWORK, NEW_USER = 0x00020000, 0x40000000, 0x10000000
+"""Flags of unshare(2)."""
+CANNOT = 77
+"""Exit code of a process that may not make its environment."""
+
+
+def _unshare(flag: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(flag):
+        os._exit(CANNOT)
+
+
+def _mount(*arguments: str) -> None:
+    if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
+        os._exit(CANNOT)
+
+
+def _own_mounts() -> None:
+    _unshare(NEW_MOUNTS)
+    _mount("--make-rprivate", "/")
+
+
+def _without_a_home() -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"):
+        os.environ.pop(name, None)
+
+
+def _without_network() -> None:
+    _unshare(NEW_NETWORK)
+
+
+def _with_little_shared_memory() -> None:
+    _own_mounts()
+    _mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", "/dev/shm")
+
+
+def _with_256_open_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+
+def _with_64_processes() -> None:
+    group = Path("/sys/fs/cgroup/pids") / f"nnseg_{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text("64")
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        os._exit(CANNOT)
+
+
+def _as_another_user() -> None:
+    """Neither root nor with a right that files do not give."""
+    _unshare(NEW_USER)
+    assert os.getuid() not in (0,)
+
+
+def _on_a_read_only_disk(data: Path) -> None:
+    _own_mounts()
+    _mount("--bind", str(data), str(data))
+    _mount("-o", "remount,bind,ro", str(data))
+
+
+def _at_another_time() -> None:
+    """In another time zone, with a clock that jumps by a day forth and two back each time it is read."""
+    os.environ["TZ"] = "Pacific/Kiritimati"
+    time.tzset()
+    now, count = time.time, iter(range(10**9))
+    time.time = lambda: now() + 86400 * (1 if next(count) % 2 else -2)
+
+
+def _everything_at_once(data: Path) -> None:
+    _on_a_read_only_disk(data)
+    _mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", "/dev/shm")
+    for limit in (_without_a_home, _without_network, _with_256_open_files, _with_64_processes, _at_another_time, _as_another_user):
+        limit()
+
+
+ENVIRONMENTS = {
+    limit.__name__.strip("_").replace("_", " "): limit
+    for limit in (
+        _without_a_home,
+        _without_network,
+        _with_little_shared_memory,
+        _with_256_open_files,
+        _with_64_processes,
+        _as_another_user,
+        _at_another_time,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def data(ball_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and a run with a model of it."""
+    data = tmp_path_factory.mktemp("environment") / "data"
+    shutil.copytree(ball_dataset, data / "balls")
+    (data / "recipe.toml").write_text(RECIPE)
+    nnseg("run", data / "balls", data / "run", *_run_options(data))
+    return data
+
+
+def _run_options(data: Path) -> list[object]:
+    return ["--recipe", data / "recipe.toml", "--no-probe", "--folds", 0, "--device", "cpu", "--workers", 2]
+
+
+@pytest.fixture(scope="module")
+def usual(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return _predict(data, tmp_path_factory.mktemp("usual") / "out")
+
+
+def _predict(data: Path, out: Path, inside: Callable[[], None] | None = None) -> dict[str, str]:
+    """Hashes of the label maps that are predicted in an environment."""
+    arguments = ("predict", data / "balls" / "imagesTr", out, "--model", data / "run", "--device", "cpu")
+    ended = nnseg(*arguments, inside=inside, check=None)
+    if ended.returncode == CANNOT:
+        pytest.skip("this machine does not let a process make that environment for itself")
+    assert ended.returncode == 0, ended.stderr
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("*.nii.gz")}
+
+
+def _hashes(folder: Path) -> dict[Path, str]:
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_predictions_are_the_same_in_a_strict_container(data: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    before = _hashes(data)
+    assert _predict(data, tmp_path / "out", partial(_everything_at_once, data)) == usual
+    assert _hashes(data) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_predictions_are_the_same(name: str, data: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    assert _predict(data, tmp_path / "out", ENVIRONMENTS[name]) == usual
+    assert len(usual) == 6
+
+
+@pytest.mark.slow
+def test_nothing_is_written_beside_the_scans_or_the_model(data: Path, usual: dict[str, str], tmp_path: Path) -> None:
+    before = _hashes(data)
+    assert _predict(data, tmp_path / "out", partial(_on_a_read_only_disk, data)) == usual
+    assert _hashes(data) == before
+
+
+@pytest.mark.slow
+def test_a_run_in_a_strict_container_gives_the_same_model(data: Path, tmp_path: Path) -> None:
+    ended = nnseg(
+        "run", data / "balls", tmp_path / "run", *_run_options(data), inside=partial(_everything_at_once, data), check=None
+    )
+    if ended.returncode == CANNOT:
+        pytest.skip("this machine does not let a process make that environment for itself")
+    assert ended.returncode == 0, ended.stderr
+    for name in ("fold_0/model.nnseg", "plan.toml", "scores.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (data / "run" / name).read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let the tests mount a small file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_is_named_and_the_same_command_goes_on(data: Path, usual: dict[str, str], small_disk: Path) -> None:
+    arguments = ("predict", data / "balls" / "imagesTr", small_disk / "out", "--model", data / "run", "--device", "cpu")
+    filling = small_disk / "filling"
+    filling.write_bytes(bytes(2**22 - 3 * 4096))
+    ended = nnseg(*arguments, check=None)
+    assert ended.returncode not in (0, None)
+    assert "No space left on device" in ended.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    filling.unlink()
+    assert _predict(data, small_disk / "out") == usual
+    assert not [path for path in small_disk.rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.slow
+def test_a_run_that_would_fill_the_disk_does_not_begin(data: Path, small_disk: Path) -> None:
+    (small_disk / "filling").write_bytes(bytes(2**22 - 200_000))
+    ended = nnseg("run", data / "balls", small_disk / "run", *_run_options(data), check=None)
+    assert ended.returncode == 2
+    assert re.search(r"the run needs .* of disk and .* are free; ", ended.stderr.splitlines()[-1])
+    (small_disk / "filling").unlink()
+    nnseg("run", data / "balls", small_disk / "run", *_run_options(data))
+    assert (small_disk / "run/fold_0/model.nnseg").read_bytes() == (data / "run/fold_0/model.nnseg").read_bytes()
