@@ -25,9 +25,9 @@ class OutputTarget(OutputOptions):
 
     @classmethod
     def of(cls, order: PredictionOrder, model: str) -> Self:
-        """The target of an order, for the model with a key; without a spacing that of versions that knew none."""
-        options = {name: value for name, value in order.options().items() if (name, value) != ("spacing", None)}
-        return cls(key=digest([FORMAT, model, options]), **order.model_dump(include=set(OutputOptions.model_fields)))
+        """The target of an order, for the model with a key."""
+        made = [FORMAT, model, order.options()]
+        return cls(key=digest(made), **order.model_dump(include=set(OutputOptions.model_fields)))
 
 
 def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, labels: Labels) -> dict[str, str]:

@@ -6,13 +6,11 @@ import time
 import pytest
 from standin import StandIn, task
 
-from nnseg.core.frozen import digest
 from nnseg.core.image import LabelMap
 from nnseg.serving import pipeline
-from nnseg.serving.messages import Finished, PredictionOrder, StageReached
+from nnseg.serving.messages import Finished, StageReached
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import PredictionPipeline
-from nnseg.storage.predictions import FORMAT
 
 
 def predicted(tasks, out, predictor=None, suffix="", **kept):
@@ -153,12 +151,3 @@ def test_a_case_that_lacks_memory_is_marked_for_another_attempt_alone(tmp_path):
     _, finished = predicted([task(tmp_path, "a")], tmp_path / "out", Hungry())
     assert finished["a"].retry_exclusive
     assert "memory ran out (Unable to allocate 8 GiB)" in finished["a"].record.reason
-
-
-def test_predictions_of_versions_that_knew_no_spacing_are_known_again(tmp_path):
-    order = PredictionOrder(models=(), out=tmp_path)
-    before = {"suffix": "", "probabilities": False, "uncertainty": False, "step": None, "mirror": True}
-    before |= {"classic": False, "postprocessing": True}
-    assert OutputTarget.of(order, "model").key == digest([FORMAT, "model", before])
-    given = order.model_copy(update={"spacing": (1.0, 1.0, 1.0)})
-    assert OutputTarget.of(given, "model").key != OutputTarget.of(order, "model").key
