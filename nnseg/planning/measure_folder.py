@@ -74,8 +74,8 @@ def measure_folder(
     folder = Path(folder).absolute()
     found = found or find_layout(folder, reading)
     test = cases_for_testing(found.cases, split, unusable={finding.case for finding in found.findings})
-    if not needs_look(found):
-        dataset = make_dataset(folder, found, None)
+    if not needs_look(found, workers):
+        dataset = make_dataset(folder, found, None, workers=workers)
         return dataset, measure_all(dataset, workers=workers, test=test)
     about = found.description
     look = partial(

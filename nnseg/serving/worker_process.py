@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, PredictionOrder, PredictionTask, Ready, StageReached
 from nnseg.system.machine import ProcessUsage, free_ram_gb
-from nnseg.system.process import HANG_TIMEOUT, STACK_SIGNAL, Activity, ChildProcess
+from nnseg.system.process import HANG_TIMEOUT, STACK_SIGNAL, TIMEOUT_VARIABLE, Activity, ChildProcess, time_limit
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class WorkerProcess:
         self.ready: Ready | None = None
         self.tasks: dict[str, PredictionTask] = {}
         self._stages: dict[str, StageReached] = {}
+        self._reading_since: dict[str, float] = {}
+        self._limit = time_limit()
         self._peaks: dict[str, float] = {}
         self._inbox = inbox
         self._heartbeat = ProcessUsage(cpu_seconds=0.0)
@@ -66,10 +68,12 @@ class WorkerProcess:
             self.ready = message
         elif isinstance(message, StageReached):
             self._stages[message.case] = message
+            self._reading_since.setdefault(message.case, time.monotonic())
 
     def finish(self, message: Finished) -> tuple[PredictionTask, float]:
         """The task that is finished, and the most RAM that was held meanwhile, in GB."""
         self._stages.pop(message.case, None)
+        self._reading_since.pop(message.case, None)
         return self.tasks.pop(message.case), self.peak_gb(message.case)
 
     def peak_gb(self, case: str) -> float:
@@ -89,11 +93,16 @@ class WorkerProcess:
                 log.warning("%s hangs: it has not computed, read or written anything for %.0f s", self, idle)
             else:
                 log.info("%s continues", self)
-        if idle >= HANG_TIMEOUT and not self._timed_out:
-            self._time_out(idle)
+        if idle >= min(HANG_TIMEOUT, self._limit):
+            self._time_out(f"hung for {idle:.0f} s and was killed")
+        reading = [since for name, since in self._reading_since.items() if self._stages[name].stage == "read"]
+        if reading and (seconds := time.monotonic() - min(reading)) > self._limit:
+            self._time_out(f"had not read a scan after {seconds:.0f} s and was killed ({TIMEOUT_VARIABLE} sets the time)")
 
-    def _time_out(self, idle: float) -> None:
-        self._timed_out = f"hung for {idle:.0f} s and was killed"
+    def _time_out(self, reason: str) -> None:
+        if self._timed_out:
+            return
+        self._timed_out = reason
         if STACK_SIGNAL is not None:
             self.child.process.send_signal(STACK_SIGNAL)
             time.sleep(STACK_SECONDS)

@@ -25,10 +25,18 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from nnseg.core.errors import NnsegError, WriteError
-from nnseg.core.options import parse_duration
 from nnseg.system.log_format import format_warnings
 from nnseg.system.machine import oom_kills
-from nnseg.system.process import HANG_TIMEOUT, KILL_TIMEOUT, Activity, bind_to_parent, explain_exit, is_lack_of_memory
+from nnseg.system.process import (
+    HANG_TIMEOUT,
+    KILL_TIMEOUT,
+    TIMEOUT_VARIABLE,
+    Activity,
+    bind_to_parent,
+    explain_exit,
+    is_lack_of_memory,
+    time_limit,
+)
 from nnseg.system.stale import tried_again
 from nnseg.system.stop import SIGNALS
 
@@ -36,12 +44,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
-
-TIME_LIMIT = 3600.0
-"""Seconds for one item, after which its process is killed even if it still computes."""
-
-TIMEOUT_VARIABLE = "NNSEG_TIMEOUT"
-"""Environment variable in place of `TIME_LIMIT` and, if it is shorter, of `HANG_TIMEOUT`: 90s, 20m, 1h30m."""
 
 POLL_INTERVAL = 0.5
 """Seconds between two checks whether a child hangs."""
@@ -189,8 +191,7 @@ class _Children(Generic[Item, Result]):
     def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> None:
         self._function, self._items, self._workers = function, items, min(workers, len(items))
         self._children: list[_Child[Item, Result]] = []
-        written = os.environ.get(TIMEOUT_VARIABLE)
-        self._limit = parse_duration(written) if written else TIME_LIMIT
+        self._limit = time_limit()
 
     def __enter__(self) -> Self:
         return self

@@ -25,6 +25,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
+from nnseg.core.options import parse_duration
 from nnseg.system.machine import ProcessUsage, oom_kills, process_usage
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ CRASH_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
 
 HANG_TIMEOUT = 120.0
 """Seconds without any activity after which a process is killed; long, for the sake of network disks."""
+
+TIME_LIMIT = 3600.0
+"""Seconds for reading a case, or for an item of `map_items`, after which its process is killed even if it still computes."""
+
+TIMEOUT_VARIABLE = "NNSEG_TIMEOUT"
+"""Environment variable in place of `TIME_LIMIT` and, if it is shorter, of `HANG_TIMEOUT`: 90s, 20m, 1h30m."""
 
 ACTIVE_CPU_SECONDS, ACTIVE_IO_BYTES = 0.05, 2**16
 """Least computing or input and output that counts as activity: even a process that only waits does a little."""
@@ -205,6 +212,16 @@ def explain_exit(code: int | None, *, oom_kills_before: int, last_line: str = ""
 def is_lack_of_memory(code: int | None) -> bool:
     """True for the exit codes of signals that end a process for lack of memory."""
     return code is not None and code < 0 and signal.Signals(-code).name in ("SIGKILL", "SIGABRT")
+
+
+def time_limit() -> float:
+    """Seconds for one item: `TIME_LIMIT`, or what the environment says.
+
+    Raises:
+        NnsegError: that is not a time.
+    """
+    written = os.environ.get(TIMEOUT_VARIABLE)
+    return parse_duration(written) if written else TIME_LIMIT
 
 
 class Activity:

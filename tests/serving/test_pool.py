@@ -12,7 +12,7 @@ import pytest
 from standin import start, task
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
-from nnseg.serving import worker_process
+from nnseg.serving import pipeline, worker_process
 from nnseg.serving.messages import PredictionOrder
 from nnseg.serving.pool import POLL_INTERVAL, WorkerPool
 
@@ -86,6 +86,21 @@ def test_a_process_that_hangs_is_reported_in_time_and_replaced(tmp_path, caplog,
     assert any("hangs" in line and "slow (network)" in line for line in said)
     assert any("hung for 1 s and was killed" in line for line in said)
     assert any("standin.py" in line and "in infer" in line for line in said), "its stacks are logged"
+
+
+def test_a_reader_that_computes_for_ever_is_ended(tmp_path, monkeypatch):
+    read = pipeline.read_scan
+
+    def read_for_ever(files, **kept):
+        while "endless" in files[0].name:
+            pass
+        return read(files, **kept)
+
+    monkeypatch.setattr(pipeline, "read_scan", read_for_ever)
+    monkeypatch.setenv("NNSEG_TIMEOUT", "2s")
+    written = predicted(tmp_path, ["a", "endless", "c"])
+    assert statuses(written) == {"a": ("done", 1), "endless": ("failed", 2), "c": ("done", written["c"].attempts)}
+    assert "had not read a scan after 2 s" in written["endless"].reason
 
 
 def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):

@@ -119,7 +119,7 @@ def test_children_end_with_their_parent(number: signal.Signals, fallback: bool) 
 
 
 def _lives(pid: int) -> bool:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while (lives := Path(f"/proc/{pid}").exists()) and time.monotonic() < until:
         time.sleep(0.01)
     return lives

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading
-from nnseg.core.errors import ScanError
 from nnseg.core.label_files import LabelFiles, label_paths
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
@@ -50,33 +49,35 @@ def read_dataset(folder: Path, *, reading: Reading = AS_FOUND, workers: int = 0,
     """
     folder = Path(folder).absolute()
     found = found or find_layout(folder, reading)
-    if not needs_look(found):
-        return make_dataset(folder, found, None)
+    if not needs_look(found, workers):
+        return make_dataset(folder, found, None, workers=workers)
     outcomes = list(map_items(look_at_labels, found.cases, workers=workers, label="reading label values"))
     shown = {o.item.name: o.result for o in outcomes if o.result is not None}
-    return make_dataset(folder, found, understand(folder, found, shown, {o.item.name: o.reason for o in outcomes if o.reason}))
+    meaning = understand(folder, found, shown, {o.item.name: o.reason for o in outcomes if o.reason})
+    return make_dataset(folder, found, meaning, workers=workers)
 
 
-def needs_look(found: FoundDataset) -> bool:
-    """True if the content of label maps tells their labels: no dataset.json does, or their values need not be the labels'."""
+def needs_look(found: FoundDataset, workers: int = 0) -> bool:
+    """True if the content of label maps tells their labels: no dataset.json does, or their values need not be the labels'.
+
+    Args:
+        workers: processes for reading; 0 reads here.
+    """
     about = found.description
     if not about or not about.labels or (about.instances and len(about.labels.values) == 2) or found.reading.auto_labels:
         return True
     cases = [case for case in found.cases if case.labels is not None]
     sources = [case.labels for case in cases if case.labels is not None]
-    return (
-        any(isinstance(s, LabelFiles) or has_segments(s) for s in sources)
-        or count_label_channels(sources[0]) > 1
-        or (len(about.labels.values) == 2 and any(map(_is_full_mask, cases[:FEW])))
-    )
+    if any(isinstance(s, LabelFiles) or has_segments(s) for s in sources):
+        return True
+    (counted,) = map_items(count_label_channels, sources[:1], workers=workers)
+    masks = map_items(_is_full_mask, cases[:FEW] if len(about.labels.values) == 2 else (), workers=workers)
+    return (counted.result or 0) > 1 or any(outcome.result for outcome in masks)
 
 
 def _is_full_mask(case: Case) -> bool:
     """True if a label map is a mask of 0 and 255, or 65535."""
-    try:
-        return full_value(look_at_labels(case).marks) is not None
-    except (ScanError, ValueError):
-        return False
+    return full_value(look_at_labels(case).marks) is not None
 
 
 def look_at_labels(case: Case) -> ShownLabels:
@@ -120,12 +121,15 @@ def understand(folder: Path, found: FoundDataset, shown: Mapping[str, ShownLabel
     return replace(meaning, problems=tuple(sorted(meaning.problems, key=lambda finding: order[finding.case])))
 
 
-def make_dataset(folder: Path, found: FoundDataset, meaning: LabelMeaning | None, channels: tuple[str, ...] = ()) -> Dataset:
+def make_dataset(
+    folder: Path, found: FoundDataset, meaning: LabelMeaning | None, channels: tuple[str, ...] = (), *, workers: int = 0
+) -> Dataset:
     """The dataset of a folder.
 
     Args:
         meaning: of its label maps; None if values are as declared.
         channels: names, where the images were counted already and none are declared.
+        workers: processes for reading; 0 reads here.
     """
     about = found.description
     if meaning is None:
@@ -143,7 +147,7 @@ def make_dataset(folder: Path, found: FoundDataset, meaning: LabelMeaning | None
         folder=folder,
         layout=found.layout,
         cases=cases,
-        channels=(about.channels if about else ()) or channels or _channels_from_files(cases, found.channels),
+        channels=(about.channels if about else ()) or channels or _channels_from_files(cases, found.channels, workers),
         labels=meaning.labels,
         suffix=(about.suffix if about else "") or suffix,
         instances=meaning.instances,
@@ -155,20 +159,24 @@ def make_dataset(folder: Path, found: FoundDataset, meaning: LabelMeaning | None
     )
 
 
-def _channels_from_files(cases: Sequence[Case], named: tuple[str, ...]) -> tuple[str, ...]:
+def _channels_from_files(cases: Sequence[Case], named: tuple[str, ...], workers: int) -> tuple[str, ...]:
     """Names for the channels of the first case that can be read; later cases are checked against them.
 
     Args:
         named: names that fit if there are as many channels.
     """
     for case in cases:
-        try:
-            scan = read_scan(case.images, resample=True, spacing=case.spacing)
-        except ScanError as error:
-            log.debug("not counting the channels of case %s: %s", case.name, error)
-            continue
-        return name_channels(case, len(scan.image), is_2d=scan.source.is_2d, named=named)
+        (outcome,) = map_items(_count_channels, [case], workers=workers)
+        if outcome.result:
+            count, is_2d = outcome.result
+            return name_channels(case, count, is_2d=is_2d, named=named)
+        log.debug("not counting the channels of case %s: %s", case.name, outcome.reason)
     return named or ("image",)
+
+
+def _count_channels(case: Case) -> tuple[int, bool]:
+    scan = read_scan(case.images, resample=True, spacing=case.spacing)
+    return len(scan.image), scan.source.is_2d
 
 
 def name_channels(case: Case, count: int, *, is_2d: bool, named: tuple[str, ...] = ()) -> tuple[str, ...]:
