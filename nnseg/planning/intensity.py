@@ -15,8 +15,9 @@ from nnseg.core.image import Floats
 
 Numbers = npt.NDArray[np.float64]
 
-BLOCK = 1 << 18
-"""Voxels converted to float64 at a time."""
+BLOCK = 1 << 13
+"""Voxels whose variance is computed at a time: few enough that OpenBLAS uses one thread, so that results are equal on all machines,
+and processes that measure side by side do not wait for each other's threads."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
