@@ -73,7 +73,7 @@ def measure(dataset: Dataset, *, workers: int = 0, test: Collection[str] | None 
     return refuse(measure_all(dataset, workers=workers, test=test), ALLOWABLE, dataset.folder)
 
 
-def measure_all(dataset: Dataset, *, workers: int = 1, test: Collection[str] | None = None) -> Fingerprint:
+def measure_all(dataset: Dataset, *, workers: int = 0, test: Collection[str] | None = None) -> Fingerprint:
     """As `measure`, also if findings would stop a run.
 
     Raises:
