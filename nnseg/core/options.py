@@ -194,10 +194,11 @@ class Options:
     )
     images: str = option(
         "",
-        'Which files are images: a folder below the data, or a pattern of paths like "*/imaging.nii.gz". Default: by their names.',
+        'Which files are images: a folder below the data, or a pattern of paths in quotes, like "*/imaging.nii.gz"; or several, '
+        "separated by commas. Default: by their names.",
     )
     labels: str = option(
-        "", 'Which files are label maps: a folder or a pattern like "derivatives/labels/**/*_seg*". Default: by their names.'
+        "", 'Which files are label maps: a folder, or a pattern like "**/*_seg*"; or several. Default: by their names.'
     )
     channels: tuple[str, ...] = option(
         None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
 from nnseg.core.names import fault_of_case, shortened, shown
+from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
 from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_format, image_name, known_suffixes, suffix_of
@@ -91,6 +92,7 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading) -> 
     if not tree.items and not tree.locked:
         found = f"holds no scan; found {suffixes_found(path)}"
         raise DatasetError.at(path, found, KNOWN, "convert the files")
+    reading = fit_patterns(tree, reading)
     candidates = find_candidates(tree, reading)
     scans = group_scans(candidates, names, reading.channels)
     called = single_names(scans.single, candidates.layout)

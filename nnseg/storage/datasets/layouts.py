@@ -16,6 +16,7 @@ from nnseg.storage.datasets.infer import infer, infer_bids
 from nnseg.storage.datasets.items import NUMBER, FoundDataset, Tree, case_error
 from nnseg.storage.datasets.listed import listed_cases
 from nnseg.storage.datasets.names import contrast, folder_role
+from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.datasets.tree import list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import known_suffixes
@@ -42,6 +43,7 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
     path = folder / DESCRIPTION
     description = read_description(path) if path.is_file() else None
     tree = walk(folder)
+    reading = fit_patterns(tree, reading)
     tried = [LAYOUTS[reading.layout]] if reading.layout else LAYOUTS.values()
     dataset = next(filter(None, (layout(tree, description, reading) for layout in tried)), None)
     if dataset is None:

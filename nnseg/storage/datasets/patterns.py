@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from nnseg.storage.datasets.items import Item
+from nnseg.core.dataset import Reading
+from nnseg.core.errors import DatasetError
+from nnseg.storage.datasets.items import Item, Tree
+
+
+def fit_patterns(tree: Tree, reading: Reading) -> Reading:
+    """What is asked for, with paths as a shell completes them, ``DATASET/images`` say, as patterns below the folder.
+
+    Raises:
+        DatasetError: no item fits a pattern.
+    """
+    return reading.model_copy(update={name: _fitting(tree, name, getattr(reading, name)) for name in ("images", "labels")})
+
+
+def _fitting(tree: Tree, option: str, pattern: str) -> str:
+    if not pattern or any(_matches(item, pattern) for item in tree.items):
+        return pattern
+    return ",".join(_below(tree, option, part.strip()) for part in pattern.split(","))
+
+
+def _below(tree: Tree, option: str, pattern: str) -> str:
+    for text in (pattern, Path(os.path.relpath(pattern or ".", tree.root)).as_posix()):
+        if any(_matches(item, text) for item in tree.items):
+            return text
+    expected = 'a folder below it, or a pattern of paths below it, such as "**/name*"'
+    raise DatasetError.at(tree.root, f'no image fits --{option} "{pattern}"', expected, "correct it")
 
 
 def matches(item: Item, pattern: str) -> bool:
-    """True if an item lies in a folder below the root, or its path or name fits a glob pattern; ``**/`` is any folders."""
+    """True if an item lies in a folder below the root, or its path or name fits a glob pattern; ``**/`` is any folders.
+
+    Args:
+        pattern: or several, separated by commas.
+    """
+    return _matches(item, pattern) or ("," in pattern and any(_matches(item, part) for part in pattern.split(",")))
+
+
+def _matches(item: Item, pattern: str) -> bool:
     wanted = pattern.strip().removeprefix("./").rstrip("/")
     if any("/".join(item.folders[:end]) == wanted for end in range(1, len(item.folders) + 1)):
         return True

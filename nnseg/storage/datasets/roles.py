@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from nnseg.core.dataset import Reading
-from nnseg.core.errors import DatasetError
 from nnseg.storage.datasets.items import LEFT_OUT, Named, Roles, Tree, divide, not_used
 from nnseg.storage.datasets.names import BRAIN_MASK, WEAK_LABEL_FOLDERS, is_brain_mask, png_beside_jpeg, read_all_names
 from nnseg.storage.datasets.patterns import matches
@@ -17,14 +15,10 @@ BESIDE = "lies beside the images and label maps"
 
 
 def assign_roles(tree: Tree, reading: Reading) -> Roles:
-    """The roles of all items of a folder.
-
-    Raises:
-        DatasetError: no item fits a given pattern.
-    """
+    """The roles of all items of a folder."""
     named = read_all_names(tree.items)
     if reading.images or reading.labels:
-        return _roles_by_pattern(tree.root, named, reading)
+        return _roles_by_pattern(named, reading)
     roles = _roles_by_name(named)
     labels, brains = divide(roles.labels, lambda one: not is_brain_mask(one.words))
     return replace(roles, labels=labels, unused=(*roles.unused, *not_used(brains, BRAIN_MASK))) if labels else roles
@@ -60,10 +54,10 @@ def _are_not_label_folders(named: Sequence[Named]) -> bool:
     return weak and any(one.has_label_word for one in outside) and not any(one.has_label_word for one in inside)
 
 
-def _roles_by_pattern(root: Path, named: Sequence[Named], reading: Reading) -> Roles:
+def _roles_by_pattern(named: Sequence[Named], reading: Reading) -> Roles:
     """Roles by ``--images`` and ``--labels``; where one of them is not given, by names."""
-    labels = _fitting(root, named, "labels", reading.labels)
-    images = [one for one in _fitting(root, named, "images", reading.images) if one not in labels]
+    labels = _fitting(named, reading.labels)
+    images = [one for one in _fitting(named, reading.images) if one not in labels]
     rest = [one for one in named if one not in labels and one not in images and not one.derived]
     if not reading.images:
         no_labels = [one for one in rest if one.role != "label"]
@@ -77,11 +71,6 @@ def _roles_by_pattern(root: Path, named: Sequence[Named], reading: Reading) -> R
     return Roles(images=tuple(images), labels=tuple(labels), by_folder=apart and len(images) > 1, unused=unused)
 
 
-def _fitting(root: Path, named: Sequence[Named], option: str, pattern: str) -> list[Named]:
+def _fitting(named: Sequence[Named], pattern: str) -> list[Named]:
     found = [one for one in named if matches(one.item, pattern)] if pattern else []
-    found = [one for one in found if not one.derived] or found
-    if pattern and not found:
-        raise DatasetError.at(
-            root, f'no image fits --{option} "{pattern}"', 'a folder or a pattern below it, such as "**/name*"', "correct it"
-        )
-    return found
+    return [one for one in found if not one.derived] or found

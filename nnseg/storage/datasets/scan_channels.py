@@ -61,15 +61,11 @@ def find_candidates(tree: Tree, reading: Reading) -> Candidates:
     """The images of a folder without label maps, previews and maps of probabilities.
 
     Raises:
-        DatasetError: no image is left, or none fits the given pattern.
+        DatasetError: no image is left.
     """
     named = read_all_names(tree.items)
     if reading.images:
         chosen, others = divide(named, lambda one: matches(one.item, reading.images))
-        if named and not chosen:
-            raise DatasetError.at(
-                tree.root, f'no image fits --images "{reading.images}"', "a folder or a pattern below it", "correct it"
-            )
         return Candidates(images=[*chosen], unused=[*not_used(others, LEFT_OUT)])
     if is_bids(tree):
         images, others_there = raw_images(tree)

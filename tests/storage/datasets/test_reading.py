@@ -91,3 +91,19 @@ def test_brats_with_voxels_is_read(tmp_path):
     assert len(fingerprint.cases) == 2
     assert read_case(dataset.cases[0], channels=4, labels=dataset.labels).scan.image.shape == (4, 3, 4, 5)
     assert describe_unused(dataset.unused) == ()
+
+
+def test_patterns_are_also_paths_as_a_shell_completes_them_and_lists(tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "data")
+    for part in ("images", "labels"):
+        (folder / part).rename(folder / f"{part[:2]} 1")
+    monkeypatch.chdir(tmp_path)
+    for images, labels in (("im 1", "la 1/"), ("data/im 1", "data/la 1/*.png"), (str(folder / "im 1"), "./data/la 1")):
+        dataset = read_dataset(folder, reading=Reading(images=images, labels=labels))
+        assert [case.images[0].parent.name for case in dataset.cases] == ["im 1"] * 3
+        assert dataset.reading.images == "im 1"
+    (folder / "two").mkdir()
+    (folder / "la 1" / "c2.png").rename(folder / "two" / "c2.png")
+    assert len(read_dataset(folder, reading=Reading(images="im 1", labels="la 1,data/two")).cases) == 3
+    with pytest.raises(NnsegError, match='no image fits --images "elsewhere"; expected a folder below it'):
+        read_dataset(folder, reading=Reading(images="elsewhere"))
