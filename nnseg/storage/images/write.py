@@ -135,7 +135,7 @@ def check_label_suffix(suffix: str, scan: Path | None = None) -> None:
     chosen = next(((name, form) for name, form in FOLDER_FORMATS.items() if form.write and form.suffix == suffix), None)
     if chosen is None:
         _writer(Path(f"CASE{suffix}"), "label maps", floats=False)
-    elif scan is not None and folder_format(scan) is not chosen[1]:
+    elif scan is not None and (suffix_of(scan) in FORMATS or folder_format(scan) not in (None, chosen[1])):
         raise ScanError.at(scan, f"is no {chosen[0]} image", f"a scan read from {chosen[0]}", "write .nii.gz instead")
 
 

@@ -197,7 +197,7 @@ def test_a_scan_that_is_no_dicom_gets_no_dicom_seg_and_that_is_known_before(tmp_
     write_series(tmp_path / "in")
     with pytest.raises(ScanError, match=r"a.nii: is no DICOM image; expected a scan read from DICOM; write .nii.gz instead"):
         check_label_suffix(".dcm", tmp_path / "a.nii")
-    for scan in (tmp_path / "in", min((tmp_path / "in").iterdir())):
+    for scan in (tmp_path / "in", min((tmp_path / "in").iterdir()), tmp_path / "missing"):  # of which reading says what is wrong
         check_label_suffix(".dcm", scan)
     check_label_suffix(".mha", tmp_path / "a.nii")
 
