@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nnseg.core.names import shown
+from nnseg.core.names import printable
 from nnseg.system.log_format import ShownFormatter, format_warnings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def show(*lines: str, block: bool = False, error: bool = False) -> None:
         error: print to stderr.
     """
     for line in lines or ("",):
-        print(shown(line, lines=block), file=sys.stderr if error else sys.stdout)
+        print(printable(line, lines=block), file=sys.stderr if error else sys.stdout)
 
 
 class BesideBars(logging.Handler):

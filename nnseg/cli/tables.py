@@ -15,7 +15,7 @@ from nnseg.cli.output import show
 from nnseg.commands.compare import Comparisons
 from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
-from nnseg.core.names import shown
+from nnseg.core.names import printable
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
@@ -118,7 +118,7 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def _cell(text: str) -> str:
-    return escape(shown(text, lines=True))
+    return escape(printable(text, lines=True))
 
 
 def _title(metric: Metric) -> str:

@@ -12,6 +12,7 @@ from nnseg.commands.legend import read_legend
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
+from nnseg.core.names import fault_of_name
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.units import LengthUnit, length_name, volume_name
 from nnseg.evaluation.case_score import Measures
@@ -158,7 +159,7 @@ def _cohorts(names: set[str], source: str, run: Run | None) -> dict[str, dict[st
             raise EvaluationError('groups by "dicom" are read from the scans of a run; name it with --run, or give their folder')
         scans = {case.name: case.images[0] for case in run.dataset.cases if case.name in names}
     else:
-        scans = {name: path / name for name in sorted(names) if (path / name).exists()}
+        scans = {name: path / name for name in sorted(names) if not fault_of_name(name) and (path / name).exists()}
     return _by_tags(scans)
 
 

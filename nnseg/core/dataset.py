@@ -11,7 +11,7 @@ from nnseg.core.errors import coded, split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
-from nnseg.core.names import CaseName, ShownPath, ShownText
+from nnseg.core.names import CaseName, PrintablePath, PrintableText
 from nnseg.core.options import Options
 
 
@@ -25,9 +25,9 @@ class Finding(FrozenModel):
     """
 
     level: Level
-    message: ShownText
-    case: ShownText = ""
-    file: ShownText = ""
+    message: PrintableText
+    case: PrintableText = ""
+    file: PrintableText = ""
     code: str = ""
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ class Unused(FrozenModel):
         suspect: it looks like a scan, so that someone may miss it.
     """
 
-    path: ShownPath
+    path: PrintablePath
     reason: str
     suspect: bool = False
 

@@ -51,7 +51,7 @@ def fault_of_case(name: str, files: Iterable[Path]) -> str:
     return fault_of_name(name) or ("" if readable else "is in a folder whose own name has bytes that are no text")
 
 
-def shown(text: str, *, lines: bool = False) -> str:
+def printable(text: str, *, lines: bool = False) -> str:
     """Text as it can be printed: what would steer a terminal is written as in Python, such as ``\\x1b``.
 
     Args:
@@ -81,7 +81,7 @@ def _checked(name: str) -> str:
 
 def _checked_file(name: str, longest: int = _LONGEST_FILE_NAME) -> str:
     if fault := fault_of_name(name, longest):
-        raise ValueError(f'the name "{shown(name)}" {fault}')
+        raise ValueError(f'the name "{printable(name)}" {fault}')
     return name
 
 
@@ -116,8 +116,8 @@ def _plain(name: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 
 
-ShownText = Annotated[str, AfterValidator(shown)]
+PrintableText = Annotated[str, AfterValidator(printable)]
 """Text that may have names of files in it."""
 
-ShownPath = Annotated[Path, PlainSerializer(lambda path: shown(str(path)), return_type=str, when_used="json")]
+PrintablePath = Annotated[Path, PlainSerializer(lambda path: printable(str(path)), return_type=str, when_used="json")]
 """A path for people, which may be no text."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnseg.core.card import MetricSummary, ModelCard
 from nnseg.core.decisions import EnsembleCandidate, Interval
-from nnseg.core.names import shown
+from nnseg.core.names import printable
 from nnseg.reporting.formatting import MISSING, Filters, by, template_environment
 
 AVERAGES = ("per_mask", "per_image", "pooled")
@@ -98,7 +98,7 @@ def _sentence(value: Any) -> Any:
 
 
 def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in shown(re.sub(r"\s+", " ", text)))
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in printable(re.sub(r"\s+", " ", text)))
 
 
 def _table(content: Table) -> _Markdown:

@@ -190,7 +190,8 @@ class PredictionsWriter:
         except NewerVersionError:
             raise
         except RunError as error:
-            log.debug("starting anew: %s", error)
+            level = logging.WARNING if (folder / RECORD).exists() else logging.DEBUG
+            log.log(level, "no record is used, and all cases are predicted: %s", error)
         self._about = Predictions(
             nnseg=versions()["nnseg"],
             model=dict(model),

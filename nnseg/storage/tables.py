@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.core.errors import DatasetError
-from nnseg.core.names import shown
+from nnseg.core.names import printable
 
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 """The beginning of text that a spreadsheet would compute, after spaces too. Source: OWASP, "CSV Injection"."""
@@ -28,7 +28,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[str | float | None]]
 def _cell(value: str | float | None) -> str | float:
     if value is None:
         return ""
-    text = shown(value) if isinstance(value, str) else ""  # a carriage return would begin a line
+    text = printable(value) if isinstance(value, str) else ""  # a carriage return would begin a line
     return f"'{text}" if FORMULA.match(text) else text or value
 
 

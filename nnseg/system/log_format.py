@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from nnseg.core.names import shown
+from nnseg.core.names import printable
 
 
 class ShownFormatter(logging.Formatter):
@@ -12,7 +12,7 @@ class ShownFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with a traceback if there is one."""
-        return shown(super().format(record), lines=True)
+        return printable(super().format(record), lines=True)
 
 
 def format_warnings() -> None:

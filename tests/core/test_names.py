@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnseg.core.names import fault_of_name, match_names, shortened, shown
+from nnseg.core.names import fault_of_name, match_names, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_name_is_that_of_a_file_in_its_folder_or_has_a_fault(name: str, fault:
 
 
 def test_what_would_steer_a_terminal_is_shown_as_python_writes_it() -> None:
-    assert shown("a\x1b[31m\x9b\u202eb\r\n\udcff") == "a\\x1b[31m\\x9b\\u202eb\\r\\n\\udcff"
-    assert shown("a\tb\nc\x07", lines=True) == "a\tb\nc\\x07"
-    assert shown("脳 Übung می‌خواهم") == "脳 Übung می‌خواهم"
+    assert printable("a\x1b[31m\x9b\u202eb\r\n\udcff") == "a\\x1b[31m\\x9b\\u202eb\\r\\n\\udcff"
+    assert printable("a\tb\nc\x07", lines=True) == "a\tb\nc\\x07"
+    assert printable("脳 Übung می‌خواهم") == "脳 Übung می‌خواهم"
 
 
 def test_a_long_name_is_shortened_to_its_beginning_and_a_digest() -> None:

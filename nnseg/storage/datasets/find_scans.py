@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Reading, Unused, counted
 from nnseg.core.errors import DatasetError, ScanError
-from nnseg.core.names import fault_of_case, shortened, shown
+from nnseg.core.names import fault_of_case, printable, shortened
 from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.scan_channels import find_candidates, group_scans, single_names
 from nnseg.storage.datasets.tree import known_no_scans, leave_out_own, list_unused, suffixes_found, walk
@@ -70,7 +70,7 @@ def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading:
             cases.append(replace(case, name=name))
     if unused and not cases:
         expected = "a name without separators and control characters"
-        raise DatasetError.at(shown(str(unused[0].path)), unused[0].reason, expected, "rename it")
+        raise DatasetError.at(printable(str(unused[0].path)), unused[0].reason, expected, "rename it")
     return replace(found, cases=tuple(cases), unused=(*found.unused, *unused))
 
 
