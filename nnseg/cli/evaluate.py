@@ -269,7 +269,7 @@ def _print_groups(scores: Scores, groups: str, *, run: Path | None, out: Path | 
 def _report_predictions(
     folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int, force: bool
 ) -> None:
-    from nnseg.core.dataset import counted
+    from nnseg.core.dataset import Finding, counted
     from nnseg.storage.overwrite import check_overwrite, is_made
     from nnseg.volumetry.population import VOLUMES, read_population
     from nnseg.volumetry.report import read_record, report_predictions
@@ -283,3 +283,6 @@ def _report_predictions(
     show(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
     show(f"report: {folder / 'report.html'}")
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
+    known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted
+    unread = (case for case in volumetry.cases if case.failed and case.name not in known)
+    exit_for_failed(Finding(level="error", case=case.name, message=case.failed) for case in unread)

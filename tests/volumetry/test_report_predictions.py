@@ -220,3 +220,11 @@ def test_the_command_distinguishes_a_folder_of_predictions_from_a_run(folder, tm
     (tmp_path / "run" / "run.json").write_text("{}")
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
     assert "dataset.json is missing" in str(refused.exception)
+
+
+def test_the_command_fails_if_a_label_map_cannot_be_read_any_more(folder):
+    (folder / "b.nii.gz").write_bytes(b"damaged since")
+    done = CliRunner().invoke(app, ["report", str(folder), "--no-sheets", "--workers", "1"])
+    assert done.exit_code == 1
+    assert "2 scans measured, 0 flagged, 2 failed" in done.stdout
+    assert "1 failed, all others are done:\n  case b: " in done.stderr
