@@ -131,7 +131,7 @@ def _assign(found: Channels, group: Group, by_words: dict[str, list[Named]], *, 
     if doubled:
         found.problems[id(group)] = same_name([one.item.path for one in doubled])
     elif missing:
-        found.problems[id(group)] = _missing(group, missing, len(found.names), numbered=numbered)
+        found.problems[id(group)] = _missing(group, missing, found.names, numbered=numbered)
     elif extra and numbered:
         text = f"{extra[-1].item.path} is one channel too many"
         advice = "remove it or correct dataset.json"
@@ -155,10 +155,13 @@ def suffix_slip(groups: Sequence[Group], count: int) -> str:
     return coded(f"{found}; expected several cases; {advice}", "NS-D012")
 
 
-def _missing(group: Group, missing: Sequence[str], count: int, *, numbered: bool) -> str:
+def _missing(group: Group, missing: Sequence[str], names: Sequence[str], *, numbered: bool) -> str:
     label = group.labels[0].item.stem
     what = f"{label}_{missing[0]}" if numbered else f"of {missing[0]}"
-    return coded(f"channel file {what} is missing; expected {count} files a case; restore it or remove the case", "NS-D007")
+    others = [name for name in names if name not in missing]
+    without = "" if numbered or not others else f", or train without it: --channels {','.join(others)}"
+    advice = f"restore it or remove the case{without}"
+    return coded(f"channel file {what} is missing; expected {len(names)} files a case; {advice}", "NS-D007")
 
 
 def groups_of_contrasts(root: Path, groups: Sequence[Group], wanted: Sequence[str]) -> None:

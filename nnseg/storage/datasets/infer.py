@@ -130,6 +130,7 @@ def _cases(
 def _problems(groups: Sequence[Group], names: Mapping[int, str], sets: LabelSets, channels: Channels) -> list[Finding]:
     """Errors for the groups that cannot be used."""
     files = {id(group): group.images[0].item.path for group in groups}
+    files |= {key: files[key].parent for key in channels.problems}  # of a case, not of one of its channels
     problems = {**sets.problems, **channels.problems}
     return [case_error("NS-D007", problem, case=names[key], file=files[key]) for key, problem in problems.items()]
 

@@ -20,6 +20,7 @@ from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.datasets.tree import list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import known_suffixes
+from nnseg.storage.images.unread import why_unread
 
 OUTLINES = (
     "outlines in .json or .xml are not read: export them as pictures of label values, such as CVAT's Segmentation mask 1.1, "
@@ -37,7 +38,8 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "there is no such folder"
-        raise DatasetError.at(folder, found, "a folder with a dataset", "check the path")
+        packed = why_unread(folder).partition("; ")[2] if folder.exists() else ""
+        raise DatasetError.at(folder, found, "a folder with a dataset", packed or "check the path")
     if reading.layout and reading.layout not in LAYOUTS:
         raise DatasetError(f'there is no layout "{reading.layout}"; write one of {", ".join(LAYOUTS)}')
     path = folder / DESCRIPTION
@@ -47,7 +49,7 @@ def find_layout(folder: Path, reading: Reading) -> FoundDataset:
     tried = [LAYOUTS[reading.layout]] if reading.layout else LAYOUTS.values()
     dataset = next(filter(None, (layout(tree, description, reading) for layout in tried)), None)
     if dataset is None:
-        raise _unknown(tree)
+        raise _unknown(tree, reading.layout)
     dataset = _with_checked_names(dataset, description)
     if not dataset.cases:
         errors = [f for f in dataset.findings if f.level == "error"]
@@ -134,26 +136,51 @@ def _with_parts(folder: Path, dataset: FoundDataset) -> FoundDataset:
     return replace(dataset, cases=cases, inferred=(f"{path.name} puts {said}", *dataset.inferred))
 
 
-def _unknown(tree: Tree) -> DatasetError:
-    """The error for a folder of no known layout, with what recurs in its folders."""
+def _unknown(tree: Tree, layout: str) -> DatasetError:
+    """The error for a folder of no known layout, or not of the one asked for, with what recurs in its folders."""
     folders = sorted(p for p in tree.root.iterdir() if p.is_dir() and not p.name.startswith("."))
     for folder in folders:
         role = folder_role(folder.name)
         if role in ("image", "label") and not any(item.folders[:1] == (folder.name,) or item.path == folder for item in tree.items):
             found = f"holds no image; found {suffixes_found(folder)}"
-            advice = OUTLINES if role == "label" and {".json", ".xml"} & set(tree.companions) else "convert the files"
+            outlines = role == "label" and {".json", ".xml"} & set(tree.companions)
+            advice = OUTLINES if outlines else _advice(walk(folder), "", (), repeated=False)
             return DatasetError.at(folder, found, f"files with one of {known_suffixes()}", advice, "NS-D003")
     recurring = Counter(item.path.name for item in tree.items if item.folders)
     repeated = [f"{name} in {n} folders" for name, n in recurring.most_common(5) if n > 1]
     inside = list_some([f"{p.name}/" for p in folders], 3) or "no folders"
     names = f"; {', '.join(repeated)}" if repeated else ""
-    wrong = f"has no known layout of a dataset; found {inside} and files: {suffixes_found(tree.root)}{names}"
-    expected = "dataset.json, or images/ with labels/, or names that tell label maps from images"
-    outlines = sum(path.suffix in (".json", ".xml") for path in tree.root.rglob("*")) > 1 and not repeated
-    return DatasetError.at(
-        tree.root, wrong, expected, OUTLINES if outlines else OPTIONS if tree.items else "convert the files", "NS-D003"
-    )
+    asked = f"is not of the layout {layout}" if layout else "has no known layout of a dataset"
+    wrong = f"{asked}; found {inside} and files: {suffixes_found(tree.root)}{names}"
+    return DatasetError.at(tree.root, wrong, EXPECTED[layout], _advice(tree, layout, folders, repeated=bool(repeated)), "NS-D003")
 
+
+def _advice(tree: Tree, layout: str, folders: Sequence[Path], *, repeated: bool) -> str:
+    """What to do with a folder of no known layout."""
+    if layout:
+        return "leave --layout out"
+    if not tree.items:
+        reasons = Counter(filter(None, map(why_unread, tree.unread)))
+        files = tree.unread or tree.companions or tree.no_scans
+        return f"each {reasons.most_common(1)[0][0]}" if reasons else "convert the files" if files else "check the path"
+    if sum(path.suffix in (".json", ".xml") for path in tree.root.rglob("*")) > 1 and not repeated:
+        return OUTLINES
+    beside = [path.name for path in tree.root.parent.iterdir() if path.is_dir() and folder_role(path.name) == "label"]
+    if beside and folder_role(tree.root.name) == "image":
+        return f"{beside[0]}/ lies beside it: give the folder above, {tree.root.parent}"
+    filled = [path.name for path in folders if any(item.folders == (path.name,) for item in tree.items)]
+    if len(filled) == len(folders) == 2:
+        return f'say which are which: --images "{filled[0]}" --labels "{filled[1]}", or the other way round'
+    return OPTIONS
+
+
+EXPECTED = {
+    "": "dataset.json, or images/ with labels/, or names that tell label maps from images",
+    "listed": 'dataset.json with "training", a list of cases',
+    "bids": "folders sub-01/, sub-02/, ... with files that begin alike",
+    "names": "images/ with labels/, or names that tell label maps from images",
+}
+"""What each of the `LAYOUTS` needs; "" for any of them."""
 
 LAYOUTS: dict[str, Callable[[Tree, Description | None, Reading], FoundDataset | None]] = {
     "listed": listed_cases,

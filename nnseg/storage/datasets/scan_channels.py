@@ -181,8 +181,13 @@ def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str
 
 
 def _names(found: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Names of scans: of what their files share, or of their folder; with the folders before where they would be equal."""
-    short = {base: _short(base) for base in found}
+    """Names of scans: of what their files share, or of their folder; with the folders before where they would be equal.
+
+    A last folder that all scans have in common, as pre/ in PATIENT/pre/T1.nii.gz, tells none of them apart.
+    """
+    bases = tuple(found)
+    shared = len(bases) > 1 and all(len(base) > 2 and not base[-1] for base in bases) and len({base[-3] for base in bases}) == 1
+    short = {base: _short((*base[:-3], *base[-2:]) if shared else base) for base in bases}
     counts = Counter(name.casefold() for name in short.values())
     return {base: name if counts[name.casefold()] == 1 else "_".join(filter(None, base)) for base, name in short.items()}
 
