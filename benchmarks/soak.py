@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--predictions 2000] [--runs 20]
 
 Predicts a small scan again and again with one loaded model, read from its file and written to one, then runs nnseg from dataset to
-report in the same process, on tiny data on the CPU. Prints a table of samples; exit code 1 unless memory and handles are flat over the
-second half, within what is stated below.
+report in the same process, on tiny data on the CPU. Prints a table of samples; exit code 1 unless memory and handles are flat over
+the second half, within what is stated below.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import torch
+from conftest import write_balls
+from faults import RECIPE
+
+from nnseg import pipeline
+from nnseg.core.options import Options
+from nnseg.inference.predict import Predictor
+from nnseg.network.load import load_model
+from nnseg.storage.images.read import read_scan
+from nnseg.storage.images.write import write_label_map
 
 MEGABYTES_A_CALL = {"predictions": 0.01, "runs": 1.0}
 """Growth that is taken as flat."""
@@ -45,17 +56,6 @@ def main() -> int:
 
 def prepare(folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
     """A function that predicts a scan into a file, and one that makes a whole run."""
-    import torch
-    from conftest import write_balls
-    from faults import RECIPE
-
-    from nnseg import pipeline
-    from nnseg.core.options import Options
-    from nnseg.inference.predict import Predictor
-    from nnseg.network.load import load_model
-    from nnseg.storage.images.read import read_scan
-    from nnseg.storage.images.write import write_label_map
-
     torch.set_num_threads(1)
     data = write_balls(folder / "balls", cases=3)
     (folder / "recipe.toml").write_text(RECIPE)
