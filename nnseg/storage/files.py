@@ -49,9 +49,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}; check the folder's permissions and free space"
-        ) from error
+        raise WriteError(_why_not_written(path, aside, error)) from error
     finally:
         with suppress(OSError):
             aside.unlink()

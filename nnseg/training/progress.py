@@ -155,7 +155,7 @@ class TrainingProgress:
     def close(self) -> None:
         """Remove the bar, and write what is buffered."""
         self._bar.close()
-        self._to_board(TensorBoard.close)
+        self._to_board(lambda board: board.close())
 
     def _to_board(self, write: Callable[[TensorBoard], None]) -> None:
         """Write to TensorBoard, if that is wanted and possible; the history has the same numbers, so training goes on without."""

@@ -1,10 +1,13 @@
 """Tests of files that are read strictly and written as a whole."""
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from nnseg.core.errors import RunError
+from nnseg.core.errors import RunError, WriteError
 from nnseg.core.schedule import Epoch
 from nnseg.storage.files import read_json, sweep, write_aside, write_json, write_text
 
@@ -35,6 +38,17 @@ def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) ->
         raise ValueError("no")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_with_the_space_that_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(WriteError) as refused, write_aside(path) as aside:
+        aside.write_bytes(bytes(3_000_000))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    found = re.search(r"\(([\d.]+) MB are free, more than ([\d.]+) MB are needed\); free some space", str(refused.value))
+    assert found
+    assert float(found[2]) - float(found[1]) == pytest.approx(3.0, abs=0.1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

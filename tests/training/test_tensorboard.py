@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.schedule import Epoch
-from nnseg.training.progress import TensorBoard
+from nnseg.training.progress import TensorBoard, TrainingProgress
 
 
 def epoch(number: int, **changes: object) -> Epoch:
@@ -71,3 +72,14 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(NnsegError, match=r"nnseg\[tensorboard\]"):
         TensorBoard(tmp_path)
+
+
+def test_events_that_cannot_be_written_end_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    class FullBoard:
+        def close(self) -> None:
+            raise OSError("No space left on device")
+
+    progress = TrainingProgress.__new__(TrainingProgress)
+    progress.board, progress._bar = FullBoard(), tqdm(disable=True)
+    progress.close()
+    assert "events for TensorBoard cannot be written any more: No space left" in caplog.text
