@@ -1,6 +1,7 @@
 """Damage of the files of a run: what can be made again is, to the same bytes; what cannot is refused, with a way out that works."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -219,3 +220,36 @@ def test_predictions_and_models_are_verified_too(whole: Path, ball_dataset: Path
     (out / "ball_00.nii.gz").unlink()
     assert nnseg("verify", out, check=1).stdout.splitlines()[-1] == "1 foreign, 1 intact, 1 missing"
     assert "name one" in nnseg("verify", ball_dataset, check=2).stderr
+
+
+@pytest.mark.slow
+def test_clocks_and_time_stamps_decide_nothing(run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(ball_dataset, tmp_path / "balls"))
+    nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+    before = contents(run, *RESULTS)
+    for moment in (86400, 4102444800):  # 1970 and 2100
+        for path in [*data.rglob("*"), *run.rglob("*")]:
+            os.utime(path, (moment, moment))
+        nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+        assert contents(run, *RESULTS) == before
+        kept = [path for pattern in RESULTS[:4] for path in run.glob(pattern)]
+        assert {path.stat().st_mtime for path in kept} == {moment}
+
+
+@pytest.mark.slow
+def test_preprocessed_cases_suffice_for_training_and_a_case_without_its_scan_is_named(
+    run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(ball_dataset, tmp_path / "balls"))
+    nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+    before = contents(run, "fold_0/model.nnseg")
+    shutil.rmtree(run / "fold_0")
+    data.rename(tmp_path / "away")
+    nnseg("train", run, "--folds", 0, "--device", "cpu")
+    assert contents(run, "fold_0/model.nnseg") == before
+    shutil.rmtree(run / "fold_0")
+    flip(run / "cases" / "ball_02.case")
+    said = nnseg("train", run, "--folds", 0, "--device", "cpu", check=2).stderr
+    assert "ball_02" in said
+    assert "there is no such file" in said
+    assert not (run / "fold_0" / "model.nnseg").exists()

@@ -145,9 +145,10 @@ def _train_fold(run: Run, job: TrainingJob, request: TrainingRequest) -> None:
             return
         except DamagedCaseError as error:
             if damaged == str(error):
-                raise RunError(
-                    f"{error}; it was read twice, each time with other bytes than were written: check disk and memory"
-                ) from error
+                advice = (
+                    "unless a line above says why it could not be made again, bytes change after writing: check disk and memory"
+                )
+                raise RunError(f"{error}; {advice}") from error
             if request.ranks.size > 1:
                 raise
             damaged = str(error)
