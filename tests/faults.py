@@ -52,9 +52,11 @@ mirror_axes = []
 
 CPU = ("--device", "cpu")
 PLAN = ("--recipe", "recipe.toml", "--no-probe", "--folds", "0", "--workers", "1", *CPU)
+APPENDED = ("manifest.jsonl",)
+"""Files whose last line may be cut off, which readers pass over."""
 AFTER_A_PAUSE = ("checkpoint_before.safetensors",)
 """Files that only a training leaves that was interrupted, or is longer than these."""
-RECORDS = ("run.json", "predictions.json", "schedule.json", "history.jsonl", "report.html")
+RECORDS = ("run.json", "predictions.json", "schedule.json", "history.jsonl", "report.html", "manifest.jsonl")
 """Files that tell what was done when, so that a repetition may change them."""
 NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 
@@ -333,7 +335,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def incomplete(path: Path) -> str:
     """Why a file under its final name is not complete; "" if it is, or if its name says that it is temporary."""
-    if _is_temporary(path.name):
+    if _is_temporary(path.name) or path.name in APPENDED:
         return ""
     data = path.read_bytes()
     try:
