@@ -285,4 +285,4 @@ def _report_predictions(
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
     known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted
     unread = (case for case in volumetry.cases if case.failed and case.name not in known)
-    exit_for_failed(Finding(level="error", case=case.name, message=case.failed) for case in unread)
+    exit_for_failed(Finding.read(case.failed, "NS-E001", case=case.name) for case in unread)

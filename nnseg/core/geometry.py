@@ -123,6 +123,10 @@ class Grid:
         here, there = (grid.corners @ grid.steps + grid.origin for grid in (self, other))
         return float(np.max(np.linalg.norm(here - there, axis=1)))
 
+    def agrees(self, other: Grid, tolerance: float) -> bool:
+        """As `matches`, with headers that are rounded: of large grids corners may lie further apart."""
+        return self.shape == other.shape and self.gap_beside_rounding(other) <= tolerance * min(self.spacing)
+
     def gap_beside_rounding(self, other: Grid) -> float:
         """The `largest_gap`; where directions and spacings agree but for rounding, the smallest gap of corners and centres."""
         turned = float(np.abs(np.subtract(self.direction, other.direction)).max())

@@ -140,7 +140,7 @@ def check_pair(prediction: LabelMap, reference: LabelMap, labels: Labels) -> Non
 
 
 def _check_grids(predicted: Grid, given: Grid) -> None:
-    if given.matches(predicted, GRID_TOLERANCE):
+    if given.agrees(predicted, GRID_TOLERANCE):
         return
     if predicted.shape != given.shape:
         shapes = [format_axes(grid.shape) for grid in (predicted, given)]

@@ -69,6 +69,17 @@ def test_grids_match_within_a_hundredth_of_a_voxel() -> None:
     assert not grid.matches(Grid(shape=(5, 5, 4), spacing=(2.0, 2.0, 2.0)))
 
 
+def test_grids_of_rounded_headers_agree_whatever_their_size_but_not_after_a_shift() -> None:
+    grid = Grid(shape=(9, 512, 512))
+    scaled, moved = (Grid(shape=(9, 512, 512), spacing=(1.0, 1.0009, 1.0009), origin=(x, 0.0, 0.0)) for x in (0.0, 1.0))
+    assert grid.largest_gap(scaled) > 0.6
+    assert (grid.agrees(scaled, 0.01), grid.matches(scaled)) == (True, False)
+    assert not grid.agrees(Grid(shape=(9, 512, 512), spacing=(1.0, 1.003, 1.003)), 0.1)
+    assert not Grid(shape=(9, 64, 64)).agrees(Grid(shape=(9, 64, 64), origin=(0.5, 0.0, 0.0)), 0.1)
+    assert not Grid(shape=(9, 64, 64)).agrees(Grid(shape=(9, 64, 65)), 0.1)
+    assert grid.gap_beside_rounding(moved) < grid.largest_gap(moved)
+
+
 def test_a_resampled_grid_keeps_its_extent() -> None:
     assert Grid(shape=(10, 20, 3), spacing=(2.0, 1.0, 5.0)).resampled((1.0, 2.0, 50.0)).shape == (20, 10, 1)
 

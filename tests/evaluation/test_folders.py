@@ -240,6 +240,18 @@ def test_swapped_and_equal_folders_are_noticed(tmp_path, caplog):
     assert "are the same files as the references" in caplog.text
 
 
+def test_a_large_prediction_is_compared_where_headers_are_rounded_to_a_thousandth(tmp_path):
+    drawn = np.zeros((3, 300, 300), np.uint8)
+    drawn[1, 5:9, 5:9], drawn[1, 20:24, 5:9] = 1, 2
+    for folder, spacing in (("made", 1.0), ("given", 1.0009)):
+        image = sitk.GetImageFromArray(drawn)
+        image.SetSpacing((spacing, spacing, 1.0))
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(image, str(tmp_path / folder / "a.nii.gz"))
+    scores = evaluate_folders(tmp_path / "made", tmp_path / "given", ORGANS)
+    assert [mask.dice for mask in scores.cases[0].labels.values()] == [1.0, 1.0]
+
+
 def test_a_prediction_on_another_grid_is_refused_with_what_to_do(tmp_path):
     write(tmp_path / "given" / "crop.nii.gz")
     for name, place in (("crop", (slice(1, 3), slice(0, 6), slice(2, 8))), ("moved", ...), ("coarse", ...), ("apart", ...)):

@@ -149,9 +149,9 @@ def _check_position(images: Sequence[Path], grid: Grid, path: Path, label_map: L
     if label_map.grid.shape != grid.shape:
         found = f"label map has shape {label_map.grid.shape} (z, y, x), but its image {image.name} has {grid.shape}"
         raise ScanError.at(path, found, "equal shapes", _advise_on_shape(images, label_map.grid.shape), "NS-L009")
-    gap = grid.gap_beside_rounding(label_map.grid)
-    if gap <= SAME_PLACE * min(grid.spacing):
+    if grid.agrees(label_map.grid, SAME_PLACE):
         return ()
+    gap = grid.gap_beside_rounding(label_map.grid)
     if gap > NEAR * min(grid.spacing):
         found = f"label map lies up to {gap:.3g} mm away from its image {image.name}"
         advice = "correct origin, spacing or direction in the header of the wrong one"

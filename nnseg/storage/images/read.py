@@ -217,7 +217,7 @@ def _read_masks(source: LabelFiles, like: Source | None, *, sheared: bool) -> tu
             raise ScanError.at(path, f"has {len(voxels)} channels", "a mask of one", "save it as a grey picture")
         mask, unclean = as_mask(path, voxels[0])
         part = canonical_labels(path, mask, raw, like, sheared=sheared)
-        if parts and not parts[0].grid.matches(part.grid, CHANNEL_TOLERANCE):
+        if parts and not parts[0].grid.agrees(part.grid, CHANNEL_TOLERANCE):
             found = f"lies on another grid (shape {part.grid.shape}) than {source.paths[0].name} (shape {parts[0].grid.shape})"
             raise ScanError.at(path, found, "all masks of a case on one grid", "resample it with nearest neighbour")
         parts.append(part)
