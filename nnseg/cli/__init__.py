@@ -10,6 +10,7 @@ from nnseg.cli.app import app
 from nnseg.cli.output import show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
+from nnseg.core.limits import VARIABLE, wrong_entries
 from nnseg.system.stop import interrupting_signals
 
 __all__ = ["app", "evaluate", "main", "predict", "train"]
@@ -21,6 +22,9 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; errors that the user can correct become one line on stderr and exit code 2."""
     with surviving_output(), interrupting_signals() as received:
+        if wrong := wrong_entries():
+            show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
+            sys.exit(2)
         try:
             app()
         except Stopped as end:

@@ -151,6 +151,7 @@ CODES: Final[dict[str, Kind]] = {
         REJECTED, "a folder holds several DICOM series or volumes", "one", "name one, or put each in a folder of its own"
     ),
     "NS-S036": Kind(NOTED, "slices lie a little beside even steps", "even steps", "nothing: they are taken as even"),
+    "NS-S037": Kind(REJECTED, "an image asks for more than it may", "less, see docs/limits.md", "cut it, or raise the limit"),
     # label maps
     "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
     "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),

@@ -25,6 +25,8 @@ from typing import Any
 
 import psutil
 
+from nnseg.core.limits import limit
+
 GIGABYTE = 1e9
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -65,6 +67,22 @@ def free_ram_gb(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
     """RAM that this process may still take: what the machine has, or what its control group (a container, a job) leaves."""
     in_groups = (_free_in_group(folder) for folder in _memory_groups(proc, cgroups))
     return min([psutil.virtual_memory().available, *in_groups]) / GIGABYTE
+
+
+@cache
+def total_ram_gb(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
+    """RAM of the machine, or what this process's control group may take at most."""
+    limits = [psutil.virtual_memory().total]
+    for folder in _memory_groups(proc, cgroups):
+        for name, _, _ in CGROUP_FILES:
+            with suppress(OSError, ValueError):  # another version, or "max": no limit
+                limits.append(int((folder / name).read_text()))
+    return min(limits) / GIGABYTE
+
+
+def allowed_ram_gb() -> float:
+    """RAM that one image may take: the share of the machine's that `nnseg.core.limits` allows."""
+    return total_ram_gb() * limit("memory_percent") / 100
 
 
 def free_device_gb(device: str) -> float:
@@ -205,9 +223,9 @@ def _memory_groups(proc: Path, cgroups: Path) -> list[Path]:
 
 def _free_in_group(folder: Path) -> float:
     """Bytes that a control group may still take; infinite without a limit."""
-    for limit, usage, droppable in CGROUP_FILES:
+    for highest, usage, droppable in CGROUP_FILES:
         with suppress(OSError, ValueError):  # another version, or "max": no limit
-            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            most, used = int((folder / highest).read_text()), int((folder / usage).read_text())
             found = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
             return max(0, most - used + (int(found[1]) if found else 0))
     return float("inf")

@@ -1,0 +1,28 @@
+"""Regular files only: what reads a pipe or a device may wait or read for ever."""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+from pathlib import Path
+from typing import Final
+
+_IRREGULAR: Final = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for a pipe, a socket or a device, or a link to one: reading it may never end."""
+    kind = _IRREGULAR.get(stat.S_IFMT(path.stat().st_mode))
+    if kind:
+        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """A regular file, opened for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a socket or a device.
+    """
+    check_regular(path)
+    return path.open("rb")
