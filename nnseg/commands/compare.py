@@ -12,6 +12,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.scores import Scores
 from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
 from nnseg.interop.nnunet.summary import read_summary
+from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import read_json
 
 FILES = ("scores.json", "summary.json")
@@ -82,7 +83,7 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
     file = next((path / name for name in FILES if (path / name).is_file()), None) if path.is_dir() else path
     if file is None or not file.is_file():
         raise EvaluationError(f"{path} holds no scores; give a run folder that has scores.json, or a file of scores")
-    if b'"metric_per_case"' in file.read_bytes():
+    if b'"metric_per_case"' in read_text_bytes(file, "run"):
         return read_summary(file, labels)
     try:
         return read_json(file, Scores)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.limits import limit, raise_by
 
 Values = npt.NDArray[Any]
 """Values: label values as stored, or label indices."""
@@ -52,6 +53,11 @@ class Labels(FrozenModel):
 
     @model_validator(mode="after")
     def _check(self) -> Labels:
+        for name, count in (("labels", len(self.values)), ("regions", len(self.regions))):
+            if count > limit(name):
+                raise ValueError(f"{count} {name}, the most is {limit(name)}; {raise_by(name)}")
+        if beyond := [v for v in (*self.values, self.ignore or 0) if not -(2**63) <= v < 2**63]:
+            raise ValueError(f"a label value of {len(str(abs(beyond[0])))} digits does not fit into 64 bits")
         if len(self.names) != len(self.values):
             raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
         if len(set(self.values)) != len(self.values) or len(set(self.names)) != len(self.names):
@@ -250,13 +256,18 @@ def swap_order(pairs: Pairs, count: int) -> tuple[int, ...]:
 
 def swapped_heads(labels: Labels, pairs: Pairs) -> Pairs | None:
     """The pairs of heads that are swapped with pairs of labels; None if a region has no counterpart."""
+    if not labels.regions:
+        return tuple(sorted((min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]))
     members = labels.members()
     swapped = members[:, list(swap_order(pairs, len(labels.values)))]
-    same = (members[:, None] == swapped[None]).all(2)  # [head, head whose labels swapped are this head's]
-    if not same.any(1).all():
+    places: dict[bytes, int] = {}
+    for i, row in enumerate(members):
+        places.setdefault(row.tobytes(), i)
+    same = (members == swapped).all(1)
+    others = [i if same[i] else places.get(row.tobytes()) for i, row in enumerate(swapped)]
+    if None in others:
         return None
-    others = np.where(np.diag(same), np.arange(len(same)), same.argmax(1))
-    return tuple((i, int(other)) for i, other in enumerate(others) if i < other)
+    return tuple((i, other) for i, other in enumerate(others) if other is not None and i < other)
 
 
 def _words(name: str) -> tuple[str, ...]:

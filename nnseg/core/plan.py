@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
+from nnseg.core.limits import limit, raise_by
 from nnseg.core.validation import (
     MOST_VALUES,
     MOST_WEIGHTS,
@@ -169,6 +170,9 @@ class Network(Section):
         return self
 
     def _lengths(self) -> Iterator[str]:
+        for name in ("blocks", "decoder_blocks"):
+            if (most := max(getattr(self, name), default=0)) > limit("blocks"):
+                yield f"network.{name} has {most} in one stage, the most is {limit('blocks')}; {raise_by('blocks')}"
         stages = len(self.features)
         for name, needed in {"strides": stages, "kernels": stages, "blocks": stages, "decoder_blocks": stages - 1}.items():
             found = len(getattr(self, name))
@@ -396,6 +400,8 @@ class Plan(Section):
 
     def _lengths(self) -> Iterator[str]:
         axes, channels, normalizations = len(self.patch), len(self.channels), len(self.preprocessing.normalization)
+        if channels > limit("channels"):
+            yield f"channels has {channels} entries, the most is {limit('channels')}; {raise_by('channels')}"
         if len(self.preprocessing.spacing) != axes:
             yield f"preprocessing.spacing = {list(self.preprocessing.spacing)} must have {axes} values, one for each axis of patch"
         for name, stages in (("strides", self.network.strides), ("kernels", self.network.kernels)):

@@ -117,6 +117,9 @@ Named = TypeVar("Named")
 Path = tuple[str | int, ...]
 Schema = Mapping[str, Any]
 
+MOST_PROBLEMS = 50
+"""Offending settings that a message names."""
+
 LONGEST = 60
 """Largest number of characters of a value in a message."""
 
@@ -141,6 +144,7 @@ def parse(model: type[Model], content: Any, where: str) -> Model:
         schema = _inlined(schema, schema.get("$defs", {}))
         problems = list(dict.fromkeys(text for e in _innermost(error) for text in _problems(schema, e)))
         listed = problems if len(problems) == 1 else [f"({n}) {text}" for n, text in enumerate(problems, 1)]
+        listed += [f"and {error.error_count() - MOST_PROBLEMS} more"] if error.error_count() > MOST_PROBLEMS else []
         raise PlanError(f"{where}: " + " ".join(listed)) from None
 
 
@@ -243,7 +247,7 @@ def _hint(node: Schema, value: Any) -> str:
 
 def _innermost(error: ValidationError) -> list[Mapping[str, Any]]:
     """Its errors, without those of a list that is too short only because of others inside it."""
-    found = error.errors()
+    found = error.errors(include_url=False)[:MOST_PROBLEMS]
     return [dict(e) for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
 
 

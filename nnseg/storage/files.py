@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -21,6 +22,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
+from nnseg.storage.bounded import read_text_bytes
+from nnseg.system.regular import open_regular
 from nnseg.system.stale import tried_again
 
 Content = TypeVar("Content")
@@ -162,7 +165,7 @@ def _owner(file: Path) -> str:
 
 def file_hash(path: Path) -> str:
     """The BLAKE2b hash (32 hexadecimal digits) of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -181,7 +184,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         PlanError: the file cannot be read; names the line.
     """
     try:
-        raw = tried_again(path.read_bytes)
+        raw = tried_again(partial(read_text_bytes, path, "plan"))
         return tomllib.loads(raw.decode("utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise PlanError(f"there is no file {path}") from None
@@ -204,7 +207,7 @@ def read_json(path: Path, kind: type[Content]) -> Content:
         NewerVersionError: its ``format`` is later than that of the kind.
     """
     try:
-        return TypeAdapter(kind).validate_json(tried_again(path.read_bytes))
+        return TypeAdapter(kind).validate_json(tried_again(partial(read_text_bytes, path, "run")))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
     except OSError as error:

@@ -19,6 +19,7 @@ from nnseg.core.errors import ModelError, NewerVersionError, PlanError, RunError
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch, Schedule
 from nnseg.core.validation import parse, schema_of
+from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import PathIn, StoredFile, read_json, read_toml, write_text
 from nnseg.storage.model_header import read_model_header
 
@@ -128,7 +129,7 @@ class FoldFolder:
         epochs: list[Epoch] = []
         if self.history_file.exists():
             with suppress(ValidationError):
-                for line in self.history_file.read_bytes().splitlines():
+                for line in read_text_bytes(self.history_file, "run").splitlines():
                     epochs.append(Epoch.model_validate_json(line))
         return tuple(epochs)
 

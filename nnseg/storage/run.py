@@ -31,6 +31,7 @@ import logging
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.limits import limit, raise_by
 from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
@@ -76,10 +78,12 @@ def read_folds(path: Path) -> Folds:
         RunError: the file is missing, or a case is both trained on and held out, or held out twice.
     """
     folds = read_json(path, tuple[Fold, ...])
-    held_out = [name for fold in folds for name in fold.held_out]
+    if len(folds) > limit("folds"):
+        raise RunError(f"{path} has {len(folds)} folds, the most is {limit('folds')}; {raise_by('folds')}")
+    held_out = Counter(name for fold in folds for name in fold.held_out)
     leaks = {name for fold in folds for name in set(fold.training) & set(fold.held_out)}
-    if leaks or len(set(held_out)) != len(held_out):
-        wrong = min(leaks or {n for n in held_out if held_out.count(n) > 1})
+    if doubled := leaks or {name for name, count in held_out.items() if count > 1}:
+        wrong = min(doubled)
         raise RunError(f"{path}: case {wrong} must be held out once, and not be trained on in that fold")
     return dict(enumerate(folds))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.names import printable
+from nnseg.storage.bounded import read_text
 
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 """The beginning of text that a spreadsheet would compute, after spaces too. Source: OWASP, "CSV Injection"."""
@@ -47,11 +48,13 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     if path.is_dir():
         raise DatasetError(f"{path} is a folder; give a CSV file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
         reader = csv.reader(lines, delimiter=max("\t,;", key=lines[0].count) if lines else ",", strict=True)
         return [(reader.line_num, [_unescaped(cell.strip()) for cell in row]) for row in reader]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such table; give its path anew") from None
+    except OSError as error:
+        raise DatasetError.at(path, f"cannot be read ({error.strerror})", "a table", "check the file") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable table ({error}); save it as CSV in UTF-8") from None
 

@@ -11,10 +11,9 @@ from pydantic import BaseModel
 
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.validation import parse, shown
+from nnseg.storage.bounded import read_text
 
 M = TypeVar("M", bound=BaseModel)
-
-JSON_BYTES = 64_000_000
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -24,9 +23,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or has no object.
     """
     try:
-        if path.stat().st_size > JSON_BYTES:
-            raise ModelError(f"{path} has over {JSON_BYTES} bytes, which no file of nnU-Net has")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}; copy it beside the trained folds") from error
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
+from nnseg.core.limits import limit, raise_by
+from nnseg.storage.bounded import read_text
 from nnseg.storage.datasets.parts import PARTS
 
 DESCRIPTION = "dataset.json"
@@ -113,13 +116,13 @@ def read_description(path: Path) -> Description:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise DatasetError.at(
             place, f"is not valid JSON ({error.msg})", "JSON", "correct that line (a comma too many?)", "NS-D004"
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, lists nested too deeply
         raise DatasetError.at(path, f"is not valid JSON ({error})", "JSON text in UTF-8", "save it again", "NS-D004") from error
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
@@ -187,6 +190,10 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     """Values by name, whichever way round they were given."""
     if not isinstance(given, dict) or not given:
         raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it", "NS-D004")
+    kind = "regions" if any(isinstance(value, list) and len(value) > 1 for value in given.values()) else "labels"
+    if len(given) > limit(kind):
+        found = f'"labels" has {len(given)} {kind}'
+        raise DatasetError.at(path, found, f"at most {limit(kind)}", f"correct it; {raise_by(kind)}", "NS-D004")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)
@@ -197,8 +204,8 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
             found = f'"labels" has {key!r}: {value!r}'
             raise DatasetError.at(path, found, _LABELS, "give each label a name and a whole number", "NS-D004")
         named[name] = whole
-    single = [values[0] for values in named.values() if len(values) == 1]
-    if doubled := sorted({v for v in single if single.count(v) > 1}):
+    single = Counter(values[0] for values in named.values() if len(values) == 1)
+    if doubled := sorted(v for v, count in single.items() if count > 1):
         sharing = ", ".join(name for name, values in named.items() if values == (doubled[0],))
         found = f'"labels" gives the value {doubled[0]} to {sharing}'
         raise DatasetError.at(path, found, _LABELS, "give each a different value", "NS-D004")

@@ -13,6 +13,8 @@ from typing import Any
 from PIL import Image
 
 from nnseg.core.errors import DatasetError
+from nnseg.storage.bounded import read_text
+from nnseg.system.regular import check_regular
 
 CODE = re.compile(r"#[0-9a-f]{6}")
 NAMES, COLOURS = ("name", "label", "class", "title"), ("color", "colour", "rgb", "color_rgb")
@@ -51,7 +53,7 @@ def find_legend(folders: Iterable[Path]) -> ColourLegend | None:
 
 def _names(path: Path, read: Callable[[str], list[tuple[str, Any]]]) -> dict[str, str]:
     try:
-        entries = [(name, colour_code(colour)) for name, colour in read(path.read_text(encoding="utf-8-sig"))]
+        entries = [(name, colour_code(colour)) for name, colour in read(read_text(path))]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         found, expected = f"is no legend of colours ({error})", "a name and a colour a line"
         raise DatasetError.at(path, found, expected, "correct or remove it") from error
@@ -79,6 +81,7 @@ def colour_code(colour: Any) -> str:
 def read_palette(path: Path) -> dict[int, str]:
     """The colours of a picture's palette by index; {} if it has none."""
     try:
+        check_regular(path)
         with Image.open(path) as image:
             flat = (image.getpalette() if image.mode == "P" else None) or []
     except OSError:
