@@ -13,8 +13,9 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.array_axes import arranged, find_array_axes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_size, placeholder
 from nnseg.storage.images.sidecar import array_axes, read_sidecar
+from nnseg.system.regular import open_regular
 
 MAGIC = b"\x93NUMPY"
 
@@ -30,6 +31,7 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         found = "complex numbers" if array.dtype.kind == "c" else f"no voxels (type {array.dtype}, shape {array.shape})"
         raise ScanError.at(path, f"holds {found}", "integers or floats", "save it as an array of numbers")
     known = read_sidecar(path)
+    check_size(path, array.shape, array.dtype, options)
     axes, notes = find_array_axes(path, array.shape, known.axes)
     voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
     raw = arranged(voxels, axes, known, options, is_2d="Z" not in axes)
@@ -39,7 +41,7 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
 
 
 def _load(path: Path) -> npt.NDArray[Any]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ScanError.at(path, "is no NumPy array", "a file that numpy.save wrote", "save it again")
     try:

@@ -27,7 +27,7 @@ from nnseg.storage.images.dicom_headers import WHOLE_SLIDE, dicom_files, kind_na
 from nnseg.storage.images.dicom_pixels import read_planes
 from nnseg.storage.images.dicom_units import unit_of
 from nnseg.storage.images.dicom_volumes import Volume, find_volumes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_size, make_grid, placeholder
 
 EVEN, NEARLY_EVEN = 0.01, 0.1
 """Shares of the slice spacing by which slices may lie beside even steps: without a note, and with one."""
@@ -93,6 +93,7 @@ def read_series(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAU
     unit, factor, lacking = unit_of(volume.file, volume.frames[0])
     frames = [replace(f, slope=f.slope * factor, intercept=f.intercept * factor) for f in volume.frames]
     shape = (volume.frames[0].colours, *grid.shape)
+    check_size(place, shape, np.float32, options, held=sum(file.stat().st_size for file in volume.files), packing="any")
     return RawImage(
         voxels=placeholder(shape, np.float32) if options.only_header else read_planes(frames),
         grid=grid,

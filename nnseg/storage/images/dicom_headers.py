@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import mmap
 import re
 import warnings
 import zlib
@@ -17,7 +18,10 @@ import pydicom
 from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
+from nnseg.core.limits import limit
+from nnseg.storage.images.dicom_nesting import GZIP, check_nesting, inflated, joined
 from nnseg.storage.images.dicom_values import UNREADABLE, tag_of, text_of
+from nnseg.system.regular import open_regular
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 DOSE = _STORAGE + "481.2"
@@ -117,7 +121,8 @@ def open_dataset(path: Path, **options: Any) -> Any:
     try:
         if path.stat().st_size == 0:
             raise EOFError("it is empty")
-        dataset = pydicom.dcmread(_content(path), force=True, **options)
+        with _checked(path) as content:
+            dataset = pydicom.dcmread(content, force=True, **options)
         kind = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
         syntax = dataset.file_meta.get("TransferSyntaxUID")
     except (*UNREADABLE, MemoryError) as error:  # memory for an element of a length that the file does not have
@@ -183,17 +188,27 @@ def whole_number(path: Path, dataset: Any, name: str, default: int) -> int:
         raise ScanError.at(path, f'has the {name} "{text}"', "a whole number", advice) from error
 
 
-def _content(path: Path) -> Path | io.BytesIO:
-    """A path that pydicom can read, or the content of a file in gzip."""
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    return io.BytesIO(gzip.decompress(path.read_bytes())) if packed else path
+@contextmanager
+def _checked(path: Path) -> Iterator[Path | io.BytesIO]:
+    """What pydicom can read: a path, or the content of a file in gzip; neither has sequences nested too deeply.
+
+    Raises:
+        ValueError: it has, or is too large when unpacked.
+    """
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        if mapped[:2] != _GZIP:
+            check_nesting(mapped, limit)
+            yield path
+            return
+        content = joined(inflated(mapped[:], GZIP), limit)
+    check_nesting(content, limit)
+    yield io.BytesIO(content)
 
 
 def _start(path: Path, length: int = _START_BYTES) -> bytes:
     """The first bytes of a file, unpacked; b"" if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(length)
             if not start.startswith(_GZIP):
                 return start

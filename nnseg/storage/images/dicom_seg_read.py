@@ -31,6 +31,7 @@ from nnseg.storage.images.raw import (
     LabelSegment,
     RawImage,
     ReadOptions,
+    check_size,
     placeholder,
     smallest_integer_type,
 )
@@ -96,6 +97,7 @@ def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     kind = text_of(dataset, "SegmentationType")
     frames = read_frames(path, dataset)
     grid, places, notes = span_grid(path, dataset, frames, options.spacing)
+    check_size(path, grid.shape, np.uint16, options)
     segments = _segments(dataset, frames)
     values = np.array([segment.value for segment in segments.values()] or [0])
     dtype = np.uint16 if kind == _MAP else smallest_integer_type(np.append(values, 0))

@@ -20,10 +20,11 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
 from nnseg.storage.images.nrrd import HEADER_BYTES, NRRD, nrrd_files, nrrd_header, nrrd_unit, state_unit
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_size, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
 from nnseg.storage.images.unpack import unpack_parts
+from nnseg.system.regular import check_regular, open_regular
 
 GIPL_HEADER_BYTES = 256
 
@@ -42,10 +43,13 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no image, truncated, or of a geometry that ITK refuses.
     """
-    unpacked = None
+    start, unpacked = _start(path), None
     try:
         with no_itk_warnings():
+            held, packing = _held(path), "deflate" if _PACKED.search(start) else "text"
             image = header = read_header_only(path)
+            size = (*header.GetSize(), header.GetNumberOfComponents())
+            check_size(path, size, _dtype(header), options, held=held, packing=packing)
             if not options.only_header:
                 unpacked = _unpacked(path, header)
                 image = header if unpacked is not None else sitk.ReadImage(str(path))
@@ -56,6 +60,36 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         _check_gipl_size(path, image)
     raw = raw_from_itk(path, image, unpacked)
     return _in_unit(raw, nrrd_unit(path)) if path.suffix.lower() in NRRD else raw
+
+
+_AXES, _PACKED = (
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (rb"^(?:NDims\s*[=:]|dimension:)\s*(\d+)", rb"^(?:CompressedData\s*[=:]\s*T|encoding:\s*gz)")
+)
+"""How headers state the number of axes, for which ITK takes memory while it reads them, and that voxels are packed."""
+
+
+def _start(path: Path) -> bytes:
+    """The beginning of a file, which holds its header.
+
+    Raises:
+        ScanError: the header announces more axes than ITK's images have.
+    """
+    with open_regular(path) as file:
+        start = file.read(HEADER_BYTES)
+    if (axes := _AXES.search(start)) and len(axes[1].lstrip(b"0")) > 1:
+        found = f"announces {axes[1][:20].decode()} dimensions"
+        raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
+    return start
+
+
+def _held(path: Path) -> int:
+    """Bytes of the files in which the voxels may lie; OSError for one that is no regular file."""
+    beside = {".mhd": data_files, ".nhdr": nrrd_files}.get(path.suffix.lower())
+    files = [file for file in ((path, *beside(path)) if beside else (path,)) if file.exists()]
+    for file in files:
+        check_regular(file)
+    return sum(file.stat().st_size for file in files)
 
 
 def _unpacked(path: Path, header: sitk.ImageFileReader) -> npt.NDArray[Any] | None:
@@ -118,7 +152,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
     Source: MetaIO's description of ElementDataFile: a name, LOCAL, LIST and a name a line, or a pattern of numbered names.
     """
-    match = re.search(rb"^ElementDataFile\s*[=:]\s*(\S.*)", path.read_bytes(), re.MULTILINE | re.DOTALL)
+    match = re.search(rb"^ElementDataFile\s*[=:]\s*(\S.*)", _start(path), re.MULTILINE | re.DOTALL)
     name, *others = [os.fsdecode(line.strip()) for line in match[1].splitlines()] if match else ["LOCAL"]
     if name.upper() == "LOCAL":
         return ()
@@ -168,9 +202,14 @@ def _voxels(image: sitk.Image | sitk.ImageFileReader) -> tuple[npt.NDArray[Any],
     if isinstance(image, sitk.Image):
         return np.array(sitk.GetArrayViewFromImage(image)), image.GetNumberOfComponentsPerPixel()
     colours = image.GetNumberOfComponents()
-    pixel = sitk.Image([1] * image.GetDimension(), image.GetPixelIDValue(), colours)
     shape = (*image.GetSize()[::-1], *((colours,) if colours > 1 else ()))
-    return placeholder(shape, sitk.GetArrayViewFromImage(pixel).dtype), colours
+    return placeholder(shape, _dtype(image)), colours
+
+
+def _dtype(image: sitk.ImageFileReader) -> np.dtype[Any]:
+    """The type of the values of a file whose header was read."""
+    pixel = sitk.Image([1] * image.GetDimension(), image.GetPixelIDValue(), min(image.GetNumberOfComponents(), 2))
+    return np.asarray(sitk.GetArrayViewFromImage(pixel)).dtype
 
 
 def write_itk(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Labels | None = None) -> None:

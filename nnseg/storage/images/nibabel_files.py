@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +18,25 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.nifti import RAS_TO_LPS, arranged, flat_grid, ras_affine, read_nifti
 from nnseg.storage.images.nifti_header import decompressed, is_pair_header, length_unit, voxel_file
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, make_grid, placeholder, smallest_integer_type
+from nnseg.storage.images.raw import (
+    READ_DEFAULTS,
+    RawImage,
+    ReadOptions,
+    check_size,
+    make_grid,
+    placeholder,
+    smallest_integer_type,
+)
 from nnseg.storage.images.units import to_mm
+from nnseg.system.regular import check_regular
 
 ANALYZE_HEADER_BYTES = 348
 
 ANALYZE_NOTE = (
     "is Analyze 7.5, which does not say which side is left: its axes were taken to point left, front and up, as SPM does [NS-S016]"
 )
+
+MGH_HEADER_BYTES = 284
 
 MGH_INTEGERS: Final = (np.uint8, np.int16, np.int32)
 """Types of whole numbers in MGH files. Source: FreeSurfer's wiki, MghFormat."""
@@ -38,8 +50,16 @@ def read_mgh(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no MGH file, truncated or damaged.
     """
-    data = decompressed(path, only_header=options.only_header)
-    return _raw(path, lambda: nib.MGHImage.from_bytes(data), options)
+
+    def load() -> Any:
+        image = nib.MGHImage.from_bytes(decompressed(path, only_header=True))
+        check_size(path, image.shape, image.get_data_dtype(), options, held=path.stat().st_size, packing="deflate")
+        if options.only_header:
+            return image
+        announced = MGH_HEADER_BYTES + math.prod(image.shape) * image.get_data_dtype().itemsize
+        return nib.MGHImage.from_bytes(decompressed(path, announced=announced))
+
+    return _raw(path, load, options)
 
 
 def read_pair(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -117,6 +137,7 @@ def raw_from_nibabel(path: Path, image: Any, options: ReadOptions = READ_DEFAULT
         raise ScanError.at(path, "has no affine", "positions of its voxels", "give it one")
     if dtype.kind == "c":
         raise ScanError.at(path, "holds complex numbers", "integers or floats", "export magnitude images")
+    check_size(path, shape, dtype, options)
     stored = placeholder(shape[::-1], dtype) if options.only_header else np.asanyarray(image.dataobj).T
     if stored.dtype.names:  # colours
         stored = np.ascontiguousarray(stored).view(np.uint8).reshape(*stored.shape, -1)
@@ -131,6 +152,8 @@ def raw_from_nibabel(path: Path, image: Any, options: ReadOptions = READ_DEFAULT
 
 def _raw(path: Path, load: Callable[[], Any], options: ReadOptions) -> RawImage:
     try:
+        for beside in afni_files(path):
+            check_regular(beside)
         return raw_from_nibabel(path, load(), options)
     except (ScanError, MemoryError):
         raise

@@ -6,6 +6,7 @@ Not through ITK, which silently fills the missing part of a truncated file with 
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.storage.images.nifti_header import (
     EXPORT_AGAIN,
-    PAIR_SUFFIX,
     compression_note,
     decompressed,
     is_nifti,
@@ -30,7 +30,7 @@ from nnseg.storage.images.nifti_header import (
     parse_header,
     voxel_file,
 )
-from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, make_grid, no_spacing, placeholder
+from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, check_size, make_grid, no_spacing, placeholder
 from nnseg.storage.images.units import to_mm
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -60,18 +60,19 @@ def read_nifti(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: not a NIfTI file, truncated, damaged, or of a number type that is no intensity.
     """
-    start = decompressed(path, only_header=options.only_header or path.suffix.lower() == PAIR_SUFFIX)
-    header = parse_header(path, start)
+    header = parse_header(path, decompressed(path, only_header=True))
     shape = tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 5 or min(shape) < 1:
         raise ScanError.at(
             path, f"is {len(shape)}-dimensional {shape}", "a 2D or 3D image, with or without channels", EXPORT_AGAIN, "NS-S021"
         )
     kind = number_type(path, header)
+    check_size(path, shape, kind, options, held=voxel_file(path).stat().st_size, packing="deflate")
     if options.only_header:
         found = _not_read(kind, shape)
     else:
-        data = start if is_single(header) else decompressed(voxel_file(path))
+        announced = max(_first_byte(header), 0) + math.prod(shape) * kind.itemsize
+        data = decompressed(path if is_single(header) else voxel_file(path), announced=announced)
         found = _scaled(path, header, _stored_voxels(path, header, kind, data, shape))
     (voxels, of_axes), is_2d = arranged(path, found, shape, vectors=int(header["intent_code"]) == VECTOR), len(shape) == 2
     grid = _grid(path, header, voxels.shape[1:], is_2d=is_2d, spacing=options.spacing)
@@ -155,11 +156,16 @@ def _not_read(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return placeholder((*shape[::-1], len(dtype.names)), np.uint8) if dtype.names else placeholder(shape[::-1], dtype)
 
 
+def _first_byte(header: Any) -> int:
+    """Where the voxels begin in their file."""
+    start = float(header["vox_offset"])
+    start = int(start) if math.isfinite(start) else -1
+    return start or (int(header["sizeof_hdr"]) + 4 if is_single(header) else 0)
+
+
 def _stored_voxels(path: Path, header: Any, dtype: np.dtype[Any], data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """(..., T, Z, Y, X[, 3 or 4]) as stored; RGB types get their colours as last axis."""
-    start, count = int(header["vox_offset"]), int(np.prod(shape, dtype=object))
-    if is_single(header):
-        start = start or int(header["sizeof_hdr"]) + 4
+    start, count = _first_byte(header), math.prod(shape)
     if start < 0 or len(data) < start + count * dtype.itemsize:
         found = f"holds {max(len(data) - start, 0)} bytes of voxels"
         promised = f"{count * dtype.itemsize} as its header says (shape {shape})"

@@ -12,6 +12,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
 from nnseg.storage.images.unpack import AUTOMATIC, GZIP_MAGIC, unpack
+from nnseg.system.regular import open_regular
 
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
 """Magic strings of images in one file, and of those in two."""
@@ -67,7 +68,7 @@ def decompressed(path: Path, *, only_header: bool = False, announced: int | None
     Raises:
         ScanError: the stream ends early, is damaged, or decompresses to more or to less.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(64 * HEADER_BYTES if only_header else len(GZIP_MAGIC))
         packed = start.startswith(GZIP_MAGIC)
         if not only_header:
@@ -75,15 +76,19 @@ def decompressed(path: Path, *, only_header: bool = False, announced: int | None
             return unpack(path, file, announced) if packed else file.read()
     if not packed:
         return start
+    stream = zlib.decompressobj(AUTOMATIC)
     try:
-        return zlib.decompressobj(AUTOMATIC).decompress(start, HEADER_BYTES)
+        header = stream.decompress(start, HEADER_BYTES)
+        if len(header) == HEADER_BYTES or stream.eof or len(start) == 64 * HEADER_BYTES:
+            return header
+        raise ScanError.at(path, "gzip stream ends early", "a complete file", "copy it again; it is truncated")
     except zlib.error as error:
         raise ScanError.at(path, f"gzip stream is damaged ({error})", "an intact file", "copy it again", "NS-S030") from error
 
 
 def compression_note(path: Path) -> tuple[str, ...]:
     """A note if a file is compressed, or not, contrary to its name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         packed, named = file.read(2) == GZIP_MAGIC, path.name.lower().endswith(".gz")
     return () if packed == named else (f"is {'' if packed else 'not '}compressed, contrary to its name; read as it is [NS-S005]",)
 

@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 
 from nnseg.core.errors import ScanError
+from nnseg.core.limits import limit
 from nnseg.storage.images.units import unit_of
+from nnseg.system.regular import open_regular
 
 NRRD = (".nrrd", ".nhdr")
 """Suffixes; 3D Slicer puts ".seg" before them in names of label maps: p.seg.nrrd belongs to p.nrrd."""
@@ -20,7 +22,7 @@ HEADER_BYTES = 2**20
 
 def nrrd_header(path: Path) -> dict[str, str]:
     """The fields of a header by name, in lower case; "" as the name of the lines that follow ``data file: LIST``."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         text = re.split(rb"\r?\n\r?\n", file.read(HEADER_BYTES), maxsplit=1)[0]
     fields: dict[str, str] = {}
     files: list[str] = []
@@ -43,7 +45,10 @@ def nrrd_files(path: Path) -> tuple[Path, ...]:
         return tuple(path.parent / other for other in fields[""].splitlines() if other)
     if match := re.fullmatch(r"(.*%\d*[du]\S*) (-?\d+) (-?\d+) (-?\d+)( \d+)?", name):
         first, last, step = (int(number) for number in match.groups()[1:4])
-        return tuple(path.parent / (match[1] % number) for number in range(first, last + (1 if step > 0 else -1), step))
+        numbers = range(first, last + (1 if step > 0 else -1), step or 1)
+        if len(numbers) > limit("data_files") or match[1].count("%") > 1 or re.search(r"%\d{3}", match[1]):
+            raise ScanError.at(path, f'has the data files "{name[:100]}"', f"at most {limit('data_files')}", "export it again")
+        return tuple(path.parent / (match[1] % number) for number in numbers)
     return (path.parent / name,)
 
 

@@ -7,21 +7,28 @@ Source: ngff.openmicroscopy.org, versions 0.4 and 0.5: "multiscales", "axes", "c
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
+from nnseg.core.limits import limit, raise_by
 from nnseg.storage.images.array_axes import arranged, find_array_axes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
+from nnseg.storage.images.unpack import SLACK, unpack_parts
+from nnseg.system.regular import open_regular
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files in the folder of a group or an array."""
+
+LARGEST_CHUNK = 64
+"""A chunk has at most so many times the bytes of the image; the last ones reach beyond its end."""
 
 OLD_AXES: Final = "TCZYX"
 """Of versions 0.1 and 0.2, which do not state them."""
@@ -150,18 +157,52 @@ class _FirstOf:
 
 
 def _check_chunks(path: Path, array: Any) -> None:
-    """Raise ScanError if a chunk packed by Blosc is cut: Blosc does not check the length, and would read beyond the end.
+    """Raise ScanError for an image that cannot be read in memory, and for chunks that are cut or unpack to more than they should.
 
-    Source: Blosc's README_CHUNK_FORMAT: bytes 12 to 15 of a chunk are its length.
+    Source: Blosc's README_CHUNK_FORMAT: bytes 4 to 7 of a chunk are the length of its content, 12 to 15 its own. Blosc does not
+    check it, and would read beyond the end.
     """
-    if not any("blosc" in type(codec).__name__.lower() for codec in array.compressors) or getattr(array, "shards", None):
+    check_size(path, array.shape, array.dtype)
+    count = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+    if count > limit("chunks"):
+        raise ScanError.at(path, f"has {count:,} chunks", f"at most {limit('chunks'):,}", f"save it anew; {raise_by('chunks')}")
+    most = math.prod(array.chunks) * array.dtype.itemsize
+    if most > LARGEST_CHUNK * array.nbytes + SLACK:
+        found = f"has chunks of {' x '.join(map(str, array.chunks))} in an image of {' x '.join(map(str, array.shape))}"
+        raise ScanError.at(path, found, "chunks that are not much larger than the image", "save it anew")
+    kinds = " ".join(type(codec).__name__.lower() for codec in array.compressors)
+    check = next((check for kind, check in CHECKS.items() if kind in kinds), None)
+    if check is None or getattr(array, "shards", None):
         return
     for chunk in store_files(path / array.path):
         if chunk.name not in DESCRIPTIONS:
-            with chunk.open("rb") as file:
-                promised, size = int.from_bytes(file.read(16)[12:], "little"), chunk.stat().st_size
-            if size != promised:
-                raise ScanError.at(chunk, f"has {size} bytes", f"{promised}, as its header says", "copy the image again")
+            with open_regular(chunk) as file:
+                check(chunk, file, most)
+
+
+def _check_blosc(chunk: Path, file: BinaryIO, most: int) -> None:
+    start, size = file.read(16), chunk.stat().st_size
+    content, promised = (int.from_bytes(start[i : i + 4], "little") for i in (4, 12))
+    if size != promised:
+        raise ScanError.at(chunk, f"has {size} bytes", f"{promised}, as its header says", "copy the image again")
+    if content > most + SLACK:
+        raise ScanError.at(chunk, f"unpacks to {content} bytes", f"{most}, as its image says", "copy the image again")
+
+
+def _check_deflated(chunk: Path, file: BinaryIO, most: int) -> None:
+    total = 0
+    for part in unpack_parts(chunk, file):
+        total += len(part)
+        if total > most + SLACK:
+            raise ScanError.at(chunk, f"unpacks to more than {total} bytes", f"{most}, as its image says", "copy the image again")
+
+
+CHECKS: dict[str, Callable[[Path, BinaryIO, int], None]] = {
+    "blosc": _check_blosc,
+    "gzip": _check_deflated,
+    "zlib": _check_deflated,
+}
+"""What checks a chunk, by a part of the codec's name: (file, opened, bytes that it may unpack to)."""
 
 
 def _arranged(array: Any, axes: str, known: StatedSize, options: ReadOptions, notes: list[str]) -> RawImage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from PIL import Image, UnidentifiedImageError
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.core.limits import limit, raise_by
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
+from nnseg.system.regular import open_regular
 
 Voxels = npt.NDArray[Any]
 
 CONVERTED = {"PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
 """What pictures are read as whose colours are no intensities, by Pillow's names."""
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 DEEP_COLOURS = {(16, 2), (16, 4), (16, 6)}
 """Bits and colour types of PNG that Pillow would cut to 8 bits. Source: PNG specification, 11.2.1 (IHDR)."""
@@ -43,7 +48,7 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
         ScanError: no image, truncated, or an animation.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             _check_still(path, image)
             if image.format == "PPM":
                 _check_range(path)
@@ -59,6 +64,35 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     return turned(raw, exif, *exif_note(exif))
 
 
+def _opened(path: Path) -> Image.Image:
+    """A picture of which the header has been read.
+
+    Raises:
+        ScanError: it has more pixels than a picture may have.
+    """
+    with open_regular(path) as file:
+        start = file.read(26)
+    if start[:8] == PNG_MAGIC:
+        _check_pixels(path, int.from_bytes(start[16:20]), int.from_bytes(start[20:24]))
+    Image.MAX_IMAGE_PIXELS = limit("plane_pixels")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a file is refused below
+            image = Image.open(path)
+    except Image.DecompressionBombError:
+        _check_pixels(path, 2 * limit("plane_pixels"), 1)
+        raise
+    _check_pixels(path, image.width, image.height)
+    return image
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > limit("plane_pixels"):
+        found = f"has {width} x {height} pixels" if height > 1 else f"has over {width:,} pixels"
+        expected = f"at most {limit('plane_pixels'):,} pixels"
+        raise ScanError.at(path, found, expected, f"cut it; {raise_by('plane_pixels')}", "NS-S037")
+
+
 def _check_still(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in ("GIF", "PNG"):  # further pictures in a JPEG are previews
@@ -70,7 +104,7 @@ def _check_sums(path: Path) -> None:
 
     Source: PNG specification, 5.3 (chunk layout): length, type, data, CRC of type and data.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(PNG_SIGNATURE_BYTES)
         while len(start := file.read(8)) == 8:
             content = start[4:] + file.read(int.from_bytes(start[:4], "big"))
@@ -82,7 +116,7 @@ def _check_sums(path: Path) -> None:
 
 def _check_range(path: Path) -> None:
     """Raise ScanError for a PPM or PGM file whose values Pillow would scale, since its highest is neither 255 nor 65535."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
     if header[3] not in (b"255", b"65535"):
         raise ScanError.at(path, f"has values up to {header[3].decode(errors='replace')}", "255 or 65535", "save it as PNG")
@@ -109,9 +143,9 @@ def _wanted_mode(image: Image.Image, options: ReadOptions) -> str:
 
 
 def _has_deep_colours(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(26)
-    return start[:8] == b"\x89PNG\r\n\x1a\n" and tuple(start[24:26]) in DEEP_COLOURS
+    return start[:8] == PNG_MAGIC and tuple(start[24:26]) in DEEP_COLOURS
 
 
 def write_picture(voxels: Voxels, path: Path, *, like: Source, labels: Labels | None = None) -> None:
@@ -142,7 +176,7 @@ def _turn(exif: int) -> dict[str, Any]:
 def _density(source: Path) -> dict[str, Any]:
     """The dots per inch of the scan's own picture, if it has them."""
     try:
-        with Image.open(source) as image:
+        with _opened(source) as image:
             return {"dpi": image.info["dpi"]}
     except (OSError, KeyError):
         return {}

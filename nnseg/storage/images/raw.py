@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,9 @@ import numpy.typing as npt
 from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL
+from nnseg.core.limits import limit, raise_by
+from nnseg.system.machine import allowed_ram_gb
+from nnseg.system.regular import open_regular
 
 FEW = 4
 """An axis up to this length may be one of channels or colours, where a file does not say what it is."""
@@ -157,16 +162,58 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise ScanError.at(path, "is a folder", "a single image file", "name the file inside it", "NS-S003")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             empty = not file.read(1)
     except FileNotFoundError as error:
         raise ScanError.at(path, "there is no such file", "an image", "check the name, or restore the file", "NS-S003") from error
     except OSError as error:
-        raise ScanError.at(
-            path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions", "NS-S003"
-        ) from error
+        advice = "name the image itself" if error.errno == errno.EINVAL else "check its permissions"
+        raise ScanError.at(path, f"cannot be read ({error.strerror})", "a readable file", advice, "NS-S003") from error
     if empty:
         raise ScanError.at(path, "is empty (zero bytes)", "an image", "copy or export it again", "NS-S003")
+
+
+BYTES_EACH = 12.0
+"""Bytes for each value of an image while it is read: as stored (up to float32), as float32, and a copy in canonical orientation."""
+
+FEWEST_BYTES = 2**24
+"""Of voxels, for which memory is taken whatever the size of the file: its reader says more exactly what is missing."""
+
+MOST_PACKED: Final = {"none": 1, "text": 8, "deflate": 1032, "any": 2**15}
+"""Values' bytes at most for a byte of the file, by how it holds them. Source: zlib.net/zlib_tech.html."""
+
+
+def check_size(
+    path: Path,
+    shape: Sequence[int],
+    dtype: npt.DTypeLike,
+    options: ReadOptions = READ_DEFAULTS,
+    *,
+    held: int | None = None,
+    packing: str = "none",
+) -> None:
+    """Raise ScanError for an image that this machine cannot read, or that its file cannot hold; called before memory is taken.
+
+    Args:
+        shape: of all axes and channels, as the header announces it.
+        dtype: of the stored values.
+        options: where only the header is read, no more is checked than that arrays may have such a shape.
+        held: bytes of the file that may be voxels; None if that is not known.
+        packing: one of `MOST_PACKED`.
+    """
+    count, itemsize = math.prod(map(int, shape)), np.dtype(dtype).itemsize
+    size = " x ".join(map(str, shape[:8])) + (" ..." if len(shape) > 8 else "")
+    promised = (held or 0) * MOST_PACKED[packing] + FEWEST_BYTES
+    if held is not None and count * itemsize > promised and not options.only_header:
+        found = f"has {held} bytes, and its header announces {size} values of {itemsize} bytes"
+        raise ScanError.at(
+            path, found, f"{count * itemsize} bytes", "copy it again; it is truncated, or its header is wrong", "NS-S002"
+        )
+    allowed, needed = allowed_ram_gb(), count * max(BYTES_EACH, itemsize + 8) / 1e9
+    if (needed > allowed and not options.only_header) or count > limit("image_values"):
+        found = f"is an image of {size} values, which takes {needed:,.1f} GB of memory to read"
+        expected = f"at most {allowed:,.1f} GB, {limit('memory_percent')} % of this machine's"
+        raise ScanError.at(path, found, expected, f"cut it or make it smaller; {raise_by('memory_percent')}", "NS-S037")
 
 
 def make_grid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from nnseg.core.dataset import list_some
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.core.limits import limit, raise_by
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
-from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, flat_raw, placeholder
+from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
 from nnseg.storage.images.tiff_spacing import X_RESOLUTION, Y_RESOLUTION, VoxelSize, ome_sizes, voxel_size
+from nnseg.system.regular import open_regular
 
 Voxels = npt.NDArray[Any]
 
@@ -34,6 +37,18 @@ AXIS_NAMES: Final = {
     "P": "positions or phases", "R": "tiles or scenes", "H": "lifetimes", "L": "exposures", "V": "events", "M": "mosaic tiles",
 }  # fmt: skip
 """Source: tifffile's AXES_NAMES."""
+
+PACKING: Final = {1: "none", 8: "deflate", 32946: "deflate", 50013: "deflate"}
+"""How much a strip may unpack to, by its compression, see `MOST_PACKED`; a strip of another one may be small."""
+
+LARGEST_PART, SMALL_PART = 4, 2**24
+"""A strip or tile has at most so many times the bytes of the image, or so many bytes."""
+
+EMBEDDED: Final = (33003, 33004, 33005, 34712, 34933)
+"""Compressions whose strips are pictures with sizes of their own: JPEG 2000 and PNG."""
+
+EMBEDDED_BYTES, SIZES = 4096, {b"IHDR": 4, b"\xff\x4f\xff\x51": 8}
+"""Where such a picture states its width and height, behind a marker. Source: PNG 11.2.2; ISO/IEC 15444-1, A.5.1."""
 
 UNNAMED = ("I", "Q")
 """Axes of pages about which a file says nothing."""
@@ -53,9 +68,11 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """
     try:
         with _logged_errors() as errors, tifffile.TiffFile(path) as file:
+            _check_pages(path, file)
             series, page = file.series[0], file.series[0].keyframe
             _check_codec(path, page)
             _check_length(path, series)
+            _check_announced(path, series, options)
             exif, size = orientation_of(_tag(page, ORIENTATION)), voxel_size(file)
             pixels, axes = _pixels(file, series, options)
             stated, others = series.axes if series.kind in ("ome", "imagej") else "", _others(path, file)
@@ -74,6 +91,13 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
 def _tag(page: Any, number: int) -> Any:
     tag = page.tags.get(number)
     return int(tag.value) if tag is not None and isinstance(tag.value, int) else None
+
+
+def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
+    """Raise ScanError for more pages than are read; their places in the file are followed, and nothing else of them is read."""
+    if len(file.pages) > limit("pages"):
+        expected = f"at most {limit('pages'):,}"
+        raise ScanError.at(path, f"has {len(file.pages):,} pages", expected, f"divide it; {raise_by('pages')}", "NS-S037")
 
 
 def _check_codec(path: Path, page: Any) -> None:
@@ -95,6 +119,35 @@ def _check_length(path: Path, series: Any) -> None:
         raise ScanError.at(
             path, f"is damaged (it has {size} bytes)", f"{max(ends)} bytes", "copy it again; it may be truncated", "NS-S002"
         )
+
+
+def _check_announced(path: Path, series: Any, options: ReadOptions) -> None:
+    """Raise ScanError for more pixels than can be read, or than the file can hold, and for strips or tiles that unpack to more."""
+    page, pages = series.keyframe, [page for page in series.pages if page is not None]
+    if page.compression in EMBEDDED and not options.only_header:
+        for one in pages:
+            _check_embedded(path, one)
+    held = None if series.kind == "ome" else sum(sum(one.databytecounts) for one in pages)  # OME's pages may be in other files
+    check_size(path, series.shape, series.dtype, options, held=held, packing=PACKING.get(int(page.compression), "any"))
+    part, whole = (math.prod(shape) * page.dtype.itemsize for shape in (page.chunks, page.shape))
+    if part > LARGEST_PART * whole + SMALL_PART:
+        found = f"has strips or tiles of {' x '.join(map(str, page.chunks))} in an image of {' x '.join(map(str, page.shape))}"
+        raise ScanError.at(path, found, "parts that are not much larger than the image", "export it again")
+
+
+def _check_embedded(path: Path, page: Any) -> None:
+    """Raise ScanError for a picture in a strip or tile with more pixels than that has: its decoder would unpack all of them."""
+    allowed = math.prod(page.chunks)
+    with open_regular(path) as file:
+        for offset in page.dataoffsets:
+            file.seek(offset)
+            start = file.read(EMBEDDED_BYTES)
+            for magic, at in SIZES.items():
+                place = start.find(magic)
+                width, height = (int.from_bytes(start[place + at + i : place + at + i + 4]) for i in (0, 4))
+                if place >= 0 and width * height > max(allowed, SMALL_PART):
+                    found = f"has a picture of {width} x {height} pixels in a strip or tile of {' x '.join(map(str, page.chunks))}"
+                    raise ScanError.at(path, found, "as many as the strip or tile has", "export it again")
 
 
 def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple[Voxels, str]:
