@@ -17,7 +17,7 @@ from nnseg.commands.preprocess import PreprocessingTask
 from nnseg.commands.probe import ProbeRequest, ProbeResult
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, NnsegError
-from nnseg.core.geometry import tile_starts
+from nnseg.core.geometry import count_tiles
 from nnseg.core.image import LabelMap
 from nnseg.core.options import Options
 from nnseg.core.plan import Plan
@@ -169,7 +169,7 @@ def _seconds_of_tile(network: MemberNetwork, window: Window, *, tiles: int) -> f
     image = torch.rand(plan.stored_channels, *shape).to(network.device)
     # float() waits for the device
     [seconds] = time_calls(lambda: [float(slab.flatten()[0]) for slab in sliding_window([network], image, window)])
-    return seconds / (len(tile_starts(shape[along], window.tile[along], step)) * len(window.flips))
+    return seconds / (count_tiles(shape[along], window.tile[along], step) * len(window.flips))
 
 
 def _untrained(plan: Plan) -> Member:
@@ -237,7 +237,7 @@ def _prediction_timer(request: ProbeRequest, device: torch.device) -> Callable[[
         if written.status == "failed":
             raise NnsegError(written.reason)
         shape = store.read(case.name).labels.shape
-        tiles = np.prod([len(tile_starts(max(n, t), t, 1.0)) for n, t in zip(shape, tile, strict=True)])
+        tiles = np.prod([count_tiles(max(n, t), t, 1.0) for n, t in zip(shape, tile, strict=True)])
         return max(0.0, written.total_seconds - float(tiles) * tile_seconds), (out / written.file).stat().st_size
 
     return predict

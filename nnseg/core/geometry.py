@@ -138,7 +138,10 @@ class Grid:
 
     def resampled(self, spacing: Vector) -> Grid:
         """The grid of the same extent with another spacing; its shape is rounded half to even, at least one voxel."""
-        shape = [max(1, round(n * old / new)) for n, old, new in zip(self.shape, self.spacing, spacing, strict=True)]
+        shape = [
+            max(1, round(min(n * old / new, MOST_ALONG_AXIS)))
+            for n, old, new in zip(self.shape, self.spacing, spacing, strict=True)
+        ]
         return replace(self, shape=as_shape(shape), spacing=spacing)
 
 
@@ -229,6 +232,10 @@ def as_shape(values: Iterable[int]) -> Shape:
     return a, b, c
 
 
+MOST_ALONG_AXIS = 2.0**48
+"""Voxels along an axis of a grid that is computed; no memory holds as many, and their number stays finite."""
+
+
 def format_axes(values: Iterable[float], form: str = "g") -> str:
     """Numbers along axes as text: "40 x 56 x 40"."""
     return " x ".join(f"{value:{form}}" for value in values)
@@ -254,6 +261,10 @@ def tile_starts(length: int, patch: int, step: float) -> tuple[int, ...]:
         patch: voxels of a tile.
         step: largest distance of neighbouring tiles as a share of ``patch``.
     """
-    room = length - patch
-    gaps = math.ceil(room / (patch * step))
-    return tuple(round(room / max(gaps, 1) * i) for i in range(gaps + 1))
+    room, count = length - patch, count_tiles(length, patch, step)
+    return tuple(round(room / max(count - 1, 1) * i) for i in range(count))
+
+
+def count_tiles(length: int, patch: int, step: float) -> int:
+    """Number of the tiles of `tile_starts`, without listing them."""
+    return math.ceil((length - patch) / (patch * step)) + 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nnseg.core.geometry import Grid, Shape
 from nnseg.inference.networks import NetworkGroup
-from nnseg.inference.tiles import SLAB_VALUES, Tiling
+from nnseg.inference.tiles import SLAB_VALUES, held_slices
 
 READING = 12.0
 """Bytes per voxel and channel: as stored (up to float32), as float32, and a copy in canonical orientation."""
@@ -45,10 +45,10 @@ def needed_gb(groups: Sequence[NetworkGroup], grid: Grid, *, uncertainty: bool =
 
 def _window_bytes(group: NetworkGroup, shape: Shape) -> float:
     """Of the sums over tiles, the slices that are passed on, and the logits of a blank tile."""
-    window, tiling = group.window, Tiling.of(shape, group.window)
+    window, (padded, depth) = group.window, held_slices(shape, group.window)
     channels = window.heads * (1 if window.logits else len(group.networks)) + 2
-    plane = math.prod(tiling.padded[1:]) * channels
-    slab = plane * tiling.depth(window.tile[0])
+    plane = math.prod(padded[1:]) * channels
+    slab = plane * depth
     return 4.0 * (slab + SLAB_COPIES * min(slab, max(SLAB_VALUES, plane)) + math.prod(window.tile) * channels)
 
 

@@ -10,7 +10,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from nnseg.core.geometry import tile_starts
+from nnseg.core.geometry import count_tiles, tile_starts
 from nnseg.core.labels import Pairs, swap_order
 from nnseg.core.plan import Steps
 
@@ -112,8 +112,7 @@ class Tiling:
         missing = [max(t - n, 0) for t, n in zip(window.tile, shape, strict=True)]
         z, y, x = (n + m for n, m in zip(shape, missing, strict=True))
         depths, rows, columns = (tile_starts(n, t, s) for n, t, s in zip((z, y, x), window.tile, window.steps, strict=True))
-        copies = len(rows) * len(columns) * len(window.flips)
-        together = max(1, window.batch // copies) if window.tile[0] == 1 else 1  # a few small slices do not fill a batch
+        together = _layers_together(window, len(rows) * len(columns))
         return cls(
             layers=tuple(depths[i : i + together] for i in range(0, len(depths), together)),
             corners=tuple(product(rows, columns)),
@@ -124,6 +123,20 @@ class Tiling:
     def depth(self, tile: int) -> int:
         """Number of slices that are held at once, for tiles of this depth."""
         return max(layer[-1] - layer[0] for layer in self.layers) + tile
+
+
+def held_slices(shape: Sequence[int], window: Window) -> tuple[tuple[int, int, int], int]:
+    """Padded shape of a volume, and the number of slices that are held at once, as of its `Tiling`, without listing the tiles."""
+    z, y, x = (max(t, n) for t, n in zip(window.tile, shape, strict=True))
+    depths, rows, columns = (count_tiles(n, t, s) for n, t, s in zip((z, y, x), window.tile, window.steps, strict=True))
+    room, together = z - window.tile[0], _layers_together(window, rows * columns)
+    between = math.ceil((together - 1) * room / max(depths - 1, 1))
+    return (z, y, x), min(between, room) + window.tile[0]
+
+
+def _layers_together(window: Window, corners: int) -> int:
+    """Layers of tiles that are summed up together: a few small slices do not fill a batch."""
+    return max(1, window.batch // (corners * len(window.flips))) if window.tile[0] == 1 else 1
 
 
 def importance(patch: Steps) -> Tensor:

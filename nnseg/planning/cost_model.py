@@ -6,8 +6,9 @@ import heapq
 import math
 from collections.abc import Sequence
 
+from nnseg.core import geometry
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
-from nnseg.core.geometry import Shape, tile_starts
+from nnseg.core.geometry import Shape
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Trial
@@ -105,7 +106,7 @@ def count_tiles(case: CaseMeasure, plan: Plan) -> int:
     patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
     steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
     along = zip(shape_on_grid(case, plan), patch, steps, strict=True)
-    return math.prod(len(tile_starts(max(n, p), p, s)) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
+    return math.prod(geometry.count_tiles(max(n, p), p, s) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))
 
 
 def estimate_pool_seconds(seconds: Sequence[float], workers: int) -> float:

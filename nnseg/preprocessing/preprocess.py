@@ -6,6 +6,7 @@ sees true zeros. Source: Isensee et al. 2021, supplement 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ModelError, ScanError
-from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector
+from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector, format_axes
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan, nonzero_box
+from nnseg.core.limits import raise_by
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.normalize import normalize
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
+from nnseg.system.machine import allowed_ram_gb
 
 OwnNormalizer = Callable[[Floats], Floats]
 
@@ -51,6 +54,7 @@ def preprocess(
     if turn != Reorientation():
         scan = replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
     placement = _place(scan.grid, nonzero_box(scan.image), plan)
+    _check_memory(scan, plan, placement)
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
     cropped = _cropped(scan.image, placement)
     image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
@@ -98,6 +102,9 @@ def plan_orientation(scan: Scan, plan: Plan) -> Reorientation:
     return RAS if plan.preprocessing.orientation == "ras" else Reorientation()
 
 
+RESAMPLED_BYTES = 12
+"""For each voxel and channel of the network's grid: the image, a copy, and one axis half resampled."""
+
 RAS = Reorientation(flips=(False, True, True))
 """From axes towards left, posterior and superior to right, anterior and superior."""
 
@@ -114,6 +121,16 @@ def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: Labe
     for name, given in (("label map", label_map), ("previous label map", previous)):
         if given is not None:
             _check_labels(f"{file}: the {name}", given, scan, plan)
+
+
+def _check_memory(scan: Scan, plan: Plan, placement: Placement) -> None:
+    """Raise ScanError if the network's grid of a scan has more voxels than fit into memory, as by a wrong spacing."""
+    needed = RESAMPLED_BYTES * plan.stored_channels * math.prod(placement.shape) / 1e9
+    if needed > allowed_ram_gb():
+        file = scan.source.files[0].name if scan.source.files else "the scan"
+        found = f"has voxels of {format_axes(scan.grid.spacing)} mm, which are {format_axes(placement.shape)} of the plan's"
+        expected = f"a grid of at most {allowed_ram_gb():,.1f} GB, not {needed:,.1f} GB"
+        raise ScanError.at(file, found, expected, f"correct the spacing; {raise_by('memory_percent')}", "NS-S037")
 
 
 def _check_labels(name: str, label_map: LabelMap, scan: Scan, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from nnseg.core.dataset import counted
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.frozen import digest
-from nnseg.core.geometry import Grid
+from nnseg.core.geometry import Grid, format_axes
 from nnseg.core.image import Scan, Source
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
@@ -209,10 +209,10 @@ class PredictionPipeline:
         case.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
         allowed = self._exclusive_gb if case.task.exclusive else self._memory_gb
         if case.needed_gb > allowed:
-            shape = " x ".join(map(str, grid.shape))
+            shape, spacing = format_axes(grid.shape, "d"), format_axes(grid.spacing)
             raise _TooLargeError(
                 f"a scan of {shape} voxels needs {case.needed_gb:.2f} GB of RAM, and {max(allowed, 0):.2f} GB may be used; give "
-                "more with --memory, close other programs, or cut the scan",
+                f"more with --memory, close other programs, cut the scan, or correct its spacing ({spacing} mm)",
                 retry=self._exclusive_gb > self._memory_gb,
             )
         self._memory.enter(case.needed_gb, limit_gb=allowed)
