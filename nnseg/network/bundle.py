@@ -19,6 +19,7 @@ from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError, NewerVersionError, PlanError
 from nnseg.core.labels import Labels
+from nnseg.core.limits import limit, raise_by
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
 from nnseg.core.trust import Trust
@@ -27,6 +28,11 @@ from nnseg.network.checkpoint import content_digest, join_groups, load_tensors, 
 
 FORMAT = 1
 """Version of the text; a file of another version is refused."""
+
+
+FEWEST_WEIGHTS, MOST_MISSING = 10_000_000, 4
+"""A plan may describe so many weights more than its file holds, or times as many: the network is then built, and tells what is
+missing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,6 +144,8 @@ def load_model_file(path: Path) -> Model:
         )
     weights = split_groups(tensors)
     try:
+        if (count := len(text["members"]) + len(text.get("previous", ()))) > limit("members"):
+            raise ModelError(f"{path} has {count} members, the most is {limit('members')}; {raise_by('members')}")
         members, previous = (
             tuple(_member(entry, weights[f"{kind}_{i}"], f"{path}, {kind} {i}") for i, entry in enumerate(entries))
             for kind, entries in (("member", text["members"]), ("previous", text.get("previous", ())))
@@ -171,6 +179,10 @@ def _member(entry: Mapping[str, Any], weights: Mapping[str, Tensor], where: str)
         plan = parse(Plan, entry["plan"], where)
     except PlanError as error:
         raise ModelError(f"the model's plan is not valid: {error}") from error
+    held = sum(tensor.numel() for tensor in weights.values())
+    if plan.network.is_unet and plan.network.weights > FEWEST_WEIGHTS + MOST_MISSING * held:
+        found = f"its plan describes {plan.network.weights:.2g} weights, but {held:.2g} are there"
+        raise ModelError(f"{where}: {found}; export it again")
     return Member(plan=plan, fold=entry["fold"], weights=weights, weight=entry.get("weight", 1.0))
 
 

@@ -37,7 +37,10 @@ from nnseg.core.errors import DamagedCaseError, ScanError
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
+from nnseg.core.limits import limit
+from nnseg.storage.bounded import open_archive
 from nnseg.storage.files import write_aside
+from nnseg.system.machine import allowed_ram_gb
 
 Locations = npt.NDArray[np.int32]
 
@@ -185,7 +188,9 @@ class CaseStore:
 def _read_contents(path: Path) -> _Contents | None:
     """The content of case.json; None unless the file is there and its members have the recorded sizes."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_archive(path, MOST_MEMBERS) as file:
+            if file.getinfo(CONTENTS).file_size > limit("case_text_bytes") or any(i.compress_type for i in file.infolist()):
+                return None  # not one that was written here
             contents = _Contents.model_validate_json(file.read(CONTENTS))
             sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
     except (OSError, KeyError, ValidationError, zipfile.BadZipFile):
@@ -262,6 +267,7 @@ MADE_AGAIN = "preprocess it again, as the same command does"
 SUFFIX = ".case"
 LONGEST_PLAIN = 240
 """Characters of an encoded name without a digest."""
+MOST_MEMBERS = 16
 CONTENTS, IMAGE, LABELS, LOCATIONS = "case.json", "image.b2nd", "labels.b2nd", "locations.b2nd"
 ANNOTATED = -1
 """Key of the positions of annotated voxels among those of label indices."""
@@ -319,7 +325,10 @@ def _unpacked(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> npt.NDArr
     frame = file.read(name)
     if _digest(frame) != member.digest:
         raise ValueError(f"{name} is not what was written")
-    return np.asarray(blosc2.ndarray_from_cframe(frame)[...])
+    array = blosc2.ndarray_from_cframe(frame)
+    if array.nbytes > allowed_ram_gb() * 1e9:
+        raise ValueError(f"{name} announces {array.nbytes} bytes")
+    return np.asarray(array[...])
 
 
 def _in_place(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> Any:

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.errors import ModelError, NewerVersionError
+from nnseg.core.limits import limit
+from nnseg.system.regular import open_regular
 
 FORMAT = 1
 """Version of the layout; a file of another version is refused."""
 
 DTYPE_NAMES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
 """Types of tensors that a file may hold."""
-
-HEADER_BYTES = 100_000_000
-HEADER_ENTRIES = 20_000
 
 
 def read_model_header(path: Path) -> dict[str, Any]:
@@ -29,11 +28,13 @@ def read_model_header(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(HEADER_BYTES, size - 8):
+        if size < 8 or length > min(limit("model_header_bytes"), size - 8):
             raise damaged(path, "its header is longer than the file or than is allowed")
         text = file.read(length)
+    if text.count(b'"dtype"') > limit("model_tensors") or text.count(b",") > limit("model_header_entries"):
+        raise damaged(path, "it holds too many tensors, or other entries")
     try:
         entries = json.loads(text)
         written = entries.pop("__metadata__")["nnseg"]
@@ -48,7 +49,7 @@ def read_model_header(path: Path) -> dict[str, Any]:
         raise NewerVersionError.of(path, version, FORMAT)
     if version != FORMAT:
         raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
-    if len(entries) > HEADER_ENTRIES or not types <= DTYPE_NAMES:
+    if len(entries) > limit("model_tensors") or not types <= DTYPE_NAMES:
         raise damaged(path, "it holds too many tensors, or tensors of unknown types")
     return dict(ours)
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from nnseg.core.errors import ModelError
+from nnseg.core.limits import limit
 from nnseg.interop.nnunet.pickle_interpreter import PickleInterpreter, StoredTensor
+from nnseg.storage.bounded import check_archive
+from nnseg.system.regular import open_regular
 
-PROGRAM_BYTES = 16_000_000
-"""Largest pickle; those of trained nnU-Nets have some hundred thousand bytes."""
-ENTRIES = 20_000
+MOST_SHARED = 4
+"""All tensors together have at most so many times the bytes of the file: some networks share weights."""
 MOST_REPEATED = 2**24
 """Largest number of values of a tensor that is larger than its storage, because strides repeat some."""
 
@@ -34,7 +36,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._path, self._archive = path, archive
+        self._path, self._archive, self._read_bytes = path, archive, 0
         self._entries = _entries(path, archive)
         programs = [name for name in self._entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(programs) != 1:
@@ -43,7 +45,7 @@ class Checkpoint:
         order = f"{self._prefix}byteorder"
         if order in self._entries and self._bytes(order, 16) != b"little":
             raise _refused(path, "was written on a machine with another order of bytes; save it again on a common one")
-        self.content = PickleInterpreter(path).run(self._bytes(programs[0], PROGRAM_BYTES))
+        self.content = PickleInterpreter(path).run(self._bytes(programs[0], limit("checkpoint_program_bytes")))
 
     def read(self, stored: StoredTensor) -> Tensor:
         """A tensor with its values, in memory of its own.
@@ -52,6 +54,9 @@ class Checkpoint:
             ModelError: values are missing.
         """
         dtype, count = stored.storage.dtype, stored.storage.count
+        self._read_bytes += math.prod(stored.shape) * dtype.itemsize
+        if self._read_bytes > MOST_SHARED * self._path.stat().st_size + MOST_REPEATED:
+            raise _refused(self._path, "has tensors that together are many times as large as the file; copy it again")
         if 0 in stored.shape:
             return torch.empty(stored.shape, dtype=dtype)
         last = stored.offset + sum((n - 1) * stride for n, stride in zip(stored.shape, stored.strides, strict=True))
@@ -81,10 +86,11 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
             message has the name of what it uses.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(4)
             if start != b"PK\x03\x04":
                 raise _refused(path, _wrong_format(start))
+            check_archive(file, limit("model_tensors"))
             with zipfile.ZipFile(file) as archive:
                 yield Checkpoint(path, archive)
     except OSError as error:
@@ -103,8 +109,9 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     """The archive's entries by name; none is compressed, so that reading never needs more memory than the file has bytes."""
     listed = archive.infolist()
     entries = {entry.filename: entry for entry in listed}
-    if len(listed) > ENTRIES or len(entries) < len(listed):
-        raise _refused(path, f"has {len(listed)} entries, {len(entries)} of different names; allowed are {ENTRIES}, all different")
+    most = limit("model_tensors")
+    if len(listed) > most or len(entries) < len(listed):
+        raise _refused(path, f"has {len(listed)} entries, {len(entries)} of different names; allowed are {most}, all different")
     if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in listed):
         raise _refused(path, "is compressed or encrypted, which PyTorch's files are not")
     if sum(e.file_size for e in listed) > path.stat().st_size:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from nnseg.core.errors import ModelError
+from nnseg.core.limits import limit
 
 MOST_AXES = 8
 MOST_ARGUMENTS = 8
@@ -100,8 +101,10 @@ class PickleInterpreter:
             ValueError: it is not valid.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(io.BytesIO(program)):
+            for step, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(program))):
                 name = opcode.name
+                if step >= limit("checkpoint_steps"):
+                    raise self._refused(f"has a pickle of over {limit('checkpoint_steps'):,} steps")
                 if name in _LITERALS:
                     self._stack.append(argument)
                 elif name in _OPCODES:

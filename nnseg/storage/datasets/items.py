@@ -73,6 +73,8 @@ class Tree:
         no_scans: files of formats that are a folder of files, such as DICOM, that are no scans, with the reason.
         locked: folders that cannot be listed.
         own: what nnseg predict wrote there, beside label maps.
+        passed: links that lead in rings, pipes and devices.
+        visits: number of links to each folder that were met.
     """
 
     root: Path
@@ -84,6 +86,8 @@ class Tree:
     locked: list[Path] = field(default_factory=list)
     no_scans: dict[Path, str] = field(default_factory=dict)
     own: list[Unused] = field(default_factory=list)
+    passed: list[Unused] = field(default_factory=list)
+    visits: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, kw_only=True)

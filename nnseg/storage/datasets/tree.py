@@ -10,10 +10,12 @@ from pathlib import Path
 
 from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
+from nnseg.core.limits import limit
 from nnseg.storage.datasets.items import Item, Tree
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, suffix_of
 from nnseg.storage.images.unread import why_unread
 from nnseg.storage.predictions import OwnKind, own_files
+from nnseg.system.regular import check_regular
 
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
 _OTHERS = ".bval .bvec .bvals .bvecs .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
@@ -35,7 +37,7 @@ def list_unused(tree: Tree) -> tuple[Unused, ...]:
         found.append(Unused(path=tree.root, reason=f"{counted(companions.total(), 'file')} without image: {listed}"))
     if tree.hidden:
         found.append(Unused(path=tree.root, reason=counted(tree.hidden, "hidden file")))
-    return (*found, *tree.own)
+    return (*found, *tree.passed, *tree.own)
 
 
 def suffixes_found(folder: Path) -> str:
@@ -99,10 +101,30 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
         path = folder / entry.name
         if entry.is_dir() and path not in used:
             real = os.path.realpath(path) if entry.is_symlink() else ""
-            if not real:
-                _look_into(tree, path, (*above, entry.name), seen)
-            elif real not in seen and not f"{os.path.realpath(folder)}{os.sep}".startswith(f"{real}{os.sep}"):
-                _look_into(tree, path, (*above, entry.name), seen | {real})
+            if not real or _may_follow(tree, folder, real, seen):
+                _look_into(tree, path, (*above, entry.name), seen | {real} if real else seen)
+            else:
+                tree.passed.append(Unused(path=path, reason=f"is a link to {real}, which was looked into before"))
+        elif not entry.is_file():
+            tree.passed += _no_file(path)
+
+
+def _may_follow(tree: Tree, folder: Path, real: str, seen: frozenset[str]) -> bool:
+    """False for a link to a folder above it, and to one to which many links have led: rings of links have very many paths."""
+    tree.visits[real] += 1
+    above = f"{os.path.realpath(folder)}{os.sep}".startswith(f"{real}{os.sep}")
+    return not above and real not in seen and tree.visits[real] <= limit("folder_visits")
+
+
+def _no_file(path: Path) -> list[Unused]:
+    """What is neither a file nor a folder; a link to what is missing does not count."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [Unused(path=path, reason=error.strerror or str(error), suspect=True)]
+    return []
 
 
 def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequence[str]) -> list[Path]:
