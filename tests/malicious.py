@@ -1,0 +1,493 @@
+"""A corpus of files that announce, or unpack to, more than a machine has, or never end; all are small and made here.
+
+`CORPUS` has for each what makes it, what reads it, and words of the error that it must give. Run as a program, this reads all of a
+folder's, one after another in one process, and prints for each a line of JSON: the error, and the time and memory that it took.
+"""
+
+import gzip
+import io
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+MB = 1_000_000
+ZEROS = zlib.compress(bytes(MB), 9)
+
+
+class Malicious(NamedTuple):
+    """A file: its name, what writes it at a path, the reader of `READERS`, words of its error."""
+
+    name: str
+    write: Callable[[Path], Any]
+    reader: str
+    words: str
+
+
+def bomb(megabytes: int, *, before=b"", after=b"", form="zlib") -> bytes:
+    """A stream of so many megabytes of zeros, between other bytes: one block of zeros, again and again. Its checksum is wrong."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    start = packer.compress(before) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(4 * MB)) + packer.flush(zlib.Z_FULL_FLUSH)
+    body = start + block * (megabytes // 4) + packer.compress(after) + packer.flush()
+    head = {"zlib": b"\x78\x9c", "gzip": b"\x1f\x8b\x08" + bytes(7), "raw": b""}[form]
+    return head + body + bytes({"zlib": 4, "gzip": 8, "raw": 0}[form])
+
+
+def nifti(shape, *, version=1, follows=b"", spacing=1.0, offset=None) -> bytes:
+    header = nib.Nifti1Header() if version == 1 else nib.Nifti2Header()
+    header.set_data_dtype(np.int16)
+    header["dim"][: len(shape) + 1] = (len(shape), *shape)
+    header["pixdim"][1:4] = spacing
+    header["magic"] = b"n+1" if version == 1 else b"n+2\0\r\n\x1a\n"
+    header["vox_offset"] = int(header["sizeof_hdr"]) + 4 if offset is None else offset
+    return bytes(header.binaryblock) + bytes(4) + follows
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+def mha(sizes="2000000 2000 2", *, dimensions="3", compressed=True, data=ZEROS, kind="MET_SHORT", file="LOCAL") -> bytes:
+    text = f"ObjectType = Image\nNDims = {dimensions}\nBinaryData = True\nCompressedData = {compressed}\n"
+    text += f"DimSize = {sizes}\nElementSpacing = 1 1 1\nElementType = {kind}\nElementDataFile = {file}\n"
+    return text.encode() + data
+
+
+def nrrd(sizes="2000000 2000 2", *, dimension="3", encoding="gzip", data=ZEROS, file="") -> bytes:
+    where = f"data file: {file}\n" if file else ""
+    text = f"NRRD0004\ntype: short\ndimension: {dimension}\nsizes: {sizes}\nendian: little\nencoding: {encoding}\n{where}\n"
+    return text.encode() + data
+
+
+def png(width: int, height: int, *, bits=8, colours=0, data=ZEROS) -> bytes:
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def tiff(width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8) -> bytes:
+    """A TIFF file whose pages share one strip or tile."""
+    place = {322: tile, 323: tile, 324: 8, 325: len(strip)} if tile else {273: 8, 278: rows or height, 279: len(strip)}
+    tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1} | place
+    content, first = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip, 8 + len(strip)
+    size = 6 + 12 * len(tags)
+    parts = [content]
+    for page in range(pages):
+        following = first + size * (page + 1) if page < pages - 1 else 0
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+        parts.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", following))
+    return b"".join(parts)
+
+
+def zarr(shape: str, chunks: str, chunk=b"") -> Callable[[Path], None]:
+    """What writes a plain array of version 2, with one chunk."""
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        about = {
+            "zarr_format": 2,
+            "dtype": "<i2",
+            "fill_value": 0,
+            "order": "C",
+            "filters": None,
+            "compressor": {"id": "zlib", "level": 1},
+        }
+        (path / ".zarray").write_text(json.dumps(about | {"shape": json.loads(shape), "chunks": json.loads(chunks)}))
+        (path / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": ["z", "y", "x"]}))
+        (path / "0.0.0").write_bytes(chunk or ZEROS)
+
+    return write
+
+
+def patched(form: str, values: dict[int | bytes, bytes]) -> bytes:
+    """A small picture with other bytes at these places, or behind these markers."""
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(stream, form)
+    content = bytearray(stream.getvalue())
+    for place, value in values.items():
+        at = place if isinstance(place, int) else content.index(place) + len(place)
+        content[at : at + len(value)] = value
+    return bytes(content)
+
+
+def npy(shape: str) -> bytes:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(64)
+
+
+def mgh(shape) -> bytes:
+    return struct.pack(">iiiiiii", 1, *shape, 1, 4, 0).ljust(284, b"\0") + bytes(100)
+
+
+def element(tag: int, kind: bytes, value: bytes) -> bytes:
+    group, number = divmod(tag, 0x10000)
+    long = kind in (b"OB", b"OW", b"SQ", b"UN")
+    length = struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value))
+    return struct.pack("<HH", group, number) + kind + length + value
+
+
+def text(tag: int, kind: bytes, value: str) -> bytes:
+    return element(tag, kind, (value + ("\0" if kind == b"UI" else " ") * (len(value) % 2)).encode())
+
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def dicom(*, extra=b"", rows=16, columns=16, frames="", syntax="1.2.840.10008.1.2.1", pixels=bytes(512), deflate=0) -> bytes:
+    meta = text(0x00020002, b"UI", CT) + text(0x00020010, b"UI", syntax)
+    meta = element(0x00020000, b"UL", struct.pack("<I", len(meta))) + meta
+    body = text(0x00080016, b"UI", CT) + text(0x00080018, b"UI", "1.2.3") + text(0x0020000E, b"UI", "1.2")
+    body += text(0x00280008, b"IS", frames) if frames else b""
+    for tag, value in ((0x280002, 1), (0x280010, rows), (0x280011, columns), (0x280100, 16), (0x280101, 16), (0x280102, 15)):
+        body += element(tag, b"US", struct.pack("<H", value))
+    body += text(0x00280004, b"CS", "MONOCHROME2") + extra
+    if deflate:
+        return bytes(128) + b"DICM" + meta + bomb(deflate, before=body, form="raw")
+    return bytes(128) + b"DICM" + meta + body + element(0x7FE00010, b"OW", pixels)
+
+
+def nested(depth: int, *, lengths: bool) -> bytes:
+    """Sequences in sequences, with or without lengths."""
+    inner = b""
+    if not lengths:
+        begin, end = b"\x40\x00\x75\x02SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\0\xe0" + b"\xff" * 4, b"\xfe\xff\x0d\xe0" + bytes(4)
+        return begin * depth + (end + b"\xfe\xff\xdd\xe0" + bytes(4)) * depth
+    for _ in range(depth):
+        inner = element(0x00400275, b"SQ", b"\xfe\xff\0\xe0" + struct.pack("<I", len(inner)) + inner)
+    return inner
+
+
+def labels_json(**more: Any) -> str:
+    return json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"} | more)
+
+
+def safetensors(entries: str, size: int | None = None) -> bytes:
+    return struct.pack("<Q", len(entries) if size is None else size) + entries.encode()
+
+
+def checkpoint(program: bytes, *, entries: int = 0, method=zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("a/data.pkl", program)
+        for i in range(entries):
+            archive.writestr(f"a/data/{i}", b"")
+    return stream.getvalue()
+
+
+def preprocessed(about: bytes, method=zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive, archive.open("case.json", "w", force_zip64=True) as file:
+        for _ in range(60):
+            file.write(about)
+    return stream.getvalue()
+
+
+def ring(path: Path) -> None:
+    """Twelve folders, each with links to all others."""
+    names = [f"folder_{i}" for i in range(12)]
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for other in names:
+            if other != name:
+                (path / name / other).symlink_to(path / other)
+
+
+def writes(content: bytes | str | Callable[[], bytes | str]) -> Callable[[Path], None]:
+    """What writes a content, which is made only then."""
+
+    def write(path: Path) -> None:
+        made = content() if callable(content) else content
+        path.write_bytes(made.encode() if isinstance(made, str) else made)
+
+    return write
+
+
+def one_of_many(name: str, content: Callable[[], bytes]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / name).write_bytes(content())
+
+    return write
+
+
+def beside(name: str, link: str) -> Callable[[bytes], Callable[[Path], None]]:
+    """What writes a header whose voxels are in a link to a device."""
+
+    def with_content(content: bytes) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            path.write_bytes(content)
+            path.with_name(name).symlink_to(link)
+
+        return write
+
+    return with_content
+
+
+BIG, HUGE = (30_000, 30_000, 30_000), (2**40, 1, 1)
+MANY = '"a{}": {}, '
+IMAGES = [
+    ("nifti.nii", lambda: nifti(BIG), "announces 30000 x 30000 x 30000"),
+    ("packed_nifti.nii.gz", lambda: packed(nifti(BIG)), "announces 30000 x 30000 x 30000"),
+    ("nifti2.nii", lambda: nifti(HUGE, version=2), "announces 1099511627776"),
+    ("nifti2_all_axes.nii.gz", lambda: packed(nifti((2**60,) * 3, version=2)), "1152921504606846976"),
+    ("gzip_bomb.nii.gz", lambda: bomb(4000, before=nifti((8, 8, 8)), form="gzip"), "unpacks to more"),
+    ("gzip_bomb_of_two.nii.gz", lambda: packed(nifti((8, 8, 8))) + bomb(4000, form="gzip"), "unpacks to more"),
+    ("offset.nii", lambda: nifti((8, 8, 8), offset=2**40), "holds 0 bytes"),
+    ("offset.nii.gz", lambda: packed(nifti((8, 8, 8), offset=2**40)), "stream"),
+    ("bomb.mgz", lambda: bomb(4000, before=mgh((8, 8, 8)), form="gzip"), "unpacks to more"),
+    ("large.mgh", lambda: mgh((30_000, 30_000, 3_000)), "announces 30000 x 30000 x 3000"),
+    ("negative.mgh", lambda: mgh((-5, 8, 8)), "cannot be read"),
+    ("announced.mha", mha, "announces 2000000 x 2000 x 2"),
+    ("not_packed.mha", lambda: mha(compressed=False), "announces 2000000 x 2000 x 2"),
+    ("bomb.mha", lambda: mha("8 8 8", data=bomb(4000)), "unpacks to more"),
+    ("dimensions.mha", lambda: mha(dimensions="1000000000"), "announces 1000000000 dimensions"),
+    ("dimensions.nrrd", lambda: nrrd(dimension="1000000000"), "announces 1000000000 dimensions"),
+    ("announced.nrrd", nrrd, "announces 2000000 x 2000 x 2"),
+    ("raw.nrrd", lambda: nrrd(encoding="raw"), "announces 2000000 x 2000 x 2"),
+    ("bomb.nrrd", lambda: nrrd("8 8 8", data=bomb(4000, form="gzip")), "unpacks to more"),
+    ("files.nhdr", lambda: nrrd("8 8 8", file="a%d.raw 0 2000000000 1", data=b""), "data files"),
+    ("width.nhdr", lambda: nrrd("8 8 8", file="a%2000000000d.raw 0 9 1", data=b""), "data files"),
+    ("announced.npy", lambda: npy("(30000, 30000, 30000)"), "cannot be read"),
+    ("axes.npy", lambda: npy(f"({', '.join(['1'] * 3000)})"), "cannot be read"),
+    ("deep.png", lambda: png(13_000, 13_000, bits=16), "13000 x 13000 pixels"),
+    ("claim.png", lambda: png(2**31 - 1, 2**31 - 1), "2147483647 x 2147483647 pixels"),
+    ("deep_colours.png", lambda: png(13_000, 13_000, bits=16, colours=2), "13000 x 13000 pixels"),
+    (
+        "claim.bmp",
+        lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 30_000, 30_000, 1, 8, 0, 0, 0, 0, 0, 0),
+        "over 178,956,970",
+    ),
+    ("claim.gif", lambda: patched("GIF", {6: struct.pack("<HH", 65_535, 65_535)}), "over 178,956,970"),
+    ("claim.jpg", lambda: patched("JPEG", {b"\xff\xc0\0\x0b\x08": struct.pack(">HH", 65_500, 65_500)}), "over 178,956,970"),
+    ("claim.ppm", lambda: b"P6 2000000000 2000000000 255\n", "over 178,956,970"),
+    ("claim.tif", lambda: tiff(100_000, 100_000), "announces 100000 x 100000"),
+    ("wide.tif", lambda: tiff(2**31 - 1, 1), "announces"),
+    ("strip.tif", lambda: tiff(32, 32, strip=bomb(2000)), "INSUFFICIENT_SPACE"),
+    ("rows.tif", lambda: tiff(32, 32, rows=2**31 - 1, strip=bomb(2000)), "INSUFFICIENT_SPACE"),
+    ("tile.tif", lambda: tiff(32, 32, tile=32_768), "parts that are not much larger"),
+    ("picture.tif", lambda: tiff(32, 32, compression=34_933, strip=png(20_000, 20_000, data=bomb(400))), "20000 x 20000 pixels"),
+    ("pages.tif", lambda: tiff(8, 8, strip=bytes(64), compression=1, pages=100_000), "100,000 pages"),
+    ("unpacked.tif", lambda: tiff(60_000, 60_000, compression=1, strip=bytes(1000)), "expected 3600000000 bytes"),
+    ("frames.dcm", lambda: dicom(frames="2000000000"), "announces 2000000000 frames"),
+    ("rows.dcm", lambda: dicom(rows=65_535, columns=65_535), "expected 17179344900 bytes"),
+    ("nested.dcm", lambda: dicom(extra=nested(20_000, lengths=False)), "nested over 64 deep"),
+    ("nested_lengths.dcm", lambda: dicom(extra=nested(20_000, lengths=True)), "nested over 64 deep"),
+    ("deflated.dcm", lambda: dicom(syntax="1.2.840.10008.1.2.1.99", deflate=4000), "unpacks to over"),
+    (
+        "deflated_nested.dcm",
+        lambda: dicom(extra=nested(20_000, lengths=False), syntax="1.2.840.10008.1.2.1.99", deflate=4),
+        "nested over 64",
+    ),
+    ("elements.dcm", lambda: dicom(extra=text(0x00100010, b"PN", "") * 1_500_000), "over 1,000,000 elements"),
+    ("packed.dcm.gz", lambda: bomb(4000, before=dicom(), form="gzip"), "unpacks to over"),
+]
+TEXTS = [
+    ("entries.json", lambda: "[" + "0," * 5_000_000 + "0]", "description", "entries, at most"),
+    ("bytes.json", lambda: '{"name": "' + "x" * 65 * MB + '"}', "description", "bytes, at most"),
+    ("depth.json", lambda: "[" * 100_000, "description", "is not valid JSON"),
+    ("digits.json", lambda: labels_json(name=1).replace('"name": 1', '"name": ' + "9" * 5000), "description", "is not valid JSON"),
+    ("labels.json", lambda: labels_json(labels={f"label {i}": i for i in range(300_000)}), "description", "at most 10000"),
+    (
+        "regions.json",
+        lambda: labels_json(labels={"background": 0} | {f"r{i}": [i, i + 1] for i in range(1, 9000)}),
+        "description",
+        "at most 500",
+    ),
+    ("values.json", lambda: labels_json(labels={"background": 0, "a": 10**30}), "description", "64 bits"),
+    ("negative.json", lambda: labels_json(labels={"background": 0, "a": -(10**4000)}), "description", "64 bits"),
+    ("folds_final.json", lambda: json.dumps([{"train": ["a"], "val": []}] * 300_000), "split", "has 300000 folds"),
+    ("folds.json", lambda: json.dumps([{"training": ["a"], "held_out": []}] * 300_000), "folds", "has 300000 folds"),
+    ("run.json", lambda: "[" + "0," * 6_000_000 + "0]", "run", "entries, at most"),
+    ("rows.csv", lambda: "case,fold\n" + "a,1\n" * 3_000_000, "table", "entries, at most"),
+    ("cell.csv", lambda: "case,fold\n" + "a" * 65 * MB, "table", "bytes, at most"),
+    ("keys.toml", lambda: "\n".join(f"k{i} = 1" for i in range(300_000)), "plan", "entries, at most"),
+    ("some_keys.toml", lambda: "\n".join(f"key_{i} = 1" for i in range(59_000)), "plan", "more"),
+    ("parts.toml", lambda: ".".join(["a"] * 20_000) + " = 1", "plan", "parts"),
+    ("table.toml", lambda: "[" + ".".join(["a"] * 20_000) + "]\nb = 1", "plan", "parts"),
+    ("quoted.toml", lambda: '"a" . ' * 20_000 + '"a" = 1', "plan", "parts"),
+    ("digits.toml", lambda: "a = " + "9" * 5000, "plan", "thousands of digits"),
+    ("depth.toml", lambda: "a = " + "[" * 20_000, "plan", "nested too deeply"),
+    ("bytes.toml", lambda: "# " + "x" * 5 * MB, "recipe", "bytes, at most"),
+    ("recipe_keys.toml", lambda: "[training]\n" + "\n".join(f"key_{i} = 1" for i in range(59_000)), "recipe", "more"),
+    ("recipe_parts.toml", lambda: ".".join(["a"] * 20_000) + " = 1", "recipe", "parts"),
+]
+MODELS = [
+    (
+        "tensors.nnseg",
+        lambda: safetensors("{" + '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' * 270_000 + "}"),
+        "too many tensors",
+    ),
+    ("header.nnseg", lambda: safetensors("{}", 2**60), "longer than the file"),
+    ("header_bytes.nnseg", lambda: safetensors(" " * 20 * MB), "longer than the file or than is allowed"),
+    ("depth.nnseg", lambda: safetensors("[" * 15 * MB), "not one that nnseg writes"),
+]
+PROGRAMS = [
+    ("steps.pth", lambda: checkpoint(b"\x80\x02" + b"}" * 3_000_000 + b"."), "over 200,000 steps"),
+    ("bytes.pth", lambda: checkpoint(b"\x80\x02" + b"}" * 15_000_000 + b"."), "over 4000000"),
+    ("tuples.pth", lambda: checkpoint(b"\x80\x02)" + b"\x85" * 3_000_000 + b"."), "over 200,000 steps"),
+    ("memo.pth", lambda: checkpoint(b"\x80\x02]q\0" + b"h\0a" * 1_000_000 + b"."), "over 200,000 steps"),
+    ("packed.pth", lambda: checkpoint(bytes(20 * MB), method=zipfile.ZIP_DEFLATED), "compressed"),
+    ("entries.pth", lambda: checkpoint(b".", entries=40_000), "over 20000 entries"),
+    ("digits.pth", lambda: checkpoint(b"L" + b"9" * 3_000_000 + b"L\n."), "no checkpoint"),
+]
+CORPUS = [
+    *(Malicious(name, writes(content), "image", words) for name, content, words in IMAGES),
+    *(Malicious(name, writes(content), reader, words) for name, content, reader, words in TEXTS),
+    *(Malicious(name, writes(content), "model", words) for name, content, words in MODELS),
+    *(Malicious(name, writes(content), "checkpoint", words) for name, content, words in PROGRAMS),
+    *(
+        Malicious(f"pipe{suffix}", os.mkfifo, "image", "is a pipe")
+        for suffix in (".nii.gz", ".mha", ".png", ".tif", ".npy", ".mgz")
+    ),
+    *(
+        Malicious(f"zero{suffix}", lambda path: path.symlink_to("/dev/zero"), reader, "is a device")
+        for suffix, reader in (
+            (".nii", "image"),
+            (".nrrd", "image"),
+            (".jpg", "image"),
+            (".nnseg", "model"),
+            (".pth", "checkpoint"),
+        )
+    ),
+    *(
+        Malicious(f"pipe_{reader}{suffix}", os.mkfifo, reader, "is a pipe")
+        for suffix, reader in (
+            (".toml", "plan"),
+            (".json", "description"),
+            (".json", "split"),
+            (".json", "run"),
+            (".csv", "table"),
+            (".json", "nnunet"),
+        )
+    ),
+    Malicious(
+        "device.mhd",
+        beside("zero.raw", "/dev/zero")(mha("8 8 8", compressed=False, data=b"", file="zero.raw")),
+        "image",
+        "is a device",
+    ),
+    Malicious(
+        "device.nhdr",
+        beside("zero_2.raw", "/dev/zero")(nrrd("8 8 8", encoding="raw", data=b"", file="zero_2.raw")),
+        "image",
+        "is a device",
+    ),
+    Malicious("pipe_scores.json", os.mkfifo, "scores", "holds no scores"),
+    Malicious("pipe.dcm", os.mkfifo, "image", "is a pipe"),
+    Malicious("case.case", writes(lambda: preprocessed(b" " * MB)), "case", "missing or damaged"),
+    Malicious("entries.case", writes(lambda: checkpoint(b".", entries=40_000)), "case", "missing or damaged"),
+    Malicious("announced.zarr", zarr("[30000, 30000, 30000]", "[64, 64, 64]"), "image", "30000 x 30000 x 30000"),
+    Malicious("chunks.zarr", zarr("[1000, 1000, 100]", "[1, 1, 1]"), "image", "100,000,000 chunks"),
+    Malicious("chunk.zarr", zarr("[8, 8, 8]", "[30000, 30000, 30000]"), "image", "not much larger than the image"),
+    Malicious("bomb.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", bomb(4000)), "image", "unpacks to more"),
+    Malicious("ring", ring, "scans", "holds no scan"),
+]
+
+
+def _readers() -> dict[str, Callable[[Path], Any]]:
+    from nnseg.commands.compare import read_scores
+    from nnseg.core.dataset import Case
+    from nnseg.interop.nnunet.checkpoint import open_checkpoint
+    from nnseg.interop.nnunet.json import read_object
+    from nnseg.network.bundle import load_model_file
+    from nnseg.planning.recipe import load_recipe
+    from nnseg.storage.cases import CaseStore
+    from nnseg.storage.datasets.dataset_json import read_description
+    from nnseg.storage.datasets.find_scans import find_scans
+    from nnseg.storage.datasets.splits import read_split
+    from nnseg.storage.files import read_json
+    from nnseg.storage.images.read import read_scan
+    from nnseg.storage.plan_folder import read_plan
+    from nnseg.storage.run import read_folds
+    from nnseg.storage.tables import read_rows
+
+    def checkpoint_content(path: Path) -> None:
+        with open_checkpoint(path):
+            pass
+
+    return {
+        "image": lambda path: read_scan(path, repair=True),
+        "description": read_description,
+        "split": lambda path: read_split(path, [Case(name="a", images=())]),
+        "folds": read_folds,
+        "run": lambda path: read_json(path, list[int]),
+        "table": read_rows,
+        "plan": read_plan,
+        "recipe": lambda path: load_recipe(str(path)),
+        "model": load_model_file,
+        "checkpoint": checkpoint_content,
+        "scores": read_scores,
+        "nnunet": read_object,
+        "case": lambda path: CaseStore(path.parent).read(path.stem),
+        "scans": lambda path: find_scans(path, channels=1),
+    }
+
+
+def _peak_mb() -> float:
+    """The most memory of this process since the last call of `_forget_peak`."""
+    return (
+        int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+    )
+
+
+def _size_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MB
+
+
+def read_all(folder: Path, seconds: int) -> None:
+    """Read each file of the corpus that lies in a folder, and print what came of it."""
+    from nnseg.core.errors import NnsegError
+    from nnseg.storage.images.read import read_scan
+
+    readers = _readers()
+    for one in sorted(folder.glob("warm/*")):
+        read_scan(one, repair=True)
+    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + 3000 * MB, virtual + 3000 * MB))
+    signal.signal(signal.SIGALRM, _give_up)
+    for one in CORPUS:
+        path = folder / one.name
+        if not os.path.lexists(path):
+            continue
+        Path("/proc/self/clear_refs").write_text("5")
+        before, start, kind, message = _size_mb(), time.process_time(), "none", ""
+        signal.alarm(seconds)
+        try:
+            readers[one.reader](path)
+        except NnsegError as error:
+            kind, message = "nnseg", str(error)
+        except BaseException as error:
+            kind, message = type(error).__name__, str(error)[:500]
+        signal.alarm(0)
+        row = {
+            "name": one.name,
+            "kind": kind,
+            "message": message,
+            "seconds": time.process_time() - start,
+            "mb": _peak_mb() - before,
+        }
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+def _give_up(*_: Any) -> None:
+    raise TimeoutError("it takes too long")
+
+
+if __name__ == "__main__":
+    read_all(Path(sys.argv[1]), int(sys.argv[2]))
