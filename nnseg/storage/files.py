@@ -77,12 +77,17 @@ DEEPEST = 6
 """Folders above a file among which the manifest is looked for."""
 
 
+def has_manifest(folder: Path) -> bool:
+    """True if there is a manifest of a run, which has a lock beside it; other programs have files of this name too."""
+    return (folder / MANIFEST).is_file() and (folder / ".lock").exists()
+
+
 def _record(path: Path, aside: Path) -> None:
     """Append size and hash of a file that is about to get its final name to the manifest of its run, if it is in one.
 
     Several processes may append at once: a line is one write to the end of the file. It begins anew after one that was cut.
     """
-    folders = [folder for folder in path.parents[:DEEPEST] if (folder / MANIFEST).is_file()]
+    folders = [folder for folder in path.parents[:DEEPEST] if has_manifest(folder)]
     if not folders or path.name == MANIFEST:
         return
     entry = {"path": path.relative_to(folders[0]).as_posix(), "bytes": aside.stat().st_size, "hash": file_hash(aside)}

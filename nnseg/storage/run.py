@@ -53,6 +53,7 @@ from nnseg.storage.files import (
     TEMPORARY,
     PathIn,
     StoredFile,
+    has_manifest,
     json_file,
     locked,
     optional_json_file,
@@ -336,10 +337,13 @@ class Run:
         if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
             raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
         there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set[str]()
-        if there and not self.exists and MANIFEST not in there and not (".lock" in there and all(map(_is_begun, there))):
+        if there and not self.exists and not has_manifest(self.path) and not (".lock" in there and all(map(_is_begun, there))):
             raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
 
 
 def _is_begun(name: str) -> bool:
     """True for a file of a run that ended before its record was written."""
-    return name in (".lock", "dataset.json", "fingerprint.json", "probe.json", ".probe") or TEMPORARY.fullmatch(name) is not None
+    return (
+        name in (".lock", ".lock.only", "dataset.json", "fingerprint.json", "probe.json", ".probe")
+        or TEMPORARY.fullmatch(name) is not None
+    )

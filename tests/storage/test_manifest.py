@@ -12,7 +12,8 @@ from nnseg.storage.run import Run
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a manifest and four files."""
+    """A folder with a lock, a manifest and four files."""
+    (tmp_path / ".lock").touch()
     renew_manifest(tmp_path)
     for name in ("a.json", "deep/est/b.json", "plan.toml", "c.json"):
         write_text(tmp_path / name, f"this is {name}")

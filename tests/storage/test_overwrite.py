@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import RunError
+from nnseg.storage.files import write_text
 from nnseg.storage.overwrite import SIGNS, check_overwrite, is_made
 from nnseg.storage.predictions import RECORD, PredictionsWriter
 from nnseg.storage.run import Run
@@ -52,6 +53,9 @@ def test_a_record_of_predictions_is_known_though_its_end_is_damaged(tmp_path: Pa
         ({"run.json": '{"experiment": 1}', ".lock": ""}, False),  # of another program
         ({".lock": "", "predictions.json": "{}", "case.nii.gz": ""}, False),
         ({"dataset.json": "{}"}, False),
+        ({"manifest.jsonl": '{"path": "a", "bytes": 1, "hash": "h"}\n', ".lock": "", "plan.toml": ""}, True),
+        ({"manifest.jsonl": '{"path": "a", "bytes": 1, "hash": "h"}\n', "plan.toml": ""}, False),
+        ({"manifest.jsonl": '{"audio": "a.wav"}\n'}, False),  # of another program
     ],
 )
 def test_a_run_begins_in_an_empty_folder_or_in_that_of_a_run(tmp_path: Path, files: dict[str, str], ours: bool) -> None:
@@ -63,3 +67,10 @@ def test_a_run_begins_in_an_empty_folder_or_in_that_of_a_run(tmp_path: Path, fil
     with pytest.raises(RunError, match="holds files but no run"), Run(tmp_path).locked():
         pass
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("content", ['{"audio": "a.wav"}\n', '{"path": "a.wav"}\n', ""])
+def test_a_manifest_of_another_program_above_a_file_is_not_written_to(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text(content)
+    write_text(tmp_path / "a" / "b" / "file.txt", "text")
+    assert (tmp_path / "manifest.jsonl").read_text() == content
