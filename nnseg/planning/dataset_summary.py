@@ -27,7 +27,10 @@ def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint) -> tuple[str, 
     entries = case_entries(fingerprint)
     subjects = {case.subject for case in dataset.cases if case.subject}
     patients = f" of {counted(len(subjects), 'patient')}" if subjects else ""
-    counts = [(name, text + patients if name == "cases" else text) for name, text in entries]
+    given = dataset.reading.spacing
+    stated = given and any(case.spacing != given for case in fingerprint.cases)
+    more = {"cases": patients, "voxel": " as the files state; --spacing is for files that state none" if stated else ""}
+    counts = [(name, text + more.get(name, "")) for name, text in entries]
     labels, channels = ([entry for entry in counts if entry[0] == kind] for kind in ("label", "channel"))
     lines = _part([("", dataset.describe())], *LAYOUT)
     lines += _part([("inferred", line) for line in dataset.inferred], *INFERRED)

@@ -189,7 +189,7 @@ class Run:
         own, *others = self.plan_files
         found = (own,) if own.exists() else tuple(file for file in others if file.exists())
         if not found:
-            raise RunError(f'{self.path} holds no plan; make one with "nnseg plan DATASET {self.path}"')
+            raise RunError(f'{self.path} is no run: it holds no plan; give the folder that "nnseg plan" or "nnseg run" made')
         return tuple(self._plan_folders.setdefault(file.parent, PlanFolder(file.parent)) for file in found)
 
     @property

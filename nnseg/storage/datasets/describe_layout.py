@@ -10,6 +10,7 @@ from nnseg.core.dataset import Case, counted, list_some
 from nnseg.storage.datasets.dataset_json import Description
 from nnseg.storage.datasets.items import Channels, Group, LabelSets, Named, Roles
 from nnseg.storage.datasets.names import is_role_word, split_words
+from nnseg.storage.datasets.patterns import common_start
 
 NNUNET_FOLDERS = (("imagesTr",), ("labelsTr",))
 
@@ -25,8 +26,18 @@ def name_layout(roles: Roles, groups: Sequence[Group], sets: LabelSets, descript
     if len({one.place for one in roles.images}) > 1:
         return "layout of a folder for each case"
     if roles.by_folder and images and labels:
+        if groups:
+            images = _in_common([group.images[0].item.folders for group in groups])
+            labels = _in_common([next(iter(sets.maps[id(group)].values())).item.folders for group in groups])
         return f"pair of folders layout ({'/'.join(images)}/ and {'/'.join(labels)}/)"
     return "layout of images and label maps in one folder"
+
+
+def _in_common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """A path of folders with * for those that differ wholly; the first path where their numbers do, or only ends of names."""
+    if len(set(map(len, paths))) > 1:
+        return paths[0]
+    return tuple(names[0] if common_start([*map(tuple, names)]) > 1 else "*" for names in zip(*paths, strict=True))
 
 
 def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSets, cases: Sequence[Case]) -> tuple[str, ...]:

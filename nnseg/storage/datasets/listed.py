@@ -55,6 +55,9 @@ def _masks_problem(entry: CaseEntry, description: Description) -> str:
     count = len(description.labels.values) - 1 if description.labels else 0
     if not entry.masks or len(entry.masks) == count:
         return ""
+    if not count:
+        names = ", ".join(f'"{name}": {i}' for i, name in enumerate(("background", *map(image_name, entry.masks))))
+        return f'lists {len(entry.masks)} label maps, but no "labels"; add their names in this order, such as "labels": {{{names}}}'
     return f'lists {len(entry.masks)} label maps; expected one, or one for each of the {count} labels of "labels"; correct it'
 
 

@@ -1,11 +1,19 @@
 """Folders that are no dataset, as people give them: what the message says to do."""
 
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 from test_layouts import found, grid, make
 
 from nnseg.core.dataset import Reading
 from nnseg.core.errors import DatasetError
+from nnseg.planning.dataset_summary import summarize_dataset
+from nnseg.planning.measure_folder import measure_folder
 from nnseg.storage.datasets.find_scans import find_scans
+from nnseg.storage.datasets.read import read_dataset
 
 NUMBERS = ("1", "2", "3")
 PAIRS = grid("<0>/p<1>.nii.gz", ("images", "labels"), NUMBERS)
@@ -19,6 +27,11 @@ ADVICE = {
         "", grid("<0>/<1>.nii", ("Bilder", "Masken"), NUMBERS), 'say which are which: --images "Bilder" --labels "Masken", or',
     ),
 }  # fmt: skip
+
+
+def write(path: Path, voxels: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.diag((-1.0, -1.0, 1.0, 1.0))), path)
 
 
 @pytest.mark.parametrize(("below", "paths", "message"), ADVICE.values(), ids=ADVICE)
@@ -53,3 +66,36 @@ def test_scans_to_predict_have_the_names_of_training_cases(tmp_path):
     assert trained == ["1", "2", "3"]
     scans = find_scans(tmp_path, channels=2, names=("FLAIR", "T1"), reading=Reading(images="*/pre/*"))
     assert [case.name for case in scans.cases] == trained
+
+
+def test_the_layout_of_several_parts_names_none_of_them(tmp_path):
+    make(tmp_path, *grid("<0>/<1>/p<0><2>.nii.gz", ("test", "train"), ("images", "masks"), NUMBERS))
+    assert found(tmp_path).layout == "pair of folders layout (*/images/ and */masks/)"
+
+
+def test_masks_that_a_list_does_not_name_can_be_named(tmp_path):
+    make(tmp_path, *grid("p1_<0>.nii.gz", ("t1", "liver", "tumour")))
+    pairs = [{"image": "p1_t1.nii.gz", "label": ["p1_liver.nii.gz", "p1_tumour.nii.gz"]}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": pairs}))
+    with pytest.raises(DatasetError, match=r'such as "labels": {"background": 0, "p1_liver": 1, "p1_tumour": 2}'):
+        found(tmp_path)
+
+
+def test_swapped_images_and_label_maps_are_suspected(tmp_path):
+    for number in NUMBERS:
+        write(tmp_path / "labels" / f"c{number}.nii.gz", np.random.default_rng(0).normal(100, 20, (9, 8, 7)).astype(np.float32))
+        write(tmp_path / "images" / f"c{number}.nii.gz", np.pad(np.ones((3, 2, 1), np.uint8), 3))
+    with pytest.raises(DatasetError, match="these are the label maps, not scans: --images and --labels say which"):
+        read_dataset(tmp_path)
+    found_so = read_dataset(tmp_path, reading=Reading(images="labels", labels="images"))
+    assert found_so.labels.names == ("background", "foreground")
+
+
+def test_check_says_that_files_state_another_spacing_than_the_given_one(tmp_path):
+    for number in NUMBERS:
+        write(tmp_path / "images" / f"c{number}.nii.gz", np.random.default_rng(0).normal(100, 20, (9, 8, 7)).astype(np.float32))
+        write(tmp_path / "labels" / f"c{number}.nii.gz", np.pad(np.ones((3, 2, 1), np.uint8), 3))
+    told = {spacing: summarize_dataset(*measure_folder(tmp_path, reading=Reading(spacing=spacing)))
+            for spacing in ((5.0, 1.0, 1.0), (1.0, 1.0, 1.0))}  # fmt: skip
+    said = [[line for line in lines if "--spacing" in line] for lines in told.values()]
+    assert said == [["voxel     all 1 x 1 x 1 mm as the files state; --spacing is for files that state none"], []]

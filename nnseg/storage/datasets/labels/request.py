@@ -128,6 +128,9 @@ def _count_components(labels_ZYX: Integers, values: Sequence[int]) -> dict[tuple
     return {(str(value),): int(n) for value, n in zip(values, parts, strict=True)}
 
 
+SWAPPED = "check that these are the label maps, not scans: --images and --labels say which is which"
+
+
 def no_label(folder: Path, problems: Sequence[Finding], *, empty: bool = True) -> DatasetError:
     """The error of a dataset whose label maps show no label.
 
@@ -136,7 +139,8 @@ def no_label(folder: Path, problems: Sequence[Finding], *, empty: bool = True) -
     """
     first = f"; the first: {problems[0]}" if problems else ""
     if not empty:
-        return DatasetError(f"{folder}: none of {counted(len(problems), 'label map')} can be read{first}")
+        swapped = f"; {SWAPPED}" if problems and "whole numbers" in problems[0].message else ""
+        return DatasetError(f"{folder}: none of {counted(len(problems), 'label map')} can be read{first}{swapped}")
     others = f"; {len(problems)} cannot be read{first}" if problems else ""
     found_text = f"shows no label: no label map that can be read has a value other than 0{others}"
-    return DatasetError.at(folder, found_text, "label maps with values", "check that these are the label maps", "NS-D016")
+    return DatasetError.at(folder, found_text, "label maps with values", SWAPPED, "NS-D016")
