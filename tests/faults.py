@@ -56,7 +56,15 @@ APPENDED = ("manifest.jsonl",)
 """Files whose last line may be cut off, which readers pass over."""
 AFTER_A_PAUSE = ("checkpoint_before.safetensors",)
 """Files that only a training leaves that was interrupted, or is longer than these."""
-RECORDS = ("run.json", "predictions.json", "schedule.json", "history.jsonl", "report.html", "manifest.jsonl")
+RECORDS = (
+    "run.json",
+    "predictions.json",
+    "schedule.json",
+    "history.jsonl",
+    "report.html",
+    "manifest.jsonl",
+    "checkpoint.safetensors",
+)
 """Files that tell what was done when, so that a repetition may change them."""
 NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 

@@ -276,6 +276,9 @@ def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") ->
         return CaseEntry(name=name, problem=f'{place} names no image file; expected "{images}" with a path; correct or remove it')
     if not isinstance(maps, list) or not all(isinstance(f, str) and f for f in maps):
         return CaseEntry(name=name, problem=f"{place} has label {label!r}; expected a path; correct or remove it")
+    if long := [f for f in (*files, *maps) if any(len(part.encode(errors="replace")) > 255 for part in Path(f).parts)]:
+        found = f"names a file by {len(long[0])} characters, more than any file's name has"
+        return CaseEntry(name=name, problem=f"{place} {found}; expected a path; correct or remove it")
     paths = tuple(path.parent / f for f in maps)
     return CaseEntry(
         name=name,

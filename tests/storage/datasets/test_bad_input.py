@@ -1,6 +1,7 @@
 """Bad input, from the first day: each damage is found, named with its file, and costs no other case."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,3 +212,14 @@ def test_a_case_whose_file_has_no_name_for_every_system_costs_no_other(dataset_f
     (error,) = [finding for finding in findings if finding.level == "error"]
     assert "control characters" in error.message
     assert Path(error.file).name == r"worse\x1b[2J_0000.nii.gz"
+
+
+def test_a_listed_path_longer_than_a_name_may_be_costs_no_other_case(ball_dataset, tmp_path):
+    folder = Path(shutil.copytree(ball_dataset, tmp_path / "balls"))
+    content = json.loads((folder / "dataset.json").read_text())
+    content["training"][1]["image"] = f"./imagesTr/{'a' * 300}.nii.gz"
+    (folder / "dataset.json").write_text(json.dumps(content))
+    dataset = read_dataset(folder)
+    assert len(dataset.cases) == 5
+    [finding] = [f for f in dataset.findings if f.level == "error"]
+    assert "names a file by 318 characters" in finding.message
