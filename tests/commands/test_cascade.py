@@ -124,7 +124,11 @@ def test_a_fold_is_scored_with_what_the_same_fold_of_the_plan_before_says(finish
 
 
 def test_the_same_run_again_changes_no_file(finished: Run, dataset: Path, options: Options):
-    kept = [p for p in finished.path.rglob("*") if p.suffix in {".safetensors", ".nnseg", ".toml", ".gz", ".jsonl", ".case"}]
+    kept = [
+        p
+        for p in finished.path.rglob("*")
+        if p.suffix in {".safetensors", ".nnseg", ".toml", ".gz", ".case"} or p.name == "history.jsonl"
+    ]
     before = {p: p.stat().st_mtime_ns for p in kept}
     assert len(before) > 20
     pipeline.run(dataset, finished.path, options)
