@@ -142,7 +142,7 @@ def test_predict_writes_the_good_scans_beside_malicious_ones(tmp_path):
         case = "series" if name.endswith(".dcm") else name.partition(".")[0]
         assert re.search(words, cases[case]["reason"]), (case, cases[case]["reason"])
         assert cases[case]["peak_gb"] < cases["good"]["peak_gb"] + MOST_MB / 1000
-    for words in ("pipe.nii.gz: is a pipe", "zero.nii: is a device", "looked into before"):
+    for words in ("a regular file (pipe.nii.gz)", "a regular file (zero.nii)", "looked into before"):
         assert words in done.stdout
 
 
