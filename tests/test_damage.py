@@ -11,8 +11,11 @@ import pytest
 from warm import nnseg
 
 from nnseg.commands import train as training
+from nnseg.commands.verify import remove_damaged
 from nnseg.core.options import Options
 from nnseg.storage import cases
+from nnseg.storage.manifest import check_files
+from nnseg.storage.run import Run
 
 LIKE = ("--no-probe", "--device", "cpu", "--workers", 1, "--folds", 0)
 
@@ -116,6 +119,18 @@ def test_damage_of_a_run_is_listed_and_the_same_command_makes_it_good(run: Path,
     assert json.loads((run / "fold_0" / "schedule.json").read_text()) | {"spent": 0} == planned | {"spent": 0}
     assert not list(run.glob("replaced_*"))
     assert "1 foreign" in nnseg("verify", run).stdout
+
+
+def test_a_file_of_tensors_counts_by_its_own_hash(run: Path) -> None:
+    manifest = run / "manifest.jsonl"
+    manifest.write_text(
+        re.sub(r'(fold_0/checkpoint.safetensors", "bytes": \d+, "hash": ")....', r"\g<1>0000", manifest.read_text())
+    )
+    assert [file.path.name for file in check_files(run) if file.state == "damaged"] == ["checkpoint.safetensors"]
+    before = (run / "fold_0" / "checkpoint.safetensors").read_bytes()
+    remove_damaged(Run(run))
+    assert (run / "fold_0" / "checkpoint.safetensors").read_bytes() == before
+    assert [file for file in check_files(run) if file.state != "intact"] == []
 
 
 def json_lines(path: Path) -> list[dict]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from nnseg.core.errors import ModelError, NewerVersionError, NnsegError, RunError
 from nnseg.network.bundle import load_model_file
 from nnseg.network.checkpoint import load_tensors
-from nnseg.storage.files import MANIFEST, read_json
+from nnseg.storage.cases import SUFFIX
+from nnseg.storage.files import MANIFEST, read_json, record_file
 from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
 from nnseg.storage.predictions import RECORD, Predictions, own_files
@@ -75,11 +76,13 @@ def remove_damaged(run: Run) -> None:
     Files that people may edit stay, and preprocessed cases, which are verified before a training. A file with a hash of its own
     counts by that one: an earlier version of nnseg may have written it.
     """
-    for file in check_files(run.path):
+    for file in check_files(run.path, besides=SUFFIX):
         path = file.path
-        if file.state != "damaged" or path.name in EDITABLE or path.suffix == ".case" or _holds(load_tensors, path):
+        if file.state != "damaged" or path.name in EDITABLE:
             continue
-        if path.name == "history.jsonl":
+        if _holds(load_tensors, path):
+            record_file(path, path)
+        elif path.name == "history.jsonl":
             fold = FoldFolder(path.parent)
             fold.write_history(fold.history())
             log.warning("%s was damaged: epochs from the damage on may be lost; weights are not affected", path)

@@ -48,7 +48,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the umask
         _flush(aside)
-        _record(path, aside)
+        record_file(path, aside)
         aside.replace(path)
         _flush(path.parent)
     except OSError as error:
@@ -82,8 +82,8 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / ".lock").exists()
 
 
-def _record(path: Path, aside: Path) -> None:
-    """Append size and hash of a file that is about to get its final name to the manifest of its run, if it is in one.
+def record_file(path: Path, aside: Path) -> None:
+    """Append size and hash of a file, which is about to get its final name, to the manifest of its run, if it is in one.
 
     Several processes may append at once: a line is one write to the end of the file. It begins anew after one that was cut.
     """

@@ -46,13 +46,13 @@ class CheckedFile(FrozenModel):
         return cls(path=path, state="missing" if not present else "intact" if file_hash(path) == digest else "damaged")
 
 
-def check_files(folder: Path) -> Iterator[CheckedFile]:
-    """Every file of a folder and of its manifest, by path; reads all of them."""
+def check_files(folder: Path, *, besides: str = "\0") -> Iterator[CheckedFile]:
+    """Every file of a folder and of its manifest, by path; reads all of them, except those whose names end with ``besides``."""
     entries = _read(folder)
     written = {(entry.bytes, entry.hash) for entry in entries}
     sizes = {entry.bytes for entry in entries}
     recorded, present = {entry.path for entry in entries}, _files(folder)
-    for name in sorted(recorded | set(present)):
+    for name in sorted(name for name in recorded | set(present) if not name.endswith(besides)):
         yield CheckedFile(path=folder / name, state=_state(folder / name, name in recorded, name in present, sizes, written))
 
 

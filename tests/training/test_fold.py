@@ -28,7 +28,7 @@ from nnseg.core.schedule import Course, Schedule
 from nnseg.crossval.predict import predict_with_plans
 from nnseg.network.bundle import load_model_file
 from nnseg.storage.cases import CaseStore
-from nnseg.storage.files import read_json
+from nnseg.storage.files import read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
 from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
@@ -199,7 +199,7 @@ def test_a_loss_that_is_no_number_leaves_what_was_saved(run):
     train(run.path, options(steps=8))
     saved = fold(run).checkpoint_file.read_bytes()
     unfinished = schedule(run).model_copy(update={"ended": None, "course": Course.of(40, Training(batch_size=2))})
-    fold(run).schedule_file.write_text(unfinished.model_dump_json())
+    write_json(fold(run).schedule_file, unfinished)
     for case in (fold(run).path.parent / "cases").iterdir():  # gone bad after they were checked
         _spoil(case)
     with pytest.raises(NnsegError, match=r"the (loss|gradient) is (nan|inf) at step \d+, on ball_\d\d from voxel"):
