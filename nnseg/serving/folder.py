@@ -89,8 +89,8 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
     cases = found.cases
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
-        _writer(order, ready, found) as writer,
-        _begun(order.out, {case.name for case in cases}, writer.cases, force=force),
+        _begun(order.out, {case.name for case in cases}, (writer := _writer(order, ready, found)).cases, force=force),
+        writer,  # which ends first: names are kept until the record is written
     ):
         sweep(order.out, inside=False)
         start, previous = time.perf_counter(), dict(writer.cases)
