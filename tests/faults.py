@@ -264,7 +264,7 @@ class Rig:
             known = file.name in ended.err + ended.out or file.name.split(".")[0] in ended.err + ended.out
             return "refused" if known else f"refused without its name ? {ended.last_line[:200]}"
         found = hashes(self.work)
-        other = sorted(path for path in reference.after if path in reference.steady and found.get(path) != reference.after[path])
+        other = sorted(p for p in reference.steady if found.get(p) != reference.after[p] and p != path)
         return "no other result" if not other else f"accepted ? changes {', '.join(other)[:200]}"
 
     def _wrong_ending(self, ended: Ended, kind: str) -> Iterator[str]:
@@ -275,7 +275,7 @@ class Rig:
         if kind == "killed" or not ended.reached or ended.code == 0:
             return
         cause = "Input/output error" if kind == "I/O error" else "No space left on device"
-        if not any(word in ended.last_line for word in (cause, cause.lower(), "[Errno")):
+        if not any(word in ended.last_line + ended.out for word in (cause, cause.lower(), "[Errno")):  # check prints its findings
             yield f"the last line does not name the cause: {ended.last_line[:300]}"
 
     def _wrong_files(self, reference: Reference) -> Iterator[str]:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None,
     reason="needs Linux and a C compiler to stand between nnseg and the system",
 )
-SLOW = [name for name in COMMANDS if name not in ("plan", "preprocess", "run")]
+SLOW = [name for name in COMMANDS if name not in ("plan", "preprocess", "run", "run again", "card")]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_killed_process_loses_nothing(made: Rig, seed: int) -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("run/model.nnseg", "predict"),
+        ("run/fold_0/model.nnseg", "predict"),
         ("balls/imagesTr/ball_01.nii.gz", "check"),
         ("run/scores.json", "compare"),
         ("nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth", "import"),
