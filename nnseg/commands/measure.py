@@ -33,6 +33,9 @@ MOST_LOST = 0.05
 def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[Finding] = ()) -> None:
     """Stop if training would go on without many of the cases.
 
+    Images without a label map may be what nobody has annotated yet: they count only where label maps without an image suggest
+    that names do not fit.
+
     Args:
         problems: with cases, besides those of the fingerprint.
 
@@ -40,6 +43,9 @@ def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[
         DatasetError: more than `MOST_LOST` of them cannot be used, and that was not allowed.
     """
     lost = fingerprint.lost_cases | {f.case: f.message for f in problems if f.case and f.level == "error"}
+    codes = {f.case: f.code for f in fingerprint.findings if f.level == "error"}
+    if "NS-D006" not in codes.values():
+        lost = {name: reason for name, reason in lost.items() if codes.get(name) != "NS-D005"}
     total = len({case.name for case in fingerprint.cases} | lost.keys())
     if len(lost) > MOST_LOST * total and not options.skip_bad:
         name, reason = next(iter(lost.items()))

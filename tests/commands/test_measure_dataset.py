@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import nnseg.commands.measure as module
-from nnseg.commands.measure import measure_dataset
+from nnseg.commands.measure import check_losses, measure_dataset
 from nnseg.core.dataset import AS_FOUND
+from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.images import formats, nifti
 from nnseg.storage.run import Run
@@ -133,3 +135,20 @@ def test_a_case_that_a_failing_disk_made_unusable_is_measured_again(
         assert len(measured) == 1
     assert not measure_dataset(run, folder, 1).lost_cases
     assert len(measured) == 2
+
+
+def test_images_not_annotated_yet_are_not_lost_unless_label_maps_without_image_suggest_other_names(tmp_path: Path):
+    folder, run = tmp_path / "data", Run(tmp_path / "run")
+    run.path.mkdir()
+    for part, value in (("images", 200), ("labels", 1)):
+        (folder / part).mkdir(parents=True)
+        for i in range(6 if part == "images" else 3):
+            pixels = np.zeros((16, 16), np.uint8)
+            pixels[4:10, 4 : 10 + i] = value
+            Image.fromarray(pixels).save(folder / part / f"c{i}.png")
+    fingerprint = measure_dataset(run, folder, 1)
+    assert set(fingerprint.lost_cases) == {"c3", "c4", "c5"}
+    check_losses(fingerprint, Options())
+    shutil.copy(folder / "labels" / "c0.png", folder / "labels" / "other.png")
+    with pytest.raises(DatasetError, match="4 of 7 cases cannot be used"):
+        check_losses(measure_dataset(run, folder, 1), Options())
