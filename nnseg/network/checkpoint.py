@@ -68,6 +68,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
     about = header["about"]
+    if not isinstance(about, dict):
+        raise damaged(path, "its text is no JSON object")
     if content_digest(tensors, about) != header["digest"]:
         raise damaged(path, "its content does not match its hash")
     return tensors, about

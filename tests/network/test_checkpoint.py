@@ -223,3 +223,9 @@ def test_a_state_that_json_would_change_is_refused():
 def test_a_state_with_parts_missing_is_refused(about):
     with pytest.raises(NnsegError, match="state"):
         unflatten_state({}, about)
+
+
+def test_a_text_that_is_no_object_is_refused(tmp_path):
+    save_tensors(tmp_path / "a.nnseg", {"x": torch.zeros(1)}, 3)
+    with pytest.raises(ModelError, match=r"a\.nnseg .*its text is no JSON object"):
+        load_tensors(tmp_path / "a.nnseg")
