@@ -1,14 +1,12 @@
 """Shared fixtures: real data where it is at hand, and a dataset of balls small enough to train on in seconds."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
+from balls import write_balls
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -46,34 +44,6 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"; not to be changed, copy it."""
     return write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
-
-
-def write_balls(folder: Path, *, cases: int) -> Path:
-    """Write scans of 12 x 20 x 16 voxels with a ball of radius 4 to 5 voxels somewhere inside."""
-    random = np.random.default_rng(0)
-    for sub in ("imagesTr", "labelsTr"):
-        (folder / sub).mkdir(parents=True)
-    z, y, x = np.mgrid[:12, :20, :16]
-    entries = []
-    for i in range(cases):
-        centre = random.uniform((5, 8, 6), (7, 12, 10))
-        ball = (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < random.uniform(4, 5) ** 2
-        image = (100 + 80 * ball + random.normal(0, 10, ball.shape)).astype(np.float32)
-        name = f"ball_{i:02d}.nii.gz"
-        for sub, voxels in (("imagesTr", image), ("labelsTr", ball.astype(np.uint8))):
-            volume = sitk.GetImageFromArray(voxels)
-            volume.SetSpacing((1.0, 1.0, 1.5))
-            sitk.WriteImage(volume, str(folder / sub / name))
-        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-    content = {
-        "name": "Balls",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "ball"},
-        "training": entries,
-        "numTraining": cases,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

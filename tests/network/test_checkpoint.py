@@ -129,7 +129,7 @@ def _ours(version: int = 1) -> dict:
         (struct.pack("<Q", 2**60) + b"{}", "header is longer"),
         (_header({}), "not one that nnseg writes"),
         (_header({"__metadata__": {"format": "pt"}}), "not one that nnseg writes"),
-        (_header({"__metadata__": _ours(2)}), "has format 2, this nnseg reads format 1"),
+        (_header({"__metadata__": _ours(2)}), "has format 2: a later nnseg wrote it"),
         (_header({"__metadata__": _ours()}), "does not match its hash"),
         (b"\x00\x10" + bytes(6) + b"[" * 4096, "not one that nnseg writes"),
         (

@@ -71,7 +71,7 @@ def test_labels_of_2d_images_are_described_as_shares_of_the_image():
 
 def test_a_plan_is_described_in_words_and_settings():
     assert "spacing of 1 x 0.5 mm" in summarize_plan(plan())
-    assert "spacing of 1 x 0.5 mm" in summarize_plan(plan(), "um")
+    assert "spacing of 1000 x 500 um" in summarize_plan(plan(), "um")
     assert "spacing of 1 x 0.5 pixels" in summarize_plan(plan(), "pixel")
     assert "plain 2D U-Net of 2 stages" in summarize_plan(plan())
     assert "4 mirrored copies" in summarize_plan(plan())
