@@ -120,9 +120,16 @@ class Fingerprint(FrozenModel):
         """True if the size of voxels is known."""
         return self.length_unit not in ("voxel", "pixel")
 
-    def spacing_shown(self, case: CaseMeasure) -> Vector:
-        """The spacing of a case in ``length_unit``."""
-        return in_unit(case.spacing, self.length_unit)
+    @property
+    def spacings_shown(self) -> list[Vector]:
+        """The spacing of each case in ``length_unit``."""
+        unit = self.length_unit
+        return [in_unit(case.spacing, unit) for case in self.cases]
+
+    def volumes_of(self, label: str) -> list[float]:
+        """Thousands of cubed ``length_unit`` (ml for mm) of a label in each case that has it."""
+        sizes = zip(self.cases, self.spacings_shown, strict=True)
+        return [case.voxels[label] * prod(spacing) / 1000 for case, spacing in sizes if case.voxels.get(label)]
 
     @property
     def planned_for(self) -> tuple[CaseMeasure, ...]:

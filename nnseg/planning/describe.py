@@ -154,7 +154,7 @@ def _voxel_sizes(fingerprint: Fingerprint) -> str:
 
 
 def _occurrence(fingerprint: Fingerprint, name: str) -> str:
-    volumes = [c.voxels[name] * prod(fingerprint.spacing_shown(c)) / 1000 for c in fingerprint.cases if c.voxels[name]]
+    volumes = fingerprint.volumes_of(name)
     if not volumes:
         return "in no case"
     here = f"in {len(volumes)} of {counted(len(fingerprint.cases), 'case')}"

@@ -55,7 +55,7 @@ def _facts(fingerprint: Fingerprint) -> dict[str, str]:
     cases, kind, axes = fingerprint.cases, "images" if fingerprint.is_2d else "volumes", _axes(fingerprint)
     unusable = f"; {len(fingerprint.unusable)} more could not be used" if fingerprint.unusable else ""
     kept, unit = fingerprint.relative_size_after_cropping, length_name(fingerprint.length_unit)
-    spacing = by([median(fingerprint.spacing_shown(c)[a] for c in cases) for a in axes])
+    spacing = by([median(size[a] for size in fingerprint.spacings_shown) for a in axes])
     facts = {
         "Cases": f"{len(cases)} {kind}{unusable}",
         "Size": f"{by([median(c.shape[a] for c in cases) for a in axes])} voxels in the median",
@@ -78,7 +78,7 @@ def _draw_sizes(fingerprint: Fingerprint) -> list[Figure]:
     figures = []
     for what, unit, values in (
         ("Size", "voxels", [c.shape for c in fingerprint.cases]),
-        ("Spacing", length_name(fingerprint.length_unit), [fingerprint.spacing_shown(c) for c in fingerprint.cases]),
+        ("Spacing", length_name(fingerprint.length_unit), fingerprint.spacings_shown),
     ):
         for axis in _axes(fingerprint):
             along = [float(v[axis]) for v in values]
@@ -96,7 +96,7 @@ def _occurrence(fingerprint: Fingerprint, name: str) -> tuple[int, str, float]:
     share = sum(c.voxels[name] for c in here) / sum(prod(c.shape) for c in here)
     if fingerprint.is_2d:
         return len(here), f"{share:.2%} of the image", share
-    volumes = _ml(fingerprint, name)
+    volumes = fingerprint.volumes_of(name)
     spread = f" ({short(min(volumes))} to {short(max(volumes))})" if min(volumes) < max(volumes) else ""
     return len(here), f"{short(median(volumes))} {volume_name(fingerprint.length_unit)}{spread}", share
 
@@ -106,13 +106,9 @@ def _draw_volumes(fingerprint: Fingerprint) -> list[Figure]:
     if fingerprint.is_2d:
         sizes = {n: [100 * c.voxels[n] / prod(c.shape) for c in fingerprint.cases if c.voxels.get(n)] for n in names}
     else:
-        sizes = {n: _ml(fingerprint, n) for n in names}
+        sizes = {n: fingerprint.volumes_of(n) for n in names}
     shown = [(name, values) for name, values in sizes.items() if values][:MOST_LABELS]
     return [(name, histogram_svg(f"{name} in {unit}", values, label=unit)) for name, values in shown]
-
-
-def _ml(fingerprint: Fingerprint, name: str) -> list[float]:
-    return [c.voxels[name] * prod(fingerprint.spacing_shown(c)) / 1000 for c in fingerprint.cases if c.voxels.get(name)]
 
 
 def _draw_intensities(content: ReportContent, fingerprint: Fingerprint) -> list[Figure]:
