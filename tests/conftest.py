@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from balls import write_balls
+from ball_dataset import write_balls
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

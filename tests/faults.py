@@ -420,7 +420,7 @@ def rig() -> Iterator[Rig]:
 
 def _write_data(folder: Path) -> None:
     """Three scans with their label maps, a recipe, and a model of nnU-Net."""
-    from balls import write_balls
+    from ball_dataset import write_balls
     from interop.nnunet.trained import plans_of, write_trained
 
     write_balls(folder / "balls", cases=3)
