@@ -16,7 +16,7 @@ from nnseg.planning.cost_model import preprocessing_gb
 from nnseg.planning.intensity import ForegroundSample
 from nnseg.planning.modality import MODALITY_NAMES, has_word, normalization_of
 
-SAMPLE = 200_000
+SAMPLE = 20_000
 """Voxels of which percentiles are taken."""
 
 OUTLYING, LEAST = 6.0, 200.0
