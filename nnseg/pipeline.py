@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.measure import check_losses, measure_dataset, reading_for
+from nnseg.commands.measure import measure_dataset, reading_for
 from nnseg.commands.plan import check_options, plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
@@ -20,6 +20,7 @@ from nnseg.crossval.predict import predict_folds, predict_with_plans
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
 from nnseg.network.device import resolve_device
+from nnseg.planning.unusable import check_losses
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 

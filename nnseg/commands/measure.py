@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading, counted, listed
-from nnseg.core.errors import DatasetError, NewerVersionError, RunError
+from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
+from nnseg.core.errors import NewerVersionError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import summarize_dataset
@@ -24,37 +24,6 @@ from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 
 log = logging.getLogger(__name__)
-
-
-MOST_LOST = 0.05
-"""Share of the cases that may be unusable without `Options.skip_bad`."""
-
-
-def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[Finding] = ()) -> None:
-    """Stop if training would go on without many of the cases.
-
-    Images without a label map may be what nobody has annotated yet: they count only where label maps without an image suggest
-    that names do not fit.
-
-    Args:
-        problems: with cases, besides those of the fingerprint.
-
-    Raises:
-        DatasetError: more than `MOST_LOST` of them cannot be used, and that was not allowed.
-    """
-    lost = fingerprint.lost_cases | {f.case: f.message for f in problems if f.case and f.level == "error"}
-    codes = {f.case: f.code for f in fingerprint.findings if f.level == "error"}
-    if "NS-D006" not in codes.values():
-        lost = {name: reason for name, reason in lost.items() if codes.get(name) != "NS-D005"}
-    total = len({case.name for case in fingerprint.cases} | lost.keys())
-    if len(lost) > MOST_LOST * total and not options.skip_bad:
-        name, reason = next(iter(lost.items()))
-        error = DatasetError(
-            f"{len(lost)} of {counted(total, 'case')} cannot be used ({listed(lost)}), and {MOST_LOST:.0%} may be left out; "
-            f"case {name}: {reason}; mend them (nnseg check lists all), or train without them: --skip-bad"
-        )
-        error.kind = "NS-D038"
-        raise error
 
 
 def reading_for(run: Run, options: Options) -> Reading:

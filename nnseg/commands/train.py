@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from nnseg.commands.measure import check_losses
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
 from nnseg.commands.train_parallel import TrainingJob, jobs_of, train_side_by_side
@@ -17,6 +16,7 @@ from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import DamagedCaseError, RunError, Stopped
 from nnseg.core.options import Options, select_folds
+from nnseg.planning.unusable import check_losses
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
 from nnseg.system.stop import StopRequest

@@ -1,4 +1,4 @@
-"""Why no case of a dataset can be used: the errors of its cases, said once where they are of one kind."""
+"""Cases that cannot be used: whether too many are lost, and why none is left, errors of one kind said once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,41 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset, Finding, counted, listed
 from nnseg.core.errors import DatasetError, coded
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.options import Options
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+MOST_LOST = 0.05
+"""Share of the cases that may be unusable without `Options.skip_bad`."""
+
+
+def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[Finding] = ()) -> None:
+    """Stop if training would go on without many of the cases.
+
+    Images without a label map may be what nobody has annotated yet: they count only where label maps without an image suggest
+    that names do not fit.
+
+    Args:
+        problems: with cases, besides those of the fingerprint.
+
+    Raises:
+        DatasetError: more than `MOST_LOST` of them cannot be used, and that was not allowed.
+    """
+    lost = fingerprint.lost_cases | {f.case: f.message for f in problems if f.case and f.level == "error"}
+    codes = {f.case: f.code for f in fingerprint.findings if f.level == "error"}
+    if "NS-D006" not in codes.values():
+        lost = {name: reason for name, reason in lost.items() if codes.get(name) != "NS-D005"}
+    total = len({case.name for case in fingerprint.cases} | lost.keys())
+    if len(lost) > MOST_LOST * total and not options.skip_bad:
+        name, reason = next(iter(lost.items()))
+        error = DatasetError(
+            f"{len(lost)} of {counted(total, 'case')} cannot be used ({listed(lost)}), and {MOST_LOST:.0%} may be left out; "
+            f"case {name}: {reason}; mend them (nnseg check lists all), or train without them: --skip-bad"
+        )
+        error.kind = "NS-D038"
+        raise error
 
 
 def explain_unusable(dataset: Dataset, findings: Collection[Finding]) -> tuple[DatasetError, tuple[str, ...]]:

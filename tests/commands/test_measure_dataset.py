@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import nnseg.commands.measure as module
-from nnseg.commands.measure import check_losses, measure_dataset
+from nnseg.commands.measure import measure_dataset
 from nnseg.core.dataset import AS_FOUND
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
+from nnseg.planning.unusable import check_losses
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.images import formats, nifti
 from nnseg.storage.run import Run
