@@ -90,7 +90,7 @@ BAD_SCANS = {
     "claim.nii.gz": (lambda: packed(nifti((8, 8, 2**14), follows=bytes(100))), "needs|unpacks"),
     "huge.nii": (lambda: nifti((2**40, 1, 1), version=2), "1099511627776 x 1 x 1|1 x 1 x 1099511627776"),
     "spacing.nii.gz": (lambda: packed(nifti((8, 8, 8), follows=bytes(1024), spacing=10_000)), "10000 x 10000 x 10000 mm"),
-    "nested.dcm": (lambda: dicom(extra=nested(20_000, lengths=False)), "nested over 64 deep"),
+    "nested.dcm": (lambda: dicom(extra=nested(20_000, lengths=False)), "nested 65 deep or more"),
 }
 """Scans to predict beside good ones: what is in them, and words of the reason why they fail."""
 

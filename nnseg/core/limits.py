@@ -9,7 +9,11 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from nnseg.core.errors import NnsegError
 
 VARIABLE: Final = "NNSEG_LIMITS"
 
@@ -59,6 +63,20 @@ def limit(name: str) -> int:
 def raise_by(name: str) -> str:
     """The words of a message that say how a limit is changed."""
     return f"{VARIABLE}={name}=NUMBER raises the limit"
+
+
+def check_limit(
+    name: str, count: int, place: str | Path, found: str, kind: type[NnsegError], advice: str = "correct it", code: str = ""
+) -> None:
+    """Raise an error of a kind for more than a limit allows.
+
+    Args:
+        place: file or folder that asks for it.
+        found: what it has, with {:,} for the count.
+        code: of the finding, see `nnseg.core.codes`.
+    """
+    if count > limit(name):
+        raise kind.at(place, found.format(count), f"at most {limit(name):,}", f"{advice}; {raise_by(name)}", code)
 
 
 def wrong_entries() -> str:

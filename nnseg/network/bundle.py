@@ -19,7 +19,7 @@ from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError, NewerVersionError, PlanError
 from nnseg.core.labels import Labels
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
 from nnseg.core.trust import Trust
@@ -144,8 +144,8 @@ def load_model_file(path: Path) -> Model:
         )
     weights = split_groups(tensors)
     try:
-        if (count := len(text["members"]) + len(text.get("previous", ()))) > limit("members"):
-            raise ModelError(f"{path} has {count} members, the most is {limit('members')}; {raise_by('members')}")
+        count = len(text["members"]) + len(text.get("previous", ()))
+        check_limit("members", count, path, "has {:,} members", ModelError, "export it again")
         members, previous = (
             tuple(_member(entry, weights[f"{kind}_{i}"], f"{path}, {kind} {i}") for i, entry in enumerate(entries))
             for kind, entries in (("member", text["members"]), ("previous", text.get("previous", ())))

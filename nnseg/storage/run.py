@@ -43,7 +43,7 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
@@ -79,8 +79,7 @@ def read_folds(path: Path) -> Folds:
         RunError: the file is missing, or a case is both trained on and held out, or held out twice.
     """
     folds = read_json(path, tuple[Fold, ...])
-    if len(folds) > limit("folds"):
-        raise RunError(f"{path} has {len(folds)} folds, the most is {limit('folds')}; {raise_by('folds')}")
+    check_limit("folds", len(folds), path, "has {:,} folds", RunError)
     held_out = Counter(name for fold in folds for name in fold.held_out)
     leaks = {name for fold in folds for name in set(fold.training) & set(fold.held_out)}
     if doubled := leaks or {name for name, count in held_out.items() if count > 1}:

@@ -35,5 +35,5 @@ def test_the_documentation_lists_every_limit_and_each_is_asked():
     code = "\n".join(path.read_text() for path in (ROOT / "nnseg").rglob("*.py"))
     computed = {f"{kind}_{what}" for kind in ("text", "plan", "run") for what in ("bytes", "entries")} | {"labels", "regions"}
     assert [
-        name for name in LIMITS if f'limit("{name}")' not in code and f"limit('{name}')" not in code and name not in computed
+        name for name in LIMITS if f'limit("{name}"' not in code and f"limit('{name}'" not in code and name not in computed
     ] == []

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.storage.bounded import read_text
 from nnseg.storage.datasets.parts import PARTS
 
@@ -191,9 +191,7 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(given, dict) or not given:
         raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it", "NS-D004")
     kind = "regions" if any(isinstance(value, list) and len(value) > 1 for value in given.values()) else "labels"
-    if len(given) > limit(kind):
-        found = f'"labels" has {len(given)} {kind}'
-        raise DatasetError.at(path, found, f"at most {limit(kind)}", f"correct it; {raise_by(kind)}", "NS-D004")
+    check_limit(kind, len(given), path, f'"labels" has {{:,}} {kind}', DatasetError, code="NS-D004")
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)

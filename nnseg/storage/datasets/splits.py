@@ -10,7 +10,7 @@ from typing import Any
 
 from nnseg.core.dataset import Case, Fold, counted, listed
 from nnseg.core.errors import DatasetError
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.core.options import SPLIT_FILES
 from nnseg.storage.bounded import read_text
 from nnseg.storage.datasets.parts import PARTS, TEST, TRAINING, VALIDATION
@@ -74,8 +74,7 @@ def read_split(path: Path, cases: Iterable[Case], *, unusable: Collection[str] =
         return split_of_parts({names.find(name): part for name, part in _table_parts(path).items()}, source=str(path))
     content = _read(path)
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
-        if len(content) > limit("folds"):
-            raise DatasetError.at(path, f"has {len(content)} folds", f"at most {limit('folds')}", raise_by("folds"))
+        check_limit("folds", len(content), path, "has {:,} folds", DatasetError)
         folds = tuple(_read_fold(path, number, entry, names) for number, entry in enumerate(content))
         _check_held_out(path, folds)
         return GivenSplit(folds=folds, test=(), source=str(path))
@@ -133,8 +132,7 @@ def split_of_parts(parts: Mapping[str, str], *, source: str) -> GivenSplit:
     """
     used = sorted(name for name, part in parts.items() if part != TEST)
     held_out = sorted({part for part in parts.values() if part not in (TRAINING, TEST)}, key=_order)
-    if len(held_out) > limit("folds"):
-        raise DatasetError.at(source, f"has {len(held_out)} folds", f"at most {limit('folds')}", raise_by("folds"))
+    check_limit("folds", len(held_out), source, "has {:,} folds", DatasetError)
     folds = tuple(
         Fold(training=tuple(n for n in used if parts[n] != part), held_out=tuple(n for n in used if parts[n] == part))
         for part in held_out

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnseg.core.errors import ScanError
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.storage.images import dicom_headers as headers
 from nnseg.storage.images.dicom_frame import DicomFile, Frame
 from nnseg.storage.images.dicom_headers import whole_number
@@ -94,10 +94,7 @@ def _check_is_image(path: Path, dataset: Any, kind: str) -> None:
 
 def _frames(path: Path, dataset: Any, kind: str, image_type: list[str]) -> tuple[Frame, ...]:
     count = whole_number(path, dataset, "NumberOfFrames", 1)
-    if count > limit("frames"):
-        raise ScanError.at(
-            path, f"announces {count} frames", f"at most {limit('frames')}", f"divide it; {raise_by('frames')}", "NS-S037"
-        )
+    check_limit("frames", count, path, "announces {:,} frames", ScanError, "divide it", "NS-S037")
     plain = _plain_frame(path, dataset, image_type)
     groups = value_of(dataset, "PerFrameFunctionalGroupsSequence")
     if groups and "MOSAIC" in image_type:

@@ -12,15 +12,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.uid import UID
 
 from nnseg.core.errors import ScanError
-from nnseg.core.limits import limit
-from nnseg.storage.images.dicom_nesting import GZIP, check_nesting, inflated, joined
+from nnseg.core.limits import check_limit
+from nnseg.storage.images.dicom_nesting import ADVICE, check_nesting
 from nnseg.storage.images.dicom_values import UNREADABLE, tag_of, text_of
+from nnseg.storage.images.unpack import unpack_parts
 from nnseg.system.regular import open_regular
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -193,16 +194,36 @@ def _checked(path: Path) -> Iterator[Path | io.BytesIO]:
     """What pydicom can read: a path, or the content of a file in gzip; neither has sequences nested too deeply.
 
     Raises:
-        ValueError: it has, or is too large when unpacked.
+        ScanError: it has, or is too large when unpacked.
     """
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         if mapped[:2] != _GZIP:
-            check_nesting(mapped, limit)
+            _check_nesting(path, mapped)
             yield path
             return
-        content = joined(inflated(mapped[:], GZIP), limit)
-    check_nesting(content, limit)
+        content = _unpacked(path, file)
+    _check_nesting(path, content)
     yield io.BytesIO(content)
+
+
+def _check_nesting(path: Path, data: bytes | mmap.mmap) -> None:
+    """As `check_nesting`, in a deflated data set too."""
+    deflated = check_nesting(path, data)
+    if deflated is not None:
+        check_nesting(path, _unpacked(path, io.BytesIO(data[deflated:]), bare=True))
+
+
+def _unpacked(path: Path, file: BinaryIO, *, bare: bool = False) -> bytes:
+    """What a file in gzip, or the deflated (bare) rest of one, unpacks to.
+
+    Raises:
+        ScanError: it is damaged, or unpacks to more than it may.
+    """
+    whole = io.BytesIO()
+    for part in unpack_parts(path, file, bare=bare):
+        whole.write(part)
+        check_limit("packed_dicom_bytes", whole.tell(), path, "unpacks to {:,} bytes or more", ScanError, *ADVICE)
+    return whole.getvalue()
 
 
 def _start(path: Path, length: int = _START_BYTES) -> bytes:

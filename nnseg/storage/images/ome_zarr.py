@@ -17,7 +17,7 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.array_axes import arranged, find_array_axes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
@@ -164,8 +164,7 @@ def _check_chunks(path: Path, array: Any) -> None:
     """
     check_size(path, array.shape, array.dtype)
     count = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
-    if count > limit("chunks"):
-        raise ScanError.at(path, f"has {count:,} chunks", f"at most {limit('chunks'):,}", f"save it anew; {raise_by('chunks')}")
+    check_limit("chunks", count, path, "has {:,} chunks", ScanError, "save it anew")
     most = math.prod(array.chunks) * array.dtype.itemsize
     if most > LARGEST_CHUNK * array.nbytes + SLACK:
         found = f"has chunks of {' x '.join(map(str, array.chunks))} in an image of {' x '.join(map(str, array.shape))}"
@@ -190,11 +189,8 @@ def _check_blosc(chunk: Path, file: BinaryIO, most: int) -> None:
 
 
 def _check_deflated(chunk: Path, file: BinaryIO, most: int) -> None:
-    total = 0
-    for part in unpack_parts(chunk, file):
-        total += len(part)
-        if total > most + SLACK:
-            raise ScanError.at(chunk, f"unpacks to more than {total} bytes", f"{most}, as its image says", "copy the image again")
+    for _ in unpack_parts(chunk, file, most=most):
+        pass
 
 
 CHECKS: dict[str, Callable[[Path, BinaryIO, int], None]] = {

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit, limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
@@ -87,10 +87,8 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > limit("plane_pixels"):
-        found = f"has {width} x {height} pixels" if height > 1 else f"has over {width:,} pixels"
-        expected = f"at most {limit('plane_pixels'):,} pixels"
-        raise ScanError.at(path, found, expected, f"cut it; {raise_by('plane_pixels')}", "NS-S037")
+    found = f"has {width} x {height} pixels" if height > 1 else "has over {:,} pixels"
+    check_limit("plane_pixels", width * height, path, found, ScanError, "cut it", "NS-S037")
 
 
 def _check_still(path: Path, image: Image.Image) -> None:

@@ -19,7 +19,7 @@ from nnseg.core.dataset import list_some
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
@@ -68,7 +68,7 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """
     try:
         with _logged_errors() as errors, tifffile.TiffFile(path) as file:
-            _check_pages(path, file)
+            check_limit("pages", len(file.pages), path, "has {:,} pages", ScanError, "divide it", "NS-S037")  # none is read yet
             series, page = file.series[0], file.series[0].keyframe
             _check_codec(path, page)
             _check_length(path, series)
@@ -91,13 +91,6 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
 def _tag(page: Any, number: int) -> Any:
     tag = page.tags.get(number)
     return int(tag.value) if tag is not None and isinstance(tag.value, int) else None
-
-
-def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
-    """Raise ScanError for more pages than are read; their places in the file are followed, and nothing else of them is read."""
-    if len(file.pages) > limit("pages"):
-        expected = f"at most {limit('pages'):,}"
-        raise ScanError.at(path, f"has {len(file.pages):,} pages", expected, f"divide it; {raise_by('pages')}", "NS-S037")
 
 
 def _check_codec(path: Path, page: Any) -> None:
