@@ -282,13 +282,13 @@ def _case_of(examples: Path) -> Callable[[bytes, Path], None]:
 
 def _case_with_frame(examples: Path) -> Callable[[bytes, Path], None]:
     """Cases whose image is the input, with the right size and digest."""
-    from nnseg.storage import cases
+    from nnseg.storage import case_arrays
 
     content = json.loads(zip_member(examples / "case.case", CONTENTS))
     write_case = _case_of(examples)
 
     def write(data: bytes, path: Path) -> None:
-        content["members"]["image.b2nd"] |= {"bytes": len(data), "digest": cases._digest(data)}
+        content["members"]["image.b2nd"] |= {"bytes": len(data), "digest": case_arrays._digest(data)}
         write_case(json.dumps(content).encode(), path)
         with zipfile.ZipFile(path) as file:
             rest = {name: file.read(name) for name in file.namelist()}

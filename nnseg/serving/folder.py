@@ -14,9 +14,10 @@ from nnseg.core.errors import RunError
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, find_scans
-from nnseg.storage.files import locked, read_json, sweep, write_json
+from nnseg.storage.files import read_json, sweep, write_json
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.write import check_label_suffix
+from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord
 from nnseg.system.parallel import progress

@@ -8,8 +8,9 @@ import time
 from queue import SimpleQueue
 
 from nnseg.serving.messages import MESSAGE, Alive, Finished, Message, PredictionOrder, PredictionTask, Ready, StageReached
+from nnseg.system.activity import HANG_TIMEOUT, TIMEOUT_VARIABLE, Activity, time_limit
 from nnseg.system.machine import ProcessUsage, free_ram_gb
-from nnseg.system.process import HANG_TIMEOUT, STACK_SIGNAL, TIMEOUT_VARIABLE, Activity, ChildProcess, time_limit
+from nnseg.system.process import STACK_SIGNAL, ChildProcess
 
 log = logging.getLogger(__name__)
 

@@ -17,18 +17,13 @@ when the process reads it for the first time.
 from __future__ import annotations
 
 import hashlib
-import math
-import struct
-import sys
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-import blosc2
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
@@ -39,8 +34,8 @@ from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.core.limits import limit
 from nnseg.storage.bounded import open_archive
+from nnseg.storage.case_arrays import MADE_AGAIN, ArrayFile, describe, open_in_place, pack, read_into_memory
 from nnseg.storage.files import write_aside
-from nnseg.system.machine import allowed_ram_gb
 
 Locations = npt.NDArray[np.int32]
 
@@ -67,19 +62,6 @@ class StoredCase:
     known: tuple[int, ...] | None = None
 
 
-class _ArrayFile(FrozenModel):
-    """A packed array in the file.
-
-    Args:
-        bytes, digest: of the whole.
-        sums: CRC-32 of all but its chunks, and of each chunk, as 8 hexadecimal digits each; "" in files of earlier versions.
-    """
-
-    bytes: int
-    digest: str
-    sums: str = ""
-
-
 class _Contents(FrozenModel):
     """case.json. ``counts`` are rows of locations.b2nd per label index, in order; those of index -1 are ``annotated``."""
 
@@ -90,7 +72,7 @@ class _Contents(FrozenModel):
     known: tuple[int, ...] | None = None
     unpacked_bytes: int
     counts: dict[int, int]
-    members: dict[str, _ArrayFile]
+    members: dict[str, ArrayFile]
 
 
 @dataclass(frozen=True)
@@ -127,7 +109,7 @@ class CaseStore:
         """
         labels, chosen = _labels_and_locations(case)
         rows = np.concatenate([np.zeros((0, 3), np.int32), *chosen.values()])
-        frames = {IMAGE: _pack(case.image, dimensions), LABELS: _pack(labels, dimensions), LOCATIONS: _pack(rows, 0)}
+        frames = {IMAGE: pack(case.image, dimensions), LABELS: pack(labels, dimensions), LOCATIONS: pack(rows, 0)}
         contents = _Contents(
             name=case.name,
             key=key,
@@ -135,7 +117,7 @@ class CaseStore:
             known=case.known,
             unpacked_bytes=case.image.nbytes + labels.nbytes,
             counts={index: len(where) for index, where in chosen.items()},
-            members={n: _ArrayFile(bytes=len(f), digest=_digest(f), sums=_checksums(f)) for n, f in frames.items()},
+            members={name: describe(frame) for name, frame in frames.items()},
         )
         with write_aside(self._path(case.name)) as aside, zipfile.ZipFile(aside, "w") as file:
             file.writestr(zipfile.ZipInfo(CONTENTS), contents.model_dump_json())
@@ -153,9 +135,9 @@ class CaseStore:
             raise DamagedCaseError(f"{path}: this preprocessed case is missing or damaged; {MADE_AGAIN}")
         try:
             with zipfile.ZipFile(path) as file:
-                read = _unpacked if contents.unpacked_bytes < IN_MEMORY_BYTES else _in_place
+                read = read_into_memory if contents.unpacked_bytes < IN_MEMORY_BYTES else open_in_place
                 image, labels = (read(file, member, contents.members[member]) for member in (IMAGE, LABELS))
-                rows = _unpacked(file, LOCATIONS, contents.members[LOCATIONS])
+                rows = read_into_memory(file, LOCATIONS, contents.members[LOCATIONS])
         except Exception as error:  # Blosc2 raises whatever the description in a damaged frame leads it into
             raise DamagedCaseError(f"{path}: this preprocessed case is damaged ({error}); {MADE_AGAIN}") from error
         ends = np.cumsum(list(contents.counts.values()))
@@ -198,42 +180,6 @@ def _read_contents(path: Path) -> _Contents | None:
     return contents if sizes == {m: member.bytes for m, member in contents.members.items()} else None
 
 
-class CheckedArray:
-    """An array on disk; a chunk is verified when it is read for the first time. Threads may read at once.
-
-    Args:
-        array: as Blosc2 opened it.
-        sums: CRC-32 of each of its chunks, in order.
-        path: that messages name.
-    """
-
-    def __init__(self, array: Any, sums: Sequence[int], path: Path) -> None:
-        self.array, self._sums, self._path = array, sums, path
-        self.shape, self.dtype, self.nbytes = tuple(array.shape), array.dtype, int(array.nbytes)
-        counts = tuple(-(-length // chunk) for length, chunk in zip(self.shape, array.chunks, strict=True))
-        self._numbers, self._verified = np.arange(len(sums)).reshape(counts), np.zeros(len(sums), bool)
-
-    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        for number in self._chunks(index):
-            if zlib.crc32(self.array.schunk.get_chunk(number)) != self._sums[number]:
-                raise DamagedCaseError(f"{self._path}: this preprocessed case is damaged in chunk {number}; {MADE_AGAIN}")
-            self._verified[number] = True
-        return np.asarray(self.array[index])
-
-    def _chunks(self, index: Any) -> Iterator[int]:
-        """The chunks, not verified yet, that lie in an index of slices, whole numbers and an ellipsis."""
-        parts = list(index) if isinstance(index, tuple) else [index]
-        if Ellipsis in parts:
-            place = parts.index(Ellipsis)
-            parts[place : place + 1] = [slice(None)] * (len(self.shape) - len(parts) + 1)
-        box = []
-        for part, length, chunk in zip(parts, self.shape, self.array.chunks, strict=False):
-            inside = range(length)[part if isinstance(part, slice) else slice(part, part + 1 or None)]
-            box.append(slice(inside.start // chunk, (inside[-1] // chunk + 1) if inside else 0))
-        numbers = self._numbers[tuple(box)].reshape(-1)
-        return iter(numbers[~self._verified[numbers]].tolist())
-
-
 def in_memory(case: PreprocessedCase) -> StoredCase:
     """The case as a store would return it, without a file, for training on arrays.
 
@@ -258,11 +204,6 @@ def _stored_case(about: PreprocessedCase | _Contents, image: Any, labels: Any, l
         known=about.known,
     )
 
-
-FRAME_START = 64
-"""Bytes of a frame's header that hold its lengths."""
-
-MADE_AGAIN = "preprocess it again, as the same command does"
 
 SUFFIX = ".case"
 LONGEST_PLAIN = 240
@@ -301,83 +242,3 @@ def _sample_locations(labels: npt.NDArray[np.int16], name: str) -> dict[int, Loc
             where = where[np.sort(picked)]
         chosen[index] = np.stack(np.unravel_index(where, labels.shape), axis=1).astype(np.int32)
     return chosen
-
-
-def _pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
-    """An array as one Blosc2 frame, in chunks for patches of 2 or 3 axes, or of Blosc2's choice for 0. Sizes are in voxels."""
-    cut: dict[str, Any] = {}
-    if dimensions:
-        chunk, block = ((16, 128, 128), (1, 64, 64)) if dimensions == 2 else ((64, 64, 64), (32, 32, 32))
-        lead = (1,) * (array.ndim - 3)
-        cut["chunks"] = tuple(map(_even, array.shape, (*lead, *chunk)))
-        cut["blocks"] = tuple(map(_even, cut["chunks"], (*lead, *block)))
-    cparams = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-    packed = blosc2.asarray(np.ascontiguousarray(array), cparams=cparams, dparams={"nthreads": 1}, **cut)
-    return bytes(packed.to_cframe())
-
-
-def _even(length: int, most: int) -> int:
-    """The length of the fewest equal parts of at most ``most``: uneven ones are padded, which costs time and space."""
-    return math.ceil(length / math.ceil(length / most))
-
-
-def _unpacked(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> npt.NDArray[Any]:
-    frame = file.read(name)
-    if _digest(frame) != member.digest:
-        raise ValueError(f"{name} is not what was written")
-    array = blosc2.ndarray_from_cframe(frame)
-    if array.nbytes > allowed_ram_gb() * 1e9:
-        raise ValueError(f"{name} announces {array.nbytes} bytes")
-    return np.asarray(array[...])
-
-
-def _in_place(file: zipfile.ZipFile, name: str, member: _ArrayFile) -> Any:
-    """A member of the zip as an array on disk. Not memory-mapped on Windows, where a mapped file cannot be replaced."""
-    if not member.sums:
-        _unpacked(file, name, member)
-    path, offset = Path(str(file.filename)), _offset(file, name)
-    sums = [int(member.sums[i : i + 8], 16) for i in range(0, len(member.sums), 8)]
-    with path.open("rb") as raw:
-        raw.seek(offset)
-        start = raw.read(FRAME_START)
-        rest = b""
-        for begin, end in _around_chunks(start, member.bytes):
-            raw.seek(offset + begin)
-            rest += raw.read(end - begin)
-    if sums and zlib.crc32(rest) != sums[0]:
-        raise ValueError(f"the description of {name} is not what was written")
-    mapped = None if sys.platform == "win32" else "r"
-    array = blosc2.open(str(path), mode="r", offset=offset, mmap_mode=mapped, dparams={"nthreads": 1})
-    return CheckedArray(array, sums[1:], path) if sums else array
-
-
-def _checksums(frame: bytes) -> str:
-    """See `_ArrayFile`."""
-    array = blosc2.ndarray_from_cframe(frame)  # which owns its chunks
-    chunks = array.schunk
-    rest = b"".join(frame[begin:end] for begin, end in _around_chunks(frame, len(frame)))
-    sums = (zlib.crc32(part) for part in (rest, *(chunks.get_chunk(number) for number in range(chunks.nchunks))))
-    return "".join(f"{crc:08x}" for crc in sums)
-
-
-def _around_chunks(frame: bytes, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where a frame's header, and its index and trailer, begin and end: before and after the chunks.
-
-    Source: Blosc2's README_CFRAME_FORMAT: big-endian numbers, the header's length at 11, that of all chunks at 39.
-    """
-    header, chunks = int.from_bytes(frame[11:15], "big"), int.from_bytes(frame[39:47], "big")
-    header = min(header, size)
-    return (0, header), (min(header + chunks, size), size)
-
-
-def _offset(file: zipfile.ZipFile, name: str) -> int:
-    """Offset of a member's bytes. Source: PKWARE APPNOTE 4.3.7, the local file header."""
-    start = file.getinfo(name).header_offset
-    with Path(str(file.filename)).open("rb") as raw:
-        raw.seek(start + 26)
-        name_length, extra_length = struct.unpack("<HH", raw.read(4))
-    return start + 30 + int(name_length) + int(extra_length)
-
-
-def _digest(frame: bytes) -> str:
-    return hashlib.blake2b(frame, digest_size=16).hexdigest()

@@ -6,19 +6,16 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
@@ -113,59 +110,6 @@ def sweep(folder: Path, *, inside: bool = True) -> None:
     for path in folder.rglob(".*") if inside else folder.glob(".*"):
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path, *, busy: str) -> Iterator[None]:
-    """Keep every other process out of a folder, which is made if missing; the lock is released when its owner dies.
-
-    Args:
-        folder: keeps the lock as its file ``.lock``, in which its owner is named; and as ``.lock.only`` on disks without locks.
-        busy: message if another process holds the lock, with {} for the folder.
-
-    Raises:
-        RunError: another process holds the lock, or the folder cannot be written.
-    """
-    file = folder / ".lock"
-    try:
-        lock = tried_again(lambda: _acquired(file))
-    except Timeout as held:
-        more = "" if held.lock_file == str(file) else f"; if that has ended without a trace, delete {held.lock_file}"
-        raise RunError(busy.format(folder) + _owner(file) + more) from None
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror}; choose a folder you may write to") from error
-    with suppress(OSError):
-        file.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}")
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Numbers of the errors of disks on which no file can be locked, such as some network drives."""
-
-
-def _acquired(file: Path) -> BaseFileLock:
-    """A lock that this process holds; by a file's existence where the disk has no locks, which is void once its owner has died."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock: BaseFileLock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except OSError as error:
-        if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
-            raise
-        lock = SoftFileLock(file.with_name(f"{file.name}.only"), timeout=0)
-        lock.acquire()
-    return lock
-
-
-def _owner(file: Path) -> str:
-    """Who holds a lock, in parentheses; "" if that is not written."""
-    with suppress(OSError, ValueError):
-        if text := file.read_text(encoding="utf-8")[:200].strip():
-            return f" ({text})"
-    return ""
 
 
 def file_hash(path: Path) -> str:

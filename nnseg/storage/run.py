@@ -55,12 +55,12 @@ from nnseg.storage.files import (
     StoredFile,
     has_manifest,
     json_file,
-    locked,
     optional_json_file,
     read_json,
     sweep,
     write_json,
 )
+from nnseg.storage.locks import locked
 from nnseg.storage.manifest import renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions

@@ -25,18 +25,10 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from nnseg.core.errors import NnsegError, WriteError
+from nnseg.system.activity import HANG_TIMEOUT, TIMEOUT_VARIABLE, Activity, time_limit
 from nnseg.system.log_format import format_warnings
 from nnseg.system.machine import oom_kills
-from nnseg.system.process import (
-    HANG_TIMEOUT,
-    KILL_TIMEOUT,
-    TIMEOUT_VARIABLE,
-    Activity,
-    bind_to_parent,
-    explain_exit,
-    is_lack_of_memory,
-    time_limit,
-)
+from nnseg.system.process import KILL_TIMEOUT, bind_to_parent, explain_exit, is_lack_of_memory
 from nnseg.system.stale import tried_again
 from nnseg.system.stop import SIGNALS
 

@@ -120,7 +120,7 @@ def test_a_stopped_process_counts_as_hanging(tmp_path, monkeypatch, caplog):
 
 
 def test_where_processes_cannot_be_inspected_their_heartbeat_shows_who_hangs(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("nnseg.system.process.process_usage", lambda pid: None)
+    monkeypatch.setattr("nnseg.system.activity.process_usage", lambda pid: None)
     monkeypatch.setattr(worker_process, "HANG_SECONDS", 1.5)
     monkeypatch.setattr(worker_process, "HANG_TIMEOUT", 2.0)
     with caplog.at_level(logging.INFO, "nnseg"):

@@ -18,7 +18,7 @@ import pytest
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.image import PreprocessedCase
-from nnseg.storage import cases
+from nnseg.storage import case_arrays, cases
 from nnseg.storage.cases import CaseStore
 
 
@@ -437,7 +437,7 @@ def _with_image(path: Path, frame: bytes, **about) -> None:
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
     contents = json.loads(parts[cases.CONTENTS]) | about
-    contents["members"][cases.IMAGE] = {"bytes": len(frame), "digest": cases._digest(frame)}
+    contents["members"][cases.IMAGE] = {"bytes": len(frame), "digest": case_arrays._digest(frame)}
     with zipfile.ZipFile(path, "w") as file:
         for name, part in (parts | {cases.CONTENTS: json.dumps(contents).encode(), cases.IMAGE: frame}).items():
             file.writestr(name, part)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import RunError, ScanError
-from nnseg.storage.files import locked, read_json, write_json
+from nnseg.storage.files import read_json, write_json
+from nnseg.storage.locks import locked
 from nnseg.system import stale
 from nnseg.system.isolation import outcome_of
 
 HOLD = (
-    "import os, sys; from pathlib import Path; from nnseg.storage import files\n"
+    "import os, sys; from pathlib import Path; from nnseg.storage import locks\n"
     "def no_locks(*_): raise OSError({number}, 'no locks')\n"
     "if {number}: import fcntl; fcntl.flock = no_locks\n"
-    "lock = files.locked(Path(sys.argv[1]), busy=''); lock.__enter__()\n"
+    "lock = locks.locked(Path(sys.argv[1]), busy=''); lock.__enter__()\n"
     "print('held', flush=True); sys.stdin.read(); os._exit(1)"
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import ScanError, WriteError
-from nnseg.system import isolation, parallel, process
+from nnseg.system import activity, isolation, parallel
 from nnseg.system.isolation import Outcome, outcome_of
 from nnseg.system.parallel import map_items, progress
 
@@ -69,7 +69,7 @@ def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_computes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "POLL_INTERVAL", 0.1)
-    monkeypatch.setattr(process, "ACTIVE_CPU_SECONDS", 0.0)
+    monkeypatch.setattr(activity, "ACTIVE_CPU_SECONDS", 0.0)
     monkeypatch.setenv(isolation.TIMEOUT_VARIABLE, "1s")
     outcomes = {o.item: o for o in map_items(_hang, [3, 0], workers=1)}
     assert outcomes[0].result == 0
