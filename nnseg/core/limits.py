@@ -40,6 +40,8 @@ LIMITS: Final[dict[str, int]] = {
     "channels": 1_000,
     "folds": 1_000,
     "blocks": 256,
+    "weights": 2**32,
+    "feature_values": 2**36,
     "members": 256,
     "model_header_bytes": 16_000_000,
     "model_header_entries": 1_000_000,

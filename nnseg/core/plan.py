@@ -18,8 +18,6 @@ from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.limits import limit, raise_by
 from nnseg.core.validation import (
-    MOST_VALUES,
-    MOST_WEIGHTS,
     Count,
     Counts,
     Displacement,
@@ -187,9 +185,9 @@ class Network(Section):
                 yield f"network.kernels.{i} = {list(kernel)} must be odd, so that a kernel has a middle"
 
     def _excess(self) -> Iterator[str]:
-        if self.weights > MOST_WEIGHTS:
+        if self.weights > limit("weights"):
             product = "network.features x network.features x network.kernels x network.blocks"
-            yield f"{product} is {self.weights:.2g} weights, the most is {MOST_WEIGHTS:.2g}; make one of them smaller"
+            yield f"{product} is {self.weights:.2g} weights, the most is {limit('weights'):.2g}; make one of them smaller"
 
     @property
     def weights(self) -> int:
@@ -461,9 +459,10 @@ class Plan(Section):
 
     def _excess(self) -> Iterator[str]:
         values = self.training.batch_size * math.prod(self.patch) * self.network.features[0]
-        if values > MOST_VALUES:
+        if values > limit("feature_values"):
             product = "patch x training.batch_size x network.features.0"
-            yield f"{product} is {values:.2g} values in one feature map, the most is {MOST_VALUES:.2g}; make one of them smaller"
+            excess = f"{values:.2g} values in one feature map, the most is {limit('feature_values'):.2g}"
+            yield f"{product} is {excess}; make one of them smaller"
 
     @property
     def dimensions(self) -> int:

@@ -94,12 +94,6 @@ SplineOrder = Annotated[Literal[0, 1, 3], BeforeValidator(_whole_number)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Counts = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
 
-MOST_VALUES = 2**36
-"""Largest size of the finest feature map of a batch; far beyond real plans: a file from elsewhere cannot allocate terabytes."""
-
-MOST_WEIGHTS = 2**32
-"""Largest number of weights of a network's convolutions, for the same reason."""
-
 
 def agree(problems: Iterable[str]) -> None:
     """Raise an error with all problems if there are any: settings do not go together.

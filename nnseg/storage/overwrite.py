@@ -26,9 +26,6 @@ Kind = Literal[
 ENDS_BYTES = 2**16
 """Of the beginning and of the end of a file that are searched for a sign."""
 
-LARGEST_JSON = 2**30
-"""Bytes of a file whose keys are looked at."""
-
 
 def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
     """Raise RunError if there is something that nnseg did not make, or of another kind, unless it may be overwritten."""
@@ -48,7 +45,7 @@ def is_made(file: Path, kind: Kind) -> bool:
             opened.seek(max(opened.tell(), opened.seek(0, os.SEEK_END) - ENDS_BYTES))
             return sign.search(beginning + opened.read()) is not None
     try:
-        return file.stat().st_size < LARGEST_JSON and sign <= read_json(file, dict[str, Any]).keys()
+        return sign <= read_json(file, dict[str, Any]).keys()
     except RunError:
         return False
 
