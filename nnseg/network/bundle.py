@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
-from nnseg.core.errors import ModelError, NewerVersionError, PlanError
+from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit
 from nnseg.core.plan import Plan
@@ -25,6 +25,7 @@ from nnseg.core.population import Population
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
 from nnseg.network.checkpoint import content_digest, join_groups, load_tensors, save_tensors, split_groups
+from nnseg.storage.model_header import check_format
 
 FORMAT = 1
 """Version of the text; a file of another version is refused."""
@@ -136,12 +137,7 @@ def load_model_file(path: Path) -> Model:
     tensors, text = load_tensors(path)
     if text.get("kind") != "model":
         raise ModelError(f'{path} is not a model but a "{text.get("kind", "file without a kind")}"; make one with `nnseg export`')
-    if isinstance(version := text.get("format"), int) and version > FORMAT:
-        raise NewerVersionError.of(path, version, FORMAT)
-    if version != FORMAT:
-        raise ModelError(
-            f"{path} is a model of format {text.get('format')}, this nnseg reads {FORMAT}; export it again from its run"
-        )
+    check_format(path, text.get("format"), FORMAT)
     weights = split_groups(tensors)
     try:
         count = len(text["members"]) + len(text.get("previous", ()))

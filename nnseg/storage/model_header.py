@@ -45,13 +45,18 @@ def read_model_header(path: Path) -> dict[str, Any]:
         raise damaged(path, "its header is not one that nnseg writes") from error
     if written != compact_json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
         raise damaged(path, "its header has changed")
-    if isinstance(version, int) and version > FORMAT:
-        raise NewerVersionError.of(path, version, FORMAT)
-    if version != FORMAT:
-        raise ModelError(f"{path} has format {version}, this nnseg reads format {FORMAT}; export it again with this version")
+    check_format(path, version, FORMAT)
     if len(entries) > limit("model_tensors") or not types <= DTYPE_NAMES:
         raise damaged(path, "it holds too many tensors, or tensors of unknown types")
     return dict(ours)
+
+
+def check_format(path: Path, version: object, known: int) -> None:
+    """Raise ModelError, of a later version NewerVersionError, for a file of another format than the known one."""
+    if isinstance(version, int) and version > known:
+        raise NewerVersionError.of(path, version, known)
+    if version != known:
+        raise ModelError(f"{path} has format {version}, this nnseg reads format {known}; export it again with this version")
 
 
 def compact_json(content: object) -> str:

@@ -228,7 +228,7 @@ def _rewritten(model: Model, path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.update(format=0), "a model of format 0, this nnseg reads 1"),
+        (lambda text: text.update(format=0), "has format 0, this nnseg reads format 1"),
         (lambda text: text.update(kind="checkpoint"), 'not a model but a "checkpoint"'),
         (lambda text: text.clear(), "not a model"),
         (lambda text: text.pop("members"), "incomplete: 'members'"),
