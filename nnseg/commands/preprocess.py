@@ -14,6 +14,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.label_files import LabelSource
 from nnseg.core.plan import Plan
+from nnseg.planning.measure import failure_of
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read_case import read_case
@@ -99,16 +100,8 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     failures = []
     for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
         if outcome.reason is not None:
-            failures.append(
-                Finding.read(
-                    outcome.reason,
-                    "NS-X001" if outcome.details else "NS-S001",
-                    case=outcome.item.case.name,
-                    files=outcome.item.case.files,
-                )
-            )
+            failures.append(failure_of(outcome.item.case, outcome))
             log.error("%s", failures[-1])
-            log.debug("%s", outcome.details)
     if failures and len(failures) == len(keys):
         raise DatasetError(f"no case could be preprocessed; the first: {failures[0]}")
     return tuple(failures)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,7 @@ def make_fingerprint(
     test = cases_for_testing(dataset.cases) if test is None else test
     measured = [_marked(o.result, is_test=o.item.name in test) for o in ordered if o.result is not None]
     failed = [o for o in ordered if o.result is None]
-    findings = [*dataset.findings, *(_finding_of(o) for o in failed), *(f for m in measured for f in m.findings)]
+    findings = [*dataset.findings, *(failure_of(o.item, o) for o in failed), *(f for m in measured for f in m.findings)]
     cases = [m.case for m in measured]
     if not cases:
         error, lines = explain_unusable(dataset, findings)
@@ -245,12 +246,11 @@ def _hash_files(case: Case) -> str:
         return ""
 
 
-def _finding_of(outcome: Outcome[Case, MeasuredCase]) -> Finding:
+def failure_of(case: Case, outcome: Outcome[Any, Any]) -> Finding:
+    """The finding of a case that failed; the traceback of an unexpected failure is logged."""
     if outcome.details:
-        log.error("case %s failed unexpectedly:\n%s", outcome.item.name, outcome.details)
-    return Finding.read(
-        str(outcome.reason), "NS-X001" if outcome.details else "NS-S001", case=outcome.item.name, files=outcome.item.files
-    )
+        log.error("case %s failed unexpectedly:\n%s", case.name, outcome.details)
+    return Finding.read(str(outcome.reason), "NS-X001" if outcome.details else "NS-S001", case=case.name, files=case.files)
 
 
 def _find_unfit(labels: Labels, cases: list[CaseMeasure]) -> Iterator[Finding]:
