@@ -19,7 +19,7 @@ from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
-from nnseg.storage.predictions import RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord
+from nnseg.storage.predictions import BESIDE, RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord, stems
 from nnseg.system.parallel import progress
 
 
@@ -132,18 +132,14 @@ def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) ->
     with suppress(RunError):
         known.update(read_json(out / BEGUN, list[str]))
     for path in () if force else sorted(out.iterdir()):
-        own = [path.name.removesuffix(UNCERTAINTY), *(path.name[:end] for end, letter in enumerate(path.name) if letter == ".")]
+        own = [path.name.removesuffix(UNCERTAINTY), *stems(path.name)]
         case = max((stem for stem in own if stem in known | names), key=len, default="")
-        if case in names - known and (suffix_of(path) in FORMATS or path.suffix in BESIDE):
+        if case in names - known and (suffix_of(path) in FORMATS or path.name.endswith(BESIDE)):
             found = f"is there already, and was not predicted by nnseg, but has the name of the case {case}"
             raise RunError.at(path, found, "a free name", "move it or choose another folder, or overwrite it with --force")
     write_json(out / BEGUN, sorted(known | names))
     yield
     (out / BEGUN).unlink(missing_ok=True)
-
-
-BESIDE = (".npz", ".json", ".dcm")
-"""Suffixes of files beside label maps."""
 
 
 def _check_place(scans: Path, out: Path, *, force: bool) -> None:

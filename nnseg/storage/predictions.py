@@ -43,7 +43,9 @@ _KINDS: dict[str, OwnKind] = {
     ".json": "spacing",
 }
 """What a file beside a label map is, by the end of its name."""
-_BESIDE = (UNCERTAINTY, ".npz")
+BESIDE = tuple(_KINDS)
+"""Ends of the names of files beside label maps."""
+_OWN_ENDS = (UNCERTAINTY, ".npz")
 """Of these, those that no other program gives a scan or a label map."""
 
 WRITE_INTERVAL = 1.0
@@ -148,13 +150,18 @@ def own_files(folder: Path) -> dict[Path, OwnKind]:
         found |= {folder / record.file: "label map"} if record.file else {}
         found |= {folder / name: kind for name in record.more if (kind := _kind_beside(name))}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = {name for name in names if not name.endswith(_BESIDE)}
-    cases = {name[:end] for name in others for end, letter in enumerate(name) if letter == "."}
+    others = {name for name in names if not name.endswith(_OWN_ENDS)}
+    cases = {stem for name in others for stem in stems(name)}
     for name in names - others:
         kind = _kind_beside(name)
         if kind and name.removesuffix(UNCERTAINTY).removesuffix(".npz") in cases:
             found.setdefault(folder / name, kind)
     return {path: kind for path, kind in sorted(found.items()) if path.is_file()}
+
+
+def stems(name: str) -> list[str]:
+    """What is before each dot of a file's name: one of them is the case's, which may have dots too."""
+    return [name[:end] for end, letter in enumerate(name) if letter == "."]
 
 
 def _kind_beside(name: str) -> OwnKind | None:
