@@ -23,6 +23,7 @@ from nnseg.storage.images.raw import (
     RawImage,
     ReadOptions,
     check_size,
+    errors_of_file,
     make_grid,
     placeholder,
     smallest_integer_type,
@@ -151,15 +152,10 @@ def raw_from_nibabel(path: Path, image: Any, options: ReadOptions = READ_DEFAULT
 
 
 def _raw(path: Path, load: Callable[[], Any], options: ReadOptions) -> RawImage:
-    try:
+    with errors_of_file(path, "a complete image"):
         for beside in afni_files(path):
             check_regular(beside)
         return raw_from_nibabel(path, load(), options)
-    except (ScanError, MemoryError):
-        raise
-    except Exception as error:  # nibabel raises whatever a damaged file leads it into
-        found = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
-        raise ScanError.at(path, found, "a complete image", "copy or export it again") from error
 
 
 def as_nibabel(voxels: npt.NDArray[Any], like: Any) -> Any:

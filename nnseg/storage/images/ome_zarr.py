@@ -19,7 +19,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
 from nnseg.core.limits import check_limit
 from nnseg.storage.images.array_axes import arranged, find_array_axes
-from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, placeholder
+from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, errors_of_file, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 from nnseg.storage.images.unpack import SLACK, unpack_parts
 from nnseg.system.regular import open_regular
@@ -62,16 +62,9 @@ def read_store(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAUL
         raise ScanError.at(path, "is Zarr, and zarr is not installed", "it", f"run {command}")
     import zarr  # noqa: PLC0415
 
-    try:
+    with errors_of_file(path, "a complete OME-Zarr image"):
         node = zarr.open(store=str(path), mode="r")
-        if isinstance(node, zarr.Group):
-            return _read_image(path, node, options)
-        return _read_array(path, node, options)
-    except (ScanError, MemoryError):
-        raise
-    except Exception as error:  # zarr and its codecs raise whatever a damaged file leads them into
-        found = f"cannot be read as Zarr ({' '.join(str(error).split()) or type(error).__name__})"
-        raise ScanError.at(path, found, "a complete OME-Zarr image", "copy or export it again") from error
+        return (_read_image if isinstance(node, zarr.Group) else _read_array)(path, node, options)
 
 
 def _read_array(path: Path, array: Any, options: ReadOptions) -> RawImage:

@@ -34,9 +34,6 @@ DEEP_COLOURS = {(16, 2), (16, 4), (16, 6)}
 """Bits and colour types of PNG that Pillow would cut to 8 bits. Source: PNG specification, 11.2.1 (IHDR)."""
 
 
-PNG_SIGNATURE_BYTES = 8
-
-
 def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """The pixels of a PNG, BMP, GIF, PPM or JPEG file as one slice, colours as channels.
 
@@ -103,7 +100,7 @@ def _check_sums(path: Path) -> None:
     Source: PNG specification, 5.3 (chunk layout): length, type, data, CRC of type and data.
     """
     with open_regular(path) as file:
-        file.seek(PNG_SIGNATURE_BYTES)
+        file.seek(len(PNG_MAGIC))
         while len(start := file.read(8)) == 8:
             content = start[4:] + file.read(int.from_bytes(start[:4], "big"))
             if start[4:] == b"IDAT" and zlib.crc32(content).to_bytes(4, "big") != file.read(4):

@@ -134,7 +134,7 @@ def flat_raw(
 
 
 @contextmanager
-def errors_of_file(path: Path) -> Iterator[None]:
+def errors_of_file(path: Path, expected: str = "a whole file as its format's standard says") -> Iterator[None]:
     """Make a `ScanError` of any error of a reader but lack of memory: what a library raises for damaged bytes is not foreseeable.
 
     Raises:
@@ -148,9 +148,7 @@ def errors_of_file(path: Path) -> Iterator[None]:
         raise ScanError.at(path, f"cannot be read ({error})", "a readable file", "check the disk", "NS-S003") from error
     except Exception as error:
         found = f"cannot be read ({type(error).__name__}: {error})"
-        raise ScanError.at(
-            path, found, "a whole file as its format's standard says", "copy or export it again", "NS-S030"
-        ) from error
+        raise ScanError.at(path, found, expected, "copy or export it again", "NS-S030") from error
 
 
 def check_file(path: Path) -> None:
