@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import tifffile
 from PIL import Image
 
 MB = 1_000_000
@@ -79,22 +80,44 @@ def png(width: int, height: int, *, bits=8, colours=0, data=ZEROS) -> bytes:
     )
 
 
-def tiff(width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8) -> bytes:
-    """A TIFF file whose pages share one strip or tile."""
+def tiff(width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0) -> bytes:
+    """A TIFF file whose pages share one strip or tile, and so many further pages whose places are in it."""
     place = {322: tile, 323: tile, 324: 8, 325: len(strip)} if tile else {273: 8, 278: rows or height, 279: len(strip)}
-    tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1} | place
+    tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1} | place | ({330: 8} if further else {})
     content, first = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip, 8 + len(strip)
     size = 6 + 12 * len(tags)
     parts = [content]
     for page in range(pages):
         following = first + size * (page + 1) if page < pages - 1 else 0
-        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+        counts = {330: further}
+        entries = b"".join(struct.pack("<HHII", tag, 4, counts.get(tag, 1), value) for tag, value in sorted(tags.items()))
         parts.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", following))
     return b"".join(parts)
 
 
-def zarr(shape: str, chunks: str, chunk=b"") -> Callable[[Path], None]:
+def ome_tiff(**sizes: str) -> bytes:
+    """A TIFF file of one page whose description of OME announces planes."""
+    axes = {"SizeX": "8", "SizeY": "8", "SizeT": "1", "Type": "uint8", "DimensionOrder": "XYZCT"} | sizes
+    text = " ".join(f'{name}="{value}"' for name, value in axes.items())
+    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {text}><TiffData/></Pixels></Image></OME>'
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((8, 8), np.uint8), description=xml, metadata=None, photometric="minisblack")
+    return stream.getvalue()
+
+
+def sparse(size: int, head=b"") -> Callable[[Path], None]:
+    """What writes a file of so many bytes, of which the disk keeps the beginning."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(head)
+        os.truncate(path, size)
+
+    return write
+
+
+def zarr(shape: str, chunks: str, chunk: bytes | Callable[[Path], Any] = ZEROS, *, method="zlib") -> Callable[[Path], None]:
     """What writes a plain array of version 2, with one chunk."""
+    write_chunk = chunk if callable(chunk) else writes(chunk)
 
     def write(path: Path) -> None:
         path.mkdir()
@@ -104,11 +127,11 @@ def zarr(shape: str, chunks: str, chunk=b"") -> Callable[[Path], None]:
             "fill_value": 0,
             "order": "C",
             "filters": None,
-            "compressor": {"id": "zlib", "level": 1},
+            "compressor": {"id": method, "level": 1} if method else None,
         }
         (path / ".zarray").write_text(json.dumps(about | {"shape": json.loads(shape), "chunks": json.loads(chunks)}))
         (path / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": ["z", "y", "x"]}))
-        (path / "0.0.0").write_bytes(chunk or ZEROS)
+        write_chunk(path / "0.0.0")
 
     return write
 
@@ -262,6 +285,28 @@ IMAGES = [
     ("bomb.nrrd", lambda: nrrd("8 8 8", data=bomb(4000, form="gzip")), "unpacks to more"),
     ("files.nhdr", lambda: nrrd("8 8 8", file="a%d.raw 0 2000000000 1", data=b""), "data files"),
     ("width.nhdr", lambda: nrrd("8 8 8", file="a%2000000000d.raw 0 9 1", data=b""), "data files"),
+    *(
+        (f"{name}{end}", lambda text=text: mha("8 8 8", compressed=False, data=b"", file=text), "has the data files")
+        for name, text in (
+            ("writes", "a%n.raw 0 7 1"),
+            ("wide", "a%2000000000d.raw 0 7 1"),
+            ("step", "a%d.raw 0 7 0"),
+            ("endless", "a%d.raw 7 7 -1"),
+        )
+        for end in (".mhd", ".mha")
+    ),
+    ("indented.mha", lambda: mha("8 8 8", data=b"").replace(b"ElementDataFile", b"  ElementDataFile"), "at the beginning of one"),
+    ("late.mha", lambda: mha("8 8 8").replace(b"NDims", b"Comment = " + b"x" * 2**20 + b"\nNDims"), "header of over"),
+    ("blanks.nhdr", lambda: nrrd("8 8 8", file="a%2000000d.raw  0 7 1", data=b""), "has the data files"),
+    ("tabs.nrrd", lambda: nrrd("8 8 8", file="a%99999d.raw\t0\t7\t1", data=b""), "has the data files"),
+    (
+        "hidden.nrrd",
+        lambda: nrrd("8 8 8", data=b"").replace(b"type", b"#\rdata file: a%99999d.raw  0 7 1\ntype"),
+        "has the data files",
+    ),
+    ("backtracking.nhdr", lambda: nrrd("8 8 8", file="%d" * 400_000, data=b""), "has the data files"),
+    ("numbers.nhdr", lambda: nrrd("8 8 8", file=f"a%d.raw 0 {'9' * 5000} 1", data=b""), "has the data files"),
+    ("lines.nrrd", lambda: nrrd("8 8 8").replace(b"type", b"a:=b\n" * 90_000 + b"type"), "header of over"),
     ("announced.npy", lambda: npy("(30000, 30000, 30000)"), "cannot be read"),
     ("axes.npy", lambda: npy(f"({', '.join(['1'] * 3000)})"), "cannot be read"),
     ("deep.png", lambda: png(13_000, 13_000, bits=16), "13000 x 13000 pixels"),
@@ -274,6 +319,7 @@ IMAGES = [
     ),
     ("claim.gif", lambda: patched("GIF", {6: struct.pack("<HH", 65_535, 65_535)}), "over 178,956,970"),
     ("claim.jpg", lambda: patched("JPEG", {b"\xff\xc0\0\x0b\x08": struct.pack(">HH", 65_500, 65_500)}), "over 178,956,970"),
+    ("passes.jpg", lambda: patched("JPEG", {}) + b"\xff\xda" * 30_000, "30,001 passes over its pixels"),
     ("claim.ppm", lambda: b"P6 2000000000 2000000000 255\n", "over 178,956,970"),
     ("claim.tif", lambda: tiff(100_000, 100_000), "announces 100000 x 100000"),
     ("wide.tif", lambda: tiff(2**31 - 1, 1), "announces"),
@@ -282,6 +328,9 @@ IMAGES = [
     ("tile.tif", lambda: tiff(32, 32, tile=32_768), "parts that are not much larger"),
     ("picture.tif", lambda: tiff(32, 32, compression=34_933, strip=png(20_000, 20_000, data=bomb(400))), "20000 x 20000 pixels"),
     ("pages.tif", lambda: tiff(8, 8, strip=bytes(64), compression=1, pages=100_000), "100,000 pages"),
+    ("further.tif", lambda: tiff(8, 8, strip=bytes(400_000), compression=1, further=50_000), "50,000 further pages"),
+    ("planes.ome.tif", lambda: ome_tiff(SizeZ="400000000", SizeC="1"), "400,000,000 planes"),
+    ("channels.ome.tif", lambda: ome_tiff(SizeZ="40000", SizeC="40000"), "1,600,000,000 planes"),
     ("unpacked.tif", lambda: tiff(60_000, 60_000, compression=1, strip=bytes(1000)), "expected 3600000000 bytes"),
     ("frames.dcm", lambda: dicom(frames="2000000000"), "announces 2,000,000,000 frames"),
     ("rows.dcm", lambda: dicom(rows=65_535, columns=65_535), "expected 17179344900 bytes"),
@@ -395,6 +444,13 @@ CORPUS = [
     Malicious("chunks.zarr", zarr("[1000, 1000, 100]", "[1, 1, 1]"), "image", "100,000,000 chunks"),
     Malicious("chunk.zarr", zarr("[8, 8, 8]", "[30000, 30000, 30000]"), "image", "not much larger than the image"),
     Malicious("bomb.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", bomb(4000)), "image", "unpacks to more"),
+    Malicious("device.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", lambda path: path.symlink_to("/dev/zero")), "image", "is a device"),
+    Malicious("pipe.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", os.mkfifo), "image", "is a pipe"),
+    Malicious("sparse.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", sparse(2**40), method=""), "image", "has 1,099,511,627,776 bytes"),
+    *(
+        Malicious(f"sparse{suffix}", sparse(2**40, head), "image", "has 1,099")
+        for suffix, head in ((".jpg", b"\xff\xd8"), (".png", b"\x89PNG\r\n\x1a\n"), (".bmp", b"BM"))
+    ),
     Malicious("ring", ring, "scans", "holds no scan"),
 ]
 

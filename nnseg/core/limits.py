@@ -27,6 +27,8 @@ LIMITS: Final[dict[str, int]] = {
     "frames": 200_000,
     "pages": 20_000,
     "data_files": 100_000,
+    "header_lines": 20_000,
+    "jpeg_scans": 200,
     "chunks": 1_000_000,
     "text_bytes": 64_000_000,
     "text_entries": 4_000_000,

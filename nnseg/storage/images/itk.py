@@ -18,8 +18,9 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.core.limits import limit, raise_by
 from nnseg.storage.images.itk_messages import itk_message, no_itk_warnings
-from nnseg.storage.images.nrrd import HEADER_BYTES, NRRD, nrrd_files, nrrd_header, nrrd_unit, state_unit
+from nnseg.storage.images.nrrd import HEADER_BYTES, NRRD, NUMBERED, nrrd_files, nrrd_header, nrrd_unit, numbered_files, state_unit
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_size, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
@@ -30,6 +31,14 @@ GIPL_HEADER_BYTES = 256
 
 END_OF_HEADER = re.compile(rb"(?<=\n)ElementDataFile\s*[=:][^\n]*\n|\r?\n\r?\n")
 """Of MetaImage, and of NRRD."""
+
+NRRD_END, LINE_END = re.compile(rb"\r?\n\r?\n|\r\r"), re.compile(rb"[\r\n]+")
+
+ELEMENT_DATA = re.compile(rb"ElementDataFile\s*[=:]\s*([^\r\n]*)")
+DATA_FILE = re.compile(rb"data *file:([^\r\n]*)", re.IGNORECASE)
+"""The fields of MetaImage and NRRD that name files, wherever they stand."""
+
+META = (".mha", ".mhd")
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """What stands for bytes that are no UTF-8."""
@@ -73,19 +82,40 @@ def _start(path: Path) -> bytes:
     """The beginning of a file, which holds its header.
 
     Raises:
-        ScanError: the header announces more axes than ITK's images have.
+        ScanError: the header announces more axes than ITK's images have, or is one that `_check_header` refuses.
     """
     with open_regular(path) as file:
         start = file.read(HEADER_BYTES)
+    _check_header(path, start)
     if (axes := _AXES.search(start)) and len(axes[1].lstrip(b"0")) > 1:
         found = f"announces {axes[1][:20].decode()} dimensions"
         raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
     return start
 
 
+def _check_header(path: Path, start: bytes) -> None:
+    """Raise ScanError for a header that ends too late, has very many lines, or names files by a pattern that is none.
+
+    ITK may take for a field what follows any other text, so that every place that looks like one is checked.
+    """
+    meta, nrrd = path.suffix.lower() in META, path.suffix.lower() in NRRD
+    header = start[: end.start() if (end := (END_OF_HEADER if meta else NRRD_END).search(start)) else None]
+    if (meta or nrrd) and ((end is None and len(start) == HEADER_BYTES) or len(LINE_END.findall(header)) > limit("header_lines")):
+        found = f"has a header of over {HEADER_BYTES:,} bytes or {limit('header_lines'):,} lines"
+        raise ScanError.at(path, found, "a shorter one", f"export it again; {raise_by('header_lines')}")
+    for number, match in enumerate((ELEMENT_DATA if meta else DATA_FILE).finditer(start) if meta or nrrd else ()):
+        if meta and not number and start[: match.start()][-1:] not in (b"", b"\n"):
+            raise ScanError.at(path, "names its voxels within a line", "ElementDataFile at the beginning of one", "export it again")
+        name = os.fsdecode(match[1].strip())
+        if meta and "%" in name:
+            numbered_files(path, name, meta=True)
+        elif nrrd and NUMBERED.search(name):
+            numbered_files(path, name)
+
+
 def _held(path: Path) -> int:
     """Bytes of the files in which the voxels may lie; OSError for one that is no regular file."""
-    beside = {".mhd": data_files, ".nhdr": nrrd_files}.get(path.suffix.lower())
+    beside = data_files if path.suffix.lower() in META else nrrd_files if path.suffix.lower() in NRRD else None
     files = [file for file in ((path, *beside(path)) if beside else (path,)) if file.exists()]
     for file in files:
         check_regular(file)
@@ -125,8 +155,8 @@ def meta_header(path: Path) -> dict[str, str]:
     """The fields of a MetaImage header by name."""
     with path.open("rb") as file:
         text = os.fsdecode(file.read(HEADER_BYTES).split(b"ElementDataFile")[0])
-    pairs = [re.split(r"\s*[=:]\s*", line.strip(), maxsplit=1) for line in text.splitlines()]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    pairs = [re.split(r"[=:]", line, maxsplit=1) for line in text.splitlines()]
+    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
 def _whole_number(fields: Mapping[str, str], name: str) -> int:
@@ -159,8 +189,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     if name.split()[0] == "LIST":
         return tuple(path.parent / other for other in others if other)
     if "%" in name:
-        numbered = path.parent / name.split()[0]
-        pattern = "*".join(map(glob.escape, re.split(r"%\d*[du]", numbered.name)))
+        numbered = path.parent / name.split()[0]  # checked by _start
+        pattern = "*".join(map(glob.escape, NUMBERED.split(numbered.name)))
         return tuple(sorted(numbered.parent.glob(pattern)))
     return (path.parent / name,)
 

@@ -19,6 +19,11 @@ NRRD = (".nrrd", ".nhdr")
 
 HEADER_BYTES = 2**20
 
+NUMBERED = re.compile(r"%\d*[du]")
+"""In a name: the place of a number, for which NRRD takes no other use of the percent sign."""
+
+_SHORT = re.compile(r"-?\d{1,9}")
+
 
 def nrrd_header(path: Path) -> dict[str, str]:
     """The fields of a header by name, in lower case; "" as the name of the lines that follow ``data file: LIST``."""
@@ -43,13 +48,36 @@ def nrrd_files(path: Path) -> tuple[Path, ...]:
         return ()
     if name.startswith("LIST"):
         return tuple(path.parent / other for other in fields[""].splitlines() if other)
-    if match := re.fullmatch(r"(.*%\d*[du]\S*) (-?\d+) (-?\d+) (-?\d+)( \d+)?", name):
-        first, last, step = (int(number) for number in match.groups()[1:4])
-        numbers = range(first, last + (1 if step > 0 else -1), step or 1)
-        if len(numbers) > limit("data_files") or match[1].count("%") > 1 or re.search(r"%\d{3}", match[1]):
-            raise ScanError.at(path, f'has the data files "{name[:100]}"', f"at most {limit('data_files')}", "export it again")
-        return tuple(path.parent / (match[1] % number) for number in numbers)
+    if NUMBERED.search(name):
+        return numbered_files(path, name)
     return (path.parent / name,)
+
+
+def numbered_files(path: Path, text: str, *, meta: bool = False) -> tuple[Path, ...]:
+    """The files that a header names by a pattern: ``slice%03d.raw 1 20 1`` has the name, first and last number, and the step.
+
+    The libraries that read the voxels give the name to C's printf: what is not one short number would read and write their memory.
+
+    Args:
+        meta: the pattern of MetaImage, whose numbers may be missing, and whose step is positive; as many files as slices count.
+
+    Raises:
+        ScanError: it is no such pattern, or of too many files.
+    """
+    name, *numbers = text.split() or [""]
+    whole = re.fullmatch(r"[^%]*%\d{0,2}[du][^%]*", name) and all(map(_SHORT.fullmatch, numbers))
+    if not whole or not 3 * (not meta) <= len(numbers) <= 4:
+        raise _wrong_pattern(path, text)
+    first, last, step = map(int, (*numbers, *("0", "0", "1")[len(numbers) :])[:3])
+    found = range(first, last + (1 if step > 0 else -1), step or 1)
+    if step == 0 or (meta and step < 0) or (not meta and len(found) > limit("data_files")):
+        raise _wrong_pattern(path, text)
+    return () if meta else tuple(path.parent / (name % number) for number in found)
+
+
+def _wrong_pattern(path: Path, text: str) -> ScanError:
+    expected = f"a name with one %d, first number, last and step, and at most {limit('data_files')} files"
+    return ScanError.at(path, f'has the data files "{text[:100]}"', expected, "export it again")
 
 
 def nrrd_unit(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,10 +23,13 @@ from nnseg.storage.images.array_axes import arranged, find_array_axes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, errors_of_file, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 from nnseg.storage.images.unpack import SLACK, unpack_parts
-from nnseg.system.regular import open_regular
+from nnseg.system.regular import check_regular, open_regular
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files in the folder of a group or an array."""
+
+LARGEST_FILE = 2**31
+"""Bytes of a chunk. Source: Blosc's README_CHUNK_FORMAT, whose lengths have 32 bits with a sign."""
 
 LARGEST_CHUNK = 64
 """A chunk has at most so many times the bytes of the image; the last ones reach beyond its end."""
@@ -63,8 +67,23 @@ def read_store(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAUL
     import zarr  # noqa: PLC0415
 
     with errors_of_file(path, "a complete OME-Zarr image"):
-        node = zarr.open(store=str(path), mode="r")
+        node = zarr.open(store=_regular_store(path), mode="r")
         return (_read_image if isinstance(node, zarr.Group) else _read_array)(path, node, options)
+
+
+def _regular_store(path: Path) -> Any:
+    """The store of a folder, which opens regular files only, and none that is longer than a chunk can be."""
+    from zarr.storage import LocalStore  # noqa: PLC0415
+
+    class RegularStore(LocalStore):  # type: ignore[misc,unused-ignore]
+        async def get(self, key: str, *args: Any, **more: Any) -> Any:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                check_regular(file := self.root / key)
+                if file.stat().st_size > LARGEST_FILE:
+                    raise ScanError.at(file, f"has {file.stat().st_size:,} bytes", f"at most {LARGEST_FILE:,}", "save it anew")
+            return await super().get(key, *args, **more)
+
+    return RegularStore(path, read_only=True)
 
 
 def _read_array(path: Path, array: Any, options: ReadOptions) -> RawImage:

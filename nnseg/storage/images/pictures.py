@@ -21,6 +21,7 @@ from nnseg.core.limits import check_limit, limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
+from nnseg.storage.images.unpack import PART
 from nnseg.system.regular import open_regular
 
 Voxels = npt.NDArray[Any]
@@ -28,6 +29,10 @@ Voxels = npt.NDArray[Any]
 CONVERTED = {"PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
 """What pictures are read as whose colours are no intensities, by Pillow's names."""
 
+DEEPEST_PIXEL = 8
+"""Bytes of a pixel of four colours of 16 bits."""
+
+JPEG_MAGIC = b"\xff\xd8"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 DEEP_COLOURS = {(16, 2), (16, 4), (16, 6)}
@@ -68,9 +73,12 @@ def _opened(path: Path) -> Image.Image:
         ScanError: it has more pixels than a picture may have.
     """
     with open_regular(path) as file:
-        start = file.read(26)
+        start, size = file.read(26), file.seek(0, os.SEEK_END)
+    check_limit("plane_pixels", size // DEEPEST_PIXEL, path, f"has {size:,} bytes", ScanError, "save it again", "NS-S037")
     if start[:8] == PNG_MAGIC:
         _check_pixels(path, int.from_bytes(start[16:20]), int.from_bytes(start[20:24]))
+    if start[:2] == JPEG_MAGIC:
+        _check_scans(path)
     Image.MAX_IMAGE_PIXELS = limit("plane_pixels")
     try:
         with warnings.catch_warnings():
@@ -81,6 +89,18 @@ def _opened(path: Path) -> Image.Image:
         raise
     _check_pixels(path, image.width, image.height)
     return image
+
+
+def _check_scans(path: Path) -> None:
+    """Raise ScanError for a JPEG file that goes over all its pixels very often, which takes hours where each pass has a few bytes.
+
+    Source: ITU-T T.81, B.1.1.2 and B.1.1.5: each pass begins with this marker, which is nowhere within its data.
+    """
+    found, last = 0, b""
+    with open_regular(path) as file:
+        while part := file.read(PART):
+            found, last = found + (last + part).count(b"\xff\xda"), part[-1:]
+    check_limit("jpeg_scans", found, path, "has {:,} passes over its pixels", ScanError, "save it again", "NS-S037")
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
@@ -102,11 +122,14 @@ def _check_sums(path: Path) -> None:
     with open_regular(path) as file:
         file.seek(len(PNG_MAGIC))
         while len(start := file.read(8)) == 8:
-            content = start[4:] + file.read(int.from_bytes(start[:4], "big"))
-            if start[4:] == b"IDAT" and zlib.crc32(content).to_bytes(4, "big") != file.read(4):
-                raise ScanError.at(path, "its pixels do not match their checksum", "an intact picture", "copy it again")
+            left, found = int.from_bytes(start[:4], "big"), zlib.crc32(start[4:])
             if start[4:] != b"IDAT":
-                file.seek(4, os.SEEK_CUR)
+                file.seek(left + 4, os.SEEK_CUR)
+                continue
+            while part := file.read(min(left, PART)):
+                left, found = left - len(part), zlib.crc32(part, found)
+            if found.to_bytes(4, "big") != file.read(4):
+                raise ScanError.at(path, "its pixels do not match their checksum", "an intact picture", "copy it again")
 
 
 def _check_range(path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     """
     try:
         with _logged_errors() as errors, tifffile.TiffFile(path) as file:
-            check_limit("pages", len(file.pages), path, "has {:,} pages", ScanError, "divide it", "NS-S037")  # none is read yet
+            _check_pages(path, file)
             series, page = file.series[0], file.series[0].keyframe
             _check_codec(path, page)
             _check_length(path, series)
@@ -91,6 +92,28 @@ def read_tiff(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
 def _tag(page: Any, number: int) -> Any:
     tag = page.tags.get(number)
     return int(tag.value) if tag is not None and isinstance(tag.value, int) else None
+
+
+def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
+    """Raise ScanError for more pages than are read, or than OME describes; their places are followed, and nothing else is read."""
+    further, described = len(file.pages.first.subifds or ()), _described_planes(file.ome_metadata or "")
+    for name, count, found in (
+        ("pages", len(file.pages), "has {:,} pages"),
+        ("pages", further, "has {:,} further pages behind its first"),
+        ("frames", described, "has {:,} planes by its OME-XML"),
+    ):
+        check_limit(name, count, path, found, ScanError, "divide it", "NS-S037")
+
+
+def _described_planes(xml: str) -> int:
+    """The most planes of an image, or of a part of it, by OME's description: tifffile makes a list of them before it reads any.
+
+    Expat refuses entities that grow.
+    """
+    elements = ElementTree.fromstring(xml).iter() if xml else ()  # noqa: S314
+    sizes = (("SizeZ", "SizeC", "SizeT"), ("PlaneCount",), ("IFD",))
+    counts = (math.prod(int(element.get(name, "1")[:20]) for name in names) for element in elements for names in sizes)
+    return max(counts, default=0)
 
 
 def _check_codec(path: Path, page: Any) -> None:
