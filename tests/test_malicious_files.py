@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -52,31 +53,25 @@ def read_in_child(folder: Path, corpus: list[Malicious]) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return read_in_child(tmp_path_factory.mktemp("malicious"), [one for one in CORPUS if one.name not in SLOW])
+def outcome(tmp_path_factory):
+    """What came of a file; those of `SLOW` are read in a process of their own."""
+
+    @cache
+    def read(slow):
+        return read_in_child(tmp_path_factory.mktemp("malicious"), [one for one in CORPUS if (one.name in SLOW) == slow])
+
+    return lambda one: read(one.name in SLOW)[one.name]
 
 
-@pytest.fixture(scope="module")
-def slow_outcomes(tmp_path_factory):
-    return read_in_child(tmp_path_factory.mktemp("malicious"), [one for one in CORPUS if one.name in SLOW])
-
-
-def check(one: Malicious, row: dict) -> None:
+@pytest.mark.parametrize(
+    "one", [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.name in SLOW else []) for one in CORPUS]
+)
+def test_a_malicious_file_is_refused_by_name_in_little_time_and_memory(outcome, one):
+    row = outcome(one)
     assert (row["kind"], one.words in row["message"]) == ("nnseg", True), row
     assert one.name.partition(".")[0] in row["message"]
     assert row["seconds"] < MOST_SECONDS, row
     assert row["mb"] < MOST_MB, row
-
-
-@pytest.mark.parametrize("one", [one for one in CORPUS if one.name not in SLOW], ids=lambda one: one.name)
-def test_a_malicious_file_is_refused_by_name_in_little_time_and_memory(outcomes, one):
-    check(one, outcomes[one.name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("one", [one for one in CORPUS if one.name in SLOW], ids=lambda one: one.name)
-def test_a_malicious_file_that_takes_longer_is_refused_too(slow_outcomes, one):
-    check(one, slow_outcomes[one.name])
 
 
 def test_the_corpus_is_large_and_names_are_different():
