@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ball_dataset import write_balls
+from warm import fold_options, nnseg
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -44,6 +45,14 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"; not to be changed, copy it."""
     return write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
+
+
+@pytest.fixture(scope="session")
+def ball_run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> Path:
+    """A finished run of one fold of the balls, with the options of `fold_options`; not to be changed, copy it."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    nnseg("run", ball_dataset, run, *fold_options(tiny_recipe))
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import gzip
-import hashlib
 import importlib
 import json
 import os
@@ -27,6 +26,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from warm import hashes
 
 KINDS = {"killed": 1, "no space": 2, "I/O error": 3, "written short": 4}
 """What happens at a call: SIGKILL; ENOSPC, then and at all later calls that need space; EIO once; half written, then ENOSPC."""
@@ -333,12 +334,6 @@ class Reference:
     def count(self, kind: str) -> int:
         """Number of calls of which one can fail in this way."""
         return len(self.calls) - (0 if kind == "I/O error" else len(self.readings))
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """The hash of each file by its path in the folder; locks are left out."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
-    return {str(p.relative_to(folder)): hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest() for p in files}
 
 
 def incomplete(path: Path) -> str:

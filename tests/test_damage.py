@@ -1,6 +1,7 @@
 """Damage of the files of a run: what can be made again is, to the same bytes; what cannot is refused, with a way out that works."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from warm import nnseg
+from warm import fold_options, nnseg
 
 from nnseg.commands import train as training
 from nnseg.commands.verify import remove_damaged
@@ -17,27 +18,17 @@ from nnseg.storage import cases
 from nnseg.storage.manifest import check_files
 from nnseg.storage.run import Run
 
-LIKE = ("--no-probe", "--device", "cpu", "--workers", 1, "--folds", 0)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> Path:
-    """A finished run of one fold; not to be changed."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    nnseg("run", ball_dataset, run, "--recipe", tiny_recipe, *LIKE)
-    return run
-
 
 @pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
+def run(ball_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+    return Path(shutil.copytree(ball_run, tmp_path / "run"))
 
 
 @pytest.fixture
 def again(ball_dataset: Path, tiny_recipe: Path, run: Path) -> Callable[..., str]:
     """Repeats the command of the run; returns what it printed to stderr."""
-    return lambda *more, check=0: nnseg("run", ball_dataset, run, "--recipe", tiny_recipe, *LIKE, *more, check=check).stderr
+    return lambda *more, check=0: nnseg("run", ball_dataset, run, *fold_options(tiny_recipe), *more, check=check).stderr
 
 
 def flip(path: Path, share: float = 0.5) -> None:
@@ -55,42 +46,47 @@ def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
 RESULTS = ("plan.toml", "cases/*", "fold_*/model.nnseg", "fold_*/predictions/*.nii.gz", "scores.json")
 
 
+@pytest.fixture
+def damage_after(run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[None]]:
+    """Lets a case be damaged after it was preprocessed, the first times; returns a list that grows each time it is preprocessed."""
+
+    def begin(times: float) -> list[None]:
+        preprocess_plans, calls = training.preprocess_plans, list[None]()
+
+        def preprocess_and_damage(*arguments, **options):
+            found = preprocess_plans(*arguments, **options)
+            if len(calls) < times:
+                flip(run / "cases" / "ball_02.case", 0.3)
+            calls.append(None)
+            return found
+
+        monkeypatch.setattr(training, "preprocess_plans", preprocess_and_damage)
+        shutil.rmtree(run / "fold_0")
+        return calls
+
+    return begin
+
+
+def train(run: Path) -> None:
+    training.train(run, Options(device="cpu", workers=1, folds=(0,)), predict=lambda *_: ())
+
+
 @pytest.mark.parametrize("in_memory", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_case_that_is_damaged_while_a_network_trains_is_made_again(
-    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_memory: bool
+    run: Path, damage_after, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_memory: bool
 ) -> None:
-    before, preprocess_plans, calls = contents(run, *RESULTS), training.preprocess_plans, []
-    shutil.rmtree(run / "fold_0")
-
-    def preprocess_and_damage(*arguments, **options):
-        found = preprocess_plans(*arguments, **options)
-        if not calls:
-            flip(run / "cases" / "ball_02.case", 0.3)
-        calls.append(arguments)
-        return found
-
-    monkeypatch.setattr(training, "preprocess_plans", preprocess_and_damage)
+    before, calls = contents(run, "cases/*", "fold_0/model.nnseg"), damage_after(1)
     monkeypatch.setattr(cases, "IN_MEMORY_BYTES", cases.IN_MEMORY_BYTES if in_memory else 0)
-    training.train(run, Options(device="cpu", workers=1, folds=(0,)), predict=lambda *_: ())
+    train(run)
     assert len(calls) == 2
     assert "ball_02.case: this preprocessed case is damaged" in caplog.text
-    assert contents(run, "cases/*", "fold_0/model.nnseg") == {
-        name: content for name, content in before.items() if name.startswith("cases/") or name == "fold_0/model.nnseg"
-    }
+    assert contents(run, "cases/*", "fold_0/model.nnseg") == before
 
 
-def test_a_case_that_is_damaged_again_and_again_stops_with_the_suspicion(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preprocess_plans = training.preprocess_plans
-    shutil.rmtree(run / "fold_0")
-
-    def preprocess_and_damage(*arguments, **options):
-        found = preprocess_plans(*arguments, **options)
-        flip(run / "cases" / "ball_02.case", 0.3)
-        return found
-
-    monkeypatch.setattr(training, "preprocess_plans", preprocess_and_damage)
+def test_a_case_that_is_damaged_again_and_again_stops_with_the_suspicion(run: Path, damage_after) -> None:
+    damage_after(math.inf)
     with pytest.raises(training.RunError, match="check disk and memory"):
-        training.train(run, Options(device="cpu", workers=1, folds=(0,)), predict=lambda *_: ())
+        train(run)
 
 
 def test_damage_of_a_run_is_listed_and_the_same_command_makes_it_good(run: Path, again: Callable[..., str]) -> None:
@@ -150,15 +146,6 @@ def test_a_lost_record_of_a_run_is_no_dead_end(run: Path, again: Callable[..., s
     assert "kept as they are" not in again()
 
 
-LATER = {
-    "fold_0/checkpoint.safetensors": "fold_0/model.nnseg",
-    "fold_0/model.nnseg": "",
-    "model.nnseg": "",
-    "fold_0/schedule.json": "",
-}
-"""Files, and what is removed so that they are read."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fold_0/checkpoint.safetensors", "fold_0/model.nnseg"])
 def test_a_file_of_a_later_version_is_refused_and_nothing_is_removed(run: Path, again: Callable[..., str], name: str) -> None:
@@ -216,14 +203,12 @@ def test_a_damaged_file_that_people_may_edit_is_refused_and_its_deletion_helps(
 def test_folds_of_unknown_cases_are_refused_by_name(run: Path, ball_dataset: Path, tiny_recipe: Path, command: str) -> None:
     folds = (run / "folds.json").read_text()
     (run / "folds.json").write_text(folds.replace("ball_05", "ball_99"))
-    arguments = (
-        ("run", ball_dataset, run, "--recipe", tiny_recipe, *LIKE) if command == "run" else ("train", run, "--device", "cpu")
-    )
+    arguments = ("run", ball_dataset, run, *fold_options(tiny_recipe)) if command == "run" else ("train", run, "--device", "cpu")
     assert "folds.json names case ball_99, not in the dataset" in nnseg(*arguments, check=2).stderr
 
 
-def test_predictions_and_models_are_verified_too(whole: Path, ball_dataset: Path, tmp_path: Path) -> None:
-    out, model = tmp_path / "out", Path(shutil.copy(whole / "model.nnseg", tmp_path))
+def test_predictions_and_models_are_verified_too(ball_run: Path, ball_dataset: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "out", Path(shutil.copy(ball_run / "model.nnseg", tmp_path))
     nnseg("predict", ball_dataset / "imagesTr" / "ball_00.nii.gz", out, "--model", model, "--device", "cpu")
     assert nnseg("verify", out).stdout.strip() == "2 intact"
     assert nnseg("verify", model).stdout.strip() == "1 intact"
@@ -240,12 +225,12 @@ def test_predictions_and_models_are_verified_too(whole: Path, ball_dataset: Path
 @pytest.mark.slow
 def test_clocks_and_time_stamps_decide_nothing(run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(ball_dataset, tmp_path / "balls"))
-    nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+    nnseg("run", data, run, *fold_options(tiny_recipe))
     before = contents(run, *RESULTS)
     for moment in (86400, 4102444800):  # 1970 and 2100
         for path in [*data.rglob("*"), *run.rglob("*")]:
             os.utime(path, (moment, moment))
-        nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+        nnseg("run", data, run, *fold_options(tiny_recipe))
         assert contents(run, *RESULTS) == before
         kept = [path for pattern in RESULTS[:4] for path in run.glob(pattern)]
         assert {path.stat().st_mtime for path in kept} == {moment}
@@ -256,7 +241,7 @@ def test_preprocessed_cases_suffice_for_training_and_a_case_without_its_scan_is_
     run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(ball_dataset, tmp_path / "balls"))
-    nnseg("run", data, run, "--recipe", tiny_recipe, *LIKE)
+    nnseg("run", data, run, *fold_options(tiny_recipe))
     before = contents(run, "fold_0/model.nnseg")
     shutil.rmtree(run / "fold_0")
     data.rename(tmp_path / "away")

@@ -1,29 +1,22 @@
 """A run that is killed, at any moment, and started again ends with the same result."""
 
-import hashlib
 import random
 import time
 from pathlib import Path
 
-from warm import nnseg, started
+from warm import fold_options, hashes, nnseg, started
 
 KILLS = 4
 
 
 def _command(dataset: Path, run: Path, recipe: Path) -> list[object]:
-    options = ["--no-probe", "--recipe", recipe, "--folds", 0, "--device", "cpu", "--workers", 1, "--checkpoint", "0.001s"]
-    return ["run", dataset, run, *options]
+    return ["run", dataset, run, *fold_options(recipe), "--checkpoint", "0.001s"]
 
 
 def _results(run: Path) -> dict[str, str]:
     """Hashes of everything that the work leaves, times and dates apart."""
-    files = [
-        run / "plan.toml",
-        run / "fold_0" / "model.nnseg",
-        run / "scores.json",
-        *run.glob("fold_0/predictions/*.nii.gz"),
-    ]
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    kept = ("plan.toml", "fold_0/model.nnseg", "scores.json")
+    return {path: digest for path, digest in hashes(run).items() if path in kept or path.endswith(".nii.gz")}
 
 
 def test_a_killed_run_resumes_to_the_same_result(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:

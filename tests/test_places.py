@@ -1,6 +1,5 @@
 """Names in data choose neither where is written nor what is deleted, and what nnseg did not make is not overwritten."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from warm import nnseg
+from warm import hashes, nnseg
 
 pytestmark = pytest.mark.slow
 
@@ -17,16 +16,12 @@ LONG = ("脳" * 30, "Ü" * 100, "b" * 200, "=1+1 <b>|`x`", "a.b", ".hidden")
 """Names that files can have."""
 
 
-def _files(root: Path) -> dict[Path, str]:
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
-
-
 @contextmanager
 def _nothing_changes_but(*allowed: Path, root: Path) -> Iterator[None]:
     """Every file below a root stays, and none appears, but at or below the given paths."""
 
-    def kept() -> dict[Path, str]:
-        return {path: found for path, found in _files(root).items() if not {path, *path.parents} & set(allowed)}
+    def kept() -> dict[str, str]:
+        return {path: found for path, found in hashes(root).items() if not {root / path, *(root / path).parents} & set(allowed)}
 
     before = kept()
     yield
@@ -151,21 +146,10 @@ def test_label_maps_of_others_are_not_overwritten(root: Path, tmp_path: Path) ->
     command = ("predict", scan.parent, out, "--model", root / "run", "--device", "cpu")
     nnseg("predict", scan, *command[2:])
     shutil.copy(scan, out / "ball_01.nii.gz")  # as if corrected by hand
-    with _nothing_changes_but(out / "predictions.json", out / ".lock", root=out):
+    with _nothing_changes_but(out / "predictions.json", root=out):
         assert "ball_01.nii.gz: is there already" in nnseg(*command, check=2).stderr
     nnseg(*command, "--force")
     assert (out / "ball_01.nii.gz").read_bytes() != scan.read_bytes()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "predictions.json").write_text('{"annotations": []}')
     assert "record of predictions" in nnseg("predict", scan, tmp_path / "foreign", *command[3:], check=2).stderr
-
-
-def test_a_run_does_not_begin_in_a_folder_of_something_else(root: Path, tmp_path: Path) -> None:
-    for name, content in ((".lock", ""), ("run.json", '{"experiment": 1}')):
-        folder = tmp_path / name.strip(".")
-        folder.mkdir()
-        (folder / name).write_text(content)
-        (folder / "predictions.json").write_text("{}")
-        for command in (("run", root / "data", folder), ("plan", root / "data", folder)):
-            assert "holds files but no run" in nnseg(*command, check=2).stderr
-        assert sorted(path.name for path in folder.iterdir()) == sorted((name, "predictions.json"))

@@ -15,6 +15,7 @@ import torch
 from forked import Forked
 
 from nnseg.network import device
+from nnseg.storage.files import file_hash
 
 PRELOADED = [
     "nnseg.cli",
@@ -67,6 +68,17 @@ def nnseg(
     assert code is not None
     assert check is None or code == check, "".join(said)
     return subprocess.CompletedProcess(list(arguments), code, *said)
+
+
+def fold_options(recipe: Path) -> tuple[object, ...]:
+    """Options of ``nnseg run`` for a short training of one fold."""
+    return ("--recipe", recipe, "--no-probe", "--folds", 0, "--device", "cpu", "--workers", 1)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of each file by its path in the folder; locks are left out."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): file_hash(p) for p in files}
 
 
 @cache
