@@ -17,11 +17,10 @@ import numpy.typing as npt
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector, format_axes
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan, nonzero_box
-from nnseg.core.limits import raise_by
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.normalize import normalize
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
-from nnseg.system.machine import allowed_ram_gb
+from nnseg.storage.images.raw import check_memory
 
 OwnNormalizer = Callable[[Floats], Floats]
 
@@ -125,12 +124,10 @@ def _check(scan: Scan, plan: Plan, *, label_map: LabelMap | None, previous: Labe
 
 def _check_memory(scan: Scan, plan: Plan, placement: Placement) -> None:
     """Raise ScanError if the network's grid of a scan has more voxels than fit into memory, as by a wrong spacing."""
-    needed = RESAMPLED_BYTES * plan.stored_channels * math.prod(placement.shape) / 1e9
-    if needed > allowed_ram_gb():
-        file = scan.source.files[0].name if scan.source.files else "the scan"
-        found = f"has voxels of {format_axes(scan.grid.spacing)} mm, which are {format_axes(placement.shape)} of the plan's"
-        expected = f"a grid of at most {allowed_ram_gb():,.1f} GB, not {needed:,.1f} GB"
-        raise ScanError.at(file, found, expected, f"correct the spacing; {raise_by('memory_percent')}", "NS-S037")
+    file = scan.source.files[0].name if scan.source.files else "the scan"
+    spacing, shape = format_axes(scan.grid.spacing), format_axes(placement.shape)
+    found = f"has voxels of {spacing} mm, which are {shape} of the plan's, {{:,.1f}} GB in all"
+    check_memory(file, RESAMPLED_BYTES * plan.stored_channels * math.prod(placement.shape), found, "correct the spacing")
 
 
 def _check_labels(name: str, label_map: LabelMap, scan: Scan, plan: Plan) -> None:

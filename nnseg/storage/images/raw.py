@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.geometry import IDENTITY, SHEAR_LIMIT, Grid, Vector, as_matrix, as_shape, as_vector
 from nnseg.core.image import VOXEL
-from nnseg.core.limits import limit, raise_by
+from nnseg.core.limits import check_limit, limit, raise_by
 from nnseg.system.machine import allowed_ram_gb
 from nnseg.system.regular import open_regular
 
@@ -207,11 +207,24 @@ def check_size(
         raise ScanError.at(
             path, found, f"{count * itemsize} bytes", "copy it again; it is truncated, or its header is wrong", "NS-S002"
         )
-    allowed, needed = allowed_ram_gb(), count * max(BYTES_EACH, itemsize + 8) / 1e9
-    if (needed > allowed and not options.only_header) or count > limit("image_values"):
-        found = f"is an image of {size} values, which takes {needed:,.1f} GB of memory to read"
+    found = f"is an image of {size} values"
+    check_limit("image_values", count, path, found, ScanError, "cut it", "NS-S037")
+    if not options.only_header:
+        needed = count * max(BYTES_EACH, itemsize + 8)
+        check_memory(path, needed, f"{found}, which takes {{:,.1f}} GB of memory to read", "cut it or make it smaller")
+
+
+def check_memory(place: Path | str, needed: float, found: str, advice: str) -> None:
+    """Raise ScanError for a scan that needs more memory than one may take.
+
+    Args:
+        needed: bytes.
+        found: what it is or has, with {:,.1f} for the GB.
+    """
+    allowed = allowed_ram_gb()
+    if needed > allowed * 1e9:
         expected = f"at most {allowed:,.1f} GB, {limit('memory_percent')} % of this machine's"
-        raise ScanError.at(path, found, expected, f"cut it or make it smaller; {raise_by('memory_percent')}", "NS-S037")
+        raise ScanError.at(place, found.format(needed / 1e9), expected, f"{advice}; {raise_by('memory_percent')}", "NS-S037")
 
 
 def make_grid(
