@@ -48,19 +48,8 @@ PLANNING = (
     "allow",
     *READING,
 )
-TRAINING = (
-    "folds",
-    *LENGTH,
-    "more",
-    "init",
-    "freeze",
-    "device",
-    "devices",
-    "deterministic",
-    "tensorboard",
-    "checkpoint",
-    "skip_bad",
-)
+MACHINE = ("device", "devices", "deterministic")
+TRAINING = ("folds", *LENGTH, "more", "init", "freeze", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 
 

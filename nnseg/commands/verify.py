@@ -13,7 +13,7 @@ from nnseg.storage.cases import SUFFIX
 from nnseg.storage.files import MANIFEST, read_json, record_file
 from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
-from nnseg.storage.predictions import RECORD, Predictions, own_files
+from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,10 @@ def _verify_predictions(folder: Path) -> list[CheckedFile]:
         records = read_json(folder / RECORD, Predictions).cases.values()
     except RunError:
         return [CheckedFile(path=folder / RECORD, state="damaged")]
-    recorded = {folder / name for record in records for name in record.hashes}
     found = [CheckedFile(path=folder / RECORD, state="intact")]
-    for record in records:
-        for name, digest in record.hashes.items():
-            found.append(CheckedFile.of(folder / name, digest))
-    others = set(own_files(folder)) | {path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
-    foreign = sorted(others - recorded - {folder / RECORD})
-    return [*found, *(CheckedFile(path=path, state="foreign") for path in foreign)]
+    found += [CheckedFile.of(folder / name, digest) for record in records for name, digest in record.hashes.items()]
+    others = {path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")} - {file.path for file in found}
+    return [*found, *(CheckedFile(path=path, state="foreign") for path in sorted(others))]
 
 
 def remove_damaged(run: Run) -> None:

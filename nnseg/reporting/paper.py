@@ -68,6 +68,9 @@ STYLE: Final[dict[Any, Any]] = {
 
 REDUNDANT = ("iou", "hd", "volume_error_ml", "absolute_volume_error")
 """Metrics that add little to Dice, HD95 and the relative volume error."""
+METADATA: Final = {".png": {"Software": "nnseg"}, ".pdf": {"Creator": "nnseg", "CreationDate": None, "Producer": None}}
+"""By which a figure is known as one of nnseg; without dates, so that equal figures are equal files."""
+
 MOST_LABELS = 30
 """Labels in a figure of scores; of more, those with the lowest median of the first metric."""
 DRAWS = 2000
@@ -92,11 +95,9 @@ def write_figure(build: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
         figure = build()
         FigureCanvasAgg(figure)
         paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-        for path, metadata in zip(
-            paths, ({"Software": "nnseg"}, {"Creator": "nnseg", "CreationDate": None, "Producer": None}), strict=True
-        ):
+        for path in paths:
             with write_aside(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], metadata=metadata)
+                figure.savefig(aside, format=path.suffix[1:], metadata=METADATA[path.suffix])
     return paths
 
 
