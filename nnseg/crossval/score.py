@@ -32,7 +32,7 @@ def score(run: Run, folds: Folds, *, workers: int = 0) -> Scores | None:
         None if nothing was held out.
     """
     file = Run.scores.path(run)
-    before = file.read_bytes() if file.exists() else b""
+    before = file.read_bytes() if file.is_file() else b""
     dataset, predictions = run.dataset, run.predictions_folder
     of_plans = {folder.path: _score_folder(folder.path, dataset, folds, workers) for folder in run.plans}
     if predictions not in of_plans:  # an ensemble
@@ -41,7 +41,7 @@ def score(run: Run, folds: Folds, *, workers: int = 0) -> Scores | None:
         run.scores = scores
     elif not scores:
         run.scores = None
-    if Run.groups.path(run).exists() and (file.read_bytes() if file.exists() else b"") != before:
+    if Run.groups.path(run).exists() and (file.read_bytes() if file.is_file() else b"") != before:
         run.groups = None
         log.info("%s was of other scores, and is removed; nnseg evaluate %s --groups makes it anew", Run.groups.path(run), run.path)
     return scores

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from nnseg.core.errors import RunError
+from nnseg.system.regular import open_regular
 from nnseg.system.stale import tried_again
 
 
@@ -64,6 +65,8 @@ def _acquired(file: Path) -> BaseFileLock:
 def _owner(file: Path) -> str:
     """Who holds a lock, in parentheses; "" if that is not written."""
     with suppress(OSError, ValueError):
-        if text := file.read_text(encoding="utf-8")[:200].strip():
+        with open_regular(file) as opened:
+            text = opened.read(200).decode(errors="replace").strip()
+        if text:
             return f" ({text})"
     return ""

@@ -16,7 +16,9 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
+from nnseg.core.errors import RunError
 from nnseg.core.frozen import FrozenModel
+from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import MANIFEST, file_hash, write_text
 
 State = Literal["intact", "edited", "damaged", "missing", "foreign"]
@@ -93,10 +95,17 @@ def renew_manifest(folder: Path) -> None:
 def _read(folder: Path) -> list[Entry]:
     """The lines of the manifest; those that are damaged are left out."""
     entries = []
-    with suppress(FileNotFoundError):
-        for line in (folder / MANIFEST).read_bytes().splitlines():
-            with suppress(ValidationError):
-                entries.append(Entry.model_validate_json(line))
+    try:
+        lines = read_text_bytes(folder / MANIFEST, "run").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(
+            f"cannot read {folder / MANIFEST}: {error.strerror or error}; delete it, and nnseg run makes it anew"
+        ) from error
+    for line in lines:
+        with suppress(ValidationError):
+            entries.append(Entry.model_validate_json(line))
     return entries
 
 

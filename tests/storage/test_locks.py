@@ -80,3 +80,11 @@ def test_a_case_on_a_network_disk_is_read_again(monkeypatch: pytest.MonkeyPatch,
 
     assert outcome_of(read, "scan").reason == "scan cannot be read"
     assert len(called) == calls
+
+
+def test_of_a_lock_that_names_its_owner_in_a_terabyte_the_beginning_is_read(tmp_path):
+    with locked(tmp_path, busy="{} is busy"):
+        (tmp_path / ".lock").write_text("process 1 on here, ")
+        os.truncate(tmp_path / ".lock", 2**40)
+        with pytest.raises(RunError, match="busy \\(process 1 on here"), locked(tmp_path, busy="{} is busy"):
+            pass

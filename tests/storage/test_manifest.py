@@ -1,10 +1,12 @@
 """The manifest of a run's folder: what was written, through kills and renames; and what has become of it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from nnseg.core.errors import RunError
 from nnseg.storage.files import write_aside, write_text
 from nnseg.storage.manifest import check_files, renew_manifest
 from nnseg.storage.run import Run
@@ -97,3 +99,10 @@ def test_the_files_of_a_run_of_an_earlier_version_are_taken_as_they_are(tmp_path
     assert states(tmp_path) == {}
     (tmp_path / "run.json").write_text("[]")
     assert states(tmp_path) == {"run.json": "damaged"}
+
+
+def test_a_pipe_in_the_manifests_place_is_refused(folder: Path) -> None:
+    (folder / "manifest.jsonl").unlink()
+    os.mkfifo(folder / "manifest.jsonl")
+    with pytest.raises(RunError, match="is a pipe"):
+        list(check_files(folder))
