@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import NewerVersionError, RunError
@@ -118,6 +118,7 @@ class Predictions(FrozenModel):
         labels: meaning of the values in the label maps, if it is known.
         population: to compare volumes with, if the model has one.
         inferred, unused: of the last command, what was concluded from names of files, and what lay there besides scans.
+        cases: by name, with which the names of its files begin: what has another name is not removed or overwritten.
     """
 
     format: Literal[4] = 4
@@ -130,6 +131,14 @@ class Predictions(FrozenModel):
     inferred: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
     cases: dict[CaseName, ScanRecord] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Predictions:
+        for name, record in self.cases.items():
+            for file in record.hashes:
+                if not file.startswith((f"{name}.", f"{name}_")):
+                    raise ValueError(f'the file "{file}" cannot be of the case "{name}"')
+        return self
 
 
 def read_predictions(folder: Path) -> dict[str, ScanRecord]:

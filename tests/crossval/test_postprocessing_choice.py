@@ -331,8 +331,8 @@ def run(tmp_path: Path) -> tuple[Run, dict[int, Fold]]:
         out = place.fold(number).predictions
         out.mkdir(parents=True)
         for pair in held_out:
-            pair.prediction.rename(out / pair.prediction.name)
-        written = {p.name: ScanRecord(status="done", file=p.prediction.name, hash=p.name) for p in held_out}
+            pair.prediction.rename(out / f"{pair.name}.nii.gz")
+        written = {p.name: ScanRecord(status="done", file=f"{p.name}.nii.gz", hash=p.name) for p in held_out}
         write_json(out / RECORD, Predictions(cases=written))
         folds[number] = Fold(training=(), held_out=tuple(p.name for p in held_out))
     return place, folds

@@ -12,6 +12,10 @@ from nnseg.storage.predictions import RECORD, PredictionsWriter, ScanRecord, own
 DONE = ScanRecord(status="done", file="a.nii.gz", hash="h", seconds={"read": 1.0, "network": 2.5})
 
 
+def of(name: str) -> ScanRecord:
+    return DONE.model_copy(update={"file": f"{name}.nii.gz"})
+
+
 def test_what_was_put_is_read_again(tmp_path):
     with PredictionsWriter(tmp_path, model={"key": "m"}, options={"step": 0.5}) as record:
         record.put("a", DONE)
@@ -20,7 +24,7 @@ def test_what_was_put_is_read_again(tmp_path):
     content = json.loads((tmp_path / RECORD).read_text())
     assert (content["format"], content["model"]["key"], content["options"]["step"]) == (4, "m", 0.5)
     with PredictionsWriter(tmp_path, model={}) as record:
-        record.put("b", DONE)
+        record.put("b", of("b"))
     assert set(read_predictions(tmp_path)) == {"a", "b"}
 
 
@@ -29,8 +33,21 @@ def test_a_record_of_an_earlier_layout_or_a_damaged_one_is_not_believed(tmp_path
         (tmp_path / RECORD).write_text(text)
         assert read_predictions(tmp_path) == {}
         with PredictionsWriter(tmp_path, model={}) as record:
-            record.put("b", DONE)
+            record.put("b", of("b"))
         assert set(read_predictions(tmp_path)) == {"b"}
+
+
+@pytest.mark.parametrize("claimed", [{"file": "mine.nii.gz"}, {"more": {"notes.txt": "h"}}, {"file": "ab.nii.gz"}])
+def test_a_record_that_claims_files_of_other_names_is_not_believed(tmp_path, claimed):
+    content = {"format": 4, "cases": {"a": DONE.model_dump(mode="json") | claimed}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    for name in ("mine.nii.gz", "notes.txt", "ab.nii.gz"):
+        (tmp_path / name).touch()
+    with PredictionsWriter(tmp_path, model={}) as record:
+        record.put("a", ScanRecord(status="failed", reason="gone"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ab.nii.gz", "mine.nii.gz", "notes.txt", RECORD]
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    assert own_files(tmp_path) == {}
 
 
 def test_what_failed_leaves_no_label_map_of_an_earlier_time(tmp_path):
@@ -49,7 +66,7 @@ def test_the_files_that_were_written_are_known_by_the_record(tmp_path):
     with PredictionsWriter(tmp_path, model={}) as record:
         record.put("a", DONE.model_copy(update={"more": dict.fromkeys(("a_uncertainty.nii.gz", "a.npz", "a.dcm"), "h")}))
         record.put("b", ScanRecord(status="done", file="b.tif", hash="h", more={"b.json": "h"}))
-        record.put("c", ScanRecord(status="done", file="gone.nii.gz", hash="h"))
+        record.put("c", ScanRecord(status="done", file="c.nii.gz", hash="h"))
     assert {path.name: kind for path, kind in own_files(tmp_path).items()} == {
         "a.dcm": "DICOM-SEG",
         "a.nii.gz": "label map",
@@ -85,7 +102,9 @@ def test_many_cases_do_not_spend_their_time_on_the_record(tmp_path, monkeypatch)
 
 def test_threads_may_put_at_the_same_time(tmp_path):
     with PredictionsWriter(tmp_path, model={}) as record:
-        threads = [threading.Thread(target=lambda n=n: [record.put(f"{n}_{i}", DONE) for i in range(50)]) for n in range(4)]
+        threads = [
+            threading.Thread(target=lambda n=n: [record.put(f"{n}_{i}", of(f"{n}_{i}")) for i in range(50)]) for n in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
