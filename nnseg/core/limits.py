@@ -38,6 +38,7 @@ LIMITS: Final[dict[str, int]] = {
     "run_entries": 5_000_000,
     "key_parts": 64,
     "labels": 10_000,
+    "name_letters": 1_000,
     "regions": 500,
     "channels": 1_000,
     "folds": 1_000,

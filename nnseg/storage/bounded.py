@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ TextKind = Literal["text", "plan", "run"]
 
 _SEPARATORS: Final[dict[TextKind, bytes]] = {"text": b",;\t\n", "plan": b",\n", "run": b","}
 """Characters of which there is one for each entry of a list or table, at most."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 _KEY = rb"""(?<![\w."'-])(?:[\w"'-]++[ \t]*\.[ \t]*)"""
 
@@ -50,6 +53,19 @@ def read_text(path: Path, kind: TextKind = "text") -> str:
         UnicodeDecodeError: it is not UTF-8.
     """
     return read_text_bytes(path, kind).decode("utf-8-sig")
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, or has halves of characters (such as ``\\ud800``), which no file can hold.
+        RecursionError: it is nested too deeply.
+    """
+    content = json.loads(text)
+    if _HALF.search(text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 @contextmanager

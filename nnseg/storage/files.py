@@ -126,6 +126,10 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+_LONG_NUMBER = re.compile(rb"0[xob][0-9a-fA-F_]{1000}")
+"""A number in TOML that Python reads, but does not write."""
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file, not yet validated.
 
@@ -134,6 +138,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         raw = tried_again(partial(read_text_bytes, path, "plan"))
+        if _LONG_NUMBER.search(raw):
+            raise ValueError
         return tomllib.loads(raw.decode("utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise PlanError(f"there is no file {path}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from pydantic import BaseModel
 
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.validation import parse, shown
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,7 +22,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or has no object.
     """
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}; copy it beside the trained folds") from error
     except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from nnseg.core.labels import Labels, Region
 from nnseg.core.scores import Counts, LabelScore, Scores
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.pairs import FilePair
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import stem_of
 
@@ -72,7 +72,7 @@ def read_summary(path: Path, labels: Labels | None = None) -> Scores:
 def _read_counts(path: Path) -> dict[str, dict[Values, Counts]]:
     """Voxel counts by case name and by the values of a label or region."""
     try:
-        summary = _Summary.model_validate(json.loads(read_text(path)))
+        summary = _Summary.model_validate(parse_json(read_text(path)))
     except OSError as error:
         raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

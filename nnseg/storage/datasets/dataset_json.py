@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.limits import check_limit
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 from nnseg.storage.datasets.parts import PARTS
 
 DESCRIPTION = "dataset.json"
@@ -116,7 +116,7 @@ def read_description(path: Path) -> Description:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise DatasetError.at(
@@ -141,6 +141,13 @@ def _get(path: Path, content: dict[str, Any], key: str, kind: type, expected: st
     return value
 
 
+def _check_names(path: Path, key: str, given: Any) -> None:
+    """Raise DatasetError for very long names in a list or object: every message and page repeats them."""
+    texts = [*(given or ()), *(given.values() if isinstance(given, dict) else ())]
+    longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+    check_limit("name_letters", longest, path, f'"{key}" has a name of {{:,}} letters', DatasetError, code="NS-D004")
+
+
 def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     """Names by number, {"0": "MRI"}, or numbers by name, {"R": 0}; a plain list of names or a single name will do."""
     key = "channel_names" if "channel_names" in content else "modality"
@@ -148,6 +155,7 @@ def _channels(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     if given is None:
         return ()
     names = [given] if isinstance(given, str) else given
+    _check_names(path, key, names)
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
     if isinstance(numbered, dict) and numbered:
         by_number = {_whole(number): str(name) for number, name in numbered.items()}
@@ -192,6 +200,7 @@ def _named_values(path: Path, given: Any) -> dict[str, tuple[int, ...]]:
         raise DatasetError.at(path, f'"labels" is {given!r}', _LABELS, "correct it", "NS-D004")
     kind = "regions" if any(isinstance(value, list) and len(value) > 1 for value in given.values()) else "labels"
     check_limit(kind, len(given), path, f'"labels" has {{:,}} {kind}', DatasetError, code="NS-D004")
+    _check_names(path, "labels", given)
     named: dict[str, tuple[int, ...]] = {}
     for key, value in given.items():
         values, name = [_whole(v) for v in (value if isinstance(value, list) else [value])], str(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from nnseg.core.dataset import Case, Fold, counted, listed
 from nnseg.core.errors import DatasetError
 from nnseg.core.limits import check_limit
 from nnseg.core.options import SPLIT_FILES
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 from nnseg.storage.datasets.parts import PARTS, TEST, TRAINING, VALIDATION
 from nnseg.storage.tables import CaseTable, Row, read_case_table, read_rows
 
@@ -175,7 +174,7 @@ class _Names:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; give its path anew") from None
     except (OSError, ValueError, RecursionError) as error:

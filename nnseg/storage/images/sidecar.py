@@ -14,7 +14,7 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 from nnseg.storage.files import write_text
 from nnseg.storage.images.raw import StatedSize
 from nnseg.storage.images.units import from_mm, to_mm, unit_of
@@ -44,7 +44,7 @@ def read_sidecar(path: Path) -> StatedSize:
     """
     for sidecar in sidecar_of(path):
         try:
-            content = json.loads(read_text(sidecar))
+            content = parse_json(read_text(sidecar))
         except (OSError, ValueError, RecursionError) as error:
             raise ScanError.at(sidecar, f"cannot be read ({error})", EXPECTED, "correct or remove it") from error
         if isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from nnseg.core.errors import DatasetError
-from nnseg.storage.bounded import read_text
+from nnseg.storage.bounded import parse_json, read_text
 from nnseg.system.regular import check_regular
 
 CODE = re.compile(r"#[0-9a-f]{6}")
@@ -107,7 +106,7 @@ def _is_header(row: list[str]) -> bool:
 
 def _json(text: str) -> list[tuple[str, Any]]:
     """An object of colours by name, or a list of objects with a name and a colour."""
-    content = json.loads(text)
+    content = parse_json(text)
     if isinstance(content, dict) and all(not isinstance(value, dict) for value in content.values()):
         return list(content.items())
     entries = content.values() if isinstance(content, dict) else content
