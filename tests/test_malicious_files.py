@@ -21,6 +21,7 @@ import nnseg
 from nnseg.core.labels import Labels
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.unet import build_unet
+from nnseg.storage.images.read import read_scan
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux's /proc")
 
@@ -172,3 +173,9 @@ def test_check_names_malicious_cases_and_counts_the_others(tmp_path):
     for words in ("bomb.nii.gz: unpacks to more", "huge.nii: has 544 bytes", "/dev/zero"):
         assert words in done.stdout, (words, done.stdout)
     assert not any(f"case good_{i}" in done.stdout for i in range(1, 5))
+
+
+def test_of_a_terabyte_behind_the_voxels_of_a_file_nothing_is_read(tmp_path):
+    (tmp_path / "a.nii").write_bytes(nifti((8, 8, 8), follows=bytes(range(256)) * 4))
+    os.truncate(tmp_path / "a.nii", 2**43)
+    assert read_scan(tmp_path / "a.nii").image.shape == (1, 8, 8, 8)

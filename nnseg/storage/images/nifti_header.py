@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from nnseg.core.errors import ScanError
-from nnseg.storage.images.unpack import AUTOMATIC, GZIP_MAGIC, unpack
+from nnseg.storage.images.unpack import AUTOMATIC, GZIP_MAGIC, SLACK, unpack
 from nnseg.system.regular import open_regular
 
 SINGLE, PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
@@ -73,7 +73,8 @@ def decompressed(path: Path, *, only_header: bool = False, announced: int | None
         packed = start.startswith(GZIP_MAGIC)
         if not only_header:
             file.seek(0)
-            return unpack(path, file, announced) if packed else file.read()
+            most = -1 if announced is None else announced + SLACK  # a disk may hold a terabyte of nothing in one block
+            return unpack(path, file, announced) if packed else file.read(most)
     if not packed:
         return start
     stream = zlib.decompressobj(AUTOMATIC)
