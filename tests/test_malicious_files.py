@@ -21,6 +21,7 @@ import nnseg
 from nnseg.core.labels import Labels
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.unet import build_unet
+from nnseg.storage.datasets.tree import walk
 from nnseg.storage.images.read import read_scan
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux's /proc")
@@ -179,3 +180,11 @@ def test_of_a_terabyte_behind_the_voxels_of_a_file_nothing_is_read(tmp_path):
     (tmp_path / "a.nii").write_bytes(nifti((8, 8, 8), follows=bytes(range(256)) * 4))
     os.truncate(tmp_path / "a.nii", 2**43)
     assert read_scan(tmp_path / "a.nii").image.shape == (1, 8, 8, 8)
+
+
+def test_folders_of_endless_depth_are_looked_into_down_to_a_limit(tmp_path):
+    write_scan(tmp_path / "a.nii.gz")
+    tmp_path.joinpath(*["d"] * 150).mkdir(parents=True)
+    tree = walk(tmp_path)
+    assert [item.stem for item in tree.items] == ["a"]
+    assert [one.reason for one in tree.passed] == ["lies below 101 folders, and is not looked into"]

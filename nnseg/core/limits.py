@@ -53,6 +53,7 @@ LIMITS: Final[dict[str, int]] = {
     "checkpoint_steps": 200_000,
     "case_text_bytes": 4_000_000,
     "folder_visits": 8,
+    "folder_depth": 100,
 }
 """By name; docs/limits.md explains each.
 

@@ -83,6 +83,9 @@ def walk(root: Path) -> Tree:
 
 
 def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset[str]) -> None:
+    if len(above) > limit("folder_depth"):
+        tree.passed.append(Unused(path=folder, reason=f"lies below {len(above)} folders, and is not looked into", suspect=True))
+        return
     if any(form.is_image is not None and form.is_image(folder) for form in FOLDER_FORMATS.values()):
         tree.items.append(Item(path=folder, folders=above[:-1], stem=folder_stem(folder)))
         return
