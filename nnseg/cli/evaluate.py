@@ -215,8 +215,7 @@ def verify(
 ) -> None:
     """Check that every file of a run, a model or a folder of predictions is as written; changes nothing.
 
-    Lists files that are damaged, missing, edited, or not of nnseg. The exit code is 1 if one is damaged or missing: repeat
-    the command that made them.
+    Lists files that are damaged or missing (exit code 1: repeat the command that made them), edited, or not of nnseg.
     """
     log_to_terminal()
     from collections import Counter
