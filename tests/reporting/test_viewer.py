@@ -112,7 +112,8 @@ def test_the_budget_is_kept_and_voxels_keep_their_positions(shape, share, seed):
     assert packed.grid.world((-0.5, -0.5, -0.5)) == pytest.approx(given_case.grid.world(tuple(corner)), abs=1e-6)
     shown, known = zyx(volume(packed, "reference")), given_case.reference
     for place in np.ndindex(*packed.grid.shape):
-        source = [int(s + (i + 0.5) * f) for s, i, f in zip(packed.box.start, place, packed.factor, strict=True)]
+        sizes = zip(packed.box.start, packed.box.shape, packed.grid.shape, place, strict=True)
+        source = [start + (2 * i + 1) * before // (2 * after) for start, before, after, i in sizes]
         assert shown[place] == {10: 0, 3: 1, 7: 2}[int(known[tuple(source)])]
 
 

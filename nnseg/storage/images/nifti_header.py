@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def decompressed(path: Path, *, only_header: bool = False, announced: int | None
         packed = start.startswith(GZIP_MAGIC)
         if not only_header:
             file.seek(0)
-            most = -1 if announced is None else announced + SLACK  # a disk may hold a terabyte of nothing in one block
+            held = os.fstat(file.fileno()).st_size  # of which a disk may hold a terabyte of nothing in one block
+            most = held if announced is None else min(held, announced + SLACK)
             return unpack(path, file, announced) if packed else file.read(most)
     if not packed:
         return start
