@@ -16,6 +16,7 @@ from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import DamagedCaseError, RunError, Stopped
 from nnseg.core.options import Options, select_folds
+from nnseg.planning.run_folds import check_case_names, known_names
 from nnseg.planning.unusable import check_losses
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
@@ -68,7 +69,7 @@ def train_plans(
     Before anything starts, the estimated cost is checked against what the machine has.
     """
     first, problems = ranks.rank == 0, Findings()
-    check_names(run)
+    check_case_names(run, tuple(run.folds.values()), known_names(run.dataset, run.fingerprint))
     folds = {number: run.folds[number] for number in select_folds(options.folds, len(run.folds))}
     if first:
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
@@ -94,20 +95,6 @@ def trained_folds(run: Run, plans: Sequence[PlanFolder]) -> dict[int, Fold]:
     """The folds, by number, whose training is finished for each of the plans, with plan and cases as they are now."""
     keys = [(folder, preprocessed_keys(run, folder)) for folder in plans]
     return {n: fold for n, fold in run.folds.items() if all(is_trained(folder, n, fold, k) for folder, k in keys)}
-
-
-def check_names(run: Run) -> None:
-    """Check that the folds name cases of the dataset only, after an edit or an exchange of their file.
-
-    Raises:
-        RunError: names the others.
-    """
-    named = {name for fold in run.folds.values() for name in (*fold.training, *fold.held_out)}
-    if unknown := named - set(run.cases) - {f.case for f in run.dataset.findings} - set(run.fingerprint.unusable):
-        path = Run.folds.path(run)
-        raise RunError(
-            f"{path} names {listed(unknown)}, not in the dataset; correct the names, or delete the file and repeat nnseg run"
-        )
 
 
 def check_cascades(run: Run, trained: Collection[int]) -> None:

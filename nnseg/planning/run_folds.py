@@ -107,6 +107,25 @@ def decide_folds(
     return folds
 
 
+def known_names(dataset: Dataset, fingerprint: Fingerprint) -> frozenset[str]:
+    """The names of a dataset's cases, whether they can be used or not."""
+    found = {case.name for case in dataset.cases} | {finding.case for finding in dataset.findings if finding.case}
+    return frozenset(found | set(fingerprint.unusable))
+
+
+def check_case_names(run: Run, folds: Sequence[Fold], known: frozenset[str]) -> None:
+    """Check that the folds on file name known cases only, after an edit or an exchange of the file.
+
+    Raises:
+        RunError: names the others.
+    """
+    if unknown := _names(folds) - known:
+        raise RunError(
+            f"{Run.folds.path(run)} names {listed(unknown)}, not in the dataset; "
+            "correct the names, or delete the file and repeat nnseg run"
+        )
+
+
 def split_of_run(run: Run, split: str) -> str:
     """The division of cases that is asked for; for "auto" that of the folds on file."""
     return _previous_settings(run).split if split == "auto" else _absolute(split, SPLIT_FILES)
@@ -129,16 +148,16 @@ def _absolute(option: str, suffixes: Collection[str]) -> str:
 def _collect(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, settings: FoldSettings) -> _Known:
     dataset = dataset or (run.dataset if run.has_dataset else _stand_in(fingerprint))
     names = frozenset(case.name for case in fingerprint.cases)
-    absent = {case.name for case in dataset.cases} | {f.case for f in dataset.findings if f.case} | set(fingerprint.unusable)
+    absent = known_names(dataset, fingerprint) - names
     asked = settings.group_by not in (None, "auto")
     return _Known(
         names=names,
-        absent=frozenset(absent - names),
+        absent=absent,
         labels=find_labels(fingerprint),
         patients=_find_groups(settings.group_by, dataset),
         asked=asked,
         images=[[case.name for case in cases] for cases in same_images(fingerprint.cases)],
-        given=_find_split(settings.split, dataset, frozenset(absent - names)),
+        given=_find_split(settings.split, dataset, absent),
         stack=is_stack(fingerprint),
     )
 
@@ -234,10 +253,7 @@ def _keep_edited(
     if settings.split != before.split:
         log.warning("%s was edited, and --split now asks for another division: the edited file is kept as %s", path, _copy(path))
         return None
-    if unknown := _names(folds) - known.names - known.absent:
-        raise RunError(
-            f"{path} names {listed(unknown)}, not in the dataset; correct the names, or delete the file to have it made again"
-        )
+    check_case_names(run, folds, known.names | known.absent)
     log.info("the folds of %s were edited by hand and are kept", path)
     if missing := _names(folds) & known.absent:
         log.warning("%s cannot be used: taken out of %s; the file as it was is kept as %s", listed(missing), path, _copy(path))

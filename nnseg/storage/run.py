@@ -149,11 +149,7 @@ class Run:
     @property
     def exists(self) -> bool:
         """True if the folder holds a run, perhaps with a damaged record; not if its run.json is of another program."""
-        try:
-            record = self.record
-        except RunError:
-            return True
-        return Run.record.path(self).exists() and (not record or "versions" in record)
+        return Run.record.path(self).exists() and (not self.record or "versions" in self.record)
 
     @property
     def has_dataset(self) -> bool:
