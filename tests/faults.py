@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from forked import exit_after
 from warm import hashes
 
 KINDS = {"killed": 1, "no space": 2, "I/O error": 3, "written short": 4}
@@ -459,25 +460,14 @@ def _work(order: dict) -> None:
     import torch
     import warm
 
-    code = 1
-    try:
+    def run() -> None:
         os.setsid()
         os.chdir(order["folder"])
         for number, path in ((1, order["out"]), (2, order["err"])):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         warm.run_here(order["arguments"], torch.float32)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    exit_after(run)
 
 
 def _wait(child: int, kill: tuple[float, float] | None) -> int | None:

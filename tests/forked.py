@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from nnseg.system.process import bind_to_parent
 
@@ -54,9 +56,25 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _run(main: Callable[[], None], parent: int, streams: list[int]) -> None:
+def exit_after(main: Callable[[], object]) -> NoReturn:
+    """End this process after a function, with the exit code that it asks for, or 1 and a traceback for an error."""
     code = 1
     try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(main: Callable[[], None], parent: int, streams: list[int]) -> NoReturn:
+    def work() -> None:
         os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
@@ -69,10 +87,5 @@ def _run(main: Callable[[], None], parent: int, streams: list[int]) -> None:
             signal.signal(number, signal.SIG_DFL)
         bind_to_parent(parent)
         main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+
+    exit_after(work)
