@@ -155,7 +155,7 @@ class _FoldTraining:
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
         self.save_at = time.monotonic() + min(FIRST_SAVE, request.options.checkpoint)
-        self.time_limit = TimeLimit(schedule.seconds, self.learner) if schedule.seconds else None
+        self.time_limit = TimeLimit(schedule.seconds, self.learner, schedule.seconds_per_step) if schedule.seconds else None
 
     def run(self, patches: Patches, validation: Validation) -> None:
         """Train to the end of the schedule, or until a stop is requested.

@@ -39,11 +39,11 @@ TOLERANCE = 0.01
 MOST_UPDATES = 100
 """Maximum number of schedule updates per training, evenly over its budget."""
 
-WINDOW = 0.15
-"""Share of a budget: how far back the steps lie from which the speed is estimated."""
+PRIOR = 0.01
+"""Share of a budget: for how long the speed measured before the training counts beside what is seen in it."""
 
-SETTLED = 3
-"""Steps after which the speed is used; the first ones also warm up."""
+SHORTEST_LOOK = 0.05
+"""Share of a budget: the least time back over which the speed is estimated."""
 
 SMOOTHING = 0.9
 """Weight of the previous value when the estimate of Dice is smoothed over epochs. Source: nnU-Net's pseudo Dice."""
@@ -53,19 +53,27 @@ TAIL = 0.25
 
 
 class TimeLimit:
-    """Keeps a training within its time by ending its course earlier or later; the learning rate has no jumps.
+    """Keeps a training within its time by ending its course earlier or later; the learning rate has no jumps, and never rises.
+
+    The speed of the time that is left is estimated from as much time before: at first from all that is known, the speed measured
+    before the training included, near the end from the last steps, so that other programs that come and go change little.
 
     Args:
         budget: seconds of wall-clock for the training.
         learner: whose seconds count.
+        step_seconds: measured before; 0 if nothing was.
 
     Attributes:
         saving_seconds: of the last save, which the end needs too.
     """
 
-    def __init__(self, budget: float, learner: Learner) -> None:
+    def __init__(self, budget: float, learner: Learner, step_seconds: float = 0.0) -> None:
         self._budget = budget
-        self._marks = [(learner.seconds, learner.step)]
+        known = PRIOR * budget if step_seconds else 0.0
+        self._marks = [
+            (learner.seconds - known, learner.step - (known / step_seconds if known else 0)),
+            (learner.seconds, learner.step),
+        ]
         self.saving_seconds = 0.0
 
     def course(self, learner: Learner) -> Course:
@@ -74,17 +82,19 @@ class TimeLimit:
         if now - self._marks[-1][0] < budget / MOST_UPDATES or learner.step >= course.steps:
             return course
         self._marks.append((now, learner.step))
-        while len(self._marks) > 2 and self._marks[1][0] < now - WINDOW * budget:
-            self._marks.pop(0)
-        then, step = self._marks[0]
-        if learner.step - step < SETTLED and now < WINDOW * budget:
-            return course
-        step_seconds = (now - then) / (learner.step - step)
         left = budget * (1 - CLOSING) - self.saving_seconds - now
+        step_seconds = self._step_seconds(now - max(left, SHORTEST_LOOK * budget))
         late = (course.steps - learner.step) * step_seconds - left
         if abs(late) <= TOLERANCE * budget:
             return course
         return course.ending_at(learner.step + max(1, int(left / step_seconds)), at=learner.step)
+
+    def _step_seconds(self, since: float) -> float:
+        """The mean seconds of the steps since a time."""
+        while len(self._marks) > 2 and self._marks[1][0] <= since:
+            self._marks.pop(0)
+        (then, first), (now, last) = self._marks[0], self._marks[-1]
+        return (now - then) / (last - first)
 
 
 def smoothed_dice(epochs: Sequence[Epoch]) -> list[float]:

@@ -18,16 +18,17 @@ class Clockwork:
         self.course, self.step, self.seconds = Course.of(steps, TRAINING), 0, 0.0
 
 
-def ended_at(planned_steps, budget, seconds_of_step):
+def ended_at(planned_steps, budget, seconds_of_step, measured=0.0):
     learner = Clockwork(planned_steps)
-    limit = TimeLimit(budget, learner)
-    rates = []
+    limit = TimeLimit(budget, learner, measured)
+    rates, ends = [], []
     while learner.step < learner.course.steps:
         rates.append(learning_rate(learner.step, learner.course, TRAINING))
         learner.seconds += seconds_of_step(learner.step)
         learner.step += 1
         learner.course = limit.course(learner)
-    return learner, rates
+        ends.append(learner.course.steps)
+    return learner, rates, ends
 
 
 @pytest.mark.parametrize(
@@ -42,19 +43,29 @@ def ended_at(planned_steps, budget, seconds_of_step):
     ],
 )
 def test_a_training_ends_in_time_with_its_rate_at_zero(seconds_of_step):
-    learner, rates = ended_at(1000, 100.0, seconds_of_step)
+    learner, rates, _ = ended_at(1000, 100.0, seconds_of_step)
     assert learner.seconds == pytest.approx(100, rel=0.03)
     assert rates[-1] < 0.002 * rates[0]
     assert max(a - b for a, b in pairwise(rates)) < 0.1 * rates[0]
 
 
+@pytest.mark.parametrize("measured", [0.1, 0.3, 0.9])
+def test_other_programs_that_come_and_go_neither_raise_the_rate_nor_make_its_end_swing(measured):
+    learner, rates, ends = ended_at(int(970 / measured), 1000.0, lambda step: 0.1 if step // 200 % 2 else 0.31, measured)
+    falling = rates[learner.course.warmup :]
+    assert all(after <= before for before, after in pairwise(falling))
+    assert learner.seconds == pytest.approx(1000, rel=0.03)
+    later = ends[len(ends) // 4 :]
+    assert max(later) < 1.35 * min(later)
+
+
 def test_a_course_that_fits_is_left_alone():
-    learner, _ = ended_at(992, 100.0, lambda step: 0.1)
+    learner, *_ = ended_at(992, 100.0, lambda step: 0.1)
     assert len(learner.course.legs) == 1
 
 
 def test_steps_as_long_as_the_budget_end_after_it():
-    learner, _ = ended_at(5, 10.0, lambda step: 30.0)
+    learner, *_ = ended_at(5, 10.0, lambda step: 30.0)
     assert learner.step == 2
 
 
