@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -11,6 +12,7 @@ from nnseg.cli.output import show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
 from nnseg.core.limits import VARIABLE, wrong_entries
+from nnseg.core.options import WAITING
 from nnseg.system.stop import interrupting_signals
 
 __all__ = ["app", "evaluate", "main", "predict", "train"]
@@ -21,6 +23,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; errors that the user can correct become one line on stderr and exit code 2."""
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)  # before torch is loaded
     with surviving_output(), interrupting_signals() as received:
         if wrong := wrong_entries():
             show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
