@@ -15,7 +15,7 @@ from nnseg.cli.app import app
 from nnseg.cli.options import DatasetFolder, KnownRun, RunPath, Verbose, with_options
 from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal, show
 from nnseg.core.errors import DatasetError, RunError
-from nnseg.core.options import Options, parse_duration
+from nnseg.core.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,17 +163,17 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
 @with_options("device")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and run.")] = Path("nnseg-demo"),
-    budget: Annotated[str, typer.Option(help="Time for training.")] = "100s",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, so that a slow machine comes to the same model.")] = 250,
     *,
     options: Options,
     verbose: Verbose = False,
 ) -> None:
-    """Create the embedded dataset of head phantoms and run all steps on it: a scored model in under four minutes."""
+    """Create the embedded dataset of head phantoms and run all steps on it: a scored model in about three minutes."""
     log_to_terminal(verbose)
     from nnseg.demo.dataset import write_phantoms
 
     dataset = write_phantoms(folder / "phantoms")
-    result = _run(dataset, folder / "run", replace(options, budget=parse_duration(budget), folds=(0,)))
+    result = _run(dataset, folder / "run", replace(options, steps=steps, folds=(0,)))
     show(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
     exit_for_failed(result.problems)
 
