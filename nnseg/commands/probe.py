@@ -182,6 +182,12 @@ def _try(known: Probe, request: ProbeRequest) -> tuple[Probe, Trial]:
     trial = trial.model_copy(update={"key": trial_key(plan), "work": work_key(plan)})
     if result.trial:
         known = known.model_copy(update={"device": result.device, "threads": result.threads, "base_gb": result.base_gb})
+    if trial.slowdown > 1:
+        log.warning(
+            "other programs use this machine: a training step takes %.1f times as long as it would alone; the plan is made as if "
+            "it were alone, and the training keeps to its time",
+            trial.slowdown,
+        )
     others = tuple(t for t in known.trials if t.key != trial.key)
     return known.model_copy(update={"trials": (*others, trial)}), trial
 

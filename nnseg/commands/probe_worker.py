@@ -36,6 +36,7 @@ from nnseg.network.checkpoint import save_tensors
 from nnseg.network.device import autocast_dtype, resolve_device, time_calls
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.images.read import read_labels_of, read_scan
+from nnseg.system.contention import OtherPrograms, idle_seconds
 from nnseg.system.machine import GIGABYTE, held_gb, peak_ram
 from nnseg.system.process import ParentConnection
 from nnseg.training.context import TrainingContext
@@ -124,22 +125,34 @@ def measure_training(request: ProbeRequest, device: torch.device) -> Trial:
     with memory_for(device), peak_ram(every=SAMPLING_SECONDS, children=False) as peak:
         learner = Learner(context, Course.of(10_000, plan.training))
         patches = Patches(cases, plan, fold=0, device=device)
-        step_seconds = _typical(time_steps(learner, patches, least=2, most=MOST_STEPS, seconds=STEPS_SECONDS, longest=LONG))
+        others, cpu = OtherPrograms(), time.process_time()
+        timed = time_steps(learner, patches, least=2, most=MOST_STEPS, seconds=STEPS_SECONDS, longest=LONG)
+        cpu_seconds, taken = (time.process_time() - cpu) / len(timed), others.cores()
+        step_seconds = _typical(timed)
+        slowdown = _slowdown(step_seconds, cpu_seconds, device=device, others=taken)
         validation = Validation((cases * held_out)[:held_out], context)
         pause_seconds = _time_pause(learner, validation, step_seconds, checkpoint)
     save_model(Model(members=(Member(plan=plan, fold=0, weights=learner.weights()),)), model)
     return Trial(
         key="",
         precision=str(dtype).removeprefix("torch."),
-        step_seconds=step_seconds,
-        pause_seconds=pause_seconds,
-        tile_seconds=tile_seconds,
+        step_seconds=step_seconds / slowdown,
+        pause_seconds=pause_seconds / slowdown,
+        tile_seconds=tile_seconds / slowdown,
+        slowdown=slowdown,
         memory_gb=max(0.0, peak.gb - sum(map(_bytes_in_memory, cases)) / GIGABYTE),
         device_gb=_device_peak_gb(device),
         tile_gb=tile_gb,
         checkpoint_bytes=checkpoint.stat().st_size,
         model_bytes=model.stat().st_size,
     )
+
+
+def _slowdown(seconds: float, cpu_seconds: float, *, device: torch.device, others: float) -> float:
+    """Times as long that a step took, since other programs took so many cores."""
+    if device.type != "cpu":
+        return 1.0
+    return seconds / idle_seconds(seconds, cpu_seconds, threads=torch.get_num_threads(), others=others)
 
 
 def time_tiles(plan: Plan, device: torch.device) -> tuple[float, float]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.plan import Plan
 from nnseg.core.validation import NotNegative
@@ -18,6 +22,7 @@ class Trial(FrozenModel):
         tile_seconds: per tile of the sliding window, without mirroring.
         memory_gb: peak RAM of the training process, without its cases.
         device_gb: peak memory on the device; 0 on a CPU.
+        slowdown: times as long that a step took, since other programs computed meanwhile; the seconds above are those without.
         tile_gb: RAM, or memory of the device, for a batch of tiles in the network.
         failed: why the candidate cannot be trained here; empty if it can.
     """
@@ -28,6 +33,7 @@ class Trial(FrozenModel):
     step_seconds: NotNegative = 0.0
     pause_seconds: NotNegative = 0.0
     tile_seconds: NotNegative = 0.0
+    slowdown: Annotated[float, Field(ge=1)] = 1.0
     memory_gb: NotNegative = 0.0
     device_gb: NotNegative = 0.0
     tile_gb: NotNegative = 0.0

@@ -81,7 +81,8 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     steps, why = affordable_steps(chosen, trial, budget), chosen.why
     if budget.seconds is not None:
         speed = f"{trial.step_seconds:.3g} s per step and {trial.pause_seconds:.2g} s between epochs"
-        why = f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}"
+        busy = f", {trial.slowdown:.1f} times as long while other programs used its cores" if trial.slowdown > 1 else ""
+        why = f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}{busy}"
     return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, steps))
 
 

@@ -246,7 +246,8 @@ class _Costs:
         if training.steps is not None and seconds is None:
             epochs = math.ceil(training.steps / training.epoch_steps)
             known = trial.step_seconds > 0
-            seconds = training.steps * trial.step_seconds + epochs * trial.pause_seconds if known else None
+            busy = trial.slowdown * (training.steps * trial.step_seconds + epochs * trial.pause_seconds)
+            seconds = busy if known else None
         names = max(({*f.training, *f.held_out} for f in folds), key=len, default=set[str]())
         held = sum(count_held_bytes(case, self.plan) for case in self.cases if case.name in names)
         return StageCost(
@@ -266,7 +267,8 @@ class _Costs:
         trial, case_cost = self.trial, self.case_cost
         tiles = [members * count_tiles(case, self.plan) for case in cases]
         seconds = sum(
-            case_cost.predict_seconds * _megavoxels(c) + n * trial.tile_seconds for c, n in zip(cases, tiles, strict=True)
+            case_cost.predict_seconds * _megavoxels(c) + n * trial.slowdown * trial.tile_seconds
+            for c, n in zip(cases, tiles, strict=True)
         )
         seconds += case_cost.predict_start_seconds
         on_device = trial.device_gb > 0

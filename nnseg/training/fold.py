@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from nnseg.network.transfer import freeze
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
+from nnseg.system.contention import FittingThreads
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
 from nnseg.training.learner import Learner, NotFiniteError, fresh_network
@@ -165,7 +166,7 @@ class _FoldTraining:
         learner, ended = self.learner, self.schedule.ended
         log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.context.dtype, self.context.device)
         with self.request.progress.track(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as progress:
-            for epoch in take_steps(learner, patches, validation) if ended is None or learner.step < ended else ():
+            for epoch in self._steps(patches, validation) if ended is None or learner.step < ended else ():
                 if epoch:
                     self._record(progress.epoch(epoch))
                 progress.step()
@@ -178,6 +179,21 @@ class _FoldTraining:
                 if time.monotonic() > self.save_at and learner.step < learner.course.steps:
                     self._save_checkpoint()
         self._finish()
+
+    def _steps(self, patches: Patches, validation: Validation) -> Iterator[Epoch | None]:
+        """Training steps; on a CPU and in limited time with fewer threads while other programs take cores.
+
+        A training of so many steps keeps its number of threads, since another one changes the last digits of the weights.
+        """
+        steps = take_steps(self.learner, patches, validation)
+        if self.time_limit is None or self.context.device.type != "cpu" or self.context.ranks.size > 1:
+            yield from steps
+            return
+        threads = FittingThreads(torch.get_num_threads(), torch.set_num_threads)
+        try:
+            yield from threads.timed(steps, counted=lambda epoch: epoch is None)
+        finally:
+            torch.set_num_threads(threads.most)
 
     def again(self, float32_steps: frozenset[int]) -> _FoldTraining:
         """The same training from its last checkpoint on, some of whose steps are computed in float32."""
