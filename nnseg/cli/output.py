@@ -6,12 +6,13 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from nnseg.core.names import printable
 from nnseg.system.log_format import ShownFormatter, format_warnings
+from nnseg.system.progress import beside_line
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
@@ -30,23 +31,23 @@ def show(*lines: str, block: bool = False, error: bool = False) -> None:
         block: each may consist of several lines.
         error: print to stderr.
     """
-    for line in lines or ("",):
-        print(printable(line, lines=block), file=sys.stderr if error else sys.stdout)
+    with beside_line():
+        for line in lines or ("",):
+            print(printable(line, lines=block), file=sys.stderr if error else sys.stdout)
 
 
-class BesideBars(logging.Handler):
-    """Log lines on stderr that do not break a progress bar."""
+class BesideLine(logging.StreamHandler[Any]):
+    """Log lines on stderr that do not break the live line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
+        with beside_line():
+            super().emit(record)
 
 
 def log_to_terminal(verbose: bool = False) -> None:
     """Write nnseg's log to stderr; with ``verbose``, debug messages too."""
-    handler: logging.Handler = BesideBars() if sys.stderr.isatty() else logging.StreamHandler()
+    handler = BesideLine()
     handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("nnseg")
     logger.handlers = [handler]

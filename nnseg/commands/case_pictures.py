@@ -27,6 +27,7 @@ from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.storage.images.write import write_map
 from nnseg.storage.predictions import UNCERTAINTY, ScanRecord
 from nnseg.storage.run import Run
+from nnseg.system.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def pack_viewer_cases(
     captions = {name: caption for name, caption in captions.items() if name in records and name in cases}
     maps = _UncertaintyMaps(run, trust, device=device, seconds=most_seconds)
     packed: list[PackedCase] = []
-    for done, (name, caption) in enumerate(captions.items()):
+    shown = progress(captions.items(), total=len(captions), label="drawing cases for the report")
+    for done, (name, caption) in enumerate(shown):
         share = (room() - sum(p.size for p in packed)) // (len(captions) - done)
         try:
             scan = read_scan(cases[name].images, resample=True, spacing=cases[name].spacing)

@@ -23,6 +23,7 @@ from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
+from nnseg.system.progress import sizes_of
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,9 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
         if case.name in keys and case.name not in kept
     ]
     failures = []
-    for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=f"preprocessing for {plan.name}"):
+    sizes, label = sizes_of({task.case.name: task.case.files for task in tasks}), f"preprocessing for {plan.name}"
+    weigh = lambda task: sizes[task.case.name]  # noqa: E731
+    for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=label, weigh=weigh):
         if outcome.reason is not None:
             failures.append(failure_of(outcome.item.case, outcome))
             log.error("%s", failures[-1])

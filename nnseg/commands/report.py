@@ -26,6 +26,7 @@ from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Folds, Run
+from nnseg.system.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,8 @@ def report(run: Run, *, live: bool = False, device: str = "auto") -> None:
     Raises:
         RunError: the folder holds no run.
     """
-    write_report(run.report_file, gather_report_content(run, live=live, device=device))
+    with stage("" if live else "writing the report", noted=True):
+        write_report(run.report_file, gather_report_content(run, live=live, device=device))
 
 
 def report_quietly(run: Run) -> None:

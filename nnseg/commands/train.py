@@ -156,11 +156,11 @@ def _train_stage(
         if options.devices:
             train_side_by_side(jobs, stop, write)
         else:
-            settings = ProgressSettings(refresh=write, tensorboard=options.tensorboard)
-            request = TrainingRequest(options=options, stop=stop, progress=settings, ranks=ranks)
-            for job in jobs:
+            for number, job in enumerate(jobs, 1):
+                place = f"{number} of {len(jobs)}" if len(jobs) > 1 else ""
+                settings = ProgressSettings(refresh=write, tensorboard=options.tensorboard, place=place)
                 if not ranks.broadcast(stop.source):
-                    _train_fold(run, job, request)
+                    _train_fold(run, job, TrainingRequest(options=options, stop=stop, progress=settings, ranks=ranks))
         source = ranks.broadcast(stop.source)
         stop.clear()
     if source == "signal":

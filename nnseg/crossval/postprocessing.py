@@ -144,7 +144,9 @@ class HeldOutCases:
             sequences = {s for part, s in chosen.items() if part != own} if search else {(), chosen[None], chosen[own]}
             requests.append(CaseRequest(pair=pair, postprocessed=frozenset(sequences), search=search))
         found = {}
-        outcomes = map_items(partial(measure_case, labels=self.labels), requests, workers=self.workers, label="postprocessing")
+        outcomes = map_items(
+            partial(measure_case, labels=self.labels), requests, workers=self.workers, label="trying postprocessing"
+        )
         for outcome in outcomes:
             if outcome.result is None:
                 log.warning("case %s is not used to choose postprocessing: %s", outcome.item.pair.name, outcome.reason)

@@ -29,7 +29,7 @@ from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import FORMAT, PredictionsWriter, ScanRecord
 from nnseg.storage.run import Folds, Run
 from nnseg.system.machine import free_ram_gb
-from nnseg.system.parallel import progress
+from nnseg.system.progress import sizes_of, stage
 
 
 def predict_folds(run: Run, folds: Folds, *, device: str = "auto") -> tuple[Finding, ...]:
@@ -142,9 +142,12 @@ def _run(
     def report(event: StageReached | Finished) -> None:
         if isinstance(event, Finished):
             finish(event)
+            shown.advance(sizes[event.case])
 
+    sizes = sizes_of({task.case.name: task.case.images for task in tasks})
     pipeline = PredictionPipeline(predictor, target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=device == "cpu")
-    pipeline.run(progress(tasks, total=len(tasks), label="predicting"))
+    with stage("predicting held-out cases", total=sum(sizes.values()), count=len(tasks)) as shown:
+        pipeline.run(tasks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from nnseg.network.load import load_model
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Folds, Run
+from nnseg.system.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _agreements_of_all_networks(
 ) -> list[tuple[Agreement, Agreement]]:
     """The agreement of the networks of one fold, and of those of all folds, on each case that can still be predicted."""
     pairs = []
-    for one in held:
+    for one in progress(held, total=len(held), label="predicting with all networks"):
         try:
             case = cases[one.score.name]
             scan = read_scan(case.images, repair=True, spacing=case.spacing)

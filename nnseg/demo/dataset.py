@@ -14,7 +14,7 @@ from nnseg.core.errors import RunError
 from nnseg.core.geometry import Grid
 from nnseg.demo.scanner import CHANNELS, LABELS, Phantom, draw_phantom
 from nnseg.storage.files import write_aside, write_text
-from nnseg.system.parallel import progress
+from nnseg.system.progress import progress
 
 
 def write_phantoms(folder: Path, *, cases: int = 16, seed: int = 0) -> Path:
@@ -33,7 +33,7 @@ def write_phantoms(folder: Path, *, cases: int = 16, seed: int = 0) -> Path:
     wanted = [_files(folder, index) for index in range(cases)]
     finished = _is_finished(folder, description, {file for files in wanted for file in files})
     missing = [index for index, files in enumerate(wanted) if not finished or not all(file.is_file() for file in files)]
-    for index in progress(missing, total=len(missing), label="drawing phantoms" if missing else ""):
+    for index in progress(missing, total=len(missing), label="drawing phantoms"):
         _write_case(draw_phantom(index, seed=seed), wanted[index])
     if not finished:
         write_text(folder / "dataset.json", description)  # last: where it is, the rest is

@@ -51,7 +51,9 @@ def evaluate(
     unknown = set(measures.instances) - set(labels.foreground)
     if unknown:
         raise EvaluationError(f"instances of {min(unknown)} cannot be counted; the labels are {', '.join(labels.foreground)}")
-    outcomes = list(map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="evaluate"))
+    outcomes = list(
+        map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="scoring cases")
+    )
     scored = [o.result for o in outcomes if o.result is not None]
     more = [*_describe_units(one for one, _ in scored), *_group_notes(scored)]
     for note in more:

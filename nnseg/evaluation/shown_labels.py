@@ -113,7 +113,7 @@ def look_at(folder: LabelFolder, own: Labels | None, known: Labels | None, worke
     if not to_read:
         assert own is not None
         return Side(labels=own, sources=sources, shown={}, values=frozenset(), names=trusted(own), objects=folder.instances)
-    outcomes = list(map_items(partial(_show, sources), to_read, workers=workers, label=f"read labels of {folder.path.name}"))
+    outcomes = list(map_items(partial(_show, sources), to_read, workers=workers, label=f"reading labels of {folder.path.name}"))
     contents = {outcome.item: outcome.result for outcome in outcomes if outcome.result}
     failed = {outcome.item: outcome.reason for outcome in outcomes if outcome.reason}
     _check_no_scans(folder, contents, list(failed.values()))

@@ -32,6 +32,7 @@ from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.images.label_codings import MarkedMap
 from nnseg.storage.images.read import read_marks
 from nnseg.system.parallel import Outcome, map_items
+from nnseg.system.progress import sizes_of
 
 UNUSED = "\0"
 """Name of a provisional label that no voxel has."""
@@ -84,7 +85,9 @@ def measure_folder(
         channels=len(about.channels) or None if about else None,
         sample=sample_size(len(found.cases)),
     )
-    outcomes = {o.item.name: o for o in map_items(look, found.cases, workers=workers, label="measuring cases")}
+    sizes = sizes_of({case.name: case.files for case in found.cases})
+    measured = map_items(look, found.cases, workers=workers, label="measuring cases", weigh=lambda case: sizes[case.name])
+    outcomes = {o.item.name: o for o in measured}
     dataset = _dataset(folder, found, outcomes)
     looked = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
     return dataset, make_fingerprint(dataset, _finished(dataset, looked, workers), test=test)

@@ -20,7 +20,7 @@ from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import BESIDE, RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord, stems
-from nnseg.system.parallel import progress
+from nnseg.system.progress import progress, sizes_of, stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,8 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
     _check_place(scans, order.out, force=force)
     if order.suffix:
         check_label_suffix(order.suffix)
-    ready = workers.ready()
+    with stage("loading the model"):
+        ready = workers.ready()
     found = find_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
     cases = found.cases
     with (
@@ -97,7 +98,15 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
         start, previous = time.perf_counter(), dict(writer.cases)
         tasks = [PredictionTask(case=case, previous=previous.get(case.name)) for case in cases]
         try:
-            for name, record in progress(workers.predict(tasks), total=len(tasks), label="predicting"):
+            sizes = sizes_of({case.name: case.images for case in cases})
+            shown = progress(
+                workers.predict(tasks),
+                total=len(tasks),
+                label="predicting",
+                weigh=lambda done: sizes[done[0]],
+                of_all=sum(sizes.values()),
+            )
+            for name, record in shown:
                 writer.put(name, record)
         finally:
             workers.end()  # before the lock is released, so that none still writes

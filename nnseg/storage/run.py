@@ -65,8 +65,20 @@ from nnseg.storage.manifest import renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.system.machine import peak_ram, trim_memory, versions
+from nnseg.system.progress import stage as shown_stage
 
 log = logging.getLogger(__name__)
+
+STAGES = {
+    "fingerprint": "measuring the dataset",
+    "plan": "planning",
+    "preprocess": "preprocessing",
+    "train": "training",
+    "predict": "predicting held-out cases",
+    "evaluate": "scoring held-out cases",
+    "export": "writing the model",
+}
+"""Words for the stages that are timed; others are called by their names."""
 
 Folds = Mapping[int, Fold]
 """Folds of a run by number."""
@@ -297,7 +309,7 @@ class Run:
         """
         start = time.perf_counter()
         trim_memory()
-        with peak_ram() as peak:
+        with peak_ram() as peak, shown_stage(STAGES.get(stage, stage), noted=not stage.startswith("train")):
             yield
         seconds = round(time.perf_counter() - start, 2)
         stages, peaks = (dict(self.record.get(name, {})) for name in ("seconds", "peak_gb"))

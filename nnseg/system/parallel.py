@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from nnseg.system.isolation import Outcome, outcome_of, outcomes_of_children
+from nnseg.system.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-log = logging.getLogger(__name__)
-
-__all__ = ["Outcome", "map_items", "progress"]
+__all__ = ["Outcome", "map_items"]
 
 
 def map_items(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 0, label: str = ""
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int = 0,
+    label: str = "",
+    weigh: Callable[[Item], float] = lambda item: 1.0,
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply a function to each item and yield the outcomes in the order in which they finish.
 
@@ -34,7 +33,8 @@ def map_items(
     Args:
         function: of one item, without side effects on other items; with workers both must be picklable.
         workers: number of child processes; 0 works in this process, which an item can then crash.
-        label: shown beside the progress bar; no bar if empty.
+        label: of the line that shows how far it is; none if empty.
+        weigh: how much of the work an item is, for the time left.
 
     Raises:
         WriteError: a file cannot be written, which is no fault of the item.
@@ -44,25 +44,6 @@ def map_items(
         [1, 2]
     """
     here = (outcome_of(function, item) for item in items)
-    yield from progress(outcomes_of_children(function, items, workers) if workers else here, total=len(items), label=label)
-
-
-def progress(steps: Iterable[Result], *, total: int, label: str) -> Iterator[Result]:
-    """Pass ``steps`` through under a progress bar on a terminal, otherwise with a line in the log every 20 seconds.
-
-    Args:
-        total: number of steps.
-        label: shown beside the bar; no bar if empty.
-    """
-    if not label:
-        yield from steps
-    elif sys.stderr.isatty():
-        yield from tqdm(steps, total=total, desc=label, unit="case", delay=1.0, leave=False, dynamic_ncols=True)
-    else:
-        start = last = time.monotonic()
-        for done, step in enumerate(steps, 1):
-            yield step
-            now = time.monotonic()
-            if now - last > 20 and done < total:
-                last = now
-                log.info("%s: %d of %d, %.0f s left", label, done, total, (now - start) / done * (total - done))
+    outcomes = outcomes_of_children(function, items, workers) if workers else here
+    of_all = sum(map(weigh, items)) if label else 0.0
+    yield from progress(outcomes, total=len(items), label=label, weigh=lambda outcome: weigh(outcome.item), of_all=of_all)

@@ -25,12 +25,13 @@ from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
 from nnseg.system.contention import FittingThreads
+from nnseg.system.progress import clock, stage
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
 from nnseg.training.learner import Learner, NotFiniteError, fresh_network
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
-from nnseg.training.progress import ProgressSettings
+from nnseg.training.progress import ProgressSettings, describe_result
 from nnseg.training.schedule import (
     TimeLimit,
     has_intact_model,
@@ -98,7 +99,8 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
     with exact(device, wanted=options.deterministic):
         if schedule is None:
             single = ranks.size == 1
-            schedule = make_schedule(plan, number, key, (cases, held_out), options, single=single) if ranks.rank == 0 else None
+            with stage(f"{plan.name} fold {number}: timing steps" if ranks.rank == 0 else ""):
+                schedule = make_schedule(plan, number, key, (cases, held_out), options, single=single) if ranks.rank == 0 else None
             schedule = ranks.broadcast(schedule)
             assert schedule is not None
         context = TrainingContext(plan=plan, fold=number, device=device, dtype=getattr(torch, schedule.precision), ranks=ranks)
@@ -164,8 +166,11 @@ class _FoldTraining:
         A training that had ended, and whose model file is lost, is trained up to the step where it ended.
         """
         learner, ended = self.learner, self.schedule.ended
-        log.info("%s: %s in %s on %s", self.name, self.schedule.describe(), self.context.dtype, self.context.device)
-        with self.request.progress.track(self.name, learner, self.epochs, folder=self.place.path, shown=self.writes) as progress:
+        how, budget = f"{self.context.device}, {str(self.context.dtype).removeprefix('torch.')}", self.schedule.seconds
+        log.info("%s: training, %s (%s)", self.name, self.schedule.describe(), how)
+        with self.request.progress.track(
+            self.name, learner, self.epochs, folder=self.place.path, shown=self.writes, budget=budget
+        ) as progress:
             for epoch in self._steps(patches, validation) if ended is None or learner.step < ended else ():
                 if epoch:
                     self._record(progress.epoch(epoch))
@@ -249,7 +254,8 @@ class _FoldTraining:
     def _finish(self) -> None:
         self.schedule = self.schedule.finished(self.learner.step, self.learner.seconds)
         self._save()
-        log.info("%s: trained, %d steps in %.0f s: %s", self.name, self.learner.step, self.learner.seconds, self.place.model_file)
+        result = f", {describe_result(self.epochs[-1])} on held-out patches" if self.epochs and self.epochs[-1].dice else ""
+        log.info("%s: trained, %d steps in %s%s", self.name, self.learner.step, clock(self.learner.seconds), result)
         self._write_schedule(self.schedule)
 
     def _save(self) -> None:

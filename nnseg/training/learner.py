@@ -31,6 +31,9 @@ from nnseg.training.patches import Batch
 
 log = logging.getLogger(__name__)
 
+RECENT_STEPS = 10
+"""Steps over which the loss that is shown is averaged."""
+
 
 class _StepResult(NamedTuple):
     """Loss and gradient norm of a step, still on the device, and its patches in words."""
@@ -136,6 +139,11 @@ class Learner:
         """The mean loss of the steps since the last call; None if there were none. Raises as `losses` does."""
         values, self._losses = self.losses(), []
         return sum(values) / len(values) if values else None
+
+    def recent_loss(self) -> float | None:
+        """The mean loss of the last few steps, for show; None right after an epoch."""
+        recent = [result.loss.float() for result in self._pending[-RECENT_STEPS:]]
+        return float(torch.stack(recent).mean()) if recent else None
 
     def losses(self) -> list[float]:
         """The loss of each step since the last call of `mean_loss`.

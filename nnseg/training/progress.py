@@ -1,22 +1,21 @@
-"""A training's progress: a bar, one line an epoch in the log, the report, and events for TensorBoard (an extra)."""
+"""A training's progress: the live line, or lines in the log; the report; and events for TensorBoard (an extra)."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.schedule import Epoch
 from nnseg.system.energy import EnergyMeter
+from nnseg.system.progress import Stage, TimeLeft, clock, fit, stage
 from nnseg.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,9 @@ FLUSH_SECONDS = 10
 
 REFRESH = 60.0
 """Seconds between two updates of the report while training runs."""
+
+LOSS_SECONDS = 1.0
+"""Seconds between two looks at the loss, for which a GPU must finish its step."""
 
 METER_SECONDS = 60.0
 """Seconds between two readings of the energy counters, which restart from zero every few minutes."""
@@ -82,14 +84,23 @@ class ProgressSettings:
     Args:
         refresh: updates the report; called at most once in `REFRESH` seconds. None for no report.
         tensorboard: also write events for TensorBoard, beside the history.
+        place: of the training among others, "2 of 5"; "" for a single one.
     """
 
     refresh: Callable[[], None] | None = None
     tensorboard: bool = False
+    place: str = ""
 
     @contextmanager
     def track(
-        self, name: str, learner: Learner, past: Sequence[Epoch] = (), *, folder: Path, shown: bool = True
+        self,
+        name: str,
+        learner: Learner,
+        past: Sequence[Epoch] = (),
+        *,
+        folder: Path,
+        shown: bool = True,
+        budget: float | None = None,
     ) -> Iterator[TrainingProgress]:
         """The progress of one training.
 
@@ -99,15 +110,17 @@ class ProgressSettings:
             past: epochs in the history already.
             folder: of the training.
             shown: False for ranks that do not write.
+            budget: seconds that the training is to take; None if its steps are given.
         """
-        progress = TrainingProgress(name, learner, past, bar=shown and sys.stderr.isatty())
-        try:
+        name += f" ({self.place})" if self.place else ""
+        with ExitStack() as stack:
+            line = stack.enter_context(stage(name)) if shown else None
+            progress = TrainingProgress(name, learner, past, line=line, budget=budget)
+            stack.callback(progress.close)
             if shown:
                 progress.refresh = self.refresh
                 progress.board = TensorBoard(folder / "tensorboard") if self.tensorboard else None
             yield progress
-        finally:
-            progress.close()
 
 
 class TrainingProgress:
@@ -117,20 +130,23 @@ class TrainingProgress:
         refresh, board: updates the report, and writes events, after each epoch; None for neither.
     """
 
-    def __init__(self, name: str, learner: Learner, past: Sequence[Epoch], *, bar: bool) -> None:
-        self._name, self._learner = name, learner
+    def __init__(
+        self, name: str, learner: Learner, past: Sequence[Epoch], *, line: Stage | None = None, budget: float | None = None
+    ) -> None:
+        self._learner = learner
+        self._line = line or Stage(name)
+        self._shown = ShownTraining(name, learner, budget, dict(past[-1].dice) if past else {})
+        self._line.text = self._shown.line
         self.refresh: Callable[[], None] | None = None
         self.board: TensorBoard | None = None
         self._meter, self._cpu = EnergyMeter(gpus=_gpu_ids(learner.context.device)), time.process_time()
         self._joules, self._cpu_seconds = (past[-1].joules, past[-1].cpu_seconds or 0.0) if past else (0.0, 0.0)
         self._metered = self._reported = time.monotonic()
-        total, done = learner.course.steps, learner.step
-        self._bar = tqdm(total=total, initial=done, desc=name, unit="step", leave=False, dynamic_ncols=True, disable=not bar)
 
     def step(self) -> None:
         """Show that a step is finished."""
-        self._bar.total = self._learner.course.steps
-        self._bar.update(self._learner.step - self._bar.n)
+        self._shown.step()
+        self._line.tell(self._shown.describe)
         if time.monotonic() - self._metered > METER_SECONDS:
             self._metered = time.monotonic()
             self._meter.joules()
@@ -143,9 +159,7 @@ class TrainingProgress:
             "cpu_seconds": round(self._cpu_seconds + time.process_time() - self._cpu, 1),
         }
         epoch = epoch.model_copy(update=used)
-        dice = "none" if epoch.mean_dice is None else f"{epoch.mean_dice:.3f}"
-        self._bar.set_postfix({"loss": f"{epoch.loss:.3f}", "Dice": dice}, refresh=False)
-        log.info("%s: %s", self._name, _describe(epoch))
+        self._shown.loss, self._shown.dice = epoch.loss, epoch.dice
         self._to_board(lambda board: board.write(epoch))
         if self.refresh and time.monotonic() - self._reported > REFRESH:
             self.refresh()
@@ -153,8 +167,7 @@ class TrainingProgress:
         return epoch
 
     def close(self) -> None:
-        """Remove the bar, and write what is buffered."""
-        self._bar.close()
+        """Write what is buffered."""
         self._to_board(lambda board: board.close())
 
     def _to_board(self, write: Callable[[TensorBoard], None]) -> None:
@@ -172,8 +185,66 @@ def _gpu_ids(device: torch.device) -> list[str]:
     return [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
 
 
-def _describe(epoch: Epoch) -> str:
-    dice = ", ".join(f"{label} {value:.3f}" for label, value in epoch.dice.items() if value is not None)
-    left = (epoch.steps - epoch.step) * epoch.total_seconds / epoch.step
-    progress = f"step {epoch.step}/{epoch.steps}, {left:.0f} s left"
-    return f"{progress}, loss {epoch.loss:.4f}, Dice on held-out patches {dice or 'none'}"
+def describe_result(epoch: Epoch) -> str:
+    """Loss and Dice of an epoch: "loss 1.42, Dice 0.44 (nuclei 0.61, lesion 0.27)"."""
+    return f"loss {epoch.loss:.2f}{_dice_words(', Dice ', epoch.dice)[0]}"
+
+
+def _dice_words(word: str, dice: Mapping[str, float | None]) -> list[str]:
+    """Mean Dice with that of all labels, of the worst label, or alone, or nothing."""
+    known = {label: value for label, value in dice.items() if value is not None}
+    if not known:
+        return [""]
+    mean, worst = f"{word}{sum(known.values()) / len(known):.2f}", min(known, key=lambda label: known[label])
+    each = ", ".join(f"{label} {value:.2f}" for label, value in known.items())
+    more = [f" ({each})", f" (worst: {worst} {known[worst]:.2f})"] if len(known) > 1 else []
+    return [*(mean + one for one in more), mean, ""]
+
+
+class ShownTraining:
+    """How far a training is, in words.
+
+    Args:
+        name: of the training.
+        learner: that trains.
+        budget: seconds that the training is to take; None if its steps are given.
+        dice: of each label on held-out patches, as last estimated.
+
+    Attributes:
+        loss: of the last steps; None before the first.
+    """
+
+    def __init__(self, name: str, learner: Learner, budget: float | None, dice: Mapping[str, float | None]) -> None:
+        self._name, self._learner, self._budget = name, learner, budget
+        self.loss: float | None = None
+        self.dice = dice
+        self._first, self._looked = learner.step, time.monotonic()
+        self._left = TimeLeft(learner.course.steps - learner.step, self._looked)
+
+    def step(self) -> None:
+        """Count a step as finished."""
+        now = time.monotonic()
+        self._left.total = self._learner.course.steps - self._first
+        self._left.finish(1.0, now)
+        if now - self._looked > LOSS_SECONDS:
+            recent = self._learner.recent_loss()
+            self._looked, self.loss = now, self.loss if recent is None else recent
+
+    def line(self, width: int) -> str:
+        """The training in one line of at most so many columns."""
+        start = f"{self._name}  {self._time(' / ')}"
+        if self.loss is None:
+            return start
+        return fit([f"{start}  loss {self.loss:.2f}{dice}" for dice in _dice_words("  Dice ", self.dice)], width)
+
+    def describe(self) -> str:
+        """The training in words, with all labels."""
+        loss = "" if self.loss is None else f", loss {self.loss:.2f}"
+        return f"{self._name}: {self._time(' of ')}{loss}{_dice_words(', Dice ', self.dice)[0]}"
+
+    def _time(self, of: str) -> str:
+        if self._budget:
+            return f"{clock(self._learner.seconds)}{of}{clock(self._budget)}"
+        left = self._left.seconds(time.monotonic())
+        more = "" if left is None else f", {clock(left)} left"
+        return f"step {self._learner.step}{of}{self._learner.course.steps}{more}"

@@ -83,7 +83,7 @@ def report_predictions(
     """
     options = _read_options(folder, population, covariates, sheets=sheets)
     cases = []
-    for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring"):
+    for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring volumes"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
     write_json(folder / VOLUMES, volumetry)

@@ -11,7 +11,8 @@ import pytest
 from nnseg.core.errors import ScanError, WriteError
 from nnseg.system import activity, isolation, parallel
 from nnseg.system.isolation import Outcome, outcome_of
-from nnseg.system.parallel import map_items, progress
+from nnseg.system.parallel import map_items
+from nnseg.system.progress import progress
 
 
 def _halve(number: int) -> int:
