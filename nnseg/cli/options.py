@@ -7,22 +7,41 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from nnseg.core.options import Options
+
+if TYPE_CHECKING:
+    from nnseg.storage.path_kinds import Role
 
 Command = Callable[..., None]
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans; never written to.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run; created if missing.")]
 KnownRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run, made by nnseg plan or run.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and debug messages.")]
-Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log tracebacks and debug messages.", metavar="")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.", metavar="")]
+Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.", metavar="")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON (docs/json.md).", metavar="")]
 
 FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}
 TYPES = get_type_hints(Options)
+
+
+def check_path(path: Path, role: Role) -> None:
+    """Raise NnsegError for a path that is no good in its role. What this needs is loaded by commands, not for their help."""
+    from nnseg.storage import path_kinds
+
+    path_kinds.check_path(path, role)
+
+
+def check_suffix(file: Path, kind: str) -> None:
+    """Raise RunError for a file to be written whose suffix is that of another format."""
+    from nnseg.storage import path_kinds
+
+    path_kinds.check_suffix(file, kind)
 
 
 def with_options(*names: str) -> Callable[[Command], Command]:
@@ -53,5 +72,6 @@ def _parameter(name: str) -> inspect.Parameter:
     flag, written_as = FLAGS[name], TYPES[name]
     if flag.parse:
         written_as = str | None if flag.default is None else type(flag.default)
-    shown = typer.Option(flag.default, *flag.names, help=flag.help, min=flag.minimum)
+    panel = {} if flag.panel == "Options" else {"rich_help_panel": flag.panel}
+    shown = typer.Option(flag.default, *flag.names, help=flag.help, metavar=flag.unit, **panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=written_as)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from nnseg.core.codes import ALLOWABLE
 from nnseg.core.errors import NnsegError
@@ -32,18 +32,37 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+"""Seconds of the units of time, by their first letter."""
+
+TIME_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d(?:ays?)?|h(?:(?:ou)?rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)\s*", re.IGNORECASE)
+
+
 def parse_duration(text: str) -> float:
-    """Seconds of "90s", "20m", "1h30m" or "2h"; a bare number counts minutes.
+    """Seconds of "90s", "20m", "20 min", "1h30m", "2 hours" or "1d".
 
     Raises:
-        NnsegError: the text is not a time.
+        NnsegError: the text is not a time, or has no unit.
     """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        text += "m"
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-    if not parts or "".join(n + u for n, u in parts) != text or sum(float(n) for n, _ in parts) <= 0:
-        raise NnsegError(f'"{text}" is not a time; write it like 90s, 20m or 1h30m')
-    return sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+    parts = TIME_PART.findall(text)
+    if not parts or TIME_PART.sub("", text).strip() or sum(float(n) for n, _ in parts) <= 0:
+        bare = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", text)
+        meant = f"write {bare[1]}m for minutes or {bare[1]}s for seconds" if bare else "write it like 90s, 20m or 1h30m"
+        raise NnsegError(f'"{text}" {"has no unit of time" if bare else "is not a time"}; {meant}')
+    return sum(float(number) * UNITS[unit[0].lower()] for number, unit in parts)
+
+
+def parse_gigabytes(text: str) -> float:
+    """GB of "8", "8GB", "7.5 G" or "500MB".
+
+    Raises:
+        NnsegError: the text is not an amount of memory of at least 0.1 GB.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([mgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    amount = float(match[1]) * {"m": 1e-3, "t": 1e3}.get(match[2].lower(), 1.0) if match else 0.0
+    if amount < 0.1:
+        raise NnsegError(f'"{text}" is not an amount of memory; write GB, like 8 or 7.5, from 0.1 on')
+    return amount
 
 
 def parse_folds(text: str) -> tuple[int, ...] | None:
@@ -59,9 +78,14 @@ def parse_folds(text: str) -> tuple[int, ...] | None:
     return tuple(sorted({int(n) for n in text.split(",")}))
 
 
+CONFIGURATIONS = {"3d_fullres": "3d", "3d_cascade_fullres": "3d_cascade"}
+"""Our names of plans for nnU-Net's configurations; the others have the same names."""
+
+
 def parse_kinds(text: str) -> tuple[str, ...]:
-    """Names of plans in "auto", "all", "2d" or "2d,3d,3d_lowres"; the planner checks them."""
-    return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip())) or ("auto",)
+    """Names of plans in "auto", "all", "2d" or "2d,3d,3d_lowres", or nnU-Net's names; the planner checks them."""
+    names = (part.strip().lower() for part in text.split(",") if part.strip())
+    return tuple(dict.fromkeys(CONFIGURATIONS.get(name, name) for name in names)) or ("auto",)
 
 
 def parse_split(text: str) -> str:
@@ -127,6 +151,10 @@ def parse_codes(text: str) -> tuple[str, ...]:
     return codes
 
 
+Panel = Literal["Options", "Length of training", "Dataset", "Planning", "Machine"]
+"""Groups of options in the help of every command; the first has what is used most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flag:
     """The command-line option of a field.
@@ -134,6 +162,8 @@ class Flag:
     Args:
         default: as it is written; None for an option that is not given.
         names: of the option; derived from the field's name if empty.
+        unit: of its value, or what the value is, shown in the help; "" for switches.
+        panel: group in the help.
         parse: from what is written to the field's value; None if the two are the same.
         minimum: of a number.
         unset: the field's value if the option is not given.
@@ -142,14 +172,24 @@ class Flag:
     default: str | int | None
     help: str
     names: tuple[str, ...] = ()
+    unit: str = ""
+    panel: Panel = "Options"
     parse: Callable[[Any], object] | None = None
     minimum: float | None = None
     unset: object = None
 
     def read(self, written: Any) -> Any:
-        """The field's value for what is written on the command line."""
+        """The field's value for what is written on the command line.
+
+        Raises:
+            NnsegError: a number is below the minimum, or the text is none of what may be written.
+        """
         if written is None:
             return self.unset
+        if self.minimum is not None and written < self.minimum:
+            raise NnsegError(
+                f"{written} is too small for {self.names[0] if self.names else self.unit}; write {self.minimum:g} or more"
+            )
         return self.parse(written) if self.parse else written
 
 
@@ -157,6 +197,12 @@ def option(default: str | int | None, help: str, *names: str, **further: Any) ->
     """A field of `Options`, with its `Flag` in the metadata and its default derived from the one on the command line."""
     flag = Flag(default=default, help=help, names=names, **further)
     return field(default=flag.read(default), metadata={"flag": flag})
+
+
+LENGTH: Final[Panel] = "Length of training"
+DATASET: Final[Panel] = "Dataset"
+PLANNING: Final[Panel] = "Planning"
+MACHINE: Final[Panel] = "Machine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,85 +213,109 @@ class Options:
         NnsegError: more than one of ``budget``, ``steps``, ``epochs`` and ``more`` is given.
     """
 
-    recipe: str = option("auto", "Preset that shapes the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.")
-    kinds: tuple[str, ...] = option(
-        "auto", "Which plans to make: auto, all, or some of 2d, 3d, 3d_lowres and 3d_cascade.", "--plans", parse=parse_kinds
-    )
     budget: float | None = option(
         None,
-        "Wall-clock time for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: from the recipe.",
+        "Time for all training of the run, shared by folds and plans: 90s, 20m, 1h30m. Default: the recipe's steps.",
+        unit="TIME",
         parse=parse_duration,
     )
-    steps: int | None = option(None, "Length of each training in steps, instead of a time.", minimum=1)
-    epochs: int | None = option(None, "Length of each training in epochs of the plan.", minimum=1)
-    patience: int | None = option(
-        None, "End a training, with its learning rate annealed, after this many epochs without a better Dice.", minimum=1
-    )
-    more: float | None = option(None, "Continue the training of finished folds, each for this time: 30m.", parse=parse_duration)
-    memory_gb: float | None = option(
-        None, "GB of memory that a training may use. Default: the free memory of the device.", "--memory", minimum=0.1
-    )
-    folds: tuple[int, ...] | None = option(
-        "all", 'Folds to work on: "all", "0" or "0,2,4".', "--folds", "--fold", parse=parse_folds
-    )
-    split: str = option(
-        "auto",
-        "How cases are divided into folds: random, blocks (of neighbours), or a file: nnU-Net's splits_final.json, a CSV of case "
-        "and fold. Auto: as the dataset states; blocks for numbered slices of a stack; else random.",
-        parse=parse_split,
-    )
-    group_by: str | None = option(
+    folds: tuple[int, ...] | None = option("all", "Folds: all, 0 or 0,2,4.", "--folds", "--fold", unit="FOLDS", parse=parse_folds)
+    device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1, mps.", unit="DEVICE")
+    recipe: str = option("auto", "Preset of the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.", unit="NAME")
+    init: Path | None = option(
         None,
-        "Groups to keep in one fold: a CSV of case and group, a regular expression, subject (BIDS), or none. Default: patients, "
-        "where names or folders show them.",
+        "Begin with a trained model (a run or a file): its network, patch and grid; labels and channels are matched by name.",
+        unit="MODEL",
+    )
+    steps: int | None = option(None, "Steps of each training.", "--steps", unit="N", panel=LENGTH, minimum=1)
+    epochs: int | None = option(None, "Epochs of each training.", "--epochs", unit="N", panel=LENGTH, minimum=1)
+    patience: int | None = option(
+        None, "End a training after so many epochs without a better Dice.", "--patience", unit="N", panel=LENGTH, minimum=1
+    )
+    more: float | None = option(
+        None, "Train each finished fold for this time more: 30m.", unit="TIME", panel=LENGTH, parse=parse_duration
+    )
+    checkpoint: float = option(
+        "10m", "Time between checkpoints: the most that is lost by a kill.", unit="TIME", panel=LENGTH, parse=parse_duration
     )
     images: str = option(
         "",
-        'Which files are images: a folder below the data, or a pattern of paths in quotes, like "*/imaging.nii.gz"; or several, '
-        "separated by commas. Default: by their names.",
+        'Which files are images: folders below the data, or patterns in quotes, "*/imaging.nii.gz". Default: by names.',
+        unit="WHICH",
+        panel=DATASET,
     )
-    labels: str = option(
-        "", 'Which files are label maps: a folder, or a pattern like "**/*_seg*"; or several. Default: by their names.'
-    )
+    labels: str = option("", 'Which files are label maps, likewise: "**/*_seg*".', unit="WHICH", panel=DATASET)
     channels: tuple[str, ...] = option(
         None,
-        "Channels to use, in this order, by the words in names of files: t1n,t2f. Default: all.",
+        "Channels to use, in order, by words in file names: t1n,t2f. Default: all.",
+        unit="WORDS",
+        panel=DATASET,
         parse=parse_channels,
         unset=(),
     )
     spacing: tuple[float, float, float] | None = option(
-        None, "Spacing in mm along the stored axes, z,y,x, for scans whose files have none.", parse=parse_spacing
+        None, "Spacing z,y,x in mm of scans whose files have none.", unit="MM", panel=DATASET, parse=parse_spacing
     )
-    auto_labels: bool = option(False, "Add label values that dataset.json does not declare, as label VALUE.", "--auto-labels")
+    layout: str = option("", "Layout: listed (dataset.json), bids or names. Default: what fits.", unit="NAME", panel=DATASET)
+    auto_labels: bool = option(False, "Add label values that dataset.json does not declare.", "--auto-labels", panel=DATASET)
     allow: tuple[str, ...] = option(
-        None, "Findings that do not stop a run, by the codes that check prints: NS-D014.", parse=parse_codes, unset=()
-    )
-    layout: str = option("", "Layout of the dataset: listed (in dataset.json), bids or names. Default: the first that fits.")
-    device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1 or mps.")
-    devices: tuple[str, ...] = option(
-        None, "Devices to share folds or scans among: 0,1,2,3 (GPUs by number) or cuda:0,cpu.", parse=parse_devices, unset=()
-    )
-    probe: bool = option(
-        True, "Measure candidate networks on the device for a few steps before deciding, and estimate the cost of the run."
-    )
-    workers: int = option(
-        0, "Processes for reading and preprocessing; 0 for one per core.", parse=lambda n: n or default_workers(), minimum=0
+        None, "Findings that do not stop a run, by code: NS-D014.", unit="CODES", panel=DATASET, parse=parse_codes, unset=()
     )
     skip_bad: bool = option(
-        False, "Train without the cases that cannot be used, however many. Default: stop if they are more than 5 %.", "--skip-bad"
+        False, "Train without the cases that cannot be used, also if they are over 5 %.", "--skip-bad", panel=DATASET
     )
-    seed: int | None = option(None, "Random seed. Default: from the recipe.")
-    init: Path | None = option(
+    kinds: tuple[str, ...] = option(
+        "auto",
+        "Plans to make: auto, all, or some of 2d, 3d, 3d_lowres, 3d_cascade.",
+        "--plans",
+        unit="NAMES",
+        panel=PLANNING,
+        parse=parse_kinds,
+    )
+    split: str = option(
+        "auto",
+        "Division into folds: random, blocks (of neighbours), or a file: splits_final.json, a CSV of case and fold. Auto: as "
+        "the dataset states.",
+        unit="HOW",
+        panel=PLANNING,
+        parse=parse_split,
+    )
+    group_by: str | None = option(
         None,
-        "Begin with a trained model (a run or an exported file): new plans take its network, patch, grid and normalization; labels "
-        "and channels are matched by name.",
+        "Groups to keep in one fold: a CSV of case and group, a regular expression, subject (BIDS) or none. Default: patients.",
+        unit="HOW",
+        panel=PLANNING,
     )
-    freeze: FreezePart | None = option(None, "With --init: do not train this part of the network.")
-    deterministic: bool = option(False, "Bitwise reproducible results on CUDA too; on CPUs they always are.", "--deterministic")
-    tensorboard: bool = option(False, "Also write events for TensorBoard (needs the extra of this name).", "--tensorboard")
-    checkpoint: float = option(
-        "10m", "Time between checkpoints: the most that is lost when a training is killed.", parse=parse_duration
+    memory_gb: float | None = option(
+        None,
+        "GB of memory for a training. Default: what is free on the device.",
+        "--memory",
+        unit="GB",
+        panel=PLANNING,
+        parse=parse_gigabytes,
     )
+    probe: bool = option(True, "Try networks on the device before deciding.", panel=PLANNING)
+    seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING)
+    freeze: FreezePart | None = option(None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING)
+    devices: tuple[str, ...] = option(
+        None,
+        "Devices to share folds or scans among: 0,1 (GPUs) or cuda:0,cpu.",
+        unit="DEVICES",
+        panel=MACHINE,
+        parse=parse_devices,
+        unset=(),
+    )
+    workers: int = option(
+        0,
+        "Processes for reading and preprocessing; 0: one per core.",
+        "--workers",
+        unit="N",
+        panel=MACHINE,
+        parse=lambda n: n or default_workers(),
+        minimum=0,
+    )
+    deterministic: bool = option(False, "The same bits each time on CUDA too.", "--deterministic", panel=MACHINE)
+    tensorboard: bool = option(False, "Also write events for TensorBoard (an extra).", "--tensorboard", panel=MACHINE)
 
     def __post_init__(self) -> None:
         lengths = [name for name in ("budget", "steps", "epochs", "more") if getattr(self, name) is not None]

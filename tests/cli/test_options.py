@@ -2,22 +2,62 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nnseg.cli.options import with_options
+from nnseg.cli.options import FLAGS, with_options
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import Options, parse_duration, parse_folds, select_folds
+from nnseg.core.options import Options, parse_duration, parse_folds, parse_gigabytes, parse_kinds, select_folds
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("2h", 7200), ("1.5h", 5400), ("20", 1200), ("1m30s", 90)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("20m", 1200),
+        ("1h30m", 5400),
+        ("2h", 7200),
+        ("1.5h", 5400),
+        ("1m30s", 90),
+        ("2min", 120),
+        ("20 min", 1200),
+        ("2 m", 120),
+        ("1 hour 5 minutes", 3900),
+        ("45 sec", 45),
+        ("1d", 86400),
+        ("2 Hours", 7200),
+    ],
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "20 min", "-5m", "0s", "5d", "m"])
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "0s", "m", "1:30", "5x", "5m x"])
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(NnsegError, match="1h30m"):
         parse_duration(text)
+
+
+def test_a_number_without_a_unit_could_be_minutes_or_seconds():
+    with pytest.raises(NnsegError, match='"120" has no unit of time; write 120m for minutes or 120s for seconds'):
+        parse_duration("120")
+
+
+@pytest.mark.parametrize(("text", "gigabytes"), [("8", 8), ("7.5 GB", 7.5), ("500MB", 0.5), ("16g", 16), ("1 TiB", 1000)])
+def test_memory_is_read_as_people_write_it(text: str, gigabytes: float):
+    assert parse_gigabytes(text) == gigabytes
+
+
+@pytest.mark.parametrize("text", ["", "much", "-8", "0", "50MB", "8 KB"])
+def test_what_is_no_memory_is_refused(text: str):
+    with pytest.raises(NnsegError, match="write GB"):
+        parse_gigabytes(text)
+
+
+def test_nnunets_names_of_configurations_are_plans():
+    assert parse_kinds("3d_fullres, 2d,3d_cascade_fullres") == ("3d", "2d", "3d_cascade")
+
+
+def test_numbers_below_their_minimum_are_refused():
+    with pytest.raises(NnsegError, match="0 is too small for --steps; write 1 or more"):
+        FLAGS["steps"].read(0)
 
 
 def test_folds_are_read_as_people_write_them() -> None:
