@@ -33,6 +33,8 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("nnseg")
     if name not in _HOMES:
         raise AttributeError(f"module 'nnseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 
-from nnseg.cli import train, predict, evaluate  # isort: skip  # in the order of their help
+from nnseg.cli import train, predict, evaluate, info  # isort: skip  # in the order of their help
 from nnseg.cli.app import app
+from nnseg.cli.json_output import show_error, wants_json
+from nnseg.cli.nnunet_words import translated
 from nnseg.cli.output import show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
@@ -15,7 +17,7 @@ from nnseg.core.limits import VARIABLE, wrong_entries
 from nnseg.core.options import WAITING
 from nnseg.system.stop import interrupting_signals
 
-__all__ = ["app", "evaluate", "main", "predict", "train"]
+__all__ = ["app", "evaluate", "info", "main", "predict", "train"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention."""
@@ -30,11 +32,14 @@ def main() -> None:
             show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
             sys.exit(2)
         try:
+            sys.argv[1:] = translated(sys.argv[1:])
             app()
         except Stopped as end:
             show(f"nnseg: {end}", error=True)
             sys.exit(end.code)
         except NnsegError as error:
+            if wants_json():
+                show_error(error)
             show(f"nnseg: {coded(str(error), error.kind)}", error=True)
             sys.exit(2)
         except OSError as error:  # with a name: a file or folder that cannot be read or written

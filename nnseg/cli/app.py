@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -11,3 +13,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from nnseg import __version__
+        from nnseg.cli.output import show
+
+        show(f"nnseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, metavar="", help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """From a folder of labelled medical scans to a segmentation model one can trust. Start with: nnseg demo"""

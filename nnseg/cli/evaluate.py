@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import Force, KnownRun, Verbose, with_options
+from nnseg.cli.json_output import show_json
+from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
-    from nnseg.core.scores import Scores
+    from nnseg.core.dataset import Finding
+    from nnseg.core.scores import Grouped, Scores
     from nnseg.storage.overwrite import Kind
 
 PANEL = "Evaluate"
@@ -65,37 +67,73 @@ def evaluate(
         str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
     ] = None,
     groups: Groups = None,
+    as_json: AsJson = False,
     force: Force = False,
     *,
     options: Options,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score label maps against references, paired by name: overlap, distances, volumes, lesions, in three averages.
 
     Dice, IoU, HD95, HD, ASSD, NSD and volume errors of each case and label, with 95 % intervals of their means; F1, sensitivity,
     false positives and panoptic quality of labels whose components are counted one by one.
     """
-    log_to_terminal(verbose)
-    from nnseg.storage.overwrite import check_overwrite
-
-    if out:
-        kind: Kind = "summary" if form == "nnunet" else "table of scores" if out.suffix.lower() == ".csv" else "scores"
-        check_overwrite(out, kind, force=force)
-        if groups:
-            check_overwrite(out.with_name("groups.json"), "groups", force=force)
+    log_to_terminal(verbose, quiet=quiet)
+    _check_folders(predictions, references)
+    _check_out(out, form, groups=bool(groups), force=force)
     if references is None:
-        scores = _show_scores(predictions, out)
+        scores = _scores_of_run(predictions, out)
     else:
         named = tuple(name.strip() for name in instances.split(",")) if instances else ()
         scores = _evaluate(predictions, references, legend, tolerances, named, workers=options.workers, out=out, form=form)
+    if not as_json:
+        from nnseg.cli.tables import print_scores
+
+        print_scores(scores, cases=True)
+        if out:
+            show("", f"written to {out}")
+    grouped = None
     if groups:
-        _print_groups(scores, groups, run=predictions if references is None else legend, out=out, keep=references is None)
-    _exit_for_unscored(scores)
+        run = predictions if references is None else legend
+        grouped = _group(scores, groups, run=run, out=out, keep=references is None, shown=not as_json)
+    if as_json:
+        result = {"scores": scores.model_dump(mode="json"), "groups": grouped and grouped.model_dump(mode="json")}
+        show_json("evaluate", result, _unscored(scores))
+    exit_for_failed(_unscored(scores), code=1 if scores.cases else 2)
 
 
-def _show_scores(folder: Path, out: Path | None) -> Scores:
-    """Print the scores of a run."""
-    from nnseg.cli.tables import print_scores
+def _check_folders(predictions: Path, references: Path | None) -> None:
+    from nnseg.core.errors import EvaluationError
+    from nnseg.storage.path_kinds import PREDICTIONS_FIRST, kind_of
+
+    if references is None:
+        check_path(predictions, "run")
+        return
+    check_path(predictions, "predictions")
+    check_path(references, "references")
+    if predictions.samefile(references):
+        raise EvaluationError(f"{references} is given twice; {PREDICTIONS_FIRST}")
+    if kind_of(references) == "a folder of predictions" != kind_of(predictions):
+        raise EvaluationError(f"{references} is a folder of predictions, and {predictions} is not; {PREDICTIONS_FIRST}")
+
+
+def _check_out(out: Path | None, form: Form, *, groups: bool, force: bool) -> None:
+    from nnseg.core.errors import EvaluationError
+    from nnseg.storage.overwrite import check_overwrite
+
+    if not out:
+        if form != "nnseg":
+            raise EvaluationError("--format needs a file to write; give one with --out")
+        return
+    check_suffix(out, "summary" if form == "nnunet" else "scores")
+    kind: Kind = "summary" if form == "nnunet" else "table of scores" if out.suffix.lower() == ".csv" else "scores"
+    check_overwrite(out, kind, force=force)
+    if groups:
+        check_overwrite(out.with_name("groups.json"), "groups", force=force)
+
+
+def _scores_of_run(folder: Path, out: Path | None) -> Scores:
     from nnseg.commands.compare import read_scores
     from nnseg.core.errors import EvaluationError
     from nnseg.storage.run import Run
@@ -104,37 +142,28 @@ def _show_scores(folder: Path, out: Path | None) -> Scores:
         raise EvaluationError(
             f"{'--out' if out else folder} needs REFERENCES; only a run with scores.json can be shown without them"
         )
-    scores = read_scores(folder)
-    print_scores(scores, cases=True)
-    return scores
+    return read_scores(folder)
 
 
 def _evaluate(
     predictions: Path, references: Path, legend: Path | None, tolerances: str, instances: tuple[str, ...],
     *, workers: int, out: Path | None, form: Form,
 ) -> Scores:  # fmt: skip
-    """Print, and write, the scores of label maps."""
-    from nnseg.cli.tables import print_scores
+    """The scores of label maps, which are also written."""
     from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
-    from nnseg.core.errors import EvaluationError
 
-    if form != "nnseg" and not out:
-        raise EvaluationError("--format needs a file to write; give one with --out")
     evaluated = evaluate_folders(
         predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=instances, workers=workers
     )
-    print_scores(evaluated.scores, cases=True)
     if out:
         evaluated.write(out, form)
-        show("", f"written to {out}")
     return evaluated.scores
 
 
-def _exit_for_unscored(scores: Scores) -> None:
+def _unscored(scores: Scores) -> list[Finding]:
     from nnseg.core.dataset import Finding
 
-    failed = (Finding.read(case.reason, "NS-E001", case=case.name) for case in scores.failed)
-    exit_for_failed(failed, code=1 if scores.cases else 2)
+    return [Finding.read(case.reason, "NS-E001", case=case.name) for case in scores.failed]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -159,7 +188,10 @@ def compare(
     from nnseg.storage.files import write_json
     from nnseg.storage.overwrite import check_overwrite
 
+    for model in models:
+        check_path(model, "scores")
     if out:
+        check_suffix(out, "comparison")
         check_overwrite(out, "comparison", force=force)
     found = compare_models(models, metric)
     print_comparisons(found)
@@ -190,6 +222,9 @@ def report(
 ) -> None:
     """Rebuild the report of a run, or report on predictions without references: volumes, warnings, pictures, sheets."""
     log_to_terminal()
+    check_path(folder, "report")
+    if picture:
+        check_suffix(picture, "picture")
     from nnseg.storage.run import Run
 
     run = Run(folder)
@@ -242,6 +277,7 @@ def figure(
     Needs the extra "figures".
     """
     log_to_terminal()
+    check_path(run, "run")
     from nnseg.commands.figure import write_figures
     from nnseg.storage.run import Run
 
@@ -249,8 +285,8 @@ def figure(
         show(f"figure: {path}")
 
 
-def _print_groups(scores: Scores, groups: str, *, run: Path | None, out: Path | None, keep: bool) -> None:
-    """Print the scores by group, and write them beside a file of the scores, or to keep them into the run."""
+def _group(scores: Scores, groups: str, *, run: Path | None, out: Path | None, keep: bool, shown: bool) -> Grouped:
+    """The scores by group, printed if wanted; written beside a file of the scores, or into the run to keep them."""
     from nnseg.cli.tables import print_groups
     from nnseg.commands.evaluate import group
     from nnseg.evaluation.compare import common_metrics
@@ -258,11 +294,14 @@ def _print_groups(scores: Scores, groups: str, *, run: Path | None, out: Path | 
     from nnseg.storage.run import Run
 
     found = group(scores, groups, run=Run(run) if run else None)
-    show()
-    print_groups(found, common_metrics({"": scores}), scores.length_unit)
+    if shown:
+        show()
+        print_groups(found, common_metrics({"": scores}), scores.length_unit)
     if file := out.with_name("groups.json") if out else Run.groups.path(Run(run)) if keep and run else None:
         write_json(file, found)
-        show(f"written to {file}")
+        if shown:
+            show(f"written to {file}")
+    return found
 
 
 def _report_predictions(

@@ -45,22 +45,23 @@ class BesideLine(logging.StreamHandler[Any]):
             super().emit(record)
 
 
-def log_to_terminal(verbose: bool = False) -> None:
-    """Write nnseg's log to stderr; with ``verbose``, debug messages too."""
+def log_to_terminal(verbose: bool = False, *, quiet: bool = False) -> None:
+    """Write nnseg's log to stderr; with ``verbose`` debug messages too, with ``quiet`` warnings and errors alone."""
     handler = BesideLine()
     handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("nnseg")
     logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
     format_warnings()
 
 
-def exit_for_errors(findings: Iterable[Finding]) -> None:
-    """Print all findings, one a line; exit with code 1 if one is an error."""
+def exit_for_errors(findings: Iterable[Finding], *, shown: bool = False) -> None:
+    """Print all findings, one a line, unless they are shown already; exit with code 1 if one is an error."""
     failed = False
     for finding in findings:
-        show(f"{finding.level:8}{finding}")
+        if not shown:
+            show(f"{finding.level:8}{finding}")
         failed |= finding.level == "error"
     if failed:
         raise typer.Exit(1)

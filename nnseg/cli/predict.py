@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import Force, KnownRun, Verbose, with_options
+from nnseg.cli.json_output import show_json
+from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
 from nnseg.cli.output import exit_for_failed, log_to_terminal, show
-from nnseg.core.options import Options
+from nnseg.core.errors import RunError
+from nnseg.core.options import Options, parse_gigabytes
 
 PANEL = "Use a model"
 
@@ -42,7 +44,9 @@ def predict(
     postprocessing: Annotated[
         bool, typer.Option(help="Postprocess label maps (remove components, fill holes) as chosen on held-out cases.")
     ] = True,
-    memory: Annotated[float | None, typer.Option(min=0.1, help="GB of RAM to use at most. Default: 80 % of the free RAM.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="GB", help="GB of RAM to use at most. Default: 80 % of the free RAM.")
+    ] = None,
     form: Annotated[
         str | None,
         typer.Option("--format", help="Format of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
@@ -56,15 +60,24 @@ def predict(
             "--uncertainty", help="Also write an uncertainty map, and the certainty of the label map into predictions.json."
         ),
     ] = False,
+    as_json: AsJson = False,
     force: Force = False,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict label maps for scans, each on its scan's own grid. A failed scan does not stop the others; finished ones are skipped.
 
     OUT/predictions.json records the result of each scan. Exit code: 0 if all are done, 1 if some failed or
     a file that may be a scan cannot be read, 2 if none succeeded.
     """
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
+    memory_gb = parse_gigabytes(memory) if memory else None
+    check_path(scans, "scans")
+    check_path(out, "output folder")
+    for one in model:
+        check_path(one, "model")
+    if out.exists() and out.samefile(scans):
+        raise RunError.at(out, "is the folder of the scans", "another folder for the label maps", "name one, which nnseg makes")
     from nnseg.core.dataset import Finding, Reading, describe_unused
     from nnseg.serving.messages import PredictionOrder
     from nnseg.serving.pool import WorkerPool
@@ -74,17 +87,19 @@ def predict(
         mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
     )  # fmt: skip
-    with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
+    with WorkerPool(order, devices=options.devices, memory_gb=memory_gb) as workers:
         from nnseg.serving.folder import predict_scans  # while the models are loaded
 
         predicted = predict_scans(scans, workers, Reading.of(options), force=force)
-    for line in (*predicted.inferred, *describe_unused(predicted.unused)):
-        show(line)
-    show(f"{predicted.describe()} into {out}")
-    exit_for_failed(
-        (Finding.read(reason, "NS-S001", case=name) for name, reason in predicted.failed.items()),
-        code=1 if len(predicted.failed) < len(predicted.records) else 2,
-    )
+    failed = [Finding.read(reason, "NS-S001", case=name) for name, reason in predicted.failed.items()]
+    if as_json:
+        scans_done = {name: record.model_dump(mode="json") for name, record in predicted.records.items()}
+        unused = [one.model_dump(mode="json") for one in predicted.unused]
+        result = {"folder": str(out), "inferred": list(predicted.inferred), "unused": unused, "scans": scans_done}
+        show_json("predict", result, failed)
+    else:
+        show(*predicted.inferred, *describe_unused(predicted.unused), f"{predicted.describe()} into {out}")
+    exit_for_failed(failed, code=1 if len(failed) < len(predicted.records) else 2)
     if any(one.suspect for one in predicted.unused):
         raise typer.Exit(1)
 
@@ -99,6 +114,8 @@ def export(
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
     log_to_terminal()
+    check_path(run, "run")
+    check_suffix(file, "model")
     from nnseg.commands.export import CARD_SUFFIX
     from nnseg.commands.export import export as write_model
     from nnseg.storage.overwrite import check_overwrite
@@ -114,6 +131,7 @@ def export(
 def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.")]) -> None:
     """Print a model card: intended use, training data, performance and limitations."""
     log_to_terminal()
+    check_path(model, "model")
     from nnseg.commands.export import read_card
 
     show(read_card(model).removesuffix("\n"), block=True)
@@ -142,6 +160,8 @@ def import_(
     The first stage of a cascade is found beside the second. Postprocessing is converted for a single configuration.
     """
     log_to_terminal()
+    check_path(folder, "model of nnU-Net")
+    check_suffix(file, "model")
     from nnseg.interop.nnunet.model import read_nnunet_model
     from nnseg.network.bundle import save_model
     from nnseg.storage.overwrite import check_overwrite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import fields, replace
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnseg.cli.app import app
-from nnseg.cli.options import DatasetFolder, KnownRun, RunPath, Verbose, with_options
+from nnseg.cli.json_output import show_json
+from nnseg.cli.options import AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, with_options
 from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal, show
-from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.errors import DatasetError, RunError, coded
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -29,38 +29,27 @@ if TYPE_CHECKING:
 
 PANEL = "Make a model"
 
-# Fields of `Options` that commands have as options, in the order of their help.
+# Fields of `Options` that commands have as options.
 LENGTH = ("budget", "steps", "epochs", "patience")
 READING = ("images", "labels", "channels", "spacing", "layout", "auto_labels")
-PLANNING = (
-    "recipe",
-    "kinds",
-    *LENGTH,
-    "memory_gb",
-    "folds",
-    "split",
-    "group_by",
-    "init",
-    "device",
-    "probe",
-    "workers",
-    "seed",
-    "allow",
-    *READING,
-)
 MACHINE = ("device", "devices", "deterministic")
 TRAINING = ("folds", *LENGTH, "more", "init", "freeze", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
+NOT_PLANNING = ("more", "freeze", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
+PLANNING = tuple(name for name in ALL if name not in NOT_PLANNING)
 
 
 @app.command(rich_help_panel=PANEL)
 @with_options(*ALL)
-def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose = False) -> None:
+def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Run all steps: check, fingerprint, plan, preprocess, train the folds, predict held-out cases, score, report.
 
     Repeat the command to continue after an interruption, or after adding cases: only what depends on a change is redone.
     """
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(dataset, "dataset")
+    check_path(run, "new run")
+    check_extras(options)
     exit_for_failed(_run(dataset, run, options).problems)
 
 
@@ -68,36 +57,36 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
 @with_options("workers", "allow", *READING)
 def check(
     dataset: DatasetFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON: every case, finding and unused file.")] = False,
+    as_json: AsJson = False,
     *,
     options: Options,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a dataset: layout, cases, channels, labels, spacings; list all problems in one pass.
 
     The exit code is 1 if a case cannot be used, or if something that looks like a scan is not used; 2 if a run would be refused.
     """
-    log_to_terminal(verbose)
-    from nnseg.core.dataset import Reading
-    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, report_refusal, summarize_dataset
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(dataset, "dataset")
+    from nnseg.core.dataset import Reading, by_severity
+    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, summarize_dataset
     from nnseg.planning.measure import refuse
     from nnseg.planning.measure_folder import measure_folder
 
-    try:
-        found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
-    except DatasetError as error:
-        if as_json:
-            show(json.dumps(report_refusal(dataset, error), indent=1), block=True)
-        raise
+    found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
     refused = None
     try:
         fingerprint = refuse(fingerprint, options.allow, dataset)
     except DatasetError as error:
         refused = error
-    lines = [json.dumps(report_dataset(found, fingerprint), indent=1)] if as_json else summarize_dataset(found, fingerprint)
-    show(*lines, block=as_json)
+    if as_json:
+        show_json("check", report_dataset(found, fingerprint), by_severity(fingerprint.findings))
+    else:
+        show(*summarize_dataset(found, fingerprint))
     if refused:
-        raise refused
+        show(f"nnseg: {coded(str(refused), refused.kind)}", error=True)
+        raise typer.Exit(2)
     if is_doubtful(found, fingerprint):
         raise typer.Exit(1)
 
@@ -107,11 +96,17 @@ def check(
 def plan(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of labelled scans, or the fingerprint.json of one.")],
     run: RunPath,
+    as_json: AsJson = False,
+    *,
     options: Options,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the dataset, make the plan and estimate its cost: fingerprint and plan, with the reason for each decision."""
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
+    if not dataset.is_file():
+        check_path(dataset, "dataset")
+    check_path(run, "new run")
     from nnseg.commands.plan import check_options, estimate_cost
     from nnseg.commands.plan import plan as make_plan
     from nnseg.core.dataset import by_severity
@@ -123,18 +118,25 @@ def plan(
     with place.locked(dataset):
         fingerprint = _read_or_measure(dataset, place, options)
         folders = make_plan(place, options)
-        for folder in folders:
-            show(describe(folder.plan, fingerprint), block=True)
-            show("", f"written to {folder.plan_file}; edit it if you like", "")
-        show(describe_preflight(estimate_cost(place, options)), block=True)
-    exit_for_errors(by_severity(fingerprint.findings))
+        costs = estimate_cost(place, options)
+        findings = by_severity(fingerprint.findings)
+        if as_json:
+            plans = [{"file": str(one.plan_file), "plan": one.plan.model_dump(mode="json")} for one in folders]
+            show_json("plan", {"plans": plans, "costs": [cost.model_dump(mode="json") for cost in costs]}, findings)
+        else:
+            for folder in folders:
+                show(describe(folder.plan, fingerprint), block=True)
+                show("", f"written to {folder.plan_file}; edit it if you like", "")
+            show(describe_preflight(costs), block=True)
+    exit_for_errors(findings, shown=as_json)
 
 
 @app.command(rich_help_panel=PANEL)
 @with_options("workers")
-def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
+def preprocess(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Preprocess every case as the plans of a run specify, onto the network's grid. Finished cases are skipped."""
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
     from nnseg.commands.preprocess import preprocess_run
     from nnseg.storage.run import Run
 
@@ -146,14 +148,16 @@ def preprocess(run: KnownRun, options: Options, verbose: Verbose = False) -> Non
 
 @app.command(rich_help_panel=PANEL)
 @with_options(*TRAINING)
-def train(run: KnownRun, options: Options, verbose: Verbose = False) -> None:
+def train(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Train one fold, several or all, of every plan of a run; continue after an interruption. Missing cases are preprocessed.
 
     Ctrl-C ends training after the current step and saves a checkpoint.
     So does a file RUN/STOP, after which training counts as finished.
     Under torchrun -m nnseg train RUN the processes share every batch.
     """
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
+    check_extras(options)
     from nnseg.commands.train import train
 
     exit_for_failed(train(run, options, predict=_predict_for_cascades, refresh=_refresh_report))
@@ -167,15 +171,24 @@ def demo(
     *,
     options: Options,
     verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Create the embedded dataset of head phantoms and run all steps on it: a scored model in about three minutes."""
-    log_to_terminal(verbose)
+    log_to_terminal(verbose, quiet=quiet)
     from nnseg.demo.dataset import write_phantoms
 
     dataset = write_phantoms(folder / "phantoms")
     result = _run(dataset, folder / "run", replace(options, steps=steps, folds=(0,)))
     show(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
     exit_for_failed(result.problems)
+
+
+def check_extras(options: Options) -> None:
+    """Raise NnsegError if an option needs an extra that is not installed."""
+    from nnseg.system.extras import check_extra
+
+    if options.tensorboard:
+        check_extra("tensorboard", "events for TensorBoard")
 
 
 def _run(dataset: Path, run: Path, options: Options) -> Result:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnseg.commands.legend import read_legend
-from nnseg.core.errors import EvaluationError, NnsegError
+from nnseg.core.errors import DatasetError, EvaluationError, NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Scores
+from nnseg.core.scores import Counts, Scores
 from nnseg.evaluation.compare import Comparison, common_metrics, compare, mean_ranks
+from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.interop.nnunet.summary import read_summary
 from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import read_json
-
-FILES = ("scores.json", "summary.json")
-"""Files of scores in a folder: of nnseg, and of nnU-Net."""
+from nnseg.storage.path_kinds import SCORES
+from nnseg.storage.tables import read_rows
 
 
 class Comparisons(FrozenModel):
@@ -74,15 +74,17 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
     """The scores of a run or plan folder, of a file that nnseg wrote, or of nnU-Net.
 
     Args:
-        path: a file, or a folder with one of the `FILES`.
+        path: a file, or a folder with one of the `SCORES`.
         labels: meaning of label values, for scores of nnU-Net.
 
     Raises:
         EvaluationError: there are none, or they cannot be read.
     """
-    file = next((path / name for name in FILES if (path / name).is_file()), None) if path.is_dir() else path
+    file = next((path / name for name in SCORES if (path / name).is_file()), None) if path.is_dir() else path
     if file is None or not file.is_file():
         raise EvaluationError(f"{path} holds no scores; give a run folder that has scores.json, or a file of scores")
+    if file.suffix.lower() == ".csv":
+        return _read_table(file)
     if b'"metric_per_case"' in read_text_bytes(file, "run"):
         return read_summary(file, labels)
     try:
@@ -91,9 +93,28 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
         raise EvaluationError(f"{file} holds no scores that this nnseg can read; score the predictions again") from error
 
 
+def _read_table(file: Path) -> Scores:
+    """The scores in a table that nnseg evaluate wrote: Dice, IoU and their averages, computed from its voxel counts."""
+    cases: dict[str, dict[str, Counts]] = {}
+    try:
+        for line, cells in read_rows(file)[1:]:
+            name, label, *counts = cells[:6]
+            if label and not cells[-1]:  # else the case has failed
+                masks = cases.setdefault(name, {})
+                if label in masks:
+                    raise EvaluationError(f"{file}, line {line}: {name} has {label} twice; remove one")
+                tp, fp, fn, tn = map(int, counts)
+                masks[label] = Counts(tp=tp, fp=fp, fn=fn, tn=tn)
+        labels = tuple(dict.fromkeys(label for masks in cases.values() for label in masks))
+        named = Labels(names=("background", *labels), values=tuple(range(len(labels) + 1)))
+        return summarize([case_score(name, masks) for name, masks in cases.items()], named)
+    except (ValueError, DatasetError) as error:
+        raise EvaluationError(f"{file} is no table that nnseg evaluate wrote; score the predictions again") from error
+
+
 def _name(path: Path) -> str:
     """The name of a model: of its file, or of its folder if the file has one of the usual names."""
-    return path.resolve().parent.name if path.name in FILES else path.resolve().stem if path.is_file() else path.resolve().name
+    return path.resolve().parent.name if path.name in SCORES else path.resolve().stem if path.is_file() else path.resolve().name
 
 
 def _labels(path: Path) -> Labels | None:

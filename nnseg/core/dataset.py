@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnseg.core.codes import CODES, Level, Severity
-from nnseg.core.errors import coded, split_code
+from nnseg.core.errors import NnsegError, coded, split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
@@ -71,6 +71,14 @@ class Finding(FrozenModel):
             found = found.removeprefix(f"{place}: ") if place else found
         parts = {"severity": self.severity, "found": found, "expected": expected, "advice": advice}
         return self.model_dump(mode="json") | parts
+
+
+def findings_of(error: NnsegError) -> tuple[Finding, ...]:
+    """An error as a finding, and the others that were found before it, the severe ones first."""
+    text = split_code(str(error))[0]
+    named = text.partition(": ")[0]
+    own = Finding.of(error.kind or "NS-R001", text, file=named if Path(named).is_absolute() and Path(named).exists() else "")
+    return own, *(one for one in by_severity(error.findings) if one.code != own.code or one.case)
 
 
 _SEVERITIES: dict[Level, Severity] = {"error": "case rejected", "warning": "warning", "note": "fixed and noted"}

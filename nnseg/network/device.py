@@ -26,7 +26,7 @@ def resolve_device(text: str) -> torch.device:
     Raises:
         RunError: this machine has no such device; the message names those it has.
     """
-    here = _devices()
+    here = device_names()
     if text == "auto":
         return torch.device(here[-1].partition(":")[0])
     if text in here or text in {name.partition(":")[0] for name in here}:
@@ -71,7 +71,7 @@ def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def _devices() -> list[str]:
+def device_names() -> list[str]:
     """Names of this machine's devices, the preferred one last."""
     names = ["cpu"]
     if torch.backends.mps.is_available():

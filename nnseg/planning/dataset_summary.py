@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused, list_some
-from nnseg.core.errors import DatasetError, coded, split_code
+from nnseg.core.errors import coded
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.label_files import label_paths
 from nnseg.planning.describe import case_entries
@@ -82,9 +82,9 @@ def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]
     """All of a dataset, for JSON.
 
     Keys: ``dataset``, ``folder``, ``layout``, ``inferred`` (lines), ``channels`` (names), ``labels`` (names, values, ignore,
-    regions), ``instances`` (names of labels), ``cases``, ``findings`` (as `Finding.explain` has them), ``unused`` (path, reason,
-    suspect), ``doubtful`` (true where the exit code is 1 or 2). Of each case: name, images and labels (files), subject, split,
-    annotated, usable; if it is usable shape (z, y, x), spacing (z, y, x), and voxels by label.
+    regions), ``instances`` (names of labels), ``cases``, ``unused`` (path, reason, suspect), ``doubtful`` (true where the exit code
+    is 1 or 2). Of each case: name, images and labels (files), subject, split, annotated, usable; if it is usable shape (z, y, x),
+    spacing (z, y, x), and voxels by label.
     """
     measured = {case.name: case for case in fingerprint.cases}
     return {
@@ -96,19 +96,9 @@ def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]
         "labels": dataset.labels.model_dump(mode="json"),
         "instances": list(dataset.instances),
         "cases": [_report_case(case, measured) for case in dataset.cases],
-        "findings": [finding.explain() for finding in by_severity(fingerprint.findings)],
         "unused": [one.model_dump(mode="json") for one in dataset.unused],
         "doubtful": is_doubtful(dataset, fingerprint),
     }
-
-
-def report_refusal(folder: Path, error: DatasetError) -> dict[str, Any]:
-    """What is known of a folder that cannot be used, for JSON: keys ``folder``, ``findings``, ``doubtful`` of `report_dataset`."""
-    place, text = str(Path(folder).absolute()), split_code(str(error))[0]
-    named = text.partition(": ")[0]
-    own = Finding.of(error.kind, text, file=named if Path(named).exists() else place)
-    others = [finding for finding in by_severity(error.findings) if finding.code != own.code or finding.case]
-    return {"folder": place, "findings": [one.explain() for one in (own, *others)], "doubtful": True}
 
 
 def _report_case(case: Case, measured: Mapping[str, Any]) -> dict[str, Any]:

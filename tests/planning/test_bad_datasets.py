@@ -14,10 +14,10 @@ import tifffile
 
 from nnseg.cli import main
 from nnseg.commands.measure import measure_dataset
-from nnseg.core.dataset import Dataset, Finding, Reading
+from nnseg.core.dataset import Dataset, Finding, Reading, findings_of
 from nnseg.core.errors import DatasetError
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.planning.dataset_summary import report_dataset, report_refusal, summarize_dataset
+from nnseg.planning.dataset_summary import summarize_dataset
 from nnseg.planning.measure import refuse
 from nnseg.planning.measure_folder import measure_folder
 from nnseg.planning.unlike_cases import find_unlike_cases
@@ -164,11 +164,11 @@ ROWS = {
 def test_a_bad_case_is_named_by_its_code_and_costs_no_other(folder: Path, row: str):
     change, code, severity = ROWS[row]
     change(folder)
-    dataset, fingerprint = look(folder)
+    _, fingerprint = look(folder)
     (finding,) = found(fingerprint, code)
     assert finding.severity == severity
     assert len(fingerprint.cases) == CASES - (severity == "case rejected")
-    told = next(one for one in report_dataset(dataset, fingerprint)["findings"] if one["code"] == code)
+    told = finding.explain()
     assert all(told[key] for key in ("severity", "found", "expected", "advice"))
     if code != "NS-D018":
         assert (told["case"], Path(told["file"]).name.split(".")[0].split("_")[0]) == ("c0", "c0")
@@ -410,7 +410,7 @@ def test_a_folder_that_is_no_dataset_is_told_to_programs_too(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DatasetError) as refused:
         measure_folder(tmp_path)
-    (told,) = report_refusal(tmp_path, refused.value)["findings"]
+    (told,) = [one.explain() for one in findings_of(refused.value)]
     assert (told["code"], told["severity"], told["file"]) == ("NS-D003", "run refused", str(tmp_path))
 
 
@@ -419,5 +419,4 @@ def test_all_cases_that_cannot_be_used_are_told_where_none_can(folder: Path):
         image(folder, case).write_bytes(b"" if case else b"no image" * 99)
     with pytest.raises(DatasetError) as refused:
         measure_folder(folder)
-    told = report_refusal(folder, refused.value)["findings"]
-    assert [one["code"] for one in told] == ["NS-D002", "NS-S004", *["NS-S003"] * 4]
+    assert [one.code for one in findings_of(refused.value)] == ["NS-D002", "NS-S004", *["NS-S003"] * 4]

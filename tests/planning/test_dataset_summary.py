@@ -60,7 +60,7 @@ def test_report_has_every_case_finding_and_unused_file(make_fingerprint: Callabl
     assert report["cases"][0]["shape"] == [18, 237, 208]
     assert report["cases"][0]["voxels"] == fingerprint.cases[0].voxels
     told = {"level": "warning", "message": "empty", "case": "a", "file": "", "code": "", "severity": "warning"}
-    assert report["findings"] == [told | {"found": "empty", "expected": "", "advice": ""}]
+    assert finding.explain() == told | {"found": "empty", "expected": "", "advice": ""}
     assert report["unused"] == [{"path": "/d/x.txt", "reason": "no image", "suspect": False}]
     assert report["doubtful"] is False
 

@@ -1,0 +1,256 @@
+"""What a path that a user gives is, by the names of its files, and whether a command can do what is wanted with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
+from nnseg.storage.overwrite import is_made
+from nnseg.storage.plan_folder import FoldFolder
+from nnseg.storage.predictions import RECORD
+from nnseg.storage.run import Run
+
+PathKind = Literal[
+    "nothing",
+    "an empty folder",
+    "a run of nnseg",
+    "a part of a run",
+    "a folder of predictions",
+    "a model of nnseg",
+    "a model of nnU-Net",
+    "a file of scores",
+    "a checkpoint of PyTorch",
+    "a dataset",
+    "a folder",
+    "a file",
+]
+Role = Literal[
+    "dataset",
+    "new run",
+    "run",
+    "scans",
+    "model",
+    "output folder",
+    "predictions",
+    "references",
+    "scores",
+    "report",
+    "model of nnU-Net",
+]
+
+SCORES = ("scores.json", "summary.json")
+"""Files of scores in a folder: of nnseg, and of nnU-Net."""
+
+CHECKPOINTS = (".pth", ".pt", ".ckpt")
+
+
+def kind_of(path: Path) -> PathKind:
+    """What there is at a path, by names and beginnings of files."""
+    if not path.exists():
+        return "nothing"
+    if path.is_dir():
+        return _kind_of_folder(path)
+    if path.suffix == ".nnseg" or is_made(path, "model"):  # by its name also if it is damaged
+        return "a model of nnseg"
+    if path.suffix in CHECKPOINTS:
+        return "a checkpoint of PyTorch"
+    scores = path.suffix == ".json" and (is_made(path, "scores") or is_made(path, "summary"))
+    return "a file of scores" if scores else "a file"
+
+
+def _kind_of_folder(path: Path) -> PathKind:
+    if Run(path).exists:
+        return "a run of nnseg"
+    if (path / RECORD).is_file():
+        return "a folder of predictions"
+    if FoldFolder(path).schedule_file.is_file():
+        return "a part of a run"
+    if any((folder / "plans.json").is_file() for folder in (path, *path.glob("*__*__*"))) and not (path / "imagesTr").is_dir():
+        return "a model of nnU-Net"
+    if (path / "dataset.json").is_file() or any((path / name).is_dir() for name in ("imagesTr", "labelsTr")):
+        return "a dataset"
+    return "a folder" if any(path.iterdir()) else "an empty folder"
+
+
+EXPECTED: Final[Mapping[Role, tuple[type[NnsegError], str]]] = {
+    "dataset": (DatasetError, "a folder of labelled scans"),
+    "new run": (RunError, "a new folder for the run, or a run to go on with"),
+    "run": (RunError, "the folder of a run"),
+    "scans": (DatasetError, "a scan or a folder of scans"),
+    "model": (ModelError, "a run, or a file made by nnseg export or import"),
+    "output folder": (RunError, "a new folder for the label maps, or one of earlier predictions"),
+    "predictions": (EvaluationError, "a folder of predicted label maps"),
+    "references": (EvaluationError, "a folder of reference label maps"),
+    "scores": (EvaluationError, "a run, or a file of scores"),
+    "report": (RunError, "the folder of a run or of predictions"),
+    "model of nnU-Net": (ModelError, "a folder TRAINER__PLANS__CONFIGURATION of nnU-Net, or the folder of a dataset's results"),
+}
+"""The error of each role of a path, and what is expected."""
+
+PATH = "check the path"
+RUN_FIRST = "make a run first: nnseg run DATASET RUN"
+PREDICT_FIRST = "predict first: nnseg predict SCANS OUT --model MODEL"
+WHOLE_RUN = "give the whole run; --folds 0 takes one fold of it"
+IMPORT = "convert it first: nnseg import FOLDER model.nnseg"
+IMPORT_FOLDER = "of nnU-Net's models convert the whole folder TRAINER__PLANS__CONFIGURATION: nnseg import FOLDER model.nnseg"
+DATASET_FIRST = "the dataset comes first, then the run: nnseg run DATASET RUN"
+SCANS_FIRST = "the scans come first, then the folder for label maps: nnseg predict SCANS OUT --model MODEL"
+PREDICTIONS_FIRST = "the predictions come first, then the references: nnseg evaluate PREDICTIONS REFERENCES"
+OTHER_FOLDER = "name another folder, which nnseg makes"
+USE = "to use it: nnseg predict SCANS OUT --model MODEL"
+
+MISTAKES: Final[Mapping[Role, Mapping[PathKind, str]]] = {
+    "dataset": {
+        "nothing": PATH,
+        "an empty folder": "copy the scans into it, or check the path",
+        "a run of nnseg": DATASET_FIRST,
+        "a part of a run": DATASET_FIRST,
+        "a folder of predictions": "give the folder of the scans and their label maps",
+        "a model of nnseg": USE,
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": IMPORT_FOLDER,
+        "a file of scores": PATH,
+        "a file": "give the folder that holds the scans and their label maps",
+    },
+    "new run": {
+        "a dataset": DATASET_FIRST,
+        "a folder of predictions": OTHER_FOLDER,
+        "a part of a run": WHOLE_RUN,
+        "a model of nnU-Net": OTHER_FOLDER,
+        "a model of nnseg": "to begin with it give it as --init, and name a folder for the run",
+        "a checkpoint of PyTorch": OTHER_FOLDER,
+        "a file of scores": OTHER_FOLDER,
+        "a file": OTHER_FOLDER,
+    },
+    "run": {
+        "nothing": RUN_FIRST,
+        "an empty folder": RUN_FIRST,
+        "a part of a run": WHOLE_RUN,
+        "a folder of predictions": "give the run whose model made them",
+        "a model of nnseg": USE,
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": IMPORT_FOLDER,
+        "a file of scores": "give the folder of the run",
+        "a dataset": RUN_FIRST,
+        "a folder": RUN_FIRST,
+        "a file": RUN_FIRST,
+    },
+    "scans": {
+        "nothing": PATH,
+        "an empty folder": "copy the scans into it, or check the path",
+        "a run of nnseg": SCANS_FIRST,
+        "a part of a run": SCANS_FIRST,
+        "a folder of predictions": "give the folder of the scans themselves",
+        "a model of nnseg": SCANS_FIRST,
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": SCANS_FIRST,
+        "a file of scores": SCANS_FIRST,
+    },
+    "model": {
+        "nothing": PATH,
+        "an empty folder": RUN_FIRST,
+        "a part of a run": WHOLE_RUN,
+        "a folder of predictions": "give the run or the file that made them",
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": IMPORT_FOLDER,
+        "a file of scores": "give the run that it is of",
+        "a dataset": "train on it first: nnseg run DATASET RUN",
+        "a folder": RUN_FIRST,
+        "a file": PATH,
+    },
+    "output folder": {
+        "a run of nnseg": OTHER_FOLDER,
+        "a part of a run": OTHER_FOLDER,
+        "a dataset": OTHER_FOLDER,
+        "a model of nnU-Net": OTHER_FOLDER,
+        "a model of nnseg": "give the model as --model MODEL, and name a folder for the label maps",
+        "a checkpoint of PyTorch": OTHER_FOLDER,
+        "a file of scores": OTHER_FOLDER,
+        "a file": OTHER_FOLDER,
+    },
+    "predictions": {
+        "nothing": PATH,
+        "an empty folder": PREDICT_FIRST,
+        "a run of nnseg": "what its folds held out is scored already, see nnseg evaluate RUN; for other scans predict first",
+        "a model of nnseg": PREDICT_FIRST,
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": PREDICT_FIRST,
+        "a file of scores": "to compare scores: nnseg compare A B",
+        "a file": "give the folder that holds the label maps",
+    },
+    "references": {
+        "nothing": PATH,
+        "an empty folder": PATH,
+        "a run of nnseg": "give the folder of the dataset; names of labels come from the run by --labels RUN",
+        "a part of a run": "give the folder of the dataset",
+        "a model of nnseg": "give the folder of the dataset",
+        "a model of nnU-Net": "give the folder of the dataset",
+        "a checkpoint of PyTorch": "give the folder of the dataset",
+        "a file of scores": "to compare scores: nnseg compare A B",
+        "a file": "give the folder that holds the label maps",
+    },
+    "scores": {
+        "nothing": PATH,
+        "an empty folder": "score predictions first: nnseg evaluate PREDICTIONS REFERENCES --out scores.json",
+        "a folder of predictions": "score them first: nnseg evaluate PREDICTIONS REFERENCES --out scores.json",
+        "a model of nnseg": "give the run that it is of, or scores of its predictions",
+        "a checkpoint of PyTorch": "give a file of scores",
+        "a dataset": "give runs or files of scores",
+    },
+    "report": {
+        "nothing": PATH,
+        "an empty folder": RUN_FIRST,
+        "a part of a run": "give the whole run",
+        "a model of nnseg": "give the run that it is of; its model card: nnseg card MODEL",
+        "a model of nnU-Net": IMPORT,
+        "a checkpoint of PyTorch": RUN_FIRST,
+        "a file of scores": "give the folder of the run",
+        "a dataset": RUN_FIRST,
+        "a folder": RUN_FIRST,
+        "a file": RUN_FIRST,
+    },
+    "model of nnU-Net": {
+        "nothing": PATH,
+        "an empty folder": PATH,
+        "a run of nnseg": "it needs no conversion: nnseg export RUN model.nnseg",
+        "a model of nnseg": USE,
+        "a checkpoint of PyTorch": "give its folder, with plans.json and dataset.json",
+        "a file": "give its folder, with plans.json and dataset.json",
+    },
+}
+"""What is no good in each role, and what to do then. What is not listed is looked at by the command itself."""
+
+
+def check_path(path: Path, role: Role) -> PathKind:
+    """What there is at a path.
+
+    Raises:
+        NnsegError: it is no good in this role; the message says what it is, what was expected and what to do.
+    """
+    kind = kind_of(path)
+    has_scores = role == "scores" and any((path / name).is_file() for name in SCORES)
+    if not has_scores and (advice := MISTAKES[role].get(kind)) is not None:
+        error, expected = EXPECTED[role]
+        raise error.at(path, "there is no such file or folder" if kind == "nothing" else f"is {kind}", expected, advice)
+    return kind
+
+
+SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
+    "model": (".nnseg", ""),
+    "scores": (".json", ".csv"),
+    "summary": (".json",),
+    "comparison": (".json",),
+    "picture": (".png",),
+}
+"""Suffixes of the files that commands write, the usual one first."""
+
+
+def check_suffix(file: Path, kind: str) -> None:
+    """Raise RunError for a file whose suffix is that of another format than is written."""
+    known = SUFFIXES[kind]
+    if file.suffix.lower() not in known:
+        named = " or ".join(suffix for suffix in known if suffix)
+        found = f"a {kind} is not written as {file.suffix or 'a file without suffix'}"
+        raise RunError.at(file, found, named, f"write {file.with_suffix(known[0]).name}")
