@@ -12,7 +12,7 @@ import typer
 
 from nnseg.core.names import printable
 from nnseg.system.log_format import ShownFormatter, format_warnings
-from nnseg.system.progress import beside_line
+from nnseg.system.progress import be_quiet, beside_line
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
@@ -46,7 +46,8 @@ class BesideLine(logging.StreamHandler[Any]):
 
 
 def log_to_terminal(verbose: bool = False, *, quiet: bool = False) -> None:
-    """Write nnseg's log to stderr; with ``verbose`` debug messages too, with ``quiet`` warnings and errors alone."""
+    """Write nnseg's log to stderr; with ``verbose`` debug messages too, with ``quiet`` warnings alone and no live line."""
+    be_quiet(quiet)
     handler = BesideLine()
     handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("nnseg")
