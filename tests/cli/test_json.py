@@ -64,11 +64,12 @@ def test_every_command_prints_the_documented_form(printed, place):
     assert check(printed, "info")["result"]["cores"] >= 1
 
 
-def test_predictions_and_scores_too(printed, place, monkeypatch):
+def test_predictions_and_scores_too(printed, place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", ["nnseg", "run", "balls", "trained", *PLAN, "--quiet"])
     with pytest.raises(SystemExit, match="0"):
         cli.main()
+    capfd.readouterr()
     predicted = check(printed, "predict", "balls/imagesTr", "out", "--model", "trained")
     assert {one["status"] for one in predicted["result"]["scans"].values()} == {"done"}
     scored = check(printed, "evaluate", "out", "balls/labelsTr", "--tolerances", "none")
