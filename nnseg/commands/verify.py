@@ -12,6 +12,7 @@ from nnseg.network.checkpoint import load_tensors
 from nnseg.storage.cases import SUFFIX
 from nnseg.storage.files import MANIFEST, read_json, record_file
 from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_manifest
+from nnseg.storage.path_kinds import kind_of
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
 from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.storage.run import Run
@@ -25,7 +26,7 @@ def verify(path: Path) -> list[CheckedFile]:
     Raises:
         RunError: there is nothing to verify.
     """
-    if path.is_file():
+    if kind_of(path) == "a model of nnseg":
         return [CheckedFile(path=path, state="intact" if _holds(load_model_file, path) else "damaged")]
     if (path / MANIFEST).is_file():
         return [_as_read(file) for file in check_files(path)]

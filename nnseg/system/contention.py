@@ -144,8 +144,8 @@ class FittingThreads:
         if now < GAIN * seconds:
             self._pause = INTERVAL
             log.info(
-                "other programs take %.1f of %d cores: %d threads instead of %d from now on, %.3g s a step instead of %.3g",
-                self._taken, default_workers(), self.threads, threads, now, seconds,
+                "other programs take %.1f of %d cores: threads go from %d to %d, and a step takes %.3g s instead of %.3g",
+                self._taken, default_workers(), threads, self.threads, now, seconds,
             )  # fmt: skip
         else:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
