@@ -14,6 +14,7 @@ from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
+from nnseg.core.verdict import Verdict
 from nnseg.crossval.ensemble import choose_model
 from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
@@ -21,6 +22,7 @@ from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
 from nnseg.network.device import resolve_device
 from nnseg.planning.unusable import check_losses
+from nnseg.planning.verdict import give_verdict
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 
@@ -33,11 +35,13 @@ class Result:
         run: with all its files.
         problems: errors of single cases, in the order in which they occurred.
         scores: of the held-out cases; None if nothing was held out.
+        verdict: on the model, with the command that comes next; None if nothing was trained.
     """
 
     run: Run
     problems: tuple[Finding, ...]
     scores: Scores | None
+    verdict: Verdict | None = None
 
 
 def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: str = "") -> Result:
@@ -86,4 +90,5 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
                 export(run, run.model_file, folds=tuple(folds))
         report(run, device=device)
     errors = tuple(finding for finding in run.fingerprint.findings if finding.level == "error")
-    return Result(run=run, problems=tuple(dict.fromkeys(errors + problems)), scores=scores)
+    verdict = give_verdict(scores, run.histories, run.trust, folds=len(run.folds))
+    return Result(run=run, problems=tuple(dict.fromkeys(errors + problems)), scores=scores, verdict=verdict)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from html import unescape
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,8 @@ from warm import nnseg
 def finished(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> tuple[Path, Path]:
     """A dataset and its finished run with all folds."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    nnseg("run", ball_dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    done = nnseg("run", ball_dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
+    (run.parent / "terminal.txt").write_text(done.stderr + done.stdout)
     return ball_dataset, run
 
 
@@ -55,6 +57,9 @@ def test_run_leaves_a_folder_that_a_person_can_read(finished: tuple[Path, Path])
     for fold in range(5):
         lines = (run / f"fold_{fold}" / "history.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
+        losses = [json.loads(line)["losses"] for line in lines]
+        assert [len(of_epoch) for of_epoch in losses] == [4, 4, 4]
+        assert json.loads(lines[0])["loss"] == pytest.approx(sum(losses[0]) / 4, rel=1e-4)
     scores = json.loads((run / "scores.json").read_text())
     assert len(scores["cases"]) == 6
     assert set(scores["averages"]) == {"per_mask", "per_image", "pooled"}
@@ -70,6 +75,23 @@ def test_the_same_run_again_changes_no_file(finished: tuple[Path, Path], tiny_re
     before = {p: p.stat().st_mtime_ns for p in kept}
     nnseg("run", dataset, run, "--recipe", tiny_recipe, "--device", "cpu", "--workers", 1)
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_the_verdict_and_the_next_command_are_the_same_on_the_terminal_in_the_report_and_on_the_card(
+    finished: tuple[Path, Path],
+) -> None:
+    _, run = finished
+    terminal = (run.parent / "terminal.txt").read_text()
+    assert "12 steps of training are few; a useful model needs about 250: --steps 250" in terminal  # before it starts
+    words, steps = " ".join(terminal.split()), "12 steps of training are few;"
+    shown = re.search(r"verdict: (.+?) next: (.+?): (nnseg train \S+ --more \w+)$", words)
+    assert shown and steps in shown[1]
+    page, card = (unescape((run / name).read_text()) for name in ("report.html", "model.md"))
+    box = re.search(r'<div class="box verdict.*?</div>', page, re.DOTALL)
+    assert box
+    assert " ".join(re.sub("<.*?>", " ", box[0]).split()) == f"{shown[1]} {shown[2]}: {shown[3].replace(str(run), run.name)}"
+    assert f"{shown[2]}: `{shown[3].replace(str(run), 'RUN')}`" in card
+    assert shown[1] == card.split("\n")[2].replace("*", "")
 
 
 def test_predict_writes_each_label_map_on_its_scans_grid(finished: tuple[Path, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -199,7 +200,15 @@ def _run(dataset: Path, run: Path, options: Options) -> Result:
     result = pipeline.run(dataset, run, options, command=shlex.join(["nnseg", *sys.argv[1:]]))
     print_scores(result.scores)
     show("", f"report: {result.run.report_file}")
+    _show_verdict(result)
     return result
+
+
+def _show_verdict(result: Result) -> None:
+    """Print whether the model is useful, and the command that comes next."""
+    if found := result.verdict:
+        named = found.named(shlex.quote(str(result.run.path)))
+        show(*wrap(f"verdict: {' '.join(named.sentences)}"), *wrap(f"next: {named.advice}"), f"  {named.command}")
 
 
 def _predict_for_cascades(run: Run, folds: Folds, plans: Sequence[PlanFolder], device: str) -> tuple[Finding, ...]:

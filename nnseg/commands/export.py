@@ -25,6 +25,7 @@ from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
 from nnseg.planning.describe import summarize_plan
+from nnseg.planning.verdict import FEW_CASES, give_verdict
 from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.run import Run
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 FEW = 10
-"""A label in fewer cases counts as rare; scores of fewer held-out cases count as uncertain."""
+"""A label in fewer cases counts as rare."""
 
 
 def make_card(run: Run, model: Model) -> ModelCard:
@@ -63,6 +64,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
         limits=tuple(describe_limits(run, model, scores)),
         model=model.key(),
         versions={name: str(version) for name, version in run.record.get("versions", {}).items()},
+        verdict=give_verdict(scores, run.histories, model.trust, folds=len(run.folds)),
     )
 
 
@@ -109,7 +111,7 @@ def _score_limits(scores: Scores | None) -> Iterator[str]:
     if scores is None:
         yield "It has no scores of held-out cases; its performance is unknown."
         return
-    if len(scores.cases) < FEW:
+    if len(scores.cases) < FEW_CASES:
         yield f"Its scores are those of {counted(len(scores.cases), 'case')}, and uncertain."
     found = {name: dice for name, dice in scores.averages.per_mask["dice"].labels.items() if dice is not None}
     if len(found) > 1:

@@ -20,6 +20,7 @@ from nnseg.core.trust import Trust
 from nnseg.core.units import length_name
 from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
 from nnseg.evaluation.calibration import calibration
+from nnseg.planning.verdict import give_verdict
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
 from nnseg.storage.files import StoredFile
@@ -80,6 +81,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         predicted=_predicted(records),
         provenance=_provenance(run, dataset, fingerprint, plans, folds),
         missing=missing,
+        verdict=None if live else give_verdict(scores, run.histories, trust, folds=len(folds)),
         live=datetime.now().astimezone().isoformat(" ", "seconds") if live else "",
     )
     return content if live or scores is None else _with_pictures(content, run, scores, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,8 +17,10 @@ from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding, Fold, listed
 from nnseg.core.errors import DamagedCaseError, RunError, Stopped
 from nnseg.core.options import Options, select_folds
+from nnseg.planning.preflight import Preflight
 from nnseg.planning.run_folds import check_case_names, known_names
 from nnseg.planning.unusable import check_losses
+from nnseg.planning.verdict import warn_of_length
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
 from nnseg.system.stop import StopRequest
@@ -74,7 +77,9 @@ def train_plans(
     if first:
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
         if options.more or not set(folds) <= set(trained_folds(run, run.plans)):
-            estimate_cost(run, options)
+            costs = estimate_cost(run, options)
+            if not options.more:
+                _warn_of_length(run, costs, options, folds=len(folds))
             run.remove_decisions()
     for plans in run.stages:
         inputs = run.previous(plans)
@@ -89,6 +94,19 @@ def train_plans(
             if _train_stage(run, plans, folds, options, refresh, ranks):
                 break
     return problems
+
+
+def _warn_of_length(run: Run, costs: Sequence[Preflight], options: Options, *, folds: int) -> None:
+    """Warn before trainings that are too short for a useful model, as far as the speed is known."""
+    waits = math.ceil(len(run.plans) * folds / max(1, len(options.devices)))
+    for folder, cost in zip(run.plans, costs, strict=True):
+        of, seconds = folder.plan.training, cost.train.seconds
+        steps: float | None = options.steps or (options.epochs and options.epochs * of.epoch_steps) or of.steps
+        timed = options.budget is not None or (of.seconds is not None and steps == of.steps)
+        if options.budget is not None and of.steps and seconds:
+            steps, seconds = options.budget / waits * of.steps / seconds, options.budget / waits
+        if steps and (words := warn_of_length(steps, seconds, waits, timed=timed)):
+            log.warning("%s: %s", folder.plan.name, words)
 
 
 def trained_folds(run: Run, plans: Sequence[PlanFolder]) -> dict[int, Fold]:

@@ -9,6 +9,7 @@ from pydantic import FiniteFloat
 from nnseg.core.decisions import Choice, Interval, Postprocessing
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Shape, Vector
+from nnseg.core.verdict import Verdict
 
 
 class TrainingData(FrozenModel):
@@ -93,6 +94,7 @@ class ModelCard(FrozenModel):
         limits: of its use, in sentences.
         model: digest of everything that can change a prediction.
         versions: of the software it was trained with.
+        verdict: on the model; None in cards of earlier versions.
     """
 
     name: str
@@ -108,6 +110,7 @@ class ModelCard(FrozenModel):
     limits: tuple[str, ...] = ()
     model: str
     versions: dict[str, str] = {}
+    verdict: Verdict | None = None
 
     def content(self) -> dict[str, Any]:
         """Everything except the date: equal for equal models."""

@@ -23,6 +23,7 @@ class Epoch(FrozenModel):
         total_seconds: wall-clock of training so far, without interruptions.
         joules: energy of processors and cards so far, see `nnseg.system.energy`; None where it cannot be measured.
         cpu_seconds: processor time so far, of all threads and workers.
+        losses: of each step of the epoch, to five digits; empty in runs of earlier versions.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Epoch(FrozenModel):
     total_seconds: float
     joules: float | None = None
     cpu_seconds: float | None = None
+    losses: tuple[float, ...] = ()
 
     @property
     def mean_dice(self) -> float | None:

@@ -13,6 +13,7 @@ from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
+from nnseg.core.verdict import Verdict
 from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase
@@ -85,6 +86,7 @@ class ReportContent:
         predicted: cost of predicting each held-out case.
         provenance: versions, hashes, command and date needed to reproduce the run, by name, in groups.
         missing: files that could not be read, and why.
+        verdict: on the model, with the command that comes next.
         live: time of writing, if trainings still run; the page then reloads itself.
     """
 
@@ -107,6 +109,7 @@ class ReportContent:
     predicted: Sequence[PredictedCase] = ()
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     missing: Sequence[str] = ()
+    verdict: Verdict | None = None
     live: str = ""
 
     @property

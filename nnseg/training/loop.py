@@ -90,6 +90,7 @@ def memory_for(device: torch.device) -> AbstractContextManager[None]:
 
 def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:
     context, course = learner.context, learner.course
+    losses = tuple(float(f"{loss:.5g}") for loss in learner.losses())
     loss = learner.mean_loss()
     assert loss is not None
     return Epoch(
@@ -101,4 +102,5 @@ def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:
         dice=context.ranks.broadcast(validation.estimate(learner.network, learner.weights()) if context.ranks.rank == 0 else {}),
         seconds=time.perf_counter() - start,
         total_seconds=learner.seconds,
+        losses=losses,
     )
