@@ -94,6 +94,32 @@ def test_the_verdict_and_the_next_command_are_the_same_on_the_terminal_in_the_re
     assert shown[1] == card.split("\n")[2].replace("*", "")
 
 
+def test_terminal_report_and_card_give_the_same_numbers(finished: tuple[Path, Path]) -> None:
+    _, run = finished
+    terminal = (run.parent / "terminal.txt").read_text()
+    page, card = (unescape((run / name).read_text()) for name in ("report.html", "model.md"))
+    plain = " ".join(re.sub("<.*?>", " ", re.sub("<(style|script).*?</\\1>", "", page, flags=re.DOTALL)).split())
+    rows = dict(re.findall(r"^ ([A-Z].*?)  +(\S.*?) *$", terminal.split("bootstrap interval)")[1], re.MULTILINE))
+    assert len(rows) == 10
+    for name, row in rows.items():  # terminal: "0.522 (0.1 to 0.9)"; card: "0.522 [0.1, 0.9]"; report: "0.522 0.1 to 0.9"
+        cells = [cell.strip() for cell in re.split("  +", row)]
+        in_card = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        expected = [re.sub(r" \((\S+) to (\S+)\)", r" [\1, \2]", cell).replace("-", "\N{EN DASH}", cell == "-") for cell in cells]
+        assert in_card == f"| {name} | {' | '.join(expected)} |"
+        per_mask, per_image, pooled = (
+            cell.replace("(", "").replace(")", "").replace("-", "\N{EN DASH}", cell == "-") for cell in cells
+        )
+        assert f"{per_image} {per_mask} {pooled}" in plain, name
+    trained = re.findall(r"fold \d: trained, (\d+) steps", terminal)
+    assert trained == ["12"] * 5
+    assert "is trained" not in card + plain
+    assert "was trained for 12 steps (planned: 12 steps)" in card
+    assert "was trained for 12 steps (planned: 12 steps)" in plain
+    assert "scores of 6 cases" in terminal
+    assert "Cross-validation: 6 cases" in card
+    assert "On 6 held-out cases" in plain
+
+
 def test_predict_writes_each_label_map_on_its_scans_grid(finished: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, run = finished
     exported = tmp_path / "model.nnseg"

@@ -19,7 +19,7 @@ from nnseg.core.geometry import Shape, Vector
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Average, Grouped, Scores
 from nnseg.core.trust import Trust
-from nnseg.core.units import LengthUnit
+from nnseg.core.units import LengthUnit, length_name
 from nnseg.evaluation.calibration import calibration
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
@@ -53,8 +53,8 @@ def make_card(run: Run, model: Model) -> ModelCard:
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
         networks=(
-            *_networks(model.members, fingerprint.length_unit),
-            *_networks(model.previous, fingerprint.length_unit, inputs=True),
+            *_networks(run, model.members, fingerprint.length_unit),
+            *_networks(run, model.previous, fingerprint.length_unit, inputs=True),
         ),
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_summarize_metrics(scores)) if scores else (),
@@ -79,7 +79,10 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
     if lost := fingerprint.lost_cases:
         yield f"It was trained without {counted(len(lost), 'case')} of the dataset that cannot be used: {', '.join(lost)}."
     low, high = _range([case.spacing for case in fingerprint.cases])
-    if low != high:
+    if not fingerprint.has_spacing:
+        unit = length_name(fingerprint.length_unit)
+        yield f"Its scans state no voxel spacing, and 1 mm was assumed: give it scans of objects that are as large in {unit}."
+    elif low != high:
         yield "Scans with smaller or larger voxels than those of the training are predicted too, perhaps less accurately."
     else:
         yield "All scans of the training have the same voxel spacing; others are predicted too, perhaps less accurately."
@@ -153,6 +156,7 @@ def _material(dataset: Dataset, fingerprint: Fingerprint) -> TrainingData:
         channels=dataset.channels,
         labels=tuple(_label_cases(fingerprint).items()),
         spacing=_range([case.spacing for case in fingerprint.cases]),
+        has_spacing=fingerprint.has_spacing,
         shape=(_whole(shapes[0]), _whole(shapes[1])),
         key=fingerprint.key,
     )
@@ -174,14 +178,17 @@ def _whole(values: Vector) -> Shape:
     return int(z), int(y), int(x)
 
 
-def _networks(members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
+def _networks(run: Run, members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
+    histories = run.histories
     for _, group in groupby(members, key=lambda member: member.plan.key()):
         first, *others = group
+        names = [f"{member.plan.name} fold {member.fold}" for member in (first, *others)]
+        done = [epochs[-1].step for name in names if (epochs := histories.get(name))]
         yield Networks(
             plan=first.plan.name,
             folds=tuple(member.fold for member in (first, *others)),
             weight=None if inputs else first.weight,
-            words=summarize_plan(first.plan, unit),
+            words=summarize_plan(first.plan, unit, done),
             key=first.plan.key(),
             hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
         )
@@ -195,7 +202,13 @@ def _summarize_metrics(scores: Scores) -> Iterator[MetricSummary]:
             of = found[name]
             labels = tuple((label, of.labels[label], of.intervals.get(label)) for label in scores.labels)
             yield MetricSummary(
-                title=metric.title, unit=metric.unit, average=average, mean=of.mean, interval=of.interval, labels=labels
+                title=metric.title,
+                unit=metric.unit,
+                digits=metric.digits,
+                average=average,
+                mean=of.mean,
+                interval=of.interval,
+                labels=labels,
             )
 
 

@@ -19,6 +19,7 @@ class TrainingData(FrozenModel):
         about: "licence", "reference", "release" and "description", as published.
         labels: names in order, each with the number of cases that have it.
         spacing: least and largest, mm (z, y, x).
+        has_spacing: False if the files state none, and 1 mm is assumed.
         shape: least and largest, voxels (z, y, x).
         key: digest of its files.
     """
@@ -29,6 +30,7 @@ class TrainingData(FrozenModel):
     channels: tuple[str, ...]
     labels: tuple[tuple[str, int], ...]
     spacing: tuple[Vector, Vector]
+    has_spacing: bool = True
     shape: tuple[Shape, Shape]
     key: str
 
@@ -53,6 +55,7 @@ class MetricSummary(FrozenModel):
     """The average of a metric over the held-out cases.
 
     Args:
+        digits: decimals of its values.
         average: "per_mask", "per_image" or "pooled".
         mean: None where it is undefined in all cases.
         interval: 95 % confidence interval; None for few cases.
@@ -61,6 +64,7 @@ class MetricSummary(FrozenModel):
 
     title: str
     unit: str = ""
+    digits: int = 3
     average: str
     mean: FiniteFloat | None
     interval: Interval | None = None

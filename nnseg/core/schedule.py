@@ -44,6 +44,13 @@ class Epoch(FrozenModel):
         known = [d for d in self.dice.values() if d is not None]
         return sum(known) / len(known) if known else None
 
+    @property
+    def step_losses(self) -> list[tuple[int, float]]:
+        """Number and loss of each step; in runs of earlier versions the last step with the mean loss."""
+        if not self.losses:
+            return [(self.step, self.loss)]
+        return list(enumerate(self.losses, self.step - len(self.losses) + 1))
+
 
 POLY_POWER = 0.9
 MOST_WARMUP = 0.1

@@ -15,7 +15,7 @@ from nnseg.core.dataset import counted
 from nnseg.core.fingerprint import Fingerprint, Intensity
 from nnseg.core.geometry import format_axes
 from nnseg.core.image import VOXEL
-from nnseg.core.plan import Plan, Section
+from nnseg.core.plan import Plan, Section, Training
 from nnseg.core.units import LengthUnit, length_in, length_name, volume_name
 from nnseg.planning.preflight import Preflight, StageCost
 from nnseg.storage.images.units import from_mm
@@ -38,14 +38,17 @@ def list_decisions(plan: Plan) -> list[Decision]:
     return [decision for decision in _list_section(plan) if decision.setting != "labels"]
 
 
-def summarize_plan(plan: Plan, unit: LengthUnit = "mm") -> str:
+def summarize_plan(plan: Plan, unit: LengthUnit = "mm", done: Sequence[int] = ()) -> str:
     """A plan in a few sentences.
 
     Args:
         unit: of the dataset's lengths.
+        done: steps of each finished training.
     """
     network, training = plan.network, plan.training
-    length = f"{training.steps:,} steps" if training.steps else "as many steps as the time budget allows"
+    trained = (
+        f"was trained for {describe_steps(done)} (planned: {_length(training)})" if done else f"is trained for {_length(training)}"
+    )
     mirrored = 2 ** len(plan.inference.mirror_axes)
     again = f", averaged over {mirrored} mirrored copies" if mirrored > 1 else ""
     unet = f"{network.kind} {plan.dimensions}D U-Net of {len(network.features)} stages"
@@ -55,10 +58,24 @@ def summarize_plan(plan: Plan, unit: LengthUnit = "mm") -> str:
         f"Scans are brought to a voxel spacing of {_grid_spacing(plan, unit)} and normalized "
         f"({', '.join(dict.fromkeys(n.scheme for n in plan.preprocessing.normalization))}). "
         f"A {architecture} processes patches of {format_axes(plan.patch)} voxels, {training.batch_size} at a time{previous}. "
-        f"It is trained for {length} with {training.optimizer} on {training.loss} "
+        f"It {trained} with {training.optimizer} on {training.loss} "
         f"(learning rate {training.learning_rate:g}, {training.schedule} schedule). "
         f"A scan is predicted in overlapping tiles, {plan.inference.step:g} of a patch apart{again}."
     )
+
+
+def describe_steps(steps: Sequence[int]) -> str:
+    """Steps of several trainings: "250 steps", or "29 to 32 steps"."""
+    low, high = min(steps), max(steps)
+    return f"{f'{low:,} to ' if low < high else ''}{high:,} step{'s' if high != 1 else ''}"
+
+
+def _length(training: Training) -> str:
+    """The planned length of a training; within a time the number of steps is an estimate."""
+    steps = f"{training.steps:,} step{'s' if training.steps != 1 else ''}" if training.steps else ""
+    if training.seconds is None:
+        return steps or "as many steps as the time budget allows"
+    return f"{training.seconds:.0f} s" + (f", estimated at {steps}" if steps else "")
 
 
 def _grid_spacing(plan: Plan, unit: LengthUnit, form: str = "g") -> str:
@@ -145,7 +162,7 @@ def _voxel_sizes(fingerprint: Fingerprint) -> str:
     """The voxel sizes, in the unit that most files state; those of files that state none are said to be unknown."""
     units = {case.length_unit for case in fingerprint.cases}
     if units == {VOXEL}:
-        return "of unknown size: the files state none, so that lengths are in voxels"
+        return f"none stored, 1 mm assumed: lengths are in {length_name(fingerprint.length_unit)}"
     unit = units.pop() if len(units) == 1 else fingerprint.length_unit
     unknown = sum(case.length_unit == VOXEL for case in fingerprint.cases)
     left_out = f"; the files of {counted(unknown, 'case')} state none, which were taken as 1 mm" if unknown else ""

@@ -11,6 +11,7 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
 from nnseg.core.verdict import Level, Verdict
+from nnseg.planning.describe import describe_steps
 
 USEFUL_STEPS = 250
 """Steps of a training that most networks need. Source: ``benchmarks/RESULTS.md``, mean held-out Dice by steps with the recipe
@@ -96,7 +97,7 @@ def _reasons(
     """What else is to be known of a model, in sentences."""
     hope = "longer training should improve it" if level == "good" else f"a useful model needs about {USEFUL_STEPS}"
     if short:
-        yield f"{_in_words([epochs[-1].step for epochs in trained])} of training are few; {hope}."
+        yield f"{describe_steps([epochs[-1].step for epochs in trained])} of training are few; {hope}."
     if falling:
         yield "The loss was still falling."
     elif level in ("fair", "poor") and not short:
@@ -151,23 +152,12 @@ def _missing_seconds(epochs: Sequence[Epoch]) -> float:
     return max(USEFUL_STEPS - last.step, last.step) * last.total_seconds / max(1, last.step)
 
 
-def _in_words(steps: Sequence[int]) -> str:
-    low, high = min(steps), max(steps)
-    return counted(low, "step") if low == high else f"{low} to {high} steps"
-
-
 def _still_falls(epochs: Sequence[Epoch]) -> bool:
     """True if the losses of the last quarter of the steps lie below those of the quarter before, by more than their noise."""
-    losses = list(_losses(epochs))
+    losses = [loss for epoch in epochs for _, loss in epoch.step_losses]
     quarter = len(losses) // 4
     if len(losses) < FEWEST_LOSSES:
         return False
     before, after = losses[-2 * quarter : -quarter], losses[-quarter:]
     drop, noise = fmean(before) - fmean(after), math.sqrt((variance(before) + variance(after)) / quarter)
     return drop > max(2 * noise, FALLING * abs(fmean(before)))
-
-
-def _losses(epochs: Sequence[Epoch]) -> Iterator[float]:
-    """The loss of every step; of runs of earlier versions the mean of each epoch."""
-    for epoch in epochs:
-        yield from epoch.losses or (epoch.loss,)

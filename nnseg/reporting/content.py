@@ -112,6 +112,11 @@ class ReportContent:
     verdict: Verdict | None = None
     live: str = ""
 
+    def steps_done(self, plan: str) -> list[int]:
+        """Steps of each training of a plan, if all that began have ended."""
+        last = [epochs[-1] for name, epochs in self.histories.items() if epochs and name.startswith(f"{plan} fold ")]
+        return [epoch.step for epoch in last] if all(epoch.step == epoch.steps for epoch in last) else []
+
     @property
     def flagged(self) -> frozenset[str]:
         """Names of the cases whose expected quality lies below the threshold of `Trust`."""

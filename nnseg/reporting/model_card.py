@@ -38,7 +38,7 @@ class _Markdown(str):
 
 
 def _average_table(scores: Sequence[MetricSummary]) -> Table:
-    found = {(of.title, of.unit, of.average): _bracketed(of.mean, of.interval) for of in scores}
+    found = {(of.title, of.unit, of.average): _bracketed(of.mean, of.interval, f".{of.digits}f") for of in scores}
     titles = dict.fromkeys((of.title, of.unit) for of in scores)
     rows = [[_titled(*title), *(found.get((*title, average), MISSING) for average in AVERAGES)] for title in titles]
     return ["Metric", *AVERAGES], rows
@@ -47,7 +47,7 @@ def _average_table(scores: Sequence[MetricSummary]) -> Table:
 def _label_table(scores: Sequence[MetricSummary]) -> Table:
     metrics = [of for of in scores if of.average == "per_mask"]
     names = [name for name, *_ in metrics[0].labels] if metrics else []
-    rows = [[_plain(name), *(_bracketed(*of.labels[i][1:]) for of in metrics)] for i, name in enumerate(names)]
+    rows = [[_plain(name), *(_bracketed(*of.labels[i][1:], f".{of.digits}f") for of in metrics)] for i, name in enumerate(names)]
     return ["Label", *(_titled(of.title, of.unit) for of in metrics)], rows
 
 

@@ -21,7 +21,7 @@ from nnseg.core.metrics import metric_of
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Scores
-from nnseg.evaluation.averages import table
+from nnseg.evaluation.averages import FEW, table
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.charts.network import DrawingSizes, NetworkStage, layout_network, network_stages
 from nnseg.reporting.pictures import PREDICTION, REFERENCE
@@ -116,7 +116,7 @@ def curves_figure(histories: Histories) -> Figure:
         name = f"{plan}: " if len(plans) > 1 else ""
         label = f"{name}mean of {len(folds)} folds" if len(folds) > 1 else f"{name}fold" if name else "the only fold"
         style = {"color": colour, "linestyle": dashes, "label": label}
-        _folds(above, [[(e.step, e.loss) for e in epochs] for epochs in folds], style)
+        _folds(above, [[one for e in epochs for one in e.step_losses] for epochs in folds], style)
         _folds(below, [[(e.step, d) for e in epochs if (d := e.mean_dice) is not None] for epochs in folds], style)
     above.set_ylabel("training loss")
     below.set_ylabel("Dice on held-out patches")
@@ -160,7 +160,14 @@ def scores_figure(scores: Scores) -> Figure:
             _letter(axes, number)
     handles = [
         Line2D([], [], color=BLUE, marker="o", markersize=3, alpha=0.6, linestyle="", label="a case"),
-        Line2D([], [], color=VERMILLION, marker="D", markersize=4, label="median with 95 % interval"),
+        Line2D(
+            [],
+            [],
+            color=VERMILLION,
+            marker="D",
+            markersize=4,
+            label="median" + (" with 95 % interval" if len(scores.cases) >= FEW else ""),
+        ),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
@@ -205,7 +212,7 @@ def _folds(axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Map
     steps = np.unique(np.concatenate([curve[:, 0] for curve in known]))
     inside = steps[(steps >= max(c[0, 0] for c in known)) & (steps <= min(c[-1, 0] for c in known))]
     mean = np.mean([np.interp(inside, curve[:, 0], curve[:, 1]) for curve in known], axis=0)
-    axes.plot(inside, mean, linewidth=1.4, **style)
+    axes.plot(inside, mean, linewidth=1.4, marker="o" if len(inside) == 1 else "", markersize=3, **style)
 
 
 def _choose_labels(scores: Scores, metric: str) -> list[str]:
@@ -226,8 +233,9 @@ def _strips(axes: Axes, labels: Sequence[str], values: Numbers) -> None:
             continue
         heights = row + 0.5 * (np.arange(len(known)) * GOLDEN % 1.0 - 0.5)
         axes.plot(known, heights, "o", color=BLUE, markersize=2, alpha=0.45, markeredgewidth=0)
-        low, high = np.percentile(_medians(known), (2.5, 97.5))
-        axes.plot([low, high], [row, row], color=VERMILLION, linewidth=1.6, solid_capstyle="butt")
+        if len(known) >= FEW:
+            low, high = np.percentile(_medians(known), (2.5, 97.5))
+            axes.plot([low, high], [row, row], color=VERMILLION, linewidth=1.6, solid_capstyle="butt")
         axes.plot(np.median(known), row, "D", color=VERMILLION, markersize=3.8, markeredgecolor="white", markeredgewidth=0.5)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)

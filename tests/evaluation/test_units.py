@@ -83,7 +83,10 @@ def test_scores_of_before_are_in_mm():
     ("made", "shown"),
     [
         ({"length_unit": "um", "spacing": (0.001, 0.0002, 0.0002)}, ("1 x 0.2 x 0.2 um in the median", "0.00016 1000 um³")),
-        ({"length_unit": "voxel", "spacing": (1.0, 1.0, 1.0)}, ("of unknown size: lengths are in voxels", "0.004 1000 voxels")),
+        (
+            {"length_unit": "voxel", "spacing": (1.0, 1.0, 1.0)},
+            ("none stored, 1 mm assumed: lengths are in voxels", "0.004 1000 voxels"),
+        ),
         ({"length_unit": "inch", "spacing": (2.0, 1.0, 1.0)}, ("2 x 1 x 1 mm in the median", "0.008 ml")),
     ],
 )

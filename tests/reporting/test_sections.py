@@ -185,11 +185,21 @@ def test_the_head_names_the_worst_case_and_counts_flags():
 
 
 def test_volumes_that_are_too_large_on_average_are_named():
-    offset = [case(f"c{i}", 0.8 + 0.01 * i, 0.5) for i in range(6)]  # 0.3 ml too large, and just right
+    offset = [case(f"c{i}", 0.8 + 0.01 * i, 0.5) for i in range(10)]  # 0.3 ml too large, and just right
     assert summarize_volumes(scores(offset))["verdict"].endswith("front too large.")
     rows = table_rows(replace(EMPTY, scores=scores(offset)), "Agreement of predicted with reference volumes")
-    assert [row[2].split()[0] for row in rows.values()] == ["+0.325", "+0"]
+    assert [row[2].split()[0] for row in rows.values()] == ["+0.345", "+0"]
     assert summarize_volumes(scores(offset[:2])) is None
+
+
+def test_four_cases_do_not_tell_what_is_chance():
+    four = scores([case(f"c{i}", 0.8, 0.5) for i in range(4)])
+    assert summarize_volumes(four)["verdict"] == "4 cases are too few to tell whether mean volumes differ from the references."
+    page = render_report(replace(EMPTY, scores=four))
+    assert "So few cases do not show what to expect of new ones." in page
+    assert "significant" not in page
+    assert "95 in 100" not in page and "by chance" not in page
+    assert "4 cases are too few for confidence intervals." in page
 
 
 def test_groups_are_shown_with_their_test():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from nnseg.core.schedule import Epoch
 from nnseg.reporting.charts.charts import SERIES_STYLES, Figure, Point, curves_svg
@@ -11,6 +12,9 @@ from nnseg.reporting.formatting import duration
 
 RECENT = 10
 """Last epochs whose mean time per step predicts the time of further steps."""
+
+MOST_POINTS = 240
+"""Of a curve of losses."""
 
 Histories = Mapping[str, Sequence[Epoch]]
 
@@ -56,22 +60,34 @@ def draw_histories(histories: Histories) -> list[Figure]:
     if not any(histories.values()):
         return []
     parts: list[tuple[str, str, Callable[[Epoch], float | None], float | None]] = [
-        ("Training loss", "loss", lambda epoch: epoch.loss, None),
         ("Dice on held-out patches (an estimate)", "Dice", lambda epoch: epoch.mean_dice, 1.0),
         ("Learning rate", "", lambda epoch: epoch.learning_rate, None),
     ]
-    return [
+    if max(map(len, histories.values())) < 2:
+        del parts[-1]  # a single point shows nothing of a schedule
+    losses = {name: _loss_points(epochs) for name, epochs in histories.items()}
+    loss = "Training loss", curves_svg("Training loss by step", losses, x_label="step", y_label="loss")
+    return [loss] + [
         (caption, curves_svg(f"{caption} by step", _series(histories, value), x_label="step", y_label=label, top=top))
         for caption, label, value, top in parts
     ]
 
 
+def _loss_points(epochs: Sequence[Epoch]) -> list[Point]:
+    """The loss of every step; of many steps means over as many as make `MOST_POINTS` points."""
+    losses = [(*of_step, epoch) for epoch in epochs for of_step in epoch.step_losses]
+    size = -(-len(losses) // MOST_POINTS)
+    parts = [losses[start : start + size] for start in range(0, len(losses), size)] if losses else []
+    return [Point(x=part[-1][0], y=fmean(loss for _, loss, _ in part), tip=_tip(part[-1][2], part[-1][0])) for part in parts]
+
+
 def _series(histories: Histories, value: Callable[[Epoch], float | None]) -> dict[str, list[Point]]:
-    return {name: [Point(x=e.step, y=value(e), tip=_tip(e)) for e in epochs] for name, epochs in histories.items()}
+    return {name: [Point(x=e.step, y=value(e), tip=_tip(e, e.step)) for e in epochs] for name, epochs in histories.items()}
 
 
-def _tip(epoch: Epoch) -> str:
-    return f"step {epoch.step:,} of {epoch.steps:,}, after {duration(epoch.total_seconds)}"
+def _tip(epoch: Epoch, step: int) -> str:
+    after = f", after {duration(epoch.total_seconds)}" if step == epoch.step else ""
+    return f"step {step:,} of {epoch.steps:,}{after}"
 
 
 def _recent_step_seconds(epochs: Sequence[Epoch]) -> float:

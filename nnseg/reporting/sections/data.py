@@ -59,7 +59,9 @@ def _facts(fingerprint: Fingerprint) -> dict[str, str]:
     facts = {
         "Cases": f"{len(cases)} {kind}{unusable}",
         "Size": f"{by([median(c.shape[a] for c in cases) for a in axes])} voxels in the median",
-        "Voxel": f"{spacing} {unit} in the median" if fingerprint.has_spacing else f"of unknown size: lengths are in {unit}",
+        "Voxel": f"{spacing} {unit} in the median"
+        if fingerprint.has_spacing
+        else f"none stored, 1 mm assumed: lengths are in {unit}",
     }
     return facts | ({"Around the body": f"{1 - kept:.0%} of a scan is empty and cut away"} if kept < 0.99 else {})
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import CaseScore, Scores
+from nnseg.planning.verdict import FEW_CASES
 from nnseg.reporting.content import ReportContent
 
 FURTHER_METRICS = ("hd95", "nsd_1")
@@ -18,6 +19,7 @@ def summarize_head(content: ReportContent) -> dict[str, Any]:
     return {
         "averages": scores.averages if scores else None,
         "sentence": _explain_dice(scores) if scores else "",
+        "few": scores is not None and len(scores.cases) < FEW_CASES,
         "worst": _worst_case(scores) if scores else None,
         "metrics": {
             name: metric_of(name, scores.length_unit)

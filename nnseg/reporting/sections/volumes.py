@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnseg.core.dataset import list_some
+from nnseg.core.dataset import counted, list_some
 from nnseg.core.scores import Scores
 from nnseg.core.units import volume_name
 from nnseg.evaluation.volume_agreement import VolumeAgreement, agreement, volumes
+from nnseg.planning.verdict import FEW_CASES
 from nnseg.reporting.charts.charts import Guide, Point, Scale, scatter_svg
 from nnseg.reporting.formatting import short, signed
 
@@ -58,6 +59,8 @@ def _draw_differences(scores: Scores, label: str, of: VolumeAgreement) -> str:
 
 
 def _describe_bias(agreements: dict[str, VolumeAgreement]) -> str:
+    if (most := max(of.n for of in agreements.values())) < FEW_CASES:
+        return f"{counted(most, 'case')} are too few to tell whether mean volumes differ from the references."
     high = [label for label, of in agreements.items() if of.bias_interval[0] > 0]
     low = [label for label, of in agreements.items() if of.bias_interval[1] < 0]
     parts = [f"{list_some(names, 6)} {verb}" for names, verb in ((high, "too large"), (low, "too small")) if names]

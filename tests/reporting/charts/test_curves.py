@@ -36,6 +36,22 @@ def test_a_training_keeps_its_style_when_others_before_it_have_not_begun():
     assert [(s.name, s.style, energy(s.last.joules)) for s in known] == [("3d fold 1", "s1", "2 Wh")]
 
 
+def test_the_loss_of_every_step_is_drawn_also_of_a_single_epoch():
+    (epoch,) = history(epochs=1, seconds=10.0, steps=10, losses=tuple(2.0 - n / 10 for n in range(10)))
+    drawn = dict(draw_histories({"3d fold 0": [epoch]}))
+    assert list(drawn) == ["Training loss", "Dice on held-out patches (an estimate)"]  # one point shows no schedule
+    points = re.search(r'points="([^"]+)"', drawn["Training loss"])
+    assert points and len(points[1].split()) == 10
+    assert "step 1 of 10: 2<" in drawn["Training loss"]
+    assert "step 10 of 10, after 10.0 s: 1.1<" in drawn["Training loss"]
+
+
+def test_a_long_loss_curve_is_of_means_over_steps():
+    epochs = history(epochs=100, seconds=1.0, losses=tuple(float(n) for n in range(10)))
+    points = re.search(r'points="([^"]+)"', dict(draw_histories({"3d fold 0": epochs}))["Training loss"])
+    assert points and len(points[1].split()) == 200  # of 5 of 1000 steps each
+
+
 def test_charts_are_of_loss_dice_and_rate_with_steps_and_time_in_tooltips():
     drawn = dict(draw_histories({"3d fold 0": history(epochs=7, seconds=60.0)}))
     assert list(drawn) == ["Training loss", "Dice on held-out patches (an estimate)", "Learning rate"]
