@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import psutil
 
-from nnseg.core.options import default_workers
+from nnseg.core.options import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class FittingThreads:
     def _look(self) -> None:
         self._look_at = self._clock() + self._pause
         self._taken = self._others()
-        wanted = min(self.most, max(1, round(default_workers() - self._taken)))
+        wanted = min(self.most, max(1, round(usable_cores() - self._taken)))
         if wanted != self.threads:
             self._before = self.threads, median(self._times)
             self._change(wanted)
@@ -145,7 +145,7 @@ class FittingThreads:
             self._pause = INTERVAL
             log.info(
                 "other programs take %.1f of %d cores: threads go from %d to %d, and a step takes %.3g s instead of %.3g",
-                self._taken, default_workers(), threads, self.threads, now, seconds,
+                self._taken, usable_cores(), threads, self.threads, now, seconds,
             )  # fmt: skip
         else:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from nnseg.core.options import WAITING
+from nnseg.core.options import library_environment
 from nnseg.system.machine import oom_kills
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def launch(module: str, *, threads: int | None = None, end_signal: EndSignal = "
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=WAITING | os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+        env=library_environment() | os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children
     )
 

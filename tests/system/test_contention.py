@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nnseg.core.options import default_workers
+from nnseg.core.options import usable_cores
 from nnseg.system import contention
 from nnseg.system.contention import FittingThreads, OtherPrograms, idle_seconds
 
@@ -14,7 +14,7 @@ class Machine:
     """Eight cores, of which other programs take some; a step waits for its slowest thread."""
 
     def __init__(self, monkeypatch, threads=8):
-        monkeypatch.setattr(contention, "default_workers", lambda: 8)
+        monkeypatch.setattr(contention, "usable_cores", lambda: 8)
         self.now, self.taken, self.used = 0.0, 0, []
         self.fitting = FittingThreads(threads, self.used.append, lambda: self.taken, lambda: self.now)
 
@@ -90,7 +90,7 @@ def test_cores_that_another_program_takes_are_seen_and_our_own_are_not():
     others, start, own = OtherPrograms(), time.monotonic(), time.process_time()
     _compute(start + 0.5)
     own = (time.process_time() - own) / (time.monotonic() - start)
-    assert others.cores() <= default_workers() - own + 0.2
+    assert others.cores() <= usable_cores() - own + 0.2
     program = multiprocessing.get_context("spawn").Process(target=_compute, args=(time.monotonic() + 4,))
     program.start()
     try:
