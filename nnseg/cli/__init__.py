@@ -10,7 +10,7 @@ from nnseg.cli import train, predict, evaluate, info  # isort: skip  # in the or
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_error, wants_json
 from nnseg.cli.nnunet_words import translated
-from nnseg.cli.output import show
+from nnseg.cli.output import counted_warnings, show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
 from nnseg.core.limits import VARIABLE, wrong_entries
@@ -33,7 +33,8 @@ def main() -> None:
             sys.exit(2)
         try:
             sys.argv[1:] = translated(sys.argv[1:])
-            app()
+            with counted_warnings():
+                app()
         except Stopped as end:
             show(f"nnseg: {end}", error=True)
             sys.exit(end.code)

@@ -10,7 +10,7 @@ import typer
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
-from nnseg.cli.output import exit_for_failed, log_to_terminal, show
+from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def _evaluate(
     *, workers: int, out: Path | None, form: Form,
 ) -> Scores:  # fmt: skip
     """The scores of label maps, which are also written."""
-    from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+    with loading():
+        from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
 
     evaluated = evaluate_folders(
         predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=instances, workers=workers
@@ -183,8 +184,9 @@ def compare(
 ) -> None:
     """Compare models on the same cases: differences with 95 % intervals, paired tests, and the smallest detectable difference."""
     log_to_terminal()
-    from nnseg.cli.tables import print_comparisons
-    from nnseg.commands.compare import compare_models
+    with loading():
+        from nnseg.cli.tables import print_comparisons
+        from nnseg.commands.compare import compare_models
     from nnseg.storage.files import write_json
     from nnseg.storage.overwrite import check_overwrite
 
@@ -231,9 +233,10 @@ def report(
     if not run.exists:
         _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers, force=force)
         return
-    from nnseg.commands.case_pictures import write_picture
-    from nnseg.commands.report import report as write_report
-    from nnseg.storage.overwrite import check_overwrite
+    with loading():
+        from nnseg.commands.case_pictures import write_picture
+        from nnseg.commands.report import report as write_report
+        from nnseg.storage.overwrite import check_overwrite
 
     if picture:
         check_overwrite(picture, "picture", force=force)
@@ -278,8 +281,9 @@ def figure(
     """
     log_to_terminal()
     check_path(run, "run")
-    from nnseg.commands.figure import write_figures
-    from nnseg.storage.run import Run
+    with loading():
+        from nnseg.commands.figure import write_figures
+        from nnseg.storage.run import Run
 
     for path in write_figures(Run(run), what, out, force=force):
         show(f"figure: {path}")
@@ -309,8 +313,10 @@ def _report_predictions(
 ) -> None:
     from nnseg.core.dataset import Finding, counted
     from nnseg.storage.overwrite import check_overwrite, is_made
-    from nnseg.volumetry.population import VOLUMES, read_population
-    from nnseg.volumetry.report import read_record, report_predictions
+
+    with loading():
+        from nnseg.volumetry.population import VOLUMES, read_population
+        from nnseg.volumetry.report import read_record, report_predictions
 
     own = is_made(folder / VOLUMES, "volumes")  # then the others are too
     for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", "report.html"):

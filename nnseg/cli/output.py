@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nnseg.cli.terminal import BOLD, RED, FewOfEach, TerminalFormatter, coloured, with_paths_as_given, wrapped
 from nnseg.core.names import printable
-from nnseg.system.log_format import ShownFormatter, format_warnings
-from nnseg.system.progress import be_quiet, beside_line
+from nnseg.system.log_format import format_warnings
+from nnseg.system.progress import be_quiet, beside_line, stage
 
 if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
@@ -24,16 +26,21 @@ PLACE = re.compile(r"^(/[^:]*|[^\s:]*\.[^\s:]*): ")
 """The file at the beginning of a reason, which differs between cases."""
 
 
-def show(*lines: str, block: bool = False, error: bool = False) -> None:
+def show(*lines: str, block: bool = False, error: bool = False, title: bool = False) -> None:
     """Print lines; what would steer a terminal, in names of files say, is written as in Python.
 
     Args:
-        block: each may consist of several lines.
-        error: print to stderr.
+        block: each may consist of several lines, and is printed as it is.
+        error: print to stderr, in red.
+        title: print in bold.
     """
+    stream = sys.stderr if error else sys.stdout
     with beside_line():
         for line in lines or ("",):
-            print(printable(line, lines=block), file=sys.stderr if error else sys.stdout)
+            text = printable(line, lines=block)
+            if not block:
+                text = wrapped(with_paths_as_given(text), stream)
+            print(coloured(text, RED if error else BOLD if title else "", stream), file=stream)
 
 
 class BesideLine(logging.StreamHandler[Any]):
@@ -45,16 +52,39 @@ class BesideLine(logging.StreamHandler[Any]):
             super().emit(record)
 
 
+def loading() -> AbstractContextManager[Any]:
+    """A context in which libraries are loaded, which can take seconds."""
+    return stage("loading libraries")
+
+
 def log_to_terminal(verbose: bool = False, *, quiet: bool = False) -> None:
     """Write nnseg's log to stderr; with ``verbose`` debug messages too, with ``quiet`` warnings alone and no live line."""
     be_quiet(quiet)
     handler = BesideLine()
-    handler.setFormatter(ShownFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(TerminalFormatter(sys.stderr))
+    if not verbose:
+        handler.addFilter(FewOfEach())
     logger = logging.getLogger("nnseg")
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
     format_warnings()
+
+
+@contextmanager
+def counted_warnings() -> Iterator[None]:
+    """A context at whose end a line says how many warnings were left out of the log, since others of their kind were written."""
+    try:
+        yield
+    finally:
+        _end_log()
+
+
+def _end_log() -> None:
+    filters = [found for handler in logging.getLogger("nnseg").handlers for found in handler.filters]
+    lines = [line for found in filters if isinstance(found, FewOfEach) for line in found.left_out()]
+    if lines:
+        show(*lines, error=True)
 
 
 def exit_for_errors(findings: Iterable[Finding], *, shown: bool = False) -> None:
@@ -72,6 +102,7 @@ def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
     """If there are problems, print them to stderr and exit with the code; where many cases have the same one, in one line."""
     from nnseg.core.dataset import listed
 
+    all_of_them = logging.getLogger("nnseg").isEnabledFor(logging.DEBUG)
     failed = list(problems)
     by_reason: dict[str, list[Finding]] = {}
     for problem in failed:
@@ -79,6 +110,6 @@ def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
     if failed:
         show("", f"{len(failed)} failed, all others are done:", error=True)
         for reason, alike in by_reason.items():
-            named = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED else alike
+            named = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED and not all_of_them else alike
             show(*(f"  {one}" for one in named), error=True)
         raise typer.Exit(code)

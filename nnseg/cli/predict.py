@@ -10,7 +10,7 @@ import typer
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
-from nnseg.cli.output import exit_for_failed, log_to_terminal, show
+from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import RunError
 from nnseg.core.options import Options, parse_gigabytes
 
@@ -78,9 +78,10 @@ def predict(
         check_path(one, "model")
     if out.exists() and out.samefile(scans):
         raise RunError.at(out, "is the folder of the scans", "another folder for the label maps", "name one, which nnseg makes")
-    from nnseg.core.dataset import Finding, Reading, describe_unused
-    from nnseg.serving.messages import PredictionOrder
-    from nnseg.serving.pool import WorkerPool
+    with loading():
+        from nnseg.core.dataset import Finding, Reading, describe_unused
+        from nnseg.serving.messages import PredictionOrder
+        from nnseg.serving.pool import WorkerPool
 
     order = PredictionOrder(
         models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
@@ -88,7 +89,8 @@ def predict(
         probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory_gb) as workers:
-        from nnseg.serving.folder import predict_scans  # while the models are loaded
+        with loading():
+            from nnseg.serving.folder import predict_scans  # while the models are loaded
 
         predicted = predict_scans(scans, workers, Reading.of(options), force=force)
     failed = [Finding.read(reason, "NS-S001", case=name) for name, reason in predicted.failed.items()]
@@ -116,10 +118,11 @@ def export(
     log_to_terminal()
     check_path(run, "run")
     check_suffix(file, "model")
-    from nnseg.commands.export import CARD_SUFFIX
-    from nnseg.commands.export import export as write_model
-    from nnseg.storage.overwrite import check_overwrite
-    from nnseg.storage.run import Run
+    with loading():
+        from nnseg.commands.export import CARD_SUFFIX
+        from nnseg.commands.export import export as write_model
+        from nnseg.storage.overwrite import check_overwrite
+        from nnseg.storage.run import Run
 
     check_overwrite(file, "model", force=force)
     check_overwrite(file.with_suffix(CARD_SUFFIX), "model card", force=force)
@@ -162,9 +165,10 @@ def import_(
     log_to_terminal()
     check_path(folder, "model of nnU-Net")
     check_suffix(file, "model")
-    from nnseg.interop.nnunet.model import read_nnunet_model
-    from nnseg.network.bundle import save_model
-    from nnseg.storage.overwrite import check_overwrite
+    with loading():
+        from nnseg.interop.nnunet.model import read_nnunet_model
+        from nnseg.network.bundle import save_model
+        from nnseg.storage.overwrite import check_overwrite
 
     check_overwrite(file, "model", force=force)
     chosen = [name.strip() for name in configurations.split(",")] if configurations else []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import attrgetter
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
 from nnseg.cli.output import show
 from nnseg.commands.compare import Comparisons
@@ -19,32 +19,57 @@ from nnseg.core.names import printable
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
+from nnseg.system.progress import columns
+
+GAP = "  "
+"""Between two columns of a table."""
 
 AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
 """Metrics shown for each label, together with NSD."""
 
 
-def print_scores(scores: Scores | None, *, cases: bool = False) -> None:
-    """Print the metrics of every label and the three averages; with ``cases``, those of every case too."""
+def print_scores(scores: Scores | None, *, cases: bool = False, averages: bool = True) -> None:
+    """Print the metrics of every label, and their means.
+
+    Args:
+        scores: None if no case was held out.
+        cases: also those of every case.
+        averages: the three averages of each metric with their intervals; without, mean Dice alone.
+    """
     if scores is None:
         show("no scores, because no case was held out")
         return
     show(f"scores of {counted(len(scores.cases), 'case')}")
     if cases:
-        columns = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
-        _print_table(columns, ([c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases))
-        show()
-    averages, metrics = scores.averages, {name: metric_of(name, scores.length_unit) for name in scores.metrics}
+        _print_cases(scores)
+    of_averages, metrics = scores.averages, {name: metric_of(name, scores.length_unit) for name in scores.metrics}
     shown = {name: metric for name, metric in metrics.items() if name in AT_A_GLANCE or name.startswith("nsd")}
     per_label = (
-        [label, *(_number(averages.per_mask[name].labels[label], metric.digits) for name, metric in shown.items())]
+        [label, *(_number(of_averages.per_mask[name].labels[label], metric.digits) for name, metric in shown.items())]
         for label in scores.labels
     )
     _print_table(["label", *map(_title, shown.values())], per_label)
     show()
-    three = (averages.per_mask, averages.per_image, averages.pooled)
+    if not averages:
+        dice = _with_interval(of_averages.per_mask["dice"], metrics["dice"], " (95 % interval {})")
+        show(f"mean Dice {dice}; other averages and intervals are in the report")
+        return
+    three = (of_averages.per_mask, of_averages.per_image, of_averages.pooled)
     means = ([_title(metric), *(_with_interval(of[name], metric, " ({})") for of in three)] for name, metric in metrics.items())
-    _print_table(["mean (95 % bootstrap interval)", "per_mask", "per_image", "pooled"], means)
+    _print_table(["mean (95 % bootstrap interval)", "per mask", "per image", "pooled"], means)
+    show()
+
+
+def _print_cases(scores: Scores) -> None:
+    """Print Dice and IoU of each label of each case; on a terminal too narrow for it, their means over labels."""
+    titles = ["case", *(f"{label} {title}" for label in scores.labels for title in ("Dice", "IoU"))]
+    rows = [[c.name, *(_number(v) for m in c.labels.values() for v in (m.dice, m.iou))] for c in scores.cases]
+    if len(_blocks(_widths(titles, [["", *row[1:]] for row in rows]), 1)) > 1:
+        of_labels = [[c.name, [m.dice for m in c.labels.values()], [m.iou for m in c.labels.values()]] for c in scores.cases]
+        titles = ["case", "mean Dice", "mean IoU"]
+        rows = [[str(name), *(_number(_mean(values)) for values in more)] for name, *more in of_labels]  # type: ignore[arg-type]
+        show("means over labels; those of each label: --out scores.csv")
+    _print_table(titles, rows)
     show()
 
 
@@ -57,7 +82,7 @@ def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm"
             means = (_with_interval(group.averages[name], metric, "\n{}") for name, metric in shown.items())
             rows.append(["" if i else by, group.value, str(group.n), *means, group.warning])
     show("by group: mean over cases of their mean over labels; below each its 95 % bootstrap interval")
-    _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows)
+    _print_table(["", "", "cases", *(metric.title for metric in shown.values()), ""], rows, keys=2)
     for test in found.tests:
         verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
         title, corrected = metric_of(test.metric, unit).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
@@ -78,8 +103,8 @@ def _print_comparison(found: Comparison) -> None:
     for name, alone in ((found.a, found.only_a), (found.b, found.only_b)):
         if alone:
             show(f"left out, with scores of {name} only: {listed(alone)}")
-    columns = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/same/worse")
-    _print_table(columns, (_cells(row, found.length_unit) for row in found.rows))
+    titles = ("", "", found.a, found.b, "difference (95 %)", "p", "p (Holm)", "p (Wilcoxon)", "cases", "better/ same/ worse")
+    _print_table(titles, (_cells(row, found.length_unit) for row in found.rows), keys=2)
     show("p: two-sided sign-flip test; Holm: corrected for all rows; differences: cases with values of both models")
     for row in found.rows:
         if row.label is None:
@@ -110,15 +135,74 @@ def _left_out(row: ComparisonRow, found: Comparison) -> str:
     return f" (masks left out: {', '.join(alone)})" if alone else ""
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*map(_cell, columns), box=None)
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+def _print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, keys: int = 1) -> None:
+    """Print a table; on a terminal that is too narrow for it, as several below one another.
+
+    Args:
+        titles: of the columns, which are wrapped between words where the terminal is narrow.
+        rows: cells, perhaps of several lines. Where the first ones are very long, they are printed above their rows.
+        keys: columns at the left that each of several tables begins with.
+    """
+    titles, cells = [_shown(title) for title in titles], [[_shown(cell) for cell in row] for row in rows]
+    names = [""] * len(cells)
+    if max((cell_len(row[0]) for row in cells), default=0) > _terminal() / 2:
+        names, cells = [row[0] for row in cells], [["", *row[1:]] for row in cells]
+    widths = _widths(titles, cells)
+    for number, block in enumerate(_blocks(widths, keys)):
+        if number:
+            show()
+        own = [widths[c] for c in block]
+        for line in _lines([textwrap.fill(titles[c], max(1, widths[c]), break_long_words=False) for c in block], own):
+            show(line, block=True, title=True)
+        for name, row in zip(names, cells, strict=True):
+            show(*([name] if name else []), *_lines([row[c] for c in block], own), block=True)
 
 
-def _cell(text: str) -> str:
-    return escape(printable(text, lines=True))
+def _terminal() -> float:
+    """Columns that a table may take."""
+    return columns() - 1 if sys.stdout.isatty() else math.inf
+
+
+def _blocks(widths: Sequence[int], keys: int) -> list[list[int]]:
+    """The columns, by number, of each of the tables that are as wide as the terminal at most."""
+    first, most = list(range(keys)), _terminal()
+    blocks = [list(first)]
+    for column in range(keys, len(widths)):
+        if len(blocks[-1]) > keys and sum(widths[c] + len(GAP) for c in blocks[-1]) + widths[column] > most:
+            blocks.append(list(first))
+        blocks[-1].append(column)
+    return blocks
+
+
+def _widths(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column of a table: of its widest line, and for its title, in two lines if it is too wide in one."""
+    lines = [max((cell_len(line) for row in cells for line in row[c].split("\n")), default=0) for c in range(len(titles))]
+    whole = [max(cell_len(title), width) for title, width in zip(titles, lines, strict=True)]
+    if sum(whole) + len(GAP) * (len(whole) - 1) <= _terminal():
+        return whole
+    return [max(_half(title), width) for title, width in zip(titles, lines, strict=True)]
+
+
+def _half(title: str) -> int:
+    """Columns of a title in two lines."""
+    words = title.split()
+    halves = ((words[:cut], words[cut:]) for cut in range(1, len(words) + 1))
+    return min((max(cell_len(" ".join(half)) for half in two) for two in halves), default=0)
+
+
+def _lines(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """The lines of a row."""
+    lines = zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")
+    return [GAP.join(set_cell_size(text, width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _shown(text: str) -> str:
+    return printable(text, lines=True)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _title(metric: Metric) -> str:

@@ -14,9 +14,10 @@ import typer
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, with_options
-from nnseg.cli.output import exit_for_errors, exit_for_failed, log_to_terminal, show
+from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import DatasetError, RunError, coded
 from nnseg.core.options import Options
+from nnseg.system.progress import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +71,11 @@ def check(
     """
     log_to_terminal(verbose, quiet=quiet)
     check_path(dataset, "dataset")
-    from nnseg.core.dataset import Reading, by_severity
-    from nnseg.planning.dataset_summary import is_doubtful, report_dataset, summarize_dataset
-    from nnseg.planning.measure import refuse
-    from nnseg.planning.measure_folder import measure_folder
+    with loading():
+        from nnseg.core.dataset import Reading, by_severity
+        from nnseg.planning.dataset_summary import WIDTH, is_doubtful, report_dataset, summarize_dataset
+        from nnseg.planning.measure import refuse
+        from nnseg.planning.measure_folder import measure_folder
 
     found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
     refused = None
@@ -84,7 +86,7 @@ def check(
     if as_json:
         show_json("check", report_dataset(found, fingerprint), by_severity(fingerprint.findings))
     else:
-        show(*summarize_dataset(found, fingerprint))
+        show(*summarize_dataset(found, fingerprint, width=columns() - 1 if sys.stdout.isatty() else WIDTH))
     if refused:
         show(f"nnseg: {coded(str(refused), refused.kind)}", error=True)
         raise typer.Exit(2)
@@ -159,7 +161,8 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quie
     log_to_terminal(verbose, quiet=quiet)
     check_path(run, "run")
     check_extras(options)
-    from nnseg.commands.train import train
+    with loading():
+        from nnseg.commands.train import train
 
     exit_for_failed(train(run, options, predict=_predict_for_cascades, refresh=_refresh_report))
 
@@ -194,11 +197,12 @@ def check_extras(options: Options) -> None:
 
 def _run(dataset: Path, run: Path, options: Options) -> Result:
     """The result of a run, whose scores and report path are printed."""
-    from nnseg import pipeline
-    from nnseg.cli.tables import print_scores
+    with loading():
+        from nnseg import pipeline
+        from nnseg.cli.tables import print_scores
 
     result = pipeline.run(dataset, run, options, command=shlex.join(["nnseg", *sys.argv[1:]]))
-    print_scores(result.scores)
+    print_scores(result.scores, averages=False)
     show("", f"report: {result.run.report_file}")
     _show_verdict(result)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
 from nnseg.core.errors import NewerVersionError, RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
-from nnseg.planning.dataset_summary import summarize_dataset
+from nnseg.planning.dataset_summary import WIDTH, summarize_dataset
 from nnseg.planning.measure import read_and_measure, refuse
 from nnseg.planning.measure_folder import measure_folder
 from nnseg.planning.run_folds import split_of_run
@@ -22,8 +23,12 @@ from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
+from nnseg.system.progress import columns
 
 log = logging.getLogger(__name__)
+
+TIME_COLUMNS = 10
+"""Columns of a terminal that the time of day takes, and the last one, which stays free."""
 
 
 def reading_for(run: Run, options: Options) -> Reading:
@@ -70,7 +75,7 @@ def measure_dataset(
         run.fingerprint = fingerprint
     else:
         fingerprint = known
-    for line in summarize_dataset(dataset, fingerprint):
+    for line in summarize_dataset(dataset, fingerprint, width=columns() - TIME_COLUMNS if sys.stderr.isatty() else WIDTH):
         log.info("%s", line)
     run.dataset = dataset
     allowed = refuse(fingerprint, allow, folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,21 @@ from nnseg.planning.describe import case_entries
 from nnseg.planning.unusable import by_kind
 
 LINES, WIDTH = 24, 118
-"""Of a summary."""
+"""Of a summary; on a narrower terminal it is as wide as that, with more lines."""
 
 LAYOUT, INFERRED, CASES, LABELS, CHANNELS = (2, 2), (4, 2), (3, 1), (4, 1), (3, 1)
 FINDINGS, UNUSED = (9, 3), (3, 1)
 """The most lines of each part of a summary, and of each entry in it; what is longer is cut."""
 
 
-def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint) -> tuple[str, ...]:
-    """At most `LINES` lines: layout, what was inferred, cases, labels, channels, problems by kind, what is not used by reason."""
+def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint, *, width: int = WIDTH) -> tuple[str, ...]:
+    """At most `LINES` lines: layout, what was inferred, cases, labels, channels, problems by kind, what is not used by reason.
+
+    Args:
+        dataset: as it was found.
+        fingerprint: as it was measured.
+        width: of lines; if it is less than `WIDTH`, there may be more of them.
+    """
     entries = case_entries(fingerprint)
     subjects = {case.subject for case in dataset.cases if case.subject}
     patients = f" of {counted(len(subjects), 'patient')}" if subjects else ""
@@ -32,24 +40,31 @@ def summarize_dataset(dataset: Dataset, fingerprint: Fingerprint) -> tuple[str, 
     more = {"cases": patients, "voxel": " as the files state; --spacing is for files that state none" if stated else ""}
     counts = [(name, text + more.get(name, "")) for name, text in entries]
     labels, channels = ([entry for entry in counts if entry[0] == kind] for kind in ("label", "channel"))
-    lines = _part([("", dataset.describe())], *LAYOUT)
-    lines += _part([("inferred", line) for line in dataset.inferred], *INFERRED)
-    lines += _part([entry for entry in counts if entry not in (*labels, *channels)], *CASES)
-    lines += [*_part(labels, *LABELS), *_part(channels, *CHANNELS)]
-    last = _part([("", line) for line in describe_unused(dataset.unused)], *UNUSED)
+    width = min(width, WIDTH)
+    part, more_lines = partial(_part, width=width), math.ceil(LINES * (WIDTH / width - 1))
+    lines = part([("", dataset.describe())], *LAYOUT)
+    lines += part([("inferred", line) for line in dataset.inferred], *INFERRED)
+    lines += part([entry for entry in counts if entry not in (*labels, *channels)], *CASES)
+    lines += [*part(labels, *LABELS), *part(channels, *CHANNELS)]
+    last = part([("", line) for line in describe_unused(dataset.unused)], *UNUSED)
     problems = describe_findings(fingerprint.findings, dataset) or [("", "no problem found")]
     most, of_each = FINDINGS
-    return (*lines, *_part(problems, min(most, LINES - len(lines) - len(last)), of_each), *last)
+    return (*lines, *part(problems, min(most, LINES + more_lines - len(lines) - len(last)), of_each), *last)
 
 
-def _part(entries: Sequence[tuple[str, str]], most: int, of_each: int) -> list[str]:
-    """Entries of a name and a text as lines, at most so many; the last one says how many entries are left out."""
+def _part(entries: Sequence[tuple[str, str]], most: int, of_each: int, *, width: int = WIDTH) -> list[str]:
+    """Entries of a name and a text as lines, at most so many; the last one says how many entries are left out.
+
+    Narrow lines may be more, as many as hold the same text.
+    """
+    most, of_each = (math.ceil(number * WIDTH / width) for number in (most, of_each))
+    how: dict[str, Any] = {"subsequent_indent": " " * 10, "break_long_words": width == WIDTH, "break_on_hyphens": width == WIDTH}
     lines: list[str] = []
     for done, (name, text) in enumerate(entries):
         start = f"{name:10}" if name else ""
-        wrapped = textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * 10)
+        wrapped = textwrap.wrap(text, width, initial_indent=start, **how)
         if len(wrapped) > of_each:
-            wrapped = [*wrapped[: of_each - 1], wrapped[of_each - 1][: WIDTH - 4] + " ..."]
+            wrapped = [*wrapped[: of_each - 1], wrapped[of_each - 1][: width - 4] + " ..."]
         if len(lines) + len(wrapped) > most - (done < len(entries) - 1):
             return [*lines, f"{name:10}... and {len(entries) - done} more, see --json"]
         lines += wrapped
