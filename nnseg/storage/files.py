@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,8 +44,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        aside.chmod(0o666 & ~UMASK)  # some writers make private files, whatever the umask
-        _flush(aside)
+        _flush(aside, mode=0o666 & ~UMASK)  # some writers make private files, whatever the umask
         record_file(path, aside)
         aside.replace(path)
         _flush(path.parent)
@@ -75,8 +75,14 @@ DEEPEST = 6
 
 
 def has_manifest(folder: Path) -> bool:
-    """True if there is a manifest of a run, which has a lock beside it; other programs have files of this name too."""
-    return (folder / MANIFEST).is_file() and (folder / ".lock").exists()
+    """True if there is a manifest of a run, which has a lock beside it; other programs have files of this name too.
+
+    A link, or a file with a second name elsewhere, is none: what is appended would change a file outside of the run.
+    """
+    with suppress(OSError):
+        state = (folder / MANIFEST).lstat()
+        return stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and (folder / ".lock").exists()
+    return False
 
 
 def record_file(path: Path, aside: Path) -> None:
@@ -88,7 +94,8 @@ def record_file(path: Path, aside: Path) -> None:
     if not folders or path.name == MANIFEST:
         return
     entry = {"path": path.relative_to(folders[0]).as_posix(), "bytes": aside.stat().st_size, "hash": file_hash(aside)}
-    with (folders[0] / MANIFEST).open("ab", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+    with open(os.open(folders[0] / MANIFEST, flags), "ab", buffering=0) as file:  # noqa: PTH123
         file.write(b"\n" + json.dumps(entry).encode() + b"\n")
 
 
@@ -118,9 +125,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _flush(path: Path, mode: int | None = None) -> None:
+    """Write a folder to the disk, or a file with the given permissions, which must be no link."""
+    handle = os.open(path, os.O_RDONLY | (0 if mode is None else os.O_NOFOLLOW))
     try:
+        if mode is not None:
+            os.fchmod(handle, mode)
         os.fsync(handle)
     finally:
         os.close(handle)

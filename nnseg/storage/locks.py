@@ -37,7 +37,7 @@ def locked(folder: Path, *, busy: str) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}; choose a folder you may write to") from error
     with suppress(OSError):
-        file.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}")
+        _name_owner(file)
     try:
         yield
     finally:
@@ -51,6 +51,8 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def _acquired(file: Path) -> BaseFileLock:
     """A lock that this process holds; by a file's existence where the disk has no locks, which is void once its owner has died."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_symlink():  # of a run kept by DataLad, or meant to lead elsewhere: no process locks through a link
+        file.unlink()
     lock: BaseFileLock = FileLock(file, timeout=0)
     try:
         lock.acquire()
@@ -60,6 +62,15 @@ def _acquired(file: Path) -> BaseFileLock:
         lock = SoftFileLock(file.with_name(f"{file.name}.only"), timeout=0)
         lock.acquire()
     return lock
+
+
+def _name_owner(file: Path) -> None:
+    """Write who holds a lock into its file, unless that is a link, or has a second name elsewhere."""
+    text = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
+    with open(os.open(file, os.O_WRONLY | os.O_NOFOLLOW), "wb") as opened:  # noqa: PTH123
+        if os.fstat(opened.fileno()).st_nlink == 1:
+            opened.truncate()
+            opened.write(text.encode())
 
 
 def _owner(file: Path) -> str:

@@ -49,7 +49,6 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.storage.files import (
-    MANIFEST,
     TEMPORARY,
     PathIn,
     StoredFile,
@@ -331,7 +330,7 @@ class Run:
         with locked(self.path, busy="another nnseg is working in {}; wait for it, or choose another run folder"):
             sweep(self.path)
             shutil.rmtree(self.probe_folder, ignore_errors=True)
-            if not (self.path / MANIFEST).exists():  # of a new run, or one of an earlier version
+            if not has_manifest(self.path):  # of a new run, or one of an earlier version, or a link
                 renew_manifest(self.path)
             try:
                 yield

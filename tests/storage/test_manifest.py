@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,20 @@ def test_a_pipe_in_the_manifests_place_is_refused(folder: Path) -> None:
     os.mkfifo(folder / "manifest.jsonl")
     with pytest.raises(RunError, match="is a pipe"):
         list(check_files(folder))
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_manifest_or_lock_that_leads_elsewhere_changes_nothing_there(folder: Path, link: Callable[[Path, Path], None]) -> None:
+    """A run may come from anybody: a link in the place of its manifest would let the names of its files be written anywhere."""
+    outside = folder.parent / f"{folder.name}_profile"
+    outside.write_text("export A=1\n")
+    for name in ("manifest.jsonl", ".lock"):
+        (folder / name).unlink()
+        link(outside, folder / name)
+    write_text(folder / "c.json", "made again")
+    (folder / "run.json").write_text("{}")
+    with Run(folder).locked():
+        write_text(folder / "d.json", "new")
+    assert outside.read_text() == "export A=1\n"
+    assert (folder / "manifest.jsonl").lstat().st_nlink == 1
+    assert "d.json" in (folder / "manifest.jsonl").read_text()
