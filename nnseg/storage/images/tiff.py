@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -50,6 +51,19 @@ EMBEDDED: Final = (33003, 33004, 33005, 34712, 34933)
 
 EMBEDDED_BYTES, SIZES = 4096, {b"IHDR": 4, b"\xff\x4f\xff\x51": 8}
 """Where such a picture states its width and height, behind a marker. Source: PNG 11.2.2; ISO/IEC 15444-1, A.5.1."""
+
+PICTURES: Final = {
+    **dict.fromkeys((6, 7, 33007, 34892), "jpeg8_decode"),
+    **dict.fromkeys((34927, 50001), "webp_decode"),
+    **dict.fromkeys((50002, 52546), "jpegxl_decode"),
+    **dict.fromkeys((22610, 34934), "jpegxr_decode"),
+    34887: "lerc_decode",
+}
+"""Compressions whose strips are pictures too, and their decoders, which compare sizes before they decode."""
+
+_OTHER_TYPE = re.compile(r"invalid out\.dtype=.*\b(bool|u?int\d+|float\d+)\W*$")
+_OTHER_SHAPE = re.compile(r"invalid out\.shape=\(1,\), shape=\(([\d, ]+)\)")
+"""What a decoder of imagecodecs says where it is given an array of another type, or shape, than its picture has."""
 
 UNNAMED = ("I", "Q")
 """Axes of pages about which a file says nothing."""
@@ -140,7 +154,7 @@ def _check_length(path: Path, series: Any) -> None:
 def _check_announced(path: Path, series: Any, options: ReadOptions) -> None:
     """Raise ScanError for more pixels than can be read, or than the file can hold, and for strips or tiles that unpack to more."""
     page, pages = series.keyframe, [page for page in series.pages if page is not None]
-    if page.compression in EMBEDDED and not options.only_header:
+    if page.compression in (*EMBEDDED, *PICTURES) and not options.only_header:
         for one in pages:
             _check_embedded(path, one)
     held = None if series.kind == "ome" else sum(sum(one.databytecounts) for one in pages)  # OME's pages may be in other files
@@ -153,17 +167,35 @@ def _check_announced(path: Path, series: Any, options: ReadOptions) -> None:
 
 def _check_embedded(path: Path, page: Any) -> None:
     """Raise ScanError for a picture in a strip or tile with more pixels than that has: its decoder would unpack all of them."""
-    allowed = math.prod(page.chunks)
     with open_regular(path) as file:
-        for offset in page.dataoffsets:
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             file.seek(offset)
-            start = file.read(EMBEDDED_BYTES)
-            for magic, at in SIZES.items():
-                place = start.find(magic)
-                width, height = (int.from_bytes(start[place + at + i : place + at + i + 4]) for i in (0, 4))
-                if place >= 0 and width * height > max(allowed, SMALL_PART):
-                    found = f"has a picture of {width} x {height} pixels in a strip or tile of {' x '.join(map(str, page.chunks))}"
-                    raise ScanError.at(path, found, "as many as the strip or tile has", "export it again")
+            if page.compression in PICTURES:
+                shape = _picture_shape(file.read(count), PICTURES[page.compression])
+            else:
+                start = file.read(EMBEDDED_BYTES)
+                shape = next((_two_numbers(start, start.find(magic) + at) for magic, at in SIZES.items() if magic in start), ())
+            if math.prod(shape) > max(math.prod(page.chunks), SMALL_PART):
+                sizes = [" x ".join(map(str, size)) for size in (shape, page.chunks)]
+                found = f"has a picture of {sizes[0]} pixels in a strip or tile of {sizes[1]}"
+                raise ScanError.at(path, found, "as many as the strip or tile has", "export it again")
+
+
+def _two_numbers(start: bytes, place: int) -> tuple[int, ...]:
+    return tuple(int.from_bytes(start[place + i : place + i + 4]) for i in (0, 4))
+
+
+def _picture_shape(content: bytes, decoder: str, dtype: str = "uint8") -> tuple[int, ...]:
+    """The shape of a picture, found before its pixels are decoded; () if it cannot be decoded."""
+    try:
+        getattr(imagecodecs, decoder)(content, out=np.empty(1, dtype))
+    except Exception as error:  # whatever a damaged picture leads a decoder into
+        other = _OTHER_TYPE.search(str(error))
+        if other and other[1] != dtype:
+            return _picture_shape(content, decoder, other[1])
+        match = _OTHER_SHAPE.search(str(error))
+        return tuple(map(int, re.findall(r"\d+", match[1]))) if match else ()
+    return ()
 
 
 def _pixels(file: tifffile.TiffFile, series: Any, options: ReadOptions) -> tuple[Voxels, str]:
