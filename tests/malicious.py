@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 import tifffile
@@ -93,6 +94,14 @@ def tiff(width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile
         entries = b"".join(struct.pack("<HHII", tag, 4, counts.get(tag, 1), value) for tag, value in sorted(tags.items()))
         parts.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", following))
     return b"".join(parts)
+
+
+def picture(kind: str, dtype: Any) -> bytes:
+    """A picture of many pixels and few bytes, in one of the formats that a strip may have."""
+    pixels = np.zeros((5000, 5000, 3) if kind == "webp" else (5000, 5000), dtype)
+    options: dict[str, Any] = {"webp": {"lossless": True}, "jpegxl": {"lossless": True, "effort": 1}}
+    encoded: bytes = getattr(imagecodecs, f"{kind}_encode")(pixels, **options.get(kind, {}))
+    return encoded
 
 
 def ome_tiff(**sizes: str) -> bytes:
@@ -187,6 +196,33 @@ def nested(depth: int, *, lengths: bool) -> bytes:
     for _ in range(depth):
         inner = element(0x00400275, b"SQ", b"\xfe\xff\0\xe0" + struct.pack("<I", len(inner)) + inner)
     return inner
+
+
+def sequence(tag: int, *items: bytes) -> bytes:
+    return element(tag, b"SQ", b"".join(b"\xfe\xff\0\xe0" + struct.pack("<I", len(item)) + item for item in items))
+
+
+def number(tag: int, value: int) -> bytes:
+    return element(tag, b"US", struct.pack("<H", value))
+
+
+def segmentation(segments: int, frames: str) -> bytes:
+    """A DICOM-SEG whose segments have a frame of 8 x 8 pixels each, all of them set, all in one place."""
+    kind = "1.2.840.10008.5.1.4.1.1.66.4"
+    meta = text(0x00020002, b"UI", kind) + text(0x00020010, b"UI", "1.2.840.10008.1.2.1")
+    body = text(0x00080016, b"UI", kind) + text(0x00280008, b"IS", frames) + text(0x00620001, b"CS", "BINARY")
+    body += b"".join(
+        number(tag, value) for tag, value in ((0x280002, 1), (0x280010, 8), (0x280011, 8), (0x280100, 1), (0x280101, 1))
+    )
+    body += sequence(0x00620002, *(number(0x00620004, i + 1) for i in range(segments)))
+    place = sequence(0x00209116, text(0x00200037, b"DS", "1\\0\\0\\0\\1\\0"))
+    place += sequence(0x00289110, text(0x00180050, b"DS", "1") + text(0x00280030, b"DS", "1\\1"))
+    groups = (
+        sequence(0x00209113, text(0x00200032, b"DS", "0\\0\\0")) + sequence(0x0062000A, number(0x0062000B, i + 1))
+        for i in range(segments)
+    )
+    body += sequence(0x52009229, place) + sequence(0x52009230, *groups) + element(0x7FE00010, b"OW", b"\xff" * 8 * segments)
+    return bytes(128) + b"DICM" + element(0x00020000, b"UL", struct.pack("<I", len(meta))) + meta + body
 
 
 def labels_json(**more: Any) -> str:
@@ -310,6 +346,21 @@ IMAGES = [
     ("rows.tif", lambda: tiff(32, 32, rows=2**31 - 1, strip=bomb(2000)), "INSUFFICIENT_SPACE"),
     ("tile.tif", lambda: tiff(32, 32, tile=32_768), "parts that are not much larger"),
     ("picture.tif", lambda: tiff(32, 32, compression=34_933, strip=png(20_000, 20_000, data=bomb(400))), "20000 x 20000 pixels"),
+    *(
+        (
+            f"strip_{kind}.tif",
+            lambda kind=kind, number=number, dtype=dtype: tiff(32, 32, compression=number, strip=picture(kind, dtype)),
+            "5000 x 5000",
+        )
+        for kind, number, dtype in (
+            ("jpeg8", 7, np.uint8),
+            ("jpeg8", 33007, np.uint16),
+            ("webp", 50001, np.uint8),
+            ("jpegxl", 50002, np.uint16),
+            ("jpegxr", 34934, np.uint16),
+            ("lerc", 34887, np.float32),
+        )
+    ),
     ("pages.tif", lambda: tiff(8, 8, strip=bytes(64), compression=1, pages=100_000), "100,000 pages"),
     ("further.tif", lambda: tiff(8, 8, strip=bytes(400_000), compression=1, further=50_000), "50,000 further pages"),
     ("planes.ome.tif", lambda: ome_tiff(SizeZ="400000000", SizeC="1"), "400,000,000 planes"),
@@ -325,6 +376,8 @@ IMAGES = [
     ("packed.dcm.gz", lambda: bomb(4000, before=dicom(), form="gzip"), "packed_dicom_bytes"),
 ]
 TEXTS = [
+    ("segments.dcm", lambda: segmentation(1001, "1001"), "segments", "1,001 segments that overlap"),
+    ("segment_frames.dcm", lambda: segmentation(1, "300000"), "segments", "announces 300,000 frames"),
     ("entries.json", lambda: "[" + "0," * 5_000_000 + "0]", "description", "entries, at most"),
     ("bytes.json", lambda: '{"name": "' + "x" * 65 * MB + '"}', "description", "bytes, at most"),
     ("depth.json", lambda: "[" * 100_000, "description", "is not valid JSON"),
@@ -348,6 +401,9 @@ TEXTS = [
     ("folds.json", lambda: json.dumps([{"training": ["a"], "held_out": []}] * 300_000), "folds", "has 300,000 folds"),
     ("run.json", lambda: "[" + "0," * 6_000_000 + "0]", "run", "entries, at most"),
     ("rows.csv", lambda: "case,fold\n" + "a,1\n" * 3_000_000, "table", "entries, at most"),
+    ("columns.csv", lambda: "case," + ",".join(f"c{i}" for i in range(50_000)) + "\n" + "a,1\n" * 100, "groups", "5,000,100 cells"),
+    ("doubled.csv", lambda: "case," + ",".join(f"c{i}" for i in range(200_000)) + ",c0\n", "groups", "two columns"),
+    ("headless.csv", lambda: ",".join(f"c{i}" for i in range(200_000)) + "\n", "groups", "and 199980 more"),
     ("cell.csv", lambda: "case,fold\n" + "a" * 65 * MB, "table", "bytes, at most"),
     ("keys.toml", lambda: "\n".join(f"k{i} = 1" for i in range(300_000)), "plan", "entries, at most"),
     ("some_keys.toml", lambda: "\n".join(f"key_{i} = 1" for i in range(59_000)), "plan", "more"),
@@ -425,10 +481,11 @@ def _readers() -> dict[str, Callable[[Path], Any]]:
     from nnseg.storage.datasets.find_scans import find_scans
     from nnseg.storage.datasets.splits import read_split
     from nnseg.storage.files import read_json
+    from nnseg.storage.images.dicom_seg_read import read_dicom_labels
     from nnseg.storage.images.read import read_scan
     from nnseg.storage.plan_folder import read_plan
     from nnseg.storage.run import read_folds
-    from nnseg.storage.tables import read_rows
+    from nnseg.storage.tables import read_case_table, read_rows
 
     def checkpoint_content(path: Path) -> None:
         with open_checkpoint(path):
@@ -441,6 +498,8 @@ def _readers() -> dict[str, Callable[[Path], Any]]:
         "folds": read_folds,
         "run": lambda path: read_json(path, list[int]),
         "table": read_rows,
+        "groups": read_case_table,
+        "segments": read_dicom_labels,
         "plan": read_plan,
         "recipe": lambda path: load_recipe(str(path)),
         "model": load_model_file,

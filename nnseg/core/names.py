@@ -99,17 +99,19 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> tuple[int | None,
         ``match_names(["Left kidney", "tumour"], ["liver", "left_kidney"]) == (1, None)``
     """
     plain = [_plain(name) for name in known]
-    single = {name for name, count in Counter(plain).items() if count == 1}
+    counts = Counter(plain)
+    of_plain, of_name = ({name: place for place, name in reversed([*enumerate(some)])} for some in (plain, known))
     exact = set(names) & set(known)
 
     def find(name: str) -> int | None:
         if name in exact:
-            return known.index(name)
-        place = plain.index(_plain(name)) if _plain(name) in single else None
+            return of_name[name]
+        place = of_plain[_plain(name)] if counts[_plain(name)] == 1 else None
         return None if place is None or known[place] in exact else place
 
     found = [find(name) for name in names]
-    return tuple(place if found.count(place) == 1 or name in exact else None for name, place in zip(names, found, strict=True))
+    times = Counter(found)
+    return tuple(place if times[place] == 1 or name in exact else None for name, place in zip(names, found, strict=True))
 
 
 def _plain(name: str) -> str:

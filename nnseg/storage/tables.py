@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnseg.core.dataset import list_some
 from nnseg.core.errors import DatasetError
+from nnseg.core.limits import check_limit
 from nnseg.core.names import printable
 from nnseg.storage.bounded import read_text
 
@@ -143,8 +146,9 @@ def read_case_table(
     table = CaseTable(path=path, line=first, header=tuple(header), columns=tuple(columns), rows=())
     if "case" not in columns:
         otherwise = f", or {len(headless)} columns without a header" if headless else ""
-        raise table.wrong(f"has the columns {', '.join(header)}", f'one called "case" is expected{otherwise}')
-    doubled = [name for name in columns if name and columns.count(name) > 1]
+        raise table.wrong(f"has the columns {list_some(header, 20)}", f'one called "case" is expected{otherwise}')
+    check_limit("text_entries", len(lines) * len(columns), path, "has {:,} cells, with those of short lines", DatasetError)
+    doubled = [name for name, count in Counter(columns).items() if name and count > 1]
     if doubled and not lenient:
         raise table.wrong("there are two columns of this name", "keep one", column=doubled[0])
     if last_takes_rest:

@@ -114,9 +114,9 @@ def parts_of_table(folder: Path, names: Collection[str]) -> tuple[Path, dict[str
         columns = [name.casefold() for name in header]
         if "split" not in columns:
             continue
-        rows = [row for row in rows if len(row) == len(header)]
-        for column in range(len(header)):
-            parts = {row[column]: PARTS.get(row[columns.index("split")].casefold()) for row in rows}
+        rows, split = [row for row in rows if len(row) == len(header)], columns.index("split")
+        for column in range(len(header)) if len(rows) >= len(names) else ():
+            parts = {row[column]: PARTS.get(row[split].casefold()) for row in rows}
             found = {name: part for name in names if (part := parts.get(name)) is not None}
             if len(found) == len(names) and len(set(found.values())) > 1:
                 return path, found

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import SHEAR_LIMIT, Grid, Vector, as_shape
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.dicom_values import item_of, number_of, numbers_of, value_of
 from nnseg.storage.images.raw import make_grid
 
@@ -48,9 +49,10 @@ def read_frames(path: Path, dataset: Any) -> list[SegmentFrame]:
     Raises:
         ScanError: it is of a whole slide image, or its functional groups or positions are not complete.
     """
+    count = int(number_of(dataset, "NumberOfFrames") or 1)
+    check_limit("frames", count, path, "announces {:,} frames", ScanError, "divide it", "NS-S037")
     groups = value_of(dataset, "PerFrameFunctionalGroupsSequence") or ()
     shared = item_of(dataset, "SharedFunctionalGroupsSequence")
-    count = int(number_of(dataset, "NumberOfFrames") or 1)
     if "TotalPixelMatrixRows" in dataset:
         found = f"is a segmentation of a whole slide image, in {count} tiles"
         raise ScanError.at(path, found, "slices of a volume", "convert it to a picture")

@@ -8,6 +8,7 @@ Source: DICOM PS3.3, C.8.20.2 (Segmentation Image) and C.8.20.4 (Segment Descrip
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -21,6 +22,7 @@ from pydicom.pixels import iter_pixels
 from nnseg.core.colours import Colour
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.cielab import from_cielab
 from nnseg.storage.images.codes import VALUE_TEXT
 from nnseg.storage.images.dicom_headers import is_dicom, no_scan, open_dataset, quiet
@@ -106,7 +108,7 @@ def _read(path: Path, dataset: Any, options: ReadOptions) -> RawImage:
     elif kind == _MAP:
         voxels, channels = _label_map(path, dataset, places, grid, segments), dict.fromkeys(segments, 0)
     else:
-        layers, channels = _layers(path, dataset, frames, places, segments, np.zeros(grid.shape, dtype))
+        layers, channels = _layers(path, dataset, frames, places, segments, np.zeros(grid.shape, dtype), options)
         voxels = np.stack(layers) if len(layers) > 1 else layers[0][None]
     return RawImage(
         voxels=voxels,
@@ -127,9 +129,10 @@ def _segments(dataset: Any, frames: Sequence[SegmentFrame]) -> dict[int, LabelSe
     values = {number: _own_value(item) for number, item in items.items()}
     own = all(values.values()) and len(set(values.values())) == len(values)
     names = [_name(item, number) for number, item in items.items()]
+    counts = Counter(names)
     return {
         number: LabelSegment(
-            name=name if names.count(name) == 1 else _name_with_side(item, name),
+            name=name if counts[name] == 1 else _name_with_side(item, name),
             value=values[number] or number if own else number,
             colour=_colour(item),
         )
@@ -167,12 +170,16 @@ def _layers(
     places: Sequence[int],
     segments: Mapping[int, LabelSegment],
     empty: npt.NDArray[Any],
+    options: ReadOptions,
 ) -> tuple[list[npt.NDArray[Any]], dict[int, int]]:
     """Volumes (Z, Y, X) in which no two segments overlap, and the volume of each segment, by its number.
 
     Args:
         places: the slice of each frame.
         empty: a volume of zeros.
+
+    Raises:
+        ScanError: so many segments overlap that their volumes would be too large.
     """
     layers, channels = [empty.copy()], dict.fromkeys(segments, 0)
     ordered = sorted(frames, key=lambda frame: (frame.segment, places[frame.index]))
@@ -183,6 +190,8 @@ def _layers(
         free = (i for i, layer in enumerate(layers) if not any(layer[z][mask].any() for z, mask in masks))
         channel = next(free, len(layers))
         if channel == len(layers):
+            check_limit("channels", channel + 1, path, "has {:,} segments that overlap", ScanError, "divide it", "NS-S037")
+            check_size(path, (channel + 1, *empty.shape), empty.dtype, options)
             layers.append(empty.copy())
         for z, mask in masks:
             layers[channel][z][mask] = segments[number].value
@@ -220,8 +229,13 @@ def _label_map(
     voxels = np.zeros((1, *grid.shape), np.uint16)
     for z, plane in zip(places, iter_pixels(dataset, raw=True), strict=True):
         voxels[0, z] = plane
-    numbers = {number: segment.value for number, segment in segments.items() if segment.value != number}
-    return np.select([voxels == number for number in numbers], list(numbers.values()), voxels) if numbers else voxels
+    changed = {number: segment.value for number, segment in segments.items() if segment.value != number}
+    if not changed:
+        return voxels
+    dtype = np.promote_types(np.uint16, smallest_integer_type(np.array([*changed.values()], np.int64)))
+    values = np.arange(2**16).astype(dtype)
+    values[[*changed]] = [*changed.values()]
+    return values[voxels]
 
 
 def _check_single(path: Path, places: Sequence[int], name: str) -> None:
