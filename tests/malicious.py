@@ -124,7 +124,9 @@ def sparse(size: int, head=b"") -> Callable[[Path], None]:
     return write
 
 
-def zarr(shape: str, chunks: str, chunk: bytes | Callable[[Path], Any] = ZEROS, *, method="zlib") -> Callable[[Path], None]:
+def zarr(
+    shape: str, chunks: str, chunk: bytes | Callable[[Path], Any] = ZEROS, *, method="zlib", **more: Any
+) -> Callable[[Path], None]:
     """What writes a plain array of version 2, with one chunk."""
     write_chunk = chunk if callable(chunk) else writes(chunk)
 
@@ -132,11 +134,31 @@ def zarr(shape: str, chunks: str, chunk: bytes | Callable[[Path], Any] = ZEROS, 
         path.mkdir()
         about = {"zarr_format": 2, "dtype": "<i2", "fill_value": 0, "order": "C", "filters": None}
         about |= {"compressor": {"id": method, "level": 1} if method else None}
-        (path / ".zarray").write_text(json.dumps(about | {"shape": json.loads(shape), "chunks": json.loads(chunks)}))
+        (path / ".zarray").write_text(json.dumps(about | {"shape": json.loads(shape), "chunks": json.loads(chunks)} | more))
         (path / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": ["z", "y", "x"]}))
         write_chunk(path / "0.0.0")
 
     return write
+
+
+def shards(path: Path) -> None:
+    """An array of version 3 in one shard of one chunk, which unpacks to more than it should."""
+    import zarr
+
+    names = ["z", "y", "x"]
+    zarr.create_array(
+        path,
+        shape=(8, 8, 8),
+        chunks=(8, 8, 8),
+        shards=(8, 8, 8),
+        dtype="<i2",
+        compressors=zarr.codecs.ZstdCodec(),
+        dimension_names=names,
+    )
+    content: bytes = imagecodecs.zstd_encode(bytes(200 * MB))
+    index = struct.pack("<QQ", 0, len(content))
+    (path / "c" / "0" / "0").mkdir(parents=True)
+    (path / "c" / "0" / "0" / "0").write_bytes(content + index + bytes(4))
 
 
 def patched(form: str, values: dict[int | bytes, bytes]) -> bytes:
@@ -444,6 +466,18 @@ WRITTEN = [
     ("chunks.zarr", zarr("[1000, 1000, 100]", "[1, 1, 1]"), "100,000,000 chunks"),
     ("chunk.zarr", zarr("[8, 8, 8]", "[30000, 30000, 30000]"), "not much larger than the image"),
     ("bomb.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", bomb(4000)), "unpacks to more"),
+    (
+        "zstandard.zarr",
+        zarr("[8, 8, 8]", "[8, 8, 8]", lambda path: path.write_bytes(imagecodecs.zstd_encode(bytes(200 * MB))), method="zstd"),
+        "unpacks to more",
+    ),
+    ("twice.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", filters=[{"id": "zlib"}]), "compressed once"),
+    (
+        "texts.zarr",
+        zarr("[8, 8, 8]", "[8, 8, 8]", b"\0\0\0\x7f", method="", dtype="|O", filters=[{"id": "vlen-utf8"}]),
+        "numbers, compressed once",
+    ),
+    ("shards.zarr", shards, "unpacks to more"),
     ("device.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", link_to_zero), "is a device"),
     ("pipe.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", os.mkfifo), "is a pipe"),
     ("sparse.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", sparse(2**40), method=""), "has 1,099,511,627,776 bytes"),

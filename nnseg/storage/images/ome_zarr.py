@@ -7,13 +7,17 @@ Source: ngff.openmicroscopy.org, versions 0.4 and 0.5: "multiscales", "axes", "c
 from __future__ import annotations
 
 import importlib.util
+import io
+import lzma
 import math
-from collections.abc import Callable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
+import imagecodecs
 import numpy as np
 
 from nnseg.core.errors import ScanError
@@ -33,6 +37,9 @@ LARGEST_FILE = 2**31
 
 LARGEST_CHUNK = 64
 """A chunk has at most so many times the bytes of the image; the last ones reach beyond its end."""
+
+EMPTY = 2**64 - 1
+"""Offset of a chunk that is not in its shard."""
 
 OLD_AXES: Final = "TCZYX"
 """Of versions 0.1 and 0.2, which do not state them."""
@@ -181,36 +188,78 @@ def _check_chunks(path: Path, array: Any) -> None:
     if most > LARGEST_CHUNK * array.nbytes + SLACK:
         found = f"has chunks of {' x '.join(map(str, array.chunks))} in an image of {' x '.join(map(str, array.shape))}"
         raise ScanError.at(path, found, "chunks that are not much larger than the image", "save it anew")
-    kinds = " ".join(type(codec).__name__.lower() for codec in array.compressors)
-    check = next((check for kind, check in CHECKS.items() if kind in kinds), None)
-    if check is None or getattr(array, "shards", None):
-        return
-    for chunk in store_files(path / array.path):
+    codecs = [type(codec).__name__.lower() for codec in (*array.filters, *array.compressors)]
+    checks = [check for codec in codecs for kind, check in CHECKS.items() if kind in codec]
+    if array.dtype.kind not in "biufc" or len(checks) > 1 or any("sharding" in codec for codec in codecs):
+        found = f"holds {array.dtype} by {' and '.join(codecs)}"
+        raise ScanError.at(path, found, "numbers, compressed once", "save it anew")
+    for chunk in store_files(path / array.path) if checks else ():
         if chunk.name not in DESCRIPTIONS:
             with open_regular(chunk) as file:
-                check(chunk, file, most)
+                for part in _packed_parts(array, file.read()):
+                    checks[0](chunk, part[: len(part) - 4 * codecs[-1].startswith("crc32c")], most)
 
 
-def _check_blosc(chunk: Path, file: BinaryIO, most: int) -> None:
-    start, size = file.read(16), chunk.stat().st_size
-    content, promised = (int.from_bytes(start[i : i + 4], "little") for i in (4, 12))
-    if size != promised:
-        raise ScanError.at(chunk, f"has {size} bytes", f"{promised}, as its header says", "copy the image again")
+def _packed_parts(array: Any, content: bytes) -> Iterator[bytes]:
+    """The compressed chunks in the content of a file: itself, or those that the index of a shard names.
+
+    Source: Zarr, sharding codec 1.0: pairs of offset and length, of 64 bits each, and four bytes of CRC32C.
+    """
+    if not getattr(array, "shards", None):
+        yield content
+        return
+    count = math.prod(shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True))
+    at_start = str(array.metadata.codecs[0].index_location).endswith("start")
+    first = 0 if at_start else len(content) - 16 * count - 4
+    for offset, size in struct.iter_unpack("<QQ", content[first : first + 16 * count]):
+        if offset != EMPTY:
+            yield content[offset : offset + size]
+
+
+def _check_blosc(chunk: Path, data: bytes, most: int) -> None:
+    content, promised = (int.from_bytes(data[i : i + 4], "little") for i in (4, 12))
+    if len(data) != promised:
+        raise ScanError.at(chunk, f"has {len(data)} bytes", f"{promised}, as its header says", "copy the image again")
+    _check_unpacked(chunk, content, most)
+
+
+def _check_unpacked(chunk: Path, content: int, most: int) -> None:
     if content > most + SLACK:
         raise ScanError.at(chunk, f"unpacks to {content} bytes", f"{most}, as its image says", "copy the image again")
 
 
-def _check_deflated(chunk: Path, file: BinaryIO, most: int) -> None:
-    for _ in unpack_parts(chunk, file, most=most):
+def _check_deflated(chunk: Path, data: bytes, most: int) -> None:
+    for _ in unpack_parts(chunk, io.BytesIO(data), most=most):
         pass
 
 
-CHECKS: dict[str, Callable[[Path, BinaryIO, int], None]] = {
+def _check_zstandard(chunk: Path, data: bytes, most: int) -> None:
+    """Unpack into memory of the size that it may have, since the length in the header is optional."""
+    try:
+        imagecodecs.zstd_decode(data, out=most + SLACK)
+    except imagecodecs.ZstdError as error:
+        found = f"unpacks to more than {most} bytes, or is damaged ({error})"
+        raise ScanError.at(chunk, found, f"{most} bytes", "copy the image again") from error
+
+
+def _check_lz4(chunk: Path, data: bytes, most: int) -> None:
+    _check_unpacked(chunk, int.from_bytes(data[:4], "little"), most)
+
+
+def _check_lzma(chunk: Path, data: bytes, most: int) -> None:
+    _check_unpacked(chunk, len(lzma.LZMADecompressor().decompress(data, most + SLACK + 1)), most)
+
+
+CHECKS: dict[str, Callable[[Path, bytes, int], None]] = {
     "blosc": _check_blosc,
     "gzip": _check_deflated,
     "zlib": _check_deflated,
+    "bz2": _check_deflated,
+    "zstd": _check_zstandard,
+    "lz4": _check_lz4,
+    "lzma": _check_lzma,
 }
-"""What checks a chunk, by a part of the codec's name: (file, opened, bytes that it may unpack to)."""
+"""What checks a chunk, by a part of the codec's name: (file, compressed bytes, bytes that it may unpack to)."""
 
 
 def _arranged(array: Any, axes: str, known: StatedSize, options: ReadOptions, notes: list[str]) -> RawImage:
