@@ -277,7 +277,8 @@ class Rig:
         if kind == "killed" or not ended.reached or ended.code == 0:
             return
         cause = "Input/output error" if kind == "I/O error" else "No space left on device"
-        if not any(word in ended.last_line + ended.out for word in (cause, cause.lower(), "[Errno")):  # check prints its findings
+        said = " ".join(f"{ended.last_line} {ended.out}".split())  # check prints its findings, in lines that fit the terminal
+        if not any(word in said for word in (cause, cause.lower(), "[Errno")):
             yield f"the last line does not name the cause: {ended.last_line[:300]}"
 
     def _wrong_files(self, reference: Reference) -> Iterator[str]:

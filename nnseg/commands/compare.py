@@ -90,6 +90,8 @@ def read_scores(path: Path, labels: Labels | None = None) -> Scores:
     try:
         return read_json(file, Scores)
     except NnsegError as error:
+        if error.is_fault:
+            raise
         raise EvaluationError(f"{file} holds no scores that this nnseg can read; score the predictions again") from error
 
 

@@ -56,6 +56,11 @@ class NnsegError(Exception):
         return error
 
     @property
+    def is_fault(self) -> bool:
+        """True if the system could not read or write: nothing is known of the content of the file."""
+        return isinstance(self.__cause__, OSError)
+
+    @property
     def coded(self) -> str:
         """The message, with its code at the end if that says more than the class."""
         return coded(str(self), self.kind) if self.kind != type(self).kind else str(self)

@@ -133,8 +133,11 @@ def _of_dataset(folder: Path) -> LabelFolder:
 def _named(found: LabelFolder) -> LabelFolder:
     """With the labels that the folder's record names, its dataset.json, or that of the dataset it lies in."""
     record = None
-    with suppress(RunError):
+    try:
         record = read_json(found.path / RECORD, Predictions)
+    except RunError as error:  # there is none, or it is of another program
+        if error.is_fault:
+            raise
     found = replace(found, predicted=record is not None)
     if record and record.labels:
         return replace(found, labels=record.labels, named_by=str(found.path / RECORD))
@@ -145,5 +148,7 @@ def _named(found: LabelFolder) -> LabelFolder:
     try:
         about = read_description(file)
     except DatasetError as error:
+        if error.is_fault:
+            raise
         return replace(found, notes=(*found.notes, f"{error}; until then it names no labels here"))
     return replace(found, labels=about.labels, named_by=str(file), instances=about.instances)

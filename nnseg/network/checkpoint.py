@@ -62,6 +62,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         header = read_model_header(path)
         tensors = _tensors(path)
+    except FileNotFoundError as error:  # safetensors calls any file missing that cannot be opened
+        missing = "Input/output error when it was opened" if path.exists() else "there is no such file"
+        raise ModelError(f"cannot read {path}: {missing}; check its permissions and the disk") from error
     except (OSError, RuntimeError) as error:  # torch raises the latter where it cannot open the file
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ModelError(f"cannot read {path}: {cause}; check its permissions and the disk") from error

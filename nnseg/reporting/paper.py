@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
@@ -96,8 +97,10 @@ def write_figure(build: Callable[[], Figure], stem: Path) -> tuple[Path, Path]:
         FigureCanvasAgg(figure)
         paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
         for path in paths:
+            drawn = BytesIO()  # matplotlib's writer of PDF hides the error of a full disk behind one of its own
+            figure.savefig(drawn, format=path.suffix[1:], metadata=METADATA[path.suffix])
             with write_aside(path) as aside:
-                figure.savefig(aside, format=path.suffix[1:], metadata=METADATA[path.suffix])
+                aside.write_bytes(drawn.getvalue())
     return paths
 
 

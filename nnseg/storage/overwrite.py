@@ -52,7 +52,7 @@ def is_made(file: Path, kind: Kind) -> bool:
 
 SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "model": re.compile(rb'\A.{8}\{"__metadata__":\{"nnseg":', re.DOTALL),
-    "model card": re.compile(rb"\A# Model card: .*\n\n## Model details\n"),
+    "model card": re.compile(rb"\A# Model card: .*\n\n(.+\n\n){0,2}\n?## Model details\n"),
     "scores": frozenset({"labels", "metrics", "cases", "averages"}),
     "table of scores": re.compile(rb"\Acase,label,tp,fp,fn,tn,"),
     "summary": frozenset({"foreground_mean", "mean", "metric_per_case"}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -166,7 +165,9 @@ def read_record(folder: Path) -> tuple[Predictions, Labels]:
         raise RunError(f"{folder} holds neither a run nor predictions; give a folder that nnseg run or nnseg predict has made")
     try:
         record = read_json(path, Predictions)
-    except RunError:
+    except RunError as error:
+        if error.is_fault:
+            raise
         record = Predictions()
     if record.labels is None:
         raise RunError(f"{path} is damaged, or of another version of nnseg; run the same nnseg predict again to renew it")
@@ -189,6 +190,8 @@ def _read_case(options: VolumetryOptions, written: ScanRecord) -> tuple[LabelMap
     try:
         scan = read_scan(written.images, repair=True, spacing=options.spacing)
     except NnsegError as error:
+        if error.is_fault:
+            raise
         log.info("%s", error)
     label_map = read_label_map(options.folder / written.file, like=scan.source if scan else None, sheared=True)
     return label_map, scan if scan and scan.grid.matches(upright(label_map.grid), GRID_TOLERANCE) else None
@@ -228,7 +231,9 @@ def _read_images(options: VolumetryOptions, case: CaseVolumes) -> CaseImages | N
     written = options.records[case.name]
     try:
         label_map, scan = _read_case(options, written)
-    except NnsegError:
+    except NnsegError as error:
+        if error.is_fault:
+            raise
         return None
     if scan is None:
         return None
@@ -248,7 +253,10 @@ def _read_uncertainty(folder: Path, name: str, written: ScanRecord, grid: Grid) 
     file = folder / f"{name}{UNCERTAINTY}"
     if file.name not in written.more or not file.exists():
         return None
-    with suppress(NnsegError):
+    try:
         found = read_scan(file, repair=True)
-        return found.image[0] if found.grid.shape == grid.shape else None
-    return None
+    except NnsegError as error:
+        if error.is_fault:
+            raise
+        return None
+    return found.image[0] if found.grid.shape == grid.shape else None

@@ -4,7 +4,9 @@ import re
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing
+from nnseg.core.verdict import Verdict
 from nnseg.reporting.model_card import model_card_markdown
+from nnseg.storage.overwrite import is_made
 
 MATERIAL = TrainingData(
     dataset="Bars",
@@ -55,6 +57,18 @@ def test_every_fact_is_in_its_section():
     assert "| weights 3d, fold 1 | `w1` |" in hashes
     assert "Trained with nnseg 1, torch 9." in hashes
     assert page.endswith(".\n")
+
+
+def test_a_card_is_known_as_ours_with_a_verdict_and_without(tmp_path):
+    verdict = Verdict(
+        level="poor", headline="Not useful.", reasons=("Dice 0.1.",), advice="train longer", command="nnseg train RUN"
+    )
+    for number, shown in enumerate((None, verdict, verdict.model_copy(update={"reasons": (), "command": ""}))):
+        file = tmp_path / f"{number}.md"
+        file.write_text(model_card_markdown(card(verdict=shown)))
+        assert is_made(file, "model card")
+    file.write_text("# Model card: mine\n\nText.\n")
+    assert not is_made(file, "model card")
 
 
 def test_scores_are_a_table_of_three_averages_and_one_of_labels():
