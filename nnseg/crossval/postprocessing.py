@@ -77,7 +77,7 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 0) -> Postpr
     fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     chosen = select_steps(pairs, {p.name: fold_of[p.name] for p in pairs}, labels, workers=workers)
     run.postprocessing = chosen = chosen.model_copy(update={"key": key})
-    log.info("postprocessing: %s", chosen.reason)
+    log.info("postprocessing: %s; %s", counted(len(chosen.mendings), "step") if chosen.mendings else "none", chosen.reason)
     return chosen
 
 
@@ -95,7 +95,8 @@ def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: La
         workers: processes; the choice does not depend on it.
     """
     if len(pairs) < LEAST_CASES:
-        return Postprocessing(cases=len(pairs), reason=f"{counted(len(pairs), 'held-out case')}; at least {LEAST_CASES} are needed")
+        reason = f"{counted(len(pairs), 'held-out case')} cannot tell which step helps; {LEAST_CASES} are needed"
+        return Postprocessing(cases=len(pairs), reason=reason)
     if len(set(parts.values())) < 3:
         parts = {name: i % PARTS for i, name in enumerate(sorted(parts))}
     cases = HeldOutCases(pairs=tuple(sorted(pairs, key=lambda p: p.name)), parts=parts, labels=labels, workers=workers)
@@ -233,16 +234,17 @@ def _confirm(cases: HeldOutCases, chosen: Chosen, tried: tuple[Tried, ...]) -> P
     """The chosen steps, if cross-validation confirms their gain; else none, with the reason."""
     steps = chosen[None]
     if not steps:
-        return Postprocessing(cases=len(cases.pairs), reason="no candidate raises mean Dice significantly", tried=tried)
+        reason = "no step that was tried raises mean Dice by more than chance explains"
+        return Postprocessing(cases=len(cases.pairs), reason=reason, tried=tried)
     measured = cases.measure(chosen, None)
     before = np.array([m[()].counts.dice() for m in measured.values()])
     after = np.array([m[steps].counts.dice() for m in measured.values()])
     cross_validated = np.array([m[chosen[cases.parts[name]]].counts.dice() for name, m in measured.items()])
     gain, names = mean_over_names(dice_difference(before, cross_validated)), cases.labels.foreground
     overall = assess(steps[0], dice_difference(before, after), names)
-    summary = f"mean Dice of {len(measured)} held-out cases changes by {gain:+.5f} with the steps chosen without each part of them"
+    summary = f"in cross-validation on {len(measured)} held-out cases, the steps change mean Dice by {gain:+.4f}"
     if gain <= 0 or not overall.accepted:
-        why = "nothing is accepted" if gain <= 0 else f"nothing is accepted, because with all steps {overall.reason}"
+        why = "none is used" if gain <= 0 else f"none is used, because together {overall.reason}"
         return Postprocessing(cases=len(measured), reason=f"{summary}: {why}", tried=tried)
     effects = {name: _effect(before[:, i], after[:, i], cross_validated[:, i]) for i, name in enumerate(names)}
     return Postprocessing(mendings=steps, cases=len(measured), reason=summary, effects=effects, tried=tried)

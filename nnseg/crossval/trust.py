@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.dataset import Case, counted
+from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
@@ -95,7 +95,8 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     held = join_scores(records, run.require_scores().cases if records else (), folds)
     if len(held) < FEWEST_CASES:
         run.trust = None
-        log.info("%s: too few to calibrate the model; %d are needed", counted(len(held), "held-out case"), FEWEST_CASES)
+        why = f"that takes {FEWEST_CASES} held-out cases, and there are {len(held)}"
+        log.info("the Dice of new scans cannot be predicted from the certainty of the model: %s", why)
         return None
     scores = {h.score.name: h.score.model_dump(mode="json", exclude={"length_unit"}) for h in held}
     key = digest([RULE, scores, {h.score.name: h.key for h in held}])
@@ -106,7 +107,7 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
         most = min(SHIFT_CASES, max(FEWEST_SHIFT_CASES, len(held) // networks))
-        log.info("predicting %d held-out cases with all %d networks, to see how far these agree", min(most, len(held)), networks)
+        log.info("predicting %d held-out cases with all %d networks, to measure their certainty", min(most, len(held)), networks)
         pairs = _agreements_of_all_networks(predictor, run.cases, held[:: max(1, len(held) // most)][:most])
         shift = fit_ensemble_shift(pairs, few=networks // len(folds), many=networks)
         trust = trust.model_copy(update={"together": shift})

@@ -179,7 +179,7 @@ def _find_groups(group_by: str | None, dataset: Dataset) -> Mapping[str, str]:
     patients = find_patients(dataset)
     if patients is None:
         return {}
-    log.info("%s", patients.message)
+    log.debug("%s", patients.message)  # a finding of the dataset says the same
     return patients.of
 
 

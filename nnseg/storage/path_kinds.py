@@ -90,6 +90,7 @@ EXPECTED: Final[Mapping[Role, tuple[type[NnsegError], str]]] = {
 """The error of each role of a path, and what is expected."""
 
 PATH = "check the path"
+PATTERN_ADVICE = 'give the folder; --images "PATTERN" chooses among the files in it'
 RUN_FIRST = "make a run first: nnseg run DATASET RUN"
 PREDICT_FIRST = "predict first: nnseg predict SCANS OUT --model MODEL"
 WHOLE_RUN = "give the whole run; --folds 0 takes one fold of it"
@@ -233,6 +234,9 @@ def check_path(path: Path, role: Role) -> PathKind:
     has_scores = role == "scores" and any((path / name).is_file() for name in SCORES)
     if not has_scores and (advice := MISTAKES[role].get(kind)) is not None:
         error, expected = EXPECTED[role]
+        if kind == "nothing" and any(sign in str(path) for sign in "*?["):
+            advice = PATTERN_ADVICE if role in ("dataset", "scans") else "without quotes the shell reads patterns; " + advice
+            raise error.at(path, "is a pattern, which is not read here", expected, advice)
         raise error.at(path, "there is no such file or folder" if kind == "nothing" else f"is {kind}", expected, advice)
     return kind
 
@@ -250,6 +254,8 @@ SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
 def check_suffix(file: Path, kind: str) -> None:
     """Raise RunError for a file whose suffix is that of another format than is written."""
     known = SUFFIXES[kind]
+    if file.is_dir():
+        raise RunError.at(file, "is a folder", "the name of a file", f"write {file / kind.replace(' ', '_')}{known[0]}")
     if file.suffix.lower() not in known:
         named = " or ".join(suffix for suffix in known if suffix)
         found = f"a {kind} is not written as {file.suffix or 'a file without suffix'}"

@@ -130,3 +130,25 @@ def test_lines_of_information_are_never_left_out() -> None:
     record = logging.makeLogRecord({"levelno": logging.INFO, "msg": "step"})
     assert all(few.filter(record) for _ in range(9))
     assert few.left_out() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["check", "no*"],
+            "no*: is a pattern, which is not read here; expected a folder of labelled scans; give the folder; --images",
+        ),
+        (["predict", "s/*.nii", "out", "-m", "RUN"], "s/*.nii: is a pattern, which is not read here"),
+        (["evaluate", "p*", "r*"], "p*: is a pattern, which is not read here"),
+        (["export", "RUN", "FOLDER"], "FOLDER: is a folder; expected the name of a file; write FOLDER/model.nnseg"),
+        (["check", "DATA", "--images", "foo*.nii"], "correct it; the first of 12 images is imagesTr/ball_00.nii.gz"),
+    ],
+)
+def test_patterns_that_fit_nothing_and_folders_for_files_are_refused_in_plain_words(
+    ball_run: Path, ball_dataset: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "FOLDER").mkdir()
+    paths = {"RUN": str(ball_run), "DATA": str(ball_dataset), "FOLDER": str(tmp_path / "FOLDER")}
+    refused = nnseg(*(paths.get(argument, argument) for argument in arguments), check=2).stderr
+    assert said.replace("FOLDER", paths["FOLDER"]) in refused

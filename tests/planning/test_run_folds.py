@@ -91,7 +91,7 @@ def test_groups_asked_for_are_never_divided(run: Run) -> None:
 
 def test_bids_subjects_stay_together_unless_each_case_is_taken_for_itself(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     names = tuple(f"sub-{name}" for name in TWO_EACH)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         folds = _decide(run, names)
     assert folds == make_folds(names, groups={name: name[:6] for name in names})
     assert "cases of one patient stay in one fold: 6 patients from the subjects of BIDS names" in caplog.text
@@ -261,7 +261,7 @@ def test_folds_of_an_earlier_version_that_were_edited_are_kept(run: Run) -> None
 
 def test_patients_are_noticed_and_kept_together(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     names = tuple(f"patient00{i}_{phase}" for i in range(6) for phase in ("ED", "ES"))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         folds = _decide(run, names)
     assert folds == make_folds(names, groups={name: name[:10] for name in names})
     assert "cases of one patient stay in one fold: 6 patients from names like patient000_ED" in caplog.text

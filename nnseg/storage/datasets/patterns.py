@@ -33,7 +33,8 @@ def _below(tree: Tree, option: str, pattern: str) -> str:
         if any(_matches(item, text) for item in tree.items):
             return text
     expected = 'a folder below it, or a pattern of paths below it, such as "**/name*"'
-    raise DatasetError.at(tree.root, f'no image fits --{option} "{pattern}"', expected, "correct it")
+    first = f"; the first of {len(tree.items)} images is {tree.items[0].below}" if tree.items else ""
+    raise DatasetError.at(tree.root, f'no image fits --{option} "{pattern}"', expected, f"correct it{first}")
 
 
 def matches(item: Item, pattern: str) -> bool:
