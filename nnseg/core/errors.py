@@ -57,8 +57,9 @@ class NnsegError(Exception):
 
     @property
     def is_fault(self) -> bool:
-        """True if the system could not read or write: nothing is known of the content of the file."""
-        return isinstance(self.__cause__, OSError)
+        """True if the system could not read or write what is there, so that nothing is known of it."""
+        cause = self.__cause__
+        return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)
 
     @property
     def coded(self) -> str:
