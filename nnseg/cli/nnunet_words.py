@@ -44,7 +44,7 @@ SAME: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 """Options that mean the same, by command, and what they are called here; those of "" in all."""
 
 OTHERWISE: Final[Mapping[str, str]] = {
-    "-d": "datasets have no numbers here: give the dataset's folder",
+    "-d": "datasets have no numbers: give the dataset's folder",
     "-i": "scans and output folder are given as they are: nnseg predict SCANS OUT --model MODEL",
     "-o": "scans and output folder are given as they are: nnseg predict SCANS OUT --model MODEL",
     "-c": "a run holds its plans, and nnseg predict uses what was best on held-out cases; give --model RUN",

@@ -258,5 +258,5 @@ def check_suffix(file: Path, kind: str) -> None:
         raise RunError.at(file, "is a folder", "the name of a file", f"write {file / kind.replace(' ', '_')}{known[0]}")
     if file.suffix.lower() not in known:
         named = " or ".join(suffix for suffix in known if suffix)
-        found = f"a {kind} is not written as {file.suffix or 'a file without suffix'}"
+        found = f"the {kind} cannot be written as {file.suffix or 'a file without suffix'}"
         raise RunError.at(file, found, named, f"write {file.with_suffix(known[0]).name}")

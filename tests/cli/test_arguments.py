@@ -98,7 +98,7 @@ def test_what_may_fit_is_left_to_the_command(things, role, fitting):
 def test_files_are_written_only_under_the_suffixes_of_their_format(tmp_path, kind):
     for suffix in SUFFIXES[kind]:
         check_suffix(tmp_path / f"a{suffix.upper()}", kind)
-    with pytest.raises(NnsegError, match=rf"not written as \.onnx.* write a{SUFFIXES[kind][0]}"):
+    with pytest.raises(NnsegError, match=rf"cannot be written as \.onnx.* write a{SUFFIXES[kind][0]}"):
         check_suffix(tmp_path / "a.onnx", kind)
 
 
