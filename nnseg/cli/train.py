@@ -17,7 +17,7 @@ from nnseg.cli.options import AsJson, DatasetFolder, KnownRun, Quiet, RunPath, V
 from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import DatasetError, RunError, coded
 from nnseg.core.options import Options
-from nnseg.system.progress import columns
+from nnseg.system.progress import columns, stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,17 +110,19 @@ def plan(
     if not dataset.is_file():
         check_path(dataset, "dataset")
     check_path(run, "new run")
-    from nnseg.commands.plan import check_options, estimate_cost
-    from nnseg.commands.plan import plan as make_plan
-    from nnseg.core.dataset import by_severity
-    from nnseg.planning.describe import describe, describe_preflight
-    from nnseg.storage.run import Run
+    with loading():
+        from nnseg.commands.plan import check_options, estimate_cost
+        from nnseg.commands.plan import plan as make_plan
+        from nnseg.core.dataset import by_severity
+        from nnseg.planning.describe import WIDTH, describe, describe_preflight
+        from nnseg.storage.run import Run
 
     check_options(options)
     place = Run(run)
     with place.locked(dataset):
         fingerprint = _read_or_measure(dataset, place, options)
-        folders = make_plan(place, options)
+        with stage("planning"):
+            folders = make_plan(place, options)
         costs = estimate_cost(place, options)
         findings = by_severity(fingerprint.findings)
         if as_json:
@@ -128,7 +130,8 @@ def plan(
             show_json("plan", {"plans": plans, "costs": [cost.model_dump(mode="json") for cost in costs]}, findings)
         else:
             for folder in folders:
-                show(describe(folder.plan, fingerprint), block=True)
+                width = columns() - 1 if sys.stdout.isatty() else WIDTH
+                show(describe(folder.plan, fingerprint, width=width), block=True)
                 show("", f"written to {folder.plan_file}; edit it if you like", "")
             show(describe_preflight(costs), block=True)
     exit_for_errors(findings, shown=as_json)
@@ -140,8 +143,9 @@ def preprocess(run: KnownRun, options: Options, verbose: Verbose = False, quiet:
     """Preprocess every case as the plans of a run specify, onto the network's grid. Finished cases are skipped."""
     log_to_terminal(verbose, quiet=quiet)
     check_path(run, "run")
-    from nnseg.commands.preprocess import preprocess_run
-    from nnseg.storage.run import Run
+    with loading():
+        from nnseg.commands.preprocess import preprocess_run
+        from nnseg.storage.run import Run
 
     place = Run(run)
     problems = preprocess_run(place, workers=options.workers)
@@ -245,7 +249,8 @@ def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
             )
         run.fingerprint = fingerprint
         return fingerprint
-    from nnseg.commands.measure import measure_dataset, reading_for
+    with loading():
+        from nnseg.commands.measure import measure_dataset, reading_for
 
     reading = reading_for(run, options)
     return measure_dataset(run, source, options.workers, reading=reading, split=options.split, allow=options.allow)

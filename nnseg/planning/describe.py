@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from statistics import median
 from typing import Any
@@ -82,15 +83,16 @@ def _grid_spacing(plan: Plan, unit: LengthUnit, form: str = "g") -> str:
     return f"{format_axes([length_in(unit, mm) for mm in plan.preprocessing.spacing], form)} {length_name(unit)}"
 
 
-def describe(plan: Plan, fingerprint: Fingerprint) -> str:
-    """One page: the measurements of the dataset, and the main settings with their reasons."""
+def describe(plan: Plan, fingerprint: Fingerprint, *, width: int = WIDTH) -> str:
+    """One page: the measurements of the dataset, and the main settings with their reasons; lines of at most so many columns."""
+    entry = partial(_entry, width=min(width, WIDTH))
     title = f"Plan {plan.name} for {plan.dataset} (recipe {plan.recipe})"
     reasons = {decision.setting: decision.reason for decision in list_decisions(plan)}
-    measured = [line for name, text in case_entries(fingerprint) for line in _entry(name, text)]
+    measured = [line for name, text in case_entries(fingerprint) for line in entry(name, text)]
     decided = [
         line
         for name, text, *settings in _main_settings(plan, fingerprint.length_unit)
-        for line in _entry(name, text, *(reasons[setting] for setting in settings))
+        for line in entry(name, text, *(reasons[setting] for setting in settings))
     ]
     return "\n".join([title, "=" * len(title), "", "Dataset", *measured, "", "Settings and reasons", *decided])
 
@@ -99,7 +101,7 @@ def describe_preflight(preflights: Sequence[Preflight]) -> str:
     """A table of the estimated time, memory and disk space of each part of a run."""
     lines = []
     for found in preflights:
-        source = "measured on this machine" if found.measured else "estimated; times are unknown without a probe of this machine"
+        source = "measured on this machine" if found.measured else "estimated; times are unknown without a probe"
         lines.append(f"Cost of the {found.plan} plan ({source})")
         lines.append(_row("", "time", "RAM", "device", "disk").rstrip())
         folds = "1 fold" if found.folds == 1 else f"one of {found.folds} folds"
@@ -119,7 +121,7 @@ def _cost_row(name: str, cost: StageCost) -> str:
 
 
 def _row(name: str, *cells: str) -> str:
-    return f"  {name:26}" + "".join(f"{cell:>14}" for cell in cells)
+    return f"  {name:26}" + "".join(f"{cell:>12}" for cell in cells)
 
 
 def _time(seconds: float | None) -> str:
@@ -240,11 +242,11 @@ def _format_value(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _entry(name: str, text: str, *reasons: str) -> Iterator[str]:
+def _entry(name: str, text: str, *reasons: str, width: int) -> Iterator[str]:
     """Wrapped lines: a name in the margin, the text beside it, and the reasons below, indented."""
-    yield from textwrap.wrap(text, WIDTH, initial_indent=f"  {name}".ljust(INDENT), subsequent_indent=" " * INDENT)
+    yield from textwrap.wrap(text, width, initial_indent=f"  {name}".ljust(INDENT), subsequent_indent=" " * INDENT)
     for reason in filter(None, reasons):
-        yield from textwrap.wrap(reason, WIDTH, initial_indent=" " * INDENT + "- ", subsequent_indent=" " * (INDENT + 2))
+        yield from textwrap.wrap(reason, width, initial_indent=" " * INDENT + "- ", subsequent_indent=" " * (INDENT + 2))
 
 
 def _spread(rows: Sequence[Sequence[float]]) -> str:

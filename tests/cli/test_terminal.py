@@ -70,6 +70,13 @@ def test_tables_and_words_are_whole_at_any_width(ball_run: Path, columns: int) -
     assert sum(bool(re.match(r"Relative volume error( +-?[\d.]+){3}$", line)) for line in shown.lines) == 1
 
 
+def test_a_plan_is_described_in_whole_words_at_80_columns(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    shown = run_in_terminal("plan", ball_dataset, tmp_path / "run", "--recipe", tiny_recipe, "--no-probe")
+    assert all(len(line) < 80 or "/" in line for line in shown.lines)
+    assert "written to" in shown.words
+    assert any(line.startswith("planning  0:") for line in shown.seen)
+
+
 def test_long_names_of_cases_leave_a_table_whole(ball_dataset: Path, tmp_path: Path) -> None:
     long = "an_examination_with_a_very_long_name_of_a_study_in_many_words_and_even_more_of_them"
     for part in ("imagesTr", "labelsTr"):
