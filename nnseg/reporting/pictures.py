@@ -1,7 +1,7 @@
 """Pictures of cases: grey slices with outlines, as SVG for pages and side by side as PNG.
 
-Reference (solid, sky blue) and prediction (dashed, orange) differ in hue and in line style, so that they can be told apart by
-colour-blind readers and in black-and-white print.
+The reference is solid and the prediction dashed. In pages, as in the viewer, each of several labels has one colour. A single label
+is sky blue in the reference and orange in the prediction, as are all labels in figures for print.
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ def draw_case(case: CaseImages) -> CasePictures:
             description = f"{case.name}{f', {view.title}' if view.title else ''}: outlines of {names}"
             svg = draw_view(view, description, label_colours(case.labels))
         else:
-            svg = draw_view(
-                view,
-                f"{case.caption}. {case.name} {view.title}: outlines of the reference (solid) and the prediction (dashed)",
-            )
+            description = f"{case.caption}. {case.name} {view.title}: outlines of the reference (solid) and the prediction (dashed)"
+            svg = draw_view(view, description, label_colours(case.labels), sides=True)
         pictures.append(Picture(title=view.title, svg=svg, aspect=round(view.aspect, 4)))
     return CasePictures(name=case.name, caption=case.caption, pictures=pictures)
 
@@ -80,21 +78,22 @@ def label_colours(labels: Labels) -> dict[str, str]:
     return {name: OKABE_ITO[number % len(OKABE_ITO)] for number, name in enumerate(labels.foreground)}
 
 
-def draw_view(view: View, description: str, colours: Mapping[str, str] | None = None) -> Markup:
+def draw_view(view: View, description: str, colours: Mapping[str, str], *, sides: bool = False) -> Markup:
     """An inline SVG of a slice; outlines have their label as tooltip.
 
     Args:
         view: the slice.
         description: text for screen readers.
-        colours: of the prediction's labels; reference and prediction are drawn in the page's own styles without them.
+        colours: of the labels.
+        sides: draw reference and prediction, in the page's styles; of a single label in its two colours. Else the prediction alone.
     """
     height, width = view.grey.shape
     svg = Element("svg", {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": description, "class": "picture"})
     SubElement(svg, "image", {"href": _data_url(view.grey), "width": str(width), "height": str(height)})
-    if colours is not None:
+    if not sides:
         _add_outlines(svg, view.prediction, colours)
-    for kind, outlines in (("reference", view.reference), ("prediction", view.prediction)) if colours is None else ():
-        _add_outlines(SubElement(svg, "g", {"class": kind}), outlines, {}, suffix=f", {kind}")
+    for kind, outlines in (("reference", view.reference), ("prediction", view.prediction)) if sides else ():
+        _add_outlines(SubElement(svg, "g", {"class": kind}), outlines, colours if len(colours) > 1 else {}, suffix=f", {kind}")
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
 
 

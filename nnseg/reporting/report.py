@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment
+from markupsafe import Markup
 
 from nnseg.core.metrics import metric_of
 from nnseg.planning.describe import list_decisions, summarize_plan
@@ -16,6 +17,7 @@ from nnseg.reporting.charts.curves import training_statuses
 from nnseg.reporting.charts.network import describe_network, network_stages, network_svg
 from nnseg.reporting.content import ReportContent
 from nnseg.reporting.formatting import template_environment
+from nnseg.reporting.pictures import label_colours
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
@@ -31,12 +33,12 @@ RELOAD_SECONDS = 60
 """Time after which a live page reloads itself."""
 
 SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] = {
-    "data": ("Data", "The dataset", summarize_data),
-    "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),
-    "training": ("Training", "Training", summarize_training),
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
+    "training": ("Training", "Training", summarize_training),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),
+    "data": ("Data", "The dataset", summarize_data),
+    "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),
     "cost": ("Cost", "Time, memory and energy", summarize_cost),
     "provenance": ("Provenance", "Provenance", lambda content: content.provenance or None),
 }
@@ -77,13 +79,20 @@ def render_report(content: ReportContent) -> str:
             averages=AVERAGES,
             anchors={example.name: f"case-{number}" for number, example in enumerate(content.examples)},
             viewed={name: number for number, name in enumerate(case.name for case in content.viewed)},
-            viewer=viewer_html(content.viewed),
+            viewer=viewer_html(content.viewed, still=_first_still(content)),
+            legend=label_colours(labels) if labels and len(labels.foreground) > 1 else {},
             reload_seconds=RELOAD_SECONDS,
             style=page_file("report.css"),
             script=script,
             script_sources=[script_hash(script), *(script_sources() if content.viewed else ())],
         )
     )
+
+
+def _first_still(content: ReportContent) -> Markup:
+    """The picture of the first case of the viewer, which is shown before it is started."""
+    first = next((case.name for case in content.viewed), None)
+    return next((e.pictures[0].svg for e in content.examples if e.name == first and e.pictures), Markup())
 
 
 @cache

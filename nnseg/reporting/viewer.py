@@ -23,9 +23,12 @@ MOST_BYTES = 8_000_000
 """Limit for all volumes of a page, as base64."""
 
 IGNORED = "#8a8f98"
+NO_PICTURE = Markup()
 
 
-def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_bytes: int = MOST_BYTES) -> Markup:
+def viewer_html(
+    cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_bytes: int = MOST_BYTES, still: Markup = NO_PICTURE
+) -> Markup:
     """The viewer as a block of a page, with its styles, scripts and volumes; empty without cases.
 
     The page's Content-Security-Policy must allow `script_sources`, inline styles, and images from ``data:``.
@@ -33,6 +36,7 @@ def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_byte
     Args:
         cases: of one dataset, so with the same labels; packed cases are not packed again.
         most_bytes: limit for the volumes of the others, as base64.
+        still: a picture of the first case, shown until the viewer is started.
     """
     if not cases:
         return Markup()
@@ -42,6 +46,7 @@ def viewer_html(cases: Sequence[CaseImages] | Sequence[PackedCase], *, most_byte
     about = {"labels": _legend(packed[0].labels), "cases": [_about(i, p) for i, p in enumerate(packed)]}
     html = _template().render(
         about=about,
+        still=still,
         blocks=blocks,
         has_reference=any("reference" in p.volumes for p in packed),
         has_uncertainty=any("uncertainty" in p.volumes for p in packed),

@@ -1,5 +1,6 @@
 """The report's page in a real browser: no errors, no sideways scrolling, and everything can be worked."""
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,6 +45,22 @@ def test_the_page_loads_without_errors_and_never_scrolls_sideways(browser, page,
     browser.open(page, width=width, dark=dark)
     assert browser.errors == []
     assert browser.ask("document.documentElement.scrollWidth") == width
+
+
+def test_on_a_phone_no_table_is_cut_and_what_is_touched_is_44_pixels_high(browser, page):
+    browser.open(page, width=360)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)"
+    assert browser.ask(cut) == []
+    labels = "document.querySelector('[aria-label=\\'Trainings\\'] tbody td').dataset.label"
+    assert browser.ask(labels.replace("\\'", '"')) == "epochs"
+    heights = "[...document.querySelectorAll('nav a, summary, select, .cases button')].map(e => e.getBoundingClientRect().height)"
+    assert min(height for height in browser.ask(heights) if height) >= 44
+
+
+def test_a_report_prints_on_at_most_eight_pages(browser, page):
+    browser.open(page)
+    pdf = base64.b64decode(browser.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
 
 
 def test_a_heading_sorts_numbers_up_and_down_with_missing_ones_last(browser, page):

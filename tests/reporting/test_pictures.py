@@ -108,7 +108,7 @@ def test_a_constant_image_can_be_drawn():
 
 def test_the_svg_holds_the_slice_and_named_outlines():
     (view,) = find_views(flat())
-    svg = ElementTree.fromstring(draw_view(view, 'a "quoted" <name>'))
+    svg = ElementTree.fromstring(draw_view(view, 'a "quoted" <name>', {}, sides=True))
     assert svg.get("aria-label") == 'a "quoted" <name>'
     url = svg.find("image").get("href")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))), view.grey)
@@ -116,9 +116,19 @@ def test_the_svg_holds_the_slice_and_named_outlines():
     assert svg.find("g/path/title").text == "a, reference"
 
 
+def test_a_single_label_has_a_colour_for_each_side_and_several_have_one_each_as_in_the_viewer():
+    (view,) = find_views(flat())
+    one, several = (
+        ElementTree.fromstring(draw_view(view, "", colours, sides=True))
+        for colours in ({"a": "#e69f00"}, {"a": "#e69f00", "b": "#56b4e9"})
+    )
+    assert [path.get("stroke") for path in one.findall("g/path")] == [None, None]  # by the style of the side
+    assert {path.get("stroke") for path in several.findall("g/path")} == {"#e69f00"}
+
+
 def test_svg_paths_walk_along_the_outline():
     (view,) = find_views(flat())
-    svg = ElementTree.fromstring(draw_view(view, ""))
+    svg = ElementTree.fromstring(draw_view(view, "", {}, sides=True))
     numbers = [int(n) for n in re.findall(r"-?\d+", svg.find("g/path").get("d"))]
     walked = np.cumsum(np.array(numbers).reshape(-1, 2), axis=0) / 10
     assert walked == pytest.approx(view.reference[0][1], abs=0.06)

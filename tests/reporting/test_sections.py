@@ -90,7 +90,7 @@ def test_the_caption_of_the_network_counts_weights_by_hand():
 
 
 def test_settings_with_a_reason_are_listed_apart():
-    reasoned = page_text(report_content()).split("Why setting value reason", 1)[1].split("All ", 1)[0]
+    reasoned = page_text(report_content()).split("decisions of the planner setting value reason", 1)[1].split("All ", 1)[0]
     assert reasoned.strip() == (
         f"patch 64, 32 all images are this large training.augmentation.mirror_axes 0, 1 no side differs {HOSTILE}"
     )
@@ -190,6 +190,15 @@ def test_volumes_that_are_too_large_on_average_are_named():
     rows = table_rows(replace(EMPTY, scores=scores(offset)), "Agreement of predicted with reference volumes")
     assert [row[2].split()[0] for row in rows.values()] == ["+0.345", "+0"]
     assert summarize_volumes(scores(offset[:2])) is None
+
+
+def test_results_come_first_and_averages_are_folded():
+    assert list(SECTIONS) == ["scores", "cases", "training", "trust", "data", "plan", "cost", "provenance"]
+    page = render_report(report_content())
+    labels, cases, folded, averages = (
+        page.index(t) for t in ('id="metric-title"', 'id="case-table"', 'class="averages"', "per mask")
+    )
+    assert labels < cases < folded < averages
 
 
 def test_four_cases_do_not_tell_what_is_chance():

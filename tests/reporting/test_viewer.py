@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_examples import report_content
 
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase, pack, pack_all
+from nnseg.reporting.report import render_report
 from nnseg.reporting.viewer import room, script_hash, script_sources, viewer_html
 
 HOSTILE = "</script><script>alert(1)</script>\"'&amp;"
@@ -238,3 +240,16 @@ def test_script_hashes_are_those_of_the_embedded_scripts():
     """By hand: what ``openssl dgst -sha256 -binary | base64`` gives of an empty script."""
     assert script_hash("") == "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
     assert len(set(script_sources())) == 2
+
+
+def test_a_still_is_shown_until_the_viewer_is_started():
+    content = report_content()
+    example = content.examples[0]
+    viewed = CaseImages(
+        name=example.name, caption="best", image=np.zeros((1, 4, 4, 4), np.float32), grid=Grid(shape=(4, 4, 4)),
+        prediction=np.zeros((4, 4, 4), np.uint8), reference=None, labels=LABELS,
+    )  # fmt: skip
+    page = render_report(replace(content, viewed=[viewed]))
+    still = page.split('class="viewer-still"')[1].split("</div>")[0]
+    assert example.pictures[0].svg in still
+    assert "viewer-still" not in render_report(replace(content, viewed=[viewed], examples=[])).split("</style>")[-1]

@@ -26,6 +26,14 @@
     sort(column, head.getAttribute("aria-sort") !== "ascending", false);
   }));
 
+  // On narrow screens each row of a table is a block, whose cells carry the heading of their column -----------------------------
+
+  for (const one of document.querySelectorAll(".scroll table")) {
+    const names = [...one.tHead?.rows[0].cells ?? []].map(cell => cell.textContent);
+    for (const row of [...one.tBodies].flatMap(body => [...body.rows])) [...row.cells].forEach((cell, i) => { cell.dataset.label = names[i] ?? ""; });
+    one.classList.add("stacked");
+  }
+
   // Another metric --------------------------------------------------------------------------------------------------------------
 
   const choose = name => {
@@ -78,5 +86,5 @@
   addEventListener("scroll", () => requestAnimationFrame(mark), { passive: true });
   mark();
 
-  addEventListener("beforeprint", () => document.querySelectorAll("details:not(.small, .screen-only)").forEach(part => { part.open = true; }));
+  addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach(part => { part.open = true; }));
 })();

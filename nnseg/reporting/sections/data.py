@@ -19,7 +19,7 @@ MOST_FINDINGS = 30
 """Findings shown; a broken dataset has thousands, and ``nnseg check`` lists them all."""
 MOST_LABELS = 12
 """Labels whose volumes are drawn; the table has all."""
-MOST_SCANS = 400
+MOST_SCANS = 2000
 """Scans whose intensities are drawn one by one."""
 
 LEVELS = ("error", "warning", "note")
