@@ -273,6 +273,7 @@ def figure(
     run: KnownRun,
     what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run folder.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="With --what cases: every held-out case, worst first.")] = False,
     force: Force = False,
 ) -> None:
     """Draw figures of a run for papers, as PNG (300 dpi) and PDF: training curves, scores, cases, or the network.
@@ -285,7 +286,7 @@ def figure(
         from nnseg.commands.figure import write_figures
         from nnseg.storage.run import Run
 
-    for path in write_figures(Run(run), what, out, force=force):
+    for path in write_figures(Run(run), what, out, every=every, force=force):
         show(f"figure: {path}")
 
 

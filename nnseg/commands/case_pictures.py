@@ -53,6 +53,13 @@ def read_examples(run: Run, scores: Scores) -> list[CaseImages]:
     return list(_read_cases(run, captions))
 
 
+def read_all_examples(run: Run, scores: Scores) -> Iterator[CaseImages]:
+    """Every held-out case, worst first, one at a time; one that cannot be read is left out."""
+    ranked = sorted(scores.cases, key=lambda case: (case.mean_dice or 0.0, case.name))
+    known = {case.name: "no label" if case.mean_dice is None else f"mean Dice {case.mean_dice:.3f}" for case in ranked}
+    return _read_cases(run, {name: f"{name}, {words}" for name, words in known.items()})
+
+
 def write_picture(run: Run, path: Path) -> None:
     """Write the best, the median and the worst case of a run side by side as PNG.
 
