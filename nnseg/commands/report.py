@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
+from nnseg.commands.patch_pictures import draw_patches
 from nnseg.core.dataset import Dataset, Finding, by_severity
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.fingerprint import Fingerprint
@@ -102,7 +103,7 @@ def _pixel_units(dataset: Dataset, fingerprint: Fingerprint) -> tuple[Finding, .
 def _with_pictures(content: ReportContent, run: Run, scores: Scores, device: str) -> ReportContent:
     viewed = pack_viewer_cases(run, scores, content.trust, device=device)
     captions = {case.name: case.caption for case in viewed[:MOST_STILL]}
-    return replace(content, viewed=viewed, examples=draw_still_pictures(run, captions))
+    return replace(content, viewed=viewed, examples=draw_still_pictures(run, captions), patches=draw_patches(run))
 
 
 def _predictions(run: Run) -> tuple[Folds, Mapping[str, ScanRecord]]:

@@ -17,7 +17,7 @@ from nnseg.core.verdict import Verdict
 from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase
-from nnseg.reporting.pictures import CasePictures
+from nnseg.reporting.pictures import CasePictures, Picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class ReportContent:
         histories: epochs of each training, by a name such as "3d fold 0".
         scores: of held-out cases.
         examples: cases shown as still pictures, best first.
+        patches: pictures of training patches.
         viewed: cases in the interactive viewer.
         groups: scores by site, sex, age or other covariates of the cases.
         choice: the plan or ensemble that was chosen, and the candidates.
@@ -98,6 +99,7 @@ class ReportContent:
     histories: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)
     scores: Scores | None = None
     examples: Sequence[CasePictures] = ()
+    patches: Sequence[Picture] = ()
     viewed: Sequence[CaseImages] | Sequence[PackedCase] = ()
     groups: Grouped | None = None
     choice: Choice | None = None

@@ -1,5 +1,6 @@
 """Which cases of a run its report shows, and where their maps of uncertainty come from."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from test_report import PLAN
 
 from nnseg.commands import case_pictures
 from nnseg.commands.case_pictures import pack_viewer_cases
+from nnseg.commands.patch_pictures import MOST_PATCHES, draw_patches
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
@@ -131,3 +133,18 @@ def test_without_networks_there_is_no_map_and_without_a_label_map_no_case(run, d
     cases = pack_viewer_cases(run, scores, None)
     assert [c.name for c in cases] == ["ball_03", "ball_05"]
     assert cases[0].notes == ("No map of uncertainty: it could not be computed.",)
+
+
+def test_training_patches_are_drawn_with_their_labels_the_same_each_time(ball_run):
+    run = Run(ball_run)
+    pictures = draw_patches(run)
+    assert len(pictures) == min(MOST_PATCHES, run.plans[0].plan.training.batch_size)
+    assert any("<title>ball</title>" in picture.svg for picture in pictures)
+    assert pictures == draw_patches(run)
+    assert 'class="views patches"' in run.report_file.read_text()
+
+
+def test_without_preprocessed_cases_there_are_no_training_patches(ball_run, tmp_path):
+    shutil.copytree(ball_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "cases")
+    assert draw_patches(Run(tmp_path / "run")) == []
