@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
+from nnseg.storage.files import has_manifest
 from nnseg.storage.overwrite import is_made
 from nnseg.storage.plan_folder import FoldFolder
 from nnseg.storage.predictions import RECORD
@@ -61,7 +62,7 @@ def kind_of(path: Path) -> PathKind:
 
 
 def _kind_of_folder(path: Path) -> PathKind:
-    if Run(path).exists:
+    if Run(path).exists or has_manifest(path):  # one that was refused or killed early has a dataset.json, but no record yet
         return "a run of nnseg"
     if (path / RECORD).is_file():
         return "a folder of predictions"

@@ -24,6 +24,8 @@ def things(tmp_path_factory):
     (place / "empty").mkdir()
     (place / "folder").mkdir()
     shutil.copy(next((place / "dataset/imagesTr").iterdir()), place / "folder/scan.nii.gz")
+    with Run(place / "begun").locked():
+        shutil.copy(place / "dataset/dataset.json", place / "begun")
     run = Run(place / "run")
     run.path.mkdir()
     run.update_record(command="nnseg run")
@@ -58,6 +60,10 @@ KINDS = {
 
 def test_each_kind_of_thing_is_known_by_its_files(things):
     assert {name: kind_of(things / name) for name in KINDS} == KINDS
+
+
+def test_a_run_that_ended_before_its_first_record_is_no_dataset(things):
+    assert kind_of(things / "begun") == "a run of nnseg"
 
 
 @pytest.mark.parametrize("role", EXPECTED)
