@@ -62,3 +62,13 @@ def test_what_a_killed_process_left_aside_is_swept_and_nothing_else(tmp_path: Pa
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "plan.toml"]
+
+
+def test_a_link_put_in_the_place_of_a_file_while_it_is_written_changes_nothing_elsewhere(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("private")
+    victim.chmod(0o600)
+    with pytest.raises(WriteError, match="symbolic links"), write_aside(tmp_path / "out" / "a.txt") as aside:
+        aside.symlink_to(victim)
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("private", 0o600)
+    assert list((tmp_path / "out").iterdir()) == []
