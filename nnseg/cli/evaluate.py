@@ -108,7 +108,7 @@ def _check_folders(predictions: Path, references: Path | None) -> None:
     from nnseg.storage.path_kinds import PREDICTIONS_FIRST, kind_of
 
     if references is None:
-        check_path(predictions, "run")
+        check_path(predictions, "scores")
         return
     check_path(predictions, "predictions")
     check_path(references, "references")

@@ -62,7 +62,8 @@ def kind_of(path: Path) -> PathKind:
 
 
 def _kind_of_folder(path: Path) -> PathKind:
-    if Run(path).exists or has_manifest(path):  # one that was refused or killed early has a dataset.json, but no record yet
+    run = Run(path)
+    if run.exists or has_manifest(path) or any(file.is_file() for file in run.plan_files):  # also if its record is not there
         return "a run of nnseg"
     if (path / RECORD).is_file():
         return "a folder of predictions"
