@@ -112,8 +112,6 @@ def _check_folders(predictions: Path, references: Path | None) -> None:
         return
     check_path(predictions, "predictions")
     check_path(references, "references")
-    if predictions.samefile(references):
-        raise EvaluationError(f"{references} is given twice; {PREDICTIONS_FIRST}")
     if kind_of(references) == "a folder of predictions" != kind_of(predictions):
         raise EvaluationError(f"{references} is a folder of predictions, and {predictions} is not; {PREDICTIONS_FIRST}")
 
