@@ -15,7 +15,7 @@ from nnseg.planning.describe import describe_steps
 
 USEFUL_STEPS = 250
 """Steps of a training that most networks need. Source: ``benchmarks/RESULTS.md``, mean held-out Dice by steps with the recipe
-"auto": 30 steps .19 (ACDC), 42 .67 (DRIVE), 89 .44 (phantoms; lesions 0), 250 .90 (phantoms), 300 .81, 1000 .86 and 4200 .89
+"auto": 30 steps .19 (ACDC), 42 .67 (DRIVE), 250 .90 (phantoms), 300 .81, 1000 .86 and 4200 .89
 (Hippocampus)."""
 
 GOOD_DICE = 0.7
