@@ -6,7 +6,29 @@ The public names; each is loaded when it is first asked for, so that ``import nn
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
+    from nnseg.core.errors import NnsegError as NnsegError
+    from nnseg.core.plan import Plan as Plan
+    from nnseg.evaluation.folders import evaluate_folders as evaluate_folders
+    from nnseg.inference.predict import Predictor as Predictor
+    from nnseg.inference.predict import predict as predict
+    from nnseg.inference.segmenter import load as load
+    from nnseg.network.load import load_model as load_model
+    from nnseg.pipeline import run as run
+    from nnseg.planning.measure import measure as measure
+    from nnseg.planning.planner import make_plans as make_plans
+    from nnseg.planning.recipe import load_recipe as load_recipe
+    from nnseg.preprocessing.preprocess import preprocess as preprocess
+    from nnseg.preprocessing.preprocess import restore as restore
+    from nnseg.storage.datasets.read import read_dataset as read_dataset
+    from nnseg.storage.images.read import read_label_map as read_label_map
+    from nnseg.storage.images.read import read_scan as read_scan
+    from nnseg.storage.images.write import write_label_map as write_label_map
+    from nnseg.training.api import train as train
+
+    __version__: str
 
 _HOMES = {
     "Predictor": "nnseg.inference.predict",

@@ -34,6 +34,7 @@ class StandInPrediction:
     probabilities: object = None
     uncertainty: object = None
     confidence: object = None
+    unlike: tuple[str, ...] = ()
 
 
 class StandIn:

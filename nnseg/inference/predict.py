@@ -18,7 +18,7 @@ from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
-from nnseg.core.scan_ranges import measure_scan
+from nnseg.core.scan_ranges import ScanFacts, measure_scan
 from nnseg.core.trust import Confidence, Trust
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
@@ -261,18 +261,20 @@ class Predictor:
         used = [(group, timing) for group, timing, w in zip(self._groups, timings, output.weights, strict=True) if w]
         groups, spent = [group for group, _ in used], [timing for _, timing in used]
         spent += [prepared.seconds.get(key, {}) for key in {group.key for group in groups}] + [{"restore": output.seconds}]
+        trust, image = self.model.trust, prepared.cases[groups[0].key].image[: len(self.model.channels)]
+        facts = measure_scan(prepared.scan.grid, image)
         return Prediction(
             label_map=LabelMap(labels=labels, grid=prepared.scan.grid),
             probabilities=output.probabilities,
             uncertainty=output.uncertainty,
-            confidence=self._confidence(prepared, groups, stats) if stats else None,
+            confidence=self._confidence(facts, groups, stats) if stats else None,
+            unlike=trust.ranges.differences(facts) if trust and trust.ranges else (),
             sample=self._sample(prepared, stats) if stats and stats.samples else None,
             seconds={stage: sum(of.get(stage, 0.0) for of in spent) for stage in ("preprocess", "network", "restore")},
         )
 
-    def _confidence(self, prepared: PreparedScan, groups: Sequence[NetworkGroup], stats: UncertaintyStats) -> Confidence:
-        image = prepared.cases[groups[0].key].image[: len(self.model.channels)]
-        facts, networks = measure_scan(prepared.scan.grid, image), sum(len(group.networks) for group in groups)
+    def _confidence(self, facts: ScanFacts, groups: Sequence[NetworkGroup], stats: UncertaintyStats) -> Confidence:
+        networks = sum(len(group.networks) for group in groups)
         return (self.model.trust or Trust()).confidence(stats.agreement(), facts, networks=networks)
 
     def _sample(self, prepared: PreparedScan, stats: UncertaintyStats) -> DrawnVoxels:

@@ -39,6 +39,7 @@ class Prediction:
             None unless requested.
         uncertainty: float32 (Z, Y, X) on the same grid, the probability that a voxel's label is wrong; None unless requested.
         confidence: expected quality of the whole, and whether the scan resembles the training scans; with the uncertainty.
+        unlike: differences of the scan from those of the training, in spacing, size and intensities; always measured.
         sample: voxels sampled with their probabilities, if requested.
         seconds: of "preprocess", "network" and "restore".
     """
@@ -47,6 +48,7 @@ class Prediction:
     probabilities: Floats | None = None
     uncertainty: Floats | None = None
     confidence: Confidence | None = None
+    unlike: tuple[str, ...] = ()
     sample: DrawnVoxels | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

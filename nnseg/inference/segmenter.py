@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import SpatialImage
 
+from nnseg.core.dataset import counted
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import IDENTITY, Grid, Matrix, Vector, as_matrix, as_shape, as_vector
-from nnseg.core.image import Scan, Source
+from nnseg.core.image import Integers, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
@@ -45,6 +47,17 @@ class Segmenter:
     def __init__(self, model: Model, **settings: Any) -> None:
         self._predictor, self._told = Predictor(model, **settings), False
 
+    def __repr__(self) -> str:
+        members = self._predictor.model.members
+        plans = ", ".join(dict.fromkeys(member.plan.name for member in members))
+        labels = ", ".join(f"{name} {value}" for name, value in zip(self.labels.names, self.labels.values, strict=True))
+        lines = (
+            f"nnseg model: {counted(len(members), 'network')} of {plans}",
+            f"channels: {', '.join(self.channels)}",
+            f"labels: {labels}",
+        )
+        return "\n".join(textwrap.shorten(line, 80, placeholder=" ...") for line in lines)
+
     @property
     def labels(self) -> Labels:
         """The labels of its label maps."""
@@ -75,18 +88,25 @@ class Segmenter:
             scan = _stacked(scan)
         if isinstance(scan, np.ndarray):
             found = self._scan_of_array(scan, spacing, orientation)
-            labels = to_stored_order(self._predictor(found).label_map, found.source)
+            labels = self._labels(found)
             return labels[0] if found.source.is_2d else labels
         if spacing is not None or orientation is not None:
             raise ScanError("files and images have a spacing and an orientation of their own; leave out spacing and orientation")
         found = read_scan(scan, repair=True)
         for note in found.notes:
             log.warning("%s", note)
-        labels = to_stored_order(self._predictor(found).label_map, found.source)
+        labels = self._labels(found)
         first = scan[0] if isinstance(scan, list | tuple) else scan
         if isinstance(first, SpatialImage):
             return as_nibabel(labels, first)
         return as_image(labels, found.source.grid, is_2d=found.source.is_2d)
+
+    def _labels(self, scan: Scan) -> Integers:
+        """The label values in the stored order of axes; what is unlike the training scans is logged."""
+        prediction = self._predictor(scan)
+        for difference in prediction.unlike:
+            log.warning("the scan is unlike those of the training: %s; check its label map", difference)
+        return to_stored_order(prediction.label_map, scan.source)
 
     def _scan_of_array(self, voxels: npt.NDArray[Any], spacing: Sequence[float] | None, orientation: str | None) -> Scan:
         axes = voxels.ndim - (len(self.channels) > 1)

@@ -227,10 +227,8 @@ class PredictionPipeline:
         )
         case.prediction = prediction
         case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()})
-        if confidence := prediction.confidence:
-            case.update(
-                confidence=confidence, findings=(*case.record.findings, *(coded(text, "NS-S032") for text in confidence.unlike))
-            )
+        found = tuple(coded(text, "NS-S032") for text in prediction.unlike)
+        case.update(confidence=prediction.confidence, findings=(*case.record.findings, *found))
         return True
 
     def _write(self, case: _CaseInFlight) -> bool:

@@ -1,5 +1,7 @@
 """A loaded model predicts arrays, ITK images and files in memory."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import nnseg
 from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.scan_ranges import PERCENTILES, ScanRanges, ValueRange
+from nnseg.core.trust import Trust
 from nnseg.inference.segmenter import Segmenter
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.unet import build_unet
@@ -69,6 +73,16 @@ def test_arrays_itk_images_and_files_get_the_same_prediction(file, tmp_path):
         assert found.GetSpacing() == pytest.approx((1.0, 2.0, 1.5))
         assert np.array_equal(sitk.GetArrayFromImage(found), labels)
     assert (model.channels, model.labels) == (("MRI",), LABELS)
+
+
+def test_a_loaded_model_shows_itself_in_three_lines_of_80_columns(file):
+    assert repr(nnseg.load(file, device="cpu")) == (
+        "nnseg model: 1 network of 3d\nchannels: MRI\nlabels: background 0, front 3, back 700"
+    )
+    many = repr(Segmenter(_model(channels=tuple(f"contrast number {n}" for n in range(9))), device="cpu")).splitlines()
+    assert len(many) == 3
+    assert many[1].endswith(" ...")
+    assert max(map(len, many)) <= 80
 
 
 def test_an_image_of_another_orientation_comes_back_in_its_own(file):
@@ -208,3 +222,17 @@ def test_an_orientation_that_is_none_is_refused(file, orientation):
 def test_arrays_of_complex_numbers_are_refused(file):
     with pytest.raises(ScanError, match="the array holds complex64"):
         nnseg.load(file, device="cpu").predict(_array(9, 9, 9).astype(np.complex64), spacing=(1, 1, 1))
+
+
+def test_a_scan_unlike_those_of_the_training_is_reported_without_uncertainty(caplog):
+    seen = tuple(ValueRange(low=1, high=1.1) for _ in range(3))
+    sizes = tuple(ValueRange(low=5, high=50) for _ in range(3))
+    anything = (tuple(ValueRange(low=-100, high=100) for _ in PERCENTILES),)
+    ranges = ScanRanges(scans=20, channels=("MRI",), spacing=seen, size_mm=sizes, intensities=anything)
+    model = Segmenter(replace(_model(), trust=Trust(ranges=ranges)), device="cpu")
+    model.predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation="SPL")
+    assert caplog.messages == []
+    model.predict(_array(3, 9, 9), spacing=(5, 1, 1), orientation="SPL")
+    assert caplog.messages == [
+        "the scan is unlike those of the training: spacing 5 mm along z; training scans had 1 to 1.1; check its label map"
+    ]

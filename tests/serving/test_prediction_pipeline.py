@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from standin import StandIn, task
@@ -151,3 +152,13 @@ def test_a_case_that_lacks_memory_is_marked_for_another_attempt_alone(tmp_path):
     _, finished = predicted([task(tmp_path, "a")], tmp_path / "out", Hungry())
     assert finished["a"].retry_exclusive
     assert "memory ran out (Unable to allocate 8 GiB)" in finished["a"].record.reason
+
+
+def test_what_is_unlike_the_training_scans_is_recorded_without_uncertainty(tmp_path):
+    class Unlike(StandIn):
+        def infer(self, scan, **kept):
+            return replace(super().infer(scan, **kept), unlike=("spacing 5 mm along z",))
+
+    _, finished = predicted([task(tmp_path, "a")], tmp_path / "out", Unlike())
+    assert finished["a"].record.findings == ("spacing 5 mm along z [NS-S032]",)
+    assert finished["a"].record.confidence is None
