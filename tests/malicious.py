@@ -370,7 +370,7 @@ IMAGES = [
     ("picture.tif", lambda: tiff(32, 32, compression=34_933, strip=png(20_000, 20_000, data=bomb(400))), "20000 x 20000 pixels"),
     *(
         (
-            f"strip_{kind}.tif",
+            f"strip_{number}.tif",
             lambda kind=kind, number=number, dtype=dtype: tiff(32, 32, compression=number, strip=picture(kind, dtype)),
             "5000 x 5000",
         )

@@ -94,12 +94,16 @@ def test_the_verdict_and_the_next_command_are_the_same_on_the_terminal_in_the_re
     assert shown[1] == card.split("\n")[2].replace("*", "")
 
 
-def test_terminal_report_and_card_give_the_same_numbers(finished: tuple[Path, Path]) -> None:
+def test_terminal_report_and_card_give_the_same_numbers(finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     _, run = finished
     terminal = (run.parent / "terminal.txt").read_text()
     page, card = (unescape((run / name).read_text()) for name in ("report.html", "model.md"))
     plain = " ".join(re.sub("<.*?>", " ", re.sub("<(style|script).*?</\\1>", "", page, flags=re.DOTALL)).split())
-    rows = dict(re.findall(r"^ ([A-Z].*?)  +(\S.*?) *$", terminal.split("bootstrap interval)")[1], re.MULTILINE))
+    monkeypatch.setenv("COLUMNS", "200")
+    scores = nnseg("evaluate", run).stdout
+    rows = dict(re.findall(r"^ ?([A-Z].*?)  +(\S.*?) *$", scores.split("bootstrap interval)")[1], re.MULTILINE))
+    dice = rows["Dice"].split("  ")[0].replace("(", "(95 % interval ")
+    assert f"mean Dice {dice}" in " ".join(terminal.split())
     assert len(rows) == 10
     for name, row in rows.items():  # terminal: "0.522 (0.1 to 0.9)"; card: "0.522 [0.1, 0.9]"; report: "0.522 0.1 to 0.9"
         cells = [cell.strip() for cell in re.split("  +", row)]

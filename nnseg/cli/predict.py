@@ -11,7 +11,6 @@ from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
-from nnseg.core.errors import RunError
 from nnseg.core.options import Options, parse_gigabytes
 
 PANEL = "Use a model"
@@ -72,12 +71,10 @@ def predict(
     """
     log_to_terminal(verbose, quiet=quiet)
     memory_gb = parse_gigabytes(memory) if memory else None
-    check_path(scans, "scans")
-    check_path(out, "output folder")
     for one in model:
         check_path(one, "model")
-    if out.exists() and out.samefile(scans):
-        raise RunError.at(out, "is the folder of the scans", "another folder for the label maps", "name one, which nnseg makes")
+    check_path(scans, "scans")
+    check_path(out, "output folder")
     with loading():
         from nnseg.core.dataset import Finding, Reading, describe_unused
         from nnseg.serving.messages import PredictionOrder

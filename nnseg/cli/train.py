@@ -50,7 +50,8 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
     """
     log_to_terminal(verbose, quiet=quiet)
     check_path(dataset, "dataset")
-    check_path(run, "new run")
+    if run.resolve() != dataset.resolve():  # of which its own check says more
+        check_path(run, "new run")
     check_extras(options)
     exit_for_failed(_run(dataset, run, options).problems)
 
@@ -109,7 +110,8 @@ def plan(
     log_to_terminal(verbose, quiet=quiet)
     if not dataset.is_file():
         check_path(dataset, "dataset")
-    check_path(run, "new run")
+    if run.resolve() != dataset.resolve():  # of which its own check says more
+        check_path(run, "new run")
     with loading():
         from nnseg.commands.plan import check_options, estimate_cost
         from nnseg.commands.plan import plan as make_plan

@@ -93,7 +93,7 @@ EXPECTED: Final[Mapping[Role, tuple[type[NnsegError], str]]] = {
 
 PATH = "check the path"
 PATTERN_ADVICE = 'give the folder; --images "PATTERN" chooses among the files in it'
-RUN_FIRST = "make a run first: nnseg run DATASET RUN"
+RUN_FIRST = "make a run first: nnseg run DATASET RUN, or nnseg plan for its plan alone"
 PREDICT_FIRST = "predict first: nnseg predict SCANS OUT --model MODEL"
 WHOLE_RUN = "give the whole run; --folds 0 takes one fold of it"
 IMPORT = "convert it first: nnseg import FOLDER model.nnseg"
@@ -239,7 +239,8 @@ def check_path(path: Path, role: Role) -> PathKind:
         if kind == "nothing" and any(sign in str(path) for sign in "*?["):
             advice = PATTERN_ADVICE if role in ("dataset", "scans") else "without quotes the shell reads patterns; " + advice
             raise error.at(path, "is a pattern, which is not read here", expected, advice)
-        raise error.at(path, "there is no such file or folder" if kind == "nothing" else f"is {kind}", expected, advice)
+        missing = "there is no model here" if role == "model" else "there is no such file or folder"
+        raise error.at(path, missing if kind == "nothing" else f"is {kind}", expected, advice)
     return kind
 
 

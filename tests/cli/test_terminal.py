@@ -89,7 +89,7 @@ def test_long_names_of_cases_leave_a_table_whole(ball_dataset: Path, tmp_path: P
 
 def test_errors_are_red_on_a_terminal_unless_no_colour_is_wanted(tmp_path: Path) -> None:
     shown = run_in_terminal("check", tmp_path / "gone", code=2)
-    assert f"{RED}nnseg: " in shown.text
+    assert f"{RED}nnseg:" in shown.text
     assert RED not in run_in_terminal("check", tmp_path / "gone", code=2, colour=False).text
     assert "\x1b" not in nnseg("check", tmp_path / "gone", check=2).stderr
     assert all(len(line) < 80 or "/" in line for line in shown.lines)

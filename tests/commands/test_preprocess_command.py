@@ -20,10 +20,10 @@ def test_a_disk_that_fills_up_ends_preprocessing_and_the_same_command_goes_on(
     nnseg("plan", ball_dataset, tmp_path / "run", "--recipe", tiny_recipe, "--no-probe", "--device", "cpu")
     run, flush = Run(tmp_path / "run"), files._flush
 
-    def full(path: Path) -> None:
+    def full(path: Path, **settings: int) -> None:
         if "ball_03" in path.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        flush(path)
+        flush(path, **settings)
 
     with monkeypatch.context() as disk:
         disk.setattr(files, "_flush", full)
