@@ -42,6 +42,7 @@ LIMITS: Final[dict[str, int]] = {
     "regions": 500,
     "channels": 1_000,
     "folds": 1_000,
+    "epochs": 100_000,
     "blocks": 256,
     "weights": 2**32,
     "feature_values": 2**36,

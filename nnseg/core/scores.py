@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import is_metric
 from nnseg.core.units import LengthUnit, common_unit
 
-Number = FiniteFloat | None
-Interval = tuple[FiniteFloat, FiniteFloat]
+Finite = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
+"""A number with which sums and squares can be computed."""
+
+Number = Finite | None
+Interval = tuple[Finite, Finite]
 
 
 class Surfaces(FrozenModel):
@@ -24,9 +29,9 @@ class Surfaces(FrozenModel):
         within_mm2: area within each tolerance of the other surface, by the tolerance in mm ("1", "0.5").
     """
 
-    area_mm2: FiniteFloat
-    distance_mm3: FiniteFloat
-    within_mm2: dict[str, FiniteFloat]
+    area_mm2: Finite
+    distance_mm3: Finite
+    within_mm2: dict[str, Finite]
 
 
 class Lesions(FrozenModel):
@@ -45,7 +50,7 @@ class Lesions(FrozenModel):
     predicted: int
     matched: int
     matched_half: int
-    sum_iou_matched: FiniteFloat
+    sum_iou_matched: Finite
     f1: Number
     sensitivity: Number
     precision: Number

@@ -16,6 +16,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from nnseg.core.errors import ModelError, NewerVersionError, PlanError, RunError
+from nnseg.core.limits import check_limit
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch, Schedule
 from nnseg.core.validation import parse, schema_of
@@ -128,8 +129,10 @@ class FoldFolder:
         """The epochs so far, up to the first damaged line."""
         epochs: list[Epoch] = []
         if self.history_file.exists():
+            lines = read_text_bytes(self.history_file, "run").splitlines()
+            check_limit("epochs", len(lines), self.history_file, "has {:,} epochs", RunError)
             with suppress(ValidationError):
-                for line in read_text_bytes(self.history_file, "run").splitlines():
+                for line in lines:
                     epochs.append(Epoch.model_validate_json(line))
         return tuple(epochs)
 

@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from nnseg.cli import app
 from nnseg.commands.compare import compare_models, read_models, read_scores
+from nnseg.commands.evaluate import scores_csv
 from nnseg.core.errors import EvaluationError
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, Scores
+from nnseg.core.scores import Counts, Failure, Scores
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.storage.files import write_json
 
@@ -82,6 +83,28 @@ def test_what_holds_no_scores_is_named(models, tmp_path):
         compare_models([models[0], tmp_path / "old.json"])
     with pytest.raises(EvaluationError, match="two or more"):
         compare_models(models[:1])
+
+
+def test_numbers_that_cannot_be_computed_with_are_no_scores(models, tmp_path):
+    content = json.loads(ours(1).model_dump_json())
+    content["cases"][0]["labels"]["ball"]["dice"] = 1e308
+    (tmp_path / "huge.json").write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=r"huge.json holds no scores that this nnseg can read"):
+        compare_models([models[0], tmp_path / "huge.json"])
+
+
+def test_the_table_that_evaluate_writes_is_read_too(tmp_path):
+    scores = ours(1).model_copy(update={"failed": (Failure(name="case_99", reason="its label map is gone"),)})
+    (tmp_path / "scores.csv").write_text(scores_csv(scores))
+    read = read_scores(tmp_path / "scores.csv")
+    assert read.labels == scores.labels
+    assert [(c.name, c.labels["ball"].dice) for c in read.cases] == [(c.name, c.labels["ball"].dice) for c in scores.cases]
+    (tmp_path / "other.csv").write_text("case,label\na,b\n")
+    with pytest.raises(EvaluationError, match=r"other.csv is no table that nnseg evaluate wrote"):
+        read_scores(tmp_path / "other.csv")
+    (tmp_path / "scores.csv").write_text(scores_csv(scores) + scores_csv(scores).splitlines()[1] + "\n")
+    with pytest.raises(EvaluationError, match="case_00 has ball twice"):
+        read_scores(tmp_path / "scores.csv")
 
 
 def test_the_verb_prints_the_table_and_writes_it(models, tmp_path):

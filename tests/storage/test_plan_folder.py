@@ -7,13 +7,21 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from nnseg.core.errors import PlanError
+from nnseg.core.errors import PlanError, RunError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.schedule import Epoch
 from nnseg.storage.plan_folder import FoldFolder, read_plan, write_plan
 
 EPOCH = Epoch(number=1, step=5, steps=10, loss=0.5, learning_rate=0.1, dice={"a": None, "b": 0.5}, seconds=1.0, total_seconds=2.0)
+
+
+def test_a_history_of_more_epochs_than_a_training_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNSEG_LIMITS", "epochs=2")
+    fold = FoldFolder(tmp_path / "fold_0")
+    fold.write_history([EPOCH] * 3)
+    with pytest.raises(RunError, match=r"history\.jsonl: has 3 epochs; expected at most 2"):
+        fold.history()
 
 
 def test_history_is_read_back_as_written(tmp_path: Path) -> None:
