@@ -36,7 +36,9 @@ def test_a_run_shows_one_line_for_what_it_does_and_keeps_one_for_what_is_done(
     assert not any(part in shown.words for part in ("loading libraries", "measuring cases", "step 4 / 12"))
     assert re.search(r"3d fold 0: trained, 12 steps in 0:\d\d, loss \d\.\d\d, Dice 0\.\d\d on held-out patches", shown.words)
     assert all(len(line) < 80 or "/" in line for line in shown.lines)
-    assert shown.words.rpartition("report: ")[2].replace(" ", "") == f"{tmp_path}/run/report.html"
+    report, _, verdict = shown.words.rpartition("report: ")[2].partition(" verdict: ")
+    assert report.replace(" ", "") == f"{tmp_path}/run/report.html"
+    assert "12 steps of training are few" in verdict
 
 
 @pytest.mark.slow
