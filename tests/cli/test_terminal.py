@@ -21,7 +21,7 @@ RED, YELLOW = "\x1b[31m", "\x1b[33m"
 def test_a_run_shows_one_line_for_what_it_does_and_keeps_one_for_what_is_done(
     ball_dataset: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    shown = run_in_terminal("run", ball_dataset, tmp_path / "run", *fold_options(tiny_recipe))
+    shown = run_in_terminal("run", ball_dataset, tmp_path / "run", *fold_options(tiny_recipe), "--steps", 150)
     live = "\n".join(shown.seen)
     for part in (
         "loading libraries  0:",
@@ -32,13 +32,13 @@ def test_a_run_shows_one_line_for_what_it_does_and_keeps_one_for_what_is_done(
         "predicting held-out",
     ):
         assert part in live, part
-    assert re.search(r"3d fold 0  step \d+ / 12", live)
-    assert not any(part in shown.words for part in ("loading libraries", "measuring cases", "step 4 / 12"))
-    assert re.search(r"3d fold 0: trained, 12 steps in 0:\d\d, loss \d\.\d\d, Dice 0\.\d\d on held-out patches", shown.words)
+    assert re.search(r"3d fold 0  step \d+ / 150", live)
+    assert not any(part in shown.words for part in ("loading libraries", "measuring cases", "step 4 / 150"))
+    assert re.search(r"3d fold 0: trained, 150 steps in 0:\d\d, loss -?\d\.\d\d, Dice 0\.\d\d on held-out patches", shown.words)
     assert all(len(line) < 80 or "/" in line for line in shown.lines)
     report, _, verdict = shown.words.rpartition("report: ")[2].partition(" verdict: ")
     assert report.replace(" ", "") == f"{tmp_path}/run/report.html"
-    assert "12 steps of training are few" in verdict
+    assert "150 steps of training are few" in verdict
 
 
 @pytest.mark.slow
