@@ -105,14 +105,13 @@ def evaluate(
 
 def _check_folders(predictions: Path, references: Path | None) -> None:
     from nnseg.core.errors import EvaluationError
-    from nnseg.storage.path_kinds import PREDICTIONS_FIRST, kind_of
+    from nnseg.storage.path_kinds import PREDICTIONS_FIRST
 
     if references is None:
         check_path(predictions, "scores")
         return
-    check_path(predictions, "predictions")
-    check_path(references, "references")
-    if kind_of(references) == "a folder of predictions" != kind_of(predictions):
+    given = check_path(predictions, "predictions")
+    if check_path(references, "references") == "a folder of predictions" != given:
         raise EvaluationError(f"{references} is a folder of predictions, and {predictions} is not; {PREDICTIONS_FIRST}")
 
 

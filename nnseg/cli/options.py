@@ -14,7 +14,7 @@ import typer
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
-    from nnseg.storage.path_kinds import Role
+    from nnseg.storage.path_kinds import PathKind, Role
 
 Command = Callable[..., None]
 
@@ -30,11 +30,11 @@ FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}
 TYPES = get_type_hints(Options)
 
 
-def check_path(path: Path, role: Role) -> None:
-    """Raise NnsegError for a path that is no good in its role. What this needs is loaded by commands, not for their help."""
+def check_path(path: Path, role: Role) -> PathKind:
+    """What there is at a path; NnsegError if it is no good in its role. The modules for it are loaded by commands, not for help."""
     from nnseg.storage import path_kinds
 
-    path_kinds.check_path(path, role)
+    return path_kinds.check_path(path, role)
 
 
 def check_suffix(file: Path, kind: str) -> None:

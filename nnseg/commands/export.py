@@ -25,7 +25,7 @@ from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
 from nnseg.planning.describe import summarize_plan
-from nnseg.planning.verdict import FEW_CASES, give_verdict
+from nnseg.planning.verdict import FEW_CASES, Histories, give_verdict
 from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.run import Run
@@ -46,15 +46,15 @@ def make_card(run: Run, model: Model) -> ModelCard:
         model: as it will be exported.
     """
     fingerprint, dataset = run.fingerprint_of_folds, run.dataset
-    scores = _readable(run, Run.scores)
+    scores, histories = _readable(run, Run.scores), run.histories
     return ModelCard(
         name=dataset.name,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
         networks=(
-            *_networks(run, model.members, fingerprint.length_unit),
-            *_networks(run, model.previous, fingerprint.length_unit, inputs=True),
+            *_networks(histories, model.members, fingerprint.length_unit),
+            *_networks(histories, model.previous, fingerprint.length_unit, inputs=True),
         ),
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_summarize_metrics(scores)) if scores else (),
@@ -64,7 +64,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
         limits=tuple(describe_limits(run, model, scores)),
         model=model.key(),
         versions={name: str(version) for name, version in run.record.get("versions", {}).items()},
-        verdict=give_verdict(scores, run.histories, model.trust, folds=len(run.folds)),
+        verdict=give_verdict(scores, histories, model.trust, folds=len(run.folds)),
     )
 
 
@@ -178,8 +178,7 @@ def _whole(values: Vector) -> Shape:
     return int(z), int(y), int(x)
 
 
-def _networks(run: Run, members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
-    histories = run.histories
+def _networks(histories: Histories, members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
     for _, group in groupby(members, key=lambda member: member.plan.key()):
         first, *others = group
         names = [f"{member.plan.name} fold {member.fold}" for member in (first, *others)]

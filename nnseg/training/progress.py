@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from nnseg.core.errors import NnsegError
 from nnseg.core.schedule import Epoch
 from nnseg.system.energy import EnergyMeter
+from nnseg.system.extras import check_extra
 from nnseg.system.progress import Stage, TimeLeft, clock, fit, stage
 from nnseg.training.learner import Learner
 
@@ -43,10 +43,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter  # noqa: PLC0415 (an optional extra)
-        except ImportError as error:
-            raise NnsegError('events for TensorBoard need an extra: pip install "nnseg[tensorboard]"') from error
+        check_extra("tensorboard", "events for TensorBoard")
+        from tensorboardX import SummaryWriter  # noqa: PLC0415 (an optional extra)
+
         self._make, self._folder = SummaryWriter, folder
         self._writer: Any = None
         self._step: int | None = None

@@ -6,7 +6,6 @@ Source: ngff.openmicroscopy.org, versions 0.4 and 0.5: "multiscales", "axes", "c
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import lzma
 import math
@@ -27,6 +26,7 @@ from nnseg.storage.images.array_axes import arranged, find_array_axes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, errors_of_file, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 from nnseg.storage.images.unpack import SLACK, unpack_parts
+from nnseg.system.extras import has_extra, how_to_install
 from nnseg.system.regular import check_regular, open_regular
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -49,7 +49,7 @@ NO_VOXEL_SIZE = "holds no voxel size in a unit of length; lengths are in voxels"
 
 def missing_zarr() -> str:
     """The command that installs what reading Zarr needs; "" if it is installed."""
-    return "" if importlib.util.find_spec("zarr") else 'pip install "nnseg[zarr]"'
+    return "" if has_extra("zarr") else how_to_install("zarr")
 
 
 def is_store(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """OME-Zarr: axes, units and scale are those that the store states."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap, Scan
 from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.find_scans import find_scans
-from nnseg.storage.images import ome_zarr
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files
 
@@ -133,6 +133,6 @@ def test_damaged_and_empty_stores_are_refused(tmp_path):
 
 def test_without_the_extra_the_command_that_installs_it_is_said(tmp_path, monkeypatch):
     path = made(tmp_path / "a.zarr")
-    monkeypatch.setattr(ome_zarr.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ScanError, match=r'zarr is not installed; expected it; run pip install "nnseg\[zarr\]"'):
         read_scan(path)
