@@ -1,0 +1,1 @@
+"""Pages of the site, or parts of them, that are made from the code or from files outside docs/."""
