@@ -28,28 +28,10 @@ def main() -> None:
     for name, value in library_environment().items():
         os.environ.setdefault(name, value)  # before torch is loaded
     with surviving_output(), interrupting_signals() as received:
-        if wrong := wrong_entries():
-            show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
-            sys.exit(2)
         try:
-            sys.argv[1:] = translated(sys.argv[1:])
-            with counted_warnings():
-                app()
-        except Stopped as end:
-            show(f"nnseg: {end}", error=True)
-            sys.exit(end.code)
-        except NnsegError as error:
-            if wants_json():
-                show_error(error)
-            show(f"nnseg: {coded(str(error), error.kind)}", error=True)
-            sys.exit(2)
-        except OSError as error:  # with a name: a file or folder that cannot be read or written
-            if not error.filename:
-                raise
-            show(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", error=True)
-            sys.exit(2)
-        except SystemExit as end:
-            if end.code != INTERRUPTED:
+            _run_command()
+        except (KeyboardInterrupt, SystemExit) as end:
+            if isinstance(end, SystemExit) and end.code != INTERRUPTED:
                 raise
             number = received[0] if received else signal.SIGINT
             show(
@@ -58,3 +40,26 @@ def main() -> None:
                 error=True,
             )
             sys.exit(128 + number)
+
+
+def _run_command() -> None:
+    if wrong := wrong_entries():
+        show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
+        sys.exit(2)
+    try:
+        sys.argv[1:] = translated(sys.argv[1:])
+        with counted_warnings():
+            app()
+    except Stopped as end:
+        show(f"nnseg: {end}", error=True)
+        sys.exit(end.code)
+    except NnsegError as error:
+        if wants_json():
+            show_error(error)
+        show(f"nnseg: {coded(str(error), error.kind)}", error=True)
+        sys.exit(2)
+    except OSError as error:  # with a name: a file or folder that cannot be read or written
+        if not error.filename:
+            raise
+        show(f"nnseg: {error.filename}: {error.strerror}; check the path and its permissions", error=True)
+        sys.exit(2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,25 +26,64 @@ POLL_INTERVAL = 0.5
 StopSource = Literal["", "signal", "file"]
 
 
+REPEATING_SIGNAL = getattr(signal, "SIGALRM", None)
+"""Repeats an interrupt that was lost; None on Windows, where none is repeated."""
+
+REPEAT_DELAY = 0.02
+"""Seconds between the loss of an interrupt and its repetition: time to leave the place that lost it."""
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Raised by a signal.
+
+    Args:
+        gone: called when nothing raises, handles or keeps it any more.
+    """
+
+    def __init__(self, gone: Callable[[], None]) -> None:
+        super().__init__()
+        self._gone = gone
+
+    def __del__(self) -> None:
+        self._gone()
+
+
 @contextmanager
 def interrupting_signals() -> Iterator[list[signal.Signals]]:
     """A context in which each of the `SIGNALS` interrupts as Ctrl-C does, so that files and processes are left in order.
+
+    An exception is lost where C calls Python and cannot pass it on: in destructors, callbacks of weak references and of ctypes,
+    functions called at a fork. Then it is raised again, until it leaves the context.
 
     Yields:
         the signals received so far; after the first, another ends the process at once.
     """
     received: list[signal.Signals] = []
+    inside = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
         for other in previous:
             signal.signal(other, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        if REPEATING_SIGNAL is not None:
+            previous[REPEATING_SIGNAL] = signal.signal(REPEATING_SIGNAL, interrupt_again)
+        interrupt_again(number, frame)
 
-    previous = _handle_by(interrupt)
+    def interrupt_again(number: int, frame: FrameType | None) -> None:
+        if inside:
+            raise _Interrupt(repeat)
+
+    def repeat() -> None:
+        if inside and REPEATING_SIGNAL is not None:
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_DELAY)
+
+    previous, show_unraisable = _handle_by(interrupt), sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, _Interrupt) else show_unraisable(lost)
     try:
         yield received
     finally:
+        inside = False
+        sys.unraisablehook = show_unraisable
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -109,7 +150,8 @@ class StopRequest:
             signal.raise_signal(number)
             return
         self._signal = number
-        log.warning("stopping after this step, nothing is lost; a second signal stops at once")
+        # in a thread, since a handler may not write to a stream in whose writing it has interrupted this one
+        _thread.start_new_thread(log.warning, ("stopping after this step, nothing is lost; a second signal stops at once",))
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():
