@@ -287,7 +287,8 @@ class Rig:
             if digest not in (reference.before.get(path), reference.after.get(path)) and (why := incomplete(self.work / path)):
                 yield f"{path} is incomplete: {why}"
         for path, digest in reference.before.items():
-            if reference.after.get(path) == digest and found.get(path) != digest and not self._failed(path):
+            kept = path in found if Path(path).name in RECORDS else found.get(path) == digest
+            if reference.after.get(path) == digest and not kept and not self._failed(path):
                 yield f"{path} was lost"
 
     def _failed(self, path: str) -> bool:

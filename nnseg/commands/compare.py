@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnseg.commands.legend import read_legend
-from nnseg.core.errors import DatasetError, EvaluationError, NnsegError
+from nnseg.core.errors import DatasetError, EvaluationError, NnsegError, suppress_unless_fault
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Scores
@@ -111,6 +111,8 @@ def _read_table(file: Path) -> Scores:
         named = Labels(names=("background", *labels), values=tuple(range(len(labels) + 1)))
         return summarize([case_score(name, masks) for name, masks in cases.items()], named)
     except (ValueError, DatasetError) as error:
+        if isinstance(error, DatasetError) and error.is_fault:
+            raise
         raise EvaluationError(f"{file} is no table that nnseg evaluate wrote; score the predictions again") from error
 
 
@@ -122,7 +124,6 @@ def _name(path: Path) -> str:
 def _labels(path: Path) -> Labels | None:
     """The meaning of label values, if there is a run at or above the path."""
     run = next((place for place in (path, *path.resolve().parents[:2]) if (place / "dataset.json").is_file()), None)
-    try:
+    with suppress_unless_fault(NnsegError):
         return read_legend(run)[0] if run else None
-    except NnsegError:
-        return None
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
 from nnseg.core.dataset import Dataset, counted
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.metrics import metric_of
@@ -229,7 +228,9 @@ def _readable(run: Run, file: StoredFile[Content | None]) -> Content | None:
     """The content of a file of the run; None, with a warning, if it is damaged or of another version of nnseg."""
     try:
         return file.of(run)
-    except RunError:
+    except RunError as error:
+        if error.is_fault:
+            raise
         log.warning("%s is damaged, or of another version of nnseg, and not on the card; nnseg run makes it anew", file.path(run))
         return None
 
@@ -281,6 +282,6 @@ def read_card(path: Path) -> str:
 
 def _read_card(path: Path) -> ModelCard | None:
     """The card in a model file, if there is one."""
-    with suppress(ModelError):
+    with suppress_unless_fault(ModelError):
         return load_model_file(path).card
     return None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Reading
-from nnseg.core.errors import NewerVersionError, RunError
+from nnseg.core.errors import NewerVersionError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import WIDTH, summarize_dataset
@@ -36,10 +36,9 @@ def reading_for(run: Run, options: Options) -> Reading:
     given = Reading.of(options)
     if given != AS_FOUND or not run.has_dataset:
         return given
-    try:
+    with suppress_unless_fault(RunError):  # written by another version
         return run.dataset.reading
-    except RunError:  # written by another version
-        return given
+    return given
 
 
 def measure_dataset(

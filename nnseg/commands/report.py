@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
 from nnseg.commands.patch_pictures import draw_patches
 from nnseg.core.dataset import Dataset, Finding, by_severity
-from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scores import Scores
@@ -56,7 +55,9 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
     def read(file: StoredFile[Content | None]) -> Content | None:
         try:
             return file.of(run)
-        except RunError:
+        except RunError as error:
+            if error.is_fault:
+                raise
             missing.append(f"{file.name} is damaged, or of another version of nnseg; nnseg run makes it anew")
             return None
 
@@ -109,7 +110,7 @@ def _with_pictures(content: ReportContent, run: Run, scores: Scores, device: str
 def _predictions(run: Run) -> tuple[Folds, Mapping[str, ScanRecord]]:
     """The folds and the predictions of their held-out cases, as far as there are any yet."""
     folds: Folds = {}
-    with suppress(NnsegError):
+    with suppress_unless_fault(NnsegError):
         folds = run.folds
         return folds, run.predictions(folds)
     return folds, {}

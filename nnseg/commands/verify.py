@@ -50,7 +50,9 @@ def _as_read(file: CheckedFile) -> CheckedFile:
     }
     try:
         readers[file.path.name]()
-    except NnsegError:
+    except NnsegError as error:
+        if error.is_fault:
+            raise
         return file.model_copy(update={"state": "damaged"})
     return file
 
@@ -59,7 +61,9 @@ def _verify_predictions(folder: Path) -> list[CheckedFile]:
     """The files of a folder of predictions, by the hashes in its record."""
     try:
         records = read_json(folder / RECORD, Predictions).cases.values()
-    except RunError:
+    except RunError as error:
+        if error.is_fault:
+            raise
         return [CheckedFile(path=folder / RECORD, state="damaged")]
     found = [CheckedFile(path=folder / RECORD, state="intact")]
     found += [CheckedFile.of(folder / name, digest) for record in records for name, digest in record.hashes.items()]
@@ -106,6 +110,8 @@ def _holds(read: Callable[[Path], object], path: Path) -> bool:
         read(path)
     except NewerVersionError:
         return True
-    except ModelError:
+    except ModelError as error:
+        if error.is_fault:
+            raise
         return False
     return True

@@ -19,9 +19,14 @@ A message is one line: what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+_NO_FAULTS = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG)
 
 _ENDING = re.compile(r" \[(NS-[A-Z]\d{3})\]$")
 
@@ -35,6 +40,14 @@ def split_code(text: str) -> tuple[str, str]:
     """Text and the code in which it ended; "" without one."""
     match = _ENDING.search(text)
     return (text[: match.start()], match[1]) if match else (text, "")
+
+
+def is_fault(error: BaseException | None) -> bool:
+    """True if the system could not read or write what is there, so that nothing is known of it.
+
+    What is missing is no fault, nor what nnseg does not read: folders in the place of files, pipes, and files beyond its limits.
+    """
+    return isinstance(error, OSError) and error.errno not in _NO_FAULTS
 
 
 class NnsegError(Exception):
@@ -57,14 +70,23 @@ class NnsegError(Exception):
 
     @property
     def is_fault(self) -> bool:
-        """True if the system could not read or write what is there, so that nothing is known of it."""
-        cause = self.__cause__
-        return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError)
+        """True if its cause `is_fault`."""
+        return is_fault(self.__cause__)
 
     @property
     def coded(self) -> str:
         """The message, with its code at the end if that says more than the class."""
         return coded(str(self), self.kind) if self.kind != type(self).kind else str(self)
+
+
+@contextmanager
+def suppress_unless_fault(*kinds: type[NnsegError]) -> Iterator[None]:
+    """Go on after an error of these kinds, but not after a fault: what could not be read is neither missing nor damaged."""
+    try:
+        yield
+    except kinds as error:
+        if error.is_fault:
+            raise
 
 
 class DatasetError(NnsegError):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import counted
-from nnseg.core.errors import DatasetError, EvaluationError, RunError
+from nnseg.core.errors import DatasetError, EvaluationError, RunError, suppress_unless_fault
 from nnseg.core.label_files import LabelFiles
 from nnseg.core.names import shortened
 from nnseg.evaluation.label_folder import SEGMENTATION, LabelFolder
@@ -42,7 +41,7 @@ def find_label_maps(folder: Path) -> LabelFolder:
         return _of_dataset(folder)
     below = {place.name: files for place in sorted(folder.iterdir()) if place.is_dir() and (files := _files_below(place))}
     if any(len(files) > 1 for files in below.values()):
-        with suppress(DatasetError):  # layouts of scans and label maps together
+        with suppress_unless_fault(DatasetError):  # layouts of scans and label maps together
             return _of_dataset(folder)
     return _named(_of_folders(folder, below))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections import defaultdict
@@ -63,11 +64,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = read_model_header(path)
         tensors = _tensors(path)
     except FileNotFoundError as error:  # safetensors calls any file missing that cannot be opened
-        missing = "Input/output error when it was opened" if path.exists() else "there is no such file"
-        raise ModelError(f"cannot read {path}: {missing}; check its permissions and the disk") from error
+        fault = OSError(errno.EIO, "Input/output error when it was opened") if path.exists() else error
+        missing = fault.strerror if fault is not error else "there is no such file"
+        raise ModelError(f"cannot read {path}: {missing}; check its permissions and the disk") from fault
     except (OSError, RuntimeError) as error:  # torch raises the latter where it cannot open the file
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ModelError(f"cannot read {path}: {cause}; check its permissions and the disk") from error
+        fault = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+        raise ModelError(f"cannot read {path}: {fault.strerror or fault}; check its permissions and the disk") from fault
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
     about = header["about"]

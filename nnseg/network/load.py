@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.population import FEWEST_OF_ALL, Person, Population, make_population, volume_ml
@@ -56,7 +55,7 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
 
 def population_of_run(run: Run) -> Population | None:
     """The volumes in a run's training set; None if it was not measured, as by older versions, or too few cases were."""
-    with suppress(RunError):
+    with suppress_unless_fault(RunError):
         return training_population(run.fingerprint_of_folds)
     return None
 

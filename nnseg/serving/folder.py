@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
-from nnseg.core.errors import RunError
+from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, find_scans
@@ -138,7 +138,7 @@ def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) ->
         RunError: a file is there that has a name of a case which neither is done nor was begun by a killed command.
     """
     known = {*done}
-    with suppress(RunError):
+    with suppress_unless_fault(RunError):
         known.update(read_json(out / BEGUN, list[str]))
     for path in () if force else sorted(out.iterdir()):
         own = [path.name.removesuffix(UNCERTAINTY), *stems(path.name)]

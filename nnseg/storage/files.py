@@ -154,7 +154,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PlanError(f"there is no file {path}") from None
     except OSError as error:
-        raise PlanError(f"cannot read {path}: {error.strerror}") from None
+        raise PlanError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise PlanError(f"{path} is not UTF-8 text: line {line} holds byte {raw[error.start]:#04x}; save it as UTF-8") from None

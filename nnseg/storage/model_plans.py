@@ -25,8 +25,10 @@ def read_model_plans(path: Path) -> tuple[Plan, ...]:
         about = read_model_header(path)["about"]
         entries = [*about["members"], *about.get("previous", ())]
         plans = [parse(Plan, entry["plan"], str(path)) for entry in entries]
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export") from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}; check its permissions and the disk") from error
     except (KeyError, TypeError, AttributeError, PlanError) as error:
         raise damaged(path, f"it describes no networks ({error})") from error
     return tuple({plan.name: plan for plan in reversed(plans)}.values())[::-1]

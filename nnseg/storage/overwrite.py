@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from nnseg.core.errors import RunError
+from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.storage.files import read_json
 
 Kind = Literal[
@@ -44,10 +44,9 @@ def is_made(file: Path, kind: Kind) -> bool:
             beginning = opened.read(ENDS_BYTES)
             opened.seek(max(opened.tell(), opened.seek(0, os.SEEK_END) - ENDS_BYTES))
             return sign.search(beginning + opened.read()) is not None
-    try:
+    with suppress_unless_fault(RunError):
         return sign <= read_json(file, dict[str, Any]).keys()
-    except RunError:
-        return False
+    return False
 
 
 SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {

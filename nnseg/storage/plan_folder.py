@@ -106,9 +106,11 @@ class FoldFolder:
         except NewerVersionError:
             raise
         except RunError as error:
+            if error.is_fault:
+                raise
             log.debug("%s", error)
         for file in (self.checkpoint_file, self.checkpoint_before_file):
-            with suppress(OSError, ModelError, KeyError, ValidationError):
+            with suppress(FileNotFoundError, ModelError, KeyError, ValidationError):
                 return Schedule.model_validate(read_model_header(file)["about"]["course"])
         return None
 

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from nnseg.core.dataset import Fold, Unused
-from nnseg.core.errors import NewerVersionError, RunError
+from nnseg.core.errors import NewerVersionError, RunError, suppress_unless_fault
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, FileName
@@ -99,9 +98,11 @@ class ScanRecord(FrozenModel):
     def is_whole(self, folder: Path) -> bool:
         """True if all its files are in the folder, can be read, and have the same bytes as when they were written."""
         files = [(folder / name, digest) for name, digest in self.hashes.items()]
-        with suppress(OSError):
+        try:
             return bool(files) and all(path.is_file() and file_hash(path) == digest for path, digest in files)
-        return False
+        except OSError as error:
+            log.warning("%s cannot be read and is made again: %s", error.filename or self.file, error.strerror)
+            return False
 
     def remove(self, folder: Path, *, replaced_by: ScanRecord | None = None) -> None:
         """Remove its files, except those that another prediction has written since."""
@@ -142,8 +143,12 @@ class Predictions(FrozenModel):
 
 
 def read_predictions(folder: Path) -> dict[str, ScanRecord]:
-    """The records of a folder's cases, by name; empty if there are none, or in another format."""
-    with suppress(RunError):
+    """The records of a folder's cases, by name; empty if there are none, or in another format.
+
+    Raises:
+        RunError: there are some, and they cannot be read.
+    """
+    with suppress_unless_fault(RunError):
         return read_json(folder / RECORD, Predictions).cases
     return {}
 
@@ -185,7 +190,7 @@ class PredictionsWriter:
         model, options, labels, population, inferred, unused: see `Predictions`.
 
     Raises:
-        NewerVersionError: the folder's record is of a later version of nnseg.
+        RunError: the folder's record cannot be read, or is of a later version of nnseg.
     """
 
     def __init__(
@@ -206,6 +211,8 @@ class PredictionsWriter:
         except NewerVersionError:
             raise
         except RunError as error:
+            if error.is_fault:
+                raise
             level = logging.WARNING if (folder / RECORD).exists() else logging.DEBUG
             log.log(level, "no record is used, and all cases are predicted: %s", error)
         self._about = Predictions(

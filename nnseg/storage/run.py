@@ -107,7 +107,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     """The record of a run: empty if it is missing, or damaged; then the plans and folds on file are kept as if they were edited."""
     try:
         return read_json(path, dict[str, Any]) if path.exists() else {}
-    except RunError:
+    except RunError as error:
+        if error.is_fault:
+            raise
         log.warning("%s is damaged and made anew; times of earlier stages are lost", path)
         return {}
 

@@ -313,6 +313,8 @@ class _FoldTraining:
             except NewerVersionError:
                 raise  # what a later version has trained is neither removed nor trained anew
             except ModelError as error:
+                if error.is_fault:
+                    raise
                 log.warning("%s; training continues from what was saved before", error)
                 self.context.ranks.wait()  # the others have read it too
                 if self.writes:

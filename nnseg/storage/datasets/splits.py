@@ -109,7 +109,9 @@ def parts_of_table(folder: Path, names: Collection[str]) -> tuple[Path, dict[str
             continue
         try:
             header, *rows = [cells for _, cells in read_rows(path)] or [[]]
-        except DatasetError:
+        except DatasetError as error:
+            if error.is_fault:
+                raise
             continue
         columns = [name.casefold() for name in header]
         if "split" not in columns:
@@ -178,7 +180,7 @@ def _read(path: Path) -> Any:
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; give its path anew") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError.at(path, f"is no readable JSON ({error})", "a division of the cases", "correct it") from None
+        raise DatasetError.at(path, f"is no readable JSON ({error})", "a division of the cases", "correct it") from error
 
 
 def _unknown_form(path: Path) -> DatasetError:

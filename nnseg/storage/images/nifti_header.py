@@ -35,7 +35,9 @@ def is_nifti(path: Path) -> bool:
     """True if the file starts like a NIfTI file, compressed or not."""
     try:
         start = decompressed(path, only_header=True)
-    except ScanError:
+    except ScanError as error:
+        if error.is_fault:
+            raise
         return False
     return _magic(start) in SINGLE + PAIR
 

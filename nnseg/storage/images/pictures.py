@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import ScanError, is_fault
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit, limit
@@ -196,5 +196,7 @@ def _density(source: Path) -> dict[str, Any]:
     try:
         with _opened(source) as image:
             return {"dpi": image.info["dpi"]}
-    except (OSError, KeyError):
+    except (OSError, KeyError) as error:
+        if is_fault(error):
+            raise
         return {}

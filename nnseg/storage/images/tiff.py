@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tifffile
 
 from nnseg.core.dataset import list_some
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import ScanError, is_fault
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit
@@ -296,7 +296,9 @@ def keeps_spacing(like: Source) -> bool:
     try:
         with tifffile.TiffFile(like.files[0]) as file:
             return like.has_spacing and voxel_size(file) is not None
-    except (OSError, IndexError, tifffile.TiffFileError):
+    except (OSError, IndexError, tifffile.TiffFileError) as error:
+        if is_fault(error):
+            raise
         return False
 
 
@@ -307,7 +309,9 @@ def _resolution(source: Path) -> dict[str, Any]:
             across, down = (Fraction(*tags[tag].value) for tag in (X_RESOLUTION, Y_RESOLUTION))
             named = {"resolution": (tags[X_RESOLUTION].value, tags[Y_RESOLUTION].value), "resolutionunit": tags[296].value}
             return named if across and down else {}
-    except (OSError, KeyError, TypeError, ZeroDivisionError, tifffile.TiffFileError):
+    except (OSError, KeyError, TypeError, ZeroDivisionError, tifffile.TiffFileError) as error:
+        if is_fault(error):
+            raise
         return {}
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from nnseg.core.errors import DatasetError
+from nnseg.core.errors import DatasetError, is_fault
 from nnseg.storage.bounded import parse_json, read_text
-from nnseg.system.regular import check_regular
+from nnseg.system.regular import open_regular
 
 CODE = re.compile(r"#[0-9a-f]{6}")
 NAMES, COLOURS = ("name", "label", "class", "title"), ("color", "colour", "rgb", "color_rgb")
@@ -80,10 +80,11 @@ def colour_code(colour: Any) -> str:
 def read_palette(path: Path) -> dict[int, str]:
     """The colours of a picture's palette by index; {} if it has none."""
     try:
-        check_regular(path)
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             flat = (image.getpalette() if image.mode == "P" else None) or []
-    except OSError:
+    except OSError as error:
+        if is_fault(error):
+            raise
         return {}
     return {i: colour_code(flat[3 * i : 3 * i + 3]) for i in range(len(flat) // 3)}
 

@@ -1,0 +1,63 @@
+"""What a disk does not give at that moment is neither taken for missing, nor for damaged, nor for made by another program."""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnseg.commands.compare import read_scores
+from nnseg.commands.verify import verify
+from nnseg.core.errors import NnsegError, is_fault
+from nnseg.network.checkpoint import load_tensors
+from nnseg.network.load import population_of_run
+from nnseg.storage.datasets.labels.legends import read_palette
+from nnseg.storage.datasets.splits import parts_of_table
+from nnseg.storage.images.nifti_header import is_nifti
+from nnseg.storage.model_plans import read_model_plans
+from nnseg.storage.overwrite import check_overwrite
+from nnseg.storage.plan_folder import FoldFolder
+from nnseg.storage.predictions import PredictionsWriter, ScanRecord, read_predictions
+from nnseg.storage.run import Run
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "predictions.json": lambda path: read_predictions(path.parent),
+    "predictions.json of a writer": lambda path: PredictionsWriter(path.parent, model={}),
+    "predictions.json of verify": lambda path: list(verify(path.parent)),
+    "run.json": lambda path: Run(path.parent).record,
+    "fingerprint.json": lambda path: population_of_run(Run(path.parent)),
+    "schedule.json": lambda path: FoldFolder(path.parent).schedule(),
+    "checkpoint.safetensors": load_tensors,
+    "model.nnseg": read_model_plans,
+    "scores.json": lambda path: check_overwrite(path, "scores", force=False),
+    "scores.csv": read_scores,
+    "subjects.csv": lambda path: parts_of_table(path.parent, ["a"]),
+    "scan.nii": is_nifti,
+    "mask.png": read_palette,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
+@pytest.mark.parametrize("name", READERS)
+def test_a_fault_of_the_disk_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name.partition(" ")[0]
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises((NnsegError, OSError), match="Input/output error") as caught:
+        READERS[name](path)
+    assert is_fault(caught.value) or is_fault(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.EIO, True), (errno.EACCES, True), (errno.ENOENT, False), (errno.EFBIG, False), (None, False)]
+)
+def test_what_is_missing_or_beyond_limits_is_no_fault(number: int | None, expected: bool) -> None:
+    assert is_fault(OSError(number, "x") if number else OSError("x")) is expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
+def test_a_label_map_that_cannot_be_read_is_not_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.nii").symlink_to("/proc/self/mem")
+    assert not ScanRecord(status="done", file="a.nii", hash="0").is_whole(tmp_path)
+    assert "a.nii cannot be read and is made again: Input/output error" in caplog.text
