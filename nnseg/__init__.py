@@ -12,16 +12,15 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.core.errors import NnsegError as NnsegError
     from nnseg.core.plan import Plan as Plan
     from nnseg.evaluation.folders import evaluate_folders as evaluate_folders
-    from nnseg.inference.predict import Predictor as Predictor
-    from nnseg.inference.predict import predict as predict
-    from nnseg.inference.segmenter import load as load
-    from nnseg.network.load import load_model as load_model
     from nnseg.pipeline import run as run
     from nnseg.planning.measure import measure as measure
     from nnseg.planning.planner import make_plans as make_plans
     from nnseg.planning.recipe import load_recipe as load_recipe
     from nnseg.preprocessing.preprocess import preprocess as preprocess
     from nnseg.preprocessing.preprocess import restore as restore
+    from nnseg.serving.segmentation import Segmentation as Segmentation
+    from nnseg.serving.segmenter import Segmenter as Segmenter
+    from nnseg.serving.segmenter import load as load
     from nnseg.storage.datasets.read import read_dataset as read_dataset
     from nnseg.storage.images.read import read_label_map as read_label_map
     from nnseg.storage.images.read import read_scan as read_scan
@@ -31,16 +30,15 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     __version__: str
 
 _HOMES = {
-    "Predictor": "nnseg.inference.predict",
     "NnsegError": "nnseg.core.errors",
     "Plan": "nnseg.core.plan",
+    "Segmentation": "nnseg.serving.segmentation",
+    "Segmenter": "nnseg.serving.segmenter",
     "evaluate_folders": "nnseg.evaluation.folders",
-    "load": "nnseg.inference.segmenter",
-    "load_model": "nnseg.network.load",
+    "load": "nnseg.serving.segmenter",
     "load_recipe": "nnseg.planning.recipe",
     "make_plans": "nnseg.planning.planner",
     "measure": "nnseg.planning.measure",
-    "predict": "nnseg.inference.predict",
     "preprocess": "nnseg.preprocessing.preprocess",
     "read_dataset": "nnseg.storage.datasets.read",
     "read_label_map": "nnseg.storage.images.read",
@@ -51,12 +49,21 @@ _HOMES = {
     "write_label_map": "nnseg.storage.images.write",
 }
 
+_GONE = {
+    "Predictor": "nnseg.load(model, ...)",
+    "load_model": "nnseg.load(path)",
+    "predict": "nnseg.load(model).predict(scan)",
+}
+"""What does it now, by names of earlier versions."""
+
 __all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("nnseg")
+    if name in _GONE:
+        raise AttributeError(f"nnseg.{name} is no more; use {_GONE[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'nnseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from warm import nnseg
 
+from nnseg import load
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> tuple[Path, Path]:
@@ -362,11 +364,8 @@ def test_folds_that_leak_are_refused(finished: tuple[Path, Path], tiny_recipe: P
 
 
 def test_a_scan_is_predicted_from_python_as_the_readme_says(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    from nnseg import load_model, predict, read_scan, write_label_map
-
-    scan = read_scan(str(finished[0] / "imagesTr" / "ball_00.nii.gz"))
-    prediction = predict(load_model(str(finished[1])), scan, device="cpu")
-    write_label_map(prediction.label_map, str(tmp_path / "label_map.nii.gz"), like=scan.source)
+    found = load(str(finished[1]), device="cpu").predict(str(finished[0] / "imagesTr" / "ball_00.nii.gz"))
+    found.save(str(tmp_path / "label_map.nii.gz"))
     nnseg("predict", finished[0] / "imagesTr" / "ball_00.nii.gz", tmp_path / "out", "--model", finished[1], "--device", "cpu")
     ours, theirs = (nib.load(p) for p in (tmp_path / "label_map.nii.gz", tmp_path / "out" / "ball_00.nii.gz"))
     np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))

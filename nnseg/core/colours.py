@@ -14,8 +14,13 @@ Colour = tuple[int, int, int]
 """Red, green and blue of sRGB, 0 to 255."""
 
 
+def hex_colour_of(number: int) -> str:
+    """The colour of the label or region with this number among those without the background, from 0, like "#e69f00"."""
+    return OKABE_ITO[number % len(OKABE_ITO)]
+
+
 def colour_of(number: int) -> Colour:
-    """The colour of the label or region with this number among those without the background, from 0."""
-    text = OKABE_ITO[number % len(OKABE_ITO)]
+    """The same as red, green and blue."""
+    text = hex_colour_of(number)
     red, green, blue = (int(text[i : i + 2], 16) for i in (1, 3, 5))
     return red, green, blue

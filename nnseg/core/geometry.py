@@ -29,6 +29,9 @@ HEADER_ROUNDING = 1e-3
 IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Direction of a canonical grid: axis z points to +S, y to +P, x to +L."""
 
+PLANES = ("axial", "coronal", "sagittal")
+"""Of the slices across the axes z, y and x of a canonical grid."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:

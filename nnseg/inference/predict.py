@@ -40,28 +40,11 @@ LEAST_PROBABILITY = 1e-7
 """Smaller probabilities are raised to this before the logarithm."""
 
 
-def predict(model: Model, scan: Scan, *, device: torch.device | str = "auto", probabilities: bool = False) -> Prediction:
-    """The model's prediction for one scan; for many scans, and for more options, make one `Predictor`.
-
-    Args:
-        model: one or more members; in a cascade, with the networks of the previous stage.
-        scan: with the model's channels, in their order.
-        device: where the networks compute: "auto", "cpu", "cuda:1", ...
-        probabilities: also return them.
-
-    Raises:
-        ScanError: the scan has another number of channels.
-        ModelError: weights do not fit their plan, or give no numbers, or the previous stage of a cascade is missing.
-    """
-    predictor = Predictor(model, device=device)
-    return predictor.infer(predictor.prepare(scan), probabilities=probabilities)
-
-
 class Predictor:
     """A model loaded once for many scans. Calls change nothing in it, so threads may share one.
 
     Args:
-        model: as for `predict`.
+        model: one or more members; in a cascade, with the networks of the previous stage.
         device: where the networks compute.
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
         mirror: also average over mirrored copies, along the plan's axes.
@@ -69,6 +52,9 @@ class Predictor:
             probabilities of plans. Otherwise in the fastest precision, by the mean probabilities of all networks.
         network: the function that made the networks, if it is the user's own.
         normalizer: of the training cases, if it is the user's own.
+
+    Raises:
+        ModelError: weights do not fit their plan, or the previous stage of a cascade is missing.
     """
 
     def __init__(
@@ -96,7 +82,12 @@ class Predictor:
             )
 
     def __call__(self, scan: Scan) -> Prediction:
-        """The prediction for one scan; raises as `predict` does."""
+        """The prediction for one scan.
+
+        Raises:
+            ScanError: the scan has another number of channels.
+            ModelError: the networks give no numbers.
+        """
         return self.infer(self.prepare(scan))
 
     def prepare(self, scan: Scan) -> PreparedScan:

@@ -34,7 +34,7 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     """
     path = Path(path)
     if path.is_file():
-        return _with_folds(load_model_file(path), path, folds)
+        return with_folds(load_model_file(path), folds, name=str(path))
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = Run(path)
@@ -82,11 +82,18 @@ def _volumes(case: CaseMeasure, labels: Labels) -> dict[str, float]:
     }
 
 
-def _with_folds(model: Model, path: Path, folds: tuple[int, ...] | None) -> Model:
-    """A file's model with some of its folds only, also in the first stage of a cascade."""
+def with_folds(model: Model, folds: tuple[int, ...] | None, *, name: str = "the model") -> Model:
+    """A model with some of its folds only, also in the first stage of a cascade.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        ModelError: it lacks one of the folds.
+    """
     missing = set(folds or ()) - {member.fold for member in model.members}
     if missing:
-        raise ModelError(f"{path} has no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
+        raise ModelError(f"{name} has no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
     if folds is None:
         return model
     members, previous = (tuple(m for m in networks if m.fold in folds) for networks in (model.members, model.previous))

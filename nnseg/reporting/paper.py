@@ -1,4 +1,4 @@
-"""Figures for papers: training curves, scores, cases and the network, as PNG and PDF (extra ``nnseg[figures]``, matplotlib)."""
+"""Figures for papers and notebooks: training curves, scores, cases, the network, a slice with labels (extra ``nnseg[figures]``)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from nnseg.core.colours import hex_colour_of
 from nnseg.core.metrics import metric_of
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
@@ -25,6 +27,7 @@ from nnseg.core.scores import Scores
 from nnseg.evaluation.averages import FEW, table
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.charts.network import DrawingSizes, NetworkStage, layout_network, network_stages
+from nnseg.reporting.overlay import LabelledSlice
 from nnseg.reporting.pictures import PREDICTION, REFERENCE
 from nnseg.reporting.slices import View, find_views
 from nnseg.storage.files import write_aside
@@ -203,6 +206,25 @@ def cases_figure(cases: Sequence[CaseImages]) -> Figure:
         Line2D([], [], color=PREDICTION, linestyle=(0, (2.5, 1.5)), label="prediction"),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, borderaxespad=0.2)
+    return figure
+
+
+def overlay_figure(shown: LabelledSlice, names: Sequence[str]) -> Figure:
+    """A slice with its labels in colours, and the names of those in it; shown by a notebook, and by pyplot where it opens windows.
+
+    Args:
+        names: of all labels or regions, in order.
+    """
+    figure = pyplot.figure(figsize=(5.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shown.in_colours(), interpolation="none")
+    axes.set_title(shown.title, fontsize=9)
+    axes.set_axis_off()
+    handles = [Patch(color=hex_colour_of(number - 1), label=names[number - 1]) for number in shown.shown]
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    if figure.canvas.required_interactive_framework is None:  # else a notebook would show it twice
+        pyplot.close(figure)
     return figure
 
 

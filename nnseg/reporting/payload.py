@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.geometry import Box, Grid, Shape, Vector, as_shape, as_vector
+from nnseg.core.geometry import PLANES, Box, Grid, Shape, Vector, as_shape, as_vector
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
-from nnseg.reporting.slices import PLANES, box_around
+from nnseg.reporting.slices import box_around
 
 MOST_CHANNELS = 4
 """Channels of a scan that are packed."""

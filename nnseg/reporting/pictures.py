@@ -18,10 +18,11 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nnseg.core.colours import OKABE_ITO
+from nnseg.core.colours import hex_colour_of
+from nnseg.core.geometry import PLANES
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
-from nnseg.reporting.slices import PLANES, Outline, Points, View, find_views
+from nnseg.reporting.slices import Outline, Points, View, find_views
 
 REFERENCE = "#56b4e9"
 PREDICTION = "#e69f00"
@@ -75,7 +76,7 @@ def draw_case(case: CaseImages) -> CasePictures:
 
 def label_colours(labels: Labels) -> dict[str, str]:
     """The colour of each label or region."""
-    return {name: OKABE_ITO[number % len(OKABE_ITO)] for number, name in enumerate(labels.foreground)}
+    return {name: hex_colour_of(number) for number, name in enumerate(labels.foreground)}
 
 
 def draw_view(view: View, description: str, colours: Mapping[str, str], *, sides: bool = False) -> Markup:

@@ -11,12 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
-from nnseg.core.geometry import Box, as_shape
+from nnseg.core.geometry import PLANES, Box, as_shape
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.reporting.case_images import CaseImages
 
-PLANES = ("axial", "coronal", "sagittal")
 LONGEST_SIDE = 400
 """Pixels of the longer side of each picture of a volume; of a single picture twice as many."""
 MARGIN = 0.3

@@ -40,7 +40,7 @@ class TrainingRun:
     def model(self) -> Model:
         """A model of one member, to predict with, save or export.
 
-        One with a custom network needs it for prediction: ``Predictor(model, network=my_network)``.
+        One with a custom network needs it for prediction: ``nnseg.load(model, network=my_network)``.
         """
         context = self.learner.context
         return Model(members=(Member(plan=context.plan, fold=context.fold, weights=self.weights()),))
@@ -80,7 +80,7 @@ def train(
         training = nnseg.train(plan, cases, held_out=others, loss=my_loss)
         for epoch in training:
             print(epoch.step, epoch.loss, epoch.dice)
-        prediction = nnseg.predict(training.model(), scan)
+        found = nnseg.load(training.model()).predict(scan)
     """
     length = steps or plan.training.steps
     if length is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
+from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.core.units import volume_name
@@ -24,7 +25,7 @@ from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.population import VOLUMES
 from nnseg.volumetry.tables import long_table, read_patients, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes, volumes_of
+from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes
 
 log = logging.getLogger(__name__)
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from nnseg.core.errors import split_code
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.image import LabelMap
-from nnseg.core.labels import Labels, find_side_pairs
-from nnseg.core.population import Percentile, Population, Sex, volume_ml
+from nnseg.core.labels import find_side_pairs
+from nnseg.core.population import Percentile, Population, Sex
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability
 
 ML = "ml"
-
-MOST_BINS = 2**20
-"""Range of label values above which they are counted by sorting."""
 
 
 class Patient(FrozenModel):
@@ -104,15 +98,6 @@ class Volumetry(FrozenModel):
         return units.pop() if len(units) == 1 else ML
 
 
-def volumes_of(label_map: LabelMap, labels: Labels) -> dict[str, float]:
-    """Volume in ml of each label or region of the foreground: number of voxels times the volume of a voxel."""
-    counts = _counts(label_map.labels)
-    regions = {region.name: region.values for region in labels.regions}
-    values = {name: regions.get(name) or (labels.by_name[name],) for name in labels.foreground}
-    voxel_ml = label_map.grid.voxel_ml
-    return {name: volume_ml(sum(counts.get(value, 0) for value in set(those)), voxel_ml) for name, those in values.items()}
-
-
 def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:
     """Asymmetry in percent of each label with a counterpart on the other side, the same for both; none of pairs that are empty.
 
@@ -183,13 +168,3 @@ def _missing_labels(labels: Mapping[str, LabelVolume]) -> list[str]:
     """One line on the labels that are empty although 95 % of the population have them."""
     missing = [name for name, v in labels.items() if v.percentile and v.ml == 0 and v.percentile.band[0] > 0]
     return [f"{', '.join(missing)} not found"] if missing else []
-
-
-def _counts(labels: npt.NDArray[Any]) -> dict[int, int]:
-    """Number of voxels of each value, counted slice by slice to save memory."""
-    low, high = int(labels.min()), int(labels.max())
-    if high - low >= MOST_BINS:
-        values, counts = np.unique(labels, return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    bins = sum(np.bincount(plane.ravel().astype(np.int64) - low, minlength=high - low + 1) for plane in labels)
-    return {low + i: int(count) for i, count in enumerate(np.asarray(bins)) if count}

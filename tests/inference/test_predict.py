@@ -128,7 +128,7 @@ def test_the_same_scan_gives_the_same_prediction_by_every_way():
     first = predictor(scan).label_map.labels
     predictor(_scan(shape=(9, 9, 9)))
     assert np.array_equal(predictor(scan).label_map.labels, first)
-    assert np.array_equal(predict_module.predict(model, scan, device=CPU).label_map.labels, first)
+    assert np.array_equal(Predictor(model, device=CPU)(scan).label_map.labels, first)
     assert np.array_equal(predict(model, scan, device=CPU).label_map.labels, first)
 
 

@@ -3,11 +3,11 @@ from math import prod
 import pytest
 
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels, Region
 from nnseg.core.population import Person, make_population
 from nnseg.network.load import training_population
 from nnseg.storage.images.read import read_label_map
-from nnseg.volumetry.volumes import volumes_of
 
 LABELS = Labels(names=("background", "liver", "tumour"), values=(0, 1, 2))
 

@@ -13,7 +13,7 @@ from nnseg.core.errors import PlanError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.network.build import NETWORKS, DeeplySupervised
-from nnseg.network.bundle import load_model_file, save_model
+from nnseg.network.bundle import save_model
 from nnseg.training.api import train
 
 
@@ -33,7 +33,7 @@ def test_a_training_from_python_gives_a_model_that_predicts():
     epochs = list(training)
     assert [e.step for e in epochs] == [40, 80, 120]
     assert epochs[-1].loss < 0.6 * epochs[0].loss
-    found = nnseg.predict(training.model(), scan_of(shown), device="cpu").label_map.labels
+    found = nnseg.load(training.model(), device="cpu").predict(scan_of(shown)).label_map
     assert 2 * ((found > 0) & (shown.labels > 0)).sum() / ((found > 0).sum() + (shown.labels > 0).sum()) > 0.8
 
 
@@ -49,10 +49,9 @@ def test_a_loss_and_a_network_of_ones_own_are_plain_functions():
     epochs = list(training)
     assert epochs[-1].loss < 0.5 * epochs[0].loss
     assert set(training.model().members[0].weights) == {"weight", "bias"}
-    predictor = nnseg.Predictor(training.model(), device="cpu", network=my_network)
+    model = nnseg.load(training.model(), device="cpu", network=my_network)
     case = ball("b", 1)
-    prediction = predictor(scan_of(case))
-    assert np.mean(prediction.label_map.labels == case.labels) > 0.9
+    assert np.mean(model.predict(scan_of(case)).label_map == case.labels) > 0.9
 
 
 def test_a_kind_of_network_that_is_no_unet_is_trained_saved_and_predicts(monkeypatch, tmp_path):
@@ -67,8 +66,8 @@ def test_a_kind_of_network_that_is_no_unet_is_trained_saved_and_predicts(monkeyp
     assert epochs[-1].loss < 0.7 * epochs[0].loss
     save_model(training.model(), tmp_path / "flat.nnseg")
     shown = ball("c", 2)
-    prediction = nnseg.predict(load_model_file(tmp_path / "flat.nnseg"), scan_of(shown), device="cpu")
-    assert np.mean(prediction.label_map.labels == shown.labels) > 0.85
+    found = nnseg.load(tmp_path / "flat.nnseg", device="cpu").predict(scan_of(shown))
+    assert np.mean(found.label_map == shown.labels) > 0.85
 
 
 def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
@@ -86,7 +85,7 @@ def test_a_network_of_ones_own_may_count_batches_and_answer_at_several_stages():
     training = train(plan_of(averaging=0.5), [case], steps=8, device="cpu", network=Mine)
     assert len(list(training)) == 2
     assert training.weights()["body.1.num_batches_tracked"] == 8
-    found = nnseg.Predictor(training.model(), device="cpu", network=Mine)(scan_of(case)).label_map.labels
+    found = nnseg.load(training.model(), device="cpu", network=Mine).predict(scan_of(case)).label_map
     assert found.shape == case.labels.shape
 
 
@@ -125,6 +124,6 @@ def test_a_normalizer_of_ones_own_goes_into_preprocessing_and_prediction():
     assert np.allclose(nnseg.preprocess(scan, None, plan, normalizer=halved).image, case.image / 2, atol=1e-6)
     training = train(plan, [case], steps=4, device="cpu")
     list(training)
-    own = nnseg.Predictor(training.model(), device="cpu", normalizer=halved)
-    probabilities = own.infer(own.prepare(scan), probabilities=True).probabilities
-    assert not np.allclose(probabilities, nnseg.predict(training.model(), scan, device="cpu", probabilities=True).probabilities)
+    own, plain = (nnseg.load(training.model(), device="cpu", **how) for how in ({"normalizer": halved}, {}))
+    ours, others = (model.predict(scan, probabilities=True).probabilities for model in (own, plain))
+    assert not np.allclose(ours, others)

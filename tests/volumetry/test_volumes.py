@@ -3,10 +3,11 @@ import pytest
 
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap
+from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels, Region
 from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence
-from nnseg.volumetry.volumes import Patient, asymmetries, describe_volumes, volumes_of
+from nnseg.volumetry.volumes import Patient, asymmetries, describe_volumes
 
 KIDNEYS = Labels(names=("background", "Left Kidney", "Right Kidney"), values=(0, 1, 2))
 

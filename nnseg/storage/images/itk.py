@@ -276,9 +276,10 @@ def write_itk(voxels: npt.NDArray[Any], path: Path, *, like: Source, labels: Lab
 
 
 def as_image(voxels: npt.NDArray[Any], grid: Grid, *, is_2d: bool) -> sitk.Image:
-    """An ITK image of voxels (Z, Y, X) on a grid, or of the only slice."""
+    """An ITK image of voxels (Z, Y, X) on a grid, or of the only slice; of vectors for (K, Z, Y, X)."""
     dimensions, columns = 2 if is_2d else 3, np.asarray(grid.direction)[::-1].T
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels[0] if is_2d else voxels))
+    several, shown = voxels.ndim > 3, voxels[..., 0, :, :] if is_2d else voxels
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(shown, 0, -1) if several else shown), isVector=several)
     image.SetSpacing(grid.spacing[::-1][:dimensions])
     image.SetOrigin(grid.origin[:dimensions])
     image.SetDirection(columns[:dimensions, :dimensions].ravel().tolist())

@@ -159,11 +159,16 @@ def _raw(path: Path, load: Callable[[], Any], options: ReadOptions) -> RawImage:
 
 
 def as_nibabel(voxels: npt.NDArray[Any], like: Any) -> Any:
-    """A NIfTI image in memory of a label map (Z, Y, X), with the affine of another image, and its header if that is NIfTI."""
+    """A NIfTI image in memory, with the affine of another image, and its header if that is NIfTI.
+
+    Args:
+        voxels: a label map (Z, Y, X), or floats, also (K, Z, Y, X).
+        like: an image of nibabel.
+    """
     header = like.header.copy() if isinstance(like.header, nib.Nifti1Header) else None
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
-    flat = len(like.shape) == 2
-    stored = voxels.astype(smallest_integer_type(voxels))
+    flat = len(like.shape) == 2 and voxels.ndim == 3
+    stored = voxels if voxels.dtype.kind == "f" else voxels.astype(smallest_integer_type(voxels))
     image = kind(stored[0].T if flat else stored.T, like.affine, header)
     image.set_data_dtype(stored.dtype)
     image.header.set_intent("none")

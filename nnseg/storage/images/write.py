@@ -85,10 +85,19 @@ def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
         ScanError: the format is unknown, or holds no floats.
         RunError: the folder cannot be written to.
     """
+    _write(map_to_stored_order(map_ZYX, like), Path(path), like, "maps of floats")
+
+
+def map_to_stored_order(map_ZYX: Floats, like: Source) -> Floats:
+    """A map of floats (Z, Y, X) in the stored order of a scan.
+
+    Raises:
+        ScanError: it is not on the scan's grid.
+    """
     grid = upright(like.grid.reoriented(like.grid.canonical()))
     if map_ZYX.shape != grid.shape:
         raise _wrong_grid(f"the map (shape {map_ZYX.shape})", like)
-    _write(_to_stored_order(map_ZYX, grid, like, order=1).astype(np.float32, copy=False), Path(path), like, "maps of floats")
+    return _to_stored_order(map_ZYX, grid, like, order=1).astype(np.float32, copy=False)
 
 
 def to_stored_order(label_map: LabelMap, like: Source) -> Integers:

@@ -7,69 +7,32 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from small_models import LABELS, array_of, itk_image, model_of
 from warm import CONTEXT
 
 import nnseg
 from nnseg.core.errors import ScanError
-from nnseg.core.labels import Labels
-from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.scan_ranges import PERCENTILES, ScanRanges, ValueRange
 from nnseg.core.trust import Trust
-from nnseg.inference.segmenter import Segmenter
-from nnseg.network.bundle import Member, Model, save_model
-from nnseg.network.unet import build_unet
-
-LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
-
-
-def _model(dimensions=3, channels=("MRI",)) -> Model:
-    ones, twos, threes = (1,) * dimensions, (2,) * dimensions, (3,) * dimensions
-    network = Network(
-        kind="plain", features=(4, 8), strides=(ones, twos), kernels=(threes, threes), blocks=(1, 1), decoder_blocks=(1,)
-    )
-    scheme = (Normalization(scheme="zscore"),) * len(channels)
-    plan = Plan(
-        name=f"{dimensions}d",
-        dataset="phantom",
-        recipe="default",
-        channels=channels,
-        patch=(8, 12, 8)[-dimensions:],
-        labels=LABELS,
-        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(2.0,) * dimensions, normalization=scheme),
-        network=network,
-        training=Training(batch_size=2, precision="float32"),
-        inference=Inference(mirror_axes=(0,)),
-    )
-    torch.manual_seed(1)
-    state = build_unet(network, channels=len(channels), heads=3).state_dict()
-    return Model(members=(Member(plan=plan, fold=0, weights={n: t + 0.5 * torch.randn_like(t) for n, t in state.items()}),))
-
-
-def _array(*shape, seed=0):
-    return np.random.default_rng(seed).normal(5, 2, shape).astype(np.float32)
-
-
-def _itk(array, spacing=(1.5, 2.0, 1.0), vector=False):
-    image = sitk.GetImageFromArray(array, isVector=vector)
-    image.SetSpacing(spacing[::-1])
-    return image
+from nnseg.network.bundle import save_model
+from nnseg.serving.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "m.nnseg"
-    save_model(_model(), path)
+    save_model(model_of(), path)
     return path
 
 
 def test_arrays_itk_images_and_files_get_the_same_prediction(file, tmp_path):
-    model, array = nnseg.load(file, device="cpu"), _array(14, 19, 23)
-    sitk.WriteImage(_itk(array), str(tmp_path / "a.nii.gz"))
-    labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    model, array = nnseg.load(file, device="cpu"), array_of(14, 19, 23)
+    sitk.WriteImage(itk_image(array), str(tmp_path / "a.nii.gz"))
+    labels = model.predict(array, spacing=(1.5, 2.0, 1.0)).label_map
     assert labels.shape == array.shape
     assert set(np.unique(labels)) == {0, 3, 700}
-    for other in (_itk(array), tmp_path / "a.nii.gz", str(tmp_path / "a.nii.gz"), [tmp_path / "a.nii.gz"]):
-        found = model.predict(other)
+    for other in (itk_image(array), tmp_path / "a.nii.gz", str(tmp_path / "a.nii.gz"), [tmp_path / "a.nii.gz"]):
+        found = model.predict(other).label_map
         assert found.GetSpacing() == pytest.approx((1.0, 2.0, 1.5))
         assert np.array_equal(sitk.GetArrayFromImage(found), labels)
     assert (model.channels, model.labels) == (("MRI",), LABELS)
@@ -79,39 +42,39 @@ def test_a_loaded_model_shows_itself_in_three_lines_of_80_columns(file):
     assert repr(nnseg.load(file, device="cpu")) == (
         "nnseg model: 1 network of 3d\nchannels: MRI\nlabels: background 0, front 3, back 700"
     )
-    many = repr(Segmenter(_model(channels=tuple(f"contrast number {n}" for n in range(9))), device="cpu")).splitlines()
+    many = repr(Segmenter(model_of(channels=tuple(f"contrast number {n}" for n in range(9))), device="cpu")).splitlines()
     assert len(many) == 3
     assert many[1].endswith(" ...")
     assert max(map(len, many)) <= 80
 
 
 def test_an_image_of_another_orientation_comes_back_in_its_own(file):
-    model, array = nnseg.load(file, device="cpu"), _array(14, 19, 23)
-    expected = sitk.GetArrayFromImage(model.predict(_itk(array)))
-    turned = sitk.DICOMOrient(_itk(array), "RSA")
-    found = model.predict(turned)
+    model, array = nnseg.load(file, device="cpu"), array_of(14, 19, 23)
+    expected = np.asarray(model.predict(itk_image(array)))
+    turned = sitk.DICOMOrient(itk_image(array), "RSA")
+    found = model.predict(turned).label_map
     assert found.GetDirection() == turned.GetDirection()
     assert found.GetOrigin() == turned.GetOrigin()
     assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(found, "LPS")), expected)
 
 
 def test_2d_images_need_no_spacing_and_stay_2d():
-    model, array = Segmenter(_model(2), device="cpu"), _array(19, 23)
-    labels = model.predict(array)
+    model, array = Segmenter(model_of(2), device="cpu"), array_of(19, 23)
+    labels = model.predict(array).label_map
     assert labels.shape == (19, 23)
     assert np.array_equal(labels, model.predict(array, spacing=(1, 1)))
-    assert np.array_equal(sitk.GetArrayFromImage(model.predict(sitk.GetImageFromArray(array))), labels)
+    assert np.array_equal(model.predict(sitk.GetImageFromArray(array)), labels)
 
 
 def test_channels_come_first_in_arrays_and_as_vectors_in_itk_images():
-    model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
-    labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
+    model, array = Segmenter(model_of(channels=("T1", "T2")), device="cpu"), array_of(2, 14, 19, 23)
+    labels = model.predict(array, spacing=(1.5, 2.0, 1.0)).label_map
     assert labels.shape == (14, 19, 23)
     assert np.array_equal(model.predict(list(array), spacing=(1.5, 2.0, 1.0)), labels)
     with pytest.raises(ScanError, match="are no channels of one scan"):
         model.predict([array[0], array[1, 1:]], spacing=(1.5, 2.0, 1.0))
-    vector = _itk(np.moveaxis(array, 0, -1), vector=True)
-    assert np.array_equal(sitk.GetArrayFromImage(model.predict(vector)), labels)
+    vector = itk_image(np.moveaxis(array, 0, -1), vector=True)
+    assert np.array_equal(model.predict(vector), labels)
 
 
 @pytest.mark.parametrize(
@@ -132,16 +95,16 @@ def test_what_is_no_scan_is_refused(file, shape, spacing, words):
 
 
 def test_nan_is_refused_and_itk_images_take_no_spacing(file):
-    model, array = nnseg.load(file, device="cpu"), _array(5, 6, 7)
+    model, array = nnseg.load(file, device="cpu"), array_of(5, 6, 7)
     with pytest.raises(ScanError, match="leave out spacing"):
-        model.predict(_itk(array), spacing=(1, 1, 1))
+        model.predict(itk_image(array), spacing=(1, 1, 1))
     array[2, 3, 4] = np.nan
     with pytest.raises(ScanError, match="NaN or Inf"):
         model.predict(array, spacing=(1, 1, 1))
 
 
 def test_the_array_is_left_as_it_was(file):
-    array = _array(9, 9, 9)
+    array = array_of(9, 9, 9)
     before = array.copy()
     nnseg.load(file, device="cpu").predict(array, spacing=(1, 1, 1))
     assert np.array_equal(array, before)
@@ -149,7 +112,7 @@ def test_the_array_is_left_as_it_was(file):
 
 def _in_a_daemon(path, queue):
     torch.set_num_threads(1)
-    queue.put(nnseg.load(path, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
+    queue.put(nnseg.load(path, device="cpu").predict(array_of(9, 9, 9), spacing=(1, 1, 1)).label_map)
 
 
 def test_a_daemon_may_predict(file):
@@ -159,31 +122,31 @@ def test_a_daemon_may_predict(file):
     process.start()
     labels = queue.get(timeout=120)
     process.join(timeout=60)
-    assert np.array_equal(labels, nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1)))
+    assert np.array_equal(labels, nnseg.load(file, device="cpu").predict(array_of(9, 9, 9), spacing=(1, 1, 1)))
 
 
 def test_nibabel_images_get_the_same_prediction_as_the_files_they_are_saved_in(file, tmp_path):
     model = nnseg.load(file, device="cpu")
     affine = np.array([[-0.8, 0.6, 0, 5], [0.6, 0.8, 0, -7], [0, 0, 2.5, 9], [0, 0, 0, 1]])
-    image = nib.Nifti1Image(_array(14, 19, 23), affine)
+    image = nib.Nifti1Image(array_of(14, 19, 23), affine)
     image.header["descrip"] = b"a scanner's words"
     nib.save(image, tmp_path / "a.nii")
-    expected = sitk.GetArrayFromImage(model.predict(tmp_path / "a.nii"))
+    expected = np.asarray(model.predict(tmp_path / "a.nii"))
     for given in (image, [image], nib.Nifti1Image(image.dataobj, affine)):
-        found = model.predict(given)
+        found = model.predict(given).label_map
         assert np.array_equal(np.asarray(found.dataobj).T, expected)
         assert np.array_equal(found.affine, affine)
         assert found.get_data_dtype() == np.uint16
-    assert model.predict(image).header["descrip"] == b"a scanner's words"
-    assert np.array_equal(np.asarray(model.predict(nib.MGHImage(image.dataobj, affine)).dataobj).T, expected)
+    assert model.predict(image).label_map.header["descrip"] == b"a scanner's words"
+    assert np.array_equal(np.asarray(model.predict(nib.MGHImage(image.dataobj, affine))).T, expected)
 
 
 def test_channels_may_be_a_list_of_images(tmp_path):
-    model, array = Segmenter(_model(channels=("T1", "T2")), device="cpu"), _array(2, 14, 19, 23)
+    model, array = Segmenter(model_of(channels=("T1", "T2")), device="cpu"), array_of(2, 14, 19, 23)
     labels = model.predict(array, spacing=(1.5, 2.0, 1.0))
-    sitk.WriteImage(_itk(array[1]), str(tmp_path / "t2.mha"))
-    for second in (_itk(array[1]), tmp_path / "t2.mha"):
-        assert np.array_equal(sitk.GetArrayFromImage(model.predict([_itk(array[0]), second])), labels)
+    sitk.WriteImage(itk_image(array[1]), str(tmp_path / "t2.mha"))
+    for second in (itk_image(array[1]), tmp_path / "t2.mha"):
+        assert np.array_equal(model.predict([itk_image(array[0]), second]), labels)
 
 
 @pytest.mark.parametrize("scan", [3, None, {"image": 1}, [np.ones((4, 5, 6)), "a.nii"]])
@@ -194,8 +157,8 @@ def test_what_is_no_image_is_refused_by_its_type(file, scan):
 
 def test_an_array_of_stated_orientation_gets_the_prediction_of_its_image(file):
     model = nnseg.load(file, device="cpu")
-    image = nib.Nifti1Image(_array(14, 19, 23), np.diag([1.5, 2.0, 1.0, 1]))  # RAS
-    expected = np.asarray(model.predict(image).dataobj)
+    image = nib.Nifti1Image(array_of(14, 19, 23), np.diag([1.5, 2.0, 1.0, 1]))  # RAS
+    expected = np.asarray(model.predict(image))
     labels = model.predict(np.asarray(image.dataobj), spacing=(1.5, 2.0, 1.0), orientation="RAS")
     assert np.array_equal(labels, expected)
     turned = np.asarray(image.dataobj).transpose(2, 0, 1)[:, ::-1]
@@ -206,8 +169,8 @@ def test_an_array_of_stated_orientation_gets_the_prediction_of_its_image(file):
 def test_the_orientation_taken_for_an_array_is_said_once(file, caplog):
     model = nnseg.load(file, device="cpu")
     for _ in range(2):
-        model.predict(_array(9, 9, 9), spacing=(1, 1, 1))
-    model.predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation="RAS")
+        model.predict(array_of(9, 9, 9), spacing=(1, 1, 1))
+    model.predict(array_of(9, 9, 9), spacing=(1, 1, 1), orientation="RAS")
     assert [record.message for record in caplog.records if "orientation" in record.message] == [
         'axes of arrays are taken to lead up, back and left (orientation="SPL"); state an orientation otherwise'
     ]
@@ -216,12 +179,12 @@ def test_the_orientation_taken_for_an_array_is_said_once(file, caplog):
 @pytest.mark.parametrize("orientation", ["RA", "RAX", "RLS", "RASS"])
 def test_an_orientation_that_is_none_is_refused(file, orientation):
     with pytest.raises(ScanError, match="one letter of LR, AP and SI for each axis"):
-        nnseg.load(file, device="cpu").predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation=orientation)
+        nnseg.load(file, device="cpu").predict(array_of(9, 9, 9), spacing=(1, 1, 1), orientation=orientation)
 
 
 def test_arrays_of_complex_numbers_are_refused(file):
     with pytest.raises(ScanError, match="the array holds complex64"):
-        nnseg.load(file, device="cpu").predict(_array(9, 9, 9).astype(np.complex64), spacing=(1, 1, 1))
+        nnseg.load(file, device="cpu").predict(array_of(9, 9, 9).astype(np.complex64), spacing=(1, 1, 1))
 
 
 def test_a_scan_unlike_those_of_the_training_is_reported_without_uncertainty(caplog):
@@ -229,10 +192,10 @@ def test_a_scan_unlike_those_of_the_training_is_reported_without_uncertainty(cap
     sizes = tuple(ValueRange(low=5, high=50) for _ in range(3))
     anything = (tuple(ValueRange(low=-100, high=100) for _ in PERCENTILES),)
     ranges = ScanRanges(scans=20, channels=("MRI",), spacing=seen, size_mm=sizes, intensities=anything)
-    model = Segmenter(replace(_model(), trust=Trust(ranges=ranges)), device="cpu")
-    model.predict(_array(9, 9, 9), spacing=(1, 1, 1), orientation="SPL")
+    model = Segmenter(replace(model_of(), trust=Trust(ranges=ranges)), device="cpu")
+    model.predict(array_of(9, 9, 9), spacing=(1, 1, 1), orientation="SPL")
     assert caplog.messages == []
-    model.predict(_array(3, 9, 9), spacing=(5, 1, 1), orientation="SPL")
+    model.predict(array_of(3, 9, 9), spacing=(5, 1, 1), orientation="SPL")
     assert caplog.messages == [
         "the scan is unlike those of the training: spacing 5 mm along z; training scans had 1 to 1.1; check its label map"
     ]
