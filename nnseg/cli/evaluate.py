@@ -32,6 +32,7 @@ Legend = Annotated[
     typer.Option(
         "--labels",
         "--run",
+        metavar="PATH",
         help="Run folder or dataset.json with label names, regions and ignore value. Default: what predictions.json or"
         " dataset.json in the folders say, and all values found.",
     ),
@@ -40,6 +41,7 @@ Tolerances = Annotated[
     str,
     typer.Option(
         "--tolerances",
+        metavar="MM",
         help='Tolerances of NSD in mm: 1,2 ...; "none" measures no distances, which is faster. Of files in um they are in um,'
         " of files without a voxel size in voxels.",
     ),
@@ -47,8 +49,9 @@ Tolerances = Annotated[
 Groups = Annotated[
     str | None,
     typer.Option(
+        metavar="HOW",
         help='Also show scores by group (site, scanner, sex, age): a CSV with a column "case", a folder with a DICOM series'
-        ' for each case, or "dicom" for the scans of the run.'
+        ' for each case, or "dicom" for the scans of the run.',
     ),
 ]
 Form = Literal["nnseg", "nnunet"]
@@ -59,12 +62,15 @@ Form = Literal["nnseg", "nnunet"]
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.")],
     references: References = None,
-    out: Annotated[Path | None, typer.Option(help="Also write all scores to this file: JSON, or a table if it is a .csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write all scores to this file: JSON, or a table if it is a .csv.")
+    ] = None,
     form: Annotated[Form, typer.Option("--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.")] = "nnseg",
     legend: Legend = None,
     tolerances: Tolerances = "1,2",
     instances: Annotated[
-        str | None, typer.Option(help="Labels whose components are counted one by one, such as lesions: tumour,metastasis.")
+        str | None,
+        typer.Option(metavar="LABELS", help="Labels whose components are counted one by one, such as lesions: tumour,metastasis."),
     ] = None,
     groups: Groups = None,
     as_json: AsJson = False,
@@ -174,9 +180,10 @@ def compare(
         ),
     ],
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Metric to compare; repeatable. Default: dice, iou, hd95 and nsd, if all have them."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the comparison to this JSON file.")] = None,
     force: Force = False,
 ) -> None:
     """Compare models on the same cases: differences with 95 % intervals, paired tests, and the smallest detectable difference."""
@@ -204,16 +211,20 @@ def compare(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of predictions.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Of a run: also write the best, median and worst case side by side to this PNG.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a run: also write the best, median and worst case side by side to this PNG."),
     ] = None,
     population: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
             help="Of predictions: population to compare volumes with: a CSV of case, age, sex and ml of each label, a run, a "
-            "model, or a folder with a report. Default: the training set."
+            "model, or a folder with a report. Default: the training set.",
         ),
     ] = None,
-    covariates: Annotated[Path | None, typer.Option(help="Of predictions: a CSV of case, age and sex of the scans.")] = None,
+    covariates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of predictions: a CSV of case, age and sex of the scans.")
+    ] = None,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
     force: Force = False,
     *,
@@ -269,7 +280,9 @@ def verify(
 def figure(
     run: KnownRun,
     what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: figures in the run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write to. Default: figures in the run folder.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="With --what cases: every held-out case, worst first.")] = False,
     force: Force = False,
 ) -> None:

@@ -24,11 +24,16 @@ FAST_STEP = 0.75
 def predict(
     scans: Annotated[Path, typer.Argument(metavar="SCANS", help="One scan, or a folder of files or DICOM series.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
-    model: Annotated[list[Path], typer.Option("--model", "-m", help="Run folder or exported file; give several for an ensemble.")],
+    model: Annotated[
+        list[Path],
+        typer.Option("--model", "-m", metavar="MODEL", help="Run folder or exported file; give several for an ensemble."),
+    ],
     options: Options,
     step: Annotated[
         float | None,
-        typer.Option(min=0.05, max=1.0, help="Step between tiles as a fraction of the patch. Default: the plan's, 0.5."),
+        typer.Option(
+            metavar="SHARE", min=0.05, max=1.0, help="Step between tiles as a fraction of the patch. Default: the plan's, 0.5."
+        ),
     ] = None,
     mirror: Annotated[
         bool, typer.Option(help="Average the predictions of mirrored copies: 2 to 8 times slower, often better.")
@@ -48,7 +53,11 @@ def predict(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="Format of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="Format of the label maps: nii.gz, nrrd, mha, png, dcm (DICOM-SEG) ... Default: the scan's.",
+        ),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write probabilities (float16) as CASE.npz on the scan's canonical grid.")
@@ -151,7 +160,11 @@ def import_(
     options: Options,
     configurations: Annotated[
         str | None,
-        typer.Option("--plans", help="Configurations of a dataset's folder, by nnU-Net's names: 2d,3d_fullres. Default: all."),
+        typer.Option(
+            "--plans",
+            metavar="NAMES",
+            help="Configurations of a dataset's folder, by nnU-Net's names: 2d,3d_fullres. Default: all.",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:

@@ -177,7 +177,9 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quie
 @with_options("device")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and run.")] = Path("nnseg-demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps, so that a slow machine comes to the same model.")] = 250,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Training steps, so that a slow machine comes to the same model.")
+    ] = 250,
     *,
     options: Options,
     verbose: Verbose = False,

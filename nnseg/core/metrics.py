@@ -13,6 +13,7 @@ class Metric:
     """Name and meaning of a metric.
 
     Args:
+        formula: in LaTeX; docs/reference/metrics.md defines its symbols.
         unit: empty for a fraction.
         better: direction of improvement; "zero" for signed errors.
         digits: decimal places in tables.
@@ -20,35 +21,94 @@ class Metric:
 
     title: str
     meaning: str
+    formula: str
     unit: str = ""
     better: Literal["higher", "lower", "zero"] = "higher"
     digits: int = 3
 
 
 METRICS = {
-    "dice": Metric(title="Dice", meaning="overlap: twice the intersection of both masks, over the sum of their volumes"),
-    "iou": Metric(title="IoU", meaning="overlap: the intersection of both masks, over their union"),
-    "hd95": Metric(
-        title="HD95", unit="mm", better="lower", digits=2, meaning="95th percentile of the distances between both surfaces"
+    "dice": Metric(
+        title="Dice",
+        meaning="overlap: twice the intersection of both masks, over the sum of their volumes",
+        formula=r"\frac{2\,|P \cap R|}{|P| + |R|}",
     ),
-    "hd": Metric(title="HD", unit="mm", better="lower", digits=2, meaning="largest distance between both surfaces"),
-    "assd": Metric(title="ASSD", unit="mm", better="lower", meaning="mean distance between both surfaces"),
-    "nsd": Metric(title="NSD", meaning="share of both surfaces within a tolerance of the other"),
-    "volume_error_ml": Metric(title="Volume error", unit="ml", better="zero", digits=2, meaning="predicted minus reference volume"),
+    "iou": Metric(
+        title="IoU",
+        meaning="overlap: the intersection of both masks, over their union",
+        formula=r"\frac{|P \cap R|}{|P \cup R|}",
+    ),
+    "hd95": Metric(
+        title="HD95",
+        unit="mm",
+        better="lower",
+        digits=2,
+        meaning="95th percentile of the distances between both surfaces",
+        formula=r"\max(q_{95}(S_P, S_R),\; q_{95}(S_R, S_P))",
+    ),
+    "hd": Metric(
+        title="HD",
+        unit="mm",
+        better="lower",
+        digits=2,
+        meaning="largest distance between both surfaces",
+        formula=r"\max(q_{100}(S_P, S_R),\; q_{100}(S_R, S_P))",
+    ),
+    "assd": Metric(
+        title="ASSD",
+        unit="mm",
+        better="lower",
+        meaning="mean distance between both surfaces",
+        formula=r"\frac{\sum_{e \in S_P} a_e\,d(e, S_R) + \sum_{e \in S_R} a_e\,d(e, S_P)}{|S_P| + |S_R|}",
+    ),
+    "nsd": Metric(
+        title="NSD",
+        meaning="share of both surfaces within a tolerance of the other",
+        formula=r"\frac{\sum_{e \in S_P,\,d(e, S_R) \le t} a_e + \sum_{e \in S_R,\,d(e, S_P) \le t} a_e}{|S_P| + |S_R|}",
+    ),
+    "volume_error_ml": Metric(
+        title="Volume error",
+        unit="ml",
+        better="zero",
+        digits=2,
+        meaning="predicted minus reference volume",
+        formula=r"|P| - |R|",
+    ),
     "relative_volume_error": Metric(
-        title="Relative volume error", better="zero", meaning="predicted minus reference volume, over the reference volume"
+        title="Relative volume error",
+        better="zero",
+        meaning="predicted minus reference volume, over the reference volume",
+        formula=r"\frac{|P| - |R|}{|R|}",
     ),
     "absolute_volume_error": Metric(
-        title="Absolute volume error", better="lower", meaning="size of the volume error, over the reference volume"
+        title="Absolute volume error",
+        better="lower",
+        meaning="size of the volume error, over the reference volume",
+        formula=r"\frac{\left||P| - |R|\right|}{|R|}",
     ),
-    "lesion_f1": Metric(title="Lesion F1", meaning="F1 of lesions matched with an IoU of 0.1 or more"),
-    "lesion_sensitivity": Metric(title="Lesion sensitivity", meaning="share of the reference's lesions that are matched"),
-    "lesion_precision": Metric(title="Lesion precision", meaning="share of the predicted lesions that are matched"),
+    "lesion_f1": Metric(
+        title="Lesion F1",
+        meaning="F1 of lesions matched with an IoU of 0.1 or more",
+        formula=r"\frac{2\,m}{n_P + n_R}",
+    ),
+    "lesion_sensitivity": Metric(
+        title="Lesion sensitivity", meaning="share of the reference's lesions that are matched", formula=r"\frac{m}{n_R}"
+    ),
+    "lesion_precision": Metric(
+        title="Lesion precision", meaning="share of the predicted lesions that are matched", formula=r"\frac{m}{n_P}"
+    ),
     "lesion_false_positives": Metric(
-        title="False positives", unit="a case", better="lower", digits=2, meaning="predicted lesions without a match"
+        title="False positives",
+        unit="a case",
+        better="lower",
+        digits=2,
+        meaning="predicted lesions without a match",
+        formula=r"n_P - m",
     ),
     "panoptic_quality": Metric(
-        title="Panoptic quality", meaning="lesions matched with an IoU above 0.5: their IoUs, over all lesions"
+        title="Panoptic quality",
+        meaning="lesions matched with an IoU above 0.5: their IoUs, over all lesions",
+        formula=r"\frac{2\,\sum_{\mathrm{IoU} > 0.5} \mathrm{IoU}}{n_P + n_R}",
     ),
 }
 """The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is at 1 mm."""

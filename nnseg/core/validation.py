@@ -135,22 +135,22 @@ def parse(model: type[Model], content: Any, where: str) -> Model:
         return model.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         schema = schema_of(model)
-        schema = _inlined(schema, schema.get("$defs", {}))
+        schema = inlined(schema, schema.get("$defs", {}))
         problems = list(dict.fromkeys(text for e in _innermost(error) for text in _problems(schema, e)))
         listed = problems if len(problems) == 1 else [f"({n}) {text}" for n, text in enumerate(problems, 1)]
         listed += [f"and {error.error_count() - MOST_PROBLEMS} more"] if error.error_count() > MOST_PROBLEMS else []
         raise PlanError(f"{where}: " + " ".join(listed)) from None
 
 
-def _inlined(node: Any, definitions: Schema) -> Any:
+def inlined(node: Any, definitions: Schema) -> Any:
     """A schema with its references replaced by what they refer to."""
     if isinstance(node, list):
-        return [_inlined(inner, definitions) for inner in node]
+        return [inlined(inner, definitions) for inner in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
-        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inlined(inner, definitions) for key, inner in node.items() if key != "$defs"}
+        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {key: inlined(inner, definitions) for key, inner in node.items() if key != "$defs"}
 
 
 def _problems(schema: Schema, error: Mapping[str, Any]) -> list[str]:
@@ -168,13 +168,13 @@ def _problem(schema: Schema, error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden" or not node:
         return _unknown(schema, path)
     if kind == "missing" and isinstance(path[-1], str):
-        return f"{dotted(path)} is missing: it must be {_allowed(node)}"
+        return f"{dotted(path)} is missing: it must be {allowed_values(node)}"
     if kind == "missing":  # a list that is too short
-        return f"{dotted(path[:-1])} = {shown(value)} must be {_allowed(_at(schema, path[:-1]))}"
+        return f"{dotted(path[:-1])} = {shown(value)} must be {allowed_values(_at(schema, path[:-1]))}"
     if kind == "value_error":
         place = f"{dotted(path) if isinstance(value, dict) else found}: " if path else ""
         return f"{place}{error['ctx']['error']}"
-    return f"{found} must be {_allowed(node)}{_hint(node, value)}"
+    return f"{found} must be {allowed_values(node)}{_hint(node, value)}"
 
 
 def _unknown(schema: Schema, path: Path) -> str:
@@ -211,7 +211,7 @@ def _at(node: Schema, path: Path) -> Schema:
     return node
 
 
-def _allowed(node: Schema) -> str:
+def allowed_values(node: Schema) -> str:
     """What a setting may be, in words."""
     if "enum" in node:
         return "one of " + ", ".join(map(shown, node["enum"]))
@@ -224,7 +224,7 @@ def _allowed(node: Schema) -> str:
             return "a list of tables, [[...]] in TOML"
         least, most = node.get("minItems", 0), node.get("maxItems")
         count = f"{least} to {most}" if most else f"at least {least}" if least else "any number of"
-        return f"a list of {least if least == most else count} values, each {_allowed(inner)}"
+        return f"a list of {least if least == most else count} values, each {allowed_values(inner)}"
     words = {"boolean": "true or false", "string": "text in quotes", "object": "a table"}
     return words.get(kind) or ("a whole number" if kind == "integer" else "a number") + _range_in_words(node)
 
