@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from generate import api, commands, files, metrics, settings
+
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 
@@ -16,7 +18,10 @@ CONTENTS = {
         "Tutorials": ["tutorials/*"],
         "How to": ["how-to/*"],
         "Concepts": ["concepts/*", "when-not-to-use-it"],
-        "Reference": ["reference/index", "reference/*", "layouts", "label-maps", "formats", "findings", "limits", "json"],
+        "Reference": [
+            *["reference/index", "reference/commands", "reference/plan", "reference/recipes", "reference/run-folder"],
+            *["reference/*", "json", "layouts", "label-maps", "formats", "findings", "limits"],
+        ],
         "Help": ["troubleshooting"],
         "Development": ["architecture", "development/*", "decisions/README"],
     },
@@ -32,7 +37,16 @@ COPIES = {
 }
 """Pages whose text is that of a file outside docs/."""
 
-GENERATED: dict[str, Callable[[], str]] = {}
+GENERATED: dict[str, Callable[[], str]] = {
+    "commands": commands.commands,
+    "plan-keys": settings.plan_keys,
+    "recipe-keys": settings.recipe_keys,
+    "run-folder": files.run_folder,
+    "json-files": files.json_files,
+    "metrics": metrics.metrics,
+    "three-averages": metrics.three_averages,
+    "api": api.api,
+}
 """What a line such as ``<!-- generated: commands -->`` is replaced by."""
 
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")

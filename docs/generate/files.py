@@ -1,0 +1,71 @@
+"""The files of a run and of a folder of predictions, and the keys of those that are JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, RootModel
+
+from generate.docstrings import in_table, markdown_of, sections_of
+from nnseg.core.dataset import Dataset, Fold
+from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.schedule import Epoch
+from nnseg.core.scores import Scores
+from nnseg.core.trust import Trust
+from nnseg.core.validation import descriptions
+from nnseg.storage import run
+from nnseg.storage.predictions import Predictions
+
+JSON_FILES = {
+    "predictions.json": Predictions,
+    "scores.json": Scores,
+    "choice.json": Choice,
+    "postprocessing.json": Postprocessing,
+    "trust.json": Trust,
+    "dataset.json": Dataset,
+    "fingerprint.json": Fingerprint,
+    "folds.json": Fold,
+    "history.jsonl": Epoch,
+}
+"""Files and what they hold: of folds.json and history.jsonl one entry."""
+
+
+def run_folder() -> str:
+    """Markdown of the files of a run, as the module that reads them says."""
+    return markdown_of((run.__doc__ or "").partition("\n\n")[2])
+
+
+def json_files() -> str:
+    """Markdown of the keys of each JSON file."""
+    return "\n\n".join(_file(name, model) for name, model in JSON_FILES.items())
+
+
+def _file(name: str, model: type[Any]) -> str:
+    rows = [f"| `{key}` | {in_table(markdown_of(meaning))} |" for key, meaning in _keys(model, "")]
+    return "\n".join([f"### {name}", "", markdown_of(sections_of(model)[""]), "", "| key | meaning |", "|---|---|", *rows])
+
+
+def _keys(model: type[Any], place: str) -> Iterator[tuple[str, str]]:
+    """Each key with all above it, and its meaning; ``[]`` stands for each entry of a list, ``*`` for each name."""
+    meanings = descriptions(model)
+    types = get_type_hints(model)
+    for name in model.model_fields if issubclass(model, BaseModel) else (field.name for field in fields(model)):
+        inner, suffix = _innermost(types[name])
+        key = f"{place}{name}{suffix}"
+        own = sections_of(inner)[""].partition("\n\n")[0] if inner else ""
+        yield key, meanings.get(name, own)
+        yield from _keys(inner, f"{key}.") if inner else ()
+
+
+def _innermost(annotation: Any) -> tuple[type[Any] | None, str]:
+    """The model that lists, tables or an optional value hold, if it is one, and what leads to it."""
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _innermost(annotation.model_fields["root"].annotation)
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return annotation, ""
+    steps = {dict: ".*", Mapping: ".*", tuple: "[]", list: "[]"}
+    found = [(inner, steps.get(get_origin(annotation), "") + rest) for inner, rest in map(_innermost, get_args(annotation))]
+    return next((one for one in found if one[0]), (None, ""))
