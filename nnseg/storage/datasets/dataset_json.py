@@ -129,7 +129,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DatasetError.at(path, found, "a readable file", "check its permissions", "NS-D004") from error
     if not isinstance(content, dict):
         found = f"holds a {type(content).__name__}"
-        raise DatasetError.at(path, found, "an object {...}", "see the README's dataset layouts", "NS-D004")
+        raise DatasetError.at(path, found, "an object {...}", "see docs/layouts.md", "NS-D004")
     return content
 
 
