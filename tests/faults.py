@@ -78,16 +78,14 @@ class Command:
     Args:
         state: of the folder before it.
         arguments: relative to the folder.
-        sweeps: removes temporary files of killed processes: works in a folder that no other process writes to.
     """
 
     state: str
     arguments: tuple[str, ...]
-    sweeps: bool = True
 
 
 COMMANDS = {
-    "check": Command("data", ("check", "balls", "--workers", "1"), sweeps=False),
+    "check": Command("data", ("check", "balls", "--workers", "1")),
     "plan": Command("data", ("plan", "balls", "run", *PLAN)),
     "preprocess": Command("planned", ("preprocess", "run", "--workers", "1")),
     "train": Command("preprocessed", ("train", "run", "--folds", "0", *CPU)),
@@ -95,14 +93,14 @@ COMMANDS = {
     "run again": Command("done", ("run", "balls", "run", *PLAN)),
     "predict": Command("done", ("predict", "balls/imagesTr", "new", "--model", "run", *CPU)),
     "predict again": Command("done", ("predict", "balls/imagesTr", "out", "--model", "run", *CPU)),
-    "evaluate": Command("done", ("evaluate", "out", "balls/labelsTr", "--out", "new/scores.json", "--workers", "1"), sweeps=False),
-    "compare": Command("done", ("compare", "run", "run/scores.json", "--out", "new.json"), sweeps=False),
-    "report": Command("done", ("report", "run", "--picture", "new.png"), sweeps=False),
-    "report of predictions": Command("done", ("report", "out", "--workers", "1"), sweeps=False),
-    "figure": Command("done", ("figure", "run", "--what", "scores"), sweeps=False),
-    "export": Command("done", ("export", "run", "new.nnseg"), sweeps=False),
-    "import": Command("done", ("import", NNUNET, "new.nnseg"), sweeps=False),
-    "card": Command("done", ("card", "run/model.nnseg"), sweeps=False),
+    "evaluate": Command("done", ("evaluate", "out", "balls/labelsTr", "--out", "new/scores.json", "--workers", "1")),
+    "compare": Command("done", ("compare", "run", "run/scores.json", "--out", "new.json")),
+    "report": Command("done", ("report", "run", "--picture", "new.png")),
+    "report of predictions": Command("done", ("report", "out", "--workers", "1")),
+    "figure": Command("done", ("figure", "run", "--what", "scores")),
+    "export": Command("done", ("export", "run", "new.nnseg")),
+    "import": Command("done", ("import", NNUNET, "new.nnseg")),
+    "card": Command("done", ("card", "run/model.nnseg")),
 }
 
 MAKING = {
@@ -305,8 +303,7 @@ class Rig:
         found = hashes(self.work)
         if missing := set(reference.after) - set(found):
             yield f"{min(missing)} is missing in the end"
-        more = {path for path in set(found) - set(reference.after) if Path(path).name not in AFTER_A_PAUSE}
-        if more := {path for path in more if COMMANDS[name].sweeps or not _is_temporary(path)}:
+        if more := {path for path in set(found) - set(reference.after) if Path(path).name not in AFTER_A_PAUSE}:
             yield f"{min(more)} is left over"
         if other := {path for path in reference.steady & set(found) if found[path] != reference.after[path]}:
             yield f"{min(other)} has another content in the end"
@@ -352,7 +349,7 @@ def incomplete(path: Path) -> str:
 
 
 def _is_temporary(path: str) -> bool:
-    from nnseg.storage.files import TEMPORARY
+    from nnseg.storage.temporary import TEMPORARY
 
     return TEMPORARY.fullmatch(Path(path).name) is not None
 

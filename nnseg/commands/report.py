@@ -27,6 +27,7 @@ from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Folds, Run
+from nnseg.storage.temporary import sweep_ended
 from nnseg.system.progress import stage
 
 log = logging.getLogger(__name__)
@@ -192,6 +193,7 @@ def report(run: Run, *, live: bool = False, device: str = "auto") -> None:
     Raises:
         RunError: the folder holds no run.
     """
+    sweep_ended(run.path)
     with stage("" if live else "writing the report", noted=True):
         write_report(run.report_file, gather_report_content(run, live=live, device=device))
 

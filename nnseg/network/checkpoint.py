@@ -12,25 +12,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError
 from nnseg.storage.files import write_aside
 from nnseg.storage.model_header import FORMAT, compact_json, damaged, read_model_header
 
 DTYPES = {
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""Types by name, in the order in which their tensors stand in a file: largest first, so that each is aligned."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -48,10 +48,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     content = json.loads(json.dumps(about))
     text = compact_json({"about": content, "digest": content_digest(copies, content), "format": FORMAT})
     with write_aside(path) as aside:
-        try:
-            save_file(copies, aside, metadata={"nnseg": text})
-        except SafetensorError as error:  # safetensors raises it for a full disk
-            raise RunError(f"cannot write {path}: {error}; check the folder's permissions and free space") from error
+        _write(aside, copies, {"nnseg": text})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write contiguous tensors of the CPU, byte for byte as safetensors does, which makes temporary files of names of its own.
+
+    Source: safetensors, README, "Format".
+    """
+    kinds, order, end = {dtype: name for name, dtype in DTYPES.items()}, list(DTYPES.values()), 0
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    for name in names:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        entries[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

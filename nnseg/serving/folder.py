@@ -14,12 +14,13 @@ from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, find_scans
-from nnseg.storage.files import read_json, sweep, write_json
+from nnseg.storage.files import read_json, write_json
 from nnseg.storage.images.formats import FORMATS, suffix_of
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.locks import locked
 from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import BESIDE, RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord, stems
+from nnseg.storage.temporary import sweep
 from nnseg.system.progress import progress, sizes_of, stage
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import tomllib
@@ -21,13 +20,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
 from nnseg.storage.bounded import read_text_bytes
+from nnseg.storage.temporary import temporary_beside
 from nnseg.system.regular import open_regular
 from nnseg.system.stale import tried_again
 
 Content = TypeVar("Content")
-
-LONGEST_TAIL = 60
-"""Characters of a file's name that its temporary name ends in: names may have 255 bytes, and a character four."""
 
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -40,7 +37,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the folder cannot be written to, or the disk is full.
     """
-    aside = path.with_name(f".{secrets.token_hex(4)}.{path.name[-LONGEST_TAIL:]}")
+    aside = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -107,16 +104,6 @@ def write_text(path: Path, text: str) -> None:
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk, and of a quota that is used up."""
-
-TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+|\.tmp\w{6}")
-"""Names of temporary files: those of `write_aside`, and those that safetensors writes beside."""
-
-
-def sweep(folder: Path, *, inside: bool = True) -> None:
-    """Remove temporary files of killed processes; no other process may be writing in the folder or, with ``inside``, below it."""
-    for path in folder.rglob(".*") if inside else folder.glob(".*"):
-        if TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def file_hash(path: Path) -> str:

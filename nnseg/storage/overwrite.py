@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.storage.files import read_json
+from nnseg.storage.temporary import sweep_ended
 
 Kind = Literal[
     "model",
@@ -28,7 +29,11 @@ ENDS_BYTES = 2**16
 
 
 def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
-    """Raise RunError if there is something that nnseg did not make, or of another kind, unless it may be overwritten."""
+    """Raise RunError if there is something that nnseg did not make, or of another kind, unless it may be overwritten.
+
+    What killed processes left beside it is removed.
+    """
+    sweep_ended(file.parent)
     if not force and (file.is_symlink() or file.exists()) and not is_made(file, kind):
         found = f"is there already, and is no {kind} that nnseg made"
         raise RunError.at(file, found, f"no file, or a {kind} of nnseg", "choose another name, or overwrite it with --force")

@@ -49,20 +49,19 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.storage.files import (
-    TEMPORARY,
     PathIn,
     StoredFile,
     has_manifest,
     json_file,
     optional_json_file,
     read_json,
-    sweep,
     write_json,
 )
 from nnseg.storage.locks import locked
 from nnseg.storage.manifest import renew_manifest
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, PlanFolder
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
+from nnseg.storage.temporary import TEMPORARY, sweep
 from nnseg.system.machine import peak_ram, trim_memory, versions
 from nnseg.system.progress import stage as shown_stage
 

@@ -2,10 +2,13 @@
 
 import json
 import pickle
+import resource
 import struct
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from nnseg.core.errors import ModelError, NnsegError, RunError
@@ -68,15 +71,25 @@ def test_a_type_that_could_not_be_read_again_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise checkpoint.SafetensorError("No space left on device")
+def test_the_bytes_are_those_of_safetensors(tmp_path):
+    tensors = TENSORS | {name: torch.arange(5).to(dtype) for name, dtype in checkpoint.DTYPES.items()}
+    save_tensors(tmp_path / "a", tensors, ABOUT)
+    whole = (tmp_path / "a").read_bytes()
+    metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
+    assert whole == save(tensors, metadata)
 
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the size of files")
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
     save_tensors(file, TENSORS, ABOUT)
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(RunError, match="No space left"):
-        save_tensors(file, {}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunError, match="File too large"):
+            save_tensors(file, {"large": torch.zeros(1000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     _equal(load_tensors(file)[0], TENSORS)
     assert list(tmp_path.iterdir()) == [file]
 

@@ -9,7 +9,7 @@ import pytest
 
 from nnseg.core.errors import RunError, WriteError
 from nnseg.core.schedule import Epoch
-from nnseg.storage.files import read_json, sweep, write_aside, write_json, write_text
+from nnseg.storage.files import read_json, write_aside, write_json, write_text
 
 EPOCH = Epoch(number=1, step=5, steps=10, loss=0.5, learning_rate=0.1, dice={"a": None, "b": 0.5}, seconds=1.0, total_seconds=2.0)
 
@@ -55,13 +55,6 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "")
     with pytest.raises(RunError, match="cannot write"):
         write_text(tmp_path / "file" / "plan.toml", "text")
-
-
-def test_what_a_killed_process_left_aside_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".0123abcd.plan.toml", ".tmp7U3QvL", ".lock", ".hidden", "plan.toml"):
-        (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", ".lock", "plan.toml"]
 
 
 def test_a_link_put_in_the_place_of_a_file_while_it_is_written_changes_nothing_elsewhere(tmp_path):
