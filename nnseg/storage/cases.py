@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from nnseg.core.errors import DamagedCaseError, ScanError
+from nnseg.core.errors import DamagedCaseError, ScanError, is_fault
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
@@ -168,14 +168,21 @@ class CaseStore:
 
 
 def _read_contents(path: Path) -> _Contents | None:
-    """The content of case.json; None unless the file is there and its members have the recorded sizes."""
+    """The content of case.json; None unless the file is there and its members have the recorded sizes.
+
+    Raises:
+        ScanError: the disk does not give what is there: a training would go on without the case.
+    """
     try:
         with open_archive(path, MOST_MEMBERS) as file:
             if file.getinfo(CONTENTS).file_size > limit("case_text_bytes") or any(i.compress_type for i in file.infolist()):
                 return None  # not one that was written here
             contents = _Contents.model_validate_json(file.read(CONTENTS))
             sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
-    except (OSError, KeyError, ValidationError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValidationError, zipfile.BadZipFile) as error:
+        if is_fault(error):
+            found = f"cannot be read ({getattr(error, 'strerror', error)})"
+            raise ScanError.at(path, found, "a preprocessed case", "check the disk, and repeat the command") from error
         return None
     return contents if sizes == {m: member.bytes for m, member in contents.members.items()} else None
 

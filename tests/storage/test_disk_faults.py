@@ -10,9 +10,10 @@ import pytest
 
 from nnseg.commands.compare import read_scores
 from nnseg.commands.verify import verify
-from nnseg.core.errors import NnsegError, is_fault
+from nnseg.core.errors import NnsegError, ScanError, is_fault
 from nnseg.network.checkpoint import load_tensors
 from nnseg.network.load import population_of_run
+from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.labels.legends import read_palette
 from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.images.nifti_header import is_nifti
@@ -61,3 +62,9 @@ def test_a_label_map_that_cannot_be_read_is_not_whole(tmp_path: Path, caplog: py
     (tmp_path / "a.nii").symlink_to("/proc/self/mem")
     assert not ScanRecord(status="done", file="a.nii", hash="0").is_whole(tmp_path)
     assert "a.nii cannot be read and is made again: Input/output error" in caplog.text
+
+
+def test_a_preprocessed_case_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.case").symlink_to("x" * 300)  # which no disk can look up
+    with pytest.raises(ScanError, match=r"a\.case: cannot be read \(File name too long\)"):
+        CaseStore(tmp_path).has("a", "key")
