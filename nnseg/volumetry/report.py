@@ -21,6 +21,7 @@ from nnseg.storage.files import read_json, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.resampling import upright, upright_label_map
 from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanRecord
+from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
 from nnseg.volumetry.population import VOLUMES
@@ -82,6 +83,8 @@ def report_predictions(
         DatasetError: the table cannot be used.
     """
     options = _read_options(folder, population, covariates, sheets=sheets)
+    for place in (folder, folder / SHEETS):
+        sweep_ended(place)
     cases = []
     for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring volumes"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
