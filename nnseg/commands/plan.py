@@ -184,7 +184,8 @@ def _try_candidates(
         trials[plan.key()] = trial
         return False
 
-    return probe(run, dataset, fingerprint, plans_to_try(), device=device, enough=keep)
+    most = sum(map(len, candidates))
+    return probe(run, dataset, fingerprint, plans_to_try(), device=device, most=most, enough=keep)
 
 
 def estimate_cost(run: Run, options: Options) -> tuple[Preflight, ...]:

@@ -23,6 +23,7 @@ from nnseg.storage.files import read_json, write_json
 from nnseg.storage.run import Run
 from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb, versions
 from nnseg.system.process import ChildProcess, launch
+from nnseg.system.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def probe(
     candidates: Iterable[Plan],
     *,
     device: str = "auto",
+    most: int = 0,
     enough: Callable[[Plan, Trial], bool] | None = None,
 ) -> Probe:
     """The run's probe, with a trial of each candidate in their order, until ``enough`` returns True for one.
@@ -93,6 +95,7 @@ def probe(
         fingerprint: of the dataset.
         candidates: plans to try; may be generated meanwhile.
         device: where the networks compute.
+        most: number of candidates that there may be, to be shown; 0 if it is not known.
         enough: called with each candidate and its trial, whether on file or new.
     """
     known = known_probe(run, fingerprint, device=device) or _new_probe(fingerprint, device)
@@ -102,7 +105,9 @@ def probe(
         for plan in candidates:
             trial = known.trial(trial_key(plan))
             if trial is None or trial.failed:  # what failed may work now that other programs have ended
-                known, trial = _try(known, _request(plan, dataset, fingerprint, run.probe_folder, device))
+                of = f" of at most {most}" if most > 1 else ""
+                with stage(f"planning: trying network {len(kept) + 1}{of}"):
+                    known, trial = _try(known, _request(plan, dataset, fingerprint, run.probe_folder, device))
                 write_json(run.probe_file, known)
             kept.append(trial.key)
             if enough and enough(plan, trial):

@@ -16,6 +16,7 @@ from nnseg.core.options import Options, default_workers
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
 from nnseg.system.process import ChildProcess, launch
+from nnseg.system.progress import Stage, is_shown, stage
 from nnseg.system.stop import StopRequest
 
 REFRESH_INTERVAL = 60.0
@@ -23,6 +24,9 @@ REFRESH_INTERVAL = 60.0
 
 POLL_INTERVAL = 0.2
 """Seconds between two checks of the processes."""
+
+LOOK_INTERVAL = 5.0
+"""Seconds between two looks at the histories of the trainings that run."""
 
 
 class TrainingJob(FrozenModel):
@@ -64,19 +68,21 @@ def train_side_by_side(jobs: Sequence[TrainingJob], stop: StopRequest, refresh: 
     waiting, running, failed = list(jobs), dict[int, tuple[TrainingJob, ChildProcess]](), list[str]()
     devices, signalled, refreshed = jobs[0].options.devices, False, time.monotonic()
     try:
-        while running or (waiting and not stop.source):
-            for number, device in enumerate(devices):  # the same device may be listed twice
-                if number not in running and waiting and not stop.source:
-                    running[number] = waiting[0], _start(waiting.pop(0), device, beside=len(devices))
-            failed += _collect(running, signalled=signalled)
-            if stop.source == "signal" and not signalled:
-                signalled = True
-                for _, child in running.values():
-                    child.process.send_signal(signal.SIGTERM)
-            if refresh and time.monotonic() - refreshed > REFRESH_INTERVAL:
-                refresh()
-                refreshed = time.monotonic()
-            time.sleep(POLL_INTERVAL)
+        with stage("training", total=len(jobs), count=len(jobs)) as shown:
+            while running or (waiting and not stop.source):
+                for number, device in enumerate(devices):  # the same device may be listed twice
+                    if number not in running and waiting and not stop.source:
+                        running[number] = waiting[0], _start(waiting.pop(0), device, beside=len(devices))
+                failed += _collect(running, signalled=signalled)
+                _show(shown, [job for job, _ in running.values()], ended=len(jobs) - len(waiting) - len(running))
+                if stop.source == "signal" and not signalled:
+                    signalled = True
+                    for _, child in running.values():
+                        child.process.send_signal(signal.SIGTERM)
+                if refresh and time.monotonic() - refreshed > REFRESH_INTERVAL:
+                    refresh()
+                    refreshed = time.monotonic()
+                time.sleep(POLL_INTERVAL)
     finally:
         for _, child in running.values():
             child.kill()
@@ -103,6 +109,25 @@ def _collect(running: dict[int, tuple[TrainingJob, ChildProcess]], *, signalled:
             if code and not (signalled and code == 128 + signal.SIGTERM):
                 failed.append(f"the training of {job.name} {child.explain_end()}")
     return failed
+
+
+def _show(shown: Stage, running: Sequence[TrainingJob], *, ended: int) -> None:
+    """Bring the line up to date: how many trainings have ended, and, when that changes or some seconds have passed, the others."""
+    before = shown.finished
+    for _ in range(ended - before):
+        shown.advance()
+    if is_shown() and (not shown.detail or ended > before or time.monotonic() % LOOK_INTERVAL < POLL_INTERVAL):
+        shown.detail = ", ".join(map(_with_dice, running))
+
+
+def _with_dice(job: TrainingJob) -> str:
+    """The name of a training, with the mean Dice of its last epoch if there is one."""
+    try:
+        epochs = PlanFolder(job.plan).fold(job.number).history()
+    except (OSError, RunError):  # it is being written
+        return job.name
+    mean = epochs[-1].mean_dice if epochs else None
+    return job.name if mean is None else f"{job.name} Dice {mean:.2f}"
 
 
 def jobs_of(
