@@ -20,6 +20,7 @@ from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
+from nnseg.crossval.window import choose_windows
 from nnseg.network.device import resolve_device
 from nnseg.planning.unusable import check_losses
 from nnseg.planning.verdict import give_verdict
@@ -78,6 +79,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         problems = train_plans(run, in_plans, predict=predict_with_plans, refresh=report_quietly)
         folds = trained_folds(run, run.plans)
         with run.timed("predict"):
+            choose_windows(run, folds, device=device)
             problems += predict_folds(run, folds, device=device)
         with run.timed("evaluate"):
             choose_model(run, folds, workers=workers)

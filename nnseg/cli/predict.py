@@ -32,12 +32,18 @@ def predict(
     step: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", min=0.05, max=1.0, help="Step between tiles as a fraction of the patch. Default: the plan's, 0.5."
+            metavar="SHARE",
+            min=0.05,
+            max=1.0,
+            help="Step between tiles as a fraction of the patch. Default: as the model was scored.",
         ),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option(help="Average the predictions of mirrored copies: 2 to 8 times slower, often better.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            help="Average the predictions of mirrored copies: 2 to 8 times slower, often better. Default: as the model was scored."
+        ),
+    ] = None,
     fast: Annotated[
         bool,
         typer.Option(
@@ -91,7 +97,7 @@ def predict(
 
     order = PredictionOrder(
         models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
-        mirror=mirror and not fast, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
+        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory_gb) as workers:

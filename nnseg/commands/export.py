@@ -58,6 +58,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_summarize_metrics(scores)) if scores else (),
         choice=run.choice if len(run.final_plans) > 1 else None,
+        windows=tuple((run.windows or {}).items()),
         postprocessing=run.postprocessing,
         reliance=_self_assessment(run, model.trust),
         limits=tuple(describe_limits(run, model, scores)),

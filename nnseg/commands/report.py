@@ -76,6 +76,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         scores=scores,
         groups=read(Run.groups),
         choice=read(Run.choice),
+        windows=read(Run.windows),
         postprocessing=read(Run.postprocessing),
         trust=trust,
         expected_quality=_expected_quality(held, trust) if trust else [],

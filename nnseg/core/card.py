@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import FiniteFloat
 
-from nnseg.core.decisions import Choice, Interval, Postprocessing
+from nnseg.core.decisions import Choice, Interval, Postprocessing, WindowChoice
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.verdict import Verdict
@@ -93,6 +93,7 @@ class ModelCard(FrozenModel):
     Args:
         held_out: number of held-out cases that were scored.
         choice: of the ensemble; None for a single plan.
+        windows: the sliding window of each plan, where it was chosen on held-out cases.
         postprocessing: of its label maps; None if none was chosen or rejected.
         reliance: quality of its own estimates; None if it was not measured.
         limits: of its use, in sentences.
@@ -109,6 +110,7 @@ class ModelCard(FrozenModel):
     held_out: int = 0
     scores: tuple[MetricSummary, ...] = ()
     choice: Choice | None = None
+    windows: tuple[tuple[str, WindowChoice], ...] = ()
     postprocessing: Postprocessing | None = None
     reliance: SelfAssessment | None = None
     limits: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.plan import Plan
 from nnseg.core.validation import NotNegative, Positive, Probability
 
 Interval = tuple[FiniteFloat, FiniteFloat]
@@ -119,6 +120,58 @@ def _doubled(names: Sequence[str], twice: str | None) -> dict[str, float]:
 
 def _times(ratio: float) -> str:
     return "" if ratio == 1 else f"{ratio:.4g}x"
+
+
+class WindowCandidate(FrozenModel):
+    """A sliding window, perhaps measured on some held-out cases.
+
+    Args:
+        step: distance of neighbouring tiles as a share of the patch.
+        mirror_axes: axes mirrored in all combinations.
+        share: forward passes for all held-out cases, relative to the work of training.
+        dice: mean over the measured cases and their labels; a label that is correctly absent counts 1. None if not measured.
+        gain: mean difference to the cheapest candidate, case by case.
+        interval: 95 % of the gain, by bootstrap over cases.
+        seconds: of a scan in the mean, from its preprocessed voxels to the label map.
+    """
+
+    step: Annotated[float, Field(gt=0, le=1)]
+    mirror_axes: tuple[int, ...] = ()
+    share: NotNegative
+    dice: Probability | None = None
+    gain: FiniteFloat | None = None
+    interval: Interval | None = None
+    seconds: NotNegative | None = None
+
+    @property
+    def name(self) -> str:
+        """Its tiles and copies in words: "step 0.5 in 8 mirrored copies"."""
+        copies = f"in {2 ** len(self.mirror_axes)} mirrored copies" if self.mirror_axes else "without mirroring"
+        return f"step {self.step:g} {copies}"
+
+
+class WindowChoice(FrozenModel):
+    """The sliding window of a plan's networks in predictions, with the evidence.
+
+    Args:
+        step, mirror_axes: of the window.
+        cases: number of held-out cases that candidates were measured on; 0 if none were.
+        candidates: the cheapest first.
+        key: of the networks and cases it was chosen for.
+    """
+
+    step: Annotated[float, Field(gt=0, le=1)]
+    mirror_axes: tuple[int, ...] = ()
+    reason: str
+    cases: int = 0
+    candidates: tuple[WindowCandidate, ...] = ()
+    key: str = ""
+
+
+def with_window(plan: Plan, window: WindowCandidate | WindowChoice) -> Plan:
+    """A plan that predicts with a window."""
+    inference = plan.inference.model_copy(update={"step": window.step, "mirror_axes": window.mirror_axes})
+    return plan.model_copy(update={"inference": inference})
 
 
 class PostprocessingStep(FrozenModel):

@@ -350,10 +350,13 @@ class Inference(Section):
     Args:
         step: distance of neighbouring tiles as a share of the patch.
         mirror_axes: axes mirrored in all combinations, whose predictions are averaged; empty for none.
+        cheapest: after training, take fewer tiles and mirrored copies where held-out cases show that these do as well, or where
+            predicting all of them would take long beside the training.
     """
 
     step: Annotated[float, Field(gt=0, le=1)] = 0.5
     mirror_axes: Steps = ()
+    cheapest: bool = False
 
 
 class Plan(Section):
@@ -511,8 +514,11 @@ _ADDED = (
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",
+    "cheapest",
 )  # fmt: skip
-_FIELDS = Plan.model_fields | Preprocessing.model_fields | Training.model_fields | Augmentation.model_fields
+_FIELDS = (
+    Plan.model_fields | Preprocessing.model_fields | Training.model_fields | Augmentation.model_fields | Inference.model_fields
+)
 
 LATER: dict[str, Any] = {name: to_jsonable_python(_FIELDS[name].default) for name in _ADDED}
 """Settings that older plans do not have, with their defaults, which leave such a plan as it was: keys do not change for them."""

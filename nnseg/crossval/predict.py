@@ -20,7 +20,7 @@ from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.device import resolve_device
-from nnseg.network.load import merge
+from nnseg.network.load import merge, with_own_window
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
@@ -43,8 +43,8 @@ def predict_folds(run: Run, folds: Folds, *, device: str = "auto") -> tuple[Find
     plans = run.final_plans if len(run.final_plans) > 1 else {}
     alone = [folder for folder in run.plans if folder not in plans.values()]
     problems = predict_with_plans(run, folds, alone, device)
-    for number, cases in _held_out_cases(run, folds) if plans else ():
-        models = {name: _load_fold(run, folder, number) for name, folder in plans.items()}
+    for number, cases in held_out_cases(run, folds) if plans else ():
+        models = {name: load_fold(run, folder, number) for name, folder in plans.items()}
         ensembles = [_ensemble(run, number, cases, weights, models) for weights in candidate_weights(run)]
         problems += _failures(predict_with_ensembles(ensembles, merge(list(models.values())), device=device))
     return problems
@@ -53,9 +53,9 @@ def predict_folds(run: Run, folds: Folds, *, device: str = "auto") -> tuple[Find
 def predict_with_plans(run: Run, folds: Folds, plans: Sequence[PlanFolder], device: str) -> tuple[Finding, ...]:
     """Predict the held-out cases of each fold with each of the plans by itself; returns the cases that failed."""
     problems = tuple[Finding, ...]()
-    for number, cases in _held_out_cases(run, folds):
+    for number, cases in held_out_cases(run, folds):
         for folder in plans:
-            model = _load_fold(run, folder, number)
+            model = load_fold(run, folder, number)
             job = PredictionJob(cases=cases, out=folder.fold(number).predictions, key=model.key())
             problems += _failures(predict_with_model(job, model, device=device))
     return problems
@@ -68,7 +68,7 @@ def candidate_weights(run: Run) -> tuple[Weights, ...]:
     return tuple((tried | {ensemble_name(chosen): tried.get(ensemble_name(chosen), chosen)}).values())
 
 
-def _held_out_cases(run: Run, folds: Folds) -> Iterator[tuple[int, tuple[Case, ...]]]:
+def held_out_cases(run: Run, folds: Folds) -> Iterator[tuple[int, tuple[Case, ...]]]:
     """The number and the held-out cases of each fold that has any."""
     cases = run.cases
     for number, fold in folds.items():
@@ -80,9 +80,15 @@ def _failures(records: Mapping[str, ScanRecord]) -> tuple[Finding, ...]:
     return tuple(Finding.read(r.reason, "NS-S001", case=n) for n, r in records.items() if r.status == "failed")
 
 
-def _load_fold(run: Run, folder: PlanFolder, number: int) -> Model:
-    """The model of a fold; that of a cascade holds the network of the same fold that provides its input."""
+def load_fold(run: Run, folder: PlanFolder, number: int, *, as_trained: bool = False) -> Model:
+    """The model of a fold; that of a cascade holds the network of the same fold that provides its input.
+
+    Args:
+        as_trained: with the sliding window of its plan, not the one that was chosen on held-out cases.
+    """
     model = load_model_file(folder.fold(number).model_file)
+    if not as_trained:
+        model = replace(model, members=tuple(with_own_window(member, run) for member in model.members))
     inputs = run.previous([folder])
     return replace(model, previous=load_model_file(inputs[0].fold(number).model_file).members) if inputs else model
 

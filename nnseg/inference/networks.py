@@ -94,15 +94,18 @@ def group_networks(
 
 
 def window_of(
-    member: Member, device: torch.device, *, step: float | None = None, mirror: bool = True, classic: bool = False
+    member: Member, device: torch.device, *, step: float | None = None, mirror: bool | None = None, classic: bool = False
 ) -> Window:
     """The sliding window of a member's network on a device; options as for `nnseg.inference.predict.Predictor`."""
     plan = member.plan
+    axes = plan.inference.mirror_axes
+    if mirror is not None:
+        axes = (axes or plan.training.augmentation.mirror_axes) if mirror else ()
     return Window(
         patch=plan.patch,
         heads=len(plan.labels.heads),
         step=plan.inference.step if step is None else step,
-        mirror_axes=plan.inference.mirror_axes if mirror else (),
+        mirror_axes=axes,
         sigmoid=bool(plan.labels.regions),
         logits=classic,
         swap_axis=plan.training.augmentation.swap_axis,

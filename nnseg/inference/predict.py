@@ -47,7 +47,8 @@ class Predictor:
         model: one or more members; in a cascade, with the networks of the previous stage.
         device: where the networks compute.
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
-        mirror: also average over mirrored copies, along the plan's axes.
+        mirror: average over mirrored copies, along the plan's axes, or if it has none, along those mirrored in training; absent for
+            the plan's.
         classic: combine networks as nnU-Net does: in float32, by the mean logits of the networks of a plan, and the mean
             probabilities of plans. Otherwise in the fastest precision, by the mean probabilities of all networks.
         network: the function that made the networks, if it is the user's own.
@@ -63,7 +64,7 @@ class Predictor:
         *,
         device: torch.device | str = "auto",
         step: float | None = None,
-        mirror: bool = True,
+        mirror: bool | None = None,
         classic: bool = False,
         network: Callable[[Plan], nn.Module] | None = None,
         normalizer: OwnNormalizer | None = None,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+from nnseg.core.decisions import with_window
 from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
@@ -116,7 +117,13 @@ def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> lis
         schedule = folder.fold(number).schedule()
         if schedule and schedule.ended is None:
             log.warning("the training of %s fold %d was stopped; its network is used as it was then", member.plan.name, number)
-    return list(chosen.values())
+    return [with_own_window(member, run) for member in chosen.values()]
+
+
+def with_own_window(member: Member, run: Run) -> Member:
+    """A member of a run, with the sliding window that was chosen for its plan on held-out cases, if one was."""
+    chosen = (run.windows or {}).get(member.plan.name)
+    return replace(member, plan=with_window(member.plan, chosen)) if chosen else member
 
 
 def merge(models: Sequence[Model]) -> Model:

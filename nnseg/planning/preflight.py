@@ -26,6 +26,7 @@ from nnseg.planning.cost_model import (
     estimate_trial,
     shape_on_grid,
 )
+from nnseg.planning.windows import expected_window
 from nnseg.system.machine import GIGABYTE
 
 BASE_GB = 0.44
@@ -133,11 +134,13 @@ def preflight(
     if case_cost is None or case_cost.failed:
         case_cost = estimate_case_cost(plan, fingerprint)
     ordered = sorted(fingerprint.cases, key=lambda c: math.prod(c.shape))
+    held = [case for case in ordered if any(case.name in fold.held_out for fold in folds)]
+    plan = expected_window(plan, ordered, [case.name for case in held], len(folds) * _steps(plan, trial))
     base_gb = (probe and probe.base_gb) or BASE_GB
     costs = _Costs(
         plan=plan, cases=fingerprint.cases, largest=_megavoxels(ordered[-1]), trial=trial, case_cost=case_cost, base_gb=base_gb
     )
-    held_out = costs.predict([c for c in ordered if any(c.name in f.held_out for f in folds)], members=1)
+    held_out = costs.predict(held, members=1)
     return Preflight(
         plan=plan.name,
         measured=measured,
@@ -294,6 +297,14 @@ class _Costs:
         """Float32 arrays of a sliding window on the device: image, logits, weights, and the temporary arrays of softmax."""
         channels, heads = self.plan.stored_channels, len(self.plan.labels.heads)
         return 4 * (2 * channels + 2 * heads + 3) * math.prod(shape_on_grid(case, self.plan)) / GIGABYTE
+
+
+def _steps(plan: Plan, trial: Trial) -> int:
+    """Training steps of a fold, as far as they are known."""
+    training = plan.training
+    if training.steps is None and training.seconds and trial.step_seconds:
+        return round(training.seconds / trial.step_seconds)
+    return training.steps or 0
 
 
 def _megavoxels(case: CaseMeasure) -> float:

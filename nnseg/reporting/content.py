@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnseg.core.dataset import Finding
-from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts
@@ -79,6 +79,7 @@ class ReportContent:
         viewed: cases in the interactive viewer.
         groups: scores by site, sex, age or other covariates of the cases.
         choice: the plan or ensemble that was chosen, and the candidates.
+        windows: the sliding window of each plan, where it was chosen on held-out cases.
         postprocessing: the chosen postprocessing steps.
         trust: calibration of the model's own estimate of quality.
         expected_quality: expected and true quality of each held-out case.
@@ -103,6 +104,7 @@ class ReportContent:
     viewed: Sequence[CaseImages] | Sequence[PackedCase] = ()
     groups: Grouped | None = None
     choice: Choice | None = None
+    windows: dict[str, WindowChoice] | None = None
     postprocessing: Postprocessing | None = None
     trust: Trust | None = None
     expected_quality: Sequence[ExpectedQuality] = ()

@@ -40,7 +40,7 @@ class PredictionOrder(OutputOptions):
         models: run folders or exported files, which predict as one ensemble.
         folds: of runs; None for all.
         step: distance of tiles as a share of the patch; None for the plan's.
-        mirror: average over mirrored copies.
+        mirror: average over mirrored copies; None for what the model's plan says.
         classic: combine networks as nnU-Net does.
         postprocessing: apply the model's postprocessing to label maps.
         memory_gb: RAM that the process may use.
@@ -51,7 +51,7 @@ class PredictionOrder(OutputOptions):
     folds: tuple[int, ...] | None = None
     device: str = "auto"
     step: float | None = None
-    mirror: bool = True
+    mirror: bool | None = None
     classic: bool = False
     postprocessing: bool = True
     memory_gb: float = float("inf")

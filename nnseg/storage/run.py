@@ -14,6 +14,7 @@
       scores.json  groups.json  report.html                    scores of the held-out cases, overall and by group
       choice.json                                              which of several plans predict, and why; may be edited
       postprocessing.json                                      postprocessing steps of the predictions; may be edited
+      windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
       model.nnseg  model.md                                    the exported model and its model card
       shown/                                                   uncertainty maps of the cases in the report
@@ -40,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Choice, Postprocessing, ensemble_name
+from nnseg.core.decisions import Choice, Postprocessing, WindowChoice, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.limits import check_limit
@@ -138,6 +139,8 @@ class Run:
     """Which of several plans predict, and why; may be edited."""
     postprocessing = optional_json_file("postprocessing.json", Postprocessing)
     """Postprocessing steps of the predictions, and why; may be edited."""
+    windows = optional_json_file("windows.json", dict[str, WindowChoice])
+    """The sliding window of each plan's predictions, by its name, and why, where it was chosen on held-out cases."""
     trust = optional_json_file("trust.json", Trust)
     """Calibration of the predictions, measured on held-out cases."""
     record = StoredFile("run.json", _read_record)
@@ -290,7 +293,7 @@ class Run:
 
     def remove_decisions(self) -> None:
         """Remove what was decided on predictions of networks that are about to be replaced."""
-        self.choice = self.trust = self.postprocessing = None
+        self.choice = self.trust = self.postprocessing = self.windows = None
 
     def fold(self, number: int) -> FoldFolder:
         """The folder of a fold of the run's only plan."""

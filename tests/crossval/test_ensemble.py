@@ -24,7 +24,7 @@ from nnseg.crossval.score import score
 from nnseg.inference import predict as room
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file, save_model
-from nnseg.network.load import load_model
+from nnseg.network.load import load_model, with_own_window
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import file_hash, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
@@ -84,7 +84,9 @@ def predicted(run: Run) -> dict[Path, int]:
 def test_an_ensembles_label_maps_are_those_of_the_weighted_model(finished: Run, ball_dataset: Path, name: str):
     choose, folder = weights_of(name), folder_of(finished, name)
     members = [
-        replace(load_model_file(finished.path / plan / "fold_0" / "model.nnseg").members[0], weight=weight)
+        replace(
+            with_own_window(load_model_file(finished.path / plan / "fold_0" / "model.nnseg").members[0], finished), weight=weight
+        )
         for plan, weight in choose.items()
     ]
     predictor = Predictor(room.Model(members=tuple(members)), device=CPU)

@@ -1,0 +1,49 @@
+"""The sliding windows that a plan's networks may predict with, and the work they take beside the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnseg.core.decisions import WindowCandidate, with_window
+from nnseg.core.fingerprint import CaseMeasure
+from nnseg.core.plan import Plan
+from nnseg.planning.cost_model import count_tiles
+
+SHARE = 0.2
+"""Most work of predicting all held-out cases, relative to that of training."""
+
+STEP_PASSES = 3.0
+"""Work of a training step on a patch, in forward passes. Source: the gradients of inputs and weights are a convolution each."""
+
+WIDE_STEP = 0.75
+"""Distance of the tiles of the cheapest candidate, as a share of the patch."""
+
+
+def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence[str], steps: int) -> list[WindowCandidate]:
+    """The windows that a plan may predict with, the cheapest first, without those that take as many passes as a better one.
+
+    Args:
+        plan: its inference settings are the last candidate.
+        cases: as measured.
+        held_out: names of the cases to predict.
+        steps: of training, of all folds together.
+    """
+    own, names = plan.inference, set(held_out)
+    training = max(1.0, steps * plan.training.batch_size * STEP_PASSES)
+    found: list[WindowCandidate] = []
+    for step, axes in ((max(own.step, WIDE_STEP), ()), (own.step, ()), (own.step, own.mirror_axes)):
+        candidate = WindowCandidate(step=step, mirror_axes=axes, share=0.0)
+        changed = with_window(plan, candidate)
+        share = sum(count_tiles(case, changed) for case in cases if case.name in names) / training
+        if found and found[-1].share == share:
+            found.pop()
+        found.append(candidate.model_copy(update={"share": share}))
+    return found
+
+
+def expected_window(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence[str], steps: int) -> Plan:
+    """A plan that predicts with the window that it will have as far as its work decides; arguments as of `list_candidates`."""
+    if not plan.inference.cheapest:
+        return plan
+    first, *others = list_candidates(plan, cases, held_out, steps)
+    return with_window(plan, next((one for one in reversed(others) if one.share <= SHARE), first))

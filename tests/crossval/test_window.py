@@ -1,0 +1,96 @@
+"""The sliding window of a run's predictions: chosen by work and held-out cases, and kept in the model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from warm import nnseg
+
+from nnseg.commands.export import read_card
+from nnseg.core.decisions import WindowCandidate
+from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.plan import Plan
+from nnseg.crossval.window import affordable_cases, choose_window, choose_windows
+from nnseg.network.bundle import load_model_file
+from nnseg.network.load import load_model
+from nnseg.planning.windows import list_candidates
+from nnseg.storage.images.read import read_label_map
+from nnseg.storage.predictions import read_predictions
+from nnseg.storage.run import Run
+
+
+def candidates(*dice: float | None, shares: tuple[float, ...] = (0.01, 0.02, 0.16)) -> list[WindowCandidate]:
+    """Three candidates with the mean Dice given, or without."""
+    axes = ((), (), (0, 1, 2))
+    return [
+        WindowCandidate(
+            step=step, mirror_axes=of, share=share, dice=value, gain=None if value is None else value - dice[0], seconds=share * 100
+        )
+        for step, of, share, value in zip((0.75, 0.5, 0.5), axes, shares, dice, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dice", "shares", "chosen"),
+    [
+        ((0.9, 0.9005, 0.9008), (0.01, 0.02, 0.16), (0.75, 0)),  # nothing gains .001
+        ((0.9, 0.9005, 0.91), (0.01, 0.02, 0.16), (0.5, 3)),
+        ((0.9, 0.902, 0.9025), (0.01, 0.02, 0.16), (0.5, 0)),  # the copies do not gain .001 over the tiles
+        ((0.9, 0.89, 0.88), (0.01, 0.02, 0.16), (0.75, 0)),
+        ((0.9, 0.902, 0.95), (0.02, 0.04, 0.32), (0.5, 0)),  # the copies gain much, and take too long
+        ((0.9, 0.92, 0.95), (0.3, 0.6, 4.8), (0.75, 0)),  # all take too long
+        ((None, None, None), (0.01, 0.02, 0.16), (0.5, 3)),  # not measured: the best that the work allows
+        ((None, None, None), (0.02, 0.04, 0.32), (0.5, 0)),
+    ],
+)
+def test_the_cheapest_window_is_chosen_unless_another_gains_and_is_affordable(
+    dice: tuple[float | None, ...], shares: tuple[float, ...], chosen: tuple[float, int]
+):
+    found = choose_window(candidates(*dice, shares=shares), cases=0 if dice[0] is None else 12)
+    assert (found.step, len(found.mirror_axes)) == chosen
+
+
+def test_the_reason_says_what_more_would_bring_and_cost():
+    reason = choose_window(candidates(0.9, 0.902, 0.95, shares=(0.02, 0.04, 0.32)), cases=12).reason
+    assert reason == (
+        "step 0.5 without mirroring; step 0.5 in 8 mirrored copies would take 0.32 times the work of the training for the held-out "
+        "cases; on 12 held-out cases step 0.5 in 8 mirrored copies gains +0.0500 Dice over step 0.75 without mirroring, for 16 "
+        "times the time"
+    )
+
+
+def test_cases_are_measured_as_far_as_a_tenth_of_the_trainings_work_allows():
+    assert affordable_cases(candidates(None, None, None), 40) == 12
+    assert affordable_cases(candidates(None, None, None, shares=(0.05, 0.1, 0.35)), 40) == 8  # 0.5 for 40, 0.1 for 8
+    assert affordable_cases(candidates(None, None, None, shares=(0.1, 0.2, 0.8)), 40) == 0  # 3 are too few
+
+
+@pytest.fixture(scope="module")
+def run(ball_run: Path) -> Run:
+    return Run(ball_run)
+
+
+def test_work_is_counted_in_tiles_and_copies(run: Run):
+    plan, cases = Plan.model_validate(run.plans[0].plan), Fingerprint.model_validate(run.fingerprint).cases
+    patches = 2 * plan.training.batch_size * 3.0  # of two steps
+    whole = [case for case in cases if all(n <= p for n, p in zip(case.cropped_shape, plan.patch, strict=True))][:1]
+    found = list_candidates(plan, cases, [case.name for case in whole], steps=2)
+    assert [(one.step, len(one.mirror_axes), one.share) for one in found] == [(0.5, 0, 1 / patches), (0.5, 3, 8 / patches)]
+
+
+def test_a_run_predicts_as_it_chose_and_so_does_its_model(run: Run, ball_dataset: Path, tmp_path: Path):
+    (choice,) = run.windows.values()
+    assert not choice.mirror_axes  # 12 steps of training are less work than 8 copies of the held-out cases
+    assert "times the work of the training" in choice.reason
+    assert choose_windows(run, {0: run.folds[0]}) == run.windows
+    for model in (load_model(run.path), load_model_file(run.model_file)):
+        assert {(m.plan.inference.step, m.plan.inference.mirror_axes) for m in model.members} == {(choice.step, ())}
+    assert run.plans[0].plan.inference.mirror_axes == (0, 1, 2)
+    assert choice.reason in read_card(run.model_file)
+
+    predictions = run.plans[0].fold(0).predictions
+    name, record = next(iter(read_predictions(predictions).items()))
+    scan = ball_dataset / "imagesTr" / f"{name}.nii.gz"
+    nnseg("predict", scan, tmp_path / "out", "--model", run.model_file, "--device", "cpu", "--no-postprocessing")
+    again = read_label_map(tmp_path / "out" / f"{name}.nii.gz").labels
+    assert np.array_equal(again, read_label_map(predictions / record.file).labels)
