@@ -23,7 +23,7 @@ class Axes:
 
     x: tuple[float, float]
     y: tuple[float, float]
-    left: float = 46.0
+    left: float = 54.0
     right: float = WIDTH - 10.0
     top: float = 12.0
     bottom: float = 200.0
