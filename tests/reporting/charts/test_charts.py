@@ -41,7 +41,7 @@ def test_a_curve_goes_through_its_values_with_gaps_where_there_are_none():
     svg = curves({"fold 0": [1.0, 0.5, None, 0.25, math.nan, 0.0]})
     first, second, third = (points(line) for line in svg.iter("polyline"))
     assert [len(first), len(second), len(third)] == [2, 1, 1]
-    assert first[0] == (46.0, 12.0)  # x = 0, the largest value: left, top
+    assert first[0] == (54.0, 12.0)  # x = 0, the largest value: left, top
     assert third[0] == (350.0, 200.0)  # the last x, the smallest value: right, bottom
     assert len(list(svg.iter("circle"))) == 2  # single values show as dots
 
@@ -56,7 +56,7 @@ def test_points_of_a_curve_have_tooltips():
     svg = curves({"fold 0": [1.0, None, 0.123456]}, tip="epoch")
     tips = [c for c in svg.iter("circle") if c.get("class") == "tip"]
     assert [t.find("title").text for t in tips] == ["fold 0, epoch 2: 0.1235", "fold 0, epoch 0: 1"]
-    assert [t.get("cx") for t in tips] == ["350.0", "46.0"]
+    assert [t.get("cx") for t in tips] == ["350.0", "54.0"]
 
 
 @pytest.mark.parametrize("count", [1, MOST_TIPS, MOST_TIPS + 1, 1000])
@@ -123,10 +123,10 @@ def test_a_scatter_puts_dots_and_guides_where_they_belong():
     scale = Scale(label="expected", low=0.0, high=1.0)
     svg = ElementTree.fromstring(scatter_svg("True", dots, x=scale, y=scale, guides=[Guide(left=0.0, right=1.0, label="equal")]))
     circles = list(svg.iter("circle"))
-    assert [(c.get("cx"), c.get("cy"), c.get("class")) for c in circles] == [("46.0", "230.0", None), ("350.0", "12.0", "flagged")]
+    assert [(c.get("cx"), c.get("cy"), c.get("class")) for c in circles] == [("54.0", "230.0", None), ("350.0", "12.0", "flagged")]
     assert [c.find("title").text for c in circles] == ["<a>", "b"]
     (guide,) = [line for line in svg.iter("line") if line.get("class") == "guide"]
-    assert [guide.get(k) for k in ("x1", "y1", "x2", "y2")] == ["46.0", "230.0", "350.0", "12.0"]
+    assert [guide.get(k) for k in ("x1", "y1", "x2", "y2")] == ["54.0", "230.0", "350.0", "12.0"]
 
 
 def test_spans_stand_in_order_of_their_middles():
@@ -140,7 +140,7 @@ def test_a_diagonal_goes_from_corner_to_corner():
     points = {"a": [Point(x=0.5, y=0.4)]}
     svg = ElementTree.fromstring(curves_svg("t", points, x_label="", y_label="", top=1.0, right=1.0, diagonal=True))
     (guide,) = [line for line in svg.iter("line") if line.get("class") == "guide"]
-    assert [guide.get(k) for k in ("x1", "y1", "x2", "y2")] == ["46.0", "200.0", "350.0", "12.0"]
+    assert [guide.get(k) for k in ("x1", "y1", "x2", "y2")] == ["54.0", "200.0", "350.0", "12.0"]
 
 
 @pytest.mark.parametrize(
