@@ -1,0 +1,59 @@
+"""What the documentation tells to type. Options and arguments exist. Nothing is run; `test_docs_blocks` does that."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from doc_blocks import PAGES, Block, blocks, commands, name_of, named_commands
+
+from nnseg.cli import app
+from nnseg.cli.nnunet_words import translated
+from nnseg.cli.options import FLAGS
+
+GROUP: Any = typer.main.get_command(app)
+SHELL = [(page, block) for page in PAGES for block in blocks(page) if block.language == "sh"]
+IN_TEXT = sorted({(page, command) for page in PAGES for command in named_commands(page)})
+
+
+def named(value: Path | Block | str) -> str:
+    return name_of(value) if isinstance(value, Path) else f"line {value.line}" if isinstance(value, Block) else value
+
+
+@pytest.mark.parametrize(("page", "block"), SHELL, ids=named)
+def test_commands_of_blocks_are_accepted(page: Path, block: Block) -> None:
+    for arguments in commands(block.code):
+        name, *rest = translated(arguments)
+        if name.startswith("-"):
+            continue
+        try:
+            context = GROUP.commands[name].make_context(name, rest)
+        except typer.Exit:  # --help
+            continue
+        for parameter, value in context.params.items():
+            if parameter in FLAGS and value is not None:
+                FLAGS[parameter].read(value)
+
+
+@pytest.mark.parametrize(("page", "command"), IN_TEXT, ids=named)
+def test_options_of_commands_in_sentences_exist(page: Path, command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    if not words or words[0].startswith("-") or words[0].isupper():  # nnseg COMMAND
+        return
+    assert words[0] in GROUP.commands
+    known = {name for one in GROUP.commands[words[0]].params for name in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+    assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in known] == []
+
+
+def test_blocks_are_read_with_what_comments_say(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- setup\nmkdir data\n-->\n```sh\nnnseg run data run --budget 20m | tee log\n```\n\n<!-- skip: no GPU -->\n"
+        "```sh\ntorchrun -m nnseg train run\n```\n<!-- replace: 20m => 30s -->\n1. one\n\n   ```python\n   x = '20m'\n   ```\n"
+    )
+    setup, first, second, third = blocks(page)
+    assert (setup.language, setup.code) == ("setup", "mkdir data\n")
+    assert (first.line, list(commands(first.code))) == (4, [["run", "data", "run", "--budget", "20m"]])
+    assert (second.skip, list(commands(second.code))) == ("no GPU", [["train", "run"]])
+    assert (third.skip, third.code, third.run_as) == ("", "x = '20m'\n", "x = '30s'\n")
