@@ -9,10 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
+    from nnseg.api.check import check as check
+    from nnseg.api.evaluate import evaluate as evaluate
+    from nnseg.api.plan import plan as plan
+    from nnseg.api.predict_folder import predict_folder as predict_folder
+    from nnseg.api.run import run as run
+    from nnseg.commands.info import information as information
     from nnseg.core.errors import NnsegError as NnsegError
     from nnseg.core.plan import Plan as Plan
-    from nnseg.evaluation.folders import evaluate_folders as evaluate_folders
-    from nnseg.pipeline import run as run
     from nnseg.planning.measure import measure as measure
     from nnseg.planning.planner import make_plans as make_plans
     from nnseg.planning.recipe import load_recipe as load_recipe
@@ -34,23 +38,28 @@ _HOMES = {
     "Plan": "nnseg.core.plan",
     "Segmentation": "nnseg.serving.segmentation",
     "Segmenter": "nnseg.serving.segmenter",
-    "evaluate_folders": "nnseg.evaluation.folders",
+    "check": "nnseg.api.check",
+    "evaluate": "nnseg.api.evaluate",
+    "information": "nnseg.commands.info",
     "load": "nnseg.serving.segmenter",
     "load_recipe": "nnseg.planning.recipe",
     "make_plans": "nnseg.planning.planner",
     "measure": "nnseg.planning.measure",
+    "plan": "nnseg.api.plan",
+    "predict_folder": "nnseg.api.predict_folder",
     "preprocess": "nnseg.preprocessing.preprocess",
     "read_dataset": "nnseg.storage.datasets.read",
     "read_label_map": "nnseg.storage.images.read",
     "read_scan": "nnseg.storage.images.read",
     "restore": "nnseg.preprocessing.preprocess",
-    "run": "nnseg.pipeline",
+    "run": "nnseg.api.run",
     "train": "nnseg.training.api",
     "write_label_map": "nnseg.storage.images.write",
 }
 
 _GONE = {
     "Predictor": "nnseg.load(model, ...)",
+    "evaluate_folders": "nnseg.evaluate(predictions, references)",
     "load_model": "nnseg.load(path)",
     "predict": "nnseg.load(model).predict(scan)",
 }

@@ -29,7 +29,7 @@ from nnseg.storage.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class FinishedRun:
     """The outcome of a run.
 
     Args:
@@ -45,7 +45,7 @@ class Result:
     verdict: Verdict | None = None
 
 
-def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: str = "") -> Result:
+def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: str = "") -> FinishedRun:
     """Measure, plan, preprocess, train the folds, predict and score their held-out cases, calibrate, export, report. Resumes.
 
     Args:
@@ -93,4 +93,4 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
         report(run, device=device)
     errors = tuple(finding for finding in run.fingerprint.findings if finding.level == "error")
     verdict = give_verdict(scores, run.histories, run.trust, folds=len(run.folds))
-    return Result(run=run, problems=tuple(dict.fromkeys(errors + problems)), scores=scores, verdict=verdict)
+    return FinishedRun(run=run, problems=tuple(dict.fromkeys(errors + problems)), scores=scores, verdict=verdict)

@@ -14,9 +14,7 @@ from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
-    from nnseg.core.dataset import Finding
-    from nnseg.core.scores import Grouped, Scores
-    from nnseg.storage.overwrite import Kind
+    from nnseg.commands.evaluate import Evaluation
 
 PANEL = "Evaluate"
 
@@ -86,88 +84,38 @@ def evaluate(
     false positives and panoptic quality of labels whose components are counted one by one.
     """
     log_to_terminal(verbose, quiet=quiet)
-    _check_folders(predictions, references)
-    _check_out(out, form, groups=bool(groups), force=force)
-    if references is None:
-        scores = _scores_of_run(predictions, out)
-    else:
-        named = tuple(name.strip() for name in instances.split(",")) if instances else ()
-        scores = _evaluate(predictions, references, legend, tolerances, named, workers=options.workers, out=out, form=form)
-    if not as_json:
-        from nnseg.cli.tables import print_scores
-
-        print_scores(scores, cases=True)
-        if out:
-            show("", f"written to {out}")
-    grouped = None
-    if groups:
-        run = predictions if references is None else legend
-        grouped = _group(scores, groups, run=run, out=out, keep=references is None, shown=not as_json)
-    if as_json:
-        result = {"scores": scores.model_dump(mode="json"), "groups": grouped and grouped.model_dump(mode="json")}
-        show_json("evaluate", result, _unscored(scores))
-    exit_for_failed(_unscored(scores), code=1 if scores.cases else 2)
-
-
-def _check_folders(predictions: Path, references: Path | None) -> None:
-    from nnseg.core.errors import EvaluationError
-    from nnseg.storage.path_kinds import PREDICTIONS_FIRST
-
-    if references is None:
-        check_path(predictions, "scores")
-        return
-    given = check_path(predictions, "predictions")
-    if check_path(references, "references") == "a folder of predictions" != given:
-        raise EvaluationError(f"{references} is a folder of predictions, and {predictions} is not; {PREDICTIONS_FIRST}")
-
-
-def _check_out(out: Path | None, form: Form, *, groups: bool, force: bool) -> None:
-    from nnseg.core.errors import EvaluationError
-    from nnseg.storage.overwrite import check_overwrite
-
-    if not out:
-        if form != "nnseg":
-            raise EvaluationError("--format needs a file to write; give one with --out")
-        return
-    check_suffix(out, "summary" if form == "nnunet" else "scores")
-    kind: Kind = "summary" if form == "nnunet" else "table of scores" if out.suffix.lower() == ".csv" else "scores"
-    check_overwrite(out, kind, force=force)
-    if groups:
-        check_overwrite(out.with_name("groups.json"), "groups", force=force)
-
-
-def _scores_of_run(folder: Path, out: Path | None) -> Scores:
-    from nnseg.commands.compare import read_scores
-    from nnseg.core.errors import EvaluationError
-    from nnseg.storage.run import Run
-
-    if out or not Run.scores.path(Run(folder)).exists():
-        raise EvaluationError(
-            f"{'--out' if out else folder} needs REFERENCES; only a run with scores.json can be shown without them"
-        )
-    return read_scores(folder)
-
-
-def _evaluate(
-    predictions: Path, references: Path, legend: Path | None, tolerances: str, instances: tuple[str, ...],
-    *, workers: int, out: Path | None, form: Form,
-) -> Scores:  # fmt: skip
-    """The scores of label maps, which are also written."""
+    check_path(predictions, "scores" if references is None else "predictions")
     with loading():
-        from nnseg.commands.evaluate import evaluate_folders, parse_tolerances
+        from nnseg.commands.evaluate import EvaluateOptions, evaluate_paths, parse_tolerances
+        from nnseg.core.names import split_names
 
-    evaluated = evaluate_folders(
-        predictions, references, legend=legend, tolerances=parse_tolerances(tolerances), instances=instances, workers=workers
-    )
-    if out:
-        evaluated.write(out, form)
-    return evaluated.scores
+    evaluated = evaluate_paths(
+        predictions,
+        references,
+        EvaluateOptions(
+            out=out, form=form, legend=legend, tolerances=parse_tolerances(tolerances), instances=split_names(instances),
+            groups=groups or "", workers=options.workers, force=force,
+        ),
+    )  # fmt: skip
+    if as_json:
+        show_json("evaluate", evaluated, evaluated.findings)
+    else:
+        _show_evaluation(evaluated)
+    exit_for_failed(evaluated.findings, code=1 if evaluated.scores.cases else 2)
 
 
-def _unscored(scores: Scores) -> list[Finding]:
-    from nnseg.core.dataset import Finding
+def _show_evaluation(evaluated: Evaluation) -> None:
+    """Print scores, overall and by group, and the names of the files with them."""
+    from nnseg.cli.tables import print_groups, print_scores
+    from nnseg.evaluation.compare import common_metrics
 
-    return [Finding.read(case.reason, "NS-E001", case=case.name) for case in scores.failed]
+    scores = evaluated.scores
+    print_scores(scores, cases=True)
+    if evaluated.groups:
+        show()
+        print_groups(evaluated.groups, common_metrics({"": scores}), scores.length_unit)
+    if evaluated.files:
+        show("", *(f"written to {file}" for file in evaluated.files))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -298,25 +246,6 @@ def figure(
 
     for path in write_figures(Run(run), what, out, every=every, force=force):
         show(f"figure: {path}")
-
-
-def _group(scores: Scores, groups: str, *, run: Path | None, out: Path | None, keep: bool, shown: bool) -> Grouped:
-    """The scores by group, printed if wanted; written beside a file of the scores, or into the run to keep them."""
-    from nnseg.cli.tables import print_groups
-    from nnseg.commands.evaluate import group
-    from nnseg.evaluation.compare import common_metrics
-    from nnseg.storage.files import write_json
-    from nnseg.storage.run import Run
-
-    found = group(scores, groups, run=Run(run) if run else None)
-    if shown:
-        show()
-        print_groups(found, common_metrics({"": scores}), scores.length_unit)
-    if file := out.with_name("groups.json") if out else Run.groups.path(Run(run)) if keep and run else None:
-        write_json(file, found)
-        if shown:
-            show(f"written to {file}")
-    return found
 
 
 def _report_predictions(

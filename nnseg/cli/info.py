@@ -15,6 +15,6 @@ def info(as_json: AsJson = False) -> None:
 
     found = information()
     if as_json:
-        show_json("info", found.model_dump(mode="json"))
+        show_json("info", found)
     else:
         show(*found.lines())

@@ -11,13 +11,15 @@ from nnseg.cli.output import show
 from nnseg.core.errors import NnsegError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from nnseg.core.dataset import Finding
 
 FORMAT = 1
 """Raised when a key changes its meaning or goes; new keys may come at any time."""
 
 
-def show_json(command: str, result: object, findings: Iterable[Finding] = (), error: Finding | None = None) -> None:
+def show_json(command: str, result: BaseModel | None, findings: Iterable[Finding] = (), error: Finding | None = None) -> None:
     """Print the result of a command, what was found on the way, and the error that ended it, if one did."""
     from nnseg import __version__
 
@@ -27,7 +29,7 @@ def show_json(command: str, result: object, findings: Iterable[Finding] = (), er
         "command": command,
         "error": None if error is None else error.explain(),
         "findings": [finding.explain() for finding in findings],
-        "result": result,
+        "result": result and result.model_dump(mode="json"),
     }
     show(json.dumps(whole, indent=1), block=True)
 

@@ -11,12 +11,9 @@ from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
-from nnseg.core.options import Options, parse_gigabytes
+from nnseg.core.options import FAST_STEP, Options, parse_gigabytes
 
 PANEL = "Use a model"
-
-FAST_STEP = 0.75
-"""Step between tiles with ``predict --fast``, as a fraction of the patch."""
 
 
 @app.command(rich_help_panel=PANEL)
@@ -91,13 +88,13 @@ def predict(
     check_path(scans, "scans")
     check_path(out, "output folder")
     with loading():
-        from nnseg.core.dataset import Finding, Reading, describe_unused
-        from nnseg.serving.messages import PredictionOrder
+        from nnseg.core.dataset import Reading, describe_unused
+        from nnseg.serving.messages import PredictionOrder, suffix_named
         from nnseg.serving.pool import WorkerPool
 
     order = PredictionOrder(
         models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
-        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=_suffix(form), verbose=verbose,
+        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=suffix_named(form), verbose=verbose,
         probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory_gb) as workers:
@@ -105,15 +102,11 @@ def predict(
             from nnseg.serving.folder import predict_scans  # while the models are loaded
 
         predicted = predict_scans(scans, workers, Reading.of(options), force=force)
-    failed = [Finding.read(reason, "NS-S001", case=name) for name, reason in predicted.failed.items()]
     if as_json:
-        scans_done = {name: record.model_dump(mode="json") for name, record in predicted.records.items()}
-        unused = [one.model_dump(mode="json") for one in predicted.unused]
-        result = {"folder": str(out), "inferred": list(predicted.inferred), "unused": unused, "scans": scans_done}
-        show_json("predict", result, failed)
+        show_json("predict", predicted, predicted.findings)
     else:
         show(*predicted.inferred, *describe_unused(predicted.unused), f"{predicted.describe()} into {out}")
-    exit_for_failed(failed, code=1 if len(failed) < len(predicted.records) else 2)
+    exit_for_failed(predicted.findings, code=1 if len(predicted.findings) < len(predicted.scans) else 2)
     if any(one.suspect for one in predicted.unused):
         raise typer.Exit(1)
 
@@ -198,8 +191,3 @@ def _print_size(file: Path, members: int) -> None:
     from nnseg.core.dataset import counted
 
     show(f"{file}: {counted(members, 'member')}, {file.stat().st_size / 1e6:.1f} MB")
-
-
-def _suffix(form: str | None) -> str:
-    """The file suffix of a format: ".nrrd" for "nrrd" or ".nrrd"."""
-    return "" if form is None else f".{form.lower().lstrip('.')}"

@@ -15,16 +15,16 @@ from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, with_options
 from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_terminal, show
-from nnseg.core.errors import DatasetError, RunError, coded
+from nnseg.core.errors import coded
 from nnseg.core.options import Options
-from nnseg.system.progress import columns, stage
+from nnseg.system.progress import columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nnseg.core.dataset import Finding
     from nnseg.core.fingerprint import Fingerprint
-    from nnseg.pipeline import Result
+    from nnseg.pipeline import FinishedRun
     from nnseg.storage.plan_folder import PlanFolder
     from nnseg.storage.run import Folds, Run
 
@@ -73,19 +73,13 @@ def check(
     log_to_terminal(verbose, quiet=quiet)
     check_path(dataset, "dataset")
     with loading():
-        from nnseg.core.dataset import Reading, by_severity
+        from nnseg.commands.check import check_dataset
         from nnseg.planning.dataset_summary import WIDTH, is_doubtful, report_dataset, summarize_dataset
-        from nnseg.planning.measure import refuse
-        from nnseg.planning.measure_folder import measure_folder
 
-    found, fingerprint = measure_folder(dataset, reading=Reading.of(options), workers=options.workers)
-    refused = None
-    try:
-        fingerprint = refuse(fingerprint, options.allow, dataset)
-    except DatasetError as error:
-        refused = error
+    found, fingerprint, refused = check_dataset(dataset, options)
     if as_json:
-        show_json("check", report_dataset(found, fingerprint), by_severity(fingerprint.findings))
+        result = report_dataset(found, fingerprint, refused=str(refused or ""))
+        show_json("check", result, result.findings)
     else:
         show(*summarize_dataset(found, fingerprint, width=columns() - 1 if sys.stdout.isatty() else WIDTH))
     if refused:
@@ -113,9 +107,7 @@ def plan(
     if run.resolve() != dataset.resolve():  # of which its own check says more
         check_path(run, "new run")
     with loading():
-        from nnseg.commands.plan import check_options, estimate_cost
-        from nnseg.commands.plan import plan as make_plan
-        from nnseg.core.dataset import by_severity
+        from nnseg.commands.plan import check_options, plan_run
         from nnseg.planning.describe import WIDTH, describe, describe_preflight
         from nnseg.storage.run import Run
 
@@ -123,20 +115,16 @@ def plan(
     place = Run(run)
     with place.locked(dataset):
         fingerprint = _read_or_measure(dataset, place, options)
-        with stage("planning"):
-            folders = make_plan(place, options)
-        costs = estimate_cost(place, options)
-        findings = by_severity(fingerprint.findings)
+        planned = plan_run(place, fingerprint, options)
         if as_json:
-            plans = [{"file": str(one.plan_file), "plan": one.plan.model_dump(mode="json")} for one in folders]
-            show_json("plan", {"plans": plans, "costs": [cost.model_dump(mode="json") for cost in costs]}, findings)
+            show_json("plan", planned, planned.findings)
         else:
-            for folder in folders:
+            for one in planned.plans:
                 width = columns() - 1 if sys.stdout.isatty() else WIDTH
-                show(describe(folder.plan, fingerprint, width=width), block=True)
-                show("", f"written to {folder.plan_file}; edit it if you like", "")
-            show(describe_preflight(costs), block=True)
-    exit_for_errors(findings, shown=as_json)
+                show(describe(one.plan, fingerprint, width=width), block=True)
+                show("", f"written to {one.file}; edit it if you like", "")
+            show(describe_preflight(planned.costs), block=True)
+    exit_for_errors(planned.findings, shown=as_json)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -203,7 +191,7 @@ def check_extras(options: Options) -> None:
         check_extra("tensorboard", "events for TensorBoard")
 
 
-def _run(dataset: Path, run: Path, options: Options) -> Result:
+def _run(dataset: Path, run: Path, options: Options) -> FinishedRun:
     """The result of a run, whose scores and report path are printed."""
     with loading():
         from nnseg import pipeline
@@ -216,7 +204,7 @@ def _run(dataset: Path, run: Path, options: Options) -> Result:
     return result
 
 
-def _show_verdict(result: Result) -> None:
+def _show_verdict(result: FinishedRun) -> None:
     """Print whether the model is useful, and the command that comes next."""
     if found := result.verdict:
         named = found.named(shlex.quote(str(result.run.path)))
@@ -240,19 +228,9 @@ def _refresh_report(run: Run) -> None:
 def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
     """The fingerprint of a dataset's folder, or from its file, for which no image library is loaded; kept in the run."""
     if source.is_file():
-        from nnseg.core.fingerprint import Fingerprint
-        from nnseg.storage.files import read_json
+        from nnseg.commands.plan import take_fingerprint
 
-        try:
-            fingerprint = read_json(source, Fingerprint)
-        except RunError as error:
-            raise DatasetError(f"{source} is neither a folder nor the fingerprint.json of this version of nnseg") from error
-        if run.has_dataset:
-            raise DatasetError(
-                f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {source}"
-            )
-        run.fingerprint = fingerprint
-        return fingerprint
+        return take_fingerprint(source, run)
     with loading():
         from nnseg.commands.measure import measure_dataset, reading_for
 

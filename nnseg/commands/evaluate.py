@@ -7,9 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+
+from nnseg.commands.compare import read_scores
 from nnseg.commands.legend import read_legend
+from nnseg.core.dataset import Finding
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError
+from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
 from nnseg.core.names import fault_of_name
@@ -23,10 +29,17 @@ from nnseg.evaluation.pairs import FilePair
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.images.dicom_headers import TAGS, read_tags
+from nnseg.storage.overwrite import Kind, check_overwrite
+from nnseg.storage.path_kinds import PREDICTIONS_FIRST, check_path, check_suffix
 from nnseg.storage.run import Run
 from nnseg.storage.tables import csv_text
 
 log = logging.getLogger(__name__)
+
+Form = Literal["nnseg", "nnunet"]
+
+GROUPS = "groups.json"
+"""Beside the file of the scores."""
 
 DICOM = "dicom"
 """The source of groups that stands for the DICOM headers of a run's own scans."""
@@ -46,7 +59,7 @@ class EvaluatedScores:
     pairs: tuple[FilePair, ...]
     labels: Labels
 
-    def write(self, path: Path, form: str = "nnseg") -> None:
+    def write(self, path: Path, form: Form = "nnseg") -> None:
         """Write the scores: nnU-Net's ``summary.json`` if ``form`` is "nnunet"; else a table if it is called .csv, else JSON.
 
         Raises:
@@ -90,6 +103,115 @@ def evaluate_folders(
     notes = (*found.notes, *found.doubts)
     scores = evaluate(found.pairs, found.labels, failed=found.failed, measures=measures, notes=notes, workers=workers)
     return EvaluatedScores(scores=scores, pairs=found.pairs, labels=found.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of ``nnseg evaluate``.
+
+    Args:
+        out: file for all scores; None for none.
+        form: of that file.
+        legend: a run folder or a dataset.json with the meaning of label values.
+        tolerances: mm, of surface distances; none of these are measured if it is empty.
+        instances: labels whose components are counted one by one.
+        groups: where the groups of cases are read, as for `group`; "" for none.
+        workers: processes.
+        force: also overwrite files that nnseg did not make.
+    """
+
+    out: Path | None = None
+    form: Form = "nnseg"
+    legend: Path | None = None
+    tolerances: tuple[float, ...] = Measures().tolerances
+    instances: tuple[str, ...] = ()
+    groups: str = ""
+    workers: int = 0
+    force: bool = False
+
+
+class Evaluation(FrozenModel):
+    """What ``nnseg evaluate`` finds.
+
+    Args:
+        scores: of all cases.
+        groups: scores by group; None unless requested.
+        files: that were written.
+    """
+
+    scores: Scores
+    groups: Grouped | None = None
+    files: tuple[Path, ...] = Field(default=(), exclude=True)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The cases that could not be scored."""
+        return tuple(Finding.read(case.reason, "NS-E001", case=case.name) for case in self.scores.failed)
+
+
+def evaluate_paths(predictions: Path, references: Path | None, options: EvaluateOptions) -> Evaluation:
+    """The scores of predictions against references, or those that a run has, overall and by group; written where it is wanted.
+
+    Args:
+        predictions: a folder of label maps; a run if there are no references.
+        references: a folder of label maps.
+        options: of the command.
+
+    Raises:
+        EvaluationError: the paths are of other things, no name is in both folders, or the references show nothing but background.
+        NnsegError: a file cannot be read, or is not written.
+    """
+    out, run = options.out, options.legend
+    _check_folders(predictions, references)
+    _check_out(options)
+    if references is None:
+        scores, run = _scores_of_run(predictions, out), predictions
+    else:
+        evaluated = evaluate_folders(
+            predictions, references, legend=options.legend, tolerances=options.tolerances, instances=options.instances,
+            workers=options.workers,
+        )  # fmt: skip
+        if out:
+            evaluated.write(out, options.form)
+        scores = evaluated.scores
+    if not options.groups:
+        return Evaluation(scores=scores, files=(out,) if out else ())
+    found = group(scores, options.groups, run=Run(run) if run else None)
+    beside = out.with_name(GROUPS) if out else Run.groups.path(Run(predictions)) if references is None else None
+    if beside:
+        write_json(beside, found)
+    return Evaluation(scores=scores, groups=found, files=tuple(file for file in (out, beside) if file))
+
+
+def _check_folders(predictions: Path, references: Path | None) -> None:
+    if references is None:
+        check_path(predictions, "scores")
+        return
+    given = check_path(predictions, "predictions")
+    if check_path(references, "references") == "a folder of predictions" != given:
+        raise EvaluationError(f"{references} is a folder of predictions, and {predictions} is not; {PREDICTIONS_FIRST}")
+
+
+def _check_out(options: EvaluateOptions) -> None:
+    out = options.out
+    if not out:
+        if options.form != "nnseg":
+            raise EvaluationError("--format needs a file to write; give one with --out")
+        return
+    summary = options.form == "nnunet"
+    check_suffix(out, "summary" if summary else "scores")
+    kind: Kind = "summary" if summary else "table of scores" if out.suffix.lower() == ".csv" else "scores"
+    check_overwrite(out, kind, force=options.force)
+    if options.groups:
+        check_overwrite(out.with_name(GROUPS), "groups", force=options.force)
+
+
+def _scores_of_run(folder: Path, out: Path | None) -> Scores:
+    if out or not Run.scores.path(Run(folder)).exists():
+        raise EvaluationError(
+            f"{'--out' if out else folder} needs REFERENCES; only a run with scores.json can be shown without them"
+        )
+    return read_scores(folder)
 
 
 def parse_tolerances(text: str) -> tuple[float, ...]:

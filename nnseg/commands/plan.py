@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnseg.commands.probe import free_resources, known_probe, probe
-from nnseg.core.dataset import Dataset
-from nnseg.core.errors import DatasetError, PlanError
+from nnseg.core.dataset import Dataset, Finding, by_severity
+from nnseg.core.errors import DatasetError, PlanError, RunError
 from nnseg.core.fingerprint import Fingerprint
-from nnseg.core.frozen import digest
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.options import SPLIT_FILES, Options, device_kind, select_folds
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
@@ -25,10 +25,12 @@ from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, pr
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
 from nnseg.storage.datasets.groups import TABLES
+from nnseg.storage.files import read_json
 from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan, write_schema
 from nnseg.storage.run import Run
 from nnseg.system.machine import free_device_gb
+from nnseg.system.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,54 @@ class PlanOrigin(BaseModel):
     written: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
     asked: str = ""
+
+
+class PlanOnFile(FrozenModel):
+    """A plan of a run and its file."""
+
+    file: Path
+    plan: Plan
+
+
+class PlannedRun(FrozenModel):
+    """What ``nnseg plan`` makes.
+
+    Args:
+        plans: with the reason for each decision.
+        costs: estimated time, memory and disk of each.
+        findings: problems of the dataset, errors first.
+    """
+
+    plans: tuple[PlanOnFile, ...]
+    costs: tuple[Preflight, ...]
+    findings: tuple[Finding, ...] = Field(default=(), exclude=True)
+
+
+def take_fingerprint(file: Path, run: Run) -> Fingerprint:
+    """The fingerprint in a file, for which no image library is loaded; kept in the run.
+
+    Raises:
+        DatasetError: the file holds none, or the run was made from a dataset.
+    """
+    try:
+        fingerprint = read_json(file, Fingerprint)
+    except RunError as error:
+        raise DatasetError(f"{file} is neither a folder nor the fingerprint.json of this version of nnseg") from error
+    if run.has_dataset:
+        raise DatasetError(f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {file}")
+    run.fingerprint = fingerprint
+    return fingerprint
+
+
+def plan_run(run: Run, fingerprint: Fingerprint, options: Options) -> PlannedRun:
+    """The plans of a run with their cost; raises as `plan` and `estimate_cost` do."""
+    with stage("planning"):
+        folders = plan(run, options)
+    return PlannedRun(
+        plans=tuple(PlanOnFile(file=folder.plan_file, plan=folder.plan) for folder in folders),
+        costs=estimate_cost(run, options),
+        findings=by_severity(fingerprint.findings),
+    )
 
 
 def check_options(options: Options) -> None:

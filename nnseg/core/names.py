@@ -123,3 +123,8 @@ PrintableText = Annotated[str, AfterValidator(printable)]
 
 PrintablePath = Annotated[Path, PlainSerializer(lambda path: printable(str(path)), return_type=str, when_used="json")]
 """A path for people, which may be no text."""
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Names separated by commas, without the blanks around them."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nnseg.core.dataset import Case, Dataset, Finding, by_severity, counted, describe_unused, list_some
+from pydantic import Field
+
+from nnseg.core.dataset import Case, Dataset, Finding, Unused, by_severity, counted, describe_unused, list_some
 from nnseg.core.errors import coded
-from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
+from nnseg.core.frozen import FrozenModel
+from nnseg.core.geometry import Shape, Vector
 from nnseg.core.label_files import label_paths
+from nnseg.core.labels import Labels
 from nnseg.planning.describe import case_entries
 from nnseg.planning.unusable import by_kind
 
@@ -93,39 +98,100 @@ def is_doubtful(dataset: Dataset, fingerprint: Fingerprint) -> bool:
     return any(f.level == "error" for f in fingerprint.findings) or any(one.suspect for one in dataset.unused)
 
 
-def report_dataset(dataset: Dataset, fingerprint: Fingerprint) -> dict[str, Any]:
-    """All of a dataset, for JSON.
+class CheckedCase(FrozenModel):
+    """A case of a dataset that was checked.
 
-    Keys: ``dataset``, ``folder``, ``layout``, ``inferred`` (lines), ``channels`` (names), ``labels`` (names, values, ignore,
-    regions), ``instances`` (names of labels), ``cases``, ``unused`` (path, reason, suspect), ``doubtful`` (true where the exit code
-    is 1 or 2). Of each case: name, images and labels (files), subject, split, annotated, usable; if it is usable shape (z, y, x),
-    spacing (z, y, x), and voxels by label.
+    Args:
+        name: unique in the dataset.
+        images, labels: files of the scan and of the label map.
+        subject: the patient, "" if that is not known.
+        split: the part that the dataset itself puts it in, "" if it does not.
+        annotated: names of the labels that were annotated; None for all.
+        usable: False if a finding rejects it.
+        shape: voxels (z, y, x); None, as all below, if it is not usable.
+        spacing: mm (z, y, x).
+        voxels: by label.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    subject: str
+    split: str
+    annotated: tuple[str, ...] | None
+    usable: bool
+    shape: Shape | None = None
+    spacing: Vector | None = None
+    voxels: dict[str, int] | None = None
+
+
+class CheckedDataset(FrozenModel):
+    """What ``nnseg check`` finds.
+
+    Args:
+        dataset: its name.
+        folder: where it is.
+        layout: in words.
+        inferred: what was concluded from names and contents, in one line each.
+        channels: names.
+        labels: names, values, ignore value and regions.
+        instances: names of labels whose connected components are objects.
+        cases: sorted by name.
+        unused: what lies in the folder and is not used.
+        doubtful: a case cannot be used, something that looks like a scan is not, or a run would be refused.
+        refused: why a run would be refused; "" if it would not.
+        findings: all problems, errors first.
+    """
+
+    dataset: str
+    folder: str
+    layout: str
+    inferred: tuple[str, ...]
+    channels: tuple[str, ...]
+    labels: Labels
+    instances: tuple[str, ...]
+    cases: tuple[CheckedCase, ...]
+    unused: tuple[Unused, ...]
+    doubtful: bool
+    refused: str = ""
+    findings: tuple[Finding, ...] = Field(default=(), exclude=True)
+
+
+def report_dataset(dataset: Dataset, fingerprint: Fingerprint, *, refused: str = "") -> CheckedDataset:
+    """All of a dataset.
+
+    Args:
+        dataset: as it was found.
+        fingerprint: as it was measured.
+        refused: why a run would be refused.
     """
     measured = {case.name: case for case in fingerprint.cases}
-    return {
-        "dataset": dataset.name,
-        "folder": str(dataset.folder),
-        "layout": dataset.layout,
-        "inferred": list(dataset.inferred),
-        "channels": list(dataset.channels),
-        "labels": dataset.labels.model_dump(mode="json"),
-        "instances": list(dataset.instances),
-        "cases": [_report_case(case, measured) for case in dataset.cases],
-        "unused": [one.model_dump(mode="json") for one in dataset.unused],
-        "doubtful": is_doubtful(dataset, fingerprint),
-    }
+    return CheckedDataset(
+        dataset=dataset.name,
+        folder=str(dataset.folder),
+        layout=dataset.layout,
+        inferred=dataset.inferred,
+        channels=dataset.channels,
+        labels=dataset.labels,
+        instances=dataset.instances,
+        cases=tuple(_report_case(case, measured.get(case.name)) for case in dataset.cases),
+        unused=dataset.unused,
+        doubtful=bool(refused) or is_doubtful(dataset, fingerprint),
+        refused=refused,
+        findings=by_severity(fingerprint.findings),
+    )
 
 
-def _report_case(case: Case, measured: Mapping[str, Any]) -> dict[str, Any]:
-    one = measured.get(case.name)
-    known = {} if one is None else {"shape": list(one.shape), "spacing": list(one.spacing), "voxels": one.voxels}
-    return {
-        "name": case.name,
-        "images": [str(path) for path in case.images],
-        "labels": [str(path) for path in label_paths(case.labels)],
-        "subject": case.subject,
-        "split": case.split,
-        "annotated": None if case.annotated is None else list(case.annotated),
-        "usable": one is not None,
-        **known,
-    }
+def _report_case(case: Case, measured: CaseMeasure | None) -> CheckedCase:
+    found = CheckedCase(
+        name=case.name,
+        images=tuple(str(path) for path in case.images),
+        labels=tuple(str(path) for path in label_paths(case.labels)),
+        subject=case.subject,
+        split=case.split,
+        annotated=case.annotated,
+        usable=measured is not None,
+    )
+    if measured is None:
+        return found
+    return found.model_copy(update={"shape": measured.shape, "spacing": measured.spacing, "voxels": measured.voxels})

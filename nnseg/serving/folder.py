@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from nnseg.core.dataset import AS_FOUND, Reading, Unused, counted
+from pydantic import Field
+
+from nnseg.core.dataset import AS_FOUND, Finding, Reading, Unused, counted
 from nnseg.core.errors import RunError, suppress_unless_fault
+from nnseg.core.frozen import FrozenModel
+from nnseg.core.names import CaseName
 from nnseg.serving.messages import PredictionOrder, PredictionTask, Ready
 from nnseg.serving.pool import WorkerPool
 from nnseg.storage.datasets.find_scans import FoundScans, find_scans
@@ -24,33 +27,35 @@ from nnseg.storage.temporary import sweep
 from nnseg.system.progress import progress, sizes_of, stage
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderResult:
-    """The records of a folder's scans.
+class PredictedFolder(FrozenModel):
+    """What ``nnseg predict`` does.
 
     Args:
-        records: by name of the case.
+        folder: of the label maps.
+        inferred: what was concluded from names of files, in one line each.
+        unused: what lies among the scans besides.
+        scans: the record of each scan, by name of the case, as in ``predictions.json``.
         kept: names of the cases that were already done.
         seconds: that the others took together, from the time when the models were loaded.
-        inferred: what was concluded from names of files, in one line each.
-        unused: what lies in the folder besides.
     """
 
-    records: Mapping[str, ScanRecord]
-    kept: frozenset[str]
-    seconds: float
+    folder: Path
     inferred: tuple[str, ...] = ()
     unused: tuple[Unused, ...] = ()
+    scans: dict[CaseName, ScanRecord]
+    kept: frozenset[str] = Field(default=frozenset(), exclude=True)
+    seconds: float = Field(default=0.0, exclude=True)
 
     @property
-    def failed(self) -> dict[str, str]:
-        """Why cases failed, by name."""
-        return {name: record.reason for name, record in self.records.items() if record.status == "failed"}
+    def findings(self) -> tuple[Finding, ...]:
+        """Why scans failed."""
+        failed = {name: record.reason for name, record in self.scans.items() if record.status == "failed"}
+        return tuple(Finding.read(reason, "NS-S001", case=name) for name, reason in failed.items())
 
     def describe(self) -> str:
         """One line for users: how many scans, how fast, and the share of each stage."""
-        new = [record for name, record in self.records.items() if name not in self.kept]
-        parts = [f"{len(self.records) - len(self.failed)} of {counted(len(self.records), 'scan')} predicted"]
+        new = [record for name, record in self.scans.items() if name not in self.kept]
+        parts = [f"{len(self.scans) - len(self.findings)} of {counted(len(self.scans), 'scan')} predicted"]
         if self.kept:
             parts.append(f"{len(self.kept)} of them by an earlier command")
         spent: Counter[str] = Counter()
@@ -66,7 +71,7 @@ BEGUN = ".begun"
 """The file with the names of the cases of a command that has not ended: they may have files that no record lists yet."""
 
 
-def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND, *, force: bool = False) -> FolderResult:
+def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND, *, force: bool = False) -> PredictedFolder:
     """Predict a file or folder of scans; a scan that fails does not affect the others, and what is done already is kept.
 
     Args:
@@ -115,7 +120,9 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
         records = {case.name: writer.cases[case.name] for case in cases}
         kept = frozenset(name for name, record in records.items() if previous.get(name) == record and record.status == "done")
         seconds = time.perf_counter() - start
-        return FolderResult(records=records, kept=kept, seconds=seconds, inferred=found.inferred, unused=found.unused)
+        return PredictedFolder(
+            folder=order.out, inferred=found.inferred, unused=found.unused, scans=records, kept=kept, seconds=seconds
+        )
 
 
 def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> PredictionsWriter:

@@ -144,3 +144,8 @@ Message = Ready | Refused | StageReached | Finished | Alive
 
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 """Reads any message of a worker."""
+
+
+def suffix_named(form: str | None) -> str:
+    """The suffix of files of a format: ".nrrd" for "nrrd" or ".nrrd"; "" for None."""
+    return "" if form is None else f".{form.lower().lstrip('.')}"

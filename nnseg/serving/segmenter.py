@@ -232,7 +232,7 @@ def load(
     folds: Sequence[int] | None = None,
     device: torch.device | str = "auto",
     step: float | None = None,
-    mirror: bool = True,
+    mirror: bool | None = None,
     classic: bool = False,
     network: Callable[[Plan], nn.Module] | None = None,
     normalizer: OwnNormalizer | None = None,
@@ -244,7 +244,7 @@ def load(
         folds: numbers of those whose networks are used; all if absent.
         device: where the networks compute: "auto", "cpu", "cuda:1", ...
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
-        mirror: also average over mirrored copies, along the plan's axes: 2 to 8 times slower, often better.
+        mirror: also average over mirrored copies: 2 to 8 times slower, often better; absent for how the model was scored.
         classic: average exactly as nnU-Net does, in float32: slower.
         network: the function that made the networks, if it is your own.
         normalizer: of the training cases, if it is your own.

@@ -55,7 +55,9 @@ def test_report_has_every_case_finding_and_unused_file(make_fingerprint: Callabl
     fingerprint = make_fingerprint((18, 237, 208), (5, 1.5625, 1.5625), count=3)
     finding = Finding(level="warning", message="empty", case="a")
     dataset = dataset_of(fingerprint, unused=(Unused(path=Path("/d/x.txt"), reason="no image"),))
-    report = json.loads(json.dumps(report_dataset(dataset, fingerprint.model_copy(update={"findings": (finding,)}))))
+    checked = report_dataset(dataset, fingerprint.model_copy(update={"findings": (finding,)}))
+    report = json.loads(checked.model_dump_json())
+    assert (checked.findings, "findings" in report, report["refused"]) == ((finding,), False, "")
     assert [case["name"] for case in report["cases"]] == [case.name for case in fingerprint.cases]
     assert report["cases"][0]["shape"] == [18, 237, 208]
     assert report["cases"][0]["voxels"] == fingerprint.cases[0].voxels
