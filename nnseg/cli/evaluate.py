@@ -133,9 +133,10 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the comparison to this JSON file.")] = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare models on the same cases: differences with 95 % intervals, paired tests, and the smallest detectable difference."""
-    log_to_terminal()
+    log_to_terminal(quiet=quiet)
     with loading():
         from nnseg.cli.tables import print_comparisons
         from nnseg.commands.compare import compare_models
@@ -175,11 +176,12 @@ def report(
     ] = None,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
     force: Force = False,
+    quiet: Quiet = False,
     *,
     options: Options,
 ) -> None:
     """Rebuild the report of a run, or report on predictions without references: volumes, warnings, pictures, sheets."""
-    log_to_terminal()
+    log_to_terminal(quiet=quiet)
     check_path(folder, "report")
     if picture:
         check_suffix(picture, "picture")
@@ -233,12 +235,13 @@ def figure(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="With --what cases: every held-out case, worst first.")] = False,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw figures of a run for papers, as PNG (300 dpi) and PDF: training curves, scores, cases, or the network.
 
     Needs the extra "figures".
     """
-    log_to_terminal()
+    log_to_terminal(quiet=quiet)
     check_path(run, "run")
     with loading():
         from nnseg.commands.figure import write_figures

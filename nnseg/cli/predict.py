@@ -118,9 +118,10 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, usually named *.nnseg.")],
     options: Options,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
-    log_to_terminal()
+    log_to_terminal(quiet=quiet)
     check_path(run, "run")
     check_suffix(file, "model")
     with loading():
@@ -166,12 +167,13 @@ def import_(
         ),
     ] = None,
     force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Convert a model of nnU-Net v2 into one of nnseg: none of its code is run, and unsupported settings are refused by name.
 
     The first stage of a cascade is found beside the second. Postprocessing is converted for a single configuration.
     """
-    log_to_terminal()
+    log_to_terminal(quiet=quiet)
     check_path(folder, "model of nnU-Net")
     check_suffix(file, "model")
     with loading():
