@@ -94,8 +94,8 @@ def predict(
 
     order = PredictionOrder(
         models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
-        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=suffix_named(form), verbose=verbose,
-        probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing,
+        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=suffix_named(form),
+        probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory_gb) as workers:
         with loading():
