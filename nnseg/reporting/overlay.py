@@ -56,7 +56,7 @@ class LabelledSlice:
     def data_url(self) -> str:
         """The picture as a ``data:`` URL of a PNG."""
         content = io.BytesIO()
-        Image.fromarray(self.in_colours()).save(content, "PNG", optimize=True)
+        Image.fromarray(self.in_colours()).save(content, "PNG", compress_level=6)
         return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 

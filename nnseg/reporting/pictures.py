@@ -116,7 +116,7 @@ def _path(points: Points) -> str:
 def _data_url(grey: npt.NDArray[np.uint8]) -> str:
     """A grey picture as a ``data:`` URL."""
     content = io.BytesIO()
-    Image.fromarray(grey).save(content, "PNG", optimize=True)
+    Image.fromarray(grey).save(content, "PNG", compress_level=6)  # 9 takes eight times as long for a twentieth less
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
