@@ -1,5 +1,6 @@
 """Shared fixtures: real data where it is at hand, and a dataset of balls small enough to train on in seconds."""
 
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,16 @@ LONG = (
     "test_probe.py",
 )
 """Files that take longest; they come first, so that no process is left with one of them at the end."""
+
+
+gc.disable()  # what is collected stays to the end: to look through it again and again takes a third of the time
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each later search for garbage what the collection has made."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

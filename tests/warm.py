@@ -26,10 +26,11 @@ PRELOADED = [
     "nnseg.commands.train_worker",
     "torch._dynamo",
     "torch.distributed.run",
+    "frozen",
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
-"""A process that it starts has loaded all these."""
+"""A process that it starts has loaded all these; the last is a module of the tests."""
 
 
 def started(
