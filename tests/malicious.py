@@ -416,6 +416,13 @@ TEXTS = [
     ("surrogates.json", lambda: labels_json(labels={"background": 0, "\ud800": 1}), "description", "surrogates not allowed"),
     ("half_name.json", lambda: labels_json(name="\udfff"), "nnunet", "surrogates not allowed"),
     ("long_label.json", lambda: labels_json(labels={"background": 0, "a" * 5 * MB: 1}), "description", "5,000,000 letters"),
+    (
+        "number_of_channels.json",
+        lambda: labels_json(channel_names=2**70),
+        "description",
+        '"channel_names" is 1180591620717411303424',
+    ),
+    ("many_channels.json", lambda: labels_json(channel_names={f"x{i}": "" for i in range(90_000)}), "description", " ... "),
     ("long_channel.json", lambda: labels_json(channel_names={"0": "aA1" * MB}), "description", "3,000,000 letters"),
     ("hexadecimal.toml", lambda: "a = 0x" + "f" * 5000, "plan", "thousands of digits"),
     ("binary.toml", lambda: "a = 0b" + "1_" * 50_000 + "1", "recipe", "thousands of digits"),

@@ -26,6 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+LONGEST_MESSAGE = 5000
+"""Letters of the message of an error."""
+
 _NO_FAULTS = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG)
 
 _ENDING = re.compile(r" \[(NS-[A-Z]\d{3})\]$")
@@ -60,6 +63,11 @@ class NnsegError(Exception):
 
     kind: str = ""
     findings: tuple[Any, ...] = ()
+
+    def __init__(self, message: str = "") -> None:
+        whole = str(message)
+        long = len(whole) > LONGEST_MESSAGE  # what is quoted of a file may be long
+        super().__init__(f"{whole[: LONGEST_MESSAGE - 1000]} ... {whole[-900:]}" if long else whole)
 
     @classmethod
     def at(cls, place: str | Path, found: str, expected: str, advice: str, kind: str = "") -> Self:

@@ -143,7 +143,7 @@ def _get(path: Path, content: dict[str, Any], key: str, kind: type, expected: st
 
 def _check_names(path: Path, key: str, given: Any) -> None:
     """Raise DatasetError for very long names in a list or object: every message and page repeats them."""
-    texts = [*(given or ()), *(given.values() if isinstance(given, dict) else ())]
+    texts = [*given, *given.values()] if isinstance(given, dict) else given if isinstance(given, list) else ()
     longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
     check_limit("name_letters", longest, path, f'"{key}" has a name of {{:,}} letters', DatasetError, code="NS-D004")
 
