@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generate import formulas, pages
+from generate import formulas, llms, pages
 
 project = "nnseg"
 author = "the nnseg authors"
@@ -14,6 +14,7 @@ copyright = author
 release = importlib.metadata.version("nnseg")
 
 extensions = ["myst_parser"]
+smartquotes = False  # quotes in messages and patterns stay as they are typed
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # so that links such as page.md#heading are checked
 
@@ -30,3 +31,4 @@ def setup(app: object) -> None:
     """Have Sphinx call our functions."""
     pages.connect(app)
     formulas.connect(app)
+    llms.connect(app)

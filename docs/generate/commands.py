@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from generate.docstrings import in_table, markdown_of
+from generate.docstrings import in_table, plain
 from nnseg.cli import app
 
 GROUP: Any = typer.main.get_command(app)
@@ -24,12 +24,13 @@ def _command(name: str, command: Any) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option" and not one.hidden]
     usage = " ".join(["nnseg", name, *(_usage(one) for one in arguments), "[OPTIONS]"])
-    parts = [f"### nnseg {name}", markdown_of(command.help), f"```text\n{usage}\n```"]
+    parts = [f"### nnseg {name}", plain(command.help), f"```text\n{usage}\n```"]
     if arguments:
-        rows = [f"| `{in_table(one.metavar or one.name.upper())}` | {in_table(one.help or '')} |" for one in arguments]
+        rows = [f"| `{in_table(one.metavar or one.name.upper())}` | {in_table(plain(one.help or ''))} |" for one in arguments]
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
     if options:
-        rows = [f"| {_names(one)} | {in_table(one.help or '')}{_default(one)} |" for one in sorted(options, key=_panel(options))]
+        options.sort(key=_panel(options))
+        rows = [f"| {_names(one)} | {in_table(plain(one.help or ''))}{_default(one)} |" for one in options]
         parts.append("\n".join(["| option | meaning |", "|---|---|", *rows]))
     return "\n\n".join(parts)
 

@@ -60,6 +60,11 @@ def _code(example: str) -> str:
     return inspect.cleandoc("\n" + example.lstrip("\n")).strip("`")
 
 
+def plain(text: str) -> str:
+    """Text in which Markdown finds no marks: help texts hold patterns such as "*/scan.nii.gz"."""
+    return re.sub(r"([*_`<\[\]])", r"\\\1", text)
+
+
 def in_table(text: str) -> str:
     """Text that can stand in a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

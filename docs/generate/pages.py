@@ -15,9 +15,15 @@ ROOT = DOCS.parent
 
 CONTENTS = {
     "index": {
-        "Tutorials": ["tutorials/*"],
-        "How to": ["how-to/*"],
-        "Concepts": ["concepts/*", "when-not-to-use-it"],
+        "Tutorials": ["tutorials/first-model", "tutorials/hippocampus", "tutorials/*"],
+        "How to": [
+            *["how-to/install", "how-to/own-folders", "how-to/training", "how-to/budgets", "how-to/predicting", "how-to/scoring"],
+            *["how-to/python", "how-to/gpu", "how-to/clusters", "how-to/*"],
+        ],
+        "Concepts": [
+            *["concepts/fingerprint", "concepts/plan", "concepts/budget", "concepts/folds", "concepts/ensembles"],
+            *["concepts/trust", "concepts/*", "when-not-to-use-it"],
+        ],
         "Reference": [
             *["reference/index", "reference/commands", "reference/plan", "reference/recipes", "reference/run-folder"],
             *["reference/*", "json", "layouts", "label-maps", "formats", "findings", "limits"],
@@ -95,8 +101,13 @@ def _with_links(text: str, source: Path, page: Path) -> str:
     return "\n".join(lines)
 
 
+def pages_of(patterns: list[str]) -> list[str]:
+    """Names of the pages of a section, in order."""
+    found = (file for pattern in patterns for file in sorted(DOCS.glob(f"{pattern}.md")))
+    return list(dict.fromkeys(str(file.relative_to(DOCS).with_suffix("")) for file in found))
+
+
 def _tree(title: str, patterns: list[str]) -> str:
     """The table of contents that makes a section of the navigation; on the page itself it is not shown."""
-    found = (file for pattern in patterns for file in sorted(DOCS.glob(f"{pattern}.md")))
-    names = dict.fromkeys(f"/{file.relative_to(DOCS).with_suffix('')}" for file in found)
+    names = [f"/{name}" for name in pages_of(patterns)]
     return "\n".join(["", "", "```{toctree}", f":caption: {title}", ":hidden:", "", *names, "```", ""]) if names else ""

@@ -31,12 +31,12 @@ METRICS = {
     "dice": Metric(
         title="Dice",
         meaning="overlap: twice the intersection of both masks, over the sum of their volumes",
-        formula=r"\frac{2\,|P \cap R|}{|P| + |R|}",
+        formula=r"\frac{2\,\left|P \cap R\right|}{\left|P\right| + \left|R\right|}",
     ),
     "iou": Metric(
         title="IoU",
         meaning="overlap: the intersection of both masks, over their union",
-        formula=r"\frac{|P \cap R|}{|P \cup R|}",
+        formula=r"\frac{\left|P \cap R\right|}{\left|P \cup R\right|}",
     ),
     "hd95": Metric(
         title="HD95",
@@ -59,12 +59,13 @@ METRICS = {
         unit="mm",
         better="lower",
         meaning="mean distance between both surfaces",
-        formula=r"\frac{\sum_{e \in S_P} a_e\,d(e, S_R) + \sum_{e \in S_R} a_e\,d(e, S_P)}{|S_P| + |S_R|}",
+        formula=r"\frac{\sum_{e \in S_P} a_e\,d(e, S_R) + \sum_{e \in S_R} a_e\,d(e, S_P)}{\left|S_P\right| + \left|S_R\right|}",
     ),
     "nsd": Metric(
         title="NSD",
         meaning="share of both surfaces within a tolerance of the other",
-        formula=r"\frac{\sum_{e \in S_P,\,d(e, S_R) \le t} a_e + \sum_{e \in S_R,\,d(e, S_P) \le t} a_e}{|S_P| + |S_R|}",
+        formula=r"\frac{\sum_{e \in S_P,\,d(e, S_R) \le t} a_e + \sum_{e \in S_R,\,d(e, S_P) \le t} a_e}"
+        r"{\left|S_P\right| + \left|S_R\right|}",
     ),
     "volume_error_ml": Metric(
         title="Volume error",
@@ -72,19 +73,19 @@ METRICS = {
         better="zero",
         digits=2,
         meaning="predicted minus reference volume",
-        formula=r"|P| - |R|",
+        formula=r"\left|P\right| - \left|R\right|",
     ),
     "relative_volume_error": Metric(
         title="Relative volume error",
         better="zero",
         meaning="predicted minus reference volume, over the reference volume",
-        formula=r"\frac{|P| - |R|}{|R|}",
+        formula=r"\frac{\left|P\right| - \left|R\right|}{\left|R\right|}",
     ),
     "absolute_volume_error": Metric(
         title="Absolute volume error",
         better="lower",
         meaning="size of the volume error, over the reference volume",
-        formula=r"\frac{\left||P| - |R|\right|}{|R|}",
+        formula=r"\frac{\left| \left|P\right| - \left|R\right| \right|}{\left|R\right|}",
     ),
     "lesion_f1": Metric(
         title="Lesion F1",
