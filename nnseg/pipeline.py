@@ -14,6 +14,7 @@ from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
+from nnseg.core.short_repr import short_repr
 from nnseg.core.verdict import Verdict
 from nnseg.crossval.ensemble import choose_model
 from nnseg.crossval.postprocessing import choose_postprocessing
@@ -43,6 +44,8 @@ class FinishedRun:
     problems: tuple[Finding, ...]
     scores: Scores | None
     verdict: Verdict | None = None
+
+    __repr__ = short_repr
 
 
 def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: str = "") -> FinishedRun:

@@ -13,6 +13,7 @@ from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, PrintablePath, PrintableText
 from nnseg.core.options import Options
+from nnseg.core.short_repr import short_repr
 
 
 class Finding(FrozenModel):
@@ -106,6 +107,8 @@ class Case:
     split: str = ""
     spacing: tuple[float, float, float] | None = None
 
+    __repr__ = short_repr
+
     @property
     def files(self) -> tuple[Path, ...]:
         """Images, then the files of the label map if there is one."""
@@ -193,6 +196,8 @@ class Dataset:
     reading: Reading = field(default_factory=Reading)
     about: Mapping[str, str] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
     def describe(self) -> str:
         """Layout, cases, channels and labels in one line."""
         channels = f"{counted(len(self.channels), 'channel')} ({', '.join(self.channels)})"
@@ -245,3 +250,5 @@ class Fold:
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
+
+    __repr__ = short_repr

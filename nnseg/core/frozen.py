@@ -8,11 +8,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from nnseg.core.short_repr import short_repr
+
 
 class FrozenModel(BaseModel):
-    """An immutable model that refuses unknown keys."""
+    """An immutable model that refuses unknown keys, and shows itself on at most a screen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def __str__(self) -> str:
+        return short_repr(self)
 
 
 def digest(content: Any) -> str:

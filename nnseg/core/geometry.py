@@ -14,6 +14,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.short_repr import short_repr
+
 T = TypeVar("T")
 Shape = tuple[int, int, int]
 Vector = tuple[float, float, float]
@@ -48,6 +50,8 @@ class Grid:
     spacing: Vector = (1.0, 1.0, 1.0)
     origin: Vector = (0.0, 0.0, 0.0)
     direction: Matrix = IDENTITY
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
@@ -211,6 +215,8 @@ class Placement:
     axes: Axes
     shape: Shape
     spacing: Vector
+
+    __repr__ = short_repr
 
     @property
     def cropped_shape(self) -> Shape:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.geometry import Box, Grid, Placement
+from nnseg.core.short_repr import short_repr
 from nnseg.core.units import LengthUnit, shown_unit
 
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,8 @@ class Source:
     length_unit: str = "mm"
     exif: int = 1
 
+    __repr__ = short_repr
+
     @property
     def has_spacing(self) -> bool:
         """True if lengths are known."""
@@ -78,6 +81,8 @@ class Scan:
     source: Source
     notes: tuple[str, ...] = ()
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelMap:
@@ -94,6 +99,8 @@ class LabelMap:
     grid: Grid
     source: Source | None = None
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +119,8 @@ class PreprocessedCase:
     labels: npt.NDArray[np.int16] | None
     placement: Placement
     known: tuple[int, ...] | None = None
+
+    __repr__ = short_repr
 
 
 def nonzero_box(image_CZYX: Floats) -> Box:

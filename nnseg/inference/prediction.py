@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.short_repr import short_repr
 from nnseg.core.trust import Confidence
 
 
@@ -27,6 +28,8 @@ class PreparedScan:
     cases: Mapping[str, PreprocessedCase]
     previous: PreparedScan | None = None
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +55,8 @@ class Prediction:
     sample: DrawnVoxels | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DrawnVoxels:
@@ -66,3 +71,5 @@ class DrawnVoxels:
     voxels: npt.NDArray[np.int64]
     probabilities: Floats
     weights: npt.NDArray[np.float64]
+
+    __repr__ = short_repr

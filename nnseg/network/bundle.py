@@ -22,6 +22,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
+from nnseg.core.short_repr import short_repr
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
 from nnseg.network.checkpoint import content_digest, join_groups, load_tensors, save_tensors, split_groups
@@ -52,6 +53,8 @@ class Member:
     weights: Mapping[str, Tensor]
     weight: float = 1.0
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
@@ -77,6 +80,8 @@ class Model:
     trust: Trust | None = None
     population: Population | None = None
     card: ModelCard | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if not self.members:

@@ -33,6 +33,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.core.limits import limit
+from nnseg.core.short_repr import short_repr
 from nnseg.storage.bounded import open_archive
 from nnseg.storage.case_arrays import MADE_AGAIN, ArrayFile, describe, open_in_place, pack, read_into_memory
 from nnseg.storage.files import write_aside
@@ -60,6 +61,8 @@ class StoredCase:
     annotated: Locations | None
     placement: Placement
     known: tuple[int, ...] | None = None
+
+    __repr__ = short_repr
 
 
 class _Contents(FrozenModel):

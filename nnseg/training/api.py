@@ -29,6 +29,10 @@ class TrainingRun:
     def __init__(self, learner: Learner, patches: Patches, validation: Validation) -> None:
         self.learner, self._patches, self._validation = learner, patches, validation
 
+    def __repr__(self) -> str:
+        context = self.learner.context
+        return f"TrainingRun(plan={context.plan.name}, fold={context.fold}, step={self.learner.step})"
+
     def __iter__(self) -> Iterator[Epoch]:
         """Train on, one epoch at a time; raises `NnsegError` when the loss is not finite."""
         yield from filter(None, take_steps(self.learner, self._patches, self._validation))
