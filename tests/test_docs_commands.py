@@ -1,5 +1,6 @@
-"""What the documentation tells to type. Options and arguments exist. Nothing is run; `test_docs_blocks` does that."""
+"""What the documentation tells to type: options, arguments and Python names exist. Nothing is run; `test_docs_blocks` does that."""
 
+import ast
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ import pytest
 import typer
 from doc_blocks import PAGES, Block, blocks, commands, name_of, named_commands
 
+import nnseg
 from nnseg.cli import app
 from nnseg.cli.nnunet_words import translated
 from nnseg.cli.options import FLAGS
 
 GROUP: Any = typer.main.get_command(app)
 SHELL = [(page, block) for page in PAGES for block in blocks(page) if block.language == "sh"]
+PYTHON = [(page, block) for page in PAGES for block in blocks(page) if block.language == "python"]
 IN_TEXT = sorted({(page, command) for page in PAGES for command in named_commands(page)})
 
 
@@ -44,6 +47,15 @@ def test_options_of_commands_in_sentences_exist(page: Path, command: str) -> Non
     assert words[0] in GROUP.commands
     known = {name for one in GROUP.commands[words[0]].params for name in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
     assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in known] == []
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON, ids=named)
+def test_python_blocks_use_public_names(page: Path, block: Block) -> None:
+    for node in ast.walk(ast.parse(block.code)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nnseg":
+            assert node.attr in nnseg.__all__
+        if isinstance(node, ast.ImportFrom) and node.module == "nnseg":
+            assert {name.name for name in node.names} <= set(nnseg.__all__)
 
 
 def test_blocks_are_read_with_what_comments_say(tmp_path: Path) -> None:
