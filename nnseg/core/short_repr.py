@@ -41,7 +41,8 @@ def _short(value: Any, room: int) -> str:
         return _cut("{" + _joined(items, len(value)) + "}", room)
     if isinstance(value, list | tuple | set | frozenset):
         text = _joined([_short(one, room // 2) for one in _first(value)], len(value))
-        return _cut(f"[{text}]" if isinstance(value, list) else f"({text})", room)
+        alone = "," if len(value) == 1 else ""
+        return _cut(f"[{text}]" if isinstance(value, list) else f"({text}{alone})", room)
     if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
         name = type(value).__name__
         if room < WIDTH // 4:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,16 +126,16 @@ class Stage:
             self._told = now
             log.info("%s", words())
 
-    def line(self, width: int) -> str:
-        """The line, in at most so many columns."""
+    def line(self, width: int, *, bar: bool = True) -> str:
+        """The line, in at most so many columns, with a bar of text if wanted."""
         if self.text:
             return fit([self.text(width)], width)
         known, spent = self._left(), clock(time.monotonic() - self.began)
         share = self.left.done / self.left.total if self.left.total else 0.0
-        bar = f"[{'=' * int(BAR * share):{BAR}}]  " if self.left.total else ""
+        drawn = f"[{'=' * int(BAR * share):{BAR}}]  " if self.left.total and bar else ""
         count = f"{self.finished} of {self.count}  " if self.count else ""
         ends = [f"  {self.detail}", ""] if self.detail else [""]
-        lines = [f"{self.label}  {part}{count}{spent}{known}{end}" for end in ends for part in (bar, "")]
+        lines = [f"{self.label}  {part}{count}{spent}{known}{end}" for end in ends for part in (drawn, "")]
         return fit(lines, width)
 
     def _left(self) -> str:
@@ -181,6 +182,7 @@ class _Line:
             self.stages.remove(stage)
             if not self.stages and self._bar is not None:
                 self._end.set()
+                self._bar.n, self._bar.total = 0, None  # else a notebook would leave a red bar of work that was not finished
                 self._bar.close()
                 self._bar = None
             self.paint()
@@ -191,7 +193,10 @@ class _Line:
             if self._bar is not None and self.stages:
                 stage = self.stages[-1]
                 self._bar.n, self._bar.total = stage.left.done, stage.left.total or None
-                self._bar.set_description_str(stage.line(columns() - 1))
+                drawn = _widget_of(self._bar)
+                if drawn:
+                    drawn.max = stage.left.total or 1.0
+                self._bar.set_description_str(stage.line(columns() - 1, bar=not drawn))
 
     def clear(self) -> None:
         """Remove the line until it is painted again."""
@@ -233,10 +238,18 @@ def _in_notebook() -> bool:
     return bool(shell and getattr(shell.get_ipython(), "kernel", None))
 
 
+def _widget_of(bar: Any) -> Any:
+    """The bar that a notebook draws, if it has widgets."""
+    container = getattr(bar, "container", None)
+    return container.children[1] if container else None
+
+
 def _new_bar() -> Any:
     """What draws the line: of tqdm, for a terminal or a notebook."""
     if _in_notebook():
-        from tqdm.auto import tqdm  # noqa: PLC0415 (takes long to load)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets the line is text
+            from tqdm.auto import tqdm  # noqa: PLC0415 (takes long to load)
     else:
         from tqdm import tqdm  # type: ignore[assignment]  # noqa: PLC0415
     kind = type("Bar", (tqdm,), {"monitor_interval": 0})  # without a thread that would hold locks while processes are forked
