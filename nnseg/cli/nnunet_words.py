@@ -68,8 +68,8 @@ OTHERWISE: Final[Mapping[str, str]] = {
 """Options that mean something else here, or nothing."""
 
 ALL_CASES = (
-    'in nnU-Net "-f all" trains one network on all cases, with none held out, which nnseg does not do yet; '
-    "--folds all trains every fold and averages their networks"
+    'in nnU-Net "-f all" trains one network on all cases, with none held out; here nnseg run DATASET RUN --every-case adds it '
+    "as the last fold, and --folds all means every fold"
 )
 
 

@@ -95,6 +95,8 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
     if len(trained) < len(run.folds):
         used = f"{len(trained)} of {counted(len(run.folds), 'fold')}"
         yield f"It has the networks of only {used}; its scores are of the cases held out there."
+    if whole := [number for number in sorted(trained) if number in run.folds and not run.folds[number].held_out]:
+        yield f"Its network of fold {whole[0]} was trained on every case, and no score of it exists."
     if model.trust is None:
         yield "Its probabilities are not calibrated."
     elif model.trust.threshold is None:

@@ -131,7 +131,7 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
     dataset = run.dataset if run.has_dataset else None
     models = read_model_plans(options.init) if options.init else ()
     origin, asked = _origin(run), _options_key(fingerprint, recipe, options, models)
-    folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by)
+    folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by, every_case=options.every_case)
     if _files(run) and not origin.current:
         log.warning("it is not known what the plans on file were made from, since run.json was lost: they are kept as they are")
         run.update_record(plan=PlanOrigin(current=tuple(folder.plan.key() for folder in run.plans), asked=asked).model_dump())
@@ -169,7 +169,9 @@ def _complete_schemas(run: Run) -> None:
 
 def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, models: Sequence[Plan]) -> str:
     """A digest of what plans are made from, except the machine."""
-    names = ("kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed")
+    names = (
+        "kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed", "every_case",
+    )  # fmt: skip
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
     begun = [[model.key() for model in models]] if models else []
     test = [[case.name for case in fingerprint.cases if case.is_test]]

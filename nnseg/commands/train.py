@@ -127,7 +127,7 @@ def check_cascades(run: Run, trained: Collection[int]) -> None:
     """
     held_out = set(run.fold_of)
     never_held_out = {name for fold in run.folds.values() for name in fold.training} - held_out
-    missing = [number for number in run.folds if number not in trained]
+    missing = [number for number, fold in run.folds.items() if fold.held_out and number not in trained]
     for cascade in (folder.plan for folder in run.plans if folder.plan.previous):
         if never_held_out:
             raise RunError(

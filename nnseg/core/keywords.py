@@ -49,6 +49,7 @@ class PlanOptions(CheckOptions, total=False):
     plans: Words
     split: str | Path
     group_by: str | Path | None
+    every_case: bool
     memory: str | float | None
     probe: bool
     seed: int | None

@@ -309,6 +309,12 @@ class Options:
         unit="HOW",
         panel=PLANNING,
     )
+    every_case: bool | None = option(
+        None,
+        "Add a fold that trains on every case and holds none out, for a final submission. Scores come from the others.",
+        "--every-case",
+        panel=PLANNING,
+    )
     memory_gb: float | None = option(
         None,
         "GB of memory for a training. Default: what is free on the device.",

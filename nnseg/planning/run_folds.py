@@ -29,12 +29,13 @@ class FoldSettings(FrozenModel):
     """What a run's folds were made with, as kept in its record.
 
     Args:
-        split, group_by: options, see `Options`; paths are full ones.
+        split, group_by, every_case: options, see `Options`; paths are full ones.
         written: digests of all folds that nnseg wrote into the run, the last ones at the end; others were edited by a person.
     """
 
     split: str = "auto"
     group_by: str | None = None
+    every_case: bool = False
     written: tuple[str, ...] = ()
 
 
@@ -68,7 +69,13 @@ class _Known:
 
 
 def decide_folds(
-    run: Run, dataset: Dataset | None, fingerprint: Fingerprint, *, split: str = "auto", group_by: str | None = None
+    run: Run,
+    dataset: Dataset | None,
+    fingerprint: Fingerprint,
+    *,
+    split: str = "auto",
+    group_by: str | None = None,
+    every_case: bool | None = None,
 ) -> tuple[Fold, ...]:
     """The run's folds: those on file if cases and options are the same, or if a person edited them; otherwise new ones, written.
 
@@ -83,6 +90,7 @@ def decide_folds(
         split: a name of `SPLITS`, or the path of a file for `read_split`; "auto" for the option of the folds on file.
         group_by: as `read_groups` takes it, "none" for no groups, "auto" for patients that are noticed; None for the option of
             the folds on file.
+        every_case: add a last fold that trains on all cases of the others; None for the option of the folds on file.
 
     Raises:
         DatasetError: the groups cannot be determined, or the user's division cannot be used.
@@ -93,12 +101,14 @@ def decide_folds(
         update={
             "split": split_of_run(run, split),
             "group_by": _absolute(group_by, TABLES) if group_by else before.group_by,
+            "every_case": before.every_case if every_case is None else every_case,
         }
     )
     known = _collect(run, dataset, fingerprint, settings)
     folds = _folds_on_file(run, known, before, settings)
     if folds is None:
         folds = known.given.folds if known.given and known.given.folds else _make(known, settings.split)
+        folds = _with_every_case(folds) if settings.every_case else folds
         _write(run, folds, settings)
     _check_groups(Run.folds.path(run), folds, known)
     _log_unused(folds, known)
@@ -211,6 +221,9 @@ def _folds_on_file(run: Run, known: _Known, before: FoldSettings, settings: Fold
     if not _is_ours(folds, known, before):
         return _keep_edited(run, folds, known, before, settings)
     given = known.given.folds if known.given else ()
+    given = _with_every_case(given) if settings.every_case and given else given
+    if settings != before and _only_every_case_differs(settings, before) and before.written:
+        return None  # the others stay as they are
     if settings != before:
         log.warning("the options of the folds have changed: dividing the cases into folds again")
     elif before.written and _digest(folds) != before.written[-1]:
@@ -259,6 +272,9 @@ def _keep_edited(
         log.warning("%s cannot be used: taken out of %s; the file as it was is kept as %s", listed(missing), path, _copy(path))
         folds = GivenSplit(folds=folds, test=(), source="").without(missing).folds
         run.folds = dict(enumerate(folds))
+    if settings.every_case and (more := _with_every_case(folds)) != folds:
+        log.info("a fold of every case is added to %s; the file as it was is kept as %s", path, _copy(path))
+        run.folds, folds = dict(enumerate(more)), more
     if settings != before:
         run.update_record(folds=settings.model_dump())
     return folds
@@ -274,6 +290,17 @@ def _make(known: _Known, split: str) -> tuple[Fold, ...]:
             )
     labels = {name: known.labels[name] for name in known.used}
     return make_folds(labels.keys(), split=split, groups=known.patients, labels=labels, together=known.images)
+
+
+def _with_every_case(folds: tuple[Fold, ...]) -> tuple[Fold, ...]:
+    """The folds and one that trains on all of their cases, unless one does already."""
+    if any(not fold.held_out for fold in folds):
+        return folds
+    return (*folds, Fold(training=tuple(sorted(_names(folds))), held_out=()))
+
+
+def _only_every_case_differs(settings: FoldSettings, before: FoldSettings) -> bool:
+    return settings == before.model_copy(update={"every_case": settings.every_case})
 
 
 def _write(run: Run, folds: tuple[Fold, ...], settings: FoldSettings) -> None:

@@ -243,6 +243,30 @@ def test_another_division_replaces_an_edited_file_only_if_asked_for_and_keeps_a_
         assert f"the edited file is kept as folds.before-{number}.json" in caplog.text
 
 
+def _every_case(run: Run, names: tuple[str, ...], every_case: bool | None) -> tuple[Fold, ...]:
+    return decide_folds(run, _dataset(names), _fingerprint(names), every_case=every_case)
+
+
+def test_a_fold_of_every_case_is_added_kept_and_follows_the_cases(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    before = _decide(run, NAMES)
+    folds = _every_case(run, NAMES, True)
+    assert folds == (*before, Fold(training=NAMES, held_out=()))
+    assert _decide(run, NAMES) == folds  # the option is remembered
+    assert not caplog.records
+    assert _every_case(run, (*NAMES, "c8"), None)[-1] == Fold(training=(*NAMES, "c8"), held_out=())
+    assert _every_case(run, NAMES, False) == before
+
+
+def test_a_fold_of_every_case_is_added_to_an_edited_file_which_is_copied(run: Run) -> None:
+    _decide(run, NAMES)
+    edited = Fold(training=NAMES[2:7], held_out=NAMES[:2])
+    text = _edit(run, edited)
+    folds = _every_case(run, NAMES, True)
+    assert folds == (edited, Fold(training=NAMES[:7], held_out=()))  # c7 is in no fold
+    assert _decide(run, NAMES) == folds == tuple(run.folds.values())
+    assert (run.path / COPY).read_text() == text
+
+
 def test_own_folds_are_made_again_without_a_copy_where_cases_are_added(run: Run) -> None:
     _decide(run, NAMES[:6])
     assert _decide(run, NAMES) == make_folds(NAMES)
