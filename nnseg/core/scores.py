@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.metrics import is_metric
+from nnseg.core.short_repr import short_repr
 from nnseg.core.units import LengthUnit, common_unit
 
 Finite = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
@@ -151,6 +152,8 @@ class Average(RootModel[dict[str, Mean]]):
     """Means of one kind by metric: ``average["dice"].mean``."""
 
     model_config = ConfigDict(frozen=True)
+
+    __repr__ = __str__ = short_repr
 
     def __getitem__(self, metric: str) -> Mean:
         return self.root[metric]

@@ -57,6 +57,7 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
         "a scan's source": scan.source,
         "a placement": case.placement,
         "scores": evaluated.scores,
+        "averages": evaluated.scores.averages.per_mask,
         "a case's scores": evaluated.scores.cases[0],
         "a fold": done.folds[0],
         "trust": Trust(),
