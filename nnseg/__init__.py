@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.api.run import run as run
     from nnseg.commands.info import information as information
     from nnseg.core.errors import NnsegError as NnsegError
+    from nnseg.core.plan import Budget as Budget
     from nnseg.core.plan import Plan as Plan
     from nnseg.planning.measure import measure as measure
     from nnseg.planning.planner import make_plans as make_plans
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     __version__: str
 
 _HOMES = {
+    "Budget": "nnseg.core.plan",
     "NnsegError": "nnseg.core.errors",
     "Plan": "nnseg.core.plan",
     "Segmentation": "nnseg.serving.segmentation",
@@ -76,3 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'nnseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -28,6 +28,7 @@ def test_public_names_exist_and_are_sorted() -> None:
     assert list(nnseg.__all__) == sorted(nnseg.__all__)
     for name in nnseg.__all__:
         assert getattr(nnseg, name) is not None
+    assert {*nnseg.__all__, "__version__"} == {*dir(nnseg)}  # what editors and notebooks offer
 
 
 @pytest.mark.parametrize(
