@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,13 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
 from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.temporary import temporary_beside
-from nnseg.system.regular import open_regular
+from nnseg.system.regular import NO_LINK, open_regular
 from nnseg.system.stale import tried_again
 
 Content = TypeVar("Content")
 
 UMASK = os.umask(0)
 os.umask(UMASK)
+
+WINDOWS = sys.platform == "win32"
 
 
 @contextmanager
@@ -91,7 +94,7 @@ def record_file(path: Path, aside: Path) -> None:
     if not folders or path.name == MANIFEST:
         return
     entry = {"path": path.relative_to(folders[0]).as_posix(), "bytes": aside.stat().st_size, "hash": file_hash(aside)}
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_APPEND | NO_LINK
     with open(os.open(folders[0] / MANIFEST, flags), "ab", buffering=0) as file:  # noqa: PTH123
         file.write(b"\n" + json.dumps(entry).encode() + b"\n")
 
@@ -114,9 +117,11 @@ def file_hash(path: Path) -> str:
 
 def _flush(path: Path, mode: int | None = None) -> None:
     """Write a folder to the disk, or a file with the given permissions, which must be no link."""
-    handle = os.open(path, os.O_RDONLY | (0 if mode is None else os.O_NOFOLLOW))
+    if WINDOWS and mode is None:
+        return  # it opens no folders, and keeps their entries by its journal
+    handle = os.open(path, (os.O_RDWR if WINDOWS else os.O_RDONLY) | (0 if mode is None else NO_LINK))
     try:
-        if mode is not None:
+        if mode is not None and not WINDOWS:
             os.fchmod(handle, mode)
         os.fsync(handle)
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from nnseg.core.errors import RunError
-from nnseg.system.regular import open_regular
+from nnseg.system.regular import NO_LINK, open_regular
 from nnseg.system.stale import tried_again
 
 
@@ -67,7 +67,7 @@ def _acquired(file: Path) -> BaseFileLock:
 def _name_owner(file: Path) -> None:
     """Write who holds a lock into its file, unless that is a link, or has a second name elsewhere."""
     text = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
-    with open(os.open(file, os.O_WRONLY | os.O_NOFOLLOW), "wb") as opened:  # noqa: PTH123
+    with open(os.open(file, os.O_WRONLY | NO_LINK), "wb") as opened:  # noqa: PTH123
         if os.fstat(opened.fileno()).st_nlink == 1:
             opened.truncate()
             opened.write(text.encode())

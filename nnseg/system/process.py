@@ -25,6 +25,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
+import psutil
+
 from nnseg.core.options import library_environment
 from nnseg.system.machine import oom_kills
 
@@ -232,15 +234,20 @@ def bind_to_parent(parent: int, end_signal: str = "SIGKILL") -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, getattr(signal, end_signal))
     else:
         threading.Thread(target=_end_with, args=(parent, end_signal), daemon=True, name="parent").start()
-    if os.getppid() != parent:
+    if has_ended(parent):
         os._exit(0)
+
+
+def has_ended(parent: int) -> bool:
+    """True if the process that started this one has ended."""
+    return not psutil.pid_exists(parent) if sys.platform == "win32" else os.getppid() != parent
 
 
 def _end_with(parent: int, end_signal: str) -> None:
     """Send this process a signal when its parent has ended."""
-    while os.getppid() == parent:
+    while not has_ended(parent):
         time.sleep(PARENT_INTERVAL)
-    os.kill(os.getpid(), getattr(signal, end_signal))
+    os.kill(os.getpid(), getattr(signal, end_signal, signal.SIGTERM))  # Windows ends a process by any
 
 
 class ParentConnection:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import stat
 from pathlib import Path
 from typing import Final
+
+NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+"""Flag of `os.open` that refuses links; none on Windows, where few users may make any."""
 
 _IRREGULAR: Final = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import logging
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
+
+from nnseg.system.process import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class StopRequest:
     @property
     def source(self) -> StopSource:
         """What stops the work: a "signal" until the command is repeated, the "file" for good; "" if nothing does."""
-        if self._signal is not None or self._parent not in (None, os.getppid()):
+        if self._signal is not None or (self._parent is not None and has_ended(self._parent)):
             return "signal"
         now = time.monotonic()
         if self.file and not self._file_seen and now - self._checked_at >= POLL_INTERVAL:
