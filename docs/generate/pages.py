@@ -36,6 +36,7 @@ CONTENTS = {
 """Sections of the contents of a page, and their pages in this order; those that a pattern finds are sorted by name."""
 
 COPIES = {
+    "reference/programs": "AGENTS.md",
     "development/contributing": "CONTRIBUTING.md",
     "development/changelog": "CHANGELOG.md",
     "development/results": "benchmarks/RESULTS.md",
