@@ -16,6 +16,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,15 +82,22 @@ def png(width: int, height: int, *, bits=8, colours=0, data=ZEROS) -> bytes:
     )
 
 
-def tiff(width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0) -> bytes:
-    """A TIFF file whose pages share one strip or tile, and so many further pages whose places are in it."""
+def tiff(
+    width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0, ring=False
+) -> bytes:
+    width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0, ring=False
+) -> bytes:
+    """A TIFF file whose pages share one strip or tile, and so many further pages whose places are in it.
+
+    In a ring the last page is followed by the first.
+    """
     place = {322: tile, 323: tile, 324: 8, 325: len(strip)} if tile else {273: 8, 278: rows or height, 279: len(strip)}
     tags = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1} | place | ({330: 8} if further else {})
     content, first = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip, 8 + len(strip)
     size = 6 + 12 * len(tags)
     parts = [content]
     for page in range(pages):
-        following = first + size * (page + 1) if page < pages - 1 else 0
+        following = first + size * (page + 1) if page < pages - 1 else first * ring
         counts = {330: further}
         entries = b"".join(struct.pack("<HHII", tag, 4, counts.get(tag, 1), value) for tag, value in sorted(tags.items()))
         parts.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", following))
@@ -383,7 +391,11 @@ IMAGES = [
             ("lerc", 34887, np.float32),
         )
     ),
-    ("pages.tif", lambda: tiff(8, 8, strip=bytes(64), compression=1, pages=100_000), "100,000 pages"),
+    ("pages.tif", lambda: tiff(8, 8, strip=bytes(64), compression=1, pages=100_000), "20,001 pages or more"),
+    *(
+        (f"ring_{pages}.tif", partial(tiff, 8, 8, strip=bytes(64), compression=1, pages=pages, ring=True), "20,001 pages or more")
+        for pages in (1, 3, 300)
+    ),
     ("further.tif", lambda: tiff(8, 8, strip=bytes(400_000), compression=1, further=50_000), "50,000 further pages"),
     ("planes.ome.tif", lambda: ome_tiff(SizeZ="400000000", SizeC="1"), "400,000,000 planes"),
     ("channels.ome.tif", lambda: ome_tiff(SizeZ="40000", SizeC="40000"), "1,600,000,000 planes"),

@@ -21,7 +21,7 @@ from nnseg.core.dataset import list_some
 from nnseg.core.errors import ScanError, is_fault
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.core.limits import check_limit
+from nnseg.core.limits import check_limit, limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import FEW, READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
@@ -112,11 +112,23 @@ def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
     """Raise ScanError for more pages than are read, or than OME describes; their places are followed, and nothing else is read."""
     further, described = len(file.pages.first.subifds or ()), _described_planes(file.ome_metadata or "")
     for name, count, found in (
-        ("pages", len(file.pages), "has {:,} pages"),
+        ("pages", _count_pages(file), "has {:,} pages or more"),
         ("pages", further, "has {:,} further pages behind its first"),
         ("frames", described, "has {:,} planes by its OME-XML"),
     ):
         check_limit(name, count, path, found, ScanError, "divide it", "NS-S037")
+
+
+def _count_pages(file: tifffile.TiffFile) -> int:
+    """Number of pages; no more are looked for than may be read, since their places may lead round in a ring."""
+    most = limit("pages")
+    try:
+        file.pages[most]
+    except IndexError:
+        return len(file.pages)
+    except tifffile.TiffFileError:  # it is there, and damaged
+        pass
+    return most + 1
 
 
 def _described_planes(xml: str) -> int:
