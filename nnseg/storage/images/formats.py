@@ -157,8 +157,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def suffix_of(path: Path) -> str:
     """The suffix of an image file in lower case, with the dot; ".nii.gz" and ".dcm.gz" count as one."""
-    name = path.name.lower()
-    return next((s for s in sorted((*FORMATS, PACKED_DICOM), key=len, reverse=True) if name.endswith(s)), path.suffix.lower())
+    parts = path.name.lower().split(".")
+    ends = (f".{'.'.join(parts[-count:])}" for count in (2, 1) if len(parts) > count)
+    return next((end for end in ends if end in FORMATS or end == PACKED_DICOM), path.suffix.lower())
 
 
 def folder_stem(folder: Path) -> str:
