@@ -85,8 +85,6 @@ def png(width: int, height: int, *, bits=8, colours=0, data=ZEROS) -> bytes:
 def tiff(
     width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0, ring=False
 ) -> bytes:
-    width: int, height: int, *, strip=ZEROS, compression=8, rows=None, tile=None, pages=1, bits=8, further=0, ring=False
-) -> bytes:
     """A TIFF file whose pages share one strip or tile, and so many further pages whose places are in it.
 
     In a ring the last page is followed by the first.
