@@ -12,9 +12,9 @@ from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
 from nnseg.commands.verify import remove_damaged
 from nnseg.core.dataset import Finding
+from nnseg.core.frozen import short_repr
 from nnseg.core.options import Options
 from nnseg.core.scores import Scores
-from nnseg.core.short_repr import short_repr
 from nnseg.core.verdict import Verdict
 from nnseg.crossval.ensemble import choose_model
 from nnseg.crossval.postprocessing import choose_postprocessing

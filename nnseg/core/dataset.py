@@ -8,12 +8,11 @@ from pathlib import Path
 
 from nnseg.core.codes import CODES, Level, Severity
 from nnseg.core.errors import NnsegError, coded, split_code
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, short_repr
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, PrintablePath, PrintableText
 from nnseg.core.options import Options
-from nnseg.core.short_repr import short_repr
 
 
 class Finding(FrozenModel):

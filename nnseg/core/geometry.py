@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnseg.core.short_repr import short_repr
+from nnseg.core.frozen import short_repr
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]

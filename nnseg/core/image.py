@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.frozen import short_repr
 from nnseg.core.geometry import Box, Grid, Placement
-from nnseg.core.short_repr import short_repr
 from nnseg.core.units import LengthUnit, shown_unit
 
 Floats = npt.NDArray[np.float32]

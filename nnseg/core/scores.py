@@ -9,9 +9,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, short_repr
 from nnseg.core.metrics import is_metric
-from nnseg.core.short_repr import short_repr
 from nnseg.core.units import LengthUnit, common_unit
 
 Finite = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]

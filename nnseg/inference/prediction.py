@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
-from nnseg.core.short_repr import short_repr
 from nnseg.core.trust import Confidence
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from nnseg.core.card import ModelCard
 from nnseg.core.decisions import PostprocessingStep
 from nnseg.core.errors import ModelError, PlanError
+from nnseg.core.frozen import short_repr
 from nnseg.core.labels import Labels
 from nnseg.core.limits import check_limit
 from nnseg.core.plan import Plan
 from nnseg.core.population import Population
-from nnseg.core.short_repr import short_repr
 from nnseg.core.trust import Trust
 from nnseg.core.validation import parse
 from nnseg.network.checkpoint import content_digest, join_groups, load_tensors, save_tensors, split_groups

@@ -29,11 +29,10 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nnseg.core.errors import DamagedCaseError, ScanError, is_fault
-from nnseg.core.frozen import FrozenModel, digest
+from nnseg.core.frozen import FrozenModel, digest, short_repr
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.core.limits import limit
-from nnseg.core.short_repr import short_repr
 from nnseg.storage.bounded import open_archive
 from nnseg.storage.case_arrays import MADE_AGAIN, ArrayFile, describe, open_in_place, pack, read_into_memory
 from nnseg.storage.files import write_aside

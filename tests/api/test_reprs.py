@@ -3,10 +3,9 @@
 import pytest
 
 import nnseg
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Budget
-from nnseg.core.short_repr import LINES, WIDTH, short_repr
 from nnseg.core.trust import Trust
 from nnseg.pipeline import FinishedRun
 from nnseg.serving.folder import PredictedFolder
