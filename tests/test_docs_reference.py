@@ -54,7 +54,7 @@ def test_keys_of_json_files_are_those_of_their_models() -> None:
     from generate.files import json_files, run_folder
 
     text = json_files()
-    assert "| `cases[].labels.*.dice` | None where both masks are empty. |" in text
+    assert "| `cases[].labels.*.dice` | number or null | None where both masks are empty. |" in text
     assert "| `averages.pooled.*.interval` |" in text  # in a table within a table
     assert "manifest.jsonl" in run_folder()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, RootModel
 
@@ -33,6 +36,9 @@ JSON_FILES = {
 """Files and what they hold: of folds.json and history.jsonl one entry."""
 
 
+WORDS = {str: "text", Path: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "any"}
+
+
 def run_folder() -> str:
     """Markdown of the files of a run, as the module that reads them says."""
     return markdown_of((run.__doc__ or "").partition("\n\n")[2])
@@ -44,19 +50,21 @@ def json_files() -> str:
 
 
 def _file(name: str, model: type[Any]) -> str:
-    rows = [f"| `{key}` | {in_table(markdown_of(meaning))} |" for key, meaning in _keys(model, "")]
-    return "\n".join([f"### {name}", "", markdown_of(sections_of(model)[""]), "", "| key | meaning |", "|---|---|", *rows])
+    rows = [f"| `{key}` | {in_table(kind)} | {in_table(markdown_of(meaning))} |" for key, kind, meaning in _keys(model, "")]
+    return "\n".join(
+        [f"### {name}", "", markdown_of(sections_of(model)[""]), "", "| key | value | meaning |", "|---|---|---|", *rows]
+    )
 
 
-def _keys(model: type[Any], place: str) -> Iterator[tuple[str, str]]:
-    """Each key with all above it, and its meaning; ``[]`` stands for each entry of a list, ``*`` for each name."""
+def _keys(model: type[Any], place: str) -> Iterator[tuple[str, str, str]]:
+    """Each key with all above it, what its value is, and its meaning; in a key ``[]`` is each entry of a list, ``*`` each name."""
     meanings = descriptions(model)
     types = get_type_hints(model)
     for name in model.model_fields if issubclass(model, BaseModel) else (field.name for field in fields(model)):
         inner, suffix = _innermost(types[name])
         key = f"{place}{name}{suffix}"
         own = sections_of(inner)[""].partition("\n\n")[0] if inner else ""
-        yield key, meanings.get(name, own)
+        yield key, _kind(types[name]), meanings.get(name, own)
         yield from _keys(inner, f"{key}.") if inner else ()
 
 
@@ -69,3 +77,19 @@ def _innermost(annotation: Any) -> tuple[type[Any] | None, str]:
     steps = {dict: ".*", Mapping: ".*", tuple: "[]", list: "[]"}
     found = [(inner, steps.get(get_origin(annotation), "") + rest) for inner, rest in map(_innermost, get_args(annotation))]
     return next((one for one in found if one[0]), (None, ""))
+
+
+def _kind(annotation: Any) -> str:
+    """What a value is, in words."""
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _kind(annotation.model_fields["root"].annotation)
+    origin, inner = get_origin(annotation), [one for one in get_args(annotation) if one is not Ellipsis]
+    if origin is Literal:
+        return " or ".join(map(json.dumps, inner))
+    if origin in (UnionType, Union):
+        return " or ".join(dict.fromkeys(map(_kind, inner)))
+    if origin in (tuple, list, frozenset):
+        return f"list ({', '.join(dict.fromkeys(map(_kind, inner)))})"
+    if origin in (dict, Mapping):
+        return f"object ({_kind(inner[1])})"
+    return WORDS.get(annotation, "object")
