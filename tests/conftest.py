@@ -1,4 +1,7 @@
-"""Shared fixtures: real data where it is at hand, and a dataset of balls small enough to train on in seconds."""
+"""Shared fixtures: real data where it is at hand, and a dataset of balls small enough to train on in seconds.
+
+What is large is imported by those that need it: the process that only distributes tests loads this file, too.
+"""
 
 import gc
 import logging
@@ -6,9 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from ball_dataset import write_balls
-from warm import fold_options, nnseg
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -45,12 +45,16 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ball_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six small scans of a bright ball each, in Decathlon layout, labelled "ball"; not to be changed, copy it."""
+    from ball_dataset import write_balls
+
     return write_balls(tmp_path_factory.mktemp("data") / "balls", cases=6)
 
 
 @pytest.fixture(scope="session")
 def ball_run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_recipe: Path) -> Path:
     """A finished run of one fold of the balls, with the options of `fold_options`; not to be changed, copy it."""
+    from warm import fold_options, nnseg
+
     run = tmp_path_factory.mktemp("run") / "run"
     nnseg("run", ball_dataset, run, *fold_options(tiny_recipe))
     return run
@@ -59,6 +63,8 @@ def ball_run(tmp_path_factory: pytest.TempPathFactory, ball_dataset: Path, tiny_
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small tensors are fastest on one thread; two would spend their time waiting for each other."""
+    import torch
+
     torch.set_num_threads(1)
 
 

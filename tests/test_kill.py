@@ -4,9 +4,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
 from warm import fold_options, hashes, nnseg, started
-
-KILLS = 4
 
 
 def _command(dataset: Path, run: Path, recipe: Path) -> list[object]:
@@ -19,7 +18,8 @@ def _results(run: Path) -> dict[str, str]:
     return {path: digest for path, digest in hashes(run).items() if path in kept or path.endswith(".nii.gz")}
 
 
-def test_a_killed_run_resumes_to_the_same_result(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_result(ball_dataset: Path, tiny_recipe: Path, tmp_path: Path, kills: int) -> None:
     recipe = tmp_path / "longer.toml"
     recipe.write_text(tiny_recipe.read_text().replace("steps = 12", "steps = 60", 1))
     nnseg("--help")  # the first process takes longer to start
@@ -28,7 +28,7 @@ def test_a_killed_run_resumes_to_the_same_result(ball_dataset: Path, tiny_recipe
     duration = time.monotonic() - start
 
     moments, killed = random.Random(0), 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         child = started(*_command(ball_dataset, tmp_path / "rough", recipe))
         child.join(moments.uniform(0.1, 0.6) * duration)
         killed += child.is_alive()

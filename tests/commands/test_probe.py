@@ -34,7 +34,7 @@ def tiny_plan(balls: tuple[Dataset, Fingerprint], tiny_recipe: Path) -> Plan:
 
 @pytest.fixture(scope="module")
 def measured(balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Probe]:
-    """A run with a probe of the tiny plan, made by real processes, which measure tiles for a short time."""
+    """A run with a probe of the tiny plan, made by real processes, which measure steps and tiles for a short time."""
     run = Run(tmp_path_factory.mktemp("run"))
     command = process.own_process
 
@@ -44,7 +44,7 @@ def measured(balls: tuple[Dataset, Fingerprint], tiny_plan: Plan, tmp_path_facto
             python,
             safe,
             "-c",
-            code.replace("run_child(", f"import {module} as w; w.TILES_SECONDS = 0.1; run_child("),
+            code.replace("run_child(", f"import {module} as w; w.TILES_SECONDS, w.STEPS_SECONDS = 0.1, 0.3; run_child("),
             *arguments,
         ]
 

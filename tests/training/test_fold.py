@@ -250,7 +250,7 @@ def _written(path):
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(4, 120), pytest.param(20, 500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "steps"), [(2, 80), pytest.param(20, 500, marks=pytest.mark.slow)])
 def test_a_training_that_was_killed_comes_to_the_weights_of_an_undisturbed_one(prepared, tmp_path, kills, steps):
     calm, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("calm", "rough"))
     command = ("--fold", 0, "--device", "cpu", "--steps", steps)
