@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnseg.core.codes import CODES, Level, Severity
 from nnseg.core.errors import NnsegError, coded, split_code
-from nnseg.core.frozen import FrozenModel, short_repr
+from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
 from nnseg.core.label_files import LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, PrintablePath, PrintableText
@@ -34,6 +35,9 @@ class Finding(FrozenModel):
         place = f"case {self.case}: " if self.case else ""
         file = f" ({self.file})" if self.file and self.file not in self.message else ""
         return coded(f"{place}{self.message}{file}", self.code)
+
+    def __repr__(self) -> str:
+        return "\n".join(textwrap.wrap(f"Finding({self.level}: {self})", WIDTH, max_lines=LINES))
 
     @classmethod
     def of(cls, code: str, message: str, *, case: str = "", file: str | Path = "") -> Finding:

@@ -3,6 +3,7 @@
 import pytest
 
 import nnseg
+from nnseg.core.dataset import Finding
 from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Budget
@@ -58,6 +59,7 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
         "scores": evaluated.scores,
         "averages": evaluated.scores.averages.per_mask,
         "a case's scores": evaluated.scores.cases[0],
+        "a finding": Finding.of("NS-S001", "damaged; " * 300, case="a"),
         "a fold": done.folds[0],
         "trust": Trust(),
         "a run": done,
@@ -66,7 +68,7 @@ def results(ball_dataset, ball_run, tiny_recipe, tmp_path_factory):
 
 def test_every_result_shows_itself_on_a_screen(results):
     assert {name: found for name, found in results.items() if not is_a_screen(repr(found))} == {}
-    assert [name for name, found in results.items() if not is_a_screen(str(found))] == []
+    assert [name for name, found in results.items() if not is_a_screen(str(found))] == ["a finding"]  # a line of a log
     assert [name for name, found in results.items() if type(found).__name__ not in repr(found) and name != "load"] == []
 
 
@@ -102,6 +104,11 @@ def test_more_fields_than_lines_are_counted():
     found = repr(wide(**{f"setting_{n}": "a value" for n in range(60)}))
     assert len(found.splitlines()) == LINES
     assert "... 39 more" in found
+
+
+def test_a_finding_is_shown_whole():
+    finding = Finding.of("NS-S001", "b.nii.gz: is truncated; expected a whole file; copy it again from where it came", case="b")
+    assert repr(finding).replace("\n", " ") == f"Finding(error: {finding})"
 
 
 def test_arrays_are_shown_by_type_and_shape(results):
