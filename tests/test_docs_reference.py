@@ -51,8 +51,10 @@ def test_every_metric_has_a_formula() -> None:
 
 
 def test_keys_of_json_files_are_those_of_their_models() -> None:
-    from generate.files import json_files, run_folder
+    from generate.files import JSON_FILES, json_files, run_folder
 
+    of_runs = re.findall(r'json_file\("(\w+\.json)"', (ROOT / "nnseg/storage/run.py").read_text())
+    assert set(of_runs) <= set(JSON_FILES)
     text = json_files()
     assert "| `cases[].labels.*.dice` | number or null | None where both masks are empty. |" in text
     assert "| `averages.pooled.*.interval` |" in text  # in a table within a table

@@ -13,10 +13,10 @@ from pydantic import BaseModel, RootModel
 
 from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.core.dataset import Dataset, Fold
-from nnseg.core.decisions import Choice, Postprocessing
+from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.schedule import Epoch
-from nnseg.core.scores import Scores
+from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.core.validation import descriptions
 from nnseg.storage import run
@@ -25,15 +25,17 @@ from nnseg.storage.predictions import Predictions
 JSON_FILES = {
     "predictions.json": Predictions,
     "scores.json": Scores,
+    "groups.json": Grouped,
     "choice.json": Choice,
     "postprocessing.json": Postprocessing,
+    "windows.json": WindowChoice,
     "trust.json": Trust,
     "dataset.json": Dataset,
     "fingerprint.json": Fingerprint,
     "folds.json": Fold,
     "history.jsonl": Epoch,
 }
-"""Files and what they hold: of folds.json and history.jsonl one entry."""
+"""Files and what they hold: of folds.json, history.jsonl and windows.json one entry."""
 
 
 WORDS = {str: "text", Path: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "any"}
