@@ -15,6 +15,7 @@ from typing import TextIO
 from nnseg.core.names import printable
 from nnseg.system.log_format import ShownFormatter
 from nnseg.system.progress import columns
+from nnseg.system.regular import resolved
 
 RED, YELLOW, BOLD, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 
@@ -89,7 +90,7 @@ class _Paths:
 def _paths_as_given(arguments: tuple[str, ...], here: str) -> _Paths:
     values = [argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments]
     relative = {value.rstrip("/") for value in values if value.strip(".") and not Path(value).is_absolute()}
-    shown = {str(path): value for value in relative for path in (Path(value).resolve(), Path(value).absolute())}
+    shown = {str(path): value for value in relative for path in (resolved(Path(value)), Path(value).absolute())}
     if not any(value.startswith(here) for value in values):
         shown.setdefault(here, ".")
     return _Paths({path: value for path, value in shown.items() if path.count("/") > 1})

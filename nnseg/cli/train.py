@@ -18,6 +18,7 @@ from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_t
 from nnseg.core.errors import coded
 from nnseg.core.options import Options
 from nnseg.system.progress import columns
+from nnseg.system.regular import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ def run(dataset: DatasetFolder, run: RunPath, options: Options, verbose: Verbose
     """
     log_to_terminal(verbose, quiet=quiet)
     check_path(dataset, "dataset")
-    if run.resolve() != dataset.resolve():  # of which its own check says more
+    if resolved(run) != resolved(dataset):  # of which its own check says more
         check_path(run, "new run")
     check_extras(options)
     exit_for_failed(_run(dataset, run, options).problems)
@@ -104,7 +105,7 @@ def plan(
     log_to_terminal(verbose, quiet=quiet)
     if not dataset.is_file():
         check_path(dataset, "dataset")
-    if run.resolve() != dataset.resolve():  # of which its own check says more
+    if resolved(run) != resolved(dataset):  # of which its own check says more
         check_path(run, "new run")
     with loading():
         from nnseg.commands.plan import check_options, plan_run

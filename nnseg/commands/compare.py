@@ -17,6 +17,7 @@ from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import read_json
 from nnseg.storage.path_kinds import SCORES
 from nnseg.storage.tables import read_rows
+from nnseg.system.regular import resolved
 
 
 class Comparisons(FrozenModel):
@@ -118,12 +119,12 @@ def _read_table(file: Path) -> Scores:
 
 def _name(path: Path) -> str:
     """The name of a model: of its file, or of its folder if the file has one of the usual names."""
-    return path.resolve().parent.name if path.name in SCORES else path.resolve().stem if path.is_file() else path.resolve().name
+    return resolved(path).parent.name if path.name in SCORES else resolved(path).stem if path.is_file() else resolved(path).name
 
 
 def _labels(path: Path) -> Labels | None:
     """The meaning of label values, if there is a run at or above the path."""
-    run = next((place for place in (path, *path.resolve().parents[:2]) if (place / "dataset.json").is_file()), None)
+    run = next((place for place in (path, *resolved(path).parents[:2]) if (place / "dataset.json").is_file()), None)
     with suppress_unless_fault(NnsegError):
         return read_legend(run)[0] if run else None
     return None

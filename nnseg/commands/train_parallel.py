@@ -17,6 +17,7 @@ from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
 from nnseg.system.process import ChildProcess, launch
 from nnseg.system.progress import Stage, is_shown, stage
+from nnseg.system.regular import resolved
 from nnseg.system.stop import StopRequest
 
 REFRESH_INTERVAL = 60.0
@@ -138,8 +139,8 @@ def jobs_of(
     return [
         TrainingJob(
             name=f"{name} fold {number}",
-            run=run.path.resolve(),
-            plan=folder.path.resolve(),
+            run=resolved(run.path),
+            plan=resolved(folder.path),
             number=number,
             fold=fold,
             keys=dict(keys),

@@ -22,6 +22,7 @@ from nnseg.evaluation.legend import find_legend
 from nnseg.evaluation.pairs import FilePair
 from nnseg.storage.datasets.items import Item
 from nnseg.storage.datasets.names import CONTRASTS, read_names
+from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _first_of(folder: LabelFolder) -> str:
 
 def _doubts(made: LabelFolder, given: LabelFolder) -> Iterator[str]:
     """Signs that the folders are swapped, or the same."""
-    if made.path.resolve() == given.path.resolve():
+    if resolved(made.path) == resolved(given.path):
         yield f"{made.path} is given for predictions and for references: all scores are perfect"
     elif all(_are_equal(made.files[name], given.files[name]) for name in made.files):
         yield f"all predictions in {made.path} are the same files as the references in {given.path}: all scores are perfect"

@@ -12,6 +12,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Augmentation, Budget, Inference, NetworkKind, Steps, Training
 from nnseg.core.validation import NotNegative, Positive, Probability, SplineOrder, parse
 from nnseg.storage.files import read_toml
+from nnseg.system.regular import resolved
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -222,7 +223,7 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return content
     shipped = shipped_recipes()
-    if not isinstance(base, str) or base not in shipped or shipped[base].resolve() == path.resolve():
+    if not isinstance(base, str) or base not in shipped or resolved(shipped[base]) == resolved(path):
         raise PlanError(f"recipe {path.name}: based_on = {base!r} must be one of {', '.join(n for n in shipped if n != path.stem)}")
     return _merge(_read(shipped[base]), content)
 

@@ -21,6 +21,7 @@ from nnseg.storage.datasets.patients import find_patients
 from nnseg.storage.datasets.splits import SPLIT_FILE, GivenSplit, read_split, split_of_cases
 from nnseg.storage.files import write_text
 from nnseg.storage.run import Run
+from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def _previous_settings(run: Run) -> FoldSettings:
 
 def _absolute(option: str, suffixes: Collection[str]) -> str:
     """The full path of a file, to find it from another working folder; anything else as it is."""
-    return str(Path(option).resolve()) if Path(option).suffix.lower() in suffixes else option
+    return str(resolved(Path(option))) if Path(option).suffix.lower() in suffixes else option
 
 
 def _collect(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, settings: FoldSettings) -> _Known:

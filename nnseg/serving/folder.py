@@ -25,6 +25,7 @@ from nnseg.storage.overwrite import check_overwrite
 from nnseg.storage.predictions import BESIDE, RECORD, UNCERTAINTY, PredictionsWriter, ScanRecord, stems
 from nnseg.storage.temporary import sweep
 from nnseg.system.progress import progress, sizes_of, stage
+from nnseg.system.regular import resolved
 
 
 class PredictedFolder(FrozenModel):
@@ -160,7 +161,7 @@ def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) ->
 
 
 def _check_place(scans: Path, out: Path, *, force: bool) -> None:
-    if out.resolve() == scans.resolve() or scans.resolve() in out.resolve().parents:
+    if resolved(out) == resolved(scans) or resolved(scans) in resolved(out).parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
     if out.is_file() or (not out.exists() and suffix_of(out) in FORMATS):
         raise RunError(f"{out} must be a folder, not a file; label maps get their scans' names")

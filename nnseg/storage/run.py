@@ -65,6 +65,7 @@ from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.temporary import TEMPORARY, sweep
 from nnseg.system.machine import peak_ram, trim_memory, versions
 from nnseg.system.progress import stage as shown_stage
+from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)
 
@@ -344,7 +345,7 @@ class Run:
                     renew_manifest(self.path)
 
     def _check_place(self, dataset: Path | None) -> None:
-        if dataset and dataset.resolve() in (self.path.resolve(), *self.path.resolve().parents):
+        if dataset and resolved(dataset) in (resolved(self.path), *resolved(self.path).parents):
             raise RunError(f"{self.path} lies in the dataset, which is never written to; choose a run folder outside of {dataset}")
         there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set[str]()
         if there and not self.exists and not has_manifest(self.path) and not (".lock" in there and all(map(_is_begun, there))):

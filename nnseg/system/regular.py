@@ -1,4 +1,4 @@
-"""Regular files only: what reads a pipe or a device may wait or read for ever."""
+"""Regular files only: what reads a pipe or a device may wait or read for ever; and paths whose links may lead in rings."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     """
     check_regular(path)
     return path.open("rb")
+
+
+def resolved(path: Path) -> Path:
+    """The absolute path without links and ".."; one whose links lead in a ring is as it is, where `Path.resolve` fails."""
+    return Path(os.path.realpath(path))

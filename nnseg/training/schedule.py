@@ -22,6 +22,7 @@ from nnseg.network.transfer import transfer_weights
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
+from nnseg.system.regular import resolved
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Patches
@@ -238,7 +239,7 @@ def _find_origin(options: Options) -> Origin | None:
         if options.freeze:
             raise ModelError(f"--freeze {options.freeze} needs --init MODEL; random weights cannot usefully be frozen")
         return None
-    return Origin(model=str(options.init.resolve()), key=load_model(options.init).key(), freeze=options.freeze)
+    return Origin(model=str(resolved(options.init)), key=load_model(options.init).key(), freeze=options.freeze)
 
 
 def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Origin) -> None:
@@ -285,7 +286,7 @@ def _ignored_options(schedule: Schedule, plan: Plan, options: Options) -> Iterat
     if options.patience not in (None, schedule.patience):
         yield f"the given --patience is ignored; {advice}"
     origin = schedule.origin
-    if options.init and (origin is None or origin.model != str(options.init.resolve())):
+    if options.init and (origin is None or origin.model != str(resolved(options.init))):
         yield f"the given --init is ignored; {advice}"
     if schedule.threads != torch.get_num_threads() and schedule.ended is None and schedule.device == "cpu":
         yield f"it used {schedule.threads} threads, this process {torch.get_num_threads()}: weights may differ in their last digits"

@@ -16,6 +16,7 @@ from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.storage.images.write import write_label_map
+from nnseg.system.regular import resolved
 
 
 def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
@@ -38,7 +39,7 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
         (folder / sub).mkdir(parents=True)
     for case in dataset.cases:
         for number, image in enumerate(case.images):
-            (folder / "imagesTr" / f"{case.name}_{number:04d}{dataset.suffix}").symlink_to(image.resolve())
+            (folder / "imagesTr" / f"{case.name}_{number:04d}{dataset.suffix}").symlink_to(resolved(image))
         _put_label_map(case, folder / "labelsTr" / f"{case.name}{dataset.suffix}", dataset)
     write_text(folder / "dataset.json", json.dumps(_description(dataset), indent=1) + "\n")
     return folder
@@ -46,7 +47,7 @@ def write_raw_dataset(dataset: Dataset, folder: Path) -> Path:
 
 def _put_label_map(case: Case, path: Path, dataset: Dataset) -> None:
     if isinstance(case.labels, Path) and suffix_of(case.labels) == dataset.suffix:
-        path.symlink_to(case.labels.resolve())
+        path.symlink_to(resolved(case.labels))
         return
     assert case.labels is not None
     scan = read_scan(case.images)

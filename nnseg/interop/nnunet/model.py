@@ -23,6 +23,7 @@ from nnseg.interop.nnunet.pickle_interpreter import MOST_AXES, StoredTensor
 from nnseg.interop.nnunet.plans import NnunetPlans, read_plans
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model
+from nnseg.system.regular import resolved
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def read_nnunet_model(folder: Path, *, folds: tuple[int, ...] | None = None, con
     Raises:
         ModelError: something is missing, damaged or not supported, named in the message.
     """
-    trained = {path: _trained(path, folds) for path in _folders(Path(folder).resolve(), configurations)}
+    trained = {path: _trained(path, folds) for path in _folders(resolved(Path(folder)), configurations)}
     previous = dict.fromkeys(path for path in (model.previous for model in trained.values()) if path)
     final = [model for path, model in trained.items() if path not in previous]
     first = [trained.get(path) or _trained(path, folds) for path in previous]

@@ -14,6 +14,7 @@ from nnseg.core.label_files import LabelFiles, LabelSource
 from nnseg.storage.datasets.dataset_json import CaseEntry, Description
 from nnseg.storage.datasets.items import FoundDataset, Tree, case_error, wrong_count
 from nnseg.storage.images.formats import image_files, image_name
+from nnseg.system.regular import resolved
 
 
 def listed_cases(tree: Tree, description: Description | None, reading: Reading) -> FoundDataset | None:
@@ -121,12 +122,12 @@ def _unlisted(description: Description, all_entries: Sequence[CaseEntry], entrie
     """Images and label maps that lie beside the listed ones with label maps."""
     findings = []
     listed = {
-        f.resolve() for e in all_entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []), *e.masks)
+        resolved(f) for e in all_entries for f in (*_existing(e.images), *e.images, *([e.labels] if e.labels else []), *e.masks)
     }
     for kind, files in (("image", [f for e in entries for f in e.images]), ("label map", [e.labels for e in entries if e.labels])):
         for folder in sorted({f.parent for f in files if f.parent.is_dir()}):
-            extra = [p for p in image_files(folder) if p.resolve() not in listed]
+            extra = [p for p in image_files(folder) if resolved(p) not in listed]
             advice = f"is not listed in {description.path.name}; expected an entry per case; add one or remove the file"
             findings += [Finding.of("NS-D025", f"{kind} {p} {advice}", case=image_name(p), file=p) for p in extra]
-            listed.update(p.resolve() for p in extra)
+            listed.update(resolved(p) for p in extra)
     return findings

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from nnseg.core.dataset import Unused, counted
 from nnseg.core.errors import ScanError
@@ -97,19 +98,28 @@ def _look_into(tree: Tree, folder: Path, above: tuple[str, ...], seen: frozenset
         return
     shown = [entry for entry in entries if not entry.name.startswith(".")]
     tree.hidden += len(entries) - len(shown)
-    others = _take_files(tree, folder, above, [entry.name for entry in shown if entry.is_file()])
+    kinds = {entry.name: _kind(entry) for entry in shown}
+    others = _take_files(tree, folder, above, [name for name, kind in kinds.items() if kind == "file"])
     used = _take_series(tree, folder, above, others) if others else set()
     tree.unread += [path for path in others if path not in used]
     for entry in shown:
         path = folder / entry.name
-        if entry.is_dir() and path not in used:
+        if kinds[entry.name] == "folder" and path not in used:
             real = os.path.realpath(path) if entry.is_symlink() else ""
             if not real or _may_follow(tree, folder, real, seen):
                 _look_into(tree, path, (*above, entry.name), seen | {real} if real else seen)
             else:
                 tree.passed.append(Unused(path=path, reason=f"is a link to {real}, which was looked into before"))
-        elif not entry.is_file():
+        elif kinds[entry.name] == "":
             tree.passed += _no_file(path)
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", ""]:
+    """What an entry is; "" for other things, and for links that lead in a ring."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _may_follow(tree: Tree, folder: Path, real: str, seen: frozenset[str]) -> bool:

@@ -15,6 +15,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Integers, LabelMap, Scan, Source
 from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.canonical import canonical_grid, canonical_labels, canonical_part, check_same_grid, onto_first
 from nnseg.storage.images.formats import (
     FOLDER_FORMATS,
@@ -240,6 +241,7 @@ def _read_all(images: Images, options: ReadOptions) -> list[tuple[Path, RawImage
             with errors_of_file(paths[0]):
                 raw = form.read(paths, options)
             return [(raw.files[0], raw)]
+    check_limit("channels", len(paths), paths[0], "is the first of {:,} files", ScanError, "name fewer files", "NS-S037")
     return [(path, read_raw(path, options)) for path in paths]
 
 

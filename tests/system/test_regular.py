@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+import pytest
+from ball_dataset import write_balls
+
+from nnseg.core.dataset import AS_FOUND
+from nnseg.core.errors import RunError, ScanError
+from nnseg.storage.datasets.layouts import find_layout
+from nnseg.storage.images.read import read_scan
+from nnseg.storage.run import Run
+from nnseg.system.regular import resolved
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Path:
+    """A link to itself."""
+    path = tmp_path / "ring"
+    path.symlink_to("ring")
+    return path
+
+
+def test_links_are_followed_and_a_ring_is_as_it_is(tmp_path: Path, ring: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a" / ".." / "b")
+    assert resolved(tmp_path / "link") == tmp_path / "b" and resolved(ring) == ring
+
+
+def test_a_ring_in_the_place_of_a_run_or_a_scan_is_no_bug(tmp_path: Path, ring: Path) -> None:
+    balls = write_balls(tmp_path / "balls", cases=2)
+    (balls / "imagesTr" / "ball_00.nii.gz").unlink()
+    (balls / "imagesTr" / "ball_00.nii.gz").symlink_to("ball_00.nii.gz")
+    found = find_layout(balls, AS_FOUND)
+    assert [case.name for case in found.cases] == ["ball_01"] and "ball_00" in found.findings[0].message
+    with pytest.raises(RunError, match="File exists"), Run(ring).locked(balls):
+        pass
+
+
+def test_very_many_files_of_a_case_are_refused_before_one_is_read(tmp_path: Path) -> None:
+    content = json.loads((write_balls(tmp_path, cases=1) / "dataset.json").read_text())
+    scan = tmp_path / content["training"][0]["image"]
+    with pytest.raises(ScanError, match="is the first of 1,001 files; expected at most 1,000"):
+        read_scan([scan] * 1001)
