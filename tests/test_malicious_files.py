@@ -18,9 +18,11 @@ from PIL import Image
 from plan_examples import small_plan
 
 import nnseg
+from nnseg.core.errors import ScanError
 from nnseg.core.labels import Labels
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.unet import build_unet
+from nnseg.storage.datasets.content import content_hash
 from nnseg.storage.datasets.tree import walk
 from nnseg.storage.images.read import read_scan
 
@@ -174,6 +176,13 @@ def test_check_names_malicious_cases_and_counts_the_others(tmp_path):
     for words in ("bomb.nii.gz: unpacks to more", "huge.nii: has 544 bytes", "/dev/zero"):
         assert words in done.stdout, (words, done.stdout)
     assert not any(f"case good_{i}" in done.stdout for i in range(1, 5))
+
+
+def test_a_file_larger_than_memory_is_not_hashed(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    os.truncate(tmp_path / "a.nii.gz", 10**12)
+    with pytest.raises(ScanError, match=r"a\.nii\.gz: has 1,000,000,000,000 bytes, more than this machine has memory"):
+        content_hash([tmp_path / "a.nii.gz"])
 
 
 def test_of_a_terabyte_behind_the_voxels_of_a_file_nothing_is_read(tmp_path):

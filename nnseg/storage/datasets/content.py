@@ -12,6 +12,7 @@ from nnseg.core.frozen import digest
 from nnseg.core.label_files import LabelFiles
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.formats import files_of
+from nnseg.system.machine import total_ram_gb
 
 
 def content_hash(files: Sequence[Path]) -> str:
@@ -22,12 +23,15 @@ def content_hash(files: Sequence[Path]) -> str:
             TIFF) counts too.
 
     Raises:
-        ScanError: a file is missing or cannot be read.
+        ScanError: a file is missing or cannot be read, or is larger than the machine's memory, so that no image is read from it.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         for part in files_of(path):
             try:
+                if (size := part.stat().st_size) > 1e9 * total_ram_gb():  # a file without content may have terabytes
+                    found = f"has {size:,} bytes, more than this machine has memory"
+                    raise ScanError.at(part, found, "an image that fits into memory", "cut it", "NS-S037")
                 digest.update(bytes.fromhex(file_hash(part)))
             except OSError as error:
                 raise ScanError.at(part, f"cannot be read ({error.strerror})", "a file", "restore it") from error
