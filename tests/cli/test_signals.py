@@ -1,6 +1,7 @@
 """Signals end a command at once, with its processes, and its last line tells what ended it."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -65,6 +66,28 @@ def test_a_signal_ends_a_command_with_its_processes(
     assert error.splitlines()[-1].startswith(f"nnseg: interrupted by {number.name}; the same command continues")
     assert "Traceback" not in error
     assert not (tmp_path / "run" / ".probe").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_signal_at_any_moment_ends_a_command(scans: Path) -> None:
+    command, moments, interrupted = [sys.executable, "-m", "nnseg", "check", str(scans)], random.Random(0), 0
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.monotonic() - start
+    for number in [signal.SIGHUP, signal.SIGTERM, signal.SIGINT] * 8:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            time.sleep(moments.uniform(0.1, 1.0) * duration)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=60)
+        assert process.returncode in (0, 128 + number) or "nnseg: " not in error, error  # else it was not yet loaded
+        assert "Exception ignored" not in error
+        if process.returncode == 128 + number:
+            assert error.splitlines()[-1].startswith(f"nnseg: interrupted by {number.name}")
+            interrupted += 1
+    assert interrupted > 5
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
