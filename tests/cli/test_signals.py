@@ -77,8 +77,6 @@ def test_a_signal_at_any_moment_ends_a_command(scans: Path) -> None:
     duration = time.monotonic() - start
     for number in [signal.SIGHUP, signal.SIGTERM, signal.SIGINT] * 8:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        ) as process:
             time.sleep(moments.uniform(0.1, 1.0) * duration)
             process.send_signal(number)
             _, error = process.communicate(timeout=60)
