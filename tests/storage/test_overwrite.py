@@ -47,7 +47,7 @@ def test_a_record_of_predictions_is_known_though_its_end_is_damaged(tmp_path: Pa
     ("files", "ours"),
     [
         ({}, True),
-        ({".lock": "", "dataset.json": "{}", ".0123abcd.run.json": ""}, True),  # of a run that was killed early
+        ({".lock": "", "dataset.json": "{}", ".nnseg-01234567-1-0123abcd.run.json": ""}, True),  # of a run that was killed early
         ({"run.json": '{"versions": {}}', "anything": ""}, True),
         ({"run.json": "{", "anything": ""}, True),  # damaged
         ({"run.json": '{"experiment": 1}', ".lock": ""}, False),  # of another program
