@@ -45,7 +45,7 @@ def test_notebooks_run(notebook: Path, tmp_path: Path, monkeypatch: pytest.Monke
     nbclient = pytest.importorskip("nbclient", reason="notebooks run in a kernel of the extra test")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # so that other tests beside slow it down less
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that other tests beside slow it down less
     book = nbformat.read(notebook, as_version=4)
     nbclient.NotebookClient(book, timeout=1500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
