@@ -93,15 +93,18 @@ def commands(script: str) -> Iterator[list[str]]:
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
         arguments: list[str] | None = None
+        before = ""  # the last word of the command, "" at its begin and after settings of variables
         for word in [*words, ";"]:
             if word in _OPERATORS:
                 if arguments is not None:
                     yield arguments
-                arguments = None
+                arguments, before = None, ""
             elif arguments is not None:
                 arguments.append(word)
-            elif word == "nnseg" or word.endswith("bin/nnseg"):
+            elif before in ("", "-m") and (word == "nnseg" or word.endswith("bin/nnseg")):
                 arguments = []
+            elif before or not re.match(r"\w+=", word):
+                before = word
 
 
 def named_commands(page: Path) -> Iterator[str]:

@@ -68,4 +68,5 @@ def test_blocks_are_read_with_what_comments_say(tmp_path: Path) -> None:
     assert (setup.language, setup.code) == ("setup", "mkdir data\n")
     assert (first.line, list(commands(first.code))) == (4, [["run", "data", "run", "--budget", "20m"]])
     assert (second.skip, list(commands(second.code))) == ("no GPU", [["train", "run"]])
+    assert list(commands("A=1 nnseg check d && docker run nnseg run d r")) == [["check", "d"]]
     assert (third.skip, third.code, third.run_as) == ("", "x = '20m'\n", "x = '30s'\n")
