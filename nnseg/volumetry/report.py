@@ -83,11 +83,11 @@ def report_predictions(
         DatasetError: the table cannot be used.
     """
     options = _read_options(folder, population, covariates, sheets=sheets)
-    for place in (folder, folder / SHEETS):
-        sweep_ended(place)
     cases = []
     for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring volumes"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
+    for place in (folder, folder / SHEETS):  # of an earlier command, or a process of this one, that was killed
+        sweep_ended(place)
     volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
     write_json(folder / VOLUMES, volumetry)
     write_text(folder / "volumes.csv", long_table(volumetry))
