@@ -110,7 +110,7 @@ class FoldFolder:
                 raise
             log.debug("%s", error)
         for file in (self.checkpoint_file, self.checkpoint_before_file):
-            with suppress(FileNotFoundError, ModelError, KeyError, ValidationError):
+            with suppress(FileNotFoundError, NotADirectoryError, ModelError, KeyError, ValidationError):
                 return Schedule.model_validate(read_model_header(file)["about"]["course"])
         return None
 
