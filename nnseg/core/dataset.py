@@ -37,7 +37,7 @@ class Finding(FrozenModel):
         return coded(f"{place}{self.message}{file}", self.code)
 
     def __repr__(self) -> str:
-        return "\n".join(textwrap.wrap(f"Finding({self.level}: {self})", WIDTH, max_lines=LINES))
+        return "\n".join(textwrap.wrap(f"{type(self).__name__}({self.level}: {self})", WIDTH, max_lines=LINES))
 
     @classmethod
     def of(cls, code: str, message: str, *, case: str = "", file: str | Path = "") -> Finding:
