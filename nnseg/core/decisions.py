@@ -128,6 +128,7 @@ class WindowCandidate(FrozenModel):
     Args:
         step: distance of neighbouring tiles as a share of the patch.
         mirror_axes: axes mirrored in all combinations.
+        values: that the network's convolutions make for all held-out cases, in billions.
         share: forward passes for all held-out cases, relative to the work of training.
         dice: mean over the measured cases and their labels; a label that is correctly absent counts 1. None if not measured.
         gain: mean difference to the cheapest candidate, case by case.
@@ -137,6 +138,7 @@ class WindowCandidate(FrozenModel):
 
     step: Annotated[float, Field(gt=0, le=1)]
     mirror_axes: tuple[int, ...] = ()
+    values: NotNegative
     share: NotNegative
     dice: Probability | None = None
     gain: FiniteFloat | None = None

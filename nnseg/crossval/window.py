@@ -21,7 +21,7 @@ from nnseg.evaluation.statistics import bootstrap_weights, interval
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
-from nnseg.planning.windows import SHARE, list_candidates
+from nnseg.planning.windows import FREE_VALUES, is_affordable, list_candidates
 from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Folds, Run
@@ -46,7 +46,7 @@ def choose_windows(run: Run, folds: Folds, *, device: str = "auto") -> dict[str,
     """The sliding window of each final plan that leaves it open, by the plan's name; written to ``windows.json``.
 
     The candidates are wide tiles without mirrored copies, the plan's tiles without, and the plan's tiles and copies. Those are open
-    whose predictions of all held-out cases are at most `SHARE` of the work of training, or else the first. Where the work allows,
+    whose predictions of all held-out cases are affordable (see `is_affordable`), or else the first. Where the work allows,
     all of them are measured on up to `MOST` held-out cases, and the first is chosen, or a later open one that gains `LEAST_GAIN`
     in mean Dice over the one before; without a measurement, the last open one. Work is counted in forward passes, not in seconds,
     so that the choice is the same whatever else a machine does.
@@ -87,8 +87,9 @@ def _choose(run: Run, folder: PlanFolder, folds: Folds, device: str) -> WindowCh
 
 def affordable_cases(candidates: Sequence[WindowCandidate], held_out: int) -> int:
     """The number of held-out cases to measure all candidates on; 0 if too few of them can be afforded."""
-    together = sum(candidate.share for candidate in candidates)
-    most = min(MOST, held_out, math.floor(SAMPLE_SHARE / together * held_out) if together else MOST)
+    share, values = (sum(getattr(candidate, of) for candidate in candidates) for of in ("share", "values"))
+    part = max(SAMPLE_SHARE / share, FREE_VALUES / values) if values else 1.0
+    most = min(MOST, held_out, math.floor(part * held_out))
     return most if most >= FEWEST else 0
 
 
@@ -102,8 +103,8 @@ def choose_window(candidates: Sequence[WindowCandidate], *, cases: int) -> Windo
     chosen, limited = candidates[0], False
     for candidate in candidates[1:]:
         worth = not cases or (candidate.dice or 0.0) - (chosen.dice or 0.0) >= LEAST_GAIN
-        limited |= worth and candidate.share > SHARE
-        chosen = candidate if worth and candidate.share <= SHARE else chosen
+        limited |= worth and not is_affordable(candidate)
+        chosen = candidate if worth and is_affordable(candidate) else chosen
     reason = "; ".join([chosen.name, *_more(candidates, limited=limited, cases=cases)])
     return WindowChoice(step=chosen.step, mirror_axes=chosen.mirror_axes, reason=reason, cases=cases, candidates=tuple(candidates))
 

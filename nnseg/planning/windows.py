@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from nnseg.core.decisions import WindowCandidate, with_window
 from nnseg.core.fingerprint import CaseMeasure
 from nnseg.core.plan import Plan
-from nnseg.planning.cost_model import count_tiles
+from nnseg.planning.cost_model import count_tiles, count_values
 
 SHARE = 0.2
 """Most work of predicting all held-out cases, relative to that of training."""
+
+FREE_VALUES = 30.0
+"""Billions of values made by convolutions that are affordable after the shortest training: half a minute on two CPU cores."""
 
 STEP_PASSES = 3.0
 """Work of a training step on a patch, in forward passes. Source: the gradients of inputs and weights are a convolution each."""
@@ -32,13 +35,19 @@ def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence
     training = max(1.0, steps * plan.training.batch_size * STEP_PASSES)
     found: list[WindowCandidate] = []
     for step, axes in ((max(own.step, WIDE_STEP), ()), (own.step, ()), (own.step, own.mirror_axes)):
-        candidate = WindowCandidate(step=step, mirror_axes=axes, share=0.0)
+        candidate = WindowCandidate(step=step, mirror_axes=axes, values=0.0, share=0.0)
         changed = with_window(plan, candidate)
-        share = sum(count_tiles(case, changed) for case in cases if case.name in names) / training
-        if found and found[-1].share == share:
+        passes = sum(count_tiles(case, changed) for case in cases if case.name in names)
+        if found and found[-1].share == passes / training:
             found.pop()
-        found.append(candidate.model_copy(update={"share": share}))
+        work = {"share": passes / training, "values": passes * count_values(plan) / 1e9}
+        found.append(candidate.model_copy(update=work))
     return found
+
+
+def is_affordable(candidate: WindowCandidate) -> bool:
+    """True if a window's predictions of all held-out cases are little work, or little beside the training."""
+    return candidate.share <= SHARE or candidate.values <= FREE_VALUES
 
 
 def expected_window(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence[str], steps: int) -> Plan:
@@ -46,4 +55,4 @@ def expected_window(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence
     if not plan.inference.cheapest:
         return plan
     first, *others = list_candidates(plan, cases, held_out, steps)
-    return with_window(plan, next((one for one in reversed(others) if one.share <= SHARE), first))
+    return with_window(plan, next((one for one in reversed(others) if is_affordable(one)), first))

@@ -1,10 +1,11 @@
 """The sliding window of a run's predictions: chosen by work and held-out cases, and kept in the model."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from warm import nnseg
+from warm import fold_options, nnseg
 
 from nnseg.commands.export import read_card
 from nnseg.core.decisions import WindowCandidate
@@ -19,12 +20,20 @@ from nnseg.storage.predictions import read_predictions
 from nnseg.storage.run import Run
 
 
-def candidates(*dice: float | None, shares: tuple[float, ...] = (0.01, 0.02, 0.16)) -> list[WindowCandidate]:
-    """Three candidates with the mean Dice given, or without."""
+def candidates(
+    *dice: float | None, shares: tuple[float, ...] = (0.01, 0.02, 0.16), values: float = 10_000.0
+) -> list[WindowCandidate]:
+    """Three candidates with the mean Dice given, or without; ``values`` of a share of 1."""
     axes = ((), (), (0, 1, 2))
     return [
         WindowCandidate(
-            step=step, mirror_axes=of, share=share, dice=value, gain=None if value is None else value - dice[0], seconds=share * 100
+            step=step,
+            mirror_axes=of,
+            values=share * values,
+            share=share,
+            dice=value,
+            gain=None if value is None else value - dice[0],
+            seconds=share * 100,
         )
         for step, of, share, value in zip((0.75, 0.5, 0.5), axes, shares, dice, strict=True)
     ]
@@ -59,6 +68,13 @@ def test_the_reason_says_what_more_would_bring_and_cost():
     )
 
 
+def test_little_work_is_affordable_after_the_shortest_training():
+    little = candidates(None, None, None, shares=(0.5, 1.0, 8.0), values=3.0)
+    assert choose_window(little, cases=0).mirror_axes == (0, 1, 2)  # 24 billion values
+    assert affordable_cases(little, 40) == 12
+    assert affordable_cases(candidates(None, None, None, shares=(0.5, 1.0, 8.0), values=30.0), 40) == 4  # 285 for 40, 30 for 4
+
+
 def test_cases_are_measured_as_far_as_a_tenth_of_the_trainings_work_allows():
     assert affordable_cases(candidates(None, None, None), 40) == 12
     assert affordable_cases(candidates(None, None, None, shares=(0.05, 0.1, 0.35)), 40) == 8  # 0.5 for 40, 0.1 for 8
@@ -78,15 +94,18 @@ def test_work_is_counted_in_tiles_and_copies(run: Run):
     assert [(one.step, len(one.mirror_axes), one.share) for one in found] == [(0.5, 0, 1 / patches), (0.5, 3, 8 / patches)]
 
 
-def test_a_run_predicts_as_it_chose_and_so_does_its_model(run: Run, ball_dataset: Path, tmp_path: Path):
+def test_a_run_predicts_as_it_chose_and_so_does_its_model(ball_run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path):
+    run = Run(Path(shutil.copytree(ball_run, tmp_path / "run")))
     (choice,) = run.windows.values()
-    assert not choice.mirror_axes  # 12 steps of training are less work than 8 copies of the held-out cases
-    assert "times the work of the training" in choice.reason
-    assert choose_windows(run, {0: run.folds[0]}) == run.windows
+    assert choice.mirror_axes == (0, 1, 2)  # small networks and scans: affordable, though the training was short
+    limited = choice.model_copy(update={"mirror_axes": (), "reason": "step 0.5 without mirroring", "key": choice.key})
+    run.windows = {"3d": limited}
+    assert choose_windows(run, {0: run.folds[0]}) == {"3d": limited}  # decided already, for these networks and cases
+    nnseg("run", ball_dataset, run.path, *fold_options(tiny_recipe))
     for model in (load_model(run.path), load_model_file(run.model_file)):
-        assert {(m.plan.inference.step, m.plan.inference.mirror_axes) for m in model.members} == {(choice.step, ())}
+        assert {(m.plan.inference.step, m.plan.inference.mirror_axes) for m in model.members} == {(0.5, ())}
     assert run.plans[0].plan.inference.mirror_axes == (0, 1, 2)
-    assert choice.reason in read_card(run.model_file)
+    assert limited.reason in read_card(run.model_file)
 
     predictions = run.plans[0].fold(0).predictions
     name, record = next(iter(read_predictions(predictions).items()))
