@@ -21,6 +21,9 @@ from nnseg.storage.images.unread import why_unread
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """nnU-Net's names: CASE_0000 is the first channel of CASE."""
 
+FEWEST_LIKE_CHANNELS, MOST_CHANNELS = 2, 9
+"""Scans, and channels of each, from which and up to which names are taken for those of channels, and not of a stack's slices."""
+
 KNOWN = f"{', '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
 """What can be read, for messages."""
 
@@ -105,7 +108,28 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading) -> 
         if one.name.casefold() == other.name.casefold():
             raise ScanError(f"{one.images[0]} and {other.images[0]} would both be called {one.name}; rename one of them")
     rest = (one for one in list_unused(tree) if one.path not in tree.locked)
-    return FoundScans(cases=tuple(cases), inferred=tuple(scans.inferred), unused=(*scans.unused, *rest))
+    return FoundScans(
+        cases=tuple(cases), inferred=(*scans.inferred, *_like_channels(cases, channels)), unused=(*scans.unused, *rest)
+    )
+
+
+def _like_channels(cases: Sequence[Case], channels: int) -> Iterator[str]:
+    """A line if several scans are named as channels of others, with more channels than the model has."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        if (match := CHANNEL.fullmatch(case.name)) and len(case.images) == 1:
+            groups[match["case"]].append(match["channel"])
+    counts = {tuple(sorted(numbers)) for numbers in groups.values()}
+    if len(groups) < FEWEST_LIKE_CHANNELS or len(counts) != 1:
+        return
+    (numbers,) = counts
+    if channels < len(numbers) <= MOST_CHANNELS and numbers == tuple(f"{i:04d}" for i in range(len(numbers))):
+        suffix = suffix_of(cases[0].images[0])
+        yield (
+            f"warning: the names are those of {counted(len(groups), 'scan')} with {len(numbers)} channels each "
+            f"({next(iter(groups))}_{numbers[0]} to _{numbers[-1]}), but the model has {counted(channels, 'channel')}: every file "
+            f'is predicted as a scan of its own; --images "*_{numbers[0]}{suffix}" takes the first of each'
+        )
 
 
 def _single(path: Path, channels: int) -> Case:

@@ -182,6 +182,23 @@ def test_what_is_read_with_an_image_is_not_named_as_unused(tmp_path):
     assert describe_unused(found(tmp_path).unused) == ("not used: 1 file without image: .json (1)",)
 
 
+def test_names_of_more_channels_than_the_model_has_are_told(tmp_path):
+    make(tmp_path, *(f"{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)))
+    (line,) = found(tmp_path, "MRI").inferred
+    assert line == (
+        "warning: the names are those of 2 scans with 2 channels each (a_0000 to _0001), but the model has 1 channel: every file "
+        'is predicted as a scan of its own; --images "*_0000.nii.gz" takes the first of each'
+    )
+    chosen = found(tmp_path, "MRI", images="*_0000.nii.gz")
+    assert scans(chosen) == {"a": ["a_0000.nii.gz"], "b": ["b_0000.nii.gz"]}
+    assert not chosen.inferred
+
+
+def test_numbered_slices_of_a_stack_are_no_channels(tmp_path):
+    assert not found(make(tmp_path, *(f"{case}_{i:04d}.png" for case in "ab" for i in range(12))), "EM").inferred
+    assert not found(make(tmp_path / "one", *(f"a_{i:04d}.png" for i in range(3))), "EM").inferred
+
+
 def test_what_nnseg_predicted_is_no_scan(tmp_path):
     for name in ("scans/a.nii.gz", "scans/b.nii.gz", "earlier/a.nii.gz", "earlier/a_uncertainty.nii.gz", "earlier/b.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
