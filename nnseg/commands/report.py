@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
 from nnseg.commands.patch_pictures import draw_patches
 from nnseg.core.dataset import Dataset, Finding, by_severity
+from nnseg.core.decisions import WindowChoice, with_window
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
@@ -63,6 +64,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
             return None
 
     dataset, fingerprint, plans = run.dataset, run.fingerprint, [folder.plan for folder in run.plans]
+    windows = read(Run.windows) or dict[str, WindowChoice]()
     scores, trust, (folds, records) = read(Run.scores), read(Run.trust), _predictions(run)
     held = _same_labels(join_scores(records, scores.cases, folds), scores) if scores else ()
     reliabilities = [h.confidence.reliability for h in held if h.confidence.reliability]
@@ -71,12 +73,12 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         dataset=dataset.describe(),
         fingerprint=fingerprint,
         findings=(*_pixel_units(dataset, fingerprint), *by_severity(fingerprint.findings)),
-        plans=plans,
+        plans=[with_window(plan, windows[plan.name]) if plan.name in windows else plan for plan in plans],
         histories=run.histories,
         scores=scores,
         groups=read(Run.groups),
         choice=read(Run.choice),
-        windows=read(Run.windows),
+        windows=windows,
         postprocessing=read(Run.postprocessing),
         trust=trust,
         expected_quality=_expected_quality(held, trust) if trust else [],
@@ -170,7 +172,7 @@ def _provenance(
             "dataset": dataset.name,
             "key of its files": fingerprint.key,
             **dataset.about,
-            "folds": f"{len(folds)}, {_settings(record.get('folds', {}))}" if folds else "",
+            "folds": f"{len(folds)}, {_division(record.get('folds', {}))}" if folds else "",
         },
         "Plans": {f"{plan.name} plan": f"key {plan.key()}, seed {plan.training.seed}, recipe {plan.recipe}" for plan in plans},
         "Software": {name: str(version) for name, version in record.get("versions", {}).items()},
@@ -179,8 +181,10 @@ def _provenance(
     return {topic: entries for topic, entries in known.items() if entries}
 
 
-def _settings(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None) or "by default"
+def _division(settings: Mapping[str, Any]) -> str:
+    """How the cases were divided, by the options that are not absent."""
+    asked = {name: value for name, value in settings.items() if value and name != "written"}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asked.items()) or "by default"
 
 
 def report(run: Run, *, live: bool = False, device: str = "auto") -> None:

@@ -171,8 +171,9 @@ class WindowChoice(FrozenModel):
 
 
 def with_window(plan: Plan, window: WindowCandidate | WindowChoice) -> Plan:
-    """A plan that predicts with a window."""
-    inference = plan.inference.model_copy(update={"step": window.step, "mirror_axes": window.mirror_axes})
+    """A plan that predicts with a window; one that was chosen gives the reason."""
+    why = {"why": {"mirror_axes": window.reason}} if isinstance(window, WindowChoice) else {}
+    inference = plan.inference.model_copy(update={"step": window.step, "mirror_axes": window.mirror_axes, **why})
     return plan.model_copy(update={"inference": inference})
 
 

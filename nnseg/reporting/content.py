@@ -104,7 +104,7 @@ class ReportContent:
     viewed: Sequence[CaseImages] | Sequence[PackedCase] = ()
     groups: Grouped | None = None
     choice: Choice | None = None
-    windows: dict[str, WindowChoice] | None = None
+    windows: Mapping[str, WindowChoice] = field(default_factory=dict)
     postprocessing: Postprocessing | None = None
     trust: Trust | None = None
     expected_quality: Sequence[ExpectedQuality] = ()
