@@ -96,7 +96,9 @@ class _CandidatePredictions:
     def score(self, cases: Sequence[Case], labels: Labels, workers: int) -> dict[str, CaseScore]:
         """The overlap of each case that could be scored, by name."""
         pairs = pair_files({case.name: case for case in cases}, self.folder, self.records)
-        return {score.name: score for score in evaluate(pairs, labels, measures=OVERLAP, workers=workers).cases}
+        return {
+            score.name: score for score in evaluate(pairs, labels, measures=OVERLAP, workers=workers, stop_for_faults=True).cases
+        }
 
     def seconds(self, cases: Sequence[Case]) -> float:
         """The mean time that a scan takes."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from nnseg.core.dataset import counted
 from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tried
+from nnseg.core.errors import RunError
 from nnseg.core.frozen import digest
 from nnseg.core.label_files import label_paths
 from nnseg.core.labels import Labels
@@ -149,6 +150,8 @@ class HeldOutCases:
             partial(measure_case, labels=self.labels), requests, workers=self.workers, label="trying postprocessing"
         )
         for outcome in outcomes:
+            if outcome.is_fault:
+                raise RunError(f"case {outcome.item.pair.name}: {outcome.reason}")
             if outcome.result is None:
                 log.warning("case %s is not used to choose postprocessing: %s", outcome.item.pair.name, outcome.reason)
             else:

@@ -72,6 +72,6 @@ def _score_folder(folder: Path, dataset: Dataset, folds: Folds, workers: int, ou
     paired = {pair.name for pair in pairs}
     failed = [Failure(name=n, reason=r.reason or "its label map is gone") for n, r in records.items() if n not in paired]
     measures = Measures(instances=dataset.instances)
-    scores = evaluate(pairs, dataset.labels, failed=failed, measures=measures, workers=workers)
+    scores = evaluate(pairs, dataset.labels, failed=failed, measures=measures, workers=workers, stop_for_faults=True)
     write_json(file, scores)
     return scores

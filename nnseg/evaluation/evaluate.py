@@ -35,6 +35,7 @@ def evaluate(
     measures: Measures | None = None,
     notes: Sequence[str] = (),
     workers: int = 0,
+    stop_for_faults: bool = False,
 ) -> Scores:
     """Scores of the given pairs; a pair that cannot be compared fails alone.
 
@@ -43,9 +44,10 @@ def evaluate(
         measures: what to measure besides overlap; distances, if None.
         notes: of the pairs; those on how they were read are added, and logged.
         workers: number of processes, which does not change the scores.
+        stop_for_faults: raise an error for a pair that the disk does not give, of which nothing is known.
 
     Raises:
-        EvaluationError: ``measures.instances`` has a name that is no label.
+        EvaluationError: ``measures.instances`` has a name that is no label, or a pair cannot be read for a fault of the disk.
     """
     measures = measures or Measures()
     unknown = set(measures.instances) - set(labels.foreground)
@@ -54,6 +56,8 @@ def evaluate(
     outcomes = list(
         map_items(partial(_score_pair, labels=labels, measures=measures), pairs, workers=workers, label="scoring cases")
     )
+    if stop_for_faults and (lost := next((o for o in outcomes if o.is_fault), None)):
+        raise EvaluationError(f"case {lost.item.name}: {lost.reason}")
     scored = [o.result for o in outcomes if o.result is not None]
     more = [*_describe_units(one for one, _ in scored), *_group_notes(scored)]
     for note in more:

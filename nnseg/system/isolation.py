@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from nnseg.core.errors import NnsegError, WriteError
+from nnseg.core.errors import NnsegError, WriteError, is_fault
 from nnseg.system.activity import HANG_TIMEOUT, TIMEOUT_VARIABLE, Activity, time_limit
 from nnseg.system.log_format import format_warnings
 from nnseg.system.machine import oom_kills
@@ -53,12 +53,14 @@ class Outcome(Generic[Item, Result]):
         result: of the function; None if it failed.
         reason: of a failure, in one line; None without one.
         details: traceback of an unexpected failure.
+        is_fault: True if the system could not read what is there, so that nothing is known of the item.
     """
 
     item: Item
     result: Result | None = None
     reason: str | None = None
     details: str | None = None
+    is_fault: bool = False
 
 
 def outcome_of(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
@@ -72,9 +74,11 @@ def outcome_of(function: Callable[[Item], Result], item: Item) -> Outcome[Item, 
     except WriteError:
         raise
     except NnsegError as error:
-        return Outcome(item=item, reason=error.coded)
+        return Outcome(item=item, reason=error.coded, is_fault=error.is_fault)
     except Exception as error:  # one bad item must not stop the others; the traceback travels with the outcome
-        return Outcome(item=item, reason=f"{type(error).__name__}: {error}", details=traceback.format_exc())
+        return Outcome(
+            item=item, reason=f"{type(error).__name__}: {error}", details=traceback.format_exc(), is_fault=is_fault(error)
+        )
 
 
 def outcomes_of_children(

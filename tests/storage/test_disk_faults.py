@@ -10,7 +10,10 @@ import pytest
 
 from nnseg.commands.compare import read_scores
 from nnseg.commands.verify import verify
-from nnseg.core.errors import NnsegError, ScanError, is_fault
+from nnseg.core.errors import EvaluationError, NnsegError, ScanError, is_fault
+from nnseg.core.labels import Labels
+from nnseg.evaluation.evaluate import evaluate
+from nnseg.evaluation.pairs import FilePair
 from nnseg.network.checkpoint import load_tensors
 from nnseg.network.load import population_of_run
 from nnseg.storage.cases import CaseStore
@@ -48,6 +51,18 @@ def test_a_fault_of_the_disk_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises((NnsegError, OSError), match="Input/output error") as caught:
         READERS[name](path)
     assert is_fault(caught.value) or is_fault(caught.value.__cause__)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reference_that_the_disk_does_not_give_ends_the_scoring_of_a_run(tmp_path: Path, workers: int) -> None:
+    broken = tmp_path / "a.npy"
+    broken.symlink_to("/proc/self/mem")
+    pair = FilePair(name="a", prediction=broken, reference=broken)
+    labels = Labels(names=("background", "ball"), values=(0, 1))
+    with pytest.raises(EvaluationError, match=r"case a: .*Input/output error"):
+        evaluate([pair], labels, workers=workers, stop_for_faults=True)
+    assert [failure.name for failure in evaluate([pair], labels, workers=workers).failed] == ["a"]
 
 
 @pytest.mark.parametrize(
