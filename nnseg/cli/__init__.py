@@ -10,6 +10,7 @@ from nnseg.cli import train, predict, evaluate, info  # isort: skip  # in the or
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_error, wants_json
 from nnseg.cli.nnunet_words import translated
+from nnseg.cli.options import check_empty
 from nnseg.cli.output import counted_warnings, show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
@@ -47,6 +48,7 @@ def _run_command() -> None:
         show(f"nnseg: {VARIABLE} has {wrong}; expected NAME=NUMBER with names of docs/limits.md; correct it", error=True)
         sys.exit(2)
     try:
+        check_empty(sys.argv[1:])
         sys.argv[1:] = translated(sys.argv[1:])
         with counted_warnings():
             app()

@@ -26,6 +26,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "install_pretrained_model_from_zip": "unpack it, then nnseg import FOLDER model.nnseg",
     "convert_MSD_dataset": "not needed: nnseg run reads the Decathlon's folders as they are",
     "move_plans_between_datasets": "nnseg plan DATASET RUN --init MODEL takes a model's network, patch and grid",
+    "nnUNetv2_train": "nnseg run DATASET RUN plans, trains and scores; nnseg train RUN --folds 0 trains a fold",
+    "nnUNetv2_predict": "nnseg predict SCANS OUT --model RUN",
 }
 """Other commands of nnU-Net, and what does the same here."""
 
@@ -80,9 +82,9 @@ def translated(words: Sequence[str]) -> list[str]:
         NnsegError: one means something else here; the message says what to type.
     """
     command = next((word for word in words if not word.startswith("-")), "")
-    name = command.removeprefix("nnUNetv2_")
-    if name in COMMANDS:
-        raise NnsegError(f'"{command}" is a command of nnU-Net; here: {COMMANDS[name]}')
+    known = COMMANDS.get(command) or COMMANDS.get(command.removeprefix("nnUNetv2_"))
+    if known:
+        raise NnsegError(f'"{command}" is a command of nnU-Net; here: {known}')
     same = {**SAME[""], **SAME.get(command, {})}
     if command == "train" and any(word in (*CONFIGURATIONS, "2d", "3d_lowres") for word in words[1:]):
         raise NnsegError("a run trains all of its plans, and folds are an option: nnseg train RUN --folds 0")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from nnseg.core.errors import NnsegError
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ def check_path(path: Path, role: Role) -> PathKind:
     from nnseg.storage import path_kinds
 
     return path_kinds.check_path(path, role)
+
+
+def check_empty(words: Sequence[str]) -> None:
+    """Raise NnsegError for an empty word of a command line: as a path it would mean the current folder."""
+    for before, word in pairwise(("", *words)):
+        if not word and before != "--tolerances":
+            of = f" of {before}" if before.startswith("-") else ""
+            raise NnsegError(f"an argument{of} is empty, perhaps a variable of the shell that is not set; the current folder is .")
 
 
 def check_suffix(file: Path, kind: str) -> None:

@@ -279,7 +279,7 @@ def read_card(path: Path) -> str:
         return model_card_markdown(make_card(Run(path), load_model(path)))
     card = load_model_file(path).card
     if card is None:
-        raise ModelError(f"{path} has no card: it was made by an older nnseg or by another tool; nnseg export RUN writes one")
+        raise ModelError(f"{path} has no card: it was imported, or made by an older nnseg; nnseg export RUN writes one for a run")
     return model_card_markdown(card)
 
 

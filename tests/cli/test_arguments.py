@@ -8,6 +8,7 @@ from ball_dataset import write_balls
 from interop.nnunet.trained import plans_of, write_trained
 
 from nnseg.cli.nnunet_words import translated
+from nnseg.cli.options import check_empty
 from nnseg.core.errors import NnsegError
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.path_kinds import EXPECTED, MISTAKES, SUFFIXES, check_path, check_suffix, kind_of
@@ -109,6 +110,15 @@ def test_files_are_written_only_under_the_suffixes_of_their_format(tmp_path, kin
 
 
 @pytest.mark.parametrize(
+    ("words", "named"), [(["check", ""], "an argument is empty"), (["predict", "a", "b", "--model", ""], "an argument of --model")]
+)
+def test_an_empty_word_is_not_the_current_folder(words, named):
+    with pytest.raises(NnsegError, match=named):
+        check_empty(words)
+    check_empty(["evaluate", "a", "b", "--tolerances", ""])
+
+
+@pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("train RUN -f 0", "train RUN --folds 0"),
@@ -137,6 +147,7 @@ def test_words_of_nnunet_that_mean_the_same_are_taken(typed, meant):
         ("train RUN --npz", "chooses among plans"),
         ("plan_and_preprocess -d 4", "nnseg run DATASET RUN"),
         ("nnUNetv2_find_best_configuration 4", "--plans all"),
+        ("nnUNetv2_train 4 3d_fullres 0", "nnseg train RUN --folds 0"),
     ],
 )
 def test_words_of_nnunet_that_mean_something_else_are_answered(typed, answer):

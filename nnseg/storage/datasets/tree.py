@@ -27,6 +27,10 @@ COMPANION_NAMES = frozenset("readme license licence changes copying citation aut
 """Names, without suffix, of texts."""
 
 
+DESCRIPTIONS = frozenset({"dataset.json", "annotated_labels.csv", "splits_final.json"})
+"""Names of files that say something of the images beside them, and are read."""
+
+
 def list_unused(tree: Tree) -> tuple[Unused, ...]:
     """What is no image: files that cannot be read one by one, companions and hidden files by number."""
     found = [Unused(path=path, reason="cannot be listed", suspect=True) for path in tree.locked]
@@ -156,7 +160,7 @@ def _take_files(tree: Tree, folder: Path, above: tuple[str, ...], names: Sequenc
             (companions if known else others).append(path)
     beside = _read_with(images) if others or companions else set()
     tree.companions.update(suffix_of(path) or path.name for path in companions)
-    tree.beside.update(suffix_of(path) for path in companions if path in beside)
+    tree.beside.update(suffix_of(path) for path in companions if path in beside or path.name in DESCRIPTIONS)
     return [path for path in others if path not in beside]
 
 

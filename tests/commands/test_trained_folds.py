@@ -1,4 +1,4 @@
-"""A network of every case, for a final submission: trained beside the folds, and used where it is asked for."""
+"""Networks of a run beside one another: one of every case, for a final submission; and scores of the network that there is."""
 
 import shutil
 from pathlib import Path
@@ -26,3 +26,17 @@ def test_a_network_of_every_case_is_trained_beside_the_folds(ball_run: Path, bal
     scan = ball_dataset / "imagesTr" / "ball_00.nii.gz"
     nnseg("predict", scan, tmp_path / "out", "--model", path, "--folds", 5, "--device", "cpu")
     assert np.any(read_label_map(tmp_path / "out" / "ball_00.nii.gz").labels)
+
+
+def test_scores_are_removed_with_the_network_that_they_are_of(
+    ball_run: Path, ball_dataset: Path, tiny_recipe: Path, tmp_path: Path
+):
+    run = Run(Path(shutil.copytree(ball_run, tmp_path / "run")))
+    nnseg("train", run.path, "--folds", 0, "--device", "cpu")
+    assert run.scores  # nothing was left to train
+    nnseg("train", run.path, "--folds", 1, "--device", "cpu")
+    assert run.scores  # fold 0 is as it was
+    nnseg("train", run.path, "--folds", 0, "--more", "1s", "--device", "cpu")
+    assert run.scores is None
+    nnseg("run", ball_dataset, run.path, *fold_options(tiny_recipe))
+    assert {case.name for case in run.scores.cases} >= set(run.folds[0].held_out)
