@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nnseg.commands.case_pictures import draw_still_pictures, pack_viewer_cases
@@ -166,7 +167,7 @@ def _provenance(
             "command": str(record.get("command", "")),
             "finished": str(record.get("finished", "")),
             "machine": str(record.get("machine", "")),
-            "folder": run.path.name,
+            "folder": _below_here(run.path),
         },
         "Data": {
             "dataset": dataset.name,
@@ -179,6 +180,14 @@ def _provenance(
     }
     known = {topic: {name: value for name, value in entries.items() if value} for topic, entries in topics.items()}
     return {topic: entries for topic, entries in known.items() if entries}
+
+
+def _below_here(folder: Path) -> str:
+    """The path of a folder from the current one, if it lies below it; else its name alone, as reports are shown to others."""
+    try:
+        return str(folder.resolve().relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return folder.name
 
 
 def _division(settings: Mapping[str, Any]) -> str:
