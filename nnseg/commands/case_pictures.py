@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset
-from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.frozen import digest
 from nnseg.core.image import Floats, Scan
 from nnseg.core.scores import Scores
@@ -64,17 +64,20 @@ def write_picture(run: Run, path: Path) -> None:
     """Write the best, the median and the worst case of a run side by side as PNG.
 
     Raises:
-        RunError: the run is not scored yet, or the file cannot be written.
+        RunError: the run is not scored yet, none of its cases can be read, or the file cannot be written.
     """
+    examples = read_examples(run, run.require_scores())
+    if not examples:
+        raise RunError(f"{path} is not written: none of the cases to show can be read as it was scored; repeat nnseg run")
     with write_aside(path) as aside:
-        aside.write_bytes(montage_png(read_examples(run, run.require_scores())))
+        aside.write_bytes(montage_png(examples))
 
 
 def _read_cases(run: Run, captions: Mapping[str, str]) -> Iterator[CaseImages]:
     """Cases with these names and captions, one at a time; one that cannot be read is left out."""
     cases, records, folder, dataset = run.cases, run.predictions(), run.predictions_folder, run.dataset
     for name, caption in captions.items():
-        with suppress(NnsegError, KeyError):
+        with suppress_unless_fault(NnsegError), suppress(KeyError):
             scan = read_scan(cases[name].images, resample=True, spacing=cases[name].spacing)
             yield _read_case(scan, cases[name], folder / records[name].file, dataset, caption=caption)
 
@@ -131,6 +134,8 @@ def pack_viewer_cases(
             uncertainty, note = maps.read(name, scan, records[name])
             packed.append(pack(replace(images, uncertainty=uncertainty, notes=(note,) if note else ()), most_bytes=share))
         except NnsegError as error:
+            if error.is_fault:
+                raise
             log.warning("case %s is not shown in the report: %s", name, error)
     return packed
 

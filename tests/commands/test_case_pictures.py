@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_report import PLAN
+from warm import nnseg
 
 from nnseg.commands import case_pictures
 from nnseg.commands.case_pictures import pack_viewer_cases
@@ -148,3 +149,12 @@ def test_without_preprocessed_cases_there_are_no_training_patches(ball_run, tmp_
     shutil.copytree(ball_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "cases")
     assert draw_patches(Run(tmp_path / "run")) == []
+
+
+def test_a_picture_of_no_case_is_refused(ball_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(ball_run, tmp_path / "run"))
+    for file in (run / "fold_0" / "predictions").glob("*.nii.gz"):
+        file.unlink()
+    done = nnseg("report", run, "--picture", tmp_path / "new.png", check=2)
+    assert "new.png is not written: none of the cases to show can be read as it was scored" in done.stderr
+    assert not (tmp_path / "new.png").exists()
