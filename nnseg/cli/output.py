@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nnseg.cli.terminal import BOLD, RED, FewOfEach, TerminalFormatter, coloured, with_paths_as_given, wrapped
+from nnseg.cli.terminal import BOLD, RED, VARYING, FewOfEach, TerminalFormatter, coloured, with_paths_as_given, wrapped
 from nnseg.core.names import printable
 from nnseg.system.log_format import format_warnings
 from nnseg.system.progress import be_quiet, beside_line, stage
@@ -100,16 +100,24 @@ def exit_for_errors(findings: Iterable[Finding], *, shown: bool = False) -> None
 
 def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
     """If there are problems, print them to stderr and exit with the code; where many cases have the same one, in one line."""
-    from nnseg.core.dataset import listed
-
     all_of_them = logging.getLogger("nnseg").isEnabledFor(logging.DEBUG)
     failed = list(problems)
     by_reason: dict[str, list[Finding]] = {}
     for problem in failed:
-        by_reason.setdefault(PLACE.sub("", problem.message) if problem.case else str(problem), []).append(problem)
+        kind = VARYING.sub("#", PLACE.sub("", problem.message)) if problem.case else str(problem)
+        by_reason.setdefault(kind, []).append(problem)
     if failed:
         show("", f"{len(failed)} failed, all others are done:", error=True)
-        for reason, alike in by_reason.items():
-            named = [f"{listed([one.case for one in alike])}: {reason}"] if len(alike) > MOST_FAILED and not all_of_them else alike
+        for alike in by_reason.values():
+            named = [_together(alike)] if len(alike) > MOST_FAILED and not all_of_them else alike
             show(*(f"  {one}" for one in named), error=True)
         raise typer.Exit(code)
+
+
+def _together(alike: Sequence[Finding]) -> str:
+    """Problems of one kind in one line: the cases, and the reason, of the first where they differ in names or numbers."""
+    from nnseg.core.dataset import listed
+
+    reasons = [PLACE.sub("", one.message) for one in alike]
+    which = "" if len(set(reasons)) == 1 else "the first: "
+    return f"{listed([one.case for one in alike if one.case])}: {which}{reasons[0]}"

@@ -35,6 +35,14 @@ def test_many_cases_that_failed_for_one_reason_are_one_line(capsys: pytest.Captu
     ]
 
 
+def test_reasons_that_differ_in_names_of_files_are_one_line_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        exit_for_failed(Finding(level="error", case=f"c{i}", message=f"image /d/c{i}.nii is not there") for i in range(11))
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "  cases c0, c1, c10, c2, c3 and 6 more: the first: image /d/c0.nii is not there"
+    ]
+
+
 def test_text_findings_log_lines_and_tables_are_shown_without_what_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_terminal()
     logging.getLogger("nnseg.x").warning("case %s\nand more", EVIL)
