@@ -5,10 +5,14 @@ What is large is imported by those that need it: the process that only distribut
 
 import gc
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would all processes that tests start
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
