@@ -108,7 +108,7 @@ def test_children_end_with_their_parent(number: signal.Signals, fallback: bool) 
     program = (
         "import os, time; from nnseg.system import process; from nnseg.system.parallel import map_items\n"
         f"process.PARENT_DEATH_SIGNAL = process.PARENT_DEATH_SIGNAL and {not fallback}\n"
-        "def work(_):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
+        "def work(_):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(100)\n"
         "list(map_items(work, [1, 2], workers=2))"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
