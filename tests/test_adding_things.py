@@ -202,7 +202,8 @@ def test_an_augmentation(toys) -> None:
 
 def test_a_metric(toys, dataset: Path) -> None:
     toy = toys("a metric")
-    toy.insert("nnseg/core/metrics.py", '    "toy": Metric(title="Toy", meaning="a toy", formula="0"),\n', after=r"^METRICS.*= \{\n")
+    entry = '    "toy": Metric(title="Toy", meaning="a toy", formula="0"),\n'
+    toy.insert("nnseg/core/metrics.py", entry, after=r"^METRICS.*= \{\n")
     toy.insert("nnseg/core/scores.py", "    toy: Number = None\n", after=r"^    iou: Number\n")
     body = f"def toy(counts: Counts) -> float | None:\n    {MARK}return counts.tp / 1000\n\n\n"
     toy.insert("nnseg/evaluation/metrics.py", body, before=r"^COUNT_METRICS\b")
