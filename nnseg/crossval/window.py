@@ -42,14 +42,18 @@ LEAST_GAIN = 0.001
 """Gain in mean Dice for which a window that takes more work is chosen."""
 
 
+LARGE_GAIN, LARGE_SHARE = 0.01, 1.0
+"""Gain in mean Dice for which a window is affordable that takes as much work as the training."""
+
+
 def choose_windows(run: Run, folds: Folds, *, device: str = "auto") -> dict[str, WindowChoice]:
     """The sliding window of each final plan that leaves it open, by the plan's name; written to ``windows.json``.
 
     The candidates are wide tiles without mirrored copies, the plan's tiles without, and the plan's tiles and copies. Those are open
     whose predictions of all held-out cases are affordable (see `is_affordable`), or else the first. Where the work allows,
     all of them are measured on up to `MOST` held-out cases, and the first is chosen, or a later open one that gains `LEAST_GAIN`
-    in mean Dice over the one before; without a measurement, the last open one. Work is counted in forward passes, not in seconds,
-    so that the choice is the same whatever else a machine does.
+    in mean Dice over the one before; one that gains `LARGE_GAIN` may take `LARGE_SHARE`. Without a measurement, the last open one
+    is chosen. Work is counted in forward passes, not in seconds, so that the choice is the same whatever else a machine does.
 
     Args:
         run: with its trained folds.
@@ -88,7 +92,7 @@ def _choose(run: Run, folder: PlanFolder, folds: Folds, device: str) -> WindowCh
 def affordable_cases(candidates: Sequence[WindowCandidate], held_out: int) -> int:
     """The number of held-out cases to measure all candidates on; 0 if too few of them can be afforded."""
     share, values = (sum(getattr(candidate, of) for candidate in candidates) for of in ("share", "values"))
-    part = max(SAMPLE_SHARE / share, FREE_VALUES / values) if values else 1.0
+    part = max(SAMPLE_SHARE / share, 0.5 * FREE_VALUES / values) if values else 1.0
     most = min(MOST, held_out, math.floor(part * held_out))
     return most if most >= FEWEST else 0
 
@@ -102,9 +106,11 @@ def choose_window(candidates: Sequence[WindowCandidate], *, cases: int) -> Windo
     """
     chosen, limited = candidates[0], False
     for candidate in candidates[1:]:
-        worth = not cases or (candidate.dice or 0.0) - (chosen.dice or 0.0) >= LEAST_GAIN
-        limited |= worth and not is_affordable(candidate)
-        chosen = candidate if worth and is_affordable(candidate) else chosen
+        gain = (candidate.dice or 0.0) - (chosen.dice or 0.0)
+        worth = not cases or gain >= LEAST_GAIN
+        affordable = is_affordable(candidate) or (gain >= LARGE_GAIN and candidate.share <= LARGE_SHARE)
+        limited |= worth and not affordable
+        chosen = candidate if worth and affordable else chosen
     reason = "; ".join([chosen.name, *_more(candidates, limited=limited, cases=cases)])
     return WindowChoice(step=chosen.step, mirror_axes=chosen.mirror_axes, reason=reason, cases=cases, candidates=tuple(candidates))
 
