@@ -76,12 +76,14 @@ def train_plans(
     folds = {number: run.folds[number] for number in select_folds(options.folds, len(run.folds))}
     if first:
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
-        if options.more or not set(folds) <= set(trained_folds(run, run.plans)):
+        due = set(folds) if options.more else set(folds) - set(trained_folds(run, run.plans))
+        if due:
             costs = estimate_cost(run, options)
             if not options.more:
                 _warn_of_length(run, costs, options, folds=len(folds))
             run.remove_decisions()
-            _remove_scores(run, folds, again=bool(options.more))
+            if any(folder.fold(number).predictions.exists() for folder in run.plans for number in due):
+                run.scores = run.groups = None  # of networks that are trained further or anew
     for plans in run.stages:
         inputs = run.previous(plans)
         which = " the cascade" if inputs else ""
@@ -95,13 +97,6 @@ def train_plans(
             if _train_stage(run, plans, folds, options, refresh, ranks):
                 break
     return problems
-
-
-def _remove_scores(run: Run, folds: Mapping[int, Fold], *, again: bool) -> None:
-    """Remove the scores of a run if they are of networks that are about to be trained further or anew."""
-    done = {} if again else trained_folds(run, run.plans)
-    if any(folder.fold(number).predictions.exists() for folder in run.plans for number in folds if number not in done):
-        run.scores = run.groups = None
 
 
 def _warn_of_length(run: Run, costs: Sequence[Preflight], options: Options, *, folds: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnseg.core.dataset import Case, counted
 from nnseg.core.decisions import WindowCandidate, WindowChoice, with_window
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import NnsegError, suppress_unless_fault
 from nnseg.core.frozen import digest
 from nnseg.core.image import LabelMap, Scan
 from nnseg.crossval.predict import held_out_cases, load_fold
@@ -134,13 +134,11 @@ def _measure(
     predictors = {n: [Predictor(_with(models[n], one), device=target) for one in candidates] for n in {n for n, _ in sample}}
     found: list[tuple[list[float], list[float]]] = []
     for number, case in progress(sample, total=len(sample), label="comparing tiles and mirrored copies"):
-        try:
+        with suppress_unless_fault(NnsegError):  # the prediction of all held-out cases reports it
             scan = read_scan(case.images, repair=True, spacing=case.spacing)
             reference = read_labels_of(case.labels, scan) if case.labels else None
             if reference is not None:
                 found.append(_dice_and_seconds(predictors[number], scan, reference, case))
-        except NnsegError as error:  # the prediction of all held-out cases reports it
-            log.debug("case %s: %s", case.name, error)
     if len(found) < FEWEST:
         return candidates, 0
     values, seconds = (np.array(column) for column in zip(*found, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nnseg.core.decisions import WindowCandidate, with_window
 from nnseg.core.fingerprint import CaseMeasure
+from nnseg.core.options import FAST_STEP
 from nnseg.core.plan import Plan
 from nnseg.planning.cost_model import count_tiles, count_values
 
@@ -17,9 +18,6 @@ FREE_VALUES = 30.0
 
 STEP_PASSES = 3.0
 """Work of a training step on a patch, in forward passes. Source: the gradients of inputs and weights are a convolution each."""
-
-WIDE_STEP = 0.75
-"""Distance of the tiles of the cheapest candidate, as a share of the patch."""
 
 
 def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence[str], steps: int) -> list[WindowCandidate]:
@@ -34,7 +32,7 @@ def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence
     own, names = plan.inference, set(held_out)
     training = max(1.0, steps * plan.training.batch_size * STEP_PASSES)
     found: list[WindowCandidate] = []
-    for step, axes in ((max(own.step, WIDE_STEP), ()), (own.step, ()), (own.step, own.mirror_axes)):
+    for step, axes in ((max(own.step, FAST_STEP), ()), (own.step, ()), (own.step, own.mirror_axes)):
         candidate = WindowCandidate(step=step, mirror_axes=axes, values=0.0, share=0.0)
         changed = with_window(plan, candidate)
         passes = sum(count_tiles(case, changed) for case in cases if case.name in names)
