@@ -15,8 +15,8 @@ from nnseg.storage.run import Run
 
 
 def is_a_screen(text):
-    lines = text.splitlines()
-    return len(lines) <= LINES and all(len(line) <= WIDTH for line in lines)
+    """Whether a terminal shows it at once: a path is shown whole, and a long one takes more than one of its lines."""
+    return sum(max(1, -(-len(line) // WIDTH)) for line in text.splitlines()) <= LINES
 
 
 @pytest.fixture(scope="module")
