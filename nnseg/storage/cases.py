@@ -109,15 +109,37 @@ class CaseStore:
             ScanError: the case has no name or no labels.
             RunError: the folder cannot be written to.
         """
-        labels, chosen = _labels_and_locations(case)
+        self._write(case, case.image, *_labels_and_locations(case), key, dimensions)
+
+    def write_levels(self, case: StoredCase, levels: npt.NDArray[np.uint8], key: str, *, dimensions: int = 3) -> None:
+        """Write a case of another store with levels in the place of its image, see `nnseg.storage.case_levels`; as `write`.
+
+        Args:
+            case: from the other store.
+            levels: (F, Z, Y, X).
+            key: digest of everything the levels were made from.
+            dimensions: of the patches that will be read.
+        """
+        chosen = dict(case.locations) | ({} if case.annotated is None else {ANNOTATED: case.annotated})
+        self._write(case, levels, np.asarray(case.labels[...]), chosen, key, dimensions)
+
+    def _write(
+        self,
+        case: PreprocessedCase | StoredCase,
+        image: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        chosen: dict[int, Locations],
+        key: str,
+        dimensions: int,
+    ) -> None:
         rows = np.concatenate([np.zeros((0, 3), np.int32), *chosen.values()])
-        frames = {IMAGE: pack(case.image, dimensions), LABELS: pack(labels, dimensions), LOCATIONS: pack(rows, 0)}
+        frames = {IMAGE: pack(image, dimensions), LABELS: pack(labels, dimensions), LOCATIONS: pack(rows, 0)}
         contents = _Contents(
             name=case.name,
             key=key,
             placement=case.placement,
             known=case.known,
-            unpacked_bytes=case.image.nbytes + labels.nbytes,
+            unpacked_bytes=image.nbytes + labels.nbytes,
             counts={index: len(where) for index, where in chosen.items()},
             members={name: describe(frame) for name, frame in frames.items()},
         )
