@@ -304,6 +304,8 @@ class Training(Section):
         loss: that is minimized, see `nnseg.training.losses`.
         class_weights: of each head (labels with the background, or regions) in the loss; empty for equal weights.
         label_smoothing: share of the target probability in cross-entropies that is spread over all labels.
+        distillation: share of the loss that compares with probabilities of networks that were not trained on the case, see
+            ``nnseg distill``; the rest compares with its label map.
         batch_dice: compute the Dice (or IoU) loss over a batch as one volume instead of the mean over its patches.
         deep_supervision: also apply the loss to the outputs of coarser stages.
         optimizer: "sgd" with Nesterov's momentum, or "adamw".
@@ -328,6 +330,7 @@ class Training(Section):
     loss: LossName = "dice_ce"
     class_weights: tuple[NotNegative, ...] = ()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    distillation: Probability = 0.0
     batch_dice: bool = False
     deep_supervision: bool = True
     optimizer: OptimizerName = "sgd"
@@ -436,6 +439,8 @@ class Plan(Section):
             yield f"training.accumulation = {training.accumulation} must not be above training.batch_size = {training.batch_size}"
         if training.class_weights and not sum(training.class_weights):
             yield "training.class_weights must not all be zero"
+        if training.distillation and self.previous:
+            yield f"training.distillation = {training.distillation} must be 0 in a cascade"
 
     def _sides(self) -> Iterator[str]:
         augmentation, labels = self.training.augmentation, self.labels
@@ -510,7 +515,7 @@ def _without_reasons(content: Any) -> Any:
 
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
-    "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing",
+    "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

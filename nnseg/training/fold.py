@@ -21,6 +21,7 @@ from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.network.device import exact, resolve_device
 from nnseg.network.transfer import freeze
+from nnseg.storage.case_levels import with_levels
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.files import write_json
 from nnseg.storage.plan_folder import FoldFolder, PlanFolder
@@ -64,12 +65,14 @@ class TrainingRequest:
         stop: may request an early end.
         progress: what is kept up to date meanwhile.
         ranks: the processes that share it.
+        images: the cases with their images, where those of the plan's folder hold levels (see `nnseg.storage.case_levels`).
     """
 
     options: Options
     stop: StopRequest = field(default_factory=StopRequest)
     progress: ProgressSettings = field(default_factory=ProgressSettings)
     ranks: Ranks = SINGLE_PROCESS
+    images: CaseStore | None = None
 
 
 def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, str], request: TrainingRequest) -> FoldFolder:
@@ -93,7 +96,7 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
     if schedule and schedule.ended is not None and ranks.broadcast(has_intact_model(place)):
         log.info("%s %s: already trained (%s)", plan.name, place.path.name, schedule.describe())
         return place
-    cases, held_out = (_read_cases(folder, names, keys) for names in (fold.training, fold.held_out))
+    cases, held_out = (_read_cases(folder, names, keys, request.images) for names in (fold.training, fold.held_out))
     if not cases:
         raise RunError(f"{place.path.name} has no training case left; see the failures above")
     with exact(device, wanted=options.deterministic):
@@ -325,6 +328,10 @@ class _FoldTraining:
         return None
 
 
-def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str]) -> list[StoredCase]:
-    store = CaseStore(folder.cases)
-    return [store.read(name) for name in preprocessed(folder, names, keys)]
+def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str], images: CaseStore | None) -> list[StoredCase]:
+    store, names = CaseStore(folder.cases), tuple(preprocessed(folder, names, keys))
+    if images is None:
+        return [store.read(name) for name in names]
+    if not folder.plan.training.distillation:
+        return [images.read(name) for name in names]
+    return [with_levels(images.read(name), store.read(name)) for name in names]

@@ -226,7 +226,7 @@ class Learner:
     def _loss(self, batch: Batch) -> Tensor:
         with nullcontext() if self.step in self.float32_steps else self.context.autocast():
             outputs = self._forward(batch.image)
-        return self._loss_function(outputs, batch.labels, batch.known)
+        return self._loss_function(outputs, batch.labels, batch.known, batch.probabilities)
 
     def _gradient_exchange(self, *, last: bool) -> AbstractContextManager[None]:
         """The context of one part of a batch: ranks exchange gradients in the last one only."""
@@ -285,10 +285,15 @@ def _split(batch: Batch, count: int) -> list[Batch]:
     """A batch in parts of nearly equal size."""
     if count == 1:
         return [batch]
-    known = batch.known
+    known, given = batch.known, batch.probabilities
     return [
         replace(
-            batch, image=batch.image[p], labels=batch.labels[p], names=batch.names[p], known=None if known is None else known[p]
+            batch,
+            image=batch.image[p],
+            labels=batch.labels[p],
+            names=batch.names[p],
+            known=None if known is None else known[p],
+            probabilities=None if given is None else given[p],
         )
         for p in (_part(len(batch.names), number, count) for number in range(count))
     ]

@@ -5,7 +5,7 @@ samples and heads, those of voxels (cross-entropy, top-k, focal) over annotated 
 with a softmax, except in Lovász's term. A new loss is a function in `TERMS` and a name in `nnseg.core.plan.LossName`.
 
 Class weights apply to heads in overlaps, and to voxels by their label (regions: by the head) in the other terms; label smoothing
-applies to ``ce`` and ``topk``.
+applies to ``ce`` and ``topk``. A plan with ``training.distillation`` adds `distillation_loss`, in which neither applies.
 
 Sources: nnU-Net (Isensee et al. 2021) for soft Dice + cross-entropy and deep supervision; others at their terms.
 """
@@ -19,10 +19,11 @@ from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div, logsigmoid
 
 from nnseg.core.plan import LossName, Plan
 from nnseg.training.context import SINGLE_PROCESS, Ranks
-from nnseg.training.loss_terms import LossTarget, OverlapSums, overlap_sums
+from nnseg.training.loss_terms import NOTHING, LossTarget, OverlapSums, overlap_sums
 
 SMOOTHING = 1e-5
 """Added to numerator and denominator of Dice, so that a label absent from reference and prediction counts as perfect."""
@@ -48,13 +49,20 @@ OwnLoss = Callable[[Tensor, Tensor], Tensor]
 class StagedLoss(Protocol):
     """A loss of the logits of all stages."""
 
-    def __call__(self, outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        outputs: Sequence[Tensor] | Tensor,
+        labels: Tensor,
+        known: Tensor | None = None,
+        probabilities: Tensor | None = None,
+    ) -> Tensor:
         """A scalar, the same on all ranks.
 
         Args:
             outputs: logits (B, K, *space) of the stages, finest first, or only the finest.
             labels: integers (B, *space), indices into ``plan.labels.values``, -1 where not annotated.
             known: bool (B, labels), labels that were annotated in each sample; None if all were in all.
+            probabilities: (B, F, *space) by other networks, see `distillation_loss`; None where the plan has no distillation.
         """
         ...
 
@@ -143,6 +151,34 @@ def focal_loss(sums: OverlapSums) -> Tensor:
     return -sums.average((focus * sums.log_truth * sums.voxel_weight).sum(), sums.count)
 
 
+def distillation_loss(logits: Tensor, probabilities: Tensor, target: LossTarget) -> Tensor:
+    """Mean Kullback-Leibler divergence from other networks' probabilities over annotated voxels (and regions).
+
+    It has the gradient of the cross-entropy with these probabilities, and is 0 where the network's own are equal to them. They also
+    count for labels that were not annotated, and hold the class weights that the other networks were trained with.
+
+    Args:
+        logits: (B, K, *space).
+        probabilities: (B, F, *space) of the labels without the background, or of the regions.
+        target: the reference.
+
+    Source: Hinton et al. 2015, section 2, at temperature 1.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
+    given = probabilities.to(logits.dtype).flatten(2).clamp(max=1)  # interpolation exceeds it by rounding
+    annotated = (target.labels.flatten(1) >= 0).to(logits.dtype)
+    if target.regions:
+        own, given = torch.cat([logsigmoid(logits), logsigmoid(-logits)], dim=1), torch.cat([given, 1 - given], dim=1)
+    else:
+        background = (1 - given.sum(1, keepdim=True)).clamp(min=0)
+        own, given = torch.log_softmax(logits, dim=1), torch.cat([background, given], dim=1)
+    amount = (kl_div(own, given, reduction="none").sum(1) * annotated).sum()
+    count = annotated.sum() * (logits.shape[1] if target.regions else 1)
+    amounts, counts = target.ranks.sum(torch.stack([amount, count]))
+    mean: Tensor = amounts / (counts + NOTHING)
+    return mean
+
+
 def sum_of(*terms: Term) -> Loss:
     """The sum of terms, each with weight 1."""
 
@@ -183,12 +219,15 @@ def make_loss(plan: Plan, *, ranks: Ranks = SINGLE_PROCESS, loss: OwnLoss | None
         loss: instead of the plan's.
     """
     single = LOSSES[plan.training.loss] if loss is None else mean_of(loss)
+    share = plan.training.distillation
 
     @cache  # copying to the device at every step would make it wait
     def target_without_labels(device: torch.device) -> LossTarget:
         return _target_without_labels(plan, ranks, device)
 
-    def staged(outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
+    def staged(
+        outputs: Sequence[Tensor] | Tensor, labels: Tensor, known: Tensor | None = None, probabilities: Tensor | None = None
+    ) -> Tensor:
         stages = [outputs] if isinstance(outputs, Tensor) else outputs
         target = replace(target_without_labels(labels.device), known=None if known is None else known.to(labels.device))
         losses = []
@@ -196,7 +235,11 @@ def make_loss(plan: Plan, *, ranks: Ranks = SINGLE_PROCESS, loss: OwnLoss | None
             for weight, logits in zip(stage_weights(len(stages)), stages, strict=True):
                 if weight:
                     here = replace(target, labels=downsample(labels, logits.shape[2:]).long())
-                    losses.append(weight * single(logits, here))
+                    value = single(logits, here)
+                    if probabilities is not None:
+                        given = downsample(probabilities, logits.shape[2:])
+                        value = (1 - share) * value + share * distillation_loss(logits, given, here)
+                    losses.append(weight * value)
         return torch.stack(losses).sum()
 
     return staged
@@ -216,9 +259,9 @@ def stage_weights(stages: int) -> list[float]:
 
 
 def downsample(labels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Labels (B, *space) at the centres of the voxels of a coarser grid; its ``shape`` divides theirs."""
-    steps = [n // m for n, m in zip(labels.shape[1:], shape, strict=True)]
-    return labels[(slice(None), *(slice(s // 2, None, s) for s in steps))]
+    """Labels (..., *space) at the centres of the voxels of a coarser grid; its ``shape`` divides theirs."""
+    steps = [n // m for n, m in zip(labels.shape[-len(shape) :], shape, strict=True)]
+    return labels[(*[slice(None)] * (labels.ndim - len(shape)), *(slice(s // 2, None, s) for s in steps))]
 
 
 def _target_without_labels(plan: Plan, ranks: Ranks, device: torch.device) -> LossTarget:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnseg.core.errors import DatasetError
+from nnseg.core.errors import DatasetError, PlanError
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan
+from nnseg.storage.case_levels import LEVELS
 from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import cascade_input
 from nnseg.training.augmentation.intensity import Strengths, augment, draw_strengths
-from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels
+from nnseg.training.augmentation.pose import Offset, Pose, draw_pose, swap_known, swap_labels, swap_levels
 from nnseg.training.augmentation.warp import LabelledCase, cut, warp
 from nnseg.training.context import SINGLE_PROCESS, Ranks
 
@@ -29,6 +30,8 @@ class Batch:
         labels: int64 (B, *patch), label indices, -1 where ignored.
         names: of the patches' cases.
         known: bool (B, labels), labels that were annotated in each patch's case; None if all were in all.
+        probabilities: float32 (B, F, *patch) of the labels without the background, or of the regions, by other networks; None if
+            the plan has no ``training.distillation``.
         starts: voxel of the case, in network axis order, where each patch starts before rotation.
     """
 
@@ -36,6 +39,7 @@ class Batch:
     labels: Tensor
     names: tuple[str, ...]
     known: Tensor | None = None
+    probabilities: Tensor | None = None
     starts: tuple[tuple[int, ...], ...] = ()
 
 
@@ -55,6 +59,7 @@ class Patches:
 
     Raises:
         DatasetError: there are no cases.
+        PlanError: the plan has ``training.distillation``, and the cases no probabilities (see `nnseg.storage.case_levels`).
     """
 
     def __init__(
@@ -71,13 +76,15 @@ class Patches:
         self._known = _known_labels(cases, len(plan.labels.values))
         self._transforms = Transforms(plan.training.augmentation.extra)
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
+        self._channels = (len(plan.channels), int(bool(plan.previous)), _level_channels(cases, plan))
 
     def batch(self, step: int) -> Batch:
         """This rank's patches of a step; patch ``n`` depends on nothing but (seed, fold, step, n)."""
-        draws, channels = [self._draw(step, number) for number in self._numbers], len(self._plan.channels)
+        draws = [self._draw(step, number) for number in self._numbers]
         image, labels = self._read(draws)
-        image, previous = image[:, :channels].contiguous(), image[:, channels:]
-        self._transforms.apply(image, [labels, *previous.unbind(1)], [d.seed for d in draws], masked=self._masked)
+        image, previous, levels = image.split(self._channels, dim=1)
+        image, maps = image.contiguous(), [labels, *previous.unbind(1), *levels.unbind(1)]
+        self._transforms.apply(image, maps, [d.seed for d in draws], masked=self._masked)
         augment(image, [d.strengths for d in draws], masked=self._masked)
         if self._plan.previous:
             image = cascade_input(image, previous, [d.rng for d in draws], self._plan)
@@ -86,6 +93,7 @@ class Patches:
             labels=labels.to(self._device),
             names=tuple(d.case.name for d in draws),
             known=self._known_in(draws),
+            probabilities=(levels / LEVELS).to(self._device) if levels.shape[1] else None,
             starts=tuple(tuple(int(n) for n in d.pose.start) for d in draws),
         )
 
@@ -106,7 +114,7 @@ class Patches:
     def _read(self, draws: Sequence[_PatchParameters]) -> tuple[Tensor, Tensor]:
         """Images and labels of the patches before intensity augmentation, on the device for it."""
         pinned, poses = self._augment_on.type == "cuda", [d.pose for d in draws]
-        image = torch.zeros((len(draws), self._plan.stored_channels, *self._patch), pin_memory=pinned)
+        image = torch.zeros((len(draws), sum(self._channels), *self._patch), pin_memory=pinned)
         labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is None:
@@ -119,6 +127,8 @@ class Patches:
         swap_labels(labels, poses, self._plan)
         if previous:
             swap_labels(image[:, -1], poses, self._plan)
+        if levels := self._channels[-1]:
+            swap_levels(image[:, -levels:], poses, self._plan)
         return (image[:, :, 0], labels[:, 0]) if self._plan.dimensions == 2 else (image, labels)
 
     def _known_in(self, draws: Sequence[_PatchParameters]) -> Tensor | None:
@@ -157,6 +167,16 @@ def _cases_by_group(cases: Sequence[LabelledCase], plan: Plan) -> list[list[Case
     found = [[(case, _locations(case, group)) for case in cases] for group in groups]
     present = [[(case, places) for case, places in cases_with if places] for cases_with in found]
     return [cases_with for cases_with in present if cases_with]
+
+
+def _level_channels(cases: Sequence[LabelledCase], plan: Plan) -> int:
+    """The channels of the cases' images, after the others, that hold levels of probabilities."""
+    if not plan.training.distillation:
+        return 0
+    count = len(plan.labels.foreground)
+    if any(case.image.shape[0] != plan.stored_channels + count for case in cases):
+        raise PlanError("training.distillation needs probabilities of other networks beside the cases: only nnseg distill has them")
+    return count
 
 
 def _known_labels(cases: Sequence[LabelledCase], count: int) -> dict[str, Tensor] | None:

@@ -12,7 +12,7 @@ from warm import CONTEXT
 from nnseg.training.context import Ranks
 from nnseg.training.losses import LOSSES, make_loss
 
-SETTINGS = [{}, {"batch_dice": True}, {"class_weights": True, "label_smoothing": 0.1, "batch_dice": True}]
+SETTINGS = [{}, {"batch_dice": True, "distillation": 0.5}, {"class_weights": True, "label_smoothing": 0.1, "batch_dice": True}]
 CASES = list(itertools.product([*LOSSES, "own"], [THREE, NESTED], range(len(SETTINGS))))
 PARTS = [slice(0, 3), slice(3, 5)]
 
@@ -39,7 +39,10 @@ def values_and_gradients(part, ranks):
         known = torch.tensor([[True] * 3] * 3 + [[True, True, False]] + [[True] * 3])[part]
         logits = logits[part].requires_grad_()
         loss = make_loss(plan_of(name, legend, **SETTINGS[setting]), ranks=ranks, loss=own if name == "own" else None)
-        value = loss([logits, logits[:, :, ::2, ::2]], labels[part], known if number % 2 and not known.all() else None)
+        known = known if number % 2 and not known.all() else None
+        heads = len(legend.heads) if legend.regions else len(legend.heads) - 1
+        given = torch.rand(5, heads, 8, 8, generator=generator)[part] / heads if SETTINGS[setting].get("distillation") else None
+        value = loss([logits, logits[:, :, ::2, ::2]], labels[part], known, given)
         value.backward()
         found[f"value {number}"], found[f"gradient {number}"] = value.detach().numpy(), logits.grad.numpy()
     return found

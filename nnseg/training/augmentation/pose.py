@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from nnseg.core.labels import swap_order
+from nnseg.core.labels import swap_order, swapped_heads
 from nnseg.core.plan import Augmentation, Plan
 
 Matrix = npt.NDArray[np.float64]
@@ -172,6 +172,15 @@ def swap_known(known: Tensor, poses: Sequence[Pose], plan: Plan) -> Tensor:
     for patch in _side_swapped(poses, plan):
         known[patch] = known[patch][list(_swapped_order(plan))]
     return known
+
+
+def swap_levels(levels: Tensor, poses: Sequence[Pose], plan: Plan) -> None:
+    """Swap, in place, levels (B, F, Z, Y, X) of labels or regions of the left and the right side, as `swap_labels` does labels."""
+    heads, foreground = len(plan.labels.heads), levels.shape[1]
+    pairs = swapped_heads(plan.labels, plan.training.augmentation.swapped_labels) or ()
+    order = [head - (heads - foreground) for head in swap_order(pairs, heads)[heads - foreground :]]
+    for patch in _side_swapped(poses, plan):
+        levels[patch] = levels[patch][order]
 
 
 def _side_swapped(poses: Sequence[Pose], plan: Plan) -> list[int]:
