@@ -89,6 +89,7 @@ COMMANDS = {
     "plan": Command("data", ("plan", "balls", "run", *PLAN)),
     "preprocess": Command("planned", ("preprocess", "run", "--workers", "1")),
     "train": Command("preprocessed", ("train", "run", "--folds", "0", *CPU)),
+    "distill": Command("done", ("distill", "run", "--workers", "1", *CPU)),
     "run": Command("data", ("run", "balls", "run", *PLAN)),
     "run again": Command("done", ("run", "balls", "run", *PLAN)),
     "predict": Command("done", ("predict", "balls/imagesTr", "new", "--model", "run", *CPU)),

@@ -163,6 +163,39 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quie
 
 
 @app.command(rich_help_panel=PANEL)
+@with_options("budget", "steps", "epochs", "more", "device", "workers", "deterministic", "tensorboard", "checkpoint")
+def distill(
+    run: KnownRun,
+    options: Options,
+    small: Annotated[
+        bool, typer.Option("--small", help="A network with a quarter of the channels, for predictions on CPUs.")
+    ] = False,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="NAME", help="The plan whose networks are replaced. Default: the one that predicts."),
+    ] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one network that replaces those of all folds: it learns from the label maps and from the folds' probabilities.
+
+    Of each case it gets the probabilities of the network that was not trained on it, so train all folds first.
+    The model is RUN/distilled/model.nnseg, with --small RUN/distilled_small/model.nnseg; with several plans in the plan's folder.
+    Repeat the command to continue after an interruption.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
+    check_extras(options)
+    with loading():
+        from nnseg.commands.distill import distill
+
+    made = distill(run, options, plan=plan, small=small)
+    show(f"{made.file}: 1 member, {made.file.stat().st_size / 1e6:.1f} MB")
+    show(f"next: nnseg predict SCANS OUT --model {shlex.quote(str(made.file))}")
+    exit_for_failed(made.problems)
+
+
+@app.command(rich_help_panel=PANEL)
 @with_options("device")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and run.")] = Path("nnseg-demo"),

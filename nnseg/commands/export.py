@@ -37,12 +37,13 @@ FEW = 10
 """A label in fewer cases counts as rare."""
 
 
-def make_card(run: Run, model: Model) -> ModelCard:
+def make_card(run: Run, model: Model, *, others: Histories | None = None) -> ModelCard:
     """The model card of a run's model.
 
     Args:
         run: that it was loaded from.
         model: as it will be exported.
+        others: histories of trainings beside those of the run's plans, by names such as "3d fold 0".
     """
     fingerprint, dataset = run.fingerprint_of_folds, run.dataset
     scores, histories = _readable(run, Run.scores), run.histories
@@ -52,7 +53,7 @@ def make_card(run: Run, model: Model) -> ModelCard:
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
         networks=(
-            *_networks(histories, model.members, fingerprint.length_unit),
+            *_networks({**histories, **(others or {})}, model.members, fingerprint.length_unit),
             *_networks(histories, model.previous, fingerprint.length_unit, inputs=True),
         ),
         held_out=len(scores.cases) if scores else 0,
@@ -92,10 +93,16 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
         yield "Its plans were chosen on the same held-out cases as its scores, which are therefore slightly optimistic."
     yield from _group_limits(_readable(run, Run.groups))
     trained = {member.fold for member in model.members}
-    if len(trained) < len(run.folds):
+    whole = [number for number in sorted(trained) if number in run.folds and not run.folds[number].held_out]
+    if any(member.plan.training.distillation for member in model.members):
+        yield (
+            "Its network also learned from probabilities of the networks of the folds. No case was held out from it, and no score "
+            "of it exists: the scores are those of the networks of the folds."
+        )
+    elif len(trained) < len(run.folds):
         used = f"{len(trained)} of {counted(len(run.folds), 'fold')}"
         yield f"It has the networks of only {used}; its scores are of the cases held out there."
-    if whole := [number for number in sorted(trained) if number in run.folds and not run.folds[number].held_out]:
+    if whole:
         yield f"Its network of fold {whole[0]} was trained on every case, and no score of it exists."
     if model.trust is None:
         yield "Its probabilities are not calibrated."
@@ -253,8 +260,19 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
         raise RunError(f"{run.path} is not a run folder")
     if path.suffix.lower() == CARD_SUFFIX:
         raise RunError(f"{path} is the name of the model card; call the model {path.stem}.nnseg")
-    model = load_model(run.path, folds=folds)
-    card, before = make_card(run, model), _read_card(path)
+    return write_model(run, load_model(run.path, folds=folds), path)
+
+
+def write_model(run: Run, model: Model, path: Path, *, others: Histories | None = None) -> Model:
+    """Write a model of networks that were trained in a run, and its card, as `export`; returns it with the card.
+
+    Args:
+        others: histories of trainings beside those of the run's plans.
+
+    Raises:
+        RunError: the files cannot be written.
+    """
+    card, before = make_card(run, model, others=others), _read_card(path)
     if before and before.content() == card.content():
         card = before
     else:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from nnseg.commands.plan import estimate_cost, share_budget
 from nnseg.commands.preprocess import preprocess_plans, preprocessed_keys
@@ -32,6 +33,7 @@ from nnseg.training.schedule import is_trained
 log = logging.getLogger(__name__)
 
 Findings = tuple[Finding, ...]
+Result = TypeVar("Result")
 Refresh = Callable[[Run], None]
 """Writes the report of the run anew while it trains."""
 Predict = Callable[[Run, Folds, Sequence[PlanFolder], str], Findings]
@@ -144,24 +146,35 @@ def check_cascades(run: Run, trained: Collection[int]) -> None:
             )
 
 
-def _train_fold(run: Run, job: TrainingJob, request: TrainingRequest) -> None:
-    """Train a fold; a preprocessed case that is found damaged meanwhile is made again, and the training resumes."""
-    folder, damaged = PlanFolder(job.plan), ""
+def repeat_where_damaged(work: Callable[[], Result], remake: Callable[[], object]) -> Result:
+    """The result of work; where a preprocessed case is found damaged meanwhile, it is made again, and the work repeated.
+
+    Raises:
+        RunError: it is found damaged again.
+    """
+    damaged = ""
     while True:
         try:
-            train_fold(folder, job.number, job.fold, job.keys, request)
-            return
+            return work()
         except DamagedCaseError as error:
             if damaged == str(error):
                 advice = (
                     "unless a line above says why it could not be made again, bytes change after writing: check disk and memory"
                 )
                 raise RunError(f"{error}; {advice}") from error
-            if request.ranks.size > 1:
-                raise
             damaged = str(error)
             log.warning("%s", error)
-        preprocess_plans(run, [folder], workers=request.options.workers)
+        remake()
+
+
+def _train_fold(run: Run, job: TrainingJob, request: TrainingRequest) -> None:
+    """Train a fold; a preprocessed case that is found damaged meanwhile is made again, unless several processes train."""
+    folder = PlanFolder(job.plan)
+    work = partial(train_fold, folder, job.number, job.fold, job.keys, request)
+    if request.ranks.size > 1:
+        work()
+    else:
+        repeat_where_damaged(work, partial(preprocess_plans, run, [folder], workers=request.options.workers))
 
 
 def _train_stage(

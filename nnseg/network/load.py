@@ -43,6 +43,11 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     members = tuple(replace(m, weight=weight) for name, weight in run.weights.items() for m in _trained(run, plans[name], folds))
     stages = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
     previous = tuple(m for name in stages for m in _trained(run, run.plan_folder(name), folds))
+    return model_of_run(run, members, previous)
+
+
+def model_of_run(run: Run, members: tuple[Member, ...], previous: tuple[Member, ...] = ()) -> Model:
+    """A model of networks that were trained in a run, with what the run has measured and chosen."""
     about = {"made_by": f"nnseg {versions()['nnseg']}", "dataset": members[0].plan.dataset}
     return Model(
         members=members,

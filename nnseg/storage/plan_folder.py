@@ -145,16 +145,25 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class PlanFolder:
-    """The files of one plan of a run: the plan, its preprocessed cases and its folds."""
+    """The files of one plan of a run: the plan, its preprocessed cases and its folds.
+
+    Args:
+        path: of the folder.
+        shared: folder of the preprocessed cases, if it is that of another plan.
+    """
 
     path: Path
+    shared: Path | None = None
 
     plan = StoredFile(PLAN_FILE, _read_own_plan, write_plan)
     """The plan as it stands in its file, which people may have edited."""
     plan_file = PathIn(PLAN_FILE)
     """The plan as TOML."""
-    cases = PathIn("cases")
-    """Preprocessed cases."""
+
+    @property
+    def cases(self) -> Path:
+        """Folder of the preprocessed cases."""
+        return self.shared or self.path / "cases"
 
     def fold(self, number: int) -> FoldFolder:
         """The folder of a fold; it need not exist."""

@@ -17,6 +17,8 @@
       windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
       model.nnseg  model.md                                    the exported model and its model card
+      distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
+                                                               training and model; in cases/ the probabilities it learns from
       shown/                                                   uncertainty maps of the cases in the report
       manifest.jsonl                                           size and hash of every file
       STOP                                                     create this file to end the training early
@@ -77,6 +79,7 @@ STAGES = {
     "predict": "predicting held-out cases",
     "evaluate": "scoring held-out cases",
     "export": "writing the model",
+    "distill": "distilling",
 }
 """Words for the stages that are timed; others are called by their names."""
 
