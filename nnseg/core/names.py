@@ -114,6 +114,18 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> tuple[int | None,
     return tuple(place if times[place] == 1 or name in exact else None for name, place in zip(names, found, strict=True))
 
 
+def match_channels(names: Sequence[str], known: Sequence[str]) -> tuple[int | None, ...]:
+    """The place of each channel among known ones, as `match_names`; in order if as many are all different: renamed.
+
+    Example:
+        ``match_channels(["channel 0", "channel 1"], ["T1", "T2"]) == (0, 1)``
+    """
+    places = match_names(names, known)
+    if tuple(names) == tuple(known) or (len(names) == len(known) and not any(place is not None for place in places)):
+        return tuple(range(len(names)))
+    return places
+
+
 def _plain(name: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", name.casefold()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnseg.core.errors import ModelError
-from nnseg.core.names import match_names
+from nnseg.core.names import match_channels, match_names
 from nnseg.core.plan import Plan
 from nnseg.network.bundle import Member, Model
 
@@ -28,9 +28,10 @@ class WeightTransfer:
         fold: of the model's member.
         heads: names of the labels or regions whose heads were copied.
         new_heads: names of the others.
-        renamed: names of copied heads and channels that the model writes otherwise, with the model's names.
         channels: number in the model's scans, and in the network's.
-        new_channels: names of channels that the model lacks; their weights are the mean of the others.
+        new_channels: names of channels that the model lacks.
+        left_out: names of the model's labels and channels that the plan lacks.
+        renamed: names of copied heads and channels that the model writes otherwise, with the model's names.
         new_from: the first part that does not fit; it and all later parts are new. Empty if everything fits.
         misfit: the settings that differ, in words.
     """
@@ -42,9 +43,15 @@ class WeightTransfer:
     new_heads: tuple[str, ...]
     channels: tuple[int, int]
     new_channels: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     new_from: str = ""
     misfit: str = ""
+
+    @property
+    def channels_without_effect(self) -> tuple[str, ...]:
+        """Names of channels whose weights are 0 until they are trained."""
+        return self.new_channels if len(self.new_channels) < self.channels[1] else ()
 
     def describe(self) -> str:
         """One line for people."""
@@ -58,8 +65,12 @@ class WeightTransfer:
             parts.append(f"heads: {', '.join(self.new_heads)}, all new")
         if before != now:
             parts.append(f"first convolution adapted from {before} to {now} channels")
-        if self.new_channels:
-            parts.append(f"{', '.join(self.new_channels)} start as the mean of the model's channels")
+        if self.channels_without_effect:
+            parts.append(f"new channels, whose weights start at 0: {', '.join(self.new_channels)}")
+        elif self.new_channels:
+            parts.append(f"none of the channels is the model's: {', '.join(self.new_channels)} start as the mean of its own")
+        if self.left_out:
+            parts.append(f"in the model only: {', '.join(self.left_out)}")
         if self.renamed:
             pairs = ", ".join(f"{name} ({known})" for name, known in self.renamed.items())
             parts.append(f"written otherwise in the model: {pairs}")
@@ -98,6 +109,7 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         heads = [name for name in initial if _is_head(name) and name in given and initial[name].shape[1:] == given[name].shape[1:]]
         reused |= {name: _head(initial[name], given[name], rows) for name in heads}
     network.load_state_dict(initial | reused)
+    places = match_channels(plan.channels, member.plan.channels)
     return WeightTransfer(
         tensors=len(reused),
         total=len(initial),
@@ -105,9 +117,8 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         heads=tuple(name for k, name in enumerate(plan.labels.heads) if k in rows),
         new_heads=tuple(name for k, name in enumerate(plan.labels.heads) if k not in rows),
         channels=(len(member.plan.channels), len(plan.channels)),
-        new_channels=tuple(
-            name for name, place in zip(plan.channels, _places(member.plan.channels, plan.channels), strict=True) if place is None
-        ),
+        new_channels=tuple(name for name, place in zip(plan.channels, places, strict=True) if place is None),
+        left_out=_left_out(member.plan, plan, rows),
         renamed=_renamed(member.plan, plan, rows),
         new_from=new_from,
         misfit=misfit,
@@ -189,27 +200,23 @@ def _decoder_names(tensors: Mapping[str, Tensor]) -> set[str]:
 def _first_convolution(weight: Tensor, before: Plan, plan: Plan) -> Tensor:
     """Weights (features, inputs, *kernel) for the plan's inputs, from those for another plan's.
 
-    A channel that the model lacks starts as the mean of the others, and all are scaled so that features keep their size whatever
-    the number of channels. In a cascade, the input of a label that the model lacks starts with weights of zero.
+    A channel that the model lacks starts with weights of zero, so that the network begins by answering as the model; where one of
+    the model's is missing, the others are scaled so that features keep their size. If no channel is the model's, all start as the
+    mean of its channels, scaled alike. In a cascade, the input of a label that the model lacks starts with weights of zero.
 
-    Source: Wightman 2019, timm, `adapt_input_conv`, for the scale.
+    Source: Chen, Goodfellow & Shlens 2016, Net2Net, arXiv:1511.05641, for a network that computes the same function after it has
+    grown; Wightman 2019, timm, `adapt_input_conv`, for the scale.
     """
     scans, labels = weight[:, : len(before.channels)], weight[:, len(before.channels) :]
-    mean, zero = scans.mean(1), torch.zeros_like(weight[:, 0])
-    scale = len(before.channels) / len(plan.channels)
-    columns = [(mean if p is None else scans[:, p]) * scale for p in _places(before.channels, plan.channels)]
+    zero, places = torch.zeros_like(weight[:, 0]), match_channels(plan.channels, before.channels)
+    matched = sum(place is not None for place in places)
+    new = zero if matched else scans.mean(1)
+    scale = len(before.channels) / (matched or len(plan.channels))
+    columns = [(new if place is None else scans[:, place]) * scale for place in places]
     if plan.previous:
         places = match_names(plan.labels.names[1:], before.labels.names[1:] if before.previous else ())
         columns += [zero if place is None else labels[:, place] for place in places]
     return torch.stack(columns, 1)
-
-
-def _places(before: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """The place of each name among former ones; in order if all are the same, or if as many are all different: renamed."""
-    places = match_names(names, before)
-    if tuple(before) == tuple(names) or (len(before) == len(names) and not any(place is not None for place in places)):
-        return list(range(len(names)))
-    return list(places)
 
 
 def _rows(before: Plan, plan: Plan) -> dict[int, int]:
@@ -219,11 +226,19 @@ def _rows(before: Plan, plan: Plan) -> dict[int, int]:
     return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
 
 
+def _left_out(before: Plan, plan: Plan, rows: Mapping[int, int]) -> tuple[str, ...]:
+    """Names of the model's heads that are not copied, but for the background's, and of its channels that the plan lacks."""
+    used, places = set(rows.values()), match_channels(plan.channels, before.channels)
+    heads = (name for k, name in enumerate(before.labels.heads) if rows and k not in used and name in before.labels.foreground)
+    channels = (name for k, name in enumerate(before.channels) if k not in places)
+    return (*heads, *channels)
+
+
 def _renamed(before: Plan, plan: Plan, rows: Mapping[int, int]) -> dict[str, str]:
     """The names of copied heads, but for the background, and of channels whose names in the model differ."""
     background = not (before.labels.regions or plan.labels.regions)
     heads = [(plan.labels.heads[k], before.labels.heads[row]) for k, row in rows.items() if k or not background]
-    places = zip(plan.channels, _places(before.channels, plan.channels), strict=True)
+    places = zip(plan.channels, match_channels(plan.channels, before.channels), strict=True)
     channels = [(name, before.channels[place]) for name, place in places if place is not None]
     return {name: known for name, known in (*heads, *channels) if name != known}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnseg.core.errors import PlanError
 from nnseg.core.geometry import as_vector, format_axes
-from nnseg.core.names import match_names
+from nnseg.core.names import match_channels, match_names
 from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.planning.configurations import FIRST_STAGES
 from nnseg.planning.inputs import Content, PlanInputs
@@ -104,9 +104,7 @@ def take_over(content: Content, inputs: PlanInputs, model: Plan) -> Content:
 def _preprocessing(content: Content, inputs: PlanInputs, model: Plan) -> Content:
     """Grid and interpolation of the model, and its normalization of the channels that it knows."""
     known, channels = model.preprocessing, inputs.fingerprint.channels
-    places = match_names(channels, model.channels)
-    if len(channels) == len(model.channels) and not any(place is not None for place in places):
-        places = tuple(range(len(channels)))
+    places = match_channels(channels, model.channels)
     own = content["normalization"]
     normalization = [own[i] if p is None else known.normalization[p].model_dump() for i, p in enumerate(places)]
     kept = {name: getattr(known, name) for name in ("image_order", "separate_axis_ratio", "orientation")}
@@ -118,18 +116,27 @@ def _preprocessing(content: Content, inputs: PlanInputs, model: Plan) -> Content
 
 
 def describe_adoption(plan: Plan, model: Plan) -> str:
-    """What a plan takes from a model, which names were matched, and what begins anew, in one line."""
-    matched, new = _matches(plan.labels.heads, model.labels.heads, background=not plan.labels.regions)
-    channels, missing = _matches(plan.channels, model.channels)
+    """What a plan takes from a model, which names were matched, what begins anew and what is left out, in one line."""
+    heads, known = plan.labels.foreground, model.labels.foreground
+    matched, new, lost = _matches(heads, known, match_names(heads, known))
+    channels, more, missing = _matches(plan.channels, model.channels, match_channels(plan.channels, model.channels))
     return (
         f"{plan.name}: network, patch ({format_axes(plan.patch)}), grid ({format_axes(plan.preprocessing.spacing)} mm) and "
-        f"normalization are the model's; labels matched by name: {', '.join(matched) or 'none'}; new: {', '.join(new) or 'none'}; "
-        f"channels matched: {', '.join(channels) or 'none'}" + (f"; new: {', '.join(missing)}" if missing else "")
+        f"normalization are the model's; labels matched by name: {', '.join(matched) or 'none'}; new: {', '.join(new) or 'none'}"
+        + (f"; in the model only: {', '.join(lost)}" if lost else "")
+        + f"; channels matched: {', '.join(channels) or 'none'}"
+        + (f"; new: {', '.join(more)}" if more else "")
+        + (f"; in the model only: {', '.join(missing)}" if missing else "")
     )
 
 
-def _matches(names: Sequence[str], known: Sequence[str], *, background: bool = False) -> tuple[list[str], list[str]]:
-    """Names that are known, with the other way of writing them, and those that are not; without the background."""
-    pairs = list(zip(names, match_names(names, known), strict=True))[int(background) :]
+def _matches(names: Sequence[str], known: Sequence[str], places: Sequence[int | None]) -> tuple[list[str], list[str], list[str]]:
+    """Names that are known, with the other way of writing them; those that are not; and known ones that are left out.
+
+    Args:
+        places: of the names among the known ones; None for new ones.
+    """
+    pairs = list(zip(names, places, strict=True))
     found = [name if known[p] == name else f"{name} ({known[p]} in the model)" for name, p in pairs if p is not None]
-    return found, [name for name, place in pairs if place is None]
+    new = [name for name, place in pairs if place is None]
+    return found, new, [name for place, name in enumerate(known) if place not in places]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnseg.core.names import fault_of_name, match_names, printable, shortened
+from nnseg.core.names import fault_of_name, match_channels, match_names, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,20 @@ from nnseg.core.names import fault_of_name, match_names, printable, shortened
 )
 def test_names_are_matched(names: tuple[str, ...], known: tuple[str, ...], places: tuple[int | None, ...]) -> None:
     assert match_names(names, known) == places
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "places"),
+    [
+        (("b", "A"), ("a", "b"), (1, 0)),
+        (("channel 0", "channel 1"), ("T1", "T2"), (0, 1)),
+        (("image", "image"), ("image", "image"), (0, 1)),
+        (("T1", "PET"), ("T1", "T2"), (0, None)),
+        (("PET", "CT", "T2"), ("T1", "FLAIR"), (None, None, None)),
+    ],
+)
+def test_channels_are_matched(names: tuple[str, ...], known: tuple[str, ...], places: tuple[int | None, ...]) -> None:
+    assert match_channels(names, known) == places
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_heads_follow_their_labels_names_and_new_ones_stay_fresh():
     assert "heads: nothing, spleen, liver from the model, tumour new" in reuse.describe()
 
 
+def test_labels_and_channels_that_only_the_model_has_are_named():
+    known, plan = (
+        plan_of(channels=("T1", "FLAIR")),
+        plan_of(channels=("T1",), labels=Labels(names=("empty", "spleen"), values=(0, 7))),
+    )
+    _, reuse = adapted(plan, model_of(known))
+    assert reuse.left_out == ("liver", "FLAIR")
+    assert "in the model only: liver, FLAIR" in reuse.describe()
+    assert adapted(known, model_of(known))[1].left_out == ()
+
+
 def test_regions_are_matched_by_name_and_have_no_background():
     regions = (Region(name="spleen", values=(2,), paint=2), Region(name="both", values=(1, 2), paint=1))
     network, reuse = adapted(plan_of(labels=LABELS.model_copy(update={"regions": regions})), model_of(plan_of()))
@@ -112,7 +123,8 @@ def test_names_are_matched_whatever_their_letter_case_and_that_is_said():
     network, reuse = adapted(plan, model_of(known))
     assert torch.equal(network.decoder.heads[-1].weight[[0, 2]], fresh(known, 100).decoder.heads[-1].weight[[0, 2]])
     assert reuse.describe().endswith(
-        "; heads: Background, Spleen from the model, tumour new; written otherwise in the model: Spleen (spleen), t1 (T1)"
+        "; heads: Background, Spleen from the model, tumour new; in the model only: liver; "
+        "written otherwise in the model: Spleen (spleen), t1 (T1)"
     )
 
 
@@ -129,18 +141,34 @@ def test_labels_without_a_name_in_common_keep_their_heads_but_for_the_background
     assert reuse.tensors == reuse.total
 
 
-def test_a_channel_more_begins_as_the_mean_and_features_keep_their_size():
-    known, plan = plan_of(channels=("T1", "FLAIR")), plan_of(channels=("FLAIR", "T2", "T1"))
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_a_channel_more_begins_without_effect_and_learns(kind):
+    known, plan = plan_of(channels=("T1", "FLAIR"), kind=kind), plan_of(channels=("FLAIR", "T2", "T1"), kind=kind)
     network, reuse = adapted(plan, model_of(known))
-    old = fresh(known, 100).encoder.stages[0][0].conv.weight
-    t1, flair = old.unbind(1)
-    expected = torch.stack([flair, (t1 + flair) / 2, t1], 1) * 2 / 3
-    assert torch.allclose(network.encoder.stages[0][0].conv.weight, expected)
+    image = image_for(plan)
+    assert same(logits(network, image), logits(fresh(known, 100), image[:, [2, 0]]))
+    assert reuse.describe().endswith("; first convolution adapted from 2 to 3 channels; new channels, whose weights start at 0: T2")
+    assert reuse.tensors == reuse.total
+    network(image)[0].square().sum().backward()
+    gradient = next(network.parameters()).grad
+    assert gradient is not None
+    assert gradient[:, 1].any()
+
+
+def test_a_channel_less_leaves_features_their_size():
+    known, plan = plan_of(channels=("T1", "FLAIR")), plan_of(channels=("T1",))
+    network, _ = adapted(plan, model_of(known))
+    t1 = fresh(known, 100).encoder.stages[0][0].conv.weight[:, :1]
+    assert torch.equal(network.encoder.stages[0][0].conv.weight, 2 * t1)
+
+
+def test_channels_none_of_which_the_model_has_begin_as_the_mean_of_its_own():
+    known, plan = plan_of(channels=("T1", "FLAIR")), plan_of(channels=("PET", "CT", "T2"))
+    network, reuse = adapted(plan, model_of(known))
     one = torch.randn(1, 1, 8, 8, 8)
     assert same(logits(network, one.expand(-1, 3, -1, -1, -1)), logits(fresh(known, 100), one.expand(-1, 2, -1, -1, -1)))
-    assert reuse.describe().endswith(
-        "; first convolution adapted from 2 to 3 channels; T2 start as the mean of the model's channels"
-    )
+    assert reuse.channels_without_effect == ()
+    assert "none of the channels is the model's: PET, CT, T2 start as the mean of its own" in reuse.describe()
     assert reuse.tensors == reuse.total
 
 

@@ -75,8 +75,9 @@ def test_labels_and_channels_that_were_matched_are_said_in_one_line(make_fingerp
     (plan,) = _adopted(_named(make_fingerprint((30, 30, 30), channels=("CT",)), "Liver", "tumour"), model)
     assert describe_adoption(plan, model) == (
         "3d: network, patch (40 x 56 x 40), grid (1 x 1 x 1 mm) and normalization are the model's; "
-        "labels matched by name: Liver (liver in the model); new: tumour; channels matched: CT"
+        "labels matched by name: Liver (liver in the model); new: tumour; in the model only: spleen; channels matched: CT"
     )
+    assert "in the model only" not in describe_adoption(model, model)
 
 
 def test_plans_are_those_of_the_model_unless_others_are_asked_for(make_fingerprint: MakeFingerprint) -> None:
