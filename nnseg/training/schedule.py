@@ -257,6 +257,9 @@ def load_initial_weights(network: nn.Module, plan: Plan, fold: int, origin: Orig
     log.info("%s: %s", origin.model, transfer.describe())
     if origin.freeze and transfer.new_from.startswith(origin.freeze):
         raise ModelError(f"--freeze {origin.freeze} would freeze random weights: {transfer.misfit}; omit it")
+    if origin.freeze and transfer.channels_without_effect:
+        names = ", ".join(transfer.channels_without_effect)
+        raise ModelError(f"--freeze {origin.freeze} would leave {names} without effect: the model lacks it; omit it")
     if transfer.fold != fold and model.members[0].plan.dataset == plan.dataset:
         log.warning("this model has no fold %d: it may have been trained on cases held out here, and scores may be too high", fold)
 
