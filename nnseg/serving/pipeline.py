@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from nnseg.core.dataset import counted
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.frozen import digest
-from nnseg.core.geometry import Grid, format_axes
+from nnseg.core.geometry import Grid, Vector, format_axes
 from nnseg.core.image import Scan, Source
 from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
@@ -188,7 +188,7 @@ class PredictionPipeline:
         self._admit(case)
         self._report_stage(case, "read")
         with case.timed("read"):
-            scan = read_scan(images, repair=True, spacing=self._target.spacing)
+            scan = read_scan(images, repair=True, spacing=self._spacing(case))
         case.update(findings=scan.notes)
         self._report_stage(case, "preprocess")
         with case.timed("preprocess"):
@@ -198,10 +198,14 @@ class PredictionPipeline:
     def _report_stage(self, case: _CaseInFlight, stage: str) -> None:
         self._report(StageReached(case=case.name, stage=stage, needed_gb=round(case.needed_gb, 3)))
 
+    def _spacing(self, case: _CaseInFlight) -> Vector | None:
+        """Of scans whose files have none: as given for all, or as the dataset gives it for the case."""
+        return case.task.case.spacing if self._target.spacing is None else self._target.spacing
+
     def _admit(self, case: _CaseInFlight) -> None:
         """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
         images, target = case.task.case.images, self._target
-        header, wanted = read_header(images, repair=True, spacing=target.spacing), self._predictor.model.channels
+        header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
         if header.channels != len(wanted):
             found = f"{header.channels} channel{'s' if header.channels > 1 else ''} in {counted(len(images), 'file')}"
             raise ScanError(f"{images[0].name}: {found}, but the model needs {len(wanted)} ({', '.join(wanted)}), in this order")

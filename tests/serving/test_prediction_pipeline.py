@@ -4,12 +4,15 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from standin import StandIn, task
 
+from nnseg.core.dataset import Case
 from nnseg.core.image import LabelMap
 from nnseg.serving import pipeline
-from nnseg.serving.messages import Finished, StageReached
+from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import PredictionPipeline
 
@@ -58,6 +61,26 @@ class Counting(StandIn):
         time.sleep(0.05)
         self.inside -= 1
         return super().infer(scan, **kept)
+
+
+class NotingSpacings(StandIn):
+    """Notes the spacing of each scan."""
+
+    def __init__(self):
+        super().__init__()
+        self.spacings = []
+
+    def prepare(self, scan):
+        self.spacings.append(scan.grid.spacing)
+        return scan
+
+
+def test_a_scan_without_a_spacing_has_the_one_that_its_dataset_gives(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(30, dtype=np.uint8).reshape(5, 6)), tmp_path / "a.png")
+    case = Case(name="a", images=(tmp_path / "a.png",), spacing=(3.0, 0.5, 0.5))
+    _, finished = predicted([PredictionTask(case=case)], tmp_path / "out", noting := NotingSpacings())
+    assert finished["a"].record.status == "done", finished["a"].record.reason
+    assert noting.spacings == [(3.0, 0.5, 0.5)]
 
 
 def test_a_case_is_prepared_while_another_is_in_the_network(tmp_path):
