@@ -19,7 +19,7 @@ from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 from nnseg.planning.candidates import Candidate, choose, is_worth_measuring
 from nnseg.planning.configurations import check_names
-from nnseg.planning.fine_tuning import describe_adoption, model_for
+from nnseg.planning.fine_tuning import check_annotated, describe_adoption, model_for
 from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
@@ -126,10 +126,12 @@ def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:
 
     Raises:
         PlanError: the plans would change, but one was edited by hand, and the edit would be lost.
+        DatasetError: a label is annotated in no case, and no model to begin with has it.
     """
     recipe, fingerprint = load_recipe(options.recipe), run.fingerprint
     dataset = run.dataset if run.has_dataset else None
     models = read_model_plans(options.init) if options.init else ()
+    check_annotated(fingerprint, models)
     origin, asked = _origin(run), _options_key(fingerprint, recipe, options, models)
     folds = decide_folds(run, dataset, fingerprint, split=options.split, group_by=options.group_by, every_case=options.every_case)
     if _files(run) and not origin.current:

@@ -104,6 +104,9 @@ CODES: Final[dict[str, Kind]] = {
     "NS-D036": Kind(NOTED, "values became labels that are not declared", "declared values", "name them in dataset.json"),
     "NS-D037": Kind(REJECTED, "the name of a case cannot be that of a file", "a name without separators", "rename it"),
     "NS-D038": Kind(REFUSED, "more than 5 % of the cases cannot be used", "nearly all", "mend them, or go on with --skip-bad"),
+    "NS-D039": Kind(
+        WARNED, "a label is annotated in no case", "some with it, or a model that has it", 'give --init, or remove it from "labels"'
+    ),
     # image files
     "NS-S001": Kind(REJECTED, "a file cannot be used", "a complete image", "do what the message says"),
     "NS-S002": Kind(REJECTED, "a file ends early", "all bytes that its header announces", COPY),

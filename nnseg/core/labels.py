@@ -83,6 +83,14 @@ class Labels(FrozenModel):
         return tuple(r.name for r in self.regions) if self.regions else self.names[1:]
 
     @property
+    def predictable(self) -> tuple[str, ...]:
+        """Names of what a predicted label map can show: the labels, or the regions and the labels as which they are painted."""
+        if not self.regions:
+            return self.names[1:]
+        painted = (name for name, value in self.named.items() if value in self.painted)
+        return tuple(dict.fromkeys((*self.foreground, *painted)))
+
+    @property
     def by_name(self) -> dict[str, int]:
         """Values by name, the background's first."""
         return dict(zip(self.names, self.values, strict=True))
@@ -122,8 +130,10 @@ class Labels(FrozenModel):
         return {region.name: tuple(names[v] for v in region.values) for region in self.regions}
 
     def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
-        """Indices of the background and of the annotated labels; None for all, if ``annotated`` is None."""
-        return None if annotated is None else (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
+        """Indices of the background and of the annotated labels; None for all, as ``annotated`` is."""
+        if annotated is None or set(self.names[1:]) <= set(annotated):
+            return None
+        return (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
 
     def undeclared(self, found: Values) -> list[int]:
         """Values in ``found`` that are neither labels nor ignored, ascending."""

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnseg.core.errors import PlanError
+from nnseg.core.errors import DatasetError, PlanError
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import as_vector, format_axes
 from nnseg.core.names import match_channels, match_names
 from nnseg.core.plan import PLAN_NAMES, Plan
@@ -17,6 +18,23 @@ from nnseg.planning.network_size import Topology
 from nnseg.planning.spacing import Resolution
 
 FROM_MODEL = "that of the model whose weights the training begins with"
+
+
+def check_annotated(fingerprint: Fingerprint, models: Sequence[Plan]) -> None:
+    """Refuse a dataset with a label that is annotated in no case, unless a model to begin with has it.
+
+    Args:
+        models: the plans of the model's networks.
+
+    Raises:
+        DatasetError: there is such a label.
+    """
+    cases, names = fingerprint.cases, fingerprint.labels.names[1:]
+    unseen = [name for name in names if not any(case.annotated is None or name in case.annotated for case in cases)]
+    offered = [name for model in models[:1] for name in model.labels.predictable]
+    if lacking := [name for name, place in zip(unseen, match_names(unseen, offered), strict=True) if place is None]:
+        advice = f"begin with a model that has {'it' if len(lacking) == 1 else 'them'} (--init MODEL), or remove it from the labels"
+        raise DatasetError(f"{', '.join(lacking)}: annotated in none of {len(cases)} cases, so it cannot be learned; {advice}")
 
 
 def adopt_models(possible: Mapping[str, PlanInputs], models: Sequence[Plan], kinds: Sequence[str]) -> dict[str, PlanInputs]:

@@ -280,7 +280,10 @@ def _find_rare_labels(labels: Labels, cases: list[CaseMeasure]) -> list[Finding]
         if value in overlaps:
             continue
         holders = [case.name for case in cases if any(case.voxels[part] for part in parts.get(name, (name,)))]
-        if not holders and _has_foreground(labels, cases):
+        if not any(case.annotated is None or name in case.annotated for case in cases):
+            message = f"label {name} ({value}) is annotated in none of {len(cases)} cases: only a model that has it can teach it"
+            findings.append(Finding.of("NS-D039", f"{message}; give it with --init, or remove the label"))
+        elif not holders and _has_foreground(labels, cases):
             message = f"label {name} ({value}) is declared but occurs in none of {len(cases)} cases, so it cannot be learned"
             findings.append(Finding.of("NS-D014", message))
         elif 0 < len(holders) <= 2 < len(cases):
