@@ -19,6 +19,7 @@ from nnseg.core.verdict import Verdict
 from nnseg.crossval.ensemble import choose_model
 from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
+from nnseg.crossval.pseudo_labels import predict_pseudo_labels, remove_pseudo_labels
 from nnseg.crossval.score import score
 from nnseg.crossval.trust import measure_trust
 from nnseg.crossval.window import choose_windows
@@ -78,8 +79,10 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
             check_losses(fingerprint, options)
         with run.timed("plan"):
             plan(run, options)
+        if options.init is None:
+            remove_pseudo_labels(run)
         in_plans = replace(options, budget=None, steps=None, epochs=None)  # in the plans by now, perhaps edited there
-        problems = train_plans(run, in_plans, predict=predict_with_plans, refresh=report_quietly)
+        problems = train_plans(run, in_plans, predict=predict_with_plans, complete=predict_pseudo_labels, refresh=report_quietly)
         folds = trained_folds(run, run.plans)
         with run.timed("predict"):
             choose_windows(run, folds, device=device)

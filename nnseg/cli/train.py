@@ -36,8 +36,8 @@ PANEL = "Make a model"
 LENGTH = ("budget", "steps", "epochs", "patience")
 READING = ("images", "labels", "channels", "spacing", "layout", "auto_labels")
 MACHINE = ("device", "devices", "deterministic")
-TRAINING = ("folds", *LENGTH, "more", "init", "freeze", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
-NOT_PLANNING = ("more", "freeze", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
+TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "pseudo_labels", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
+NOT_PLANNING = ("more", "freeze", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")
 ALL = tuple(field.name for field in fields(Options) if field.name != "more")
 PLANNING = tuple(name for name in ALL if name not in NOT_PLANNING)
 
@@ -159,7 +159,7 @@ def train(run: KnownRun, options: Options, verbose: Verbose = False, quiet: Quie
     with loading():
         from nnseg.commands.train import train
 
-    exit_for_failed(train(run, options, predict=_predict_for_cascades, refresh=_refresh_report))
+    exit_for_failed(train(run, options, predict=_predict_for_cascades, complete=_predict_pseudo_labels, refresh=_refresh_report))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -250,6 +250,14 @@ def _predict_for_cascades(run: Run, folds: Folds, plans: Sequence[PlanFolder], d
     from nnseg.crossval.predict import predict_with_plans
 
     return predict_with_plans(run, folds, plans, device)
+
+
+def _predict_pseudo_labels(run: Run, options: Options) -> None:
+    """Predict what was not annotated; only a training that begins with a model loads the modules for it."""
+    if options.init:
+        from nnseg.crossval.pseudo_labels import predict_pseudo_labels
+
+        predict_pseudo_labels(run, options)
 
 
 def _refresh_report(run: Run) -> None:

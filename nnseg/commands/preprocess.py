@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from nnseg.core.frozen import digest
 from nnseg.core.label_files import LabelSource
 from nnseg.core.plan import Plan
 from nnseg.planning.measure import failure_of
+from nnseg.preprocessing.fill_in import fill_in
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read_case import read_case
 from nnseg.storage.images.read import read_labels_of
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
+from nnseg.storage.pseudo_labels import PseudoLabels, read_pseudo_labels
 from nnseg.storage.run import Run
 from nnseg.system.parallel import map_items
 from nnseg.system.progress import sizes_of
@@ -38,6 +40,7 @@ class PreprocessingTask:
         store: folder of the preprocessed cases.
         key: see `case_keys`.
         previous: label map that a cascade takes as input.
+        pseudo_labels: that fill in what was not annotated.
     """
 
     case: Case
@@ -45,14 +48,20 @@ class PreprocessingTask:
     store: Path
     key: str
     previous: LabelSource | None = None
+    pseudo_labels: PseudoLabels | None = None
 
     def __call__(self) -> None:
         """Preprocess the case and store it."""
-        labelled = read_case(self.case, channels=len(self.plan.channels), labels=self.plan.labels)
+        labels, annotated = self.plan.labels, self.case.annotated
+        labelled = read_case(self.case, channels=len(self.plan.channels), labels=labels)
+        label_map = labelled.label_map
+        if self.pseudo_labels and annotated is not None:
+            predicted = read_labels_of(self.pseudo_labels.file, labelled.scan)
+            label_map = fill_in(label_map, predicted, labels, self.pseudo_labels.names)
+            annotated = (*annotated, *self.pseudo_labels.names)
         previous = read_labels_of(self.previous, labelled.scan) if self.previous else None
-        done = preprocess(labelled.scan, labelled.label_map, self.plan, name=self.case.name, previous=previous)
-        done = replace(done, known=self.plan.labels.known(self.case.annotated))
-        CaseStore(self.store).write(done, self.key, dimensions=self.plan.dimensions)
+        done = preprocess(labelled.scan, label_map, self.plan, name=self.case.name, previous=previous)
+        CaseStore(self.store).write(replace(done, known=labels.known(annotated)), self.key, dimensions=self.plan.dimensions)
 
 
 def preprocess_run(run: Run, *, workers: int = 0) -> tuple[Finding, ...]:
@@ -79,8 +88,8 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     Raises:
         DatasetError: every case failed.
     """
-    plan, store, previous = folder.plan, CaseStore(folder.cases), previous_predictions(run, folder)
-    keys = case_keys(plan, run.fingerprint, previous)
+    plan, store, made = folder.plan, CaseStore(folder.cases), predicted_labels(run, folder)
+    keys = case_keys(plan, run.fingerprint, made)
     stored = [case for case in run.dataset.cases if case.name in keys and store.has(case.name, keys[case.name])]
     intact = map_items(partial(_is_intact, folder.cases), stored, label="looking for damaged cases")
     kept = {outcome.item.name for outcome in intact if outcome.result}
@@ -93,7 +102,8 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
             plan=plan,
             store=folder.cases,
             key=keys[case.name],
-            previous=previous[case.name].file if previous is not None else None,
+            previous=made.previous[case.name].file if made.previous is not None else None,
+            pseudo_labels=made.pseudo.get(case.name),
         )
         for case in run.dataset.cases
         if case.name in keys and case.name not in kept
@@ -131,24 +141,44 @@ def previous_predictions(run: Run, folder: PlanFolder) -> dict[str, PreviousPred
     return {name: PreviousPrediction(file=place / r.file, hash=r.hash) for name, r in found.items() if r.status == "done"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictedLabels:
+    """Label maps of networks that preprocessing takes besides a dataset's own, by case.
+
+    Args:
+        previous: input of a cascade, without which a case cannot be preprocessed; None if the plan is no cascade.
+        pseudo: what fills in labels that were not annotated.
+    """
+
+    previous: Mapping[str, PreviousPrediction] | None = None
+    pseudo: Mapping[str, PseudoLabels] = field(default_factory=dict)
+
+
+def predicted_labels(run: Run, folder: PlanFolder) -> PredictedLabels:
+    """The label maps of networks that the cases of a plan are preprocessed with."""
+    pseudo = read_pseudo_labels(run.pseudo_labels_folder, run.fingerprint.cases)
+    return PredictedLabels(previous=previous_predictions(run, folder), pseudo=pseudo)
+
+
 def preprocessed_keys(run: Run, folder: PlanFolder) -> dict[str, str]:
     """The keys of a plan's preprocessed cases by name, see `case_keys`."""
-    return case_keys(folder.plan, run.fingerprint, previous_predictions(run, folder))
+    return case_keys(folder.plan, run.fingerprint, predicted_labels(run, folder))
 
 
-def case_keys(plan: Plan, fingerprint: Fingerprint, previous: Mapping[str, PreviousPrediction] | None = None) -> dict[str, str]:
+def case_keys(plan: Plan, fingerprint: Fingerprint, made: PredictedLabels | None = None) -> dict[str, str]:
     """A digest for each preprocessed case, by name, of all that it depends on: the case's files and how they are preprocessed.
 
     Args:
         plan: that they are preprocessed for.
         fingerprint: of the dataset.
-        previous: input of a cascade; cases without it have no key.
+        made: label maps of networks, if any; cases without the input of a cascade have no key.
     """
-    decisions, keys = plan.key("preprocessing", "labels", "channels", "previous"), {}
+    decisions, keys, made = plan.key("preprocessing", "labels", "channels", "previous"), {}, made or PredictedLabels()
     for case in fingerprint.cases:
-        if previous is None or case.name in previous:
+        if made.previous is None or case.name in made.previous:
             more: list[object] = [case.annotated] if case.annotated else []  # only where it applies, so that old keys stay valid
-            more += [previous[case.name].hash] if previous is not None else []
+            more += [made.previous[case.name].hash] if made.previous is not None else []
+            more += [[found.names, found.hash]] if (found := made.pseudo.get(case.name)) else []
             keys[case.name] = digest([case.key, decisions, PREPROCESSING_VERSION, *more])
     return keys
 

@@ -28,6 +28,7 @@ from nnseg.reporting.report import write_report
 from nnseg.storage.files import StoredFile
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
 from nnseg.storage.predictions import ScanRecord
+from nnseg.storage.pseudo_labels import count_pseudo_labels, read_pseudo_labels
 from nnseg.storage.run import Folds, Run
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.progress import stage
@@ -73,6 +74,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         title=dataset.name,
         dataset=dataset.describe(),
         fingerprint=fingerprint,
+        pseudo_labels=count_pseudo_labels(read_pseudo_labels(run.pseudo_labels_folder, fingerprint.cases)),
         findings=(*_pixel_units(dataset, fingerprint), *by_severity(fingerprint.findings)),
         plans=[with_window(plan, windows[plan.name]) if plan.name in windows else plan for plan in plans],
         histories=run.histories,

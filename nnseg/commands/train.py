@@ -38,9 +38,18 @@ Refresh = Callable[[Run], None]
 """Writes the report of the run anew while it trains."""
 Predict = Callable[[Run, Folds, Sequence[PlanFolder], str], Findings]
 """Predicts the held-out cases of folds with each of some plans, on a device: `nnseg.crossval.predict.predict_with_plans`."""
+Complete = Callable[[Run, Options], None]
+"""Predicts what was not annotated: `nnseg.crossval.pseudo_labels.predict_pseudo_labels`."""
 
 
-def train(run_folder: Path, options: Options, *, predict: Predict, refresh: Refresh | None = None) -> Findings:
+def train(
+    run_folder: Path,
+    options: Options,
+    *,
+    predict: Predict,
+    complete: Complete | None = None,
+    refresh: Refresh | None = None,
+) -> Findings:
     """Preprocess what is missing in a planned run, and train the chosen folds; returns the cases that failed.
 
     Started by torchrun, all processes share each training; the first alone preprocesses and writes.
@@ -49,6 +58,7 @@ def train(run_folder: Path, options: Options, *, predict: Predict, refresh: Refr
         run_folder: of the run.
         options: of the command.
         predict: makes the predictions that are the input of cascades.
+        complete: makes the predictions of what was not annotated.
         refresh: called now and then while a network trains.
 
     Raises:
@@ -63,11 +73,18 @@ def train(run_folder: Path, options: Options, *, predict: Predict, refresh: Refr
         with run.locked() if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 remove_damaged(run)
-            return train_plans(run, replace(options, device=device), predict=predict, refresh=refresh, ranks=ranks)
+            options = replace(options, device=device)
+            return train_plans(run, options, predict=predict, complete=complete, refresh=refresh, ranks=ranks)
 
 
 def train_plans(
-    run: Run, options: Options, *, predict: Predict, refresh: Refresh | None = None, ranks: Ranks = SINGLE_PROCESS
+    run: Run,
+    options: Options,
+    *,
+    predict: Predict,
+    complete: Complete | None = None,
+    refresh: Refresh | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Findings:
     """Preprocess and train what is missing of a run's plans; as `train`, in a run that is locked.
 
@@ -77,6 +94,8 @@ def train_plans(
     check_case_names(run, tuple(run.folds.values()), known_names(run.dataset, run.fingerprint))
     folds = {number: run.folds[number] for number in select_folds(options.folds, len(run.folds))}
     if first:
+        if complete:
+            complete(run, options)  # first, since what the folds are trained on depends on it
         check_cascades(run, trained={*folds, *trained_folds(run, run.previous(run.plans))})
         due = set(folds) if options.more else set(folds) - set(trained_folds(run, run.plans))
         if due:

@@ -61,6 +61,7 @@ class RunOptions(PlanOptions, total=False):
     checkpoint: str
     skip_bad: bool
     freeze: FreezePart | None
+    pseudo_labels: bool
     devices: Words
     deterministic: bool
     tensorboard: bool

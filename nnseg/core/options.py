@@ -326,6 +326,9 @@ class Options:
     probe: bool = option(True, "Try networks on the device before deciding.", panel=PLANNING)
     seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING)
     freeze: FreezePart | None = option(None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING)
+    pseudo_labels: bool = option(
+        True, "With --init: the model predicts its labels where they were not annotated, for training only.", panel=PLANNING
+    )
     devices: tuple[str, ...] = option(
         None,
         "Devices to share folds or scans among: 0,1 (GPUs) or cuda:0,cpu.",

@@ -27,7 +27,7 @@ from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
 from nnseg.serving.pool import FREE_RAM_SHARE
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import FORMAT, PredictionsWriter, ScanRecord
-from nnseg.storage.run import Folds, Run
+from nnseg.storage.run import STAGES, Folds, Run
 from nnseg.system.machine import free_ram_gb
 from nnseg.system.progress import sizes_of, stage
 
@@ -108,11 +108,13 @@ class PredictionJob:
         cases: with the scans.
         out: folder for the label maps, and for ``predictions.json``, which says how each was made.
         key: digest of the model and options.
+        model: its path, for the record; None for a network of the run itself.
     """
 
     cases: tuple[Case, ...]
     out: Path
     key: str
+    model: Path | None = None
 
 
 def predict_with_model(job: PredictionJob, model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
@@ -121,18 +123,22 @@ def predict_with_model(job: PredictionJob, model: Model, *, device: str = "auto"
     return predict_cases(job, CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
 
 
-def predict_cases(job: PredictionJob, predictor: CasePredictor, *, device: str = "cpu") -> dict[str, ScanRecord]:
+def predict_cases(
+    job: PredictionJob, predictor: CasePredictor, *, device: str = "cpu", label: str = STAGES["predict"]
+) -> dict[str, ScanRecord]:
     """Records, by name, of the cases of a job; those that have a label map of the same scan and model are not predicted again.
 
     Args:
         job: the cases, and where their label maps go.
         predictor: of the cases.
         device: kind of device that it computes on.
+        label: what is done, in words.
     """
     target = OutputTarget(out=job.out, key=digest([FORMAT, job.key]))
-    with PredictionsWriter(job.out, model={"key": job.key}, labels=predictor.model.labels) as records:
+    about = {"key": job.key} | ({"paths": [str(job.model.absolute())]} if job.model else {})
+    with PredictionsWriter(job.out, model=about, labels=predictor.model.labels) as records:
         tasks = [PredictionTask(case=case, previous=records.cases.get(case.name)) for case in job.cases]
-        _run(predictor, target, tasks, lambda event: records.put(event.case, event.record), device)
+        _run(predictor, target, tasks, lambda event: records.put(event.case, event.record), device, label)
         return {case.name: records.cases[case.name] for case in job.cases}
 
 
@@ -142,6 +148,7 @@ def _run(
     tasks: Sequence[PredictionTask],
     finish: Callable[[Finished], None],
     device: str,
+    label: str = STAGES["predict"],
 ) -> None:
     """Run the tasks through a pipeline in this process, and ``finish`` each case."""
 
@@ -152,7 +159,7 @@ def _run(
 
     sizes = sizes_of({task.case.name: task.case.images for task in tasks})
     pipeline = PredictionPipeline(predictor, target, report, memory_gb=FREE_RAM_SHARE * free_ram_gb(), keep_freed=device == "cpu")
-    with stage("predicting held-out cases", total=sum(sizes.values()), count=len(tasks)) as shown:
+    with stage(label, total=sum(sizes.values()), count=len(tasks)) as shown:
         pipeline.run(tasks)
 
 

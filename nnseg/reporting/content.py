@@ -70,6 +70,7 @@ class ReportContent:
         title: of the page.
         dataset: the dataset in one line (`Dataset.describe`).
         fingerprint: measurements of the dataset.
+        pseudo_labels: number of cases in which a model predicted a label that was not annotated, by the label.
         findings: problems found while reading the dataset.
         plans: all plans of the run.
         histories: epochs of each training, by a name such as "3d fold 0".
@@ -95,6 +96,7 @@ class ReportContent:
     title: str
     dataset: str
     fingerprint: Fingerprint | None = None
+    pseudo_labels: Mapping[str, int] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     plans: Sequence[Plan] = ()
     histories: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)

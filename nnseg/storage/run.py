@@ -6,6 +6,7 @@
       dataset.json  fingerprint.json  folds.json  run.json     the dataset as found and measured; its folds; a record of the run
       plan.toml  plan.schema.json                              all decisions, which may be edited; a schema for editors
       probe.json                                               time and memory of candidate plans on this machine
+      pseudo_labels/  predictions.json                         what a model predicted where it was not annotated (--init)
       cases/                                                   preprocessed cases
       fold_0/  schedule.json  history.jsonl                    planned steps; one line for each epoch
                checkpoint.safetensors  model.nnseg             the state to resume from; the trained network
@@ -74,6 +75,7 @@ log = logging.getLogger(__name__)
 STAGES = {
     "fingerprint": "measuring the dataset",
     "plan": "planning",
+    "pseudo-labels": "predicting labels that were not annotated",
     "preprocess": "preprocessing",
     "train": "training",
     "predict": "predicting held-out cases",
@@ -154,6 +156,8 @@ class Run:
     """Time and memory of candidate plans on this machine."""
     probe_folder = PathIn(".probe")
     """Where candidate plans are tried; removed afterwards."""
+    pseudo_labels_folder = PathIn("pseudo_labels")
+    """Label maps of cases in which not all labels were annotated, predicted by the model that the training begins with."""
     model_file = PathIn("model.nnseg")
     """The exported model."""
     card_file = PathIn("model.md")

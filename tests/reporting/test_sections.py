@@ -51,6 +51,8 @@ def test_the_data_are_described_with_counts_sizes_and_shares():
     assert data["measured"]["facts"]["Cases"] == "5 volumes"
     assert data["measured"]["facts"]["Size"] == f"{by((12, 20, 30))} voxels in the median"
     assert data["measured"]["facts"]["Voxel"] == f"{by((2, 1, 1))} mm in the median"
+    grown = summarize_data(replace(report_content(), pseudo_labels={"liver": 1, "spleen": 2}))
+    assert grown["measured"]["facts"]["Pseudo-labels"].startswith("liver in 1 case, spleen in 2 cases, predicted by the model")
     assert data["counts"] == "1 error, 1 note"
     rows = table_rows(report_content(), "Labels of the dataset")
     assert rows["front"][:3] == ["1", "5", "2 ml (0.02 to 200)"]  # 10 to 100,000 voxels of 2 mm³

@@ -42,7 +42,7 @@ def summarize_data(content: ReportContent) -> dict[str, Any] | None:
 def _summarize_measurements(content: ReportContent, fingerprint: Fingerprint) -> dict[str, Any]:
     named = fingerprint.labels.named.items()
     return {
-        "facts": _facts(fingerprint),
+        "facts": _facts(fingerprint) | _pseudo_labels(content),
         "sizes": _draw_sizes(fingerprint),
         "labels": [(name, value, *_occurrence(fingerprint, name)) for name, value in named],
         "volumes": _draw_volumes(fingerprint),
@@ -64,6 +64,12 @@ def _facts(fingerprint: Fingerprint) -> dict[str, str]:
         else f"none stored, 1 mm assumed: lengths are in {unit}",
     }
     return facts | ({"Around the body": f"{1 - kept:.0%} of a scan is empty and cut away"} if kept < 0.99 else {})
+
+
+def _pseudo_labels(content: ReportContent) -> dict[str, str]:
+    """What training took from the model that it began with; nothing if that is nothing."""
+    counts = ", ".join(f"{name} in {counted(n, 'case')}" for name, n in content.pseudo_labels.items())
+    return {"Pseudo-labels": f"{counts}, predicted by the model that training began with; not in scores"} if counts else {}
 
 
 def _axes(fingerprint: Fingerprint) -> tuple[int, ...]:
