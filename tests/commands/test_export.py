@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from plan_examples import small_plan
 
 from nnseg.commands.export import describe_limits, export
 from nnseg.core.dataset import Dataset, Fold
@@ -20,14 +21,6 @@ from nnseg.storage.files import write_json
 from nnseg.storage.run import Run
 
 LABELS = Labels(names=("background", "big", "rare"), values=(0, 1, 2))
-
-
-class AnyPlan:
-    """Of a network that is not asked."""
-
-    channels = ("CT",)
-    labels = LABELS
-    name = "3d"
 
 
 def case(number: int, *, spacing=(1.0, 1.0, 1.0), rare=0, annotated=None) -> CaseMeasure:
@@ -51,7 +44,7 @@ def said(run: Run, cases, *, scores=None, trust=None, folds=(0,), of=1) -> str:
     write_json(run.path / "folds.json", tuple(Fold(training=(), held_out=()) for _ in range(of)))
     run.fingerprint = Fingerprint(dataset="d", layout="", channels=("CT",), labels=LABELS, cases=cases, intensities=())
     run.dataset = Dataset(name="Bars", folder=Path(), layout="", cases=(), channels=("CT",), labels=LABELS, suffix=".nii")
-    model = Model(members=tuple(Member(plan=AnyPlan(), fold=fold, weights={}) for fold in folds), trust=trust)
+    model = Model(members=tuple(Member(plan=small_plan(LABELS), fold=fold, weights={}) for fold in folds), trust=trust)
     return "\n".join(describe_limits(run, model, scores))
 
 
