@@ -20,7 +20,23 @@ from torch.autograd.function import once_differentiable
 
 from nnseg.core.plan import Steps
 
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class Convolution3d(nn.Conv3d):
+    """A convolution whose gradient is right where an image has fewer slices than the kernel.
+
+    For more than one slice, but fewer than the kernel has, oneDNN (3.12, PyTorch 2.13) computes the gradient of the weights in
+    bfloat16 partly from memory that was never written. It is right if the slices of padding are part of the image.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (1 < x.shape[2] < weight.shape[2] and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return super()._conv_forward(x, weight, bias)
+        slices, *others = cast(tuple[int, ...], self.padding)
+        padded = nn.functional.pad(x, (0, 0, 0, 0, slices, slices))
+        return nn.functional.conv3d(padded, weight, bias, self.stride, (0, *others))
+
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
 POOLS: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 EPSILON = 1e-5

@@ -126,3 +126,22 @@ def test_on_the_cpu_activations_lie_channels_last(channels):
     y = ConvNorm((channels, 4), (3, 3, 3), stride=(2, 2, 2))(x)
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
     assert not y.is_contiguous()
+
+
+@pytest.mark.parametrize(("slices", "kernel"), [(1, 3), (2, 3), (3, 3), (2, 5), (4, 5)])
+def test_gradients_in_bfloat16_are_right_where_an_image_has_fewer_slices_than_a_kernel(slices, kernel):
+    block = ConvNorm((16, 16), (kernel, 3, 3), stride=(1, 1, 1))
+    x, towards = torch.randn(2, 16, slices, 8, 8), torch.randn(2, 16, slices, 8, 8)
+
+    def gradient(*, bfloat16: bool) -> torch.Tensor:
+        block.zero_grad()
+        unused = [torch.full((10**5,), 3e38) for _ in range(5)]
+        del unused  # memory that is freed, and given out again, with large numbers in it
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            y = block.conv(channels_last_on_cpu(x))
+        y.backward(towards.to(y.dtype))
+        return block.conv.weight.grad.clone()
+
+    exact = gradient(bfloat16=False)
+    for _ in range(5):
+        assert torch.linalg.vector_norm(gradient(bfloat16=True) - exact) < 0.02 * torch.linalg.vector_norm(exact)
