@@ -142,7 +142,10 @@ CODES: Final[dict[str, Kind]] = {
     "NS-S030": Kind(REJECTED, "a compressed file is damaged", "an intact file", COPY),
     "NS-S031": Kind(REJECTED, "the qform is broken", "a rotation", HEADER),
     "NS-S032": Kind(
-        WARNED, "a scan is unlike those of the training", "spacing, size and intensities as theirs", "check its label map"
+        WARNED,
+        "a scan is unlike those of the training",
+        "spacing, size, intensities, texture and layout as theirs",
+        "check its label map",
     ),
     "NS-S033": Kind(
         REJECTED, "slices of a DICOM series are missing or uneven", "even steps", "add the missing slices, or resample it"

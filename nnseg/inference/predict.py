@@ -253,8 +253,7 @@ class Predictor:
         used = [(group, timing) for group, timing, w in zip(self._groups, timings, output.weights, strict=True) if w]
         groups, spent = [group for group, _ in used], [timing for _, timing in used]
         spent += [prepared.seconds.get(key, {}) for key in {group.key for group in groups}] + [{"restore": output.seconds}]
-        trust, image = self.model.trust, prepared.cases[groups[0].key].image[: len(self.model.channels)]
-        facts = measure_scan(prepared.scan.grid, image)
+        trust, facts = self.model.trust, self._measure(prepared.scan, prepared.cases[groups[0].key])
         return Prediction(
             label_map=LabelMap(labels=labels, grid=prepared.scan.grid),
             probabilities=output.probabilities,
@@ -264,6 +263,11 @@ class Predictor:
             sample=self._sample(prepared, stats) if stats and stats.samples else None,
             seconds={stage: sum(of.get(stage, 0.0) for of in spent) for stage in ("preprocess", "network", "restore")},
         )
+
+    def _measure(self, scan: Scan, case: PreprocessedCase) -> ScanFacts:
+        """The properties of a scan that are compared with those of the training scans, along the scan's axes."""
+        turned = case.image[: len(self.model.channels)].transpose(0, *(1 + axis for axis in case.placement.back))
+        return measure_scan(scan.grid, turned, scan.image)
 
     def _confidence(self, facts: ScanFacts, groups: Sequence[NetworkGroup], stats: UncertaintyStats) -> Confidence:
         networks = sum(len(group.networks) for group in groups)

@@ -14,6 +14,7 @@ from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Scan, Source
 from nnseg.core.labels import Labels, Region
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.thumbnail import layout, unpack
 from nnseg.core.trust import Trust
 from nnseg.inference import networks, volumes
 from nnseg.inference import predict as predict_module
@@ -543,3 +544,16 @@ def test_a_cascade_takes_also_the_seconds_of_its_first_stage():
 def test_what_is_no_scan_is_refused_by_its_type_in_python():
     with pytest.raises(ScanError, match=r"a scan is expected, not an object of type str; nnseg.read_scan"):
         Predictor.prepare(object.__new__(Predictor), "a.nii.gz")
+
+
+def test_facts_of_a_scan_are_along_its_own_axes_whatever_those_of_the_plan():
+    def facts(axes):
+        predictor = Predictor(_model(_plan(axes=axes)), device=CPU)
+        return predictor.infer(predictor.prepare(_scan()), uncertainty=True).confidence.facts
+
+    plain, turned = facts((0, 1, 2)), facts((2, 0, 1))
+    assert len(set(plain.roughness[0])) == 3
+    assert turned.roughness[0] == pytest.approx(plain.roughness[0], rel=0.01)
+    likeness, *_ = layout(unpack(turned.thumbnails[0]), unpack(plain.thumbnails[0]))
+    assert likeness > 0.99
+    assert turned.spreads == plain.spreads
