@@ -70,7 +70,7 @@ class LabelTrust(FrozenModel):
 
     Args:
         offset: of the logit of its expected Dice.
-        missing: how often it is truly absent where it was not predicted.
+        missing: chance that it is truly absent where it is not predicted.
     """
 
     offset: FiniteFloat = 0.0

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
+from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.scores import CaseScore
@@ -31,8 +32,9 @@ from nnseg.system.progress import progress
 log = logging.getLogger(__name__)
 
 Numbers = npt.NDArray[np.float64]
+Absent = Mapping[str, tuple[int, int]]
 
-RULE = 1
+RULE = 2
 """Raised when the measurement changes, so that runs measure anew."""
 
 FEWEST_CASES = 4
@@ -98,11 +100,12 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
         why = f"that takes {FEWEST_CASES} held-out cases, and there are {len(held)}"
         log.info("the Dice of new scans cannot be predicted from the certainty of the model: %s", why)
         return None
+    absent = _count_absent(run.fingerprint_of_folds)
     scores = {h.score.name: h.score.model_dump(mode="json", exclude={"length_unit"}) for h in held}
-    key = digest([RULE, scores, {h.score.name: h.key for h in held}])
+    key = digest([RULE, absent, scores, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
         return known
-    trust = fit_trust(held, run.plans[0].plan.channels).model_copy(update={"key": key})
+    trust = fit_trust(held, run.plans[0].plan.channels, absent).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
@@ -168,12 +171,18 @@ def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], 
     )
 
 
-def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str]) -> Trust:
-    """The calibration of a model on at least `FEWEST_CASES` held-out cases."""
+def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str], absent: Absent | None = None) -> Trust:
+    """The calibration of a model on at least `FEWEST_CASES` held-out cases.
+
+    Args:
+        channels: names.
+        absent: see `fit_expected_dice`.
+    """
+    fitted = fit_expected_dice(held, absent)
     expected = cross_validate_expected_dice(held)
     pairs = [(quality, h.score.mean_dice) for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
     facts = [h.confidence.facts for h in held if h.confidence.facts]
-    return fit_expected_dice(held).model_copy(
+    return fitted.model_copy(
         update={
             "temperature": fit_temperature([h.confidence.surprise for h in held if h.confidence.surprise]),
             "error": fmean(abs(quality - dice) for quality, dice in pairs) if pairs else None,
@@ -192,10 +201,13 @@ def cross_validate_expected_dice(held: Sequence[HeldOutCase]) -> tuple[float, ..
     return tuple(others[part].expected_mean_dice(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
 
 
-def fit_expected_dice(held: Sequence[HeldOutCase]) -> Trust:
+def fit_expected_dice(held: Sequence[HeldOutCase], absent: Absent | None = None) -> Trust:
     """The regression of Dice on agreement: slopes shared by all labels, and an offset for each label.
 
     Least squares of logits of Dice against `Agreement.features`, with a prior of the weight of `PRIOR_CASES`.
+
+    Args:
+        absent: of each label, the number of cases of the dataset without it, and of all; those of the held-out cases if None.
     """
     names = tuple(held[0].confidence.agreement.labels) if held else ()
     rows = {name: _rows(held, name) for name in names}
@@ -208,8 +220,9 @@ def fit_expected_dice(held: Sequence[HeldOutCase]) -> Trust:
     slopes = prior + np.linalg.solve(precision, (x / spread).T @ (y - x @ prior)) / spread
     residuals = {name: y - x @ slopes for name, (x, y) in rows.items()}
     pooled = float(np.concatenate(list(residuals.values())).mean())
+    absent = absent or {}
     labels = {
-        name: LabelTrust(offset=float((rest.sum() + 2 * pooled) / (len(rest) + 2)), missing=_missing(held, name))
+        name: LabelTrust(offset=float((rest.sum() + 2 * pooled) / (len(rest) + 2)), missing=_missing(held, name, absent.get(name)))
         for name, rest in residuals.items()
     }
     return Trust(cases=len(held), slopes=(float(slopes[0]), float(slopes[1]), float(slopes[2])), labels=labels)
@@ -242,10 +255,28 @@ def _rows(held: Sequence[HeldOutCase], name: str) -> tuple[Numbers, Numbers]:
     return np.array([x for x, _ in found]).reshape(-1, len(PRIOR)), np.array([y for _, y in found])
 
 
-def _missing(held: Sequence[HeldOutCase], name: str) -> float:
-    """The share of cases without the label among those where it was not predicted; shrunk to its share among all cases."""
+def _missing(held: Sequence[HeldOutCase], name: str, absent: tuple[int, int] | None) -> float:
+    """The chance that a label is absent where it was not predicted, by the rule of Bayes.
+
+    From how often it is absent, how often it was predicted where it is absent, and how often it was missed. To each share half a
+    case is added on either side: few held-out cases with the label, all of them found, do not make a scan without it a failure.
+    """
     counts = [(h.score.labels[name], h.confidence.agreement.voxels[name] > 0) for h in held]
     annotated = [(c.tp + c.fn == 0, found) for c, found in counts if c.tp + c.fp + c.fn + c.tn]
-    absent = [missing for missing, predicted in annotated if not predicted]
-    prior = fmean(missing for missing, _ in annotated) if annotated else 1.0
-    return (sum(absent) + prior) / (len(absent) + 1)
+    without, present = ([found for missing, found in annotated if missing is kind] for kind in (True, False))
+    prior = _share(*(absent or (len(without), len(annotated))))
+    rightly = prior * _share(without.count(False), len(without))
+    wrongly = (1.0 - prior) * _share(present.count(False), len(present))
+    return rightly / (rightly + wrongly)
+
+
+def _share(count: int, of: int) -> float:
+    """The share of cases, with half a case added on either side. Source: Jeffreys' prior of a proportion."""
+    return (count + 0.5) / (of + 1.0)
+
+
+def _count_absent(fingerprint: Fingerprint) -> Absent:
+    """Of each label and region, the number of cases without it, and of all that were annotated with all labels."""
+    whole = [case.voxels for case in fingerprint.cases if case.annotated is None]
+    parts = fingerprint.labels.parts().items()
+    return {name: (sum(not any(map(voxels.get, those)) for voxels in whole), len(whole)) for name, those in parts}

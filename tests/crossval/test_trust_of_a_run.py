@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from plan_examples import small_plan
 
 from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
@@ -92,16 +93,29 @@ def test_more_agreement_means_more_expected_dice(seed, count):
     assert qualities == sorted(qualities)
 
 
-def test_a_label_that_is_always_there_was_missed_where_it_is_not_found():
-    trust = fit_expected_dice(many(10))
-    assert trust.labels["a"].missing == 0.0
-    assert trust.expected_mean_dice(Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})) == 0.0
+def test_a_label_that_is_always_there_was_probably_missed_where_it_is_not_found():
+    nothing = Agreement(labels={"a": 1.0}, foreground=1.0, voxels={"a": 0.0})
+    trust = fit_expected_dice(many(10), {"a": (0, 200)})
+    assert trust.labels["a"].missing == pytest.approx(0.5 / 201 * 0.5 / (0.5 / 201 * 0.5 + 200.5 / 201 * 0.5 / 11))
+    assert trust.expected_mean_dice(nothing) < 0.03
+    missed = [*many(10), *(held(20 + i, 1.0, 0.0, voxels=0.0) for i in range(5))]
+    assert fit_expected_dice(missed, {"a": (0, 200)}).labels["a"].missing < trust.labels["a"].missing
+
+
+def test_a_label_that_many_cases_lack_is_rightly_absent_though_the_few_held_out_ones_have_it():
+    nothing = Agreement(labels={"a": 1.0, "b": 0.9}, foreground=0.9, voxels={"a": 0.0, "b": 100.0})
+    few = many(4)
+    assert all(h.confidence.agreement.voxels["a"] > 0 for h in few)
+    trust = fit_expected_dice(few, {"a": (80, 200)})
+    assert trust.labels["a"].missing == pytest.approx(0.77, abs=0.01)
+    assert trust.expected_mean_dice(nothing) > 0.8 * trust.expected_dice(nothing)["b"]
 
 
 def test_a_label_is_believed_to_be_absent_as_often_as_it_was():
     nothing = [held(i, 1.0, "absent", voxels=0.0) for i in range(7)] + [held(9, 1.0, 0.0, voxels=0.0)]
     cases = [*many(8), *nothing]
-    assert fit_expected_dice(cases).labels["a"].missing == pytest.approx((7 + 7 / 16) / 9)
+    rightly, wrongly = 7.5 / 17 * 7.5 / 8, 9.5 / 17 * 1.5 / 10
+    assert fit_expected_dice(cases).labels["a"].missing == pytest.approx(rightly / (rightly + wrongly))
 
 
 def test_labels_that_nobody_annotated_teach_nothing():
@@ -183,6 +197,17 @@ def recorded(folder: Path, cases) -> tuple[Run, dict[int, Fold]]:
     """A run whose held-out cases were predicted and scored."""
     run = Run(folder / "run")
     run.dataset = DATASET
+    run.fingerprint = Fingerprint(
+        dataset="d",
+        layout="",
+        channels=("CT",),
+        labels=LABELS,
+        cases=tuple(
+            CaseMeasure(name=c.name, key=c.name, shape=(9, 9, 9), spacing=(1, 1, 1), cropped_shape=(9, 9, 9), voxels={"a": 9})
+            for c in DATASET.cases
+        ),
+        intensities=(),
+    )
     write_plan(run.path / "plan.toml", PLAN)
     folds = {n: Fold(training=("x",), held_out=tuple(h.score.name for h in cases if h.fold == n)) for n in {h.fold for h in cases}}
     for number in folds:
@@ -200,7 +225,7 @@ def test_a_run_is_measured_from_its_records(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
     trust = measure_trust(run, folds)
-    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"])
+    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"], {"a": (0, 40)})
     assert run.trust == trust
 
 
@@ -260,3 +285,12 @@ def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
     (run.path / "trust.json").write_text("{}")
     assert measure_trust(run, folds) is None
     assert not (run.path / "trust.json").exists()
+
+
+def test_labels_are_counted_in_the_whole_dataset(tmp_path):
+    cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
+    run, folds = recorded(tmp_path, cases)
+    before = measure_trust(run, folds).labels["a"].missing
+    without = tuple(case.model_copy(update={"voxels": {"a": 0}}) for case in run.fingerprint.cases[20:])
+    run.fingerprint = run.fingerprint.model_copy(update={"cases": (*run.fingerprint.cases[:20], *without)})
+    assert measure_trust(run, folds).labels["a"].missing > before
