@@ -84,6 +84,8 @@ class Confidence(FrozenModel):
         quality: expected mean Dice over the labels; 1 is perfect.
         expected_dice: of each label that was predicted, by name.
         flagged: True if the quality is as low as that of the worst tenth of the held-out cases; None if they were too few.
+        foreign: True if the scan is unlike those of the training, so that the held-out cases say little about it; its expected Dice
+            is lowered. None if that was not measured.
         unlike: differences of the scan from those of the training.
         agreement, facts: that this was computed from.
         surprise: of a case with a reference, the mean over its voxels of -log(probability of the reference), at each of the
@@ -94,6 +96,7 @@ class Confidence(FrozenModel):
     quality: Probability
     expected_dice: dict[str, Probability]
     flagged: bool | None
+    foreign: bool | None = None
     unlike: tuple[str, ...]
     agreement: Agreement
     facts: ScanFacts | None = None
@@ -126,15 +129,23 @@ class Trust(FrozenModel):
     def confidence(self, agreement: Agreement, facts: ScanFacts | None = None, *, networks: int = 1) -> Confidence:
         """The confidence in a label map.
 
+        What is expected of a foreign scan is divided by 1 + its distance from the ranges of the training scans: half of it where a
+        property lies twice as far outside of them as is tolerated. That is a rule, not a measurement.
+
         Args:
             agreement: of all networks.
+            facts: of the scan, to be compared with those of the training.
         """
         comparable = self.together.removed(agreement, networks) if self.together else agreement
-        quality = self.expected_mean_dice(comparable)
+        distance = self.ranges.distance(facts) if self.ranges and facts else None
+        foreign = None if distance is None else distance > 0
+        part = 1.0 / (1.0 + (distance or 0.0))
+        quality, expected = part * self.expected_mean_dice(comparable), self.expected_dice(comparable)
         return Confidence(
             quality=quality,
-            expected_dice=self.expected_dice(comparable),
+            expected_dice={name: part * dice for name, dice in expected.items()},
             flagged=None if self.threshold is None else quality < self.threshold,
+            foreign=foreign,
             unlike=self.ranges.differences(facts) if self.ranges and facts else (),
             agreement=agreement,
             facts=facts,

@@ -68,6 +68,7 @@ class Segmentation(Generic[Image]):
             model was calibrated.
         flagged: True if the expected mean Dice is as low as that of the worst tenth of the held-out cases; None where that is not
             known.
+        foreign: True if the scan is unlike those of the training; None where that was not measured.
         unlike: differences of the scan from those of the training, in spacing, size and intensities, one line each.
     """
 
@@ -79,6 +80,7 @@ class Segmentation(Generic[Image]):
     uncertainty: Image | None = None
     expected_dice: Mapping[str, float] | None = None
     flagged: bool | None = None
+    foreign: bool | None = None
     unlike: tuple[str, ...] = ()
     _predicted: Predicted
 
@@ -94,7 +96,7 @@ class Segmentation(Generic[Image]):
             expected = ", ".join(f"{name} {dice:.2f}" for name, dice in self.expected_dice.items())
             lines.append(f"expected Dice: {expected or 'unknown'}{'; flagged' if self.flagged else ''}")
         if self.unlike:
-            lines.append(f"unlike the training scans: {'; '.join(self.unlike)}")
+            lines.append(f"foreign scan: {'; '.join(self.unlike)}")
         return "\n".join(shorten(line, WIDTH, placeholder=" ...") for line in lines)
 
     def _repr_html_(self) -> str:
@@ -103,7 +105,7 @@ class Segmentation(Generic[Image]):
         rows = [self._row(names.index(name) + 1, name) for name in sorted(names, key=lambda n: not self.volumes[n])[:MOST_ROWS]]
         more = [f"<tr><td colspan=9>and {len(names) - MOST_ROWS} more</td></tr>"] if len(names) > MOST_ROWS else []
         dice = "<th>expected Dice</th>" if self.expected_dice is not None else ""
-        notes = [*(["flagged: low expected Dice"] if self.flagged else []), *(f"unlike: {one}" for one in self.unlike)]
+        notes = [*(["flagged: low expected Dice"] if self.flagged else []), *(f"foreign scan: {one}" for one in self.unlike)]
         below = "".join(f"<div>{html.escape(note)}</div>" for note in (shown.title, *notes) if note)
         return (
             "<div style='display:flex;gap:1em;flex-wrap:wrap;align-items:flex-start'>"

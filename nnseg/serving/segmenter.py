@@ -143,7 +143,8 @@ class Segmenter:
         maps = prediction.probabilities
         chances = None if maps is None else np.stack([map_to_stored_order(one, source) for one in maps])
         unsure = None if prediction.uncertainty is None else map_to_stored_order(prediction.uncertainty, source)
-        confidence = prediction.confidence if self._predictor.model.trust else None
+        trust = self._predictor.model.trust
+        confidence = prediction.confidence if trust else None
         return Segmentation(
             label_map=label_map,
             labels=labels.by_name,
@@ -153,6 +154,7 @@ class Segmenter:
             uncertainty=None if unsure is None else of_kind(unsure, first, source)[0],
             expected_dice=confidence.expected_dice if confidence else None,
             flagged=confidence.flagged if confidence else None,
+            foreign=bool(prediction.unlike) if trust and trust.ranges else None,
             unlike=prediction.unlike,
             _predicted=Predicted(
                 label_map=prediction.label_map,

@@ -16,6 +16,9 @@ from nnseg.core.validation import NotNegative, Number, Probability
 
 ML = "ml"
 
+UNLIKE = "NS-S032"
+"""Code of what is different in a foreign scan."""
+
 
 class Patient(FrozenModel):
     """Age and sex of a patient, None where they are unknown.
@@ -145,23 +148,21 @@ def describe_volumes(
         )
         for label, ml in volumes.items()
     }
-    flags = [*_quality_flags(confidence), *_missing_labels(labels)]
+    differences = [text for text, code in map(split_code, notes) if code == UNLIKE] if confidence is None else confidence.unlike
+    flags = [*_quality_flags(confidence), *(f"foreign scan: {text}" for text in differences), *_missing_labels(labels)]
     return CaseVolumes(
         name=name,
         patient=patient,
         labels=labels,
         quality=confidence.quality if confidence else None,
         flags=tuple(flags),
-        notes=tuple(note for note in notes if split_code(note)[0] not in flags),
+        notes=tuple(note for note in notes if split_code(note)[0] not in differences),
         unit=unit,
     )
 
 
 def _quality_flags(confidence: Confidence | None) -> list[str]:
-    if confidence is None:
-        return []
-    low = [f"low expected quality, Dice {confidence.quality:.2f}"] if confidence.flagged else []
-    return [*low, *confidence.unlike]
+    return [f"low expected quality, Dice {confidence.quality:.2f}"] if confidence and confidence.flagged else []
 
 
 def _missing_labels(labels: Mapping[str, LabelVolume]) -> list[str]:

@@ -93,3 +93,22 @@ def test_trust_survives_its_json():
         cases=4, temperature=1.3, labels={"a": LabelTrust(offset=-1.0, missing=0.1)}, ranges=find_ranges([facts] * 4, ("T1",))
     )
     assert Trust.model_validate_json(trust.model_dump_json()) == trust
+
+
+SEEN = ScanFacts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
+CALIBRATED = Trust(threshold=0.6, ranges=find_ranges([SEEN] * 5, ("T1",)))
+
+
+def test_a_foreign_scan_is_expected_less_of_and_flagged():
+    far = SEEN.model_copy(update={"spacing": (3.0, 1.0, 1.0)})
+    plain, of = CALIBRATED.confidence(agreement(), SEEN), CALIBRATED.confidence(agreement(), far)
+    part = 1.0 / (1.0 + CALIBRATED.ranges.distance(far))
+    assert part == pytest.approx(math.log(1.25) / math.log(3.0))  # how often the tolerance fits into the distance
+    assert of.quality == pytest.approx(part * plain.quality)
+    assert of.expected_dice == pytest.approx({name: part * dice for name, dice in plain.expected_dice.items()})
+    assert (of.foreign, of.flagged) == (True, True)
+
+
+def test_without_ranges_no_scan_is_called_foreign():
+    assert Trust().confidence(agreement(), SEEN).foreign is None
+    assert CALIBRATED.confidence(agreement()).foreign is None

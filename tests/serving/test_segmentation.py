@@ -154,10 +154,11 @@ def test_expected_dice_is_given_where_the_model_was_calibrated(found):
     sure, plain = (model.predict(array, spacing=(5, 1, 1), orientation="SPL", uncertainty=asked) for asked in (True, False))
     assert set(sure.expected_dice) == {"front", "back"}
     assert sure.flagged
+    assert (sure.foreign, plain.foreign, found.foreign) == (True, True, None)
     assert (plain.expected_dice, plain.flagged) == (None, None)
     assert sure.unlike == plain.unlike == ("spacing 5 mm along z; training scans had 1 to 1.1",)
     page = sure._repr_html_()
-    assert "flagged" in page and "spacing 5 mm" in page
+    assert "flagged" in page and "foreign scan: spacing 5 mm" in page
 
 
 def test_a_notebook_shows_a_picture_and_the_volumes_without_matplotlib(found, monkeypatch):

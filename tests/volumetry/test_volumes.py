@@ -61,7 +61,7 @@ def test_a_doubtful_scan_is_flagged_with_every_reason():
         confidence=confidence(),
         notes=("spacing 5 mm along z [NS-S032]", "2 voxels were not numbers"),
     )
-    assert case.flags == ("low expected quality, Dice 0.42", "spacing 5 mm along z", "Right Kidney not found")
+    assert case.flags == ("low expected quality, Dice 0.42", "foreign scan: spacing 5 mm along z", "Right Kidney not found")
     assert case.notes == ("2 voxels were not numbers",)
     assert case.unusual == {"Right Kidney": "low"}
     assert case.labels["Left Kidney"].expected_dice == 0.8
@@ -79,3 +79,8 @@ def test_an_unusual_volume_alone_is_no_flag():
 def test_without_a_population_there_are_only_volumes():
     case = describe_volumes("a", {"Left Kidney": 120.0}, patient=Patient(age=40.0))
     assert (case.flags, case.unusual, case.quality, case.labels["Left Kidney"].percentile) == ((), {}, None, None)
+
+
+def test_a_foreign_scan_is_flagged_without_uncertainty():
+    case = describe_volumes("a", {"Left Kidney": 1.0}, notes=("spacing 5 mm along z [NS-S032]", "2 voxels were not numbers"))
+    assert (case.flags, case.notes) == (("foreign scan: spacing 5 mm along z",), ("2 voxels were not numbers",))
