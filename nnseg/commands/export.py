@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnseg.core.card import MetricSummary, ModelCard, Networks, SelfAssessment, TrainingData
-from nnseg.core.dataset import Dataset, counted
+from nnseg.core.dataset import Dataset, counted, list_some
 from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.geometry import Shape, Vector
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Average, Grouped, Scores
-from nnseg.core.trust import Trust
+from nnseg.core.trust import INTERVAL_LEVEL, Trust
 from nnseg.core.units import LengthUnit, length_name
 from nnseg.evaluation.calibration import calibration
+from nnseg.evaluation.conformal import fewest_errors
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
@@ -104,10 +105,18 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
         yield f"It has the networks of only {used}; its scores are of the cases held out there."
     if whole:
         yield f"Its network of fold {whole[0]} was trained on every case, and no score of it exists."
-    if model.trust is None:
+    yield from _trust_limits(model.trust)
+
+
+def _trust_limits(trust: Trust | None) -> Iterator[str]:
+    if trust is None:
         yield "Its probabilities are not calibrated."
-    elif model.trust.threshold is None:
+        return
+    if trust.threshold is None:
         yield "Too few cases were held out to set a threshold for flagging predictions."
+    if few := [name for name, of in trust.labels.items() if of.errors is None]:
+        needed = fewest_errors(INTERVAL_LEVEL)
+        yield f"Too few held-out cases have {list_some(few)} for an interval of its Dice and volume: {needed} are needed."
 
 
 def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
@@ -226,11 +235,13 @@ def _self_assessment(run: Run, trust: Trust | None) -> SelfAssessment | None:
         return None
     confidences = [record.confidence for record in run.predictions().values() if record.confidence]
     found = calibration([c.reliability for c in confidences if c.reliability], trust.temperature)
+    intervals = trust.label_intervals([c.agreement for c in confidences])
     return SelfAssessment(
         temperature=trust.temperature,
         error=trust.error,
         threshold=trust.threshold,
         calibration_error=found.after.ece if found else None,
+        intervals=tuple((of.label, of.cases, of.dice, of.volume) for of in intervals),
     )
 
 

@@ -85,6 +85,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         postprocessing=read(Run.postprocessing),
         trust=trust,
         expected_quality=_expected_quality(held, trust) if trust else [],
+        intervals=trust.label_intervals([h.confidence.agreement for h in held]) if trust else (),
         calibration=calibration(reliabilities, trust.temperature) if trust else None,
         stages=_stages(run.record),
         predicted=_predicted(records),

@@ -79,12 +79,15 @@ class SelfAssessment(FrozenModel):
         error: mean distance of the expected Dice of a case from the true one.
         threshold: expected Dice below which a prediction is flagged.
         calibration_error: expected calibration error of its probabilities at this temperature.
+        intervals: of each label, number of held-out cases, then what 90 % of scans like them lie within: the Dice at its mean
+            expected Dice, and the true volume as factors of the predicted one; None for too few cases.
     """
 
     temperature: FiniteFloat
     error: FiniteFloat | None = None
     threshold: FiniteFloat | None = None
     calibration_error: FiniteFloat | None = None
+    intervals: tuple[tuple[str, int, Interval | None, Interval | None], ...] = ()
 
 
 class ModelCard(FrozenModel):

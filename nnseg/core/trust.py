@@ -1,21 +1,26 @@
-"""How far a model's predictions can be trusted: expected Dice, flags, and the temperature of its probabilities."""
+"""How far a model's predictions can be trusted: expected Dice with intervals, flags, and the temperature of its probabilities."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import fmean
 
 from pydantic import Field, FiniteFloat
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.reliability import Reliability
 from nnseg.core.scan_ranges import ScanFacts, ScanRanges
-from nnseg.core.validation import NotNegative, Positive, Probability
+from nnseg.core.validation import NotNegative, Positive, Probability, Range, Shares
 
 EDGE = 1e-4
 """Least distance of an agreement from 0 and 1 in a logit, which is then finite."""
 
 TEMPERATURES = tuple(0.5 * 2.0 ** (i / 6) for i in range(25))
 """Temperatures from 0.5 to 8 that are tried on held-out cases; the best lies between two of them."""
+
+INTERVAL_LEVEL = 0.9
+"""Share of new scans whose Dice, and whose volumes, lie within the intervals."""
 
 Slopes = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
@@ -71,10 +76,24 @@ class LabelTrust(FrozenModel):
     Args:
         offset: of the logit of its expected Dice.
         missing: chance that it is truly absent where it is not predicted.
+        cases: held-out cases with its mask predicted and scored.
+        errors: bounds of the logit of its Dice less that of the expected one, for the interval; None for too few cases.
+        volume_factors: bounds of its true volume over the predicted one; None for too few cases.
     """
 
     offset: FiniteFloat = 0.0
     missing: Probability = 1.0
+    cases: int = Field(default=0, ge=0)
+    errors: tuple[FiniteFloat, FiniteFloat] | None = None
+    volume_factors: Range | None = None
+
+    def dice_interval(self, expected: float) -> Shares | None:
+        """The interval of its Dice.
+
+        Args:
+            expected: its expected Dice.
+        """
+        return self.errors and (expit(logit(expected) + self.errors[0]), expit(logit(expected) + self.errors[1]))
 
 
 class Confidence(FrozenModel):
@@ -83,6 +102,9 @@ class Confidence(FrozenModel):
     Args:
         quality: expected mean Dice over the labels; 1 is perfect.
         expected_dice: of each label that was predicted, by name.
+        dice_intervals: of their Dice, by name, which hold for 90 % of scans; none of labels with too few held-out cases, nor of a
+            foreign scan.
+        volume_factors: likewise of the true volume of a label over the predicted one.
         flagged: True if the quality is as low as that of the worst tenth of the held-out cases; None if they were too few.
         foreign: True if the scan is unlike those of the training, so that the held-out cases say little about it; its expected Dice
             is lowered. None if that was not measured.
@@ -95,6 +117,8 @@ class Confidence(FrozenModel):
 
     quality: Probability
     expected_dice: dict[str, Probability]
+    dice_intervals: dict[str, Shares] = {}
+    volume_factors: dict[str, Range] = {}
     flagged: bool | None
     foreign: bool | None = None
     unlike: tuple[str, ...]
@@ -102,6 +126,23 @@ class Confidence(FrozenModel):
     facts: ScanFacts | None = None
     surprise: tuple[FiniteFloat, ...] = ()
     reliability: Reliability | None = None
+
+
+class LabelInterval(FrozenModel):
+    """The intervals of one label or region.
+
+    Args:
+        cases: held-out cases that they were measured on.
+        expected: mean expected Dice.
+        dice: interval of the Dice where that is expected; None for too few cases.
+        volume: of the true volume, as factors of the predicted one; None for too few cases.
+    """
+
+    label: str
+    cases: int
+    expected: Probability
+    dice: Shares | None
+    volume: Range | None
 
 
 class Trust(FrozenModel):
@@ -141,15 +182,33 @@ class Trust(FrozenModel):
         foreign = None if distance is None else distance > 0
         part = 1.0 / (1.0 + (distance or 0.0))
         quality, expected = part * self.expected_mean_dice(comparable), self.expected_dice(comparable)
+        known = {} if foreign else {name: self._known(name) for name in expected}
+        intervals = {name: label.dice_interval(expected[name]) for name, label in known.items()}
         return Confidence(
             quality=quality,
             expected_dice={name: part * dice for name, dice in expected.items()},
+            dice_intervals={name: interval for name, interval in intervals.items() if interval},
+            volume_factors={name: label.volume_factors for name, label in known.items() if label.volume_factors},
             flagged=None if self.threshold is None else quality < self.threshold,
             foreign=foreign,
             unlike=self.ranges.differences(facts) if self.ranges and facts else (),
             agreement=agreement,
             facts=facts,
         )
+
+    def label_intervals(self, agreements: Sequence[Agreement]) -> tuple[LabelInterval, ...]:
+        """The intervals of each label that was predicted.
+
+        Args:
+            agreements: of the scans whose mean expected Dice is taken.
+        """
+        found = []
+        for name, label in self.labels.items():
+            if expected := [self._dice(one, name) for one in agreements if one.voxels.get(name, 0) > 0]:
+                mean = fmean(expected)
+                dice, volume = label.dice_interval(mean), label.volume_factors
+                found.append(LabelInterval(label=name, cases=label.cases, expected=mean, dice=dice, volume=volume))
+        return tuple(found)
 
     def expected_dice(self, agreement: Agreement) -> dict[str, float]:
         """Of each label that was predicted, by name."""

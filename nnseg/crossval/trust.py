@@ -1,4 +1,4 @@
-"""Calibration of a run's model on held-out cases: temperature, expected Dice of a prediction, and when to flag it.
+"""Calibration of a run's model on held-out cases: temperature, expected Dice of a prediction with its interval, when to flag it.
 
 Held-out cases are predicted with the networks of one fold, new scans with those of all folds, whose votes agree less. The
 difference is measured on a few of the same cases. Most of the networks were trained on these, so that it comes out too small, and
@@ -8,6 +8,7 @@ the expected Dice of a new scan too low rather than too high.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -21,7 +22,8 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.scores import CaseScore
-from nnseg.core.trust import TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit
+from nnseg.core.trust import INTERVAL_LEVEL, TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit
+from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
 from nnseg.storage.images.read import read_scan
@@ -184,6 +186,7 @@ def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str], absent: Abse
     facts = [h.confidence.facts for h in held if h.confidence.facts]
     return fitted.model_copy(
         update={
+            "labels": _with_intervals(held, fitted.labels),
             "temperature": fit_temperature([h.confidence.surprise for h in held if h.confidence.surprise]),
             "error": fmean(abs(quality - dice) for quality, dice in pairs) if pairs else None,
             "threshold": float(np.quantile(expected, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
@@ -193,12 +196,18 @@ def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str], absent: Abse
 
 
 def cross_validate_expected_dice(held: Sequence[HeldOutCase]) -> tuple[float, ...]:
-    """The expected mean Dice of each case, fitted to the cases of the other folds; with a single fold, of its other parts."""
+    """The expected mean Dice of each case, by its `cross_validate_trust`."""
+    fitted = cross_validate_trust(held)
+    return tuple(trust.expected_mean_dice(h.confidence.agreement) for trust, h in zip(fitted, held, strict=True))
+
+
+def cross_validate_trust(held: Sequence[HeldOutCase]) -> tuple[Trust, ...]:
+    """For each case the regression fitted to the cases of the other folds; with a single fold, of its other parts."""
     parts = [h.fold for h in held]
     if len(set(parts)) == 1:
         parts = [i % PARTS for i in range(len(held))]
     others = {part: fit_expected_dice([h for h, p in zip(held, parts, strict=True) if p != part]) for part in set(parts)}
-    return tuple(others[part].expected_mean_dice(h.confidence.agreement) for h, part in zip(held, parts, strict=True))
+    return tuple(others[part] for part in parts)
 
 
 def fit_expected_dice(held: Sequence[HeldOutCase], absent: Absent | None = None) -> Trust:
@@ -280,3 +289,30 @@ def _count_absent(fingerprint: Fingerprint) -> Absent:
     whole = [case.voxels for case in fingerprint.cases if case.annotated is None]
     parts = fingerprint.labels.parts().items()
     return {name: (sum(not any(map(voxels.get, those)) for voxels in whole), len(whole)) for name, those in parts}
+
+
+def _with_intervals(held: Sequence[HeldOutCase], labels: Mapping[str, LabelTrust]) -> dict[str, LabelTrust]:
+    """The labels with bounds of their errors on the held-out cases, each expected by the regression on the others."""
+    fitted = cross_validate_trust(held)
+    found = {}
+    for name, label in labels.items():
+        known = [
+            (trust.expected_dice(h.confidence.agreement)[name], h.score.labels[name])
+            for trust, h in zip(fitted, held, strict=True)
+            if h.confidence.agreement.voxels[name] > 0 and h.score.labels[name].dice is not None
+        ]
+        errors = [logit(score.dice) - logit(expected) for expected, score in known if score.dice is not None]
+        found[name] = label.model_copy(
+            update={
+                "cases": len(known),
+                "errors": conformal_bounds(errors, INTERVAL_LEVEL),
+                "volume_factors": _volume_factors([(c.tp + c.fn, c.tp + c.fp) for _, c in known if c.tp + c.fp]),
+            }
+        )
+    return found
+
+
+def _volume_factors(pairs: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
+    """Bounds of the true over the predicted volume, from the voxels of both on each case; None for too few, or without an end."""
+    bounds = conformal_bounds([math.log(true / predicted) if true else -math.inf for true, predicted in pairs], INTERVAL_LEVEL)
+    return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds and bounds[1] < math.inf else None

@@ -12,7 +12,7 @@ from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
-from nnseg.core.trust import Trust
+from nnseg.core.trust import LabelInterval, Trust
 from nnseg.core.verdict import Verdict
 from nnseg.evaluation.calibration import Calibration
 from nnseg.reporting.case_images import CaseImages
@@ -84,6 +84,7 @@ class ReportContent:
         postprocessing: the chosen postprocessing steps.
         trust: calibration of the model's own estimate of quality.
         expected_quality: expected and true quality of each held-out case.
+        intervals: of the Dice and volume of each label of a new scan.
         calibration: of the predicted probabilities.
         stages: time and memory of each stage, by its name.
         predicted: cost of predicting each held-out case.
@@ -110,6 +111,7 @@ class ReportContent:
     postprocessing: Postprocessing | None = None
     trust: Trust | None = None
     expected_quality: Sequence[ExpectedQuality] = ()
+    intervals: Sequence[LabelInterval] = ()
     calibration: Calibration | None = None
     stages: Mapping[str, StageTiming] = field(default_factory=dict)
     predicted: Sequence[PredictedCase] = ()

@@ -9,7 +9,7 @@ from typing import Any
 from nnseg.core.card import MetricSummary, ModelCard
 from nnseg.core.decisions import EnsembleCandidate, Interval
 from nnseg.core.names import printable
-from nnseg.reporting.formatting import MISSING, Filters, by, template_environment
+from nnseg.reporting.formatting import MISSING, Filters, by, interval, template_environment
 
 AVERAGES = ("per_mask", "per_image", "pooled")
 
@@ -27,6 +27,7 @@ def model_card_markdown(card: ModelCard) -> str:
         labels=_label_table(card.scores),
         candidates=[_candidate_row(one) for one in card.choice.candidates] if card.choice else [],
         hashes=_hash_rows(card),
+        intervals=_interval_rows(card),
     )
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 
@@ -49,6 +50,11 @@ def _label_table(scores: Sequence[MetricSummary]) -> Table:
     names = [name for name, *_ in metrics[0].labels] if metrics else []
     rows = [[_plain(name), *(_bracketed(*of.labels[i][1:], f".{of.digits}f") for of in metrics)] for i, name in enumerate(names)]
     return ["Label", *(_titled(of.title, of.unit) for of in metrics)], rows
+
+
+def _interval_rows(card: ModelCard) -> list[list[str]]:
+    found = card.reliance.intervals if card.reliance else ()
+    return [[_plain(label), str(cases), *(interval(ends) or MISSING for ends in bounds)] for label, cases, *bounds in found]
 
 
 def _candidate_row(of: EnsembleCandidate) -> list[str]:

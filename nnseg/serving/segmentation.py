@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -66,6 +66,9 @@ class Segmentation(Generic[Image]):
         uncertainty: float32, the probability that a voxel's label is wrong. None unless requested.
         expected_dice: of each label that was predicted, calibrated on held-out cases. None unless uncertainty was requested and the
             model was calibrated.
+        dice_intervals: of their Dice, which hold for 90 % of scans; none where fewer than 9 held-out cases have the label, nor of a
+            foreign scan.
+        volume_intervals: of the true volumes, in ``unit``, likewise.
         flagged: True if the expected mean Dice is as low as that of the worst tenth of the held-out cases; None where that is not
             known.
         foreign: True if the scan is unlike those of the training; None where that was not measured.
@@ -79,6 +82,8 @@ class Segmentation(Generic[Image]):
     probabilities: Image | None = None
     uncertainty: Image | None = None
     expected_dice: Mapping[str, float] | None = None
+    dice_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    volume_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     flagged: bool | None = None
     foreign: bool | None = None
     unlike: tuple[str, ...] = ()
@@ -116,10 +121,13 @@ class Segmentation(Generic[Image]):
     def _row(self, number: int, name: str) -> str:
         expected = ""
         if self.expected_dice is not None:
-            expected = f"<td>{self.expected_dice[name]:.2f}</td>" if name in self.expected_dice else "<td></td>"
+            known = self.expected_dice.get(name)
+            dice = "" if known is None else f"{known:.2f}{_in_brackets(self.dice_intervals.get(name), '.2f')}"
+            expected = f"<td>{dice}</td>"
+        size = f"{self.volumes[name]:.4g}{_in_brackets(self.volume_intervals.get(name), '.3g')}"
         return (
             f"<tr><td><span style='color:{hex_colour_of(number - 1)}'>&#9632;</span></td><td>{html.escape(name)}</td>"
-            f"<td style='text-align:right'>{self.volumes[name]:.4g}</td>{expected}</tr>"
+            f"<td style='text-align:right'>{size}</td>{expected}</tr>"
         )
 
     def plot(self) -> Figure:
@@ -152,3 +160,8 @@ class Segmentation(Generic[Image]):
             write_label_files(predicted.label_map, path.parent, stem_of(path), like=like, labels=labels, suffix=suffix)
         else:
             write_label_map(predicted.label_map, path, like=like, labels=labels)
+
+
+def _in_brackets(interval: tuple[float, float] | None, form: str) -> str:
+    """An interval after its number; empty if there is none."""
+    return f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""

@@ -145,6 +145,7 @@ class Segmenter:
         unsure = None if prediction.uncertainty is None else map_to_stored_order(prediction.uncertainty, source)
         trust = self._predictor.model.trust
         confidence = prediction.confidence if trust else None
+        factors = confidence.volume_factors if confidence else {}
         return Segmentation(
             label_map=label_map,
             labels=labels.by_name,
@@ -153,6 +154,8 @@ class Segmenter:
             probabilities=None if chances is None else of_kind(chances, first, source)[0],
             uncertainty=None if unsure is None else of_kind(unsure, first, source)[0],
             expected_dice=confidence.expected_dice if confidence else None,
+            dice_intervals=confidence.dice_intervals if confidence else {},
+            volume_intervals={name: (volumes[name] * low, volumes[name] * high) for name, (low, high) in factors.items()},
             flagged=confidence.flagged if confidence else None,
             foreign=bool(prediction.unlike) if trust and trust.ranges else None,
             unlike=prediction.unlike,

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from nnseg.core.dataset import counted
 from nnseg.core.labels import Labels, find_side_pairs
 from nnseg.core.population import Percentile, Population
+from nnseg.core.trust import INTERVAL_LEVEL
+from nnseg.evaluation.conformal import fewest_errors
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.formatting import Filters, template_environment
 from nnseg.reporting.pictures import CasePictures, Picture, label_colours
@@ -76,6 +78,7 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         paired=any(v.asymmetry is not None for v in case.labels.values()),
         expected=any(v.expected_dice is not None for v in case.labels.values()),
         compared=_describe_populations(case),
+        fewest=fewest_errors(INTERVAL_LEVEL),
         style=Markup(_text("sheet.css")),  # noqa: S704 (our own file)
         research_use=RESEARCH_USE,
     )

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 LONG = (
     "case", "label", "ml", "percentile", "n", "among", "unusual", "asymmetry_percent", "expected_dice",
-    "age", "sex", "quality", "flags", "failed",
+    "low", "high", "dice_low", "dice_high", "age", "sex", "quality", "flags", "failed",
 )  # fmt: skip
-"""Columns of the table with a line for each case and label."""
+"""Columns of the table with a line for each case and label; "low" and "high" are the ends of the interval of its volume."""
 
 ML_COLUMNS = (ML, "1000_voxels", "1000_pixels")
 """Columns of volumes, as `_column` writes names."""
@@ -157,12 +157,13 @@ def _column(name: str) -> str:
 def _long_rows(case: CaseVolumes) -> Iterator[list[str | float | None]]:
     about = [case.patient.age, case.patient.sex, _rounded(case.quality, 4), "; ".join(case.flags)]
     if case.failed:
-        yield [case.name, *[None] * 8, *about, case.failed]
+        yield [case.name, *[None] * 12, *about, case.failed]
     for name, volume in case.labels.items():
         at = volume.percentile
         stands = [round(at.percent, 1), f"{at.n:g}", at.among, at.unusual] if at else [None] * 4
         sides, expected = _rounded(volume.asymmetry, 2), _rounded(volume.expected_dice, 4)
-        yield [case.name, name, volume.ml, *stands, sides, expected, *about, None]
+        ends = [*(volume.interval or (None, None)), *(_rounded(end, 4) for end in volume.dice_interval or (None, None))]
+        yield [case.name, name, volume.ml, *stands, sides, expected, *ends, *about, None]
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -12,7 +12,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import find_side_pairs
 from nnseg.core.population import Percentile, Population, Sex
 from nnseg.core.trust import Confidence
-from nnseg.core.validation import NotNegative, Number, Probability
+from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
 
 ML = "ml"
 
@@ -40,12 +40,16 @@ class LabelVolume(FrozenModel):
         asymmetry: of a label with a counterpart on the other side, 200 (left - right) / (left + right) in percent; None if
             it has none, or both are empty.
         expected_dice: None if the label is empty, or uncertainty was not estimated.
+        dice_interval: which holds for 90 % of scans; None too where few cases were held out, and in a foreign scan.
+        interval: of the true volume, in ml, likewise.
     """
 
     ml: NotNegative
     percentile: Percentile | None = None
     asymmetry: Number | None = None
     expected_dice: Probability | None = None
+    dice_interval: Shares | None = None
+    interval: Range | None = None
 
 
 class CaseVolumes(FrozenModel):
@@ -139,12 +143,16 @@ def describe_volumes(
     """
     patient, asymmetry = patient or Patient(), asymmetries(volumes)
     expected = confidence.expected_dice if confidence else {}
+    dice_intervals = confidence.dice_intervals if confidence else {}
+    factors = confidence.volume_factors if confidence else {}
     labels = {
         label: LabelVolume(
             ml=ml,
             percentile=population.percentile(label, ml, age=patient.age, sex=patient.sex) if population else None,
             asymmetry=asymmetry.get(label),
             expected_dice=expected.get(label),
+            dice_interval=dice_intervals.get(label),
+            interval=(ml * factors[label][0], ml * factors[label][1]) if label in factors else None,
         )
         for label, ml in volumes.items()
     }

@@ -13,7 +13,7 @@ from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Grouped
-from nnseg.core.trust import Trust
+from nnseg.core.trust import LabelTrust, Trust
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.groups import group_scores
 from nnseg.network.bundle import Member, Model
@@ -80,6 +80,9 @@ def test_missing_folds_few_cases_and_partial_labels_are_named(run):
     assert "Its scores are those of 2 cases" in text
     assert "In 1 case not every label was annotated" in text
     assert "Too few cases were held out to set a threshold for flagging predictions." in text
+    few = Trust(cases=12, labels={"big": LabelTrust(errors=(-0.1, 0.1)), "rare": LabelTrust(cases=5)})
+    text = said(run, cases, scores=scored(0.8, 0.9), trust=few)
+    assert "Too few held-out cases have rare for an interval of its Dice and volume: 9 are needed." in text
 
 
 def test_the_worst_group_and_small_groups_are_named(run):

@@ -96,10 +96,21 @@ def test_trust_survives_its_json():
 
 
 SEEN = ScanFacts(spacing=(1.0, 1.0, 1.0), size_mm=(40.0, 50.0, 40.0), intensities=((-2.0, -1.0, 0.0, 1.0, 2.0),))
-CALIBRATED = Trust(threshold=0.6, ranges=find_ranges([SEEN] * 5, ("T1",)))
+CALIBRATED = Trust(
+    threshold=0.6,
+    labels={"a": LabelTrust(cases=20, errors=(-1.0, 0.5), volume_factors=(0.9, 1.25)), "b": LabelTrust(cases=5)},
+    ranges=find_ranges([SEEN] * 5, ("T1",)),
+)
 
 
-def test_a_foreign_scan_is_expected_less_of_and_flagged():
+def test_intervals_by_hand():
+    of = CALIBRATED.confidence(agreement(), SEEN)
+    assert of.dice_intervals == {"a": pytest.approx((expit(math.log(9) - 1.0), expit(math.log(9) + 0.5)))}
+    assert of.volume_factors == {"a": (0.9, 1.25)}  # b has too few cases
+    assert (of.foreign, of.flagged) == (False, False)
+
+
+def test_a_foreign_scan_is_expected_less_of_and_flagged_and_has_no_interval():
     far = SEEN.model_copy(update={"spacing": (3.0, 1.0, 1.0)})
     plain, of = CALIBRATED.confidence(agreement(), SEEN), CALIBRATED.confidence(agreement(), far)
     part = 1.0 / (1.0 + CALIBRATED.ranges.distance(far))
@@ -107,8 +118,17 @@ def test_a_foreign_scan_is_expected_less_of_and_flagged():
     assert of.quality == pytest.approx(part * plain.quality)
     assert of.expected_dice == pytest.approx({name: part * dice for name, dice in plain.expected_dice.items()})
     assert (of.foreign, of.flagged) == (True, True)
+    assert (of.dice_intervals, of.volume_factors) == ({}, {})
 
 
 def test_without_ranges_no_scan_is_called_foreign():
     assert Trust().confidence(agreement(), SEEN).foreign is None
     assert CALIBRATED.confidence(agreement()).foreign is None
+
+
+def test_the_intervals_of_a_label_are_those_at_its_mean_expected_dice():
+    found = CALIBRATED.label_intervals([agreement(0.8), agreement(0.9), agreement(0.99, 0.5, voxels=(0.0, 9.0))])
+    assert [(of.label, of.cases, of.volume) for of in found] == [("a", 20, (0.9, 1.25)), ("b", 5, None)]
+    assert found[0].expected == pytest.approx(0.85)
+    assert found[0].dice == pytest.approx((expit(logit(0.85) - 1.0), expit(logit(0.85) + 0.5)))
+    assert found[1].dice is None

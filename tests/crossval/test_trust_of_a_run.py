@@ -1,5 +1,6 @@
 """What held-out cases say of a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logi
 from nnseg.crossval.trust import (
     HeldOutCase,
     cross_validate_expected_dice,
+    cross_validate_trust,
     fit_ensemble_shift,
     fit_expected_dice,
     fit_temperature,
@@ -285,6 +287,44 @@ def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
     (run.path / "trust.json").write_text("{}")
     assert measure_trust(run, folds) is None
     assert not (run.path / "trust.json").exists()
+
+
+def test_intervals_are_those_of_the_errors_of_other_folds():
+    cases = many(19, noise=0.3)
+    trust = fit_trust(cases, ["CT"])
+    fitted = cross_validate_trust(cases)
+    errors = [
+        logit(h.score.labels["a"].dice) - logit(t.expected_dice(h.confidence.agreement)["a"])
+        for t, h in zip(fitted, cases, strict=True)
+    ]
+    assert trust.labels["a"].errors == pytest.approx((min(errors), max(errors)))
+    assert trust.labels["a"].cases == 19
+    assert trust.labels["a"].volume_factors == (1.0, 1.0)  # the cases have as many false voxels as missed ones
+
+
+def test_eight_cases_give_no_interval():
+    assert [fit_trust(many(n), ["CT"]).labels["a"].errors is None for n in (8, 9)] == [True, False]
+
+
+def test_volume_factors_by_hand():
+    sizes = [(100, 100 + i) for i in range(19)]  # true, predicted
+    cases = [
+        replace(h, score=case_score(h.score.name, {"a": Counts(tp=90, fp=predicted - 90, fn=true - 90, tn=900)}))
+        for h, (true, predicted) in zip(many(19), sizes, strict=True)
+    ]
+    assert fit_trust(cases, ["CT"]).labels["a"].volume_factors == pytest.approx((100 / 118, 1.0))
+    false = replace(cases[0], score=case_score("false", {"a": Counts(tp=0, fp=50, fn=0, tn=900)}))
+    assert fit_trust([false, *cases[1:]], ["CT"]).labels["a"].volume_factors == pytest.approx((0.0, 100 / 101))
+
+
+def test_ninety_percent_of_new_cases_lie_inside():
+    inside = []
+    for seed in range(30):
+        trust = fit_trust(many(40, seed=seed, noise=0.4), ["CT"])
+        for h in many(40, seed=1000 + seed, noise=0.4):
+            low, high = trust.confidence(h.confidence.agreement).dice_intervals["a"]
+            inside.append(low <= h.score.mean_dice <= high)
+    assert 0.87 <= np.mean(inside) <= 0.94
 
 
 def test_labels_are_counted_in_the_whole_dataset(tmp_path):

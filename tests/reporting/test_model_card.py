@@ -115,6 +115,14 @@ def test_the_choice_and_postprocessing_are_listed_with_their_nested_gains():
     assert "a temperature of 1.5; the expected Dice of a scan is off by 0.040 on average; scans" in found
 
 
+def test_intervals_of_labels_have_a_table():
+    intervals = (("zeta", 40, (0.8123, 0.95), (0.9, 1.1)), ("a|b", 5, None, None))
+    page = model_card_markdown(card(reliance=SelfAssessment(temperature=1.0, intervals=intervals)))
+    assert "| zeta | 40 | 0.812 to 0.950 | 0.900 to 1.100 |" in page
+    assert "| a\\|b | 5 | – | – |" in page  # noqa: RUF001 (a dash in a table)
+    assert "**Intervals**" not in model_card_markdown(card(reliance=SelfAssessment(temperature=1.0)))
+
+
 def test_markup_in_names_is_escaped():
     evil = "a|b <script>*x*\n# `y`"
     page = model_card_markdown(card(name=evil, material=MATERIAL.model_copy(update={"dataset": evil, "labels": ((evil, 1),)})))
@@ -123,7 +131,7 @@ def test_markup_in_names_is_escaped():
 
 
 def test_a_card_survives_json():
-    given = card(reliance=SelfAssessment(temperature=1.0))
+    given = card(reliance=SelfAssessment(temperature=1.0, intervals=(("zeta", 40, (0.8, 0.9), None),)))
     again = ModelCard.model_validate_json(given.model_dump_json())
     assert again == given
     assert model_card_markdown(again) == model_card_markdown(given)

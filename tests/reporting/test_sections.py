@@ -23,6 +23,7 @@ from report_examples import (
 )
 
 from nnseg.core.plan import Inference
+from nnseg.core.trust import LabelInterval
 from nnseg.evaluation.calibration import Calibration
 from nnseg.planning.describe import list_decisions, summarize_plan
 from nnseg.reporting.charts.network import describe_network
@@ -252,6 +253,16 @@ def test_flags_are_compared_with_the_worst_cases():
     trust = summarize_trust(content)
     assert [case.name for case in trust["flagged"]] == ["c0", "c1", "c2", "c3"]
     assert "Of the 4 worst cases the flags catch 3; by chance they would catch 1.6." in trust["coverage_effect"]
+
+
+def test_intervals_of_each_label_are_shown_and_missing_ones_explained():
+    few = LabelInterval(label=f"few {HOSTILE}", cases=3, expected=0.5, dice=None, volume=None)
+    many = LabelInterval(label="many", cases=40, expected=0.9, dice=(0.85, 0.94), volume=(0.9, 1.2))
+    content = replace(report_content(), intervals=(many, few))
+    rows = table_rows(content, "Intervals for a new scan")
+    assert rows["many"] == ["40", "0.900", "0.850 to 0.940", "0.900 to 1.200"]
+    assert rows[few.label][2:] == ["–", "–"]  # noqa: RUF001 (a dash in a table)
+    assert f"There is none of few {HOSTILE}: that takes 9 held-out cases where it was predicted." in page_text(content)
 
 
 def test_calibration_is_shown_before_and_after():

@@ -17,7 +17,7 @@ from small_models import LABELS, array_of, itk_image, model_of
 from nnseg.core.errors import NnsegError, ScanError
 from nnseg.core.labels import Labels, Region
 from nnseg.core.scan_ranges import PERCENTILES, ScanRanges, ValueRange
-from nnseg.core.trust import Trust
+from nnseg.core.trust import LabelTrust, Trust
 from nnseg.serving.segmenter import Segmenter
 
 SPACING = (1.5, 2.0, 1.0)
@@ -159,6 +159,16 @@ def test_expected_dice_is_given_where_the_model_was_calibrated(found):
     assert sure.unlike == plain.unlike == ("spacing 5 mm along z; training scans had 1 to 1.1",)
     page = sure._repr_html_()
     assert "flagged" in page and "foreign scan: spacing 5 mm" in page
+
+
+def test_intervals_are_in_the_unit_of_the_volumes():
+    trust = Trust(labels={"front": LabelTrust(errors=(-1.0, 1.0), volume_factors=(0.5, 2.0))})
+    of = Segmenter(replace(model_of(), trust=trust), device="cpu").predict(array_of(14, 19, 23), spacing=SPACING, uncertainty=True)
+    assert of.volumes["front"] > 0
+    assert of.volume_intervals == {"front": pytest.approx((0.5 * of.volumes["front"], 2.0 * of.volumes["front"]))}
+    low, high = of.dice_intervals["front"]
+    assert low < of.expected_dice["front"] < high
+    assert f"{of.expected_dice['front']:.2f} ({low:.2f} to {high:.2f})" in of._repr_html_()
 
 
 def test_a_notebook_shows_a_picture_and_the_volumes_without_matplotlib(found, monkeypatch):

@@ -81,6 +81,18 @@ def test_a_sheet_has_volumes_percentiles_asymmetry_quality_and_provenance():
     assert measured.count(RESEARCH_USE) == 2
 
 
+def test_a_sheet_gives_intervals_beside_volume_and_dice():
+    names = labels(2).foreground
+    known = confidence(names, 0.8).model_copy(
+        update={"dice_intervals": {names[0]: (0.71, 0.88)}, "volume_factors": {names[0]: (0.9, 1.5)}}
+    )
+    case = describe_volumes("a", dict.fromkeys(names, 100.0), confidence=known)
+    shown = words(sheet_html(case, Volumetry(names=names, cases=()), labels(2), ()))
+    assert "Left part 0 100 90.0 to 150 +0.0 0.80 0.71 to 0.88" in shown
+    assert "Right part 0 100 +0.0 0.80" in shown
+    assert "a label that fewer than 9 held-out cases have" in shown
+
+
 def test_a_sheet_without_population_or_scan_leaves_out_what_is_unknown():
     case = describe_volumes("a", {"Left part 0": 1.5, "Right part 0": 0.0})
     measured = words(sheet_html(case, Volumetry(names=labels(2).foreground, cases=()), labels(2), ()))

@@ -6,7 +6,7 @@ import pytest
 from nnseg.core.errors import DatasetError
 from nnseg.core.population import Person, make_population
 from nnseg.volumetry.tables import LONG, long_table, read_patients, read_people, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes
+from nnseg.volumetry.volumes import CaseVolumes, LabelVolume, Patient, Volumetry, describe_volumes
 
 NAMES = ("Left Kidney", "Right Kidney")
 
@@ -122,3 +122,12 @@ def test_a_table_of_patients_needs_age_or_sex(tmp_path):
     (tmp_path / "t.csv").write_text("case,weight\na,70\n")
     with pytest.raises(DatasetError, match="has the columns case, weight; age or sex, or both, are expected"):
         read_patients(tmp_path / "t.csv", ["a"])
+
+
+def test_intervals_have_columns():
+    volume = LabelVolume(ml=2.0, interval=(1.5, 3.0), expected_dice=0.8, dice_interval=(0.71234567, 0.9))
+    case = CaseVolumes(name="a", labels={NAMES[0]: volume, NAMES[1]: LabelVolume(ml=1.0)})
+    known, unknown = rows(long_table(Volumetry(names=NAMES, cases=(case,))))
+    ends = ("low", "high", "dice_low", "dice_high")
+    assert [known[end] for end in ends] == ["1.5", "3.0", "0.7123", "0.9"]
+    assert [unknown[end] for end in ends] == [""] * 4

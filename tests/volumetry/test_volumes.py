@@ -84,3 +84,11 @@ def test_without_a_population_there_are_only_volumes():
 def test_a_foreign_scan_is_flagged_without_uncertainty():
     case = describe_volumes("a", {"Left Kidney": 1.0}, notes=("spacing 5 mm along z [NS-S032]", "2 voxels were not numbers"))
     assert (case.flags, case.notes) == (("foreign scan: spacing 5 mm along z",), ("2 voxels were not numbers",))
+
+
+def test_intervals_are_those_of_the_volume_and_of_the_dice():
+    known = confidence(dice_intervals={"Left Kidney": (0.7, 0.9)}, volume_factors={"Left Kidney": (0.5, 1.25)})
+    case = describe_volumes("a", {"Left Kidney": 120.0, "Right Kidney": 8.0}, confidence=known)
+    left, right = case.labels.values()
+    assert (left.dice_interval, left.interval) == ((0.7, 0.9), (60.0, 150.0))
+    assert (right.dice_interval, right.interval) == (None, None)

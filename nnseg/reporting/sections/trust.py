@@ -7,7 +7,10 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
+from nnseg.core.dataset import list_some
+from nnseg.core.trust import INTERVAL_LEVEL
 from nnseg.evaluation.calibration import Calibrated, Calibration
+from nnseg.evaluation.conformal import fewest_errors
 from nnseg.reporting.charts.charts import Guide, Point, Scale, curves_svg, scatter_svg
 from nnseg.reporting.content import ExpectedQuality, ReportContent
 
@@ -30,6 +33,8 @@ def summarize_trust(content: ReportContent) -> dict[str, Any] | None:
         "expectation": _draw_expectation(known, names) if drawn else "",
         "coverage": _draw_coverage(known) if drawn else "",
         "coverage_effect": _describe_coverage(known, names) if drawn else "",
+        "intervals": content.intervals,
+        "no_interval": _describe_missing_intervals(content),
         "flagged": flagged[:MOST_FLAGGED],
         "more": len(flagged[MOST_FLAGGED:]),
         "unlike": any(q.unlike for q in flagged[:MOST_FLAGGED]),
@@ -64,6 +69,11 @@ def _describe_trust(content: ReportContent, known: Sequence[ExpectedQuality]) ->
     elif trust and known:
         sentences.append("There are too few held-out cases for a threshold below which predictions are flagged.")
     return sentences
+
+
+def _describe_missing_intervals(content: ReportContent) -> str:
+    few, needed = [of.label for of in content.intervals if of.dice is None], fewest_errors(INTERVAL_LEVEL)
+    return f"There is none of {list_some(few)}: that takes {needed} held-out cases where it was predicted." if few else ""
 
 
 def _draw_expectation(known: Sequence[ExpectedQuality], flagged: frozenset[str]) -> str:
