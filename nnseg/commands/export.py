@@ -28,6 +28,7 @@ from nnseg.planning.describe import summarize_plan
 from nnseg.planning.verdict import FEW_CASES, Histories, give_verdict
 from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
+from nnseg.storage.pseudo_labels import count_pseudo_labels, read_pseudo_labels
 from nnseg.storage.run import Run
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
         yield "Scans with smaller or larger voxels than those of the training are predicted too, perhaps less accurately."
     else:
         yield "All scans of the training have the same voxel spacing; others are predicted too, perhaps less accurately."
-    yield from _rare_labels(fingerprint)
+    yield from _rare_labels(fingerprint, count_pseudo_labels(read_pseudo_labels(run.pseudo_labels_folder, fingerprint.cases)))
     yield from _score_limits(scores)
     if run.choice:
         yield "Its plans were chosen on the same held-out cases as its scores, which are therefore slightly optimistic."
@@ -119,13 +120,21 @@ def _trust_limits(trust: Trust | None) -> Iterator[str]:
         yield f"Too few held-out cases have {list_some(few)} for an interval of its Dice and volume: {needed} are needed."
 
 
-def _rare_labels(fingerprint: Fingerprint) -> Iterator[str]:
+def _rare_labels(fingerprint: Fingerprint, predicted: Mapping[str, int]) -> Iterator[str]:
+    """What is to be known of labels that few cases show, or in which they were not annotated.
+
+    Args:
+        predicted: number of cases in which another model predicted a label for the training, by the label.
+    """
     for name, cases in _label_cases(fingerprint).items():
         if cases < FEW:
             yield f"The label {name} is in {counted(cases, 'case')} only; it may be missed, or predicted where it is absent."
     partly = sum(case.annotated is not None for case in fingerprint.cases)
     if partly:
-        yield f"In {counted(partly, 'case')} not every label was annotated; the missing labels were learned from the others only."
+        rest = "" if predicted else "; the missing labels were learned from the others only"
+        yield f"In {counted(partly, 'case')} not every label was annotated{rest}."
+    for name, cases in predicted.items():
+        yield f"In {counted(cases, 'case')} {name} was predicted by an earlier model; the training may have learned its faults."
 
 
 def _score_limits(scores: Scores | None) -> Iterator[str]:

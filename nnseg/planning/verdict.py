@@ -104,6 +104,8 @@ def _reasons(
         yield "The loss no longer falls: longer training will help little."
     if scores and 0 < len(scores.cases) < FEW_CASES:
         yield f"The scores are those of {counted(len(scores.cases), 'case')}, and uncertain."
+    if scores and (unknown := unscored_labels(scores)):
+        yield f"There is no score of {list_some(unknown)}: no held-out case shows {'it' if len(unknown) == 1 else 'them'}."
     if trust and trust.error is not None and trust.error > LARGE_ERROR:
         yield f"The expected Dice of a scan is off by {trust.error:.2f} on average."
 
@@ -111,6 +113,12 @@ def _reasons(
 def missing_labels(scores: Scores) -> list[str]:
     """Labels that no prediction of a held-out case has right in any voxel."""
     return [name for name, dice in _label_dice(scores).items() if dice < NOT_FOUND]
+
+
+def unscored_labels(scores: Scores) -> list[str]:
+    """Labels of which there is no score, since no held-out case that was annotated with them shows them."""
+    known = scores.averages.per_mask["dice"].labels if scores.cases and "dice" in scores.metrics else {}
+    return [name for name, dice in known.items() if dice is None]
 
 
 def _label_dice(scores: Scores) -> dict[str, float]:
@@ -130,7 +138,7 @@ def _judge(scores: Scores | None) -> tuple[Level, str]:
         return "poor", f"Not useful yet: mean Dice {dice:.2f}."
     if weak or dice < GOOD_DICE:
         return "fair", f"Of limited use: mean Dice {dice:.2f}" + (f"; found badly: {list_some(weak)}." if weak else ".")
-    return "good", f"All labels were found: mean Dice {dice:.2f}."
+    return "good", f"All {'scored ' if unscored_labels(scores) else ''}labels were found: mean Dice {dice:.2f}."
 
 
 def _advise(level: Level, trained: Sequence[Sequence[Epoch]], *, longer: bool, only: str) -> tuple[str, str]:

@@ -89,3 +89,10 @@ def test_a_loss_that_only_fluctuates_does_not_fall() -> None:
     found = give_verdict(scores([case(f"c{n}", 0.4, 0.3) for n in range(10)]), {"3d fold 0": [epoch(noisy)]})
     assert found
     assert "The loss was still falling." not in found.reasons
+
+
+def test_a_label_without_a_score_is_not_said_to_be_found() -> None:
+    found = give_verdict(scores([case(f"c{n}", 0.9, None) for n in range(10)]), {"3d fold 0": [epoch(FLAT)]})
+    assert found
+    assert found.headline == "All scored labels were found: mean Dice 0.90."
+    assert found.reasons == ("There is no score of <script>alert(1)</script>\"'&amp;: no held-out case shows it.",)
