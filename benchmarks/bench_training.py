@@ -27,25 +27,22 @@ from typing import Any
 
 import torch
 from bench_against_nnunet import NAME, peer_environment, run_peer
-from learners import make_learner, name_of, seconds_of
+from learners import make_learner, name_of, peak_rates, seconds_of, step_flops
 from measure import measure
 from stepping import Clock, Stepper, answers, serve
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode
 from training_curve import curve
 from training_growth import growth
 
 from nnseg.core.dataset import Fold
 from nnseg.core.plan import Plan
 from nnseg.interop.nnunet.dataset import write_raw_dataset
-from nnseg.network.build import build_network
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
 from nnseg.storage.run import Run
 from nnseg.training.learner import Learner
 from nnseg.training.loop import AHEAD, memory_for, prefetched
-from nnseg.training.losses import stage_weights
 from nnseg.training.patches import Patches
 
 HERE = Path(__file__).resolve().parent
@@ -206,30 +203,6 @@ def share(options: argparse.Namespace) -> dict[str, Any]:
         "parts_s": {name: round(seconds, 4) for name, seconds in parts.items()},
         "parts_share": {name: round(seconds / sum(parts.values()), 4) for name, seconds in parts.items()},
     }
-
-
-def peak_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
-    """Operations a second of products of square matrices of several sizes, each the best of five."""
-    rates = []
-    for size in (512, 1024, 2048, 4096) if device.type == "cpu" else (4096, 8192, 16384):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        torch.mm(a, b, out=out)
-        rates.append(2 * size**3 / min(seconds_of(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device) for _ in range(5)))
-    return rates
-
-
-def step_flops(plan: Plan) -> int:
-    """Multiplications and additions of all convolutions in one step, forward and backward, counted on shapes alone."""
-    with torch.device("meta"):
-        network = build_network(plan)
-        image = torch.empty(plan.training.batch_size, plan.input_channels, *plan.patch)
-    network.deep_supervision = plan.training.deep_supervision
-    with FlopCounterMode(display=False) as counter:
-        outputs = network(image)
-        weights = stage_weights(len(outputs))
-        sum(output.sum() for output, weight in zip(outputs, weights, strict=True) if weight).backward()
-    return int(counter.get_total_flops())
 
 
 KINDS = (

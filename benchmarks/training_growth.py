@@ -11,24 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from drawing import Chart, write_figure
-from learners import make_learner, seconds_of
+from learners import made_cases, made_plan, make_learner, seconds_of
 
-from nnseg.core.labels import Labels
-from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.plan import Plan
 from nnseg.training.loop import prefetched
 from nnseg.training.patches import Patches
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MadeCase:
-    """A case of noise with a block in it, in memory."""
-
-    name: str
-    image: Any
-    labels: Any
-    locations: dict[int, Any]
-    annotated: Any = None
-    known: Any = None
 
 
 @dataclass
@@ -84,37 +71,3 @@ def _loader_sweep(cases: Sequence[Any], device: torch.device, options: argparse.
         sweep.points.append((threads, count * plan.training.batch_size / seconds))
     torch.set_num_threads(options.threads)
     return sweep
-
-
-def made_plan(*, edge: int = 32, batch: int = 2, features: int = 16, stages: int = 4) -> Plan:
-    """A plain 3D U-Net on cubes of noise, with nnU-Net's augmentation and loss."""
-    axes = (0, 1, 2)
-    return Plan(
-        name="3d",
-        dataset="made",
-        recipe="made",
-        channels=("MRI",),
-        labels=Labels(names=("background", "block"), values=(0, 1)),
-        patch=(edge,) * 3,
-        preprocessing=Preprocessing(axes=axes, spacing=(1.0, 1.0, 1.0), normalization=(Normalization(scheme="zscore"),)),
-        network=Network(
-            kind="plain",
-            features=tuple(features * 2**n for n in range(stages)),
-            strides=((1, 1, 1), *((2, 2, 2),) * (stages - 1)),
-            kernels=((3, 3, 3),) * stages,
-            blocks=(2,) * stages,
-            decoder_blocks=(2,) * (stages - 1),
-        ),
-        training=Training(batch_size=batch, augmentation=Augmentation(mirror_axes=axes)),
-        inference=Inference(),
-    )
-
-
-def made_cases(*, edge: int = 96, count: int = 4) -> list[MadeCase]:
-    """Noise with a bright block in its middle."""
-    random, block = np.random.default_rng(0), (slice(edge // 3, 2 * edge // 3),) * 3
-    labels = np.zeros((edge,) * 3, np.int8)
-    labels[block] = 1
-    places = np.argwhere(labels)[::7].astype(np.int32)
-    images = [random.normal(size=(1, edge, edge, edge)).astype(np.float32) + labels for _ in range(count)]
-    return [MadeCase(name=f"made_{n}", image=image, labels=labels, locations={1: places}) for n, image in enumerate(images)]
