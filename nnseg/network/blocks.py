@@ -30,7 +30,7 @@ class Convolution3d(nn.Conv3d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not (1 < x.shape[2] < weight.shape[2] and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
-            return super()._conv_forward(x, weight, bias)
+            return cast(Tensor, super()._conv_forward(x, weight, bias))
         slices, *others = cast(tuple[int, ...], self.padding)
         padded = nn.functional.pad(x, (0, 0, 0, 0, slices, slices))
         return nn.functional.conv3d(padded, weight, bias, self.stride, (0, *others))
