@@ -173,6 +173,7 @@ class Schedule(FrozenModel):
         threads: of the processor used by torch; with another number, sums may differ in the last bit.
         seconds_per_step: as measured; 0 if the steps were given.
         compiled: whether the network is compiled, by measured speed.
+        fused_norm: whether the network computes channels-last with a norm in Triton, by measured speed.
     """
 
     format: Literal[2] = 2
@@ -190,6 +191,7 @@ class Schedule(FrozenModel):
     threads: int
     seconds_per_step: float = 0.0
     compiled: bool = False
+    fused_norm: bool = False
     origin: Origin | None = None
 
     @property

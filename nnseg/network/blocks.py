@@ -12,6 +12,7 @@ Three things make training faster on CPUs, where nearly all time of a step then 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,9 @@ SLOPE = 0.01
 
 NO_ACTIVATION = 1.0
 """A slope that turns a leaky ReLU into the identity."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""A function of values (B, C, *space), scale and offset (C,), and slope, to instance norm and leaky ReLU of the values."""
 
 
 class ConvNorm(nn.Module):
@@ -133,15 +137,21 @@ class InstanceNorm(nn.Module):
     """Instance norm with learned scale and offset, then leaky ReLU.
 
     A channel of a single voxel becomes the offset, where `torch.nn.InstanceNorm3d` refuses to train.
+
+    Attributes:
+        kernel: what computes on CUDA in place of PyTorch, if anything; see `nnseg.network.triton_norm`.
     """
 
     def __init__(self, channels: int, *, slope: float) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.slope = slope
+        self.kernel: Kernel | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *space), of ``x``'s type."""
+        if self.kernel is not None and x.is_cuda:
+            return self.kernel(x, self.weight, self.bias, self.slope)
         if _use_cpu_kernels(x):
             return cast(Tensor, _NormActivation.apply(x, self.weight, self.bias, self.slope))
         if x[0, 0].numel() == 1:

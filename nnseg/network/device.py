@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -69,6 +70,11 @@ def exact(device: torch.device, *, wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+def has_triton(device: torch.device) -> bool:
+    """True if kernels in Triton can be compiled for a device; the package comes with torch's builds for CUDA."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def device_names() -> list[str]:

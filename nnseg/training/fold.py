@@ -151,7 +151,14 @@ class _FoldTraining:
         self.schedule = schedule
         saved = self._last_checkpoint()
         network = self._initial_network(load=saved is None)
-        self.learner = Learner(context, schedule.course, network=network, compiled=schedule.compiled, float32_steps=float32_steps)
+        self.learner = Learner(
+            context,
+            schedule.course,
+            network=network,
+            compiled=schedule.compiled,
+            fused_norm=schedule.fused_norm,
+            float32_steps=float32_steps,
+        )
         self.learner.earlier_seconds += time.perf_counter() - began
         self.kept_at = began
         if saved:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from nnseg.core.errors import NnsegError, RunError
 from nnseg.core.schedule import Course, learning_rate
 from nnseg.network.build import DeeplySupervised, build_network
 from nnseg.network.checkpoint import flatten_state, join_groups, split_groups, unflatten_state
+from nnseg.network.device import has_triton
 from nnseg.network.unet import UNet
 from nnseg.training.context import TrainingContext
 from nnseg.training.losses import OwnLoss, make_loss, stage_weights
@@ -68,6 +70,7 @@ class Learner:
         network: by default `fresh_network`. Weights that need no gradient stay.
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
         compiled: compile the network with torch.compile at the first step.
+        fused_norm: compute channels-last, with the norm of `nnseg.network.triton_norm`, where there is Triton.
         float32_steps: that are computed in float32, whatever the precision of the others.
 
     Raises:
@@ -82,6 +85,7 @@ class Learner:
         network: nn.Module | None = None,
         loss: OwnLoss | None = None,
         compiled: bool = False,
+        fused_norm: bool = False,
         float32_steps: frozenset[int] = frozenset(),
     ) -> None:
         training = context.plan.training
@@ -89,6 +93,10 @@ class Learner:
         self.network = (network or fresh_network(context)).to(context.device)
         if isinstance(network, UNet):  # other networks of users stay as they were made
             _set_deep_supervision(network, enabled=training.deep_supervision)
+        if fused_norm and has_triton(context.device):
+            from nnseg.network.triton_norm import use_triton_norm  # noqa: PLC0415 (where there is Triton)
+
+            use_triton_norm(self.network)
         self._trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self._trainable, training)
         self.average = WeightAverage(self.network, training.averaging)
@@ -190,6 +198,7 @@ class Learner:
         self.network.load_state_dict(groups["network"])
         self.average.load_state(groups["average"], about["averaged"])
         self.optimizer.load_state_dict(unflatten_state(groups["optimizer"], about["optimizer"]))
+        _match_layout(self.optimizer)
         if about["scaler"]:
             self.scaler.load_state_dict(dict(about["scaler"]))
         self.step, self.parts, self.earlier_seconds = (
@@ -302,6 +311,14 @@ def _split(batch: Batch, count: int) -> list[Batch]:
 def _part(size: int, number: int, count: int) -> slice:
     """The patches, of ``size``, in part ``number`` of ``count``."""
     return slice(size * number // count, size * (number + 1) // count)
+
+
+def _match_layout(optimizer: Optimizer) -> None:
+    """Give an optimizer's state the layout of its parameters, as fused steps need it; checkpoints are contiguous."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _set_deep_supervision(network: DeeplySupervised, *, enabled: bool) -> None:

@@ -26,7 +26,7 @@ from nnseg.system.regular import resolved
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
 from nnseg.training.patches import Patches
-from nnseg.training.timing import compile_pays_off, steps_fitting
+from nnseg.training.timing import compile_pays_off, fused_norm_pays_off, steps_fitting
 from nnseg.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -218,6 +218,7 @@ def make_schedule(
         assert seconds is not None
         steps, step_seconds = steps_fitting(seconds, patches, Validation(cases[1], context), context)
         log.info("%s fold %d: %d steps of %.3f s fit into %.0f s", plan.name, number, steps, step_seconds, seconds)
+    fused_norm = single and fused_norm_pays_off(context, patches, steps)
     return Schedule(
         key=key,
         course=Course.of(steps, training),
@@ -228,7 +229,8 @@ def make_schedule(
         device=str(device),
         threads=torch.get_num_threads(),
         seconds_per_step=round(step_seconds, 5),
-        compiled=single and compile_pays_off(context, patches, steps),
+        compiled=single and not fused_norm and compile_pays_off(context, patches, steps),
+        fused_norm=fused_norm,
         origin=origin,
     )
 

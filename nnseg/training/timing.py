@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
+import torch
+
 from nnseg.core.schedule import Course
-from nnseg.network.device import time_calls
+from nnseg.network.device import has_triton, time_calls
 from nnseg.planning.candidates import steps_within
 from nnseg.training.context import TrainingContext
 from nnseg.training.learner import Learner
@@ -19,6 +22,12 @@ log = logging.getLogger(__name__)
 
 COMPILE_FROM_SECONDS = 900.0
 """Trainings shorter than this are not compiled: compiling takes one or two minutes."""
+
+FUSED_NORM_FROM_STEPS = 1000
+"""Trainings of fewer steps do not try another norm, which takes 20 steps and some seconds of compiling."""
+
+COMPARED, LOSS_TOLERANCE = 3, 0.02
+"""Steps whose losses must be equal with another norm, and the relative difference that rounding may make."""
 
 TIMED_STEPS, WARMUP_STEPS = 8, 2
 MOST_STEPS = 20
@@ -58,6 +67,35 @@ def compile_pays_off(context: TrainingContext, patches: Patches, steps: int) -> 
     words = "used" if gain > 0 else "not used"
     log.info("compiled: %.3f s a step instead of %.3f, after %.0f s: %s", compiled, eager, compiling, words)
     return gain > 0
+
+
+def fused_norm_pays_off(context: TrainingContext, patches: Patches, steps: int) -> bool:
+    """Decide by timing whether 3D networks on CUDA train faster channels-last, with the norm of `nnseg.network.triton_norm`.
+
+    PyTorch's own norm copies channels-last volumes to another layout and back. The other is not tried in short trainings, nor where
+    the same bits are wanted each time, since the choice changes the last ones. The first losses must be those of PyTorch's norm.
+    """
+    in_3d, few = context.plan.dimensions == 3, FUSED_NORM_FROM_STEPS
+    if not (has_triton(context.device) and in_3d and steps >= few) or torch.are_deterministic_algorithms_enabled():
+        return False
+    course = Course.of(steps, context.plan.training)
+    try:
+        seconds, losses = _step_and_losses(Learner(context, course), patches)
+        fused_seconds, fused_losses = _step_and_losses(Learner(context, course, fused_norm=True), patches)
+    except Exception as error:  # the compiler raises errors of many types; training continues without it
+        log.warning("the norm in Triton cannot be used here (%s); PyTorch's is used", (str(error).splitlines() or [""])[0])
+        return False
+    if not all(math.isclose(a, b, rel_tol=LOSS_TOLERANCE) for a, b in zip(losses, fused_losses, strict=True)):
+        log.warning("the norm in Triton gives other losses here (%s, not %s); PyTorch's is used", fused_losses, losses)
+        return False
+    words = "used" if fused_seconds < seconds else "not used"
+    log.info("channels-last, norm in Triton: %.3f s a step instead of %.3f: %s", fused_seconds, seconds, words)
+    return fused_seconds < seconds
+
+
+def _step_and_losses(learner: Learner, patches: Patches) -> tuple[float, list[float]]:
+    """Seconds of a step, and the losses of the first ones."""
+    return _median_step(learner, patches), learner.losses()[:COMPARED]
 
 
 def _median_step(learner: Learner, patches: Patches) -> float:

@@ -82,6 +82,21 @@ def test_a_snapshot_keeps_the_parts(tmp_path):
     assert same_weights(first, second)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_network_in_another_layout_continues_from_its_checkpoint(tmp_path, optimizer):
+    plan = plan_of(optimizer=optimizer)
+    context, patches, _ = world(plan)
+    networks = [fresh_network(context).to(memory_format=torch.channels_last_3d) for _ in range(2)]
+    first, second = (Learner(context, Course.of(12, plan.training), network=network) for network in networks)
+    for number in range(2):
+        first.take_step(patches.batch(number))
+    save_tensors(tmp_path / "checkpoint", *first.snapshot())
+    second.restore(*load_tensors(tmp_path / "checkpoint"))
+    first.take_step(patches.batch(2))
+    second.take_step(patches.batch(2))
+    assert same_weights(first, second)
+
+
 def test_a_loss_that_is_no_number_is_found_before_anything_is_saved():
     plan = plan_of()
     with pytest.raises(NnsegError, match=r"the loss is nan at step 0, on ball \d.*; ball \d"):
