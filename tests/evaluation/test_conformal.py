@@ -25,6 +25,15 @@ def test_nine_cases_are_the_fewest_for_ninety_percent():
     assert [conformal_bounds([0.0] * n, 0.95) is not None for n in (18, 19)] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("count", "bounds"),
+    [(10, (-4.5, 4.5)), (12, (-4.5, 4.5)), (18, (-5.1, 5.1)), (39, (-3.8, 5.7)), (79, (-3.7, 5.6)), (100, (-3.6, 5.6))],
+)
+def test_mapie_has_the_same_bounds(count, bounds):
+    """Of MAPIE 1.6.0: SplitConformalRegressor, prefit, AbsoluteConformityScore, of signed errors from 39 on (``sym=False``)."""
+    assert conformal_bounds([(i * 7919 % 101) / 10 - 4 for i in range(count)], 0.9) == pytest.approx(bounds)
+
+
 def test_an_infinite_error_is_the_largest():
     assert conformal_bounds([-math.inf, *[0.0] * 8], 0.9) == (-math.inf, math.inf)
     assert conformal_bounds([-math.inf, *[0.0] * 38], 0.9) == (0.0, 0.0)
