@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 
 from nnseg.commands.probe import known_probe
-from nnseg.core.options import default_workers
+from nnseg.core.processors import default_workers
 from nnseg.planning.preflight import Preflight, preflight
 from nnseg.storage.predictions import read_predictions
 from nnseg.storage.run import Run

@@ -1,12 +1,15 @@
 """nnseg: one command from a folder of labelled medical scans to a segmentation model one can trust.
 
-The public names; each is loaded when it is first asked for, so that ``import nnseg`` costs nothing.
+The public names; each is loaded when it is first asked for, so that ``import nnseg`` costs nothing. It sets environment variables
+of numerical libraries that are not set, see `nnseg.core.processors.library_environment`.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from nnseg.core.processors import prepare_libraries as _prepare_libraries
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.api.check import check as check
@@ -33,6 +36,8 @@ if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
     from nnseg.training.api import train as train
 
     __version__: str
+
+_prepare_libraries()  # before torch is loaded
 
 _HOMES = {
     "Budget": "nnseg.core.plan",

@@ -5,6 +5,7 @@ What is large is imported by those that need it: the process that only distribut
 
 import gc
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would all processes that tests start
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as nnseg sets it, before torch is loaded
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

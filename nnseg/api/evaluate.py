@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnseg.commands.evaluate import EvaluateOptions, Evaluation, Form, evaluate_paths, parse_tolerances
 from nnseg.core.names import split_names
-from nnseg.core.options import default_workers
+from nnseg.core.processors import default_workers
 
 
 def evaluate(  # noqa: PLR0913 (options of the command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -15,7 +14,6 @@ from nnseg.cli.output import counted_warnings, show
 from nnseg.cli.output_streams import surviving_output
 from nnseg.core.errors import NnsegError, Stopped, coded
 from nnseg.core.limits import VARIABLE, wrong_entries
-from nnseg.core.options import library_environment
 from nnseg.system.stop import interrupting_signals
 
 __all__ = ["app", "evaluate", "info", "main", "predict", "train"]
@@ -26,8 +24,6 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; errors that the user can correct become one line on stderr and exit code 2."""
-    for name, value in library_environment().items():
-        os.environ.setdefault(name, value)  # before torch is loaded
     with surviving_output(), interrupting_signals() as received:
         try:
             _run_command()

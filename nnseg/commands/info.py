@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.options import default_workers
+from nnseg.core.processors import default_workers
 from nnseg.network.device import autocast_dtype, device_names, resolve_device
 from nnseg.system.extras import EXTRAS, has_extra, how_to_install
 from nnseg.system.machine import free_ram_gb, total_ram_gb, versions

@@ -15,9 +15,10 @@ from nnseg.core.dataset import Case, Dataset
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.options import default_workers, device_kind
+from nnseg.core.options import device_kind
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial, handling_key, trial_key, work_key
+from nnseg.core.processors import default_workers
 from nnseg.planning.preflight import FreeResources
 from nnseg.storage.files import read_json, write_json
 from nnseg.storage.run import Run

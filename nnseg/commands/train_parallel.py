@@ -12,7 +12,8 @@ from pathlib import Path
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import RunError, Stopped
 from nnseg.core.frozen import FrozenModel
-from nnseg.core.options import Options, default_workers
+from nnseg.core.options import Options
+from nnseg.core.processors import default_workers
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.run import Run
 from nnseg.system.process import ChildProcess, launch

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from nnseg.core.codes import ALLOWABLE
 from nnseg.core.errors import NnsegError
+from nnseg.core.processors import default_workers
 
 Split = Literal["auto", "random", "blocks"]
 SPLIT_FILES = (".json", ".csv", ".tsv")
@@ -23,37 +22,6 @@ FreezePart = Literal["encoder"]
 
 FAST_STEP = 0.75
 """Step between tiles with ``predict --fast``, as a fraction of the patch."""
-
-
-def library_environment() -> dict[str, str]:
-    """Environment variables of numerical libraries, which read them when they are loaded.
-
-    Threads that wait for one another leave their core to other programs: beside one of them on two cores a training step takes 1.9
-    instead of 2.9 times as long as alone (benchmarks/RESULTS.md). Where a container may use less time than there are cores, there
-    are as many threads as this time is enough for; else all of them would be paused together.
-    """
-    threads = {"OMP_NUM_THREADS": str(default_workers())} if default_workers() < usable_cores() else {}
-    return {"OMP_WAIT_POLICY": "passive"} | threads
-
-
-def usable_cores() -> int:
-    """The number of processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_workers(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The number of processor cores whose time this process may use: fewer than `usable_cores` in a container with a limit.
-
-    Args:
-        cgroups: where Linux shows the control group of a container, in version 2 or 1.
-    """
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):
-            quota, period = (int(word) for file in files for word in (cgroups / file).read_text().split())  # "max" is no number
-            if quota > 0:
-                return max(1, min(usable_cores(), round(quota / period)))
-    return usable_cores()
-
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 """Seconds of the units of time, by their first letter."""

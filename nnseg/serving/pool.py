@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from nnseg.core.errors import NnsegError, RunError, Stopped
-from nnseg.core.options import default_workers
+from nnseg.core.processors import default_workers
 from nnseg.serving.messages import Finished, Message, PredictionOrder, PredictionTask, Ready, Refused
 from nnseg.serving.worker_process import WorkerProcess
 from nnseg.storage.predictions import ScanRecord

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import psutil
 
-from nnseg.core.options import usable_cores
+from nnseg.core.processors import usable_cores, waits_actively
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,11 @@ GAIN = 0.95
 
 LONGEST_PAUSE = 600.0
 """Seconds until a number of threads that was slower is tried again; the first pause is `INTERVAL`, each next twice the last."""
+
+LOADED_EARLY = (
+    "other programs use this machine, and torch was loaded before nnseg: its threads keep their cores while they wait, which can "
+    "take ten times as long; import nnseg before torch, or set OMP_WAIT_POLICY=passive"
+)
 
 Result = TypeVar("Result")
 
@@ -103,6 +108,7 @@ class FittingThreads:
         self._look_at = clock() + INTERVAL
         self._pause = INTERVAL
         self._taken = 0.0
+        self._warned = False
 
     def timed(self, steps: Iterator[Result], *, counted: Callable[[Result], bool]) -> Iterator[Result]:
         """The results of the steps, each timed, and the number of threads changed between them.
@@ -133,6 +139,9 @@ class FittingThreads:
     def _look(self) -> None:
         self._look_at = self._clock() + self._pause
         self._taken = self._others()
+        if self._taken >= NOTICED and waits_actively() and not self._warned:
+            self._warned = True
+            log.warning(LOADED_EARLY)
         wanted = min(self.most, max(1, round(usable_cores() - self._taken)))
         if wanted != self.threads:
             self._before = self.threads, median(self._times)

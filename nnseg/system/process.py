@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import psutil
 
-from nnseg.core.options import library_environment
+from nnseg.core.processors import library_environment
 from nnseg.system.machine import oom_kills
 
 if TYPE_CHECKING:

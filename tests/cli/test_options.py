@@ -3,9 +3,8 @@ import typer
 from typer.testing import CliRunner
 
 from nnseg.cli.options import FLAGS, with_options
-from nnseg.core import options
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import Options, default_workers, parse_duration, parse_folds, parse_gigabytes, parse_kinds, select_folds
+from nnseg.core.options import Options, parse_duration, parse_folds, parse_gigabytes, parse_kinds, select_folds
 
 
 @pytest.mark.parametrize(
@@ -59,34 +58,6 @@ def test_nnunets_names_of_configurations_are_plans():
 def test_numbers_below_their_minimum_are_refused():
     with pytest.raises(NnsegError, match="0 is too small for --steps; write 1 or more"):
         FLAGS["steps"].read(0)
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000"}, 8),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "10000 100000"}, 1),
-        ({"cpu.max": "1600000 100000"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
-    ],
-)
-def test_a_container_with_a_limit_of_time_has_as_many_cores_as_this_is_enough_for(tmp_path, monkeypatch, files, cores):
-    monkeypatch.setattr(options, "usable_cores", lambda: 8)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert default_workers(tmp_path) == cores
-
-
-def test_threads_are_limited_where_the_container_is(monkeypatch):
-    monkeypatch.setattr(options, "usable_cores", lambda: 8)
-    monkeypatch.setattr(options, "default_workers", lambda: 2)
-    assert options.library_environment() == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
-    monkeypatch.setattr(options, "default_workers", lambda: 8)
-    assert options.library_environment() == {"OMP_WAIT_POLICY": "passive"}
 
 
 def test_folds_are_read_as_people_write_them() -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nnseg.core.options import usable_cores
+from nnseg.core.processors import usable_cores
 from nnseg.system import contention
 from nnseg.system.contention import FittingThreads, OtherPrograms, idle_seconds
 
@@ -100,3 +100,14 @@ def test_cores_that_another_program_takes_are_seen_and_our_own_are_not():
         assert others.cores() > 0.3  # it shares its core with whatever else runs on this machine
     finally:
         program.join()
+
+
+@pytest.mark.parametrize(("taken", "early", "warnings"), [(6, True, 1), (0, True, 0), (6, False, 0)])
+def test_a_busy_machine_is_warned_of_once_if_threads_wait_actively(monkeypatch, caplog, taken, early, warnings):
+    monkeypatch.setattr(contention, "waits_actively", lambda: early)
+    machine = Machine(monkeypatch)
+    machine.taken = taken
+    machine.work(200)
+    assert [record.levelname for record in caplog.records if "import nnseg before torch" in record.message] == [
+        "WARNING"
+    ] * warnings
