@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnseg.commands.export import export
-from nnseg.commands.measure import measure_dataset, reading_for
+from nnseg.commands.measure import find_dataset, measure_dataset
 from nnseg.commands.plan import check_options, plan
 from nnseg.commands.report import report, report_quietly
 from nnseg.commands.train import train_plans, trained_folds
@@ -26,7 +26,6 @@ from nnseg.crossval.window import choose_windows
 from nnseg.network.device import resolve_device
 from nnseg.planning.unusable import check_losses
 from nnseg.planning.verdict import give_verdict
-from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.run import Run
 
 
@@ -66,16 +65,13 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
     for name in options.devices or (device,):
         resolve_device(name)
     run = Run(run_folder)
-    reading = reading_for(run, options)
-    found = find_layout(dataset_folder.absolute(), reading)  # before a folder is made for the run
+    found = find_dataset(run, dataset_folder, options)
     with run.locked(dataset_folder):
         remove_damaged(run)
         if command:
             run.update_record(command=command)
         with run.timed("fingerprint"):
-            fingerprint = measure_dataset(
-                run, dataset_folder, workers, reading=reading, split=options.split, allow=options.allow, found=found
-            )
+            fingerprint = measure_dataset(run, dataset_folder, workers, split=options.split, allow=options.allow, found=found)
             check_losses(fingerprint, options)
         with run.timed("plan"):
             plan(run, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Unpack
 
-from nnseg.commands.measure import measure_dataset, reading_for
+from nnseg.commands.measure import find_dataset, measure_dataset
 from nnseg.commands.plan import PlannedRun, check_options, plan_run, take_fingerprint
 from nnseg.core.keywords import PlanOptions, listing, options_of
 from nnseg.storage.path_kinds import check_path
@@ -34,9 +34,9 @@ def plan(dataset: str | Path, run: str | Path, **options: Unpack[PlanOptions]) -
         check_path(source, "dataset")
     check_path(place.path, "new run")
     check_options(chosen)
+    found = None if source.is_file() else find_dataset(place, source, chosen)
     with place.locked(source):
-        if source.is_file():
+        if found is None:
             return plan_run(place, take_fingerprint(source, place), chosen)
-        reading = reading_for(place, chosen)
-        fingerprint = measure_dataset(place, source, chosen.workers, reading=reading, split=chosen.split, allow=chosen.allow)
+        fingerprint = measure_dataset(place, source, chosen.workers, split=chosen.split, allow=chosen.allow, found=found)
         return plan_run(place, fingerprint, chosen)

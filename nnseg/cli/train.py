@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from nnseg.system.progress import columns
 from nnseg.system.regular import resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nnseg.core.dataset import Finding
     from nnseg.core.fingerprint import Fingerprint
@@ -114,8 +115,9 @@ def plan(
 
     check_options(options)
     place = Run(run)
+    fingerprint_of_dataset = _reading_or_measuring(dataset, place, options)
     with place.locked(dataset):
-        fingerprint = _read_or_measure(dataset, place, options)
+        fingerprint = fingerprint_of_dataset()
         planned = plan_run(place, fingerprint, options)
         if as_json:
             show_json("plan", planned, planned.findings)
@@ -267,14 +269,14 @@ def _refresh_report(run: Run) -> None:
     report_quietly(run)
 
 
-def _read_or_measure(source: Path, run: Run, options: Options) -> Fingerprint:
-    """The fingerprint of a dataset's folder, or from its file, for which no image library is loaded; kept in the run."""
+def _reading_or_measuring(source: Path, run: Run, options: Options) -> Callable[[], Fingerprint]:
+    """What gives the fingerprint of a dataset's folder, or from its file, for which no image library is loaded; kept in the run."""
     if source.is_file():
         from nnseg.commands.plan import take_fingerprint
 
-        return take_fingerprint(source, run)
+        return partial(take_fingerprint, source, run)
     with loading():
-        from nnseg.commands.measure import measure_dataset, reading_for
+        from nnseg.commands.measure import find_dataset, measure_dataset
 
-    reading = reading_for(run, options)
-    return measure_dataset(run, source, options.workers, reading=reading, split=options.split, allow=options.allow)
+    found = find_dataset(run, source, options)
+    return partial(measure_dataset, run, source, options.workers, split=options.split, allow=options.allow, found=found)

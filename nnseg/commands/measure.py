@@ -15,7 +15,7 @@ from nnseg.core.options import Options
 from nnseg.planning.dataset_summary import WIDTH, summarize_dataset
 from nnseg.planning.measure import read_and_measure, refuse
 from nnseg.planning.measure_folder import measure_folder
-from nnseg.planning.run_folds import split_of_run
+from nnseg.planning.run_folds import check_fold_options, split_of_run
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.layouts import find_layout
@@ -41,12 +41,23 @@ def reading_for(run: Run, options: Options) -> Reading:
     return given
 
 
+def find_dataset(run: Run, folder: Path, options: Options) -> FoundDataset:
+    """What a dataset's folder holds, before any case is read, and before a folder is made for the run.
+
+    Raises:
+        DatasetError: it holds no dataset.
+        NnsegError: options of the folds do not fit its cases.
+    """
+    found = find_layout(folder.absolute(), reading_for(run, options))
+    check_fold_options(run, folder, found, options)
+    return found
+
+
 def measure_dataset(
     run: Run,
     folder: Path,
     workers: int,
     *,
-    reading: Reading = AS_FOUND,
     split: str = "auto",
     allow: Collection[str] = (),
     found: FoundDataset | None = None,
@@ -57,20 +68,19 @@ def measure_dataset(
         run: that it is of.
         folder: of the dataset.
         workers: processes.
-        reading: how the folder is read.
         allow: codes of findings that do not stop a run.
         split: option for the folds, of which a file may set cases apart for testing.
-        found: what the folder holds, if `find_layout` has looked already.
+        found: what the folder holds, if `find_dataset` has looked already.
 
     Raises:
         DatasetError: the folder holds no dataset that can be used, or a finding stops the run.
     """
-    known, split, found = None, split_of_run(run, split), found or find_layout(folder.absolute(), reading)
+    known, split, found = None, split_of_run(run, split), found or find_layout(folder.absolute(), AS_FOUND)
     if run.has_dataset:
-        dataset = read_dataset(folder, reading=reading, workers=workers, found=found)
+        dataset = read_dataset(folder, workers=workers, found=found)
         known = _known_fingerprint(run, dataset, split, workers)
     if known is None:
-        dataset, fingerprint = measure_folder(folder, reading=reading, workers=workers, found=found, split=split)
+        dataset, fingerprint = measure_folder(folder, workers=workers, found=found, split=split)
         run.fingerprint = fingerprint
     else:
         fingerprint = known

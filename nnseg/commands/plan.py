@@ -24,7 +24,7 @@ from nnseg.planning.planner import make_candidates
 from nnseg.planning.preflight import Preflight, add_first_stages, check_fits, preflight
 from nnseg.planning.recipe import Recipe, load_recipe
 from nnseg.planning.run_folds import decide_folds
-from nnseg.storage.datasets.groups import TABLES
+from nnseg.storage.datasets.groups import TABLES, check_grouping
 from nnseg.storage.files import read_json
 from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.plan_folder import SCHEMA_FILE, PlanFolder, read_plan, write_plan, write_schema
@@ -106,7 +106,7 @@ def check_options(options: Options) -> None:
     """Raise the errors of options that show without a dataset, before one is measured and before a finished run is changed.
 
     Raises:
-        NnsegError: there is no such recipe, model, plan or file.
+        NnsegError: there is no such recipe, model, plan or file, or an expression for groups is wrong.
     """
     load_recipe(options.recipe)
     check_names(options.kinds)
@@ -115,6 +115,8 @@ def check_options(options: Options) -> None:
     for text, suffixes in ((options.split, SPLIT_FILES), (options.group_by or "", TABLES)):
         if Path(text).suffix.lower() in suffixes and not Path(text).is_file():
             raise DatasetError(f"{text}: there is no such file; give its path anew")
+    if options.group_by not in (None, "none", "auto"):
+        check_grouping(options.group_by)
 
 
 def plan(run: Run, options: Options) -> tuple[PlanFolder, ...]:

@@ -67,6 +67,7 @@ def train(
     """
     run = Run(run_folder)
     _ = run.plans  # raises here if there is none
+    select_folds(options.folds, len(run.folds))  # before files are verified
     with join_ranks(options.device) as (ranks, device):
         if ranks.size > 1 and options.devices:
             raise RunError("torchrun divides each training among devices, --devices gives each a training; use one of them")

@@ -337,7 +337,8 @@ def select_folds(folds: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     missing = [f for f in folds if f >= count]
     if missing:
-        raise NnsegError(f"there is no fold {missing[0]}: this run has folds 0 to {count - 1}")
+        there = f"folds 0 to {count - 1}" if count > 1 else "fold 0 alone"
+        raise NnsegError(f"there is no fold {missing[0]}: this run has {there}; write some of these, or all")
     return folds
 
 

@@ -13,10 +13,12 @@ from nnseg.core.dataset import Case, Dataset, Finding, Fold, counted, listed
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import FrozenModel, digest
-from nnseg.core.options import SPLIT_FILES
+from nnseg.core.labels import Labels
+from nnseg.core.options import SPLIT_FILES, Options, select_folds
 from nnseg.planning.duplicates import same_images
 from nnseg.planning.folds import find_labels, is_stack, make_folds, merge_groups, missing_labels
 from nnseg.storage.datasets.groups import TABLES, read_groups
+from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.patients import find_patients
 from nnseg.storage.datasets.splits import SPLIT_FILE, GivenSplit, read_split, split_of_cases
 from nnseg.storage.files import write_text
@@ -67,6 +69,34 @@ class _Known:
     def used(self) -> frozenset[str]:
         """The cases to divide, where the folds are made."""
         return self.names.difference(self.given.test if self.given else ())
+
+
+def check_fold_options(run: Run, folder: Path, found: FoundDataset, options: Options) -> None:
+    """Refuse groups, a division or numbers of folds that a new run's cases rule out by their names, before any case is read.
+
+    Args:
+        run: whose folds these would be; where there are some already, `decide_folds` checks the options.
+        folder: of the dataset.
+        found: what it holds; cases that prove unusable can only make the folds fewer.
+        options: of the command.
+
+    Raises:
+        DatasetError: the groups cannot be determined, or the division cannot be used.
+        NnsegError: there will be no fold of a number.
+    """
+    cases = tuple(case for case in found.cases if case.labels is not None)
+    if Run.folds.path(run).exists() or not cases:
+        return
+    labels = found.declared or Labels(names=("background", "label"), values=(0, 1))
+    dataset = Dataset(
+        name=folder.name, folder=folder.absolute(), layout=found.layout, cases=cases, channels=(), labels=labels, suffix="",
+        findings=found.findings,
+    )  # fmt: skip
+    groups = _find_groups(options.group_by, dataset)
+    given = _find_split(options.split, dataset, frozenset(finding.case for finding in found.findings))
+    names = {case.name for case in cases}.difference(given.test if given else ())
+    folds = given.folds if given and given.folds else make_folds(names, groups=groups)
+    select_folds(options.folds, len(_with_every_case(folds) if options.every_case else folds))
 
 
 def decide_folds(
@@ -161,6 +191,9 @@ def _collect(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, settin
     names = frozenset(case.name for case in fingerprint.cases)
     absent = known_names(dataset, fingerprint) - names
     asked = settings.group_by not in (None, "auto")
+    given = _find_split(settings.split, dataset, absent)
+    if given:
+        log.info("%s", given.describe())
     return _Known(
         names=names,
         absent=absent,
@@ -168,7 +201,7 @@ def _collect(run: Run, dataset: Dataset | None, fingerprint: Fingerprint, settin
         patients=_find_groups(settings.group_by, dataset),
         asked=asked,
         images=[[case.name for case in cases] for cases in same_images(fingerprint.cases)],
-        given=_find_split(settings.split, dataset, absent),
+        given=given.without(absent) if given else None,
         stack=is_stack(fingerprint),
     )
 
@@ -195,22 +228,15 @@ def _find_groups(group_by: str | None, dataset: Dataset) -> Mapping[str, str]:
 
 
 def _find_split(split: str, dataset: Dataset, absent: frozenset[str]) -> GivenSplit | None:
-    """The user's division without cases that cannot be used; logs where it is from."""
+    """The user's division, which may name cases that cannot be used."""
     stated, beside = split_of_cases(dataset.cases), dataset.folder / SPLIT_FILE
     if Path(split).suffix.lower() in SPLIT_FILES:
-        given = read_split(Path(split), dataset.cases, unusable=absent)
-    elif split != "auto":
-        if stated is None or not stated.test:
-            return None
-        given = GivenSplit(folds=(), test=stated.test, source=stated.source)
-    elif stated is None and any(case.images for case in dataset.cases) and beside.is_file():
-        given = read_split(beside, dataset.cases, unusable=absent)
-    elif stated is not None:
-        given = stated
-    else:
-        return None
-    log.info("%s", given.describe())
-    return given.without(absent)
+        return read_split(Path(split), dataset.cases, unusable=absent)
+    if split != "auto":
+        return GivenSplit(folds=(), test=stated.test, source=stated.source) if stated and stated.test else None
+    if stated is None and any(case.images for case in dataset.cases) and beside.is_file():
+        return read_split(beside, dataset.cases, unusable=absent)
+    return stated
 
 
 def _folds_on_file(run: Run, known: _Known, before: FoldSettings, settings: FoldSettings) -> tuple[Fold, ...] | None:

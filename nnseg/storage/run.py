@@ -53,6 +53,7 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.storage.files import (
+    MANIFEST,
     PathIn,
     StoredFile,
     has_manifest,
@@ -332,6 +333,8 @@ class Run:
     def locked(self, dataset: Path | None = None) -> Iterator[None]:
         """Keep every other process out of the run's folder; the lock is released when its owner dies.
 
+        A folder that was made for it is removed after an error before which nothing but records was written.
+
         Args:
             dataset: a folder that must not be written to.
 
@@ -339,6 +342,8 @@ class Run:
             RunError: another process holds the lock, or the folder cannot be written, lies in the dataset, or is no run's.
         """
         self._check_place(dataset)
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        in_vain = False
         with locked(self.path, busy="another nnseg is working in {}; wait for it, or choose another run folder"):
             sweep(self.path)
             shutil.rmtree(self.probe_folder, ignore_errors=True)
@@ -347,9 +352,23 @@ class Run:
             try:
                 yield
                 sweep(self.path)  # what worker processes left that were killed, whose work was done again
+            except BaseException:
+                in_vain = bool(made) and self.path.is_dir() and all(_is_record(file.name) for file in self.path.iterdir())
+                raise
             finally:
-                with suppress(RunError):  # a full disk: what stands is longer, but right
-                    renew_manifest(self.path)
+                if in_vain:
+                    self._remove(made)
+                else:
+                    with suppress(RunError):  # a full disk: what stands is longer, but right
+                        renew_manifest(self.path)
+
+    def _remove(self, folders: Sequence[Path]) -> None:
+        """Remove the files of the run, and folders, the inner ones first, as far as these are empty."""
+        for file in self.path.iterdir():
+            file.unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
 
     def _check_place(self, dataset: Path | None) -> None:
         if dataset and resolved(dataset) in (resolved(self.path), *resolved(self.path).parents):
@@ -357,6 +376,11 @@ class Run:
         there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set[str]()
         if there and not self.exists and not has_manifest(self.path) and not (".lock" in there and all(map(_is_begun, there))):
             raise RunError(f"{self.path} holds files but no run; choose a new or an empty folder")
+
+
+def _is_record(name: str) -> bool:
+    """True for a file that every run has, whatever was done in it."""
+    return name in (".lock", ".lock.only", "run.json", MANIFEST) or TEMPORARY.fullmatch(name) is not None
 
 
 def _is_begun(name: str) -> bool:

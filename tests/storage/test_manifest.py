@@ -92,6 +92,22 @@ def test_a_run_has_a_manifest_as_soon_as_it_is_locked(tmp_path: Path) -> None:
     assert states(run.path) == {}
 
 
+def test_a_folder_that_was_made_for_a_run_in_vain_is_removed(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "run")
+    with pytest.raises(RunError, match="refused"), run.locked():
+        run.update_record(command="nnseg")
+        raise RunError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunError, match="refused"), run.locked():
+        write_text(run.path / "fingerprint.json", "{}")
+        raise RunError("refused")
+    assert (run.path / "fingerprint.json").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RunError, match="refused"), Run(tmp_path / "mine").locked():
+        raise RunError("refused")
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_the_files_of_a_run_of_an_earlier_version_are_taken_as_they_are(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / "run.json").write_text("{}")

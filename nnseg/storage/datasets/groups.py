@@ -12,6 +12,9 @@ from nnseg.storage.tables import read_case_table
 SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)")
 """The subject entity of BIDS names. Source: Brain Imaging Data Structure 1.10, "Entities"."""
 
+SUBJECTS = ("subject", "bids")
+"""Words for the subjects of BIDS names."""
+
 TABLES = (".csv", ".tsv")
 """Suffixes of tables of groups."""
 
@@ -30,7 +33,7 @@ def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
     Raises:
         DatasetError: the table or the expression is not usable, or leaves a case without a group.
     """
-    if how.casefold() in ("subject", "bids"):
+    if how.casefold() in SUBJECTS:
         return _by_subject(dataset)
     path = Path(how)
     if path.suffix.lower() in TABLES:
@@ -63,7 +66,13 @@ def _subject(case: Case, folder: Path) -> str:
     return next((match[1] for match in matches if match), "")
 
 
-def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
+def check_grouping(how: str) -> None:
+    """Raise DatasetError for a regular expression that groups the cases of no dataset."""
+    if how.casefold() not in SUBJECTS and Path(how).suffix.lower() not in TABLES:
+        _compiled(how)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -73,7 +82,11 @@ def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
             f'"{pattern}" has {compiled.groups} pairs of parentheses; put one around the part of a case\'s name with its '
             r'group, like "(patient\d+)", or name a .csv file, or write "subject"'
         )
-    groups = {}
+    return compiled
+
+
+def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
+    compiled, groups = _compiled(pattern), {}
     for case in dataset.cases:
         match = compiled.search(case.name)
         if not match or not match[1]:
