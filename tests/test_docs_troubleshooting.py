@@ -11,8 +11,8 @@ from nnseg.core.codes import CODES
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 QUOTED = [text for cell in re.findall(r"^\| (`.+?) \| ", PAGE, re.MULTILINE) for text in re.findall(r"`([^`]+)`", cell)]
-OTHERS = ["nnseg: command not found", "nvidia-...", "No such option: --... (Possible options: ...)"]
-"""Messages of the shell, pip and the parser of the command line; those of the system are texts of errno."""
+OTHERS = ["nnseg: command not found", "nvidia-..."]
+"""Messages of the shell and pip; those of the system are texts of errno."""
 SYSTEM = ["No space left on device", "Permission denied"]
 
 

@@ -47,7 +47,7 @@ def _panel(options: list[Any]) -> Any:
 
 
 def _names(option: Any) -> str:
-    kind = "" if option.is_flag else option.metavar or option.display_type(CONTEXT).strip("<>").replace("|", "\\|")
+    kind = "" if option.is_flag else in_table(option.metavar or option.display_type(CONTEXT).strip("<>"))
     return ", ".join(f"`{name} {kind}`" if kind else f"`{name}`" for name in (*option.opts, *option.secondary_opts))
 
 

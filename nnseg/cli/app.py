@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from nnseg.cli.usage import Commands
+
 app = typer.Typer(
     name="nnseg",
+    cls=Commands,
     help="From a folder of labelled medical scans to a segmentation model one can trust. Start with: nnseg demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

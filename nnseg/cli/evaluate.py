@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, with_options
+from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, one_of, with_options
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.options import Options
 
@@ -53,6 +53,7 @@ Groups = Annotated[
     ),
 ]
 Form = Literal["nnseg", "nnunet"]
+What = Literal["curves", "scores", "cases", "plan"]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -63,7 +64,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write all scores to this file: JSON, or a table if it is a .csv.")
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.")] = "nnseg",
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="Format of that JSON: nnunet for nnU-Net's summary.json.", **one_of("--format", get_args(Form))
+        ),
+    ] = "nnseg",
     legend: Legend = None,
     tolerances: Tolerances = "1,2",
     instances: Annotated[
@@ -229,7 +235,7 @@ def verify(
 @app.command(rich_help_panel=PANEL)
 def figure(
     run: KnownRun,
-    what: Annotated[Literal["curves", "scores", "cases", "plan"], typer.Option(help="Figure to draw.")] = "scores",
+    what: Annotated[What, typer.Option(help="Figure to draw.", **one_of("--what", get_args(What)))] = "scores",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder to write to. Default: figures in the run folder.")
     ] = None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from nnseg.core.errors import NnsegError
+from nnseg.core.names import nearest_name
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log traceba
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.", metavar="")]
 Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.", metavar="")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON (docs/json.md).", metavar="")]
+
+SMALLEST_STEP = 0.05
 
 FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}
 TYPES = get_type_hints(Options)
@@ -64,7 +68,7 @@ def with_options(*names: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def parse_and_call(**values: Any) -> None:
-            given = {name: FLAGS[name].read(values.pop(name)) for name in names}
+            given = {name: _read(name, values.pop(name)) for name in names}
             command(**values, options=Options(**given))
 
         parameters: list[inspect.Parameter] = []
@@ -77,11 +81,61 @@ def with_options(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _read(name: str, written: Any) -> Any:
+    """The field's value for what is written on the command line; the message of an error begins with the option."""
+    with named_errors(FLAGS[name].names[0] if FLAGS[name].names else f"--{name}"):
+        return FLAGS[name].read(written)
+
+
+@contextmanager
+def named_errors(option: str) -> Iterator[None]:
+    """A context in which messages of errors get the name of an option in front."""
+    try:
+        yield
+    except NnsegError as error:
+        raise type(error)(f"{option}: {error}") from None
+
+
+def reader(option: str, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What typer is to read an option's value with, so that errors are ours and begin with the option."""
+    return named_errors(option)(read)
+
+
+def parse_step(text: str) -> float:
+    """The step between tiles as a fraction of the patch.
+
+    Raises:
+        NnsegError: it is no number, too small, or above 1.
+    """
+    with suppress(ValueError):
+        if SMALLEST_STEP <= (step := float(text)) <= 1:
+            return step
+    raise NnsegError(f'"{text}" is not a fraction of the patch; write a number from {SMALLEST_STEP:g} to 1, like 0.5')
+
+
+def parse_choice(text: str, known: Sequence[str]) -> str:
+    """One of some names.
+
+    Raises:
+        NnsegError: the text is none of them.
+    """
+    if text not in known:
+        meant = nearest_name(text, known)
+        advice = f"did you mean {meant}?" if meant else f"write {' or '.join(known)}"
+        raise NnsegError(f'"{text}" is none of {", ".join(known)}; {advice}')
+    return text
+
+
+def one_of(option: str, names: Sequence[str]) -> dict[str, Any]:
+    """Settings of an option whose value is one of some names."""
+    return {"metavar": "|".join(names), "parser": reader(option, functools.partial(parse_choice, known=names))}
+
+
 def _parameter(name: str) -> inspect.Parameter:
     """The parameter from which typer makes the option of a field."""
     flag, written_as = FLAGS[name], TYPES[name]
     if flag.parse:
-        written_as = str | None if flag.default is None else type(flag.default)
+        written_as = str | None if flag.default is None else str
     panel = {} if flag.panel == "Options" else {"rich_help_panel": flag.panel}
     shown = typer.Option(flag.default, *flag.names, help=flag.help, metavar=flag.unit, **panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=written_as)

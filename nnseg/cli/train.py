@@ -14,7 +14,7 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, with_options
+from nnseg.cli.options import FLAGS, AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, reader, with_options
 from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import coded
 from nnseg.core.options import Options
@@ -202,7 +202,12 @@ def distill(
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and run.")] = Path("nnseg-demo"),
     steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Training steps, so that a slow machine comes to the same model.")
+        int,
+        typer.Option(
+            metavar="N",
+            parser=reader("--steps", FLAGS["steps"].read),
+            help="Training steps, so that a slow machine comes to the same model.",
+        ),
     ] = 250,
     *,
     options: Options,
@@ -213,9 +218,13 @@ def demo(
     log_to_terminal(verbose, quiet=quiet)
     from nnseg.demo.dataset import write_phantoms
 
+    with loading():
+        from nnseg.network.device import resolve_device
+
+    resolve_device(options.device)  # before anything is written
     dataset = write_phantoms(folder / "phantoms")
     result = _run(dataset, folder / "run", replace(options, steps=steps, folds=(0,)))
-    show(f"next, train on your scans: nnseg run YOUR_FOLDER RUN; or predict: nnseg predict SCANS OUT --model {result.run.path}")
+    show("to train on your own scans: nnseg run YOUR_FOLDER RUN")
     exit_for_failed(result.problems)
 
 

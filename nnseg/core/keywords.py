@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, get_args
+from typing import Any, TypedDict, TypeVar
 
 from nnseg.core.errors import NnsegError
+from nnseg.core.names import nearest_name
 from nnseg.core.options import Flag, FreezePart, Options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -114,8 +114,8 @@ def options_of(given: Mapping[str, Any], known: type) -> Options:
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in names:
-            meant = difflib.get_close_matches(name, names, 1)
-            raise TypeError(f'there is no option "{name}"' + (f"; did you mean {meant[0]}?" if meant else ""))
+            meant = nearest_name(name, names)
+            raise TypeError(f'there is no option "{name}"' + (f"; did you mean {meant}?" if meant else ""))
         field, flag = FLAGS[name]
         try:
             values[field] = flag.read(_written(value, flag))
@@ -123,8 +123,6 @@ def options_of(given: Mapping[str, Any], known: type) -> Options:
             raise type(error)(f"{name}: {error}") from None
     if values.get("init"):
         values["init"] = Path(values["init"])
-    if (part := values.get("freeze")) not in (None, *get_args(FreezePart)):
-        raise NnsegError(f'freeze: "{part}" is no part that can be left untrained; write {", ".join(get_args(FreezePart))}')
     return Options(**values)
 
 

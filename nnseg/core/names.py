@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,12 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
     if len(whole) <= longest:
         return name
     return f"{whole[: longest - 17].decode(errors='ignore')}~{hashlib.blake2b(whole, digest_size=8).hexdigest()}"
+
+
+def nearest_name(word: str, known: Iterable[str]) -> str:
+    """The known name that a misspelt word is most likely to mean; "" if none is near."""
+    names = {name.casefold(): name for name in known}
+    return next((names[near] for near in get_close_matches(word.casefold(), names, n=1)), "")
 
 
 def _is_unshown(letter: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from nnseg.core.codes import ALLOWABLE
+from nnseg.core.codes import ALLOWABLE, CODES
 from nnseg.core.errors import NnsegError
 from nnseg.core.processors import default_workers
 
@@ -91,6 +91,28 @@ def parse_split(text: str) -> str:
     return text
 
 
+def parse_part(text: str) -> str:
+    """A part of a network, of `FreezePart`.
+
+    Raises:
+        NnsegError: it is none of these.
+    """
+    if text not in (known := get_args(FreezePart)):
+        raise NnsegError(f'"{text}" is no part that can be left untrained; write {", ".join(known)}')
+    return text
+
+
+def parse_device(text: str) -> str:
+    """A device, or "auto"; whether the machine has it shows later.
+
+    Raises:
+        NnsegError: there are no such devices.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise NnsegError(f'"{text}" is no device; write auto, cpu, cuda, cuda:1 or mps')
+    return text
+
+
 def parse_devices(text: str) -> tuple[str, ...]:
     """Devices of "0,1" (GPUs by number) or "cuda:0,cpu".
 
@@ -131,15 +153,28 @@ def parse_channels(text: str) -> tuple[str, ...]:
 
 
 def parse_codes(text: str) -> tuple[str, ...]:
-    """Codes of findings that may be allowed, of "NS-D012,NS-D014".
+    """Codes of findings that may be allowed, of "NS-D012,NS-D014" or "D012,D014".
 
     Raises:
         NnsegError: one is none of these.
     """
-    codes = tuple(code.strip().upper() for code in text.split(","))
-    if wrong := [code for code in codes if code not in ALLOWABLE]:
-        raise NnsegError(f'"{wrong[0]}" cannot be allowed; write some of {", ".join(sorted(ALLOWABLE))}')
+    words = (code.strip().upper() for code in text.split(","))
+    codes = tuple(code if code.startswith("NS-") else f"NS-{code}" for code in words)
+    if wrong := next((code for code in codes if code not in ALLOWABLE), ""):
+        why = "is a finding that does not stop a run" if wrong in CODES and CODES[wrong].level != "error" else "cannot be allowed"
+        raise NnsegError(f'"{wrong}" {why}; write some of {", ".join(sorted(ALLOWABLE))}')
     return codes
+
+
+def parse_count(written: str | int) -> int:
+    """A whole number.
+
+    Raises:
+        NnsegError: the text is none.
+    """
+    if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", str(written)):
+        raise NnsegError(f'"{written}" is not a whole number; write digits alone, like 100')
+    return int(written)
 
 
 Panel = Literal["Options", "Length of training", "Dataset", "Planning", "Machine"]
@@ -177,11 +212,10 @@ class Flag:
         """
         if written is None:
             return self.unset
-        if self.minimum is not None and written < self.minimum:
-            raise NnsegError(
-                f"{written} is too small for {self.names[0] if self.names else self.unit}; write {self.minimum:g} or more"
-            )
-        return self.parse(written) if self.parse else written
+        value: Any = self.parse(written) if self.parse else written
+        if self.minimum is not None and value < self.minimum:
+            raise NnsegError(f"{written} is too small; write {self.minimum:g} or more")
+        return value
 
 
 def option(default: str | int | None, help: str, *names: str, **further: Any) -> Any:
@@ -211,17 +245,23 @@ class Options:
         parse=parse_duration,
     )
     folds: tuple[int, ...] | None = option("all", "Folds: all, 0 or 0,2,4.", "--folds", "--fold", unit="FOLDS", parse=parse_folds)
-    device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1, mps.", unit="DEVICE")
+    device: str = option("auto", "Device to compute on: auto, cpu, cuda, cuda:1, mps.", unit="DEVICE", parse=parse_device)
     recipe: str = option("auto", "Preset of the plan: auto, nnunet, resenc-m, resenc-l, resenc-xl, or a TOML file.", unit="NAME")
     init: Path | None = option(
         None,
         "Begin with a trained model (a run or a file): its network, patch and grid; labels and channels are matched by name.",
         unit="MODEL",
     )
-    steps: int | None = option(None, "Steps of each training.", "--steps", unit="N", panel=LENGTH, minimum=1)
-    epochs: int | None = option(None, "Epochs of each training.", "--epochs", unit="N", panel=LENGTH, minimum=1)
+    steps: int | None = option(None, "Steps of each training.", "--steps", unit="N", panel=LENGTH, parse=parse_count, minimum=1)
+    epochs: int | None = option(None, "Epochs of each training.", "--epochs", unit="N", panel=LENGTH, parse=parse_count, minimum=1)
     patience: int | None = option(
-        None, "End a training after so many epochs without a better Dice.", "--patience", unit="N", panel=LENGTH, minimum=1
+        None,
+        "End a training after so many epochs without a better Dice.",
+        "--patience",
+        unit="N",
+        panel=LENGTH,
+        parse=parse_count,
+        minimum=1,
     )
     more: float | None = option(
         None, "Train each finished fold for this time more: 30m.", unit="TIME", panel=LENGTH, parse=parse_duration
@@ -292,8 +332,10 @@ class Options:
         parse=parse_gigabytes,
     )
     probe: bool = option(True, "Try networks on the device before deciding.", panel=PLANNING)
-    seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING)
-    freeze: FreezePart | None = option(None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING)
+    seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING, parse=parse_count)
+    freeze: FreezePart | None = option(
+        None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING, parse=parse_part
+    )
     pseudo_labels: bool = option(
         True, "With --init: the model predicts its labels where they were not annotated, for training only.", panel=PLANNING
     )
@@ -311,7 +353,7 @@ class Options:
         "--workers",
         unit="N",
         panel=MACHINE,
-        parse=lambda n: n or default_workers(),
+        parse=lambda n: parse_count(n) or default_workers(),
         minimum=0,
     )
     deterministic: bool = option(False, "The same bits each time on CUDA too.", "--deterministic", panel=MACHINE)

@@ -56,7 +56,7 @@ def test_nnunets_names_of_configurations_are_plans():
 
 
 def test_numbers_below_their_minimum_are_refused():
-    with pytest.raises(NnsegError, match="0 is too small for --steps; write 1 or more"):
+    with pytest.raises(NnsegError, match="0 is too small; write 1 or more"):
         FLAGS["steps"].read(0)
 
 

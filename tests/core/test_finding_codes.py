@@ -59,6 +59,6 @@ def test_a_finding_that_does_not_say_what_to_do_says_what_its_kind_says():
 
 
 def test_findings_that_are_allowed_are_named_by_codes_that_can_be():
-    assert parse_codes("ns-d014, NS-D012") == ("NS-D014", "NS-D012")
+    assert parse_codes("ns-d014, NS-D012, d014") == ("NS-D014", "NS-D012", "NS-D014")
     with pytest.raises(NnsegError, match="NS-D017"):
         parse_codes("NS-D017")
