@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nnseg.core.dataset import Finding
 
 MOST_FAILED = 10
-"""Cases that failed for one reason are printed one by one if they are not more."""
+"""Cases that failed for reasons that differ in names or numbers only are printed one by one if they are not more."""
 
 PLACE = re.compile(r"^(/[^:]*|[^\s:]*\.[^\s:]*): ")
 """The file at the beginning of a reason, which differs between cases."""
@@ -107,9 +107,11 @@ def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
         kind = VARYING.sub("#", PLACE.sub("", problem.message)) if problem.case else str(problem)
         by_reason.setdefault(kind, []).append(problem)
     if failed:
-        show("", f"{len(failed)} failed, all others are done:", error=True)
+        show("", f"{len(failed)} failed, {'all others are' if code == 1 else 'none is'} done:", error=True)
         for alike in by_reason.values():
-            named = [_together(alike)] if len(alike) > MOST_FAILED and not all_of_them else alike
+            same = len({PLACE.sub("", one.message) for one in alike}) == 1
+            together = len(alike) > (1 if same else MOST_FAILED) and not all_of_them
+            named = [_together(alike)] if together else alike
             show(*(f"  {one}" for one in named), error=True)
         raise typer.Exit(code)
 
@@ -117,7 +119,10 @@ def exit_for_failed(problems: Iterable[Finding], *, code: int = 1) -> None:
 def _together(alike: Sequence[Finding]) -> str:
     """Problems of one kind in one line: the cases, and the reason, of the first where they differ in names or numbers."""
     from nnseg.core.dataset import listed
+    from nnseg.core.errors import coded
 
     reasons = [PLACE.sub("", one.message) for one in alike]
     which = "" if len(set(reasons)) == 1 else "the first: "
-    return f"{listed([one.case for one in alike if one.case])}: {which}{reasons[0]}"
+    cases = [one.case for one in alike if one.case]
+    named = listed(cases, MOST_FAILED) if len(cases) <= MOST_FAILED else listed(cases)
+    return coded(f"{named}: {which}{reasons[0]}", alike[0].code if len({one.code for one in alike}) == 1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -68,6 +69,9 @@ class PredictedFolder(FrozenModel):
         return "; ".join(parts)
 
 
+TOLD_AT_ONCE = 60.0
+"""Seconds from which on failures are logged when they happen; those of shorter commands are read in the result, which follows."""
+
 BEGUN = ".begun"
 """The file with the names of the cases of a command that has not ended: they may have files that no record lists yet."""
 
@@ -114,7 +118,8 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
                 of_all=sum(sizes.values()),
             )
             for name, record in shown:
-                writer.put(name, record)
+                late = time.perf_counter() - start > TOLD_AT_ONCE
+                writer.put(name, record, failures=logging.ERROR if late else logging.DEBUG)
         finally:
             workers.end()  # before the lock is released, so that none still writes
             sweep(order.out, inside=False)

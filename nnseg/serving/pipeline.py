@@ -26,6 +26,8 @@ from nnseg.inference.prediction import Prediction, PreparedScan
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
 from nnseg.serving.outputs import OutputTarget, write_prediction
 from nnseg.storage.datasets.content import content_hash
+from nnseg.storage.datasets.find_scans import channel_files
+from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.read import read_header, read_scan
 from nnseg.storage.images.write import check_label_suffix
 from nnseg.storage.predictions import ScanRecord
@@ -207,8 +209,11 @@ class PredictionPipeline:
         images, target = case.task.case.images, self._target
         header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
         if header.channels != len(wanted):
-            found = f"{header.channels} channel{'s' if header.channels > 1 else ''} in {counted(len(images), 'file')}"
-            raise ScanError(f"{images[0].name}: {found}, but the model needs {len(wanted)} ({', '.join(wanted)}), in this order")
+            found = f"has {counted(header.channels, 'channel')} in {counted(len(images), 'file')}"
+            expected = f"{counted(len(wanted), 'channel')} ({', '.join(wanted)}), in this order"
+            named = f"name the files {channel_files(wanted, suffix_of(images[0]))}, or give words of their names with --channels"
+            advice = named if header.channels < len(wanted) else "give files of these channels alone"
+            raise ScanError.at(images[0], found, expected, advice, "NS-S024")
         grid = header.grid
         case.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
         allowed = self._exclusive_gb if case.task.exclusive else self._memory_gb

@@ -234,15 +234,16 @@ class PredictionsWriter:
         if self._changed:
             self._write()
 
-    def put(self, name: str, record: ScanRecord, *, quiet: bool = False) -> None:
+    def put(self, name: str, record: ScanRecord, *, quiet: bool = False, failures: int = logging.ERROR) -> None:
         """Record a case, from any thread; files of an earlier prediction that are not replaced are removed.
 
         Args:
             quiet: the caller logs failures and findings elsewhere.
+            failures: level at which a failure is logged.
         """
         known = self.cases.get(name)
         if record.status == "failed" and not quiet:
-            log.error("case %s: %s", name, record.reason)
+            log.log(failures, "case %s: %s", name, record.reason)
         if known:
             known.remove(self.folder, replaced_by=record)
         for finding in record.findings if record != known and not quiet else ():

@@ -24,13 +24,15 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj"
 def test_many_cases_that_failed_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     empty = [Finding(level="error", case=f"c{i}", message=f"/my scans/c{i}.nii: is empty") for i in range(11)]
     other = [Finding(level="error", case=f"d{i}", message=f"d{i}.png: has no channel") for i in range(2)]
+    larger = [Finding(level="error", case=f"e{i}", message=f"e{i}.png: has {i} voxels") for i in range(2)]
     with pytest.raises(typer.Exit):
-        exit_for_failed([*empty, *other, Finding(level="error", message="the disk is full")])
+        exit_for_failed([*empty, *other, *larger, Finding(level="error", message="the disk is full")])
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "14 failed, all others are done:",
+        "16 failed, all others are done:",
         "  cases c0, c1, c10, c2, c3 and 6 more: is empty",
-        "  case d0: d0.png: has no channel",
-        "  case d1: d1.png: has no channel",
+        "  cases d0, d1: has no channel",
+        "  case e0: e0.png: has 0 voxels",
+        "  case e1: e1.png: has 1 voxels",
         "  the disk is full",
     ]
 

@@ -253,6 +253,18 @@ def test_what_cannot_be_done_at_all_ends_with_2_and_says_why(model, scans, tmp_p
         assert not out.exists()
 
 
+def test_missing_channels_are_told_once_with_how_files_are_named(scans, tmp_path):
+    model = _write_model(tmp_path / "two.nnseg", channels=2)
+    done = nnseg("predict", scans, tmp_path / "out", "--model", model, "--device", "cpu", check=2)
+    told = (
+        "has 1 channel in 1 file; expected 2 channels (channel 0, channel 1), in this order; name the files "
+        "CASE_0000.nii.gz (channel 0) and CASE_0001.nii.gz (channel 1), or give words of their names with --channels [NS-S024]"
+    )
+    assert told in done.stderr
+    assert done.stderr.count("expected 2 channels") == 1
+    assert f"{len([*scans.iterdir()])} failed, none is done:" in done.stderr
+
+
 def test_too_little_memory_is_said_with_the_numbers(model, scans, tmp_path):
     done = nnseg("predict", scans, tmp_path / "out", "--model", model, "--device", "cpu", "--memory", 0.1, check=2)
     assert "11 x 10" in done.stderr or "9 x 10 x 11 voxels needs" in done.stderr

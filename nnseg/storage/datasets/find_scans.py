@@ -24,6 +24,9 @@ CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 FEWEST_LIKE_CHANNELS, MOST_CHANNELS = 2, 9
 """Scans, and channels of each, from which and up to which names are taken for those of channels, and not of a stack's slices."""
 
+MOST_NAMED = 4
+"""Channels whose files a message names."""
+
 KNOWN = f"{', '.join(FOLDER_FORMATS)} or one of {known_suffixes()}"
 """What can be read, for messages."""
 
@@ -130,6 +133,13 @@ def _like_channels(cases: Sequence[Case], channels: int) -> Iterator[str]:
             f"({next(iter(groups))}_{numbers[0]} to _{numbers[-1]}), but the model has {counted(channels, 'channel')}: every file "
             f'is predicted as a scan of its own; --images "*_{numbers[0]}{suffix}" takes the first of each'
         )
+
+
+def channel_files(names: Sequence[str], suffix: str) -> str:
+    """How the files of a scan's channels are named, for messages: "CASE_0000.nii.gz (T1) and CASE_0001.nii.gz (T2)"."""
+    files = [f"CASE_{number:04d}{suffix} ({name})" for number, name in enumerate(names)]
+    few = files if len(files) <= MOST_NAMED else [*files[: MOST_NAMED - 1], "...", files[-1]]
+    return " and ".join(filter(None, (", ".join(few[:-1]), few[-1])))
 
 
 def _single(path: Path, channels: int) -> Case:
