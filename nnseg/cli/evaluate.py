@@ -264,8 +264,9 @@ def _report_predictions(
     from nnseg.storage.overwrite import check_overwrite, is_made
 
     with loading():
-        from nnseg.volumetry.population import VOLUMES, read_population
+        from nnseg.volumetry.population import read_population
         from nnseg.volumetry.report import read_record, report_predictions
+        from nnseg.volumetry.volumes import VOLUMES
 
     own = is_made(folder / VOLUMES, "volumes")  # then the others are too
     for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", "report.html"):

@@ -12,10 +12,12 @@ from nnseg.network.checkpoint import load_tensors
 from nnseg.storage.cases import SUFFIX
 from nnseg.storage.files import MANIFEST, read_json, record_file
 from nnseg.storage.manifest import EDITABLE, CheckedFile, check_files, renew_manifest
+from nnseg.storage.overwrite import is_made
 from nnseg.storage.path_kinds import kind_of
 from nnseg.storage.plan_folder import PLAN_FILE, FoldFolder, read_plan
 from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.storage.run import Run
+from nnseg.volumetry.volumes import VOLUMES, Volumetry
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def _as_read(file: CheckedFile) -> CheckedFile:
 
 
 def _verify_predictions(folder: Path) -> list[CheckedFile]:
-    """The files of a folder of predictions, by the hashes in its record."""
+    """The files of a folder of predictions and of a report on them, by the hashes in their records."""
     try:
         records = read_json(folder / RECORD, Predictions).cases.values()
     except RunError as error:
@@ -67,8 +69,23 @@ def _verify_predictions(folder: Path) -> list[CheckedFile]:
         return [CheckedFile(path=folder / RECORD, state="damaged")]
     found = [CheckedFile(path=folder / RECORD, state="intact")]
     found += [CheckedFile.of(folder / name, digest) for record in records for name, digest in record.hashes.items()]
+    found += _verify_report(folder)
     others = {path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")} - {file.path for file in found}
     return [*found, *(CheckedFile(path=path, state="foreign") for path in sorted(others))]
+
+
+def _verify_report(folder: Path) -> list[CheckedFile]:
+    """The files of a report on predictions, by the hashes in its record; empty without one."""
+    if not is_made(folder / VOLUMES, "volumes"):
+        return []
+    try:
+        hashes = read_json(folder / VOLUMES, Volumetry).files
+    except RunError as error:
+        if error.is_fault:
+            raise
+        return [CheckedFile(path=folder / VOLUMES, state="damaged")]
+    files = [CheckedFile.of(folder / name, digest) for name, digest in hashes.items()]
+    return [CheckedFile(path=folder / VOLUMES, state="intact"), *files]
 
 
 def remove_damaged(run: Run) -> None:

@@ -115,6 +115,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def text_hash(text: str) -> str:
+    """What `file_hash` gives for a file of this text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def _flush(path: Path, mode: int | None = None) -> None:
     """Write a folder to the disk, or a file with the given permissions, which must be no link."""
     if WINDOWS and mode is None:

@@ -13,11 +13,9 @@ from nnseg.storage.files import read_json
 from nnseg.storage.predictions import RECORD
 from nnseg.storage.run import Run
 from nnseg.volumetry.tables import read_people
-from nnseg.volumetry.volumes import Volumetry
+from nnseg.volumetry.volumes import VOLUMES, Volumetry
 
 TABLES = (".csv", ".tsv", ".txt")
-VOLUMES = "volumes.json"
-"""Name of the file with the volumes of a folder of scans."""
 
 
 def read_population(path: Path, labels: Labels) -> Population:

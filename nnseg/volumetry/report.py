@@ -17,16 +17,15 @@ from nnseg.core.population import Population
 from nnseg.core.units import volume_name
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
-from nnseg.storage.files import read_json, write_json, write_text
+from nnseg.storage.files import read_json, text_hash, write_json, write_text
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.resampling import upright, upright_label_map
 from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanRecord
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
-from nnseg.volumetry.population import VOLUMES
 from nnseg.volumetry.tables import long_table, read_patients, wide_table
-from nnseg.volumetry.volumes import CaseVolumes, Patient, Volumetry, describe_volumes
+from nnseg.volumetry.volumes import VOLUMES, CaseVolumes, Patient, Volumetry, describe_volumes
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +88,6 @@ def report_predictions(
     for place in (folder, folder / SHEETS):  # of an earlier command, or a process of this one, that was killed
         sweep_ended(place)
     volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
-    write_json(folder / VOLUMES, volumetry)
-    write_text(folder / "volumes.csv", long_table(volumetry))
-    write_text(folder / "volumes_wide.csv", wide_table(volumetry))
     previews, viewed = [], []
     for number, case in enumerate(_choose_cases(volumetry.cases)):
         if images := _read_images(options, case):
@@ -105,7 +101,11 @@ def report_predictions(
         viewed=viewed,
         sheets=sheets,
     )
-    write_text(folder / "report.html", page)
+    texts = {"volumes.csv": long_table(volumetry), "volumes_wide.csv": wide_table(volumetry), "report.html": page}
+    volumetry = volumetry.model_copy(update={"files": {name: text_hash(text) for name, text in texts.items()}})
+    write_json(folder / VOLUMES, volumetry)  # first, so that the others are known to be of nnseg
+    for name, text in texts.items():
+        write_text(folder / name, text)
     return volumetry
 
 

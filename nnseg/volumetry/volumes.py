@@ -10,6 +10,7 @@ from pydantic import Field
 from nnseg.core.errors import split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import find_side_pairs
+from nnseg.core.names import FileName
 from nnseg.core.population import Percentile, Population, Sex
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
@@ -18,6 +19,9 @@ ML = "ml"
 
 UNLIKE = "NS-S032"
 """Code of what is different in a foreign scan."""
+
+VOLUMES = "volumes.json"
+"""Name of the file with the volumes of a folder of scans."""
 
 
 class Patient(FrozenModel):
@@ -90,6 +94,7 @@ class Volumetry(FrozenModel):
         population: that volumes were compared with; empty without one.
         names: of labels or regions.
         cases: sorted by name.
+        files: hashes of the report's other files, by name, without the sheets; empty if an earlier version wrote it.
     """
 
     format: Literal[1] = 1
@@ -97,6 +102,7 @@ class Volumetry(FrozenModel):
     population: str = ""
     names: tuple[str, ...]
     cases: tuple[CaseVolumes, ...]
+    files: dict[FileName, str] = Field(default_factory=dict)
 
     @property
     def unit(self) -> str:

@@ -15,6 +15,7 @@ from standin import StandIn, write_scan
 from typer.testing import CliRunner
 
 from nnseg.cli import app
+from nnseg.commands.verify import verify
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.population import Person, make_population
@@ -24,6 +25,8 @@ from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.volumetry.population import read_population
 from nnseg.volumetry.report import read_record, report_predictions
 from nnseg.volumetry.volumes import Volumetry
+
+REPORT_FILES = ("volumes.csv", "volumes.json", "volumes_wide.csv", "report.html")
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_two_processes_give_the_same_volumes_as_one(folder):
 def test_missing_scans_have_volumes_but_no_pictures(folder):
     before = report_predictions(folder, sheets=False)
     shutil.rmtree(folder.parent / "scans")
-    assert report_predictions(folder) == before
+    assert report_predictions(folder).cases == before.cases
     assert "No picture" in (folder / "sheets" / "b.html").read_text()
     assert "Still pictures" not in (folder / "report.html").read_text()
 
@@ -228,3 +231,13 @@ def test_the_command_fails_if_a_label_map_cannot_be_read_any_more(folder):
     assert done.exit_code == 1
     assert "2 scans measured, 0 flagged, 2 failed" in done.stdout
     assert "1 failed, all others are done:\n  case b: " in done.stderr
+
+
+def test_the_files_of_a_report_are_verified_with_the_predictions(folder):
+    report_predictions(folder, sheets=False)
+    assert {file.path.name: file.state for file in verify(folder)}.items() >= dict.fromkeys(REPORT_FILES, "intact").items()
+    (folder / "volumes.csv").write_text("case\n")
+    (folder / "report.html").unlink()
+    (folder / "mine.csv").touch()
+    states = {file.path.name: file.state for file in verify(folder)}
+    assert [states[name] for name in (*REPORT_FILES, "mine.csv")] == ["damaged", "intact", "intact", "missing", "foreign"]
