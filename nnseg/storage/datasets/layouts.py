@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,10 @@ from nnseg.storage.datasets.patterns import fit_patterns
 from nnseg.storage.datasets.splits import parts_of_table
 from nnseg.storage.datasets.tree import list_unused, suffixes_found, walk
 from nnseg.storage.images.formats import known_suffixes
+from nnseg.storage.images.label_codings import count_values
+from nnseg.storage.images.read import read_marks
 from nnseg.storage.images.unread import why_unread
+from nnseg.system.parallel import map_items
 
 OUTLINES = (
     "outlines in .json or .xml are not read: export them as pictures of label values, such as CVAT's Segmentation mask 1.1, "
@@ -170,9 +174,25 @@ def _advice(tree: Tree, layout: str, folders: Sequence[Path], *, repeated: bool)
         return f"{beside[0]}/ lies beside it: give the folder above, {tree.root.parent}"
     filled = [path.name for path in folders if any(item.folders == (path.name,) for item in tree.items)]
     if len(filled) == len(folders) == 2:
-        return f'say which are which: --images "{filled[0]}" --labels "{filled[1]}", or the other way round'
+        images, labels = _images_first(tree, filled)
+        return f'say which are which: --images "{images}" --labels "{labels}", or the other way round'
     return OPTIONS
 
+
+def _images_first(tree: Tree, folders: Sequence[str]) -> list[str]:
+    """Folders, those first that more likely hold images: by their names, or else since a file has more different values."""
+    firsts = {next(item.path for item in tree.items if item.folders == (name,)): name for name in folders}
+    values = {firsts[one.item]: one.result or math.inf for one in map_items(_count_values, [*firsts], workers=1)}
+    return sorted(folders, key=lambda name: (LIKE_IMAGES.index(folder_role(name)), -values[name], name))
+
+
+def _count_values(path: Path) -> int:
+    """Number of different values, or colours, of a label map; raises ScanError if it can be none."""
+    return len(count_values(read_marks(path)[0].codes))
+
+
+LIKE_IMAGES = ("image", "weak", "", "label")
+"""Roles of folders, those first that more likely hold images."""
 
 EXPECTED = {
     "": "dataset.json, or images/ with labels/, or names that tell label maps from images",

@@ -40,6 +40,17 @@ def test_the_message_says_what_to_do_with_a_folder_that_is_no_dataset(tmp_path, 
         found(make(tmp_path, ".DS_Store", *paths) / below)
 
 
+@pytest.mark.parametrize(("images", "labels"), [("scans", "outlines"), ("volumes", "abdomen"), ("xyz", "abc"), ("abc", "xyz")])
+def test_the_folder_of_images_is_proposed_first_by_its_name_or_its_values(tmp_path, images, labels):
+    folder = make(tmp_path, "d/.DS_Store") / "d"
+    random = np.random.default_rng(0)
+    for number in NUMBERS:
+        write(folder / images / f"{number}.nii.gz", random.integers(0, 900, (4, 5, 6), np.int16))
+        write(folder / labels / f"{number}.nii.gz", random.integers(0, 3, (4, 5, 6), np.uint8))
+    with pytest.raises(DatasetError, match=f'say which are which: --images "{images}" --labels "{labels}", or the other way round'):
+        found(folder)
+
+
 def test_a_packed_dataset_is_to_be_unpacked(tmp_path):
     with pytest.raises(DatasetError, match="is a file; expected a folder with a dataset; unpack it"):
         found(make(tmp_path, "data.zip") / "data.zip")
