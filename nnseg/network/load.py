@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -12,6 +12,7 @@ from nnseg.core.decisions import with_window
 from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
+from nnseg.core.options import select_folds
 from nnseg.core.population import FEWEST_OF_ALL, Person, Population, make_population, volume_ml
 from nnseg.network.bundle import Member, Model, load_model_file
 from nnseg.storage.plan_folder import PlanFolder
@@ -32,6 +33,7 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
 
     Raises:
         ModelError: there is no model at the path, or no trained fold, or one of ``folds`` is not trained.
+        NnsegError: one of ``folds`` does not exist.
     """
     path = Path(path)
     if path.is_file():
@@ -39,6 +41,8 @@ def load_model(path: str | Path, *, folds: tuple[int, ...] | None = None) -> Mod
     if not path.is_dir():
         raise ModelError(f"there is no model {path}; give a run folder or a file made by nnseg export")
     run = Run(path)
+    if folds and Run.folds.path(run).exists():
+        select_folds(folds, len(run.folds))
     plans = run.final_plans
     members = tuple(replace(m, weight=weight) for name, weight in run.weights.items() for m in _trained(run, plans[name], folds))
     stages = dict.fromkeys(member.plan.previous for member in members if member.plan.previous)
@@ -99,7 +103,9 @@ def with_folds(model: Model, folds: tuple[int, ...] | None, *, name: str = "the 
     """
     missing = set(folds or ()) - {member.fold for member in model.members}
     if missing:
-        raise ModelError(f"{name} has no fold {min(missing)}; it has {sorted({m.fold for m in model.members})}")
+        raise ModelError(
+            f"{name} has no fold {min(missing)}; choose among those it has: --folds {_listed({m.fold for m in model.members})}"
+        )
     if folds is None:
         return model
     members, previous = (tuple(m for m in networks if m.fold in folds) for networks in (model.members, model.previous))
@@ -110,8 +116,11 @@ def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> lis
     """The networks of a plan's trained folds, or of the chosen ones."""
     trained = {f.number: load_model_file(f.model_file).members[0] for f in folder.trained_folds()}
     missing = set(folds or ()) - set(trained)
-    if missing or not trained:
-        raise ModelError(f"{folder.path}: fold {min(missing, default=0)} is not trained yet; run nnseg train {run.path}")
+    if not trained:
+        raise ModelError(f"{folder.path}: no fold is trained yet; run nnseg train {run.path}")
+    if missing:
+        advice = f"nnseg train {run.path} --folds {_listed(missing)}, or choose among those that are: --folds {_listed(trained)}"
+        raise ModelError(f"{folder.path}: fold {min(missing)} is not trained yet; {advice}")
     chosen = {number: member for number, member in trained.items() if folds is None or number in folds}
     for number, member in chosen.items():
         if member.plan.key() != folder.plan.key():
@@ -123,6 +132,11 @@ def _trained(run: Run, folder: PlanFolder, folds: tuple[int, ...] | None) -> lis
         if schedule and schedule.ended is None:
             log.warning("the training of %s fold %d was stopped; its network is used as it was then", member.plan.name, number)
     return [with_own_window(member, run) for member in chosen.values()]
+
+
+def _listed(folds: Iterable[int]) -> str:
+    """Folds as --folds takes them."""
+    return ",".join(map(str, sorted(folds)))
 
 
 def with_own_window(member: Member, run: Run) -> Member:

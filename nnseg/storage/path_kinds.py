@@ -245,7 +245,7 @@ def check_path(path: Path, role: Role) -> PathKind:
 
 
 SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
-    "model": (".nnseg", ""),
+    "model": (".nnseg",),
     "scores": (".json", ".csv"),
     "summary": (".json",),
     "comparison": (".json",),
@@ -260,6 +260,5 @@ def check_suffix(file: Path, kind: str) -> None:
     if file.is_dir():
         raise RunError.at(file, "is a folder", "the name of a file", f"write {file / kind.replace(' ', '_')}{known[0]}")
     if file.suffix.lower() not in known:
-        named = " or ".join(suffix for suffix in known if suffix)
         found = f"the {kind} cannot be written as {file.suffix or 'a file without suffix'}"
-        raise RunError.at(file, found, named, f"write {file.with_suffix(known[0]).name}")
+        raise RunError.at(file, found, " or ".join(known), f"write {file.with_suffix(known[0]).name}")

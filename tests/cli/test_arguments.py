@@ -107,6 +107,10 @@ def test_files_are_written_only_under_the_suffixes_of_their_format(tmp_path, kin
         check_suffix(tmp_path / f"a{suffix.upper()}", kind)
     with pytest.raises(NnsegError, match=rf"cannot be written as \.onnx.* write a{SUFFIXES[kind][0]}"):
         check_suffix(tmp_path / "a.onnx", kind)
+    with pytest.raises(
+        NnsegError, match=rf"as a file without suffix; expected {' or '.join(SUFFIXES[kind])}; write a{SUFFIXES[kind][0]}"
+    ):
+        check_suffix(tmp_path / "a", kind)
 
 
 @pytest.mark.parametrize(
