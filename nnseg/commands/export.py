@@ -18,7 +18,7 @@ from nnseg.core.geometry import Shape, Vector
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Average, Grouped, Scores
 from nnseg.core.trust import INTERVAL_LEVEL, Trust
-from nnseg.core.units import LengthUnit, length_name
+from nnseg.core.units import length_name
 from nnseg.evaluation.calibration import calibration
 from nnseg.evaluation.conformal import fewest_errors
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
@@ -55,8 +55,8 @@ def make_card(run: Run, model: Model, *, others: Histories | None = None) -> Mod
         purpose=_purpose(dataset),
         material=_material(dataset, fingerprint),
         networks=(
-            *_networks({**histories, **(others or {})}, model.members, fingerprint.length_unit),
-            *_networks(histories, model.previous, fingerprint.length_unit, inputs=True),
+            *_networks(run, {**histories, **(others or {})}, model.members),
+            *_networks(run, histories, model.previous, inputs=True),
         ),
         held_out=len(scores.cases) if scores else 0,
         scores=tuple(_summarize_metrics(scores)) if scores else (),
@@ -205,16 +205,18 @@ def _whole(values: Vector) -> Shape:
     return int(z), int(y), int(x)
 
 
-def _networks(histories: Histories, members: Sequence[Member], unit: LengthUnit, *, inputs: bool = False) -> Iterator[Networks]:
+def _networks(run: Run, histories: Histories, members: Sequence[Member], *, inputs: bool = False) -> Iterator[Networks]:
+    continued, unit = run.continued, run.fingerprint_of_folds.length_unit
     for _, group in groupby(members, key=lambda member: member.plan.key()):
         first, *others = group
         names = [f"{member.plan.name} fold {member.fold}" for member in (first, *others)]
         done = [epochs[-1].step for name in names if (epochs := histories.get(name))]
+        more = [continued.get(name, 0.0) for name in names if histories.get(name)]
         yield Networks(
             plan=first.plan.name,
             folds=tuple(member.fold for member in (first, *others)),
             weight=None if inputs else first.weight,
-            words=summarize_plan(first.plan, unit, done),
+            words=summarize_plan(first.plan, unit, done, more),
             key=first.plan.key(),
             hashes=tuple(content_digest(member.weights, None) for member in (first, *others)),
         )

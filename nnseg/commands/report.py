@@ -78,6 +78,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         findings=(*_pixel_units(dataset, fingerprint), *by_severity(fingerprint.findings)),
         plans=[with_window(plan, windows[plan.name]) if plan.name in windows else plan for plan in plans],
         histories=run.histories,
+        continued=run.continued,
         scores=scores,
         groups=read(Run.groups),
         choice=read(Run.choice),

@@ -169,6 +169,7 @@ class Schedule(FrozenModel):
         plateau: the step at which the patience was exhausted.
         ended: the last step done: that of the course, or an earlier one if the file STOP was found.
         spent: seconds that the training had taken by then.
+        more: seconds by which it was continued after it had ended, all times together.
         precision: of the arithmetic on this device.
         threads: of the processor used by torch; with another number, sums may differ in the last bit.
         seconds_per_step: as measured; 0 if the steps were given.
@@ -186,6 +187,7 @@ class Schedule(FrozenModel):
     plateau: int | None = None
     ended: int | None = None
     spent: float = 0.0
+    more: float = 0.0
     precision: str
     device: str
     threads: int
@@ -217,5 +219,5 @@ class Schedule(FrozenModel):
         assert self.ended is not None
         each = self.seconds_per_step or self.spent / max(1, self.ended)
         course = self.course.continued(max(1, int(seconds / max(each, 1e-6))), at=self.ended)
-        changes = {"course": course, "seconds": self.spent + seconds, "since": self.ended, "plateau": None, "ended": None}
-        return self.model_copy(update=changes)
+        changes = {"course": course, "seconds": self.spent + seconds, "more": self.more + seconds, "since": self.ended}
+        return self.model_copy(update={**changes, "plateau": None, "ended": None})

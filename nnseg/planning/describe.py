@@ -39,16 +39,18 @@ def list_decisions(plan: Plan) -> list[Decision]:
     return [decision for decision in _list_section(plan) if decision.setting != "labels"]
 
 
-def summarize_plan(plan: Plan, unit: LengthUnit = "mm", done: Sequence[int] = ()) -> str:
+def summarize_plan(plan: Plan, unit: LengthUnit = "mm", done: Sequence[int] = (), more: Sequence[float] = ()) -> str:
     """A plan in a few sentences.
 
     Args:
         unit: of the dataset's lengths.
         done: steps of each finished training.
+        more: seconds by which each was continued after it had ended.
     """
     network, training = plan.network, plan.training
+    length = _length(training)
     trained = (
-        f"was trained for {describe_steps(done)} (planned: {_length(training)})" if done else f"is trained for {_length(training)}"
+        f"was trained for {describe_steps(done)} (planned: {length}{_continued(more)})" if done else f"is trained for {length}"
     )
     mirrored = 2 ** len(plan.inference.mirror_axes)
     again = f", averaged over {mirrored} mirrored copies" if mirrored > 1 else ""
@@ -77,6 +79,12 @@ def _length(training: Training) -> str:
     if training.seconds is None:
         return steps or "as many steps as the time budget allows"
     return f"{training.seconds:.0f} s" + (f", estimated at {steps}" if steps else "")
+
+
+def _continued(more: Sequence[float]) -> str:
+    """By how much trainings were continued after they had ended."""
+    low, high = min(more, default=0.0), max(more, default=0.0)
+    return f", then {f'{low:.0f} to ' if low < high else ''}{high:.0f} s more" if high else ""
 
 
 def _grid_spacing(plan: Plan, unit: LengthUnit, form: str = "g") -> str:

@@ -74,6 +74,7 @@ class ReportContent:
         findings: problems found while reading the dataset.
         plans: all plans of the run.
         histories: epochs of each training, by a name such as "3d fold 0".
+        continued: seconds by which trainings were continued after they had ended, by these names.
         scores: of held-out cases.
         examples: cases shown as still pictures, best first.
         patches: pictures of training patches.
@@ -101,6 +102,7 @@ class ReportContent:
     findings: Sequence[Finding] = ()
     plans: Sequence[Plan] = ()
     histories: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)
+    continued: Mapping[str, float] = field(default_factory=dict)
     scores: Scores | None = None
     examples: Sequence[CasePictures] = ()
     patches: Sequence[Picture] = ()
@@ -120,10 +122,18 @@ class ReportContent:
     verdict: Verdict | None = None
     live: str = ""
 
+    def _trainings(self, plan: str) -> list[str]:
+        """Names of the trainings of a plan that have epochs."""
+        return [name for name, epochs in self.histories.items() if epochs and name.startswith(f"{plan} fold ")]
+
     def steps_done(self, plan: str) -> list[int]:
         """Steps of each training of a plan, if all that began have ended."""
-        last = [epochs[-1] for name, epochs in self.histories.items() if epochs and name.startswith(f"{plan} fold ")]
+        last = [self.histories[name][-1] for name in self._trainings(plan)]
         return [epoch.step for epoch in last] if all(epoch.step == epoch.steps for epoch in last) else []
+
+    def seconds_more(self, plan: str) -> list[float]:
+        """Seconds by which each training of a plan was continued after it had ended."""
+        return [self.continued.get(name, 0.0) for name in self._trainings(plan)]
 
     @property
     def flagged(self) -> frozenset[str]:

@@ -300,6 +300,12 @@ class Run:
         folders = [(plan.plan.name, fold) for plan in self.plans for fold in plan.folds()]
         return {f"{name} fold {fold.number}": epochs for name, fold in folders if (epochs := fold.history())}
 
+    @property
+    def continued(self) -> dict[str, float]:
+        """Seconds by which trainings were continued after they had ended, by names as of `histories`."""
+        schedules = {f"{plan.plan.name} fold {fold.number}": fold.schedule() for plan in self.plans for fold in plan.folds()}
+        return {name: schedule.more for name, schedule in schedules.items() if schedule and schedule.more}
+
     def remove_decisions(self) -> None:
         """Remove what was decided on predictions of networks that are about to be replaced."""
         self.choice = self.trust = self.postprocessing = self.windows = None

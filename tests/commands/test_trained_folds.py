@@ -38,5 +38,7 @@ def test_scores_are_removed_with_the_network_that_they_are_of(
     assert run.scores  # fold 0 is as it was
     nnseg("train", run.path, "--folds", 0, "--more", "1s", "--device", "cpu")
     assert run.scores is None
+    assert run.continued == {"3d fold 0": 1.0}
+    assert "(planned: 12 steps, then 0 to 1 s more)" in nnseg("card", run.path).stdout
     nnseg("run", ball_dataset, run.path, *fold_options(tiny_recipe))
     assert {case.name for case in run.scores.cases} >= set(run.folds[0].held_out)

@@ -79,6 +79,10 @@ def test_a_plan_is_described_in_words_and_settings():
     assert "plain 2D U-Net of 2 stages" in summarize_plan(plan())
     assert "4 mirrored copies" in summarize_plan(plan())
     assert "mirrored" not in summarize_plan(plan(inference=Inference()))
+    assert "trained for 52 steps (planned: as many steps as the time budget allows, then 30 s more)" in summarize_plan(
+        plan(), done=(52,), more=(30.0,)
+    )
+    assert "then 0 to 30 s more" in summarize_plan(plan(), done=(52, 9), more=(30.0, 0.0))
     settings = {d.setting: (d.value, d.reason) for d in list_decisions(plan())}
     assert settings["patch"] == ("64, 32", "all images are this large")
     assert settings["network.strides"] == ("1 x 1, 2 x 2", "")
