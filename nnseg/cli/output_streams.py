@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -20,16 +21,18 @@ class _Output(io.FileIO):
 
     Attributes:
         failure: why it could not be written; "" if it could.
+        unread: since the program that read it has ended, as `head` does on purpose.
     """
 
     failure = ""
+    unread = False
 
     def write(self, content: Any, /) -> int:
         """Write bytes, or nothing where that is impossible."""
         try:
             return super().write(content) or 0
         except OSError as error:
-            self.failure = error.strerror or type(error).__name__
+            self.failure, self.unread = error.strerror or type(error).__name__, error.errno == errno.EPIPE
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())  # also for libraries and child processes
             os.close(null)
@@ -59,9 +62,9 @@ def surviving_output() -> Iterator[None]:
         code = end.code
     finally:
         sys.stdout.flush()
-        lost = next((output.failure for output in outputs if output.failure), "")
-        if lost:
-            show(f"nnseg: some output could not be written ({lost}); the work went on without", error=True)
+        lost = [output for output in outputs if output.failure]
+        if failure := next((output.failure for output in lost if not output.unread), ""):
+            show(f"nnseg: some output could not be written ({failure}); the work went on without", error=True)
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
     sys.exit(code or (OUTPUT_LOST if lost else 0))

@@ -51,7 +51,7 @@ def test_work_goes_on_when_stderr_is_full(tmp_path: Path) -> None:
 def test_work_goes_on_when_nobody_reads_the_output(tmp_path: Path) -> None:
     code, done, error = work(tmp_path, "| head -1 > /dev/null; exit ${PIPESTATUS[0]}")
     assert (code, done[:4]) == (OUTPUT_LOST, "done")
-    assert "Broken pipe" in error
+    assert error == "log\n"
 
 
 def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
