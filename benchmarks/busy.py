@@ -79,8 +79,8 @@ def measure(work: Path, base: Path, seconds: int, policy: str) -> Seconds:
 
 
 def nnseg(*arguments: object, policy: str = "passive") -> None:
-    """Run a command of nnseg."""
-    environment = os.environ | {"OMP_WAIT_POLICY": policy}
+    """Run a command of nnseg, whose own policy is the passive one."""
+    environment = os.environ | ({} if policy == "passive" else {"OMP_WAIT_POLICY": policy})
     subprocess.run([sys.executable, "-m", "nnseg", *map(str, arguments)], env=environment, check=True, capture_output=True)
 
 

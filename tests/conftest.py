@@ -15,7 +15,9 @@ import pytest
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would all processes that tests start
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as nnseg sets it, before torch is loaded
+# As nnseg sets them, before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -33,12 +33,14 @@ def default_workers(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 def library_environment() -> dict[str, str]:
     """Environment variables of numerical libraries, which read them when they are loaded.
 
-    Threads that wait for one another leave their core to other programs: beside one of them on two cores a training step takes 1.9
-    instead of 2.9 times as long as alone (benchmarks/RESULTS.md). Where a container may use less time than there are cores, there
-    are as many threads as this time is enough for; else all of them would be paused together.
+    Threads that wait for one another soon leave their core to other programs: beside one of them on two cores a training step takes
+    1.9 instead of 2.9 times as long as alone. They do not leave it at once, since waking up takes longer than most waits: that made
+    every step a fifth longer on an idle machine (benchmarks/RESULTS.md). Where a container may use less time than there are cores,
+    there are as many threads as this time is enough for; else all of them would be paused together.
     """
     threads = {"OMP_NUM_THREADS": str(default_workers())} if default_workers() < usable_cores() else {}
-    return {"OMP_WAIT_POLICY": "passive"} | threads
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+    return waiting | threads
 
 
 def prepare_libraries() -> None:

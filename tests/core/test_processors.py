@@ -9,7 +9,7 @@ import pytest
 from nnseg.core import processors
 from nnseg.core.processors import default_workers, library_environment, prepare_libraries, waits_actively
 
-VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,15 @@ def test_a_container_with_a_limit_of_time_has_as_many_cores_as_this_is_enough_fo
 def test_threads_are_limited_where_the_container_is(monkeypatch):
     monkeypatch.setattr(processors, "usable_cores", lambda: 8)
     monkeypatch.setattr(processors, "default_workers", lambda: 2)
-    assert library_environment() == {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert library_environment() == {"OMP_NUM_THREADS": "2"}
     monkeypatch.setattr(processors, "default_workers", lambda: 8)
-    assert library_environment() == {"OMP_WAIT_POLICY": "passive"}
+    assert library_environment() == {}
+
+
+def test_threads_wait_for_one_another_for_a_moment_only(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert library_environment().items() >= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}.items()
 
 
 def test_threads_wait_in_python_as_on_the_command_line(monkeypatch):
