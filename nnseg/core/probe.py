@@ -118,10 +118,15 @@ FREE = {*LENGTH, "seed", "precision", "learning_rate", "weight_decay", "momentum
 """Settings of the training that do not change the cost of a step."""
 
 
+MIRRORED = ("mirror_axes", "rotation_degrees", "swapped_labels", "swap_axis")
+"""Settings of the augmentation that do not change the cost of a step."""
+
+
 def work_key(plan: Plan) -> str:
     """A digest of the settings that determine the cost of a plan's steps and tiles."""
-    sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "inference", "previous")
-    return digest([sections, plan.training.model_dump(mode="json", exclude={"augmentation": {"why"}, **dict.fromkeys(FREE, True)})])
+    sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "previous")
+    excluded = {"augmentation": {"why", *MIRRORED}, **dict.fromkeys(FREE, True)}
+    return digest([sections, plan.inference.step, plan.training.model_dump(mode="json", exclude=excluded)])
 
 
 def handling_key(plan: Plan) -> str:

@@ -50,12 +50,13 @@ UPRIGHT_DEGREES = 30.0
 """Largest rotation after which left and right can still be told apart."""
 
 
-def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
+def augmentation_section(inputs: PlanInputs, given: Content, *, short: bool = False) -> Content:
     """Rotation and mirroring by nnU-Net's rules, the policy for the modality, and the recipe's settings, which take precedence.
 
     Args:
         inputs: of the plan.
         given: settings of the recipe.
+        short: the training sees the data so few times that the recipe has other settings for it.
     """
     pairs = () if given.get("swapped_labels") == () else find_label_pairs(inputs.fingerprint.labels)
     modality, reason = find_modality(inputs.fingerprint, has_sides=bool(pairs))
@@ -63,6 +64,11 @@ def augmentation_section(inputs: PlanInputs, given: Content) -> Content:
     if modality is not None and inputs.recipe.by_modality:
         policy = getattr(inputs.recipe.modality, modality).model_dump(exclude_unset=True)
         decided = {**decided, **policy, "why": {**decided["why"], **dict.fromkeys(policy, reason), **policy.get("why", {})}}
+    if short:
+        of_short = inputs.recipe.short
+        changes = of_short.augmentation.model_dump(exclude_unset=True)
+        reason = f"the training sees each voxel fewer than {of_short.passes:g} times: more variety would only make it harder"
+        decided = {**decided, **changes, "why": {**decided["why"], **dict.fromkeys(changes, reason)}}
     if pairs and modality != "microscopy":
         decided = _keep_sides(inputs, decided, pairs)
     return _add_quarter_turns(inputs, apply_recipe(decided, given))

@@ -35,6 +35,7 @@ class Candidate:
         enough_steps: fewest steps with which this network is preferred to smaller ones.
         steps: of its training if there is no time budget.
         why: the reason for ``steps``.
+        short: the plan of a training of fewer than ``short_below`` steps.
     """
 
     plan: Plan
@@ -42,17 +43,20 @@ class Candidate:
     enough_steps: int
     steps: int
     why: str
+    short: Plan | None = None
+    short_below: int = 0
 
     def finish(self, steps: int | None, why: str, budget: Budget, *, precision: str = "", choice: str = "") -> Plan:
         """The plan with the length of its training, the precision if it was measured, and the reason for choosing it."""
-        training, reasons = self.plan.training, {**self.plan.training.why, "steps": why}
+        plan = self.short if self.short and steps is not None and steps < self.short_below else self.plan
+        training, reasons = plan.training, {**plan.training.why, "steps": why}
         if budget.seconds is not None:
             reasons["seconds"] = (
                 "the time budget: the schedule keeps to it whatever the speed of the machine; without it steps are fixed"
             )
         changes = {"steps": steps, "seconds": budget.seconds, "why": reasons} | ({"precision": precision} if precision else {})
-        why_plan = {**self.plan.why} | ({"recipe": choice} if choice else {})
-        return self.plan.model_copy(update={"training": training.model_copy(update=changes), "why": why_plan})
+        why_plan = {**plan.why} | ({"recipe": choice} if choice else {})
+        return plan.model_copy(update={"training": training.model_copy(update=changes), "why": why_plan})
 
 
 def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None = None) -> Plan:

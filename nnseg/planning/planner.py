@@ -73,7 +73,20 @@ def make_candidates(
 
 
 def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) -> Candidate:
-    training = sections.training_section(inputs)
+    steps, why = sections.choose_steps(inputs)
+    return Candidate(
+        plan=_make_plan(inputs, reason),
+        name=network.name,
+        enough_steps=network.enough_steps,
+        steps=steps,
+        why=why,
+        short=_make_plan(inputs, reason, short=True),
+        short_below=sections.steps_of_short_training(inputs),
+    )
+
+
+def _make_plan(inputs: PlanInputs, reason: str, *, short: bool = False) -> Plan:
+    training = sections.training_section(inputs, short=short)
     content = {
         "name": inputs.kind,
         "dataset": inputs.fingerprint.dataset,
@@ -90,9 +103,7 @@ def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) 
     }
     if inputs.model is not None:
         content = take_over(content, inputs, inputs.model)
-    plan = parse(Plan, content, f"recipe {inputs.recipe.name}")
-    steps, why = sections.choose_steps(inputs)
-    return Candidate(plan=plan, name=network.name, enough_steps=network.enough_steps, steps=steps, why=why)
+    return parse(Plan, content, f"recipe {inputs.recipe.name}")
 
 
 def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) -> dict[str, PlanInputs]:

@@ -134,6 +134,18 @@ class Policies(FrozenModel):
     microscopy: Augmentation = Augmentation()
 
 
+class ShortTraining(FrozenModel):
+    """A training that sees the data so few times that it does not learn them by heart.
+
+    Args:
+        passes: fewer than so many times, on average, is each voxel of the dataset part of a patch; 0 for no such training.
+        augmentation: settings that replace those of other trainings; those under ``training.augmentation`` take precedence.
+    """
+
+    passes: NotNegative = 0.0
+    augmentation: Augmentation = Augmentation()
+
+
 class Recipe(FrozenModel):
     """A preset that shapes plans.
 
@@ -145,6 +157,7 @@ class Recipe(FrozenModel):
         inference: settings of the plan's inference; likewise.
         modality: settings of the augmentation by modality; those under ``training.augmentation`` take precedence.
         by_modality: use the settings by modality.
+        short: what is different in a short training.
         candidates: networks to choose from, smallest first; empty if there is no choice.
         on_cpu: sections that replace parts of those above for training on a CPU.
     """
@@ -158,6 +171,7 @@ class Recipe(FrozenModel):
     inference: Inference = Inference()
     modality: Policies = Policies()
     by_modality: bool = True
+    short: ShortTraining = ShortTraining()
     candidates: tuple[CandidateNetwork, ...] = ()
     on_cpu: dict[str, Any] = {}
 

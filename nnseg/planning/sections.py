@@ -94,7 +94,7 @@ def network_section(inputs: PlanInputs) -> Content:
     }
 
 
-def training_section(inputs: PlanInputs) -> Content:
+def training_section(inputs: PlanInputs, *, short: bool = False) -> Content:
     """Training: the recipe's settings, and the planner's decisions on the others; without the number of steps."""
     given = inputs.recipe.training.model_dump(exclude_unset=True)
     if given.get("batch_size") == 0:
@@ -102,9 +102,15 @@ def training_section(inputs: PlanInputs) -> Content:
     given.pop("steps", None)  # see `choose_steps`
     batch_dice, batch_dice_reason = _choose_batch_dice(inputs)
     why = {"batch_size": _explain_batch(inputs), "batch_dice": batch_dice_reason}
-    augmentation = augmentation_section(inputs, given.pop("augmentation", {}))
+    augmentation = augmentation_section(inputs, given.pop("augmentation", {}), short=short)
     decided = apply_recipe({"batch_size": inputs.size.batch, "batch_dice": batch_dice, "why": why}, given)
     return {**decided, "augmentation": augmentation}
+
+
+def steps_of_short_training(inputs: PlanInputs) -> int:
+    """Steps from which on a training is no short one of the recipe's."""
+    voxels = inputs.size.batch * math.prod(inputs.patch)
+    return math.ceil(inputs.recipe.short.passes * inputs.requirements.voxels / voxels)
 
 
 def choose_steps(inputs: PlanInputs) -> tuple[int, str]:

@@ -1,6 +1,8 @@
 """The choice among candidate networks, with made-up speeds."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,33 @@ def test_after_a_failed_trial_no_larger_network_is_measured(make_fingerprint: Ma
     assert not is_worth_measuring(large, small, Trial(key="any", failed="was killed"), budget)
     assert is_worth_measuring(large, small, Trial(key="any", step_seconds=0.1), budget)  # 11640 steps, and large needs 3000
     assert not is_worth_measuring(large, small, Trial(key="any", step_seconds=1.0), budget)
+
+
+def test_a_training_that_sees_the_data_few_times_has_no_flips_and_small_rotations(make_fingerprint: MakeFingerprint):
+    fingerprint = make_fingerprint((10, 216, 256), spacing=(10, 1.4, 1.4), count=200)
+    short, long = (chosen(fingerprint, minutes) for minutes in (5, 600))
+    for plan in (short, long):
+        passes = plan.training.steps * plan.training.batch_size * math.prod(plan.patch) / (200 * 10 * 216 * 256)
+        assert (passes < load_recipe("auto").for_device("cpu").short.passes) == (plan is short)
+    assert (short.training.augmentation.mirror_axes, short.inference.mirror_axes) == ((), ())
+    assert (long.training.augmentation.mirror_axes, long.inference.mirror_axes) == ((0, 1, 2), (0, 1, 2))
+    assert (short.training.augmentation.rotation_degrees, long.training.augmentation.rotation_degrees) == (15, 180)
+    assert "fewer than 40 times" in short.training.augmentation.why["mirror_axes"]
+    probe = measured(proposals(fingerprint, 5))
+    assert probe.trial_of(short)
+    assert probe.trial_of(long)
+
+
+def test_settings_of_the_recipe_overrule_those_of_a_short_training(make_fingerprint: MakeFingerprint, tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('based_on = "auto"\n[training.augmentation]\nmirror_axes = [2]\n')
+    budget = Budget(seconds=300)
+    of = make_candidates(make_fingerprint((36, 50, 35)), budget, load_recipe(path), kinds=("3d",))[0]
+    augmentation = choose(of, budget, measured(of)).training.augmentation
+    assert (augmentation.mirror_axes, augmentation.why["mirror_axes"]) == ((2,), "set by the recipe")
+
+
+def test_the_length_of_a_training_that_is_not_known_yet_makes_it_no_short_one(make_fingerprint: MakeFingerprint):
+    plan = choose(proposals(make_fingerprint((36, 50, 35)), 5), Budget(seconds=300))
+    assert plan.training.steps is None
+    assert plan.training.augmentation.mirror_axes == (0, 1, 2)
