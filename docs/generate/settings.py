@@ -20,7 +20,7 @@ def plan_keys() -> str:
 
 def recipe_keys() -> str:
     """Markdown of the keys of a recipe; those of training, inference and augmentation are the plan's."""
-    return _tables(Recipe, leave_out=("training", "inference", "modality"))
+    return _tables(Recipe, leave_out=("training", "inference", "modality", "augmentation"))
 
 
 def _tables(model: Any, leave_out: tuple[str, ...] = ()) -> str:

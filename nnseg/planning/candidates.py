@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnseg.core.errors import PlanError
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Budget, Plan
 from nnseg.core.probe import Probe, Trial
 
@@ -82,7 +83,8 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
         )
     suitable = [(c, t) for c, t in fitting if affordable_steps(c, t, budget) >= c.enough_steps]
     chosen, trial = (suitable or fitting[:1])[-1]
-    steps, why = affordable_steps(chosen, trial, budget), chosen.why
+    cost = PatchGrowth(chosen.plan).mean_cost()
+    steps, why = _count_steps(chosen, budget, cost * trial.step_seconds, trial.pause_seconds), chosen.why
     if budget.seconds is not None:
         speed = f"{trial.step_seconds:.3g} s per step and {trial.pause_seconds:.2g} s between epochs"
         busy = f", {trial.slowdown:.1f} times as long while other programs used its cores" if trial.slowdown > 1 else ""
@@ -92,12 +94,14 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
 
 def affordable_steps(candidate: Candidate, trial: Trial, budget: Budget) -> int:
     """The number of training steps that fit into the budget at the measured speed; without a time budget ``candidate.steps``."""
+    return _count_steps(candidate, budget, trial.step_seconds, trial.pause_seconds)
+
+
+def _count_steps(candidate: Candidate, budget: Budget, step_seconds: float, pause_seconds: float) -> int:
     if budget.seconds is None:
         return candidate.steps
     epoch_steps = candidate.plan.training.epoch_steps
-    return steps_within(
-        budget.seconds, step_seconds=trial.step_seconds, pause_seconds=trial.pause_seconds, epoch_steps=epoch_steps
-    )  # fmt: skip
+    return steps_within(budget.seconds, step_seconds=step_seconds, pause_seconds=pause_seconds, epoch_steps=epoch_steps)
 
 
 def is_worth_measuring(candidate: Candidate, smaller: Candidate, trial: Trial, budget: Budget) -> bool:

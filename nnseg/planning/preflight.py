@@ -15,6 +15,7 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Plan
 from nnseg.core.probe import CaseCost, Probe, Trial
 from nnseg.planning.cost_model import (
@@ -249,7 +250,8 @@ class _Costs:
         if training.steps is not None and seconds is None:
             epochs = math.ceil(training.steps / training.epoch_steps)
             known = trial.step_seconds > 0
-            busy = trial.slowdown * (training.steps * trial.step_seconds + epochs * trial.pause_seconds)
+            step_seconds = trial.step_seconds * PatchGrowth(self.plan).mean_cost()
+            busy = trial.slowdown * (training.steps * step_seconds + epochs * trial.pause_seconds)
             seconds = busy if known else None
         names = max(({*f.training, *f.held_out} for f in folds), key=len, default=set[str]())
         held = sum(count_held_bytes(case, self.plan) for case in self.cases if case.name in names)

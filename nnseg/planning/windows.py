@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nnseg.core.decisions import WindowCandidate, with_window
 from nnseg.core.fingerprint import CaseMeasure
 from nnseg.core.options import FAST_STEP
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Plan
 from nnseg.planning.cost_model import count_tiles, count_values
 
@@ -30,7 +31,7 @@ def list_candidates(plan: Plan, cases: Sequence[CaseMeasure], held_out: Sequence
         steps: of training, of all folds together.
     """
     own, names = plan.inference, set(held_out)
-    training = max(1.0, steps * plan.training.batch_size * STEP_PASSES)
+    training = max(1.0, steps * plan.training.batch_size * PatchGrowth(plan).mean_cost() * STEP_PASSES)
     found: list[WindowCandidate] = []
     for step, axes in ((max(own.step, FAST_STEP), ()), (own.step, ()), (own.step, own.mirror_axes)):
         candidate = WindowCandidate(step=step, mirror_axes=axes, values=0.0, share=0.0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, NewerVersionError, RunError, Stopped
 from nnseg.core.options import Options
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.schedule import Epoch, Schedule
 from nnseg.network.bundle import Member, Model, save_model
 from nnseg.network.checkpoint import load_tensors, save_tensors
@@ -168,7 +169,8 @@ class _FoldTraining:
         self.epochs = [e for e in place.history() if e.step <= self.learner.step]
         self.best: dict[str, Tensor] = {}
         self.save_at = time.monotonic() + min(FIRST_SAVE, request.options.checkpoint)
-        self.time_limit = TimeLimit(schedule.seconds, self.learner, schedule.seconds_per_step) if schedule.seconds else None
+        growth = PatchGrowth(context.plan)
+        self.time_limit = TimeLimit(schedule.seconds, self.learner, growth, schedule.seconds_per_step) if schedule.seconds else None
 
     def run(self, patches: Patches, validation: Validation) -> None:
         """Train to the end of the schedule, or until a stop is requested.

@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import count
 
 import torch
 
+from nnseg.core.patch_growth import DRAWN_AHEAD, PatchGrowth
 from nnseg.core.schedule import Epoch, learning_rate
 from nnseg.system.machine import keep_freed_memory
 from nnseg.training.learner import Learner
@@ -22,44 +23,40 @@ from nnseg.training.validation import Validation
 log = logging.getLogger(__name__)
 
 
-def prefetched(patches: Patches, first: int, *, ahead: int) -> Generator[Batch, None, None]:
-    """The batches of steps ``first``, ``first + 1``, ... without end, bit for bit as `Patches.batch` gives them.
+def prefetched(draw: Callable[[int], Batch], first: int, *, ahead: int) -> Generator[Batch, None, None]:
+    """The batches of steps ``first``, ``first + 1``, ... without end, bit for bit as ``draw`` gives them.
 
     If the device's memory is too small to draw several batches at a time, they are drawn one by one from then on. Any other error
     in drawing a batch is raised when that batch is due. Closing the iterator waits for batches being drawn, and leaves no thread.
 
     Args:
-        patches: to draw from.
+        draw: returns the batch of a step.
         first: step.
         ahead: batches drawn in advance, each in a thread of its own; 0 for none.
     """
     step = first
     if ahead:
         try:
-            with closing(_drawn_ahead(patches, first, ahead)) as batches:
+            with closing(_drawn_ahead(draw, first, ahead)) as batches:
                 for batch in batches:
                     yield batch
                     step += 1
         except torch.OutOfMemoryError:
             log.warning("too little memory to draw %d batches ahead; they are drawn one by one from now on", ahead)
             torch.cuda.empty_cache()
-    yield from map(patches.batch, count(step))
+    yield from map(draw, count(step))
 
 
-def _drawn_ahead(patches: Patches, first: int, ahead: int) -> Generator[Batch, None, None]:
+def _drawn_ahead(draw: Callable[[int], Batch], first: int, ahead: int) -> Generator[Batch, None, None]:
     with ThreadPoolExecutor(ahead, thread_name_prefix="patches") as threads:
         try:
-            drawn = deque(threads.submit(patches.batch, first + n) for n in range(ahead))
+            drawn = deque(threads.submit(draw, first + n) for n in range(ahead))
             for step in count(first + ahead):
                 batch = drawn.popleft().result()
-                drawn.append(threads.submit(patches.batch, step))
+                drawn.append(threads.submit(draw, step))
                 yield batch
         finally:
             threads.shutdown(cancel_futures=True)
-
-
-AHEAD = 4
-"""Batches drawn in advance while a GPU computes the step; on a CPU this gains nothing."""
 
 
 def take_steps(learner: Learner, patches: Patches, validation: Validation) -> Iterator[Epoch | None]:
@@ -71,9 +68,14 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
         NnsegError: a loss or a gradient of the epoch is not finite; names the patches.
     """
     context = learner.context
-    epoch_steps, ahead = context.plan.training.epoch_steps, 0 if context.device.type == "cpu" else AHEAD
+    epoch_steps, ahead = context.plan.training.epoch_steps, 0 if context.device.type == "cpu" else DRAWN_AHEAD
+    growth = PatchGrowth(context.plan)
+
+    def draw(step: int) -> Batch:
+        return patches.batch(step, growth.size(step, learner.course).patch)
+
     start = time.perf_counter()
-    with closing(prefetched(patches, learner.step, ahead=ahead)) as batches, memory_for(context.device):
+    with closing(prefetched(draw, learner.step, ahead=ahead)) as batches, memory_for(context.device):
         while learner.step < learner.course.steps:
             learner.take_step(next(batches))
             epoch = None

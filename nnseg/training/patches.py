@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nnseg.core.errors import DatasetError, PlanError
 from nnseg.core.image import Integers
-from nnseg.core.plan import Plan
+from nnseg.core.plan import Plan, Steps
 from nnseg.storage.case_levels import LEVELS
 from nnseg.training.augmentation.batchgenerators import Transforms
 from nnseg.training.augmentation.cascade import cascade_input
@@ -68,7 +68,6 @@ class Patches:
         if not cases:
             raise DatasetError(f"fold {fold} of dataset {plan.dataset} has no cases to train on; add cases or use fewer folds")
         self._cases, self._plan, self._fold, self._device = cases, plan, fold, device
-        self._patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
         # Augmentation runs on CUDA or the CPU: other devices lack some operations, or compute them differently.
         self._augment_on = device if device.type == "cuda" else torch.device("cpu")
         self._numbers = ranks.share(plan.training.batch_size)
@@ -78,10 +77,16 @@ class Patches:
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
         self._channels = (len(plan.channels), int(bool(plan.previous)), _level_channels(cases, plan))
 
-    def batch(self, step: int) -> Batch:
-        """This rank's patches of a step; patch ``n`` depends on nothing but (seed, fold, step, n)."""
-        draws = [self._draw(step, number) for number in self._numbers]
-        image, labels = self._read(draws)
+    def batch(self, step: int, size: Steps | None = None) -> Batch:
+        """This rank's patches of a step; patch ``n`` depends on nothing but (seed, fold, step, n) and the size.
+
+        Args:
+            step: from 0.
+            size: voxels along each axis; by default of the plan's patch.
+        """
+        size = size or self._plan.patch
+        draws = [self._draw(step, number, size) for number in self._numbers]
+        image, labels = self._read(draws, size)
         image, previous, levels = image.split(self._channels, dim=1)
         image, maps = image.contiguous(), [labels, *previous.unbind(1), *levels.unbind(1)]
         self._transforms.apply(image, maps, [d.seed for d in draws], masked=self._masked)
@@ -97,25 +102,26 @@ class Patches:
             starts=tuple(tuple(int(n) for n in d.pose.start) for d in draws),
         )
 
-    def _draw(self, step: int, number: int) -> _PatchParameters:
+    def _draw(self, step: int, number: int, size: Steps) -> _PatchParameters:
         training, dimensions = self._plan.training, self._plan.dimensions
         rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
         foreground = rng.random() < training.foreground_share and bool(self._cases_with)
         case, around = _draw_labelled(rng, self._cases_with) if foreground else _draw_anywhere(rng, self._cases)
-        shape, patch = np.array(case.labels.shape), np.array(self._patch)
+        shape, patch = np.array(case.labels.shape), np.array(_in_space(size))
         return _PatchParameters(
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
-            strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *self._plan.patch)),
+            strengths=draw_strengths(rng, training.augmentation, (len(self._plan.channels), *size)),
             seed=self._transforms.seed(rng),
             rng=rng,
         )
 
-    def _read(self, draws: Sequence[_PatchParameters]) -> tuple[Tensor, Tensor]:
+    def _read(self, draws: Sequence[_PatchParameters], size: Steps) -> tuple[Tensor, Tensor]:
         """Images and labels of the patches before intensity augmentation, on the device for it."""
+        patch = _in_space(size)
         pinned, poses = self._augment_on.type == "cuda", [d.pose for d in draws]
-        image = torch.zeros((len(draws), sum(self._channels), *self._patch), pin_memory=pinned)
-        labels = torch.zeros((len(draws), *self._patch), dtype=torch.int64, pin_memory=pinned)
+        image = torch.zeros((len(draws), sum(self._channels), *patch), pin_memory=pinned)
+        labels = torch.zeros((len(draws), *patch), dtype=torch.int64, pin_memory=pinned)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is None:
                 cut(draw.case, draw.pose, image[number], labels[number])
@@ -123,7 +129,7 @@ class Patches:
         previous = bool(self._plan.previous)
         for number, draw in enumerate(draws):
             if draw.pose.matrix is not None:
-                image[number], labels[number] = warp(draw.case, draw.pose, self._patch, self._augment_on, previous=previous)
+                image[number], labels[number] = warp(draw.case, draw.pose, patch, self._augment_on, previous=previous)
         swap_labels(labels, poses, self._plan)
         if previous:
             swap_labels(image[:, -1], poses, self._plan)
@@ -154,6 +160,11 @@ class _PatchParameters:
     strengths: Strengths
     seed: int
     rng: np.random.Generator
+
+
+def _in_space(size: Steps) -> Steps:
+    """Three axes: a 2D patch is one slice."""
+    return (1, *size) if len(size) == 2 else size
 
 
 CaseWithLabels = tuple[LabelledCase, tuple[Integers, ...]]

@@ -13,6 +13,7 @@ from nnseg.core.dataset import Fold
 from nnseg.core.errors import ModelError, NewerVersionError, RunError
 from nnseg.core.frozen import digest
 from nnseg.core.options import Options
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Course, Epoch, Origin, Schedule
 from nnseg.network.bundle import load_model_file
@@ -57,41 +58,49 @@ class TimeLimit:
     """Keeps a training within its time by ending its course earlier or later; the learning rate has no jumps, and never rises.
 
     The speed of the time that is left is estimated from as much time before: at first from all that is known, the speed measured
-    before the training included, near the end from the last steps, so that other programs that come and go change little.
+    before the training included, near the end from the last steps, so that other programs that come and go change little. It is
+    counted in steps with the plan's patch, where patches grow.
 
     Args:
         budget: seconds of wall-clock for the training.
         learner: whose seconds count.
-        step_seconds: measured before; 0 if nothing was.
+        growth: of its patches, and so of the time of its steps.
+        step_seconds: of a step with the plan's patch, measured before; 0 if nothing was.
 
     Attributes:
         saving_seconds: of the last save, which the end needs too.
     """
 
-    def __init__(self, budget: float, learner: Learner, step_seconds: float = 0.0) -> None:
-        self._budget = budget
+    def __init__(self, budget: float, learner: Learner, growth: PatchGrowth, step_seconds: float = 0.0) -> None:
+        self._budget, self._growth = budget, growth
+        self._counted, self._work = learner.step, 0.0
         known = PRIOR * budget if step_seconds else 0.0
-        self._marks = [
-            (learner.seconds - known, learner.step - (known / step_seconds if known else 0)),
-            (learner.seconds, learner.step),
-        ]
+        self._marks = [(learner.seconds - known, -known / step_seconds if known else 0.0), (learner.seconds, 0.0)]
         self.saving_seconds = 0.0
 
     def course(self, learner: Learner) -> Course:
         """The learner's course, or another one that ends in time."""
         now, budget, course = learner.seconds, self._budget, learner.course
+        self._count(learner)
         if now - self._marks[-1][0] < budget / MOST_UPDATES or learner.step >= course.steps:
             return course
-        self._marks.append((now, learner.step))
+        self._marks.append((now, self._work))
         left = budget * (1 - CLOSING) - self.saving_seconds - now
-        step_seconds = self._step_seconds(now - max(left, SHORTEST_LOOK * budget))
+        seconds = self._seconds_per_work(now - max(left, SHORTEST_LOOK * budget))
+        step_seconds = seconds * self._growth.mean_cost(course.progress(learner.step))
         late = (course.steps - learner.step) * step_seconds - left
         if abs(late) <= TOLERANCE * budget:
             return course
         return course.ending_at(learner.step + max(1, int(left / step_seconds)), at=learner.step)
 
-    def _step_seconds(self, since: float) -> float:
-        """The mean seconds of the steps since a time."""
+    def _count(self, learner: Learner) -> None:
+        """Add the cost of the steps done since the last call."""
+        steps = range(self._counted, learner.step)
+        self._work += sum(self._growth.size(step, learner.course).cost for step in steps)
+        self._counted = learner.step
+
+    def _seconds_per_work(self, since: float) -> float:
+        """The mean seconds, since a time, of a step with the plan's patch."""
         while len(self._marks) > 2 and self._marks[1][0] <= since:
             self._marks.pop(0)
         (then, first), (now, last) = self._marks[0], self._marks[-1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.schedule import Course
 from nnseg.network.device import has_triton, time_calls
 from nnseg.planning.candidates import steps_within
@@ -120,4 +121,5 @@ def steps_fitting(seconds: float, patches: Patches, validation: Validation, cont
     [pause] = time_calls(lambda: validation.estimate(learner.network, learner.weights()))
     step_seconds = sorted(times[1:])[(len(times) - 1) // 2]  # without the first, which also warms up
     left, epoch_steps = seconds - (time.perf_counter() - start), context.plan.training.epoch_steps
-    return steps_within(left, step_seconds=step_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds
+    mean_seconds = step_seconds * PatchGrowth(context.plan).mean_cost()
+    return steps_within(left, step_seconds=mean_seconds, pause_seconds=pause, epoch_steps=epoch_steps), step_seconds

@@ -71,7 +71,7 @@ def workers() -> list[str]:
 @pytest.mark.parametrize("ahead", [0, 1, 4])
 def test_batches_are_those_drawn_directly_bit_for_bit(ahead):
     patches = real_patches()
-    running = prefetched(patches, 5, ahead=ahead)
+    running = prefetched(patches.batch, 5, ahead=ahead)
     for step, batch in zip(range(5, 17), running, strict=False):
         direct = patches.batch(step)
         assert torch.equal(batch.image.view(torch.int32), direct.image.view(torch.int32))
@@ -83,12 +83,12 @@ def test_batches_are_those_drawn_directly_bit_for_bit(ahead):
 
 @pytest.mark.parametrize("ahead", [0, 1, 4])
 def test_order_is_kept_when_an_early_batch_takes_longest(ahead):
-    assert list(islice(prefetched(Counting(slow=(0, 2)), 0, ahead=ahead), 6)) == [0, 1, 2, 3, 4, 5]
+    assert list(islice(prefetched(Counting(slow=(0, 2)).batch, 0, ahead=ahead), 6)) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 4])
 def test_an_error_is_raised_when_its_turn_comes(ahead):
-    running = prefetched(Counting(failing=(3, 4), slow=(3,)), 1, ahead=ahead)
+    running = prefetched(Counting(failing=(3, 4), slow=(3,)).batch, 1, ahead=ahead)
     assert list(islice(running, 2)) == [1, 2]
     with pytest.raises(ValueError, match="step 3"):
         next(running)
@@ -98,7 +98,7 @@ def test_an_error_is_raised_when_its_turn_comes(ahead):
 @pytest.mark.parametrize("ahead", [1, 4])
 def test_no_more_than_asked_for_is_drawn_ahead(ahead):
     patches = Counting()
-    running = prefetched(patches, 0, ahead=ahead)
+    running = prefetched(patches.batch, 0, ahead=ahead)
     next(running)
     time.sleep(0.05)
     assert sorted(patches.begun) == list(range(ahead + 1))
@@ -107,7 +107,7 @@ def test_no_more_than_asked_for_is_drawn_ahead(ahead):
 
 def test_closing_leaves_no_thread_and_waits_for_what_was_begun():
     patches = Counting(slow=range(1, 9))
-    running = prefetched(patches, 0, ahead=4)
+    running = prefetched(patches.batch, 0, ahead=4)
     next(running)
     assert workers()
     running.close()
@@ -119,6 +119,6 @@ def test_closing_leaves_no_thread_and_waits_for_what_was_begun():
 
 def test_nothing_is_drawn_before_the_first_batch_is_asked_for():
     patches = Counting()
-    prefetched(patches, 0, ahead=2)
+    prefetched(patches.batch, 0, ahead=2)
     assert not patches.begun
     assert not workers()

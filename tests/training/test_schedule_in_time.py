@@ -1,13 +1,18 @@
 """Trainings end when their time is over, and sooner when they get no better."""
 
+import math
 from itertools import pairwise
 
 import pytest
+from plan_examples import small_plan
 
+from nnseg.core.labels import Labels
+from nnseg.core.patch_growth import PatchGrowth
 from nnseg.core.plan import Training
 from nnseg.core.schedule import Course, Epoch, learning_rate
 from nnseg.training.schedule import TimeLimit, has_stalled, shortened, smoothed_dice
 
+PLAN = small_plan(Labels(names=("background", "a"), values=(0, 1)))
 TRAINING = Training(batch_size=2, schedule="cosine", learning_rate=0.1)
 
 
@@ -18,9 +23,9 @@ class Clockwork:
         self.course, self.step, self.seconds = Course.of(steps, TRAINING), 0, 0.0
 
 
-def ended_at(planned_steps, budget, seconds_of_step, measured=0.0):
+def ended_at(planned_steps, budget, seconds_of_step, measured=0.0, *, plan=PLAN):
     learner = Clockwork(planned_steps)
-    limit = TimeLimit(budget, learner, measured)
+    limit = TimeLimit(budget, learner, PatchGrowth(plan), measured)
     rates, ends = [], []
     while learner.step < learner.course.steps:
         rates.append(learning_rate(learner.step, learner.course, TRAINING))
@@ -57,6 +62,20 @@ def test_other_programs_that_come_and_go_neither_raise_the_rate_nor_make_its_end
     assert learner.seconds == pytest.approx(1000, rel=0.03)
     later = ends[len(ends) // 4 :]
     assert max(later) < 1.35 * min(later)
+
+
+@pytest.mark.parametrize("fixed", [0.1, 0.2, 0.5])
+def test_a_training_whose_patches_grow_ends_in_time_and_its_end_is_foreseen(fixed):
+    growing = PLAN.model_copy(update={"patch": (64, 64, 64), "training": PLAN.training.model_copy(update={"growing": True})})
+    growth, course = PatchGrowth(growing), Course.of(2000, TRAINING)
+    voxels = [math.prod(growth.size(step, course).patch) / 64**3 for step in range(2000)]
+
+    def seconds(step: int) -> float:
+        return 0.1 * (fixed + (1 - fixed) * voxels[min(step, 1999)])
+
+    learner, _, ends = ended_at(2000, sum(seconds(step) for step in range(2000)), seconds, 0.1, plan=growing)
+    assert learner.step == pytest.approx(2000, rel=0.15)
+    assert ends[200] == pytest.approx(2000, rel=0.3)
 
 
 def test_a_course_that_fits_is_left_alone():
