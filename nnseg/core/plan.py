@@ -51,7 +51,7 @@ UNETS = ("plain", "residual")
 """Kinds of networks that are U-Nets."""
 
 NetworkKind = Literal["plain", "residual"]
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adamw", "muon"]
 NormalizationScheme = Literal["ct", "zscore", "rescale_to_0_1", "rgb_to_0_1", "none"]
 """Names that a plan may hold; the function of each stands in `NETWORKS`, `OPTIMIZERS` and `NORMALIZERS`."""
 
@@ -308,7 +308,7 @@ class Training(Section):
             ``nnseg distill``; the rest compares with its label map.
         batch_dice: compute the Dice (or IoU) loss over a batch as one volume instead of the mean over its patches.
         deep_supervision: also apply the loss to the outputs of coarser stages.
-        optimizer: "sgd" with Nesterov's momentum, or "adamw".
+        optimizer: "sgd" with Nesterov's momentum, "adamw", or "muon", which is AdamW for all but convolutions.
         learning_rate: the highest of the schedule.
         weight_decay: of all weights.
         momentum: of "sgd".

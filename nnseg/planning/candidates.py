@@ -85,11 +85,12 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     chosen, trial = (suitable or fitting[:1])[-1]
     cost = PatchGrowth(chosen.plan).mean_cost()
     steps, why = _count_steps(chosen, budget, cost * trial.step_seconds, trial.pause_seconds), chosen.why
+    whole = affordable_steps(chosen, trial, budget)
     if budget.seconds is not None:
         speed = f"{trial.step_seconds:.3g} s per step and {trial.pause_seconds:.2g} s between epochs"
         busy = f", {trial.slowdown:.1f} times as long while other programs used its cores" if trial.slowdown > 1 else ""
         why = f"as many as fit into {budget.seconds / 60:.3g} minutes at {speed}, measured on {probe.device}{busy}"
-    return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, steps))
+    return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, whole))
 
 
 def affordable_steps(candidate: Candidate, trial: Trial, budget: Budget) -> int:

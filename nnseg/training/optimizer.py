@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nnseg.core.plan import OptimizerName, Training
 from nnseg.core.validation import function_table
+from nnseg.training.muon import Muon
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: Training) -> Optimizer:
@@ -26,6 +27,11 @@ def sgd(parameters: list[nn.Parameter], training: Training) -> Optimizer:
 def adamw(parameters: list[nn.Parameter], training: Training) -> Optimizer:
     """AdamW with its usual betas; the plan's momentum is not used. Source: Loshchilov & Hutter 2019."""
     return AdamW(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=_can_fuse(parameters))
+
+
+def muon(parameters: list[nn.Parameter], training: Training) -> Optimizer:
+    """Muon for convolutions, AdamW for the rest; the plan's momentum is not used. Source: Jordan et al. 2024."""
+    return Muon(parameters, training.learning_rate, weight_decay=training.weight_decay, fused=_can_fuse(parameters))
 
 
 class WeightAverage:
@@ -85,4 +91,4 @@ def _can_fuse(parameters: list[nn.Parameter]) -> bool:
 
 
 MakeOptimizer = Callable[[list[nn.Parameter], Training], Optimizer]
-OPTIMIZERS: dict[str, MakeOptimizer] = function_table(OptimizerName, {"sgd": sgd, "adamw": adamw})
+OPTIMIZERS: dict[str, MakeOptimizer] = function_table(OptimizerName, {"sgd": sgd, "adamw": adamw, "muon": muon})

@@ -23,7 +23,7 @@ def growing(patch: tuple[int, ...], strides: tuple[tuple[int, ...], ...] = ((1, 
 
 def test_one_axis_at_a_time_becomes_longer_by_what_the_strides_allow():
     sizes = [size.patch for size in PatchGrowth(growing((6, 16, 12))).sizes]
-    assert sizes == [(4, 8, 8), (4, 12, 8), (4, 12, 12), (6, 12, 12), (6, 16, 12)]
+    assert sizes == [(4, 8, 8), (4, 12, 8), (6, 12, 8), (6, 12, 12), (6, 16, 12)]
 
 
 @pytest.mark.parametrize("patch", [(6, 16, 12), (2, 64, 64), (32, 4, 8), (2, 4, 4), (40, 56, 40)])

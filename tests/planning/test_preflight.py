@@ -265,7 +265,7 @@ def test_values_of_feature_maps_are_those_a_network_computes() -> None:
     network = build_unet(plan.network, channels=1, heads=3)
     seen = []
     for module in network.modules():
-        if type(module).__name__ in ("Conv3d", "UpConvolution"):
+        if type(module).__name__ in ("Convolution3d", "UpConvolution"):
             module.register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
     network(torch.zeros(1, 1, 8, 8, 8))
     # the up-convolution's result has the encoder's features beside its own: half of it is its own

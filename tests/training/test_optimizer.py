@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nnseg.core.plan import Training
+from nnseg.training.muon import orthogonal
 from nnseg.training.optimizer import OPTIMIZERS, WeightAverage, make_optimizer
 
 
@@ -27,6 +28,55 @@ def test_adamw_by_hand():
     weight.grad = torch.tensor([7.0])
     optimizer.step()
     assert weight.item() == pytest.approx(2 * (1 - 0.1 * 0.5) - 0.1)  # decay, then a step of the rate's length
+
+
+@pytest.mark.parametrize("shape", [(16, 432), (256, 6912), (64, 64), (128, 32), (16, 16)])
+def test_a_matrix_is_made_orthogonal(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) * torch.logspace(0, -1, shape[1])
+    found = orthogonal(matrix)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.diagonal(left.mT @ found @ right.mT)
+    assert torch.linalg.svdvals(found).max() < 1.3
+    assert values.quantile(0.1) > 0.5
+    assert values.median() == pytest.approx(1, abs=0.3)
+
+
+def test_muon_updates_convolutions_by_a_step_of_the_rates_size_and_all_else_as_adamw():
+    torch.manual_seed(0)
+    weights = {
+        name: nn.Parameter(torch.randn(32, 16, 3, 3, 3) if name == "kernel" else torch.randn(32)) for name in ("kernel", "bias")
+    }
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer = make_optimizer(list(weights.values()), training(optimizer="muon", weight_decay=0.0))
+    for weight in weights.values():
+        weight.grad = torch.randn_like(weight)
+    gradient = weights["kernel"].grad.clone()
+    optimizer.step()
+    moved = (before["kernel"] - weights["kernel"]).detach()
+    assert moved.square().mean().sqrt() == pytest.approx(0.2 * 0.1, rel=0.15)
+    assert (moved * gradient).sum() > 0
+    assert torch.allclose(before["bias"] - weights["bias"], 0.1 * torch.sign(weights["bias"].grad), atol=1e-4)
+
+
+def test_muon_goes_on_from_its_state_as_if_it_had_not_stopped():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(16, 16, 3, 3)), nn.Parameter(torch.randn(16))]
+    copies = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    gradients = [[torch.randn_like(weight) for weight in weights] for _ in range(4)]
+
+    def take(parameters, optimizer, steps):
+        for step in steps:
+            for parameter, gradient in zip(parameters, gradients[step], strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+
+    whole, first, then = (make_optimizer(of, training(optimizer="muon")) for of in (weights, copies, copies))
+    take(weights, whole, range(4))
+    take(copies, first, range(2))
+    then.load_state_dict(first.state_dict())
+    take(copies, then, range(2, 4))
+    assert all(torch.equal(a, b) for a, b in zip(weights, copies, strict=True))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

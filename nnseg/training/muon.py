@@ -1,0 +1,78 @@
+"""`Muon`: an update of a convolution that changes all directions alike; other parameters are updated as by AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+MOMENTUM = 0.95
+
+LEAST_EDGE = 16
+"""Smaller matrices are left to AdamW: heads, biases, norms."""
+
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the Newton-Schulz iteration, steep at zero: after five, singular values are between about 0.7 and 1.2."""
+
+RMS = 0.2
+"""Root mean square of an update over the learning rate: about that of AdamW, so that both can have the same rate."""
+
+
+class Muon(AdamW):
+    """The momentum of each weight, as a matrix (channels out, channels in times kernel), is made orthogonal before it is added.
+
+    Args:
+        parameters: those that are a matrix of at least `LEAST_EDGE` rows and columns are updated so, the others by AdamW.
+        rate: learning rate of all.
+        weight_decay: of all.
+        fused: AdamW in one kernel.
+
+    Sources: Jordan et al. 2024, "Muon"; Liu et al. 2025 (arXiv 2502.16982) for the size of updates.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float, *, weight_decay: float, fused: bool) -> None:
+        super().__init__(parameters, rate, weight_decay=weight_decay, fused=fused)
+        self._step_supports_amp_scaling = False  # of AdamW's own step alone
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update all parameters. The gradients of the matrices are used up."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None and _is_matrix(weight):
+                    self._update(weight, weight.grad, group["lr"], group["weight_decay"])
+                    weight.grad = None
+        return super().step(closure)
+
+    def _update(self, weight: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
+        state = self.state[weight]
+        if not state:
+            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(gradient)
+        state["step"] += 1  # which AdamW expects of every parameter
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        matrix = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
+        weight.mul_(1 - rate * decay)
+        weight.add_(orthogonal(matrix).view_as(weight), alpha=-rate * RMS * max(matrix.shape) ** 0.5)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """U V of the singular value decomposition U S V of a matrix (M, N), approximately; float32."""
+    a, b, c = COEFFICIENTS
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = (x / (torch.linalg.matrix_norm(x) + 1e-7)).to(_fast_dtype(matrix.device))
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def _is_matrix(weight: nn.Parameter) -> bool:
+    return weight.ndim > 1 and min(len(weight), weight[0].numel()) >= LEAST_EDGE
