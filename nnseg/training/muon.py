@@ -60,18 +60,20 @@ class Muon(AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """U V of the singular value decomposition U S V of a matrix (M, N), approximately; float32."""
+    """U V of the singular value decomposition U S V of a matrix (M, N), approximately; float32.
+
+    The iteration X -> (a + b X X' + c (X X')^2) X is computed on X X', which is much smaller than X, and applied to X at the end.
+    """
     a, b, c = COEFFICIENTS
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-    x = (x / (torch.linalg.matrix_norm(x) + 1e-7)).to(_fast_dtype(matrix.device))
+    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
+    square, total = x @ x.mT, torch.eye(len(x), device=x.device)
     for _ in range(ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        factor = torch.addmm(b * square, square, square, alpha=c)
+        factor.diagonal().add_(a)
+        total, square = factor @ total, factor @ square @ factor
+    result = total.bfloat16() @ x.bfloat16()
+    return (result.mT if matrix.shape[0] > matrix.shape[1] else result).to(matrix.dtype)
 
 
 def _is_matrix(weight: nn.Parameter) -> bool:
