@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from gpu import START, Worker, arguments
-from gpu_convolutions import convolutions, relative_difference
+from gpu_convolutions import convolutions, large_convolution, relative_difference
 from gpu_setting import Found, NotHereError, Setting
 from learners import seconds_of
 from torch import Tensor, nn
@@ -307,6 +307,7 @@ def _limited(setting: Setting, network: nn.Module, needed: int) -> Iterator[None
 
 CHECKS: dict[str, Callable[[Setting], Found]] = {
     "3D convolutions, output and gradients": convolutions,
+    "3D convolution of 2^31 values": large_convolution,
     "network in bfloat16, gradients": low_precision,
     "network channels-last, gradients": channels_last,
     "norm in Triton, gradients": triton_norm,

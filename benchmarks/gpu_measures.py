@@ -113,6 +113,7 @@ def steps(setting: Setting, plan: Plan, cases: Sequence[Any], *, channels_last: 
                 busy += clock.wait() or 0.0
                 count += TOGETHER
             wall = time.perf_counter() - start
+            gb = round(torch.cuda.max_memory_reserved(device) / 1e9, 2) if setting.on_cuda else None
         learner.check()
     if not count:
         raise RuntimeError(f"the first steps took {wall:.0f} s")
@@ -128,7 +129,7 @@ def steps(setting: Setting, plan: Plan, cases: Sequence[Any], *, channels_last: 
         "share_of_peak": round(rate / _peak(device, learner.context.dtype, setting.small), 4),
         "waiting_share": round(waiting / wall, 4),
         "busy_share": round(busy / wall, 4) if setting.on_cuda else None,
-        "gb": round(torch.cuda.max_memory_reserved(device) / 1e9, 2) if setting.on_cuda else None,
+        "gb": gb,
         "parts": learner.parts,
     }
     text = (
@@ -136,7 +137,7 @@ def steps(setting: Setting, plan: Plan, cases: Sequence[Any], *, channels_last: 
         f"{waiting / wall:.0%} of the time waiting for data"
     )
     if setting.on_cuda:
-        text += f", {busy / wall:.0%} computing; {numbers['gb']:.1f} GB"
+        text += f", {busy / wall:.0%} computing; {gb:.1f} GB"
     return Found(text=text, numbers=numbers)
 
 

@@ -34,7 +34,10 @@ def main() -> None:
     out = answers()  # what libraries print goes to the log from now on
     if options.threads:
         torch.set_num_threads(options.threads)
-    setting = Setting(folder=options.folder, device=torch.device(options.device), threads=options.threads, small=options.small)
+    device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)  # limits of memory need a number
+    setting = Setting(folder=options.folder, device=device, threads=options.threads, small=options.small)
     _answer(out, *compute(lambda of: Found(text="", numbers=about(of)), setting))
     for line in sys.stdin:
         asked = json.loads(line)
