@@ -1,9 +1,11 @@
 """How long is a training step of our network on this CPU, against the same network with torch's own parts?
 
-    python benchmarks/bench_network.py [--threads 2] [--repeats 20]
+    python benchmarks/bench_network.py [--threads 2] [--repeats 20] [--channels]
 
 Both train the same weights on the same patches (4 x 40 x 56 x 40, 16 to 128 features, deep supervision, Dice + cross-entropy,
 bfloat16, AdamW). "torch's parts" is contiguous layout, torch's instance norm, one-hot Dice and the unfused optimizer.
+
+With ``--channels``: processor time of a forward pass over 64 x 64 x 64 voxels with fewer and fewer channels, on one thread.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ NETWORK = Network(
     decoder_blocks=(2,) * (STAGES - 1),
 )
 HEADS = 3
+CHANNELS = ((32, 64, 128, 256), (16, 32, 64, 128), (8, 16, 32, 64), (8, 8, 16, 32), (4, 8, 16, 32))
 
 
 def main() -> None:
@@ -40,7 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--channels", action="store_true")
     options = parser.parse_args()
+    if options.channels:
+        time_channels(options.repeats)
+        return
     torch.set_num_threads(options.threads)
     image, labels = torch.randn(4, 1, 40, 56, 40), torch.randint(0, HEADS, (4, 40, 56, 40))
     ours, theirs = _stepper(_our_loss, image, labels, fused=True), _stepper(_plain_loss, image, labels, fused=False)
@@ -54,6 +61,22 @@ def main() -> None:
         print(f"{name:15} median {median(values[1:]) * 1e3:6.0f} ms, fastest {min(values[1:]) * 1e3:6.0f} ms")
     ratio = median(a / b for a, b in zip(times["ours"][1:], times["torch's parts"][1:], strict=True))
     print(f"ratio, pair by pair, median: {ratio:.3f} ({options.threads} threads, {options.repeats} pairs)")
+
+
+def time_channels(repeats: int) -> None:
+    """Print the least processor time of a forward pass for networks of `CHANNELS`, all in turn."""
+    torch.set_num_threads(1)
+    image = torch.randn(1, 1, 64, 64, 64)
+    networks = [build_unet(NETWORK.model_copy(update={"features": f}), channels=1, heads=HEADS).eval() for f in CHANNELS]
+    times: list[list[float]] = [[] for _ in networks]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(repeats + 1):
+            for network, spent in zip(networks, times, strict=True):
+                start = time.process_time()
+                network(image)
+                spent.append(time.process_time() - start)
+    for features, spent in zip(CHANNELS, times, strict=True):
+        print(f"{', '.join(map(str, features)):18} {min(spent[1:]) * 1e3:6.0f} ms")
 
 
 def _stepper(loss: Callable[[list[Tensor], Tensor], Tensor], image: Tensor, labels: Tensor, *, fused: bool) -> Callable[[], None]:

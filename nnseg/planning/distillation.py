@@ -14,7 +14,7 @@ SMALLER = 4
 """Quotient of the numbers of channels of a network and its small one."""
 
 LEAST_FEATURES = 8
-"""Numbers of channels of a small network are multiples of it: CPUs compute so many at a time."""
+"""Numbers of channels of a small network are multiples of it: of fewer, a CPU computes nearly as long (benchmarks/RESULTS.md)."""
 
 
 def distilled_plan(plan: Plan, *, small: bool = False) -> Plan:
