@@ -16,6 +16,7 @@ from nnseg.core.errors import PlanError, RunError
 from nnseg.core.frozen import short_repr
 from nnseg.core.options import Options
 from nnseg.core.plan import Plan
+from nnseg.core.trust import Trust
 from nnseg.crossval.probabilities import write_probabilities
 from nnseg.network.bundle import Model, load_model_file
 from nnseg.network.load import model_of_run, with_own_window
@@ -78,7 +79,8 @@ def distill(run_folder: Path, options: Options, *, plan: str | None = None, smal
             trained = repeat_where_damaged(partial(_train, run, source, folder, folds, options), remake)
         member = with_own_window(load_model_file(trained.model_file).members[0], run)
         history = {f"{member.plan.name} fold {member.fold}": trained.history()}
-        model = replace(model_of_run(run, (member,)), trust=None)  # which was measured of other networks
+        of_scans = Trust(ranges=run.trust.ranges) if run.trust and run.trust.ranges else None  # the rest is of other networks
+        model = replace(model_of_run(run, (member,)), trust=of_scans)
         file = folder.path / "model.nnseg"
         return DistilledModel(file=file, model=write_model(run, model, file, others=history), problems=problems)
 

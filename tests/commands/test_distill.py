@@ -11,6 +11,8 @@ from warm import hashes, nnseg
 
 from nnseg.commands.export import read_card
 from nnseg.core.labels import Labels
+from nnseg.core.scan_ranges import find_ranges, measure_scan
+from nnseg.core.trust import Trust
 from nnseg.crossval.predict import load_fold
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
@@ -42,7 +44,7 @@ def test_the_result_is_a_model_of_one_network(distilled: Run, ball_dataset: Path
     file = distilled.path / "distilled" / "model.nnseg"
     model = load_model(file)
     assert [(member.fold, member.plan.name) for member in model.members] == [(5, "3d")]
-    assert model.trust is None
+    assert model.trust is None  # too few cases were held out
     card = read_card(file)
     assert "learned from probabilities of the networks of the folds. No case was held out from it" in card
     assert "of only 1 of 5 folds" not in card
@@ -123,3 +125,13 @@ def test_a_cascade_is_refused(ball_run: Path, tmp_path: Path):
     (run.path / "plan.toml").unlink()
     said = nnseg("distill", run.path, *OPTIONS, check=2).stderr
     assert "3d_cascade takes the predictions of 3d_lowres as input, so that no single network can replace both" in said
+
+
+def test_of_the_calibration_only_what_is_known_of_the_training_scans_is_taken_over(copied: Run, ball_dataset: Path):
+    scan = read_scan(ball_dataset / "imagesTr" / "ball_00.nii.gz")
+    ranges = find_ranges([measure_scan(scan.grid, scan.image, scan.image)] * 5, copied.plan_folder("3d").plan.channels)
+    copied.trust = Trust(cases=9, temperature=2.0, threshold=0.5, ranges=ranges)
+    nnseg("distill", copied.path, *OPTIONS)
+    file = copied.path / "distilled" / "model.nnseg"
+    assert load_model(file).trust == Trust(ranges=ranges)
+    assert "Its probabilities are not calibrated." in read_card(file)
