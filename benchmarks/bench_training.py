@@ -35,6 +35,7 @@ from training_curve import curve
 from training_growth import growth
 
 from nnseg.core.dataset import Fold
+from nnseg.core.patch_growth import DRAWN_AHEAD
 from nnseg.core.plan import Plan
 from nnseg.interop.nnunet.dataset import write_raw_dataset
 from nnseg.storage.cases import CaseStore
@@ -42,7 +43,7 @@ from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
 from nnseg.storage.run import Run
 from nnseg.training.learner import Learner
-from nnseg.training.loop import AHEAD, memory_for, prefetched
+from nnseg.training.loop import memory_for, prefetched
 from nnseg.training.patches import Patches
 
 HERE = Path(__file__).resolve().parent
@@ -155,7 +156,7 @@ def serve_steps(options: argparse.Namespace) -> None:
     out, device = answers(), torch.device(options.device)
     plan, cases = _plan_and_cases(options.work)
     learner = make_learner(plan, device, options.precision)
-    batches = prefetched(Patches(cases, plan, fold=0, device=device), 0, ahead=0 if device.type == "cpu" else AHEAD)
+    batches = prefetched(Patches(cases, plan, fold=0, device=device).batch, 0, ahead=0 if device.type == "cpu" else DRAWN_AHEAD)
     about = {
         "batch_size": plan.training.batch_size,
         "patch": list(plan.patch),

@@ -17,6 +17,7 @@ from stepping import Clock
 
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Scan, Source
+from nnseg.core.patch_growth import DRAWN_AHEAD, PatchGrowth
 from nnseg.core.plan import Inference, Plan
 from nnseg.core.schedule import Course, Epoch
 from nnseg.inference.networks import MemberNetwork, window_of
@@ -26,7 +27,7 @@ from nnseg.network.bundle import Member, Model
 from nnseg.network.device import exact
 from nnseg.storage.cases import StoredCase
 from nnseg.training.learner import Learner, fresh_network
-from nnseg.training.loop import AHEAD, memory_for, prefetched, take_steps
+from nnseg.training.loop import memory_for, prefetched, take_steps
 from nnseg.training.patches import Patches
 from nnseg.training.schedule import TimeLimit
 from nnseg.training.timing import steps_fitting
@@ -98,7 +99,7 @@ def steps(setting: Setting, plan: Plan, cases: Sequence[Any], *, channels_last: 
         if channels_last:
             learner.network.to(memory_format=torch.channels_last_3d)
         patches = Patches(cases, plan, fold=0, device=device)
-        with closing(prefetched(patches, 0, ahead=AHEAD if setting.on_cuda else 0)) as batches:
+        with closing(prefetched(patches.batch, 0, ahead=DRAWN_AHEAD if setting.on_cuda else 0)) as batches:
             first = seconds_of(lambda: learner.take_step(next(batches)), device)
             for _ in range(0 if setting.small else WARM_UP):
                 learner.take_step(next(batches))
@@ -205,7 +206,7 @@ def training(setting: Setting) -> Found:
         count, step_seconds = steps_fitting(seconds, patches, validation, context)
         learner = Learner(context, Course.of(count, plan.training))
         learner.earlier_seconds = time.perf_counter() - began
-        limit = TimeLimit(seconds, learner, step_seconds)
+        limit = TimeLimit(seconds, learner, PatchGrowth(plan), step_seconds)
         epochs: list[Epoch] = []
         for epoch in take_steps(learner, patches, validation):
             epochs += [epoch] if epoch else []

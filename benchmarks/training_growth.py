@@ -64,7 +64,7 @@ def _loader_sweep(cases: Sequence[Any], device: torch.device, options: argparse.
     patches, count = Patches(cases, plan, fold=0, device=device), 4 * options.steps * options.rounds
     for threads in (1, 2, 4) if device.type == "cpu" else (1, 2, 4, 8):
         torch.set_num_threads(1)
-        batches = prefetched(patches, 0, ahead=threads)
+        batches = prefetched(patches.batch, 0, ahead=threads)
         next(batches)
         seconds = seconds_of(lambda: [next(batches) for _ in range(count)], device)  # noqa: B023
         batches.close()
