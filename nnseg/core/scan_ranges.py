@@ -14,6 +14,7 @@ from pydantic import Field, FiniteFloat, field_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Grid, Vector
+from nnseg.core.texture import measure_texture
 from nnseg.core.thumbnail import POSES, layout, pack, standardize, thumbnail, unpack
 
 FEWEST_SCANS = 4
@@ -21,9 +22,6 @@ FEWEST_SCANS = 4
 
 SAMPLE = 200_000
 """Voxels of which percentiles are taken: their error is then a thousandth of the scans' spread."""
-
-TEXTURE_SAMPLE = 1_000_000
-"""Voxels, at least, of which differences of neighbours are taken."""
 
 PERCENTILES = {
     1: "the darkest voxels",
@@ -43,8 +41,8 @@ GAP = 3.0
 MOST_LEFT_OUT = 100
 """Scans, at most, that are compared with all others to find the tolerance."""
 
-LEAST_ROUGHNESS = 1e-6
-"""Roughness of a constant image, of which a logarithm is taken."""
+LEAST_TEXTURE = 1e-6
+"""Roughness and seams of a constant image, of which a logarithm is taken."""
 
 LEAST = 1e-30
 """Least value of which a logarithm is taken."""
@@ -63,7 +61,7 @@ class ScanFacts(FrozenModel):
         size_mm: extent (z, y, x).
         intensities: the `PERCENTILES` of each channel after preprocessing.
         spreads: of each channel, its 99th less its 1st percentile before preprocessing.
-        roughness: of each channel, mean squared difference of neighbours along (z, y, x) over twice the variance: 1 for noise.
+        roughness, seams: of each channel, along (z, y, x): see `measure_texture`.
         thumbnails: of each channel, means of 8 x 8 x 8 blocks, packed.
     """
 
@@ -72,6 +70,7 @@ class ScanFacts(FrozenModel):
     intensities: tuple[Percentiles, ...]
     spreads: tuple[FiniteFloat, ...] = ()
     roughness: tuple[Vector, ...] = ()
+    seams: tuple[Vector, ...] = ()
     thumbnails: tuple[str, ...] = ()
 
     @field_validator("thumbnails")
@@ -99,7 +98,7 @@ class ChannelLook(FrozenModel):
 
     Args:
         spreads: of intensities before preprocessing; several ranges where scans are of several kinds.
-        roughness: along z, y and x.
+        roughness, seams: along z, y and x.
         mean: thumbnail of the mean scan, packed.
         likeness: correlation with it, each scan with the mean of the others.
         poses: by how much this is larger than in each of the `POSES`.
@@ -107,6 +106,7 @@ class ChannelLook(FrozenModel):
 
     spreads: tuple[ValueRange, ...]
     roughness: tuple[ValueRange, ValueRange, ValueRange]
+    seams: tuple[ValueRange, ValueRange, ValueRange]
     mean: str
     likeness: ValueRange
     poses: Annotated[tuple[ValueRange, ...], Field(min_length=len(POSES), max_length=len(POSES))]
@@ -142,6 +142,7 @@ class _Property:
         outside: distance from the range, or of its logarithms for what is compared by factors.
         width: of the range, likewise.
         least, most: limits of the distance that is tolerated.
+        reaches_network: False for what normalization removes.
     """
 
     kind: str
@@ -151,6 +152,7 @@ class _Property:
     width: float
     least: float
     most: float = math.inf
+    reaches_network: bool = True
 
     def excess(self, share: float) -> float:
         """By how many times the tolerated distance is exceeded; below 0 within it.
@@ -197,12 +199,13 @@ class ScanRanges(FrozenModel):
         return tuple(text for _, text in worst.values())
 
     def distance(self, facts: ScanFacts) -> float:
-        """How different a scan is: 0 if it is like those of the training, 1 if a property is twice as far outside as tolerated."""
-        return max(0.0, *(one.excess(self._share) for one in _compare(self, self._measured(facts))))
+        """How different a scan is to the networks: 0 if it is not, 1 if a property is twice as far outside as tolerated."""
+        found = (one for one in _compare(self, self._measured(facts)) if one.reaches_network)
+        return max(0.0, *(one.excess(self._share) for one in found))
 
     def _measured(self, facts: ScanFacts) -> _Measured:
         """A scan beside the mean training scan, as far as both are known."""
-        pairs = zip(facts.thumbnails, self.looks, strict=False)
+        pairs = zip(facts.thumbnails if facts.seams else (), self.looks, strict=False)
         return _Measured(facts=facts, layouts=tuple(layout(unpack(packed), unpack(look.mean)) for packed, look in pairs))
 
     @property
@@ -224,7 +227,7 @@ def _compare(ranges: ScanRanges, scan: _Measured) -> Iterator[_Property]:
         yield from _compare_intensities(channel, percentiles, of_channel)
     for number, (look, of_scan) in enumerate(zip(ranges.looks, scan.layouts, strict=False)):
         yield _compare_spread(ranges.channels[number], scan.facts.spreads[number], look)
-        yield from _compare_texture(ranges.channels[number], scan.facts.roughness[number], look)
+        yield from _compare_texture(ranges.channels[number], scan.facts.roughness[number], scan.facts.seams[number], look)
         yield from _compare_layout(ranges.channels[number], of_scan, look)
 
 
@@ -238,13 +241,16 @@ def _compare_intensities(channel: str, values: Sequence[float], ranges: Sequence
 def _compare_spread(channel: str, spread: float, look: ChannelLook) -> _Property:
     text = f"{channel}: intensities span {spread:.3g} before normalization"
     nearest = min((_factor(f"{channel} spread", text, spread, seen, least=1.5) for seen in look.spreads), key=lambda p: p.outside)
-    return replace(nearest, seen=" or ".join(seen.describe() for seen in look.spreads))
+    return replace(nearest, seen=" or ".join(seen.describe() for seen in look.spreads), reaches_network=False)
 
 
-def _compare_texture(channel: str, roughness: Vector, look: ChannelLook) -> Iterator[_Property]:
+def _compare_texture(channel: str, roughness: Vector, seams: Vector, look: ChannelLook) -> Iterator[_Property]:
     for axis, value, seen in zip("zyx", roughness, look.roughness, strict=True):
         text = f"{channel}: neighbours along {axis} differ by {value:.2g} of what those in noise do"
-        yield _factor(f"{channel} texture", text, max(value, LEAST_ROUGHNESS), seen, least=1.25)
+        yield _factor(f"{channel} texture", text, max(value, LEAST_TEXTURE), seen, least=1.25)
+    for axis, value, seen in zip("zyx", seams, look.seams, strict=True):
+        text = f"{channel}: across one plane along {axis} neighbours differ {value:.3g} times as much as across most"
+        yield _factor(f"{channel} seams", text, max(value, LEAST_TEXTURE), seen, least=1.25)
 
 
 def _compare_layout(channel: str, values: Layout, look: ChannelLook) -> Iterator[_Property]:
@@ -280,12 +286,14 @@ def measure_scan(grid: Grid, image: npt.NDArray[Any], raw: npt.NDArray[Any]) -> 
     """
     z, y, x = (n * s for n, s in zip(grid.shape, grid.spacing, strict=True))
     spreads = np.percentile(_sample(raw), [1, 99], axis=1)
+    textures = [measure_texture(channel) for channel in image]
     return ScanFacts(
         spacing=grid.spacing,
         size_mm=(z, y, x),
         intensities=tuple(tuple(row) for row in np.percentile(_sample(image), list(PERCENTILES), axis=1).T.tolist()),
         spreads=tuple((spreads[1] - spreads[0]).tolist()),
-        roughness=tuple(_roughness(channel) for channel in image),
+        roughness=tuple(rough for rough, _ in textures),
+        seams=tuple(seams for _, seams in textures),
         thumbnails=tuple(pack(thumbnail(channel)) for channel in image),
     )
 
@@ -299,23 +307,11 @@ def _sample(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.stack([channel[chosen] for channel in flat])
 
 
-def _roughness(channel: npt.NDArray[Any]) -> Vector:
-    """Mean squared difference of neighbours along each axis over twice the variance; 0 along an axis of one voxel."""
-    found = []
-    for axis in range(3):
-        step = max(1, math.isqrt(channel.size // TEXTURE_SAMPLE))
-        some = channel[tuple(slice(None, None, 1 if other == axis else step) for other in range(3))].astype(np.float64)
-        variance = float(some.var())
-        squares = float(np.square(np.diff(some, axis=axis)).mean()) if channel.shape[axis] > 1 else 0.0
-        found.append(squares / (2.0 * variance) if variance > 0 else 0.0)
-    return found[0], found[1], found[2]
-
-
 def find_ranges(facts: Sequence[ScanFacts], channels: Sequence[str]) -> ScanRanges | None:
     """The ranges of scans, with the tolerance that leaves `LIKE` of them like the others; None for fewer than `FEWEST_SCANS`."""
     if len(facts) < FEWEST_SCANS:
         return None
-    sums = _sum_thumbnails(facts, len(channels)) if all(f.thumbnails for f in facts) else ()
+    sums = _sum_thumbnails(facts, len(channels)) if all(f.thumbnails and f.seams for f in facts) else ()
     found = [_Measured(facts=f, layouts=_layouts_among_others(f, sums)) for f in facts]
     ranges = _ranges_of(found, channels, sums)
     return ranges.model_copy(update={"tolerance": _tolerance(found, channels, sums)})
@@ -361,10 +357,14 @@ def _ranges_of(found: Sequence[_Measured], channels: Sequence[str], sums: Sequen
 
 def _look(found: Sequence[_Measured], channel: int, total: Numbers) -> ChannelLook:
     here, *poses = _ranges([one.layouts[channel] for one in found])
-    rough = _ranges([[max(value, LEAST_ROUGHNESS) for value in one.facts.roughness[channel]] for one in found])
+    rough, seams = (
+        _ranges([[max(value, LEAST_TEXTURE) for value in getattr(one.facts, name)[channel]] for one in found])
+        for name in ("roughness", "seams")
+    )
     return ChannelLook(
         spreads=_bands([one.facts.spreads[channel] for one in found]),
         roughness=(rough[0], rough[1], rough[2]),
+        seams=(seams[0], seams[1], seams[2]),
         mean=pack(standardize(total)),
         likeness=here,
         poses=tuple(poses),

@@ -178,9 +178,9 @@ class Trust(FrozenModel):
             facts: of the scan, to be compared with those of the training.
         """
         comparable = self.together.removed(agreement, networks) if self.together else agreement
-        distance = self.ranges.distance(facts) if self.ranges and facts else None
-        foreign = None if distance is None else distance > 0
-        part = 1.0 / (1.0 + (distance or 0.0))
+        unlike = self.ranges.differences(facts) if self.ranges and facts else ()
+        foreign = bool(unlike) if self.ranges and facts else None
+        part = 1.0 / (1.0 + self.ranges.distance(facts)) if self.ranges and facts else 1.0
         quality, expected = part * self.expected_mean_dice(comparable), self.expected_dice(comparable)
         known = {} if foreign else {name: self._known(name) for name in expected}
         intervals = {name: label.dice_interval(expected[name]) for name, label in known.items()}
@@ -191,7 +191,7 @@ class Trust(FrozenModel):
             volume_factors={name: label.volume_factors for name, label in known.items() if label.volume_factors},
             flagged=None if self.threshold is None else quality < self.threshold,
             foreign=foreign,
-            unlike=self.ranges.differences(facts) if self.ranges and facts else (),
+            unlike=unlike,
             agreement=agreement,
             facts=facts,
         )
