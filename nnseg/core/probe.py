@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -125,7 +125,7 @@ MIRRORED = ("mirror_axes", "rotation_degrees", "swapped_labels", "swap_axis")
 def work_key(plan: Plan) -> str:
     """A digest of the settings that determine the cost of a plan's steps and tiles."""
     sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "previous")
-    excluded = {"augmentation": {"why", *MIRRORED}, **dict.fromkeys(FREE, True)}
+    excluded: dict[str, Any] = {"augmentation": {"why", *MIRRORED}, **dict.fromkeys(FREE, True)}
     return digest([sections, plan.inference.step, plan.training.model_dump(mode="json", exclude=excluded)])
 
 

@@ -73,7 +73,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
         factor.diagonal().add_(a)
         total, square = factor @ total, factor @ square @ factor
     result = total.bfloat16() @ x.bfloat16()
-    return (result.mT if matrix.shape[0] > matrix.shape[1] else result).to(matrix.dtype)
+    restored: Tensor = result.mT if matrix.shape[0] > matrix.shape[1] else result
+    return restored.to(matrix.dtype)
 
 
 def _is_matrix(weight: nn.Parameter) -> bool:
