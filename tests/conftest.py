@@ -32,6 +32,8 @@ warmup_steps = 2
 base_features = 4
 [on_cpu.training]
 epoch_steps = 4
+[on_cpu.short]
+passes = 0
 """
 
 

@@ -236,7 +236,7 @@ def test_a_model_learns_a_label_and_keeps_one_that_is_annotated_nowhere(
     dataset = write(tmp_path / "data", {f"case_{i}": ["bright"] for i in range(5)})
     run = planned(dataset, tmp_path / "run", options)
     with caplog.at_level(logging.INFO):
-        train(run.path, replace(options, steps=60), predict=lambda *_: (), complete=predict_pseudo_labels)
+        train(run.path, replace(options, steps=150), predict=lambda *_: (), complete=predict_pseudo_labels)
     assert "heads: background, dark from the model, bright new" in caplog.text
     assert "new channels, whose weights start at 0: T2" in caplog.text
     predictor, labels = Predictor(load_model_file(run.fold(0).model_file), device=CPU), run.dataset.labels

@@ -36,7 +36,7 @@ def test_hippocampus_on_a_cpu_gets_the_small_network_known_to_work(make_fingerpr
     assert plan.network.decoder_blocks == (2, 2, 2)
     training = plan.training
     assert (training.batch_size, training.steps, training.epoch_steps) == (2, None, 50)
-    assert (training.optimizer, training.learning_rate, training.schedule) == ("adamw", 3e-3, "cosine")
+    assert (training.optimizer, training.learning_rate, training.schedule) == ("muon", 3e-3, "cosine")
     assert (training.warmup_steps, training.weight_decay, training.averaging) == (100, 1e-2, 0.999)
     assert (training.loss, training.clip_norm, training.precision) == ("dice_ce", 12.0, "auto")
     assert training.augmentation.rotation_degrees == 30.0

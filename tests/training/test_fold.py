@@ -296,10 +296,19 @@ def _of_two_processes(run):
     return ("train", run.path, "--fold", 0, "--device", "cpu", "--steps", 60)
 
 
-def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, undisturbed, tmp_path):
-    two, rough = (Run(Path(shutil.copytree(prepared, tmp_path / name))) for name in ("two", "rough"))
+def with_adamw(run):
+    """The run with an optimizer that leaves differences in the last digits small; Muon rounds to bfloat16."""
+    text = run.plans[0].plan_file.read_text()
+    assert 'optimizer = "muon"' in text
+    run.plans[0].plan_file.write_text(text.replace('optimizer = "muon"', 'optimizer = "adamw"'))
+    return run
+
+
+def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, tmp_path):
+    one, two, rough = (with_adamw(Run(Path(shutil.copytree(prepared, tmp_path / name)))) for name in ("one", "two", "rough"))
+    train(one.path, options(steps=60))
     nnseg(*_of_two_processes(two), ranks=2)
-    assert losses(two) == pytest.approx(losses(undisturbed), abs=1e-4)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     assert schedule(two).ended == 60
 
     job = started(*_of_two_processes(rough), "--checkpoint", "0.001s", ranks=2, out=tmp_path / "said")
@@ -321,13 +330,15 @@ def test_two_processes_learn_as_one_does_and_a_dead_one_ends_the_job(prepared, u
 
 
 @pytest.mark.slow
-def test_torchrun_trains_with_two_processes(run, undisturbed):
+def test_torchrun_trains_with_two_processes(prepared, tmp_path):
+    one, two = (with_adamw(Run(Path(shutil.copytree(prepared, tmp_path / name)))) for name in ("one", "two"))
+    train(one.path, options(steps=60))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "nnseg"]
-    command = [*torchrun, *map(str, _of_two_processes(run))]
+    command = [*torchrun, *map(str, _of_two_processes(two))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert losses(run) == pytest.approx(losses(undisturbed), abs=1e-4)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
 def test_folds_side_by_side_come_to_the_weights_they_have_one_after_the_other(run, tmp_path):
