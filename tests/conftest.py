@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+# nohup and shells ignore some signals of what they start in the background, and so would all processes that tests start.
 if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would all processes that tests start
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # As nnseg sets them, before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
