@@ -67,7 +67,7 @@ def test_tables_and_words_are_whole_at_any_width(ball_run: Path, columns: int) -
     rows = [line.split() for line in shown.lines if line.startswith("ball ")]
     cells = [cell for row in rows for cell in row[1:] if cell.lstrip("-")[0].isdigit()]
     assert len(cells) == 7  # Dice, IoU, HD95, ASSD, two NSD and the error of the volume, in one table or two
-    assert all(re.fullmatch(r"\d+\.\d+", cell) for cell in cells)
+    assert all(re.fullmatch(r"-?\d+\.\d+", cell) for cell in cells)
     assert ("Relative volume error" in shown.words) or columns == 60
     assert sum(bool(re.match(r"Relative volume error( +-?[\d.]+){3}$", line)) for line in shown.lines) == 1
 
