@@ -80,7 +80,7 @@ def _make_candidate(inputs: PlanInputs, reason: str, network: CandidateNetwork) 
         enough_steps=network.enough_steps,
         steps=steps,
         why=why,
-        short=_make_plan(inputs, reason, short=True),
+        short=_make_plan(inputs, reason, short=True) if inputs.recipe.short.passes else None,
         short_below=sections.steps_of_short_training(inputs),
     )
 
