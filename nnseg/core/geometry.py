@@ -7,7 +7,7 @@ Axis order is array order ``(z, y, x)`` everywhere. World coordinates are millim
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -243,6 +243,11 @@ def as_shape(values: Iterable[int]) -> Shape:
 
 MOST_ALONG_AXIS = 2.0**48
 """Voxels along an axis of a grid that is computed; no memory holds as many, and their number stays finite."""
+
+
+def in_space(sizes: Sequence[int]) -> Shape:
+    """Sizes along (z, y, x) of a patch: one of two axes is one slice."""
+    return as_shape((*(1,) * (3 - len(sizes)), *sizes))
 
 
 def format_axes(values: Iterable[float], form: str = "g") -> str:

@@ -10,7 +10,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from nnseg.core.geometry import count_tiles, tile_starts
+from nnseg.core.geometry import count_tiles, in_space, tile_starts
 from nnseg.core.labels import Pairs, swap_order
 from nnseg.core.plan import Steps
 
@@ -54,8 +54,7 @@ class Window:
     @property
     def tile(self) -> tuple[int, int, int]:
         """Shape (z, y, x) of a tile, one slice thick for 2D networks."""
-        z, y, x = (1, *self.patch) if len(self.patch) == 2 else self.patch
-        return z, y, x
+        return in_space(self.patch)
 
     @property
     def steps(self) -> tuple[float, float, float]:

@@ -103,7 +103,7 @@ def count_held_bytes(case: CaseMeasure, plan: Plan) -> int:
 
 def count_tiles(case: CaseMeasure, plan: Plan) -> int:
     """Forward passes of a network for a case: tiles of the sliding window times mirrored copies."""
-    patch = (1, *plan.patch) if plan.dimensions == 2 else plan.patch
+    patch = geometry.in_space(plan.patch)
     steps = (1.0,) * (3 - plan.dimensions) + (plan.inference.step,) * plan.dimensions
     along = zip(shape_on_grid(case, plan), patch, steps, strict=True)
     return math.prod(geometry.count_tiles(max(n, p), p, s) for n, p, s in along) * (1 << len(plan.inference.mirror_axes))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nnseg.core.errors import DatasetError, PlanError
+from nnseg.core.geometry import in_space
 from nnseg.core.image import Integers
 from nnseg.core.plan import Plan, Steps
 from nnseg.storage.case_levels import LEVELS
@@ -107,7 +108,7 @@ class Patches:
         rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
         foreground = rng.random() < training.foreground_share and bool(self._cases_with)
         case, around = _draw_labelled(rng, self._cases_with) if foreground else _draw_anywhere(rng, self._cases)
-        shape, patch = np.array(case.labels.shape), np.array(_in_space(size))
+        shape, patch = np.array(case.labels.shape), np.array(in_space(size))
         return _PatchParameters(
             case=case,
             pose=draw_pose(rng, training.augmentation, case=shape, patch=patch, dimensions=dimensions, around=around),
@@ -118,7 +119,7 @@ class Patches:
 
     def _read(self, draws: Sequence[_PatchParameters], size: Steps) -> tuple[Tensor, Tensor]:
         """Images and labels of the patches before intensity augmentation, on the device for it."""
-        patch = _in_space(size)
+        patch = in_space(size)
         pinned, poses = self._augment_on.type == "cuda", [d.pose for d in draws]
         image = torch.zeros((len(draws), sum(self._channels), *patch), pin_memory=pinned)
         labels = torch.zeros((len(draws), *patch), dtype=torch.int64, pin_memory=pinned)
@@ -160,11 +161,6 @@ class _PatchParameters:
     strengths: Strengths
     seed: int
     rng: np.random.Generator
-
-
-def _in_space(size: Steps) -> Steps:
-    """Three axes: a 2D patch is one slice."""
-    return (1, *size) if len(size) == 2 else size
 
 
 CaseWithLabels = tuple[LabelledCase, tuple[Integers, ...]]

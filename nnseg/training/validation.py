@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from nnseg.core.geometry import in_space
 from nnseg.network.inputs import network_input
 from nnseg.storage.cases import StoredCase
 from nnseg.training.context import TrainingContext
@@ -75,7 +76,7 @@ def _whole_heads(known: tuple[int, ...] | None, members: Tensor) -> Tensor:
 def _middle_patch(case: StoredCase, patch: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Image and labels of the patch around the median labelled voxel, padded with zeros and background outside the case."""
     shape = tuple(case.labels.shape)
-    size = (1, *patch) if len(patch) == 2 else patch
+    size = in_space(patch)
     places = [where for index, where in case.locations.items() if index > 0 and len(where)]
     centre = np.median(np.concatenate(places), axis=0).round().astype(int) if places else np.array(shape) // 2
     start = [
