@@ -117,15 +117,14 @@ LENGTH = ("steps", "seconds", "patience")
 FREE = {*LENGTH, "seed", "precision", "learning_rate", "weight_decay", "momentum", "schedule", "warmup_steps", "clip_norm", "why"}
 """Settings of the training that do not change the cost of a step."""
 
-
-MIRRORED = ("mirror_axes", "rotation_degrees", "swapped_labels", "swap_axis")
+FREE_AUGMENTATION = ("mirror_axes", "rotation_degrees", "swapped_labels", "swap_axis")
 """Settings of the augmentation that do not change the cost of a step."""
 
 
 def work_key(plan: Plan) -> str:
     """A digest of the settings that determine the cost of a plan's steps and tiles."""
     sections = plan.key("channels", "labels", "patch", "preprocessing", "network", "previous")
-    excluded: dict[str, Any] = {"augmentation": {"why", *MIRRORED}, **dict.fromkeys(FREE, True)}
+    excluded: dict[str, Any] = {"augmentation": {"why", *FREE_AUGMENTATION}, **dict.fromkeys(FREE, True)}
     return digest([sections, plan.inference.step, plan.training.model_dump(mode="json", exclude=excluded)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
@@ -118,8 +118,8 @@ def transfer_weights(network: nn.Module, plan: Plan, model: Model, *, fold: int 
         new_heads=tuple(name for k, name in enumerate(plan.labels.heads) if k not in rows),
         channels=(len(member.plan.channels), len(plan.channels)),
         new_channels=tuple(name for name, place in zip(plan.channels, places, strict=True) if place is None),
-        left_out=_left_out(member.plan, plan, rows),
-        renamed=_renamed(member.plan, plan, rows),
+        left_out=_left_out(member.plan, rows, places),
+        renamed=_renamed(member.plan, plan, rows, places),
         new_from=new_from,
         misfit=misfit,
     )
@@ -226,20 +226,23 @@ def _rows(before: Plan, plan: Plan) -> dict[int, int]:
     return rows if before.labels.regions or plan.labels.regions else rows | {0: 0}
 
 
-def _left_out(before: Plan, plan: Plan, rows: Mapping[int, int]) -> tuple[str, ...]:
+Places = Sequence[int | None]
+"""Of each of the plan's channels among the model's."""
+
+
+def _left_out(before: Plan, rows: Mapping[int, int], places: Places) -> tuple[str, ...]:
     """Names of the model's heads that are not copied, but for the background's, and of its channels that the plan lacks."""
-    used, places = set(rows.values()), match_channels(plan.channels, before.channels)
+    used = set(rows.values())
     heads = (name for k, name in enumerate(before.labels.heads) if rows and k not in used and name in before.labels.foreground)
     channels = (name for k, name in enumerate(before.channels) if k not in places)
     return (*heads, *channels)
 
 
-def _renamed(before: Plan, plan: Plan, rows: Mapping[int, int]) -> dict[str, str]:
+def _renamed(before: Plan, plan: Plan, rows: Mapping[int, int], places: Places) -> dict[str, str]:
     """The names of copied heads, but for the background, and of channels whose names in the model differ."""
     background = not (before.labels.regions or plan.labels.regions)
     heads = [(plan.labels.heads[k], before.labels.heads[row]) for k, row in rows.items() if k or not background]
-    places = zip(plan.channels, match_channels(plan.channels, before.channels), strict=True)
-    channels = [(name, before.channels[place]) for name, place in places if place is not None]
+    channels = [(name, before.channels[place]) for name, place in zip(plan.channels, places, strict=True) if place is not None]
     return {name: known for name, known in (*heads, *channels) if name != known}
 
 

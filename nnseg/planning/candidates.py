@@ -84,7 +84,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     suitable = [(c, t) for c, t in fitting if affordable_steps(c, t, budget) >= c.enough_steps]
     chosen, trial = (suitable or fitting[:1])[-1]
     cost = PatchGrowth(chosen.plan).mean_cost()
-    steps, why = _count_steps(chosen, budget, cost * trial.step_seconds, trial.pause_seconds), chosen.why
+    steps, why = affordable_steps(chosen, trial, budget, cost=cost), chosen.why
     whole = affordable_steps(chosen, trial, budget)
     if budget.seconds is not None:
         speed = f"{trial.step_seconds:.3g} s per step and {trial.pause_seconds:.2g} s between epochs"
@@ -93,16 +93,16 @@ def choose(candidates: Sequence[Candidate], budget: Budget, probe: Probe | None 
     return chosen.finish(steps, why, budget, precision=trial.precision, choice=_explain_choice(candidates, chosen, whole))
 
 
-def affordable_steps(candidate: Candidate, trial: Trial, budget: Budget) -> int:
-    """The number of training steps that fit into the budget at the measured speed; without a time budget ``candidate.steps``."""
-    return _count_steps(candidate, budget, trial.step_seconds, trial.pause_seconds)
+def affordable_steps(candidate: Candidate, trial: Trial, budget: Budget, *, cost: float = 1.0) -> int:
+    """The number of training steps that fit into the budget at the measured speed; without a time budget ``candidate.steps``.
 
-
-def _count_steps(candidate: Candidate, budget: Budget, step_seconds: float, pause_seconds: float) -> int:
+    Args:
+        cost: mean time of a step, as a share of the measured one.
+    """
     if budget.seconds is None:
         return candidate.steps
-    epoch_steps = candidate.plan.training.epoch_steps
-    return steps_within(budget.seconds, step_seconds=step_seconds, pause_seconds=pause_seconds, epoch_steps=epoch_steps)
+    seconds, epoch_steps = cost * trial.step_seconds, candidate.plan.training.epoch_steps
+    return steps_within(budget.seconds, step_seconds=seconds, pause_seconds=trial.pause_seconds, epoch_steps=epoch_steps)
 
 
 def is_worth_measuring(candidate: Candidate, smaller: Candidate, trial: Trial, budget: Budget) -> bool:
