@@ -52,11 +52,11 @@ def norm_activation(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Te
     Returns:
         Of the shape and type of ``x``, channels-last.
     """
-    result: Tensor = _NormActivation.apply(x, weight, bias, slope)
+    result: Tensor = _TritonNormActivation.apply(x, weight, bias, slope)
     return result
 
 
-class _Tiling(NamedTuple):
+class _RowTiles(NamedTuple):
     """How the rows of a volume are divided among programs.
 
     Args:
@@ -73,7 +73,7 @@ class _Tiling(NamedTuple):
     blocks: int
 
     @classmethod
-    def of(cls, samples: int, count: int, channels: int) -> _Tiling:
+    def of(cls, samples: int, count: int, channels: int) -> _RowTiles:
         wide = min(MOST_CHANNELS, triton.next_power_of_2(channels))
         rows, blocks = TILE // wide, triton.cdiv(channels, wide)
         all_tiles = triton.cdiv(count, rows)
@@ -81,14 +81,14 @@ class _Tiling(NamedTuple):
         return cls(rows, wide, tiles, triton.cdiv(all_tiles, tiles), blocks)
 
 
-class _NormActivation(torch.autograd.Function):
+class _TritonNormActivation(torch.autograd.Function):
     """The sign before the activation is computed again in the backward pass, so that only the input is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
         samples, channels, count = x.shape[0], x.shape[1], x[0, 0].numel()
-        tiling, y = _Tiling.of(samples, count, channels), torch.empty_like(x)
+        tiling, y = _RowTiles.of(samples, count, channels), torch.empty_like(x)
         partial = torch.empty(2, samples, tiling.parts, channels, dtype=torch.float32, device=x.device)
         saved = torch.empty(4, samples, channels, dtype=torch.float32, device=x.device)  # as `_combine` says
         summing = (samples, tiling.parts, tiling.blocks)
@@ -107,7 +107,7 @@ class _NormActivation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, saved = ctx.saved_tensors
-        tiling: _Tiling = ctx.tiling
+        tiling: _RowTiles = ctx.tiling
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
         samples, channels, count = x.shape[0], x.shape[1], x[0, 0].numel()
         partial = torch.empty(2, samples, tiling.parts, channels, dtype=torch.float32, device=x.device)
@@ -198,6 +198,15 @@ def _apply(x, saved, y, count, channels, samples, slope, ROWS: tl.constexpr, CHA
 
 
 @triton.jit
+def _before_activation(x, gradient, at, wanted, mean, scale, offset, slope):
+    """Of a tile: distance from the mean, and gradient before the activation."""
+    distance = tl.load(x + at, mask=wanted, other=0.0).to(tl.float32) - mean[None, :]
+    upstream = tl.load(gradient + at, mask=wanted, other=0.0).to(tl.float32)
+    positive = distance * scale[None, :] + offset[None, :] > 0
+    return distance, tl.where(positive, upstream, upstream * slope)
+
+
+@triton.jit
 def _gradient_sums(x, gradient, saved, partial, count, channels, tiles, samples, slope, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Sums over a program's rows of the gradient before the activation, and of it times the normalized values: (2, B, parts, C)."""
     sample, part, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -213,10 +222,7 @@ def _gradient_sums(x, gradient, saved, partial, count, channels, tiles, samples,
         rows = (part * tiles + tile) * ROWS + tl.arange(0, ROWS)
         wanted = (rows < count)[:, None] & inside[None, :]
         at = sample.to(tl.int64) * count * channels + rows.to(tl.int64)[:, None] * channels + columns[None, :]
-        distance = tl.load(x + at, mask=wanted, other=0.0).to(tl.float32) - mean[None, :]
-        upstream = tl.load(gradient + at, mask=wanted, other=0.0).to(tl.float32)
-        positive = distance * scale[None, :] + offset[None, :] > 0
-        upstream = tl.where(positive, upstream, upstream * slope)
+        distance, upstream = _before_activation(x, gradient, at, wanted, mean, scale, offset, slope)
         first += tl.sum(upstream, 0)
         second += tl.sum(upstream * distance * inverse[None, :], 0)
     to = (sample * tl.num_programs(1) + part) * channels + columns
@@ -240,10 +246,7 @@ def _gradient(x, gradient, saved, sums, of_x, count, channels, samples, slope, R
     first = tl.load(sums + place, mask=inside, other=0.0) / count
     second = tl.load(sums + size + place, mask=inside, other=0.0) / count
     at = sample.to(tl.int64) * count * channels + rows.to(tl.int64)[:, None] * channels + columns[None, :]
-    distance = tl.load(x + at, mask=wanted, other=0.0).to(tl.float32) - mean[None, :]
-    upstream = tl.load(gradient + at, mask=wanted, other=0.0).to(tl.float32)
-    positive = distance * scale[None, :] + offset[None, :] > 0
-    upstream = tl.where(positive, upstream, upstream * slope)
+    distance, upstream = _before_activation(x, gradient, at, wanted, mean, scale, offset, slope)
     normalized = distance * inverse[None, :]
     result = scale[None, :] * (upstream - first[None, :] - normalized * second[None, :])
     tl.store(of_x + at, result.to(of_x.dtype.element_ty), mask=wanted)
