@@ -110,7 +110,7 @@ def describe_limits(run: Run, model: Model, scores: Scores | None) -> Iterator[s
 
 
 def _trust_limits(trust: Trust | None) -> Iterator[str]:
-    if trust is None or not trust.cases:
+    if trust is None or not trust.is_calibrated:
         yield "Its probabilities are not calibrated."
         return
     if trust.threshold is None:
@@ -242,7 +242,7 @@ def _summarize_metrics(scores: Scores) -> Iterator[MetricSummary]:
 
 def _self_assessment(run: Run, trust: Trust | None) -> SelfAssessment | None:
     """The calibration of the model's own confidence."""
-    if trust is None or not trust.cases:
+    if trust is None or not trust.is_calibrated:
         return None
     confidences = [record.confidence for record in run.predictions().values() if record.confidence]
     found = calibration([c.reliability for c in confidences if c.reliability], trust.temperature)

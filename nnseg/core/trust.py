@@ -167,6 +167,11 @@ class Trust(FrozenModel):
     key: str = ""
     together: EnsembleShift | None = None
 
+    @property
+    def is_calibrated(self) -> bool:
+        """True if it was measured on held-out cases; a distilled model has ranges of its training scans alone."""
+        return self.cases > 0
+
     def confidence(self, agreement: Agreement, facts: ScanFacts | None = None, *, networks: int = 1) -> Confidence:
         """The confidence in a label map.
 

@@ -144,7 +144,7 @@ class Segmenter:
         chances = None if maps is None else np.stack([map_to_stored_order(one, source) for one in maps])
         unsure = None if prediction.uncertainty is None else map_to_stored_order(prediction.uncertainty, source)
         trust = self._predictor.model.trust
-        confidence = prediction.confidence if trust else None
+        confidence = prediction.confidence if trust and trust.is_calibrated else None
         factors = confidence.volume_factors if confidence else {}
         return Segmentation(
             label_map=label_map,

@@ -149,7 +149,7 @@ def test_expected_dice_is_given_where_the_model_was_calibrated(found):
     sizes = (ValueRange(low=5, high=100),) * 3
     spacing = (ValueRange(low=1, high=1.1),) * 3
     ranges = ScanRanges(scans=20, channels=("MRI",), spacing=spacing, size_mm=sizes, intensities=(anything,))
-    model = Segmenter(replace(model_of(), trust=Trust(threshold=1.0, ranges=ranges)), device="cpu")
+    model = Segmenter(replace(model_of(), trust=Trust(cases=20, threshold=1.0, ranges=ranges)), device="cpu")
     array = array_of(14, 19, 23)
     sure, plain = (model.predict(array, spacing=(5, 1, 1), orientation="SPL", uncertainty=asked) for asked in (True, False))
     assert set(sure.expected_dice) == {"front", "back"}
@@ -161,8 +161,18 @@ def test_expected_dice_is_given_where_the_model_was_calibrated(found):
     assert "flagged" in page and "foreign scan: spacing 5 mm" in page
 
 
+def test_a_model_with_ranges_of_its_training_scans_alone_expects_no_dice():
+    same = (ValueRange(low=1, high=1.1),) * 3
+    anything = tuple(ValueRange(low=-1e3, high=1e3) for _ in PERCENTILES)
+    sizes = (ValueRange(low=5, high=100),) * 3
+    ranges = ScanRanges(scans=20, channels=("MRI",), spacing=same, size_mm=sizes, intensities=(anything,))
+    model = Segmenter(replace(model_of(), trust=Trust(ranges=ranges)), device="cpu")  # as a distilled one
+    of = model.predict(array_of(14, 19, 23), spacing=(5, 1, 1), orientation="SPL", uncertainty=True)
+    assert (of.expected_dice, of.flagged, of.foreign) == (None, None, True)
+
+
 def test_intervals_are_in_the_unit_of_the_volumes():
-    trust = Trust(labels={"front": LabelTrust(errors=(-1.0, 1.0), volume_factors=(0.5, 2.0))})
+    trust = Trust(cases=9, labels={"front": LabelTrust(errors=(-1.0, 1.0), volume_factors=(0.5, 2.0))})
     of = Segmenter(replace(model_of(), trust=trust), device="cpu").predict(array_of(14, 19, 23), spacing=SPACING, uncertainty=True)
     assert of.volumes["front"] > 0
     assert of.volume_intervals == {"front": pytest.approx((0.5 * of.volumes["front"], 2.0 * of.volumes["front"]))}
