@@ -56,9 +56,21 @@ def test_keys_of_json_files_are_those_of_their_models() -> None:
     of_runs = re.findall(r'json_file\("(\w+\.json)"', (ROOT / "nnseg/storage/run.py").read_text())
     assert set(of_runs) <= set(JSON_FILES)
     text = json_files()
+    assert [row[0] for row in rows(text) if len(row) != 3 or not row[2]] == []
     assert "| `cases[].labels.*.dice` | number or null | None where both masks are empty. |" in text
     assert "| `averages.pooled.*.interval` |" in text  # in a table within a table
     assert "manifest.jsonl" in run_folder()
+
+
+def test_every_key_of_results_has_a_meaning() -> None:
+    from generate.files import JSON_RESULTS, json_results
+
+    text = json_results()
+    assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == list(JSON_RESULTS)
+    assert [row[0] for row in rows(text) if len(row) != 3 or not row[2]] == []
+    assert "| `costs[].train.ram_gb` | number | peak RAM. |" in text
+    assert "`findings" not in text  # beside the result, not in it
+    assert "`scores.averages" not in text  # scores.json has a table of its own
 
 
 def test_every_public_name_is_documented_with_its_call() -> None:

@@ -12,15 +12,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, RootModel
 
 from generate.docstrings import in_table, markdown_of, sections_of
+from nnseg.commands.evaluate import Evaluation
+from nnseg.commands.info import Information
+from nnseg.commands.plan import PlannedRun
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.core.validation import descriptions
+from nnseg.planning.dataset_summary import CheckedDataset
+from nnseg.serving.folder import PredictedFolder
 from nnseg.storage import run
-from nnseg.storage.predictions import Predictions
+from nnseg.storage.predictions import Predictions, ScanRecord
 
 JSON_FILES = {
     "predictions.json": Predictions,
@@ -37,6 +43,24 @@ JSON_FILES = {
 }
 """Files and what they hold: of folds.json, history.jsonl and windows.json one entry."""
 
+JSON_RESULTS = {
+    "check": CheckedDataset,
+    "plan": PlannedRun,
+    "predict": PredictedFolder,
+    "evaluate": Evaluation,
+    "info": Information,
+}
+"""What commands print as `result` with --json."""
+
+_FILES = "(reference/run-folder.md#keys-of-json-files)"
+DESCRIBED = {
+    Plan: "[plan.toml](reference/plan.md)",
+    Scores: f"[scores.json]{_FILES}",
+    Grouped: f"[groups.json]{_FILES}",
+    ScanRecord: f"[predictions.json]{_FILES}",
+}
+"""Parts of results whose keys are those of a file, and where these are listed."""
+
 
 WORDS = {str: "text", Path: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "any"}
 
@@ -48,26 +72,45 @@ def run_folder() -> str:
 
 def json_files() -> str:
     """Markdown of the keys of each JSON file."""
-    return "\n\n".join(_file(name, model) for name, model in JSON_FILES.items())
+    return "\n\n".join(_table(name, model, {}) for name, model in JSON_FILES.items())
 
 
-def _file(name: str, model: type[Any]) -> str:
-    rows = [f"| `{key}` | {in_table(kind)} | {in_table(markdown_of(meaning))} |" for key, kind, meaning in _keys(model, "")]
+def json_results() -> str:
+    """Markdown of the keys of the results that commands print."""
+    return "\n\n".join(_table(name, model, DESCRIBED) for name, model in JSON_RESULTS.items())
+
+
+def _table(name: str, model: type[Any], elsewhere: Mapping[type[Any], str]) -> str:
+    keys = _keys(model, "", elsewhere)
+    rows = [f"| `{key}` | {in_table(kind)} | {in_table(markdown_of(meaning))} |" for key, kind, meaning in keys]
     return "\n".join(
         [f"### {name}", "", markdown_of(sections_of(model)[""]), "", "| key | value | meaning |", "|---|---|---|", *rows]
     )
 
 
-def _keys(model: type[Any], place: str) -> Iterator[tuple[str, str, str]]:
-    """Each key with all above it, what its value is, and its meaning; in a key ``[]`` is each entry of a list, ``*`` each name."""
+def _keys(model: type[Any], place: str, elsewhere: Mapping[type[Any], str]) -> Iterator[tuple[str, str, str]]:
+    """Each key with all above it, what its value is, and its meaning; in a key ``[]`` is each entry of a list, ``*`` each name.
+
+    Args:
+        place: keys above, with a dot at the end.
+        elsewhere: models whose keys are not listed, and the link to where they are.
+    """
     meanings = descriptions(model)
     types = get_type_hints(model)
-    for name in model.model_fields if issubclass(model, BaseModel) else (field.name for field in fields(model)):
+    for name in _names(model):
         inner, suffix = _innermost(types[name])
         key = f"{place}{name}{suffix}"
         own = sections_of(inner)[""].partition("\n\n")[0] if inner else ""
-        yield key, _kind(types[name]), meanings.get(name, own)
-        yield from _keys(inner, f"{key}.") if inner else ()
+        described = elsewhere.get(inner, "") if inner else ""
+        yield key, _kind(types[name]), meanings.get(name, own) + (f" Keys as in {described}." if described else "")
+        yield from _keys(inner, f"{key}.", elsewhere) if inner and not described else ()
+
+
+def _names(model: type[Any]) -> list[str]:
+    """The fields that are written."""
+    if issubclass(model, BaseModel):
+        return [name for name, field in model.model_fields.items() if not field.exclude]
+    return [field.name for field in fields(model)]
 
 
 def _innermost(annotation: Any) -> tuple[type[Any] | None, str]:

@@ -50,6 +50,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": settings.recipe_keys,
     "run-folder": files.run_folder,
     "json-files": files.json_files,
+    "json-results": files.json_results,
     "metrics": metrics.metrics,
     "three-averages": metrics.three_averages,
     "api": api.api,

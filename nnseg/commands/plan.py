@@ -55,7 +55,12 @@ class PlanOrigin(BaseModel):
 
 
 class PlanOnFile(FrozenModel):
-    """A plan of a run and its file."""
+    """A plan of a run and its file.
+
+    Args:
+        file: the plan.toml.
+        plan: what it holds.
+    """
 
     file: Path
     plan: Plan

@@ -22,6 +22,8 @@ class Finding(FrozenModel):
     Args:
         level: "error" excludes the case, or stops the run; "warning" should be checked, "note" explains how the case was handled.
         message: what was found, what was expected and what to do, in one line.
+        case: name of the case; "" if it is about the dataset.
+        file: path of the file; "" if it is about none.
         code: of its kind, an entry of `CODES`; "" in records of older versions.
     """
 
@@ -122,6 +124,7 @@ class Unused(FrozenModel):
     """A file or folder in a dataset, or among scans, that is not used.
 
     Args:
+        path: of the file or folder.
         reason: in a few words, such as "a preview".
         suspect: it looks like a scan, so that someone may miss it.
     """
@@ -249,7 +252,12 @@ def by_severity(findings: Collection[Finding]) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One division of the cases: names to train on, names held out to score."""
+    """One division of the cases.
+
+    Args:
+        training: names of the cases to train on.
+        held_out: names of those to score.
+    """
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]

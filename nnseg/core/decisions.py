@@ -21,6 +21,7 @@ class EnsembleCandidate(FrozenModel):
     """A plan or an ensemble of plans, measured on held-out cases.
 
     Args:
+        plans: weights of its plans, by name.
         dice: mean over all masks that are not empty in some candidate or the reference; correctly empty masks count 1.
         interval: 95 %, by bootstrap over cases; None for few.
         gain: difference to the mean of the best single plan, which was itself chosen by its mean; None for that plan.
@@ -61,7 +62,11 @@ class Choice(FrozenModel):
     """The plans of a run that are used for prediction, with the evidence. Edit ``plans`` to overrule; others are not used.
 
     Args:
+        plans: weights of those that are used, by name.
+        reason: in words.
+        cases: number of held-out cases.
         decided: name of the ensemble as decided; if ``plans`` differs, it was overruled by hand.
+        best_single: name of the best single plan.
         nested: gain of an ensemble by nested cross-validation; None for too few cases.
         p: p-value of the gain of the best ensemble, corrected for their number; None for too few cases.
         candidates: all that were measured, the best first.
@@ -157,6 +162,7 @@ class WindowChoice(FrozenModel):
 
     Args:
         step, mirror_axes: of the window.
+        reason: in words.
         cases: number of held-out cases that candidates were measured on; 0 if none were.
         candidates: the cheapest first.
         key: of the networks and cases it was chosen for.
@@ -212,6 +218,7 @@ class Tried(FrozenModel):
         gain: mean difference in Dice over all cases and labels.
         p: p-value of the gain by a paired sign-flip test.
         accepted: whether it became a step of the model.
+        reason: in words.
     """
 
     mending: PostprocessingStep
@@ -245,6 +252,8 @@ class Postprocessing(FrozenModel):
     """The postprocessing steps of a model, with the evidence. Edit or empty ``mendings`` to overrule.
 
     Args:
+        cases: number of held-out cases that steps were tried on.
+        reason: in words.
         effects: of the steps, by name of label or region.
         tried: all steps that change any case.
         key: of the predictions and references used; the choice is valid while they are the same.

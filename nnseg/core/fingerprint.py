@@ -37,6 +37,7 @@ class CaseMeasure(FrozenModel):
     """Measurements of one case.
 
     Args:
+        name: of the case.
         key: content hash of its image and label files.
         shape: voxels of the canonical scan (z, y, x).
         spacing: mm (z, y, x).
@@ -77,6 +78,9 @@ class Fingerprint(FrozenModel):
 
     Args:
         format: of this record; a file without it is older.
+        dataset: its name.
+        layout: of its folder, in words.
+        channels: names.
         cases: usable ones, in the dataset's order.
         intensities: of the foreground, one per channel, without test cases.
         findings: all problems of the dataset, with the reason for each unusable case.

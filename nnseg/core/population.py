@@ -41,6 +41,7 @@ class Person(FrozenModel):
     Args:
         volumes: ml, by label.
         age: years; None if unknown.
+        sex: None if unknown.
     """
 
     volumes: dict[str, NotNegative]
@@ -52,6 +53,7 @@ class Distribution(FrozenModel):
     """The volumes of one label.
 
     Args:
+        n: number of scans.
         quantiles: ml, at the percentages `LEVELS` of further scans like these.
     """
 

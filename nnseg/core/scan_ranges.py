@@ -82,7 +82,11 @@ class ScanFacts(FrozenModel):
 
 
 class ValueRange(FrozenModel):
-    """The least and the largest value among the training scans."""
+    """The least and the largest value among the training scans.
+
+    Args:
+        low, high: both belong to the range.
+    """
 
     low: FiniteFloat
     high: FiniteFloat
@@ -175,6 +179,8 @@ class ScanRanges(FrozenModel):
     range, measured on the training scans, and by a minimum where all scans are the same.
 
     Args:
+        scans: their number.
+        channels: names.
         spacing, size_mm: along z, y and x.
         intensities: for each channel, of each of the `PERCENTILES`.
         looks: of each channel; none in models of earlier versions.

@@ -17,6 +17,7 @@ class Epoch(FrozenModel):
         number: from 1.
         step: optimizer steps since the start.
         steps: of the whole schedule.
+        loss: mean over its steps.
         learning_rate: at the end of the epoch.
         dice: per scored label, pooled over held-out patches, as an estimate; None where the label was in no patch.
         seconds: wall-clock of the epoch, validation included.

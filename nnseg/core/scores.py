@@ -59,7 +59,14 @@ class Lesions(FrozenModel):
 
 
 class Counts(FrozenModel):
-    """Voxels of a predicted mask that agree with a reference mask or not."""
+    """Voxels of a predicted mask that agree with a reference mask or not.
+
+    Args:
+        tp: in both masks.
+        fp: in the predicted mask alone.
+        fn: in the reference mask alone.
+        tn: in neither; ignored voxels are in no count.
+    """
 
     tp: int
     fp: int
@@ -111,6 +118,8 @@ class CaseScore(FrozenModel):
     """Scores of the labels of one case, and their means without undefined ones.
 
     Args:
+        name: of the case.
+        mean_dice, mean_iou: over the labels where it is defined; None if it is for none.
         length_unit: what stands for mm in all lengths, and its cube for mm3 in volumes: "voxel", or "pixel" of a picture, where
             the files give no voxel size; the files' own unit where that is smaller, as in microscopy.
     """
@@ -123,7 +132,12 @@ class CaseScore(FrozenModel):
 
 
 class Failure(FrozenModel):
-    """A case without a score, with the reason."""
+    """A case without a score.
+
+    Args:
+        name: of the case.
+        reason: in one line.
+    """
 
     name: str
     reason: str
@@ -133,6 +147,8 @@ class Mean(FrozenModel):
     """Mean of one metric, over all labels and for each; None where no value is defined.
 
     Args:
+        mean: over all labels.
+        labels: mean of each label, by name.
         n: number of values: masks, cases or labels.
         n_undefined: number of undefined values, which are left out.
         interval: 95 %, by bootstrap over cases; None for few.

@@ -149,6 +149,7 @@ class Trust(FrozenModel):
     """Calibration on held-out cases, each predicted by networks that were not trained on it; by default nothing was measured.
 
     Args:
+        cases: number of held-out cases; 0 if nothing was calibrated.
         temperature: that logits are divided by, so that probabilities are the frequencies of being right.
         slopes: of the logit of expected Dice, for `Agreement.features`.
         error: mean distance of the expected from the true mean Dice, of held-out cases not used in the calibration.

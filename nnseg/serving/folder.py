@@ -36,7 +36,7 @@ class PredictedFolder(FrozenModel):
         folder: of the label maps.
         inferred: what was concluded from names of files, in one line each.
         unused: what lies among the scans besides.
-        scans: the record of each scan, by name of the case, as in ``predictions.json``.
+        scans: the record of each scan, by name of the case.
         kept: names of the cases that were already done.
         seconds: that the others took together, from the time when the models were loaded.
     """

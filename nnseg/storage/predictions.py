@@ -59,6 +59,7 @@ class ScanRecord(FrozenModel):
 
     Args:
         status: "done" or "failed".
+        reason: of the failure; "" if there is none.
         file, hash: name of the label map, and digest of its bytes.
         more: digests of further files, by name.
         input: digest of the scan's files.
@@ -114,6 +115,7 @@ class Predictions(FrozenModel):
     """The record of a folder.
 
     Args:
+        format: of this record.
         nnseg, made: version that wrote it last, and time.
         model, options: of the last command; of the model its key and paths.
         labels: meaning of the values in the label maps, if it is known.
