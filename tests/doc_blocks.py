@@ -3,6 +3,7 @@
 A comment before a block, which no reader sees, says how tests run the page:
 
     <!-- skip: reason -->                          the next block is not run
+    <!-- file: iou.toml -->                        the next block is the content of this file
     <!-- replace: nnseg demo => nnseg demo --steps 20 -->  in all further blocks of the page, when they are run
     <!-- setup                                     a shell script that is run here
     cp -r DATASET Task04_Hippocampus
@@ -24,11 +25,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if page.exists()]
 
+SHELL = ("sh", "bash")
+"""Languages of blocks that a shell runs."""
+
 STEPS = 12
 """Of a training."""
 
 _PART = re.compile(
     r"^ *<!-- skip: (?P<skip>.+?) -->$"
+    r"|^ *<!-- file: (?P<file>.+?) -->$"
     r"|^ *<!-- replace: (?P<old>.+?) => (?P<new>.*?) -->$"
     r"|^ *<!-- setup\n(?P<setup>.*?)^ *-->$"
     r"|^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
@@ -44,7 +49,7 @@ class Block:
 
     Args:
         line: of the page, from 1.
-        language: "sh", "python", "setup", or as the page says.
+        language: "sh", "bash", "python", "setup", or as the page says.
         code: as the page shows it.
         skip: the reason why tests do not run it; empty if they do.
         replaced: pairs of texts, of which the second replaces the first when the block is run.
@@ -71,19 +76,24 @@ def name_of(page: Path) -> str:
 
 def blocks(page: Path) -> list[Block]:
     """The blocks and hidden scripts of a page, in order."""
-    found, text, skip, replaced = list[Block](), page.read_text(), "", list[tuple[str, str]]()
+    found, text, skip, file, replaced = list[Block](), page.read_text(), "", "", list[tuple[str, str]]()
     for part in _PART.finditer(text):
         line = text.count("\n", 0, part.start()) + 1
         if part["skip"]:
             skip = part["skip"]
+        elif part["file"]:
+            file = part["file"]
         elif part["old"]:
             replaced.append((part["old"], part["new"]))
         elif part["setup"] is not None:
             found.append(Block(line, "setup", part["setup"]))
         else:
             code = re.sub(rf"^{part['indent']}", "", part["code"], flags=re.MULTILINE)
-            found.append(Block(line, part["language"], code, skip, tuple(replaced)))
-            skip = ""
+            if file:
+                found.append(Block(line, "setup", f"cat > {file} <<'END'\n{code}END\n"))
+            else:
+                found.append(Block(line, part["language"], code, skip, tuple(replaced)))
+            skip = file = ""
     return found
 
 

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 from ball_dataset import write_balls
 from dicom_series import write_series
-from doc_blocks import PAGES, STEPS, blocks, name_of
+from doc_blocks import PAGES, ROOT, SHELL, STEPS, blocks, name_of
 
-LANGUAGES = ("sh", "setup", "python")
+LANGUAGES = (*SHELL, "setup", "python")
 WITH_CODE = [page for page in PAGES if any(b.language in LANGUAGES and not b.skip for b in blocks(page))]
+
+SHOWN = [
+    ("README.md", "Task04_Hippocampus"),
+    ("docs/tutorials/hippocampus.md", "Task04_Hippocampus"),
+    ("docs/tutorials/microscopy.md", "ISBI2012_EM"),
+]
+"""Pages with the output of `nnseg check`, and the dataset that it is of."""
 
 SECONDS = 1800
 """Of a page, on a busy machine."""
@@ -50,6 +57,13 @@ def test_blocks_of_a_page_run(page: Path, placeholders: Path, tmp_path: Path, mo
             exec(compile("\n" * block.line + block.run_as, str(page), "exec"), names)
         else:
             run_script(block.run_as, folder, f"{page}:{block.line}")
+
+
+@pytest.mark.parametrize(("page", "dataset"), SHOWN)
+def test_pages_show_what_check_prints(page: str, dataset: str, shared_data: Path) -> None:
+    command = [sys.executable, "-m", "nnseg", "check", dataset]
+    printed = subprocess.run(command, cwd=shared_data, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in (ROOT / page).read_text()
 
 
 def run_script(script: str, folder: Path, place: str) -> None:
