@@ -124,14 +124,18 @@ def predict(
 @with_options("folds")
 def export(
     run: KnownRun,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, named *.nnseg.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write, named *.nnseg; with --nnunet a new folder.")],
     options: Options,
+    nnunet: Annotated[bool, typer.Option("--nnunet", help="Write a folder with which nnU-Net v2 predicts.", metavar="")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
     log_to_terminal(quiet=quiet)
     check_path(run, "run")
+    if nnunet:
+        _export_nnunet(run, file, options)
+        return
     check_suffix(file, "model")
     with loading():
         from nnseg.commands.export import CARD_SUFFIX
@@ -143,6 +147,16 @@ def export(
     check_overwrite(file.with_suffix(CARD_SUFFIX), "model card", force=force)
     model = write_model(Run(run), file, folds=options.folds)
     _print_size(file, len(model.members))
+
+
+def _export_nnunet(run: Path, folder: Path, options: Options) -> None:
+    with loading():
+        from nnseg.commands.export import export_nnunet
+        from nnseg.storage.run import Run
+
+    for made in export_nnunet(Run(run), folder, folds=options.folds):
+        folds = " ".join(sorted(path.name.removeprefix("fold_") for path in made.glob("fold_*")))
+        show(f"next: nnUNetv2_predict_from_modelfolder -i SCANS -o OUT -m {made} -f {folds}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from nnseg.core.trust import INTERVAL_LEVEL, Trust
 from nnseg.core.units import length_name
 from nnseg.evaluation.calibration import calibration
 from nnseg.evaluation.conformal import fewest_errors
+from nnseg.interop.nnunet.write_model import write_nnunet_model
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
 from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
@@ -283,6 +285,20 @@ def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Mod
     if path.suffix.lower() == CARD_SUFFIX:
         raise RunError(f"{path} is the name of the model card; call the model {path.stem}.nnseg")
     return write_model(run, load_model(run.path, folds=folds), path)
+
+
+def export_nnunet(run: Run, folder: Path, *, folds: tuple[int, ...] | None = None) -> list[Path]:
+    """Write a run's model for nnU-Net v2; returns its folders, one for each plan.
+
+    Raises:
+        RunError: the folder exists.
+        ModelError: a fold is not trained, or nnU-Net has no equal of the model.
+    """
+    name = re.sub(r"\W+", "", run.dataset.name) or "nnseg"
+    model = load_model(run.path, folds=folds)
+    if model.postprocessing:
+        log.warning("nnU-Net does not read the run's postprocessing: its label maps are those without it")
+    return write_nnunet_model(model, folder, suffix=run.dataset.suffix, name=f"Dataset001_{name}")
 
 
 def write_model(run: Run, model: Model, path: Path, *, others: Histories | None = None) -> Model:
