@@ -54,27 +54,29 @@ class Muon(AdamW):
             state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(gradient)
         state["step"] += 1  # which AdamW expects of every parameter
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        matrix = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
-        weight.mul_(1 - rate * decay)
-        weight.add_(orthogonal(matrix).view_as(weight), alpha=-rate * RMS * max(matrix.shape) ** 0.5)
+        matrix = gradient.lerp_(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
+        size = rate * RMS * max(matrix.shape) ** 0.5
+        weight.mul_(1 - rate * decay).add_(orthogonal(matrix).view_as(weight), alpha=-size)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """U V of the singular value decomposition U S V of a matrix (M, N), approximately; float32.
+    """U V of the singular value decomposition U S V of a matrix (M, N), approximately; bfloat16.
 
     The iteration X -> (a + b X X' + c (X X')^2) X is computed on X X', which is much smaller than X, and applied to X at the end.
     """
     a, b, c = COEFFICIENTS
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
-    square, total = x @ x.mT, torch.eye(len(x), device=x.device)
-    for _ in range(ITERATIONS):
-        factor = torch.addmm(b * square, square, square, alpha=c)
+    square = x @ x.mT
+    scale = 1 / (square.diagonal().sum().sqrt() + 1e-7)  # by which the largest singular value is at most 1
+    square *= scale**2
+    total = scale * torch.eye(len(x), device=x.device)
+    for left in range(ITERATIONS)[::-1]:
+        factor = torch.addmm(square, square, square, beta=b, alpha=c)
         factor.diagonal().add_(a)
-        total, square = factor @ total, factor @ square @ factor
+        total = factor @ total
+        square = factor @ square @ factor if left else square
     result = total.bfloat16() @ x.bfloat16()
-    restored: Tensor = result.mT if matrix.shape[0] > matrix.shape[1] else result
-    return restored.to(matrix.dtype)
+    return result.mT if matrix.shape[0] > matrix.shape[1] else result
 
 
 def _is_matrix(weight: nn.Parameter) -> bool:

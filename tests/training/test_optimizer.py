@@ -34,7 +34,7 @@ def test_adamw_by_hand():
 def test_a_matrix_is_made_orthogonal(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape) * torch.logspace(0, -1, shape[1])
-    found = orthogonal(matrix)
+    found = orthogonal(matrix).float()
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     values = torch.diagonal(left.mT @ found @ right.mT)
     assert torch.linalg.svdvals(found).max() < 1.3
