@@ -83,8 +83,14 @@ def with_options(*names: str) -> Callable[[Command], Command]:
 
 def _read(name: str, written: Any) -> Any:
     """The field's value for what is written on the command line; the message of an error begins with the option."""
-    with named_errors(FLAGS[name].names[0] if FLAGS[name].names else f"--{name}"):
-        return FLAGS[name].read(written)
+    flag = FLAGS[name]
+    with named_errors(flag.names[0] if flag.names else f"--{name}"):
+        return not written if flag.default is True else flag.read(written)
+
+
+def _switch_off(name: str) -> str:
+    """The option that switches a field off that is on without it."""
+    return f"--no-{name.replace('_', '-')}"
 
 
 @contextmanager
@@ -137,5 +143,7 @@ def _parameter(name: str) -> inspect.Parameter:
     if flag.parse:
         written_as = str | None if flag.default is None else str
     panel = {} if flag.panel == "Options" else {"rich_help_panel": flag.panel}
-    shown = typer.Option(flag.default, *flag.names, help=flag.help, metavar=flag.unit, **panel)
+    named = "Default:" not in flag.help
+    names, default = (flag.names, flag.default) if flag.default is not True else ((_switch_off(name),), False)
+    shown = typer.Option(default, *names, help=flag.help, metavar=flag.unit, show_default=named, **panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=written_as)

@@ -186,7 +186,7 @@ class Flag:
     """The command-line option of a field.
 
     Args:
-        default: as it is written; None for an option that is not given.
+        default: as it is written; None for an option that is not given; True for what ``--no-NAME`` switches off.
         names: of the option; derived from the field's name if empty.
         unit: of its value, or what the value is, shown in the help; "" for switches.
         panel: group in the help.
@@ -267,7 +267,11 @@ class Options:
         None, "Train each finished fold for this time more: 30m.", unit="TIME", panel=LENGTH, parse=parse_duration
     )
     checkpoint: float = option(
-        "10m", "Time between checkpoints: the most that is lost by a kill.", unit="TIME", panel=LENGTH, parse=parse_duration
+        "10m",
+        "Time between checkpoints: the most that is lost by a kill. Default: 10m.",
+        unit="TIME",
+        panel=LENGTH,
+        parse=parse_duration,
     )
     images: str = option(
         "",
@@ -331,13 +335,13 @@ class Options:
         panel=PLANNING,
         parse=parse_gigabytes,
     )
-    probe: bool = option(True, "Try networks on the device before deciding.", panel=PLANNING)
+    probe: bool = option(True, "Plan without trying networks on the device.", panel=PLANNING)
     seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING, parse=parse_count)
     freeze: FreezePart | None = option(
         None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING, parse=parse_part
     )
     pseudo_labels: bool = option(
-        True, "With --init: the model predicts its labels where they were not annotated, for training only.", panel=PLANNING
+        True, "With --init: train without labels that the model predicts where they were not annotated.", panel=PLANNING
     )
     devices: tuple[str, ...] = option(
         None,
