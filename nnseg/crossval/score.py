@@ -11,7 +11,7 @@ from nnseg.core.scores import Failure, Scores
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate
 from nnseg.evaluation.pairs import FilePair
-from nnseg.storage.files import write_json
+from nnseg.storage.files import file_hash, write_json
 from nnseg.storage.predictions import ScanRecord, held_out_predictions
 from nnseg.storage.run import Folds, Run
 
@@ -32,7 +32,7 @@ def score(run: Run, folds: Folds, *, workers: int = 0) -> Scores | None:
         None if nothing was held out.
     """
     file = Run.scores.path(run)
-    before = file.read_bytes() if file.is_file() else b""
+    before = file_hash(file) if file.is_file() else ""
     dataset, predictions = run.dataset, run.predictions_folder
     of_plans = {folder.path: _score_folder(folder.path, dataset, folds, workers) for folder in run.plans}
     if predictions not in of_plans:  # an ensemble
@@ -41,7 +41,7 @@ def score(run: Run, folds: Folds, *, workers: int = 0) -> Scores | None:
         run.scores = scores
     elif not scores:
         run.scores = None
-    if Run.groups.path(run).exists() and (file.read_bytes() if file.is_file() else b"") != before:
+    if Run.groups.path(run).exists() and (file_hash(file) if file.is_file() else "") != before:
         run.groups = None
         log.info("%s was of other scores, and is removed; nnseg evaluate %s --groups makes it anew", Run.groups.path(run), run.path)
     return scores

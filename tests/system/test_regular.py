@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from nnseg.core.errors import RunError, ScanError
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.run import Run
-from nnseg.system.regular import resolved
+from nnseg.system.regular import open_regular, resolved
 
 
 @pytest.fixture
@@ -23,6 +24,14 @@ def ring(tmp_path: Path) -> Path:
 def test_links_are_followed_and_a_ring_is_as_it_is(tmp_path: Path, ring: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a" / ".." / "b")
     assert resolved(tmp_path / "link") == tmp_path / "b" and resolved(ring) == ring
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
+@pytest.mark.parametrize("size", [-1, 10, 100_000])
+def test_an_error_of_reading_names_the_file(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.bin").symlink_to("/proc/self/mem")
+    with open_regular(tmp_path / "a.bin") as file, pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/a.bin'"):
+        file.read(size)
 
 
 def test_a_ring_in_the_place_of_a_run_or_a_scan_is_no_bug(tmp_path: Path, ring: Path) -> None:
