@@ -121,6 +121,7 @@ class PredictionPipeline:
         self._memory_gb, self._exclusive_gb = memory_gb, memory_gb if exclusive_gb is None else exclusive_gb
         self._memory, self._keep_freed = _MemoryBudget(), keep_freed
         self._prepared, self._predicted = _Queue(), _Queue()
+        self._failure: Exception | None = None  # of the reader or the writer
 
     def run(self, tasks: Iterable[PredictionTask]) -> None:
         """Predict the cases; the networks compute in the calling thread.
@@ -130,28 +131,38 @@ class PredictionPipeline:
 
         Raises:
             RuntimeError: this process can no longer use its device.
+            Exception: what ``report`` raised, for instance because the disk is full; the cases that are left are not predicted.
         """
-        reader = threading.Thread(target=self._read_all, args=(tasks,), daemon=True, name="reader")
-        writer = threading.Thread(target=self._write_all, daemon=True, name="writer")
+        reader = threading.Thread(target=self._keep_failure, args=(self._read_all, tasks), daemon=True, name="reader")
+        writer = threading.Thread(target=self._keep_failure, args=(self._write_all,), daemon=True, name="writer")
         reader.start()
         writer.start()
         try:
             with keep_freed_memory() if self._keep_freed else nullcontext():
-                while case := self._prepared.get():
+                while (case := self._prepared.get()) and not self._failure:
                     self._step(case, self._infer, self._predicted)
         finally:
             self._memory.close()
             self._predicted.put(None)
             writer.join()
+        if self._failure:
+            raise self._failure
 
-    def _read_all(self, tasks: Iterable[PredictionTask]) -> None:
+    def _keep_failure(self, work: Callable[..., None], *given: object) -> None:
+        """Do the work of a thread; after it, or an error of it, nothing more is prepared."""
         try:
-            for task in tasks:
-                self._step(_CaseInFlight(task=task), self._prepare, self._prepared)
-                if self._memory.closed:
-                    break
+            work(*given)
+        except Exception as error:
+            self._failure = error
+            self._memory.close()
         finally:
             self._prepared.put(None)
+
+    def _read_all(self, tasks: Iterable[PredictionTask]) -> None:
+        for task in tasks:
+            self._step(_CaseInFlight(task=task), self._prepare, self._prepared)
+            if self._memory.closed:
+                break
 
     def _write_all(self) -> None:
         while case := self._predicted.get():

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from standin import StandIn, task
 
 from nnseg.core.dataset import Case
+from nnseg.core.errors import WriteError
 from nnseg.core.image import LabelMap
 from nnseg.serving import pipeline
 from nnseg.serving.messages import Finished, PredictionTask, StageReached
@@ -131,6 +132,23 @@ def test_each_case_fails_alone_with_its_reason(tmp_path):
     assert {n: f.record.status for n, f in finished.items()} == {"a": "done", "broken": "failed", "c": "failed", "d": "done"}
     assert finished["broken"].record.reason == "ValueError: no prediction of this"
     assert "c.nii.gz" in finished["c"].record.reason
+
+
+@pytest.mark.parametrize("reason", ["", "broken"])
+def test_a_case_that_cannot_be_recorded_ends_the_pipeline(tmp_path, reason):
+    tasks = [task(tmp_path, name) for name in "abcdefgh"]
+    (tmp_path / "a.nii.gz").write_bytes(b"no scan" if reason else (tmp_path / "a.nii.gz").read_bytes())
+    finished = []
+
+    def report(event):
+        if isinstance(event, Finished):
+            finished.append(event)
+            raise WriteError("cannot write predictions.json: No space left on device")
+
+    out = OutputTarget(out=tmp_path / "out", key="k", suffix="")
+    with pytest.raises(WriteError, match="No space left"):
+        PredictionPipeline(StandIn(), out, report).run(tasks)
+    assert len(finished) < len(tasks)
 
 
 def test_stages_and_needed_memory_are_reported_as_they_begin(tmp_path):
