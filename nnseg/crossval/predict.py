@@ -177,7 +177,7 @@ class Ensemble:
 
 
 def predict_with_ensembles(ensembles: Sequence[Ensemble], model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
-    """Records, by name, of the first ensemble's predictions; each network runs once for all ensembles.
+    """Records of the cases, by name: of the first ensemble, or of one that failed; each network runs once for all ensembles.
 
     A case of which any ensemble lacks an up-to-date label map is predicted again for all of them.
 
@@ -198,7 +198,9 @@ def predict_with_ensembles(ensembles: Sequence[Ensemble], model: Model, *, devic
 
         tasks = [PredictionTask(case=case, previous=_known(outputs, case.name)) for case in cases]
         _run(predictor, first.target, tasks, finish, target.type)
-        return {case.name: first.records.cases[case.name] for case in cases}
+        written = (output.records.cases.items() for output in outputs)
+        failed = {name: record for records in written for name, record in records if record.status == "failed"}
+        return {case.name: failed.get(case.name, first.records.cases[case.name]) for case in cases}
 
 
 @dataclass(frozen=True, kw_only=True)

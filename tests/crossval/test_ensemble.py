@@ -26,7 +26,7 @@ from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import load_model_file, save_model
 from nnseg.network.load import load_model, with_own_window
 from nnseg.storage.datasets.read import read_dataset
-from nnseg.storage.files import file_hash, write_json
+from nnseg.storage.files import file_hash, read_json, write_json
 from nnseg.storage.images.read import read_label_map, read_scan
 from nnseg.storage.images.write import write_label_map
 from nnseg.storage.predictions import RECORD, Predictions, ScanRecord, read_predictions
@@ -160,6 +160,22 @@ def test_a_scan_that_cannot_be_read_fails_in_every_ensemble(copied: Run, ball_da
         record = read_predictions(place)
         assert (record[case].status, record[other].status) == ("failed", "done")
         assert not (place / f"{case}.nii.gz").exists()
+
+
+def test_a_label_map_that_one_ensemble_cannot_write_is_a_failure(copied: Run):
+    case, _ = held_out(copied, 0)
+    place = folder_of(copied, "2x2d+3d") / "fold_0" / "predictions" / f"{case}.nii.gz"
+    records = read_json(place.parent / RECORD, Predictions)
+    write_json(place.parent / RECORD, records.model_copy(update={"cases": {n: r for n, r in records.cases.items() if n != case}}))
+    place.unlink()
+    place.mkdir()
+    (problem,) = predict_folds(copied, folds_of(copied, 0), device="cpu")
+    assert problem.case == case
+    assert f"cannot write {place}" in problem.message
+    assert read_predictions(folder_of(copied, "2d") / "fold_0" / "predictions")[case].status == "done"
+    place.rmdir()
+    assert predict_folds(copied, folds_of(copied, 0), device="cpu") == ()
+    assert place.is_file()
 
 
 def test_the_run_and_its_model_follow_an_edited_choice(copied: Run, ball_dataset: Path, options: Options):
