@@ -15,6 +15,7 @@ from nnseg.commands import train as training
 from nnseg.commands.verify import remove_damaged
 from nnseg.core.options import Options
 from nnseg.storage import cases
+from nnseg.storage.files import write_text
 from nnseg.storage.manifest import check_files
 from nnseg.storage.run import Run
 
@@ -253,3 +254,19 @@ def test_preprocessed_cases_suffice_for_training_and_a_case_without_its_scan_is_
     assert "ball_02" in said
     assert "there is no such file" in said
     assert not (run / "fold_0" / "model.nnseg").exists()
+
+
+def test_the_command_that_makes_a_damaged_file_again_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made_by = {
+        "scores.json": "nnseg run",
+        "groups.json": "nnseg evaluate --groups",
+        "distilled/model.nnseg": "nnseg distill",
+        "figures/scores.pdf": "nnseg figure",
+    }
+    for name in made_by:
+        write_text(run / name, "of another time")
+        flip(run / name)
+    remove_damaged(Run(run))
+    for name, command in made_by.items():
+        assert f"{run / name} was damaged and is removed; {command} makes it again" in caplog.text
+        assert not (run / name).exists()

@@ -21,6 +21,14 @@ from nnseg.volumetry.volumes import VOLUMES, Volumetry
 
 log = logging.getLogger(__name__)
 
+OTHER_COMMANDS = {
+    "distilled": "nnseg distill",
+    "distilled_small": "nnseg distill",
+    "figures": "nnseg figure",
+    "groups.json": "nnseg evaluate --groups",
+}
+"""Names of files and folders in a run, and the commands that make them where that is not nnseg run."""
+
 
 def verify(path: Path) -> list[CheckedFile]:
     """The state of each file of a run folder, of a model file, or of a folder that scans were predicted into. Changes nothing.
@@ -106,19 +114,20 @@ def remove_damaged(run: Run) -> None:
             log.warning("%s was damaged: epochs from the damage on may be lost; weights are not affected", path)
         else:
             path.unlink()
-            log.warning("%s was damaged and is removed; %s", path, _consequence(path))
+            log.warning("%s was damaged and is removed; %s", path, _consequence(path.relative_to(run.path)))
     renew_manifest(run.path)
 
 
 def _consequence(path: Path) -> str:
-    if "replaced_" in str(path.parent.name):
+    if any(part.startswith("replaced_") for part in path.parts):
         return "it was of a training that is no longer used"
     consequences = {
         "best.nnseg": "the weights of the best epoch are lost, those of the last are not",
         "checkpoint.safetensors": "the training would be continued from what was saved before",
         "checkpoint_before.safetensors": "it was the last checkpoint but one",
     }
-    return consequences.get(path.name, "it is made again")
+    command = next((OTHER_COMMANDS[part] for part in path.parts if part in OTHER_COMMANDS), "nnseg run")
+    return consequences.get(path.name, f"{command} makes it again")
 
 
 def _holds(read: Callable[[Path], object], path: Path) -> bool:
