@@ -177,7 +177,7 @@ class _UncertaintyMaps:
         self._predictors: dict[int, Predictor] = {}
         self._record_file = run.uncertainty_folder / "shown.json"
         self._record: dict[str, str] = {}
-        with suppress(RunError):  # missing or damaged: maps are computed again
+        with suppress_unless_fault(RunError):  # missing or damaged: maps are computed again
             self._record = read_json(self._record_file, dict[str, str])
 
     def read(self, name: str, scan: Scan, written: ScanRecord) -> tuple[Floats | None, str]:
@@ -191,6 +191,8 @@ class _UncertaintyMaps:
             try:
                 self._compute(name, scan, file, key)
             except NnsegError as error:
+                if error.is_fault:
+                    raise
                 log.warning("case %s: no map of uncertainty: %s", name, error)
                 return None, "No map of uncertainty: it could not be computed."
         found = read_scan(file, resample=True)

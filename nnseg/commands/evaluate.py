@@ -14,7 +14,7 @@ from pydantic import Field
 from nnseg.commands.compare import read_scores
 from nnseg.commands.legend import read_legend
 from nnseg.core.dataset import Finding
-from nnseg.core.errors import EvaluationError, NnsegError, ScanError
+from nnseg.core.errors import EvaluationError, NnsegError, ScanError, is_fault
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
@@ -291,6 +291,8 @@ def _by_tags(scans: Mapping[str, Path]) -> dict[str, dict[str, str]]:
         try:
             tags = read_tags(scan)
         except (ScanError, OSError) as error:
+            if is_fault(error) or is_fault(error.__cause__):
+                raise
             log.warning("case %s: %s", name, error)
             continue
         for by, value in tags.items():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import torch
 
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import NnsegError, suppress_unless_fault
 from nnseg.core.geometry import Grid, as_shape
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
@@ -22,11 +20,11 @@ MOST_CASES = 8
 
 
 def draw_patches(run: Run) -> list[Picture]:
-    """The first patches of a training on a few cases of the first fold; none if their preprocessed cases cannot be read."""
+    """The first patches of a training on a few cases of the first fold; none if preprocessed cases are missing or damaged."""
     folder, (number, fold) = run.plans[0], next(iter(run.folds.items()))
     if folder.plan.previous:
         return []
-    with suppress(NnsegError, OSError):
+    with suppress_unless_fault(NnsegError):
         store = CaseStore(folder.cases)
         cases = [store.read(name) for name in fold.training[:MOST_CASES]]
         batch = Patches(cases, folder.plan, fold=number, device=torch.device("cpu")).batch(0)

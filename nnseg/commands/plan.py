@@ -89,6 +89,8 @@ def take_fingerprint(file: Path, run: Run) -> Fingerprint:
     try:
         fingerprint = read_json(file, Fingerprint)
     except RunError as error:
+        if error.is_fault:
+            raise
         raise DatasetError(f"{file} is neither a folder nor the fingerprint.json of this version of nnseg") from error
     if run.has_dataset:
         raise DatasetError(f"{run.path} was made from a dataset; give its folder, or another run folder for a plan from {file}")

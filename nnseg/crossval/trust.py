@@ -149,6 +149,8 @@ def _agreements_of_all_networks(
             scan = read_scan(case.images, repair=True, spacing=case.spacing)
             prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
         except NnsegError as error:  # it could be predicted before; one case more or less does not matter
+            if error.is_fault:
+                raise
             log.warning("case %s: %s", one.score.name, error)
             continue
         assert prediction.confidence is not None

@@ -1,5 +1,6 @@
 """Which cases of a run its report shows, and where their maps of uncertainty come from."""
 
+import errno
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from nnseg.commands import case_pictures
 from nnseg.commands.case_pictures import pack_viewer_cases
 from nnseg.commands.patch_pictures import MOST_PATCHES, draw_patches
 from nnseg.core.dataset import Dataset, Fold
-from nnseg.core.errors import ModelError
+from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.image import LabelMap
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Agreement, Trust
@@ -136,6 +137,16 @@ def test_without_networks_there_is_no_map_and_without_a_label_map_no_case(run, d
     assert cases[0].notes == ("No map of uncertainty: it could not be computed.",)
 
 
+def test_a_map_that_cannot_be_computed_for_a_fault_of_the_disk_ends_the_report(run, dataset, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("model.nnseg: No space left on device") from OSError(errno.ENOSPC, "No space left on device")
+
+    scores = scored(run)
+    monkeypatch.setattr(case_pictures, "load_model", fail)
+    with pytest.raises(ModelError, match="No space left"):
+        pack_viewer_cases(run, scores, None)
+
+
 def test_training_patches_are_drawn_with_their_labels_the_same_each_time(ball_run):
     run = Run(ball_run)
     pictures = draw_patches(run)
@@ -149,6 +160,15 @@ def test_without_preprocessed_cases_there_are_no_training_patches(ball_run, tmp_
     shutil.copytree(ball_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "cases")
     assert draw_patches(Run(tmp_path / "run")) == []
+
+
+def test_preprocessed_cases_that_the_disk_does_not_give_are_no_missing_ones(ball_run, tmp_path):
+    run = Run(Path(shutil.copytree(ball_run, tmp_path / "run")))
+    case = run.path / "cases" / f"{run.folds[0].training[0]}.case"
+    case.unlink()
+    case.symlink_to("x" * 300)  # which no disk can look up
+    with pytest.raises(ScanError, match="File name too long"):
+        draw_patches(run)
 
 
 def test_a_picture_of_no_case_is_refused(ball_run: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from dicom_series import write_series
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from nnseg.cli import app
 from nnseg.commands.evaluate import group
 from nnseg.core.dataset import Case, Dataset
-from nnseg.core.errors import EvaluationError
+from nnseg.core.errors import EvaluationError, ScanError
 from nnseg.core.labels import Labels
 from nnseg.core.scores import Counts, Failure
 from nnseg.evaluation.evaluate import case_score, summarize
@@ -54,6 +55,15 @@ def test_a_scan_that_cannot_be_read_is_left_out_and_named(run, tmp_path, caplog)
         found = group(SCORES, "dicom", run=run)
     assert (found.groups[0].value, found.groups[0].n) == ("ACME", 4)
     assert "case c3: " in caplog.text
+
+
+def test_a_scan_that_the_disk_does_not_give_ends_the_command(run, tmp_path):
+    broken = tmp_path / "c3.dcm"
+    broken.symlink_to("x" * 300)  # which no disk can look up
+    cases = tuple(replace(case, images=(broken,)) if case.name == "c3" else case for case in run.dataset.cases)
+    run.dataset = replace(run.dataset, cases=cases)
+    with pytest.raises((ScanError, OSError), match="File name too long"):
+        group(SCORES, "dicom", run=run)
 
 
 def test_scans_without_headers_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """What held-out cases say of a model."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from plan_examples import small_plan
 
 from nnseg.core.dataset import Case, Dataset, Fold
+from nnseg.core.errors import ScanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.scan_ranges import ScanFacts
@@ -280,6 +282,20 @@ def test_all_networks_predict_so_few_cases_as_cost_no_more_than_the_held_out_pre
     monkeypatch.setattr("nnseg.crossval.trust.read_scan", lambda images, **_: int(images[0].stem))
     measure_trust(run, folds)
     assert len(crowd.asked) == asked
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
+def test_a_scan_that_the_disk_does_not_give_ends_the_measurement(tmp_path, monkeypatch):
+    run, folds = recorded(tmp_path, [held(i, 0.8, 0.75, fold=i % 5) for i in range(10)])
+    broken = tmp_path / "broken.npy"
+    broken.symlink_to("/proc/self/mem")
+    cases = tuple(replace(case, images=(broken,)) for case in run.dataset.cases)
+    run.dataset = replace(run.dataset, cases=cases)
+    crowd = Crowd(SimpleNamespace(members=range(5)), "cpu")
+    monkeypatch.setattr("nnseg.crossval.trust.load_model", lambda path, folds: crowd.model)
+    monkeypatch.setattr("nnseg.crossval.trust.Predictor", lambda model, device: crowd)
+    with pytest.raises(ScanError, match="Input/output error"):
+        measure_trust(run, folds)
 
 
 def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nnseg.commands.compare import read_scores
+from nnseg.commands.plan import take_fingerprint
 from nnseg.commands.verify import verify
 from nnseg.core.errors import EvaluationError, NnsegError, ScanError, is_fault
 from nnseg.core.labels import Labels
@@ -19,6 +20,7 @@ from nnseg.network.load import population_of_run
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.labels.legends import read_palette
 from nnseg.storage.datasets.splits import parts_of_table
+from nnseg.storage.files import file_hash
 from nnseg.storage.images.nifti_header import is_nifti
 from nnseg.storage.model_plans import read_model_plans
 from nnseg.storage.overwrite import check_overwrite
@@ -32,6 +34,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "predictions.json of verify": lambda path: list(verify(path.parent)),
     "run.json": lambda path: Run(path.parent).record,
     "fingerprint.json": lambda path: population_of_run(Run(path.parent)),
+    "fingerprint.json of a plan": lambda path: take_fingerprint(path, Run(path.parent)),
     "schedule.json": lambda path: FoldFolder(path.parent).schedule(),
     "checkpoint.safetensors": load_tensors,
     "model.nnseg": read_model_plans,
@@ -40,6 +43,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "subjects.csv": lambda path: parts_of_table(path.parent, ["a"]),
     "scan.nii": is_nifti,
     "mask.png": read_palette,
+    "any.file": file_hash,
 }
 
 

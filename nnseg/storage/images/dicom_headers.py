@@ -167,7 +167,7 @@ def read_tags(scan: Path) -> dict[str, str]:
         ScanError: its header cannot be read.
     """
     file = next(iter(dicom_files(scan)), None) if scan.is_dir() else scan.parent if scan.parent.is_file() else scan
-    if file is None or not is_dicom(file):
+    if file is None or not may_be_dicom(file):
         return {}
     header = read_header(file, (*TAGS.values(), "SOPClassUID"))
     texts = {name: text_of(header, keyword) for name, keyword in TAGS.items()}
