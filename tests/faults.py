@@ -90,6 +90,7 @@ COMMANDS = {
     "preprocess": Command("planned", ("preprocess", "run", "--workers", "1")),
     "train": Command("preprocessed", ("train", "run", "--folds", "0", *CPU)),
     "distill": Command("done", ("distill", "run", "--workers", "1", *CPU)),
+    "distill again": Command("distilled", ("distill", "run", "--workers", "1", *CPU)),
     "run": Command("data", ("run", "balls", "run", *PLAN)),
     "run again": Command("done", ("run", "balls", "run", *PLAN)),
     "predict": Command("done", ("predict", "balls/imagesTr", "new", "--model", "run", *CPU)),
@@ -102,13 +103,16 @@ COMMANDS = {
     "export": Command("done", ("export", "run", "new.nnseg")),
     "import": Command("done", ("import", NNUNET, "new.nnseg")),
     "card": Command("done", ("card", "run/model.nnseg")),
+    "verify": Command("distilled", ("verify", "run")),
 }
 
+FINISHED = (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU))
 MAKING = {
     "data": (),
     "planned": (COMMANDS["plan"].arguments,),
     "preprocessed": (COMMANDS["plan"].arguments, COMMANDS["preprocess"].arguments),
-    "done": (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU)),
+    "done": FINISHED,
+    "distilled": (*FINISHED, COMMANDS["distill"].arguments),
 }
 """Commands that make each state."""
 
@@ -257,8 +261,10 @@ class Rig:
         reference = self.reference(name)
         self.begin(COMMANDS[name].state)
         file = self.work / path
-        file.write_bytes(DAMAGE[how](file.read_bytes(), chance))
+        DAMAGE[how](file, chance)
         ended = self.host.run(self.work, COMMANDS[name].arguments)
+        if file.is_symlink():
+            file.unlink()
         if ended.code is None or "Traceback" in ended.err:
             return "hung ?" if ended.code is None else f"traceback ? {ended.last_line[:200]}"
         if ended.code:
@@ -355,22 +361,29 @@ def _is_temporary(path: str) -> bool:
     return TEMPORARY.fullmatch(Path(path).name) is not None
 
 
-def _flipped(data: bytes, chance: random.Random) -> bytes:
+def _flip(file: Path, chance: random.Random) -> None:
+    data = bytearray(file.read_bytes())
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    file.write_bytes(data)
+
+
+def _zero(file: Path, chance: random.Random) -> None:
+    data = file.read_bytes()
     at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+    file.write_bytes(data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :])
 
 
-def _zeroed(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(data))
-    return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
+def _truncate(file: Path, chance: random.Random) -> None:
+    os.truncate(file, chance.randrange(file.stat().st_size))
 
 
-DAMAGE = {
-    "flip": _flipped,
-    "truncate": lambda data, chance: data[: chance.randrange(len(data))],
-    "zero": _zeroed,
-}
-"""Of a file's bytes: a bit flipped, the end cut off, 512 bytes zeroed; at a random place."""
+def _hide(file: Path, _: random.Random) -> None:
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+
+
+DAMAGE = {"flip": _flip, "truncate": _truncate, "zero": _zero, "unreadable": _hide}
+"""Of a file: a bit flipped, the end cut off, 512 bytes zeroed, at a random place; or it opens, but reading gives an I/O error."""
 
 
 def _check_html(path: Path, data: bytes) -> None:
