@@ -25,6 +25,7 @@ class Epoch(FrozenModel):
         joules: energy of processors and cards so far, see `nnseg.system.energy`; None where it cannot be measured.
         cpu_seconds: processor time so far, of all threads and workers.
         losses: of each step of the epoch, to five digits; empty in runs of earlier versions.
+        repeated_steps: steps of the epoch that were computed again in float32, since they were not finite in lower precision.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Epoch(FrozenModel):
     joules: float | None = None
     cpu_seconds: float | None = None
     losses: tuple[float, ...] = ()
+    repeated_steps: int = 0
 
     @property
     def mean_dice(self) -> float | None:

@@ -30,7 +30,7 @@ from nnseg.system.contention import FittingThreads
 from nnseg.system.progress import clock, stage
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import SINGLE_PROCESS, Ranks, TrainingContext
-from nnseg.training.learner import Learner, NotFiniteError, fresh_network
+from nnseg.training.learner import Learner, fresh_network
 from nnseg.training.loop import take_steps
 from nnseg.training.patches import Patches
 from nnseg.training.progress import ProgressSettings, describe_result
@@ -49,9 +49,6 @@ from nnseg.training.schedule import (
 from nnseg.training.validation import Validation
 
 log = logging.getLogger(__name__)
-
-MOST_REPEATED = 5
-"""Steps of a training that are repeated in float32 because they were not finite."""
 
 FIRST_SAVE = 60.0
 """Seconds after which the first checkpoint is written, if those between checkpoints are more."""
@@ -109,28 +106,9 @@ def train_fold(folder: PlanFolder, number: int, fold: Fold, keys: Mapping[str, s
             assert schedule is not None
         context = TrainingContext(plan=plan, fold=number, device=device, dtype=getattr(torch, schedule.precision), ranks=ranks)
         patches, validation = Patches(cases, plan, fold=number, device=device, ranks=ranks), Validation(held_out, context)
-        _train(_FoldTraining(place, context, schedule, request, began=start), patches, validation)
+        _FoldTraining(place, context, schedule, request, began=start).run(patches, validation)
     gc.collect()  # a learner's parts refer to one another: without this their memory is freed too late for the next training
     return place
-
-
-def _train(training: _FoldTraining, patches: Patches, validation: Validation) -> None:
-    """Train to the end. A step that is not finite is repeated once in float32, from the last checkpoint on.
-
-    Raises:
-        NotFiniteError: the step is not finite in float32 either, or the steps like it are more than `MOST_REPEATED`.
-    """
-    while True:
-        repeated = training.learner.float32_steps
-        try:
-            training.run(patches, validation)
-            return
-        except NotFiniteError as error:
-            in_float32 = training.context.dtype is torch.float32
-            if error.step is None or in_float32 or error.step in repeated or len(repeated) == MOST_REPEATED:
-                raise
-            log.warning("%s: %s; the step is repeated in float32, from the last checkpoint on", training.name, error)
-            training = training.again(repeated | {error.step})
 
 
 class _FoldTraining:
@@ -144,7 +122,6 @@ class _FoldTraining:
         request: TrainingRequest,
         *,
         began: float,
-        float32_steps: frozenset[int] = frozenset(),
     ) -> None:
         self.place, self.context, self.request = place, context, request
         self.name = f"{context.plan.name} fold {context.fold}"
@@ -153,15 +130,9 @@ class _FoldTraining:
         saved = self._last_checkpoint()
         network = self._initial_network(load=saved is None)
         self.learner = Learner(
-            context,
-            schedule.course,
-            network=network,
-            compiled=schedule.compiled,
-            fused_norm=schedule.fused_norm,
-            float32_steps=float32_steps,
+            context, schedule.course, network=network, compiled=schedule.compiled, fused_norm=schedule.fused_norm
         )
         self.learner.earlier_seconds += time.perf_counter() - began
-        self.kept_at = began
         if saved:
             self.learner.restore(*saved)
             log.info("%s: resuming from step %d", self.name, self.learner.step)
@@ -211,10 +182,6 @@ class _FoldTraining:
             yield from threads.timed(steps, counted=lambda epoch: epoch is None)
         finally:
             torch.set_num_threads(threads.most)
-
-    def again(self, float32_steps: frozenset[int]) -> _FoldTraining:
-        """The same training from its last checkpoint on, some of whose steps are computed in float32."""
-        return _FoldTraining(self.place, self.context, self.schedule, self.request, began=self.kept_at, float32_steps=float32_steps)
 
     def _record(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
@@ -291,7 +258,6 @@ class _FoldTraining:
             tensors, about = self.learner.snapshot()
             course = self.schedule.model_dump(mode="json")  # from which a lost schedule file is made again
             save_tensors(self.place.checkpoint_file, tensors, {**about, "schedule": self.schedule.key, "course": course})
-        self.kept_at = time.perf_counter()
         self.save_at = time.monotonic() + self.request.options.checkpoint
         if self.time_limit:
             self.time_limit.saving_seconds = time.perf_counter() - start

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 RECENT_STEPS = 10
 """Steps over which the loss that is shown is averaged."""
 
+MOST_IN_A_ROW = 3
+"""Steps one after another that are not finite in lower precision, with which a training ends."""
+
 
 class _StepResult(NamedTuple):
     """Loss and gradient norm of a step, still on the device, and its patches in words."""
@@ -50,15 +53,12 @@ class NotFiniteError(NnsegError):
     """A loss, a gradient or a weight is not finite.
 
     Args:
-        step: whose loss or gradient it is; None for a weight.
+        what: is not finite, at which step and on which patches.
+        remedy: besides looking at the cases.
     """
 
-    def __init__(self, what: str, step: int | None = None) -> None:
-        super().__init__(
-            f"{what}; look at these cases, lower training.learning_rate, or set training.precision to float32; the last checkpoint "
-            "is intact"
-        )
-        self.step = step
+    def __init__(self, what: str, remedy: str = "lower training.learning_rate") -> None:
+        super().__init__(f"{what}; look at these cases, or {remedy}; the last checkpoint is intact")
 
 
 class Learner:
@@ -71,7 +71,6 @@ class Learner:
         loss: in place of the plan's: a function of float32 logits (B, K, *space) and labels (B, *space), -1 where ignored.
         compiled: compile the network with torch.compile at the first step.
         fused_norm: compute channels-last, with the norm of `nnseg.network.triton_norm`, where there is Triton.
-        float32_steps: that are computed in float32, whatever the precision of the others.
 
     Raises:
         RunError: a batch has fewer patches than there are processes.
@@ -86,7 +85,6 @@ class Learner:
         loss: OwnLoss | None = None,
         compiled: bool = False,
         fused_norm: bool = False,
-        float32_steps: frozenset[int] = frozenset(),
     ) -> None:
         training = context.plan.training
         self.context, self.course = context, course
@@ -102,7 +100,7 @@ class Learner:
         self.average = WeightAverage(self.network, training.averaging)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=context.dtype is torch.float16)
         self.step = 0
-        self.float32_steps = float32_steps
+        self.repeated_steps: list[int] = []
         self.parts = training.accumulation
         self.earlier_seconds = 0.0
         self._started = time.perf_counter()
@@ -122,24 +120,27 @@ class Learner:
         return dict(self.average.weights())
 
     def take_step(self, batch: Batch) -> Tensor:
-        """Learn from a batch; returns its loss, still on the device, so that nothing waits for the device.
+        """Learn from a batch; returns its loss, still on the device.
+
+        A step that is not finite in lower precision than float32 is computed again in float32.
 
         If the device's memory is too small for the batch, it is split into more parts from then on.
 
         Raises:
             RunError: the memory is too small for a single patch.
+            NotFiniteError: the step is not finite in float32 either, or `MOST_IN_A_ROW` steps one after another were not in lower
+                precision; the weights are those before the step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.course, self.context.plan.training)
         self.network.train()
-        while (loss := self._backward(batch)) is None:
-            self.parts = self._more_parts(batch)
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._trainable, self.context.plan.training.clip_norm)
+        loss, norm = self._gradients(batch)
+        if fault := self._overflow(loss, norm):
+            loss, norm = self._repeat_in_float32(batch, fault)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.network)
-        self._pending.append(_StepResult(self.step, loss, norm.detach(), _describe_patches(batch)))
+        self._pending.append(_StepResult(self.step, loss, norm, _describe_patches(batch)))
         self.step += 1
         return loss
 
@@ -162,10 +163,8 @@ class Learner:
         if self._pending:
             numbers = torch.stack([torch.stack([result.loss.float(), result.norm.float()]) for result in self._pending]).cpu()
             for result, (loss, norm) in zip(self._pending, numbers.double().tolist(), strict=True):
-                skipped = self.scaler.is_enabled()  # float16 overflows now and then, and such a step is left out
-                if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
-                    what = f"the gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-                    raise NotFiniteError(f"{what} at step {result.step}, on {result.patches}", result.step)
+                if fault := self._fault(loss, norm):
+                    raise NotFiniteError(f"{fault} at step {result.step}, on {result.patches}")
                 self._losses.append(loss)
             self._pending.clear()
         return list(self._losses)
@@ -189,6 +188,7 @@ class Learner:
             "optimizer": about,
             "scaler": self.scaler.state_dict(),
             "losses": self.losses(),
+            "repeated_steps": list(self.repeated_steps),
         }
         return join_groups(groups), plain
 
@@ -207,8 +207,55 @@ class Learner:
             self.earlier_seconds + float(about["seconds"]),
         )
         self._losses, self._pending = list(about["losses"]), []
+        self.repeated_steps = list(about.get("repeated_steps", []))
 
-    def _backward(self, batch: Batch) -> Tensor | None:
+    def _fault(self, loss: float, norm: float) -> str:
+        """What of a step is not finite, in words; empty if nothing is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        skipped = self.scaler.is_enabled()  # float16 overflows now and then, and such a step is left out
+        return "" if skipped or math.isfinite(norm) else f"the gradient is {norm}"
+
+    def _overflow(self, loss: Tensor, norm: Tensor) -> str:
+        """What of a step in lower precision is not finite; in float32 that is found later, so that nothing waits for the device."""
+        if self.context.dtype is torch.float32:
+            return ""
+        return self._fault(*torch.stack([loss.float(), norm.float()]).tolist())
+
+    def _repeat_in_float32(self, batch: Batch, fault: str) -> tuple[Tensor, Tensor]:
+        """Loss and gradient norm of the step, computed again in float32. Raises NotFiniteError as `take_step` says."""
+        context, step, patches = self.context, self.step, _describe_patches(batch)
+        precision, row = str(context.dtype).removeprefix("torch."), list(range(step - MOST_IN_A_ROW + 1, step + 1))
+        self.repeated_steps.append(step)
+        if self.repeated_steps[-MOST_IN_A_ROW:] == row:
+            raise NotFiniteError(
+                f"{fault} in {precision} at step {step}, on {patches}, and the steps from {row[0]} on were not finite either: "
+                "intensities are extreme, or the training diverges",
+                "lower training.learning_rate, or set training.precision to float32",
+            )
+        log.warning(
+            "%s fold %d: %s in %s at step %d, on %s; the step is repeated in float32",
+            context.plan.name,
+            context.fold,
+            fault,
+            precision,
+            step,
+            patches,
+        )
+        self.scaler.update()  # lowers the scale, and lets gradients be unscaled again
+        loss, norm = self._gradients(batch, in_float32=True)
+        if fault := self._overflow(loss, norm):
+            raise NotFiniteError(f"{fault} at step {step}, in float32 too, on {patches}")
+        return loss, norm
+
+    def _gradients(self, batch: Batch, *, in_float32: bool = False) -> tuple[Tensor, Tensor]:
+        """The loss of a batch and the norm of its gradients, which are in the parameters, clipped."""
+        while (loss := self._backward(batch, in_float32=in_float32)) is None:
+            self.parts = self._more_parts(batch)
+        self.scaler.unscale_(self.optimizer)
+        return loss, nn.utils.clip_grad_norm_(self._trainable, self.context.plan.training.clip_norm).detach()
+
+    def _backward(self, batch: Batch, *, in_float32: bool) -> Tensor | None:
         """The loss of a batch, its gradients in the parameters; None if the device's memory was too small."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = _split(batch, min(self.parts, len(batch.names)))
@@ -217,7 +264,7 @@ class Learner:
         try:
             for number, part in enumerate(parts, 1):
                 with self._gradient_exchange(last=number == len(parts)):
-                    loss = self._loss(part) if len(parts) == 1 else self._loss(part) * shares[number - 1]
+                    loss = self._loss(part, in_float32=in_float32) * shares[number - 1]
                     self.scaler.scale(loss).backward()
                     total += loss.detach()
         except torch.OutOfMemoryError:
@@ -232,8 +279,8 @@ class Learner:
         sizes = [len(replace(ranks, rank=rank).share(batch_size)) for rank in range(ranks.size)]
         return [sum(len(range(size)[_part(size, n, parts)]) for size in sizes) / batch_size for n in range(parts)]
 
-    def _loss(self, batch: Batch) -> Tensor:
-        with nullcontext() if self.step in self.float32_steps else self.context.autocast():
+    def _loss(self, batch: Batch, *, in_float32: bool) -> Tensor:
+        with nullcontext() if in_float32 else self.context.autocast():
             outputs = self._forward(batch.image)
         return self._loss_function(outputs, batch.labels, batch.known, batch.probabilities)
 

@@ -65,7 +65,7 @@ def take_steps(learner: Learner, patches: Patches, validation: Validation) -> It
     Between two steps the learner may be saved or given another course. A later call continues from its step.
 
     Raises:
-        NnsegError: a loss or a gradient of the epoch is not finite; names the patches.
+        NnsegError: a loss or a gradient is not finite; names the patches.
     """
     context = learner.context
     epoch_steps, ahead = context.plan.training.epoch_steps, 0 if context.device.type == "cpu" else DRAWN_AHEAD
@@ -105,4 +105,5 @@ def _epoch(learner: Learner, validation: Validation, start: float) -> Epoch:
         seconds=time.perf_counter() - start,
         total_seconds=learner.seconds,
         losses=losses,
+        repeated_steps=sum(step >= learner.step - len(losses) for step in learner.repeated_steps),
     )

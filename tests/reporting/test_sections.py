@@ -110,6 +110,13 @@ def test_trainings_that_ended_are_compared():
     assert "lie 0.250 apart (0.500 to 0.750)" in training["verdict"]
     assert summarize_training(replace(EMPTY, histories={"a": epochs()[:2]}))["verdict"] == ""
     assert not training["energy"]
+    assert not training["repeated"]
+
+
+def test_steps_that_were_computed_again_in_float32_are_counted():
+    some = [epoch.model_copy(update={"repeated_steps": epoch.number - 1}) for epoch in epochs()]
+    training = summarize_training(replace(EMPTY, histories={"2d fold 0": epochs(), "2d fold 1": some}))
+    assert training["repeated"].endswith("since they were not finite in lower precision: 3 in 2d fold 1.")
 
 
 def test_cases_come_worst_first_and_undefined_ones_last():

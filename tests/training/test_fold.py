@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from nnseg.core.plan import Training
 from nnseg.core.schedule import Course, Schedule
 from nnseg.crossval.predict import predict_with_plans
 from nnseg.network.bundle import load_model_file
+from nnseg.network.checkpoint import load_tensors
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.files import read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
@@ -34,7 +36,6 @@ from nnseg.storage.run import Run
 from nnseg.system.stop import StopRequest
 from nnseg.training.context import TrainingContext
 from nnseg.training.fold import TrainingRequest, _FoldTraining
-from nnseg.training.learner import Learner
 
 train = partial(train_run, predict=predict_with_plans)
 
@@ -201,47 +202,53 @@ def test_a_loss_that_is_no_number_leaves_what_was_saved(run):
     unfinished = schedule(run).model_copy(update={"ended": None, "course": Course.of(40, Training(batch_size=2))})
     write_json(fold(run).schedule_file, unfinished)
     for case in (fold(run).path.parent / "cases").iterdir():  # gone bad after they were checked
-        _spoil(case)
+        _spoil(case, np.nan)
     with pytest.raises(NnsegError, match=r"the (loss|gradient) is (nan|inf) at step \d+, on ball_\d\d from voxel"):
         train(run.path, options(checkpoint=0.0))
     assert fold(run).checkpoint_file.read_bytes() == saved
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_a_step_that_is_not_finite_is_repeated_once_in_float32(run, tmp_path, monkeypatch, caplog, saved):
-    """The result is that of a training that computes this step in float32 at once."""
-    monkeypatch.setattr("nnseg.training.schedule.autocast_dtype", lambda *_: torch.bfloat16)
-    calm, compute, begin = Run(Path(shutil.copytree(run.path, tmp_path / "calm"))), Learner._loss, Learner.__init__
-    with monkeypatch.context() as at_once:
-        at_once.setattr(Learner, "__init__", lambda *a, **kept: begin(*a, **{**kept, "float32_steps": frozenset({5})}))
-        train(calm.path, options(steps=8))
-
-    def overflowing(learner, batch):
-        loss = compute(learner, batch)
-        return loss * float("inf") if learner.step == 5 and not learner.float32_steps else loss
-
-    monkeypatch.setattr(Learner, "_loss", overflowing)
-    train(run.path, options(steps=8, checkpoint=0.0 if saved else 600.0))
-    assert "at step 5, on ball" in caplog.text
-    assert "the step is repeated in float32" in caplog.text
-    assert weights(run) == weights(calm)
-    assert [e.step for e in fold(run).history()] == [e.step for e in fold(calm).history()]
+def in_float16(run):
+    """The run in float16, with whole patches whose intensities stay as they are."""
+    plan = run.plans[0].plan_file
+    text = plan.read_text().replace('precision = "float32"', 'precision = "float16"').replace("growing = true", "growing = false")
+    plan.write_text(re.sub(r"(_probability) = [\d.]+", r"\1 = 0.0", text))
+    return run
 
 
-def test_a_step_that_is_not_finite_in_float32_either_ends_the_training(run, monkeypatch, caplog):
-    monkeypatch.setattr("nnseg.training.schedule.autocast_dtype", lambda *_: torch.bfloat16)
-    compute = Learner._loss
-    monkeypatch.setattr(Learner, "_loss", lambda self, batch: compute(self, batch) * (float("nan") if self.step == 2 else 1.0))
-    with pytest.raises(NnsegError, match="the loss is nan at step 2, on ball"):
-        train(run.path, options(steps=8))
-    assert caplog.text.count("the step is repeated in float32") == 1
+BEYOND_THE_LIMIT = 1e6
+"""Infinite in float16."""
 
 
-def _spoil(path):
-    """Fill a preprocessed case's image with what is no number, its key as it was."""
+def test_a_step_that_overflows_in_float16_is_repeated_in_float32_and_counted(run, caplog):
+    place = fold(in_float16(run)).path.parent / "cases"
+    for case in place.iterdir():
+        _spoil(case, 0.0, BEYOND_THE_LIMIT)
+    train(run.path, options(steps=2))
+    assert caplog.text.count("the step is repeated in float32") == 2
+    assert [epoch.repeated_steps for epoch in fold(run).history()] == [2]
+
+
+def test_three_overflows_in_a_row_end_a_training_and_leave_what_was_saved(run):
+    train(in_float16(run).path, options(steps=8))
+    unfinished = schedule(run).model_copy(update={"ended": None, "course": Course.of(40, Training(batch_size=2))})
+    write_json(fold(run).schedule_file, unfinished)
+    for case in (fold(run).path.parent / "cases").iterdir():
+        _spoil(case, 0.0, BEYOND_THE_LIMIT)
+    with pytest.raises(NnsegError, match=r"in float16 at step 10, on ball_\d\d.* the steps from 8 on were not finite either"):
+        train(run.path, options(checkpoint=0.0))
+    tensors, about = load_tensors(fold(run).checkpoint_file)
+    assert (about["step"], about["repeated_steps"]) == (10, [8, 9])
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def _spoil(path, value, highest=None):
+    """Fill a preprocessed case's image with a value, and its middle voxel with another, its key as it was."""
     store = CaseStore(path.parent)
     case, key = store.read(path.stem), json.loads(zipfile.ZipFile(path).read("case.json"))["key"]
-    image = np.full(case.image.shape, np.nan, np.float32)
+    image = np.full(case.image.shape, value, np.float32)
+    if highest is not None:
+        image[(slice(None), *(n // 2 for n in image.shape[1:]))] = highest
     spoilt = PreprocessedCase(name=path.stem, image=image, labels=np.asarray(case.labels, np.int16), placement=case.placement)
     store.write(spoilt, key)
 

@@ -1,6 +1,7 @@
 """The step: the same in parts, smaller when memory runs out, and never mistaken for a good one."""
 
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from nnseg.core.schedule import Course
 from nnseg.network.checkpoint import load_tensors, save_tensors
 from nnseg.training.context import Ranks, TrainingContext
 from nnseg.training.learner import Learner, _check_split, fresh_network
+from nnseg.training.loop import take_steps
+from nnseg.training.validation import Validation
 
 
 def steps_of(plan, count=4, **given):
@@ -117,6 +120,83 @@ def test_a_gradient_that_is_no_number_is_found_though_its_loss_is_one():
     assert np.isfinite(losses[0])
     with pytest.raises(NnsegError, match=r"the gradient is (nan|inf) at step 0, on ball"):
         learner.check()
+
+
+class Steep(nn.Module):
+    """A network whose gradient, at the highest level, is infinite in bfloat16 and finite in float32."""
+
+    HIGHEST = 3.4e38
+    """Rounded to infinity in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.level = nn.Conv3d(1, 3, 1, bias=False), 1e30
+        nn.init.zeros_(self.convolution.weight)
+
+    def forward(self, image):
+        return self.convolution(image * 1e-30) * self.level
+
+
+def steep_learner():
+    """A learner in bfloat16 with a `Steep` network, and its patches."""
+    context, patches, _ = world(plan_of(averaging=0.0))
+    context = replace(context, dtype=torch.bfloat16)
+    learner = Learner(context, Course.of(12, context.plan.training), network=Steep(), loss=lambda logits, labels: logits.sum())
+    return learner, patches
+
+
+def take_steep_steps(learner, patches, highest, count):
+    """Take steps, of which those with the numbers ``highest`` are on the highest level."""
+    for number in range(learner.step, count):
+        learner.network.level = Steep.HIGHEST if number in highest else 1e30
+        learner.take_step(patches.batch(number))
+
+
+def test_a_step_whose_gradient_is_infinite_in_bfloat16_is_computed_again_in_float32(caplog):
+    (first, patches), (second, _) = steep_learner(), steep_learner()
+    take_steep_steps(first, patches, {1}, 2)
+    take_steep_steps(second, patches, {1}, 1)
+    second.context = replace(second.context, dtype=torch.float32)
+    take_steep_steps(second, patches, {1}, 2)
+    first.check()
+    assert same_weights(first, second)
+    assert (first.repeated_steps, second.repeated_steps) == ([1], [])
+    assert re.search(r"the gradient is (inf|nan) in bfloat16 at step 1, on ball \d.*; the step is repeated in float32", caplog.text)
+
+
+def test_three_steps_in_a_row_that_are_not_finite_end_a_training_with_the_cause(tmp_path):
+    learner, patches = steep_learner()
+    take_steep_steps(learner, patches, {1, 2, 4, 5}, 6)
+    assert learner.repeated_steps == [1, 2, 4, 5]
+    save_tensors(tmp_path / "checkpoint", *learner.snapshot())
+    resumed, _ = steep_learner()
+    resumed.restore(*load_tensors(tmp_path / "checkpoint"))
+    what = r"the gradient is (inf|nan) in bfloat16 at step 6, on ball \d.* the steps from 4 on were not finite either: intensities"
+    with pytest.raises(
+        NnsegError, match=what + r".*or lower training.learning_rate, or set training.precision to float32; the last"
+    ):
+        take_steep_steps(resumed, patches, {6}, 7)
+    resumed.check()
+    assert same_weights(resumed, learner)
+
+
+def test_a_step_that_is_not_finite_in_float32_either_leaves_the_weights():
+    learner, patches = steep_learner()
+    take_steep_steps(learner, patches, set(), 2)
+    before = {name: tensor.clone() for name, tensor in learner.weights().items()}
+    broken = replace(patches.batch(2), image=torch.full((2, 1, 16, 16, 16), float("nan")))
+    with pytest.raises(NnsegError, match=r"the loss is nan at step 2, in float32 too, on ball \d"):
+        learner.take_step(broken)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.weights().items())
+
+
+def test_epochs_count_the_steps_that_were_computed_again():
+    learner, patches = steep_learner()
+    learner.network.level, epochs = Steep.HIGHEST, []
+    for epoch in take_steps(learner, patches, Validation([], learner.context)):
+        learner.network.level = Steep.HIGHEST if learner.step in {2, 5, 6} else 1e30
+        epochs += [epoch] if epoch else []
+    assert [epoch.repeated_steps for epoch in epochs] == [2, 2, 0]
 
 
 def test_weights_that_are_no_numbers_are_not_worth_keeping():

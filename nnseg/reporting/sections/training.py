@@ -15,7 +15,8 @@ def summarize_training(content: ReportContent) -> dict[str, Any] | None:
     if not charts:
         return None
     energy = any(status.last.joules is not None for status in statuses)
-    return {"charts": charts, "statuses": statuses, "verdict": _compare(statuses), "energy": energy}
+    repeated = _describe_repeated_steps(content)
+    return {"charts": charts, "statuses": statuses, "verdict": _compare(statuses), "repeated": repeated, "energy": energy}
 
 
 def _compare(statuses: Sequence[TrainingStatus]) -> str:
@@ -30,3 +31,10 @@ def _compare(statuses: Sequence[TrainingStatus]) -> str:
         f"All {len(estimates)} trainings ran to the end of their schedules. Their last estimates of Dice lie {high - low:.3f} "
         f"apart ({low:.3f} to {high:.3f}); each was taken on other cases, so that some of this is chance."
     )
+
+
+def _describe_repeated_steps(content: ReportContent) -> str:
+    """How many steps of each training were computed again in float32; empty if none was."""
+    counts = {name: sum(epoch.repeated_steps for epoch in epochs) for name, epochs in content.histories.items()}
+    named = ", ".join(f"{count:,} in {name}" for name, count in counts.items() if count)
+    return f"Steps computed again in float32, since they were not finite in lower precision: {named}." if named else ""
