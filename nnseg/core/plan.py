@@ -317,6 +317,7 @@ class Training(Section):
         clip_norm: largest global gradient norm.
         averaging: decay per step of the exponential moving average of weights, which is the result; 0 for none.
         foreground_share: share of patches centred on a labelled voxel.
+        empty_share: largest share of patches from cases without a labelled voxel; fewer where such cases are few.
         growing: begin with small patches, which grow to the plan's patch in the course of the training.
         precision: of the arithmetic; "auto" is bfloat16 where the device is faster with it.
         seed: of every random draw.
@@ -343,6 +344,7 @@ class Training(Section):
     clip_norm: Positive = 12.0
     averaging: Probability = 0.0
     foreground_share: Probability = 0.33
+    empty_share: Probability = 1.0
     growing: bool = False
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     seed: Annotated[int, Field(ge=-4_294_967_295, le=4_294_967_295)] = 0
@@ -518,7 +520,7 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing",
+    "growing", "empty_share",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

@@ -49,7 +49,8 @@ class Patches:
 
     With probability ``foreground_share``, whatever the batch size, a patch is centred on a labelled voxel, as far as borders allow.
     Its label (or region) is drawn *before* its case, so that a label which few cases have is drawn as often as any other. Other
-    patches are uniform over cases and positions or, where voxels are ignored, centred on a random annotated voxel.
+    patches are uniform over cases and positions or, where voxels are ignored, centred on a random annotated voxel; those of cases
+    without a labelled voxel are at most the plan's ``empty_share`` of all patches.
 
     Args:
         cases: to draw from; only sliced.
@@ -73,6 +74,8 @@ class Patches:
         self._augment_on = device if device.type == "cuda" else torch.device("cpu")
         self._numbers = ranks.share(plan.training.batch_size)
         self._cases_with = _cases_by_group(cases, plan)
+        self._labelled, self._empty = ([case for case in cases if _has_labels(case) is wanted] for wanted in (True, False))
+        self._empty_chance = _empty_chance(len(self._empty), len(cases), plan)
         self._known = _known_labels(cases, len(plan.labels.values))
         self._transforms = Transforms(plan.training.augmentation.extra)
         self._masked = [i for i, n in enumerate(plan.preprocessing.normalization) if n.masked]
@@ -107,7 +110,7 @@ class Patches:
         training, dimensions = self._plan.training, self._plan.dimensions
         rng = np.random.default_rng(np.random.SeedSequence([k % 2**64 for k in (training.seed, self._fold, step, number)]))
         foreground = rng.random() < training.foreground_share and bool(self._cases_with)
-        case, around = _draw_labelled(rng, self._cases_with) if foreground else _draw_anywhere(rng, self._cases)
+        case, around = _draw_labelled(rng, self._cases_with) if foreground else _draw_anywhere(rng, self._cases_by_chance(rng))
         shape, patch = np.array(case.labels.shape), np.array(in_space(size))
         return _PatchParameters(
             case=case,
@@ -116,6 +119,12 @@ class Patches:
             seed=self._transforms.seed(rng),
             rng=rng,
         )
+
+    def _cases_by_chance(self, rng: np.random.Generator) -> Sequence[LabelledCase]:
+        """Cases for a patch that is not centred on a label: all or, where too many have no label, either these or the others."""
+        if self._empty_chance is None:
+            return self._cases
+        return self._empty if rng.random() < self._empty_chance else self._labelled
 
     def _read(self, draws: Sequence[_PatchParameters], size: Steps) -> tuple[Tensor, Tensor]:
         """Images and labels of the patches before intensity augmentation, on the device for it."""
@@ -191,6 +200,16 @@ def _known_labels(cases: Sequence[LabelledCase], count: int) -> dict[str, Tensor
     if all(case.known is None for case in cases):
         return None
     return {case.name: torch.tensor([case.known is None or i == 0 or i in case.known for i in range(count)]) for case in cases}
+
+
+def _has_labels(case: LabelledCase) -> bool:
+    return any(len(places) for places in case.locations.values())
+
+
+def _empty_chance(empty: int, cases: int, plan: Plan) -> float | None:
+    """The chance that a patch that is not centred on a label is of a case without one; None for that of a uniform draw."""
+    most, others = plan.training.empty_share, 1 - plan.training.foreground_share
+    return None if empty == cases or others * empty <= most * cases else most / others
 
 
 def _locations(case: LabelledCase, group: Sequence[int]) -> tuple[Integers, ...]:

@@ -133,6 +133,23 @@ def test_cases_without_labels_are_seen_too():
     assert len(batches([cases[1]], plan_of(foreground_share=1.0), 1)) == 1
 
 
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 0.25), (0.05, 0.05), (0.0, 0.0), (1.0, 0.6 * 0.8)])
+def test_cases_without_labels_are_drawn_at_the_plans_rate_at_most(share, expected):
+    cases = [case_of("full", voxels={1: [(9, 9, 9)]}), *(case_of(f"empty {i}") for i in range(4))]
+    drawn = batches(cases, plan_of(foreground_share=0.4, empty_share=share), 500)
+    names = [name for batch in drawn for name in batch.names]
+    assert np.mean([name != "full" for name in names]) == pytest.approx(expected, abs=0.05)
+    centred = np.mean([int(labels[4, 4, 4]) == 1 for batch in drawn for labels in batch.labels])
+    assert centred == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_limit_that_chance_does_not_reach_changes_no_patch(cases):
+    empty = case_of("empty", channels=2)
+    limited, plain = (batches([*cases, empty], plan_of(channels=2, empty_share=share), 6) for share in (0.25, 1.0))
+    assert all(same(one, other) for one, other in zip(limited, plain, strict=True))
+    assert len(batches([empty], plan_of(channels=2, empty_share=0.0), 1)) == 1
+
+
 def test_other_patches_lie_around_annotated_voxels_where_some_are_ignored():
     case = case_of()
     case.labels[:] = -1
