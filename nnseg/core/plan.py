@@ -227,6 +227,7 @@ class Augmentation(Section):
     Args:
         rotation_probability, scaling_probability, noise_probability, blur_probability: per patch.
         brightness_probability, contrast_probability, low_resolution_probability: per patch.
+        stain_probability: per patch.
         gamma_probability, inverted_gamma_probability: per patch; inverted is of the negative image.
         rotation_degrees: largest angle about each axis.
         scaling: range of the zoom factor; above 1 objects get smaller.
@@ -235,6 +236,7 @@ class Augmentation(Section):
         blur: range of the Gaussian's sigma in voxels.
         low_resolution: range of the zoom factor of simulated low resolution; 1 is no change.
         brightness, contrast, gamma: range of the factor or exponent, with equal chance below and above 1.
+        stain: range of the factor of each channel's optical density, with equal chance below and above 1; for RGB.
         mirror_axes: axes along which patches are flipped with probability 1/2; also those used for mirroring in prediction.
         swapped_labels: pairs of label indices, left and right, that are swapped when a patch is flipped along ``swap_axis``.
         swap_axis: the patch's axis from one side of the body to the other; absent where no labels are swapped.
@@ -287,6 +289,8 @@ class Augmentation(Section):
     bias_field: Range = (0.05, 0.3)
     rician_noise_probability: Probability = 0.0
     rician_noise: Range = (0.0, 0.1)
+    stain_probability: Probability = 0.0
+    stain: PositiveRange = (0.7, 1.4)
     extra: tuple[Extra, ...] = ()
 
 
@@ -520,7 +524,7 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing", "empty_share",
+    "growing", "empty_share", "stain_probability", "stain",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

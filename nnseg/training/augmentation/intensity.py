@@ -17,7 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnseg.core.plan import Augmentation
-from nnseg.training.augmentation.mri import MRI_CHANGES, SMALLEST, Draw, IntensityChange, Shape, Strength, column, extremes, mean_of
+from nnseg.training.augmentation.mri import (
+    MRI_CHANGES,
+    SMALLEST,
+    Draw,
+    IntensityChange,
+    Shape,
+    Strength,
+    column,
+    extremes,
+    is_drawn,
+    mean_of,
+)
 
 Strengths = Mapping[str, Mapping[int, Strength]]
 """For one patch: by change and channel, how strong it is; without the channels that stay."""
@@ -91,6 +102,25 @@ def apply_brightness(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return rows * _factors(strengths, rows)
 
 
+def draw_stain(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """A factor of the optical density for each channel."""
+    if not is_drawn(rng, settings.stain_probability):
+        return {}
+    return {channel: (_around_one(rng, *settings.stain),) for channel in range(shape[0])}
+
+
+def apply_stain(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows whose optical density is multiplied; a row's maximum is unstained, its minimum stays.
+
+    Density is the negative logarithm of the light that passes, so that a factor of it is an exponent of that share. With factors of
+    their own for red, green and blue, colours shift as between laboratories.
+
+    Source: Ruifrok and Johnston 2001 for optical density; Tellez et al. 2018 (IEEE TMI 37) for its random change in training.
+    """
+    low, high = extremes(rows)
+    return _power((rows - low) / (high - low).clamp(min=SMALLEST), strengths) * (high - low) + low
+
+
 def apply_contrast(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     """Rows with deviations from the mean times a factor, clipped to the old range."""
     mean = mean_of(rows)
@@ -128,8 +158,7 @@ def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     deviation = mean_of((rows - mean).square()).sqrt()
     low, high = extremes(rows)
     share = (rows - low) / (high - low).clamp(min=SMALLEST)
-    # Not `share ** factors`, whose last bit depends on where a thread's part of the tensor ends.
-    curved = (share.log_() * _factors(strengths, rows)).exp_() * (high - low)
+    curved = _power(share, strengths) * (high - low)
     curved -= mean_of(curved)
     return curved * (deviation / mean_of(curved.square()).sqrt().clamp(min=SMALLEST)) + mean
 
@@ -163,12 +192,19 @@ def _gaussian(sigmas: np.ndarray) -> np.ndarray:
     return np.asarray(heights / (heights[0] + 2 * heights[1:].sum(0)))
 
 
+def _power(shares: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Rows of 0..1, which are overwritten, to the power of their strengths."""
+    # Not `shares ** factors`, whose last bit depends on where a thread's part of the tensor ends.
+    return (shares.log_() * _factors(strengths, shares)).exp_()
+
+
 def _factors(strengths: Sequence[Strength], rows: Tensor) -> Tensor:
     return column([s[0] for s in strengths], rows)
 
 
 CHANGES: Final[dict[str, IntensityChange]] = {
     **MRI_CHANGES,
+    "stain": IntensityChange(draw_stain, apply_stain),
     "noise": IntensityChange(draw_noise, apply_noise),
     "blur": IntensityChange(draw_blur, apply_blur),
     "brightness": IntensityChange(_factors_for("brightness", "brightness"), apply_brightness),
@@ -177,4 +213,4 @@ CHANGES: Final[dict[str, IntensityChange]] = {
     "inverted_gamma": IntensityChange(_factors_for("inverted_gamma", "gamma"), apply_inverted_gamma),
     "gamma": IntensityChange(_factors_for("gamma", "gamma"), apply_gamma),
 }
-"""Every change, in the order of application: artefacts of the scanner come first."""
+"""Every change, in the order of application: artefacts of the scanner come first, then the stain."""

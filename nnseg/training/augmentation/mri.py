@@ -61,6 +61,11 @@ def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows.amin(axes, keepdim=True), rows.amax(axes, keepdim=True)
 
 
+def is_drawn(rng: np.random.Generator, probability: float) -> bool:
+    """True with a probability; for zero nothing is drawn."""
+    return probability > 0 and rng.random() < probability
+
+
 Table = npt.NDArray[np.float64]
 
 MOST_GHOSTS: Final = 5
@@ -70,7 +75,7 @@ DEGREE: Final = 3
 
 def draw_motion(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """For one channel: the axis of the lines, the shares of lines before the first and the second move, and a shift for each."""
-    if not _is_drawn(rng, settings.motion_probability):
+    if not is_drawn(rng, settings.motion_probability):
         return {}
     first = _first_axis(settings, shape)
     axis, moves = rng.integers(first, len(shape) - 1), np.sort(rng.uniform(0.2, 0.95, 2))
@@ -93,7 +98,7 @@ def apply_motion(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 def draw_ghosting(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """For one channel: the axis, the number of ghosts (the object included), and their share of the signal."""
-    if not _is_drawn(rng, settings.ghosting_probability):
+    if not is_drawn(rng, settings.ghosting_probability):
         return {}
     axis, ghosts = rng.integers(_first_axis(settings, shape), len(shape) - 1), rng.integers(2, MOST_GHOSTS + 1)
     return {int(rng.integers(shape[0])): (float(axis), float(ghosts), float(rng.uniform(*settings.ghosting)))}
@@ -115,7 +120,7 @@ def apply_ghosting(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 def draw_slice_thickness(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """For one channel: the thickness in voxels; none in 2D or where slices are thick already."""
-    if len(shape) < 4 or settings.in_plane or not _is_drawn(rng, settings.slice_thickness_probability):
+    if len(shape) < 4 or settings.in_plane or not is_drawn(rng, settings.slice_thickness_probability):
         return {}
     return {int(rng.integers(shape[0])): (float(rng.uniform(*settings.slice_thickness)),)}
 
@@ -131,7 +136,7 @@ def apply_slice_thickness(rows: Tensor, strengths: Sequence[Strength]) -> Tensor
 
 def draw_bias_field(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """For each channel the coefficients of a polynomial in coordinates from -1 to 1, with mean 0 and a random deviation."""
-    if not _is_drawn(rng, settings.bias_field_probability):
+    if not is_drawn(rng, settings.bias_field_probability):
         return {}
     return {channel: _coefficients(rng, rng.uniform(*settings.bias_field), len(shape) - 1) for channel in range(shape[0])}
 
@@ -146,7 +151,7 @@ def apply_bias_field(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
 
 def draw_rician_noise(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
     """(standard deviation, seed) of all channels; the deviation is the same."""
-    if not _is_drawn(rng, settings.rician_noise_probability):
+    if not is_drawn(rng, settings.rician_noise_probability):
         return {}
     deviation = float(rng.uniform(*settings.rician_noise))
     return {channel: (deviation, int(rng.integers(2**31))) for channel in range(shape[0])}
@@ -171,10 +176,6 @@ MRI_CHANGES: Final = {
     "rician_noise": IntensityChange(draw_rician_noise, apply_rician_noise),
 }
 """All of them, in the order of application."""
-
-
-def _is_drawn(rng: np.random.Generator, probability: float) -> bool:
-    return probability > 0 and rng.random() < probability
 
 
 def _first_axis(settings: Augmentation, shape: Shape) -> int:

@@ -15,6 +15,7 @@ from nnseg.training.augmentation.intensity import (
     apply_inverted_gamma,
     apply_low_resolution,
     apply_noise,
+    apply_stain,
     augment,
     draw_strengths,
 )
@@ -26,6 +27,7 @@ STRENGTHS = {
     "slice_thickness": (2.3,),
     "bias_field": tuple(np.sin(np.arange(64)) / 20),
     "rician_noise": (0.1, 3),
+    "stain": (1.3,),
     "noise": (0.1, 7),
     "blur": (0.5, 0.8, 1.0),
     "brightness": (1.2,),
@@ -49,9 +51,19 @@ def certain(name, **settings):
     return draws(Augmentation(**{f"{name}_probability": 1.0, **settings}))
 
 
-def test_changes_come_in_nnunets_order():
+def test_changes_come_in_nnunets_order_after_those_that_it_does_not_have():
     scanner = ["motion", "ghosting", "slice_thickness", "bias_field", "rician_noise"]
-    assert list(CHANGES) == [*scanner, "noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"]
+    assert list(CHANGES) == [
+        *scanner,
+        "stain",
+        "noise",
+        "blur",
+        "brightness",
+        "contrast",
+        "low_resolution",
+        "inverted_gamma",
+        "gamma",
+    ]
 
 
 def test_draws_and_changes_are_those_of_the_first_release():
@@ -105,6 +117,7 @@ def test_draws_and_changes_are_those_of_the_first_release():
         ("slice_thickness", 0),
         ("bias_field", 0),
         ("rician_noise", 0),
+        ("stain", 0),
     ],
 )
 def test_patches_are_changed_as_often_as_the_plan_says(name, share):
@@ -113,12 +126,14 @@ def test_patches_are_changed_as_often_as_the_plan_says(name, share):
 
 
 def test_whether_one_change_happens_says_nothing_of_another():
-    happened = np.array([[bool(d[name]) for name in list(CHANGES)[5:]] for d in draws()])
+    happened = np.array([[bool(d[name]) for name in list(CHANGES)[6:]] for d in draws()])
     together = np.corrcoef(happened.T) - np.eye(7)
     assert np.abs(together).max() < 5 / np.sqrt(4000)  # five standard deviations of a correlation that is none
 
 
-@pytest.mark.parametrize("name", ["blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma", "bias_field"])
+@pytest.mark.parametrize(
+    "name", ["blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma", "bias_field", "stain"]
+)
 def test_channels_are_changed_by_strengths_of_their_own(name):
     pairs = np.array([[d[name][c][min(1, len(d[name][c]) - 1)] for c in range(2)] for d in certain(name) if len(d[name]) == 2])
     assert len(pairs) >= 800
@@ -180,6 +195,18 @@ def test_low_resolution_spares_the_slice_axis_in_plane():
     assert all(z[0] == 1.0 and 0.5 <= z[1] == z[2] <= 1.0 for z in drawn)
     flat = draws(Augmentation(low_resolution_probability=1, in_plane=True), shape=(1, 8, 8), count=50)
     assert all(len(z) == 2 and z[0] == z[1] for d in flat for z in d["low_resolution"].values())
+
+
+def test_optical_density_is_multiplied_by_hand():
+    # From the least to the greatest value the light that passes is 0, 1/4, 1/2 and all; with twice the density 0, 1/16, 1/4, all.
+    rows = torch.tensor([[[-1.0, 0.0, 1.0, 3.0]], [[0.0, 2.0, 4.0, 8.0]]])
+    after = apply_stain(rows, [(2.0,), (0.5,)])
+    assert after[0, 0].tolist() == pytest.approx([-1.0, -0.75, 0.0, 3.0], abs=1e-6)
+    assert after[1, 0].tolist() == pytest.approx([0.0, 4.0, 8 * 0.5**0.5, 8.0], abs=1e-5)
+
+
+def test_a_constant_channel_keeps_its_value_whatever_the_stain():
+    assert apply_stain(torch.full((1, 4, 4), 3.0), [(1.3,)]).unique().tolist() == [3.0]
 
 
 def test_noise_has_the_level_drawn():
