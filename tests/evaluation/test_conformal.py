@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.dummy import DummyRegressor
 
 from nnseg.evaluation.conformal import conformal_bounds, fewest_errors
 
@@ -32,6 +33,20 @@ def test_nine_cases_are_the_fewest_for_ninety_percent():
 def test_mapie_has_the_same_bounds(count, bounds):
     """Of MAPIE 1.6.0: SplitConformalRegressor, prefit, AbsoluteConformityScore, of signed errors from 39 on (``sym=False``)."""
     assert conformal_bounds([(i * 7919 % 101) / 10 - 4 for i in range(count)], 0.9) == pytest.approx(bounds)
+
+
+@pytest.mark.parametrize("count", [10, 12, 18, 39, 79, 100])
+def test_mapie_gives_the_same_bounds(count):
+    """Of absolute errors up to 18, of signed ones from 39 on."""
+    regression = pytest.importorskip("mapie.regression", reason="mapie is not installed")
+    scores = pytest.importorskip("mapie.conformity_scores")
+    errors = np.random.default_rng(count).exponential(size=count) - 0.7
+    zero = DummyRegressor(strategy="constant", constant=0.0).fit([[0.0]], [0.0])
+    score = scores.AbsoluteConformityScore(sym=count < 19)
+    oracle = regression.SplitConformalRegressor(estimator=zero, confidence_level=0.9, conformity_score=score, prefit=True)
+    oracle.conformalize(np.zeros((count, 1)), errors)
+    _, bounds = oracle.predict_interval([[0.0]])
+    assert conformal_bounds(errors.tolist(), 0.9) == pytest.approx(tuple(bounds[0, :, 0].tolist()))
 
 
 def test_an_infinite_error_is_the_largest():
