@@ -29,8 +29,8 @@ from nnseg.storage.run import Run
 SPLITS = 50
 FEWEST_TESTED = 5
 Ends = tuple[float, float]
-Bounds = Callable[[str, float], tuple[Ends | None, Ends | None]]
-"""Of a label with an expected Dice: the interval of its Dice, and of the true over the predicted volume."""
+Bounds = Callable[[HeldOutCase, str, float], tuple[Ends | None, Ends | None]]
+"""Of a label of a case with an expected Dice: the interval of its Dice, and of the true over the predicted volume."""
 
 
 @dataclass
@@ -56,12 +56,12 @@ def main() -> None:
     options = parser.parse_args()
     run = Run(options.run)
     held = read_held_out(run)
-    patients = _groups(held, options.together)
+    patients = groups_of(held, options.together)
     print(f"{len(held)} held-out cases of {len(set(patients.values()))} patients; {INTERVAL_LEVEL:.0%} intervals")
-    compare(f"{SPLITS} random halves", _halves(held, patients))
+    compare(f"{SPLITS} random halves", halves(held, patients))
     if options.by:
-        groups = _bands(run, held) if options.by == "intensity" else _groups(held, options.by)
-        for name, pair in _pairs(held, groups):
+        groups = bands(run, held) if options.by == "intensity" else groups_of(held, options.by)
+        for name, pair in pairs_of(held, groups):
             compare(name, [pair])
 
 
@@ -99,7 +99,7 @@ def _count(
             if score.dice is None or not score.tp + score.fp:
                 continue
             truths = {"Dice": score.dice, "volume": (score.tp + score.fn) / (score.tp + score.fp)}
-            for (what, truth), interval in zip(truths.items(), bounds(label, expected), strict=True):
+            for (what, truth), interval in zip(truths.items(), bounds(case, label, expected), strict=True):
                 tally = tallies[label, what, method]
                 if interval:
                     inside[label, what].append(interval[0] <= truth <= interval[1])
@@ -109,7 +109,13 @@ def _count(
 
 
 def _conformal(trust: Trust) -> Bounds:
-    return lambda label, expected: (trust.labels[label].dice_interval(expected), trust.labels[label].volume_factors)
+    """Split-conformal bounds of normalized errors, as a model has them."""
+
+    def bounds(case: HeldOutCase, label: str, expected: float) -> tuple[Ends | None, Ends | None]:
+        known, spread = trust.labels[label], trust.spread(case.confidence.agreement, label)
+        return known.dice_interval(expected, spread), known.volume_interval(expected, spread)
+
+    return bounds
 
 
 def _plain(held: Sequence[HeldOutCase]) -> Bounds:
@@ -124,7 +130,7 @@ def _plain(held: Sequence[HeldOutCase]) -> Bounds:
                 ratios[label].append((score.tp + score.fn) / (score.tp + score.fp))
     tail = (1.0 - INTERVAL_LEVEL) / 2
 
-    def bounds(label: str, expected: float) -> tuple[Ends | None, Ends | None]:
+    def bounds(_: HeldOutCase, label: str, expected: float) -> tuple[Ends | None, Ends | None]:
         if not errors[label]:
             return None, None
         (low, high), (least, most) = (np.quantile(of[label], (tail, 1.0 - tail)).tolist() for of in (errors, ratios))
@@ -133,12 +139,12 @@ def _plain(held: Sequence[HeldOutCase]) -> Bounds:
     return bounds
 
 
-def _groups(held: Sequence[HeldOutCase], pattern: str) -> dict[str, str]:
+def groups_of(held: Sequence[HeldOutCase], pattern: str) -> dict[str, str]:
     """The group of each case, by its name; "" where the expression does not match."""
     return {h.score.name: match[1] if (match := re.search(pattern, h.score.name)) else "" for h in held}
 
 
-def _bands(run: Run, held: Sequence[HeldOutCase]) -> dict[str, str]:
+def bands(run: Run, held: Sequence[HeldOutCase]) -> dict[str, str]:
     """The band of each case's intensities: the 99th percentile of the first channel."""
     bright = {case.name: case.typical[0][1] for case in run.fingerprint.cases if case.typical}
     ordered = sorted(bright[h.score.name] for h in held)
@@ -146,7 +152,7 @@ def _bands(run: Run, held: Sequence[HeldOutCase]) -> dict[str, str]:
     return {h.score.name: f"from {max(s for s in starts if s <= bright[h.score.name]):.3g}" for h in held}
 
 
-def _halves(held: Sequence[HeldOutCase], patients: Mapping[str, str]) -> list[tuple[Sequence[HeldOutCase], Sequence[HeldOutCase]]]:
+def halves(held: Sequence[HeldOutCase], patients: Mapping[str, str]) -> list[tuple[Sequence[HeldOutCase], Sequence[HeldOutCase]]]:
     random, names = np.random.default_rng(0), sorted(set(patients.values()))
     pairs = []
     for _ in range(SPLITS):
@@ -158,7 +164,7 @@ def _halves(held: Sequence[HeldOutCase], patients: Mapping[str, str]) -> list[tu
     return pairs
 
 
-def _pairs(
+def pairs_of(
     held: Sequence[HeldOutCase], groups: Mapping[str, str]
 ) -> Iterator[tuple[str, tuple[Sequence[HeldOutCase], Sequence[HeldOutCase]]]]:
     members = {name: [h for h in held if groups[h.score.name] == name] for name in sorted(set(groups.values()))}

@@ -77,23 +77,37 @@ class LabelTrust(FrozenModel):
         offset: of the logit of its expected Dice.
         missing: chance that it is truly absent where it is not predicted.
         cases: held-out cases with its mask predicted and scored.
-        errors: bounds of the logit of its Dice less that of the expected one, for the interval; None for too few cases.
-        volume_factors: bounds of its true volume over the predicted one; None for too few cases.
+        centre: mean of `Agreement.features` over these cases; None in models of earlier versions.
+        errors: bounds of the logit of its Dice less that of the expected one, over the spread; None for too few cases.
+        volume_errors: bounds of the logarithm of its true over the predicted volume, over the `largest_volume_error` at the lower
+            end of the interval of its Dice; None for too few cases.
+        volume_factors: bounds of its true volume over the predicted one, in models of earlier versions.
     """
 
     offset: FiniteFloat = 0.0
     missing: Probability = 1.0
     cases: int = Field(default=0, ge=0)
+    centre: Slopes | None = None
     errors: tuple[FiniteFloat, FiniteFloat] | None = None
+    volume_errors: tuple[FiniteFloat, FiniteFloat] | None = None
     volume_factors: Range | None = None
 
-    def dice_interval(self, expected: float) -> Shares | None:
+    def dice_interval(self, expected: float, spread: float = 1.0) -> Shares | None:
         """The interval of its Dice.
 
         Args:
             expected: its expected Dice.
+            spread: see `Trust.spread`.
         """
-        return self.errors and (expit(logit(expected) + self.errors[0]), expit(logit(expected) + self.errors[1]))
+        return self.errors and (expit(logit(expected) + spread * self.errors[0]), expit(logit(expected) + spread * self.errors[1]))
+
+    def volume_interval(self, expected: float, spread: float = 1.0) -> Range | None:
+        """The interval of its true over the predicted volume; arguments as for `dice_interval`."""
+        interval = self.dice_interval(expected, spread)
+        if self.volume_errors is None or interval is None:
+            return self.volume_factors
+        most = largest_volume_error(interval[0])
+        return math.exp(most * self.volume_errors[0]), math.exp(most * self.volume_errors[1])
 
 
 class Confidence(FrozenModel):
@@ -152,6 +166,7 @@ class Trust(FrozenModel):
         cases: number of held-out cases; 0 if nothing was calibrated.
         temperature: that logits are divided by, so that probabilities are the frequencies of being right.
         slopes: of the logit of expected Dice, for `Agreement.features`.
+        precision: inverse covariance of these features within labels; None in models of earlier versions.
         error: mean distance of the expected from the true mean Dice, of held-out cases not used in the calibration.
         threshold: expected mean Dice below which a scan is flagged.
         key: of the predictions that it was measured on; it is valid while they are the same.
@@ -161,6 +176,7 @@ class Trust(FrozenModel):
     cases: int = Field(default=0, ge=0)
     temperature: Positive = 1.0
     slopes: Slopes = (1.0, 0.0, 0.0)
+    precision: tuple[Slopes, Slopes, Slopes] | None = None
     labels: dict[str, LabelTrust] = {}
     error: NotNegative | None = None
     threshold: Probability | None = None
@@ -188,13 +204,16 @@ class Trust(FrozenModel):
         foreign = bool(unlike) if self.ranges and facts else None
         part = 1.0 / (1.0 + self.ranges.distance(facts)) if self.ranges and facts else 1.0
         quality, expected = part * self.expected_mean_dice(comparable), self.expected_dice(comparable)
-        known = {} if foreign else {name: self._known(name) for name in expected}
-        intervals = {name: label.dice_interval(expected[name]) for name, label in known.items()}
+        known = (
+            {} if foreign else {name: (self._known(name), dice, self.spread(comparable, name)) for name, dice in expected.items()}
+        )
+        intervals = {name: label.dice_interval(dice, spread) for name, (label, dice, spread) in known.items()}
+        volumes = {name: label.volume_interval(dice, spread) for name, (label, dice, spread) in known.items()}
         return Confidence(
             quality=quality,
             expected_dice={name: part * dice for name, dice in expected.items()},
             dice_intervals={name: interval for name, interval in intervals.items() if interval},
-            volume_factors={name: label.volume_factors for name, label in known.items() if label.volume_factors},
+            volume_factors={name: factors for name, factors in volumes.items() if factors},
             flagged=None if self.threshold is None else quality < self.threshold,
             foreign=foreign,
             unlike=unlike,
@@ -206,15 +225,29 @@ class Trust(FrozenModel):
         """The intervals of each label that was predicted.
 
         Args:
-            agreements: of the scans whose mean expected Dice is taken.
+            agreements: of the scans whose mean expected Dice, and mean spread, is taken.
         """
         found = []
         for name, label in self.labels.items():
-            if expected := [self._dice(one, name) for one in agreements if one.voxels.get(name, 0) > 0]:
-                mean = fmean(expected)
-                dice, volume = label.dice_interval(mean), label.volume_factors
+            if predicted := [one for one in agreements if one.voxels.get(name, 0) > 0]:
+                mean, spread = fmean(self._dice(one, name) for one in predicted), fmean(self.spread(one, name) for one in predicted)
+                dice, volume = label.dice_interval(mean, spread), label.volume_interval(mean, spread)
                 found.append(LabelInterval(label=name, cases=label.cases, expected=mean, dice=dice, volume=volume))
         return tuple(found)
+
+    def spread(self, agreement: Agreement, name: str) -> float:
+        """How much wider the intervals of a label are than in the middle of the held-out cases.
+
+        sqrt(1 + d^2 / 3), with the Mahalanobis distance d of the three `Agreement.features` from their mean: sqrt(2) for a usual
+        scan, more for one that is unlike the held-out cases, of which they say less.
+        """
+        centre = self._known(name).centre
+        if centre is None or self.precision is None:
+            return 1.0
+        off = [value - mean for value, mean in zip(agreement.features(name), centre, strict=True)]
+        return math.sqrt(
+            1.0 + sum(a * b * p for a, row in zip(off, self.precision, strict=True) for b, p in zip(off, row, strict=True)) / 3
+        )
 
     def expected_dice(self, agreement: Agreement) -> dict[str, float]:
         """Of each label that was predicted, by name."""
@@ -235,6 +268,21 @@ class Trust(FrozenModel):
 
     def _known(self, name: str) -> LabelTrust:
         return self.labels.get(name, LabelTrust())
+
+
+def largest_volume_error(dice: float) -> float:
+    """The largest size of the logarithm of the true over the predicted volume where the Dice is known.
+
+    It is reached where one mask lies within the other: with p times its volume the Dice is 2p / (1 + p).
+
+    Args:
+        dice: kept `EDGE` away from 0 and 1.
+
+    Example:
+        ``largest_volume_error(0.8) == math.log(1.5)``
+    """
+    inside = min(max(dice, EDGE), 1.0 - EDGE)
+    return math.log((2.0 - inside) / inside)
 
 
 def logit(share: float) -> float:

@@ -22,7 +22,18 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.scores import CaseScore
-from nnseg.core.trust import INTERVAL_LEVEL, TEMPERATURES, Agreement, Confidence, EnsembleShift, LabelTrust, Slopes, Trust, logit
+from nnseg.core.trust import (
+    INTERVAL_LEVEL,
+    TEMPERATURES,
+    Agreement,
+    Confidence,
+    EnsembleShift,
+    LabelTrust,
+    Slopes,
+    Trust,
+    largest_volume_error,
+    logit,
+)
 from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
@@ -36,7 +47,7 @@ log = logging.getLogger(__name__)
 Numbers = npt.NDArray[np.float64]
 Absent = Mapping[str, tuple[int, int]]
 
-RULE = 2
+RULE = 3
 """Raised when the measurement changes, so that runs measure anew."""
 
 FEWEST_CASES = 4
@@ -53,6 +64,12 @@ PRIOR_CASES = 20
 
 DICE_EDGE = 0.02
 """Dice is kept this far from 0 and 1 in the fit of slopes, so that a single missed mask does not dominate it."""
+
+LEAST_SPREAD, SPREAD_CASES = 0.1, 4
+"""Least standard deviation of a feature, and the number of masks that a covariance without correlations weighs as much as."""
+
+NO_VOLUME = -1e9
+"""For the logarithm of 0, which JSON cannot hold; its exponential is 0."""
 
 SHIFT_CASES = 8
 """Most held-out cases that the networks of all folds predict too."""
@@ -233,10 +250,25 @@ def fit_expected_dice(held: Sequence[HeldOutCase], absent: Absent | None = None)
     pooled = float(np.concatenate(list(residuals.values())).mean())
     absent = absent or {}
     labels = {
-        name: LabelTrust(offset=float((rest.sum() + 2 * pooled) / (len(rest) + 2)), missing=_missing(held, name, absent.get(name)))
+        name: LabelTrust(
+            offset=float((rest.sum() + 2 * pooled) / (len(rest) + 2)),
+            missing=_missing(held, name, absent.get(name)),
+            centre=_triple(rows[name][0].mean(0)) if len(rest) else None,
+        )
         for name, rest in residuals.items()
     }
-    return Trust(cases=len(held), slopes=(float(slopes[0]), float(slopes[1]), float(slopes[2])), labels=labels)
+    return Trust(cases=len(held), slopes=_triple(slopes), precision=_precision(x), labels=labels)
+
+
+def _precision(features: Numbers) -> tuple[Slopes, Slopes, Slopes]:
+    """Inverse covariance of features (n, 3), each label's less their mean."""
+    squares, prior = features.T @ features, np.diag(np.maximum(features.var(0), LEAST_SPREAD**2))
+    first, second, third = np.linalg.inv((squares + SPREAD_CASES * prior) / (len(features) + SPREAD_CASES))
+    return _triple(first), _triple(second), _triple(third)
+
+
+def _triple(values: Numbers) -> Slopes:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def fit_temperature(losses: Sequence[Sequence[float]]) -> float:
@@ -299,22 +331,23 @@ def _with_intervals(held: Sequence[HeldOutCase], labels: Mapping[str, LabelTrust
     found = {}
     for name, label in labels.items():
         known = [
-            (trust.expected_dice(h.confidence.agreement)[name], h.score.labels[name])
+            (trust.expected_dice(h.confidence.agreement)[name], trust.spread(h.confidence.agreement, name), h.score.labels[name])
             for trust, h in zip(fitted, held, strict=True)
             if h.confidence.agreement.voxels[name] > 0 and h.score.labels[name].dice is not None
         ]
-        errors = [logit(score.dice) - logit(expected) for expected, score in known if score.dice is not None]
-        found[name] = label.model_copy(
-            update={
-                "cases": len(known),
-                "errors": conformal_bounds(errors, INTERVAL_LEVEL),
-                "volume_factors": _volume_factors([(c.tp + c.fn, c.tp + c.fp) for _, c in known if c.tp + c.fp]),
-            }
-        )
+        errors = [(logit(score.dice) - logit(dice)) / spread for dice, spread, score in known if score.dice is not None]
+        found[name] = label.model_copy(update={"cases": len(known), "errors": conformal_bounds(errors, INTERVAL_LEVEL)})
+        volumes = [
+            _volume_error(score.tp + score.fn, score.tp + score.fp) / largest_volume_error(interval[0])
+            for dice, spread, score in known
+            if score.tp + score.fp and (interval := found[name].dice_interval(dice, spread))
+        ]
+        bounds = conformal_bounds(volumes, INTERVAL_LEVEL)
+        if bounds and bounds[1] < math.inf:
+            found[name] = found[name].model_copy(update={"volume_errors": (max(bounds[0], NO_VOLUME), bounds[1])})
     return found
 
 
-def _volume_factors(pairs: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
-    """Bounds of the true over the predicted volume, from the voxels of both on each case; None for too few, or without an end."""
-    bounds = conformal_bounds([math.log(true / predicted) if true else -math.inf for true, predicted in pairs], INTERVAL_LEVEL)
-    return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds and bounds[1] < math.inf else None
+def _volume_error(true: int, predicted: int) -> float:
+    """The logarithm of the true over the predicted volume, from the voxels of both."""
+    return math.log(true / predicted) if true else -math.inf

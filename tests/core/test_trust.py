@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnseg.core.scan_ranges import ScanFacts, find_ranges
-from nnseg.core.trust import EDGE, Agreement, LabelTrust, Trust, expit, logit
+from nnseg.core.trust import EDGE, Agreement, LabelTrust, Trust, expit, largest_volume_error, logit
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -108,6 +108,27 @@ def test_intervals_by_hand():
     assert of.dice_intervals == {"a": pytest.approx((expit(math.log(9) - 1.0), expit(math.log(9) + 0.5)))}
     assert of.volume_factors == {"a": (0.9, 1.25)}  # b has too few cases
     assert (of.foreign, of.flagged) == (False, False)
+
+
+def test_intervals_grow_with_the_distance_from_the_held_out_cases():
+    one = agreement(0.9, foreground=0.8, voxels=(100.0, 100.0))
+    known = LabelTrust(cases=20, errors=(-1.0, 0.5), volume_errors=(-0.5, 1.0))
+    unit = ((1.0, 0.0, 0.0), (0.0, 4.0, 0.0), (0.0, 0.0, 1.0))
+    near = Trust(labels={"a": known.model_copy(update={"centre": one.features("a")})}, precision=unit)
+    a, b, voxels = one.features("a")
+    far = Trust(labels={"a": known.model_copy(update={"centre": (a - 1.0, b + 2.0, voxels + 1.0)})}, precision=unit)
+    assert (near.spread(one, "a"), far.spread(one, "a")) == pytest.approx((1.0, math.sqrt(1 + 18 / 3)))
+    for trust, times in ((near, 1.0), (far, math.sqrt(7))):
+        of = trust.confidence(one)
+        assert of.dice_intervals["a"] == pytest.approx((expit(math.log(9) - times), expit(math.log(9) + 0.5 * times)))
+        most = largest_volume_error(of.dice_intervals["a"][0])
+        assert of.volume_factors["a"] == pytest.approx((math.exp(-0.5 * most), math.exp(most)))
+        assert trust.label_intervals([one])[0].volume == pytest.approx(of.volume_factors["a"])
+
+
+def test_the_volume_error_that_a_dice_leaves_room_for():
+    assert largest_volume_error(0.8) == pytest.approx(math.log(1.5))  # 2 voxels within 3
+    assert largest_volume_error(1.0) == pytest.approx(0.0, abs=3 * EDGE)
 
 
 def test_a_foreign_scan_is_expected_less_of_and_flagged_and_has_no_interval():

@@ -1,5 +1,6 @@
 """What held-out cases say of a model."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.scores import Counts
-from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, logit
+from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, expit, largest_volume_error, logit
 from nnseg.crossval.trust import (
     HeldOutCase,
     cross_validate_expected_dice,
@@ -310,27 +311,46 @@ def test_intervals_are_those_of_the_errors_of_other_folds():
     trust = fit_trust(cases, ["CT"])
     fitted = cross_validate_trust(cases)
     errors = [
-        logit(h.score.labels["a"].dice) - logit(t.expected_dice(h.confidence.agreement)["a"])
+        (logit(h.score.labels["a"].dice) - logit(t.expected_dice(a)["a"])) / t.spread(a, "a")
         for t, h in zip(fitted, cases, strict=True)
+        for a in [h.confidence.agreement]
     ]
     assert trust.labels["a"].errors == pytest.approx((min(errors), max(errors)))
     assert trust.labels["a"].cases == 19
-    assert trust.labels["a"].volume_factors == (1.0, 1.0)  # the cases have as many false voxels as missed ones
+    assert trust.labels["a"].volume_errors == (0.0, 0.0)  # the cases have as many false voxels as missed ones
 
 
 def test_eight_cases_give_no_interval():
     assert [fit_trust(many(n), ["CT"]).labels["a"].errors is None for n in (8, 9)] == [True, False]
 
 
-def test_volume_factors_by_hand():
+def test_volume_errors_are_those_of_other_folds():
     sizes = [(100, 100 + i) for i in range(19)]  # true, predicted
     cases = [
         replace(h, score=case_score(h.score.name, {"a": Counts(tp=90, fp=predicted - 90, fn=true - 90, tn=900)}))
         for h, (true, predicted) in zip(many(19), sizes, strict=True)
     ]
-    assert fit_trust(cases, ["CT"]).labels["a"].volume_factors == pytest.approx((100 / 118, 1.0))
+    agreements, trust = [h.confidence.agreement for h in cases], fit_trust(cases, ["CT"])
+    lowest = [
+        trust.labels["a"].dice_interval(t.expected_dice(a)["a"], t.spread(a, "a"))[0]
+        for t, a in zip(cross_validate_trust(cases), agreements, strict=True)
+    ]
+    errors = [math.log(true / predicted) / largest_volume_error(low) for low, (true, predicted) in zip(lowest, sizes, strict=True)]
+    assert trust.labels["a"].volume_errors == pytest.approx((min(errors), max(errors)))
+    assert trust.confidence(agreements[0]).volume_factors["a"][1] == pytest.approx(1.0)
     false = replace(cases[0], score=case_score("false", {"a": Counts(tp=0, fp=50, fn=0, tn=900)}))
-    assert fit_trust([false, *cases[1:]], ["CT"]).labels["a"].volume_factors == pytest.approx((0.0, 100 / 101))
+    assert fit_trust([false, *cases[1:]], ["CT"]).confidence(agreements[0]).volume_factors["a"][0] == 0.0
+
+
+def test_the_spread_grows_with_the_distance_from_the_held_out_cases():
+    trust = fit_trust(many(200), ["CT"])
+    values = [logit(h.confidence.agreement.labels["a"]) for h in many(200)]
+    spreads = [
+        trust.spread(held(0, expit(np.mean(values) + far * np.std(values)), 0.9).confidence.agreement, "a") for far in (0, 1, 4)
+    ]
+    # The agreement of the only label is that of the foreground, and all masks have the same volume: one feature of three varies.
+    assert spreads == pytest.approx([math.sqrt(1 + far**2 / 3) for far in (0, 1, 4)], rel=0.05)
+    assert Trust().spread(many(1)[0].confidence.agreement, "a") == 1.0
 
 
 def test_ninety_percent_of_new_cases_lie_inside():
