@@ -275,6 +275,9 @@ def _report_predictions(
     volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
     show(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
+    if volumetry.expected and volumetry.expected.interval:
+        low, high = volumetry.expected.interval
+        show(f"mean expected Dice {volumetry.expected.expected:.3f}, 90 % from {low:.3f} to {high:.3f}")
     show(f"report: {folder / 'report.html'}")
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
     known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted

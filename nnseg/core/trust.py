@@ -110,6 +110,19 @@ class LabelTrust(FrozenModel):
         return math.exp(most * self.volume_errors[0]), math.exp(most * self.volume_errors[1])
 
 
+class DiceErrors(FrozenModel):
+    """Errors of the expected mean Dice of held-out cases: the true one less that of a calibration on other cases.
+
+    Args:
+        cases: number of held-out cases.
+        mean, spread: mean and standard deviation of the errors.
+    """
+
+    cases: int = Field(ge=2)
+    mean: FiniteFloat
+    spread: NotNegative
+
+
 class Confidence(FrozenModel):
     """How far the label map of one scan can be trusted.
 
@@ -124,6 +137,7 @@ class Confidence(FrozenModel):
             is lowered. None if that was not measured.
         unlike: differences of the scan from those of the training.
         agreement, facts: that this was computed from.
+        errors: of the expected mean Dice of held-out cases; None if they were not measured.
         surprise: of a case with a reference, the mean over its voxels of -log(probability of the reference), at each of the
             `TEMPERATURES`.
         reliability: of such a case, how often its probabilities are right.
@@ -138,6 +152,7 @@ class Confidence(FrozenModel):
     unlike: tuple[str, ...]
     agreement: Agreement
     facts: ScanFacts | None = None
+    errors: DiceErrors | None = None
     surprise: tuple[FiniteFloat, ...] = ()
     reliability: Reliability | None = None
 
@@ -168,6 +183,7 @@ class Trust(FrozenModel):
         slopes: of the logit of expected Dice, for `Agreement.features`.
         precision: inverse covariance of these features within labels; None in models of earlier versions.
         error: mean distance of the expected from the true mean Dice, of held-out cases not used in the calibration.
+        errors: of the same cases; None if an earlier version calibrated.
         threshold: expected mean Dice below which a scan is flagged.
         key: of the predictions that it was measured on; it is valid while they are the same.
         together: for ensembles larger than those of held-out cases; None if it was not measured.
@@ -179,6 +195,7 @@ class Trust(FrozenModel):
     precision: tuple[Slopes, Slopes, Slopes] | None = None
     labels: dict[str, LabelTrust] = {}
     error: NotNegative | None = None
+    errors: DiceErrors | None = None
     threshold: Probability | None = None
     ranges: ScanRanges | None = None
     key: str = ""
@@ -219,6 +236,7 @@ class Trust(FrozenModel):
             unlike=unlike,
             agreement=agreement,
             facts=facts,
+            errors=self.errors,
         )
 
     def label_intervals(self, agreements: Sequence[Agreement]) -> tuple[LabelInterval, ...]:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from nnseg.core.trust import (
     TEMPERATURES,
     Agreement,
     Confidence,
+    DiceErrors,
     EnsembleShift,
     LabelTrust,
     Slopes,
@@ -201,13 +202,14 @@ def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str], absent: Abse
     """
     fitted = fit_expected_dice(held, absent)
     expected = cross_validate_expected_dice(held)
-    pairs = [(quality, h.score.mean_dice) for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
+    errors = [h.score.mean_dice - quality for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
     facts = [h.confidence.facts for h in held if h.confidence.facts]
     return fitted.model_copy(
         update={
             "labels": _with_intervals(held, fitted.labels),
             "temperature": fit_temperature([h.confidence.surprise for h in held if h.confidence.surprise]),
-            "error": fmean(abs(quality - dice) for quality, dice in pairs) if pairs else None,
+            "error": fmean(map(abs, errors)) if errors else None,
+            "errors": DiceErrors(cases=len(errors), mean=fmean(errors), spread=stdev(errors)) if len(errors) > 1 else None,
             "threshold": float(np.quantile(expected, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
             "ranges": find_ranges(facts, channels),
         }

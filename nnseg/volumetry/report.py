@@ -15,6 +15,7 @@ from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
 from nnseg.core.units import volume_name
+from nnseg.evaluation.folder_dice import FolderDice, estimate_folder_dice
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, text_hash, write_json, write_text
@@ -87,7 +88,9 @@ def report_predictions(
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     for place in (folder, folder / SHEETS):  # of an earlier command, or a process of this one, that was killed
         sweep_ended(place)
-    volumetry = options.header.model_copy(update={"cases": tuple(sorted(cases, key=lambda c: c.name))})
+    volumetry = options.header.model_copy(
+        update={"cases": tuple(sorted(cases, key=lambda c: c.name)), "expected": _expected(options, cases)}
+    )
     previews, viewed = [], []
     for number, case in enumerate(_choose_cases(volumetry.cases)):
         if images := _read_images(options, case):
@@ -107,6 +110,12 @@ def report_predictions(
     for name, text in texts.items():
         write_text(folder / name, text)
     return volumetry
+
+
+def _expected(options: VolumetryOptions, cases: Sequence[CaseVolumes]) -> FolderDice | None:
+    """The mean Dice that is expected of the cases whose volumes are known."""
+    found = (options.records[case.name].confidence for case in cases if not case.failed)
+    return estimate_folder_dice([confidence for confidence in found if confidence])
 
 
 def measure(options: VolumetryOptions, name: str) -> CaseVolumes:

@@ -14,6 +14,7 @@ from nnseg.core.names import FileName
 from nnseg.core.population import Percentile, Population, Sex
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
+from nnseg.evaluation.folder_dice import FolderDice
 
 ML = "ml"
 
@@ -94,6 +95,7 @@ class Volumetry(FrozenModel):
         population: that volumes were compared with; empty without one.
         names: of labels or regions.
         cases: sorted by name.
+        expected: mean Dice; None if uncertainty was not estimated.
         files: hashes of the report's other files, by name, without the sheets; empty if an earlier version wrote it.
     """
 
@@ -102,6 +104,7 @@ class Volumetry(FrozenModel):
     population: str = ""
     names: tuple[str, ...]
     cases: tuple[CaseVolumes, ...]
+    expected: FolderDice | None = None
     files: dict[FileName, str] = Field(default_factory=dict)
 
     @property

@@ -154,8 +154,9 @@ def test_the_worst_tenth_is_flagged():
     worst = np.argsort([h.score.mean_dice for h in cases])[:5]
     assert sum(flagged[i] for i in worst) >= 4
     assert trust.error < 0.02
-    assert trust.cases == 100
+    assert trust.cases == trust.errors.cases == 100
     assert trust.ranges.scans == 100
+    assert abs(trust.errors.mean) < trust.error < trust.errors.spread * 1.1
 
 
 def test_nine_cases_flag_none():

@@ -19,8 +19,9 @@ from nnseg.commands.verify import verify
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
 from nnseg.core.population import Person, make_population
+from nnseg.core.trust import Agreement, Confidence, DiceErrors
 from nnseg.crossval.predict import PredictionJob, predict_cases
-from nnseg.storage.files import read_json
+from nnseg.storage.files import read_json, write_json
 from nnseg.storage.predictions import RECORD, Predictions
 from nnseg.volumetry.population import read_population
 from nnseg.volumetry.report import read_record, report_predictions
@@ -144,6 +145,19 @@ def test_a_label_map_that_was_corrected_by_hand_is_measured_as_it_is_now(folder)
     nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), folder / "b.nii.gz")
     (case,) = (c for c in report_predictions(folder, sheets=False).cases if c.name == "b")
     assert case.labels["bright"].ml == pytest.approx(6 * 5 * 3 * 2 / 1000)
+
+
+def test_the_mean_expected_dice_has_the_interval_of_held_out_errors(folder):
+    record = read_json(folder / RECORD, Predictions)
+    agreement = Agreement(labels={"bright": 0.9}, foreground=0.9, voxels={"bright": 9.0})
+    errors = DiceErrors(cases=40, mean=0.0, spread=0.0)
+    known = Confidence(quality=0.8, expected_dice={"bright": 0.8}, flagged=False, unlike=(), agreement=agreement, errors=errors)
+    cases = {name: one.model_copy(update={"confidence": known}) for name, one in record.cases.items()}
+    write_json(folder / RECORD, record.model_copy(update={"cases": cases}))
+    result = CliRunner().invoke(app, ["report", str(folder), "--no-sheets"])
+    assert "mean expected Dice 0.800, 90 % from 0.800 to 0.800" in result.output
+    assert "0.800 to 0.800" in (folder / "report.html").read_text("utf-8")
+    assert read_json(folder / "volumes.json", Volumetry).expected.scans == 3
 
 
 def test_sheets_can_be_left_out(folder):
