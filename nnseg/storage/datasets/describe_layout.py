@@ -62,7 +62,7 @@ def _sources(groups: Sequence[Group], channels: Channels, sets: LabelSets) -> li
     maps = [one for group in groups for one in sets.maps[id(group)].values()]
     if sets.coding == "values" and len(images) == len(maps) and all(map(_alike, images, maps)):
         return []
-    from_maps = f"label maps from {_patterns(maps)}"
+    from_maps = f"label maps from {_patterns(maps, _recurring(groups, sets))}"
     if not channels.names or channels.numbered:
         return [f"images from {_patterns(images)}", from_maps]
     first = channels.images[id(max(groups, key=lambda group: len(channels.images[id(group)])))]
@@ -76,20 +76,33 @@ def _alike(image: Named, label: Named) -> bool:
     return not image.place and not label.place and label.role == "label" and image.words in (label.words, label.rest)
 
 
-def _patterns(items: Sequence[Named]) -> str:
+def _recurring(groups: Sequence[Group], sets: LabelSets) -> Collection[str]:
+    """Names of folders, and of label maps that are alone in their cases, that most cases have: they tell no case apart."""
+    found: Counter[str] = Counter()
+    for group in groups:
+        items = [one.item for one in sets.maps[id(group)].values()]
+        stems = [item.stem for item in items if len(items) == 1]
+        found.update({*stems, *(folder for item in items for folder in item.folders)})
+    return {name for name, cases in found.items() if cases > max(1, len(groups) / 2)}
+
+
+def _patterns(items: Sequence[Named], fixed: Collection[str] = ()) -> str:
     """Patterns that the paths of items fit, at most three."""
-    patterns = Counter(map(_pattern, items))
+    patterns = Counter(_pattern(one, fixed=fixed) for one in items)
     listed = [pattern for pattern, _ in patterns.most_common(3)]
     return ", ".join(listed) + (", ..." if len(patterns) > 3 else "")
 
 
-def _pattern(one: Named, keep: Collection[str] = ()) -> str:
+def _pattern(one: Named, keep: Collection[str] = (), *, fixed: Collection[str] = ()) -> str:
     """The path of an item with * for what tells cases apart.
 
     Args:
         keep: words, in lower case, that do not.
+        fixed: names of folders and files that do not.
     """
-    if not keep and one.role == "label":
+    if one.item.stem in fixed:
+        stem = one.item.stem
+    elif not keep and one.role == "label":
         stem = "*"
     elif not one.rest:
         stem = one.item.stem
@@ -97,12 +110,12 @@ def _pattern(one: Named, keep: Collection[str] = ()) -> str:
         pieces = re.split(r"([^A-Za-z0-9]+)", one.item.stem)
         stem = "".join(p if i % 2 or p.casefold() in keep or is_role_word(p) else "*" for i, p in enumerate(pieces))
         stem = re.sub(r"\*([^A-Za-z0-9]+\*)+", "*", stem)
-    return "/".join(filter(None, (_folder_of(one), f"{stem}{one.item.suffix}")))
+    return "/".join(filter(None, (_folder_of(one, fixed), f"{stem}{one.item.suffix}")))
 
 
-def _folder_of(one: Named) -> str:
+def _folder_of(one: Named, fixed: Collection[str]) -> str:
     """A pattern of the folder of an item, with * for the folders of cases."""
-    return "/".join(_without_case(folder, one.place) for folder in one.item.folders)
+    return "/".join(folder if folder in fixed else _without_case(folder, one.place) for folder in one.item.folders)
 
 
 def _without_case(folder: str, place: Sequence[str]) -> str:

@@ -70,6 +70,19 @@ def test_brats_is_a_folder_of_channels_for_each_patient(tmp_path):
     assert (dataset.findings, dataset.unused) == ((), ())
 
 
+@pytest.mark.parametrize(
+    ("paths", "reading", "shown"),
+    [
+        (grid("<0>/p<1>.nii.gz", ["scans", "outlines"], range(3)), ("scans", "outlines"), "outlines/*.nii.gz"),
+        (grid("p<0>/<1>.nii.gz", range(3), ["image", "wmh"]), ("*/image.nii.gz", "*/wmh.nii.gz"), "*/wmh.nii.gz"),
+        (grid("<0>/p<1>.nii.gz", ["images", "liver", "tumour"], range(3)), ("", "liver,tumour"), "liver/*.nii.gz, tumour/*.nii.gz"),
+    ],
+)
+def test_what_options_name_is_shown_as_it_was_named(tmp_path, paths, reading, shown):
+    dataset = found(make(tmp_path, *paths), images=reading[0], labels=reading[1])
+    assert f"label maps from {shown}" in dataset.inferred
+
+
 def test_brats_of_earlier_years_and_in_one_folder_are_read_likewise(tmp_path):
     old = found(
         make(tmp_path / "old", *grid("<1>/B19_<0>_1/B19_<0>_1_<2>.nii.gz", range(3), ["HGG"], ["flair", "t1", "t1ce", "t2", "seg"]))
