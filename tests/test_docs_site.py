@@ -11,6 +11,18 @@ from browser import Browser, needs_browser
 
 ROOT = Path(__file__).parents[1]
 
+CUT = """
+[...document.querySelectorAll("article *")].filter(one => {
+    const scrolls = (box) => ["auto", "scroll"].includes(getComputedStyle(box).overflowX)
+    for (let box = one; box; box = box.parentElement) if (scrolls(box)) return false
+    const hidden = getComputedStyle(one).overflowX !== "visible" && one.scrollWidth > one.clientWidth + 1
+    return hidden || one.getBoundingClientRect().right > innerWidth + 1
+}).map(one => one.tagName + ": " + one.textContent.slice(0, 60))
+"""
+"""What is beyond the window's right edge or its own frame, and cannot be scrolled to."""
+
+NOT_SHOWN = "[...document.images].filter(one => !one.naturalWidth).map(one => one.src)"
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -53,10 +65,13 @@ def test_search_works_without_a_server(site: Path, browser: Browser) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("width", [360, 820, 1400])
-def test_no_page_is_wider_than_the_window(site: Path, browser: Browser, width: int) -> None:
-    wide = {}
+def test_every_page_is_whole_and_shows_its_pictures(site: Path, browser: Browser, width: int) -> None:
+    faults = {}
     for page in sorted(site.rglob("*.html")):
         browser.open(page, width=width, dark=width == 820)
+        found = [*browser.ask(CUT), *browser.ask(NOT_SHOWN)]
         if (needed := browser.ask("document.documentElement.scrollWidth")) > width:
-            wide[str(page.relative_to(site))] = needed
-    assert wide == {}
+            found.append(f"{needed} pixels wide")
+        if found:
+            faults[str(page.relative_to(site))] = found[:5]
+    assert faults == {}
