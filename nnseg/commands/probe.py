@@ -25,6 +25,7 @@ from nnseg.storage.run import Run
 from nnseg.system.machine import GIGABYTE, free_device_gb, free_disk_gb, free_ram_gb, versions
 from nnseg.system.process import ChildProcess, launch
 from nnseg.system.progress import stage
+from nnseg.system.regular import files_below
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def known_probe(run: Run, fingerprint: Fingerprint, *, device: str = "auto") -> 
 
 def free_resources(run: Run, device: str = "auto") -> FreeResources:
     """Free RAM, memory of the device, and disk space, to which what the run already has there is added."""
-    there = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / GIGABYTE
+    there = sum(path.stat().st_size for path in files_below(run.path)) / GIGABYTE
     return FreeResources(ram_gb=free_ram_gb(), device_gb=free_device_gb(device), disk_gb=free_disk_gb(run.path) + there)
 
 

@@ -18,6 +18,7 @@ from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import read_json
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, stem_of, suffix_of
 from nnseg.storage.predictions import RECORD, Predictions, own_files
+from nnseg.system.regular import folders_below
 
 NO_LABELS = ("uncertainty map", "probabilities")
 """Kinds of own files (`own_files`) that are no label maps."""
@@ -79,7 +80,7 @@ def _is_image(folder: Path) -> bool:
 
 def _files_below(folder: Path) -> tuple[Path, ...]:
     """Files that may be label maps in a case's folder and its folders, by path."""
-    places = [folder, *(place for place in folder.rglob("*") if place.is_dir() and not place.name.startswith("."))]
+    places = [folder, *(place for place in folders_below(folder) if not place.name.startswith("."))]
     return tuple(sorted(path for place in places for path in _label_files(place)))
 
 

@@ -20,6 +20,7 @@ from nnseg.core.errors import RunError
 from nnseg.core.frozen import FrozenModel
 from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import MANIFEST, file_hash, write_text
+from nnseg.system.regular import files_below
 
 State = Literal["intact", "edited", "damaged", "missing", "foreign"]
 
@@ -77,14 +78,17 @@ def renew_manifest(folder: Path) -> None:
     for entry in known or ():
         lines[entry.path].append(entry)
     present = _files(folder)
-    written = {(entry.bytes, entry.hash) for entry in known or ()}
+    written, sizes = {(entry.bytes, entry.hash) for entry in known or ()}, {entry.bytes for entry in known or ()}
     kept: list[Entry] = []
     for name in present:
         path, entries = folder / name, {(e.bytes, e.hash): e for e in lines[name]}
         if known is not None and len(entries) == 1:
             kept += entries.values()
             continue
-        here = (path.stat().st_size, file_hash(path))
+        size = path.stat().st_size
+        if known is not None and not entries and size not in sizes:  # foreign: of no file that was written
+            continue
+        here = (size, file_hash(path))
         if here in written or known is None:
             kept.append(Entry(path=name, bytes=here[0], hash=here[1]))
         elif entries:
@@ -111,5 +115,5 @@ def _read(folder: Path) -> list[Entry]:
 
 def _files(folder: Path) -> list[str]:
     """The paths of all files below a folder, except hidden ones and the manifest, sorted."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    paths = (path.relative_to(folder) for path in files_below(folder))
     return sorted(p.as_posix() for p in paths if p.as_posix() != MANIFEST and not any(part.startswith(".") for part in p.parts))

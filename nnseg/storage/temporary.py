@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from nnseg.system.regular import files_below
+
 TEMPORARY = re.compile(r"\.nnseg-([0-9a-f]{8})-(\d{1,10})-[0-9a-f]{8}\..+")
 """Names of temporary files: with the machine and the process that writes."""
 
@@ -27,7 +29,7 @@ def temporary_beside(path: Path) -> Path:
 
 def sweep(folder: Path, *, inside: bool = True) -> None:
     """Remove temporary files of killed processes; no other process may be writing in the folder or, with ``inside``, below it."""
-    for path in folder.rglob(".*") if inside else folder.glob(".*"):
+    for path in files_below(folder) if inside else folder.glob(".*"):
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 

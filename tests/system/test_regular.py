@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from nnseg.core.errors import RunError, ScanError
 from nnseg.storage.datasets.layouts import find_layout
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.run import Run
-from nnseg.system.regular import open_regular, resolved
+from nnseg.system import regular
+from nnseg.system.regular import files_below, folders_below, open_regular, resolved
 
 
 @pytest.fixture
@@ -49,3 +51,29 @@ def test_very_many_files_of_a_case_are_refused_before_one_is_read(tmp_path: Path
     scan = tmp_path / content["training"][0]["image"]
     with pytest.raises(ScanError, match="is the first of 1,001 files; expected at most 1,000"):
         read_scan([scan] * 1001)
+
+
+def test_a_pipe_that_gets_the_name_before_a_file_is_opened_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    monkeypatch.setattr(regular, "check_regular", lambda path: None)  # it was a file when it was looked at
+    with pytest.raises(OSError, match="is a pipe, not a regular file"):
+        open_regular(tmp_path / "a.json")
+
+
+def test_a_path_that_no_system_has_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="is no path"):
+        open_regular(tmp_path / "a\0b")
+
+
+def test_files_are_found_below_more_folders_than_python_can_recurse_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("a")  # noqa: PTH102 (a whole path would be too long for the system in the end)
+        os.chdir("a")
+    Path("deep.txt").touch()
+    assert [len(path.relative_to(tmp_path).parts) for path in files_below(tmp_path)] == [1201]
+    assert sum(1 for _ in folders_below(tmp_path)) == 1201
+    assert list(files_below(tmp_path / "nowhere")) == []

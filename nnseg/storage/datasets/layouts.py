@@ -25,6 +25,7 @@ from nnseg.storage.images.label_codings import count_values
 from nnseg.storage.images.read import read_marks
 from nnseg.storage.images.unread import why_unread
 from nnseg.system.parallel import map_items
+from nnseg.system.regular import files_below
 
 OUTLINES = (
     "outlines in .json or .xml are not read: export them as pictures of label values, such as CVAT's Segmentation mask 1.1, "
@@ -167,7 +168,7 @@ def _advice(tree: Tree, layout: str, folders: Sequence[Path], *, repeated: bool)
         reasons = Counter(filter(None, map(why_unread, tree.unread)))
         files = tree.unread or tree.companions or tree.no_scans
         return f"each {reasons.most_common(1)[0][0]}" if reasons else "convert the files" if files else "check the path"
-    if sum(path.suffix in (".json", ".xml") for path in tree.root.rglob("*")) > 1 and not repeated:
+    if sum(path.suffix in (".json", ".xml") for path in files_below(tree.root)) > 1 and not repeated:
         return OUTLINES
     beside = [path.name for path in tree.root.parent.iterdir() if path.is_dir() and folder_role(path.name) == "label"]
     if beside and folder_role(tree.root.name) == "image":

@@ -16,7 +16,7 @@ from nnseg.storage.datasets.items import Item, Tree
 from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, suffix_of
 from nnseg.storage.images.unread import why_unread
 from nnseg.storage.predictions import OwnKind, own_files
-from nnseg.system.regular import check_regular
+from nnseg.system.regular import check_regular, files_below
 
 _TEXTS = ".json .jsonl .tsv .csv .txt .md .rst .cfg .ini .toml .yml .yaml .xml .html .htm .pdf .doc .docx .xls .xlsx .ods .odt .log"
 _OTHERS = ".bval .bvec .bvals .bvecs .bib .py .sh .ipynb .md5 .sha256 .url .lnk .ctbl .mrml .pth .pt .ckpt .onnx .pkl"
@@ -47,7 +47,7 @@ def list_unused(tree: Tree) -> tuple[Unused, ...]:
 
 def suffixes_found(folder: Path) -> str:
     """The suffixes of the files in a folder, or what else they are, for messages: ".txt (3), DICOM RT Structure Set (1)"."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    files = [p for p in sorted(files_below(folder)) if not p.name.startswith(".")]
     known = known_no_scans(files)
     counts = Counter(known[p].removeprefix("is a ") if p in known else suffix_of(p) or "no suffix" for p in files)
     return ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common(10)) or "no file at all"
