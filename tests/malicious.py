@@ -75,6 +75,16 @@ def nrrd(sizes="2000000 2000 2", *, dimension="3", encoding="gzip", data=ZEROS, 
     return text.encode() + data
 
 
+def fields(text: str, *, encoding="gzip", data=ZEROS) -> bytes:
+    """A small NRRD file with more fields."""
+    return nrrd("8 8 8", encoding=encoding, data=data).replace(b"\n\n", f"\n{text}\n\n".encode(), 1)
+
+
+def segment(text: str) -> bytes:
+    """A small NRRD file with a segment."""
+    return fields(f"Segment0_Name:=a\nSegment0_{text}", encoding="raw", data=bytes(1024))
+
+
 def png(width: int, height: int, *, bits=8, colours=0, data=ZEROS) -> bytes:
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -110,11 +120,12 @@ def picture(kind: str, dtype: Any) -> bytes:
     return encoded
 
 
-def ome_tiff(**sizes: str) -> bytes:
-    """A TIFF file of one page whose description of OME announces planes."""
+def ome_tiff(more="", **sizes: str) -> bytes:
+    """A TIFF file of one page whose description of OME announces planes, or has more elements."""
     axes = {"SizeX": "8", "SizeY": "8", "SizeT": "1", "Type": "uint8", "DimensionOrder": "XYZCT"} | sizes
     text = " ".join(f'{name}="{value}"' for name, value in axes.items())
-    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels {text}><TiffData/></Pixels></Image></OME>'
+    inside = f"<Image><Pixels {text}><TiffData/>{more}</Pixels></Image>"
+    xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{inside}</OME>'
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.zeros((8, 8), np.uint8), description=xml, metadata=None, photometric="minisblack")
     return stream.getvalue()
@@ -313,6 +324,43 @@ def beside(header: bytes) -> Callable[[Path], None]:
     return write
 
 
+def afni(voxels: bytes, *, dimensions="8 8 8", more="") -> Callable[[Path], None]:
+    """What writes an AFNI header, and its voxels beside it."""
+    attributes = {
+        "BYTEORDER_STRING": "'LSB_FIRST~", "DATASET_RANK": "3 1 0 0 0 0 0 0", "DATASET_DIMENSIONS": f"{dimensions} 0 0",
+        "BRICK_TYPES": "1", "BRICK_FLOAT_FACS": "0", "ORIENT_SPECIFIC": "0 3 4", "DELTA": "1 1 1", "ORIGIN": "0 0 0",
+        "IJK_TO_DICOM_REAL": "1 0 0 0 0 1 0 0 0 0 1 0", "TAXIS_NUMS": "1 0 0 0 0 0 0 0",
+    }  # fmt: skip
+    kinds = {name: "string" if name == "BYTEORDER_STRING" else "float" if name[0] == "I" else "integer" for name in attributes}
+    parts = [f"type = {kinds[name]}-attribute\nname = {name}\ncount = 1\n{text}\n" for name, text in attributes.items()]
+
+    def write(path: Path) -> None:
+        path.write_text("\n".join(parts) + more)
+        path.with_suffix(".BRIK.gz").write_bytes(voxels)
+
+    return write
+
+
+def minc(dimensions: int, listed: bytes) -> Callable[[Path], None]:
+    """What writes the beginning of a MINC 1 file, and zeros."""
+    return writes(b"CDF\1" + struct.pack(">III", 0, 10, dimensions) + listed + bytes(20 * MB))
+
+
+def analyze(orientation: Callable[[Path], None]) -> Callable[[Path], None]:
+    """What writes a header of SPM, its voxels, and its file of the orientation."""
+
+    def write(path: Path) -> None:
+        header = nib.Spm2AnalyzeHeader()
+        header.set_data_dtype(np.int16)
+        header.set_data_shape((8, 8, 8))
+        header.set_zooms((1, 1, 1))
+        path.write_bytes(header.binaryblock)
+        path.with_suffix(".img").write_bytes(bytes(1024))
+        orientation(path.with_suffix(".mat"))
+
+    return write
+
+
 BIG, HUGE = (30_000, 30_000, 30_000), (2**40, 1, 1)
 IMAGES = [
     ("nifti.nii", lambda: nifti(BIG), "announces 30000 x 30000 x 30000"),
@@ -358,6 +406,14 @@ IMAGES = [
     ("backtracking.nhdr", lambda: nrrd("8 8 8", file="%d" * 400_000, data=b""), "has the data files"),
     ("numbers.nhdr", lambda: nrrd("8 8 8", file=f"a%d.raw 0 {'9' * 5000} 1", data=b""), "has the data files"),
     ("lines.nrrd", lambda: nrrd("8 8 8").replace(b"type", b"a:=b\n" * 90_000 + b"type"), "header of over"),
+    ("members.nii.gz", lambda: packed(nifti((64, 64, 64))) + packed(b"") * 300_000, "streams of few bytes"),
+    ("members.nrrd", lambda: nrrd("64 64 64", data=packed(b"") * 300_000), "streams of few bytes"),
+    ("members.dcm", lambda: packed(b"") * 300_000, "streams of few bytes"),
+    ("lines_skipped.nrrd", lambda: fields("line skip: 2000000000"), "cannot be read"),
+    ("bytes_skipped.nrrd", lambda: fields("byte skip: 3900000000", data=bomb(4000, form="gzip")), "skips 3900000000 bytes"),
+    ("digits_skipped.nrrd", lambda: fields("byte skip: " + "9" * 5000), "skips 999999999999999999 bytes"),
+    ("colour.seg.nrrd", lambda: segment("Color:=inf 0 0"), "describes segment a"),
+    ("value.seg.nrrd", lambda: segment("LabelValue:=" + "9" * 400), "a value of 400 digits"),
     ("announced.npy", lambda: npy("(30000, 30000, 30000)"), "cannot be read"),
     ("axes.npy", lambda: npy(f"({', '.join(['1'] * 3000)})"), "cannot be read"),
     ("deep.png", lambda: png(13_000, 13_000, bits=16), "13000 x 13000 pixels"),
@@ -367,6 +423,17 @@ IMAGES = [
     ("claim.gif", lambda: patched("GIF", {6: struct.pack("<HH", 65_535, 65_535)}), "over 178,956,970"),
     ("claim.jpg", lambda: patched("JPEG", {b"\xff\xc0\0\x0b\x08": struct.pack(">HH", 65_500, 65_500)}), "over 178,956,970"),
     ("passes.jpg", lambda: patched("JPEG", {}) + b"\xff\xda" * 30_000, "30,001 passes over its pixels"),
+    (
+        "runs.bmp",
+        lambda: b"BM" + struct.pack("<I4xIIiiHHI20x", 100, 54, 40, 4000, 4000, 1, 8, 1) + bytes(6 * MB),
+        "of run lengths",
+    ),
+    ("chunks.png", lambda: png(8, 8)[:33] + (bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))) * 20_000, "over 10,000"),
+    ("segments.jpg", lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 20_000, "over 10,000 parts"),
+    ("filled.jpg", lambda: b"\xff\xd8" + b"\xff" * 20_000, "over 10,000 parts"),
+    ("blocks.gif", lambda: b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b"\x21\xf9\4" + bytes(5 * MB), "bytes of a GIF"),
+    ("text.pgm", lambda: b"P2 4000 4000 255\n" + b"1 " * 3 * MB, "numbers as text"),
+    ("comments.pgm", lambda: b"P5\n" + b"#a\n" * MB + b"8 8 255\n" + bytes(64), "no complete header"),
     ("claim.ppm", lambda: b"P6 2000000000 2000000000 255\n", "over 178,956,970"),
     ("claim.tif", lambda: tiff(100_000, 100_000), "announces 100000 x 100000"),
     ("wide.tif", lambda: tiff(2**31 - 1, 1), "announces"),
@@ -396,6 +463,8 @@ IMAGES = [
     ),
     ("further.tif", lambda: tiff(8, 8, strip=bytes(400_000), compression=1, further=50_000), "50,000 further pages"),
     ("planes.ome.tif", lambda: ome_tiff(SizeZ="400000000", SizeC="1"), "400,000,000 planes"),
+    ("elements.ome.tif", lambda: ome_tiff("<a/>" * 500_000), "250,00"),
+    ("text.ome.tif", lambda: ome_tiff("<!--" + "a" * 17 * MB + "-->"), "has a description of 17,"),
     ("channels.ome.tif", lambda: ome_tiff(SizeZ="40000", SizeC="40000"), "1,600,000,000 planes"),
     ("unpacked.tif", lambda: tiff(60_000, 60_000, compression=1, strip=bytes(1000)), "expected 3600000000 bytes"),
     ("frames.dcm", lambda: dicom(frames="2000000000"), "announces 2,000,000,000 frames"),
@@ -494,6 +563,19 @@ WRITTEN = [
         zarr("[8, 8, 8]", "[8, 8, 8]", b"\0\0\0\x7f", method="", dtype="|O", filters=[{"id": "vlen-utf8"}]),
         "numbers, compressed once",
     ),
+    (
+        "texts_of_nothing.zarr",
+        zarr("[8, 8, 8]", "[8, 8, 8]", lambda path: sparse(10**9, b"{}")(path.with_name(".zattrs"))),
+        "has 1,000,000,000 bytes; expected at most 64,000,000",
+    ),
+    ("bomb.HEAD", afni(bomb(4000, form="gzip")), "unpacks to more"),
+    ("dimensions.mnc", minc(2**30, b""), "has 1,073,741,824 dimensions"),
+    ("announced.mnc", minc(3, b"".join(struct.pack(">I4sI", 1, b"x", 40_000) for _ in "zyx")), "40000 x 40000 x 40000"),
+    ("announced.HEAD", afni(packed(bytes(1000)), dimensions="30000 30000 30000"), "30000 x 30000 x 30000"),
+    ("text.HEAD", afni(packed(bytes(1024)), more="\n\n" + "a" * 20 * MB), "has 20,0"),
+    ("orientation.hdr", analyze(lambda path: path.write_bytes(bytes(MB))), "has 1,000,000 bytes; expected at most 65,536"),
+    ("pipe_orientation.hdr", analyze(os.mkfifo), "is a pipe"),
+    ("zero_orientation.hdr", analyze(link_to_zero), "is a device"),
     ("shards.zarr", shards, "unpacks to more"),
     ("device.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", link_to_zero), "is a device"),
     ("pipe.zarr", zarr("[8, 8, 8]", "[8, 8, 8]", os.mkfifo), "is a pipe"),

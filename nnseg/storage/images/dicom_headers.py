@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 import mmap
@@ -21,7 +20,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.limits import check_limit
 from nnseg.storage.images.dicom_nesting import ADVICE, check_nesting
 from nnseg.storage.images.dicom_values import UNREADABLE, tag_of, text_of
-from nnseg.storage.images.unpack import unpack_parts
+from nnseg.storage.images.unpack import AUTOMATIC, unpack_parts
 from nnseg.system.regular import open_regular
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -233,10 +232,8 @@ def _start(path: Path, length: int = _START_BYTES) -> bytes:
             start = file.read(length)
             if not start.startswith(_GZIP):
                 return start
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                return unpacked.read(length)
-    except (OSError, EOFError, zlib.error):
+            return zlib.decompressobj(AUTOMATIC).decompress(start + file.read(length), length)  # of the first stream alone
+    except (OSError, zlib.error):
         return b""
 
 

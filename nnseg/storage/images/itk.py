@@ -24,7 +24,7 @@ from nnseg.storage.images.nrrd import HEADER_BYTES, NRRD, NUMBERED, nrrd_files, 
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, check_size, make_grid, placeholder
 from nnseg.storage.images.segments import read_segments, segment_metadata
 from nnseg.storage.images.units import from_mm, to_mm
-from nnseg.storage.images.unpack import unpack_parts
+from nnseg.storage.images.unpack import SLACK, unpack_parts
 from nnseg.system.regular import check_regular, open_regular
 
 GIPL_HEADER_BYTES = 256
@@ -39,6 +39,9 @@ DATA_FILE = re.compile(rb"data *file:([^\r\n]*)", re.IGNORECASE)
 """The fields of MetaImage and NRRD that name files, wherever they stand."""
 
 META = (".mha", ".mhd")
+
+LONGEST_PLACE = 18
+"""Digits of a place in a file."""
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """What stands for bytes that are no UTF-8."""
@@ -134,15 +137,18 @@ def _unpacked(path: Path, header: sitk.ImageFileReader) -> npt.NDArray[Any] | No
     fields, files = (nrrd_header(path), nrrd_files(path)) if nrrd else (meta_header(path), data_files(path))
     if not (fields.get("encoding") in ("gz", "gzip") if nrrd else fields.get("CompressedData", "F")[:1] in "tTyY1"):
         return None
-    before = _whole_number(fields, "byte skip")  # in the stream of NRRD
+    if (before := _whole_number(fields, "byte skip")) > voxels.nbytes + SLACK:  # in the stream of NRRD
+        raise ScanError.at(
+            path, f"skips {before} bytes of {voxels.nbytes}", "a shorter header before the voxels", "export it again"
+        )
     announced = before + voxels.nbytes // max(1, len(files))
     parts: list[bytes] = []
     for file in files or (path,):
         with file.open("rb") as opened:
             opened.seek(0 if files else _header_length(path))
-            for _ in range(_whole_number(fields, "line skip")):
-                opened.readline()
-            opened.seek(_whole_number(fields, "HeaderSize"), os.SEEK_CUR)
+            for _ in range(min(_whole_number(fields, "line skip"), limit("header_lines") + 1)):
+                opened.readline(HEADER_BYTES)
+            opened.seek(min(opened.tell() + _whole_number(fields, "HeaderSize"), file.stat().st_size))
             parts.extend(part for part in unpack_parts(file, opened, announced) if not nrrd)
     if nrrd:
         return None
@@ -160,8 +166,9 @@ def meta_header(path: Path) -> dict[str, str]:
 
 
 def _whole_number(fields: Mapping[str, str], name: str) -> int:
-    """A field of a header, 0 if it is missing, below 0 or no number."""
-    return int(text) if (text := fields.get(name, "")).isdecimal() else 0
+    """A field of a header, 0 if it is missing, below 0 or no number; of a number beyond every file its first digits."""
+    text = fields.get(name, "")
+    return int(text.lstrip("0")[:LONGEST_PLACE] or 0) if text.isdecimal() else 0
 
 
 def _header_length(path: Path) -> int:

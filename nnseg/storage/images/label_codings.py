@@ -120,10 +120,11 @@ def is_background(name: str) -> bool:
 
 
 def _check_segments(path: Path, channels: npt.NDArray[Any], segments: Sequence[LabelSegment]) -> None:
-    for one, other in ((s, t) for i, s in enumerate(segments) for t in segments[:i]):
-        if one.name.casefold() == other.name.casefold():
+    names, places = dict[str, LabelSegment](), dict[tuple[int, int], LabelSegment]()
+    for one in segments:
+        if names.setdefault(one.name.casefold(), one) is not one:
             found = f"describes two segments called {one.name}"
-        elif (one.channel, one.value) == (other.channel, other.value):
+        elif (other := places.setdefault((one.channel, one.value), one)) is not one:
             found = f"describes {other.name} and {one.name} by the same value {one.value}"
         else:
             continue

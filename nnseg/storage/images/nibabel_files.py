@@ -16,6 +16,7 @@ from nibabel.brikhead import AFNIImage
 from nnseg.core.errors import ScanError
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
+from nnseg.core.limits import check_limit
 from nnseg.storage.images.nifti import RAS_TO_LPS, arranged, flat_grid, ras_affine, read_nifti
 from nnseg.storage.images.nifti_header import decompressed, is_pair_header, length_unit, voxel_file
 from nnseg.storage.images.raw import (
@@ -41,6 +42,12 @@ MGH_HEADER_BYTES = 284
 
 MGH_INTEGERS: Final = (np.uint8, np.int16, np.int32)
 """Types of whole numbers in MGH files. Source: FreeSurfer's wiki, MghFormat."""
+
+AFNI_HEADER_BYTES, ORIENTATION_BYTES = 2**24, 2**16
+"""Of a .HEAD file, and of SPM's .mat of two affine matrices, at most."""
+
+MINC_HEADER_BYTES = 2**16
+"""Of the beginning of a MINC 1 file, which holds its dimensions."""
 
 HDF5_MAGIC = b"\x89HDF"
 
@@ -69,7 +76,11 @@ def read_pair(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: a part is missing, truncated or damaged, or the header is of neither format.
     """
-    voxel_file(path)
+    for beside in (voxel_file(path), orientation := path.with_suffix(".mat")):
+        if beside.exists():
+            check_regular(beside)
+    if orientation.exists():
+        _check_bytes(orientation, ORIENTATION_BYTES)
     header = decompressed(path, only_header=True)
     if is_pair_header(header):
         return read_nifti(path, options)
@@ -94,7 +105,28 @@ def read_minc(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     with path.open("rb") as file:
         if file.read(4) == HDF5_MAGIC:
             raise ScanError.at(path, "is MINC 2, which nnseg does not read", "MINC 1 or NIfTI", "convert it with mnc2nii")
-    return _raw(path, lambda: nib.Minc1Image.from_filename(path, mmap=False), options)
+
+    def load() -> Any:
+        check_size(path, _minc_lengths(path), np.uint8)  # nibabel reads all voxels at once, whatever is asked for
+        return nib.Minc1Image.from_filename(path, mmap=False)
+
+    return _raw(path, load, options)
+
+
+def _minc_lengths(path: Path) -> list[int]:
+    """The lengths of a MINC 1 file's dimensions, but 0, which means as many as there are records.
+
+    Source: NetCDF classic format: magic, number of records, tag and number of dimensions, name and length of each.
+    """
+    with path.open("rb") as file:
+        start = file.read(MINC_HEADER_BYTES)
+    count, at, lengths = int.from_bytes(start[12:16]), 16, list[int]()
+    check_limit("channels", count, path, "has {:,} dimensions", ScanError, "export it again")
+    for _ in range(count):
+        name = int.from_bytes(start[at : at + 4])
+        at += 8 + name + -name % 4
+        lengths.append(int.from_bytes(start[at - 4 : at]))
+    return [length for length in lengths if length]
 
 
 def read_afni(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -103,9 +135,23 @@ def read_afni(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: a part is missing or damaged.
     """
-    for file in () if options.only_header else afni_files(path):
-        decompressed(file)  # nibabel reads what it needs, and no checksum
-    return _raw(path, lambda: AFNIImage.from_filename(path, mmap=False), options)
+    _check_bytes(path, AFNI_HEADER_BYTES)
+
+    def load() -> Any:
+        image = AFNIImage.from_filename(path, mmap=False)
+        check_size(path, image.shape, image.get_data_dtype(), options)
+        announced = math.prod(image.shape) * image.get_data_dtype().itemsize
+        for file in () if options.only_header else afni_files(path):
+            decompressed(file, announced=announced)  # nibabel reads what it needs, and no checksum
+        return image
+
+    return _raw(path, load, options)
+
+
+def _check_bytes(path: Path, most: int) -> None:
+    """Raise ScanError for a file that would be read as a whole, and unpacked, and that is longer than such files are."""
+    if (size := path.stat().st_size) > most:
+        raise ScanError.at(path, f"has {size:,} bytes", f"at most {most:,}", "export it again", "NS-S037")
 
 
 def afni_files(path: Path) -> tuple[Path, ...]:

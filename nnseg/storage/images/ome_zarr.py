@@ -21,16 +21,19 @@ import numpy as np
 
 from nnseg.core.errors import ScanError
 from nnseg.core.geometry import as_vector
-from nnseg.core.limits import check_limit
+from nnseg.core.limits import check_limit, limit
 from nnseg.storage.images.array_axes import arranged, find_array_axes
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, StatedSize, check_size, errors_of_file, placeholder
 from nnseg.storage.images.units import to_mm, unit_of
 from nnseg.storage.images.unpack import SLACK, unpack_parts
 from nnseg.system.extras import has_extra, how_to_install
-from nnseg.system.regular import check_regular, open_regular
+from nnseg.system.regular import check_regular, files_below, open_regular
 
 DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files in the folder of a group or an array."""
+
+TEXTS = (*DESCRIPTIONS, ".zmetadata")
+"""Files that are read as a whole, as JSON."""
 
 LARGEST_FILE = 2**31
 """Bytes of a chunk. Source: Blosc's README_CHUNK_FORMAT, whose lengths have 32 bits with a sign."""
@@ -59,7 +62,7 @@ def is_store(folder: Path) -> bool:
 
 def store_files(folder: Path) -> tuple[Path, ...]:
     """All files in the folder of a Zarr group or array, by name; () for another folder."""
-    return tuple(sorted(p for p in folder.rglob("*") if p.is_file())) if is_store(folder) else ()
+    return tuple(sorted(files_below(folder))) if is_store(folder) else ()
 
 
 def read_store(source: Path | Sequence[Path], options: ReadOptions = READ_DEFAULTS) -> RawImage:
@@ -86,8 +89,9 @@ def _regular_store(path: Path) -> Any:
         async def get(self, key: str, *args: Any, **more: Any) -> Any:
             with suppress(FileNotFoundError, NotADirectoryError):
                 check_regular(file := self.root / key)
-                if file.stat().st_size > LARGEST_FILE:
-                    raise ScanError.at(file, f"has {file.stat().st_size:,} bytes", f"at most {LARGEST_FILE:,}", "save it anew")
+                most = limit("text_bytes") if file.name in TEXTS else LARGEST_FILE
+                if file.stat().st_size > most:
+                    raise ScanError.at(file, f"has {file.stat().st_size:,} bytes", f"at most {most:,}", "save it anew")
             return await super().get(key, *args, **more)
 
     return RegularStore(path, read_only=True)
@@ -110,7 +114,7 @@ def _read_image(path: Path, group: Any, options: ReadOptions) -> RawImage:
     if "plate" in about:
         raise ScanError.at(path, "is a plate of many images", "one image", "name the folder of one of its fields")
     if "multiscales" not in about:
-        images = sorted(name for name, _ in group.groups() if name.isdigit())
+        images = sorted(p.name for p in (path / group.path).iterdir() if p.name.isdigit() and is_store(p))
         if len(images) == 1:
             return _read_image(path, group[images[0]], options)
         found = f"holds {len(images)} images" if images else "holds no image of OME-Zarr"

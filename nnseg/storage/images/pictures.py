@@ -32,6 +32,16 @@ CONVERTED = {"PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "
 DEEPEST_PIXEL = 8
 """Bytes of a pixel of four colours of 16 bits."""
 
+PILLOW_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP")
+"""What a picture may be, whatever its suffix: Pillow knows others, of which some start programs (EPS starts Ghostscript)."""
+
+RUN_LENGTHS, SLOW_BYTES, LARGEST_GIF_PIXEL = (1, 2), 2**22, 4
+"""Compressions of BMP by run lengths; bytes that Pillow reads in about two seconds where it does so in Python; and those that a
+pixel of a GIF may have besides."""
+
+MOST_PARTS = 10_000
+"""Chunks of PNG without pixels, or segments of JPEG before them."""
+
 JPEG_MAGIC = b"\xff\xd8"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -52,8 +62,6 @@ def read_picture(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     try:
         with _opened(path) as image:
             _check_still(path, image)
-            if image.format == "PPM":
-                _check_range(path)
             exif = orientation_of(image.getexif().get(ORIENTATION))
             if image.format == "PNG" and not options.only_header:
                 _check_sums(path)
@@ -73,22 +81,75 @@ def _opened(path: Path) -> Image.Image:
         ScanError: it has more pixels than a picture may have.
     """
     with open_regular(path) as file:
-        start, size = file.read(26), file.seek(0, os.SEEK_END)
+        start, size = file.read(34), file.seek(0, os.SEEK_END)
+    _check_slow(path, start, size)
+    if re.match(rb"P[1-6]", start):
+        _check_range(path)
     check_limit("plane_pixels", size // DEEPEST_PIXEL, path, f"has {size:,} bytes", ScanError, "save it again", "NS-S037")
     if start[:8] == PNG_MAGIC:
         _check_pixels(path, int.from_bytes(start[16:20]), int.from_bytes(start[20:24]))
+        _check_chunks(path)
     if start[:2] == JPEG_MAGIC:
+        _check_segments(path)
         _check_scans(path)
     Image.MAX_IMAGE_PIXELS = limit("plane_pixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a file is refused below
-            image = Image.open(path)
+            image = Image.open(path, formats=PILLOW_FORMATS)
     except Image.DecompressionBombError:
         _check_pixels(path, 2 * limit("plane_pixels"), 1)
         raise
     _check_pixels(path, image.width, image.height)
     return image
+
+
+def _check_slow(path: Path, start: bytes, size: int) -> None:
+    """Raise ScanError for a long file that Pillow reads in Python: run lengths of BMP, PPM of text, blocks of a small GIF."""
+    kind, most = "", SLOW_BYTES
+    if start[:2] == b"BM" and int.from_bytes(start[30:34], "little") in RUN_LENGTHS:
+        kind = "run lengths"
+    elif re.match(rb"P[123]", start):
+        kind = "numbers as text"
+    elif start[:3] == b"GIF":
+        kind, pixels = "a GIF", int.from_bytes(start[6:8], "little") * int.from_bytes(start[8:10], "little")
+        most += LARGEST_GIF_PIXEL * pixels
+    if kind and size > most:
+        raise ScanError.at(path, f"has {size:,} bytes of {kind}", f"at most {most:,}", "save it as PNG", "NS-S037")
+
+
+def _check_chunks(path: Path) -> None:
+    """Raise ScanError for a PNG file of very many chunks without pixels, over which Pillow goes one by one in Python."""
+    count = 0
+    with open_regular(path) as file:
+        file.seek(len(PNG_MAGIC))
+        while len(start := file.read(8)) == 8 and count <= MOST_PARTS:
+            count += start[4:] != b"IDAT"
+            file.seek(int.from_bytes(start[:4]) + 4, os.SEEK_CUR)
+    _check_parts(path, count)
+
+
+def _check_segments(path: Path) -> None:
+    """Raise ScanError for a JPEG file of very many segments, or bytes between them, before its pixels, as `_check_chunks`.
+
+    Source: ITU-T T.81, B.1.1: a marker is FF and another byte; all but some have a length of two bytes.
+    """
+    count = 0
+    with open_regular(path) as file:
+        file.seek(len(JPEG_MAGIC))
+        while len(marker := file.read(2)) == 2 and marker != b"\xff\xda" and count <= MOST_PARTS:
+            count += 1
+            if marker[0] != 0xFF or marker[1] == 0xFF:
+                file.seek(-1, os.SEEK_CUR)
+            elif marker[1] and not 0xD0 <= marker[1] <= 0xD9:
+                file.seek(max(0, int.from_bytes(file.read(2)) - 2), os.SEEK_CUR)
+    _check_parts(path, count)
+
+
+def _check_parts(path: Path, count: int) -> None:
+    if count > MOST_PARTS:
+        found, expected = f"has over {MOST_PARTS:,} parts without pixels", "a picture with little else"
+        raise ScanError.at(path, found, expected, "save it again", "NS-S037")
 
 
 def _check_scans(path: Path) -> None:
@@ -136,6 +197,8 @@ def _check_range(path: Path) -> None:
     """Raise ScanError for a PPM or PGM file whose values Pillow would scale, since its highest is neither 255 nor 65535."""
     with open_regular(path) as file:
         header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
+    if len(header) < 4:  # comments, over which Pillow goes byte by byte
+        raise ScanError.at(path, "has no complete header in its first 4096 bytes", "size and highest value", "save it as PNG")
     if header[3] not in (b"255", b"65535"):
         raise ScanError.at(path, f"has values up to {header[3].decode(errors='replace')}", "255 or 65535", "save it as PNG")
 

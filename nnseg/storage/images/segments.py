@@ -20,7 +20,7 @@ from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.storage.images.raw import LabelSegment
 
-KEY = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer|Color)")
+KEY = re.compile(r"Segment(\d{1,9})_(ID|Name|LabelValue|Layer|Color)")
 
 
 def read_segments(path: Path, metadata: Mapping[str, str]) -> tuple[LabelSegment, ...]:
@@ -44,14 +44,16 @@ def _segment(path: Path, number: int, fields: Mapping[str, str]) -> LabelSegment
     try:
         value, layer = int(fields.get("LabelValue") or 1), int(fields.get("Layer") or 0)
         colour = _colour(fields["Color"]) if fields.get("Color") else None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         found = f"describes segment {name} by {dict(fields)}"
         raise ScanError.at(path, found, "whole numbers, and a colour of three numbers", "save it again") from error
+    if not -(2**63) <= value < 2**63:
+        raise ScanError.at(path, f"gives segment {name} a value of {len(str(value))} digits", "a label value", "save it again")
     return LabelSegment(name=name, value=value, channel=layer, colour=colour)
 
 
 def _colour(text: str) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * float(part)) for part in text.split())
+    red, green, blue = (min(max(round(255 * float(part)), 0), 255) for part in text.split())
     return red, green, blue
 
 

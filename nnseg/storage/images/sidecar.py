@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from nnseg.storage.images.units import from_mm, to_mm, unit_of
 
 ARRAY = ".npy"
 
+MOST_PARTS = 8
+"""Of a BIDS name between its first and last, up to which files that several images share are looked for."""
+
 
 def sidecar_of(path: Path) -> tuple[Path, ...]:
     """The file CASE.json beside an image, if there is one; CASE_0000.tif may share CASE.json with the other channels.
@@ -30,10 +35,15 @@ def sidecar_of(path: Path) -> tuple[Path, ...]:
     beside = (path.with_name(f"{stem}.json") for stem in (_stem(path), re.sub(r"_\d{4}$", "", _stem(path))))
     found = [p for p in beside if p.is_file()]
     if not found and path.name.startswith("sub-"):
-        *parts, kind = _stem(path).split("_")
-        shared = [p for p in sorted(path.parent.glob(f"sub-*_{kind}.json")) if set(p.stem.split("_")[:-1]) <= set(parts)]
-        found = sorted(shared, key=lambda p: len(p.stem), reverse=True)
+        found = [p for name in _shared_names(_stem(path)) if (p := path.with_name(f"{name}.json")).is_file()]
     return tuple(found[:1])
+
+
+def _shared_names(stem: str) -> Iterator[str]:
+    """The names without some of the parts of a BIDS name but its first and last, the longest first."""
+    subject, *parts, kind = stem.split("_")
+    for count in reversed(range(len(parts))) if len(parts) <= MOST_PARTS else ():
+        yield from ("_".join((subject, *kept, kind)) for kept in combinations(parts, count))
 
 
 def read_sidecar(path: Path) -> StatedSize:
@@ -94,9 +104,11 @@ def _parsed(sidecar: Path, content: dict[str, Any]) -> StatedSize:
     else:
         return StatedSize(axes=axes)
     try:
+        if not isinstance(numbers, list):
+            raise TypeError
         lengths = [to_mm(float(v), unit or "") for v in numbers]
         z, y, x = lengths if len(lengths) == 3 else [1.0, *lengths]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ScanError.at(sidecar, "has no usable spacing", EXPECTED, "correct or remove it") from error
     if not all(np.isfinite(v) and v > 0 for v in (z, y, x)):
         raise ScanError.at(sidecar, f"has spacing {(z, y, x)}", "three positive numbers", "correct it")

@@ -46,6 +46,9 @@ PACKING: Final = {1: "none", 8: "deflate", 32946: "deflate", 50013: "deflate"}
 LARGEST_PART, SMALL_PART = 4, 2**24
 """A strip or tile has at most so many times the bytes of the image, or so many bytes."""
 
+DESCRIPTION, LONGEST_DESCRIPTION = 270, 2**24
+"""Tag of a text about the file, of which OME, ImageJ and others make objects of Python, and its bytes at most."""
+
 EMBEDDED: Final = (33003, 33004, 33005, 34712, 34933)
 """Compressions whose strips are pictures with sizes of their own: JPEG 2000 and PNG."""
 
@@ -110,7 +113,13 @@ def _tag(page: Any, number: int) -> Any:
 
 def _check_pages(path: Path, file: tifffile.TiffFile) -> None:
     """Raise ScanError for more pages than are read, or than OME describes; their places are followed, and nothing else is read."""
-    further, described = len(file.pages.first.subifds or ()), _described_planes(file.ome_metadata or "")
+    if (text := file.pages.first.tags.get(DESCRIPTION)) is not None and text.count > LONGEST_DESCRIPTION:
+        raise ScanError.at(
+            path, f"has a description of {text.count:,} bytes", f"at most {LONGEST_DESCRIPTION:,}", "export it again"
+        )
+    xml = file.ome_metadata or ""
+    check_limit("frames", xml.count("<") // 2, path, "has {:,} elements or more in its OME-XML", ScanError, "divide it", "NS-S037")
+    further, described = len(file.pages.first.subifds or ()), _described_planes(xml)
     for name, count, found in (
         ("pages", _count_pages(file), "has {:,} pages or more"),
         ("pages", further, "has {:,} further pages behind its first"),

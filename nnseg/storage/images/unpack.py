@@ -18,6 +18,9 @@ PART = 2**20
 SLACK = 2**20
 """Bytes that may follow those announced: padding, or an extension of the header. They are unpacked for the checksum only."""
 
+MOST_STREAMS, LEAST_EACH = 1000, 1024
+"""More streams one after another than this unpack to so many bytes each at least, in the mean: to skip empty ones takes long."""
+
 AUTOMATIC, BARE = zlib.MAX_WBITS + 32, -zlib.MAX_WBITS
 """zlib or gzip, by the stream's own header, or deflate without one. Source: zlib's manual, inflateInit2."""
 
@@ -45,7 +48,7 @@ def unpack_parts(
     Raises:
         ScanError: the stream ends early, is damaged, or unpacks to more or to less.
     """
-    total, packed, most = 0, file.read(PART), announced if most is None else most
+    total, packed, most, streams = 0, file.read(PART), announced if most is None else most, 0
     kind = "deflate" if bare else {GZIP_MAGIC: "gzip", BZIP2_MAGIC[:2]: "bzip2"}.get(packed[:2], "zlib")
     try:
         while packed and (announced is None or total < announced or not total):
@@ -66,6 +69,9 @@ def unpack_parts(
             if bare:
                 return
             packed = unpacker.unused_data.lstrip(b"\0") or file.read(PART).lstrip(b"\0")  # zeros may fill a block
+            if (streams := streams + 1) > MOST_STREAMS and total < LEAST_EACH * streams:
+                found = f"consists of over {MOST_STREAMS} {kind} streams of few bytes"
+                raise ScanError.at(path, found, "one stream", "export it again")
     except (OSError, zlib.error) as error:
         raise ScanError.at(path, f"{kind} stream is damaged ({error})", "an intact file", "copy it again", "NS-S030") from error
     if announced is not None and total < announced:

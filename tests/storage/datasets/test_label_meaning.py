@@ -279,11 +279,21 @@ def test_colour_outside_the_legend_costs_only_its_case(tmp_path):
     )
 
 
-def test_legend_that_cannot_be_read_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labelmap.txt", "vein:green::\n"),
+        ("labelmap.txt", "vein\n"),
+        ("colors.json", '[{"x": 1}]'),
+        ("colors.json", '{"a": [1e999, 0, 0]}'),
+        pytest.param("colors.json", "[" * 90_000, id="deep"),
+    ],
+)
+def test_legend_that_cannot_be_read_is_named(tmp_path, name, text):
     scan(tmp_path, "a", (8, 8), ".png")
     picture(tmp_path / "labels" / "a.png", COLOURS)
-    (tmp_path / "labelmap.txt").write_text("vein:green::\n")
-    with pytest.raises(DatasetError, match=r"labelmap.txt: is no legend of colours"):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=f"{name}: is no legend of colours"):
         read_dataset(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Pictures: GIF, EXIF, deep colours and animations; what a picture's file says is read, and its label map lies on its pixels."""
 
 import json
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -188,6 +189,32 @@ def test_a_json_about_other_things_is_no_spacing_and_a_wrong_spacing_is_refused(
     (tmp_path / "a.json").write_text('{"spacing": [0, 1]}')
     with pytest.raises(ScanError, match=r"a.json: has spacing \(1.0, 0.0, 1.0\)"):
         read_scan(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(f'{{"spacing": [1, 1{"0" * 400}]}}')
+    with pytest.raises(ScanError, match=r"a.json: has no usable spacing"):
+        read_scan(tmp_path / "a.png")
+
+
+def test_a_file_that_several_images_of_bids_share_has_some_of_their_parts(tmp_path):
+    names = ("sub-1_sample-a_acq-2_SEM", "sub-1_sample-b_SEM", "sub-2_sample-a_SEM", "sub-1_**", f"sub-1_{'a_' * 100}SEM")
+    for name in names:
+        Image.fromarray(PIXELS).save(tmp_path / f"{name}.png")
+    for name, size in (("sub-1_SEM", 2), ("sub-1_sample-a_SEM", 3), ("sub-1_sample-a_TEM", 4)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"PixelSize": [size, size], "PixelSizeUnits": "mm"}))
+    sizes = [read_scan(tmp_path / f"{name}.png").source.grid.spacing[2] for name in names]
+    assert sizes == [3, 2, 1, 1, 1]  # of the last two nothing is known
+
+
+def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ghostscript.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ScanError, match=r"a.png: is not an image"):
+        read_scan(tmp_path / "a.png")
+    assert not (tmp_path / "started").exists()
 
 
 def test_pixel_sizes_of_bids_microscopy_are_read(shared_data):

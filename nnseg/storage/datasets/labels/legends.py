@@ -13,6 +13,7 @@ from PIL import Image
 
 from nnseg.core.errors import DatasetError, is_fault
 from nnseg.storage.bounded import parse_json, read_text
+from nnseg.storage.images.pictures import PILLOW_FORMATS
 from nnseg.system.regular import open_regular
 
 CODE = re.compile(r"#[0-9a-f]{6}")
@@ -53,7 +54,7 @@ def find_legend(folders: Iterable[Path]) -> ColourLegend | None:
 def _names(path: Path, read: Callable[[str], list[tuple[str, Any]]]) -> dict[str, str]:
     try:
         entries = [(name, colour_code(colour)) for name, colour in read(read_text(path))]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, StopIteration, csv.Error) as error:
         found, expected = f"is no legend of colours ({error})", "a name and a colour a line"
         raise DatasetError.at(path, found, expected, "correct or remove it") from error
     names = {code: name for name, code in entries}
@@ -80,7 +81,7 @@ def colour_code(colour: Any) -> str:
 def read_palette(path: Path) -> dict[int, str]:
     """The colours of a picture's palette by index; {} if it has none."""
     try:
-        with open_regular(path) as file, Image.open(file) as image:
+        with open_regular(path) as file, Image.open(file, formats=PILLOW_FORMATS) as image:
             flat = (image.getpalette() if image.mode == "P" else None) or []
     except OSError as error:
         if is_fault(error):
