@@ -101,7 +101,7 @@ def read_description(path: Path) -> Description:
     training, table = _training(path, content), _table(path, content)
     return Description(
         path=path,
-        name=str(content.get("name") or ""),
+        name=str(content.get("name") or "")[:LONGEST_ABOUT],
         channels=_channels(path, content),
         labels=labels,
         layout=DECATHLON if training is not None else NNUNET if table is not None else "",
@@ -286,6 +286,8 @@ def _entry(path: Path, item: Any, place: str, *, images: str, name: str = "") ->
     if long := [f for f in (*files, *maps) if any(len(part.encode(errors="replace")) > 255 for part in Path(f).parts)]:
         found = f"names a file by {len(long[0])} characters, more than any file's name has"
         return CaseEntry(name=name, problem=f"{place} {found}; expected a path; correct or remove it")
+    if any("\0" in f for f in (*files, *maps)):
+        return CaseEntry(name=name, problem=f"{place} names a file with a zero byte; expected a path; correct or remove it")
     paths = tuple(path.parent / f for f in maps)
     return CaseEntry(
         name=name,

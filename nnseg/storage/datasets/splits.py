@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nnseg.core.dataset import Case, Fold, counted, listed
-from nnseg.core.errors import DatasetError
+from nnseg.core.errors import DatasetError, is_fault
 from nnseg.core.limits import check_limit
 from nnseg.core.options import SPLIT_FILES
 from nnseg.storage.bounded import parse_json, read_text
 from nnseg.storage.datasets.parts import PARTS, TEST, TRAINING, VALIDATION
 from nnseg.storage.tables import CaseTable, Row, read_case_table, read_rows
+from nnseg.system.regular import open_regular
 
 SPLIT_FILE = "splits_final.json"
 """nnU-Net's name of the file with its folds."""
 
-LARGEST_TABLE = 1 << 24
-"""Bytes of a table that is read unasked."""
+LARGEST_TABLE, LONGEST_HEADER, MOST_TABLES = 1 << 24, 1 << 16, 10
+"""Bytes of a table that is read unasked, and of its first line; and number of tables that are."""
 
 YES = ("1", "true", "yes", "x")
+
+NUMBER = re.compile(r"\d{1,9}")
+"""Of a fold; Python refuses to read numbers of thousands of digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +110,8 @@ def parts_of_table(folder: Path, names: Collection[str]) -> tuple[Path, dict[str
 
     Some column must name all cases, and the column "split" say a part of each.
     """
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv")):
-        if path.stat().st_size > LARGEST_TABLE:
-            continue
+    tables = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".csv", ".tsv") and _may_tell_parts(p))
+    for path in islice(tables, MOST_TABLES):
         try:
             header, *rows = [cells for _, cells in read_rows(path)] or [[]]
         except DatasetError as error:
@@ -123,6 +128,17 @@ def parts_of_table(folder: Path, names: Collection[str]) -> tuple[Path, dict[str
             if len(found) == len(names) and len(set(found.values())) > 1:
                 return path, found
     return None
+
+
+def _may_tell_parts(path: Path) -> bool:
+    """True for a table that is read unasked: not a large one, and one of whose first line has the word."""
+    try:
+        with open_regular(path) as file:
+            return path.stat().st_size <= LARGEST_TABLE and b"split" in file.readline(LONGEST_HEADER).lower()
+    except OSError as error:
+        if is_fault(error):
+            raise DatasetError.at(path, f"cannot be read ({error.strerror})", "a table", "check the file") from error
+        return False
 
 
 def split_of_parts(parts: Mapping[str, str], *, source: str) -> GivenSplit:
@@ -147,7 +163,7 @@ def split_of_parts(parts: Mapping[str, str], *, source: str) -> GivenSplit:
 
 def _order(part: str) -> tuple[int, str]:
     number = part.removeprefix("fold ")
-    return (int(number), "") if number.isdecimal() else (1 << 62, part)
+    return (int(number), "") if NUMBER.fullmatch(number) else (1 << 62, part)
 
 
 class _Names:
@@ -238,7 +254,7 @@ def _cell_part(table: CaseTable, row: Row, column: str) -> str:
     if cell in PARTS:
         return PARTS[cell]
     number = cell.removeprefix("fold").strip(" _")
-    if not number.isdecimal():
+    if not NUMBER.fullmatch(number):
         found = f'holds "{row.cells[column]}"' if cell else "is empty"
         raise table.wrong(found, "write the number of a fold, train, validation or test", row, column)
     return f"fold {int(number)}"

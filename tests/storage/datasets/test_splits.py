@@ -115,3 +115,10 @@ def test_a_wrong_table_is_named_with_its_line(tmp_path: Path, text: str, message
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(DatasetError, match=r"nowhere\.json: there is no such file"):
         read_split(Path("nowhere.json"), CASES)
+
+
+def test_a_number_of_a_fold_that_is_none_is_refused_or_a_name(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match='column "fold": holds "9999'):
+        read_split(_write(tmp_path, f"case,fold\nc0,{'9' * 5000}\n", "folds.csv"), CASES)
+    given = read_split(_write(tmp_path, {"training": [_entry(0, fold="9" * 5000), _entry(1, fold=1)]}), CASES)
+    assert given.folds == (Fold(training=("c0",), held_out=("c1",)), Fold(training=("c1",), held_out=("c0",)))
