@@ -111,7 +111,7 @@ def _read_table(file: Path) -> Scores:
         labels = tuple(dict.fromkeys(label for masks in cases.values() for label in masks))
         named = Labels(names=("background", *labels), values=tuple(range(len(labels) + 1)))
         return summarize([case_score(name, masks) for name, masks in cases.items()], named)
-    except (ValueError, DatasetError) as error:
+    except (ValueError, OverflowError, DatasetError) as error:
         if isinstance(error, DatasetError) and error.is_fault:
             raise
         raise EvaluationError(f"{file} is no table that nnseg evaluate wrote; score the predictions again") from error

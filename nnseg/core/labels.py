@@ -53,11 +53,14 @@ class Labels(FrozenModel):
 
     @model_validator(mode="after")
     def _check(self) -> Labels:
-        for name, count in (("labels", len(self.values)), ("regions", len(self.regions))):
-            if count > limit(name):
-                raise ValueError(f"{count} {name}, the most is {limit(name)}; {raise_by(name)}")
-        if beyond := [v for v in (*self.values, self.ignore or 0) if not -(2**63) <= v < 2**63]:
-            raise ValueError(f"a label value of {len(str(abs(beyond[0])))} digits does not fit into 64 bits")
+        longest = max(map(len, (*self.names, *(region.name for region in self.regions))), default=0)
+        counts = (("labels", len(self.values)), ("regions", len(self.regions)), ("name_letters", longest))
+        if beyond := [(name, count) for name, count in counts if count > limit(name)]:
+            (name, count), *_ = beyond
+            found = f"a name of {count} letters" if name == "name_letters" else f"{count} {name}"
+            raise ValueError(f"{found}, the most is {limit(name)}; {raise_by(name)}")
+        if large := [v for v in (*self.values, self.ignore or 0) if not -(2**63) <= v < 2**63]:
+            raise ValueError(f"a label value of {len(str(abs(large[0])))} digits does not fit into 64 bits")
         if len(self.names) != len(self.values):
             raise ValueError(f"{len(self.names)} names for {len(self.values)} values")
         if len(set(self.values)) != len(self.values) or len(set(self.names)) != len(self.names):

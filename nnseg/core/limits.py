@@ -40,6 +40,7 @@ LIMITS: Final[dict[str, int]] = {
     "labels": 10_000,
     "name_letters": 1_000,
     "regions": 500,
+    "comparisons": 1_000,
     "channels": 1_000,
     "folds": 1_000,
     "epochs": 100_000,

@@ -414,6 +414,8 @@ class Plan(Section):
         axes, channels, normalizations = len(self.patch), len(self.channels), len(self.preprocessing.normalization)
         if channels > limit("channels"):
             yield f"channels has {channels} entries, the most is {limit('channels')}; {raise_by('channels')}"
+        if (longest := max(map(len, self.channels), default=0)) > limit("name_letters"):
+            yield f"channels has a name of {longest} letters, the most is {limit('name_letters')}; {raise_by('name_letters')}"
         if len(self.preprocessing.spacing) != axes:
             yield f"preprocessing.spacing = {list(self.preprocessing.spacing)} must have {axes} values, one for each axis of patch"
         for name, stages in (("strides", self.network.strides), ("kernels", self.network.kernels)):

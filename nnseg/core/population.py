@@ -14,6 +14,7 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.validation import NotNegative, Positive
 
 Sex = Literal["F", "M"]
+Age = Annotated[float, Field(ge=0, le=130)]
 
 LEVELS: Final = (1.0, *(2.5 * i for i in range(1, 40)), 99.0)
 """Percentages of a distribution's quantiles, without minimum and maximum, which would disclose single patients."""
@@ -45,7 +46,7 @@ class Person(FrozenModel):
     """
 
     volumes: dict[str, NotNegative]
-    age: Annotated[float, Field(ge=0, le=130)] | None = None
+    age: Age | None = None
     sex: Sex | None = None
 
 

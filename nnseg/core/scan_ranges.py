@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Grid, Vector
@@ -108,7 +108,7 @@ class ChannelLook(FrozenModel):
         poses: by how much this is larger than in each of the `POSES`.
     """
 
-    spreads: tuple[ValueRange, ...]
+    spreads: Annotated[tuple[ValueRange, ...], Field(min_length=1)]
     roughness: tuple[ValueRange, ValueRange, ValueRange]
     seams: tuple[ValueRange, ValueRange, ValueRange]
     mean: str
@@ -194,6 +194,14 @@ class ScanRanges(FrozenModel):
     intensities: tuple[tuple[ValueRange, ...], ...]
     looks: tuple[ChannelLook, ...] = ()
     tolerance: FiniteFloat | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> ScanRanges:
+        if len(self.intensities) != len(self.channels) or len(self.looks) not in (0, len(self.channels)):
+            raise ValueError("there must be ranges of each channel")
+        if any(len(of_channel) != len(PERCENTILES) for of_channel in self.intensities):
+            raise ValueError("there must be a range of each percentile")
+        return self
 
     def differences(self, facts: ScanFacts) -> tuple[str, ...]:
         """What is different in a scan, such as "spacing 5 mm along z; training scans had 0.9 to 1.1"."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.reliability import Reliability
@@ -58,6 +58,12 @@ class EnsembleShift(FrozenModel):
     many: int = Field(ge=2)
     labels: FiniteFloat = Field(le=0)
     foreground: FiniteFloat = Field(le=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> EnsembleShift:
+        if self.few >= self.many:
+            raise ValueError(f"{self.few} networks are no fewer than {self.many}")
+        return self
 
     def removed(self, agreement: Agreement, networks: int) -> Agreement:
         """The agreement that ``few`` networks would have; the difference grows as 1 - few/networks, like the variance of a mean."""

@@ -16,6 +16,7 @@ from scipy import stats
 from nnseg.core.dataset import counted
 from nnseg.core.errors import EvaluationError
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.limits import check_limit
 from nnseg.core.metrics import metric_of
 from nnseg.core.scores import CaseScore, Interval, Number, Scores
 from nnseg.core.units import LengthUnit
@@ -127,6 +128,14 @@ def compare(
     models = dict(zip(names, (a, b), strict=True))
     metrics = common_metrics(models, metrics)
     cases = shared_cases(models)
+    check_limit(
+        "comparisons",
+        len(metrics) * (1 + len(a.labels)),
+        names[0],
+        f"has {{:,}} values to compare, {counted(len(metrics), 'metric')} of {counted(len(a.labels), 'label')}",
+        EvaluationError,
+        "compare fewer metrics with --metric",
+    )
     pairs = [_pairs(cases, (label,) if label else a.labels, metric, label) for metric in metrics for label in (None, *a.labels)]
     draws = max(DRAWS, int(2 * len(pairs) / ALPHA))  # so that the least adjusted p is below ALPHA
     p_values = [sign_flip(row.differences, two_sided=True, seed=seed, draws=draws) for row in pairs]

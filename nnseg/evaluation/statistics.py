@@ -14,6 +14,9 @@ EXACT = 13
 DRAWS = 4999
 """Number of random draws otherwise."""
 
+MOST_SIGNS = 2**24
+"""Random signs that are in memory at a time."""
+
 Interval = tuple[float, float]
 """Lower and upper limit."""
 
@@ -57,12 +60,17 @@ def sign_flip(differences: npt.NDArray[Any], *, two_sided: bool = False, seed: i
     sizes = np.abs(differences[differences != 0])
     observed, n = float(differences.sum()), len(sizes)
     tolerance = 1e-9 * float(sizes.sum())  # sums of the same numbers in another order
-    exact = n <= EXACT
-    random = np.random.default_rng(seed)
-    flips = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 if exact else random.integers(0, 2, (draws, n), dtype=np.int8)
-    sums = (1 - 2 * flips) @ sizes
-    extreme = np.abs(sums) >= abs(observed) - tolerance if two_sided else sums >= observed - tolerance
-    return float(np.mean(extreme)) if exact else float((1 + np.count_nonzero(extreme)) / (1 + draws))
+
+    def count(flips: npt.NDArray[Any]) -> int:
+        """Number of draws whose sum is at least as large."""
+        sums = (1 - 2 * flips) @ sizes
+        return int(np.count_nonzero(np.abs(sums) >= abs(observed) - tolerance if two_sided else sums >= observed - tolerance))
+
+    if n <= EXACT:
+        return float(count((np.arange(2**n)[:, None] >> np.arange(n)) & 1) / 2**n)
+    random, rows = np.random.default_rng(seed), max(4, MOST_SIGNS // n // 4 * 4)
+    parts = (random.integers(0, 2, (min(rows, draws - begin), n), dtype=np.int8) for begin in range(0, draws, rows))
+    return (1 + sum(map(count, parts))) / (1 + draws)
 
 
 def wilcoxon(differences: npt.NDArray[Any]) -> float:

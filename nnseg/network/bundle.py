@@ -70,7 +70,8 @@ class Model:
         card: what users should know; None if not written.
 
     Raises:
-        ModelError: there are no members, or they have different labels or channels, or a weight is not a positive number.
+        ModelError: there are no members, or they or the ranges of scans have different labels or channels, or a weight is not a
+            positive number.
     """
 
     members: tuple[Member, ...]
@@ -89,6 +90,8 @@ class Model:
         for member in self.members:
             if not 0 < member.weight < math.inf:
                 raise ModelError(f"the weight of a {member.plan.name} network is {member.weight}; it must be a positive number")
+        if self.trust and self.trust.ranges and len(self.trust.ranges.channels) != len(self.channels):
+            raise ModelError(f"the ranges of its training scans are of other channels than {_listed(self.channels)}")
         for member in (*self.members[1:], *self.previous):
             plan = member.plan
             if plan.channels != self.channels:

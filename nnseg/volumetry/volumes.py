@@ -11,7 +11,7 @@ from nnseg.core.errors import split_code
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import find_side_pairs
 from nnseg.core.names import FileName
-from nnseg.core.population import Percentile, Population, Sex
+from nnseg.core.population import Age, Percentile, Population, Sex
 from nnseg.core.trust import Confidence
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
 from nnseg.evaluation.folder_dice import FolderDice
@@ -32,7 +32,7 @@ class Patient(FrozenModel):
         age: years.
     """
 
-    age: NotNegative | None = None
+    age: Age | None = None
     sex: Sex | None = None
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from nnseg.core.geometry import Grid
-from nnseg.core.scan_ranges import SAMPLE, find_ranges, measure_scan
+from nnseg.core.scan_ranges import SAMPLE, ScanRanges, find_ranges, measure_scan
 
 GRID = Grid(shape=(40, 50, 60), spacing=(1.0, 0.9, 0.8))
 
@@ -210,3 +210,12 @@ def test_ranges_of_earlier_versions_compare_what_they_have():
 def test_a_thumbnail_that_is_none_is_refused():
     with pytest.raises(ValidationError):
         type(SCANS[0]).model_validate(SCANS[0].model_dump() | {"thumbnails": ("AAAA",)})
+
+
+def test_ranges_of_other_channels_or_percentiles_are_none():
+    known = find_ranges(scans(6), ("T1",)).model_dump()
+    for wrong in ({"channels": ("T1", "T2")}, {"looks": known["looks"] * 3}, {"intensities": ((),)}, {"intensities": ()}):
+        with pytest.raises(ValidationError, match="there must be"):
+            ScanRanges.model_validate(known | wrong)
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        ScanRanges.model_validate(known | {"looks": ({**known["looks"][0], "spreads": ()},)})

@@ -5,9 +5,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nnseg.core.scan_ranges import ScanFacts, find_ranges
-from nnseg.core.trust import EDGE, Agreement, LabelTrust, Trust, expit, largest_volume_error, logit
+from nnseg.core.trust import EDGE, Agreement, EnsembleShift, LabelTrust, Trust, expit, largest_volume_error, logit
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -50,6 +51,11 @@ def test_a_label_that_some_votes_see_lowers_the_quality():
     trust = Trust(labels={"b": LabelTrust(missing=1.0)})
     unsure, sure = (trust.expected_mean_dice(agreement(0.9, b, voxels=(100.0, 0.0))) for b in (0.2, 0.95))
     assert unsure < sure < 0.9 + 1e-9
+
+
+def test_fewer_networks_are_fewer():
+    with pytest.raises(ValidationError, match="3 networks are no fewer than 3"):
+        EnsembleShift(few=3, many=3, labels=-0.1, foreground=-0.1)
 
 
 def test_nothing_found_is_as_good_as_the_chance_that_nothing_is_there():

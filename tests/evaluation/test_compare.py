@@ -164,6 +164,13 @@ def test_other_labels_cases_and_metrics_are_refused():
         compare(one, one, ["hd"])
 
 
+def test_very_many_labels_are_refused_before_they_are_compared(monkeypatch):
+    monkeypatch.setenv("NNSEG_LIMITS", "comparisons=2")
+    two = of_dice([[0.5, 0.6]])
+    with pytest.raises(EvaluationError, match="has 3 values to compare, 1 metric of 2 labels; expected at most 2; compare fewer"):
+        compare(two, two)
+
+
 def test_usual_metrics_are_compared_at_the_first_tolerance():
     values = {"dice": np.ones((2, 1)), "iou": np.ones((2, 1))}
     many = scores(values, metrics=("dice", "iou", "hd95", "hd", "assd", "nsd_2", "nsd_1", "volume_error_ml"))

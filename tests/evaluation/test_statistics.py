@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from nnseg.evaluation import statistics
 from nnseg.evaluation.statistics import EXACT, bootstrap_weights, holm, interval, kruskal_wallis, sign_flip, wilcoxon
 
 
@@ -123,6 +124,13 @@ def test_holm_by_hand():
     )  # times 4, 3, 2, 1 in rising order, never falling
     assert holm([0.5, 0.9]) == (1.0, 1.0)
     assert holm([]) == ()
+
+
+def test_signs_drawn_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(6).normal(0.2, 1, 30)
+    whole = [sign_flip(differences, two_sided=two_sided) for two_sided in (True, False)]
+    monkeypatch.setattr(statistics, "MOST_SIGNS", 30 * 1001)
+    assert [sign_flip(differences, two_sided=two_sided) for two_sided in (True, False)] == whole
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

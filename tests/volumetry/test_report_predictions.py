@@ -18,6 +18,7 @@ from nnseg.cli import app
 from nnseg.commands.verify import verify
 from nnseg.core.dataset import Case
 from nnseg.core.errors import DatasetError, RunError
+from nnseg.core.labels import Labels
 from nnseg.core.population import Person, make_population
 from nnseg.core.trust import Agreement, Confidence, DiceErrors
 from nnseg.crossval.predict import PredictionJob, predict_cases
@@ -185,6 +186,14 @@ def test_the_default_population_is_that_of_the_model_kept_with_the_predictions(f
     found = report_predictions(folder, sheets=False)
     assert found.population == "training set of d"
     assert all(c.labels["bright"].percentile.n == 30 for c in found.cases if not c.failed)
+
+
+def test_volumes_of_people_of_no_age_are_no_population(tmp_path):
+    labels = Labels(names=("background", "a"), values=(0, 1))
+    case = {"name": "a", "patient": {"age": 200}, "labels": {"a": {"ml": 1}}}
+    (tmp_path / "volumes.json").write_text(json.dumps({"names": ["a"], "cases": [case]}))
+    with pytest.raises(RunError, match=r"volumes.json is damaged"):
+        read_population(tmp_path / "volumes.json", labels)
 
 
 def test_volumes_that_were_reported_are_a_population_for_others(folder):
