@@ -26,7 +26,6 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from nnseg.core.errors import DamagedCaseError, ScanError, is_fault
 from nnseg.core.frozen import FrozenModel, digest, short_repr
@@ -173,7 +172,7 @@ class CaseStore:
         try:
             with zipfile.ZipFile(self._path(name)) as file:
                 return file.testzip() is None
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
             return False
 
     def _path(self, name: str) -> Path:
@@ -203,7 +202,7 @@ def _read_contents(path: Path) -> _Contents | None:
                 return None  # not one that was written here
             contents = _Contents.model_validate_json(file.read(CONTENTS))
             sizes = {i.filename: i.file_size for i in file.infolist() if i.filename != CONTENTS}
-    except (OSError, KeyError, ValidationError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:  # of encrypted and odd members, too
         if is_fault(error):
             found = f"cannot be read ({getattr(error, 'strerror', error)})"
             raise ScanError.at(path, found, "a preprocessed case", "check the disk, and repeat the command") from error

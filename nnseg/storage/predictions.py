@@ -106,9 +106,17 @@ class ScanRecord(FrozenModel):
             return False
 
     def remove(self, folder: Path, *, replaced_by: ScanRecord | None = None) -> None:
-        """Remove its files, except those that another prediction has written since."""
+        """Remove its files, except those that another prediction has written since, or that are not as they were written."""
         for name in set(self.hashes) - set(replaced_by.hashes if replaced_by else ()):
-            (folder / name).unlink(missing_ok=True)
+            path = folder / name
+            try:
+                is_own = path.is_file() and file_hash(path) == self.hashes[name]
+            except OSError:
+                is_own = False
+            if is_own:
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                log.warning("%s is not as it was written, and stays", path)
 
 
 class Predictions(FrozenModel):

@@ -53,10 +53,21 @@ def test_a_record_that_claims_files_of_other_names_is_not_believed(tmp_path, cla
 def test_what_failed_leaves_no_label_map_of_an_earlier_time(tmp_path):
     for name in ("a.nii.gz", "a.npz", "other.nii.gz"):
         (tmp_path / name).touch()
+    empty = file_hash(tmp_path / "other.nii.gz")
     with PredictionsWriter(tmp_path, model={}) as record:
-        record.put("a", DONE.model_copy(update={"more": {"a.npz": "h"}}))
+        record.put("a", DONE.model_copy(update={"hash": empty, "more": {"a.npz": empty}}))
         record.put("a", ScanRecord(status="failed", reason="gone"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.nii.gz", RECORD]
+
+
+def test_a_record_does_not_choose_what_is_removed_that_was_not_written_so(tmp_path, caplog):
+    content = {"format": 4, "cases": {"a": DONE.model_dump(mode="json") | {"more": {"a_corrected.nii.gz": "h"}}}}
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    (tmp_path / "a_corrected.nii.gz").write_text("by hand")
+    with PredictionsWriter(tmp_path, model={}) as record:
+        record.put("a", ScanRecord(status="failed", reason="gone"))
+    assert (tmp_path / "a_corrected.nii.gz").read_text() == "by hand"
+    assert "a_corrected.nii.gz is not as it was written, and stays" in caplog.text
 
 
 def test_the_files_that_were_written_are_known_by_the_record(tmp_path):
