@@ -7,6 +7,7 @@ from html import unescape
 import numpy as np
 from markupsafe import escape
 
+from nnseg.core.audit import Association, Audit, SameScan, Subgroup
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing, PostprocessingStep
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
@@ -146,6 +147,25 @@ def calibrated(temperature: float, ece: float) -> Calibrated:
     )
 
 
+def audit() -> Audit:
+    strong = {"n": 5, "explained": 0.61, "p": 0.001, "p_adjusted": 0.004}
+    return Audit(
+        cases=5,
+        scored=4,
+        associations=(
+            Association(predictor=f"site {HOSTILE}", outcome="Dice", **strong),
+            Association(predictor="mark in a corner", outcome=f"volume of {HOSTILE}", **strong | {"p_adjusted": 0.3}),
+        ),
+        subgroups=(
+            Subgroup(predictor=f"site {HOSTILE}", value=f"a {HOSTILE}", n=2, dice=0.5),
+            Subgroup(predictor=f"site {HOSTILE}", value="", n=3, dice=0.75, interval=(0.6, 0.9)),
+        ),
+        same_scans=(SameScan(cases=("case_1", HOSTILE), how="mirrored along x", correlation=0.97, divided=True),),
+        groups={"case_1": "g", HOSTILE: "g"},
+        findings=(Finding.of("NS-A002", f"the Dice depends on the site {HOSTILE}"),),
+    )
+
+
 def report_content() -> ReportContent:
     """With everything in it but the viewer, whose page is large."""
     known = scores(
@@ -176,6 +196,7 @@ def report_content() -> ReportContent:
             ExpectedQuality(name=n, expected=0.3 + 0.1 * i, dice=(a + b) / 2, unlike=(f"spacing {HOSTILE}",) if i == 0 else ())
             for i, (n, (a, b)) in enumerate(DICES.items())
         ],
+        audit=audit(),
         calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
         stages={"train": StageTiming(seconds=75.0, peak_gb=1.5), "predict": StageTiming(seconds=3.21)},
         predicted=predicted,

@@ -12,9 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, RootModel
 
 from generate.docstrings import in_table, markdown_of, sections_of
+from nnseg.commands.audit import AuditedRun
 from nnseg.commands.evaluate import Evaluation
 from nnseg.commands.info import Information
 from nnseg.commands.plan import PlannedRun
+from nnseg.commands.validate import ValidatedFolder
+from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
 from nnseg.core.fingerprint import Fingerprint
@@ -23,6 +26,7 @@ from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
 from nnseg.core.validation import descriptions
+from nnseg.evaluation.external import ExternalValidation
 from nnseg.planning.dataset_summary import CheckedDataset
 from nnseg.serving.folder import PredictedFolder
 from nnseg.storage import run
@@ -36,6 +40,8 @@ JSON_FILES = {
     "postprocessing.json": Postprocessing,
     "windows.json": WindowChoice,
     "trust.json": Trust,
+    "audit.json": Audit,
+    "validation.json": ExternalValidation,
     "dataset.json": Dataset,
     "fingerprint.json": Fingerprint,
     "folds.json": Fold,
@@ -48,6 +54,8 @@ JSON_RESULTS = {
     "plan": PlannedRun,
     "predict": PredictedFolder,
     "evaluate": Evaluation,
+    "audit": AuditedRun,
+    "validate": ValidatedFolder,
     "info": Information,
 }
 """What commands print as `result` with --json."""
@@ -57,6 +65,8 @@ DESCRIBED = {
     Plan: "[plan.toml](reference/plan.md)",
     Scores: f"[scores.json]{_FILES}",
     Grouped: f"[groups.json]{_FILES}",
+    Audit: f"[audit.json]{_FILES}",
+    ExternalValidation: f"[validation.json]{_FILES}",
     ScanRecord: f"[predictions.json]{_FILES}",
 }
 """Parts of results whose keys are those of a file, and where these are listed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -9,12 +10,26 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, one_of, with_options
+from nnseg.cli.options import (
+    READING,
+    AsJson,
+    DatasetFolder,
+    Force,
+    KnownRun,
+    Quiet,
+    Verbose,
+    check_path,
+    check_suffix,
+    one_of,
+    with_options,
+)
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
     from nnseg.commands.evaluate import Evaluation
+    from nnseg.core.audit import Audit
+    from nnseg.storage.run import Run
 
 PANEL = "Evaluate"
 
@@ -159,6 +174,93 @@ def compare(
     if out:
         write_json(out, found)
         show(f"written to {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("workers")
+def audit(
+    run: KnownRun,
+    groups: Groups = None,
+    as_json: AsJson = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for shortcuts and for scans that are in the dataset twice: under two names, mirrored, cropped or resampled.
+
+    Tests whether site, scanner, intensities, border, marks in corners, voxel size and the like explain the Dice of held-out cases
+    or go with the volume of a label, with a chance of 1 % of any false alarm. The exit code is 1 if something should be looked at.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
+    with loading():
+        from nnseg.commands.audit import AuditedRun
+        from nnseg.commands.audit import audit as audit_run
+        from nnseg.storage.run import Run
+
+    found = audit_run(Run(run), groups=groups or "", workers=options.workers)
+    if as_json:
+        show_json("audit", AuditedRun(audit=found), found.findings)
+    else:
+        _show_audit(found, Run(run))
+    if found.findings:
+        raise typer.Exit(1)
+
+
+def _show_audit(found: Audit, run: Run) -> None:
+    """Print the strongest associations, what should be looked at, and the command that keeps same scans in one fold."""
+    from nnseg.cli.tables import print_associations
+    from nnseg.core.dataset import counted
+
+    tested = len(found.associations)
+    show(f"{counted(found.cases, 'scan')} read, {found.scored} with scores; {counted(tested, 'association')} tested")
+    print_associations(found.associations)
+    show(*(f"{finding.level}: {finding}" for finding in found.findings))
+    if not found.findings:
+        show("no shortcut was found, and no scan is there twice")
+    if found.groups:
+        again = f"nnseg run {shlex.quote(str(run.dataset.folder))} NEW_RUN --group-by {shlex.quote(str(run.audit_groups_file))}"
+        show("to keep same scans in one fold:", f"  {again}")
+    show(f"written to {run.path / 'audit.json'}; nnseg report {shlex.quote(str(run.path))} shows it")
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("device", "folds", "workers", *READING)
+def validate(
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for label maps, scores and page.")],
+    model: Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help="Run folder or exported file.")],
+    as_json: AsJson = False,
+    force: Force = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Validate a model on another labelled dataset: scores beside those of its own held-out cases, and how sure it rightly is.
+
+    Predicts and scores every case. The difference of each metric has a 95 % interval; OUT/validation.html also tells whether
+    expected Dice, intervals and probabilities hold there. The exit code is 1 if cases failed, or were among the training data.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(dataset, "dataset")
+    check_path(model, "model")
+    check_path(out, "output folder")
+    with loading():
+        from nnseg.commands.validate import validate as validate_model
+
+    found = validate_model(dataset, out, model, options, force=force)
+    if as_json:
+        show_json("validate", found, found.findings)
+    else:
+        from nnseg.cli.tables import print_differences
+        from nnseg.reporting.sections.external import describe_drop
+
+        print_differences(found.validation.differences, found.scores.length_unit)
+        show(describe_drop(found.validation))
+        show("", *(f"written to {file}" for file in found.files))
+    exit_for_failed(found.findings)
 
 
 @app.command(rich_help_panel=PANEL)

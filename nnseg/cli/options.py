@@ -30,6 +30,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warni
 Force = Annotated[bool, typer.Option("--force", help="Also overwrite files that nnseg did not make.", metavar="")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON (docs/json.md).", metavar="")]
 
+READING = ("images", "labels", "channels", "spacing", "layout", "auto_labels")
+"""Options that say how a dataset is read."""
+
 SMALLEST_STEP = 0.05
 
 FLAGS = {field.name: field.metadata["flag"] for field in fields(Options)}

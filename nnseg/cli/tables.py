@@ -13,12 +13,14 @@ from rich.cells import cell_len, set_cell_size
 
 from nnseg.cli.output import show
 from nnseg.commands.compare import Comparisons
+from nnseg.core.audit import Association
 from nnseg.core.dataset import counted, listed
 from nnseg.core.metrics import Metric, metric_of
 from nnseg.core.names import printable
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
+from nnseg.evaluation.external import Difference
 from nnseg.system.progress import columns
 
 GAP = "  "
@@ -26,6 +28,9 @@ GAP = "  "
 
 AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
 """Metrics shown for each label, together with NSD."""
+
+STRONGEST = 8
+"""Associations that are printed."""
 
 
 def print_scores(scores: Scores | None, *, cases: bool = False, averages: bool = True) -> None:
@@ -87,6 +92,27 @@ def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm"
         verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
         title, corrected = metric_of(test.metric, unit).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
         show(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
+
+
+def print_associations(found: Sequence[Association]) -> None:
+    """Print the strongest associations of properties of the scans with outcomes."""
+    rows = ([one.predictor, one.outcome, str(one.n), f"{one.explained:.0%}", f"{one.p_adjusted:.2g}"] for one in found[:STRONGEST])
+    if found:
+        _print_table(["property of the scan", "outcome", "patients", "explains", "p (corrected)"], rows, keys=2)
+        show()
+
+
+def print_differences(found: Sequence[Difference], unit: LengthUnit = "mm") -> None:
+    """Print the means of some metrics on held-out cases and on another dataset, and of the Dice those of each label."""
+    rows = []
+    for of in found:
+        metric = metric_of(of.metric, unit)
+        if of.metric in AT_A_GLANCE and (not of.label or of.metric == "dice"):
+            ends = "{:+.{d}f} to {:+.{d}f}".format(*of.interval, d=metric.digits) if of.interval else ""
+            means = [_number(value, metric.digits) for value in (of.internal, of.external)]
+            rows.append([_title(metric), of.label or "mean", *means, _number(of.difference, metric.digits, sign="+"), ends])
+    _print_table(["", "", "held-out cases", "this dataset", "difference", "95 %"], rows, keys=2)
+    show()
 
 
 def print_comparisons(found: Comparisons) -> None:

@@ -14,7 +14,19 @@ import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import FLAGS, AsJson, DatasetFolder, KnownRun, Quiet, RunPath, Verbose, check_path, reader, with_options
+from nnseg.cli.options import (
+    FLAGS,
+    READING,
+    AsJson,
+    DatasetFolder,
+    KnownRun,
+    Quiet,
+    RunPath,
+    Verbose,
+    check_path,
+    reader,
+    with_options,
+)
 from nnseg.cli.output import exit_for_errors, exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import coded
 from nnseg.core.options import Options
@@ -35,7 +47,6 @@ PANEL = "Make a model"
 
 # Fields of `Options` that commands have as options.
 LENGTH = ("budget", "steps", "epochs", "patience")
-READING = ("images", "labels", "channels", "spacing", "layout", "auto_labels")
 MACHINE = ("device", "devices", "deterministic")
 TRAINING = ("folds", *LENGTH, "more", "init", "freeze", "pseudo_labels", *MACHINE, "tensorboard", "checkpoint", "skip_bad")
 NOT_PLANNING = ("more", "freeze", "pseudo_labels", "devices", "deterministic", "tensorboard", "checkpoint", "skip_bad")

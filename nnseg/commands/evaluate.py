@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from nnseg.commands.cohorts import find_cohorts
 from nnseg.commands.compare import read_scores
 from nnseg.commands.legend import read_legend
 from nnseg.core.dataset import Finding
-from nnseg.core.errors import EvaluationError, NnsegError, ScanError, is_fault
+from nnseg.core.errors import EvaluationError, NnsegError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS
-from nnseg.core.names import fault_of_name
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.units import LengthUnit, length_name, volume_name
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate
 from nnseg.evaluation.folders import log_pairs, pair_folders
-from nnseg.evaluation.groups import cohorts_of, grouped, read_cohorts
+from nnseg.evaluation.groups import grouped
 from nnseg.evaluation.pairs import FilePair
 from nnseg.interop.nnunet.summary import write_summary
 from nnseg.storage.files import write_json, write_text
-from nnseg.storage.images.dicom_headers import TAGS, read_tags
 from nnseg.storage.overwrite import Kind, check_overwrite
 from nnseg.storage.path_kinds import PREDICTIONS_FIRST, check_path, check_suffix
 from nnseg.storage.run import Run
@@ -40,9 +39,6 @@ Form = Literal["nnseg", "nnunet"]
 
 GROUPS = "groups.json"
 """Beside the file of the scores."""
-
-DICOM = "dicom"
-"""The source of groups that stands for the DICOM headers of a run's own scans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,36 +265,4 @@ def group(scores: Scores, source: str, *, run: Run | None = None) -> Grouped:
         EvaluationError: no case has a group, or the table cannot be used.
         DatasetError: the table cannot be read.
     """
-    return grouped(scores, _cohorts({case.name for case in scores.cases}, source, run))
-
-
-def _cohorts(names: set[str], source: str, run: Run | None) -> dict[str, dict[str, str]]:
-    path = Path(source)
-    if source != DICOM and not path.is_dir():
-        return read_cohorts(path)
-    if source == DICOM:
-        if run is None or not run.has_dataset:
-            raise EvaluationError('groups by "dicom" are read from the scans of a run; name it with --run, or give their folder')
-        scans = {case.name: case.images[0] for case in run.dataset.cases if case.name in names}
-    else:
-        scans = {name: path / name for name in sorted(names) if not fault_of_name(name) and (path / name).exists()}
-    return _by_tags(scans)
-
-
-def _by_tags(scans: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {by: {} for by in TAGS}
-    for name, scan in scans.items():
-        try:
-            tags = read_tags(scan)
-        except (ScanError, OSError) as error:
-            if is_fault(error) or is_fault(error.__cause__):
-                raise
-            log.warning("case %s: %s", name, error)
-            continue
-        for by, value in tags.items():
-            found[by][name] = value
-    if not any(found.values()):
-        raise EvaluationError(
-            f"none of {len(scans)} scans is DICOM with {', '.join(TAGS)} in its header; give a CSV with a column called case"
-        )
-    return cohorts_of(found)
+    return grouped(scores, find_cohorts({case.name for case in scores.cases}, source, run))

@@ -88,6 +88,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         expected_quality=_expected_quality(held, trust) if trust else [],
         intervals=trust.label_intervals([h.confidence.agreement for h in held]) if trust else (),
         calibration=calibration(reliabilities, trust.temperature) if trust else None,
+        audit=read(Run.audit),
         stages=_stages(run.record),
         predicted=_predicted(records),
         provenance=_provenance(run, dataset, fingerprint, plans, folds),

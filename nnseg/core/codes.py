@@ -175,6 +175,13 @@ CODES: Final[dict[str, Kind]] = {
     "NS-L014": Kind(NOTED, "a mask has another value than declared", "the declared one", "nothing: the mask was mapped to it"),
     "NS-L015": Kind(WARNED, "a mask has values between two", "two values", "check it: it was divided at the half"),
     "NS-L016": Kind(REJECTED, "a label map is compressed with losses", "exact values", "save it as PNG or NIfTI"),
+    # what `nnseg audit` and `nnseg validate` find
+    "NS-A001": Kind(WARNED, "cases show the same scan", "different scans", "keep one of them, or keep them in one fold"),
+    "NS-A002": Kind(WARNED, "scores depend on a property of the scans", "scores that do not", "look at its subgroups"),
+    "NS-A003": Kind(
+        WARNED, "a property of the scans goes with the volume of a label", "properties that do not", "remove it, or add cases"
+    ),
+    "NS-A004": Kind(WARNED, "a model was trained on the cases it is validated on", "other cases", "remove them"),
     # what is not about data
     "NS-P001": Kind(REFUSED, "a plan or recipe is invalid", "known settings that fit the data", "correct the setting"),
     "NS-M001": Kind(REFUSED, "a model is damaged or does not fit", "a model for such scans", "copy it again, or use another"),
@@ -182,7 +189,8 @@ CODES: Final[dict[str, Kind]] = {
     "NS-E001": Kind(REFUSED, "predictions and references do not match", "pairs on one grid", "correct the folders"),
     "NS-X001": Kind(REJECTED, "an unexpected failure", "none", "report it, with the log of --verbose"),
 }
-"""By code: D for datasets, S for image files, L for label maps, P plans, M models, R runs, E evaluation, X failures of nnseg."""
+"""By code: D for datasets, S for image files, L for label maps, A audits, P plans, M models, R runs,
+E evaluation, X failures of nnseg."""
 
 ALLOWABLE: Final = frozenset(code for code, kind in CODES.items() if kind.can_allow)
 """The codes that ``--allow`` takes."""

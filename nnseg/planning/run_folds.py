@@ -167,6 +167,15 @@ def check_case_names(run: Run, folds: Sequence[Fold], known: frozenset[str]) -> 
         )
 
 
+def patients_of_run(run: Run) -> Mapping[str, str]:
+    """The patient, or the group that was asked for, of each case of a run; empty if none has several cases.
+
+    Raises:
+        DatasetError: the groups cannot be determined.
+    """
+    return _find_groups(_previous_settings(run).group_by, run.dataset)
+
+
 def split_of_run(run: Run, split: str) -> str:
     """The division of cases that is asked for; for "auto" that of the folds on file."""
     return _previous_settings(run).split if split == "auto" else _absolute(split, SPLIT_FILES)

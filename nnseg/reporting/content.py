@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nnseg.core.audit import Audit
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
 from nnseg.core.fingerprint import Fingerprint
@@ -15,6 +16,7 @@ from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import LabelInterval, Trust
 from nnseg.core.verdict import Verdict
 from nnseg.evaluation.calibration import Calibration
+from nnseg.evaluation.external import ExternalValidation
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase
 from nnseg.reporting.pictures import CasePictures, Picture
@@ -87,6 +89,8 @@ class ReportContent:
         expected_quality: expected and true quality of each held-out case.
         intervals: of the Dice and volume of each label of a new scan.
         calibration: of the predicted probabilities.
+        audit: what may explain the scores, and scans that are in the dataset twice.
+        external: the comparison with the model's own held-out cases, where the scores are of another dataset.
         stages: time and memory of each stage, by its name.
         predicted: cost of predicting each held-out case.
         provenance: versions, hashes, command and date needed to reproduce the run, by name, in groups.
@@ -115,6 +119,8 @@ class ReportContent:
     expected_quality: Sequence[ExpectedQuality] = ()
     intervals: Sequence[LabelInterval] = ()
     calibration: Calibration | None = None
+    audit: Audit | None = None
+    external: ExternalValidation | None = None
     stages: Mapping[str, StageTiming] = field(default_factory=dict)
     predicted: Sequence[PredictedCase] = ()
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

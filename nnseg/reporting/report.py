@@ -18,9 +18,11 @@ from nnseg.reporting.charts.network import describe_network, network_stages, net
 from nnseg.reporting.content import ReportContent
 from nnseg.reporting.formatting import template_environment
 from nnseg.reporting.pictures import label_colours
+from nnseg.reporting.sections.audit import summarize_audit
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
+from nnseg.reporting.sections.external import summarize_external
 from nnseg.reporting.sections.head import summarize_head
 from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
 from nnseg.reporting.sections.training import summarize_training
@@ -33,10 +35,12 @@ RELOAD_SECONDS = 60
 """Time after which a live page reloads itself."""
 
 SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] = {
+    "external": ("Comparison", "Beside the model's own held-out cases", summarize_external),
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
     "training": ("Training", "Training", summarize_training),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),
+    "audit": ("Audit", "Shortcuts and same scans", summarize_audit),
     "data": ("Data", "The dataset", summarize_data),
     "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),
     "cost": ("Cost", "Time, memory and energy", summarize_cost),

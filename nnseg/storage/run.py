@@ -17,7 +17,8 @@
       postprocessing.json                                      postprocessing steps of the predictions; may be edited
       windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
-      model.nnseg  model.md                                    the exported model and its model card
+      audit.json  audit_groups.csv                             what `nnseg audit` found; groups that keep same scans in one fold
+      model.nnseg  model.md  model.json                        the exported model and its model card, also as JSON of ATLAS
       distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
                                                                training and model; in cases/ the probabilities it learns from
       shown/                                                   uncertainty maps of the cases in the report
@@ -43,6 +44,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nnseg.core.audit import Audit
 from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice, ensemble_name
 from nnseg.core.errors import RunError
@@ -150,6 +152,8 @@ class Run:
     """The sliding window of each plan's predictions, by its name, and why, where it was chosen on held-out cases."""
     trust = optional_json_file("trust.json", Trust)
     """Calibration of the predictions, measured on held-out cases."""
+    audit = optional_json_file("audit.json", Audit)
+    """What may explain the scores, and scans that are in the dataset twice, if that was looked for."""
     record = StoredFile("run.json", _read_record)
     """What the plans were made from, versions, and the time and memory of each stage; empty for a new run, or where it is lost."""
 
@@ -161,6 +165,8 @@ class Run:
     """Label maps of cases in which not all labels were annotated, predicted by the model that the training begins with."""
     model_file = PathIn("model.nnseg")
     """The exported model."""
+    audit_groups_file = PathIn("audit_groups.csv")
+    """The group of each case that keeps same scans in one fold."""
     card_file = PathIn("model.md")
     """Its model card."""
     stop_file = PathIn("STOP")

@@ -207,7 +207,7 @@ def test_volumes_that_are_too_large_on_average_are_named():
 
 
 def test_results_come_first_and_averages_are_folded():
-    assert list(SECTIONS) == ["scores", "cases", "training", "trust", "data", "plan", "cost", "provenance"]
+    assert list(SECTIONS) == ["external", "scores", "cases", "training", "trust", "audit", "data", "plan", "cost", "provenance"]
     page = render_report(report_content())
     labels, cases, folded, averages = (
         page.index(t) for t in ('id="metric-title"', 'id="case-table"', 'class="averages"', "per mask")
@@ -314,3 +314,24 @@ def test_energy_is_shown_where_the_machine_counts_it():
 def test_a_network_that_is_no_unet_is_named_and_not_called_one():
     other = plan().network.model_copy(update={"kind": "flat"})
     assert "A 2D network (flat) processes patches" in summarize_plan(plan().model_copy(update={"network": other}))
+
+
+def test_an_audit_is_shown_with_subgroups_and_same_scans():
+    content = report_content()
+    assert table_rows(content, "Properties of the scans that may explain the results")[f"site {HOSTILE}"] == [
+        "Dice",
+        "5",
+        "61 %",
+        "0.004",
+    ]
+    assert table_rows(content, f"Dice by site {HOSTILE}") == {
+        f"a {HOSTILE}": ["2", "0.500"],
+        "unknown": ["3", "0.750 0.600 to 0.900"],
+    }
+    assert table_rows(content, "Scans that are in the dataset twice")["case_1"] == [HOSTILE, "mirrored along x", "0.970", "yes"]
+    page = page_text(content)
+    assert "5 scans were read, 4 with scores; 2 associations tested, with a chance of 1 % of any false alarm. 1 finding." in page
+    assert "--group-by audit_groups.csv" in page
+    clean = replace(content, audit=content.audit.model_copy(update={"findings": (), "same_scans": (), "groups": {}}))
+    assert "No shortcut was found, and no scan is there twice." in page_text(clean)
+    assert "Scans that are in the dataset twice" not in page_text(clean)

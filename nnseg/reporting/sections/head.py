@@ -18,7 +18,7 @@ def summarize_head(content: ReportContent) -> dict[str, Any]:
     scores = content.scores if content.scores and content.scores.cases and "dice" in content.scores.metrics else None
     return {
         "averages": scores.averages if scores else None,
-        "sentence": _explain_dice(scores) if scores else "",
+        "sentence": _explain_dice(scores, external=content.external is not None) if scores else "",
         "few": scores is not None and len(scores.cases) < FEW_CASES,
         "worst": _worst_case(scores) if scores else None,
         "metrics": {
@@ -30,11 +30,15 @@ def summarize_head(content: ReportContent) -> dict[str, Any]:
     }
 
 
-def _explain_dice(scores: Scores) -> str:
+def _explain_dice(scores: Scores, *, external: bool) -> str:
     dice = scores.averages.per_image["dice"]
     if dice.mean is None:
         return "No held-out case has any label, in the reference or the prediction."
     cases = "case" if dice.n == 1 else "cases"
+    if external:
+        return (
+            f"On {dice.n} {cases} of another dataset the mean Dice of prediction and reference is {dice.mean:.3f} (1 is perfect)."
+        )
     return (
         f"On {dice.n} held-out {cases} the mean Dice of prediction and reference is {dice.mean:.3f} (1 is perfect). "
         f"Each was predicted only by networks that were not trained on it."

@@ -1,0 +1,130 @@
+"""Tests of whether properties of the scans explain scores or label volumes, with one error rate for all of them together.
+
+Each association is the share of the variance of the outcome's ranks that a predictor explains: between the groups of a category, or
+along the ranks of a number. Under permutations of the patients the strongest of all associations is as often as chance makes it,
+however many predictors there are and however they depend on each other (Westfall and Young's max-T). Strengths of predictors with
+different numbers of groups are compared by the p-value that they would have for normal outcomes.
+Source: Westfall and Young 1993, Resampling-Based Multiple Testing; Kruskal and Wallis 1952, doi:10.1080/01621459.1952.10483441.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from nnseg.core.audit import Association
+from nnseg.evaluation.statistics import DRAWS
+
+Numbers = npt.NDArray[np.float64]
+Values = Mapping[str, float] | Mapping[str, str]
+"""A property of each case, by its name: a number or a category."""
+
+MOST_GROUPS = 1 / 3
+"""A property with more categories than this share of the patients tells the patients apart, and nothing else."""
+
+FEWEST = 6
+"""Patients without which nothing is tested."""
+
+SEVERAL = "several"
+"""The category of a patient whose cases are of several."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Predictor:
+    """A predictor as an orthonormal basis (patients, columns) of what it tells of the patients, beside their mean."""
+
+    name: str
+    basis: Numbers
+    freedom: int
+
+
+def find_associations(
+    predictors: Mapping[str, Values],
+    outcomes: Mapping[str, Mapping[str, float]],
+    patients: Mapping[str, str],
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> tuple[Association, ...]:
+    """The association of each predictor with each outcome, the strongest first; predictors that are the same for all are left out.
+
+    Args:
+        predictors: by name, the value of each case. A case without a value of a category is of the category "", and without a
+            number has the mean one.
+        outcomes: by name, the value of each case; cases that are in none of them are left out.
+        patients: the patient of each case, whose values are averaged; cases that are not named are patients of their own.
+        seed, draws: of the permutations; no p is below 1 / (1 + draws).
+    """
+    cases = sorted({case for of in outcomes.values() for case in of})
+    units: dict[str, list[str]] = {}
+    for case in cases:
+        units.setdefault(patients.get(case, f"case {case}"), []).append(case)
+    of_units = list(units.values())
+    found = [one for name, values in predictors.items() if (one := _predictor(name, values, of_units))]
+    if len(of_units) < FEWEST or not found:
+        return ()
+    ranked = np.stack([_ranked(_means(of, of_units)) for of in outcomes.values()], axis=1)
+    random = np.random.default_rng(seed)
+    orders = np.concatenate([np.arange(len(of_units))[None], [random.permutation(len(of_units)) for _ in range(draws)]])
+    explained = np.stack([_explained(found, ranked[orders, j]) for j in range(len(outcomes))], axis=2)
+    freedom = np.array([one.freedom for one in found])[:, None]
+    rest = np.maximum(len(of_units) - 1 - freedom, 1)
+    strength = -stats.beta.logsf(np.minimum(explained, 1 - 1e-12), freedom / 2, rest / 2)
+    strongest = strength.max(axis=(1, 2))
+    associations = [
+        Association(
+            predictor=one.name,
+            outcome=outcome,
+            n=len(of_units),
+            explained=float(min(explained[0, i, j], 1.0)),
+            p=_share(strength[:, i, j], strength[0, i, j]),
+            p_adjusted=_share(strongest, strength[0, i, j]),
+        )
+        for i, one in enumerate(found)
+        for j, outcome in enumerate(outcomes)
+    ]
+    return tuple(sorted(associations, key=lambda one: (one.p_adjusted, -one.explained)))
+
+
+def _share(drawn: Numbers, observed: float) -> float:
+    """The share of draws, of which the first is the observed one, that are as large."""
+    return float(np.mean(drawn >= observed - 1e-9 * max(1.0, abs(observed))))
+
+
+def _explained(predictors: Sequence[_Predictor], drawn: Numbers) -> Numbers:
+    """Share of the variance of an outcome (draws, patients) that each predictor explains, (draws, predictors)."""
+    return np.stack([np.square(drawn @ one.basis).sum(1) for one in predictors], axis=1)
+
+
+def _predictor(name: str, values: Values, units: Sequence[Sequence[str]]) -> _Predictor | None:
+    """The predictor of the patients; None if it is the same for all, or tells only which patient it is."""
+    if any(isinstance(value, str) for value in values.values()):
+        chosen = [{str(values.get(case, "")) for case in cases} for cases in units]
+        names, member = np.unique([min(one) if len(one) == 1 else SEVERAL for one in chosen], return_inverse=True)
+        if not 1 < len(names) <= MOST_GROUPS * len(units):
+            return None
+        groups = np.eye(len(names))[member]
+        return _Predictor(name=name, basis=groups / np.sqrt(groups.sum(0)), freedom=len(names) - 1)
+    numbers = _means({case: float(value) for case, value in values.items()}, units)
+    if np.ptp(numbers) <= 1e-9 * max(1.0, float(np.abs(numbers).max())):
+        return None
+    return _Predictor(name=name, basis=_ranked(numbers)[:, None], freedom=1)
+
+
+def _means(values: Mapping[str, float], units: Sequence[Sequence[str]]) -> Numbers:
+    """The mean of each patient's cases with a value, that of all where there is none."""
+    known = [[values[case] for case in cases if case in values] for cases in units]
+    of_all = float(np.mean([value for one in known for value in one])) if any(known) else 0.0
+    return np.array([float(np.mean(one)) if one else of_all for one in known])
+
+
+def _ranked(values: npt.NDArray[Any]) -> Numbers:
+    """Ranks with mean 0 and norm 1; zeros if all are equal."""
+    ranks = stats.rankdata(values)
+    centred = np.asarray(ranks - ranks.mean(), np.float64)
+    return centred / max(float(np.linalg.norm(centred)), 1e-12)
