@@ -92,7 +92,7 @@ def test_commands_write_where_they_are_told_whatever_the_scans_are_called(root: 
         nnseg("report", out)
     with _nothing_changes_but(root / "run" / "figures", root / "run" / "manifest.jsonl", root=root):
         nnseg("figure", root / "run", "--what", "scores")
-    with _nothing_changes_but(*(work / name for name in ("m.nnseg", "m.md", "p.png")), root=tmp_path):
+    with _nothing_changes_but(*(work / name for name in ("m.nnseg", "m.md", "m.json", "p.png")), root=tmp_path):
         nnseg("export", root / "run", work / "m.nnseg")
         nnseg("card", work / "m.nnseg")
         nnseg("report", root / "run", "--picture", work / "p.png")

@@ -130,7 +130,10 @@ def export(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's model as one self-contained file of tensors and text, which predict can use, and its model card beside it."""
+    """Write a run's model as one self-contained file of tensors and text, which predict can use.
+
+    Its model card is written beside it, as Markdown and in the JSON of RSNA's ATLAS.
+    """
     log_to_terminal(quiet=quiet)
     check_path(run, "run")
     if nnunet:
@@ -138,13 +141,14 @@ def export(
         return
     check_suffix(file, "model")
     with loading():
-        from nnseg.commands.export import CARD_SUFFIX
+        from nnseg.commands.export import ATLAS_SUFFIX, CARD_SUFFIX
         from nnseg.commands.export import export as write_model
         from nnseg.storage.overwrite import check_overwrite
         from nnseg.storage.run import Run
 
     check_overwrite(file, "model", force=force)
     check_overwrite(file.with_suffix(CARD_SUFFIX), "model card", force=force)
+    check_overwrite(file.with_suffix(ATLAS_SUFFIX), "model card of ATLAS", force=force)
     model = write_model(Run(run), file, folds=options.folds)
     _print_size(file, len(model.members))
 

@@ -28,6 +28,7 @@ from nnseg.network.checkpoint import content_digest
 from nnseg.network.load import load_model
 from nnseg.planning.describe import summarize_plan
 from nnseg.planning.verdict import FEW_CASES, Histories, give_verdict
+from nnseg.reporting.atlas_card import atlas_card_json
 from nnseg.reporting.model_card import model_card_markdown
 from nnseg.storage.files import StoredFile, write_text
 from nnseg.storage.pseudo_labels import count_pseudo_labels, read_pseudo_labels
@@ -271,10 +272,12 @@ def _readable(run: Run, file: StoredFile[Content | None]) -> Content | None:
 
 CARD_SUFFIX = ".md"
 """Of the model card beside a model file."""
+ATLAS_SUFFIX = ".json"
+"""Of the same for programs, in the form of RSNA's ATLAS."""
 
 
 def export(run: Run, path: Path, *, folds: tuple[int, ...] | None = None) -> Model:
-    """Write a run's model as one file, and its card as Markdown beside it. A file with the same model and card is not touched.
+    """Write a run's model as one file, its card beside it as Markdown and JSON. A file with the same model and card is not touched.
 
     Raises:
         RunError: the folder holds no run, the name is that of a card, or the files cannot be written.
@@ -319,6 +322,7 @@ def write_model(run: Run, model: Model, path: Path, *, others: Histories | None 
         model = replace(model, about=about, card=card)
         save_model(model, path)
     write_text(path.with_suffix(CARD_SUFFIX), model_card_markdown(card))
+    write_text(path.with_suffix(ATLAS_SUFFIX), atlas_card_json(card))
     return replace(model, card=card)
 
 

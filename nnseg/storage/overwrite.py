@@ -14,6 +14,7 @@ from nnseg.storage.temporary import sweep_ended
 Kind = Literal[
     "model",
     "model card",
+    "model card of ATLAS",
     "scores",
     "table of scores",
     "summary",
@@ -57,6 +58,7 @@ def is_made(file: Path, kind: Kind) -> bool:
 SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "model": re.compile(rb'\A.{8}\{"__metadata__":\{"nnseg":', re.DOTALL),
     "model card": re.compile(rb"\A# Model card: .*\n\n(.+\n\n){0,2}\n?## Model details\n"),
+    "model card of ATLAS": frozenset({"$schema", "Model"}),
     "scores": frozenset({"labels", "metrics", "cases", "averages"}),
     "table of scores": re.compile(rb"\Acase,label,tp,fp,fn,tn,"),
     "summary": frozenset({"foreground_mean", "mean", "metric_per_case"}),
