@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nnseg.core.errors import RunError, suppress_unless_fault
 from nnseg.storage.files import read_json
 from nnseg.storage.temporary import sweep_ended
+from nnseg.system.regular import open_regular
 
 Kind = Literal[
     "model",
@@ -46,7 +47,7 @@ def is_made(file: Path, kind: Kind) -> bool:
         return False
     sign = SIGNS[kind]
     if isinstance(sign, re.Pattern):
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             beginning = opened.read(ENDS_BYTES)
             opened.seek(max(opened.tell(), opened.seek(0, os.SEEK_END) - ENDS_BYTES))
             return sign.search(beginning + opened.read()) is not None

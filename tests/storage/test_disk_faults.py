@@ -39,6 +39,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint.safetensors": load_tensors,
     "model.nnseg": read_model_plans,
     "scores.json": lambda path: check_overwrite(path, "scores", force=False),
+    "model.md": lambda path: check_overwrite(path, "model card", force=False),
     "scores.csv": read_scores,
     "subjects.csv": lambda path: parts_of_table(path.parent, ["a"]),
     "scan.nii": is_nifti,
@@ -54,6 +55,7 @@ def test_a_fault_of_the_disk_is_named(tmp_path: Path, name: str) -> None:
     path.symlink_to("/proc/self/mem")
     with pytest.raises((NnsegError, OSError), match="Input/output error") as caught:
         READERS[name](path)
+    assert path.name in str(caught.value)
     assert is_fault(caught.value) or is_fault(caught.value.__cause__)
 
 
