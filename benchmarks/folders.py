@@ -18,16 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from foreign import Seen, predict_held_out
+from foreign import Seen, predict, read_held_out
 from intervals import bands, groups_of, halves, pairs_of
 
 from nnseg.core.geometry import as_shape
 from nnseg.core.image import Integers, Scan
 from nnseg.core.trust import Confidence
 from nnseg.crossval.trust import HeldOutCase, fit_trust
-from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.folder_dice import estimate_folder_dice
-from nnseg.evaluation.metrics import count
 from nnseg.storage.run import Run
 
 NOISE, GAMMA, SLICES = 0.1, 2.0, 2
@@ -58,20 +56,12 @@ def main() -> None:
 def predict_sets(run: Run) -> dict[str, dict[str, HeldOutCase]]:
     """The held-out cases of each set, by name."""
     sets = {name: dict[str, HeldOutCase]() for name in ("as they are", *SHIFTS)}
-    for number, seen in enumerate(predict_held_out(run)):
+    for number, seen in enumerate(read_held_out(run)):
         name = seen.case.name
-        sets["as they are"][name] = seen.held
+        sets["as they are"][name] = predict(seen, seen.scan, seen.reference.labels)
         for shift, make in SHIFTS.items():
             sets[shift][name] = predict(seen, *make(seen, np.random.default_rng(number)))
     return sets
-
-
-def predict(seen: Seen, scan: Scan, reference: Integers) -> HeldOutCase:
-    """A shifted case, predicted and scored."""
-    prediction = seen.predictor.infer(seen.predictor.prepare(scan), uncertainty=True)
-    counts = count(prediction.label_map.labels, reference, seen.predictor.model.labels, annotated=seen.case.annotated)
-    assert prediction.confidence is not None
-    return HeldOutCase(fold=seen.held.fold, confidence=prediction.confidence, score=case_score(seen.case.name, counts))
 
 
 def print_row(name: str, splits: Sequence[Split], channels: Sequence[str]) -> None:

@@ -1,19 +1,24 @@
 """Is a scan of another kind noticed? Foreign scans made of held-out ones, and how often scans of the same kind are called foreign.
 
-    python benchmarks/foreign.py RUN [--other-body SCAN ...] [--other-modality SCAN ...] [--cases 40]
+    python benchmarks/foreign.py RUN [--together REGEX] [--other-body SCAN ...] [--other-modality SCAN ...] [--cases 40]
+        [--no-network]
 
 RUN is a finished run with one plan. Each held-out case is predicted by its fold's network, as it is and as each foreign scan made
-of it. A case is compared with the held-out cases of the other four fifths. Of scans of another body part and modality blocks of the
-case's size are cut out, and given its grid, so that only intensities differ; without ``--other-modality`` intensities become their
-distance from the median. Printed: how often the flag of foreign scans and that of the worst tenth are raised; the expected Dice
-without the comparison, and with it; the true Dice where there is a reference; and what was named most often.
+of it. It is compared with four fifths of the dataset; ``--together`` names what belongs to one patient, whose cases are in one
+fifth, by a group of a regular expression, such as (patient\\d+). Of scans of another body part and modality blocks of the case's
+size are cut out, and given its grid, so that only intensities differ; without ``--other-modality`` intensities become their
+distance from the median. Printed: how often scans of the dataset are called foreign, over random divisions; for each kind how
+often the flag of foreign scans and that of the worst tenth are raised; the expected Dice without the comparison, and with it; the
+true Dice where there is a reference; and what was named most often. With ``--no-network`` nothing is predicted, and no Dice is
+printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +29,9 @@ from scipy import ndimage
 from nnseg.core.dataset import Case
 from nnseg.core.geometry import as_shape
 from nnseg.core.image import Integers, LabelMap, Scan
-from nnseg.core.scan_ranges import find_ranges
+from nnseg.core.scan_ranges import ScanFacts, find_ranges, measure_scan
 from nnseg.core.trust import Confidence, Trust
+from nnseg.crossval.scan_facts import measure_stored_cases
 from nnseg.crossval.trust import HeldOutCase, fit_trust
 from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.metrics import count
@@ -46,52 +52,64 @@ Changed = tuple[Image, Integers | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A held-out case, predicted by the network of its fold."""
+    """A held-out case, and the predictor of its fold."""
 
     case: Case
     scan: Scan
     reference: LabelMap
     predictor: Predictor
-    held: HeldOutCase
+    fold: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was said of one scan: with the comparison, and without."""
+    """What was said of one scan: differences, and if it was predicted, with the comparison and without."""
 
-    confidence: Confidence
-    plain: Confidence
-    dice: float | None
+    unlike: tuple[str, ...]
+    confidence: Confidence | None = None
+    plain: Confidence | None = None
+    dice: float | None = None
 
 
 def main() -> None:
     """Predict, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--together", default="(.*)")
     parser.add_argument("--other-body", type=Path, nargs="*", default=[])
     parser.add_argument("--other-modality", type=Path, nargs="*", default=[])
     parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--no-network", action="store_true")
     options = parser.parse_args()
     run = Run(options.run)
-    seen, channels = list(predict_held_out(run)), run.plans[0].plan.channels
-    print(f"{len(seen)} held-out cases; of the same kind {_false_alarms([s.held for s in seen], channels):.1%} are called foreign")
-    held = [s.held for s in seen]
-    trusts = [fit_trust([h for i, h in enumerate(held) if i % PARTS != part], channels) for part in range(PARTS)]
+    channels, facts, seen = run.plans[0].plan.channels, measure_stored_cases(run), list(read_held_out(run))
+    patients = {name: match[1] if (match := re.search(options.together, name)) else name for name in facts}
+    alarms = [_false_alarms(facts, _divide(patients, np.random.default_rng(seed)), channels) for seed in range(REPEATS)]
+    print(f"{len(facts)} cases; of the same kind {np.mean(alarms):.1%} are called foreign")
+    parts = _divide(patients, np.random.default_rng(0))
+    ranges = {part: find_ranges([of for name, of in facts.items() if parts[name] != part], channels) for part in range(PARTS)}
+    trusts = {part: Trust(ranges=of) for part, of in ranges.items()}
+    if not options.no_network:
+        held = [predict(one, one.scan, one.reference.labels) for one in seen]
+        for part, of in ranges.items():
+            others = [h for h in held if parts[h.score.name] != part]
+            trusts[part] = fit_trust(others, channels).model_copy(update={"ranges": of})
     body, modality = ([read_scan((path,), repair=True) for path in paths] for paths in (options.other_body, options.other_modality))
     header = ("kind", "scans", "foreign", "worst tenth", "plain", "expected", "true Dice")
     print("{:24}{:>8}{:>9}{:>13}{:>9}{:>10}{:>11}  named most often".format(*header))
-    chosen = range(0, len(seen), max(1, -(-len(seen) // options.cases)))
-    _print_row("none", [_found(seen[i], seen[i].scan, seen[i].reference.labels, trusts[i % PARTS]) for i in chosen])
+    chosen = seen[:: max(1, -(-len(seen) // options.cases))]
+    network = not options.no_network
+    _print_row("none", [_found(one, one.scan, one.reference.labels, trusts[parts[one.case.name]], network) for one in chosen])
     for kind, make in kinds(body, modality).items():
         found = []
-        for i in chosen:
-            scan, reference = foreign(seen[i], kind, make, np.random.default_rng(i))
-            found.append(_found(seen[i], scan, reference, trusts[i % PARTS]))
+        for number, one in enumerate(chosen):
+            scan, reference = foreign(one, kind, make, np.random.default_rng(number))
+            found.append(_found(one, scan, reference, trusts[parts[one.case.name]], network))
         _print_row(kind, found)
 
 
-def predict_held_out(run: Run) -> Iterator[Seen]:
-    """Each held-out case of a trained fold, predicted and scored."""
+def read_held_out(run: Run) -> Iterator[Seen]:
+    """Each held-out case of a trained fold."""
     cases = {case.name: case for case in run.dataset.cases}
     (folder,) = run.final_plans.values()
     for fold in folder.trained_folds():
@@ -101,11 +119,21 @@ def predict_held_out(run: Run) -> Iterator[Seen]:
             scan = read_scan(case.images, repair=True, spacing=case.spacing)
             assert case.labels is not None
             reference = read_labels_of(case.labels, scan)
-            prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
-            counts = count(prediction.label_map.labels, reference.labels, predictor.model.labels, annotated=case.annotated)
-            assert prediction.confidence is not None
-            held = HeldOutCase(fold=fold.number, confidence=prediction.confidence, score=case_score(name, counts))
-            yield Seen(case=case, scan=scan, reference=reference, predictor=predictor, held=held)
+            yield Seen(case=case, scan=scan, reference=reference, predictor=predictor, fold=fold.number)
+
+
+def predict(seen: Seen, scan: Scan, reference: Integers) -> HeldOutCase:
+    """The case, or a scan made of it, predicted and scored."""
+    prediction = seen.predictor.infer(seen.predictor.prepare(scan), uncertainty=True)
+    counts = count(prediction.label_map.labels, reference, seen.predictor.model.labels, annotated=seen.case.annotated)
+    assert prediction.confidence is not None
+    return HeldOutCase(fold=seen.fold, confidence=prediction.confidence, score=case_score(seen.case.name, counts))
+
+
+def facts_of(seen: Seen, scan: Scan) -> ScanFacts:
+    """The properties of a scan, without predicting it."""
+    (case,) = seen.predictor.prepare(scan).cases.values()
+    return measure_scan(scan.grid, case.image.transpose(0, *(1 + axis for axis in case.placement.back)), scan.image)
 
 
 def kinds(body: Sequence[Scan], modality: Sequence[Scan]) -> dict[str, Callable[[Seen, np.random.Generator], Changed]]:
@@ -187,30 +215,31 @@ def _cut_out(other: Scan, scan: Scan, random: np.random.Generator) -> Image:
     return np.repeat(best[np.newaxis], len(scan.image), 0)
 
 
-def _found(seen: Seen, scan: Scan, reference: Integers | None, trust: Trust) -> Found:
-    prediction = seen.predictor.infer(seen.predictor.prepare(scan), uncertainty=True)
-    assert prediction.confidence is not None
-    dice = None
-    if reference is not None:
-        counts = count(prediction.label_map.labels, reference, seen.predictor.model.labels, annotated=seen.case.annotated)
-        dice = case_score(seen.case.name, counts).mean_dice
-    of = prediction.confidence
-    return Found(
-        confidence=trust.confidence(of.agreement, of.facts),
-        plain=trust.model_copy(update={"ranges": None}).confidence(of.agreement),
-        dice=dice,
-    )
+def _found(seen: Seen, scan: Scan, reference: Integers | None, trust: Trust, network: bool) -> Found:
+    if not network:
+        assert trust.ranges is not None
+        return Found(unlike=trust.ranges.differences(facts_of(seen, scan)))
+    held = predict(seen, scan, np.zeros(scan.grid.shape, np.int16) if reference is None else reference)
+    of = held.confidence
+    found = trust.confidence(of.agreement, of.facts)
+    plain = trust.model_copy(update={"ranges": None}).confidence(of.agreement)
+    return Found(unlike=found.unlike, confidence=found, plain=plain, dice=None if reference is None else held.score.mean_dice)
 
 
 def _print_row(kind: str, found: Sequence[Found]) -> None:
-    reasons = Counter(_topic(reason) for f in found for reason in f.confidence.unlike)
-    dices = [f.dice for f in found if f.dice is not None]
-    foreign_share, flagged_share = (np.mean([bool(getattr(f.confidence, name)) for f in found]) for name in ("foreign", "flagged"))
+    reasons = Counter(_topic(reason) for f in found for reason in f.unlike)
+    flagged = _mean([float(bool(f.confidence.flagged)) for f in found if f.confidence])
+    qualities = (_mean([of.quality for f in found if (of := getattr(f, name))]) for name in ("plain", "confidence"))
+    numbers = (*qualities, _mean([f.dice for f in found if f.dice is not None]))
     print(
-        f"{kind:24}{len(found):8}{foreign_share:9.1%}{flagged_share:13.1%}{np.mean([f.plain.quality for f in found]):9.3f}"
-        f"{np.mean([f.confidence.quality for f in found]):10.3f}{np.mean(dices) if dices else float('nan'):11.3f}  "
+        f"{kind:24}{len(found):8}{np.mean([bool(f.unlike) for f in found]):9.1%}{flagged:13.1%}"
+        + "{:9.3f}{:10.3f}{:11.3f}  ".format(*numbers)
         + ", ".join(f"{topic} {number}" for topic, number in reasons.most_common(4))
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _topic(reason: str) -> str:
@@ -221,15 +250,19 @@ def _topic(reason: str) -> str:
     return "other"
 
 
-def _false_alarms(held: Sequence[HeldOutCase], channels: Sequence[str]) -> float:
-    """Share of cases called foreign beside the other four fifths, over random divisions."""
-    alarms, random = list[bool](), np.random.default_rng(0)
-    facts = [h.confidence.facts for h in held if h.confidence.facts]
-    for _ in range(REPEATS):
-        order = random.permutation(len(facts))
-        for part in range(PARTS):
-            ranges = find_ranges([facts[i] for i in order[np.arange(len(facts)) % PARTS != part]], channels)
-            alarms += [bool(ranges and ranges.distance(facts[i]) > 0) for i in order[part::PARTS]]
+def _divide(patients: Mapping[str, str], random: np.random.Generator) -> dict[str, int]:
+    """The part of each case, by its name; those of one patient are in one."""
+    names = sorted(set(patients.values()))
+    part_of = dict(zip(names, (random.permutation(len(names)) % PARTS).tolist(), strict=True))
+    return {name: part_of[patient] for name, patient in patients.items()}
+
+
+def _false_alarms(facts: Mapping[str, ScanFacts], parts: Mapping[str, int], channels: Sequence[str]) -> float:
+    """Share of cases called foreign beside the other four fifths."""
+    alarms = list[bool]()
+    for part in range(PARTS):
+        ranges = find_ranges([of for name, of in facts.items() if parts[name] != part], channels)
+        alarms += [bool(ranges and ranges.differences(of)) for name, of in facts.items() if parts[name] == part]
     return float(np.mean(alarms))
 
 

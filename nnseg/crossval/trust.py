@@ -20,7 +20,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
-from nnseg.core.scan_ranges import find_ranges
+from nnseg.core.scan_ranges import ScanFacts, find_ranges
 from nnseg.core.scores import CaseScore
 from nnseg.core.trust import (
     INTERVAL_LEVEL,
@@ -35,6 +35,7 @@ from nnseg.core.trust import (
     largest_volume_error,
     logit,
 )
+from nnseg.crossval.scan_facts import measure_stored_cases
 from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
@@ -125,7 +126,8 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     key = digest([RULE, absent, scores, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
         return known
-    trust = fit_trust(held, run.plans[0].plan.channels, absent).model_copy(update={"key": key})
+    others = measure_stored_cases(run, {h.score.name for h in held})
+    trust = fit_trust(held, run.plans[0].plan.channels, absent, tuple(others.values())).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
@@ -193,17 +195,20 @@ def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], 
     )
 
 
-def fit_trust(held: Sequence[HeldOutCase], channels: Sequence[str], absent: Absent | None = None) -> Trust:
+def fit_trust(
+    held: Sequence[HeldOutCase], channels: Sequence[str], absent: Absent | None = None, others: Sequence[ScanFacts] = ()
+) -> Trust:
     """The calibration of a model on at least `FEWEST_CASES` held-out cases.
 
     Args:
         channels: names.
         absent: see `fit_expected_dice`.
+        others: properties of further scans of the dataset.
     """
     fitted = fit_expected_dice(held, absent)
     expected = cross_validate_expected_dice(held)
     errors = [h.score.mean_dice - quality for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
-    facts = [h.confidence.facts for h in held if h.confidence.facts]
+    facts = [*(h.confidence.facts for h in held if h.confidence.facts), *others]
     return fitted.model_copy(
         update={
             "labels": _with_intervals(held, fitted.labels),

@@ -235,6 +235,22 @@ def test_a_run_is_measured_from_its_records(tmp_path):
     assert run.trust == trust
 
 
+def test_the_ranges_are_those_of_all_scans_of_the_folds(tmp_path, monkeypatch):
+    cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
+    run, folds = recorded(tmp_path, cases)
+    wider, asked = FACTS.model_copy(update={"spacing": (3.0, 1.0, 1.0)}), list[set[str]]()
+
+    def measure(_, known):
+        asked.append(known)
+        return {"trained on": wider}
+
+    monkeypatch.setattr("nnseg.crossval.trust.measure_stored_cases", measure)
+    trust = measure_trust(run, folds)
+    assert trust.ranges.scans == 21
+    assert (trust.ranges.spacing[0].low, trust.ranges.spacing[0].high) == (1.0, 3.0)
+    assert asked == [{h.score.name for h in cases}]
+
+
 def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)

@@ -1,0 +1,47 @@
+"""Properties of the training scans that were not held out: they depend on no network, so that ranges are those of all scans."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from nnseg.core.errors import DamagedCaseError
+from nnseg.core.fingerprint import CaseMeasure
+from nnseg.core.geometry import Grid
+from nnseg.core.scan_ranges import ScanFacts, measure_scan
+from nnseg.storage.cases import CaseStore, StoredCase
+from nnseg.storage.run import Run
+from nnseg.system.progress import progress
+
+log = logging.getLogger(__name__)
+
+MOST_CASES = 200
+"""Cases that are measured at most; more would hardly change the ranges."""
+
+
+def measure_stored_cases(run: Run, known: Collection[str] = ()) -> dict[str, ScanFacts]:
+    """The properties, by name, of the cases of all folds whose images are preprocessed; of many cases those of an even choice.
+
+    Args:
+        known: names of cases that are not measured again.
+    """
+    folder, found = run.plans[0], dict[str, ScanFacts]()
+    cases = (case for case in run.fingerprint_of_folds.cases if case.name not in known)
+    due = [case for case in cases if len(case.typical) == len(folder.plan.channels)]
+    chosen = due[:: max(1, math.ceil(len(due) / MOST_CASES))]
+    for case in progress(chosen, total=len(chosen), label="measuring training scans"):
+        try:
+            found[case.name] = measure_stored_case(CaseStore(folder.cases).read(case.name), case)
+        except DamagedCaseError as error:  # nothing but this depends on it any more
+            log.debug("%s", error)
+    return found
+
+
+def measure_stored_case(stored: StoredCase, case: CaseMeasure) -> ScanFacts:
+    """The properties of a scan from its preprocessed image, and what the fingerprint has of it before preprocessing."""
+    image = np.asarray(stored.image[: len(case.typical)]).transpose(0, *(1 + axis for axis in stored.placement.back))
+    facts = measure_scan(Grid(shape=case.shape, spacing=case.spacing), image, image)
+    return facts.model_copy(update={"spreads": tuple(high - low for low, high, _ in case.typical)})
