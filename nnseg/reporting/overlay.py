@@ -60,6 +60,41 @@ class LabelledSlice:
         return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownSlice:
+    """A slice of a volume, and how large it is drawn.
+
+    Args:
+        axis: across which it is taken.
+        index: along this axis.
+        title: plane and slice; empty for a 2D image.
+        size: width and height of the picture, in pixels.
+    """
+
+    axis: int
+    index: int
+    title: str
+    size: tuple[int, int]
+
+    @classmethod
+    def with_most(cls, mask: npt.NDArray[np.bool_], grid: Grid) -> ShownSlice:
+        """The slice with most of a mask (Z, Y, X), the middle one if it is empty; in the plane in which voxels are finest."""
+        axis = _axis(grid)
+        areas = mask.sum(axis=tuple(a for a in range(3) if a != axis))
+        index = int(np.argmax(areas)) if areas.any() else len(areas) // 2
+        title = "" if grid.is_2d else f"{PLANES[axis]}, {'zyx'[axis]} = {index}"
+        size = _pixels(tuple(n for a, n in enumerate(grid.shape) if a != axis), np.delete(grid.spacing, axis))
+        return cls(axis=axis, index=index, title=title, size=size)
+
+    def of(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The slice (rows, columns) of a volume (Z, Y, X), with the head up."""
+        return np.asarray(np.take(volume, self.index, self.axis)[slice(None) if self.axis == 0 else slice(None, None, -1)])
+
+    def grey(self, volume: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The slice of an image (Z, Y, X) as a grey picture (H, W)."""
+        return np.asarray(Image.fromarray(_windowed(self.of(volume))).resize(self.size, Image.Resampling.BICUBIC))
+
+
 def most_labelled_slice(scan: Scan, label_map: LabelMap, labels: Labels) -> LabelledSlice:
     """The slice with most foreground, the middle one if there is none; of a volume in the plane in which its voxels are finest.
 
@@ -67,19 +102,15 @@ def most_labelled_slice(scan: Scan, label_map: LabelMap, labels: Labels) -> Labe
         label_map: on the scan's grid.
         labels: what the values mean; where regions overlap, the later one is drawn.
     """
-    axis = _axis(scan.grid)
-    areas = (label_map.labels != labels.values[0]).sum(axis=tuple(a for a in range(3) if a != axis))
-    index = int(np.argmax(areas)) if areas.any() else len(areas) // 2
-    upright = slice(None) if axis == 0 else slice(None, None, -1)  # with the head up
-    grey, values = (np.take(volume, index, axis)[upright] for volume in (scan.image[0], label_map.labels))
+    shown = ShownSlice.with_most(label_map.labels != labels.values[0], scan.grid)
+    values = shown.of(label_map.labels)
     numbers = np.zeros(values.shape, np.uint16)
     for number, name in enumerate(labels.foreground, 1):
         numbers[labels.mask(name, values)] = number
-    size = _pixels(grey.shape, np.delete(scan.grid.spacing, axis))
     return LabelledSlice(
-        title="" if scan.grid.is_2d else f"{PLANES[axis]}, {'zyx'[axis]} = {index}",
-        grey=np.asarray(Image.fromarray(_windowed(grey)).resize(size, Image.Resampling.BICUBIC)),
-        numbers=np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST)),
+        title=shown.title,
+        grey=shown.grey(scan.image[0]),
+        numbers=np.asarray(Image.fromarray(numbers).resize(shown.size, Image.Resampling.NEAREST)),
     )
 
 
