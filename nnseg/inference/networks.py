@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,16 @@ class MemberNetwork:
     def on(self, device: torch.device) -> MemberNetwork:
         """A copy of the network on another device; this one is left as it is."""
         return MemberNetwork.of(self.member, device, self._make_network)
+
+    def randomized(self, share: float, seed: int) -> MemberNetwork:
+        """A copy with the random weights of an untrained network in a share of the layers, from the last one on."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            untrained = (self._make_network or build_network)(self.member.plan).state_dict()
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in untrained))
+        drawn = {*layers[len(layers) - math.ceil(share * len(layers)) :]}
+        weights = {n: untrained[n] if n.rpartition(".")[0] in drawn else w for n, w in self.member.weights.items()}
+        return MemberNetwork.of(replace(self.member, weights=weights), self.device, self._make_network)
 
     def __call__(self, tiles: Tensor, window: Window) -> Tensor:
         """Logits (B, K, z, y, x), float32, of tiles (B, C, z, y, x)."""

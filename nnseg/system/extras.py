@@ -8,7 +8,13 @@ from typing import Final
 
 from nnseg.core.errors import NnsegError
 
-EXTRAS: Final[Mapping[str, str]] = {"figures": "matplotlib", "zarr": "zarr", "tensorboard": "tensorboardX", "energy": "pynvml"}
+EXTRAS: Final[Mapping[str, str]] = {
+    "figures": "matplotlib",
+    "zarr": "zarr",
+    "tensorboard": "tensorboardX",
+    "energy": "pynvml",
+    "explain": "captum",
+}
 """By the name of the extra, the module that it adds."""
 
 

@@ -1,0 +1,267 @@
+"""Attribution maps: how much each voxel of a scan matters for the voxels that were predicted as a label.
+
+What is explained is the mean log-odds of a label over its predicted voxels. A volume's logits are a weighted mean of those of its
+tiles, so the mean log-odds is taken as a sum over tiles; only tiles with voxels of the label count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise, product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nnseg.core.errors import ModelError
+from nnseg.core.explanation import ExplanationMethod
+from nnseg.core.frozen import short_repr
+from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.labels import Labels
+from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
+from nnseg.inference.restore import cropped_view, network_orientation
+from nnseg.inference.tiles import Tiling, Window, importance
+from nnseg.network.bundle import Model
+from nnseg.network.device import resolve_device
+from nnseg.preprocessing.preprocess import preprocess, separate_back
+from nnseg.preprocessing.resample import resample_image
+
+Mask = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+Objective = Callable[[Tensor], Tensor]
+"""A function of tiles (B, C, z, y, x) to what each contributes (B,) to the mean log-odds."""
+
+COPIES = 16
+"""Noisy copies of each voxel's surroundings in a map of SmoothGrad."""
+
+NOISE = 0.15
+"""Standard deviation of SmoothGrad's noise as a share of the range of intensities, from the 0.5th to the 99.5th percentile.
+
+Source: Smilkov et al. 2017, arXiv:1706.03825, section 3.1: with 0.1 to 0.2 maps are sharp and show the structure.
+"""
+
+BOXES = {2: 16, 3: 6}
+"""Boxes that are occluded along each axis of a tile, at most, by the number of axes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledScan:
+    """A scan and its predicted label map, preprocessed for a model's networks.
+
+    Args:
+        cases: with indices of the predicted labels, by the digest of their preprocessing.
+    """
+
+    scan: Scan
+    cases: Mapping[str, PreprocessedCase]
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is explained: the mean log-odds of a label over some voxels.
+
+    Args:
+        head: index of the label or region among the model's heads.
+        elsewhere: over as many voxels drawn at random from all others, instead of those that are predicted as the label.
+    """
+
+    head: int
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributor:
+    """A model whose predictions are explained; its mirrored copies are not used.
+
+    Args:
+        labels: of the model.
+        groups: its networks.
+        method: "smoothgrad", which needs the extra "explain", or "occlusion".
+        copies: noisy copies of each voxel's surroundings.
+    """
+
+    labels: Labels
+    groups: tuple[NetworkGroup, ...]
+    method: ExplanationMethod
+    copies: int = COPIES
+
+    @classmethod
+    def of(
+        cls, model: Model, method: ExplanationMethod, *, device: torch.device | str = "auto", copies: int = COPIES
+    ) -> Attributor:
+        """The attributor of a model, whose networks compute on a device.
+
+        Raises:
+            ModelError: a network is part of a cascade.
+        """
+        if any(member.plan.previous for member in model.members):
+            raise ModelError("a cascade is not explained: its network sees a label map besides the scan; choose another plan")
+        device = resolve_device(device) if isinstance(device, str) else device
+        windows = [window_of(member, device, mirror=False) for member in model.members]
+        groups = group_networks([MemberNetwork.of(member, device) for member in model.members], windows)
+        return cls(labels=model.labels, groups=groups, method=method, copies=copies)
+
+    def randomized(self, share: float, seed: int) -> Attributor:
+        """The same with random weights in a share of each network's layers, from the last one on.
+
+        Source: the cascading randomization of Adebayo et al. 2018, arXiv:1810.03292, section 3.1.
+        """
+        groups = (replace(of, networks=tuple(one.randomized(share, seed) for one in of.networks)) for of in self.groups)
+        return replace(self, groups=tuple(groups))
+
+    def prepare(self, scan: Scan, label_map: LabelMap) -> LabelledScan:
+        """A scan and its predicted label map, preprocessed.
+
+        Raises:
+            ScanError: the scan has another number of channels.
+        """
+        plans = {group.key: group.plan for group in self.groups}
+        return LabelledScan(scan=scan, cases={key: preprocess(scan, label_map, plan) for key, plan in plans.items()})
+
+    def attribute(self, labelled: LabelledScan, target: Target, seed: int) -> Floats:
+        """The map (Z, Y, X) on the scan's canonical grid, float32; 0 outside the crop.
+
+        Of SmoothGrad the absolute mean gradient, summed over channels: how fast the mean log-odds changes with the intensity there.
+        Of occlusion by how much it falls when a box there gets the scan's mean intensity. Both per mm3, averaged over networks.
+
+        Args:
+            seed: of noise, and of the voxels elsewhere.
+        """
+        found = np.zeros(labelled.scan.grid.shape, np.float32)
+        for group in self.groups:
+            case = labelled.cases[group.key]
+            where = _voxels_of(case, self.labels.members()[target.head], seed if target.elsewhere else None)
+            own = self._attribute(group, torch.from_numpy(case.image), torch.from_numpy(where), target.head, seed)
+            weight = group.weight * len(group.networks) / math.prod(case.placement.spacing)
+            separate = separate_back(case.placement, group.plan)
+            view = cropped_view(found, case.placement, network_orientation(labelled.scan, group.plan))
+            view += weight * resample_image(own.numpy()[None], case.placement.cropped_shape, order=1, separate=separate)[0]
+        return found / sum(group.weight * len(group.networks) for group in self.groups)
+
+    def _attribute(self, group: NetworkGroup, image: Tensor, where: Tensor, head: int, seed: int) -> Tensor:
+        """The map (Z, Y, X) on the grid of a group's networks."""
+        volume = _Tiles.of(image, where, group.window)
+        explain = self._explainer(group, image, volume)
+        found = torch.zeros((1 if self.method == "occlusion" else len(image), *volume.image.shape[1:]))
+        for number, box in enumerate(volume.boxes):
+            for network in group.networks:
+                objective = partial(_log_odds, network=network, window=group.window, head=head, weights=volume.weights(box))
+                found[(slice(None), *box)] += explain(objective, box, seed + number).cpu() / len(group.networks)
+        found = found[(slice(None), *volume.inside)]
+        return found[0] if self.method == "occlusion" else found.abs().sum(0)
+
+    def _explainer(self, group: NetworkGroup, image: Tensor, volume: _Tiles) -> Callable[[Objective, Box, int], Tensor]:
+        """A function of an objective, a tile's box and a seed to the tile's part (C or 1, z, y, x) of the map."""
+        if self.method == "occlusion":
+            mean = image.mean((1, 2, 3))
+            return lambda objective, box, _: _occlude(objective, box, image=volume.image, mean=mean, window=group.window)
+        from nnseg.inference.smoothgrad import smoothgrad  # noqa: PLC0415 (an extra)
+
+        low, high = np.percentile(image.numpy(), [0.5, 99.5])
+        settings = {
+            "copies": max(2, math.ceil(self.copies / volume.overlap)),  # each tile has noise of its own
+            "batch": min(group.window.batch, group.plan.training.batch_size),  # whose gradients fit into memory
+            "deviation": NOISE * max(float(high - low), 1e-6),
+        }
+        return lambda objective, box, seed: smoothgrad(objective, volume.image[(slice(None), *box)], seed=seed, **settings)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tiles:
+    """The tiles of a volume that have voxels of a target.
+
+    Args:
+        image: float32 (C, Z, Y, X), padded to at least one tile.
+        boxes: of the tiles.
+        inside: the volume without the padding.
+        share: (Z, Y, X), by which a tile's voxel counts in the mean over the target, for each unit of its importance.
+    """
+
+    image: Tensor
+    boxes: tuple[Box, ...]
+    inside: Box
+    share: Tensor
+    importance: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, where: Tensor, window: Window) -> _Tiles:
+        tiling = Tiling.of(image.shape[1:], window)
+        z, y, x = (slice(b, b + n) for b, n in zip(tiling.before, image.shape[1:], strict=True))
+        whole, target, total = (torch.zeros((*lead, *tiling.padded)) for lead in (image.shape[:1], (), ()))
+        whole[:, z, y, x], target[z, y, x] = image, where.float() / max(1, int(where.sum()))
+        weight, (depth, height, width) = importance(window.tile), window.tile
+        corners = [(first, *corner) for layer in tiling.layers for first, corner in product(layer, tiling.corners)]
+        boxes = [(slice(a, a + depth), slice(b, b + height), slice(c, c + width)) for a, b, c in corners]
+        for box in boxes:
+            total[box] += weight
+        used = tuple(box for box in boxes if bool(target[box].any()))
+        return cls(image=whole, boxes=used, inside=(z, y, x), share=target / total, importance=weight)
+
+    @property
+    def overlap(self) -> float:
+        """Mean number of tiles over a voxel of these tiles."""
+        covered = torch.zeros(self.share.shape, dtype=torch.bool)
+        for box in self.boxes:
+            covered[box] = True
+        return max(1.0, len(self.boxes) * self.importance.numel() / max(1, int(covered.sum())))
+
+    def weights(self, box: Box) -> Tensor:
+        """(z, y, x), by which the log-odds of a tile count in the mean over the target."""
+        return self.share[box] * self.importance
+
+
+def _voxels_of(case: PreprocessedCase, members: Mask, elsewhere: int | None) -> Mask:
+    """The voxels (Z, Y, X) that are predicted as one of some labels, or as many others drawn with the seed ``elsewhere``."""
+    assert case.labels is not None
+    predicted: Mask = members[np.maximum(case.labels, 0)]
+    if elsewhere is None:
+        return predicted
+    others = np.flatnonzero(~predicted)
+    drawn = np.random.default_rng(elsewhere).choice(others, min(len(others), int(predicted.sum())), replace=False)
+    found = np.zeros(predicted.shape, np.bool_)
+    found.flat[drawn] = True
+    return found
+
+
+def _log_odds(tiles: Tensor, network: MemberNetwork, window: Window, head: int, weights: Tensor) -> Tensor:
+    """The weighted sum (B,) of a head's log-odds in tiles (B, C, z, y, x).
+
+    Unlike a logit of softmax, log-odds do not change when all logits rise alike.
+    """
+    logits = network(tiles, window)
+    found = logits[:, head]
+    if not window.sigmoid:
+        others = [k for k in range(window.heads) if k != head]
+        found = found - logits[:, others].logsumexp(1)
+    return (found * weights.to(found.device)).flatten(1).sum(1)
+
+
+@torch.inference_mode()
+def _occlude(objective: Objective, box: Box, *, image: Tensor, mean: Tensor, window: Window) -> Tensor:
+    """By how much an objective of a tile falls, (1, z, y, x), per voxel of the box that gets the mean intensity.
+
+    Boxes lie on one grid of the volume, so that those of overlapping tiles are the same.
+    """
+    tile = image[(slice(None), *box)]
+    whole, found = float(objective(tile[None])), torch.zeros((1, *tile.shape[1:]))
+    most = BOXES[len(window.patch)]
+    boxes = list(product(*(_cuts(part, math.ceil(edge / most)) for part, edge in zip(box, window.tile, strict=True))))
+    for some in (boxes[start : start + window.batch] for start in range(0, len(boxes), window.batch)):
+        copies = tile.repeat(len(some), 1, 1, 1, 1)
+        for copy, hidden in zip(copies, some, strict=True):
+            copy[(slice(None), *hidden)] = mean[:, None, None, None]
+        for value, hidden in zip(objective(copies).tolist(), some, strict=True):
+            found[(0, *hidden)] = (whole - value) / math.prod(part.stop - part.start for part in hidden)
+    return found
+
+
+def _cuts(part: slice, edge: int) -> Sequence[slice]:
+    """Parts of a tile's axis, cut at all multiples of ``edge`` along the volume's, counted from the tile's first voxel."""
+    inner = range((part.start // edge + 1) * edge, part.stop, edge)
+    return [slice(a - part.start, b - part.start) for a, b in pairwise((part.start, *inner, part.stop))]
