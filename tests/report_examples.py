@@ -10,6 +10,7 @@ from markupsafe import escape
 from nnseg.core.audit import Association, Audit, SameScan, Subgroup
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing, PostprocessingStep
+from nnseg.core.explanation import Concentration, Explanation
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
@@ -22,7 +23,7 @@ from nnseg.evaluation.averages import averages
 from nnseg.evaluation.calibration import Bin, Calibrated, Calibration
 from nnseg.evaluation.groups import grouped
 from nnseg.reporting.case_images import CaseImages
-from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
+from nnseg.reporting.content import ExpectedQuality, PicturedExplanation, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.pictures import draw_case
 from nnseg.reporting.report import render_report
 
@@ -166,6 +167,20 @@ def audit() -> Audit:
     )
 
 
+def explanations() -> list[PicturedExplanation]:
+    """One map that passed its checks, and one that was withheld."""
+    inside, near = Concentration(attribution=0.3, uniform=0.1), Concentration(attribution=0.5, uniform=0.2)
+    given = {"case": "case_2", "method": "smoothgrad", "voxels": 10, "other_correlation": 0.25, "inside": inside, "near": near}
+    written = Explanation(**given, label="front", other=HOSTILE, random={"half": 0.2, "all": 0.1}, repeated=0.8, file="map.nii.gz")
+    withheld = Explanation(
+        **(given | {"case": "case_10"}), label=HOSTILE, other="front", random={"all": 0.6}, withheld=f"too like {HOSTILE}"
+    )
+    return [
+        PicturedExplanation(explanation=written, picture="data:image/png;base64,iVBO"),
+        PicturedExplanation(explanation=withheld),
+    ]
+
+
 def report_content() -> ReportContent:
     """With everything in it but the viewer, whose page is large."""
     known = scores(
@@ -198,6 +213,7 @@ def report_content() -> ReportContent:
         ],
         audit=audit(),
         calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
+        explanations=explanations(),
         stages={"train": StageTiming(seconds=75.0, peak_gb=1.5), "predict": StageTiming(seconds=3.21)},
         predicted=predicted,
         provenance={"This run": {"command": f"nnseg run {HOSTILE}"}},

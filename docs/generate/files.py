@@ -20,6 +20,7 @@ from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
+from nnseg.core.explanation import Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
@@ -42,6 +43,7 @@ JSON_FILES = {
     "trust.json": Trust,
     "audit.json": Audit,
     "validation.json": ExternalValidation,
+    "explanations.json": Explanations,
     "dataset.json": Dataset,
     "fingerprint.json": Fingerprint,
     "folds.json": Fold,

@@ -15,7 +15,7 @@ import typer
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import nearest_name
-from nnseg.core.options import Options
+from nnseg.core.options import Options, parse_count
 
 if TYPE_CHECKING:
     from nnseg.storage.path_kinds import PathKind, Role
@@ -120,6 +120,17 @@ def parse_step(text: str) -> float:
         if SMALLEST_STEP <= (step := float(text)) <= 1:
             return step
     raise NnsegError(f'"{text}" is not a fraction of the patch; write a number from {SMALLEST_STEP:g} to 1, like 0.5')
+
+
+def whole_number(option: str, least: int) -> Callable[[Any], int]:
+    """What typer is to read an option's whole number with, of which ``least`` is the smallest."""
+
+    def read(written: Any) -> int:
+        if (number := parse_count(written)) < least:
+            raise NnsegError(f"{written} is too small; write {least} or more")
+        return number
+
+    return reader(option, read)
 
 
 def parse_choice(text: str, known: Sequence[str]) -> str:

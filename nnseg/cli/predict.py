@@ -1,16 +1,31 @@
-"""Commands that use a model: predict, export, card, import."""
+"""Commands that use a model: predict, explain, export, card, import."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import AsJson, Force, KnownRun, Quiet, Verbose, check_path, check_suffix, parse_step, reader, with_options
+from nnseg.cli.options import (
+    AsJson,
+    Force,
+    KnownRun,
+    Quiet,
+    Verbose,
+    check_path,
+    check_suffix,
+    one_of,
+    parse_step,
+    reader,
+    whole_number,
+    with_options,
+)
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
+from nnseg.core.errors import NnsegError
+from nnseg.core.explanation import ExplanationMethod
 from nnseg.core.options import FAST_STEP, MACHINE, Options, parse_gigabytes
 
 PANEL = "Use a model"
@@ -118,6 +133,69 @@ def predict(
     exit_for_failed(predicted.findings, code=1 if len(predicted.findings) < len(predicted.scans) else 2)
     if any(one.suspect for one in predicted.unused):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("device", "folds", "images", "channels", "spacing")
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run folder or exported file.")],
+    scans: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCANS", help="A scan or a folder of scans. Default: held-out cases of the run."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Folder for the maps of SCANS. Those of a run are in RUN/explanations.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Label or region to explain; repeatable. Default: all, if they are not more than 4."),
+    ] = None,
+    method: Annotated[
+        ExplanationMethod,
+        typer.Option(
+            help='smoothgrad: the mean gradient under noise, which needs the extra "explain". occlusion: slower, in boxes.',
+            **one_of("--method", get_args(ExplanationMethod)),
+        ),
+    ] = "smoothgrad",
+    cases: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=whole_number("--cases", 1), help="Of a run: held-out cases, from the best to the worst by Dice."
+        ),
+    ] = 3,
+    copies: Annotated[
+        int,
+        typer.Option(metavar="N", parser=whole_number("--copies", 2), help="Noisy copies for smoothgrad; more mean less noise."),
+    ] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", parser=whole_number("--seed", 0), help="Of noise and random weights.")] = 0,
+    force: Force = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Explain predictions: maps of the voxels that a label rests on, each checked against random weights and another label.
+
+    A map that hardly differs from that of a network with random weights, or from that of another label, is withheld.
+    Exit code: 0 if all maps are written, 1 if some are withheld or scans failed, 2 if no map is written.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(model, "model" if scans else "run")
+    if scans and out:
+        check_path(scans, "scans")
+        check_path(out, "output folder")
+    elif scans:
+        raise NnsegError("there is no folder for the maps; write nnseg explain MODEL SCANS OUT")
+    with loading():
+        from nnseg.commands.explain import ExplainOptions, explain_run, explain_scans
+
+    settings = ExplainOptions(labels=tuple(label or ()), method=method, copies=copies, seed=seed, options=options, force=force)
+    found = explain_scans(model, scans, out, settings) if scans and out else explain_run(model, settings, cases=cases)
+    show(*(one.describe() for one in found.explanations))
+    show(f"{found.written} of {len(found.explanations)} maps written into {found.folder}")
+    if not scans and found.written:
+        show(f"next: nnseg report {model}")
+    exit_for_failed(found.findings, code=1 if found.written else 2)
 
 
 @app.command(rich_help_panel=PANEL)

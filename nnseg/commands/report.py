@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from nnseg.commands.patch_pictures import draw_patches
 from nnseg.core.dataset import Dataset, Finding, by_severity
 from nnseg.core.decisions import WindowChoice, with_window
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
+from nnseg.core.explanation import EXPLANATIONS, Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scores import Scores
@@ -23,10 +25,11 @@ from nnseg.core.units import length_name
 from nnseg.crossval.trust import HeldOutCase, cross_validate_expected_dice, join_scores
 from nnseg.evaluation.calibration import calibration
 from nnseg.planning.verdict import give_verdict
-from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent, StageTiming
+from nnseg.reporting.content import ExpectedQuality, PicturedExplanation, PredictedCase, ReportContent, StageTiming
 from nnseg.reporting.report import write_report
-from nnseg.storage.files import StoredFile
+from nnseg.storage.files import StoredFile, read_json
 from nnseg.storage.images.formats import LOSSLESS_PICTURE, TIFF
+from nnseg.storage.overwrite import is_made
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.pseudo_labels import count_pseudo_labels, read_pseudo_labels
 from nnseg.storage.run import Folds, Run
@@ -89,6 +92,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         intervals=trust.label_intervals([h.confidence.agreement for h in held]) if trust else (),
         calibration=calibration(reliabilities, trust.temperature) if trust else None,
         audit=read(Run.audit),
+        explanations=_explanations(run, records),
         stages=_stages(run.record),
         predicted=_predicted(records),
         provenance=_provenance(run, dataset, fingerprint, plans, folds),
@@ -141,6 +145,26 @@ def _expected_quality(held: Sequence[HeldOutCase], trust: Trust) -> list[Expecte
         )
         for case, quality in zip(held, cross_validate_expected_dice(held), strict=True)
     ]
+
+
+def _explanations(run: Run, records: Mapping[str, ScanRecord]) -> list[PicturedExplanation]:
+    """The explanations of the predictions that the run has now; earlier ones are left out."""
+    folder, found = run.explanations_folder, list[PicturedExplanation]()
+    if not (folder / EXPLANATIONS).exists():
+        return found
+    with suppress_unless_fault(RunError):
+        for one in read_json(folder / EXPLANATIONS, Explanations).explanations:
+            if one.case in records and one.key == records[one.case].prediction_key:
+                picture = folder / one.picture if one.picture else None
+                found.append(PicturedExplanation(explanation=one, picture=_data_url(picture) if picture else ""))
+    return found
+
+
+def _data_url(picture: Path) -> str:
+    """A PNG as a ``data:`` URL; "" if there is none."""
+    if not picture.is_file() or not is_made(picture, "picture"):
+        return ""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:

@@ -185,6 +185,9 @@ CODES: Final[dict[str, Kind]] = {
     # what is not about data
     "NS-P001": Kind(REFUSED, "a plan or recipe is invalid", "known settings that fit the data", "correct the setting"),
     "NS-M001": Kind(REFUSED, "a model is damaged or does not fit", "a model for such scans", "copy it again, or use another"),
+    "NS-M002": Kind(
+        WARNED, "a map of an explanation fails a check", "one that depends on the weights and the label", "do not explain by it"
+    ),
     "NS-R001": Kind(REFUSED, "a run folder cannot be used", "a run of this version", "do what the message says"),
     "NS-E001": Kind(REFUSED, "predictions and references do not match", "pairs on one grid", "correct the folders"),
     "NS-X001": Kind(REJECTED, "an unexpected failure", "none", "report it, with the log of --verbose"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
+from nnseg.core.explanation import Explanation
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts
@@ -65,6 +66,14 @@ class StageTiming:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PicturedExplanation:
+    """The explanation of one label of a case; ``picture`` is a ``data:`` URL, "" if the map was withheld."""
+
+    explanation: Explanation
+    picture: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportContent:
     """All results of a run that its report shows.
 
@@ -91,6 +100,7 @@ class ReportContent:
         calibration: of the predicted probabilities.
         audit: what may explain the scores, and scans that are in the dataset twice.
         external: the comparison with the model's own held-out cases, where the scores are of another dataset.
+        explanations: maps of what predictions of held-out cases rest on, those that were withheld too.
         stages: time and memory of each stage, by its name.
         predicted: cost of predicting each held-out case.
         provenance: versions, hashes, command and date needed to reproduce the run, by name, in groups.
@@ -121,6 +131,7 @@ class ReportContent:
     calibration: Calibration | None = None
     audit: Audit | None = None
     external: ExternalValidation | None = None
+    explanations: Sequence[PicturedExplanation] = ()
     stages: Mapping[str, StageTiming] = field(default_factory=dict)
     predicted: Sequence[PredictedCase] = ()
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from nnseg.reporting.sections.audit import summarize_audit
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
+from nnseg.reporting.sections.explanations import summarize_explanations
 from nnseg.reporting.sections.external import summarize_external
 from nnseg.reporting.sections.head import summarize_head
 from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
@@ -40,6 +41,7 @@ SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] =
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
     "training": ("Training", "Training", summarize_training),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),
+    "explanations": ("Explanations", "What predictions rest on", summarize_explanations),
     "audit": ("Audit", "Shortcuts and same scans", summarize_audit),
     "data": ("Data", "The dataset", summarize_data),
     "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),

@@ -24,6 +24,7 @@ Kind = Literal[
     "picture",
     "volumes",
     "record of predictions",
+    "record of explanations",
 ]
 
 ENDS_BYTES = 2**16
@@ -68,5 +69,6 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "picture": re.compile(rb"\A\x89PNG.*tEXtSoftware\0nnseg|\A%PDF.*/Creator \(nnseg\)", re.DOTALL),
     "record of predictions": re.compile(rb'\A\{\s*"format": ?\d+,\s*"nnseg":'),
     "volumes": frozenset({"made_by", "names", "cases"}),
+    "record of explanations": frozenset({"nnseg", "explanations"}),
 }
 """What is at the ends of each kind of file, or the keys that it has as JSON."""

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from nnseg.core.dataset import Fold, Unused
 from nnseg.core.errors import NewerVersionError, RunError, suppress_unless_fault
-from nnseg.core.frozen import FrozenModel
+from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, FileName
 from nnseg.core.population import Population
@@ -95,6 +95,11 @@ class ScanRecord(FrozenModel):
     def hashes(self) -> dict[str, str]:
         """The hashes of all its files, by name."""
         return {self.file: self.hash, **self.more} if self.file else {}
+
+    @property
+    def prediction_key(self) -> str:
+        """Digest of the label map and of all that it was made from."""
+        return digest([self.key, self.hash])
 
     def is_whole(self, folder: Path) -> bool:
         """True if all its files are in the folder, can be read, and have the same bytes as when they were written."""

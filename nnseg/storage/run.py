@@ -22,6 +22,7 @@
       distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
                                                                training and model; in cases/ the probabilities it learns from
       shown/                                                   uncertainty maps of the cases in the report
+      explanations/                                            maps of what predictions rest on, by `nnseg explain`
       manifest.jsonl                                           size and hash of every file
       STOP                                                     create this file to end the training early
 
@@ -173,6 +174,8 @@ class Run:
     """Ends the training when it is created."""
     uncertainty_folder = PathIn("shown")
     """Uncertainty maps of the cases in the report."""
+    explanations_folder = PathIn("explanations")
+    """Maps of what predictions of held-out cases rest on, with their record."""
     report_file = PathIn("report.html")
     """The report."""
 

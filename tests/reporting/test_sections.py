@@ -28,7 +28,7 @@ from nnseg.evaluation.calibration import Calibration
 from nnseg.planning.describe import list_decisions, summarize_plan
 from nnseg.reporting.charts.network import describe_network
 from nnseg.reporting.content import ExpectedQuality, ReportContent, StageTiming
-from nnseg.reporting.formatting import by, decimals
+from nnseg.reporting.formatting import MISSING, by, decimals
 from nnseg.reporting.report import SECTIONS, render_report
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
@@ -207,7 +207,20 @@ def test_volumes_that_are_too_large_on_average_are_named():
 
 
 def test_results_come_first_and_averages_are_folded():
-    assert list(SECTIONS) == ["external", "scores", "cases", "training", "trust", "audit", "data", "plan", "cost", "provenance"]
+    assert list(SECTIONS) == [
+        "external",
+        "scores",
+        "cases",
+        "training",
+        "trust",
+        "explanations",
+        "audit",
+        "data",
+        "plan",
+        "cost",
+        "provenance",
+    ]
+
     page = render_report(report_content())
     labels, cases, folded, averages = (
         page.index(t) for t in ('id="metric-title"', 'id="case-table"', 'class="averages"', "per mask")
@@ -335,3 +348,12 @@ def test_an_audit_is_shown_with_subgroups_and_same_scans():
     clean = replace(content, audit=content.audit.model_copy(update={"findings": (), "same_scans": (), "groups": {}}))
     assert "No shortcut was found, and no scan is there twice." in page_text(clean)
     assert "Scans that are in the dataset twice" not in page_text(clean)
+
+
+def test_explanations_are_shown_with_their_checks_and_those_withheld_with_the_reason():
+    rows = table_rows(report_content(), "Explanations")
+    assert rows["case_2"] == ["front", "smoothgrad", "3.00", "2.50", "0.10", "0.25", "0.80", "map.nii.gz"]
+    assert rows["case_10"] == [HOSTILE, "smoothgrad", "3.00", "2.50", "0.60", "0.25", MISSING, f"withheld: too like {HOSTILE}"]
+    page = render_report(report_content())
+    assert page.count('<img src="data:image/png;base64,iVBO"') == 1
+    assert "1 of 2 passed their checks; the others are withheld." in page_text(report_content())
