@@ -55,7 +55,9 @@ class Explanation(FrozenModel):
     Rank correlations are of absolute values, within shells of equal distance from the structure.
 
     Args:
+        case: name of the scan.
         label: name of the label or region.
+        method: of the map.
         voxels: predicted as this label.
         random: rank correlations with the map of the network after a share of its layers, the last ones first, got random weights.
         other: the target of the map that this one is compared with: another label, or voxels elsewhere.
@@ -69,6 +71,7 @@ class Explanation(FrozenModel):
         key: digest of the model and the scan.
         copies: noisy copies; 0 for a method without noise.
         seed: of noise, random weights and drawn voxels.
+        seconds: that the map and its checks took.
     """
 
     case: CaseName

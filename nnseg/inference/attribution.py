@@ -164,12 +164,13 @@ class Attributor:
         from nnseg.inference.smoothgrad import smoothgrad  # noqa: PLC0415 (an extra)
 
         low, high = np.percentile(image.numpy(), [0.5, 99.5])
-        settings = {
-            "copies": max(2, math.ceil(self.copies / volume.overlap)),  # each tile has noise of its own
-            "batch": min(group.window.batch, group.plan.training.batch_size),  # whose gradients fit into memory
-            "deviation": NOISE * max(float(high - low), 1e-6),
-        }
-        return lambda objective, box, seed: smoothgrad(objective, volume.image[(slice(None), *box)], seed=seed, **settings)
+        explain = partial(
+            smoothgrad,
+            copies=max(2, math.ceil(self.copies / volume.overlap)),  # each tile has noise of its own
+            batch=min(group.window.batch, group.plan.training.batch_size),  # whose gradients fit into memory
+            deviation=NOISE * max(float(high - low), 1e-6),
+        )
+        return lambda objective, box, seed: explain(objective, volume.image[(slice(None), *box)], seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -251,7 +252,8 @@ def _occlude(objective: Objective, box: Box, *, image: Tensor, mean: Tensor, win
     tile = image[(slice(None), *box)]
     whole, found = float(objective(tile[None])), torch.zeros((1, *tile.shape[1:]))
     most = BOXES[len(window.patch)]
-    boxes = list(product(*(_cuts(part, math.ceil(edge / most)) for part, edge in zip(box, window.tile, strict=True))))
+    z, y, x = (_cuts(part, math.ceil(edge / most)) for part, edge in zip(box, window.tile, strict=True))
+    boxes = list(product(z, y, x))
     for some in (boxes[start : start + window.batch] for start in range(0, len(boxes), window.batch)):
         copies = tile.repeat(len(some), 1, 1, 1, 1)
         for copy, hidden in zip(copies, some, strict=True):

@@ -122,7 +122,7 @@ class _Maps:
         start = time.perf_counter()
         structure, target = structures[name], self._target(name)
         one, second = self._explainer._map(self._labelled, target)
-        found = one if second is None else (one + second) / 2
+        found: Floats = one if second is None else 0.5 * (one + second)
         shells = self._sampled.shells_around(structure, self._grid.spacing)
         own = self._values[name] = self._sampled.values(found)
         repeated = None if second is None else rank_correlation(self._sampled.values(one), self._sampled.values(second), shells)
