@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnseg.core.errors import RunError, suppress_unless_fault
-from nnseg.storage.files import read_json
+from nnseg.storage.files import DEEPEST, has_manifest, read_json
 from nnseg.storage.temporary import sweep_ended
-from nnseg.system.regular import open_regular
+from nnseg.system.regular import open_regular, resolved
 
 Kind = Literal[
     "model",
@@ -27,19 +27,35 @@ Kind = Literal[
     "record of explanations",
 ]
 
+OWN_SCORES = ("scores.json", "groups.json")
+"""Of a run, in its folder and in those of its plans."""
+
 ENDS_BYTES = 2**16
 """Of the beginning and of the end of a file that are searched for a sign."""
 
 
 def check_overwrite(file: Path, kind: Kind, *, force: bool) -> None:
-    """Raise RunError if there is something that nnseg did not make, or of another kind, unless it may be overwritten.
+    """Raise RunError if there is what nnseg did not make, or of another kind, or a part of a run, unless it may be overwritten.
 
     What killed processes left beside it is removed.
     """
     sweep_ended(file.parent)
+    if not force and (run := _run_of_part(file, kind)):
+        advice = "choose another name, or overwrite it with --force"
+        raise RunError.at(file, f"is a part of the run {run}", "a file outside of it", advice)
     if not force and (file.is_symlink() or file.exists()) and not is_made(file, kind):
         found = f"is there already, and is no {kind} that nnseg made"
         raise RunError.at(file, found, f"no file, or a {kind} of nnseg", "choose another name, or overwrite it with --force")
+
+
+def _run_of_part(file: Path, kind: Kind) -> Path | None:
+    """The run of which a file is a part that only its stages write: a network of a fold, or its own scores; else None."""
+    place = resolved(file.parent)
+    run = next((folder for folder in (place, *place.parents[:DEEPEST]) if has_manifest(folder)), None)
+    if run is None or not file.exists():
+        return None
+    inside = place != run if kind in ("model", "model card") else kind in ("scores", "groups") and file.name in OWN_SCORES
+    return run if inside else None
 
 
 def is_made(file: Path, kind: Kind) -> bool:

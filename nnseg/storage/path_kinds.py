@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
+from nnseg.core.names import printable
 from nnseg.storage.files import has_manifest
 from nnseg.storage.overwrite import is_made
 from nnseg.storage.plan_folder import FoldFolder
@@ -232,6 +233,7 @@ def check_path(path: Path, role: Role) -> PathKind:
     Raises:
         NnsegError: it is no good in this role; the message says what it is, what was expected and what to do.
     """
+    _check_text(path, EXPECTED[role][0])
     kind = kind_of(path)
     has_scores = role == "scores" and any((path / name).is_file() for name in SCORES)
     if not has_scores and (advice := MISTAKES[role].get(kind)) is not None:
@@ -242,6 +244,15 @@ def check_path(path: Path, role: Role) -> PathKind:
         missing = "there is no model here" if role == "model" else "there is no such file or folder"
         raise error.at(path, missing if kind == "nothing" else f"is {kind}", expected, advice)
     return kind
+
+
+def _check_text(path: Path, error: type[NnsegError]) -> None:
+    """Raise an error for a path with bytes that are no text, which no record or page can hold."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        found = "has bytes in its path that are no text"
+        raise error.at(printable(str(path)), found, "a path in UTF-8", "rename it, or the folder that it lies in") from None
 
 
 SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -256,6 +267,7 @@ SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
 
 def check_suffix(file: Path, kind: str) -> None:
     """Raise RunError for a file whose suffix is that of another format than is written."""
+    _check_text(file, RunError)
     known = SUFFIXES[kind]
     if file.is_dir():
         raise RunError.at(file, "is a folder", "the name of a file", f"write {file / kind.replace(' ', '_')}{known[0]}")

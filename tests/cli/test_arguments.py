@@ -1,5 +1,6 @@
 """Paths of the wrong kind, words of nnU-Net and files that are not written are refused before any work, with what to type."""
 
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from interop.nnunet.trained import plans_of, write_trained
 
 from nnseg.cli.nnunet_words import translated
 from nnseg.cli.options import check_empty
-from nnseg.core.errors import NnsegError
+from nnseg.core.errors import NnsegError, RunError
 from nnseg.storage.files import write_json, write_text
 from nnseg.storage.path_kinds import EXPECTED, MISTAKES, SUFFIXES, check_path, check_suffix, kind_of
 from nnseg.storage.run import Run
@@ -65,6 +66,17 @@ def test_each_kind_of_thing_is_known_by_its_files(things):
 
 def test_a_run_that_ended_before_its_first_record_is_no_dataset(things):
     assert kind_of(things / "begun") == "a run of nnseg"
+
+
+@pytest.mark.parametrize("role", EXPECTED)
+def test_a_path_with_bytes_that_are_no_text_is_refused(tmp_path, role):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    for path in (folder, folder / "run"):
+        with pytest.raises(EXPECTED[role][0], match=r"udcff.* has bytes in its path that are no text; expected a path in UTF-8"):
+            check_path(path, role)
+    with pytest.raises(RunError, match="no text"):
+        check_suffix(folder / "scores.json", "scores")
 
 
 @pytest.mark.parametrize("role", EXPECTED)

@@ -74,3 +74,24 @@ def test_a_manifest_of_another_program_above_a_file_is_not_written_to(tmp_path: 
     (tmp_path / "manifest.jsonl").write_text(content)
     write_text(tmp_path / "a" / "b" / "file.txt", "text")
     assert (tmp_path / "manifest.jsonl").read_text() == content
+
+
+def test_the_networks_and_scores_of_a_run_are_overwritten_by_force_only(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "fold_0").mkdir(parents=True)
+    (run / ".lock").touch()
+    (run / "manifest.jsonl").touch()
+    header = b"\0" * 8 + b'{"__metadata__":{"nnseg":'
+    scores = json.dumps({"labels": [], "metrics": [], "cases": [], "averages": {}}).encode()
+    for file, kind, content in (
+        (run / "fold_0" / "best.nnseg", "model", header),
+        (run / "scores.json", "scores", scores),
+    ):
+        check_overwrite(file, kind, force=False)  # nothing is there
+        file.write_bytes(content)
+        check_overwrite(file, kind, force=True)
+        with pytest.raises(RunError, match=f"{file.name}: is a part of the run .*run; expected a file outside of it"):
+            check_overwrite(file, kind, force=False)
+    for file, kind, content in ((run / "model.nnseg", "model", header), (run / "others.json", "scores", scores)):
+        file.write_bytes(content)
+        check_overwrite(file, kind, force=False)
