@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,15 +25,15 @@ _UNLISTED: Final = (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errn
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError for a pipe, a socket or a device, or a link to one: reading it may never end.
+    """Raise OSError for a pipe, a socket, a device or a file of the kernel, or a link to one: reading it may never end.
 
     Also for a path that the system cannot have, of which Python raises a ValueError.
     """
     try:
-        mode = path.stat().st_mode
+        state = path.stat()
     except ValueError as error:
         raise OSError(errno.EINVAL, f"is no path ({error})", str(path)) from error
-    _check_mode(path, mode)
+    _check_kind(path, state)
 
 
 class _NamedFile(io.FileIO):
@@ -65,7 +66,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     def opened(name: str, flags: int) -> int:
         handle = os.open(name, flags | _NO_WAIT)
         try:
-            _check_mode(path, os.fstat(handle).st_mode)  # another file may have got the name meanwhile
+            _check_kind(path, os.fstat(handle))  # another file may have got the name meanwhile
         except OSError:
             os.close(handle)
             raise
@@ -74,9 +75,16 @@ def open_regular(path: Path) -> io.BufferedReader:
     return io.BufferedReader(_NamedFile(str(path), "rb", opener=opened))
 
 
-def _check_mode(path: Path, mode: int) -> None:
-    if kind := _IRREGULAR.get(stat.S_IFMT(mode)):
+def _check_kind(path: Path, state: os.stat_result) -> None:
+    kind = _IRREGULAR.get(stat.S_IFMT(state.st_mode), "a file of the system's kernel" if state.st_dev in _kernel_disks() else "")
+    if kind:
         raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))
+
+
+@cache
+def _kernel_disks() -> frozenset[int]:
+    """Numbers of the disks that Linux makes up, whose files it calls regular, though some are waited for, and some have no end."""
+    return frozenset(place.stat().st_dev for place in map(Path, ("/proc", "/sys")) if place.is_mount())
 
 
 def resolved(path: Path) -> Path:

@@ -30,7 +30,8 @@ def test_links_are_followed_and_a_ring_is_as_it_is(tmp_path: Path, ring: Path) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read, which Linux has in /proc")
 @pytest.mark.parametrize("size", [-1, 10, 100_000])
-def test_an_error_of_reading_names_the_file(tmp_path: Path, size: int) -> None:
+def test_an_error_of_reading_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(regular, "_kernel_disks", frozenset)  # else it would not be opened
     (tmp_path / "a.bin").symlink_to("/proc/self/mem")
     with open_regular(tmp_path / "a.bin") as file, pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/a.bin'"):
         file.read(size)
@@ -60,6 +61,13 @@ def test_a_pipe_that_gets_the_name_before_a_file_is_opened_is_not_waited_for(
     monkeypatch.setattr(regular, "check_regular", lambda path: None)  # it was a file when it was looked at
     with pytest.raises(OSError, match="is a pipe, not a regular file"):
         open_regular(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc")
+def test_a_file_of_the_kernel_is_no_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").symlink_to("/proc/version")
+    with pytest.raises(ScanError, match="is a file of the system's kernel, not a regular file"):
+        read_scan(tmp_path / "a.nii")
 
 
 def test_a_path_that_no_system_has_is_an_error_of_the_system(tmp_path: Path) -> None:
