@@ -23,6 +23,7 @@ from intervals import bands, groups_of, halves, pairs_of
 
 from nnseg.core.geometry import as_shape
 from nnseg.core.image import Integers, Scan
+from nnseg.core.scan_ranges import find_ranges
 from nnseg.core.trust import Confidence
 from nnseg.crossval.trust import HeldOutCase, fit_trust
 from nnseg.evaluation.folder_dice import estimate_folder_dice
@@ -68,7 +69,8 @@ def print_row(name: str, splits: Sequence[Split], channels: Sequence[str]) -> No
     """What is estimated of each folder, beside the truth."""
     rows = []
     for calibration, tested in splits:
-        trust = fit_trust(calibration, channels)
+        facts = [h.confidence.facts for h in calibration if h.confidence.facts]
+        trust = fit_trust(calibration, ranges=find_ranges(facts, channels))
         found = [trust.confidence(h.confidence.agreement, h.confidence.facts) for h in tested]
         plain = [trust.model_copy(update={"ranges": None}).confidence(h.confidence.agreement) for h in tested]
         truth = float(np.mean([h.score.mean_dice for h in tested if h.score.mean_dice is not None]))

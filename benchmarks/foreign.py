@@ -29,7 +29,7 @@ from scipy import ndimage
 from nnseg.core.dataset import Case
 from nnseg.core.geometry import as_shape
 from nnseg.core.image import Integers, LabelMap, Scan
-from nnseg.core.scan_ranges import ScanFacts, find_ranges, measure_scan
+from nnseg.core.scan_ranges import ScanFacts, ScanRanges, find_ranges, measure_scan
 from nnseg.core.trust import Confidence, Trust
 from nnseg.crossval.scan_facts import measure_stored_cases
 from nnseg.crossval.trust import HeldOutCase, fit_trust
@@ -84,16 +84,16 @@ def main() -> None:
     run = Run(options.run)
     channels, facts, seen = run.plans[0].plan.channels, measure_stored_cases(run), list(read_held_out(run))
     patients = {name: match[1] if (match := re.search(options.together, name)) else name for name in facts}
-    alarms = [_false_alarms(facts, _divide(patients, np.random.default_rng(seed)), channels) for seed in range(REPEATS)]
+    alarms = [_false_alarms(facts, patients, channels, np.random.default_rng(seed)) for seed in range(REPEATS)]
     print(f"{len(facts)} cases; of the same kind {np.mean(alarms):.1%} are called foreign")
     parts = _divide(patients, np.random.default_rng(0))
-    ranges = {part: find_ranges([of for name, of in facts.items() if parts[name] != part], channels) for part in range(PARTS)}
+    ranges = {part: _ranges_without(part, facts, parts, patients, channels) for part in range(PARTS)}
     trusts = {part: Trust(ranges=of) for part, of in ranges.items()}
     if not options.no_network:
         held = [predict(one, one.scan, one.reference.labels) for one in seen]
         for part, of in ranges.items():
             others = [h for h in held if parts[h.score.name] != part]
-            trusts[part] = fit_trust(others, channels).model_copy(update={"ranges": of})
+            trusts[part] = fit_trust(others, ranges=of)
     body, modality = ([read_scan((path,), repair=True) for path in paths] for paths in (options.other_body, options.other_modality))
     header = ("kind", "scans", "foreign", "worst tenth", "plain", "expected", "true Dice")
     print("{:24}{:>8}{:>9}{:>13}{:>9}{:>10}{:>11}  named most often".format(*header))
@@ -257,11 +257,20 @@ def _divide(patients: Mapping[str, str], random: np.random.Generator) -> dict[st
     return {name: part_of[patient] for name, patient in patients.items()}
 
 
-def _false_alarms(facts: Mapping[str, ScanFacts], parts: Mapping[str, int], channels: Sequence[str]) -> float:
+def _ranges_without(
+    part: int, facts: Mapping[str, ScanFacts], parts: Mapping[str, int], patients: Mapping[str, str], channels: Sequence[str]
+) -> ScanRanges | None:
+    names = [name for name in facts if parts[name] != part]
+    return find_ranges([facts[name] for name in names], channels, [patients[name] for name in names])
+
+
+def _false_alarms(
+    facts: Mapping[str, ScanFacts], patients: Mapping[str, str], channels: Sequence[str], random: np.random.Generator
+) -> float:
     """Share of cases called foreign beside the other four fifths."""
-    alarms = list[bool]()
+    alarms, parts = list[bool](), _divide(patients, random)
     for part in range(PARTS):
-        ranges = find_ranges([of for name, of in facts.items() if parts[name] != part], channels)
+        ranges = _ranges_without(part, facts, parts, patients, channels)
         alarms += [bool(ranges and ranges.differences(of)) for name, of in facts.items() if parts[name] == part]
     return float(np.mean(alarms))
 

@@ -1,11 +1,14 @@
 """Do the intervals of Dice and volume hold, and how wide are they? Coverage on held-out cases beside plain quantiles of errors.
 
-    python benchmarks/intervals.py RUN [--together REGEX] [--by REGEX]
+    python benchmarks/intervals.py RUN [--together REGEX] [--by REGEX] [--logits]
 
 RUN is a finished run. Its held-out cases are divided at random, 50 times: one half calibrates, the other is tested. No network
-computes: predictions and scores are those of the run. ``--together`` names what belongs to one patient by a group of a regular
-expression, such as (patient\\d+). ``--by`` likewise names groups, of which one calibrates and another is tested, such as _(E[DS]);
-"intensity" stands for bands of intensities before normalization, apart by a factor of 3.
+computes: predictions and scores are those of the run. With ``--logits`` the cases are predicted again, and intervals of volumes
+are also made as COMPASS makes them (arXiv:2509.22240): a number is added to the logit of the label, and the interval goes from the
+volume with the lower bound of the numbers that would have given the true volumes to that with the upper one. ``--together`` names
+what belongs to one patient by a group of a regular expression, such as (patient\\d+). ``--by`` likewise names groups, of which one
+calibrates and another is tested, such as _(E[DS]); "intensity" stands for bands of intensities before normalization, apart by a
+factor of 3.
 """
 
 from __future__ import annotations
@@ -20,14 +23,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from foreign import read_held_out as read_held_out_scans
 
 from nnseg.core.scan_ranges import GAP
 from nnseg.core.trust import INTERVAL_LEVEL, Trust
 from nnseg.crossval.trust import HeldOutCase, cross_validate_trust, fit_trust, join_scores
+from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.storage.run import Run
 
 SPLITS = 50
 FEWEST_TESTED = 5
+ADDED = np.linspace(-16.0, 16.0, 641)
+"""To the logit of a label."""
+
+Volumes = Mapping[str, Mapping[str, npt.NDArray[np.int64]]]
+"""Of each case and label, its voxels with each of the `ADDED`."""
 Ends = tuple[float, float]
 Bounds = Callable[[HeldOutCase, str, float], tuple[Ends | None, Ends | None]]
 """Of a label of a case with an expected Dice: the interval of its Dice, and of the true over the predicted volume."""
@@ -53,16 +64,17 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--together", default="(.*)")
     parser.add_argument("--by", default="")
+    parser.add_argument("--logits", action="store_true")
     options = parser.parse_args()
     run = Run(options.run)
     held = read_held_out(run)
-    patients = groups_of(held, options.together)
+    patients, volumes = groups_of(held, options.together), shifted_volumes(run) if options.logits else {}
     print(f"{len(held)} held-out cases of {len(set(patients.values()))} patients; {INTERVAL_LEVEL:.0%} intervals")
-    compare(f"{SPLITS} random halves", halves(held, patients))
+    compare(f"{SPLITS} random halves", halves(held, patients), volumes)
     if options.by:
         groups = bands(run, held) if options.by == "intensity" else groups_of(held, options.by)
         for name, pair in pairs_of(held, groups):
-            compare(name, [pair])
+            compare(name, [pair], volumes)
 
 
 def read_held_out(run: Run) -> list[HeldOutCase]:
@@ -72,16 +84,36 @@ def read_held_out(run: Run) -> list[HeldOutCase]:
     return [HeldOutCase(fold=h.fold, confidence=h.confidence.model_copy(update={"facts": None}), score=h.score) for h in held]
 
 
-def compare(title: str, pairs: Sequence[tuple[Sequence[HeldOutCase], Sequence[HeldOutCase]]]) -> None:
+def shifted_volumes(run: Run) -> Volumes:
+    """The volumes of each held-out case with numbers added to the logits, predicted by its fold's network."""
+    found = {}
+    for seen in read_held_out_scans(run):
+        prediction = seen.predictor.infer(seen.predictor.prepare(seen.scan), probabilities=True)
+        labels, shares = seen.predictor.model.labels, np.clip(np.asarray(prediction.probabilities, np.float64), 1e-7, 1.0)
+        found[seen.case.name] = {}
+        for label, k in ((label, labels.heads.index(label)) for label in labels.foreground):
+            others = np.clip(1.0 - shares[k], 1e-7, 1.0) if labels.regions else np.delete(shares, k, 0).max(0)
+            margins = np.sort((np.log(shares[k]) - np.log(others)).ravel())
+            found[seen.case.name][label] = margins.size - np.searchsorted(margins, -ADDED, side="right")
+    return found
+
+
+def compare(
+    title: str, pairs: Sequence[tuple[Sequence[HeldOutCase], Sequence[HeldOutCase]]], volumes: Volumes | None = None
+) -> None:
     """Print coverage and width of each method.
 
     Args:
         pairs: cases that calibrate, and those that are tested.
+        volumes: of all cases, for intervals on logits.
     """
     tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
     for calibration, tested in pairs:
-        trust = fit_trust(calibration, ())
-        for method, bounds in {"split-conformal": _conformal(trust), "plain quantiles": _plain(calibration)}.items():
+        trust = fit_trust(calibration)
+        methods = {"split-conformal": _conformal(trust), "plain quantiles": _plain(calibration)}
+        if volumes:
+            methods["on logits"] = _on_logits(calibration, volumes)
+        for method, bounds in methods.items():
             _count(tallies, method, trust, bounds, tested)
     sizes = f"{np.mean([len(c) for c, _ in pairs]):.0f} calibrate, {np.mean([len(t) for _, t in pairs]):.0f} are tested"
     print(f"\n{title}: {sizes}\n{'label':22}{'of':8}{'method':18}{'covered':>10}{'sd':>10}{'width':>10}")
@@ -135,6 +167,26 @@ def _plain(held: Sequence[HeldOutCase]) -> Bounds:
             return None, None
         (low, high), (least, most) = (np.quantile(of[label], (tail, 1.0 - tail)).tolist() for of in (errors, ratios))
         return (max(0.0, expected + low), min(1.0, expected + high)), (least, most)
+
+    return bounds
+
+
+def _on_logits(held: Sequence[HeldOutCase], volumes: Volumes) -> Bounds:
+    """Volumes with numbers added to the logits, by conformal bounds of those that give the true volumes."""
+    needed = defaultdict[str, list[float]](list)
+    for case in held:
+        for label, of in volumes[case.score.name].items():
+            score = case.score.labels[label]
+            if score.dice is not None and score.tp + score.fp:
+                needed[label].append(float(ADDED[min(int(np.searchsorted(of, score.tp + score.fn)), len(ADDED) - 1)]))
+    known = {label: conformal_bounds(of, INTERVAL_LEVEL) for label, of in needed.items()}
+
+    def bounds(case: HeldOutCase, label: str, _: float) -> tuple[Ends | None, Ends | None]:
+        ends, score = known.get(label), case.score.labels[label]
+        if ends is None:
+            return None, None
+        low, high = np.interp(ends, ADDED, volumes[case.score.name][label]) / (score.tp + score.fp)
+        return None, (float(low), float(high))
 
     return bounds
 

@@ -321,35 +321,44 @@ def _sample(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.stack([channel[chosen] for channel in flat])
 
 
-def find_ranges(facts: Sequence[ScanFacts], channels: Sequence[str]) -> ScanRanges | None:
-    """The ranges of scans, with the tolerance that leaves `LIKE` of them like the others; None for fewer than `FEWEST_SCANS`."""
+def find_ranges(facts: Sequence[ScanFacts], channels: Sequence[str], patients: Sequence[str] = ()) -> ScanRanges | None:
+    """The ranges of scans, with the tolerance that leaves `LIKE` of them like the others; None for fewer than `FEWEST_SCANS`.
+
+    Args:
+        channels: names.
+        patients: of each scan, where one may have several, which are more alike than those of others; by default each has one.
+    """
     if len(facts) < FEWEST_SCANS:
         return None
-    sums = _sum_thumbnails(facts, len(channels)) if all(f.thumbnails and f.seams for f in facts) else ()
-    found = [_Measured(facts=f, layouts=_layouts_among_others(f, sums)) for f in facts]
+    of = patients if len(set(patients)) > 1 else range(len(facts))
+    others = [[j for j in range(len(facts)) if of[j] != of[i]] for i in range(len(facts))]
+    seen = all(f.thumbnails and f.seams for f in facts)
+    thumbnails = [[unpack(packed) for packed in f.thumbnails[: len(channels)]] for f in facts] if seen else []
+    layouts = [_layouts_beside(one, [thumbnails[j] for j in others[i]]) for i, one in enumerate(thumbnails)]
+    found = [_Measured(facts=f, layouts=layouts[i] if seen else ()) for i, f in enumerate(facts)]
+    sums = tuple(np.sum(of_channel, axis=0) for of_channel in zip(*thumbnails, strict=True))
     ranges = _ranges_of(found, channels, sums)
-    return ranges.model_copy(update={"tolerance": _tolerance(found, channels, sums)})
+    return ranges.model_copy(update={"tolerance": _tolerance(found, others, channels, sums)})
 
 
-def _sum_thumbnails(facts: Sequence[ScanFacts], channels: int) -> tuple[Numbers, ...]:
-    """The sum of all scans' thumbnails, by channel."""
-    return tuple(np.sum([unpack(f.thumbnails[c]) for f in facts], axis=0) for c in range(channels))
+def _layouts_beside(own: Sequence[Numbers], others: Sequence[Sequence[Numbers]]) -> tuple[Layout, ...]:
+    """Each channel's `layout` beside the mean of other scans, from the thumbnails of all channels."""
+    return tuple(layout(one, standardize(np.sum(of, axis=0))) for one, of in zip(own, zip(*others, strict=True), strict=True))
 
 
-def _layouts_among_others(facts: ScanFacts, sums: Sequence[Numbers]) -> tuple[Layout, ...]:
-    """Each channel's `layout` beside the mean of the other scans."""
-    own = [unpack(packed) for packed in facts.thumbnails]
-    return tuple(layout(one, standardize(total - one)) for one, total in zip(own, sums, strict=False))
-
-
-def _tolerance(found: Sequence[_Measured], channels: Sequence[str], sums: Sequence[Numbers]) -> float:
-    """The share of the ranges that is tolerated: `LIKE` of the scans, each compared with the others, are within it.
+def _tolerance(
+    found: Sequence[_Measured], others: Sequence[Sequence[int]], channels: Sequence[str], sums: Sequence[Numbers]
+) -> float:
+    """The share of the ranges that is tolerated: `LIKE` of the scans, each compared with others, are within it.
 
     The rank is that of a split-conformal quantile. The share is between a quarter and the whole of the range, plus 4/n of it, since
     n scans do not show the whole range.
+
+    Args:
+        others: for each scan the places of those that it is compared with.
     """
     needed = sorted(
-        max(one.needed for one in _compare(_ranges_of([*found[:i], *found[i + 1 :]], channels, sums), found[i]))
+        max(one.needed for one in _compare(_ranges_of([found[j] for j in others[i]], channels, sums), found[i]))
         for i in range(0, len(found), math.ceil(len(found) / MOST_LEFT_OUT))
     )
     rank = min(len(needed), math.ceil(LIKE * (len(needed) + 1)))

@@ -1,17 +1,18 @@
-"""Properties of the training scans that were not held out: they depend on no network, so that ranges are those of all scans."""
+"""The ranges of a run's scans: their properties depend on no network, so that those of scans that were not held out count too."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from nnseg.core.errors import DamagedCaseError
 from nnseg.core.fingerprint import CaseMeasure
 from nnseg.core.geometry import Grid
-from nnseg.core.scan_ranges import ScanFacts, measure_scan
+from nnseg.core.scan_ranges import ScanFacts, ScanRanges, find_ranges, measure_scan
+from nnseg.planning.run_folds import patients_of_run
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.run import Run
 from nnseg.system.progress import progress
@@ -20,6 +21,16 @@ log = logging.getLogger(__name__)
 
 MOST_CASES = 200
 """Cases that are measured at most; more would hardly change the ranges."""
+
+
+def ranges_of_run(run: Run, known: Mapping[str, ScanFacts]) -> ScanRanges | None:
+    """The ranges of the scans of all folds; None for too few.
+
+    Args:
+        known: properties of held-out cases, by name.
+    """
+    facts, patients = {**known, **measure_stored_cases(run, known)}, patients_of_run(run)
+    return find_ranges(tuple(facts.values()), run.plans[0].plan.channels, [patients.get(name, name) for name in facts])
 
 
 def measure_stored_cases(run: Run, known: Collection[str] = ()) -> dict[str, ScanFacts]:

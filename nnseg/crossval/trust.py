@@ -20,7 +20,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import NnsegError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
-from nnseg.core.scan_ranges import ScanFacts, find_ranges
+from nnseg.core.scan_ranges import ScanRanges
 from nnseg.core.scores import CaseScore
 from nnseg.core.trust import (
     INTERVAL_LEVEL,
@@ -35,7 +35,7 @@ from nnseg.core.trust import (
     largest_volume_error,
     logit,
 )
-from nnseg.crossval.scan_facts import measure_stored_cases
+from nnseg.crossval.scan_facts import ranges_of_run
 from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
@@ -126,8 +126,8 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     key = digest([RULE, absent, scores, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
         return known
-    others = measure_stored_cases(run, {h.score.name for h in held})
-    trust = fit_trust(held, run.plans[0].plan.channels, absent, tuple(others.values())).model_copy(update={"key": key})
+    ranges = ranges_of_run(run, {h.score.name: h.confidence.facts for h in held if h.confidence.facts})
+    trust = fit_trust(held, absent, ranges).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
@@ -195,20 +195,16 @@ def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], 
     )
 
 
-def fit_trust(
-    held: Sequence[HeldOutCase], channels: Sequence[str], absent: Absent | None = None, others: Sequence[ScanFacts] = ()
-) -> Trust:
+def fit_trust(held: Sequence[HeldOutCase], absent: Absent | None = None, ranges: ScanRanges | None = None) -> Trust:
     """The calibration of a model on at least `FEWEST_CASES` held-out cases.
 
     Args:
-        channels: names.
         absent: see `fit_expected_dice`.
-        others: properties of further scans of the dataset.
+        ranges: of the scans.
     """
     fitted = fit_expected_dice(held, absent)
     expected = cross_validate_expected_dice(held)
     errors = [h.score.mean_dice - quality for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
-    facts = [*(h.confidence.facts for h in held if h.confidence.facts), *others]
     return fitted.model_copy(
         update={
             "labels": _with_intervals(held, fitted.labels),
@@ -216,7 +212,7 @@ def fit_trust(
             "error": fmean(map(abs, errors)) if errors else None,
             "errors": DiceErrors(cases=len(errors), mean=fmean(errors), spread=stdev(errors)) if len(errors) > 1 else None,
             "threshold": float(np.quantile(expected, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
-            "ranges": find_ranges(facts, channels),
+            "ranges": ranges,
         }
     )
 

@@ -197,6 +197,16 @@ def test_scans_that_differ_much_are_given_more_room():
     assert calm <= find_ranges(facts, ("T1",)).tolerance <= 1.0 + 4 / 40
 
 
+def test_scans_of_one_patient_are_compared_with_those_of_others():
+    """Two scans of a patient have the same size, twice that of the patient before: each patient is unlike the others."""
+    facts = [one.model_copy(update={"size_mm": (40.0 * 2.0 ** (i // 2), 40.0, 40.0)}) for i, one in enumerate(scans(16))]
+    patients = [f"patient {i // 2}" for i in range(16)]
+    alone, together = find_ranges(facts, ("T1",)), find_ranges(facts, ("T1",), patients)
+    assert together.tolerance > alone.tolerance
+    assert together.model_copy(update={"tolerance": None, "looks": ()}) == alone.model_copy(update={"tolerance": None, "looks": ()})
+    assert find_ranges(facts, ("T1",), ["the same"] * 16) == alone  # nothing else to compare with
+
+
 def test_ranges_of_earlier_versions_compare_what_they_have():
     old = [one.model_copy(update={"spreads": (), "roughness": (), "seams": (), "thumbnails": ()}) for one in scans(20)]
     ranges = find_ranges(old, ("T1",))

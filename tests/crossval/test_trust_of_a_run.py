@@ -16,7 +16,7 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.errors import ScanError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
-from nnseg.core.scan_ranges import ScanFacts
+from nnseg.core.scan_ranges import ScanFacts, find_ranges
 from nnseg.core.scores import Counts
 from nnseg.core.trust import TEMPERATURES, Agreement, EnsembleShift, Trust, expit, largest_volume_error, logit
 from nnseg.crossval.trust import (
@@ -127,7 +127,7 @@ def test_labels_that_nobody_annotated_teach_nothing():
     unknown = [held(100 + i, 0.2, None) for i in range(5)]
     plain, more = fit_expected_dice(many(10)), fit_expected_dice([*many(10), *unknown])
     assert (more.slopes, more.labels) == (plain.slopes, plain.labels)
-    assert fit_trust([*many(12), *unknown], ["CT"]).error is not None
+    assert fit_trust([*many(12), *unknown]).error is not None
 
 
 def test_each_case_is_foreseen_without_its_fold():
@@ -148,19 +148,18 @@ def test_cases_of_a_single_fold_are_foreseen_without_their_part():
 
 def test_the_worst_tenth_is_flagged():
     cases = many(100)
-    trust = fit_trust(cases, ["CT"])
+    trust = fit_trust(cases)
     flagged = [trust.confidence(h.confidence.agreement).flagged for h in cases]
     assert 7 <= sum(flagged) <= 13
     worst = np.argsort([h.score.mean_dice for h in cases])[:5]
     assert sum(flagged[i] for i in worst) >= 4
     assert trust.error < 0.02
     assert trust.cases == trust.errors.cases == 100
-    assert trust.ranges.scans == 100
     assert abs(trust.errors.mean) < trust.error < trust.errors.spread * 1.1
 
 
 def test_nine_cases_flag_none():
-    assert fit_trust(many(9), ["CT"]).threshold is None
+    assert fit_trust(many(9)).threshold is None
 
 
 def test_many_networks_agree_less_and_are_expected_no_less_of():
@@ -231,24 +230,24 @@ def test_a_run_is_measured_from_its_records(tmp_path):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
     trust = measure_trust(run, folds)
-    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, ["CT"], {"a": (0, 40)})
+    assert trust.model_copy(update={"key": ""}) == fit_trust(cases, {"a": (0, 40)}, find_ranges([FACTS] * 20, ["CT"]))
     assert run.trust == trust
 
 
-def test_the_ranges_are_those_of_all_scans_of_the_folds(tmp_path, monkeypatch):
+def test_the_ranges_are_those_of_the_scans_of_all_folds(tmp_path, monkeypatch):
     cases = [held(i, h.confidence.agreement.foreground, h.score.mean_dice) for i, h in enumerate(many(20))]
     run, folds = recorded(tmp_path, cases)
-    wider, asked = FACTS.model_copy(update={"spacing": (3.0, 1.0, 1.0)}), list[set[str]]()
+    wider, known = FACTS.model_copy(update={"spacing": (3.0, 1.0, 1.0)}), list[set[str]]()
 
-    def measure(_, known):
-        asked.append(known)
+    def measure(_, names):
+        known.append(set(names))
         return {"trained on": wider}
 
-    monkeypatch.setattr("nnseg.crossval.trust.measure_stored_cases", measure)
-    trust = measure_trust(run, folds)
-    assert trust.ranges.scans == 21
-    assert (trust.ranges.spacing[0].low, trust.ranges.spacing[0].high) == (1.0, 3.0)
-    assert asked == [{h.score.name for h in cases}]
+    monkeypatch.setattr("nnseg.crossval.scan_facts.measure_stored_cases", measure)
+    ranges = measure_trust(run, folds).ranges
+    assert ranges.scans == 21
+    assert (ranges.spacing[0].low, ranges.spacing[0].high) == (1.0, 3.0)
+    assert known == [{h.score.name for h in cases}]
 
 
 def test_what_was_measured_stands_while_the_predictions_do(tmp_path):
@@ -325,7 +324,7 @@ def test_too_few_cases_leave_no_measure_of_earlier_ones(tmp_path):
 
 def test_intervals_are_those_of_the_errors_of_other_folds():
     cases = many(19, noise=0.3)
-    trust = fit_trust(cases, ["CT"])
+    trust = fit_trust(cases)
     fitted = cross_validate_trust(cases)
     errors = [
         (logit(h.score.labels["a"].dice) - logit(t.expected_dice(a)["a"])) / t.spread(a, "a")
@@ -338,7 +337,7 @@ def test_intervals_are_those_of_the_errors_of_other_folds():
 
 
 def test_eight_cases_give_no_interval():
-    assert [fit_trust(many(n), ["CT"]).labels["a"].errors is None for n in (8, 9)] == [True, False]
+    assert [fit_trust(many(n)).labels["a"].errors is None for n in (8, 9)] == [True, False]
 
 
 def test_volume_errors_are_those_of_other_folds():
@@ -347,7 +346,7 @@ def test_volume_errors_are_those_of_other_folds():
         replace(h, score=case_score(h.score.name, {"a": Counts(tp=90, fp=predicted - 90, fn=true - 90, tn=900)}))
         for h, (true, predicted) in zip(many(19), sizes, strict=True)
     ]
-    agreements, trust = [h.confidence.agreement for h in cases], fit_trust(cases, ["CT"])
+    agreements, trust = [h.confidence.agreement for h in cases], fit_trust(cases)
     lowest = [
         trust.labels["a"].dice_interval(t.expected_dice(a)["a"], t.spread(a, "a"))[0]
         for t, a in zip(cross_validate_trust(cases), agreements, strict=True)
@@ -356,11 +355,11 @@ def test_volume_errors_are_those_of_other_folds():
     assert trust.labels["a"].volume_errors == pytest.approx((min(errors), max(errors)))
     assert trust.confidence(agreements[0]).volume_factors["a"][1] == pytest.approx(1.0)
     false = replace(cases[0], score=case_score("false", {"a": Counts(tp=0, fp=50, fn=0, tn=900)}))
-    assert fit_trust([false, *cases[1:]], ["CT"]).confidence(agreements[0]).volume_factors["a"][0] == 0.0
+    assert fit_trust([false, *cases[1:]]).confidence(agreements[0]).volume_factors["a"][0] == 0.0
 
 
 def test_the_spread_grows_with_the_distance_from_the_held_out_cases():
-    trust = fit_trust(many(200), ["CT"])
+    trust = fit_trust(many(200))
     values = [logit(h.confidence.agreement.labels["a"]) for h in many(200)]
     spreads = [
         trust.spread(held(0, expit(np.mean(values) + far * np.std(values)), 0.9).confidence.agreement, "a") for far in (0, 1, 4)
@@ -373,7 +372,7 @@ def test_the_spread_grows_with_the_distance_from_the_held_out_cases():
 def test_ninety_percent_of_new_cases_lie_inside():
     inside = []
     for seed in range(30):
-        trust = fit_trust(many(40, seed=seed, noise=0.4), ["CT"])
+        trust = fit_trust(many(40, seed=seed, noise=0.4))
         for h in many(40, seed=1000 + seed, noise=0.4):
             low, high = trust.confidence(h.confidence.agreement).dice_intervals["a"]
             inside.append(low <= h.score.mean_dice <= high)
