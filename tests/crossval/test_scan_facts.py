@@ -56,7 +56,7 @@ def test_cases_that_are_known_damaged_or_missing_are_left_out(tmp_path):
     measures = [stored(tmp_path, name, seed) for seed, name in enumerate(("held out", "damaged", "whole"))]
     missing = measures[0].model_copy(update={"name": "missing"})
     old = measures[2].model_copy(update={"name": "of an earlier version", "typical": ()})
-    path = next(path for path in tmp_path.iterdir() if path.name.startswith("damaged"))
+    (path,) = tmp_path.glob("damaged*")
     path.write_bytes(path.read_bytes()[:200])
     folder = SimpleNamespace(plan=PLAN, cases=tmp_path)
     run = SimpleNamespace(plans=[folder], fingerprint_of_folds=SimpleNamespace(cases=(*measures, missing, old)))
