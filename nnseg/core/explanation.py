@@ -16,7 +16,7 @@ EXPLANATIONS = "explanations.json"
 """Name of the file beside the maps."""
 
 MOST_LIKE_RANDOM = 0.3
-"""A map is withheld whose rank correlation with that of a network with random weights is not below this.
+"""A map is withheld whose rank correlation with that of the network with random weights is not below this, in any share of layers.
 
 Source: the check is that of Adebayo et al. 2018, arXiv:1810.03292, section 3.1; they compare methods and name no threshold.
 """
@@ -25,8 +25,8 @@ MOST_LIKE_OTHER = 0.9
 """A map is withheld whose rank correlation with that of another target is not below this: it hardly depends on the label."""
 
 LEAST_REPEATED = 0.5
-"""A map is withheld if the maps of two independent halves of the noisy copies have a lower rank correlation: it is noise, which
-would pass both other checks."""
+"""A map is withheld whose expected rank correlation with the map of other noise is lower: it is mostly noise, which would pass both
+other checks."""
 
 NEAR_MM = 3.0
 """Distance from a structure up to which attribution counts as near it, in mm."""
@@ -62,7 +62,8 @@ class Explanation(FrozenModel):
         random: rank correlations with the map of the network after a share of its layers, the last ones first, got random weights.
         other: the target of the map that this one is compared with: another label, or voxels elsewhere.
         other_correlation: rank correlation with that map.
-        repeated: rank correlation between the maps of two halves of the noisy copies; None for a method without noise.
+        repeated: expected rank correlation with the map of other noise, by Spearman-Brown from two halves of the copies; None
+            for a method without noise.
         inside: attribution inside the structure.
         near: attribution inside or within 3 mm of it.
         file: of the map; "" if it was withheld.
@@ -94,8 +95,8 @@ class Explanation(FrozenModel):
 
     @property
     def random_correlation(self) -> float:
-        """Rank correlation with the map of the network all of whose weights are random."""
-        return list(self.random.values())[-1]
+        """The largest rank correlation with a map of random weights."""
+        return max(self.random.values())
 
     def describe(self) -> str:
         """One line for users."""
@@ -124,5 +125,5 @@ def why_withheld(explanation: Explanation) -> str:
     if other >= MOST_LIKE_OTHER:
         return f"the map of {explanation.other} is like it (rank correlation {other:.2f})"
     if repeated is not None and repeated < LEAST_REPEATED:
-        return f"it is mostly noise: two halves of the noisy copies have a rank correlation of {repeated:.2f}"
+        return f"it is mostly noise: its rank correlation with a map of other noise is about {repeated:.2f}"
     return ""

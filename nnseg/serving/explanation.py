@@ -23,7 +23,8 @@ from nnseg.network.device import resolve_device
 Mask = npt.NDArray[np.bool_]
 
 RANDOMIZED: Mapping[str, float] = {"half": 0.5, "all": 1.0}
-"""Shares of the layers that get random weights, by the names that the record has for them; the last one decides."""
+"""Shares of the layers that get random weights, by the names that the record has for them. The map of a network
+all of whose weights are random may be noise, with which no map correlates; that of half of them is not."""
 
 ELSEWHERE = "voxels elsewhere"
 """The other target where no other label was predicted."""
@@ -125,7 +126,7 @@ class _Maps:
         found: Floats = one if second is None else 0.5 * (one + second)
         shells = self._sampled.shells_around(structure, self._grid.spacing)
         own = self._values[name] = self._sampled.values(found)
-        repeated = None if second is None else rank_correlation(self._sampled.values(one), self._sampled.values(second), shells)
+        halves = None if second is None else rank_correlation(self._sampled.values(one), self._sampled.values(second), shells)
         random = {
             share: rank_correlation(own, self._sampled.values(of_random), shells)
             for share, of_random in self._explainer._random_maps(self._labelled, target)
@@ -140,7 +141,7 @@ class _Maps:
             random=random,
             other=other,
             other_correlation=rank_correlation(own, self._values_of(other, name), shells),
-            repeated=repeated,
+            repeated=None if halves is None else 2 * halves / (1 + max(halves, 0.0)),
             inside=inside,
             near=near,
             copies=self._explainer.copies,
