@@ -227,7 +227,7 @@ def list_some(names: Sequence[str], most: int = 3) -> str:
 
 
 def describe_unused(unused: Collection[Unused]) -> tuple[str, ...]:
-    """What is not used, one line for each reason: how many, and the names of a few that someone may miss, or of the only one."""
+    """What is not used, one line for each reason: how many, or the name of the only one, and of a few that someone may miss."""
     by_reason: dict[tuple[str, bool], list[Unused]] = {}
     for one in unused:
         by_reason.setdefault((one.reason, one.suspect), []).append(one)
@@ -242,7 +242,9 @@ def _name_unused(reason: str, ones: Sequence[Unused]) -> str:
         return f"{reason} ({list_some([one.path.name for one in ones])})"
     if len(ones) > 1:
         return f"{reason} ({len(ones)} files)"
-    return f"{ones[0].path.name} {reason}" if reason.startswith("is ") else reason
+    if reason.startswith("is "):
+        return f"{ones[0].path.name} {reason}"
+    return reason if reason[0].isdecimal() else f"{reason} ({ones[0].path.name})"  # "2 files without image" is of several
 
 
 def by_severity(findings: Collection[Finding]) -> tuple[Finding, ...]:

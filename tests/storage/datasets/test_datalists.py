@@ -71,7 +71,7 @@ def test_files_in_folders_that_are_not_listed_are_named(tmp_path, key):
     (tmp_path / "more" / "x.nii").touch()
     found = write(tmp_path, training=[entry(0)], **{key: ["scans/c1.nii"]})
     assert describe_unused(found.unused) == (
-        "not used: listed for testing, without a label map",
-        "not used: not listed in dataset.json",
+        "not used: listed for testing, without a label map (c1.nii)",
+        "not used: not listed in dataset.json (x.nii)",
     )
     assert found.findings == ()

@@ -135,7 +135,7 @@ def test_scans_are_chosen_by_a_pattern(tmp_path):
     make(tmp_path, "p1/ct.nii", "p1/pet.nii", "p2/ct.nii")
     dataset = found(tmp_path, "image", images="*/ct.nii")
     assert list(scans(dataset)) == ["p1_ct", "p2_ct"]
-    assert describe_unused(dataset.unused) == ("not used: left out by --images and --labels",)
+    assert describe_unused(dataset.unused) == ("not used: left out by --images and --labels (pet.nii)",)
     with pytest.raises(DatasetError, match='no image fits --images "mr/"'):
         found(tmp_path, "image", images="mr/")
 

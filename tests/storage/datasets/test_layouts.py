@@ -368,8 +368,8 @@ def test_what_lies_beside_is_named_and_counted(tmp_path):
     assert describe_unused(found(tmp_path).unused) == (
         "not used: in the microscope's own format; export it as OME-TIFF, for instance with Fiji or bfconvert (b.czi)",
         "not used: a preview (2 files)",
-        "not used: lies beside the images and label maps",
-        "not used: .xyz is no format that is read",
+        "not used: lies beside the images and label maps (atlas.nii)",
+        "not used: .xyz is no format that is read (x.xyz)",
         "not used: 2 files without image: .md (1), .tsv (1)",
         "not used: 1 hidden file",
     )

@@ -153,7 +153,7 @@ def test_atlas_has_label_maps_beside_the_scans_of_subjects(tmp_path):
     dataset = found(tmp_path)
     assert [case.subject for case in dataset.cases] == ["r001s001", "r001s002", "r002s001", "r002s002"]
     assert dataset.channels == ("T1w",)
-    assert describe_unused(dataset.unused) == ("not used: no label map",)
+    assert describe_unused(dataset.unused) == ("not used: no label map (sub-r003s001_ses-1_space-MNI_T1w.nii.gz)",)
 
 
 def test_numbers_pair_images_and_label_maps_of_other_names(tmp_path):
