@@ -44,14 +44,17 @@ def main() -> None:
     run = Run(options.run)
     channels, sets = run.plans[0].plan.channels, predict_sets(run)
     held = list(sets["as they are"].values())
-    splits = halves(held, groups_of(held, options.together))
+    patients = groups_of(held, options.together)
+    splits = halves(held, patients)
     print(f"{'set':40}{'folders':>8}{'foreign':>9}{'true':>8}{'plain':>8}{'expected':>10}{'covered, plain':>20}{'covered':>18}")
     for name, shifted in sets.items():
-        print_row(name, [(calibration, [shifted[h.score.name] for h in tested]) for calibration, tested in splits], channels)
+        print_row(
+            name, [(calibration, [shifted[h.score.name] for h in tested]) for calibration, tested in splits], channels, patients
+        )
     for by in options.by:
         groups = bands(run, held) if by == "intensity" else groups_of(held, by)
         for name, pair in pairs_of(held, groups):
-            print_row(name, [pair], channels)
+            print_row(name, [pair], channels, patients)
 
 
 def predict_sets(run: Run) -> dict[str, dict[str, HeldOutCase]]:
@@ -65,12 +68,13 @@ def predict_sets(run: Run) -> dict[str, dict[str, HeldOutCase]]:
     return sets
 
 
-def print_row(name: str, splits: Sequence[Split], channels: Sequence[str]) -> None:
+def print_row(name: str, splits: Sequence[Split], channels: Sequence[str], patients: Mapping[str, str]) -> None:
     """What is estimated of each folder, beside the truth."""
     rows = []
     for calibration, tested in splits:
-        facts = [h.confidence.facts for h in calibration if h.confidence.facts]
-        trust = fit_trust(calibration, ranges=find_ranges(facts, channels))
+        facts = {h.score.name: h.confidence.facts for h in calibration if h.confidence.facts}
+        ranges = find_ranges(tuple(facts.values()), channels, [patients[name] for name in facts])
+        trust = fit_trust(calibration, ranges=ranges, patients=patients)
         found = [trust.confidence(h.confidence.agreement, h.confidence.facts) for h in tested]
         plain = [trust.model_copy(update={"ranges": None}).confidence(h.confidence.agreement) for h in tested]
         truth = float(np.mean([h.score.mean_dice for h in tested if h.score.mean_dice is not None]))

@@ -121,10 +121,13 @@ class DiceErrors(FrozenModel):
 
     Args:
         cases: number of held-out cases.
-        mean, spread: mean and standard deviation of the errors.
+        patients: number of patients that they are of.
+        mean, spread: mean and standard deviation of the errors; where patients have several cases, the latter is that of the means
+            of patients times the square root of their cases.
     """
 
     cases: int = Field(ge=2)
+    patients: int = Field(ge=2)
     mean: FiniteFloat
     spread: NotNegative
 

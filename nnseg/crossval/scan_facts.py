@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from nnseg.core.errors import DamagedCaseError
+from nnseg.core.errors import DamagedCaseError, suppress_unless_fault
 from nnseg.core.fingerprint import CaseMeasure
 from nnseg.core.geometry import Grid
 from nnseg.core.scan_ranges import ScanFacts, ScanRanges, find_ranges, measure_scan
-from nnseg.planning.run_folds import patients_of_run
 from nnseg.storage.cases import CaseStore, StoredCase
 from nnseg.storage.run import Run
 from nnseg.system.progress import progress
-
-log = logging.getLogger(__name__)
 
 MOST_CASES = 200
 """Cases that are measured at most; more would hardly change the ranges."""
 
 
-def ranges_of_run(run: Run, known: Mapping[str, ScanFacts]) -> ScanRanges | None:
+def ranges_of_run(run: Run, known: Mapping[str, ScanFacts], patients: Mapping[str, str]) -> ScanRanges | None:
     """The ranges of the scans of all folds; None for too few.
 
     Args:
         known: properties of held-out cases, by name.
+        patients: of cases, by name; one that is not named is the only one of its patient.
     """
-    facts, patients = {**known, **measure_stored_cases(run, known)}, patients_of_run(run)
+    facts = {**known, **measure_stored_cases(run, known)}
     return find_ranges(tuple(facts.values()), run.plans[0].plan.channels, [patients.get(name, name) for name in facts])
 
 
@@ -44,10 +41,8 @@ def measure_stored_cases(run: Run, known: Collection[str] = ()) -> dict[str, Sca
     due = [case for case in cases if len(case.typical) == len(folder.plan.channels)]
     chosen = due[:: max(1, math.ceil(len(due) / MOST_CASES))]
     for case in progress(chosen, total=len(chosen), label="measuring training scans"):
-        try:
+        with suppress_unless_fault(DamagedCaseError):  # nothing but this depends on it any more
             found[case.name] = measure_stored_case(CaseStore(folder.cases).read(case.name), case)
-        except DamagedCaseError as error:  # nothing but this depends on it any more
-            log.debug("%s", error)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -39,6 +40,7 @@ from nnseg.crossval.scan_facts import ranges_of_run
 from nnseg.evaluation.conformal import conformal_bounds
 from nnseg.inference.predict import Predictor
 from nnseg.network.load import load_model
+from nnseg.planning.run_folds import patients_of_run
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.predictions import ScanRecord
 from nnseg.storage.run import Folds, Run
@@ -126,8 +128,9 @@ def measure_trust(run: Run, folds: Folds, *, device: str = "auto") -> Trust | No
     key = digest([RULE, absent, scores, {h.score.name: h.key for h in held}])
     if (known := run.trust) and known.key == key:
         return known
-    ranges = ranges_of_run(run, {h.score.name: h.confidence.facts for h in held if h.confidence.facts})
-    trust = fit_trust(held, absent, ranges).model_copy(update={"key": key})
+    patients = patients_of_run(run)
+    ranges = ranges_of_run(run, {h.score.name: h.confidence.facts for h in held if h.confidence.facts}, patients)
+    trust = fit_trust(held, absent, ranges, patients).model_copy(update={"key": key})
     if len(folds) > 1:
         predictor = Predictor(load_model(run.path, folds=tuple(folds)), device=device)
         networks = len(predictor.model.members)
@@ -195,26 +198,43 @@ def join_scores(records: Mapping[str, ScanRecord], scores: Iterable[CaseScore], 
     )
 
 
-def fit_trust(held: Sequence[HeldOutCase], absent: Absent | None = None, ranges: ScanRanges | None = None) -> Trust:
+def fit_trust(
+    held: Sequence[HeldOutCase],
+    absent: Absent | None = None,
+    ranges: ScanRanges | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> Trust:
     """The calibration of a model on at least `FEWEST_CASES` held-out cases.
 
     Args:
         absent: see `fit_expected_dice`.
         ranges: of the scans.
+        patients: of cases, by name; one that is not named is the only one of its patient.
     """
     fitted = fit_expected_dice(held, absent)
     expected = cross_validate_expected_dice(held)
-    errors = [h.score.mean_dice - quality for quality, h in zip(expected, held, strict=True) if h.score.mean_dice is not None]
+    errors = {h.score.name: h.score.mean_dice - q for q, h in zip(expected, held, strict=True) if h.score.mean_dice is not None}
     return fitted.model_copy(
         update={
             "labels": _with_intervals(held, fitted.labels),
             "temperature": fit_temperature([h.confidence.surprise for h in held if h.confidence.surprise]),
-            "error": fmean(map(abs, errors)) if errors else None,
-            "errors": DiceErrors(cases=len(errors), mean=fmean(errors), spread=stdev(errors)) if len(errors) > 1 else None,
+            "error": fmean(map(abs, errors.values())) if errors else None,
+            "errors": _dice_errors(errors, patients or {}),
             "threshold": float(np.quantile(expected, 0.1)) if len(held) >= FEWEST_TO_FLAG else None,
             "ranges": ranges,
         }
     )
+
+
+def _dice_errors(errors: Mapping[str, float], patients: Mapping[str, str]) -> DiceErrors | None:
+    """Errors of cases, by name; None for fewer than two patients."""
+    of_patients = defaultdict[str, list[float]](list)
+    for name, error in errors.items():
+        of_patients[patients.get(name, name)].append(error)
+    if len(of_patients) < 2:
+        return None
+    spread = math.sqrt(len(errors) / len(of_patients)) * stdev(map(fmean, of_patients.values()))
+    return DiceErrors(cases=len(errors), patients=len(of_patients), mean=fmean(errors.values()), spread=spread)
 
 
 def cross_validate_expected_dice(held: Sequence[HeldOutCase]) -> tuple[float, ...]:

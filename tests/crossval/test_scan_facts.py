@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from plan_examples import small_plan
 
+from nnseg.core.errors import ScanError
 from nnseg.core.fingerprint import CaseMeasure
 from nnseg.core.geometry import Grid
 from nnseg.core.image import LabelMap, Scan, Source
@@ -61,6 +62,10 @@ def test_cases_that_are_known_damaged_or_missing_are_left_out(tmp_path):
     folder = SimpleNamespace(plan=PLAN, cases=tmp_path)
     run = SimpleNamespace(plans=[folder], fingerprint_of_folds=SimpleNamespace(cases=(*measures, missing, old)))
     assert list(measure_stored_cases(run, {"held out"})) == ["whole"]
+    path.unlink()
+    path.symlink_to("x" * 300)  # which no disk can look up
+    with pytest.raises(ScanError, match="File name too long"):
+        measure_stored_cases(run)
 
 
 def test_of_many_cases_some_are_measured(tmp_path, monkeypatch):

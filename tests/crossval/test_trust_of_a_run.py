@@ -158,6 +158,19 @@ def test_the_worst_tenth_is_flagged():
     assert abs(trust.errors.mean) < trust.error < trust.errors.spread * 1.1
 
 
+def test_errors_of_one_patient_count_together():
+    cases = many(20)
+    alone = fit_trust(cases).errors
+    assert (alone.cases, alone.patients) == (20, 20)
+    errors = [h.score.mean_dice - q for h, q in zip(cases, cross_validate_expected_dice(cases), strict=True)]
+    assert (alone.mean, alone.spread) == pytest.approx((np.mean(errors), np.std(errors, ddof=1)))
+    pairs = fit_trust(cases, patients={h.score.name: f"patient {i // 2}" for i, h in enumerate(cases)}).errors
+    means = np.reshape(errors, (10, 2)).mean(1)
+    assert (pairs.cases, pairs.patients) == (20, 10)
+    assert (pairs.mean, pairs.spread) == pytest.approx((np.mean(errors), np.sqrt(2) * np.std(means, ddof=1)))
+    assert fit_trust(cases, patients={h.score.name: "one" for h in cases}).errors is None
+
+
 def test_nine_cases_flag_none():
     assert fit_trust(many(9)).threshold is None
 

@@ -20,14 +20,14 @@ def confidences(qualities, errors=None, foreign=()):
 
 
 def test_the_interval_by_hand():
-    found = estimate_folder_dice(confidences([0.8, 0.6], DiceErrors(cases=2, mean=0.05, spread=0.01)))
+    found = estimate_folder_dice(confidences([0.8, 0.6], DiceErrors(cases=2, patients=2, mean=0.05, spread=0.01)))
     reach = 6.3138 * 0.01 * math.sqrt(1 / 2 + 1 / 2)  # Student's 95 % quantile with one degree of freedom
     assert (found.scans, found.foreign, found.expected) == (2, 0, pytest.approx(0.7))
     assert found.interval == pytest.approx((0.75 - reach, 0.75 + reach), abs=1e-5)
 
 
 def test_foreign_scans_count_from_zero_to_one():
-    errors = DiceErrors(cases=40, mean=0.0, spread=0.0)
+    errors = DiceErrors(cases=40, patients=40, mean=0.0, spread=0.0)
     found = estimate_folder_dice(confidences([0.8, 0.8, 0.8, 0.2], errors, foreign=(3,)))
     assert (found.foreign, found.expected, found.interval) == (1, pytest.approx(0.65), pytest.approx((0.6, 0.85)))
     assert estimate_folder_dice(confidences([0.3], errors, foreign=(0,))).interval == (0.0, 1.0)
@@ -44,7 +44,7 @@ def test_nine_of_ten_folders_lie_inside(held_out, scans):
     random, inside = np.random.default_rng(0), []
     for _ in range(1000):
         errors = random.normal(0.02, 0.05, held_out)
-        known = DiceErrors(cases=held_out, mean=float(errors.mean()), spread=float(errors.std(ddof=1)))
+        known = DiceErrors(cases=held_out, patients=held_out, mean=float(errors.mean()), spread=float(errors.std(ddof=1)))
         low, high = estimate_folder_dice(confidences([0.6] * scans, known)).interval
         inside.append(low <= 0.6 + random.normal(0.02, 0.05, scans).mean() <= high)
     assert 0.87 <= np.mean(inside) <= 0.93

@@ -151,7 +151,7 @@ def test_a_label_map_that_was_corrected_by_hand_is_measured_as_it_is_now(folder)
 def test_the_mean_expected_dice_has_the_interval_of_held_out_errors(folder):
     record = read_json(folder / RECORD, Predictions)
     agreement = Agreement(labels={"bright": 0.9}, foreground=0.9, voxels={"bright": 9.0})
-    errors = DiceErrors(cases=40, mean=0.0, spread=0.0)
+    errors = DiceErrors(cases=40, patients=40, mean=0.0, spread=0.0)
     known = Confidence(quality=0.8, expected_dice={"bright": 0.8}, flagged=False, unlike=(), agreement=agreement, errors=errors)
     cases = {name: one.model_copy(update={"confidence": known}) for name, one in record.cases.items()}
     write_json(folder / RECORD, record.model_copy(update={"cases": cases}))
