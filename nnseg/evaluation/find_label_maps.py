@@ -135,9 +135,12 @@ def _named(found: LabelFolder) -> LabelFolder:
     record = None
     try:
         record = read_json(found.path / RECORD, Predictions)
-    except RunError as error:  # there is none, or it is of another program
+    except RunError as error:  # there is none, or it is damaged or of another program
         if error.is_fault:
             raise
+        if (found.path / RECORD).exists():
+            note = f"{found.path / RECORD} is damaged, or of another program or version: it names no labels here"
+            found = replace(found, notes=(*found.notes, note))
     found = replace(found, predicted=record is not None)
     if record and record.labels:
         return replace(found, labels=record.labels, named_by=str(found.path / RECORD))

@@ -36,6 +36,17 @@ def test_maps_of_uncertainty_and_probabilities_are_no_label_maps_of_their_own(tm
     assert (found.labels, found.named_by, found.predicted) == (LABELS, str(tmp_path / "predictions.json"), True)
 
 
+def test_a_damaged_record_names_no_labels_and_that_is_said(tmp_path):
+    write(tmp_path / "x0.nii.gz")
+    with PredictionsWriter(tmp_path, model={}, labels=LABELS) as record:
+        record.put("x0", ScanRecord(status="done", file="x0.nii.gz", hash="h"))
+    file = tmp_path / "predictions.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    found = find_label_maps(tmp_path)
+    assert (found.labels, found.predicted) == (None, False)
+    assert found.notes == (f"{file} is damaged, or of another program or version: it names no labels here",)
+
+
 def test_dicom_seg_is_read_where_there_is_no_other_file_of_its_name(tmp_path):
     for name in ("both.nii.gz", "other.nii.gz"):
         write(tmp_path / name)
