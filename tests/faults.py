@@ -57,7 +57,7 @@ PLAN = ("--recipe", "recipe.toml", "--no-probe", "--folds", "0", "--workers", "1
 APPENDED = ("manifest.jsonl",)
 """Files whose last line may be cut off, which readers pass over."""
 AFTER_A_PAUSE = ("checkpoint_before.safetensors",)
-"""Files that only a training leaves that was interrupted, or is longer than these."""
+"""Files that depend on where a training was interrupted."""
 RECORDS = (
     "run.json",
     "predictions.json",
@@ -65,6 +65,8 @@ RECORDS = (
     "history.jsonl",
     "report.html",
     "manifest.jsonl",
+    "model.md",
+    "model.json",
     "checkpoint.safetensors",
 )
 """Files that tell what was done when, so that a repetition may change them."""
@@ -308,7 +310,7 @@ class Rig:
                 yield f"the same command failed then: {again.last_line[:300]}"
                 return
         found = hashes(self.work)
-        if missing := set(reference.after) - set(found):
+        if missing := {path for path in set(reference.after) - set(found) if Path(path).name not in AFTER_A_PAUSE}:
             yield f"{min(missing)} is missing in the end"
         if more := {path for path in set(found) - set(reference.after) if Path(path).name not in AFTER_A_PAUSE}:
             yield f"{min(more)} is left over"
@@ -443,6 +445,7 @@ def _serve(library: str) -> None:
     import warm
 
     torch.set_num_threads(1)
+    _write_often()
     for name in ("nnseg.commands.plan", "nnseg.commands.preprocess"):
         importlib.import_module(name)
     left = [*warm.PRELOADED, "nnseg.commands.report", "nnseg.commands.figure", "matplotlib.backends.backend_pdf"]
@@ -467,6 +470,15 @@ def _serve(library: str) -> None:
             flush=True,
         )
         shim.faults_arm(b"", ctypes.c_long(0), 0, b"")
+
+
+def _write_often() -> None:
+    """Let commands write as often during their work as those that take hours."""
+    from nnseg.storage import predictions
+    from nnseg.training import fold, progress
+
+    predictions.WRITE_INTERVAL = predictions.WRITE_RATIO = 0
+    fold.FIRST_SAVE = progress.REFRESH = 0
 
 
 def _work(order: dict) -> None:
