@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from nnseg.core.audit import Association
 from nnseg.evaluation.statistics import DRAWS
@@ -29,6 +29,9 @@ MOST_GROUPS = 1 / 3
 
 FEWEST = 6
 """Patients without which nothing is tested."""
+
+TINY = 1e-300
+"""Least p of which a logarithm is taken."""
 
 SEVERAL = "several"
 """The category of a patient whose cases are of several."""
@@ -74,7 +77,8 @@ def find_associations(
     explained = np.stack([_explained(found, ranked[orders, j]) for j in range(len(outcomes))], axis=2)
     freedom = np.array([one.freedom for one in found])[:, None]
     rest = np.maximum(len(of_units) - 1 - freedom, 1)
-    strength = -stats.beta.logsf(np.minimum(explained, 1 - 1e-12), freedom / 2, rest / 2)
+    chance = special.betainc(rest / 2, freedom / 2, np.clip(1 - explained, 0, 1))
+    strength = -np.log(np.maximum(chance, TINY))
     strongest = strength.max(axis=(1, 2))
     associations = [
         Association(

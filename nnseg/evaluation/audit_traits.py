@@ -21,6 +21,9 @@ PERCENTILES = (1, 25, 50, 75, 99)
 SATURATED = 0.02
 """A mark is as bright as the brightest voxel but for this share of the distance to the median."""
 
+SHARP = 0.65
+"""The pixels around a mark are darker on average than this part of the way from the median to the largest value."""
+
 CORNER = 4
 """A corner is a box with this part of the sides: a quarter."""
 
@@ -87,7 +90,7 @@ def find_marks(image_ZYX: Floats) -> Iterator[str]:
     """The corners of an image with a mark, such as a burnt-in letter: "front right" of the planes of y and x.
 
     Each plane is looked at in the maximum along the third axis. A mark is a connected spot of the largest value that lies within
-    the corner, and does not touch its inner sides as tissue does.
+    the corner, does not touch its inner sides as tissue does, and has a sharp edge.
 
     Example:
         >>> image = np.random.default_rng(0).random((1, 40, 40), np.float32)
@@ -103,18 +106,27 @@ def find_marks(image_ZYX: Floats) -> Iterator[str]:
         sides = [image_ZYX.shape[axis] for axis in axes]
         if min(sides) < FEWEST_VOXELS:
             continue
-        bright = image_ZYX.max(axis=3 - sum(axes)) >= threshold
+        plane = image_ZYX.max(axis=3 - sum(axes))
+        fewest = max(FEWEST_PIXELS, LEAST_SHARE * plane.size)
         for ends in product((0, 1), repeat=2):
-            view = bright[tuple(slice(None, None, -1 if end else 1) for end in ends)]
-            if _has_spot(view[: sides[0] // CORNER, : sides[1] // CORNER], fewest=LEAST_SHARE * bright.size):
+            view = plane[tuple(slice(None, None, -1 if end else 1) for end in ends)]
+            corner = view[: sides[0] // CORNER, : sides[1] // CORNER]
+            if any(_is_sharp(corner, spot, low + SHARP * (high - low)) for spot in _find_spots(corner >= threshold, fewest)):
                 yield " ".join(ENDS[axis][end] for axis, end in zip(axes, ends, strict=True))
 
 
-def _has_spot(corner: npt.NDArray[np.bool_], *, fewest: float) -> bool:
-    """True for a connected spot of enough pixels that touches neither the last row nor the last column."""
+Mask = npt.NDArray[np.bool_]
+
+
+def _find_spots(corner: Mask, fewest: float) -> Iterator[Mask]:
+    """The connected spots of enough pixels that touch neither the last row nor the last column."""
     spots, count = ndimage.label(corner, np.ones((3, 3), bool))
-    if not count:
-        return False
-    sizes = np.bincount(spots.ravel())
+    sizes = np.bincount(spots.ravel(), minlength=count + 1)
     sizes[0] = sizes[np.unique(np.concatenate([spots[-1], spots[:, -1]]))] = 0
-    return bool(sizes.max() >= max(FEWEST_PIXELS, fewest))
+    for number in np.flatnonzero(sizes >= fewest).tolist():
+        yield spots == number
+
+
+def _is_sharp(corner: Floats, spot: Mask, limit: float) -> bool:
+    """True if the pixels around a spot are darker than a limit on average, as around a letter, not as around clipped fat."""
+    return float(corner[ndimage.binary_dilation(spot, np.ones((3, 3), bool)) & ~spot].mean()) <= limit

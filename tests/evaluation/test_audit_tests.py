@@ -32,6 +32,15 @@ def test_strengths_are_those_of_kruskal_wallis_and_spearman():
     assert explained["x"] == pytest.approx(stats.spearmanr(number, outcome).statistic ** 2)
 
 
+def test_a_property_that_explains_all_is_the_strongest():
+    many = [f"c{i:03}" for i in range(200)]
+    numbers = {name: float(i) for i, name in enumerate(many)}
+    half = {name: "AB"[i < 100] for i, name in enumerate(many)}
+    found = find_associations({"half": half, "same order": numbers}, {"Dice": numbers}, {}, draws=99)
+    assert [(one.predictor, one.p_adjusted) for one in found] == [("same order", 0.01), ("half", 0.01)]
+    assert found[0].explained == pytest.approx(1.0)
+
+
 def test_what_is_the_same_for_all_or_tells_patients_apart_is_not_tested():
     same, names = of(["A"] * 24), of(NAMES)
     assert find_associations({"same": same, "name": names, "zero": of([0.0] * 24)}, {"Dice": of(range(24))}, {}) == ()
