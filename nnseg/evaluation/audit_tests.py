@@ -24,6 +24,9 @@ Numbers = npt.NDArray[np.float64]
 Values = Mapping[str, float] | Mapping[str, str]
 """A property of each case, by its name: a number or a category."""
 
+Rows = Sequence[Sequence[str]]
+"""The cases of each row of what is tested."""
+
 MOST_GROUPS = 1 / 3
 """A property with more categories than this share of the patients tells the patients apart, and nothing else."""
 
@@ -39,7 +42,7 @@ SEVERAL = "several"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Predictor:
-    """A predictor as an orthonormal basis (patients, columns) of what it tells of the patients, beside their mean."""
+    """A predictor as an orthonormal basis (rows, columns) of what it tells of the rows, beside their mean."""
 
     name: str
     basis: Numbers
@@ -60,23 +63,22 @@ def find_associations(
         predictors: by name, the value of each case. A case without a value of a category is of the category "", and without a
             number has the mean one.
         outcomes: by name, the value of each case; cases that are in none of them are left out.
-        patients: the patient of each case, whose values are averaged; cases that are not named are patients of their own.
+        patients: the patient of each case; cases that are not named are patients of their own. Scans of one patient count as one:
+            patients are exchanged as a whole. Where they have unequal numbers of cases, their values are averaged.
         seed, draws: of the permutations; no p is below 1 / (1 + draws).
     """
     cases = sorted({case for of in outcomes.values() for case in of})
     units: dict[str, list[str]] = {}
     for case in cases:
         units.setdefault(patients.get(case, f"case {case}"), []).append(case)
-    of_units = list(units.values())
-    found = [one for name, values in predictors.items() if (one := _predictor(name, values, of_units))]
-    if len(of_units) < FEWEST or not found:
+    rows, orders = _exchange(list(units.values()), np.random.default_rng(seed), draws)
+    found = [one for name, values in predictors.items() if (one := _predictor(name, values, rows, len(units)))]
+    if len(units) < FEWEST or not found:
         return ()
-    ranked = np.stack([_ranked(_means(of, of_units)) for of in outcomes.values()], axis=1)
-    random = np.random.default_rng(seed)
-    orders = np.concatenate([np.arange(len(of_units))[None], [random.permutation(len(of_units)) for _ in range(draws)]])
+    ranked = np.stack([_ranked(_means(of, rows)) for of in outcomes.values()], axis=1)
     explained = np.stack([_explained(found, ranked[orders, j]) for j in range(len(outcomes))], axis=2)
     freedom = np.array([one.freedom for one in found])[:, None]
-    rest = np.maximum(len(of_units) - 1 - freedom, 1)
+    rest = np.maximum(len(rows) - 1 - freedom, 1)
     chance = special.betainc(rest / 2, freedom / 2, np.clip(1 - explained, 0, 1))
     strength = -np.log(np.maximum(chance, TINY))
     strongest = strength.max(axis=(1, 2))
@@ -84,7 +86,7 @@ def find_associations(
         Association(
             predictor=one.name,
             outcome=outcome,
-            n=len(of_units),
+            n=len(units),
             explained=float(min(explained[0, i, j], 1.0)),
             p=_share(strength[:, i, j], strength[0, i, j]),
             p_adjusted=_share(strongest, strength[0, i, j]),
@@ -93,6 +95,19 @@ def find_associations(
         for j, outcome in enumerate(outcomes)
     ]
     return tuple(sorted(associations, key=lambda one: (one.p_adjusted, -one.explained)))
+
+
+def _exchange(units: Sequence[Sequence[str]], random: np.random.Generator, draws: int) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """The rows that are tested, and their order in each draw, (1 + draws, rows); the first is as they are.
+
+    Where all patients have equally many cases, these are rows: patients are exchanged, and the cases of each patient. Otherwise a
+    row is a patient, with the mean of its cases.
+    """
+    size = len(units[0]) if len({len(cases) for cases in units}) == 1 else 1
+    rows: Rows = [[case] for cases in units for case in cases] if size > 1 else units
+    patients = np.array([random.permutation(len(units)) for _ in range(draws)]).reshape(draws, len(units), 1)
+    inside = random.random((draws, len(units), size)).argsort(axis=2)
+    return rows, np.concatenate([np.arange(len(rows))[None], (patients * size + inside).reshape(draws, len(rows))])
 
 
 def _share(drawn: Numbers, observed: float) -> float:
@@ -105,24 +120,24 @@ def _explained(predictors: Sequence[_Predictor], drawn: Numbers) -> Numbers:
     return np.stack([np.square(drawn @ one.basis).sum(1) for one in predictors], axis=1)
 
 
-def _predictor(name: str, values: Values, units: Sequence[Sequence[str]]) -> _Predictor | None:
-    """The predictor of the patients; None if it is the same for all, or tells only which patient it is."""
+def _predictor(name: str, values: Values, rows: Rows, patients: int) -> _Predictor | None:
+    """The predictor of the rows; None if it is the same for all, or tells only which patient it is."""
     if any(isinstance(value, str) for value in values.values()):
-        chosen = [{str(values.get(case, "")) for case in cases} for cases in units]
+        chosen = [{str(values.get(case, "")) for case in cases} for cases in rows]
         names, member = np.unique([min(one) if len(one) == 1 else SEVERAL for one in chosen], return_inverse=True)
-        if not 1 < len(names) <= MOST_GROUPS * len(units):
+        if not 1 < len(names) <= MOST_GROUPS * patients:
             return None
         groups = np.eye(len(names))[member]
         return _Predictor(name=name, basis=groups / np.sqrt(groups.sum(0)), freedom=len(names) - 1)
-    numbers = _means({case: float(value) for case, value in values.items()}, units)
+    numbers = _means({case: float(value) for case, value in values.items()}, rows)
     if np.ptp(numbers) <= 1e-9 * max(1.0, float(np.abs(numbers).max())):
         return None
     return _Predictor(name=name, basis=_ranked(numbers)[:, None], freedom=1)
 
 
-def _means(values: Mapping[str, float], units: Sequence[Sequence[str]]) -> Numbers:
-    """The mean of each patient's cases with a value, that of all where there is none."""
-    known = [[values[case] for case in cases if case in values] for cases in units]
+def _means(values: Mapping[str, float], rows: Rows) -> Numbers:
+    """The mean of each row's cases with a value, that of all where there is none."""
+    known = [[values[case] for case in cases if case in values] for cases in rows]
     of_all = float(np.mean([value for one in known for value in one])) if any(known) else 0.0
     return np.array([float(np.mean(one)) if one else of_all for one in known])
 

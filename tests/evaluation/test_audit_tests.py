@@ -80,11 +80,20 @@ def test_cases_of_one_patient_count_as_one():
     assert find_associations({"scanner": scanner}, {"Dice": outcome}, {})[0].n == 80
 
 
-def test_a_patient_with_cases_of_several_categories_is_in_one_of_its_own():
-    patients = {name: name[:2] for name in NAMES}  # c0, c1, c2
-    assert find_associations({"phase": of("AB" * 12)}, {"Dice": of(range(24))}, patients) == ()  # three patients are too few
+def test_scans_of_a_patient_are_exchanged_where_all_have_as_many():
+    """A phase with a lower Dice in each of 12 patients, whose own differences are larger."""
     patients = {name: f"p{i // 2}" for i, name in enumerate(NAMES)}
-    assert find_associations({"phase": of("AB" * 12)}, {"Dice": of(range(24))}, patients) == ()  # "several" of all
+    dice = of(10.0 * (i // 2) + i % 2 for i in range(24))
+    one = find_associations({"phase": of("AB" * 12)}, {"Dice": dice}, patients)[0]
+    assert (one.n, one.p) == (12, pytest.approx(2 / 2**12, abs=0.002))
+    assert find_associations({"phase": of("AB" * 12)}, {"Dice": dice}, {})[0].p > 0.5
+
+
+def test_values_of_patients_with_unequally_many_scans_are_averaged():
+    patients = {name: f"p{max(0, i - 16)}" for i, name in enumerate(NAMES)}  # one with 17, seven with one
+    found = find_associations({"x": of(range(24)), "phase": of("A" * 9 + "B" * 15)}, {"Dice": of(range(24))}, patients, draws=99)
+    assert [(one.predictor, one.n) for one in found] == [("x", 8), ("phase", 8)]
+    assert found[1].explained < 1  # one of several phases, the others B
 
 
 def test_a_case_without_a_number_has_the_mean_and_without_a_category_an_empty_one():
