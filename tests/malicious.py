@@ -412,6 +412,10 @@ IMAGES = [
     ("lines_skipped.nrrd", lambda: fields("line skip: 2000000000"), "cannot be read"),
     ("bytes_skipped.nrrd", lambda: fields("byte skip: 3900000000", data=bomb(4000, form="gzip")), "skips 3900000000 bytes"),
     ("digits_skipped.nrrd", lambda: fields("byte skip: " + "9" * 5000), "skips 999999999999999999 bytes"),
+    *(
+        (f"series{suffix}", lambda: dicom(extra=nested(20_000, lengths=False)), "cannot be read as an image")
+        for suffix in (".mha", ".nrrd", ".gipl")
+    ),
     ("colour.seg.nrrd", lambda: segment("Color:=inf 0 0"), "describes segment a"),
     ("value.seg.nrrd", lambda: segment("LabelValue:=" + "9" * 400), "a value of 400 digits"),
     ("announced.npy", lambda: npy("(30000, 30000, 30000)"), "cannot be read"),

@@ -40,6 +40,9 @@ DATA_FILE = re.compile(rb"data *file:([^\r\n]*)", re.IGNORECASE)
 
 META = (".mha", ".mhd")
 
+KINDS = dict.fromkeys(META, "MetaImageIO") | dict.fromkeys(NRRD, "NrrdImageIO") | {".gipl": "GiplImageIO"}
+"""What reads files of a suffix, by ITK's names."""
+
 LONGEST_PLACE = 18
 """Digits of a place in a file."""
 
@@ -64,7 +67,7 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
             check_size(path, size, _dtype(header), options, held=held, packing=packing)
             if not options.only_header:
                 unpacked = _unpacked(path, header)
-                image = header if unpacked is not None else sitk.ReadImage(str(path))
+                image = header if unpacked is not None else sitk.ReadImage(str(path), imageIO=header.GetImageIO())
     except RuntimeError as error:
         found, expected = f"cannot be read as an image ({itk_message(error)})", "a complete image with axes at right angles"
         raise ScanError.at(path, found, expected, "copy or export it again", "NS-S004") from error
@@ -203,8 +206,12 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def read_header_only(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header of a file; it has the methods of an image, except for its voxels."""
+    """A reader that has read the header of a file; it has the methods of an image, except for its voxels.
+
+    The suffix says by what it is read: ITK itself would go by the content, and read DICOM without the checks of our own readers.
+    """
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(KINDS[path.suffix.lower()])
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader
