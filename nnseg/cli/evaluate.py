@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 PANEL = "Evaluate"
 
+MOST_FOREIGN = 20
+"""Files that are not of nnseg and are named one by one; the others are counted."""
+
 
 References = Annotated[
     Path | None,
@@ -328,8 +331,14 @@ def verify(
 
     files = check(path)
     counts = Counter(file.state for file in files)
-    others = [f"{file.state:8} {file.path}" for file in files if file.state != "intact"]
-    show(*others, ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    foreign = [file for file in files if file.state == "foreign"]
+    others = [file for file in files if file.state not in ("intact", "foreign")] + foreign[:MOST_FOREIGN]
+    more = [f"foreign  and {len(foreign) - MOST_FOREIGN} more"] if len(foreign) > MOST_FOREIGN else []
+    show(
+        *(f"{file.state:8} {file.path}" for file in others),
+        *more,
+        ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
+    )
     if counts["damaged"] or counts["missing"]:
         raise typer.Exit(1)
 

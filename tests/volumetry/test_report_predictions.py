@@ -264,3 +264,8 @@ def test_the_files_of_a_report_are_verified_with_the_predictions(folder):
     (folder / "mine.csv").touch()
     states = {file.path.name: file.state for file in verify(folder)}
     assert [states[name] for name in (*REPORT_FILES, "mine.csv")] == ["damaged", "intact", "intact", "missing", "foreign"]
+    for number in range(25):
+        (folder / f"mine_{number}.csv").touch()
+    said = CliRunner().invoke(app, ["verify", str(folder)]).stdout.splitlines()
+    assert sum(line.startswith("foreign  /") for line in said) == 20 and "foreign  and 6 more" in said
+    assert said[-1] == "1 damaged, 26 foreign, 6 intact, 1 missing"
