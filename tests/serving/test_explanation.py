@@ -19,20 +19,20 @@ from nnseg.serving.explanation import ELSEWHERE, Explainer
 LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 7))
 
 
-def scan_of(shape=(6, 6, 6)) -> Scan:
+def scan_of(shape) -> Scan:
     image = np.random.default_rng(0).normal(5, 2, (1, *shape)).astype(np.float32)
     grid = Grid(shape=shape, spacing=(1.5, 1.0, 1.0))
     return Scan(image=image, grid=grid, source=Source(files=(Path("brain.nii.gz"),), grid=grid))
 
 
-def model_of(seed: int, labels=LABELS) -> Model:
-    plan = small_plan(labels).model_copy(update={"patch": (6, 6, 6)})
+def model_of(seed: int, labels=LABELS, patch=(4, 4, 4)) -> Model:
+    plan = small_plan(labels).model_copy(update={"patch": patch})
     torch.manual_seed(seed)
     return Model(members=(Member(plan=plan, fold=0, weights=build_network(plan).state_dict()),))
 
 
-def explained(explainer: Explainer, *names: str):
-    return {one.explanation.label: one for one in explainer.explain(scan_of(), "brain", names)}
+def explained(explainer: Explainer, *names: str, shape=(4, 6, 4)):
+    return {one.explanation.label: one for one in explainer.explain(scan_of(shape), "brain", names)}
 
 
 def test_the_map_of_a_network_with_the_same_random_weights_is_withheld():
@@ -51,7 +51,7 @@ def test_each_label_has_its_map_with_all_checks_and_equal_seeds_give_equal_maps(
     assert set(found) == {"front", "back"}
     for name, label in found.items():
         explanation = label.explanation
-        assert label.values.shape == label.structure.shape == (6, 6, 6)
+        assert label.values.shape == label.structure.shape == (4, 6, 4)
         assert label.structure.sum() == explanation.voxels > 0
         assert (explanation.case, explanation.method, explanation.copies) == ("brain", "occlusion", 0)
         assert list(explanation.random) == ["half", "all"]
@@ -71,8 +71,9 @@ def test_a_single_label_is_compared_with_voxels_elsewhere():
 
 def test_smoothgrad_says_how_well_its_map_repeats():
     pytest.importorskip("captum", reason="the extra explain is not installed")
+    model, shape = model_of(1, patch=(8, 8, 8)), (8, 8, 8)
     few, many = (
-        explained(Explainer(model_of(1), "smoothgrad", device="cpu", copies=copies), "front")["front"].explanation
+        explained(Explainer(model, "smoothgrad", device="cpu", copies=copies), "front", shape=shape)["front"].explanation
         for copies in (4, 32)
     )
     assert few.repeated < many.repeated < 1
