@@ -321,7 +321,7 @@ class Training(Section):
         clip_norm: largest global gradient norm.
         averaging: decay per step of the exponential moving average of weights, which is the result; 0 for none.
         foreground_share: share of patches centred on a labelled voxel.
-        empty_share: largest share of patches from cases without a labelled voxel; fewer where such cases are few.
+        empty_share: share of patches from cases without a labelled voxel; absent for as many as chance gives.
         growing: begin with small patches, which grow to the plan's patch in the course of the training.
         precision: of the arithmetic; "auto" is bfloat16 where the device is faster with it.
         seed: of every random draw.
@@ -348,7 +348,7 @@ class Training(Section):
     clip_norm: Positive = 12.0
     averaging: Probability = 0.0
     foreground_share: Probability = 0.33
-    empty_share: Probability = 1.0
+    empty_share: Probability | None = None
     growing: bool = False
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     seed: Annotated[int, Field(ge=-4_294_967_295, le=4_294_967_295)] = 0
@@ -447,6 +447,8 @@ class Plan(Section):
         training = self.training
         if training.accumulation > training.batch_size:
             yield f"training.accumulation = {training.accumulation} must not be above training.batch_size = {training.batch_size}"
+        if training.foreground_share + (training.empty_share or 0) > 1:
+            yield "training.foreground_share and training.empty_share must not be above 1 together"
         if training.class_weights and not sum(training.class_weights):
             yield "training.class_weights must not all be zero"
         if training.distillation and self.previous:

@@ -52,7 +52,6 @@ class Rules(FrozenModel):
         fills_memory: without --memory the budget is the free memory of the device.
         smallest_batch: minimum number of patches a step, whatever they cost.
         dataset_share: largest share of the dataset's voxels in one step.
-        empty_share: largest share of patches from cases without a labelled voxel.
         smallest_edge: fewest voxels that pooling may leave along an axis.
         anisotropy: an axis this many times coarser than the others is strongly anisotropic.
         mask_below: normalization uses non-zero voxels only if cropping leaves less than this share of the scans.
@@ -77,7 +76,6 @@ class Rules(FrozenModel):
     fills_memory: bool = False
     smallest_batch: Count
     dataset_share: Probability
-    empty_share: Probability = 1.0
     smallest_edge: Annotated[int, Field(ge=2)]
     anisotropy: Positive
     mask_below: Probability

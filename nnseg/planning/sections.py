@@ -103,8 +103,8 @@ def training_section(inputs: PlanInputs, *, short: bool = False) -> Content:
     batch_dice, batch_dice_reason = _choose_batch_dice(inputs)
     why = {"batch_size": _explain_batch(inputs), "batch_dice": batch_dice_reason}
     augmentation = augmentation_section(inputs, given.pop("augmentation", {}), short=short)
-    decided = _limit_empty_cases(inputs, {"batch_size": inputs.size.batch, "batch_dice": batch_dice, "why": why})
-    return {**apply_recipe(decided, given), "augmentation": augmentation}
+    decided = apply_recipe({"batch_size": inputs.size.batch, "batch_dice": batch_dice, "why": why}, given)
+    return {**decided, "augmentation": augmentation}
 
 
 def steps_of_short_training(inputs: PlanInputs) -> int:
@@ -148,18 +148,6 @@ def _choose_batch_dice(inputs: PlanInputs) -> tuple[bool, str]:
     if not inputs.has_coarser:
         return False, f"a patch covers enough of a scan ({min(inputs.scan_coverage, 1):.0%}) for a loss of its own"
     return True, f"a patch covers only {inputs.scan_coverage:.1%} of a scan, so the loss takes a batch as one volume"
-
-
-def _limit_empty_cases(inputs: PlanInputs, decided: Content) -> Content:
-    """The decisions with the largest share of patches from cases without a labelled voxel, if chance would give more."""
-    cases, most = inputs.fingerprint.planned_for, inputs.rules.empty_share
-    labels = inputs.fingerprint.labels.names[1:]
-    empty = sum(not any(case.voxels.get(name) for name in labels) for case in cases)
-    share = (1 - inputs.recipe.training.foreground_share) * empty / len(cases)
-    if share <= most or empty == len(cases):
-        return decided
-    reason = f"{empty} of {len(cases)} cases have no labelled voxel, and would be {share:.0%} of the patches by chance"
-    return {**decided, "empty_share": most, "why": {**decided["why"], "empty_share": reason}}
 
 
 def inference_section(inputs: PlanInputs, mirror_axes: Sequence[int]) -> Content:

@@ -49,8 +49,8 @@ class Patches:
 
     With probability ``foreground_share``, whatever the batch size, a patch is centred on a labelled voxel, as far as borders allow.
     Its label (or region) is drawn *before* its case, so that a label which few cases have is drawn as often as any other. Other
-    patches are uniform over cases and positions or, where voxels are ignored, centred on a random annotated voxel; those of cases
-    without a labelled voxel are at most the plan's ``empty_share`` of all patches.
+    patches are uniform over cases and positions or, where voxels are ignored, centred on a random annotated voxel; if the plan
+    has an ``empty_share``, this share of all patches is of cases without a labelled voxel.
 
     Args:
         cases: to draw from; only sliced.
@@ -121,7 +121,7 @@ class Patches:
         )
 
     def _cases_by_chance(self, rng: np.random.Generator) -> Sequence[LabelledCase]:
-        """Cases for a patch that is not centred on a label: all or, where too many have no label, either these or the others."""
+        """Cases for a patch that is not centred on a label: all, or at the plan's rate those without one or the others."""
         if self._empty_chance is None:
             return self._cases
         return self._empty if rng.random() < self._empty_chance else self._labelled
@@ -208,8 +208,10 @@ def _has_labels(case: LabelledCase) -> bool:
 
 def _empty_chance(empty: int, cases: int, plan: Plan) -> float | None:
     """The chance that a patch that is not centred on a label is of a case without one; None for that of a uniform draw."""
-    most, others = plan.training.empty_share, 1 - plan.training.foreground_share
-    return None if empty == cases or others * empty <= most * cases else most / others
+    share = plan.training.empty_share
+    if share is None or empty in (0, cases):
+        return None
+    return share and share / (1 - plan.training.foreground_share)
 
 
 def _locations(case: LabelledCase, group: Sequence[int]) -> tuple[Integers, ...]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnseg.core.errors import PlanError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.labels import Labels, Region
-from nnseg.core.plan import Budget, Plan, Training
+from nnseg.core.plan import Budget, Plan
 from nnseg.core.validation import parse
 from nnseg.planning import network_size as memory
 from nnseg.planning.network_size import make_topology
@@ -61,20 +61,6 @@ def test_batch_is_scored_as_one_volume_where_a_patch_shows_little(make_fingerpri
     plan = make_plan(liver, CUDA, load_recipe("nnunet"), dimensions=3)
     assert plan.training.batch_dice
     assert "1.7%" in plan.training.why["batch_dice"]  # 128^3 of 482 x 512 x 512
-
-
-def test_cases_without_a_label_are_limited_where_chance_would_draw_many(make_fingerprint: MakeFingerprint):
-    def trained(empty: int, recipe: str = "auto") -> Training:
-        cases = make_fingerprint((1, 256, 256), count=10).cases
-        nothing = {"voxels": {"background": 65536, "label1": 0, "label2": 0}}
-        cases = tuple(case.model_copy(update=nothing) if i < empty else case for i, case in enumerate(cases))
-        return make_plan(make_fingerprint((1, 256, 256), cases=cases), CUDA, load_recipe(recipe), dimensions=2).training
-
-    assert trained(8).empty_share == 0.25
-    assert trained(8).why["empty_share"] == "8 of 10 cases have no labelled voxel, and would be 54% of the patches by chance"
-    for unlimited in (trained(3), trained(10), trained(8, "nnunet")):
-        assert unlimited.empty_share == 1.0
-        assert "empty_share" not in unlimited.why
 
 
 def test_thick_slices_are_turned_in_their_plane(make_fingerprint: MakeFingerprint):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from patch_examples import CPU, STILL, WILD, case_of, plan_of
+from pydantic import ValidationError
 
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Region
@@ -133,8 +134,8 @@ def test_cases_without_labels_are_seen_too():
     assert len(batches([cases[1]], plan_of(foreground_share=1.0), 1)) == 1
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.25, 0.25), (0.05, 0.05), (0.0, 0.0), (1.0, 0.6 * 0.8)])
-def test_cases_without_labels_are_drawn_at_the_plans_rate_at_most(share, expected):
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 0.25), (0.05, 0.05), (0.0, 0.0), (0.6, 0.6), (None, 0.6 * 0.8)])
+def test_cases_without_labels_are_drawn_at_the_plans_rate(share, expected):
     cases = [case_of("full", voxels={1: [(9, 9, 9)]}), *(case_of(f"empty {i}") for i in range(4))]
     drawn = batches(cases, plan_of(foreground_share=0.4, empty_share=share), 500)
     names = [name for batch in drawn for name in batch.names]
@@ -143,11 +144,17 @@ def test_cases_without_labels_are_drawn_at_the_plans_rate_at_most(share, expecte
     assert centred == pytest.approx(0.4, abs=0.05)
 
 
-def test_a_limit_that_chance_does_not_reach_changes_no_patch(cases):
-    empty = case_of("empty", channels=2)
-    limited, plain = (batches([*cases, empty], plan_of(channels=2, empty_share=share), 6) for share in (0.25, 1.0))
-    assert all(same(one, other) for one, other in zip(limited, plain, strict=True))
-    assert len(batches([empty], plan_of(channels=2, empty_share=0.0), 1)) == 1
+@pytest.mark.parametrize("share", [0.0, 0.25, None])
+def test_a_rate_of_empty_cases_changes_nothing_where_all_or_none_are_empty(cases, share):
+    for some in (cases, [case_of("empty", channels=2)]):
+        plain, at_a_rate = (batches(some, plan_of(channels=2, empty_share=one), 6) for one in (None, share))
+        assert all(same(one, other) for one, other in zip(plain, at_a_rate, strict=True))
+
+
+def test_more_than_all_patches_cannot_be_of_one_kind_or_the_other():
+    assert plan_of(foreground_share=1.0, empty_share=0.0).training.empty_share == 0.0
+    with pytest.raises(ValidationError, match="must not be above 1 together"):
+        plan_of(foreground_share=0.5, empty_share=0.6)
 
 
 def test_other_patches_lie_around_annotated_voxels_where_some_are_ignored():
