@@ -64,7 +64,7 @@ def main() -> None:
     for name in EMPTY:
         found = options.work / f"{Path(options.recipe).stem}-{name}-{length[1]}"
         _nnseg("run", options.work / name, found, "--folds", 0, *length, "--recipe", options.recipe)
-        _nnseg("predict", found, options.work / "held_out" / "images", found / "held_out")
+        _nnseg("predict", options.work / "held_out" / "images", found / "held_out", "--model", found)
         print(describe(options.work / "held_out" / "labels", found))
 
 
