@@ -218,8 +218,8 @@ class Trust(FrozenModel):
     def confidence(self, agreement: Agreement, facts: ScanFacts | None = None, *, networks: int = 1) -> Confidence:
         """The confidence in a label map.
 
-        What is expected of a foreign scan is divided by 1 + its distance from the ranges of the training scans: half of it where a
-        property lies twice as far outside of them as is tolerated. That is a rule, not a measurement.
+        What is expected of a foreign scan is divided by 1 + its distance from the ranges of the training scans, by 2 at most: it is
+        halved where a property lies twice as far outside of them as is tolerated, or further. That is a rule, not a measurement.
 
         Args:
             agreement: of all networks.
@@ -228,7 +228,7 @@ class Trust(FrozenModel):
         comparable = self.together.removed(agreement, networks) if self.together else agreement
         unlike = self.ranges.differences(facts) if self.ranges and facts else ()
         foreign = bool(unlike) if self.ranges and facts else None
-        part = 1.0 / (1.0 + self.ranges.distance(facts)) if self.ranges and facts else 1.0
+        part = 1.0 / (1.0 + min(1.0, self.ranges.distance(facts))) if self.ranges and facts else 1.0
         quality, expected = part * self.expected_mean_dice(comparable), self.expected_dice(comparable)
         known = (
             {} if foreign else {name: (self._known(name), dice, self.spread(comparable, name)) for name, dice in expected.items()}

@@ -137,14 +137,14 @@ def test_the_volume_error_that_a_dice_leaves_room_for():
     assert largest_volume_error(1.0) == pytest.approx(0.0, abs=3 * EDGE)
 
 
-def test_a_foreign_scan_is_expected_less_of_and_flagged_and_has_no_interval():
-    far = SEEN.model_copy(update={"spacing": (3.0, 1.0, 1.0)})
+@pytest.mark.parametrize(("spacing", "part"), [(1.4, math.log(1.25) / math.log(1.4)), (3.0, 0.5)])
+def test_a_foreign_scan_is_expected_less_of_and_flagged_and_has_no_interval(spacing, part):
+    """How often the tolerance of 1.25 fits into the distance, but half at least."""
+    far = SEEN.model_copy(update={"spacing": (spacing, 1.0, 1.0)})
     plain, of = CALIBRATED.confidence(agreement(), SEEN), CALIBRATED.confidence(agreement(), far)
-    part = 1.0 / (1.0 + CALIBRATED.ranges.distance(far))
-    assert part == pytest.approx(math.log(1.25) / math.log(3.0))  # how often the tolerance fits into the distance
     assert of.quality == pytest.approx(part * plain.quality)
     assert of.expected_dice == pytest.approx({name: part * dice for name, dice in plain.expected_dice.items()})
-    assert (of.foreign, of.flagged) == (True, True)
+    assert (of.foreign, of.flagged) == (True, of.quality < 0.6)
     assert (of.dice_intervals, of.volume_factors) == ({}, {})
 
 
