@@ -71,9 +71,11 @@ def find_associations(
     units: dict[str, list[str]] = {}
     for case in cases:
         units.setdefault(patients.get(case, f"case {case}"), []).append(case)
+    if len(units) < FEWEST:
+        return ()
     rows, orders = _exchange(list(units.values()), np.random.default_rng(seed), draws)
     found = [one for name, values in predictors.items() if (one := _predictor(name, values, rows, len(units)))]
-    if len(units) < FEWEST or not found:
+    if not found:
         return ()
     ranked = np.stack([_ranked(_means(of, rows)) for of in outcomes.values()], axis=1)
     explained = np.stack([_explained(found, ranked[orders, j]) for j in range(len(outcomes))], axis=2)

@@ -86,6 +86,17 @@ def test_a_clean_dataset_has_no_findings(run):
     assert not run.audit_groups_file.exists()
 
 
+def test_of_a_run_without_scores_only_labels_are_tested(run):
+    for i, name in enumerate(NAMES):
+        if i % 2:
+            change(run, name, with_mark)
+    record(run).scores = None
+    found = audit(run)
+    assert (found.scored, found.subgroups) == (0, ())
+    assert {one.outcome for one in found.associations} == {"volume of ball"}
+    assert {finding.code for finding in found.findings} == {"NS-A003"}
+
+
 def test_a_mark_on_the_scans_of_large_labels_is_found(run):
     for i, name in enumerate(NAMES):
         if i % 2:
