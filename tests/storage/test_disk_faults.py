@@ -28,6 +28,13 @@ from nnseg.storage.plan_folder import FoldFolder
 from nnseg.storage.predictions import PredictionsWriter, ScanRecord, read_predictions
 from nnseg.storage.run import Run
 
+
+@pytest.fixture(autouse=True)
+def _files_of_the_kernel_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused otherwise; here one of them stands for a file that the disk does not give."""
+    monkeypatch.setattr("nnseg.system.regular._kernel_disks", frozenset)
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "predictions.json": lambda path: read_predictions(path.parent),
     "predictions.json of a writer": lambda path: PredictionsWriter(path.parent, model={}),
