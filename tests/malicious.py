@@ -289,6 +289,14 @@ def preprocessed(about: bytes, method=zipfile.ZIP_DEFLATED) -> bytes:
     return stream.getvalue()
 
 
+def encrypted() -> bytes:
+    """An archive whose only member says that it is encrypted."""
+    content = bytearray(preprocessed(b"{}", zipfile.ZIP_STORED))
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    return bytes(content)
+
+
 def ring(path: Path) -> None:
     """Twelve folders, each with links to all others."""
     names = [f"folder_{i}" for i in range(12)]
@@ -519,6 +527,7 @@ TEXTS = [
     ("cell.csv", lambda: "case,fold\n" + "a" * 65 * MB, "table", "bytes, at most"),
     ("keys.toml", lambda: "\n".join(f"k{i} = 1" for i in range(300_000)), "plan", "entries, at most"),
     ("some_keys.toml", lambda: "\n".join(f"key_{i} = 1" for i in range(59_000)), "plan", "more"),
+    ("long_key.toml", lambda: f"{'a' * 2 * MB} = 1", "plan", "is not a setting"),
     ("parts.toml", lambda: ".".join(["a"] * 20_000) + " = 1", "plan", "parts"),
     ("table.toml", lambda: "[" + ".".join(["a"] * 20_000) + "]\nb = 1", "plan", "parts"),
     ("quoted.toml", lambda: '"a" . ' * 20_000 + '"a" = 1', "plan", "parts"),
@@ -589,7 +598,11 @@ WRITTEN = [
         for suffix, head in ((".jpg", b"\xff\xd8"), (".png", b"\x89PNG\r\n\x1a\n"), (".bmp", b"BM"))
     ),
 ]
-CASES = [("case.case", lambda: preprocessed(b" " * MB)), ("entries.case", lambda: checkpoint(b".", entries=40_000))]
+CASES = [
+    ("encrypted.case", encrypted),
+    ("case.case", lambda: preprocessed(b" " * MB)),
+    ("entries.case", lambda: checkpoint(b".", entries=40_000)),
+]
 CORPUS = [
     *(Malicious(name, writes(content), "image", words) for name, content, words in IMAGES),
     *(Malicious(name, writes(content), reader, words) for name, content, reader, words in TEXTS),

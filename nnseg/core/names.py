@@ -16,6 +16,9 @@ from pydantic import AfterValidator, PlainSerializer
 LONGEST_NAME = 200
 """Bytes of the name of a case in UTF-8: a file's may have 255, with a suffix, and while it is written with a prefix."""
 
+COMPARED = 100
+"""Letters of a misspelt word that are compared with known ones, which takes as long as the product of both lengths."""
+
 _LONGEST_FILE_NAME = 255
 
 _DEVICES = frozenset(
@@ -75,7 +78,7 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
 def nearest_name(word: str, known: Iterable[str]) -> str:
     """The known name that a misspelt word is most likely to mean; "" if none is near."""
     names = {name.casefold(): name for name in known}
-    return next((names[near] for near in get_close_matches(word.casefold(), names, n=1)), "")
+    return next((names[near] for near in get_close_matches(word[:COMPARED].casefold(), names, n=1)), "")
 
 
 def _is_unshown(letter: str) -> bool:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ModelSchema, NullableSchema
 
 from nnseg.core.errors import PlanError
+from nnseg.core.names import COMPARED
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -234,7 +235,7 @@ def _hint(node: Schema, value: Any) -> str:
         return f"; write {int(value)}"
     if "enum" in node and isinstance(value, str):
         names = {str(name).casefold(): shown(name) for name in node["enum"]}
-        near = get_close_matches(value.casefold(), names, n=1, cutoff=OWN_SECTION)
+        near = get_close_matches(value[:COMPARED].casefold(), names, n=1, cutoff=OWN_SECTION)
         return f"; did you mean {names[near[0]]}?" if near else ""
     return ""
 
@@ -262,9 +263,9 @@ def function_table(names: Any, functions: Mapping[str, Named]) -> dict[str, Name
 
 def nearest(wrong: Sequence[str], known: Iterable[Sequence[str]]) -> Sequence[str] | None:
     """The known path whose last part is most like that of ``wrong``; None if none is like it. The same section has precedence."""
-    ranked = []
+    ranked, word = [], wrong[-1][:COMPARED].casefold()
     for path in known:
-        likeness = SequenceMatcher(None, wrong[-1].casefold(), path[-1].casefold()).ratio()
+        likeness = SequenceMatcher(None, word, path[-1].casefold()).ratio()
         sibling = path[:-1] == wrong[:-1]
         if likeness >= (OWN_SECTION if sibling else OTHER_SECTION):
             shared = sum(a == b for a, b in zip(path, wrong[:-1], strict=False))

@@ -48,6 +48,8 @@ def test_masks_follow_labels_and_regions() -> None:
         {"names": ("background", "a"), "values": (0, 0)},
         {"names": ("background", "a"), "values": (0,)},
         {"names": ("background",), "values": (0,)},
+        {"names": ("background", "a" * 1001), "values": (0, 1)},
+        {"names": ("background", "a"), "values": (0, 1), "regions": ({"name": "r" * 1001, "values": (1,), "paint": 1},)},
         {"names": ("background", "a"), "values": (0, 1), "ignore": 1},
         {"names": ("background", "a"), "values": (0, 1), "regions": ({"name": "r", "values": (5,), "paint": 1},)},
     ],

@@ -16,6 +16,7 @@ from pathlib import Path
 from nnseg.core.dataset import Case, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels
+from nnseg.core.names import COMPARED
 from nnseg.storage.datasets.dataset_json import ANNOTATED_KEY, Description
 from nnseg.storage.tables import read_case_table
 
@@ -101,8 +102,8 @@ def _annotated_names(annotated: Collection[str] | None, labels: Labels) -> tuple
 
 
 def _nearest_name(name: str, known: Sequence[str]) -> str:
-    plain = {k.casefold(): k for k in known}
-    return f"a name like {plain[get_close_matches(name.casefold(), plain, n=1, cutoff=0.0)[0]]}"
+    plain = {k[:COMPARED].casefold(): k for k in known}
+    return f"a name like {plain[get_close_matches(name[:COMPARED].casefold(), plain, n=1, cutoff=0.0)[0]]}"
 
 
 def _note(cases: Sequence[Case], labels: Labels) -> Finding:
