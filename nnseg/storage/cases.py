@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,6 +163,10 @@ class CaseStore:
                 rows = read_into_memory(file, LOCATIONS, contents.members[LOCATIONS])
         except Exception as error:  # Blosc2 raises whatever the description in a damaged frame leads it into
             raise DamagedCaseError(f"{path}: this preprocessed case is damaged ({error}); {MADE_AGAIN}") from error
+        if not _fit(image, labels, rows, list(contents.counts.values())):
+            raise DamagedCaseError(
+                f"{path}: the arrays of this preprocessed case do not fit each other; delete it, and it is made again"
+            )
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
         return _stored_case(contents, image, labels, locations)
@@ -188,6 +192,15 @@ class CaseStore:
     def _contents(self, name: str) -> _Contents | None:
         contents = _read_contents(self._path(name))
         return contents if contents and contents.name == name else None
+
+
+def _fit(image: Any, labels: Any, rows: Locations, counts: Sequence[int]) -> bool:
+    """True if the arrays of a case can be read together: labels and positions lie in the image, and all positions are counted."""
+    shape, axes = tuple(image.shape), 4
+    alike = len(shape) == axes and tuple(labels.shape) == shape[1:]
+    kinds = np.dtype(image.dtype).kind in "fu" and np.dtype(labels.dtype).kind == "i"
+    counted = min(counts, default=0) >= 0 and rows.shape == (sum(counts), 3)
+    return alike and kinds and counted and bool((rows >= 0).all() and (rows < shape[1:]).all())
 
 
 def _read_contents(path: Path) -> _Contents | None:

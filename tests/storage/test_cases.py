@@ -465,3 +465,31 @@ def test_a_frame_of_an_impossible_type_is_damage(store):
     _with_image(path, frame.replace(b"<f4", b"<f(", 1))
     with pytest.raises(ScanError, match=r"case 1.case: this preprocessed case is damaged \(.*preprocess it again"):
         store.read("case 1")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image": np.zeros((2, 3, 3, 3), np.float32)},
+        {"image": np.zeros(5, np.float32)},
+        {"labels": np.zeros((9, 10, 11), np.float32)},
+        {"locations": np.full((1, 3), 10)},
+        {"counts": {"1": -1}},
+    ],
+    ids=str,
+)
+def test_arrays_that_do_not_fit_each_other_are_named(store, wrong):
+    store.write(made(), "k")
+    (path,) = store.folder.iterdir()
+    with zipfile.ZipFile(path) as file:
+        about = json.loads(file.read("case.json")) | {key: value for key, value in wrong.items() if key == "counts"}
+        frames = {name: file.read(name) for name in file.namelist() if name != "case.json"}
+    frames |= {f"{name}.b2nd": case_arrays.pack(array, 0) for name, array in wrong.items() if name != "counts"}
+    about["members"] = {name: case_arrays.describe(frame).model_dump() for name, frame in frames.items()}
+    if "locations" in wrong:
+        about["counts"] = {"1": 1}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in ({"case.json": json.dumps(about)} | frames).items():
+            file.writestr(zipfile.ZipInfo(name), content)
+    with pytest.raises(ScanError, match=r"\.case: the arrays of this preprocessed case do not fit each other; delete it"):
+        store.read("case 1")
