@@ -103,7 +103,7 @@ def validate(folder: Path, out: Path, path: Path, options: Options, *, force: bo
     _check_fit(dataset, model)
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
         job = PredictionJob(cases=dataset.cases, out=out, key=model.key(), model=path)
-        records = predict_with_model(job, model, device=options.device)
+        records = predict_with_model(job, model, device=options.device, label="predicting")
         scores = _score(dataset, model.labels, out, records, options.workers)
         confidences = {name: record.confidence for name, record in records.items() if record.confidence}
         internal = _find_internal(path, model)

@@ -117,10 +117,13 @@ class PredictionJob:
     model: Path | None = None
 
 
-def predict_with_model(job: PredictionJob, model: Model, *, device: str = "auto") -> dict[str, ScanRecord]:
-    """Records, by name, of held-out cases predicted with a model that was not trained on them."""
+def predict_with_model(
+    job: PredictionJob, model: Model, *, device: str = "auto", label: str = STAGES["predict"]
+) -> dict[str, ScanRecord]:
+    """Records, by name, of cases predicted with a model that was not trained on them; ``label`` as in `predict_cases`."""
     target = resolve_device(device)
-    return predict_cases(job, CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases), device=target.type)
+    predictor = CalibratingPredictor(predictor=Predictor(model, device=target), cases=job.cases)
+    return predict_cases(job, predictor, device=target.type, label=label)
 
 
 def predict_cases(

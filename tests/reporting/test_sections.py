@@ -25,6 +25,7 @@ from report_examples import (
 from nnseg.core.plan import Inference
 from nnseg.core.trust import LabelInterval
 from nnseg.evaluation.calibration import Calibration
+from nnseg.evaluation.external import Difference, ExternalValidation
 from nnseg.planning.describe import list_decisions, summarize_plan
 from nnseg.reporting.charts.network import describe_network
 from nnseg.reporting.content import ExpectedQuality, ReportContent, StageTiming
@@ -33,6 +34,7 @@ from nnseg.reporting.report import SECTIONS, render_report
 from nnseg.reporting.sections.cost import summarize_cost
 from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
+from nnseg.reporting.sections.external import describe_drop
 from nnseg.reporting.sections.head import summarize_head
 from nnseg.reporting.sections.scores import summarize_groups, summarize_scores, typical_cases
 from nnseg.reporting.sections.training import summarize_training
@@ -357,3 +359,20 @@ def test_explanations_are_shown_with_their_checks_and_those_withheld_with_the_re
     page = render_report(report_content())
     assert page.count('<img src="data:image/png;base64,iVBO"') == 1
     assert "1 of 2 passed their checks; the others are withheld." in page_text(report_content())
+
+
+@pytest.mark.parametrize(
+    ("internal", "interval", "words"),
+    [
+        (0.9, (-0.15, -0.05), "0.800, 0.100 lower than the 0.900 of 7 held-out cases of the training data (95 % interval"),
+        (0.75, (-0.1, 0.2), "-0.100 to +0.200), which may be chance."),
+        (0.8001, (-0.1, 0.2), "0.800, the same as of 7 held-out cases"),
+        (None, None, "0.800; what it is on held-out cases of the training data is not known."),
+    ],
+)
+def test_a_drop_is_told_with_its_interval_and_whether_it_may_be_chance(internal, interval, words):
+    change = None if internal is None else 0.8 - internal
+    of = Difference(metric="dice", label="", internal=internal, external=0.8, difference=change, interval=interval)
+    found = ExternalValidation(model="m", dataset="d", cases=5, internal_cases=7, internal_source="none", differences=(of,))
+    assert words in describe_drop(found)
+    assert words in page_text(replace(report_content(), external=found))

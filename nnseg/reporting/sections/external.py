@@ -11,6 +11,9 @@ from nnseg.evaluation.external import Coverage, Difference, ExternalValidation
 from nnseg.reporting.content import ReportContent
 from nnseg.reporting.formatting import MISSING, decimals, interval
 
+SAME = 0.0005
+"""A difference that is shown as 0."""
+
 
 def summarize_external(content: ReportContent) -> dict[str, Any] | None:
     """Variables of ``external.html.j2``; None unless the scores are of another dataset."""
@@ -36,14 +39,14 @@ def describe_drop(found: ExternalValidation) -> str:
         return "The mean Dice is not defined."
     if dice.internal is None or dice.difference is None:
         return f"The mean Dice is {dice.external:.3f}; what it is on held-out cases of the training data is not known."
-    change = "lower" if dice.difference < 0 else "higher"
     ends = f" (95 % interval of the difference {dice.interval[0]:+.3f} to {dice.interval[1]:+.3f})" if dice.interval else ""
+    cases = f"{counted(found.internal_cases, 'held-out case')} of the training data"
+    if abs(dice.difference) < SAME:
+        return f"The mean Dice is {dice.external:.3f}, the same as of {cases}{ends}."
+    change = "lower" if dice.difference < 0 else "higher"
     sure = "" if dice.interval and not dice.interval[0] <= 0 <= dice.interval[1] else ", which may be chance"
-    cases = counted(found.internal_cases, "held-out case")
-    return (
-        f"The mean Dice is {dice.external:.3f}, {abs(dice.difference):.3f} {change} than the {dice.internal:.3f} of {cases} of the "
-        f"training data{ends}{sure}."
-    )
+    change = f"{abs(dice.difference):.3f} {change} than the {dice.internal:.3f} of {cases}"
+    return f"The mean Dice is {dice.external:.3f}, {change}{ends}{sure}."
 
 
 def _row(of: Difference, unit: LengthUnit) -> tuple[str, str, str, str, str]:
