@@ -26,7 +26,7 @@ from nnseg.system.progress import columns
 GAP = "  "
 """Between two columns of a table."""
 
-AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality")
+AT_A_GLANCE = ("dice", "iou", "hd95", "assd", "relative_volume_error", "lesion_f1", "panoptic_quality", "ap_50")
 """Metrics shown for each label, together with NSD."""
 
 STRONGEST = 8

@@ -111,6 +111,27 @@ METRICS = {
         meaning="lesions matched with an IoU above 0.5: their IoUs, over all lesions",
         formula=r"\frac{2\,\sum_{\mathrm{IoU} > 0.5} \mathrm{IoU}}{n_P + n_R}",
     ),
+    "ap_50": Metric(
+        title="AP at IoU 0.5",
+        meaning="objects matched with an IoU of 0.5 or more, over all objects, a matched pair counting as one",
+        formula=r"\frac{m_{0.5}}{n_P + n_R - m_{0.5}}",
+    ),
+    "mean_ap": Metric(
+        title="Mean AP",
+        meaning="mean of this AP at IoUs of 0.5, 0.6, 0.7, 0.8 and 0.9",
+        formula=r"\frac{1}{5} \sum_t \frac{m_t}{n_P + n_R - m_t}",
+    ),
+    "object_f1": Metric(
+        title="F1 at IoU 0.5", meaning="F1 of objects matched with an IoU of 0.5 or more", formula=r"\frac{2\,m_{0.5}}{n_P + n_R}"
+    ),
+    "count_error": Metric(
+        title="Count error",
+        unit="a case",
+        better="zero",
+        digits=2,
+        meaning="predicted minus reference number of objects",
+        formula=r"n_P - n_R",
+    ),
 }
 """The metrics of a mask, by name. There is an ``nsd`` for each tolerance: ``nsd_1`` is at 1 mm."""
 

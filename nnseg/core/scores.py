@@ -34,8 +34,12 @@ class Surfaces(FrozenModel):
     within_mm2: dict[str, Finite]
 
 
+OBJECT_IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""IoU from which on two objects match, as in StarDist's tables: Schmidt et al. 2018, arXiv:1806.03535."""
+
+
 class Lesions(FrozenModel):
-    """Agreement of the connected components of a predicted and a reference mask.
+    """Agreement of the objects of a predicted and a reference mask, which are connected components unless they are numbered.
 
     Args:
         reference, predicted: numbers of components.
@@ -44,6 +48,10 @@ class Lesions(FrozenModel):
         f1, sensitivity, precision: of ``matched``; None where their denominator is 0.
         false_positives: predicted components without a match.
         panoptic_quality: of ``matched_half``; None where neither mask has a component.
+        matched_iou: pairs matched one to one at each of `OBJECT_IOUS`.
+        ap_50, mean_ap: average precision, matched pairs over all objects, at an IoU of 0.5, and its mean over `OBJECT_IOUS`.
+        object_f1: at an IoU of 0.5.
+        count_error: ``predicted`` minus ``reference``.
     """
 
     reference: int
@@ -56,6 +64,11 @@ class Lesions(FrozenModel):
     precision: Number
     false_positives: int
     panoptic_quality: Number
+    matched_iou: tuple[int, ...] = ()
+    ap_50: Number = None
+    mean_ap: Number = None
+    object_f1: Number = None
+    count_error: Number = None
 
 
 class Counts(FrozenModel):

@@ -14,7 +14,7 @@ pooled     ratio of sums over all cases: of voxels, surface           mean over 
            areas, volumes or lesions
 ========== ========================================================== ======================================================
 
-A percentile or a maximum is no ratio of sums, so HD and HD95 have no pooled average.
+A percentile, a maximum or a mean over thresholds is no ratio of sums, so HD, HD95 and mean AP have no pooled average.
 """
 
 from __future__ import annotations
@@ -152,5 +152,10 @@ PARTS: dict[str, Callable[[LabelScore, str], Parts]] = {
     "lesion_precision": lambda m, _: _lesions(m, lambda n: n.matched, lambda n: n.predicted),
     "lesion_false_positives": lambda m, _: _lesions(m, lambda n: n.false_positives, lambda n: 1.0),
     "panoptic_quality": lambda m, _: _lesions(m, lambda n: n.sum_iou_matched, lambda n: (n.reference + n.predicted) / 2),
+    "ap_50": lambda m, _: _lesions(
+        m, lambda n: sum(n.matched_iou[:1]), lambda n: n.reference + n.predicted - sum(n.matched_iou[:1])
+    ),
+    "object_f1": lambda m, _: _lesions(m, lambda n: 2 * sum(n.matched_iou[:1]), lambda n: n.reference + n.predicted),
+    "count_error": lambda m, _: _lesions(m, lambda n: n.predicted - n.reference, lambda n: 1.0),
 }
 """For each metric with a pooled average: numerator and denominator of a mask, which are summed over cases."""

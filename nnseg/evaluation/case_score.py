@@ -3,7 +3,7 @@
 Lesions are connected components; voxels that share a face, an edge or a corner are connected (26 neighbours, 8 in one slice).
 Lesions with an IoU of at least 0.1 are matched one to one so that the sum of IoUs is largest (greedy matching would depend on the
 order of equal pairs). Panoptic quality is the sum of the IoUs above 0.5, of which each component has at most one, over
-TP + FP/2 + FN/2.
+TP + FP/2 + FN/2. Average precision at an IoU is TP / (TP + FP + FN), of pairs matched from that IoU on.
 
 Source: nnDetection's threshold of 0.1, Baumgartner et al. 2021, doi:10.1007/978-3-030-87240-3_51; panoptic quality of Kirillov et
 al. 2019, arXiv:1801.00868. The tests agree with ``panoptica`` 2.1.7.
@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from nnseg.core.geometry import Grid, as_matrix, as_vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, LabelScore, Lesions, Surfaces
+from nnseg.core.scores import OBJECT_IOUS, Counts, LabelScore, Lesions, Surfaces
 from nnseg.core.units import LengthUnit, in_unit
 from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
 from nnseg.evaluation.surface import Steps, surface_distances
@@ -51,6 +51,7 @@ def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, N
     rows, columns, ious = _overlaps(given, predicted)
     found, half = ious >= FOUND, ious[ious > OVERLAPPING]
     matched, total = _count_matches(rows[found], columns[found], ious[found]), n_reference + n_predicted
+    at_iou = tuple(_count_matches(rows[ious >= t], columns[ious >= t], ious[ious >= t]) for t in OBJECT_IOUS)
     return Lesions(
         reference=n_reference,
         predicted=n_predicted,
@@ -62,6 +63,11 @@ def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, N
         precision=matched / n_predicted if n_predicted else None,
         false_positives=n_predicted - matched,
         panoptic_quality=2 * float(half.sum()) / total if total else None,
+        matched_iou=at_iou,
+        ap_50=at_iou[0] / (total - at_iou[0]) if total else None,
+        mean_ap=float(np.mean([m / (total - m) for m in at_iou])) if total else None,
+        object_f1=2 * at_iou[0] / total if total else None,
+        count_error=n_predicted - n_reference if total else None,
     )
 
 
@@ -70,9 +76,9 @@ def _number(mask: Mask, objects: Integers | None) -> tuple[npt.NDArray[np.int32]
     if objects is None:
         numbered, count = ndimage.label(mask, TOUCHING)
         return numbered, int(count)
-    numbered = np.zeros(mask.shape, np.int32)
-    numbers, numbered[mask] = np.unique(objects[mask], return_inverse=True)
-    numbered[mask] += 1
+    inside, numbered = mask & (objects != 0), np.zeros(mask.shape, np.int32)
+    numbers, numbered[inside] = np.unique(objects[inside], return_inverse=True)
+    numbered[inside] += 1
     return numbered, len(numbers)
 
 

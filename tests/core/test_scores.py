@@ -15,16 +15,18 @@ SCORES = summarize(
     Labels(names=("background", "a"), values=(0, 1)),
 ).model_dump_json()
 
+OBJECTS = ("ap_50", "mean_ap", "object_f1", "count_error")
+
 
 def test_every_metric_has_a_value_or_none_in_a_score():
     lesions = Lesions(
-        **dict.fromkeys(("f1", "sensitivity", "precision", "panoptic_quality", "sum_iou_matched"), 0.5),
+        **dict.fromkeys(("f1", "sensitivity", "precision", "panoptic_quality", "sum_iou_matched", *OBJECTS), 0.5),
         **dict.fromkeys(("reference", "predicted", "matched", "matched_half", "false_positives"), 1),
     )
     score = label_score(Counts(tp=3, fp=1, fn=1, tn=5), lesions=lesions)
     found = {name for name in METRICS if name != "nsd" and score.metric(name) is not None}
-    assert found == {"dice", "iou", "panoptic_quality", *(name for name in METRICS if name.startswith("lesion_"))}
-    assert set(PARTS) | {"hd", "hd95"} == set(METRICS)
+    assert found == {"dice", "iou", "panoptic_quality", *OBJECTS, *(name for name in METRICS if name.startswith("lesion_"))}
+    assert set(PARTS) | {"hd", "hd95", "mean_ap"} == set(METRICS)
 
 
 def test_scores_come_back_from_their_json():

@@ -34,6 +34,11 @@ def test_lesions_worked_by_hand():
         precision=2 / 3,
         false_positives=1,
         panoptic_quality=0.75 / (1 + 2 / 2 + 2 / 2),
+        matched_iou=(1, 1, 1, 0, 0),
+        ap_50=1 / 5,
+        mean_ap=(1 / 5 + 1 / 5 + 1 / 5) / 5,
+        object_f1=2 / 6,
+        count_error=0,
     )
 
 
