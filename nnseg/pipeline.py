@@ -17,6 +17,7 @@ from nnseg.core.options import Options
 from nnseg.core.scores import Scores
 from nnseg.core.verdict import Verdict
 from nnseg.crossval.ensemble import choose_model
+from nnseg.crossval.objects import choose_objects
 from nnseg.crossval.postprocessing import choose_postprocessing
 from nnseg.crossval.predict import predict_folds, predict_with_plans
 from nnseg.crossval.pseudo_labels import predict_pseudo_labels, remove_pseudo_labels
@@ -85,6 +86,7 @@ def run(dataset_folder: Path, run_folder: Path, options: Options, *, command: st
             problems += predict_folds(run, folds, device=device)
         with run.timed("evaluate"):
             choose_model(run, folds, workers=workers)
+            choose_objects(run, folds, workers=workers)
             scores = score(run, folds, workers=workers)
             if scores:
                 choose_postprocessing(run, folds, workers=workers)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +13,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.errors import ModelError
 from nnseg.core.image import LabelMap
 from nnseg.core.labels import Labels
+from nnseg.inference.prediction import Prediction
 from nnseg.serving import worker
 from nnseg.serving.messages import PredictionOrder, PredictionTask
 
@@ -25,16 +25,6 @@ class StandInModel:
 
     def key(self) -> str:
         return "stand-in"
-
-
-@dataclass(frozen=True)
-class StandInPrediction:
-    label_map: LabelMap
-    seconds: dict[str, float]
-    probabilities: object = None
-    uncertainty: object = None
-    confidence: object = None
-    unlike: tuple[str, ...] = ()
 
 
 class StandIn:
@@ -60,7 +50,7 @@ class StandIn:
             time.sleep(1000)
         time.sleep(0.02)
         label_map = LabelMap(labels=(scan.image[0] > 0).astype(np.uint8), grid=scan.grid)
-        return StandInPrediction(label_map, {"network": 0.02, "restore": 0.0})
+        return Prediction(label_map=label_map, seconds={"network": 0.02, "restore": 0.0})
 
     def memory_gb(self, grid, *, probabilities=False, uncertainty=False):
         return float(grid.shape[0])

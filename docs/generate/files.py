@@ -19,7 +19,7 @@ from nnseg.commands.plan import PlannedRun
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
-from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
+from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
@@ -39,6 +39,7 @@ JSON_FILES = {
     "groups.json": Grouped,
     "choice.json": Choice,
     "postprocessing.json": Postprocessing,
+    "objects.json": ObjectRules,
     "windows.json": WindowChoice,
     "trust.json": Trust,
     "audit.json": Audit,

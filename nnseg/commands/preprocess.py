@@ -19,7 +19,7 @@ from nnseg.preprocessing.fill_in import fill_in
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read_case import read_case
-from nnseg.storage.images.read import read_labels_of
+from nnseg.storage.images.read import read_labels_of, read_objects
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
 from nnseg.storage.pseudo_labels import PseudoLabels, read_pseudo_labels
@@ -52,7 +52,7 @@ class PreprocessingTask:
 
     def __call__(self) -> None:
         """Preprocess the case and store it."""
-        labels, annotated = self.plan.labels, self.case.annotated
+        labels, annotated = self.plan.labels.whole, self.case.annotated
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=labels)
         label_map = labelled.label_map
         if self.pseudo_labels and annotated is not None:
@@ -60,8 +60,11 @@ class PreprocessingTask:
             label_map = fill_in(label_map, predicted, labels, self.pseudo_labels.names)
             annotated = (*annotated, *self.pseudo_labels.names)
         previous = read_labels_of(self.previous, labelled.scan) if self.previous else None
-        done = preprocess(labelled.scan, label_map, self.plan, name=self.case.name, previous=previous)
-        CaseStore(self.store).write(replace(done, known=labels.known(annotated)), self.key, dimensions=self.plan.dimensions)
+        objects = read_objects(self.case.labels, labelled.scan) if self.case.labels and self.plan.labels.borders else None
+        done = preprocess(labelled.scan, label_map, self.plan, name=self.case.name, previous=previous, objects_ZYX=objects)
+        CaseStore(self.store).write(
+            replace(done, known=self.plan.labels.known(annotated)), self.key, dimensions=self.plan.dimensions
+        )
 
 
 def preprocess_run(run: Run, *, workers: int = 0) -> tuple[Finding, ...]:

@@ -87,6 +87,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         choice=read(Run.choice),
         windows=windows,
         postprocessing=read(Run.postprocessing),
+        objects=read(Run.objects),
         trust=trust,
         expected_quality=_expected_quality(held, trust) if trust else [],
         intervals=trust.label_intervals([h.confidence.agreement for h in held]) if trust else (),

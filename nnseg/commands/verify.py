@@ -57,6 +57,7 @@ def _as_read(file: CheckedFile) -> CheckedFile:
         "folds.json": lambda: run.folds,
         "choice.json": lambda: run.choice,
         "postprocessing.json": lambda: run.postprocessing,
+        "objects.json": lambda: run.objects,
     }
     try:
         readers[file.path.name]()

@@ -93,7 +93,6 @@ CODES: Final[dict[str, Kind]] = {
     "NS-D027": Kind(
         WARNED, "the value 255 is learned as a label", "labels", 'declare it as "ignore" if it marks what was not annotated'
     ),
-    "NS-D028": Kind(WARNED, "objects that touch count as one", "objects apart", "nothing, or separate them by a voxel"),
     "NS-D029": Kind(WARNED, "few voxels lie in several masks", "masks that do not overlap", "check them; the later mask counts"),
     "NS-D030": Kind(NOTED, "not all labels are annotated in all cases", "all", "nothing: they do not count where they were not"),
     "NS-D031": Kind(WARNED, "a fold trains on no case with a label", "cases of each label in each fold", "add cases with it"),

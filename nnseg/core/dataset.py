@@ -10,7 +10,7 @@ from pathlib import Path
 from nnseg.core.codes import CODES, Level, Severity
 from nnseg.core.errors import NnsegError, coded, split_code
 from nnseg.core.frozen import LINES, WIDTH, FrozenModel, short_repr
-from nnseg.core.label_files import LabelSource, label_paths
+from nnseg.core.label_files import LabelFiles, LabelSource, label_paths
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, PrintablePath, PrintableText
 from nnseg.core.options import Options
@@ -203,6 +203,15 @@ class Dataset:
     about: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = short_repr
+
+    @property
+    def numbered(self) -> tuple[str, ...]:
+        """Names of labels whose objects all label maps number, so that objects which touch are told apart."""
+        sources = [case.labels for case in self.cases if case.labels is not None]
+        known = [{*source.values.values()} for source in sources if isinstance(source, LabelFiles) and source.coding == "instances"]
+        if not known or len(known) < len(sources) or self.labels.regions:
+            return ()
+        return tuple(name for name in self.instances if all(self.labels.by_name[name] in values for values in known))
 
     def describe(self) -> str:
         """Layout, cases, channels and labels in one line."""

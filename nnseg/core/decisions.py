@@ -265,3 +265,44 @@ class Postprocessing(FrozenModel):
     effects: dict[str, Effect] = {}
     tried: tuple[Tried, ...] = ()
     key: str = ""
+
+
+class ObjectRule(FrozenModel):
+    """How objects of a label are told apart in a prediction.
+
+    Args:
+        seed: least share of the interior, beside the border, in a label's probability, where an object begins to grow.
+        smallest_mm3: volume below which an object counts as part of its neighbour or, if it has none, as no object.
+    """
+
+    seed: Annotated[float, Field(gt=0, le=1)] = 0.5
+    smallest_mm3: NotNegative = 0.0
+
+
+class ObjectCandidate(FrozenModel):
+    """A rule that was measured on held-out cases.
+
+    Args:
+        average_precision: mean over thresholds of IoU, of the objects of all cases together.
+    """
+
+    rule: ObjectRule
+    average_precision: Probability
+
+
+class ObjectRules(FrozenModel):
+    """The rules by which a model's objects are told apart, with the evidence. Edit ``rules`` to overrule.
+
+    Args:
+        rules: by name of the label.
+        cases: number of held-out cases that candidates were measured on.
+        reason: of the choice, in words.
+        candidates: by name of the label, the best first.
+        key: of the predictions and references used; the choice is valid while they are the same.
+    """
+
+    rules: dict[str, ObjectRule]
+    cases: int = 0
+    reason: str = ""
+    candidates: dict[str, tuple[ObjectCandidate, ...]] = {}
+    key: str = ""

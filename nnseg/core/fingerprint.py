@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from nnseg.core.dataset import Finding
 from nnseg.core.frozen import FrozenModel, digest
@@ -85,6 +86,7 @@ class Fingerprint(FrozenModel):
         intensities: of the foreground, one per channel, without test cases.
         findings: all problems of the dataset, with the reason for each unusable case.
         unusable: content hash of the files of each unusable case ("" if they cannot be read), by name.
+        objects: names of labels whose objects the label maps number.
     """
 
     format: Literal[2] = 2
@@ -96,6 +98,7 @@ class Fingerprint(FrozenModel):
     intensities: tuple[Intensity, ...]
     findings: tuple[Finding, ...] = ()
     unusable: dict[str, str] = {}
+    objects: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
 
     @property
     def key(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.limits import limit, raise_by
@@ -44,12 +44,15 @@ class Labels(FrozenModel):
         values: as stored in label maps; the first is the background's.
         ignore: the value of voxels without annotation, if there is one.
         regions: if given, the network learns these (sigmoid heads) instead of the labels (softmax heads).
+        borders: labels that the network learns as the border of another label's objects, by name, with the name of that label; part
+            of it in every label map. See `with_borders`.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...]
     ignore: int | None = None
     regions: tuple[Region, ...] = ()
+    borders: dict[str, str] = Field(default={}, exclude_if=lambda borders: not borders)  # left out, so that old digests stay valid
 
     @model_validator(mode="after")
     def _check(self) -> Labels:
@@ -75,6 +78,15 @@ class Labels(FrozenModel):
                 raise ValueError(f'region "{region.name}" names values {unknown}, which are not labels')
         return self
 
+    @model_validator(mode="after")
+    def _borders_are_of_labels(self) -> Labels:
+        for border, name in self.borders.items():
+            if not {border, name} <= set(self.names[1:]) or name in self.borders or self.regions:
+                raise ValueError(
+                    f'border "{border}" of "{name}": both must be labels, "{name}" no border, and labels without regions'
+                )
+        return self
+
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the network's output channels: all labels with the background, or the regions."""
@@ -92,6 +104,37 @@ class Labels(FrozenModel):
             return self.names[1:]
         painted = (name for name, value in self.named.items() if value in self.painted)
         return tuple(dict.fromkeys((*self.foreground, *painted)))
+
+    def with_borders(self, names: Collection[str]) -> Labels:
+        """These labels and a further one for each of some labels, which the network learns at the edge of that label's objects.
+
+        Example:
+            ``Labels(names=("background", "cell"), values=(0, 1)).with_borders(["cell"]).borders == {"cell border": "cell"}``
+        """
+        values, new = [*self.values, *([] if self.ignore is None else [self.ignore])], dict[str, str]()
+        for name in names:
+            border = f"{name} border"
+            while border in self.names:
+                border += " of an object"
+            new[border] = name
+            values.append(max(values) + 1)
+        added = values[len(values) - len(new) :]
+        update = {"names": (*self.names, *new), "values": (*self.values, *added), "borders": self.borders | new}
+        return Labels.model_validate(self.model_dump() | update)
+
+    @cached_property
+    def whole(self) -> Labels:
+        """The labels of label maps, in which borders are part of their objects; the labels themselves if there are no borders."""
+        if not self.borders:
+            return self
+        kept = [(n, v) for n, v in self.by_name.items() if n not in self.borders]
+        return Labels(names=tuple(n for n, _ in kept), values=tuple(v for _, v in kept), ignore=self.ignore)
+
+    @property
+    def whole_indices(self) -> tuple[int, ...]:
+        """For each label its index in `whole`."""
+        whole = self.whole.names
+        return tuple(whole.index(self.borders.get(name, name)) for name in self.names)
 
     @property
     def by_name(self) -> dict[str, int]:
@@ -134,9 +177,9 @@ class Labels(FrozenModel):
 
     def known(self, annotated: Collection[str] | None) -> tuple[int, ...] | None:
         """Indices of the background and of the annotated labels; None for all, as ``annotated`` is."""
-        if annotated is None or set(self.names[1:]) <= set(annotated):
+        if annotated is None or set(self.whole.names[1:]) <= set(annotated):
             return None
-        return (0, *(i for i, name in enumerate(self.names) if i and name in annotated))
+        return (0, *(i for i, name in enumerate(self.names) if i and self.borders.get(name, name) in annotated))
 
     def undeclared(self, found: Values) -> list[int]:
         """Values in ``found`` that are neither labels nor ignored, ascending."""

@@ -126,6 +126,8 @@ class Preprocessing(Section):
         separate_axis_ratio: an axis coarser than the others by more than this is resampled on its own, nearest neighbour.
         orientation: of scans: axes point to left, posterior and superior ("lps"), to right, anterior and superior ("ras"), or as
             they are stored ("stored"), as for some networks imported from nnU-Net.
+        border: width of the border of objects that the network learns (``labels.borders``), in voxels of the finest axis; small
+            objects have a narrower one.
     """
 
     axes: Axes
@@ -134,6 +136,7 @@ class Preprocessing(Section):
     image_order: SplineOrder = 3
     separate_axis_ratio: Positive = 3.0
     orientation: Literal["lps", "ras", "stored"] = "lps"
+    border: NotNegative = 0.0
 
     @field_validator("axes")
     @classmethod
@@ -528,7 +531,7 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing", "empty_share", "stain_probability", "stain",
+    "growing", "empty_share", "stain_probability", "stain", "border",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

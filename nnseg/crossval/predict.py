@@ -14,7 +14,6 @@ from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Source
-from nnseg.core.labels import Labels
 from nnseg.crossval.evidence import SAMPLE, CalibratingPredictor
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import Prediction, PreparedScan
@@ -137,7 +136,7 @@ def predict_cases(
         device: kind of device that it computes on.
         label: what is done, in words.
     """
-    target = OutputTarget(out=job.out, key=digest([FORMAT, job.key]))
+    target = OutputTarget(out=job.out, key=digest([FORMAT, job.key]), held_out=True)
     about = {"key": job.key} | ({"paths": [str(job.model.absolute())]} if job.model else {})
     with PredictionsWriter(job.out, model=about, labels=predictor.model.labels) as records:
         tasks = [PredictionTask(case=case, previous=records.cases.get(case.name)) for case in job.cases]
@@ -263,18 +262,18 @@ class _EnsembleOutput:
     Args:
         target: folder of the label maps.
         records: of that folder.
-        labels: what their values mean.
+        model: of the networks.
     """
 
     target: OutputTarget
     records: PredictionsWriter
-    labels: Labels
+    model: Model
 
     @classmethod
     def open(cls, ensemble: Ensemble, model: Model, stack: ExitStack) -> _EnsembleOutput:
         out, key = ensemble.job.out, ensemble.job.key
         records = stack.enter_context(PredictionsWriter(out, model={"key": key}, labels=model.labels))
-        return cls(target=OutputTarget(out=out, key=digest([FORMAT, key])), records=records, labels=model.labels)
+        return cls(target=OutputTarget(out=out, key=digest([FORMAT, key]), held_out=True), records=records, model=model)
 
     def write(self, event: Finished, pending: PendingPrediction | None) -> None:
         """Write a prediction and record it; of a case that failed, record that; nothing if the case was not predicted again."""
@@ -288,10 +287,10 @@ class _EnsembleOutput:
         seconds = event.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()}
         record = event.record.model_copy(update={"key": key, "seconds": seconds, "confidence": prediction.confidence})
         try:
-            ((file, hash_of_it),) = write_prediction(prediction, event.case, pending.source, self.target, self.labels).items()
+            (file, hash_of_it), *more = write_prediction(prediction, event.case, pending.source, self.target, self.model).items()
         except NnsegError as error:
-            return record.model_copy(update={"status": "failed", "reason": error.coded, "file": "", "hash": ""})
-        return record.model_copy(update={"file": file, "hash": hash_of_it})
+            return record.model_copy(update={"status": "failed", "reason": error.coded, "file": "", "hash": "", "more": {}})
+        return record.model_copy(update={"file": file, "hash": hash_of_it, "more": dict(more)})
 
 
 def _known(outputs: Sequence[_EnsembleOutput], case: str) -> ScanRecord | None:

@@ -138,7 +138,8 @@ class PseudoLabelPredictor(PredictorWrapper):
     ) -> Prediction:
         """The prediction, its label map with the dataset's values."""
         prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
-        return replace(prediction, label_map=replace(prediction.label_map, labels=self.renumbered(prediction.label_map.labels)))
+        label_map = replace(prediction.label_map, labels=self.renumbered(prediction.label_map.labels))
+        return replace(prediction, label_map=label_map, objects=None, interior=None)
 
     def renumbered(self, predicted: Values) -> Values:
         """The values of the dataset's labels; of two that cover a voxel that of the one of fewer labels."""

@@ -12,7 +12,8 @@ from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate
 from nnseg.evaluation.pairs import FilePair
 from nnseg.storage.files import file_hash, write_json
-from nnseg.storage.predictions import ScanRecord, held_out_predictions
+from nnseg.storage.object_files import file_beside
+from nnseg.storage.predictions import INTERIOR, OBJECTS, ScanRecord, held_out_predictions
 from nnseg.storage.run import Folds, Run
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,28 @@ def pair_files(cases: Mapping[str, Case], folder: Path, records: Mapping[str, Sc
         records: of the predictions, by name.
     """
     return [
-        FilePair(name=name, prediction=folder / record.file, reference=case.labels, annotated=case.annotated)
+        FilePair(
+            name=name,
+            prediction=folder / record.file,
+            reference=case.labels,
+            annotated=case.annotated,
+            objects=_objects_of(folder, record),
+        )
         for name, record in records.items()
         if record.status == "done" and (case := cases.get(name)) and case.labels is not None
     ]
+
+
+def _objects_of(folder: Path, record: ScanRecord) -> Path | None:
+    file = folder / record.file
+    told_apart = file_beside(file, INTERIOR).name in record.more and objects_file(file).is_file()
+    return objects_file(file) if told_apart else None
+
+
+def objects_file(label_map: Path) -> Path:
+    """The file with the numbers of the objects in a held-out prediction, in the folder "objects" beside "predictions"."""
+    file = file_beside(label_map, OBJECTS)
+    return file.parent.with_name("objects") / file.name
 
 
 def _score_folder(folder: Path, dataset: Dataset, folds: Folds, workers: int, out: Path | None = None) -> Scores | None:

@@ -20,7 +20,7 @@ from nnseg.storage.images.formats import FOLDER_FORMATS, FORMATS, folder_stem, s
 from nnseg.storage.predictions import RECORD, Predictions, own_files
 from nnseg.system.regular import folders_below
 
-NO_LABELS = ("uncertainty map", "probabilities")
+NO_LABELS = ("uncertainty map", "probabilities", "objects")
 """Kinds of own files (`own_files`) that are no label maps."""
 
 
@@ -59,6 +59,7 @@ def _of_files(folder: Path) -> LabelFolder:
     kinds = Counter(own_files(folder).values())
     notes = [f"{counted(kinds['uncertainty map'], 'uncertainty map')}"] if kinds["uncertainty map"] else []
     notes += [f"{counted(kinds['probabilities'], 'file')} of probabilities"] if kinds["probabilities"] else []
+    notes += [f"{counted(kinds['objects'], 'file')} of objects"] if kinds["objects"] else []
     notes += [f"{counted(beside, 'DICOM-SEG file')} beside the same label map in another format"] if beside else []
     return LabelFolder(path=folder, files=files, notes=(f"{folder}: not read: {', '.join(notes)}",) if notes else ())
 
@@ -141,7 +142,9 @@ def _named(found: LabelFolder) -> LabelFolder:
         if (found.path / RECORD).exists():
             note = f"{found.path / RECORD} is damaged, or of another program or version: it names no labels here"
             found = replace(found, notes=(*found.notes, note))
-    found = replace(found, predicted=record is not None)
+    cases = record.cases if record else {}
+    objects = {name: found.path / case.objects_file for name, case in cases.items() if case.objects_file}
+    found = replace(found, predicted=record is not None, objects=objects)
     if record and record.labels:
         return replace(found, labels=record.labels, named_by=str(found.path / RECORD))
     files = [found.path / DESCRIPTION, *([found.path.parent / DESCRIPTION] if folder_role(found.path.name) == "label" else [])]

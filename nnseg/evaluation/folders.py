@@ -109,7 +109,13 @@ def pair_folders(predictions: Path, references: Path, labels: Labels | None = No
     doubts = tuple(_doubts(made, given))
     legend = find_legend(made, given, labels, workers=workers)
     pairs = [
-        FilePair(name=n, prediction=legend.predictions[n], reference=legend.references[n], annotated=given.annotated.get(n))
+        FilePair(
+            name=n,
+            prediction=legend.predictions[n],
+            reference=legend.references[n],
+            annotated=given.annotated.get(n),
+            objects=made.objects.get(n),
+        )
         for n in names
         if n not in legend.failed
     ]

@@ -25,6 +25,7 @@ class LabelFolder:
         instances: of these labels, those whose connected components are objects.
         annotated: names of the labels that were annotated, of cases where that is not all.
         predicted: nnseg predict wrote into it.
+        objects: files with numbers of the objects in label maps, by name of the case.
         notes: what was chosen, and what is not used, in one line each.
     """
 
@@ -36,4 +37,5 @@ class LabelFolder:
     instances: tuple[str, ...] = ()
     annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: bool = False
+    objects: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from nnseg.core.labels import Labels
 from nnseg.storage.images.formats import suffix_of
 from nnseg.storage.images.label_codings import decode_instances
 from nnseg.storage.images.nrrd import NRRD
-from nnseg.storage.images.read import read_label_map
+from nnseg.storage.images.read import read_label_map, read_numbers
 from nnseg.storage.images.resampling import share_inside
 
 GRID_TOLERANCE = 0.1
@@ -42,12 +42,14 @@ class FilePair:
 
     Args:
         annotated: names of the labels annotated in the reference; None for all.
+        objects: file with numbers of the objects in the prediction; None for connected components.
     """
 
     name: str
     prediction: LabelSource
     reference: LabelSource
     annotated: tuple[str, ...] | None = None
+    objects: LabelSource | None = None
 
 
 def read_pair(pair: FilePair, labels: Labels) -> tuple[LabelMap, LabelMap]:
@@ -80,6 +82,8 @@ def read_numbered_pair(pair: FilePair, labels: Labels) -> NumberedPair:
         EvaluationError: the grids differ, or a value is not among the labels.
     """
     prediction, predicted = _read(pair.prediction)
+    if pair.objects is not None:
+        predicted = read_label_map(pair.objects, sheared=True).labels
     flat = suffix_of(label_paths(pair.prediction)[0]) in WITHOUT_POSITIONS  # not turned on reading, so its grid fits
     reference, given = _read(pair.reference, like=prediction.source if flat else None)
     cropped = suffix_of(label_paths(pair.prediction)[0]) in WITH_SEGMENTS
@@ -90,9 +94,9 @@ def read_numbered_pair(pair: FilePair, labels: Labels) -> NumberedPair:
 
 def _read(source: LabelSource, like: Source | None = None) -> tuple[LabelMap, Integers | None]:
     """A label map, and the numbers of its objects if its values are these."""
-    if not isinstance(source, LabelFiles) or source.coding != "instances" or len(source.paths) > 1:
+    if not isinstance(source, LabelFiles) or source.coding != "instances":
         return read_label_map(source, like=like, sheared=True), None
-    numbered = read_label_map(source.paths[0], like=like, sheared=True)
+    numbered = read_numbers(source, like=like)
     return replace(numbered, labels=decode_instances(numbered.labels, source)), numbered.labels
 
 

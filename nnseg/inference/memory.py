@@ -21,6 +21,9 @@ WRITING = 12.0
 ACTIVATIONS = 6.0
 """Feature maps of the finest stage's size that a network holds at once."""
 
+OBJECTS = 26.0
+"""Bytes per voxel: level of the interior, seeds, components and objects, and what the watershed holds."""
+
 SLAB_COPIES = 3.0
 """Copies of the slices that are passed on at a time."""
 
@@ -38,7 +41,7 @@ def needed_gb(groups: Sequence[NetworkGroup], grid: Grid, *, uncertainty: bool =
     images = sum(4.0 * math.prod(shape) * group.plan.stored_channels for group, shape in zip(groups, shapes, strict=True))
     preprocessing = 3 * scan + images + RESAMPLING * max(voxels, *map(math.prod, shapes))
     sums = sum(_window_bytes(group, shape) for group, shape in zip(groups, shapes, strict=True))
-    outputs = (WRITING + 8 * uncertainty) * voxels
+    outputs = (WRITING + 8 * uncertainty + OBJECTS * bool(groups[0].plan.labels.borders)) * voxels
     inference = scan + 2 * images + sums + max(_network_bytes(group) for group in groups) + outputs
     return max(scan * READING / 4.0, preprocessing, inference) / 1e9
 

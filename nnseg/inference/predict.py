@@ -20,6 +20,7 @@ from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts, measure_scan
 from nnseg.core.trust import Confidence, Trust
+from nnseg.inference.instances import count_objects, mean_intensities
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
@@ -250,6 +251,7 @@ class Predictor:
 
     def _prediction(self, output: OutputVolumes, prepared: PreparedScan, timings: Sequence[Mapping[str, float]]) -> Prediction:
         labels, stats = output.postprocessed(), output.stats
+        objects = output.numbered(labels)
         used = [(group, timing) for group, timing, w in zip(self._groups, timings, output.weights, strict=True) if w]
         groups, spent = [group for group, _ in used], [timing for _, timing in used]
         spent += [prepared.seconds.get(key, {}) for key in {group.key for group in groups}] + [{"restore": output.seconds}]
@@ -257,6 +259,10 @@ class Predictor:
         return Prediction(
             label_map=LabelMap(labels=labels, grid=prepared.scan.grid),
             probabilities=output.probabilities,
+            objects=objects,
+            intensities=None if objects is None else mean_intensities(objects, prepared.scan.image),
+            object_counts={} if objects is None else count_objects(objects, labels, self.model.learned),
+            interior=output.interior,
             uncertainty=output.uncertainty,
             confidence=self._confidence(facts, groups, stats) if stats else None,
             unlike=trust.ranges.differences(facts) if trust and trust.ranges else (),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.frozen import short_repr
-from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
+from nnseg.core.image import Floats, Integers, LabelMap, PreprocessedCase, Scan
 from nnseg.core.trust import Confidence
 
 
@@ -40,6 +40,10 @@ class Prediction:
         label_map: on the scan's canonical grid.
         probabilities: float32 (K, Z, Y, X) on the same grid, one for each of ``labels.heads``; large ones are mapped from a file.
             None unless requested.
+        objects: numbers of the objects (Z, Y, X) on the same grid, 0 where there is none; None unless the networks learned borders.
+        intensities: float64 (n, C), mean intensity of each object in each channel of the scan.
+        object_counts: number of objects of each label whose borders the networks learned.
+        interior: uint8 (Z, Y, X), the share of the interior, beside the border, in the label's probability; 255 for all of it.
         uncertainty: float32 (Z, Y, X) on the same grid, the probability that a voxel's label is wrong; None unless requested.
         confidence: expected quality of the whole, and whether the scan resembles the training scans; with the uncertainty.
         unlike: differences of the scan from those of the training, in spacing, size and intensities; always measured.
@@ -48,6 +52,10 @@ class Prediction:
     """
 
     label_map: LabelMap
+    objects: Integers | None = None
+    intensities: npt.NDArray[np.float64] | None = None
+    object_counts: Mapping[str, int] = field(default_factory=dict)
+    interior: npt.NDArray[np.uint8] | None = None
     probabilities: Floats | None = None
     uncertainty: Floats | None = None
     confidence: Confidence | None = None

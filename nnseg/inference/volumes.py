@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from nnseg.core.decisions import ObjectRule
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
+from nnseg.inference.instances import merge_borders, number_objects
 from nnseg.inference.postprocess import postprocess
 from nnseg.inference.restore import Block, Voxels, weighted_mean
 from nnseg.inference.uncertainty import UncertaintyStats, apply_temperature
@@ -62,14 +64,16 @@ class OutputVolumes:
             self.probabilities[:] = 0
             if not model.labels.regions:
                 self.probabilities[0] = 1  # outside the crop everything is background
-        self._label_view, self._probability_view, self._uncertainty_view = (
-            None if volume is None else view(volume) for volume in (self.labels, self.probabilities, self.uncertainty)
+        self.interior = np.zeros(grid.shape, np.uint8) if model.learned.borders else None
+        self._label_view, self._probability_view, self._uncertainty_view, self._interior_view = (
+            None if volume is None else view(volume)
+            for volume in (self.labels, self.probabilities, self.uncertainty, self.interior)
         )
 
     @property
     def only_labels(self) -> bool:
         """True if no probabilities are needed."""
-        return self.probabilities is None and self.stats is None
+        return self.probabilities is None and self.stats is None and self.interior is None
 
     def set_labels(self, block: Block, values: Voxels) -> None:
         """Set the label values of a block."""
@@ -80,6 +84,9 @@ class OutputVolumes:
         """Set a block from the weighted mean of each group's probabilities (K, z, y, x)."""
         start = time.perf_counter()
         mean = weighted_mean(probabilities, self.weights)
+        if self._interior_view is not None:
+            mean, interior = merge_borders(mean, self._model.learned)
+            self._interior_view[block] = interior.cpu().numpy()
         self.set_labels(block, self._labels.decide(mean.cpu().numpy()))
         if self._probability_view is not None:
             calibrated = apply_temperature(mean, self._temperature, regions=bool(self._labels.regions))
@@ -96,6 +103,17 @@ class OutputVolumes:
         labels = postprocess(self.labels, self._model.postprocessing, self._labels, voxel_mm3=math.prod(self._grid.spacing))
         self.seconds += time.perf_counter() - start
         return labels
+
+    def numbered(self, labels_ZYX: Integers) -> Integers | None:
+        """Numbers of the objects in the postprocessed label map; None if the networks have learned no borders."""
+        if self.interior is None:
+            return None
+        start, names = time.perf_counter(), dict.fromkeys(self._model.learned.borders.values(), ObjectRule())
+        rules = names | (self._model.objects.rules if self._model.objects else {})
+        voxel_mm3 = math.prod(self._grid.spacing)
+        numbers = number_objects(labels_ZYX, self.interior, self._labels, rules, voxel_mm3=voxel_mm3)
+        self.seconds += time.perf_counter() - start
+        return numbers
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nnseg.core.card import ModelCard
-from nnseg.core.decisions import PostprocessingStep
+from nnseg.core.decisions import ObjectRules, PostprocessingStep
 from nnseg.core.errors import ModelError, PlanError
 from nnseg.core.frozen import short_repr
 from nnseg.core.labels import Labels
@@ -65,6 +65,7 @@ class Model:
         about: where the model came from, in words: "trained_on", "created", ...
         previous: networks of a cascade's first stage: the mean of their segmentations is an input of the members that need one.
         postprocessing: steps applied to label maps, in this order.
+        objects: rules by which objects are told apart, if its networks have learned their borders; None if not chosen.
         trust: calibration of its uncertainty; None if not measured.
         population: volumes in the training set, to compare those of scans with; None if not known.
         card: what users should know; None if not written.
@@ -78,6 +79,7 @@ class Model:
     about: Mapping[str, str] = field(default_factory=dict)
     previous: tuple[Member, ...] = ()
     postprocessing: tuple[PostprocessingStep, ...] = ()
+    objects: ObjectRules | None = None
     trust: Trust | None = None
     population: Population | None = None
     card: ModelCard | None = None
@@ -96,12 +98,17 @@ class Model:
             plan = member.plan
             if plan.channels != self.channels:
                 raise ModelError(f"members have different channels: {_listed(self.channels)} and {_listed(plan.channels)}")
-            if plan.labels != self.labels:
-                raise ModelError(f"members have different labels: {self.labels.describe()} and {plan.labels.describe()}")
+            if plan.labels != self.learned:
+                raise ModelError(f"members have different labels: {self.learned.describe()} and {plan.labels.describe()}")
 
     @property
     def labels(self) -> Labels:
         """The values of its label maps, by name."""
+        return self.learned.whole
+
+    @property
+    def learned(self) -> Labels:
+        """The labels of its networks: those of label maps and borders of objects."""
         return self.members[0].plan.labels
 
     @property
@@ -113,11 +120,11 @@ class Model:
         """A digest of all that can change a prediction: equal keys, equal predictions."""
         plans = [member.plan.key() for member in (*self.members, *self.previous)]
         weights = [{"weights": [m.weight for m in self.members]}] if any(m.weight != 1 for m in self.members) else []
-        rest = [part.model_dump(mode="json") for part in (*self.postprocessing, self.trust) if part]
+        rest = [part.model_dump(mode="json") for part in (*self.postprocessing, self.objects, self.trust) if part]
         return content_digest(_tensors(self), [*plans, *weights, *rest])
 
 
-PARTS: dict[str, Any] = {"trust": Trust, "card": ModelCard, "population": Population}
+PARTS: dict[str, Any] = {"objects": ObjectRules, "trust": Trust, "card": ModelCard, "population": Population}
 """The optional parts of a model, by name."""
 
 

@@ -58,6 +58,7 @@ def model_of_run(run: Run, members: tuple[Member, ...], previous: tuple[Member, 
         about=about,
         previous=previous,
         postprocessing=run.postprocessing.mendings if run.postprocessing else (),
+        objects=run.objects,
         trust=run.trust,
         population=population_of_run(run),
     )
@@ -161,5 +162,6 @@ def merge(models: Sequence[Model]) -> Model:
         about=first.about,
         previous=tuple(member for model in models for member in model.previous),
         postprocessing=tuple(step for step in first.postprocessing if all(step in m.postprocessing for m in others)),
+        objects=first.objects,
         population=first.population,
     )

@@ -58,7 +58,7 @@ def augmentation_section(inputs: PlanInputs, given: Content, *, short: bool = Fa
         given: settings of the recipe.
         short: the training sees the data so few times that the recipe has other settings for it.
     """
-    pairs = () if given.get("swapped_labels") == () else find_label_pairs(inputs.fingerprint.labels)
+    pairs = () if given.get("swapped_labels") == () else find_label_pairs(inputs.labels)
     modality, reason = find_modality(inputs.fingerprint, has_sides=bool(pairs))
     decided = _by_patch(inputs)
     if modality is not None and inputs.recipe.by_modality:
@@ -98,7 +98,7 @@ def _keep_sides(inputs: PlanInputs, decided: Content, pairs: Pairs) -> Content:
     axis = inputs.resolution.axes.index(LEFT_RIGHT) - (3 - inputs.dimensions)
     if axis < 0:
         return decided  # sagittal slices, each on one side
-    labels, why = inputs.fingerprint.labels, dict(decided["why"])
+    labels, why = inputs.labels, dict(decided["why"])
     named = list_some([f"{labels.names[left]} and {labels.names[right]}" for left, right in pairs])
     decided = {**decided, "why": why}
     if swapped_heads(labels, pairs) is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.labels import Labels
 from nnseg.core.plan import Budget, Plan
 from nnseg.planning.network_size import NetworkRequirements, NetworkSize
 from nnseg.planning.recipe import Recipe, Rules
@@ -41,6 +42,11 @@ class PlanInputs:
     size: NetworkSize
     has_coarser: bool = False
     model: Plan | None = None
+
+    @property
+    def labels(self) -> Labels:
+        """The labels that the network learns: the dataset's, and borders of those whose objects are numbered."""
+        return self.fingerprint.labels.with_borders(self.fingerprint.objects)
 
     @property
     def dimensions(self) -> int:

@@ -144,6 +144,7 @@ def make_fingerprint(
         intensities=pool_intensities(_planned_for(measured)),
         findings=tuple(findings),
         unusable={o.item.name: _hash_files(o.item) for o in failed},
+        objects=dataset.numbered,
     )
 
 

@@ -93,7 +93,7 @@ def _make_plan(inputs: PlanInputs, reason: str, *, short: bool = False) -> Plan:
         "recipe": inputs.recipe.name,
         "previous": FIRST_STAGES.get(inputs.kind),
         "channels": inputs.fingerprint.channels,
-        "labels": inputs.fingerprint.labels.model_dump(),
+        "labels": inputs.labels.model_dump(),
         "patch": inputs.patch,
         "preprocessing": sections.preprocessing_section(inputs),
         "network": sections.network_section(inputs),
@@ -114,7 +114,7 @@ def _collect_inputs(fingerprint: Fingerprint, budget: Budget, recipe: Recipe) ->
     )
     recipe = recipe.model_copy(update={"planner": rules})
     inputs = partial(PlanInputs, fingerprint=fingerprint, budget=budget, recipe=recipe, resolution=resolution)
-    labels = fingerprint.labels
+    labels = fingerprint.labels.with_borders(fingerprint.objects)
     heads = len(labels.regions) + 1 if labels.regions else len(labels.values)
     volume = NetworkRequirements(
         spacing=resolution.spacing,

@@ -11,6 +11,9 @@ from nnseg.planning.augmentation import augmentation_section
 from nnseg.planning.inputs import Content, PlanInputs, apply_recipe
 from nnseg.planning.modality import normalization_of
 
+BORDER = 2.0
+"""Width in voxels of the border of objects that is learned: enough for a label that survives interpolation and augmentation."""
+
 SPLINES = {0: "nearest neighbour", 1: "linear: faster than cubic", 3: "cubic: sharper than linear"}
 
 
@@ -40,6 +43,11 @@ def preprocessing_section(inputs: PlanInputs) -> Content:
     why["image_order"] = SPLINES[rules.image_order]
     if inputs.dimensions == 2 and not fingerprint.is_2d:
         why["spacing"] += "; the spacing between slices is kept"
+    if fingerprint.objects:
+        named = " and ".join(fingerprint.objects)
+        why["border"] = (
+            f"label maps number each {named}: their edges are learned as labels of their own, which keeps apart what touches"
+        )
     if inputs.kind == "3d_lowres":
         fewer = math.prod(inputs.resolution.shape) / math.prod(inputs.requirements.shape)
         why["spacing"] = f"{fewer:.2g} times fewer voxels than the full grid, so that a patch covers more of a scan"
@@ -49,6 +57,7 @@ def preprocessing_section(inputs: PlanInputs) -> Content:
         "normalization": [_normalization(name, masked, of) for name, of in zip(names, fingerprint.intensities, strict=True)],
         "image_order": rules.image_order,
         "separate_axis_ratio": rules.anisotropy,
+        **({"border": BORDER} if fingerprint.objects else {}),
         "why": why,
     }
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Box, Grid, Placement, Reorientation, Vector, as_vector, format_axes
-from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan, nonzero_box
+from nnseg.core.image import Floats, Integers, LabelMap, PreprocessedCase, Scan, nonzero_box
 from nnseg.core.plan import Plan
+from nnseg.preprocessing.borders import FAR, add_borders
 from nnseg.preprocessing.normalize import normalize
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
 from nnseg.storage.images.raw import check_memory
@@ -32,6 +33,7 @@ def preprocess(
     *,
     name: str = "",
     previous: LabelMap | None = None,
+    objects_ZYX: Integers | None = None,
     normalizer: OwnNormalizer | None = None,
 ) -> PreprocessedCase:
     """The case as the network sees it: cropped, reoriented, normalized and resampled, with label indices instead of values.
@@ -42,6 +44,7 @@ def preprocess(
         plan: one for 2D networks does not resample across slices.
         previous: for a cascade's plan, the label map of the previous stage on the scan's grid; its label indices become the image's
             last channel.
+        objects_ZYX: numbers of the objects in the label map, for a plan whose labels have borders; None for connected components.
         normalizer: replaces the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
 
     Raises:
@@ -59,6 +62,9 @@ def preprocess(
     image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
     image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
     encoded = [None if m is None else plan.labels.encode(_cropped(turn.apply(m.labels), placement)) for m in (label_map, previous)]
+    if encoded[0] is not None and plan.labels.borders:
+        objects = None if objects_ZYX is None else _cropped(turn.apply(objects_ZYX), placement)
+        encoded[0] = add_borders(encoded[0], objects, plan.labels, **_border(plan, placement, separate))
     labels, indices = (None if e is None else resample_labels(e, placement.shape, separate=separate) for e in encoded)
     if indices is not None:
         image = np.concatenate([image, np.maximum(indices, 0)[np.newaxis].astype(np.float32)])  # ignored voxels get index 0
@@ -133,10 +139,10 @@ def _check_memory(scan: Scan, plan: Plan, placement: Placement) -> None:
 def _check_labels(name: str, label_map: LabelMap, scan: Scan, plan: Plan) -> None:
     if label_map.labels.shape != scan.image.shape[1:]:
         raise ScanError(f"{name}'s shape {label_map.labels.shape} is not the scan's {scan.image.shape[1:]}")
-    undeclared = plan.labels.undeclared(label_map.labels)
+    undeclared = plan.labels.whole.undeclared(label_map.labels)
     if undeclared:
         raise ScanError(
-            f"{name} has values {undeclared}, the plan declares {plan.labels.describe()}; "
+            f"{name} has values {undeclared}, the plan declares {plan.labels.whole.describe()}; "
             "declare them in the dataset or correct the file"
         )
 
@@ -161,6 +167,13 @@ def _scan_spacing(placement: Placement) -> Vector:
 def _separate(plan: Plan, *, current: Vector, new: Vector) -> int | None:
     """The axis resampled separately; for 2D networks always the slice axis, since they see single slices."""
     return 0 if plan.dimensions == 2 else separate_axis(current, new, plan.preprocessing.separate_axis_ratio)
+
+
+def _border(plan: Plan, placement: Placement, separate: int | None) -> dict[str, Any]:
+    """Width of the border of objects, and the spacing of the scan in the same unit, the finest voxel edge of the network's grid."""
+    unit, spacing = min(plan.preprocessing.spacing), _scan_spacing(placement)
+    steps = as_vector(FAR if axis == separate else length / unit for axis, length in enumerate(spacing))
+    return {"width": plan.preprocessing.border, "spacing": steps}
 
 
 def _cropped(voxels: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Finding
-from nnseg.core.decisions import Choice, Postprocessing, WindowChoice
+from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanation
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
@@ -94,6 +94,7 @@ class ReportContent:
         choice: the plan or ensemble that was chosen, and the candidates.
         windows: the sliding window of each plan, where it was chosen on held-out cases.
         postprocessing: the chosen postprocessing steps.
+        objects: how objects are told apart.
         trust: calibration of the model's own estimate of quality.
         expected_quality: expected and true quality of each held-out case.
         intervals: of the Dice and volume of each label of a new scan.
@@ -125,6 +126,7 @@ class ReportContent:
     choice: Choice | None = None
     windows: Mapping[str, WindowChoice] = field(default_factory=dict)
     postprocessing: Postprocessing | None = None
+    objects: ObjectRules | None = None
     trust: Trust | None = None
     expected_quality: Sequence[ExpectedQuality] = ()
     intervals: Sequence[LabelInterval] = ()

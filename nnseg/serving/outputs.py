@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 from nnseg.core.frozen import digest
 from nnseg.core.image import Source
-from nnseg.core.labels import Labels
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.write import write_label_files, write_map, write_probabilities
-from nnseg.storage.predictions import FORMAT, UNCERTAINTY
+from nnseg.storage.object_files import write_beside, write_objects
+from nnseg.storage.predictions import FORMAT, INTERIOR, UNCERTAINTY
+
+if TYPE_CHECKING:
+    from nnseg.network.bundle import Model
 
 
 class OutputTarget(OutputOptions):
@@ -19,9 +23,11 @@ class OutputTarget(OutputOptions):
 
     Args:
         key: digest of the model and the options: of all that determines the files, apart from the scan.
+        held_out: objects are not told apart yet: the level of their interiors is written, from which they will be.
     """
 
     key: str = ""
+    held_out: bool = False
 
     @classmethod
     def of(cls, order: PredictionOrder, model: str) -> Self:
@@ -30,19 +36,31 @@ class OutputTarget(OutputOptions):
         return cls(key=digest(made), **order.model_dump(include=set(OutputOptions.model_fields)))
 
 
-def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, labels: Labels) -> dict[str, str]:
+def write_prediction(prediction: Prediction, name: str, source: Source, target: OutputTarget, model: Model) -> dict[str, str]:
     """The names of the files written for a case, the label map first, with the hashes of their bytes; none is left upon an error.
 
     Args:
         prediction: on the scan's canonical grid.
         source: of its scan, whose grid and format the files get.
+        target: the folder, and what is written.
+        model: whose labels and channels the files name.
     """
-    files = [*write_label_files(prediction.label_map, target.out, name, like=source, labels=labels, suffix=target.suffix or None)]
+    files = [
+        *write_label_files(prediction.label_map, target.out, name, like=source, labels=model.labels, suffix=target.suffix or None)
+    ]
     try:
+        if prediction.objects is not None and prediction.intensities is not None and not target.held_out:
+            files += write_objects(
+                prediction.objects, prediction.label_map, files[0],
+                like=source, labels=model.labels, intensities=prediction.intensities, channels=model.channels,
+            )  # fmt: skip
+        if prediction.interior is not None and target.held_out:
+            interior = replace(prediction.label_map, labels=prediction.interior)
+            files += write_beside(interior, files[0], INTERIOR, like=source)
         if target.probabilities:
             assert prediction.probabilities is not None
             files.append(target.out / f"{name}.npz")
-            write_probabilities(prediction.probabilities, files[-1], heads=labels.heads)
+            write_probabilities(prediction.probabilities, files[-1], heads=model.labels.heads)
         if target.uncertainty:
             assert prediction.uncertainty is not None
             files.append(target.out / f"{name}{UNCERTAINTY}")

@@ -248,7 +248,8 @@ class PredictionPipeline:
         case.prediction = prediction
         case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()})
         found = tuple(coded(text, "NS-S032") for text in prediction.unlike)
-        case.update(confidence=prediction.confidence, findings=(*case.record.findings, *found))
+        counts = {} if target.held_out else dict(prediction.object_counts)  # not told apart yet
+        case.update(confidence=prediction.confidence, objects=counts, findings=(*case.record.findings, *found))
         return True
 
     def _write(self, case: _CaseInFlight) -> bool:
@@ -256,9 +257,9 @@ class PredictionPipeline:
         assert prediction is not None
         assert case.source is not None
         self._report_stage(case, "write")
-        labels = self._predictor.model.labels
         with case.timed("write"):
-            (file, file_digest), *more = write_prediction(prediction, case.name, case.source, self._target, labels).items()
+            files = write_prediction(prediction, case.name, case.source, self._target, self._predictor.model)
+            (file, file_digest), *more = files.items()
         case.update(status="done", file=file, hash=file_digest, more=dict(more))
         return False
 

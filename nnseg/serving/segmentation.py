@@ -61,6 +61,9 @@ class Segmentation(Generic[Image]):
         labels: values by name, the background's first.
         volumes: of each label or region of the foreground, in ``unit``; areas for 2D images.
         unit: "ml"; "mm²" for 2D images; "1000 voxels" or "pixels" where no spacing is known, or a small unit that the file states.
+        objects: numbers of the objects of labels whose objects the training's label maps number, 0 where there is none; None for
+            other models.
+        object_counts: how many there are of each of these labels.
         probabilities: float32, of all labels with the background, or of the regions: (K, Z, Y, X) for arrays and tensors, (X, Y, Z,
             K) for nibabel, vectors for SimpleITK. None unless requested.
         uncertainty: float32, the probability that a voxel's label is wrong. None unless requested.
@@ -79,6 +82,8 @@ class Segmentation(Generic[Image]):
     labels: Mapping[str, int]
     volumes: Mapping[str, float]
     unit: str
+    objects: Image | None = None
+    object_counts: Mapping[str, int] = field(default_factory=dict)
     probabilities: Image | None = None
     uncertainty: Image | None = None
     expected_dice: Mapping[str, float] | None = None
@@ -97,6 +102,8 @@ class Segmentation(Generic[Image]):
         shape = " x ".join(map(str, self._predicted.array.shape))
         sizes = ", ".join(f"{name} {size:.4g}" for name, size in found.items()) or "nothing found"
         lines = [f"Segmentation of {shape} voxels", f"{sizes}{f' ({self.unit})' if found else ''}"]
+        if self.object_counts:
+            lines.append(f"objects: {', '.join(f'{n} {name}' for name, n in self.object_counts.items())}")
         if self.expected_dice is not None:
             expected = ", ".join(f"{name} {dice:.2f}" for name, dice in self.expected_dice.items())
             lines.append(f"expected Dice: {expected or 'unknown'}{'; flagged' if self.flagged else ''}")

@@ -140,6 +140,9 @@ class Segmenter:
         stored = to_stored_order(prediction.label_map, source)
         label_map, array = of_kind(stored, first, source)
         volumes, unit = sizes_in_unit(prediction.label_map, labels, source)
+        objects = None
+        if prediction.objects is not None:
+            objects = to_stored_order(replace(prediction.label_map, labels=prediction.objects.astype(np.int32)), source)
         maps = prediction.probabilities
         chances = None if maps is None else np.stack([map_to_stored_order(one, source) for one in maps])
         unsure = None if prediction.uncertainty is None else map_to_stored_order(prediction.uncertainty, source)
@@ -151,6 +154,8 @@ class Segmenter:
             labels=labels.by_name,
             volumes=volumes,
             unit=unit,
+            objects=None if objects is None else of_kind(objects, first, source)[0],
+            object_counts=prediction.object_counts,
             probabilities=None if chances is None else of_kind(chances, first, source)[0],
             uncertainty=None if unsure is None else of_kind(unsure, first, source)[0],
             expected_dice=confidence.expected_dice if confidence else None,

@@ -24,7 +24,7 @@ from nnseg.system.regular import files_below
 
 State = Literal["intact", "edited", "damaged", "missing", "foreign"]
 
-EDITABLE = ("plan.toml", "folds.json", "choice.json", "postprocessing.json")
+EDITABLE = ("plan.toml", "folds.json", "choice.json", "postprocessing.json", "objects.json")
 """Names of files that people may edit."""
 
 

@@ -34,7 +34,10 @@ FORMAT = 4
 UNCERTAINTY = "_uncertainty.nii.gz"
 """End of the names of uncertainty maps, for every format of the scan."""
 
-OwnKind = Literal["label map", "uncertainty map", "probabilities", "DICOM-SEG", "spacing"]
+INTERIOR, OBJECTS = "_interior", "_objects"
+"""Between the name of a case and the suffix of a map of its objects' interiors, of their numbers, and of the table of them."""
+
+OwnKind = Literal["label map", "uncertainty map", "probabilities", "objects", "DICOM-SEG", "spacing"]
 _KINDS: dict[str, OwnKind] = {
     UNCERTAINTY: "uncertainty map",
     ".npz": "probabilities",
@@ -69,6 +72,7 @@ class ScanRecord(FrozenModel):
         attempts: 2 if a process died in the first.
         findings: irregularities, and what was done about them.
         confidence: in the label map, if it was computed.
+        objects: number of each label's objects, where the networks have learned to tell them apart.
         images: the scan's files, one for each channel; of a DICOM series its folder.
     """
 
@@ -84,6 +88,7 @@ class ScanRecord(FrozenModel):
     attempts: int = 1
     findings: tuple[str, ...] = ()
     confidence: Confidence | None = None
+    objects: dict[str, int] = Field(default_factory=dict, exclude_if=lambda counts: not counts)
     images: tuple[Path, ...] = ()
 
     @property
@@ -100,6 +105,14 @@ class ScanRecord(FrozenModel):
     def prediction_key(self) -> str:
         """Digest of the label map and of all that it was made from."""
         return digest([self.key, self.hash])
+
+    @property
+    def objects_file(self) -> str:
+        """The name of the file with numbers of its objects; "" if there is none."""
+        found = (
+            name for name in self.more if not name.endswith((".csv", *BESIDE)) and any(s.endswith(OBJECTS) for s in stems(name))
+        )
+        return next(found, "")
 
     def is_whole(self, folder: Path) -> bool:
         """True if all its files are in the folder, can be read, and have the same bytes as when they were written."""
@@ -194,7 +207,8 @@ def stems(name: str) -> list[str]:
 
 
 def _kind_beside(name: str) -> OwnKind | None:
-    return next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
+    own = next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
+    return own or ("objects" if any(stem.endswith((INTERIOR, OBJECTS)) for stem in stems(name)) else None)
 
 
 class PredictionsWriter:

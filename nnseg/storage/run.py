@@ -12,9 +12,11 @@
                checkpoint.safetensors  model.nnseg             the state to resume from; the trained network
                checkpoint_before.safetensors  best.nnseg       the previous checkpoint; the weights with the best validation
                predictions/  predictions.json                  label maps of the held-out cases; how each was made
+               objects/                                        numbers of the objects in these, where borders were learned
       scores.json  groups.json  report.html                    scores of the held-out cases, overall and by group
       choice.json                                              which of several plans predict, and why; may be edited
       postprocessing.json                                      postprocessing steps of the predictions; may be edited
+      objects.json                                             rules by which objects are told apart; may be edited
       windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
       audit.json  audit_groups.csv                             what `nnseg audit` found; groups that keep same scans in one fold
@@ -47,7 +49,7 @@ from typing import Any
 
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Case, Dataset, Fold
-from nnseg.core.decisions import Choice, Postprocessing, WindowChoice, ensemble_name
+from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.limits import check_limit
@@ -149,6 +151,8 @@ class Run:
     """Which of several plans predict, and why; may be edited."""
     postprocessing = optional_json_file("postprocessing.json", Postprocessing)
     """Postprocessing steps of the predictions, and why; may be edited."""
+    objects = optional_json_file("objects.json", ObjectRules)
+    """The rules by which objects are told apart, and why; may be edited."""
     windows = optional_json_file("windows.json", dict[str, WindowChoice])
     """The sliding window of each plan's predictions, by its name, and why, where it was chosen on held-out cases."""
     trust = optional_json_file("trust.json", Trust)
@@ -317,7 +321,7 @@ class Run:
 
     def remove_decisions(self) -> None:
         """Remove what was decided on predictions of networks that are about to be replaced."""
-        self.choice = self.trust = self.postprocessing = self.windows = None
+        self.choice = self.trust = self.postprocessing = self.objects = self.windows = None
 
     def fold(self, number: int) -> FoldFolder:
         """The folder of a fold of the run's only plan."""

@@ -26,8 +26,10 @@ class Validation:
         pairs = [_middle_patch(case, context.plan.patch) for case in chosen]
         self._images = [torch.from_numpy(image) for image, _ in pairs]
         self._labels = [torch.from_numpy(labels) for _, labels in pairs]
-        self._members = torch.from_numpy(context.plan.labels.members())
-        self._whole = [_whole_heads(case.known, self._members) for case in chosen]
+        self._names, self._places = context.plan.labels.whole, torch.tensor(context.plan.labels.whole_indices)
+        self._members = torch.from_numpy(self._names.members())
+        known = [case.known and tuple({int(self._places[i]) for i in case.known}) for case in chosen]
+        self._whole = [_whole_heads(one, self._members) for one in known]
 
     @torch.inference_mode()
     def estimate(self, network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
@@ -37,7 +39,7 @@ class Validation:
         """
         if not self._images:
             return {}
-        labels = self._context.plan.labels
+        labels = self._names
         network.eval()
         counts = sum(self._count(network, weights, i) for i in range(0, len(self._images), 4))
         assert isinstance(counts, Tensor)
@@ -57,11 +59,12 @@ class Validation:
         logits = (outputs[0] if isinstance(outputs, list | tuple) else outputs).float()
         whole = torch.stack(self._whole[start : start + 4], 1).to(device)
         known = (indices >= 0) & whole.view(*whole.shape, *[1] * (indices.ndim - 1))  # K B Z Y X, as all masks here
-        reference = self._members.to(device)[:, indices.clamp(min=0)] & known
-        if self._context.plan.labels.regions:
+        places, members = self._places.to(device), self._members.to(device)
+        reference = members[:, places[indices.clamp(min=0)]] & known
+        if self._names.regions:
             inside = (logits > 0).transpose(0, 1)
         else:
-            inside = logits.argmax(1)[None] == torch.arange(logits.shape[1], device=device).view(-1, *[1] * indices.ndim)
+            inside = places[logits.argmax(1)][None] == torch.arange(len(members), device=device).view(-1, *[1] * indices.ndim)
         predicted = inside & known
         axes = tuple(range(1, reference.ndim))
         return torch.stack([(predicted & reference).sum(axes), predicted.sum(axes) + reference.sum(axes)], 1).cpu().double()

@@ -77,6 +77,7 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         pictures=pictures,
         paired=any(v.asymmetry is not None for v in case.labels.values()),
         expected=any(v.expected_dice is not None for v in case.labels.values()),
+        counted=any(v.objects is not None for v in case.labels.values()),
         compared=_describe_populations(case),
         fewest=fewest_errors(INTERVAL_LEVEL),
         style=Markup(_text("sheet.css")),  # noqa: S704 (our own file)

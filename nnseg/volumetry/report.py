@@ -134,6 +134,7 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
         patient=options.patients.get(name),
         population=options.population,
         confidence=written.confidence,
+        objects=written.objects,
         notes=(*written.findings, *_unit_note(label_map)),
         unit=_unit(label_map),
     )

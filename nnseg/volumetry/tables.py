@@ -34,9 +34,12 @@ OLDEST = 130.0
 
 
 def long_table(volumetry: Volumetry) -> str:
-    """CSV with a line for each case and label, and one for each case that failed; the `LONG` columns, "ml" under its own name."""
-    columns = (volumetry.unit if column == ML else column for column in LONG)
-    return csv_text(tuple(columns), (row for case in volumetry.cases for row in _long_rows(case)))
+    """CSV with a line for each case and label, and one for each case that failed; the `LONG` columns, "ml" under its own name, and
+    if the model tells objects apart their number."""
+    counted = any(volume.objects is not None for case in volumetry.cases for volume in case.labels.values())
+    columns = [volumetry.unit if column == ML else column for column in LONG] + ["objects"] * counted
+    rows = (row for case in volumetry.cases for row in _long_rows(case))
+    return csv_text(columns, (row if counted else row[: len(LONG)] for row in rows))
 
 
 def wide_table(volumetry: Volumetry) -> str:
@@ -157,13 +160,13 @@ def _column(name: str) -> str:
 def _long_rows(case: CaseVolumes) -> Iterator[list[str | float | None]]:
     about = [case.patient.age, case.patient.sex, _rounded(case.quality, 4), "; ".join(case.flags)]
     if case.failed:
-        yield [case.name, *[None] * 12, *about, case.failed]
+        yield [case.name, *[None] * 12, *about, case.failed, None]
     for name, volume in case.labels.items():
         at = volume.percentile
         stands = [round(at.percent, 1), f"{at.n:g}", at.among, at.unusual] if at else [None] * 4
         sides, expected = _rounded(volume.asymmetry, 2), _rounded(volume.expected_dice, 4)
         ends = [*(volume.interval or (None, None)), *(_rounded(end, 4) for end in volume.dice_interval or (None, None))]
-        yield [case.name, name, volume.ml, *stands, sides, expected, *ends, *about, None]
+        yield [case.name, name, volume.ml, *stands, sides, expected, *ends, *about, None, volume.objects]
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

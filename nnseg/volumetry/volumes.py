@@ -47,6 +47,7 @@ class LabelVolume(FrozenModel):
         expected_dice: None if the label is empty, or uncertainty was not estimated.
         dice_interval: which holds for 90 % of scans; None too where few cases were held out, and in a foreign scan.
         interval: of the true volume, in ml, likewise.
+        objects: number of them, where the model tells them apart.
     """
 
     ml: NotNegative
@@ -55,6 +56,7 @@ class LabelVolume(FrozenModel):
     expected_dice: Probability | None = None
     dice_interval: Shares | None = None
     interval: Range | None = None
+    objects: int | None = Field(default=None, ge=0, exclude_if=lambda count: count is None)
 
 
 class CaseVolumes(FrozenModel):
@@ -137,6 +139,7 @@ def describe_volumes(
     patient: Patient | None = None,
     population: Population | None = None,
     confidence: Confidence | None = None,
+    objects: Mapping[str, int] | None = None,
     notes: tuple[str, ...] = (),
     unit: str = ML,
 ) -> CaseVolumes:
@@ -147,6 +150,7 @@ def describe_volumes(
         volumes: ml, by label.
         population: to compare with.
         confidence: expected quality of the label map.
+        objects: number of objects, by label.
         notes: on the prediction.
         unit: see `CaseVolumes`.
     """
@@ -162,6 +166,7 @@ def describe_volumes(
             expected_dice=expected.get(label),
             dice_interval=dice_intervals.get(label),
             interval=(ml * factors[label][0], ml * factors[label][1]) if label in factors else None,
+            objects=(objects or {}).get(label),
         )
         for label, ml in volumes.items()
     }

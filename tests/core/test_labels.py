@@ -78,3 +78,34 @@ def test_regions_within_each_other_are_painted_in_order_whatever_they_paint():
     masks = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]], bool).reshape(3, 1, 1, 5)
     assert labels.paint(masks, range(3)).tolist() == [[[1, 3, 2, 2, 2]]]
     assert labels.painted == (1, 3, 2)
+
+
+def test_borders_are_learned_beside_their_labels_and_are_part_of_them_in_label_maps() -> None:
+    learned = PLAIN.with_borders(["tumour", "liver"])
+    assert learned.borders == {"tumour border": "tumour", "liver border": "liver"}
+    assert (learned.values, learned.ignore) == ((0, 4, 1001, 1002, 1003), 7)
+    assert learned.heads == ("background", "liver", "tumour", "tumour border", "liver border")
+    assert (learned.whole, learned.whole_indices) == (PLAIN, (0, 1, 2, 2, 1))
+    assert (PLAIN.whole is PLAIN, PLAIN.with_borders([]) == PLAIN) == (True, True)
+    assert learned.known(["liver"]) == (0, 1, 4)
+    assert (learned.known(["liver", "tumour"]), learned.known(None)) == (None, None)
+
+
+def test_the_value_of_a_border_is_none_of_the_datasets() -> None:
+    last = Labels(names=("background", "cell", "cell border"), values=(0, 1, 2), ignore=255).with_borders(["cell"])
+    assert last.by_name["cell border of an object"] == 256
+    assert last.borders == {"cell border of an object": "cell"}
+
+
+def test_labels_without_borders_are_written_as_before_there_were_any() -> None:
+    assert set(PLAIN.model_dump(mode="json")) == {"names", "values", "ignore", "regions"}
+    learned = PLAIN.with_borders(["liver"])
+    assert Labels.model_validate_json(learned.model_dump_json()) == learned
+
+
+@pytest.mark.parametrize("borders", [{"liver": "tumour border"}, {"tumour": "background"}, {"edge": "liver"}, {"liver": "liver"}])
+def test_borders_must_be_labels_of_labels(borders: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="border"):
+        Labels(names=PLAIN.names, values=PLAIN.values, borders=borders)
+    with pytest.raises(ValidationError, match="without regions"):
+        Labels(**(NESTED.model_dump() | {"borders": {"core": "oedema"}}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnseg.core.decisions import PostprocessingStep
+from nnseg.core.decisions import ObjectRule, ObjectRules, PostprocessingStep
 from nnseg.core.errors import ModelError, ScanError
 from nnseg.core.geometry import Grid, Reorientation
 from nnseg.core.image import Scan, Source
@@ -557,3 +557,41 @@ def test_facts_of_a_scan_are_along_its_own_axes_whatever_those_of_the_plan():
     likeness, *_ = layout(unpack(turned.thumbnails[0]), unpack(plain.thumbnails[0]))
     assert likeness > 0.99
     assert turned.spreads == plain.spreads
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_networks_that_learned_borders_tell_objects_apart(dimensions):
+    plan = _plan(dimensions, labels=LABELS.with_borders(["back"]))
+    model, scan = _model(plan, plan), _scan()
+    prediction = predict(model, scan, device=CPU)
+    assert (model.labels, prediction.probabilities.shape[0]) == (LABELS, 3)
+    np.testing.assert_allclose(prediction.probabilities.sum(0), 1, atol=1e-5)
+    expected = np.array([0, 3, 700])[prediction.probabilities.argmax(0)]
+    np.testing.assert_array_equal(prediction.label_map.labels, expected)
+    back = expected == 700
+    np.testing.assert_array_equal(prediction.objects > 0, back)
+    assert prediction.object_counts == {"back": prediction.objects.max()} != {"back": 0}
+    assert prediction.intensities.shape == (prediction.objects.max(), 1)
+    assert not prediction.interior[~back].any()
+    assert 0 < prediction.interior[back].mean() < 255
+    plain = predict(model, scan, device=CPU, probabilities=False)
+    np.testing.assert_array_equal(plain.objects, prediction.objects)
+
+
+def test_the_models_rules_say_how_objects_are_told_apart():
+    model = _model(_plan(labels=LABELS.with_borders(["back"])))
+    few = replace(model, objects=ObjectRules(rules={"back": ObjectRule(smallest_mm3=1e6)}))
+    assert (few.key() != model.key(), predict(few, _scan(), device=CPU).object_counts) == (True, {"back": 0})
+
+
+def test_a_model_keeps_its_rules_in_its_file(tmp_path):
+    rules = ObjectRules(rules={"back": ObjectRule(seed=0.7)}, cases=3, reason="best")
+    model = replace(_model(_plan(labels=LABELS.with_borders(["back"]))), objects=rules)
+    save_model(model, tmp_path / "model.nnseg")
+    loaded = load_model_file(tmp_path / "model.nnseg")
+    assert (loaded.objects, loaded.labels, loaded.key()) == (rules, LABELS, model.key())
+
+
+def test_models_without_borders_have_no_objects():
+    prediction = predict(_model(_plan()), _scan(), device=CPU)
+    assert (prediction.objects, prediction.interior, prediction.object_counts) == (None, None, {})

@@ -146,6 +146,30 @@ def read_labels_of(source: LabelSource, scan: Scan) -> LabelMap:
     return labels_on_grid_of(scan, read_label_map(source, like=scan.source, sheared=True))
 
 
+def read_objects(source: LabelSource, scan: Scan) -> Integers | None:
+    """Numbers of the objects in a label map (Z, Y, X), on its scan's grid; 0 is none. None if the label map does not number them.
+
+    Raises:
+        ScanError: as `read_label_map`.
+    """
+    if not isinstance(source, LabelFiles) or source.coding != "instances":
+        return None
+    return labels_on_grid_of(scan, read_numbers(source, like=scan.source)).labels
+
+
+def read_numbers(source: LabelFiles, *, like: Source | None = None) -> LabelMap:
+    """A label map of instances with the numbers of objects for values; of several files those with an object each.
+
+    Raises:
+        ScanError: as `read_label_map`.
+    """
+    if len(source.paths) > 1:
+        marked, placed = read_marks(source, like=like, sheared=True)
+        first = np.array([1 + int(mark[0]) if mark else 0 for mark in marked.marks])  # of objects that overlap
+        return replace(placed, labels=first[marked.codes])
+    return read_label_map(source.paths[0], like=like, sheared=True)
+
+
 def labels_on_grid_of(scan: Scan, label_map: LabelMap) -> LabelMap:
     """A label map on the grid of a scan, whose stored grid it has; each voxel has the nearest value, 0 outside."""
     stored = stored_grid(scan)

@@ -188,13 +188,11 @@ def _objects(request: Request, labels: Labels, instances: tuple[str, ...]) -> La
     usable = request.usable()
     counts = [sum(v != "0" for (v,) in shown.marks) for shown in usable.values()]
     line = f"values number the objects of each label map ({min(counts)} to {max(counts)}): all are {labels.names[1]}"
-    warning = f"{labels.names[1]}: objects that touch count as one, since the network learns only where objects are"
     sources = {
         name: LabelFiles(paths=label_paths(request.cases[name].labels), coding="instances", values={OBJECT: labels.values[1]})
         for name in usable
     }
-    findings = (Finding.of("NS-D028", warning),)
-    return LabelMeaning(labels=labels, sources=sources, instances=instances, findings=findings, inferred=(line,))
+    return LabelMeaning(labels=labels, sources=sources, instances=instances, inferred=(line,))
 
 
 def _unclean(sets: Mapping[str, Mapping[int, int]]) -> tuple[str, ...]:
