@@ -41,8 +41,9 @@ def main() -> None:
         scan = read_scan(run.cases[name].images, repair=True, spacing=run.cases[name].spacing)
         for one in explainers[fold].explain(scan, name, run.dataset.labels.foreground):
             found[one.explanation.label].append(one.explanation)
-            print(one.explanation.describe(), f"{one.explanation.seconds:.1f} s", flush=True)
-    print(f"\n{'label':<12}{'maps':>5}{'inside':>16}{'near':>16}{'half random':>16}{'all random':>16}{'other':>16}{'repeated':>16}"
+            random = ", ".join(f"{share} {value:+.2f}" for share, value in one.explanation.random.items())
+            print(one.explanation.describe(), f"({random})", f"{one.explanation.seconds:.1f} s", flush=True)
+    print(f"\n{'label':<12}{'maps':>5}{'inside':>18}{'near':>18}{'half random':>18}{'all random':>18}{'other':>18}{'repeated':>18}"
           f"{'withheld':>10}{'seconds':>9}")  # fmt: skip
     for label, explanations in found.items():
         print(_row(label, explanations))
@@ -57,7 +58,7 @@ def _row(label: str, explanations: list[Explanation]) -> str:
     cells = [f"{np.mean(v):.2f} (>= {min(v):.2f})" for v in lowest] + [f"{np.mean(v):.2f} (<= {max(v):.2f})" for v in highest]
     cells.append(f"{np.mean(repeated):.2f} (>= {min(repeated):.2f})" if repeated else "none")
     withheld, seconds = sum(bool(e.withheld) for e in explanations), np.mean([e.seconds for e in explanations])
-    return f"{label:<12}{len(explanations):>5}{''.join(f'{cell:>16}' for cell in cells)}{withheld:>10}{seconds:>9.1f}"
+    return f"{label:<12}{len(explanations):>5}{''.join(f'{cell:>18}' for cell in cells)}{withheld:>10}{seconds:>9.1f}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ EXPLANATIONS = "explanations.json"
 """Name of the file beside the maps."""
 
 MOST_LIKE_RANDOM = 0.3
-"""A map is withheld whose rank correlation with that of the network with random weights is not below this, in any share of layers.
+"""A map is withheld whose rank correlation with that of the network with random weights in all layers is not below this.
 
 Source: the check is that of Adebayo et al. 2018, arXiv:1810.03292, section 3.1; they compare methods and name no threshold.
 """
@@ -52,7 +52,7 @@ class Concentration(FrozenModel):
 class Explanation(FrozenModel):
     """The map of one label of one scan, and what its checks gave.
 
-    Rank correlations are of absolute values, within shells of equal distance from the structure.
+    Rank correlations are of absolute values, within shells of equal distance from the structure, corrected for noise.
 
     Args:
         case: name of the scan.
@@ -95,8 +95,8 @@ class Explanation(FrozenModel):
 
     @property
     def random_correlation(self) -> float:
-        """The largest rank correlation with a map of random weights."""
-        return max(self.random.values())
+        """Rank correlation with the map of the network all of whose weights are random."""
+        return list(self.random.values())[-1]
 
     def describe(self) -> str:
         """One line for users."""

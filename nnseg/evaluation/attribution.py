@@ -21,12 +21,17 @@ from nnseg.core.image import Floats, nonzero_box
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+Halves = Sequence[npt.NDArray[Any]]
+"""Values of two maps of the same target with independent noise, at the same voxels; of one map by a method without noise."""
 
 AIR = 0.05
 """Voxels count as air, not as the body, up to this share of the range of intensities, from the 0.5th to the 99.5th percentile."""
 
 SAMPLE = 50_000
 """Voxels of the body that maps are compared at, at most."""
+
+LEAST_RELIABLE = 0.05
+"""Lower rank correlations of two halves count as this in the correction for noise, which would else divide by next to nothing."""
 
 SHELLS = 20
 """Shells around a structure with as many sampled voxels each, besides the structure itself."""
@@ -98,6 +103,31 @@ def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any], shells: Ind
     first, second = (np.concatenate([_ranks(np.abs(v[shells == s])) for s in np.unique(shells)]) for v in (one, other))
     norm = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
     return float((first * second).sum()) / norm if norm else 0.0
+
+
+def alike(one: Halves, other: Halves, shells: Indices) -> float:
+    """The rank correlation of two maps within shells, corrected for the noise in both, from -1 to 1.
+
+    Each is given as two maps of independent noise, of which pairs with different noise are compared; without noise as a single one.
+
+    Source: Spearman 1904, the correction for attenuation.
+    """
+    if len(one) == 1:
+        return rank_correlation(one[0], other[0], shells)
+    found = (rank_correlation(one[0], other[1], shells) + rank_correlation(one[1], other[0], shells)) / 2
+    noise = math.prod(max(rank_correlation(halves[0], halves[1], shells), LEAST_RELIABLE) for halves in (one, other))
+    return max(-1.0, min(1.0, found / math.sqrt(noise)))
+
+
+def repeatability(halves: Halves, shells: Indices) -> float | None:
+    """The expected rank correlation of the mean of two maps with that of two others of independent noise; None without noise.
+
+    Source: Spearman 1910 and Brown 1910, the reliability of a test of twice the length.
+    """
+    if len(halves) == 1:
+        return None
+    found = rank_correlation(halves[0], halves[1], shells)
+    return 2 * found / (1 + max(found, 0.0))
 
 
 def concentrate(map_ZYX: Floats, structure: Mask, body: Mask, grid: Grid) -> tuple[Concentration, Concentration]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from nnseg.core.errors import ScanError
 from nnseg.core.explanation import Explanation, ExplanationMethod, why_withheld
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, Scan
-from nnseg.evaluation.attribution import SampledBody, body_of, concentrate, rank_correlation
+from nnseg.evaluation.attribution import Halves, SampledBody, alike, body_of, concentrate, repeatability
 from nnseg.inference.attribution import COPIES, Attributor, LabelledScan, Target
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
@@ -23,8 +22,7 @@ from nnseg.network.device import resolve_device
 Mask = npt.NDArray[np.bool_]
 
 RANDOMIZED: Mapping[str, float] = {"half": 0.5, "all": 1.0}
-"""Shares of the layers that get random weights, by the names that the record has for them. The map of a network
-all of whose weights are random may be noise, with which no map correlates; that of half of them is not."""
+"""Shares of the layers that get random weights, by the names that the record has for them; the last one decides."""
 
 ELSEWHERE = "voxels elsewhere"
 """The other target where no other label was predicted."""
@@ -65,14 +63,12 @@ class Explainer:
         self, model: Model, method: ExplanationMethod, *, device: str = "auto", copies: int = COPIES, seed: int = 0
     ) -> None:
         target = resolve_device(device)
-        attributor = Attributor.of(model, method, device=target, copies=copies)
-        self.labels, self.method = model.labels, method
+        self.labels, self.method, self.seed = model.labels, method, seed
+        self.copies = 0 if method == "occlusion" else copies
         self._predictor = Predictor(model, device=target)
         self._seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
-        self.copies, self.seed = 0 if method == "occlusion" else copies, seed
-        self._whole = attributor
-        self._half = replace(attributor, copies=(copies + 1) // 2)
-        self._random = {name: attributor.randomized(share, self._seeds[2]) for name, share in RANDOMIZED.items()}
+        self._attributor = Attributor.of(model, method, device=target, copies=(copies + 1) // 2)
+        self._random = {name: self._attributor.randomized(share, self._seeds[2]) for name, share in RANDOMIZED.items()}
 
     def explain(self, scan: Scan, case: str, names: Sequence[str]) -> Iterator[ExplainedLabel]:
         """The map of each of these labels or regions that was predicted.
@@ -90,48 +86,43 @@ class Explainer:
         structures = {name: structure for name, structure in structures.items() if structure.any()}
         if not set(names) & set(structures):
             raise ScanError(f"case {case}: no voxel is predicted as {' or '.join(names)}, so there is nothing to explain")
-        maps = _Maps(self, scan, self._whole.prepare(scan, predicted))
+        compared = _ComparedMaps(self, scan, self._attributor.prepare(scan, predicted), structures)
         for name in names:
             if name in structures:
-                yield maps.explain(case, name, structures)
+                yield compared.explain(case, name)
 
-    def _map(self, labelled: LabelledScan, target: Target) -> tuple[Floats, Floats | None]:
-        """The map of a target, and what would be it with other noise where there is noise: means of halves of the copies."""
-        if self.method == "occlusion":
-            return self._whole.attribute(labelled, target, self._seeds[0]), None
-        one, other = (self._half.attribute(labelled, target, seed) for seed in self._seeds[:2])
-        return one, other
+    def maps(self, labelled: LabelledScan, target: Target, random: str = "") -> list[Floats]:
+        """The maps of two halves of the noisy copies, whose mean is that of all; a single one of a method without noise.
 
-    def _random_maps(self, labelled: LabelledScan, target: Target) -> Iterator[tuple[str, Floats]]:
-        """The maps of the copies with random weights, by share of their layers."""
-        for name, attributor in self._random.items():
-            yield name, attributor.attribute(labelled, target, self._seeds[0])
+        Args:
+            random: of the networks with random weights in this share of the layers, by its name; "" for the model's own.
+        """
+        attributor = self._random[random] if random else self._attributor
+        return [attributor.attribute(labelled, target, seed) for seed in self._seeds[: 2 if self.copies else 1]]
 
 
-class _Maps:
+class _ComparedMaps:
     """The maps of one scan, which are compared at the same voxels of the body."""
 
-    def __init__(self, explainer: Explainer, scan: Scan, labelled: LabelledScan) -> None:
-        self._explainer, self._grid, self._labelled = explainer, scan.grid, labelled
+    def __init__(self, explainer: Explainer, scan: Scan, labelled: LabelledScan, structures: Mapping[str, Mask]) -> None:
+        self._explainer, self._grid, self._labelled, self._structures = explainer, scan.grid, labelled, structures
         self._body = body_of(scan.image)
-        self._sampled = SampledBody.of(self._body, scan.grid.spacing, explainer._seeds[0])
-        self._values: dict[str, npt.NDArray[Any]] = {}
+        self._sampled = SampledBody.of(self._body, scan.grid.spacing, explainer.seed)
+        self._values: dict[str, Halves] = {}
         """Of the maps so far, by label."""
 
-    def explain(self, case: str, name: str, structures: Mapping[str, Mask]) -> ExplainedLabel:
+    def explain(self, case: str, name: str) -> ExplainedLabel:
         """The map of a label, and what its checks give."""
         start = time.perf_counter()
-        structure, target = structures[name], self._target(name)
-        one, second = self._explainer._map(self._labelled, target)
-        found: Floats = one if second is None else 0.5 * (one + second)
+        structure, target = self._structures[name], self._target(name)
+        halves = self._explainer.maps(self._labelled, target)
+        found = np.asarray(np.mean(halves, axis=0), np.float32)
+        own = self._values[name] = self._sample(halves)
         shells = self._sampled.shells_around(structure, self._grid.spacing)
-        own = self._values[name] = self._sampled.values(found)
-        halves = None if second is None else rank_correlation(self._sampled.values(one), self._sampled.values(second), shells)
         random = {
-            share: rank_correlation(own, self._sampled.values(of_random), shells)
-            for share, of_random in self._explainer._random_maps(self._labelled, target)
+            share: alike(own, self._sample(self._explainer.maps(self._labelled, target, share)), shells) for share in RANDOMIZED
         }
-        other = self._other(name, structures)
+        other = self._other(name)
         inside, near = concentrate(found, structure, self._body, self._grid)
         explanation = Explanation(
             case=case,
@@ -140,8 +131,8 @@ class _Maps:
             voxels=int(structure.sum()),
             random=random,
             other=other,
-            other_correlation=rank_correlation(own, self._values_of(other, name), shells),
-            repeated=None if halves is None else 2 * halves / (1 + max(halves, 0.0)),
+            other_correlation=alike(own, self._values_of(other, target), shells),
+            repeated=repeatability(own, shells),
             inside=inside,
             near=near,
             copies=self._explainer.copies,
@@ -154,17 +145,18 @@ class _Maps:
     def _target(self, name: str) -> Target:
         return Target(head=self._explainer.labels.heads.index(name))
 
-    def _other(self, name: str, structures: Mapping[str, Mask]) -> str:
+    def _sample(self, maps: Sequence[Floats]) -> Halves:
+        return [self._sampled.values(one) for one in maps]
+
+    def _other(self, name: str) -> str:
         """The other label with most voxels, or `ELSEWHERE` if no other label was predicted."""
-        sizes = {other: int(mask.sum()) for other, mask in structures.items() if other != name}
+        sizes = {other: int(mask.sum()) for other, mask in self._structures.items() if other != name}
         return max(sizes, key=lambda other: sizes[other]) if sizes else ELSEWHERE
 
-    def _values_of(self, other: str, name: str) -> npt.NDArray[Any]:
-        """The values of the map of another target than the label ``name``."""
+    def _values_of(self, other: str, target: Target) -> Halves:
+        """The values of the map of another label, or of the label of a target elsewhere."""
         if other == ELSEWHERE:
-            target = replace(self._target(name), elsewhere=True)
-            return self._sampled.values(self._explainer._whole.attribute(self._labelled, target, self._explainer._seeds[0]))
+            return self._sample(self._explainer.maps(self._labelled, replace(target, elsewhere=True)))
         if other not in self._values:
-            of_other = self._explainer._whole.attribute(self._labelled, self._target(other), self._explainer._seeds[0])
-            self._values[other] = self._sampled.values(of_other)
+            self._values[other] = self._sample(self._explainer.maps(self._labelled, self._target(other)))
         return self._values[other]

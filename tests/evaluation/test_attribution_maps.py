@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from nnseg.core.geometry import Grid
-from nnseg.evaluation.attribution import AIR, SAMPLE, SampledBody, body_of, concentrate, rank_correlation
+from nnseg.evaluation.attribution import AIR, SAMPLE, SampledBody, alike, body_of, concentrate, rank_correlation, repeatability
 
 RNG = np.random.default_rng(0)
 
@@ -100,3 +100,24 @@ def test_the_body_is_what_is_brighter_than_air_in_any_channel():
     image[0, :, 2:8], image[1, :, 7:9] = 100, 50
     image[0, :, 0] = 100 * AIR / 2
     assert np.array_equal(body_of(image)[1, :, 0], [False, False, *[True] * 7, False])
+
+
+def test_noise_in_two_maps_does_not_make_them_less_alike():
+    signal, other, shells = RNG.normal(size=4000), RNG.normal(size=4000), np.zeros(4000, int)
+    one, same, unlike = ([np.exp(s + RNG.normal(size=4000)) for _ in range(2)] for s in (signal, signal, other))
+    assert rank_correlation(one[0], same[1], shells) < 0.6
+    assert alike(one, same, shells) > 0.9
+    assert abs(alike(one, unlike, shells)) < 0.1
+    assert repeatability(one, shells) == pytest.approx(2 / 3, abs=0.05)  # of two of which half is noise
+
+
+def test_maps_of_noise_alone_are_not_alike():
+    noise = [[np.exp(RNG.normal(size=4000)) for _ in range(2)] for _ in range(2)]
+    assert abs(alike(*noise, np.zeros(4000, int))) < 0.6
+    assert repeatability(noise[0], np.zeros(4000, int)) < 0.1
+
+
+def test_maps_without_noise_are_compared_as_they_are():
+    one, other, shells = [RNG.normal(size=50)], [RNG.normal(size=50)], np.zeros(50, int)
+    assert alike(one, other, shells) == rank_correlation(one[0], other[0], shells)
+    assert repeatability(one, shells) is None

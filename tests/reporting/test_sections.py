@@ -354,7 +354,7 @@ def test_an_audit_is_shown_with_subgroups_and_same_scans():
 
 def test_explanations_are_shown_with_their_checks_and_those_withheld_with_the_reason():
     rows = table_rows(report_content(), "Explanations")
-    assert rows["case_2"] == ["front", "smoothgrad", "3.00", "2.50", "0.20", "0.25", "0.80", "map.nii.gz"]
+    assert rows["case_2"] == ["front", "smoothgrad", "3.00", "2.50", "0.10", "0.25", "0.80", "map.nii.gz"]
     assert rows["case_10"] == [HOSTILE, "smoothgrad", "3.00", "2.50", "0.60", "0.25", MISSING, f"withheld: too like {HOSTILE}"]
     page = render_report(report_content())
     assert page.count('<img src="data:image/png;base64,iVBO"') == 1

@@ -91,7 +91,7 @@ def test_a_scan_without_the_label_is_refused():
 
 def explanation_of(**changes) -> Explanation:
     part = Concentration(attribution=0.5, uniform=0.2)
-    given = {"case": "a", "label": "front", "method": "smoothgrad", "voxels": 5, "random": {"half": 0.2, "all": 0.1}}
+    given = {"case": "a", "label": "front", "method": "smoothgrad", "voxels": 5, "random": {"half": 0.9, "all": 0.1}}
     return Explanation(
         **{**given, "other": "back", "other_correlation": 0.2, "repeated": 0.9, "inside": part, "near": part, **changes}
     )
@@ -102,7 +102,7 @@ def explanation_of(**changes) -> Explanation:
     [
         ({}, ""),
         (
-            {"random": {"half": MOST_LIKE_RANDOM, "all": 0.1}},
+            {"random": {"half": 0.1, "all": MOST_LIKE_RANDOM}},
             "a network with random weights gives a map like it (rank correlation 0.30)",
         ),
         ({"other_correlation": 0.95}, "the map of back is like it (rank correlation 0.95)"),
