@@ -8,7 +8,9 @@ from ball_dataset import write_balls
 
 from nnseg.core.dataset import AS_FOUND
 from nnseg.core.errors import RunError, ScanError
+from nnseg.storage.datasets import content
 from nnseg.storage.datasets.layouts import find_layout
+from nnseg.storage.files import file_hash
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.run import Run
 from nnseg.system import regular
@@ -47,9 +49,28 @@ def test_a_ring_in_the_place_of_a_run_or_a_scan_is_no_bug(tmp_path: Path, ring: 
         pass
 
 
+def test_a_file_of_many_names_is_read_once_for_the_digest_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(content, "file_hash", lambda path: read.append(path) or file_hash(path))
+    (tmp_path / "a.nii").write_bytes(b"a")
+    names = [tmp_path / "a.nii", *(tmp_path / f"{number}.nii" for number in range(3))]
+    for number, name in enumerate(names[1:]):
+        name.symlink_to("a.nii") if number else name.hardlink_to(names[0])
+    assert content.content_hash(names) != content.content_hash(names[:1])
+    assert len(read) == 2
+
+
+def test_files_of_a_case_that_take_too_much_memory_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = write_balls(tmp_path, cases=1) / "imagesTr" / "ball_00.nii.gz"
+    monkeypatch.setattr("nnseg.storage.images.raw.allowed_ram_gb", lambda: 1e-4)
+    assert read_scan([scan] * 2).image.shape == (2, 12, 20, 16)
+    with pytest.raises(ScanError, match=r"is the first of 3 files, which take 0\.0 GB of memory and more"):
+        read_scan([scan] * 3)
+
+
 def test_very_many_files_of_a_case_are_refused_before_one_is_read(tmp_path: Path) -> None:
-    content = json.loads((write_balls(tmp_path, cases=1) / "dataset.json").read_text())
-    scan = tmp_path / content["training"][0]["image"]
+    about = json.loads((write_balls(tmp_path, cases=1) / "dataset.json").read_text())
+    scan = tmp_path / about["training"][0]["image"]
     with pytest.raises(ScanError, match="is the first of 1,001 files; expected at most 1,000"):
         read_scan([scan] * 1001)
 
@@ -82,6 +103,12 @@ def test_files_are_found_below_more_folders_than_python_can_recurse_into(tmp_pat
         os.mkdir("a")  # noqa: PTH102 (a whole path would be too long for the system in the end)
         os.chdir("a")
     Path("deep.txt").touch()
-    assert [len(path.relative_to(tmp_path).parts) for path in files_below(tmp_path)] == [1201]
-    assert sum(1 for _ in folders_below(tmp_path)) == 1201
-    assert list(files_below(tmp_path / "nowhere")) == []
+    try:
+        assert [len(path.relative_to(tmp_path).parts) for path in files_below(tmp_path)] == [1201]
+        assert sum(1 for _ in folders_below(tmp_path)) == 1201
+        assert list(files_below(tmp_path / "nowhere")) == []
+    finally:
+        Path("deep.txt").unlink()
+        for _ in range(1200):  # nor can pytest remove them
+            os.chdir("..")
+            os.rmdir("a")  # noqa: PTH106

@@ -25,19 +25,32 @@ def content_hash(files: Sequence[Path]) -> str:
     Raises:
         ScanError: a file is missing or cannot be read, or is larger than the machine's memory, so that no image is read from it.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest, known = hashlib.blake2b(digest_size=16), dict[tuple[int, int], bytes]()
     for path in files:
         for part in files_of(path):
-            try:
-                if (size := part.stat().st_size) > 1e9 * total_ram_gb():  # a file without content may have terabytes
-                    found = f"has {size:,} bytes, more than this machine has memory"
-                    raise ScanError.at(part, found, "an image that fits into memory", "cut it", "NS-S037")
-                digest.update(bytes.fromhex(file_hash(part)))
-            except OSError as error:
-                raise ScanError.at(part, f"cannot be read ({error.strerror})", "a file", "restore it") from error
+            digest.update(_digest_of(part, known))
         if path.parent.is_file():
             digest.update(path.name.encode())
     return digest.hexdigest()
+
+
+def _digest_of(part: Path, known: dict[tuple[int, int], bytes]) -> bytes:
+    """The digest of a file; of one that a header lists very many times, by whatever names, its bytes are read once.
+
+    Args:
+        known: digests by disk and number of the file; this one's is added.
+    """
+    try:
+        state = part.stat()
+        if state.st_size > 1e9 * total_ram_gb():  # a file without content may have terabytes
+            found = f"has {state.st_size:,} bytes, more than this machine has memory"
+            raise ScanError.at(part, found, "an image that fits into memory", "cut it", "NS-S037")
+        place = (state.st_dev, state.st_ino)
+        if place not in known:
+            known[place] = bytes.fromhex(file_hash(part))
+    except OSError as error:
+        raise ScanError.at(part, f"cannot be read ({error.strerror})", "a file", "restore it") from error
+    return known[place]
 
 
 def case_key(case: Case, content: str = "") -> str:

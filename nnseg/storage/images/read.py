@@ -41,7 +41,7 @@ from nnseg.storage.images.label_codings import (
 )
 from nnseg.storage.images.nibabel_files import raw_from_nibabel
 from nnseg.storage.images.nrrd import NRRD
-from nnseg.storage.images.raw import CHANNEL_TOLERANCE, RawImage, ReadOptions, errors_of_file
+from nnseg.storage.images.raw import BYTES_EACH, CHANNEL_TOLERANCE, RawImage, ReadOptions, check_memory, errors_of_file
 from nnseg.storage.images.resampling import resampled
 
 
@@ -266,7 +266,13 @@ def _read_all(images: Images, options: ReadOptions) -> list[tuple[Path, RawImage
                 raw = form.read(paths, options)
             return [(raw.files[0], raw)]
     check_limit("channels", len(paths), paths[0], "is the first of {:,} files", ScanError, "name fewer files", "NS-S037")
-    return [(path, read_raw(path, options)) for path in paths]
+    found, values = list[tuple[Path, RawImage]](), 0
+    for path in paths:
+        found.append((path, read_raw(path, options)))
+        values += 0 if options.only_header else found[-1][1].voxels.size
+        together = f"is the first of {len(paths)} files, which take {{:,.1f}} GB of memory and more"
+        check_memory(paths[0], values * BYTES_EACH, together, "name fewer files")
+    return found
 
 
 def _in_memory(image: Any, number: int, options: ReadOptions) -> tuple[Path, RawImage]:
