@@ -99,9 +99,10 @@ def test_the_table_that_evaluate_writes_is_read_too(tmp_path):
     read = read_scores(tmp_path / "scores.csv")
     assert read.labels == scores.labels
     assert [(c.name, c.labels["ball"].dice) for c in read.cases] == [(c.name, c.labels["ball"].dice) for c in scores.cases]
-    (tmp_path / "other.csv").write_text("case,label\na,b\n")
-    with pytest.raises(EvaluationError, match=r"other.csv is no table that nnseg evaluate wrote"):
-        read_scores(tmp_path / "other.csv")
+    for text in ("a,b", f"a,b,{10**400},1,1,1,"):
+        (tmp_path / "other.csv").write_text(f"case,label,tp,fp,fn,tn,failed\n{text}\n")
+        with pytest.raises(EvaluationError, match=r"other.csv is no table that nnseg evaluate wrote"):
+            read_scores(tmp_path / "other.csv")
     (tmp_path / "scores.csv").write_text(scores_csv(scores) + scores_csv(scores).splitlines()[1] + "\n")
     with pytest.raises(EvaluationError, match="case_00 has ball twice"):
         read_scores(tmp_path / "scores.csv")
