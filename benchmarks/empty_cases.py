@@ -63,7 +63,8 @@ def main() -> None:
     length = ("--steps", options.steps) if options.steps else ("--budget", options.budget)
     for name in EMPTY:
         found = options.work / f"{Path(options.recipe).stem}-{name}-{length[1]}"
-        _nnseg("run", options.work / name, found, "--folds", 0, *length, "--recipe", options.recipe)
+        command = ("run", options.work / name, found, "--folds", 0, "--group-by", r"(\w+)_\d+_\d+")  # crops of one image together
+        _nnseg(*command, *length, "--recipe", options.recipe)
         _nnseg("predict", options.work / "held_out" / "images", found / "held_out", "--model", found)
         print(describe(options.work / "held_out" / "labels", found))
 
