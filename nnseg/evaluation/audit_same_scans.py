@@ -40,7 +40,7 @@ A cropped scan has a rank up to 31 of 160 before its overlap is compared (Hippoc
 
 SAME = 0.85
 """Correlation of details from which on two scans are the same. On Hippocampus and ACDC changed copies have 0.945 and more, scans of
-different patients 0.74 and less (``benchmarks/audit.py``)."""
+different patients 0.76 and less (``benchmarks/audit.py``)."""
 
 LEAST_OVERLAP = 0.4
 """Least part of the smaller scan that overlaps."""

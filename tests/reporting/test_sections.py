@@ -375,4 +375,7 @@ def test_a_drop_is_told_with_its_interval_and_whether_it_may_be_chance(internal,
     of = Difference(metric="dice", label="", internal=internal, external=0.8, difference=change, interval=interval)
     found = ExternalValidation(model="m", dataset="d", cases=5, internal_cases=7, internal_source="none", differences=(of,))
     assert words in describe_drop(found)
-    assert words in page_text(replace(report_content(), external=found))
+    page = page_text(replace(report_content(), external=found))
+    assert words in page
+    assert "Scores of this dataset" in page
+    assert "Scores of held-out cases" not in page
