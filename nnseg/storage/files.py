@@ -20,7 +20,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 
 from nnseg.core.errors import NewerVersionError, PlanError, RunError, WriteError
-from nnseg.storage.bounded import read_text_bytes
+from nnseg.storage.bounded import TextKind, read_text_bytes
 from nnseg.storage.temporary import temporary_beside
 from nnseg.system.regular import NO_LINK, open_regular
 from nnseg.system.stale import tried_again
@@ -161,15 +161,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise PlanError(f"{path} holds a number of thousands of digits, or lists nested too deeply") from None
 
 
-def read_json(path: Path, kind: type[Content]) -> Content:
+def read_json(path: Path, kind: type[Content], limits: TextKind = "run") -> Content:
     """The content of a JSON file.
+
+    Args:
+        limits: of its bytes and entries.
 
     Raises:
         RunError: the file is missing or cannot be read, or its content is not of this kind.
         NewerVersionError: its ``format`` is later than that of the kind.
     """
     try:
-        return TypeAdapter(kind).validate_json(tried_again(partial(read_text_bytes, path, "run")))
+        return TypeAdapter(kind).validate_json(tried_again(partial(read_text_bytes, path, limits)))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is missing; run the command that makes it, or nnseg run") from None
     except OSError as error:

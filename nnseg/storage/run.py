@@ -118,7 +118,7 @@ def _write_folds(path: Path, folds: Folds) -> None:
 def _read_record(path: Path) -> dict[str, Any]:
     """The record of a run: empty if it is missing, or damaged; then the plans and folds on file are kept as if they were edited."""
     try:
-        return read_json(path, dict[str, Any]) if path.exists() else {}
+        return read_json(path, dict[str, Any], "plan") if path.exists() else {}
     except RunError as error:
         if error.is_fault:
             raise

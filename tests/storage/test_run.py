@@ -100,3 +100,9 @@ def test_the_fingerprint_of_the_folds_leaves_out_cases_in_no_fold(tmp_path: Path
     assert run.fingerprint_of_folds == run.fingerprint
     run.folds = {0: Fold(training=("a",), held_out=("c",))}
     assert [case.name for case in run.fingerprint_of_folds.cases] == ["a", "c"]
+
+
+def test_a_record_beyond_the_size_of_records_is_a_damaged_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "run.json").write_text('{"versions": {}, "a": [' + "[]," * 100_000 + "[]]}")
+    assert Run(tmp_path).record == {}
+    assert "run.json is damaged and made anew" in caplog.text
