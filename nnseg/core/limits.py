@@ -62,6 +62,9 @@ LIMITS: Final[dict[str, int]] = {
 ``plane_pixels`` is Pillow's own MAX_IMAGE_PIXELS: a quarter of a gigabyte of 24-bit colours.
 """
 
+PILLOW_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP")
+"""What a picture may be, whatever its suffix: Pillow knows others, of which some start programs (EPS starts Ghostscript)."""
+
 
 def limit(name: str) -> int:
     """A limit of `LIMITS`, or what ``NNSEG_LIMITS`` says instead."""

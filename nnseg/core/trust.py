@@ -166,6 +166,22 @@ class Confidence(FrozenModel):
     reliability: Reliability | None = None
 
 
+class FolderDice(FrozenModel):
+    """The mean Dice of a folder of scans.
+
+    Args:
+        scans: whose Dice is expected.
+        foreign: of these, the number of foreign scans.
+        expected: mean over the scans.
+        interval: which holds for 90 % of folders; None without calibration.
+    """
+
+    scans: int = Field(ge=1)
+    foreign: int = Field(ge=0)
+    expected: Probability
+    interval: Shares | None
+
+
 class LabelInterval(FrozenModel):
     """The intervals of one label or region.
 

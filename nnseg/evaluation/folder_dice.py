@@ -6,28 +6,9 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from pydantic import Field
 from scipy.special import stdtrit
 
-from nnseg.core.frozen import FrozenModel
-from nnseg.core.trust import INTERVAL_LEVEL, Confidence
-from nnseg.core.validation import Probability, Shares
-
-
-class FolderDice(FrozenModel):
-    """The mean Dice of a folder of scans.
-
-    Args:
-        scans: whose Dice is expected.
-        foreign: of these, the number of foreign scans.
-        expected: mean over the scans.
-        interval: which holds for 90 % of folders; None without calibration.
-    """
-
-    scans: int = Field(ge=1)
-    foreign: int = Field(ge=0)
-    expected: Probability
-    interval: Shares | None
+from nnseg.core.trust import INTERVAL_LEVEL, Confidence, FolderDice
 
 
 def estimate_folder_dice(confidences: Sequence[Confidence]) -> FolderDice | None:

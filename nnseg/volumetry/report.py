@@ -14,8 +14,9 @@ from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
 from nnseg.core.labels import Labels
 from nnseg.core.population import Population
+from nnseg.core.trust import FolderDice
 from nnseg.core.units import volume_name
-from nnseg.evaluation.folder_dice import FolderDice, estimate_folder_dice
+from nnseg.evaluation.folder_dice import estimate_folder_dice
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.pictures import Picture, draw_case
 from nnseg.storage.files import read_json, text_hash, write_json, write_text

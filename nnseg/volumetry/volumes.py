@@ -12,9 +12,8 @@ from nnseg.core.frozen import FrozenModel
 from nnseg.core.labels import find_side_pairs
 from nnseg.core.names import FileName
 from nnseg.core.population import Age, Percentile, Population, Sex
-from nnseg.core.trust import Confidence
+from nnseg.core.trust import Confidence, FolderDice
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
-from nnseg.evaluation.folder_dice import FolderDice
 
 ML = "ml"
 

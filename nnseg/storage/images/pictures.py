@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from nnseg.core.errors import ScanError, is_fault
 from nnseg.core.image import Source
 from nnseg.core.labels import Labels
-from nnseg.core.limits import check_limit, limit
+from nnseg.core.limits import PILLOW_FORMATS, check_limit, limit
 from nnseg.storage.images.exif import ORIENTATION, exif_note, orientation_of, turned
 from nnseg.storage.images.raw import READ_DEFAULTS, RawImage, ReadOptions, flat_raw, placeholder
 from nnseg.storage.images.sidecar import read_sidecar
@@ -31,9 +31,6 @@ CONVERTED = {"PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "
 
 DEEPEST_PIXEL = 8
 """Bytes of a pixel of four colours of 16 bits."""
-
-PILLOW_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP")
-"""What a picture may be, whatever its suffix: Pillow knows others, of which some start programs (EPS starts Ghostscript)."""
 
 RUN_LENGTHS, SLOW_BYTES, LARGEST_GIF_PIXEL = (1, 2), 2**22, 4
 """Compressions of BMP by run lengths; bytes that Pillow reads in about two seconds where it does so in Python; and those that a

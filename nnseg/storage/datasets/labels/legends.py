@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from nnseg.core.errors import DatasetError, is_fault
+from nnseg.core.limits import PILLOW_FORMATS
 from nnseg.storage.bounded import parse_json, read_text
-from nnseg.storage.images.pictures import PILLOW_FORMATS
 from nnseg.system.regular import open_regular
 
 CODE = re.compile(r"#[0-9a-f]{6}")
