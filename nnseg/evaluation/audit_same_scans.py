@@ -39,7 +39,7 @@ POSSIBLE, LEAST_POSSIBLE, LIKELY = 0.25, 20, 3
 A cropped scan has a rank up to 31 of 160 before its overlap is compared (Hippocampus)."""
 
 SAME = 0.85
-"""Correlation of details from which on two scans are the same. On Hippocampus and ACDC changed copies have 0.93 and more, scans of
+"""Correlation of details from which on two scans are the same. On Hippocampus and ACDC changed copies have 0.91 and more, scans of
 different patients 0.76 and less (``benchmarks/audit.py``)."""
 
 LEAST_OVERLAP = 0.4
