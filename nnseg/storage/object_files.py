@@ -1,23 +1,19 @@
-"""The objects of a label map as files: their numbers as an image, and a table of them."""
+"""The files of objects beside a label map: their names, and the table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.image import Integers, LabelMap, Source
+from nnseg.core.image import Integers, Source
 from nnseg.core.labels import Labels
 from nnseg.core.units import in_unit
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import stem_of, suffix_of
-from nnseg.storage.images.sidecar import sidecar_path
-from nnseg.storage.images.write import to_stored_order, write_label_map
-from nnseg.storage.predictions import OBJECTS
 from nnseg.storage.tables import csv_text
 
 NUMBERS = {".bmp": ".png", ".dcm": ".nii.gz"}
@@ -36,61 +32,39 @@ def file_beside(label_map: Path, what: str, suffix: str | None = None) -> Path:
     return label_map.with_name(f"{stem_of(label_map)}{what}{suffix or NUMBERS.get(own, own)}")
 
 
-def write_beside(label_map: LabelMap, file: Path, what: str, *, like: Source) -> tuple[Path, ...]:
-    """The files written for a map of whole numbers beside a label map: the map, and perhaps its spacing.
-
-    Args:
-        label_map: its values are the numbers.
-        file, what: as for `file_beside`.
-        like: of the scan.
-
-    Raises:
-        ScanError: the format cannot hold these numbers.
-        RunError: a file cannot be written.
-    """
-    path = file_beside(file, what)
-    write_label_map(label_map, path, like=like)
-    return (path, *(found for found in [sidecar_path(path)] if found.exists()))
-
-
-def write_objects(
-    objects_ZYX: Integers,
-    label_map: LabelMap,
-    file: Path,
+def write_object_table(
+    path: Path,
+    objects: Integers,
+    values: Integers,
     *,
     like: Source,
     labels: Labels,
     intensities: npt.NDArray[np.float64],
     channels: Sequence[str],
-) -> tuple[Path, ...]:
-    """The files written for the objects in a label map, beside its own: numbers as an image, and a table with a line for each.
+) -> None:
+    """Write the table of the objects in a label map, with a line for each.
 
     Positions and boxes count voxels of the written image, from 0. Sizes and diameters (of a ball or disc of the same size) are in
     the unit of the scan.
 
     Args:
-        objects_ZYX: numbers from 1 to n on the canonical grid of ``like``, 0 where there is none.
-        label_map: on the same grid.
-        file: of the label map.
+        path: of the table.
+        objects: numbers from 1 to n in the order of the written image, 0 where there is none.
+        values: of the label map, likewise.
         like: of the scan.
         labels: of the label map.
         intensities: mean intensity (n, C) of each object.
         channels: of the scan.
 
     Raises:
-        ScanError: the format cannot hold these numbers.
-        RunError: a file cannot be written.
+        RunError: the file cannot be written.
     """
-    numbered, table = replace(label_map, labels=objects_ZYX), file_beside(file, OBJECTS, ".csv")
-    images = write_beside(numbered, file, OBJECTS, like=like)
-    stored, values = to_stored_order(numbered, like), to_stored_order(label_map, like)
     axes, unit = ("y", "x") if like.is_2d else ("z", "y", "x"), like.shown_unit
     size, diameter = (f"area_{unit}2", f"diameter_{unit}") if like.is_2d else (f"volume_{unit}3", f"diameter_{unit}")
     header = ["id", "label", "voxels", size, *axes, *(f"{a}_{end}" for a in axes for end in ("first", "last")), diameter]
     means = [f"mean_{channel}" for channel in channels]
-    rows = _rows(stored, values, like, labels)
-    write_text(table, csv_text([*header, *means], ([*row, *map(_short, of)] for row, of in zip(rows, intensities, strict=True))))
-    return (*images, table)
+    rows = _rows(objects, values, like, labels)
+    write_text(path, csv_text([*header, *means], ([*row, *map(_short, of)] for row, of in zip(rows, intensities, strict=True))))
 
 
 def _rows(objects: Integers, values: Integers, like: Source, labels: Labels) -> list[list[str | float | None]]:

@@ -1,6 +1,7 @@
 """The files of the objects of a prediction."""
 
 import csv
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -12,8 +13,8 @@ from nnseg.core.image import LabelMap, Scan, Source
 from nnseg.core.labels import Labels
 from nnseg.inference.instances import mean_intensities
 from nnseg.storage.images.read import read_label_map, read_scan
-from nnseg.storage.images.write import write_map
-from nnseg.storage.object_files import file_beside, write_objects
+from nnseg.storage.images.write import to_stored_order, write_label_map, write_map
+from nnseg.storage.object_files import file_beside, write_object_table
 from nnseg.storage.predictions import OBJECTS, ScanRecord
 
 LABELS = Labels(names=("background", "cell"), values=(0, 5))
@@ -21,10 +22,12 @@ LABELS = Labels(names=("background", "cell"), values=(0, 5))
 
 def written(tmp_path, scan: Scan, objects: np.ndarray, name: str) -> tuple[list[dict[str, str]], LabelMap]:
     label_map = LabelMap(labels=np.where(objects > 0, 5, 0), grid=scan.grid)
+    numbered = replace(label_map, labels=objects)
+    image, table = (file_beside(tmp_path / name, OBJECTS, suffix) for suffix in (None, ".csv"))
+    write_label_map(numbered, image, like=scan.source)
+    stored = (to_stored_order(of, scan.source) for of in (numbered, label_map))
     intensities = mean_intensities(objects, scan.image)
-    image, *_, table = write_objects(
-        objects, label_map, tmp_path / name, like=scan.source, labels=LABELS, intensities=intensities, channels=("grey",)
-    )
+    write_object_table(table, *stored, like=scan.source, labels=LABELS, intensities=intensities, channels=("grey",))
     return list(csv.DictReader(table.read_text().splitlines())), read_label_map(image)
 
 
