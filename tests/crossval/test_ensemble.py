@@ -212,7 +212,7 @@ def test_a_finished_run_holds_its_model_and_the_models_card(finished: Run, ball_
     export(finished, finished.model_file, folds=(0, 1))
     assert finished.model_file.stat().st_mtime_ns == before
     export(finished, tmp_path / "one.nnseg", folds=(0,))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.md", "one.nnseg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "one.md", "one.nnseg"]
     assert load_model_file(tmp_path / "one.nnseg").card.networks[0].folds == (0,)
 
 
