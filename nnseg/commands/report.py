@@ -95,7 +95,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         audit=read(Run.audit),
         explanations=_explanations(run, records),
         stages=_stages(run.record),
-        predicted=_predicted(records),
+        predicted=PredictedCase.all_of(records),
         provenance=_provenance(run, dataset, fingerprint, plans, folds),
         missing=missing,
         verdict=None if live else give_verdict(scores, run.histories, trust, folds=len(folds)),
@@ -171,20 +171,6 @@ def _data_url(picture: Path) -> str:
 def _stages(record: Mapping[str, Any]) -> dict[str, StageTiming]:
     peaks = record.get("peak_gb", {})
     return {name: StageTiming(seconds=seconds, peak_gb=peaks.get(name)) for name, seconds in record.get("seconds", {}).items()}
-
-
-def _predicted(records: Mapping[str, ScanRecord]) -> list[PredictedCase]:
-    return [
-        PredictedCase(
-            name=name,
-            seconds=record.seconds,
-            peak_gb=record.peak_gb,
-            findings=record.findings,
-            facts=record.confidence.facts if record.confidence else None,
-        )
-        for name, record in records.items()
-        if record.status == "done"
-    ]
 
 
 def _provenance(

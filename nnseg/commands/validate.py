@@ -185,16 +185,6 @@ def _page(
             if one.confidence and name in dice and calibrated
         ],
         calibration=found.calibration,
-        predicted=[
-            PredictedCase(
-                name=name,
-                seconds=one.seconds,
-                peak_gb=one.peak_gb,
-                findings=one.findings,
-                facts=one.confidence.facts if one.confidence else None,
-            )
-            for name, one in records.items()
-            if one.status == "done"
-        ],
+        predicted=PredictedCase.all_of(records),
         provenance={"Model": {"key": found.model, "held-out cases": str(found.internal_cases), "from": found.internal_source}},
     )

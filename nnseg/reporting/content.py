@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Finding
@@ -21,6 +22,7 @@ from nnseg.evaluation.external import ExternalValidation
 from nnseg.reporting.case_images import CaseImages
 from nnseg.reporting.payload import PackedCase
 from nnseg.reporting.pictures import CasePictures, Picture
+from nnseg.storage.predictions import ScanRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,21 @@ class PredictedCase:
     peak_gb: float = 0.0
     findings: tuple[str, ...] = ()
     facts: ScanFacts | None = None
+
+    @classmethod
+    def all_of(cls, records: Mapping[str, ScanRecord]) -> list[Self]:
+        """The cases that were predicted, from the records of their predictions by name."""
+        return [
+            cls(
+                name=name,
+                seconds=record.seconds,
+                peak_gb=record.peak_gb,
+                findings=record.findings,
+                facts=record.confidence.facts if record.confidence else None,
+            )
+            for name, record in records.items()
+            if record.status == "done"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
