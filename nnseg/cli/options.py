@@ -15,7 +15,7 @@ import typer
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import nearest_name
-from nnseg.core.options import Options, parse_count
+from nnseg.core.options import Flag, Options, parse_count
 
 if TYPE_CHECKING:
     from nnseg.storage.path_kinds import PathKind, Role
@@ -124,13 +124,7 @@ def parse_step(text: str) -> float:
 
 def whole_number(option: str, least: int) -> Callable[[Any], int]:
     """What typer is to read an option's whole number with, of which ``least`` is the smallest."""
-
-    def read(written: Any) -> int:
-        if (number := parse_count(written)) < least:
-            raise NnsegError(f"{written} is too small; write {least} or more")
-        return number
-
-    return reader(option, read)
+    return reader(option, Flag(default=None, help="", parse=parse_count, minimum=least).read)
 
 
 def parse_choice(text: str, known: Sequence[str]) -> str:
