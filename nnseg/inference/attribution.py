@@ -49,7 +49,7 @@ BOXES = {2: 16, 3: 6}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledScan:
+class SegmentedScan:
     """A scan and its predicted label map, preprocessed for a model's networks.
 
     Args:
@@ -115,16 +115,16 @@ class Attributor:
         groups = (replace(of, networks=tuple(one.randomized(share, seed) for one in of.networks)) for of in self.groups)
         return replace(self, groups=tuple(groups))
 
-    def prepare(self, scan: Scan, label_map: LabelMap) -> LabelledScan:
+    def prepare(self, scan: Scan, label_map: LabelMap) -> SegmentedScan:
         """A scan and its predicted label map, preprocessed.
 
         Raises:
             ScanError: the scan has another number of channels.
         """
         plans = {group.key: group.plan for group in self.groups}
-        return LabelledScan(scan=scan, cases={key: preprocess(scan, label_map, plan) for key, plan in plans.items()})
+        return SegmentedScan(scan=scan, cases={key: preprocess(scan, label_map, plan) for key, plan in plans.items()})
 
-    def attribute(self, labelled: LabelledScan, target: Target, seed: int) -> Floats:
+    def attribute(self, labelled: SegmentedScan, target: Target, seed: int) -> Floats:
         """The map (Z, Y, X) on the scan's canonical grid, float32; 0 outside the crop.
 
         Of SmoothGrad the absolute mean gradient, summed over channels: how fast the mean log-odds changes with the intensity there.

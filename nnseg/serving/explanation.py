@@ -14,7 +14,7 @@ from nnseg.core.explanation import Explanation, ExplanationMethod, why_withheld
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, Scan
 from nnseg.evaluation.attribution import Halves, SampledBody, alike, body_of, concentrate, repeatability
-from nnseg.inference.attribution import COPIES, Attributor, LabelledScan, Target
+from nnseg.inference.attribution import COPIES, Attributor, SegmentedScan, Target
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
@@ -91,7 +91,7 @@ class Explainer:
             if name in structures:
                 yield compared.explain(case, name)
 
-    def maps(self, labelled: LabelledScan, target: Target, random: str = "") -> list[Floats]:
+    def maps(self, labelled: SegmentedScan, target: Target, random: str = "") -> list[Floats]:
         """The maps of two halves of the noisy copies, whose mean is that of all; a single one of a method without noise.
 
         Args:
@@ -104,7 +104,7 @@ class Explainer:
 class _ComparedMaps:
     """The maps of one scan, which are compared at the same voxels of the body."""
 
-    def __init__(self, explainer: Explainer, scan: Scan, labelled: LabelledScan, structures: Mapping[str, Mask]) -> None:
+    def __init__(self, explainer: Explainer, scan: Scan, labelled: SegmentedScan, structures: Mapping[str, Mask]) -> None:
         self._explainer, self._grid, self._labelled, self._structures = explainer, scan.grid, labelled, structures
         self._body = body_of(scan.image)
         self._sampled = SampledBody.of(self._body, scan.grid.spacing, explainer.seed)
