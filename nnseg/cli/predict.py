@@ -25,8 +25,7 @@ from nnseg.cli.options import (
 )
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
-from nnseg.core.explanation import ExplanationMethod
-from nnseg.core.options import FAST_STEP, MACHINE, Options, parse_gigabytes
+from nnseg.core.options import FAST_STEP, MACHINE, ExplanationMethod, Options, parse_gigabytes
 
 PANEL = "Use a model"
 WAY = "Way of prediction"

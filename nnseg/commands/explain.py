@@ -12,12 +12,12 @@ import numpy as np
 
 from nnseg.core.dataset import Case, Finding, Reading, list_some
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
-from nnseg.core.explanation import EXPLANATIONS, Explanation, ExplanationMethod, Explanations
+from nnseg.core.explanation import EXPLANATIONS, Explanation, Explanations
 from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.image import Scan
 from nnseg.core.labels import Labels
 from nnseg.core.names import nearest_name, shortened
-from nnseg.core.options import Options
+from nnseg.core.options import ExplanationMethod, Options
 from nnseg.core.scores import Scores
 from nnseg.inference.attribution import COPIES
 from nnseg.network.bundle import Model

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, FiniteFloat
 
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.names import CaseName, FileName
+from nnseg.core.options import ExplanationMethod
 from nnseg.core.validation import NotNegative, Probability
-
-ExplanationMethod = Literal["smoothgrad", "occlusion"]
 
 EXPLANATIONS = "explanations.json"
 """Name of the file beside the maps."""

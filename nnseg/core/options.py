@@ -18,6 +18,7 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 """Suffixes of files with a division of the cases."""
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
+ExplanationMethod = Literal["smoothgrad", "occlusion"]
 
 
 FAST_STEP = 0.75

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from nnseg.core.errors import ModelError
-from nnseg.core.explanation import ExplanationMethod
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.labels import Labels
+from nnseg.core.options import ExplanationMethod
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.restore import cropped_view, network_orientation
 from nnseg.inference.tiles import Tiling, Window, importance

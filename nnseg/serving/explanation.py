@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nnseg.core.errors import ScanError
-from nnseg.core.explanation import Explanation, ExplanationMethod, why_withheld
+from nnseg.core.explanation import Explanation, why_withheld
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, Scan
+from nnseg.core.options import ExplanationMethod
 from nnseg.evaluation.attribution import Halves, SampledBody, alike, body_of, concentrate, repeatability
 from nnseg.inference.attribution import COPIES, Attributor, SegmentedScan, Target
 from nnseg.inference.predict import Predictor
