@@ -136,7 +136,8 @@ class Attributor:
         found = np.zeros(labelled.scan.grid.shape, np.float32)
         for group in self.groups:
             case = labelled.cases[group.key]
-            where = _voxels_of(case, self.labels.members()[target.head], seed if target.elsewhere else None)
+            covered = self.labels.members()[target.head][[*group.plan.labels.whole_indices]]  # the borders of objects, too
+            where = _voxels_of(case, covered, seed if target.elsewhere else None)
             own = self._attribute(group, torch.from_numpy(case.image), torch.from_numpy(where), target.head, seed)
             weight = group.weight * len(group.networks) / math.prod(case.placement.spacing)
             separate = separate_back(case.placement, group.plan)

@@ -56,13 +56,14 @@ class Weighted(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         odds = sum(w * image[:, [c]] for c, w in enumerate(self.weights))
-        return odds if self.heads == 1 else torch.cat([torch.zeros_like(odds), odds], 1)
+        others = [torch.zeros_like(odds)] * (self.heads - 1)
+        return torch.cat([*others[:1], odds, *others[1:]], 1)
 
 
 def attributor_of(network: nn.Module, plan: Plan, method: str, copies: int = 4) -> Attributor:
     member = Member(plan=plan, fold=0, weights={})
     groups = group_networks([MemberNetwork(member, network, CPU)], [window_of(member, CPU, mirror=False)])
-    return Attributor(labels=plan.labels, groups=groups, method=method, copies=copies)
+    return Attributor(labels=plan.labels.whole, groups=groups, method=method, copies=copies)
 
 
 def example(shape=(14, 19, 23), *, channels=1, spacing=(1.0, 1.0, 1.0), value=3) -> tuple[Scan, LabelMap]:
@@ -98,6 +99,19 @@ def test_channels_are_summed_and_regions_have_log_odds_of_their_own():
     found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=0), 0)
     inside = label_map.labels == 2
     np.testing.assert_allclose(found[inside], 4 / inside.sum(), rtol=1e-4)
+    assert not found[~inside].any()
+
+
+@pytest.mark.usefixtures("_captum")
+def test_the_borders_of_objects_are_explained_with_their_label():
+    scan, label_map = example()
+    labels = LABELS.with_borders(LABELS.names[1:2])
+    attributor = attributor_of(Weighted(-3.0, heads=len(labels.names)), plan_of(labels=labels), "smoothgrad")
+    prepared = attributor.prepare(scan, label_map)
+    assert all(labels.names.index(border) in case.labels for case in prepared.cases.values() for border in labels.borders)
+    found = attributor.attribute(prepared, Target(head=1), 0)
+    inside = label_map.labels == 3
+    np.testing.assert_allclose(found[inside], 3 / inside.sum(), rtol=1e-4)
     assert not found[~inside].any()
 
 
