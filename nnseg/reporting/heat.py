@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
 from nnseg.core.image import Floats, Scan
 from nnseg.reporting.overlay import ShownSlice
+from nnseg.reporting.pictures import png_bytes
 
 STRONGEST = 99.5
 """Percentile of a slice's absolute values that gets the full colour."""
@@ -39,7 +37,4 @@ def draw_attribution(scan: Scan, structure: npt.NDArray[np.bool_], map_ZYX: Floa
     picture += OPACITY * np.abs(heat) * (colours - picture)
     mask = np.asarray(Image.fromarray(shown.of(structure)).resize(shown.size, Image.Resampling.NEAREST))
     picture[mask & ~binary_erosion(mask, iterations=1)] = OUTLINE
-    content, made_by = io.BytesIO(), PngInfo()
-    made_by.add_text("Software", "nnseg")
-    Image.fromarray(np.rint(picture).astype(np.uint8)).save(content, "PNG", optimize=True, pnginfo=made_by)
-    return content.getvalue()
+    return png_bytes(Image.fromarray(np.rint(picture).astype(np.uint8)))

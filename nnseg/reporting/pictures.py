@@ -137,9 +137,14 @@ def montage_png(cases: Sequence[CaseImages], *, height: int = 320) -> bytes:
         sheet.paste(tile, (left, gap))
         left += tile.width + gap
     _legend(ImageDraw.Draw(sheet), gap, tiles[0].height + gap + legend // 2)
+    return png_bytes(sheet)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file that names nnseg as its maker."""
     content, made_by = io.BytesIO(), PngInfo()
     made_by.add_text("Software", "nnseg")
-    sheet.save(content, "PNG", optimize=True, pnginfo=made_by)
+    picture.save(content, "PNG", optimize=True, pnginfo=made_by)
     return content.getvalue()
 
 
