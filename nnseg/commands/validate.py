@@ -108,7 +108,7 @@ def validate(folder: Path, out: Path, path: Path, options: Options, *, force: bo
         confidences = {name: record.confidence for name, record in records.items() if record.confidence}
         internal = _find_internal(path, model)
         found = ExternalValidation(
-            model=model.key(),
+            model=job.key,
             dataset=dataset.name,
             cases=len(scores.cases),
             internal_cases=internal.cases,
@@ -130,10 +130,9 @@ def _check_fit(dataset: Dataset, model: Model) -> None:
         raise EvaluationError(
             f"{dataset.folder} has the channels {given}, and the model needs {needed}; choose some with --channels"
         )
-    ours, theirs = dict(zip(model.labels.names, model.labels.values, strict=True)), dataset.labels
-    by_value = {value: name for name, value in ours.items()}
-    for name, value in list(zip(theirs.names, theirs.values, strict=True))[1:]:
-        if ours.get(name, value) != value or value not in by_value:
+    ours = model.labels.by_name
+    for name, value in dataset.labels.named.items():
+        if ours.get(name, value) != value or value not in model.labels.values:
             meant = f"the model has {name} as {ours[name]}" if name in ours else f"the model has {model.labels.describe()}"
             advice = "give the label maps the model's values"
             raise EvaluationError(f"{dataset.folder}: its label {name} has the value {value}, and {meant}; {advice}")
