@@ -170,13 +170,13 @@ def _measure_case(case: HeldOutObjects, *, labels: Labels, rules: Rules) -> dict
     interior, voxel_mm3 = read_label_map(case.interior, sheared=True).labels, 1000 * predicted.grid.voxel_ml
     found = {}
     for name, of in rules.items():
-        value, parts = labels.by_name[name], []
+        parts, labelled = [], reference.labels == labels.by_name[name]
         for rule in of:
             numbers = number_objects(predicted.labels, interior, labels, {name: rule}, voxel_mm3=voxel_mm3)
-            objects = match_lesions(numbers > 0, reference.labels == value, (numbers, given))
+            objects = match_lesions(numbers > 0, labelled, (numbers, given))
             total = objects.predicted + objects.reference
             parts.append([objects.matched_iou, [total - n for n in objects.matched_iou]])
-        sizes = np.unique(given[reference.labels == value], return_counts=True)[1] * voxel_mm3
+        sizes = np.unique(given[labelled], return_counts=True)[1] * voxel_mm3
         found[name] = (np.array(parts, float).reshape(len(of), 2, -1), sizes.tolist())
     return found
 
