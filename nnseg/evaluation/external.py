@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -136,8 +137,14 @@ def _draws(values: Numbers, *, seed: int) -> Numbers:
     """The mean, then those of bootstrap draws; the mean alone for few cases, nothing for none."""
     if not len(values):
         return np.zeros(0)
-    drawn = bootstrap_weights(len(values), DRAWS, seed) @ values / len(values) if len(values) >= FEW else np.zeros(0)
+    drawn = _weights(len(values), seed) @ values / len(values) if len(values) >= FEW else np.zeros(0)
     return np.concatenate([[values.mean()], drawn])
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, seed: int) -> npt.NDArray[np.int64]:
+    """Bootstrap weights, drawn once for all metrics and labels of as many cases; not to be changed."""
+    return bootstrap_weights(n, DRAWS, seed)
 
 
 def _draws_of_card(summaries: Sequence[MetricSummary], metric: str, label: str) -> Numbers:
