@@ -102,6 +102,7 @@ class Case:
         subject: the patient, where the layout tells it; "" if it does not.
         split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
         spacing: mm along the stored axes (z, y, x), for files without one.
+        view: mask of the field of view, outside which nothing is learned or scored, if there is one.
     """
 
     name: CaseName
@@ -111,13 +112,14 @@ class Case:
     subject: str = ""
     split: str = ""
     spacing: tuple[float, float, float] | None = None
+    view: Path | None = None
 
     __repr__ = short_repr
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images, then the files of the label map if there is one."""
-        return (*self.images, *label_paths(self.labels))
+        """Images, then the files of the label map if there is one, and the mask of the field of view."""
+        return (*self.images, *label_paths(self.labels), *([self.view] if self.view else []))
 
 
 class Unused(FrozenModel):

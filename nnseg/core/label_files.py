@@ -31,12 +31,16 @@ class LabelFiles(FrozenModel):
             "#rrggbb"; of instances by "object". Empty for values.
         overlaps: label value where several overlap, by their keys joined with "+", in the order of files, channels or segments;
             elsewhere an overlap is an error.
+        view: mask of the field of view; None if the whole image is annotated.
+        outside: value of the voxels outside the field of view.
     """
 
     paths: tuple[Path, ...]
     coding: LabelCoding = "values"
     values: Mapping[str, int] = Field(default_factory=dict)
     overlaps: Mapping[str, int] = Field(default_factory=dict)
+    view: Path | None = None
+    outside: int = 0
 
     def value_of(self, mark: Sequence[str]) -> int | None:
         """The label value of voxels with these keys, 0 without any; None if it is not said."""

@@ -26,7 +26,7 @@ from nnseg.storage.datasets.content import case_key, content_hash
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.request import BLACK, ShownLabels, show_labels
 from nnseg.storage.datasets.layouts import find_layout
-from nnseg.storage.datasets.read import make_dataset, name_channels, needs_look, understand
+from nnseg.storage.datasets.read import make_dataset, name_channels, needs_look, read_dataset, understand
 from nnseg.storage.datasets.read_case import check_channels, check_values, place_labels, read_case_scan
 from nnseg.storage.datasets.splits import cases_for_testing
 from nnseg.storage.images.label_codings import MarkedMap
@@ -75,8 +75,8 @@ def measure_folder(
     folder = Path(folder).absolute()
     found = found or find_layout(folder, reading)
     test = cases_for_testing(found.cases, split, unusable={finding.case for finding in found.findings})
-    if not needs_look(found, workers):
-        dataset = make_dataset(folder, found, None, workers=workers)
+    if any(case.view for case in found.cases) or not needs_look(found, workers):
+        dataset = read_dataset(folder, workers=workers, found=found)
         return dataset, measure_all(dataset, workers=workers, test=test)
     about = found.description
     look = partial(

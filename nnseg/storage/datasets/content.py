@@ -63,6 +63,8 @@ def case_key(case: Case, content: str = "") -> str:
         ScanError: a file is missing or cannot be read.
     """
     content = content or content_hash(case.files)
-    marks = [case.labels.model_dump(mode="json", exclude={"paths"})] if isinstance(case.labels, LabelFiles) else []
+    marks = (
+        [case.labels.model_dump(mode="json", exclude={"paths", "view", "outside"})] if isinstance(case.labels, LabelFiles) else []
+    )
     given = [*marks, *([case.spacing] if case.spacing else [])]
     return digest([content, *given]) if given else content

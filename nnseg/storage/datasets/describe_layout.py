@@ -49,6 +49,8 @@ def list_conclusions(groups: Sequence[Group], channels: Channels, sets: LabelSet
         lines.append(f"{counted(len(sets.kinds), 'label')} from the names of masks: {list_some(sets.kinds, 4)}")
     if sets.coding == "instances":
         lines.append("a label map is several masks, one for each object")
+    if views := [case.view for case in cases if case.view]:
+        lines.append(f"{counted(len(views), 'field')} of view such as {views[0].name}: nothing outside is learned or scored")
     subjects = {case.subject for case in cases if case.subject}
     if subjects:
         several = f"cases of {counted(len(subjects), 'patient')}" if len(cases) > len(subjects) else "cases, one in each folder"

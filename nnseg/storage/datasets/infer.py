@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding, Reading, Unused, list_some
 from nnseg.core.errors import DatasetError
@@ -87,7 +88,8 @@ def _assemble(
         channels.problems = dict.fromkeys(channels.problems, slip)
     labels = mask_labels(sets, description)
     names = dict(zip(map(id, groups), case_names(groups, channels.names), strict=True))
-    cases = _cases(groups, names, channels, sets, labels)
+    views = _views(groups, roles)
+    cases = _cases(groups, names, channels, sets, labels, views)
     findings, unused = _loose_findings(roles, pairing, channels)
     training = sum(group.split in ("", "training") for group in groups)
     training += len({finding.case for finding in findings if finding.code == "NS-D005"})
@@ -105,12 +107,24 @@ def _assemble(
         labels=labels,
         channels=() if channels.numbered else channels.names or written_as(groups, reading.channels),
         inferred=(*pairing.inferred, *list_conclusions(groups, channels, sets, cases)),
-        unused=(*roles.unused, *without, *not_used(dropped, "left out by --channels"), *channels.unused, *sets.unused, *unused),
+        unused=(
+            *(one for one in roles.unused if one.path not in views.values()),
+            *without,
+            *not_used(dropped, "left out by --channels"),
+            *channels.unused,
+            *sets.unused,
+            *unused,
+        ),
     )
 
 
 def _cases(
-    groups: Sequence[Group], names: Mapping[int, str], channels: Channels, sets: LabelSets, labels: Labels | None
+    groups: Sequence[Group],
+    names: Mapping[int, str],
+    channels: Channels,
+    sets: LabelSets,
+    labels: Labels | None,
+    views: Mapping[int, Path],
 ) -> tuple[Case, ...]:
     """The cases of the groups that can be used."""
     splits, patients = parts_of_split(groups), subjects(groups)
@@ -121,10 +135,18 @@ def _cases(
             labels=_source(sets, sets.maps[id(group)], labels),
             subject=patients[id(group)],
             split=splits[group.split],
+            view=views.get(id(group)),
         )
         for group in groups
         if id(group) not in {*sets.problems, *channels.problems}
     )
+
+
+def _views(groups: Sequence[Group], roles: Roles) -> dict[int, Path]:
+    """The mask of the field of view of each group that has one, by the group's ``id``."""
+    of_image = {id(group.images[0]): id(group) for group in groups}
+    found = pair([group.images[0] for group in groups], roles.views, by_folder=True).groups if roles.views else ()
+    return {of_image[id(one.images[0])]: one.labels[0].item.path for one in found if len(one.labels) == 1}
 
 
 def _problems(groups: Sequence[Group], names: Mapping[int, str], sets: LabelSets, channels: Channels) -> list[Finding]:

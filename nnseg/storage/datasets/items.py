@@ -125,12 +125,14 @@ class Roles:
     Args:
         by_folder: they lie in different folders.
         unused: items that are neither.
+        views: of these, masks of fields of view.
     """
 
     images: tuple[Named, ...]
     labels: tuple[Named, ...]
     by_folder: bool
     unused: tuple[Unused, ...] = ()
+    views: tuple[Named, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)

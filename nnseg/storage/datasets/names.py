@@ -48,12 +48,15 @@ BESIDE_SPLIT = _words("set sets case cases folder folders dir data dataset batch
 BRAIN_MASK = "a mask of the brain"
 """Why a label map is not used where there are others."""
 
+FIELD_OF_VIEW = "a field of view"
+"""What a mask of a field of view is, which is used where it belongs to a case."""
+
 _PREVIEWS = "preview previews thumbnail thumbnails thumb overlay overlays screenshot visualization visualisation snp"
 
 DERIVED = {
     **dict.fromkeys(_words(_PREVIEWS), "a preview"),
     **dict.fromkeys(_words("uncertainty probability probabilities prob probs entropy"), "a map of probabilities or uncertainty"),
-    "fov": "a field of view",
+    "fov": FIELD_OF_VIEW,
     "superpixels": "superpixels",
     "4d": "a 4D series",
     "track": "markers of tracked cells",

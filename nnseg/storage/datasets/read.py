@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import AS_FOUND, Case, Dataset, Finding, Reading
 from nnseg.core.label_files import LabelFiles, label_paths
+from nnseg.core.labels import Labels
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.meaning import find_meaning
 from nnseg.storage.datasets.labels.request import LabelMeaning, ShownLabels, full_value, no_label, show_labels
@@ -138,9 +139,10 @@ def make_dataset(
             labels=about.labels, sources={c.name: c.labels for c in found.cases if c.labels}, instances=about.instances
         )
     cases = tuple(replace(c, labels=meaning.sources[c.name]) for c in found.cases if c.name in meaning.sources)
+    cases, labels = _restrict_to_views(cases, meaning.labels)
     findings = (*found.findings, *meaning.problems, *meaning.findings)
     unusable = {f.case for f in findings}
-    cases, notes = mark_annotated(cases, meaning.labels, folder=folder, description=about, unusable=unusable)
+    cases, notes = mark_annotated(cases, labels, folder=folder, description=about, unusable=unusable)
     suffix = Counter(suffix_of(c.images[0]) for c in cases).most_common(1)[0][0]
     return Dataset(
         name=(about and about.name) or folder.name,
@@ -148,7 +150,7 @@ def make_dataset(
         layout=found.layout,
         cases=cases,
         channels=(about.channels if about else ()) or channels or _channels_from_files(cases, found.channels, workers),
-        labels=meaning.labels,
+        labels=labels,
         suffix=(about.suffix if about else "") or suffix,
         instances=meaning.instances,
         findings=(*findings, *notes),
@@ -157,6 +159,21 @@ def make_dataset(
         reading=found.reading,
         about=about.about if about else {},
     )
+
+
+def _restrict_to_views(cases: tuple[Case, ...], labels: Labels) -> tuple[tuple[Case, ...], Labels]:
+    """Cases with the ignore value outside their fields of view, and labels that have one; numbered objects stay as they are."""
+    if not any(case.view for case in cases):
+        return cases, labels
+    outside = max(labels.values) + 1 if labels.ignore is None else labels.ignore
+
+    def restricted(case: Case) -> Case:
+        source = case.labels if isinstance(case.labels, LabelFiles) else LabelFiles(paths=label_paths(case.labels))
+        if case.view is None or source.coding == "instances":
+            return case
+        return replace(case, labels=source.model_copy(update={"view": case.view, "outside": outside}))
+
+    return tuple(map(restricted, cases)), labels.model_copy(update={"ignore": outside})
 
 
 def _channels_from_files(cases: Sequence[Case], named: tuple[str, ...], workers: int) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 from nnseg.core.dataset import Reading
 from nnseg.storage.datasets.items import LEFT_OUT, Named, Roles, Tree, divide, not_used
-from nnseg.storage.datasets.names import BRAIN_MASK, WEAK_LABEL_FOLDERS, is_brain_mask, png_beside_jpeg, read_all_names
+from nnseg.storage.datasets.names import (
+    BRAIN_MASK,
+    FIELD_OF_VIEW,
+    WEAK_LABEL_FOLDERS,
+    is_brain_mask,
+    png_beside_jpeg,
+    read_all_names,
+)
 from nnseg.storage.datasets.patterns import matches
 
 BESIDE = "lies beside the images and label maps"
@@ -17,9 +24,14 @@ BESIDE = "lies beside the images and label maps"
 def assign_roles(tree: Tree, reading: Reading) -> Roles:
     """The roles of all items of a folder."""
     named = read_all_names(tree.items)
-    if reading.images or reading.labels:
-        return _roles_by_pattern(named, reading)
-    roles = _roles_by_name(named)
+    given = bool(reading.images or reading.labels)
+    roles = _roles_by_pattern(named, reading) if given else _without_brains(_roles_by_name(named))
+    views = (one for one in named if one.derived == FIELD_OF_VIEW and one not in (*roles.images, *roles.labels))
+    return replace(roles, views=tuple(views))
+
+
+def _without_brains(roles: Roles) -> Roles:
+    """Masks of the brain are not used where there are other label maps."""
     labels, brains = divide(roles.labels, lambda one: not is_brain_mask(one.words))
     return replace(roles, labels=labels, unused=(*roles.unused, *not_used(brains, BRAIN_MASK))) if labels else roles
 

@@ -109,7 +109,7 @@ def read_header(images: Images, *, repair: bool = False, spacing: Vector | None 
 
 
 def read_label_map(source: LabelSource | str, *, like: Source | None = None, sheared: bool = False) -> LabelMap:
-    """A label map in canonical orientation, its values as stored, or as `LabelFiles` says.
+    """A label map in canonical orientation, its values as stored, or as `LabelFiles` says; outside its field of view as that says.
 
     Args:
         like: the scan it belongs to; its grid is taken where the label map's format stores no positions (PNG, TIFF), and a label
@@ -121,6 +121,18 @@ def read_label_map(source: LabelSource | str, *, like: Source | None = None, she
             lies partly outside ``like``.
     """
     source = Path(source) if isinstance(source, str) else source
+    label_map = _read_label_map(source, like, sheared=sheared)
+    if not isinstance(source, LabelFiles) or source.view is None:
+        return label_map
+    seen = _read_label_map(LabelFiles(paths=(source.view,), coding="masks", values={"0": 1}), like, sheared=sheared).labels
+    if seen.shape != label_map.labels.shape:
+        found = f"has shape {seen.shape} (z, y, x), but the label map {source.paths[0].name} has {label_map.labels.shape}"
+        raise ScanError.at(source.view, found, "a mask of the field of view on the same grid", "remove it, or save it again")
+    fitting = np.promote_types(label_map.labels.dtype, np.min_scalar_type(source.outside))
+    return replace(label_map, labels=np.where(seen, label_map.labels.astype(fitting), source.outside))
+
+
+def _read_label_map(source: LabelSource, like: Source | None, *, sheared: bool) -> LabelMap:
     path = label_paths(source)[0]
     if isinstance(source, LabelFiles) and (source.coding not in ("values", "instances") or len(source.paths) > 1):
         marked, placed = read_marks(source, like=like, sheared=sheared)
