@@ -14,6 +14,7 @@ from nnseg.core.explanation import Concentration, Explanation
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
+from nnseg.core.learning_curve import CurvePoint, ExpectedGain, LearningCurve
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
@@ -148,6 +149,12 @@ def calibrated(temperature: float, ece: float) -> Calibrated:
     )
 
 
+def learning_curve() -> LearningCurve:
+    points = tuple(CurvePoint(cases=n, dice=d, interval=(d - 0.02, d + 0.02)) for n, d in ((5, 0.6), (10, 0.7), (20, 0.75)))
+    gain = ExpectedGain(cases=50, dice=0.0412, interval=(0.012, 0.071))
+    return LearningCurve(plan="2d", fold=0, held_out=5, steps=1200, points=points, gains=(gain,))
+
+
 def audit() -> Audit:
     strong = {"n": 5, "explained": 0.61, "p": 0.001, "p_adjusted": 0.004}
     return Audit(
@@ -212,6 +219,7 @@ def report_content() -> ReportContent:
             for i, (n, (a, b)) in enumerate(DICES.items())
         ],
         audit=audit(),
+        learning_curve=learning_curve(),
         calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
         explanations=explanations(),
         stages={"train": StageTiming(seconds=75.0, peak_gb=1.5), "predict": StageTiming(seconds=3.21)},

@@ -66,7 +66,7 @@ def test_every_key_of_results_has_a_meaning() -> None:
     from generate.files import JSON_RESULTS, json_results
 
     text = json_results()
-    assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == list(JSON_RESULTS)
+    assert re.findall(r"^### (\S+)$", text, re.MULTILINE) == list(JSON_RESULTS)
     assert [row[0] for row in rows(text) if len(row) != 3 or not row[2]] == []
     assert "| `costs[].train.ram_gb` | number | peak RAM. |" in text
     assert "`findings" not in text  # beside the result, not in it

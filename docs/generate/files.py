@@ -15,13 +15,16 @@ from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.commands.audit import AuditedRun
 from nnseg.commands.evaluate import Evaluation
 from nnseg.commands.info import Information
+from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
+from nnseg.commands.rank import RankedScans
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanations
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.plan import Plan
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
@@ -43,6 +46,7 @@ JSON_FILES = {
     "windows.json": WindowChoice,
     "trust.json": Trust,
     "audit.json": Audit,
+    "learning_curve.json": LearningCurve,
     "validation.json": ExternalValidation,
     "explanations.json": Explanations,
     "dataset.json": Dataset,
@@ -56,8 +60,10 @@ JSON_RESULTS = {
     "check": CheckedDataset,
     "plan": PlannedRun,
     "predict": PredictedFolder,
+    "rank": RankedScans,
     "evaluate": Evaluation,
     "audit": AuditedRun,
+    "learn-curve": MeasuredCurve,
     "validate": ValidatedFolder,
     "info": Information,
 }
@@ -69,6 +75,7 @@ DESCRIBED = {
     Scores: f"[scores.json]{_FILES}",
     Grouped: f"[groups.json]{_FILES}",
     Audit: f"[audit.json]{_FILES}",
+    LearningCurve: f"[learning_curve.json]{_FILES}",
     ExternalValidation: f"[validation.json]{_FILES}",
     ScanRecord: f"[predictions.json]{_FILES}",
 }

@@ -1,4 +1,4 @@
-"""Commands that use a model: predict, explain, export, card, import."""
+"""Commands that use a model: predict, rank, explain, export, card, import."""
 
 from __future__ import annotations
 
@@ -132,6 +132,27 @@ def predict(
     exit_for_failed(predicted.findings, code=1 if len(predicted.findings) < len(predicted.scans) else 2)
     if any(one.suspect for one in predicted.unused):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def rank(
+    predictions: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that nnseg predict --uncertainty wrote.")],
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="Number of scans.")] = 10,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the predicted scans to annotate next: those that are likely wrong, and differ from one another."""
+    log_to_terminal(quiet=quiet)
+    check_path(predictions, "predictions")
+    with loading():
+        from nnseg.cli.tables import print_ranking
+        from nnseg.commands.rank import rank as rank_scans
+
+    found = rank_scans(predictions, count=count)
+    if as_json:
+        show_json("rank", found)
+    else:
+        print_ranking(found)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -13,8 +13,10 @@ from rich.cells import cell_len, set_cell_size
 
 from nnseg.cli.output import show
 from nnseg.commands.compare import Comparisons
+from nnseg.commands.rank import RankedScans
 from nnseg.core.audit import Association
-from nnseg.core.dataset import counted, listed
+from nnseg.core.dataset import counted, list_some, listed
+from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.metrics import Metric, metric_of
 from nnseg.core.names import printable
 from nnseg.core.scores import Grouped, Mean, Scores
@@ -100,6 +102,32 @@ def print_associations(found: Sequence[Association]) -> None:
     if found:
         _print_table(["property of the scan", "outcome", "patients", "explains", "p (corrected)"], rows, keys=2)
         show()
+
+
+def print_learning_curve(found: LearningCurve) -> None:
+    """Print the mean Dice after each training on a part of the cases."""
+    rows = (
+        [str(one.cases), f"{one.dice:.3f}", "{:.3f} to {:.3f}".format(*one.interval) if one.interval else ""]
+        for one in found.points
+    )
+    _print_table(["training cases", "mean Dice", "95 %"], rows)
+    show()
+
+
+def print_ranking(found: RankedScans) -> None:
+    """Print the scans to annotate next."""
+    rows = (
+        [
+            str(number),
+            one.case,
+            f"{one.expected_dice:.3f}",
+            "foreign" if one.foreign else "",
+            list_some([f.name for f in one.images]),
+        ]
+        for number, one in enumerate(found.ranking, 1)
+    )
+    _print_table(["", "case", "expected Dice", "", "files"], rows, keys=2)
+    show(f"{counted(len(found.ranking), 'scan')} of {found.scans} to annotate next, in this order")
 
 
 def print_differences(found: Sequence[Difference], unit: LengthUnit = "mm") -> None:

@@ -208,6 +208,47 @@ def distill(
     exit_for_failed(made.problems)
 
 
+@app.command("learn-curve", rich_help_panel=PANEL)
+@with_options("steps", "device", "workers", "deterministic", "tensorboard", "checkpoint")
+def learn_curve(
+    run: KnownRun,
+    further: Annotated[
+        list[int] | None,
+        typer.Option("--cases", metavar="N", min=1, help="Further cases; repeatable. Default: 50, and as many as there are."),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="NAME", help="The plan that is trained. Default: the one that predicts.")
+    ] = None,
+    as_json: AsJson = False,
+    *,
+    options: Options,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate what more annotated cases would bring, by trainings on a quarter and on half of the cases.
+
+    Each takes about as long as the training of a fold. The cases that the fold holds out are scored after each.
+    Repeat the command to continue after an interruption.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    check_path(run, "run")
+    check_extras(options)
+    with loading():
+        from nnseg.cli.tables import print_learning_curve
+        from nnseg.commands.learn_curve import MeasuredCurve
+        from nnseg.commands.learn_curve import learn_curve as measure
+        from nnseg.reporting.sections.learning import describe_gains
+        from nnseg.storage.run import Run
+
+    found = measure(Run(run), options, plan=plan, further=tuple(further or ()))
+    if as_json:
+        show_json("learn-curve", MeasuredCurve(learning_curve=found))
+    else:
+        print_learning_curve(found)
+        show(*describe_gains(found))
+        show(f"written to {run / 'learning_curve.json'}; nnseg report {shlex.quote(str(run))} shows it")
+
+
 @app.command(rich_help_panel=PANEL)
 @with_options("device")
 def demo(

@@ -66,7 +66,11 @@ def distill(run_folder: Path, options: Options, *, plan: str | None = None, smal
         Stopped: a signal asked for an end.
     """
     run = Run(run_folder)
-    source = _find_plan(run, plan)
+    source = run.predicting_plan(plan)
+    if len(run.weights) > 1 and plan is None:
+        log.info(
+            "of the plans that predict together (%s), the networks of %s are distilled", ", ".join(run.weights), source.plan.name
+        )
     folder = PlanFolder(source.path / ("distilled_small" if small else "distilled"), shared=source.path / "distilled" / "cases")
     with run.locked():
         remove_damaged(run)
@@ -83,19 +87,6 @@ def distill(run_folder: Path, options: Options, *, plan: str | None = None, smal
         model = replace(model_of_run(run, (member,)), trust=of_scans)
         file = folder.path / "model.nnseg"
         return DistilledModel(file=file, model=write_model(run, model, file, others=history), problems=problems)
-
-
-def _find_plan(run: Run, name: str | None) -> PlanFolder:
-    """The plan whose networks are distilled."""
-    plans: dict[str, PlanFolder] = {folder.plan.name: folder for folder in run.plans}
-    if name is None:
-        weights = run.weights
-        name = max(weights, key=lambda one: weights[one])
-        if len(weights) > 1:
-            log.info("of the plans that predict together (%s), the networks of %s are distilled", ", ".join(weights), name)
-    if name not in plans:
-        raise RunError(f"{run.path} has no plan {name}; choose one of {', '.join(plans)}")
-    return plans[name]
 
 
 def _make_plan(run: Run, folder: PlanFolder, plan: Plan) -> None:

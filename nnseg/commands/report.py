@@ -93,6 +93,7 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         intervals=trust.label_intervals([h.confidence.agreement for h in held]) if trust else (),
         calibration=calibration(reliabilities, trust.temperature) if trust else None,
         audit=read(Run.audit),
+        learning_curve=read(Run.learning_curve),
         explanations=_explanations(run, records),
         stages=_stages(run.record),
         predicted=PredictedCase.all_of(records),

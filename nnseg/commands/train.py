@@ -105,7 +105,7 @@ def train_plans(
                 _warn_of_length(run, costs, options, folds=len(folds))
             run.remove_decisions()
             if any(folder.fold(number).predictions.exists() for folder in run.plans for number in due):
-                run.scores = run.groups = None  # of networks that are trained further or anew
+                run.scores = run.groups = run.learning_curve = None  # of networks that are trained further or anew
     for plans in run.stages:
         inputs = run.previous(plans)
         which = " the cascade" if inputs else ""

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 OTHER_COMMANDS = {
     "distilled": "nnseg distill",
     "distilled_small": "nnseg distill",
+    "learning_curve": "nnseg learn-curve",
     "figures": "nnseg figure",
     "groups.json": "nnseg evaluate --groups",
 }

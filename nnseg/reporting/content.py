@@ -11,6 +11,7 @@ from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
 from nnseg.core.explanation import Explanation
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
@@ -117,6 +118,7 @@ class ReportContent:
         intervals: of the Dice and volume of each label of a new scan.
         calibration: of the predicted probabilities.
         audit: what may explain the scores, and scans that are in the dataset twice.
+        learning_curve: how the Dice grows with the number of training cases.
         external: the comparison with the model's own held-out cases, where the scores are of another dataset.
         explanations: maps of what predictions of held-out cases rest on, those that were withheld too.
         stages: time and memory of each stage, by its name.
@@ -149,6 +151,7 @@ class ReportContent:
     intervals: Sequence[LabelInterval] = ()
     calibration: Calibration | None = None
     audit: Audit | None = None
+    learning_curve: LearningCurve | None = None
     external: ExternalValidation | None = None
     explanations: Sequence[PicturedExplanation] = ()
     stages: Mapping[str, StageTiming] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_
 from nnseg.reporting.sections.explanations import summarize_explanations
 from nnseg.reporting.sections.external import summarize_external
 from nnseg.reporting.sections.head import summarize_head
+from nnseg.reporting.sections.learning import summarize_learning
 from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
 from nnseg.reporting.sections.training import summarize_training
 from nnseg.reporting.sections.trust import summarize_trust
@@ -40,6 +41,7 @@ SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] =
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
     "training": ("Training", "Training", summarize_training),
+    "learning": ("More cases", "What more training cases would bring", summarize_learning),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),
     "explanations": ("Explanations", "What predictions rest on", summarize_explanations),
     "audit": ("Audit", "Shortcuts and same scans", summarize_audit),

@@ -19,6 +19,7 @@
       objects.json                                             rules by which objects are told apart; may be edited
       windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
+      learning_curve.json  learning_curve/                     trainings on parts of the cases, by `nnseg learn-curve`
       audit.json  audit_groups.csv                             what `nnseg audit` found; groups that keep same scans in one fold
       model.nnseg  model.md  model.json                        the exported model and its model card, also as JSON of ATLAS
       distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
@@ -52,6 +53,7 @@ from nnseg.core.dataset import Case, Dataset, Fold
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice, ensemble_name
 from nnseg.core.errors import RunError
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.limits import check_limit
 from nnseg.core.plan import PLAN_NAMES, Plan
 from nnseg.core.schedule import Epoch
@@ -159,6 +161,8 @@ class Run:
     """Calibration of the predictions, measured on held-out cases."""
     audit = optional_json_file("audit.json", Audit)
     """What may explain the scores, and scans that are in the dataset twice, if that was looked for."""
+    learning_curve = optional_json_file("learning_curve.json", LearningCurve)
+    """How the Dice grows with the number of training cases, if that was measured."""
     record = StoredFile("run.json", _read_record)
     """What the plans were made from, versions, and the time and memory of each stage; empty for a new run, or where it is lost."""
 
@@ -243,6 +247,18 @@ class Run:
             if folder.plan.name == name:
                 return folder
         raise RunError(f"{self.path} has no {name} plan, and another of its plans needs one; make it with nnseg plan --plans")
+
+    def predicting_plan(self, name: str | None) -> PlanFolder:
+        """The folder of the named plan, or of that with the largest weight among those that predict.
+
+        Raises:
+            RunError: there is no plan of this name.
+        """
+        plans, weights = {folder.plan.name: folder for folder in self.plans}, self.weights
+        name = name or max(weights, key=lambda one: weights[one])
+        if name not in plans:
+            raise RunError(f"{self.path} has no plan {name}; choose one of {', '.join(plans)}")
+        return plans[name]
 
     def previous(self, plans: Sequence[PlanFolder]) -> tuple[PlanFolder, ...]:
         """The plans whose predictions are the input of cascades among the given plans."""

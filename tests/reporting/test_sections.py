@@ -214,6 +214,7 @@ def test_results_come_first_and_averages_are_folded():
         "scores",
         "cases",
         "training",
+        "learning",
         "trust",
         "explanations",
         "audit",
@@ -350,6 +351,14 @@ def test_an_audit_is_shown_with_subgroups_and_same_scans():
     clean = replace(content, audit=content.audit.model_copy(update={"findings": (), "same_scans": (), "groups": {}}))
     assert "No shortcut was found, and no scan is there twice." in page_text(clean)
     assert "Scans that are in the dataset twice" not in page_text(clean)
+
+
+def test_a_learning_curve_is_shown_with_what_more_cases_would_bring():
+    rows = table_rows(report_content(), "Dice by number of training cases")
+    assert rows == {"5": ["0.600 0.580 to 0.620"], "10": ["0.700 0.680 to 0.720"], "20": ["0.750 0.730 to 0.770"]}
+    page = page_text(report_content())
+    assert "trained on parts of the cases of fold 0 for 1,200 steps each; the same 5 held-out cases are scored" in page
+    assert "50 more cases are expected to add 0.041 to the mean Dice (0.012 to 0.071)." in page
 
 
 def test_explanations_are_shown_with_their_checks_and_those_withheld_with_the_reason():
