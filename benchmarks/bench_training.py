@@ -220,19 +220,19 @@ KINDS = (
 
 def step_parts(learner: Learner, patches: Patches, steps: int) -> dict[str, float]:
     """Seconds of a step by kind of work, on a CPU, as PyTorch's profiler sees it."""
-    plain = learner._loss_of
+    plain = learner._loss_function
 
     def marked(*arguments: Any) -> Any:
         with record_function("LOSS"):
             return plain(*arguments)
 
-    learner._loss_of = marked
+    learner._loss_function = marked
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for number in range(steps):
             with record_function("LOADER"):
                 batch = patches.batch(number)
             learner.take_step(batch)
-    learner._loss_of = plain
+    learner._loss_function = plain
     spent: dict[str, float] = dict.fromkeys((*(name for name, _ in KINDS), "other"), 0.0)
     for event in seen.events():
         spent[_kind(event)] += event.self_cpu_time_total / 1e6 / steps

@@ -27,6 +27,8 @@ from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nnseg.commands.evaluate import Evaluation
     from nnseg.core.audit import Audit
     from nnseg.storage.run import Run
@@ -285,6 +287,12 @@ def report(
     covariates: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of predictions: a CSV of case, age and sex of the scans.")
     ] = None,
+    visits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Of predictions: a CSV of case, patient and date, to show how volumes change between visits."
+        ),
+    ] = None,
     sheets: Annotated[bool, typer.Option(help="Of predictions: also write a printable page for each case.")] = True,
     force: Force = False,
     quiet: Quiet = False,
@@ -300,7 +308,8 @@ def report(
 
     run = Run(folder)
     if not run.exists:
-        _report_predictions(folder, population, covariates, sheets=sheets, workers=options.workers, force=force)
+        tables = {"covariates": covariates, "visits": visits}
+        _report_predictions(folder, population, tables, sheets=sheets, workers=options.workers, force=force)
         return
     with loading():
         from nnseg.commands.case_pictures import write_picture
@@ -369,27 +378,30 @@ def figure(
 
 
 def _report_predictions(
-    folder: Path, population: Path | None, covariates: Path | None, *, sheets: bool, workers: int, force: bool
+    folder: Path, population: Path | None, tables: Mapping[str, Path | None], *, sheets: bool, workers: int, force: bool
 ) -> None:
     from nnseg.core.dataset import Finding, counted
     from nnseg.storage.overwrite import check_overwrite, is_made
 
     with loading():
         from nnseg.volumetry.population import read_population
-        from nnseg.volumetry.report import read_record, report_predictions
+        from nnseg.volumetry.report import CHANGES, read_record, report_predictions
         from nnseg.volumetry.volumes import VOLUMES
 
     own = is_made(folder / VOLUMES, "volumes")  # then the others are too
-    for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", "report.html"):
+    for name in (VOLUMES, "volumes.csv", "volumes_wide.csv", CHANGES, "report.html"):
         check_overwrite(folder / name, "volumes", force=force or own)
     others = read_population(population, read_record(folder)[1]) if population else None
-    volumetry = report_predictions(folder, population=others, covariates=covariates, sheets=sheets, workers=workers)
+    volumetry = report_predictions(folder, population=others, sheets=sheets, workers=workers, **tables)
     failed, flagged = sum(bool(case.failed) for case in volumetry.cases), sum(bool(case.flags) for case in volumetry.cases)
     show(f"{counted(len(volumetry.cases) - failed, 'scan')} measured, {flagged} flagged, {failed} failed")
     if volumetry.expected and volumetry.expected.interval:
         low, high = volumetry.expected.interval
         show(f"mean expected Dice {volumetry.expected.expected:.3f}, 90 % from {low:.3f} to {high:.3f}")
     show(f"report: {folder / 'report.html'}")
+    if volumetry.visits:
+        certain = sum(change.certain for change in volumetry.changes)
+        show(f"changes: {folder / CHANGES}, {len(volumetry.changes)} between visits, {certain} beyond the uncertainty of volumes")
     show(f"volumes: {folder / 'volumes.csv'}", *([f"sheets: {folder / 'sheets'}"] if sheets else []))
     known = {name for name, record in read_record(folder)[0].cases.items() if record.status == "failed"}  # when it was predicted
     unread = (case for case in volumetry.cases if case.failed and case.name not in known)

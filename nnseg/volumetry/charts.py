@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
 from nnseg.core.population import Percentile
-from nnseg.reporting.charts.drawing import Axes, bar, canvas, dot, line, round_range, text, ticks
+from nnseg.reporting.charts.drawing import Axes, bar, canvas, dot, frame, line, round_range, text, ticks
 from nnseg.reporting.formatting import number
+from nnseg.volumetry.visits import DAYS_OF_YEAR, MeasuredVolume
 
 WIDTH, HEIGHT = 200.0, 22.0
 LEFT, RIGHT = 50.0, 150.0
@@ -80,6 +82,37 @@ def _mark(svg: Element, x: float, *, unusual: bool) -> None:
     else:
         corners = [(x, y - 7), (x + 6, y), (x, y + 7), (x - 6, y)]
     SubElement(svg, "polygon", {"class": kind, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)})
+
+
+def visits_svg(name: str, measured: Sequence[MeasuredVolume], band: Sequence[float] | None, unit: str = "ml") -> Markup:
+    """The volumes of a label over time, with their intervals, above the bars of the population if there is one.
+
+    Args:
+        name: of patient and label.
+        measured: at least two, in order of time.
+        band: ml of the population at the percentiles `BAND`.
+        unit: what stands for ml.
+    """
+    years = [(one.date - measured[0].date).days / DAYS_OF_YEAR for one in measured]
+    heights = [height for one in measured for height in (one.ml, *(one.interval or ()))]
+    axes = Axes(x=round_range(years, bottom=0.0), y=round_range([*heights, *(band or ())]), bottom=150.0)
+    svg = canvas(f"{name}: volumes at {len(measured)} visits", height=188.0)
+    if band:
+        group = SubElement(svg, "g", {"class": "band"})
+        for low, high, kind in ((0, 4, "most"), (1, 3, "half")):
+            top, bottom = (axes.place(0.0, band[i])[1] for i in (high, low))
+            bar(group, (axes.left, top), (axes.right - axes.left, bottom - top), kind=kind)
+    frame(svg, axes, "years since the first visit", unit)
+    group = SubElement(svg, "g", {"class": "visits"})
+    places = [axes.place(year, one.ml) for year, one in zip(years, measured, strict=True)]
+    for start, end in pairwise(places):
+        line(group, "course", start, end)
+    for (x, y), one in zip(places, measured, strict=True):
+        if one.interval:
+            bottom, top = (axes.place(0.0, end)[1] for end in one.interval)
+            line(group, "ends", (x, bottom), (x, top))
+        dot(group, (x, y), f"{one.date}, {one.case}: {format_ml(one.ml)} {unit}", radius=3)
+    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704 (made of elements, which escape)
 
 
 def volumes_svg(name: str, volumes: Mapping[str, float], band: Sequence[float] | None, unit: str = "ml") -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,13 +23,16 @@ from nnseg.reporting.formatting import Filters, template_environment
 from nnseg.reporting.pictures import CasePictures, Picture, label_colours
 from nnseg.reporting.report import page_file
 from nnseg.reporting.viewer import script_hash, script_sources, viewer_html
-from nnseg.volumetry.charts import format_ml, format_percentile, format_range, percentile_svg, volumes_svg
+from nnseg.volumetry.charts import format_ml, format_percentile, format_range, percentile_svg, visits_svg, volumes_svg
+from nnseg.volumetry.visits import Change, MeasuredVolume
 from nnseg.volumetry.volumes import CaseVolumes, Volumetry
 
 MOST_COLUMNS = 8
 """Labels up to which the table of all cases has a column for each; more are in the sheets and in the CSV only."""
 MOST_DRAWN = 24
 """Labels whose volumes are drawn."""
+MOST_CHANGES = 300
+"""Rows of the table of changes; all are in the CSV."""
 MOST_DOTS = 18_000
 """In these charts; of many cases fewer labels are drawn."""
 MOST_PICTURES = 3_000_000
@@ -60,7 +63,13 @@ class LabelSummary:
     chart: Markup
 
 
-def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures: Sequence[Picture]) -> str:
+def sheet_html(
+    case: CaseVolumes,
+    volumetry: Volumetry,
+    labels: Labels,
+    pictures: Sequence[Picture],
+    changes: Mapping[str, Change] | None = None,
+) -> str:
     """A page about one case, to be printed: one of A4 for a dozen labels.
 
     Args:
@@ -68,6 +77,7 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         volumetry: provenance and population; its cases are not used.
         labels: of the model.
         pictures: of the case; none if its scan could not be read.
+        changes: since the patient's visit before, by label.
     """
     return _template("sheet.html.j2").render(
         case=case,
@@ -79,6 +89,7 @@ def sheet_html(case: CaseVolumes, volumetry: Volumetry, labels: Labels, pictures
         expected=any(v.expected_dice is not None for v in case.labels.values()),
         counted=any(v.objects is not None for v in case.labels.values()),
         compared=_describe_populations(case),
+        changes=changes or {},
         fewest=fewest_errors(INTERVAL_LEVEL),
         style=Markup(_text("sheet.css")),  # noqa: S704 (our own file)
         research_use=RESEARCH_USE,
@@ -112,6 +123,7 @@ def report_html(
     sections = {
         "flagged": ("Flagged", flagged),
         "labels": ("Labels", done),
+        "changes": ("Changes between visits", volumetry.changes),
         "cases": ("Every case", done),
         "pictures": ("Pictures", previews),
         "made": ("Provenance", volumetry),
@@ -130,6 +142,8 @@ def report_html(
         columns=volumetry.names if len(volumetry.names) <= MOST_COLUMNS else (),
         summaries=[_summarize(name, volumetry, population, drawn=i < drawn) for i, name in enumerate(volumetry.names) if done],
         pairs=_pairs(volumetry.names, done),
+        changes=sorted(volumetry.changes, key=lambda change: not change.certain)[:MOST_CHANGES],
+        courses=_draw_courses(volumetry, population),
         previews=previews,
         colours=label_colours(labels),
         viewed={case.name: i for i, case in enumerate(viewed)},
@@ -176,6 +190,21 @@ def _summarize(name: str, volumetry: Volumetry, population: Population | None, *
         high=unusual.count("high"),
         chart=volumes_svg(name, volumes, others.band if others else None, volumetry.unit) if drawn else Markup(),
     )
+
+
+def _draw_courses(volumetry: Volumetry, population: Population | None) -> list[tuple[str, Markup]]:
+    """The course of the labels that certainly changed, then of others, up to `MOST_DRAWN`, with captions."""
+    courses: dict[tuple[str, str], list[MeasuredVolume]] = {}
+    for change in sorted(volumetry.changes, key=lambda change: not change.certain):
+        course = courses.setdefault((change.patient, change.label), [])
+        course += [one for one in (change.before, change.after) if one not in course]
+    drawn = []
+    for (patient, label), course in list(courses.items())[:MOST_DRAWN]:
+        others = population.percentile(label, course[0].ml) if population else None
+        ordered = sorted(course, key=lambda one: (one.date, one.case))
+        chart = visits_svg(f"{patient}, {label}", ordered, others.band if others else None, volumetry.unit)
+        drawn.append((f"{patient}: {label}, {volumetry.unit}", chart))
+    return drawn
 
 
 def _percent_outside(cases: Sequence[CaseVolumes]) -> float:

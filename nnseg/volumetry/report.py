@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnseg.core.errors import NnsegError, RunError
+from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.geometry import Grid, Vector
 from nnseg.core.image import Floats, LabelMap, Scan
 from nnseg.core.label_volumes import volumes_of
@@ -26,10 +26,14 @@ from nnseg.storage.predictions import RECORD, UNCERTAINTY, Predictions, ScanReco
 from nnseg.storage.temporary import sweep_ended
 from nnseg.system.parallel import map_items
 from nnseg.volumetry.page import SHEETS, report_html, sheet_html, sheet_name
-from nnseg.volumetry.tables import long_table, read_patients, wide_table
-from nnseg.volumetry.volumes import VOLUMES, CaseVolumes, Patient, Volumetry, describe_volumes
+from nnseg.volumetry.tables import changes_table, long_table, read_patients, read_visits, wide_table
+from nnseg.volumetry.visits import Change, Visit, find_changes
+from nnseg.volumetry.volumes import VOLUMES, CaseVolumes, Patient, Volumetry, describe_volumes, volumes_at
 
 log = logging.getLogger(__name__)
+
+CHANGES = "changes.csv"
+"""Name of the table of changes between visits."""
 
 MOST_PREVIEWS = 12
 """Cases with pictures on the page."""
@@ -51,6 +55,7 @@ class VolumetryOptions:
         header: provenance and population, without cases.
         population: to compare with.
         patients: age and sex, by case.
+        visits: patient and date, by case.
         spacing: mm (z, y, x), for scans whose files have none.
         sheets: True writes a page for each case.
     """
@@ -61,21 +66,30 @@ class VolumetryOptions:
     header: Volumetry
     population: Population | None = None
     patients: Mapping[str, Patient] = field(default_factory=dict)
+    visits: Mapping[str, Visit] = field(default_factory=dict)
     spacing: Vector | None = None
     sheets: bool = True
 
 
 def report_predictions(
-    folder: Path, *, population: Population | None = None, covariates: Path | None = None, sheets: bool = True, workers: int = 0
+    folder: Path,
+    *,
+    population: Population | None = None,
+    covariates: Path | None = None,
+    visits: Path | None = None,
+    sheets: bool = True,
+    workers: int = 0,
 ) -> Volumetry:
     """Volumes of the predictions in a folder, which are also written there.
 
-    Files are ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json`` and a sheet for each case.
+    Files are ``report.html``, ``volumes.csv``, ``volumes_wide.csv``, ``volumes.json``, a sheet for each case, and with visits
+    ``changes.csv``.
 
     Args:
         folder: of the label maps, with their ``predictions.json``.
         population: to compare with; by default the training set's.
         covariates: a table of case, age and sex.
+        visits: a table of case, patient and date; changes between the visits of a patient are measured then.
         sheets: False leaves out the sheets.
         workers: processes.
 
@@ -83,14 +97,20 @@ def report_predictions(
         RunError: the folder holds no predictions, or cannot be written to.
         DatasetError: the table cannot be used.
     """
-    options = _read_options(folder, population, covariates, sheets=sheets)
+    options = _read_options(folder, population, covariates, visits, sheets=sheets)
     cases = []
     for outcome in map_items(partial(measure, options), sorted(options.records), workers=workers, label="measuring volumes"):
         cases.append(outcome.result or CaseVolumes(name=outcome.item, failed=outcome.reason or ""))
     for place in (folder, folder / SHEETS):  # of an earlier command, or a process of this one, that was killed
         sweep_ended(place)
+    at_visits = {case.name: volumes_at(case, options.visits[case.name]) for case in cases if case.name in options.visits}
     volumetry = options.header.model_copy(
-        update={"cases": tuple(sorted(cases, key=lambda c: c.name)), "expected": _expected(options, cases)}
+        update={
+            "cases": tuple(sorted(cases, key=lambda c: c.name)),
+            "expected": _expected(options, cases),
+            "visits": dict(options.visits),
+            "changes": tuple(find_changes(at_visits, options.visits)),
+        }
     )
     previews, viewed = [], []
     for number, case in enumerate(_choose_cases(volumetry.cases)):
@@ -106,6 +126,7 @@ def report_predictions(
         sheets=sheets,
     )
     texts = {"volumes.csv": long_table(volumetry), "volumes_wide.csv": wide_table(volumetry), "report.html": page}
+    texts |= {CHANGES: changes_table(volumetry)} if options.visits else {}
     volumetry = volumetry.model_copy(update={"files": {name: text_hash(text) for name, text in texts.items()}})
     write_json(folder / VOLUMES, volumetry)  # first, so that the others are known to be of nnseg
     for name, text in texts.items():
@@ -129,7 +150,32 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
     if written.status == "failed":
         return CaseVolumes(name=name, patient=options.patients.get(name, Patient()), failed=written.reason)
     label_map, scan = _read_case(options, written)
-    case = describe_volumes(
+    case = _describe(options, name, label_map)
+    if options.sheets:
+        drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
+        changes = _changes_before(options, case)
+        write_text(options.folder / SHEETS / sheet_name(name), sheet_html(case, options.header, options.labels, drawn, changes))
+    return case
+
+
+def _changes_before(options: VolumetryOptions, case: CaseVolumes) -> dict[str, Change]:
+    """The change of each label of a case since the patient's visit before; {} if there is none, or its label map cannot be read."""
+    visit = options.visits.get(case.name)
+    of_patient = [name for name, one in options.visits.items() if visit and one.patient == visit.patient]
+    earlier = sorted((options.visits[name].date, name) for name in of_patient if options.records[name].status == "done")
+    before = next((name for day, name in reversed(earlier) if visit and (day, name) < (visit.date, case.name)), None)
+    if visit is None or before is None:
+        return {}
+    with suppress_unless_fault(NnsegError):
+        first = _describe(options, before, _read_case(options, options.records[before])[0])
+        volumes = {before: volumes_at(first, options.visits[before]), case.name: volumes_at(case, visit)}
+        return {change.label: change for change in find_changes(volumes, options.visits, to=case.name)}
+    return {}
+
+
+def _describe(options: VolumetryOptions, name: str, label_map: LabelMap) -> CaseVolumes:
+    written = options.records[name]
+    return describe_volumes(
         name,
         volumes_of(label_map, options.labels),
         patient=options.patients.get(name),
@@ -139,10 +185,6 @@ def measure(options: VolumetryOptions, name: str) -> CaseVolumes:
         notes=(*written.findings, *_unit_note(label_map)),
         unit=_unit(label_map),
     )
-    if options.sheets:
-        drawn = _draw_slices(scan, label_map, options.labels, name) if scan else ()
-        write_text(options.folder / SHEETS / sheet_name(name), sheet_html(case, options.header, options.labels, drawn))
-    return case
 
 
 def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> Sequence[Picture]:
@@ -151,7 +193,9 @@ def _draw_slices(scan: Scan, label_map: LabelMap, labels: Labels, name: str) -> 
     return draw_case(images).pictures
 
 
-def _read_options(folder: Path, population: Population | None, covariates: Path | None, *, sheets: bool) -> VolumetryOptions:
+def _read_options(
+    folder: Path, population: Population | None, covariates: Path | None, visits: Path | None, *, sheets: bool
+) -> VolumetryOptions:
     record, labels = read_record(folder)
     population = population or record.population
     header = Volumetry(
@@ -164,6 +208,7 @@ def _read_options(folder: Path, population: Population | None, covariates: Path 
         header=header,
         population=population,
         patients=read_patients(covariates, record.cases) if covariates else {},
+        visits=read_visits(visits, record.cases) if visits else {},
         spacing=record.options.get("spacing"),
         sheets=sheets,
     )

@@ -10,11 +10,13 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 from nnseg.core.dataset import listed
 from nnseg.core.population import Person, Population, Sex, make_population
 from nnseg.storage.tables import CaseTable, Row, csv_text, read_case_table
+from nnseg.volumetry.visits import Visit
 from nnseg.volumetry.volumes import ML, CaseVolumes, Patient, Volumetry
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,23 @@ def wide_table(volumetry: Volumetry) -> str:
     return csv_text(("case", "age", "sex", *volumetry.names), rows)
 
 
+def changes_table(volumetry: Volumetry) -> str:
+    """CSV with a line for each label and pair of visits; "low" and "high" are the ends of the interval of the change in percent."""
+    unit = volumetry.unit
+    header = (
+        "patient", "label", "case_before", "case_after", "date_before", "date_after", f"{unit}_before", f"{unit}_after",
+        "change_percent", "low", "high", "percent_per_year",
+    )  # fmt: skip
+    rows = (
+        [
+            one.patient, one.label, one.before.case, one.after.case, str(one.before.date), str(one.after.date), one.before.ml,
+            one.after.ml, *(_rounded(value, 2) for value in (one.percent, *(one.interval or (None, None)), one.percent_per_year)),
+        ]
+        for one in volumetry.changes
+    )  # fmt: skip
+    return csv_text(header, rows)
+
+
 def read_people(path: Path, labels: Sequence[str]) -> Population:
     """The population in a table, with each person's volumes.
 
@@ -84,17 +103,49 @@ def read_patients(path: Path, names: Collection[str]) -> dict[str, Patient]:
     table = read_case_table(path, compared=_column)
     if not {"age", "sex"} & set(table.columns):
         raise table.wrong(f"has the columns {', '.join(table.columns)}", "age or sex, or both, are expected")
-    found = {}
-    for case, row in table.by_case().items():
-        age, sex = _age_and_sex(table, row)
-        found[case] = Patient(age=age, sex=sex)
+    ages = {case: _age_and_sex(table, row) for case, row in _rows_of(table, names).items()}
+    return {case: Patient(age=age, sex=sex) for case, (age, sex) in ages.items()}
+
+
+def read_visits(path: Path, names: Collection[str]) -> dict[str, Visit]:
+    """Patient and date by case.
+
+    Args:
+        path: CSV with the columns ``case``, ``patient`` and ``date`` (2024-03-31).
+        names: of the scans, as for `read_patients`.
+
+    Raises:
+        DatasetError: the table cannot be read; names the line and the column.
+    """
+    table = read_case_table(path, compared=_column)
+    if missing := [column for column in ("patient", "date") if column not in table.columns]:
+        raise table.wrong(f"has the columns {', '.join(table.columns)}", f"{' and '.join(missing)} are expected too")
+    return {case: _visit(table, row) for case, row in _rows_of(table, names).items()}
+
+
+def _visit(table: CaseTable, row: Row) -> Visit:
+    if not row.cells["patient"]:
+        raise table.wrong("the cell is empty", "write what tells patients apart", row, "patient")
+    try:
+        return Visit(patient=row.cells["patient"], date=date.fromisoformat(row.cells["date"]))
+    except ValueError:
+        raise table.wrong(f'"{row.cells["date"]}" is no date', "write one like 2024-03-31", row, "date") from None
+
+
+def _rows_of(table: CaseTable, names: Collection[str]) -> dict[str, Row]:
+    """The rows of scans, by case.
+
+    Raises:
+        DatasetError: the table lists others, and not all scans.
+    """
+    found = table.by_case()
     without = sorted(set(names) - set(found))
     for row in table.rows:
         if row.case not in names and without:
             raise table.wrong(f'there is no scan "{row.case}"', f"{listed(without)} is not in the table", row, "case")
     if without:
-        log.warning("%s does not list %s", path, listed(without))
-    return {name: patient for name, patient in found.items() if name in names}
+        log.warning("%s does not list %s", table.path, listed(without))
+    return {case: row for case, row in found.items() if case in names}
 
 
 def _number(table: CaseTable, row: Row, column: str, most: float = math.inf) -> float | None:

@@ -14,6 +14,7 @@ from nnseg.core.names import FileName
 from nnseg.core.population import Age, Percentile, Population, Sex
 from nnseg.core.trust import Confidence, FolderDice
 from nnseg.core.validation import NotNegative, Number, Probability, Range, Shares
+from nnseg.volumetry.visits import Change, MeasuredVolume, Visit
 
 ML = "ml"
 
@@ -97,6 +98,8 @@ class Volumetry(FrozenModel):
         names: of labels or regions.
         cases: sorted by name.
         expected: mean Dice; None if uncertainty was not estimated.
+        visits: patient and day of each scan, by the case's name, where they were given.
+        changes: of volumes between the visits of a patient.
         files: hashes of the report's other files, by name, without the sheets; empty if an earlier version wrote it.
     """
 
@@ -106,6 +109,8 @@ class Volumetry(FrozenModel):
     names: tuple[str, ...]
     cases: tuple[CaseVolumes, ...]
     expected: FolderDice | None = None
+    visits: dict[str, Visit] = Field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
     files: dict[FileName, str] = Field(default_factory=dict)
 
     @property
@@ -113,6 +118,13 @@ class Volumetry(FrozenModel):
         """What all volumes are in; ml if that differs between cases, whose notes say it."""
         units = {case.unit for case in self.cases if not case.failed}
         return units.pop() if len(units) == 1 else ML
+
+
+def volumes_at(case: CaseVolumes, visit: Visit) -> dict[str, MeasuredVolume]:
+    """The volume of each label of a case as measured at a visit."""
+    return {
+        name: MeasuredVolume(case=case.name, date=visit.date, ml=of.ml, interval=of.interval) for name, of in case.labels.items()
+    }
 
 
 def asymmetries(volumes: Mapping[str, float]) -> dict[str, float]:

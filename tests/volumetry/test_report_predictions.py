@@ -179,6 +179,24 @@ def test_patients_are_compared_with_those_of_their_age_and_sex(folder, tmp_path)
     assert [r["age"] for r in rows(folder / "volumes.csv") if r["case"] == "b"] == ["50.0"]
 
 
+def test_changes_between_visits_are_in_table_page_and_sheet(folder, tmp_path):
+    table = tmp_path / "visits.csv"
+    table.write_text("case,patient,date\n'=a,=p,2023-01-01\nb,=p,2024-01-01\nc,q,2024-01-01\nbroken,q,2023-01-01\n")
+    found = report_predictions(folder, visits=table)
+    (change,) = found.changes
+    percent = 100 * (bright_ml(folder, "b") / bright_ml(folder, "=a") - 1)
+    assert (change.patient, change.label, change.percent) == ("=p", "bright", pytest.approx(percent))
+    (row,) = rows(folder / "changes.csv")
+    assert (row["patient"], row["case_before"], row["date_after"]) == ("'=p", "'=a", "2024-01-01")
+    assert float(row["change_percent"]) == pytest.approx(percent, abs=0.005)
+    assert "Changes between visits" in (folder / "report.html").read_text()
+    assert "Change since 2023-01-01" in (folder / "sheets" / "b.html").read_text()
+    assert "Change since" not in (folder / "sheets" / "c.html").read_text()  # the visit before failed
+    assert {file.state for file in verify(folder)} == {"intact"}
+    done = CliRunner().invoke(app, ["report", str(folder), "--visits", str(table), "--no-sheets", "--workers", "1"])
+    assert f"changes: {folder / 'changes.csv'}, 1 between visits, 0 beyond the uncertainty of volumes" in done.stdout
+
+
 def test_the_default_population_is_that_of_the_model_kept_with_the_predictions(folder):
     others = make_population([Person(volumes={"bright": 0.01 * i}) for i in range(30)], "training set of d")
     record = read_json(folder / RECORD, Predictions).model_copy(update={"population": others})
