@@ -14,10 +14,9 @@ HOME = SYSTEM.parents[1]
 
 def on_windows(*command: object, check: int = 0) -> subprocess.CompletedProcess[str]:
     """Run Python where nnseg sees no more of the system than on Windows."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(SYSTEM), str(HOME)))}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=environment, timeout=600
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(SYSTEM), str(HOME))), "PYTHONIOENCODING": "cp1252"}
+    words = [sys.executable, *map(str, command)]
+    done = subprocess.run(words, capture_output=True, encoding="cp1252", check=False, env=environment, timeout=600)
     assert done.returncode == check, done.stderr + done.stdout
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -31,6 +30,15 @@ def test_nnseg_sees_no_more_of_the_system_than_windows_has() -> None:
         "import os, signal, sys; assert hasattr(os, 'fork') and hasattr(signal, 'SIGKILL') and sys.platform == 'linux'"
     )
     on_windows("-c", program)
+
+
+def test_a_text_file_has_the_bytes_that_its_hash_is_of(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from nnseg.storage.files import file_hash, text_hash, write_text\n"
+        "path, text = Path(sys.argv[1]), 'x,Ł\\n1,2\\n'; write_text(path, text)\n"
+        "assert file_hash(path) == text_hash(text), path.read_bytes()"
+    )
+    on_windows("-c", program, tmp_path / "table.csv")
 
 
 @pytest.mark.slow

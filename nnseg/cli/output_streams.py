@@ -79,7 +79,8 @@ def _open_closed() -> None:
 
 
 def _text(raw: _Output, like: TextIO | None, number: int) -> io.TextIOWrapper:
-    """Text output to a stream, encoded as another one."""
-    encoding, errors = getattr(like, "encoding", None) or "utf-8", getattr(like, "errors", None) or "backslashreplace"
+    """Text output to a stream, encoded as another one; what its encoding lacks, as many do on Windows, is written as in Python."""
+    encoding, errors = getattr(like, "encoding", None) or "utf-8", getattr(like, "errors", None)
+    errors = "backslashreplace" if errors in (None, "strict") else errors
     at_once = number == 2 or raw.isatty()
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=at_once)

@@ -102,7 +102,7 @@ def record_file(path: Path, aside: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file; readers see the old content or the new, never a part."""
     with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(text.encode())  # not as text: Windows would end lines by two characters, and hashes differ
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -59,6 +59,12 @@ CRASH_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
 """Signals that a process gets for a fault of its own code, or of a library."""
 
 
+NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+"""On Windows what a new session is elsewhere."""
+
+UTF8 = {"PYTHONIOENCODING": "utf-8"}
+"""Environment of a child whose log is read through a pipe, which has another encoding on Windows."""
+
 EndSignal = Literal["SIGKILL", "SIGTERM"]
 
 
@@ -82,8 +88,9 @@ def launch(module: str, *, threads: int | None = None, end_signal: EndSignal = "
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=library_environment() | os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+        env=library_environment() | os.environ | UTF8 | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children
+        creationflags=NEW_GROUP,
     )
 
 

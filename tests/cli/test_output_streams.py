@@ -63,3 +63,10 @@ def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
 def test_another_exit_code_comes_first(tmp_path: Path) -> None:
     assert work(tmp_path, "> /dev/null", 3)[0] == 3
     assert work(tmp_path, "> /dev/full", 3)[0] == 3
+
+
+def test_letters_that_the_encoding_lacks_are_written_as_in_python() -> None:
+    program = "from nnseg import cli; cli.app = lambda: print('Łódź'); cli.main()"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
+    assert (run.returncode, run.stdout.splitlines()) == (0, [rb"\u0141" + "ó".encode("cp1252") + rb"d\u017a"]), run.stderr

@@ -106,3 +106,11 @@ def test_a_process_ends_with_its_parent_even_if_it_does_not_read():
     while (running := Path(f"/proc/{done.stdout.strip()}").exists()) and time.monotonic() < until:
         time.sleep(0.01)
     assert not running
+
+
+def test_its_log_is_read_in_the_encoding_that_it_is_written_in(child_of, caplog, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    with caplog.at_level(logging.INFO, "nnseg"):
+        child, _ = child_of("import sys; print('µm', file=sys.stderr)")
+        assert child.wait(20) == 0
+    assert [record.getMessage() for record in caplog.records] == ["µm"]

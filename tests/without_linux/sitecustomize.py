@@ -1,11 +1,13 @@
 """Python imports this at its start if the folder is on its path: nnseg's modules then see of the system what they would on Windows.
 
 They find no functions, signals, modules and files that only Linux has, no files that are open may be renamed or removed, no folder
-can be opened, any signal sent to a process kills it, and the parent's number stays when it ends. Other packages see Linux, since
-they have code of their own for Windows. Paths, encodings, locks and the start of programs stay Linux's.
+can be opened, text without an encoding is that of Western Europe, its lines end in two characters, no link can be made, any signal
+sent to a process kills it, and the parent's number stays when it ends. Other packages see Linux, since they have code of their own
+for Windows. Paths, locks and the start of programs stay Linux's.
 """
 
 import builtins
+import io
 import os
 import signal
 import sys
@@ -52,6 +54,22 @@ class View(ModuleType):
         setattr(self._real, name, value)
 
 
+def open_text(
+    file: Any,
+    mode: str = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Any = None,
+) -> Any:
+    if "b" not in mode and is_called_by_nnseg():
+        encoding = "cp1252" if encoding in (None, "locale") else encoding
+        newline = "\r\n" if newline is None and mode[:1] in "wxa" else newline
+    return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
+
+
 def open_file(path: Any, flags: int, *more: Any, **named: Any) -> int:
     if os.path.isdir(path):  # noqa: PTH112
         raise PermissionError(13, "Permission denied", str(path))
@@ -87,6 +105,7 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 
 views: dict[str, View] = {}
+real_open = builtins.open
 import_module: Callable[..., ModuleType] = builtins.__import__
 
 
@@ -133,7 +152,10 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         for path in arguments[: 1 + (event == "os.rename")]:
             if is_open_here(os.fspath(path)):
                 raise PermissionError(13, "The process cannot access the file because it is being used by another process", path)
+    elif event == "os.symlink" and is_called_by_nnseg():
+        raise OSError(22, "A required privilege is not held by the client", arguments[1])
 
 
 builtins.__import__ = import_as_on_windows
+builtins.open = io.open = open_text  # type: ignore[assignment]
 sys.addaudithook(watch)
