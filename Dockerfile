@@ -18,6 +18,9 @@ RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL="$CPU_INDEX"; fi; \
     /opt/nnseg/bin/pip install --no-cache-dir -c constraints.txt ".[figures]"
 
 FROM python:3.11-slim
+ARG DEVICE=cpu
+# torch.compile and Triton build their kernels with it at run time; without it trainings on a GPU are slower.
+RUN if [ "$DEVICE" = cuda ]; then apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=build /opt/nnseg /opt/nnseg
 RUN mkdir /data && chown 1000:1000 /data
 ENV PATH=/opt/nnseg/bin:$PATH
