@@ -135,7 +135,7 @@ def choice() -> Choice:
 
 def postprocessing() -> Postprocessing:
     return Postprocessing(
-        mendings=(PostprocessingStep(action="largest", labels=(1,)), PostprocessingStep(action="smaller", labels=(2,), mm3=12.0)),
+        steps=(PostprocessingStep(action="largest", labels=(1,)), PostprocessingStep(action="smaller", labels=(2,), mm3=12.0)),
         cases=6,
         reason=f"Dice rises {HOSTILE}",
         effects={HOSTILE: Effect(cases=5, dice_before=0.5, dice_after=0.625, p=0.01, gain=0.0987)},

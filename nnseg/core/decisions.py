@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -210,6 +210,11 @@ class PostprocessingStep(FrozenModel):
         return self
 
 
+def _renamed(content: Any, old: str, new: str) -> Any:
+    """The content of a file with a key's new name in the place of the one that it has in older files."""
+    return {new if key == old else key: value for key, value in content.items()} if isinstance(content, dict) else content
+
+
 class Tried(FrozenModel):
     """A step that was tested on held-out cases, after the steps accepted before it.
 
@@ -221,12 +226,17 @@ class Tried(FrozenModel):
         reason: in words.
     """
 
-    mending: PostprocessingStep
+    step: PostprocessingStep
     cases: int
     gain: float
     p: float
     accepted: bool
     reason: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, content: Any) -> Any:
+        return _renamed(content, "mending", "step")
 
 
 class Effect(FrozenModel):
@@ -249,7 +259,7 @@ class Effect(FrozenModel):
 
 
 class Postprocessing(FrozenModel):
-    """The postprocessing steps of a model, with the evidence. Edit or empty ``mendings`` to overrule.
+    """The postprocessing steps of a model, with the evidence. Edit or empty ``steps`` to overrule.
 
     Args:
         cases: number of held-out cases that steps were tried on.
@@ -259,12 +269,17 @@ class Postprocessing(FrozenModel):
         key: of the predictions and references used; the choice is valid while they are the same.
     """
 
-    mendings: tuple[PostprocessingStep, ...] = ()
+    steps: tuple[PostprocessingStep, ...] = ()
     cases: int = 0
     reason: str = ""
     effects: dict[str, Effect] = {}
     tried: tuple[Tried, ...] = ()
     key: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, content: Any) -> Any:
+        return _renamed(content, "mendings", "steps")
 
 
 class ObjectRule(FrozenModel):

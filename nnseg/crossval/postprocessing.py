@@ -78,7 +78,7 @@ def choose_postprocessing(run: Run, folds: Folds, *, workers: int = 0) -> Postpr
     fold_of = {name: number for number, fold in folds.items() for name in fold.held_out}
     chosen = select_steps(pairs, {p.name: fold_of[p.name] for p in pairs}, labels, workers=workers)
     run.postprocessing = chosen = chosen.model_copy(update={"key": key})
-    log.info("postprocessing: %s; %s", counted(len(chosen.mendings), "step") if chosen.mendings else "none", chosen.reason)
+    log.info("postprocessing: %s; %s", counted(len(chosen.steps), "step") if chosen.steps else "none", chosen.reason)
     return chosen
 
 
@@ -107,7 +107,7 @@ def select_steps(pairs: Sequence[FilePair], parts: Mapping[str, int], labels: La
         measured = cases.measure(chosen, search)
         for part, before in chosen.items():
             outcome = assess_candidates(search, [m[before] for n, m in measured.items() if parts[n] != part], labels.foreground)
-            chosen[part] = before + tuple(t.mending for t in outcome if t.accepted)
+            chosen[part] = before + tuple(t.step for t in outcome if t.accepted)
             tried += outcome if part is None else ()
     return _confirm(cases, chosen, tuple(tried))
 
@@ -179,7 +179,7 @@ def assess_candidates(search: SearchStep, measured: Sequence[PostprocessedCase],
             found += [t for t in assessed if not t.accepted and t.cases]
             if best:
                 surpassed = {"accepted": False, "reason": "another volume gains more"}
-                found += [t.model_copy(update=surpassed) for t in accepted if t.mending != best.mending] + [best]
+                found += [t.model_copy(update=surpassed) for t in accepted if t.step != best.step] + [best]
                 break
     return found
 
@@ -206,7 +206,7 @@ def assess(step: PostprocessingStep, changes: Numbers, names: Sequence[str]) -> 
     elif worse:
         reason = f"{', '.join(worse)} would get worse"
     accepted = gain > 0 and p <= ALPHA and not worse
-    return Tried(mending=step, cases=int(np.count_nonzero(rises)), gain=gain, p=p, accepted=accepted, reason=reason)
+    return Tried(step=step, cases=int(np.count_nonzero(rises)), gain=gain, p=p, accepted=accepted, reason=reason)
 
 
 def mean_over_names(changes: Numbers) -> float:
@@ -250,7 +250,7 @@ def _confirm(cases: HeldOutCases, chosen: Chosen, tried: tuple[Tried, ...]) -> P
         why = "none is used" if gain <= 0 else f"none is used, because together {overall.reason}"
         return Postprocessing(cases=len(measured), reason=f"{summary}: {why}", tried=tried)
     effects = {name: _effect(before[:, i], after[:, i], cross_validated[:, i]) for i, name in enumerate(names)}
-    return Postprocessing(mendings=steps, cases=len(measured), reason=summary, effects=effects, tried=tried)
+    return Postprocessing(steps=steps, cases=len(measured), reason=summary, effects=effects, tried=tried)
 
 
 def _effect(before: Numbers, after: Numbers, cross_validated: Numbers) -> Effect:

@@ -68,7 +68,7 @@ def render_report(content: ReportContent) -> str:
     sections = {name: summarize(content) for name, (_, _, summarize) in SECTIONS.items()}
     script = page_file("report.js")
     labels = content.plans[0].labels if content.plans else None
-    steps = content.postprocessing.mendings if content.postprocessing else ()
+    steps = content.postprocessing.steps if content.postprocessing else ()
     return (
         _environment()
         .get_template("report.html.j2")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -17,18 +19,25 @@ from nnseg.core.decisions import Effect, Postprocessing, PostprocessingStep, Tri
         ({"action": "erode", "labels": (1,)}, "'largest', 'smaller' or 'holes'"),
     ],
 )
-def test_a_mending_that_says_too_little_or_too_much_is_refused(fields: dict, said: str):
+def test_a_step_that_says_too_little_or_too_much_is_refused(fields: dict, said: str):
     with pytest.raises(ValidationError, match=said):
         PostprocessingStep(**fields)
 
 
 def test_postprocessing_survives_its_json():
-    mendings = (
+    steps = (
         PostprocessingStep(action="largest", labels=(1, 2)),
         PostprocessingStep(action="smaller", labels=(2,), mm3=3.5),
         PostprocessingStep(action="holes", labels=(1, 2), fill=2),
     )
-    tried = tuple(Tried(mending=m, cases=7, gain=0.1, p=0.01, accepted=True, reason="why") for m in mendings)
+    tried = tuple(Tried(step=s, cases=7, gain=0.1, p=0.01, accepted=True, reason="why") for s in steps)
     effects = {"a": Effect(cases=9, dice_before=0.5, dice_after=None, p=0.01, gain=0.1)}
-    content = Postprocessing(mendings=mendings, cases=10, reason="why", effects=effects, tried=tried, key="k")
+    content = Postprocessing(steps=steps, cases=10, reason="why", effects=effects, tried=tried, key="k")
     assert Postprocessing.model_validate_json(content.model_dump_json()) == content
+
+
+def test_the_names_of_keys_in_files_of_earlier_versions_are_read():
+    step = {"action": "largest", "labels": [1]}
+    tried = {"mending": step, "cases": 7, "gain": 0.1, "p": 0.01, "accepted": True, "reason": "why"}
+    read = Postprocessing.model_validate_json(json.dumps({"mendings": [step], "tried": [tried]}))
+    assert read.steps == (read.tried[0].step,) == (PostprocessingStep(action="largest", labels=(1,)),)

@@ -68,7 +68,7 @@ def far_from_it(number: int) -> tuple[Integers, Integers]:
 def test_far_away_false_positives_are_removed_by_the_largest_component(tmp_path: Path):
     pairs = write(tmp_path, 20, far_from_it)
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
+    assert chosen.steps == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert chosen.cases == 20
     organ, tumour = chosen.effects["organ"], chosen.effects["tumour"]
     assert organ.dice_after == tumour.dice_before == tumour.dice_after == 1.0
@@ -92,8 +92,8 @@ def test_two_true_components_stay(tmp_path: Path):
 
     pairs = write(tmp_path, 15, pair_of_kidneys)
     chosen = select_steps(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
-    assert (chosen.mendings, chosen.effects) == ((), {})
-    largest = next(t for t in chosen.tried if t.mending.action == "largest")
+    assert (chosen.steps, chosen.effects) == ((), {})
+    largest = next(t for t in chosen.tried if t.step.action == "largest")
     assert not largest.accepted
     assert (largest.cases, largest.reason) == (15, "mean Dice does not rise")
     assert largest.gain < -0.2
@@ -110,7 +110,7 @@ def test_specks_beside_two_true_components_are_removed_by_volume(tmp_path: Path)
 
     pairs = write(tmp_path, 15, two_and_a_speck)
     chosen = select_steps(pairs, folds_of(pairs), Labels(names=("background", "kidney"), values=(0, 1)))
-    assert chosen.mendings == (PostprocessingStep(action="smaller", labels=(1,), mm3=36.0),)  # half of 36 voxels of 2 mm3
+    assert chosen.steps == (PostprocessingStep(action="smaller", labels=(1,), mm3=36.0),)  # half of 36 voxels of 2 mm3
     assert chosen.effects["kidney"].dice_after == 1.0
 
 
@@ -127,7 +127,7 @@ def test_false_alarms_where_the_label_is_absent_are_removed_by_volume(tmp_path: 
 
     pairs = write(tmp_path, 16, sometimes)
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
+    assert chosen.steps == (PostprocessingStep(action="largest", labels=(1, 2)),)
     tumour = chosen.effects["tumour"]
     assert (tumour.dice_before, tumour.dice_after, tumour.gain, tumour.cases) == (0.5, 1.0, 0.5, 16)
 
@@ -140,21 +140,21 @@ def test_holes_are_filled(tmp_path: Path):
 
     pairs = write(tmp_path, 12, hollow)
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == (PostprocessingStep(action="holes", labels=(1,), fill=1),)
+    assert chosen.steps == (PostprocessingStep(action="holes", labels=(1,), fill=1),)
     assert chosen.effects["organ"].dice_after == 1.0
 
 
 def test_few_cases_prove_nogroup(tmp_path: Path):
     pairs = write(tmp_path, 9, far_from_it)
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert (chosen.mendings, chosen.cases) == ((), 9)
+    assert (chosen.steps, chosen.cases) == ((), 9)
     assert "10 are needed" in chosen.reason
 
 
 def test_a_gain_in_few_of_many_cases_may_be_chance(tmp_path: Path):
     pairs = write(tmp_path, 14, lambda number: far_from_it(number if number < 6 else 0))
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings == ()
+    assert chosen.steps == ()
     tried = chosen.tried[0]
     assert (tried.cases, tried.p, tried.accepted) == (3, 1 / 8, False)
     assert "chance" in tried.reason
@@ -170,7 +170,7 @@ def test_the_choice_depends_neither_on_workers_nor_on_order(tmp_path: Path):
 def test_few_folds_are_divided_for_the_cross_validated_gain(tmp_path: Path, folds: int):
     pairs = write(tmp_path, 14, far_from_it)
     chosen = select_steps(pairs, {p.name: number % folds for number, p in enumerate(pairs)}, LABELS)
-    assert chosen.mendings
+    assert chosen.steps
     assert chosen.effects["organ"].gain > 0
 
 
@@ -187,7 +187,7 @@ def test_the_reported_gain_is_of_cases_that_had_no_say(tmp_path: Path):
     pairs = write(tmp_path, 40, kidney)
     labels = Labels(names=("background", "kidney"), values=(0, 1))
     chosen = select_steps(pairs, folds_of(pairs), labels)
-    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1,)),)
+    assert chosen.steps == (PostprocessingStep(action="largest", labels=(1,)),)
     full, part = 108 + 36, 108
     before = 2 * part / (full + part)
     gain, loss = 1 - before, 1 - before
@@ -198,7 +198,7 @@ def test_an_unreadable_case_has_no_say(tmp_path: Path, caplog: pytest.LogCapture
     pairs = write(tmp_path, 14, far_from_it)
     pairs[3].prediction.write_bytes(b"nogroup")
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert chosen.mendings
+    assert chosen.steps
     assert chosen.cases == 13
     assert "case_03" in caplog.text
 
@@ -208,7 +208,7 @@ def test_cases_that_cannot_be_compared_choose_nogroup(tmp_path: Path):
     for pair in pairs:
         pair.reference.unlink()
     chosen = select_steps(pairs, folds_of(pairs), LABELS)
-    assert (chosen.mendings, chosen.tried) == ((), ())
+    assert (chosen.steps, chosen.tried) == ((), ())
 
 
 def changes(*columns: list[float]) -> np.ndarray:
@@ -228,7 +228,7 @@ def test_a_rise_in_five_cases_is_enough_and_in_four_it_is_not():
     ("other", "worse"),
     [
         ([0.0] * 20, False),
-        ([-0.2] + [0.0] * 19, True),  # one case is too few to tell, so it is spared
+        ([-0.2] + [0.0] * 19, True),  # one case is too few to tell, so the step is kept
         ([-0.002, 0.001] * 10, True),  # p = 0.11
         ([-0.0105, 0.01] * 10, False),  # as good as chance
         ([NAN] * 20, False),
@@ -265,8 +265,10 @@ PLAIN = Labels(names=("background", "a", "b", "c"), values=(0, 5, 7, 300), ignor
 
 @given(st.integers(0, 10_000), st.sampled_from([REGIONS, PLAIN]), st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_factory, seed: int, labels: Labels, partly: bool):
-    random, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("foreseen")
+def test_the_change_that_is_estimated_is_the_change_that_postprocessing_makes(
+    tmp_path_factory, seed: int, labels: Labels, partly: bool
+):
+    random, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("estimated")
     dense = random.uniform(0.2, 0.95)
     prediction, reference = (
         np.array(labels.values)[random.integers(0, 4, (3, 5, 6))] * (random.random((3, 5, 6)) < dense) for _ in "ab"
@@ -286,7 +288,7 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
             CaseRequest(pair=pair, postprocessed=frozenset({()}), search=step), labels=labels
         )[()]
         for number, group in enumerate(step.groups):
-            for mending in (
+            for tried in (
                 (PostprocessingStep(action="holes", labels=group.labels, fill=group.fill),)
                 if step.action == "fill"
                 else (
@@ -294,8 +296,8 @@ def test_the_change_that_is_foreseen_is_the_change_that_mending_makes(tmp_path_f
                     PostprocessingStep(action="smaller", labels=group.labels, mm3=2.0),
                 )
             ):
-                made = dice_difference(dices(prediction), dices(postprocess(prediction, [mending], labels, voxel_mm3=0.7)))
-                np.testing.assert_allclose(measured.dice_change(number, mending), made, atol=1e-12)
+                made = dice_difference(dices(prediction), dices(postprocess(prediction, [tried], labels, voxel_mm3=0.7)))
+                np.testing.assert_allclose(measured.dice_change(number, tried), made, atol=1e-12)
 
 
 def test_nnunets_order_is_kept():
@@ -344,7 +346,7 @@ def test_a_runs_choice_is_written_and_the_predictions_stay(run, monkeypatch: pyt
     before = {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")}
     chosen = choose_postprocessing(place, folds)
     assert chosen is not None
-    assert chosen.mendings == (PostprocessingStep(action="largest", labels=(1, 2)),)
+    assert chosen.steps == (PostprocessingStep(action="largest", labels=(1, 2)),)
     assert place.postprocessing == chosen
     assert {file: file.read_bytes() for file in place.path.rglob("*.nii.gz")} == before
 
@@ -354,12 +356,12 @@ def test_an_edited_choice_stays_until_the_predictions_are_others(run, monkeypatc
     monkeypatch.setattr(Run, "predictions_folder", place.path)
     chosen = choose_postprocessing(place, folds)
     assert chosen is not None
-    place.postprocessing = chosen.model_copy(update={"mendings": ()})
-    assert choose_postprocessing(place, folds).mendings == ()
+    place.postprocessing = chosen.model_copy(update={"steps": ()})
+    assert choose_postprocessing(place, folds).steps == ()
     record = place.fold(0).predictions / RECORD
     record.write_text(record.read_text().replace('"hash": "case_00"', '"hash": "another"'))
     assert choose_postprocessing(place, folds) == choose_postprocessing(place, folds)
-    assert place.postprocessing.mendings == chosen.mendings
+    assert place.postprocessing.steps == chosen.steps
 
 
 def test_a_run_that_held_nogroup_out_gets_no_choice(run, monkeypatch: pytest.MonkeyPatch):

@@ -259,7 +259,7 @@ def test_the_choice_is_shown_with_its_gain_and_time():
 
 
 def test_postprocessing_steps_are_described_by_the_names_of_labels_with_their_nested_gain():
-    assert [describe_step(step, LABELS) for step in postprocessing().mendings] == [
+    assert [describe_step(step, LABELS) for step in postprocessing().steps] == [
         "Of front only the largest connected piece is kept.",
         f"Pieces of {HOSTILE} below 12 mm³ are removed.",
     ]
