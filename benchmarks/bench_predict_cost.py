@@ -70,7 +70,7 @@ def one(edge: int, labels: int, members: int) -> dict[str, float]:
     with peak_ram(every=0.005, children=False) as peak:
         seconds = predictor.infer(prepared).seconds
     said = predictor.memory_gb(grid) - 4 * edge**3 / GIGABYTE  # the scan itself is held before
-    return {**{k: round(v, 3) for k, v in seconds.items()}, "gb": round(peak.gb - idle, 3), "foreseen_gb": round(said, 3)}
+    return {**{k: round(v, 3) for k, v in seconds.items()}, "gb": round(peak.gb - idle, 3), "estimated_gb": round(said, 3)}
 
 
 def main() -> None:

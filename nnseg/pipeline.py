@@ -1,4 +1,4 @@
-"""The whole story on one page: from a folder of labelled scans to a scored model."""
+"""All stages on one page: from a folder of labelled scans to a scored model."""
 
 from __future__ import annotations
 

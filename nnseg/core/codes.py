@@ -102,7 +102,7 @@ CODES: Final[dict[str, Kind]] = {
     "NS-D035": Kind(WARNED, "segments have other names than dataset.json", "the same names", "rename one; until then values count"),
     "NS-D036": Kind(NOTED, "values became labels that are not declared", "declared values", "name them in dataset.json"),
     "NS-D037": Kind(REJECTED, "the name of a case cannot be that of a file", "a name without separators", "rename it"),
-    "NS-D038": Kind(REFUSED, "more than 5 % of the cases cannot be used", "nearly all", "mend them, or go on with --skip-bad"),
+    "NS-D038": Kind(REFUSED, "more than 5 % of the cases cannot be used", "nearly all", "correct them, or go on with --skip-bad"),
     "NS-D039": Kind(
         WARNED, "a label is annotated in no case", "some with it, or a model that has it", 'give --init, or remove it from "labels"'
     ),

@@ -39,7 +39,7 @@ def check_losses(fingerprint: Fingerprint, options: Options, problems: Iterable[
         name, reason = next(iter(lost.items()))
         error = DatasetError(
             f"{len(lost)} of {counted(total, 'case')} cannot be used ({listed(lost)}), and {MOST_LOST:.0%} may be left out; "
-            f"case {name}: {reason}; mend them (nnseg check lists all), or train without them: --skip-bad"
+            f"case {name}: {reason}; correct them (nnseg check lists all), or train without them: --skip-bad"
         )
         error.kind = "NS-D038"
         raise error

@@ -149,7 +149,7 @@ class Oracle:
 
 
 @pytest.fixture
-def witnessed(tmp_path):
+def reference_case(tmp_path):
     """A scan, and a case with its reference, a tenth of which is the label."""
     grid = Grid(shape=(4, 5, 5))
     source = Source(files=(tmp_path / "scan.nii.gz",), grid=grid)
@@ -159,28 +159,28 @@ def witnessed(tmp_path):
     return scan, Case(name="one", images=source.files, labels=tmp_path / "labels.nii.gz")
 
 
-def test_a_witness_adds_what_the_reference_says(witnessed):
-    scan, case = witnessed
-    witness = CalibratingPredictor(predictor=Oracle(), cases=(case,))
-    prediction = witness.infer(witness.prepare(scan))
+def test_a_calibrating_predictor_adds_what_the_reference_says(reference_case):
+    scan, case = reference_case
+    calibrating = CalibratingPredictor(predictor=Oracle(), cases=(case,))
+    prediction = calibrating.infer(calibrating.prepare(scan))
     found = prediction.confidence.surprise
     assert found[TEMPERATURES.index(1.0)] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.1), rel=1e-3)
     assert min(found) == found[TEMPERATURES.index(1.0)]
     at = RELIABILITY_TEMPERATURES.index(1.0)
     assert prediction.confidence.reliability.brier[at] == pytest.approx(0.9 * 0.01 + 0.1 * 0.81, rel=1e-3)
     assert prediction.uncertainty is None
-    assert witness.infer(witness.prepare(scan), uncertainty=True).uncertainty == "a map"
+    assert calibrating.infer(calibrating.prepare(scan), uncertainty=True).uncertainty == "a map"
 
 
-def test_a_witness_knows_a_dicom_series_by_its_folder(witnessed):
-    scan, case = witnessed
+def test_a_calibrating_predictor_knows_a_dicom_series_by_its_folder(reference_case):
+    scan, case = reference_case
     series = replace(case, images=(scan.source.files[0].parent,))
-    witness = CalibratingPredictor(predictor=Oracle(), cases=(series,))
-    assert witness.infer(witness.prepare(scan)).confidence.surprise
+    calibrating = CalibratingPredictor(predictor=Oracle(), cases=(series,))
+    assert calibrating.infer(calibrating.prepare(scan)).confidence.surprise
 
 
-def test_a_reference_that_does_not_show_every_label_is_not_asked(witnessed):
-    scan, case = witnessed
+def test_a_reference_that_does_not_show_every_label_is_not_asked(reference_case):
+    scan, case = reference_case
     for cases in ((), (replace(case, annotated=("a",)),), (replace(case, labels=None),)):
-        witness = CalibratingPredictor(predictor=Oracle(), cases=cases)
-        assert witness.infer(witness.prepare(scan)).confidence.surprise == ()
+        calibrating = CalibratingPredictor(predictor=Oracle(), cases=cases)
+        assert calibrating.infer(calibrating.prepare(scan)).confidence.surprise == ()

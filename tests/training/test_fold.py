@@ -249,8 +249,8 @@ def _spoil(path, value, highest=None):
     image = np.full(case.image.shape, value, np.float32)
     if highest is not None:
         image[(slice(None), *(n // 2 for n in image.shape[1:]))] = highest
-    spoilt = PreprocessedCase(name=path.stem, image=image, labels=np.asarray(case.labels, np.int16), placement=case.placement)
-    store.write(spoilt, key)
+    corrupted = PreprocessedCase(name=path.stem, image=image, labels=np.asarray(case.labels, np.int16), placement=case.placement)
+    store.write(corrupted, key)
 
 
 def _written(path):

@@ -107,7 +107,7 @@ def test_a_training_has_stalled_when_its_best_estimate_is_old():
     assert not has_stalled(epochs_with(None, None, None), 1)
 
 
-def test_a_stalled_training_is_wound_up_over_a_quarter_of_its_steps_but_never_prolonged():
+def test_a_stalled_training_is_shortened_to_a_quarter_of_its_steps_but_never_prolonged():
     course = Course.of(1000, TRAINING)
     assert shortened(course, 400).steps == 500
     assert shortened(course, 900).steps == 1000

@@ -54,7 +54,7 @@ def canonical_grid(path: Path, raw: RawImage, *, repair: bool) -> Grid:
 
 
 def canonical_part(path: Path, raw: RawImage, *, repair: bool, resample: bool) -> Part:
-    """A raw image turned, and mended as the options say, or refused."""
+    """A raw image turned, and repaired as the options say, or refused."""
     grid, turn, notes = canonical_grid(path, raw, repair=resample), raw.grid.canonical(), list(raw.notes)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes Inf, and is refused or replaced below
         image = np.ascontiguousarray(turn.apply(raw.voxels), np.float32)

@@ -76,7 +76,7 @@ def read_scan(images: Images, *, repair: bool = False, resample: bool = False, s
         spacing: mm along the stored axes (z, y, x), for files without a usable one.
 
     Raises:
-        ScanError: a file is missing, damaged or no image, or has what only ``repair`` or ``resample`` would mend.
+        ScanError: a file is missing, damaged or no image, or has what only ``repair`` or ``resample`` would correct.
 
     Example:
         ``read_scan([Path("t1.nii.gz"), Path("flair.nii.gz")]).image.shape == (2, 60, 256, 256)``

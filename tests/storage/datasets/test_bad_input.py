@@ -28,7 +28,7 @@ def image_of(shape=(6, 7, 5)) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def spoilt(value: float) -> np.ndarray:
+def corrupted(value: float) -> np.ndarray:
     image = image_of()
     image[1, 2, 3] = image[0, 0, 4] = value
     return image
@@ -95,9 +95,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], Path, str]] = {
     "truncated gzip image": (lambda f: truncate(f / IMAGE), IMAGE, "gzip stream ends early"),
     "truncated gzip label": (lambda f: truncate(f / LABEL), LABEL, "gzip stream ends early"),
     "wrong checksum": (lambda f: corrupt(f / IMAGE), IMAGE, "gzip stream is damaged"),
-    "NaN": (lambda f: save(f / IMAGE, spoilt(np.nan)), IMAGE, "has 2 NaN voxels, the first at (z, y, x) = (3, 2, 1)"),
-    "Inf": (lambda f: save(f / IMAGE, spoilt(np.inf)), IMAGE, "has 2 Inf voxels, the first at (z, y, x) = (3, 2, 1)"),
-    "NaN label": (lambda f: save(f / LABEL, spoilt(np.nan)), LABEL, "are no whole numbers"),
+    "NaN": (lambda f: save(f / IMAGE, corrupted(np.nan)), IMAGE, "has 2 NaN voxels, the first at (z, y, x) = (3, 2, 1)"),
+    "Inf": (lambda f: save(f / IMAGE, corrupted(np.inf)), IMAGE, "has 2 Inf voxels, the first at (z, y, x) = (3, 2, 1)"),
+    "NaN label": (lambda f: save(f / LABEL, corrupted(np.nan)), LABEL, "are no whole numbers"),
     "zero-byte image": (lambda f: (f / IMAGE).write_bytes(b""), IMAGE, "is empty (zero bytes)"),
     "zero-byte label": (lambda f: (f / LABEL).write_bytes(b""), LABEL, "is empty (zero bytes)"),
     "non-image": (lambda f: (f / IMAGE).write_text("hello"), IMAGE, "is not a NIfTI file"),

@@ -1,4 +1,4 @@
-"""The previous answer in training patches: spoilt as often as said, never broken, and seen as one channel a label."""
+"""The previous segmentation in training patches: corrupted as often as said, never broken, and seen as one channel a label."""
 
 from types import SimpleNamespace
 
@@ -207,7 +207,7 @@ def test_the_scan_is_augmented_as_without_a_previous_answer(patch, masked):
         assert torch.equal(cascade.labels, plain.labels)
 
 
-def test_a_spoilt_patch_depends_on_its_number_alone():
+def test_a_corrupted_patch_depends_on_its_number_alone():
     plan = plan_of(augmentation=WILD)
     first, again = (Patches([case_of()], plan, fold=0, device=CPU) for _ in range(2))
     again.batch(0)
