@@ -12,7 +12,7 @@ from nnseg.core.options import FAST_STEP, parse_gigabytes
 from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
-from nnseg.storage.path_kinds import check_path
+from nnseg.storage.path_kinds import check_path, find_model
 
 
 @listing(PredictOptions)
@@ -40,7 +40,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     Args:
         scans: one scan, or a folder of files or DICOM series.
         out: folder for the label maps.
-        model: run folder or exported file; several make an ensemble.
+        model: run folder, exported file, or name of a local model; several make an ensemble.
         step: between tiles as a share of the patch; the plan's if absent.
         mirror: average over mirrored copies; absent for how the model was scored.
         fast: the same as ``mirror=False, step=0.75``.
@@ -62,9 +62,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         >>> {name: record.status for name, record in done.scans.items()}
     """
     chosen = options_of(options, PredictOptions)
-    models = tuple(Path(one) for one in ([model] if isinstance(model, str | Path) else model))
-    for one in models:
-        check_path(one, "model")
+    models = tuple(map(find_model, ([model] if isinstance(model, str | Path) else model)))
     check_path(Path(scans), "scans")
     check_path(Path(out), "output folder")
     order = PredictionOrder(

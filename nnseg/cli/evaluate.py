@@ -20,6 +20,7 @@ from nnseg.cli.options import (
     Verbose,
     check_path,
     check_suffix,
+    find_model,
     one_of,
     with_options,
 )
@@ -235,7 +236,9 @@ def _show_audit(found: Audit, run: Run) -> None:
 def validate(
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for label maps, scores and page.")],
-    model: Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help="Run folder or exported file.")],
+    model: Annotated[
+        Path, typer.Option("--model", "-m", metavar="MODEL", help="Run folder, exported file, or name (nnseg models list).")
+    ],
     as_json: AsJson = False,
     force: Force = False,
     *,
@@ -250,12 +253,12 @@ def validate(
     """
     log_to_terminal(verbose, quiet=quiet)
     check_path(dataset, "dataset")
-    check_path(model, "model")
+    path = find_model(model)
     check_path(out, "output folder")
     with loading():
         from nnseg.commands.validate import validate as validate_model
 
-    found = validate_model(dataset, out, model, options, force=force)
+    found = validate_model(dataset, out, path, options, force=force)
     if as_json:
         show_json("validate", found, found.findings)
     else:

@@ -46,6 +46,13 @@ def check_path(path: Path, role: Role) -> PathKind:
     return path_kinds.check_path(path, role)
 
 
+def find_model(given: Path) -> Path:
+    """The path of a model, given by its path or its name on this machine; NnsegError if there is none."""
+    from nnseg.storage import path_kinds
+
+    return path_kinds.find_model(given)
+
+
 def check_empty(words: Sequence[str]) -> None:
     """Raise NnsegError for an empty word of a command line: as a path it would mean the current folder."""
     for before, word in pairwise(("", *words)):

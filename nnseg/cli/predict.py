@@ -17,6 +17,7 @@ from nnseg.cli.options import (
     Verbose,
     check_path,
     check_suffix,
+    find_model,
     one_of,
     parse_step,
     reader,
@@ -39,7 +40,9 @@ def predict(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the label maps.")],
     model: Annotated[
         list[Path],
-        typer.Option("--model", "-m", metavar="MODEL", help="Run folder or exported file; several are averaged."),
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Run folder, exported file, or name (nnseg models list); several are averaged."
+        ),
     ],
     options: Options,
     fast: Annotated[
@@ -106,8 +109,7 @@ def predict(
     a file that may be a scan cannot be read, 2 if none succeeded.
     """
     log_to_terminal(verbose, quiet=quiet)
-    for one in model:
-        check_path(one, "model")
+    models = tuple(map(find_model, model))
     check_path(scans, "scans")
     check_path(out, "output folder")
     with loading():
@@ -116,7 +118,7 @@ def predict(
         from nnseg.serving.pool import WorkerPool
 
     order = PredictionOrder(
-        models=tuple(model), out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
+        models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=suffix_named(form),
         probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
     )  # fmt: skip
@@ -158,7 +160,7 @@ def rank(
 @app.command(rich_help_panel=PANEL)
 @with_options("device", "folds", "images", "channels", "spacing")
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run folder or exported file.")],
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run folder, exported file, or name (nnseg models list).")],
     scans: Annotated[
         Path | None,
         typer.Argument(metavar="SCANS", help="A scan or a folder of scans. Default: held-out cases of the run."),
@@ -200,7 +202,10 @@ def explain(
     Exit code: 0 if all maps are written, 1 if some are withheld or scans failed, 2 if no map is written.
     """
     log_to_terminal(verbose, quiet=quiet)
-    check_path(model, "model" if scans else "run")
+    if scans:
+        model = find_model(model)
+    else:
+        check_path(model, "run")
     if scans and out:
         check_path(scans, "scans")
         check_path(out, "output folder")
@@ -262,13 +267,15 @@ def _export_nnunet(run: Path, folder: Path, options: Options) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
-def card(model: Annotated[Path, typer.Argument(metavar="MODEL", help="Exported file or run folder.")]) -> None:
+def card(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run folder, exported file, or name (nnseg models list).")],
+) -> None:
     """Print a model card: intended use, training data, performance and limitations."""
     log_to_terminal()
-    check_path(model, "model")
+    path = find_model(model)
     from nnseg.commands.export import read_card
 
-    show(read_card(model).removesuffix("\n"), block=True)
+    show(read_card(path).removesuffix("\n"), block=True)
 
 
 @app.command("import", rich_help_panel=PANEL)

@@ -261,6 +261,9 @@ def demo(
             help="Training steps, so that a slow machine comes to the same model.",
         ),
     ] = 250,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Only write the phantoms, which --model demo can predict.", metavar="")
+    ] = False,
     *,
     options: Options,
     verbose: Verbose = False,
@@ -270,11 +273,17 @@ def demo(
     log_to_terminal(verbose, quiet=quiet)
     from nnseg.demo.dataset import write_phantoms
 
+    phantoms = folder / "phantoms"
+    if data_only:
+        write_phantoms(phantoms)
+        quoted = shlex.quote(str(phantoms / "imagesTr"))
+        show(f"phantoms: {phantoms}", f"next: nnseg predict {quoted} OUT --model demo")
+        return
     with loading():
         from nnseg.network.device import resolve_device
 
     resolve_device(options.device)  # before anything is written
-    dataset = write_phantoms(folder / "phantoms")
+    dataset = write_phantoms(phantoms)
     result = _run(dataset, folder / "run", replace(options, steps=steps, folds=(0,)))
     show("to train on your own scans: nnseg run YOUR_FOLDER RUN")
     exit_for_failed(result.problems)

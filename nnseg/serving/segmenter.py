@@ -29,6 +29,7 @@ from nnseg.preprocessing.preprocess import OwnNormalizer
 from nnseg.reporting.overlay import most_labelled_slice
 from nnseg.serving.image_kinds import as_array, of_kind
 from nnseg.serving.segmentation import Predicted, Segmentation
+from nnseg.storage.hub import model_path
 from nnseg.storage.images.read import read_scan
 from nnseg.storage.images.write import map_to_stored_order, to_stored_order
 
@@ -250,7 +251,7 @@ def load(
     """A model loaded to predict in memory: arrays, tensors, images of SimpleITK or nibabel, or paths in, label maps out.
 
     Args:
-        model: a run folder, an exported file, or the model that a training gives.
+        model: a run folder, an exported file, the name of a local model (nnseg models list), or the model that a training gives.
         folds: numbers of those whose networks are used; all if absent.
         device: where the networks compute: "auto", "cpu", "cuda:1", ...
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
@@ -269,5 +270,5 @@ def load(
         >>> found.save("label_map.nii.gz")
     """
     chosen = None if folds is None else tuple(folds)
-    loaded = with_folds(model, chosen) if isinstance(model, Model) else load_model(model, folds=chosen)
+    loaded = with_folds(model, chosen) if isinstance(model, Model) else load_model(model_path(model), folds=chosen)
     return Segmenter(loaded, device=device, step=step, mirror=mirror, classic=classic, network=network, normalizer=normalizer)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
 from nnseg.core.names import printable
 from nnseg.storage.files import has_manifest
+from nnseg.storage.hub import model_path
 from nnseg.storage.overwrite import is_made
 from nnseg.storage.plan_folder import FoldFolder
 from nnseg.storage.predictions import RECORD
@@ -82,7 +83,7 @@ EXPECTED: Final[Mapping[Role, tuple[type[NnsegError], str]]] = {
     "new run": (RunError, "a new folder for the run, or a run to go on with"),
     "run": (RunError, "the folder of a run"),
     "scans": (DatasetError, "a scan or a folder of scans"),
-    "model": (ModelError, "a run, or a file made by nnseg export or import"),
+    "model": (ModelError, "a run, a file made by nnseg export or import, or a name of nnseg models list"),
     "output folder": (RunError, "a new folder for the label maps, or one of earlier predictions"),
     "predictions": (EvaluationError, "a folder of predicted label maps"),
     "references": (EvaluationError, "a folder of reference label maps"),
@@ -244,6 +245,17 @@ def check_path(path: Path, role: Role) -> PathKind:
         missing = "there is no model here" if role == "model" else "there is no such file or folder"
         raise error.at(path, missing if kind == "nothing" else f"is {kind}", expected, advice)
     return kind
+
+
+def find_model(given: str | Path) -> Path:
+    """The path of a model that is given by its path, or by the name of a local one.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    path = model_path(given)
+    check_path(path, "model")
+    return path
 
 
 def _check_text(path: Path, error: type[NnsegError]) -> None:

@@ -14,6 +14,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "tensorboard": "tensorboardX",
     "energy": "pynvml",
     "explain": "captum",
+    "hub": "boto3",
 }
 """By the name of the extra, the module that it adds."""
 
