@@ -24,14 +24,21 @@ def named(value: Path | Block | str) -> str:
     return name_of(value) if isinstance(value, Path) else f"line {value.line}" if isinstance(value, Block) else value
 
 
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words begin with, which may be one of a group, and the words behind it."""
+    command = GROUP.commands[words[0]]
+    inner = getattr(command, "commands", {})
+    return (inner[words[1]], words[2:]) if inner and words[1:] else (command, words[1:])
+
+
 @pytest.mark.parametrize(("page", "block"), TYPED, ids=named)
 def test_commands_of_blocks_are_accepted(page: Path, block: Block) -> None:
     for arguments in commands(block.code):
-        name, *rest = translated(arguments)
-        if name.startswith("-"):
+        if arguments[:1] and arguments[0].startswith("-"):
             continue
+        command, rest = command_of(translated(arguments))
         try:
-            context = GROUP.commands[name].make_context(name, rest)
+            context = command.make_context(command.name, rest)
         except typer.Exit:  # --help
             continue
         for parameter, value in context.params.items():
@@ -44,9 +51,8 @@ def test_commands_in_sentences_take_these_options_and_arguments(page: Path, comm
     words = shlex.split(command, comments=True)[1:]
     if not words or words[0].startswith("-") or words[0].isupper():  # nnseg COMMAND
         return
-    assert words[0] in GROUP.commands
-    called = GROUP.commands[words[0]]
-    _, left, _ = called.make_parser(typer.Context(called)).parse_args(words[1:])  # raises for an option that does not exist
+    called, rest = command_of(words)
+    _, left, _ = called.make_parser(typer.Context(called)).parse_args(rest)  # raises for an option that does not exist
     assert left == []  # no more arguments than the command takes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -16,8 +17,17 @@ CONTEXT = typer.Context(GROUP)
 
 def commands() -> str:
     """Markdown of all commands, in the order of ``nnseg --help``."""
-    panels = groupby(GROUP.commands.items(), key=lambda item: item[1].rich_help_panel)
-    return "\n\n".join(f"## {panel}\n\n" + "\n\n".join(_command(name, one) for name, one in those) for panel, those in panels)
+    found = list(_commands())
+    order = list(dict.fromkeys(panel for panel, _, _ in found))
+    panels = groupby(sorted(found, key=lambda one: order.index(one[0])), key=lambda one: one[0])
+    return "\n\n".join(f"## {panel}\n\n" + "\n\n".join(_command(name, one) for _, name, one in those) for panel, those in panels)
+
+
+def _commands() -> Iterator[tuple[str, str, Any]]:
+    """Panel, name and command of each command, also of those in a group."""
+    for name, command in GROUP.commands.items():
+        inner = {f"{name} {word}": one for word, one in getattr(command, "commands", {}).items()} or {name: command}
+        yield from ((command.rich_help_panel, whole, one) for whole, one in inner.items())
 
 
 def _command(name: str, command: Any) -> str:

@@ -50,11 +50,11 @@ def explain(error: Any, words: Sequence[str]) -> str:
         error: of the parser.
         words: of the command line.
     """
-    kind, typed = type(error).__name__, next((word for word in words if not word.startswith("-")), "")
+    kind, typed = type(error).__name__, [word for word in words if not word.startswith("-")]
     if kind == "BadOptionUsage":
         wrong = "takes no value" if "not take" in error.message else "needs a value"
-        return f"{error.option_name} {wrong}; nnseg {typed} --help says which"
-    command, called = error.ctx.command, f"nnseg {error.ctx.info_name}" if error.ctx.parent else "nnseg"
+        return f"{error.option_name} {wrong}; nnseg {typed[0] if typed else ''} --help says which"
+    command, called = error.ctx.command, _called(error.ctx)
     arguments = [_shown(one) for one in command.params if one.param_type_name == "argument"]
     if kind == "NoSuchOption":
         return _explain_option(error.option_name, called, command, words)
@@ -64,8 +64,14 @@ def explain(error: Any, words: Sequence[str]) -> str:
     if extra := re.search(r"extra arguments?(?:\(s\))? \((.*)\)", error.message):
         return f'"{extra[1]}" is too much for {" ".join([called, *arguments])}; a path with spaces needs quotes'
     if commands := getattr(command, "commands", {}):
-        return f'nnseg has no command "{typed}"; {_advice(nearest_name(typed, commands), called)}'
+        unknown = next(iter(typed[called.count(" ") :]), "")
+        return f'{called} has no command "{unknown}"; {_advice(nearest_name(unknown, commands), called)}'
     return f"{error.format_message().rstrip('.')}; {called} --help lists what it takes"
+
+
+def _called(context: Any) -> str:
+    """The command of a context, with those above it, as it is typed."""
+    return f"{_called(context.parent)} {context.info_name}" if context.parent else "nnseg"
 
 
 def _explain_option(name: str, called: str, command: Any, words: Sequence[str]) -> str:

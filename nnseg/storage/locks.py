@@ -18,19 +18,20 @@ from nnseg.system.stale import tried_again
 
 
 @contextmanager
-def locked(folder: Path, *, busy: str) -> Iterator[None]:
+def locked(folder: Path, *, busy: str, wait: bool = False) -> Iterator[None]:
     """Keep every other process out of a folder, which is made if missing; the lock is released when its owner dies.
 
     Args:
         folder: keeps the lock as its file ``.lock``, in which its owner is named; and as ``.lock.only`` on disks without locks.
         busy: message if another process holds the lock, with {} for the folder.
+        wait: until another process has released it.
 
     Raises:
         RunError: another process holds the lock, or the folder cannot be written.
     """
     file = folder / ".lock"
     try:
-        lock = tried_again(lambda: _acquired(file))
+        lock = tried_again(lambda: _acquired(file, -1 if wait else 0))
     except Timeout as held:
         more = "" if held.lock_file == str(file) else f"; if that has ended without a trace, delete {held.lock_file}"
         raise RunError(busy.format(folder) + _owner(file) + more) from None
@@ -48,18 +49,22 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Numbers of the errors of disks on which no file can be locked, such as some network drives."""
 
 
-def _acquired(file: Path) -> BaseFileLock:
-    """A lock that this process holds; by a file's existence where the disk has no locks, which is void once its owner has died."""
+def _acquired(file: Path, seconds: float) -> BaseFileLock:
+    """A lock that this process holds; by a file's existence where the disk has no locks, which is void once its owner has died.
+
+    Args:
+        seconds: to wait for another process at most; for ever if negative.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_symlink():  # of a run kept by DataLad, or meant to lead elsewhere: no process locks through a link
         file.unlink()
-    lock: BaseFileLock = FileLock(file, timeout=0)
+    lock: BaseFileLock = FileLock(file, timeout=seconds)
     try:
         lock.acquire()
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
             raise
-        lock = SoftFileLock(file.with_name(f"{file.name}.only"), timeout=0)
+        lock = SoftFileLock(file.with_name(f"{file.name}.only"), timeout=seconds)
         lock.acquire()
     return lock
 

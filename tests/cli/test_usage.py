@@ -10,6 +10,10 @@ from nnseg import cli
 ANSWERS = {
     "trian run": 'nnseg has no command "trian"; did you mean train?',
     "frobnicate": 'nnseg has no command "frobnicate"; nnseg --help lists them',
+    "models pul a b": 'nnseg models has no command "pul"; did you mean pull?',
+    "models pull a": "NAME is missing; write nnseg models pull HUB NAME",
+    "models pull a b --licence": "nnseg models pull has no option --licence; did you mean --accept-licence?",
+    "models push a b c": "--licence TEXT is missing; write nnseg models push FILE HUB NAME --licence TEXT",
     "--quiet check a": "--quiet stands before the command; write it behind: nnseg COMMAND --quiet",
     "--vrsion": "nnseg has no option --vrsion; did you mean --version?",
     "run a b --bugdet 5m": "nnseg run has no option --bugdet; did you mean --budget?",
