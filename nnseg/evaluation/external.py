@@ -127,8 +127,8 @@ def compare_scores(external: Scores, internal: Scores | Sequence[MetricSummary] 
 
 
 def _values(scores: Scores, metric: str, labels: Sequence[str]) -> Numbers:
-    """The mean over labels of each case where it is defined; signed errors by their size."""
-    values = table(scores.cases, labels, metric, signed=False)
+    """The mean over labels of each case where it is defined; signed errors with their sign, as on model cards."""
+    values = table(scores.cases, labels, metric)
     means: Numbers = mean_of_masks(values.T, np.ones((1, len(labels))))[1][0]
     return means[np.isfinite(means)]
 

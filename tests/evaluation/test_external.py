@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from nnseg.core.card import MetricSummary
+from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
-from nnseg.core.scores import Counts, Scores
+from nnseg.core.scores import CaseScore, Counts, Scores
 from nnseg.core.trust import Agreement, Confidence, LabelTrust, Trust
+from nnseg.evaluation.case_score import label_score
 from nnseg.evaluation.evaluate import case_score, summarize
 from nnseg.evaluation.external import assess_confidence, compare_scores
 
@@ -70,6 +72,15 @@ def test_a_model_card_gives_the_mean_and_its_interval():
     width = found[""].interval[1] - found[""].interval[0]
     assert 0.04 < width < 0.08
     assert found["a"].interval is None  # nothing says how sure the mean is
+
+
+def test_errors_of_volume_keep_their_sign_as_in_tables_and_on_cards():
+    small = label_score(Counts(tp=40, fp=5, fn=15, tn=99), grid=Grid(shape=(3, 5, 10)))
+    cases = [CaseScore(name=n, labels={"a": small}, mean_dice=None, mean_iou=None) for n in "cdefg"]
+    known = summarize(cases, Labels(names=("background", "a"), values=(0, 1)))
+    found = {of.metric: of for of in compare_scores(known, known)}
+    assert found["relative_volume_error"].external == found["relative_volume_error"].internal == pytest.approx(-10 / 55)
+    assert found["absolute_volume_error"].external == pytest.approx(10 / 55)
 
 
 def test_few_cases_have_no_interval():
