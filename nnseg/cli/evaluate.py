@@ -139,10 +139,9 @@ def _show_evaluation(evaluated: Evaluation) -> None:
     scores = evaluated.scores
     print_scores(scores, cases=True)
     if evaluated.groups:
-        show()
         print_groups(evaluated.groups, common_metrics({"": scores}), scores.length_unit)
     if evaluated.files:
-        show("", *(f"written to {file}" for file in evaluated.files))
+        show(*(f"written to {file}" for file in evaluated.files))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -222,7 +221,8 @@ def _show_audit(found: Audit, run: Run) -> None:
     tested = len(found.associations)
     show(f"{counted(found.cases, 'scan')} read, {found.scored} with scores; {counted(tested, 'association')} tested")
     print_associations(found.associations)
-    show(*(f"{finding.level}: {finding}" for finding in found.findings))
+    for finding in found.findings:
+        show(f"{finding.level}: {finding}")
     if not found.findings:
         show("no shortcut was found, and no scan is there twice")
     if found.groups:

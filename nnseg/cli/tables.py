@@ -94,6 +94,7 @@ def print_groups(found: Grouped, metrics: Sequence[str], unit: LengthUnit = "mm"
         verdict = "groups differ" if test.p_adjusted <= 0.05 else "no significant difference between groups"
         title, corrected = metric_of(test.metric, unit).title, f"corrected for {len(found.tests)} groupings {test.p_adjusted:.2g}"
         show(f"{test.by}: {verdict} in {title} ({test.n} cases, Kruskal-Wallis by permutation p = {test.p:.2g}, {corrected})")
+    show()
 
 
 def print_associations(found: Sequence[Association]) -> None:
