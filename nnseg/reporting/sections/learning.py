@@ -29,7 +29,7 @@ def summarize_learning(content: ReportContent) -> dict[str, Any] | None:
 def describe_gains(found: LearningCurve) -> list[str]:
     """What each number of further cases is expected to add, in words."""
     return [
-        f"{one.cases} more cases are expected to add {one.dice:.3f} to the mean Dice"
-        + (f" ({one.interval[0]:.3f} to {one.interval[1]:.3f})" if one.interval else "")
+        f"{one.cases} more cases are expected to add {one.dice:z.3f} to the mean Dice"
+        + (f" ({one.interval[0]:z.3f} to {one.interval[1]:z.3f})" if one.interval else "")
         for one in found.gains
     ]
