@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from nnseg.core.errors import PlanError
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.plan import Augmentation, Budget, Inference, NetworkKind, Steps, Training
 from nnseg.core.validation import NotNegative, Positive, Probability, SplineOrder, parse
-from nnseg.storage.files import read_toml
-from nnseg.system.regular import resolved
+from nnseg.storage.presets import find_preset, merged, read_preset
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -184,7 +182,7 @@ class Recipe(FrozenModel):
         if device != "cpu" or not self.on_cpu:
             return self
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu"})
-        return parse(Recipe, _merge(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
+        return parse(Recipe, merged(content, self.on_cpu), f"recipe {self.name}, [on_cpu]")
 
     def with_candidate(self, candidate: CandidateNetwork) -> Recipe:
         """The recipe with one of its candidate networks.
@@ -193,7 +191,7 @@ class Recipe(FrozenModel):
             PlanError: the candidate names a setting that does not exist.
         """
         content = self.model_dump(exclude_unset=True, exclude={"on_cpu", "candidates"})
-        return parse(Recipe, _merge(content, {"planner": candidate.planner}), f"recipe {self.name}, candidate {candidate.name}")
+        return parse(Recipe, merged(content, {"planner": candidate.planner}), f"recipe {self.name}, candidate {candidate.name}")
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -204,8 +202,9 @@ def load_recipe(name: str | Path) -> Recipe:
     Raises:
         PlanError: there is no such recipe, or it names a setting that does not exist.
     """
-    path = _find(str(name))
-    content = _read(path)
+    shipped = shipped_recipes()
+    path = find_preset(str(name), shipped, "recipe")
+    content = read_preset(path, shipped, "recipe")
     recipe = parse(Recipe, {**content, "name": path.stem}, f"recipe {path.name}")
     for of_device in (recipe, recipe.for_device("cpu")):  # to find mistakes whatever the device
         for candidate in of_device.candidates:
@@ -218,31 +217,3 @@ def shipped_recipes() -> dict[str, Path]:
     inside = Path(__file__).parents[1] / "plans"  # in a wheel; beside the package in a checkout
     folder = inside if inside.is_dir() else Path(__file__).parents[2] / "plans"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def _find(name: str) -> Path:
-    shipped = shipped_recipes()
-    if name in shipped:
-        return shipped[name]
-    path = Path(name)
-    if path.is_file():
-        return path
-    wanted = "no such file" if path.suffix == ".toml" or len(path.parts) > 1 else "no recipe of this name"
-    raise PlanError(f"recipe {name}: {wanted}; give the path of a TOML file or one of {', '.join(shipped)}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = read_toml(path)
-    base = content.pop("based_on", None)
-    if base is None:
-        return content
-    shipped = shipped_recipes()
-    if not isinstance(base, str) or base not in shipped or resolved(shipped[base]) == resolved(path):
-        raise PlanError(f"recipe {path.name}: based_on = {base!r} must be one of {', '.join(n for n in shipped if n != path.stem)}")
-    return _merge(_read(shipped[base]), content)
-
-
-def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The settings of both, those of ``over`` where both have one, table by table."""
-    tables = {key for key, value in over.items() if isinstance(value, dict) and isinstance(under.get(key), dict)}
-    return {**under, **{key: _merge(under[key], value) if key in tables else value for key, value in over.items()}}
