@@ -33,9 +33,9 @@ def test_every_command_and_option_has_a_meaning() -> None:
 
 
 def test_every_key_of_plans_and_recipes_has_a_meaning() -> None:
-    from generate.settings import plan_keys, recipe_keys
+    from generate.settings import challenge_keys, plan_keys, recipe_keys
 
-    for text in (plan_keys(), recipe_keys()):
+    for text in (plan_keys(), recipe_keys(), challenge_keys()):
         assert [row for row in rows(text) if len(row) != 4 or not row[1] or not row[3]] == []
     assert "## `[[preprocessing.normalization]]`" in plan_keys()
     assert "| `learning_rate` | a number above 0 | `0.01` | the highest of the schedule. |" in plan_keys()

@@ -18,6 +18,7 @@ from nnseg.commands.info import Information
 from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
 from nnseg.commands.rank import RankedScans
+from nnseg.commands.submit import Submission
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
@@ -61,6 +62,7 @@ JSON_RESULTS = {
     "plan": PlannedRun,
     "predict": PredictedFolder,
     "rank": RankedScans,
+    "submit": Submission,
     "evaluate": Evaluation,
     "audit": AuditedRun,
     "learn-curve": MeasuredCurve,

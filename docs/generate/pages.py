@@ -25,7 +25,14 @@ CONTENTS = {
             *["concepts/trust", "concepts/*", "when-not-to-use-it"],
         ],
         "Reference": [
-            *["reference/index", "reference/commands", "reference/plan", "reference/recipes", "reference/run-folder"],
+            *[
+                "reference/index",
+                "reference/commands",
+                "reference/plan",
+                "reference/recipes",
+                "reference/challenges",
+                "reference/run-folder",
+            ],
             *["reference/*", "json", "layouts", "label-maps", "formats", "findings", "limits"],
         ],
         "Help": ["troubleshooting"],
@@ -48,6 +55,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands.commands,
     "plan-keys": settings.plan_keys,
     "recipe-keys": settings.recipe_keys,
+    "challenge-keys": settings.challenge_keys,
     "run-folder": files.run_folder,
     "json-files": files.json_files,
     "json-results": files.json_results,

@@ -1,4 +1,4 @@
-"""Keys of plans and recipes: what each may be, its default, and what it means, from the models that read them."""
+"""Keys of plans, recipes and rules of challenges: what each may be, its default, its meaning, from the models that read them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from generate.docstrings import in_table, markdown_of
 from nnseg.core.plan import Plan
 from nnseg.core.validation import allowed_values, inlined, schema_of, shown
+from nnseg.interop.challenges.rules import Challenge
 from nnseg.planning.recipe import Recipe
 
 Schema = dict[str, Any]
@@ -21,6 +22,11 @@ def plan_keys() -> str:
 def recipe_keys() -> str:
     """Markdown of the keys of a recipe; those of training, inference and augmentation are the plan's."""
     return _tables(Recipe, leave_out=("training", "inference", "modality", "augmentation"))
+
+
+def challenge_keys() -> str:
+    """Markdown of all keys of the rules of a challenge."""
+    return _tables(Challenge)
 
 
 def _tables(model: Any, leave_out: tuple[str, ...] = ()) -> str:

@@ -189,10 +189,11 @@ CODES: Final[dict[str, Kind]] = {
     ),
     "NS-R001": Kind(REFUSED, "a run folder cannot be used", "a run of this version", "do what the message says"),
     "NS-E001": Kind(REFUSED, "predictions and references do not match", "pairs on one grid", "correct the folders"),
+    "NS-C001": Kind(REFUSED, "a submission breaks a rule of the challenge", "what its rules say", "do what the message says"),
     "NS-X001": Kind(REJECTED, "an unexpected failure", "none", "report it, with the log of --verbose"),
 }
 """By code: D for datasets, S for image files, L for label maps, A audits, P plans, M models, R runs,
-E evaluation, X failures of nnseg."""
+E evaluation, C challenges, X failures of nnseg."""
 
 ALLOWABLE: Final = frozenset(code for code, kind in CODES.items() if kind.can_allow)
 """The codes that ``--allow`` takes."""

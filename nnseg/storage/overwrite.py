@@ -25,6 +25,7 @@ Kind = Literal[
     "volumes",
     "record of predictions",
     "record of explanations",
+    "record of a submission",
 ]
 
 OWN_SCORES = ("scores.json", "groups.json")
@@ -86,5 +87,6 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "record of predictions": re.compile(rb'\A\{\s*"format": ?\d+,\s*"nnseg":'),
     "volumes": frozenset({"made_by", "names", "cases"}),
     "record of explanations": frozenset({"nnseg", "explanations"}),
+    "record of a submission": frozenset({"challenge", "archive", "files"}),
 }
 """What is at the ends of each kind of file, or the keys that it has as JSON."""

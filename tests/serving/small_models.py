@@ -12,7 +12,7 @@ from nnseg.network.unet import build_unet
 LABELS = Labels(names=("background", "front", "back"), values=(0, 3, 700))
 
 
-def model_of(dimensions=3, channels=("MRI",)) -> Model:
+def model_of(dimensions=3, channels=("MRI",), labels=LABELS, spacing=2.0) -> Model:
     ones, twos, threes = (1,) * dimensions, (2,) * dimensions, (3,) * dimensions
     network = Network(
         kind="plain", features=(4, 8), strides=(ones, twos), kernels=(threes, threes), blocks=(1, 1), decoder_blocks=(1,)
@@ -24,14 +24,14 @@ def model_of(dimensions=3, channels=("MRI",)) -> Model:
         recipe="default",
         channels=channels,
         patch=(8, 12, 8)[-dimensions:],
-        labels=LABELS,
-        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(2.0,) * dimensions, normalization=scheme),
+        labels=labels,
+        preprocessing=Preprocessing(axes=(0, 1, 2), spacing=(spacing,) * dimensions, normalization=scheme),
         network=network,
         training=Training(batch_size=2, precision="float32"),
         inference=Inference(mirror_axes=(0,)),
     )
     torch.manual_seed(1)
-    state = build_unet(network, channels=len(channels), heads=3).state_dict()
+    state = build_unet(network, channels=len(channels), heads=len(labels.heads)).state_dict()
     return Model(members=(Member(plan=plan, fold=0, weights={n: t + 0.5 * torch.randn_like(t) for n, t in state.items()}),))
 
 

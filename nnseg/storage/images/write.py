@@ -58,20 +58,28 @@ def write_label_files(
     return (*written, path)
 
 
-def write_label_map(label_map: LabelMap, path: str | Path, *, like: Source, labels: Labels | None = None) -> None:
+def write_label_map(
+    label_map: LabelMap,
+    path: str | Path,
+    *,
+    like: Source,
+    labels: Labels | None = None,
+    dtype: npt.DTypeLike | None = None,
+) -> None:
     """Write a label map on the scan's own grid: turned back, and for NIfTI with the scan's own header.
 
     Args:
         label_map: on the canonical grid of ``like``.
         path: its suffix chooses the format; a complete file appears under this name, or none.
         labels: whose names the file gets, where its format has a place for them.
+        dtype: of the numbers; by default the smallest that holds the values.
 
     Raises:
         ScanError: the format is unknown, lossy, or cannot hold these values or this shape.
         RunError: the folder cannot be written to.
     """
     stored = to_stored_order(label_map, like)
-    _write(stored.astype(smallest_integer_type(stored)), Path(path), like, "label maps", labels)
+    _write(stored.astype(smallest_integer_type(stored) if dtype is None else dtype), Path(path), like, "label maps", labels)
 
 
 def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
