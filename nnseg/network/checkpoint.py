@@ -179,11 +179,6 @@ def _unpack(packed: object, tensors: Mapping[str, Tensor]) -> object:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Copies of all tensors, so that later changes of the file do not change them."""
-    with safe_open(path, framework="pt") as file:
-        return {name: _copied(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """A copy of every bit; `Tensor.clone` would normalize damaged booleans, and hide the damage from the hash."""
-    return tensor.reshape(-1).view(torch.uint8).clone().view(tensor.dtype).reshape(tensor.shape)
+    """All tensors, read and not mapped: the system ends a process that reads a mapped file beyond an end that was cut meanwhile."""
+    with safe_open(path, framework="pt", backend="pread") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -199,7 +199,8 @@ def explain_exit(code: int | None, *, oom_kills_before: int, last_line: str = ""
         return f"failed: {last_line or f'exit code {code}'}"
     name = signal.Signals(-code).name
     if name in CRASH_SIGNALS:
-        return f"crashed ({name})"
+        cause = "; most likely a file was cut, or its disk failed, while it was read" if name == "SIGBUS" else ""
+        return f"crashed ({name}){cause}"
     if not is_lack_of_memory(code):
         return f"was killed ({name})"
     counted = oom_kills() > oom_kills_before

@@ -1,19 +1,23 @@
 """Files of tensors and text: exact, and never loaded when damaged."""
 
 import json
+import os
 import pickle
+import re
 import resource
 import struct
 import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
 from nnseg.core.errors import ModelError, NnsegError, RunError
 from nnseg.network import checkpoint
 from nnseg.network.checkpoint import flatten_state, load_tensors, save_tensors, unflatten_state
+from nnseg.system.parallel import map_items
 
 TENSORS = {
     "weight": torch.arange(24, dtype=torch.float32).reshape(2, 3, 4),
@@ -114,6 +118,22 @@ def test_a_file_with_a_flipped_bit_is_never_loaded(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(ModelError):
             load_tensors(file)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child process does not have what is replaced here")
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """The system would end a process, here a child, that reads beyond the new end of a mapped file."""
+    file = tmp_path / "a"
+    save_tensors(file, {"large": torch.zeros(100_000)}, {})
+
+    def open_and_cut(*arguments, **options):
+        opened = safe_open(*arguments, **options)
+        os.truncate(file, 8192)
+        return opened
+
+    monkeypatch.setattr(checkpoint, "safe_open", open_and_cut)
+    (outcome,) = map_items(load_tensors, [file], workers=1)
+    assert re.search(rf"(cannot read )?{file}(:| is damaged)", outcome.reason)
 
 
 def test_a_pickle_is_refused_unopened(tmp_path):

@@ -26,6 +26,8 @@ def _halve(number: int) -> int:
         os.kill(os.getpid(), signal.SIGSEGV)
     if number == 11:
         sys.exit(3)
+    if number == 13:
+        os.kill(os.getpid(), signal.SIGBUS)
     return number // 2
 
 
@@ -53,11 +55,12 @@ def test_a_bad_item_costs_no_other(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_process_that_dies_costs_only_its_item(workers: int) -> None:
-    outcomes = {o.item: o for o in map_items(_halve, [0, 7, 9, 2, 11, 8, 10], workers=workers)}
+    outcomes = {o.item: o for o in map_items(_halve, [0, 7, 9, 2, 11, 13, 8, 10], workers=workers)}
     assert {n: o.result for n, o in outcomes.items() if o.reason is None} == {0: 0, 2: 1, 8: 4, 10: 5}
     assert "was killed (SIGKILL); most likely memory ran out (twice, the second time alone)" in str(outcomes[7].reason)
     assert "crashed (SIGSEGV)" in str(outcomes[9].reason)
     assert "failed: exit code 3" in str(outcomes[11].reason)
+    assert "crashed (SIGBUS); most likely a file was cut, or its disk failed" in str(outcomes[13].reason)
 
 
 def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,26 +26,26 @@ def read_array(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     Raises:
         ScanError: no array, truncated, of Python objects, or its axes may be several things and are not stated.
     """
-    array = _load(path)
+    array = _load(path, mapped=True)  # for its shape: no voxel is read
     if array.dtype.kind not in "biuf" or not array.size:
         found = "complex numbers" if array.dtype.kind == "c" else f"no voxels (type {array.dtype}, shape {array.shape})"
         raise ScanError.at(path, f"holds {found}", "integers or floats", "save it as an array of numbers")
     known = read_sidecar(path)
     check_size(path, array.shape, array.dtype, options)
     axes, notes = find_array_axes(path, array.shape, known.axes)
-    voxels = placeholder(array.shape, array.dtype) if options.only_header else np.array(array)
+    voxels = placeholder(array.shape, array.dtype) if options.only_header else _load(path, mapped=False)
     raw = arranged(voxels, axes, known, options, is_2d="Z" not in axes)
     if not (raw.is_2d or raw.has_spacing):
         notes.append("holds no voxel size, nor does a file CASE.json; lengths are in voxels [NS-S027]")
     return replace(raw, notes=(*notes,))
 
 
-def _load(path: Path) -> npt.NDArray[Any]:
+def _load(path: Path, *, mapped: bool) -> npt.NDArray[Any]:
     with open_regular(path) as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ScanError.at(path, "is no NumPy array", "a file that numpy.save wrote", "save it again")
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
         objects = "Object" in str(error) or "object" in str(error)
         found = "holds Python objects" if objects else f"cannot be read ({' '.join(str(error).split())})"

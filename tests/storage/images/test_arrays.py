@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from nnseg.core.errors import ScanError
 from nnseg.core.image import LabelMap
+from nnseg.storage.images import arrays
 from nnseg.storage.images.read import read_header, read_label_map, read_scan
 from nnseg.storage.images.write import write_label_files
 
@@ -36,6 +38,12 @@ def test_a_volume_is_slices_rows_and_columns_with_notes(tmp_path):
     assert axes.startswith("a.npy: is an array: its axes were taken as slices, rows and columns that lead up")
     assert size == "a.npy: holds no voxel size, nor does a file CASE.json; lengths are in voxels [NS-S027]"
     assert read_scan(tmp_path / "a.npy", spacing=(3, 2, 1)).grid.spacing == (3, 2, 1)
+
+
+def test_an_array_that_is_cut_after_its_header_was_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "check_size", lambda path, *_: os.truncate(path, 200))
+    with pytest.raises(ScanError, match=r"a\.npy: cannot be read"):
+        read_scan(saved(tmp_path / "a.npy", VOXELS))
 
 
 @pytest.mark.parametrize(("axes", "order"), [("ZYX", (0, 1, 2)), ("XYZ", (2, 1, 0)), ("YXZ", (2, 0, 1))])
