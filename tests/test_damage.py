@@ -8,16 +8,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from warm import fold_options, nnseg
 
 from nnseg.commands import train as training
+from nnseg.commands.preprocess import preprocessed_keys
 from nnseg.commands.verify import remove_damaged
 from nnseg.core.options import Options
 from nnseg.storage import cases
+from nnseg.storage.cases import CaseStore
 from nnseg.storage.files import write_text
 from nnseg.storage.manifest import check_files
 from nnseg.storage.run import Run
+from nnseg.training import fold
 
 
 @pytest.fixture
@@ -88,6 +92,38 @@ def test_a_case_that_is_damaged_again_and_again_stops_with_the_suspicion(run: Pa
     damage_after(math.inf)
     with pytest.raises(training.RunError, match="check disk and memory"):
         train(run)
+
+
+@pytest.mark.slow
+def test_a_case_that_is_cut_while_a_network_trains_is_made_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, steps, cut = contents(run, "cases/*", "fold_0/model.nnseg"), fold.take_steps, list[None]()
+
+    def cut_and_take_steps(*arguments):
+        if not cut:
+            os.truncate(run / "cases" / "ball_02.case", 1000)
+        cut.append(None)
+        yield from steps(*arguments)
+
+    monkeypatch.setattr(fold, "take_steps", cut_and_take_steps)
+    monkeypatch.setattr(cases, "IN_MEMORY_BYTES", 0)
+    shutil.rmtree(run / "fold_0")
+    train(run)
+    assert len(cut) == 2
+    assert "ball_02.case: this preprocessed case was cut to 1,000 of" in caplog.text
+    assert contents(run, "cases/*", "fold_0/model.nnseg") == before
+
+
+@pytest.mark.slow
+def test_a_case_of_other_channels_that_has_the_right_key_is_made_again(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before, store, folder = contents(run, "cases/*", "fold_0/model.nnseg"), CaseStore(run / "cases"), Run(run).plans[0]
+    case = store.read("ball_02")
+    store.write_levels(case, np.zeros((2, *case.labels.shape), np.uint8), preprocessed_keys(Run(run), folder)["ball_02"])
+    shutil.rmtree(run / "fold_0")
+    train(run)
+    assert "case ball_02: its preprocessed file for 3d is damaged; it is made again from its scan" in caplog.text
+    assert contents(run, "cases/*", "fold_0/model.nnseg") == before
 
 
 def test_damage_of_a_run_is_listed_and_the_same_command_makes_it_good(run: Path, again: Callable[..., str]) -> None:

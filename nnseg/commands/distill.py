@@ -127,12 +127,13 @@ def _find_folds(run: Run, folder: PlanFolder) -> Folds:
 
 def _train(run: Run, source: PlanFolder, folder: PlanFolder, folds: Folds, options: Options) -> FoldFolder:
     """Predict the probabilities that are missing, and train the new network; returns the folder of its training."""
-    store, keys = CaseStore(folder.cases), preprocessed_keys(run, source)
+    labels = source.plan.labels
+    store, keys = CaseStore(folder.cases, len(labels.foreground), len(labels.values)), preprocessed_keys(run, source)
     keys = write_probabilities(run, source, folds, keys, store, device=options.device)
     whole = Fold(training=tuple(sorted(keys)), held_out=())
     with StopRequest(run.stop_file) as stop:
         progress = ProgressSettings(tensorboard=options.tensorboard)
-        request = TrainingRequest(options=options, stop=stop, progress=progress, images=CaseStore(source.cases))
+        request = TrainingRequest(options=options, stop=stop, progress=progress, images=CaseStore.of(source.cases, source.plan))
         trained = train_fold(folder, len(run.folds), whole, keys, request)  # the number of no fold: it holds out no case
         stop.clear()
     return trained

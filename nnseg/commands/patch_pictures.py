@@ -25,7 +25,7 @@ def draw_patches(run: Run) -> list[Picture]:
     if folder.plan.previous:
         return []
     with suppress_unless_fault(NnsegError):
-        store = CaseStore(folder.cases)
+        store = CaseStore.of(folder.cases, folder.plan)
         cases = [store.read(name) for name in fold.training[:MOST_CASES]]
         batch = Patches(cases, folder.plan, fold=number, device=torch.device("cpu")).batch(0)
         return [_draw(folder, batch, at) for at in range(min(MOST_PATCHES, len(batch.names)))]

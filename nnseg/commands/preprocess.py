@@ -91,10 +91,10 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     Raises:
         DatasetError: every case failed.
     """
-    plan, store, made = folder.plan, CaseStore(folder.cases), predicted_labels(run, folder)
+    plan, store, made = folder.plan, CaseStore.of(folder.cases, folder.plan), predicted_labels(run, folder)
     keys = case_keys(plan, run.fingerprint, made)
     stored = [case for case in run.dataset.cases if case.name in keys and store.has(case.name, keys[case.name])]
-    intact = map_items(partial(_is_intact, folder.cases), stored, label="looking for damaged cases")
+    intact = map_items(partial(_is_intact, store), stored, label="looking for damaged cases")
     kept = {outcome.item.name for outcome in intact if outcome.result}
     for case in stored:
         if case.name not in kept:
@@ -123,8 +123,8 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
     return tuple(failures)
 
 
-def _is_intact(cases: Path, case: Case) -> bool:
-    return CaseStore(cases).is_intact(case.name)
+def _is_intact(store: CaseStore, case: Case) -> bool:
+    return store.is_intact(case.name)
 
 
 @dataclass(frozen=True, kw_only=True)

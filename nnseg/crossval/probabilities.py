@@ -46,7 +46,7 @@ def write_probabilities(
         DamagedCaseError: a preprocessed case is missing or damaged.
         ModelError: a network gives no numbers.
     """
-    images, found, due = CaseStore(folder.cases), dict[str, str](), list[tuple[Member, str]]()
+    images, found, due = CaseStore.of(folder.cases, folder.plan), dict[str, str](), list[tuple[Member, str]]()
     for number, fold in folds.items():
         model = load_model_file(folder.fold(number).model_file)
         member = with_own_window(model.members[0], run)

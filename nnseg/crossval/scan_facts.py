@@ -37,12 +37,13 @@ def measure_stored_cases(run: Run, known: Collection[str] = ()) -> dict[str, Sca
         known: names of cases that are not measured again.
     """
     folder, found = run.plans[0], dict[str, ScanFacts]()
+    store = CaseStore.of(folder.cases, folder.plan)
     cases = (case for case in run.fingerprint_of_folds.cases if case.name not in known)
     due = [case for case in cases if len(case.typical) == len(folder.plan.channels)]
     chosen = due[:: max(1, math.ceil(len(due) / MOST_CASES))]
     for case in progress(chosen, total=len(chosen), label="measuring training scans"):
         with suppress_unless_fault(DamagedCaseError):  # nothing but this depends on it any more
-            found[case.name] = measure_stored_case(CaseStore(folder.cases).read(case.name), case)
+            found[case.name] = measure_stored_case(store.read(case.name), case)
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,40 @@ class CheckedArray:
 
     Args:
         array: as Blosc2 opened it.
-        sums: CRC-32 of each of its chunks, in order.
-        path: that messages name.
+        sums: CRC-32 of each of its chunks, in order; empty if it has been verified.
+        path: of the file, which messages name.
+        most: the largest label index that it may have; None if it holds no labels.
     """
 
-    def __init__(self, array: Any, sums: Sequence[int], path: Path) -> None:
-        self.array, self._sums, self._path = array, sums, path
+    def __init__(self, array: Any, sums: Sequence[int], path: Path, most: int | None = None) -> None:
+        self.array, self._sums, self._path, self._most, self._opened = array, sums, path, most, path.stat()
         self.shape, self.dtype, self.nbytes = tuple(array.shape), array.dtype, int(array.nbytes)
         counts = tuple(-(-length // chunk) for length, chunk in zip(self.shape, array.chunks, strict=True))
-        self._numbers, self._verified = np.arange(len(sums)).reshape(counts), np.zeros(len(sums), bool)
+        self._numbers = np.arange(len(sums) or math.prod(counts)).reshape(counts)
+        self._verified = np.full(self._numbers.size, not sums)
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        self._check_size()
         for number in self._chunks(index):
             if zlib.crc32(self.array.schunk.get_chunk(number)) != self._sums[number]:
-                raise DamagedCaseError(f"{self._path}: this preprocessed case is damaged in chunk {number}; {MADE_AGAIN}")
+                raise self._damaged(f"is damaged in chunk {number}")
+            if self._most is not None and not _are_labels(self._values(number), self._most):
+                raise self._damaged(OTHER_LABELS)
             self._verified[number] = True
         return np.asarray(self.array[index])
+
+    def _values(self, number: int) -> npt.NDArray[Any]:
+        return np.frombuffer(self.array.schunk.decompress_chunk(number), self.dtype)
+
+    def _damaged(self, found: str) -> DamagedCaseError:
+        return DamagedCaseError(f"{self._path}: this preprocessed case {found}; {MADE_AGAIN}")
+
+    def _check_size(self) -> None:
+        """Raise DamagedCaseError if the file was cut: the system ends a process that reads a mapped file beyond its end."""
+        with suppress(OSError):  # what was removed or replaced stays mapped
+            now = self._path.stat()
+            if now.st_ino == self._opened.st_ino and now.st_size < self._opened.st_size:
+                raise self._damaged(f"was cut to {now.st_size:,} of {self._opened.st_size:,} bytes while it was in use")
 
     def _chunks(self, index: Any) -> Iterator[int]:
         """The chunks, not verified yet, that lie in an index of slices, whole numbers and an ellipsis."""
@@ -79,6 +98,7 @@ FRAME_START = 64
 """Bytes of a frame's header that hold its lengths."""
 
 MADE_AGAIN = "preprocess it again, as the same command does"
+OTHER_LABELS = "has other labels than it says"
 
 
 def pack(array: npt.NDArray[Any], dimensions: int) -> bytes:
@@ -99,8 +119,11 @@ def _even(length: int, most: int) -> int:
     return math.ceil(length / math.ceil(length / most))
 
 
-def read_into_memory(file: zipfile.ZipFile, name: str, member: ArrayFile) -> npt.NDArray[Any]:
+def read_into_memory(file: zipfile.ZipFile, name: str, member: ArrayFile, most: int | None = None) -> npt.NDArray[Any]:
     """An array that lies in a member of the zip.
+
+    Args:
+        most: the largest label index that it may have; None if it holds no labels.
 
     Raises:
         ValueError: it is not what was written, or announces more than fits into memory.
@@ -111,17 +134,28 @@ def read_into_memory(file: zipfile.ZipFile, name: str, member: ArrayFile) -> npt
     array = blosc2.ndarray_from_cframe(frame)
     if array.nbytes > allowed_ram_gb() * 1e9:
         raise ValueError(f"{name} announces {array.nbytes} bytes")
-    return np.asarray(array[...])
+    values = np.asarray(array[...])
+    if most is not None and not _are_labels(values, most):
+        raise ValueError(f"{name} {OTHER_LABELS}")
+    return values
 
 
-def open_in_place(file: zipfile.ZipFile, name: str, member: ArrayFile) -> Any:
+def _are_labels(values: npt.NDArray[Any], most: int) -> bool:
+    """True for label indices up to ``most``, and -1 where voxels are ignored."""
+    return values.size == 0 or bool(values.min() >= -1 and values.max() <= most)
+
+
+def open_in_place(file: zipfile.ZipFile, name: str, member: ArrayFile, most: int | None = None) -> CheckedArray:
     """A member of the zip as an array on disk. Not memory-mapped on Windows, where a mapped file cannot be replaced.
+
+    Args:
+        most: as in `read_into_memory`.
 
     Raises:
         ValueError: what surrounds its chunks is not what was written.
     """
     if not member.sums:
-        read_into_memory(file, name, member)
+        read_into_memory(file, name, member, most)
     path, offset = Path(str(file.filename)), _offset(file, name)
     sums = [int(member.sums[i : i + 8], 16) for i in range(0, len(member.sums), 8)]
     with path.open("rb") as raw:
@@ -135,7 +169,7 @@ def open_in_place(file: zipfile.ZipFile, name: str, member: ArrayFile) -> Any:
         raise ValueError(f"the description of {name} is not what was written")
     mapped = None if sys.platform == "win32" else "r"
     array = blosc2.open(str(path), mode="r", offset=offset, mmap_mode=mapped, dparams={"nthreads": 1})
-    return CheckedArray(array, sums[1:], path) if sums else array
+    return CheckedArray(array, sums[1:], path, most)
 
 
 def _checksums(frame: bytes) -> str:

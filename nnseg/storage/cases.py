@@ -32,6 +32,7 @@ from nnseg.core.frozen import FrozenModel, digest, short_repr
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.core.limits import limit
+from nnseg.core.plan import Plan
 from nnseg.storage.bounded import open_archive
 from nnseg.storage.case_arrays import MADE_AGAIN, ArrayFile, describe, open_in_place, pack, read_into_memory
 from nnseg.storage.files import write_aside
@@ -75,6 +76,11 @@ class _Contents(FrozenModel):
     counts: dict[int, int]
     members: dict[str, ArrayFile]
 
+    @property
+    def last_label(self) -> int:
+        """The largest label index that occurs."""
+        return max((0, *self.counts))
+
 
 @dataclass(frozen=True)
 class CaseStore:
@@ -82,9 +88,18 @@ class CaseStore:
 
     Args:
         folder: created when the first case is written.
+        channels, labels: number of those that each case has, the background counted; None if they are not checked.
     """
 
     folder: Path
+    channels: int | None = None
+    labels: int | None = None
+
+    @classmethod
+    def of(cls, folder: Path, plan: Plan) -> CaseStore:
+        """The store of the cases that the networks of a plan are trained on: of images, or of levels if it is distilled."""
+        channels = len(plan.labels.foreground) if plan.training.distillation else plan.stored_channels
+        return cls(folder, channels, len(plan.labels.values))
 
     def names(self) -> tuple[str, ...]:
         """Names of all complete cases, sorted."""
@@ -159,7 +174,8 @@ class CaseStore:
         try:
             with zipfile.ZipFile(path) as file:
                 read = read_into_memory if contents.unpacked_bytes < IN_MEMORY_BYTES else open_in_place
-                image, labels = (read(file, member, contents.members[member]) for member in (IMAGE, LABELS))
+                image = read(file, IMAGE, contents.members[IMAGE])
+                labels = read(file, LABELS, contents.members[LABELS], contents.last_label)
                 rows = read_into_memory(file, LOCATIONS, contents.members[LOCATIONS])
         except Exception as error:  # Blosc2 raises whatever the description in a damaged frame leads it into
             raise DamagedCaseError(f"{path}: this preprocessed case is damaged ({error}); {MADE_AGAIN}") from error
@@ -167,17 +183,30 @@ class CaseStore:
             raise DamagedCaseError(
                 f"{path}: the arrays of this preprocessed case do not fit each other; delete it, and it is made again"
             )
+        if misfit := self._misfit(contents, image.shape[0]):
+            raise DamagedCaseError(f"{path}: this preprocessed case has {misfit}; {MADE_AGAIN}")
         ends = np.cumsum(list(contents.counts.values()))
         locations = {index: rows[end - count : end] for (index, count), end in zip(contents.counts.items(), ends, strict=True)}
         return _stored_case(contents, image, labels, locations)
 
     def is_intact(self, name: str) -> bool:
-        """True if the case is there, and every byte of its arrays is as it was written, by the checksums of the zip."""
+        """True if the case is there, has the store's channels and labels, and every byte is as written, by the zip's checksums."""
+        contents = self._contents(name)
+        if contents is None:
+            return False
         try:
             with zipfile.ZipFile(self._path(name)) as file:
-                return file.testzip() is None
-        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+                return file.testzip() is None and not self._misfit(contents, _channels(file, contents))
+        except Exception:  # as in `read`
             return False
+
+    def _misfit(self, contents: _Contents, channels: int) -> str:
+        """Which other channels or labels a case has than those of the store; "" if it has the same."""
+        if self.channels not in (None, channels):
+            return f"{channels} channels, and its plan {self.channels}"
+        if self.labels is not None and contents.last_label >= self.labels:
+            return f"label {contents.last_label}, and its plan {self.labels} with the background"
+        return ""
 
     def _path(self, name: str) -> Path:
         """The file of a case.
@@ -201,6 +230,11 @@ def _fit(image: Any, labels: Any, rows: Locations, counts: Sequence[int]) -> boo
     kinds = np.dtype(image.dtype).kind in "fu" and np.dtype(labels.dtype).kind == "i"
     counted = min(counts, default=0) >= 0 and rows.shape == (sum(counts), 3)
     return alike and kinds and counted and bool((rows >= 0).all() and (rows < shape[1:]).all())
+
+
+def _channels(file: zipfile.ZipFile, contents: _Contents) -> int:
+    """Number of channels of a case's image, which is not read."""
+    return int(open_in_place(file, IMAGE, contents.members[IMAGE]).shape[0])
 
 
 def _read_contents(path: Path) -> _Contents | None:

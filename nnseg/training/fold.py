@@ -304,7 +304,7 @@ class _FoldTraining:
 
 
 def _read_cases(folder: PlanFolder, names: tuple[str, ...], keys: Mapping[str, str], images: CaseStore | None) -> list[StoredCase]:
-    store, names = CaseStore(folder.cases), tuple(preprocessed(folder, names, keys))
+    store, names = CaseStore.of(folder.cases, folder.plan), tuple(preprocessed(folder, names, keys))
     if images is None:
         return [store.read(name) for name in names]
     if not folder.plan.training.distillation:

@@ -1,5 +1,6 @@
 import json
 import linecache
+import os
 import pickle
 import re
 import runpy
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +18,12 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnseg.core.errors import ScanError
+from nnseg.core.errors import DamagedCaseError, ScanError
 from nnseg.core.geometry import Box, Grid, Placement
 from nnseg.core.image import PreprocessedCase
 from nnseg.storage import case_arrays, cases
 from nnseg.storage.cases import CaseStore
+from nnseg.system.parallel import map_items
 
 
 def made(name="case 1", shape=(9, 10, 11), channels=2, values=(0, 0, 0, 1, 2), seed=0) -> PreprocessedCase:
@@ -36,6 +40,17 @@ def made(name="case 1", shape=(9, 10, 11), channels=2, values=(0, 0, 0, 1, 2), s
 @pytest.fixture
 def store(tmp_path) -> CaseStore:
     return CaseStore(tmp_path / "cases")
+
+
+@contextmanager
+def members_of(file: Path) -> Iterator[dict[str, bytes]]:
+    """The members of a case by name; changed ones are written in the end."""
+    with zipfile.ZipFile(file) as opened:
+        members = {name: opened.read(name) for name in opened.namelist()}
+    yield members
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
 
 
 @pytest.fixture
@@ -217,12 +232,8 @@ def test_a_truncated_case_counts_as_missing(store, cut):
 
 def test_a_case_without_one_of_its_members_counts_as_missing(store):
     store.write(made(), "key")
-    file = store.folder / "case 1.case"
-    with zipfile.ZipFile(file) as opened:
-        members = {n: opened.read(n) for n in opened.namelist() if n != "labels.b2nd"}
-    with zipfile.ZipFile(file, "w") as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
+    with members_of(store.folder / "case 1.case") as members:
+        del members["labels.b2nd"]
     assert not store.has("case 1", "key")
 
 
@@ -247,15 +258,10 @@ def test_a_flipped_bit_is_noticed(store, member):
 def test_an_exchanged_member_is_noticed_though_the_zip_is_sound(store):
     """Bytes that pass the zip's own checksum but are not those that were written."""
     store.write(made(), "key")
-    file = store.folder / "case 1.case"
-    with zipfile.ZipFile(file) as opened:
-        members = {n: opened.read(n) for n in opened.namelist()}
-    frame = bytearray(members["image.b2nd"])
-    frame[len(frame) // 2] ^= 1
-    members["image.b2nd"] = bytes(frame)
-    with zipfile.ZipFile(file, "w") as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
+    with members_of(store.folder / "case 1.case") as members:
+        frame = bytearray(members["image.b2nd"])
+        frame[len(frame) // 2] ^= 1
+        members["image.b2nd"] = bytes(frame)
     with pytest.raises(ScanError, match=r"image\.b2nd is not what was written"):
         store.read("case 1")
 
@@ -328,16 +334,54 @@ class _Spy:
 def test_a_case_of_an_earlier_version_is_verified_whole(store, on_disk):
     store.write(made(shape=(40, 70, 130)), "key")
     file = store.folder / "case 1.case"
-    with zipfile.ZipFile(file) as opened:
-        members = {n: opened.read(n) for n in opened.namelist()}
-    members["case.json"] = re.sub(rb',"sums":"[0-9a-f]+"', b"", members["case.json"])
-    with zipfile.ZipFile(file, "w") as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
+    with members_of(file) as members:
+        members["case.json"] = re.sub(rb',"sums":"[0-9a-f]+"', b"", members["case.json"])
     assert np.array_equal(store.read("case 1").image[0], made(shape=(40, 70, 130)).image[0])
     _flip(file, file.stat().st_size // 2)
     with pytest.raises(ScanError, match="damaged"):
         store.read("case 1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there nothing is mapped")
+def test_a_case_that_is_cut_while_it_is_mapped_is_refused_by_name(store, on_disk):
+    """Without a check the system ends the process, here a child."""
+    store.write(made(shape=(40, 70, 130)), "key")
+    file = store.folder / "case 1.case"
+
+    def read_while_it_is_cut(_):
+        image = store.read("case 1").image
+        image[:, :2]
+        os.truncate(file, 4096)
+        return image[...]
+
+    (outcome,) = map_items(read_while_it_is_cut, [0], workers=1)
+    assert re.search(r"case 1\.case: this preprocessed case was cut to 4,096 of [\d,]+ bytes while it was in use", outcome.reason)
+
+
+@pytest.mark.parametrize("limit", [0, cases.IN_MEMORY_BYTES])
+def test_a_case_with_other_channels_or_labels_than_its_plan_is_not_intact(store, monkeypatch, limit):
+    monkeypatch.setattr(cases, "IN_MEMORY_BYTES", limit)
+    store.write(made(channels=2), "key")
+    assert CaseStore(store.folder, 2, 3).is_intact("case 1")
+    assert CaseStore(store.folder, 2, 3).read("case 1").image.shape[0] == 2
+    for channels, labels, found in ((1, 3, "2 channels, and its plan 1"), (2, 2, "label 2, and its plan 2 with the background")):
+        other = CaseStore(store.folder, channels, labels)
+        assert not other.is_intact("case 1")
+        with pytest.raises(DamagedCaseError, match=rf"case 1\.case: this preprocessed case has {found}"):
+            other.read("case 1")
+
+
+@pytest.mark.parametrize("limit", [0, cases.IN_MEMORY_BYTES])
+def test_labels_that_a_case_does_not_count_are_refused(store, monkeypatch, limit):
+    monkeypatch.setattr(cases, "IN_MEMORY_BYTES", limit)
+    store.write(made(shape=(40, 70, 130)), "key")
+    with members_of(store.folder / "case 1.case") as members:
+        members["labels.b2nd"] = case_arrays.pack(np.full((40, 70, 130), 3, np.int8), 3)
+        about = json.loads(members["case.json"])
+        about["members"]["labels.b2nd"] = case_arrays.describe(members["labels.b2nd"]).model_dump()
+        members["case.json"] = json.dumps(about).encode()
+    with pytest.raises(DamagedCaseError, match="has other labels than it says"):
+        store.read("case 1").labels[...]
 
 
 def test_a_file_under_anothers_name_is_not_that_case(store):
@@ -400,14 +444,9 @@ def test_labels_that_were_annotated_come_back(store, known):
 
 def test_a_file_of_before_there_were_partial_labels_knows_all(store):
     store.write(made(), "key")
-    file = store.folder / "case 1.case"
-    with zipfile.ZipFile(file) as opened:
-        members = {n: opened.read(n) for n in opened.namelist()}
-    assert b'"known":null,' in members["case.json"]
-    members["case.json"] = members["case.json"].replace(b'"known":null,', b"")
-    with zipfile.ZipFile(file, "w") as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
+    with members_of(store.folder / "case 1.case") as members:
+        assert b'"known":null,' in members["case.json"]
+        members["case.json"] = members["case.json"].replace(b'"known":null,', b"")
     assert store.has("case 1", "key")
     assert store.read("case 1").known is None
 
@@ -487,7 +526,7 @@ def test_arrays_that_do_not_fit_each_other_are_named(store, wrong):
     frames |= {f"{name}.b2nd": case_arrays.pack(array, 0) for name, array in wrong.items() if name != "counts"}
     about["members"] = {name: case_arrays.describe(frame).model_dump() for name, frame in frames.items()}
     if "locations" in wrong:
-        about["counts"] = {"1": 1}
+        about["counts"] = {"2": 1}
     with zipfile.ZipFile(path, "w") as file:
         for name, content in ({"case.json": json.dumps(about)} | frames).items():
             file.writestr(zipfile.ZipInfo(name), content)
