@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 from warm import fold_options, hashes, nnseg
 
+from nnseg.core.errors import WriteError
+from nnseg.inference import volumes
+from nnseg.system.parallel import map_items
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and namespaces of Linux")
 
 NEW_MOUNTS, NEW_NETWORK, NEW_USER = 0x00020000, 0x40000000, 0x10000000
@@ -179,6 +183,18 @@ def test_a_disk_that_is_full_is_named_and_the_same_command_goes_on(data: Path, u
     filling.unlink()
     assert _predict(data, small_disk / "out") == usual
     assert not [path for path in small_disk.rglob(".*") if path.name != ".lock"]
+
+
+def test_probabilities_for_which_the_disk_has_no_room_are_an_error(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would end a process, here a child, that writes a mapped file to a full disk."""
+    monkeypatch.setattr(volumes, "IN_MEMORY_BYTES", 0)
+
+    def fill(megabytes: int) -> None:
+        volumes._empty((megabytes, 250_000), small_disk)[:] = 1
+
+    assert [outcome.reason for outcome in map_items(fill, [2], workers=1)] == [None]
+    with pytest.raises(WriteError, match=r"cannot keep probabilities in .*: No space left on device \(8\.0 MB are needed\)"):
+        list(map_items(fill, [8], workers=1))
 
 
 @pytest.mark.slow

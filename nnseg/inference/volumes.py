@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from nnseg.core.decisions import ObjectRule
+from nnseg.core.errors import WriteError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
 from nnseg.inference.instances import merge_borders, number_objects
@@ -20,6 +22,7 @@ from nnseg.inference.postprocess import postprocess
 from nnseg.inference.restore import Block, Voxels, weighted_mean
 from nnseg.inference.uncertainty import UncertaintyStats, apply_temperature
 from nnseg.network.bundle import Model
+from nnseg.storage.files import FULL
 
 IN_MEMORY_BYTES = 2**28
 """Larger probability volumes are kept in a file."""
@@ -117,8 +120,21 @@ class OutputVolumes:
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:
-    """A float32 array, in an unnamed file if it is large."""
-    if math.prod(shape) * 4 <= IN_MEMORY_BYTES:
+    """A float32 array, in an unnamed file if it is large.
+
+    Raises:
+        WriteError: the disk is full. Space is reserved, since the system ends a process that writes a mapped file to a full disk.
+    """
+    needed = 4 * math.prod(shape)
+    if needed <= IN_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=scratch) as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, needed)
+        except OSError as error:
+            if error.errno in FULL:  # others are of file systems that reserve no space
+                place = scratch or tempfile.gettempdir()
+                found = f"cannot keep probabilities in {place}: {error.strerror} ({needed / 1e6:.1f} MB are needed)"
+                raise WriteError(f"{found}; free some space, and repeat the command") from error
         return np.memmap(file, np.float32, "w+", shape=shape)  # keeps the file open as long as it lives
