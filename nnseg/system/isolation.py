@@ -81,20 +81,27 @@ def outcome_of(function: Callable[[Item], Result], item: Item) -> Outcome[Item, 
         )
 
 
+def outcome_within(function: Callable[[Item], Result], item: Item, seconds: float) -> Outcome[Item, Result]:
+    """The outcome for one item, computed in a child process that is ended after so many seconds."""
+    [outcome] = outcomes_of_children(function, [item], 1, seconds)
+    return outcome
+
+
 def outcomes_of_children(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float | None = None
 ) -> Iterator[Outcome[Item, Result]]:
     """The outcomes in the order in which they finish. Items whose process was killed for lack of memory are tried again, alone.
 
     Args:
         function: of one item; must be picklable but on Linux, as items and results must be.
         workers: number of child processes.
+        seconds: that an item may take; by default as long as `time_limit` says.
 
     Raises:
         WriteError: in a child, a file could not be written.
     """
     again: dict[int, str] = {}
-    with _Children(function, items, workers) as children:
+    with _Children(function, items, workers, seconds) as children:
         for index, outcome in children.outcomes(range(len(items))):
             if isinstance(outcome, _Death) and outcome.lacked_memory:
                 again[index] = outcome.reason
@@ -102,7 +109,7 @@ def outcomes_of_children(
                 yield _reported(items[index], outcome)
     for index, reason in again.items():
         log.info("an item is tried again, alone: %s", reason)
-        with _Children(function, items, 1) as children:
+        with _Children(function, items, 1, seconds) as children:
             for _, outcome in children.outcomes([index]):
                 yield _reported(items[index], outcome, " (twice, the second time alone)")
 
@@ -184,10 +191,10 @@ class _Child(Generic[Item, Result]):
 class _Children(Generic[Item, Result]):
     """Child processes of one function and its items. A context: at its end all are killed."""
 
-    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> None:
+    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int, seconds: float | None) -> None:
         self._function, self._items, self._workers = function, items, min(workers, len(items))
         self._children: list[_Child[Item, Result]] = []
-        self._limit = time_limit()
+        self._limit = time_limit() if seconds is None else seconds
 
     def __enter__(self) -> Self:
         return self

@@ -27,7 +27,7 @@ def map_items(
     An item that raises, or whose process dies or hangs, yields an outcome with a reason; the others are not affected. Results do
     not depend on the number of workers.
 
-    This function and `nnseg.system.process.launch` are the only places where Python processes are started. An engine that computes
+    Besides `nnseg.system.process.launch`, Python processes are started by `outcomes_of_children` alone. An engine that computes
     on other machines would replace `outcomes_of_children`.
 
     Args:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from nnseg.core.dataset import Case, Dataset, listed
+from nnseg.core.dataset import Case, Dataset, counted, listed
 from nnseg.core.errors import DatasetError
 from nnseg.storage.tables import read_case_table
+from nnseg.system.isolation import outcome_within
 
 SUBJECT = re.compile(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)")
 """The subject entity of BIDS names. Source: Brain Imaging Data Structure 1.10, "Entities"."""
@@ -21,6 +24,9 @@ TABLES = (".csv", ".tsv")
 GROUP_COLUMNS = ("group", "patient", "subject")
 """Headers that a table's column of groups may have."""
 
+PATTERN_SECONDS = 10.0
+"""Time for a regular expression and the names of all cases: some try ways without end, such as "(a+)+b"."""
+
 
 def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
     """The group of each case, by the case's name.
@@ -31,7 +37,7 @@ def read_groups(how: str, dataset: Dataset) -> dict[str, str]:
             parentheses around the part of the case's name that identifies the group.
 
     Raises:
-        DatasetError: the table or the expression is not usable, or leaves a case without a group.
+        DatasetError: the table or the expression is not usable, takes too long, or leaves a case without a group.
     """
     if how.casefold() in SUBJECTS:
         return _by_subject(dataset)
@@ -75,7 +81,7 @@ def check_grouping(how: str) -> None:
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise DatasetError(f'"{pattern}" is neither "subject", a .csv or .tsv file, nor a regular expression: {error}') from None
     if compiled.groups != 1:
         raise DatasetError(
@@ -86,13 +92,23 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _by_pattern(pattern: str, dataset: Dataset) -> dict[str, str]:
-    compiled, groups = _compiled(pattern), {}
-    for case in dataset.cases:
-        match = compiled.search(case.name)
-        if not match or not match[1]:
-            raise DatasetError(f'case {case.name}: "{pattern}" finds no group in its name; widen the expression, or use a table')
-        groups[case.name] = match[1]
-    return groups
+    _compiled(pattern)
+    names = tuple(case.name for case in dataset.cases)
+    found = outcome_within(partial(_search, pattern), names, PATTERN_SECONDS).result
+    if found is None:
+        advice = "write it without repetitions within one another, or use a table"
+        names_of = f"the names of {counted(len(names), 'case')}"
+        raise DatasetError(f'"{pattern}" is not done with {names_of} after {PATTERN_SECONDS:.0f} s; {advice}')
+    for name, group in zip(names, found, strict=True):
+        if not group:
+            raise DatasetError(f'case {name}: "{pattern}" finds no group in its name; widen the expression, or use a table')
+    return dict(zip(names, found, strict=True))
+
+
+def _search(pattern: str, names: Sequence[str]) -> list[str]:
+    """The group of each case by its name; "" where the expression finds none."""
+    matches = map(re.compile(pattern).search, names)
+    return [match[1] or "" if match else "" for match in matches]
 
 
 def _by_table(path: Path, dataset: Dataset) -> dict[str, str]:

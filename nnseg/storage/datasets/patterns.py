@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -50,13 +50,39 @@ def _matches(item: Item, pattern: str) -> bool:
     wanted = pattern.strip().removeprefix("./").rstrip("/")
     if any("/".join(item.folders[:end]) == wanted for end in range(1, len(item.folders) + 1)):
         return True
-    return bool(re.fullmatch(_expression(wanted), item.below)) or ("/" not in wanted and fnmatchcase(item.path.name, wanted))
+    return _fits(item.below, wanted) or ("/" not in wanted and fnmatchcase(item.path.name, wanted))
 
 
-def _expression(pattern: str) -> str:
-    """A regular expression for a glob pattern of paths."""
-    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(parts.get(piece, re.escape(piece)) for piece in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
+_WILDCARDS = re.compile(r"(\*\*/|\*\*|\*|\?)")
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """True if a glob pattern fits a path: found from left to right, since a regular expression of many wildcards takes for ever."""
+    ends, whole = {0}, len(path)  # of the beginnings of the path that the pattern's pieces so far fit
+    for piece in _WILDCARDS.split(pattern):
+        if not ends:
+            return False
+        if piece == "**/":
+            ends |= {place + 1 for place in range(min(ends), whole) if path[place] == "/"}
+        elif piece == "**":
+            ends = set(range(min(ends), whole + 1))
+        elif piece == "*":
+            ends = _ends_in_folder(path, ends)
+        elif piece == "?":
+            ends = {end + 1 for end in ends if path[end : end + 1] not in ("", "/")}
+        else:
+            ends = {end + len(piece) for end in ends if path.startswith(piece, end)}
+    return whole in ends
+
+
+def _ends_in_folder(path: str, starts: Collection[int]) -> set[int]:
+    """All places from one of the starts to the end of its folder's name."""
+    ends, last = set[int](), -1
+    for start in sorted(starts):
+        if start > last:
+            last = path.find("/", start) if "/" in path[start:] else len(path)
+            ends.update(range(start, last + 1))
+    return ends
 
 
 def pattern_of(files: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ import pytest
 from nnseg.core.dataset import Case, Dataset, Finding
 from nnseg.core.errors import DatasetError
 from nnseg.core.labels import Labels
+from nnseg.storage.datasets import groups
 from nnseg.storage.datasets.groups import find_subjects, read_groups
+from nnseg.system import isolation
 
 FOLDER = Path("/sub-projects/sub-99/data")  # folders above the dataset tell no subject
 
@@ -118,3 +120,18 @@ def test_groups_are_read_off_names_by_a_regular_expression() -> None:
 def test_expressions_that_do_not_group_all_cases_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         read_groups(pattern, _dataset("p1_a", "b7"))
+
+
+@pytest.mark.parametrize("pattern", ["(a{99999999999999})", "(" * 2000 + "a" + ")" * 2000, "(a"])
+def test_what_is_no_regular_expression_is_refused(pattern: str) -> None:
+    with pytest.raises(DatasetError, match="nor a regular expression"):
+        read_groups(pattern, _dataset("a"))
+
+
+def test_an_expression_without_end_is_ended_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "PATTERN_SECONDS", 0.2)
+    monkeypatch.setattr(isolation, "POLL_INTERVAL", 0.1)
+    with pytest.raises(
+        DatasetError, match=r'"\(\(\?:a\|aa\)\+\)\$" is not done with the names of 1 case after 0 s; write it without'
+    ):
+        read_groups("((?:a|aa)+)$", _dataset("a" * 60 + "b"))
