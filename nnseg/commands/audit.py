@@ -69,7 +69,7 @@ def audit(run: Run, *, groups: str = "", workers: int = 0) -> Audit:
         workers: processes that read scans.
 
     Raises:
-        RunError: the folder holds no run with a dataset, or none of its scans can be read.
+        RunError: the folder holds no run with a dataset, none of its scans can be read, or the disk does not give one.
         EvaluationError: the groups cannot be used.
         DatasetError: their table cannot be read.
     """
@@ -118,6 +118,8 @@ def _read_scans(run: Run, fingerprint: Fingerprint, workers: int) -> tuple[dict[
     cells = [Cells.of(fingerprint.cases, most) for most in (CELLS, FEW_CELLS)]
     measure = partial(_measure, fine=cells[0], coarse=cells[1])
     outcomes = {one.item.name: one for one in map_items(measure, cases, workers=workers, label="reading scans")}
+    if lost := next((one for one in outcomes.values() if one.is_fault), None):
+        raise RunError(f"case {lost.item.name}: {lost.reason}")  # the disk does not give it now, so that nothing is known of it
     read = {case.name: outcomes[case.name].result for case in cases}
     unread = {case.name: outcomes[case.name].reason or "" for case in cases if read[case.name] is None}
     for name, reason in unread.items():
