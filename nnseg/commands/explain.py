@@ -203,16 +203,15 @@ class _Record:
     def add(self, found: ExplainedLabel, scan: Scan, key: str) -> Explanation:
         """Write the map and its picture, unless it is withheld, and the record; returns what was recorded."""
         explanation, place = found.explanation, (found.explanation.case, found.explanation.label, found.explanation.method)
-        if earlier := self._known.pop(place, None):
-            for name in filter(None, (earlier.file, earlier.picture)):
-                (self._folder / name).unlink(missing_ok=True)
-        files: dict[str, str] = {}
+        earlier, files = self._known.pop(place, None), dict[str, str]()
         if not explanation.withheld:
             stem = self._free_stem(explanation)
             files = {"file": f"{stem}.nii.gz", "picture": f"{stem}.png"}
             write_map(found.values, self._folder / files["file"], like=scan.source)
             with write_aside(self._folder / files["picture"]) as aside:
                 aside.write_bytes(draw_attribution(scan, found.structure, found.values))
+        for name in {earlier.file, earlier.picture} - {"", *files.values()} if earlier else ():
+            (self._folder / name).unlink(missing_ok=True)
         self._known[place] = explanation.model_copy(update={"key": key, **files})
         write_json(self._file, Explanations(nnseg=versions()["nnseg"], explanations=tuple(self._known.values())))
         return self._known[place]
