@@ -1,6 +1,6 @@
 """Does each command survive faults? Each call that changes a file fails once; random processes are killed; each file is damaged.
 
-    python benchmarks/faults.py [--commands run,predict] [--kinds killed,"no space"] [--every 1] [--kills 200] [--damage 6]
+    python benchmarks/faults.py [--commands run,predict] [--kinds killed,...] [--every 1] [--places] [--kills 200] [--damage 6]
 
 Needs Linux and a C compiler. What must hold, as `tests/faults.py` checks it: a file under its final name is complete, nothing
 complete is lost, the same command then gives the same result, nothing hangs, and a failure names its cause in the last line and
@@ -39,6 +39,10 @@ READS = {
     "figure": ("run/", "balls/"),
     "export": ("run/",),
     "card": ("run/model.nnseg",),
+    "verify": ("run/",),
+    "audit": ("run/", "balls/"),
+    "validate": ("run/", "others/"),
+    "explain": ("run/", "balls/imagesTr/ball_00"),
 }
 """Commands, and beginnings of the paths that are damaged before them."""
 
@@ -72,19 +76,22 @@ def main() -> int:
     parser.add_argument("--commands", default=",".join(faults.COMMANDS))
     parser.add_argument("--kinds", default=",".join(faults.KINDS))
     parser.add_argument("--every", type=int, default=1, help="only every n-th call, and every n-th damage")
+    parser.add_argument(
+        "--places", action="store_true", help="of the calls only the first and the last from each place in the code"
+    )
     parser.add_argument("--kills", type=int, default=0, help="processes killed at random moments")
     parser.add_argument("--damage", type=int, default=0, help="times that each file is damaged in each way")
     parser.add_argument("--record", type=Path, default=Path("faults.jsonl"), help="what became of each fault; repeated, it goes on")
     options = parser.parse_args()
     record = Record(options.record)
     with faults.rig() as rig:
-        wrong = _calls(rig, [c for c in options.commands.split(",") if c], options.kinds.split(","), options.every, record)
+        wrong = _calls(rig, [c for c in options.commands.split(",") if c], options.kinds.split(","), record, options)
         wrong += _kills(rig, options.kills, record) if options.kills else 0
         wrong += _damages(rig, options.damage, options.every, record) if options.damage else 0
     return int(wrong > 0)
 
 
-def _calls(rig: faults.Rig, commands: Iterable[str], kinds: list[str], every: int, record: Record) -> int:
+def _calls(rig: faults.Rig, commands: Iterable[str], kinds: list[str], record: Record, options: argparse.Namespace) -> int:
     """Let each call fail; the number of those after which something does not hold."""
     print("faults injected (of which something did not hold) at the calls that open, write, sync, rename or remove a file")
     print(f"\n| command | calls | {' | '.join(kinds)} |\n|---|---|{'---|' * len(kinds)}", flush=True)
@@ -93,7 +100,7 @@ def _calls(rig: faults.Rig, commands: Iterable[str], kinds: list[str], every: in
         cells = []
         for kind in kinds:
             done = bad = 0
-            for at in range(1 + (every > 1) * (sum(map(ord, name + kind)) % every), rig.reference(name).count(kind) + 1, every):
+            for at in _numbers(rig.reference(name), kind, options, seed=name + kind):
                 became = record.of((name, kind, at), partial(_disturb, rig, name, kind, at))
                 done += became != [NOT_REACHED]
                 bad += became not in ([], [NOT_REACHED])
@@ -103,6 +110,14 @@ def _calls(rig: faults.Rig, commands: Iterable[str], kinds: list[str], every: in
         print(f"| {name} | {len(rig.reference(name).calls)} | {' | '.join(cells)} |", flush=True)
     print(f"| all | | {' | '.join(str(total[kind]) for kind in kinds)} |\n", flush=True)
     return total["wrong"]
+
+
+def _numbers(reference: faults.Reference, kind: str, options: argparse.Namespace, *, seed: str) -> Iterable[int]:
+    """Numbers of the calls that are to fail."""
+    if options.places:
+        return reference.places(kind)
+    first = (options.every > 1) * (sum(map(ord, seed)) % options.every)
+    return range(1 + first, reference.count(kind) + 1, options.every)
 
 
 NOT_REACHED = "the call was not made"

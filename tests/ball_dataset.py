@@ -7,9 +7,9 @@ import numpy as np
 import SimpleITK as sitk
 
 
-def write_balls(folder: Path, *, cases: int) -> Path:
+def write_balls(folder: Path, *, cases: int, seed: int = 0) -> Path:
     """Write scans of 12 x 20 x 16 voxels with a ball of radius 4 to 5 voxels somewhere inside."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for sub in ("imagesTr", "labelsTr"):
         (folder / sub).mkdir(parents=True)
     z, y, x = np.mgrid[:12, :20, :16]

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -23,8 +24,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forked import exit_after
@@ -80,10 +80,12 @@ class Command:
     Args:
         state: of the folder before it.
         arguments: relative to the folder.
+        code: its exit code when nothing disturbs it.
     """
 
     state: str
     arguments: tuple[str, ...]
+    code: int = 0
 
 
 COMMANDS = {
@@ -106,6 +108,9 @@ COMMANDS = {
     "import": Command("done", ("import", NNUNET, "new.nnseg")),
     "card": Command("done", ("card", "run/model.nnseg")),
     "verify": Command("distilled", ("verify", "run")),
+    "audit": Command("done", ("audit", "run", "--workers", "1")),
+    "validate": Command("done", ("validate", "others", "new", "--model", "run", "--workers", "1", *CPU)),
+    "explain": Command("done", ("explain", "run", "balls/imagesTr/ball_00.nii.gz", "new", "--copies", "2", *CPU)),
 }
 
 FINISHED = (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU))
@@ -225,13 +230,12 @@ class Rig:
                 start = time.monotonic()
                 ended = self.host.run(self.work, command.arguments)
                 seconds = time.monotonic() - start
-                assert ended.code == 0, ended.err
+                assert ended.code == command.code, ended.err
                 results.append(hashes(self.work))
                 time.sleep(1.1 - time.time() % 1)  # else times of the second look like those of the first
             steady = {p for p, digest in results[0].items() if digest == results[1].get(p) and Path(p).name not in RECORDS}
             assert set(results[0]) == set(results[1])
-            log = tuple(line.split(" ", 1) for line in self.host.log.read_text().splitlines())
-            calls = tuple((what, str(Path(path).relative_to(self.work)) if path.startswith("/") else path) for what, path in log)
+            calls = _read_calls(self.host.log, self.work)
             self._references[name] = Reference(
                 before=hashes(self.state(command.state)), after=results[0], steady=frozenset(steady), calls=calls,
                 seconds=seconds,
@@ -244,7 +248,11 @@ class Rig:
         reference = self.reference(name)
         self.begin(command.state)
         ended = self.host.run(self.work, command.arguments, at=at, kind=KINDS[kind])
-        return ended, [*self._wrong_ending(ended, kind), *self._wrong_files(reference), *self._wrong_repeat(name, reference, ended)]
+        return ended, [
+            *self._wrong_ending(name, ended, kind),
+            *self._wrong_files(reference),
+            *self._wrong_repeat(name, reference, ended),
+        ]
 
     def kill(self, name: str, chance: random.Random) -> tuple[Ended, list[str]]:
         """Kill a process of a command at a random moment; how it ended, and what is wrong with that."""
@@ -253,7 +261,7 @@ class Rig:
         kill = chance.uniform(0, reference.seconds), chance.random()
         ended = self.host.run(self.work, COMMANDS[name].arguments, kill=kill)
         return ended, [
-            *self._wrong_ending(ended, "killed"),
+            *self._wrong_ending(name, ended, "killed"),
             *self._wrong_files(reference),
             *self._wrong_repeat(name, reference, ended),
         ]
@@ -269,19 +277,19 @@ class Rig:
             file.unlink()
         if ended.code is None or "Traceback" in ended.err:
             return "hung ?" if ended.code is None else f"traceback ? {ended.last_line[:200]}"
-        if ended.code:
+        if ended.code != COMMANDS[name].code:
             known = file.name in ended.err + ended.out or file.name.split(".")[0] in ended.err + ended.out
             return "refused" if known else f"refused without its name ? {ended.last_line[:200]}"
         found = hashes(self.work)
         other = sorted(p for p in reference.steady if found.get(p) != reference.after[p] and p != path)
         return "no other result" if not other else f"accepted ? changes {', '.join(other)[:200]}"
 
-    def _wrong_ending(self, ended: Ended, kind: str) -> Iterator[str]:
+    def _wrong_ending(self, name: str, ended: Ended, kind: str) -> Iterator[str]:
         if ended.code is None:
             yield "hung"
         if "Traceback" in ended.err:
             yield f"traceback: {ended.last_line}"
-        if kind == "killed" or not ended.reached or ended.code == 0:
+        if kind == "killed" or not ended.reached or ended.code == COMMANDS[name].code:
             return
         cause = "Input/output error" if kind == "I/O error" else "No space left on device"
         said = " ".join(f"{ended.last_line} {ended.out}".split())  # check prints its findings, in lines that fit the terminal
@@ -304,9 +312,9 @@ class Rig:
         return records.get(Path(path).name.split(".")[0], {}).get("status") == "failed"
 
     def _wrong_repeat(self, name: str, reference: Reference, ended: Ended) -> Iterator[str]:
-        if ended.code != 0:  # what ended well must be right without a repetition
+        if ended.code != COMMANDS[name].code:  # what ended well must be right without a repetition
             again = self.host.run(self.work, COMMANDS[name].arguments)
-            if again.code != 0:
+            if again.code != COMMANDS[name].code:
                 yield f"the same command failed then: {again.last_line[:300]}"
                 return
         found = hashes(self.work)
@@ -319,30 +327,73 @@ class Rig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call to the operating system.
+
+    Args:
+        what: it does.
+        path: of its file.
+        place: lines of nnseg that have led to it, the innermost first; none if Python does not tell.
+    """
+
+    what: str
+    path: str
+    place: tuple[str, ...]
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """The same for calls from one place in the code for files whose names differ in numbers; without a place for one file."""
+        return self.what, self.place, NUMBERS.sub("#", self.path) if self.place else self.path
+
+
+NUMBERS = re.compile(r"[\da-f]{8}|\d+")
+FRAME = re.compile(r'  File "(.*/nnseg/.*)", line (\d+) in .*')
+
+
+def _read_calls(log: Path, folder: Path) -> tuple[Call, ...]:
+    """The calls that `faults.c` has noted."""
+    calls, places = list[Call](), list[list[str]]()
+    for line in log.read_text(errors="replace").splitlines():
+        if frame := FRAME.fullmatch(line):
+            places[-1].append(":".join(frame.groups()))
+        elif not line.startswith(("  ", "Stack ")):
+            what, path = line.split(" ", 1)
+            calls.append(Call(what=what, path=str(Path(path).relative_to(folder)) if path.startswith("/") else path, place=()))
+            places.append([])
+    return tuple(replace(call, place=tuple(place)) for call, place in zip(calls, places, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reference:
     """What an undisturbed command does.
 
     Args:
         before, after: hashes of all files by path.
         steady: those that are the same each time, since no time is in them.
-        calls: what was called, and for which path.
+        calls: that were made.
         seconds: that it takes.
     """
 
     before: Mapping[str, str]
     after: Mapping[str, str]
     steady: frozenset[str]
-    calls: tuple[tuple[str, str], ...]
+    calls: tuple[Call, ...]
     seconds: float
 
-    @cached_property
-    def readings(self) -> frozenset[int]:
-        """Numbers of the calls that only open a file to read it."""
-        return frozenset(k for k, (what, _) in enumerate(self.calls, 1) if what == "read")
+    def of(self, kind: str) -> list[Call]:
+        """The calls of which one can fail in this way."""
+        return [call for call in self.calls if kind == "I/O error" or call.what != "read"]
 
     def count(self, kind: str) -> int:
         """Number of calls of which one can fail in this way."""
-        return len(self.calls) - (0 if kind == "I/O error" else len(self.readings))
+        return len(self.of(kind))
+
+    def places(self, kind: str) -> list[int]:
+        """Numbers of the first and the last of these calls from each place in the code for each kind of file."""
+        calls = self.of(kind)
+        first = {call.group: number for number, call in reversed([*enumerate(calls, 1)])}
+        last = {call.group: number for number, call in enumerate(calls, 1)}
+        return sorted({*first.values(), *last.values()})
 
 
 def incomplete(path: Path) -> str:
@@ -430,13 +481,18 @@ def rig() -> Iterator[Rig]:
 
 
 def _write_data(folder: Path) -> None:
-    """Three scans with their label maps, a recipe, and a model of nnU-Net."""
+    """Three scans with their label maps, two of another dataset, a recipe, and a model of nnU-Net."""
     from ball_dataset import write_balls
     from interop.nnunet.trained import plans_of, write_trained
 
     write_balls(folder / "balls", cases=3)
+    write_balls(folder / "others", cases=2, seed=1)
     (folder / "recipe.toml").write_text(RECIPE)
     write_trained(folder, plans_of())
+
+
+LOADED = ("report", "figure", "audit", "validate", "explain")
+"""Commands whose modules are loaded before they are forked."""
 
 
 def _serve(library: str) -> None:
@@ -448,7 +504,7 @@ def _serve(library: str) -> None:
     _write_often()
     for name in ("nnseg.commands.plan", "nnseg.commands.preprocess"):
         importlib.import_module(name)
-    left = [*warm.PRELOADED, "nnseg.commands.report", "nnseg.commands.figure", "matplotlib.backends.backend_pdf"]
+    left = [*warm.PRELOADED, *(f"nnseg.commands.{name}" for name in LOADED), "matplotlib.backends.backend_pdf"]
     shim = ctypes.CDLL(library)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -51,8 +51,8 @@ def test_a_failing_call_of_any_command_loses_nothing(made: Rig, name: str, kind:
 @pytest.mark.parametrize("kind", ["no space", "killed"])
 def test_label_maps_whose_record_could_not_be_written_are_known_again(made: Rig, kind: str) -> None:
     calls = made.reference("predict").calls
-    last = max(k for k, (what, path) in enumerate(calls) if what == "rename" and path == "new/predictions.json")
-    at = sum(what != "read" for what, _ in calls[: last + 1])
+    last = max(k for k, call in enumerate(calls) if (call.what, call.path) == ("rename", "new/predictions.json"))
+    at = sum(call.what != "read" for call in calls[: last + 1])
     ended, wrong = made.disturb("predict", kind, at)
     assert ended.reached and not wrong
 
