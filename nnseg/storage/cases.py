@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -32,10 +32,12 @@ from nnseg.core.frozen import FrozenModel, digest, short_repr
 from nnseg.core.geometry import Placement
 from nnseg.core.image import IN_MEMORY_BYTES, MOST_LOCATIONS, PreprocessedCase
 from nnseg.core.limits import limit
-from nnseg.core.plan import Plan
 from nnseg.storage.bounded import open_archive
 from nnseg.storage.case_arrays import MADE_AGAIN, ArrayFile, describe, open_in_place, pack, read_into_memory
 from nnseg.storage.files import write_aside
+
+if TYPE_CHECKING:
+    from nnseg.core.plan import Plan
 
 Locations = npt.NDArray[np.int32]
 
@@ -173,7 +175,7 @@ class CaseStore:
             raise DamagedCaseError(f"{path}: this preprocessed case is missing or damaged; {MADE_AGAIN}")
         try:
             with zipfile.ZipFile(path) as file:
-                read = read_into_memory if contents.unpacked_bytes < IN_MEMORY_BYTES else open_in_place
+                read: Callable[..., Any] = read_into_memory if contents.unpacked_bytes < IN_MEMORY_BYTES else open_in_place
                 image = read(file, IMAGE, contents.members[IMAGE])
                 labels = read(file, LABELS, contents.members[LABELS], contents.last_label)
                 rows = read_into_memory(file, LOCATIONS, contents.members[LOCATIONS])
