@@ -203,7 +203,7 @@ class _UncertaintyMaps:
         if fold not in self._predictors:
             self._predictors = {fold: Predictor(load_model(self._run.path, folds=(fold,)), device=self._device)}
         predictor = self._predictors[fold]
-        prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
+        prediction = predictor.infer(predictor.prepare(scan), uncertainty=True, objects=False)
         assert prediction.uncertainty is not None
         self._run.uncertainty_folder.mkdir(exist_ok=True)
         write_map(prediction.uncertainty, file, like=scan.source)

@@ -62,8 +62,10 @@ class CalibratingPredictor(PredictorWrapper):
     def infer(
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
-        """The prediction, always with its confidence."""
-        prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=True, sample=SAMPLE, scratch=scratch)
+        """The prediction, always with its confidence; its objects are not told apart."""
+        prediction = self.predictor.infer(
+            prepared, probabilities=probabilities, uncertainty=True, objects=False, sample=SAMPLE, scratch=scratch
+        )
         prediction = self.with_calibration(prediction, self.read_reference(prepared.scan))
         return prediction if uncertainty else replace(prediction, uncertainty=None)
 

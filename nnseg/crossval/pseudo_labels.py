@@ -137,9 +137,11 @@ class PseudoLabelPredictor(PredictorWrapper):
         self, prepared: PreparedScan, *, probabilities: bool = False, uncertainty: bool = False, scratch: Path | None = None
     ) -> Prediction:
         """The prediction, its label map with the dataset's values."""
-        prediction = self.predictor.infer(prepared, probabilities=probabilities, uncertainty=uncertainty, scratch=scratch)
+        prediction = self.predictor.infer(
+            prepared, probabilities=probabilities, uncertainty=uncertainty, objects=False, scratch=scratch
+        )
         label_map = replace(prediction.label_map, labels=self.renumbered(prediction.label_map.labels))
-        return replace(prediction, label_map=label_map, objects=None, interior=None)
+        return replace(prediction, label_map=label_map, interior=None)
 
     def renumbered(self, predicted: Values) -> Values:
         """The values of the dataset's labels; of two that cover a voxel that of the one of fewer labels."""

@@ -170,7 +170,7 @@ def _agreements_of_all_networks(
         try:
             case = cases[one.score.name]
             scan = read_scan(case.images, repair=True, spacing=case.spacing)
-            prediction = predictor.infer(predictor.prepare(scan), uncertainty=True)
+            prediction = predictor.infer(predictor.prepare(scan), uncertainty=True, objects=False)
         except NnsegError as error:  # it could be predicted before; one case more or less does not matter
             if error.is_fault:
                 raise

@@ -171,7 +171,7 @@ def _dice_and_seconds(
     values, seconds = [], []
     for predictor in predictors:
         start = time.perf_counter()
-        label_map = predictor.infer(prepared).label_map
+        label_map = predictor.infer(prepared, objects=False).label_map
         seconds.append(time.perf_counter() - start)
         counts = count(label_map.labels, reference.labels, predictor.model.labels, annotated=case.annotated)
         known = [1.0 if (one := dice(of)) is None else one for of in counts.values() if of != NOTHING]

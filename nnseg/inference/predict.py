@@ -111,6 +111,7 @@ class Predictor:
         *,
         probabilities: bool = False,
         uncertainty: bool = False,
+        objects: bool = True,
         sample: int = 0,
         scratch: Path | None = None,
     ) -> Prediction:
@@ -119,6 +120,7 @@ class Predictor:
         Args:
             probabilities: also return them, at the model's temperature.
             uncertainty: also return the uncertainty and the confidence.
+            objects: also tell objects apart, where the networks have learned their borders.
             sample: number of voxels sampled with their probabilities at temperature 1; needs uncertainty.
             scratch: folder for large arrays; the system's if absent.
 
@@ -127,7 +129,12 @@ class Predictor:
             RunError: there is too little memory for a single tile.
         """
         requested = RequestedOutputs(
-            probabilities=probabilities, uncertainty=uncertainty, confidence=uncertainty, sample=sample, scratch=scratch
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            confidence=uncertainty,
+            objects=objects,
+            sample=sample,
+            scratch=scratch,
         )
         (prediction,) = self._infer(prepared, [self._weights()], requested)
         return prediction
@@ -190,7 +197,7 @@ class Predictor:
         """The scan also preprocessed for a cascade's networks, after the prediction of the previous stage."""
         if not self._previous or not prepared.previous:
             return prepared
-        first = self._previous.infer(prepared.previous)
+        first = self._previous.infer(prepared.previous, objects=False)
         return self._with_cases(prepared, [group for group in self._groups if group.plan.previous], first)
 
     def _infer(self, prepared: PreparedScan, weights: Sequence[Sequence[float]], requested: RequestedOutputs) -> list[Prediction]:

@@ -33,6 +33,7 @@ class RequestedOutputs:
     """What a prediction contains besides the label map.
 
     Args:
+        objects: tell the objects apart whose borders the networks have learned.
         sample: number of voxels sampled with their probabilities, together with the confidence.
         scratch: folder for large arrays; the system's if absent.
     """
@@ -40,6 +41,7 @@ class RequestedOutputs:
     probabilities: bool = False
     uncertainty: bool = False
     confidence: bool = False
+    objects: bool = False
     sample: int = 0
     scratch: Path | None = None
 
@@ -57,6 +59,7 @@ class OutputVolumes:
     ) -> None:
         self._model, self._labels, self._grid = model, model.labels, grid
         self._temperature = model.trust.temperature if model.trust else 1.0
+        self._objects = requested.objects
         self.weights, self.seconds = tuple(weights), 0.0
         self.labels = np.full(grid.shape, model.labels.values[0], model.labels.dtype)
         self.stats = UncertaintyStats(model.labels, model.trust, sample=requested.sample) if requested.confidence else None
@@ -108,8 +111,8 @@ class OutputVolumes:
         return labels
 
     def numbered(self, labels_ZYX: Integers) -> Integers | None:
-        """Numbers of the objects in the postprocessed label map; None if the networks have learned no borders."""
-        if self.interior is None:
+        """Numbers of the objects in the postprocessed label map; None if not requested, or the networks have learned no borders."""
+        if self.interior is None or not self._objects:
             return None
         start, names = time.perf_counter(), dict.fromkeys(self._model.learned.borders.values(), ObjectRule())
         rules = names | (self._model.objects.rules if self._model.objects else {})

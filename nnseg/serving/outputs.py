@@ -52,7 +52,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         *write_label_files(prediction.label_map, target.out, name, like=source, labels=model.labels, suffix=target.suffix or None)
     ]
     try:
-        if prediction.objects is not None and prediction.intensities is not None and not target.held_out:
+        if prediction.objects is not None and prediction.intensities is not None:
             numbered = replace(prediction.label_map, labels=prediction.objects)
             files += _write_beside(numbered, files[0], OBJECTS, like=source)
             files.append(file_beside(files[0], OBJECTS, ".csv"))

@@ -248,7 +248,7 @@ class PredictionPipeline:
         case.prediction = prediction
         case.update(seconds=case.record.seconds | {stage: round(spent, 4) for stage, spent in prediction.seconds.items()})
         found = tuple(coded(text, "NS-S032") for text in prediction.unlike)
-        counts = {} if target.held_out else dict(prediction.object_counts)  # not told apart yet
+        counts = dict(prediction.object_counts)
         case.update(confidence=prediction.confidence, objects=counts, findings=(*case.record.findings, *found))
         return True
 

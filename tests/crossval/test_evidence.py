@@ -140,8 +140,9 @@ class Oracle:
     def prepare(self, scan):
         return SimpleNamespace(scan=scan)
 
-    def infer(self, prepared, *, probabilities, uncertainty, sample, scratch):
+    def infer(self, prepared, *, probabilities, uncertainty, objects, sample, scratch):
         assert uncertainty
+        assert not objects
         voxels = np.argwhere(np.ones(prepared.scan.grid.shape))[:sample]
         shares = np.tile(np.array([[0.9, 0.1]], np.float32), (len(voxels), 1))
         found = DrawnVoxels(voxels=voxels, probabilities=shares, weights=np.ones(len(voxels)))

@@ -576,6 +576,10 @@ def test_networks_that_learned_borders_tell_objects_apart(dimensions):
     assert 0 < prediction.interior[back].mean() < 255
     plain = predict(model, scan, device=CPU, probabilities=False)
     np.testing.assert_array_equal(plain.objects, prediction.objects)
+    predictor = Predictor(model, device=CPU)
+    together = predictor.infer(predictor.prepare(scan), objects=False)
+    assert (together.objects, together.intensities, together.object_counts) == (None, None, {})
+    np.testing.assert_array_equal(together.interior, prediction.interior)
 
 
 def test_the_models_rules_say_how_objects_are_told_apart():
