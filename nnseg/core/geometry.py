@@ -34,6 +34,9 @@ IDENTITY: Matrix = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 PLANES = ("axial", "coronal", "sagittal")
 """Of the slices across the axes z, y and x of a canonical grid."""
 
+TOUCHING = np.ones((3, 3, 3), bool)
+"""Voxels that share a corner are connected (26 neighbours, 8 in a single slice), as in nnU-Net: a thin oblique vessel is one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from nnseg.core.geometry import Grid, as_matrix, as_vector
+from nnseg.core.geometry import TOUCHING, Grid, as_matrix, as_vector
 from nnseg.core.image import Integers, LabelMap
 from nnseg.core.labels import Labels
 from nnseg.core.scores import OBJECT_IOUS, Counts, LabelScore, Lesions, Surfaces
@@ -38,7 +38,6 @@ FOUND = 0.1
 """Least IoU of a detected lesion: lesions are small, and one voxel more all around halves the IoU of many."""
 OVERLAPPING = 0.5
 """Pairs with a larger IoU count for panoptic quality."""
-TOUCHING = np.ones((3, 3, 3), bool)
 
 
 def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, None)) -> Lesions:

@@ -14,9 +14,10 @@ from skimage.segmentation import watershed
 from torch import Tensor
 
 from nnseg.core.decisions import ObjectRule
+from nnseg.core.geometry import TOUCHING
 from nnseg.core.image import Floats, Integers
 from nnseg.core.labels import Labels
-from nnseg.inference.postprocess import ROUNDING, TOUCHING, Boxes, Mask
+from nnseg.inference.postprocess import ROUNDING, Boxes, Mask
 
 Numbers = npt.NDArray[np.int32]
 

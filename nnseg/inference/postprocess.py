@@ -12,14 +12,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnseg.core.decisions import PostprocessingStep
+from nnseg.core.geometry import TOUCHING
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 
 Mask = npt.NDArray[np.bool_]
 Boxed = tuple[slice, ...]
 
-TOUCHING = np.ones((3, 3, 3), bool)
-"""Voxels that share a corner are connected (26 neighbours, 8 in a single slice), as in nnU-Net."""
 ROUNDING = 1e-6
 """Tolerance in voxels of a least volume, since spacings are rounded."""
 

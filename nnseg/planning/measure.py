@@ -17,7 +17,7 @@ from nnseg.core.codes import ALLOWABLE
 from nnseg.core.dataset import Case, Dataset, Finding, counted, listed
 from nnseg.core.errors import DatasetError, NnsegError
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
-from nnseg.core.geometry import Shape
+from nnseg.core.geometry import TOUCHING, Shape
 from nnseg.core.image import Integers, LabelMap, Scan, nonzero_box
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import find_duplicates, voxel_digest
@@ -39,8 +39,6 @@ SAMPLE_SIZE = 2_000_000
 FEW_CASES = 5
 """Fewer make fewer folds than usual."""
 
-CONNECTIVITY = np.ones((3, 3, 3), bool)
-"""26 neighbours: voxels that touch by a corner are connected, so that a thin oblique vessel is one structure."""
 
 MOST_VOXELS = 1 << 22
 """Voxels of a label's box above which its components are found on blocks of 2 (4, ...) voxels a side, for speed; their size is then
@@ -222,7 +220,7 @@ def _largest_component(mask_ZYX: npt.NDArray[np.bool_]) -> Shape:
     coarse, step = mask_ZYX, 1
     while coarse.size > MOST_VOXELS:
         coarse, step = _halve(coarse), 2 * step
-    components, count = ndimage.label(coarse, CONNECTIVITY)
+    components, count = ndimage.label(coarse, TOUCHING)
     largest = np.bincount(components[coarse]).argmax() if count > 1 else 1
     box = ndimage.find_objects(components == largest, max_label=1)[0]
     z, y, x = (min(step * (side.stop - side.start), n) for side, n in zip(box, mask_ZYX.shape, strict=True))

@@ -6,12 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from nnseg.core.geometry import Vector
+from nnseg.core.geometry import TOUCHING, Vector
 from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
-
-TOUCHING = np.ones((3, 3, 3), bool)
-"""Voxels that share a corner are connected."""
 
 FAR = 1e6
 """Spacing of an axis across which no border is drawn."""

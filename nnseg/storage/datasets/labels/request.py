@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from nnseg.core.dataset import Case, Finding, counted
 from nnseg.core.errors import DatasetError
+from nnseg.core.geometry import TOUCHING
 from nnseg.core.image import Integers
 from nnseg.core.label_files import LabelCoding, LabelSource, Marks, label_paths
 from nnseg.core.labels import Labels
@@ -123,8 +124,7 @@ def _count_components(labels_ZYX: Integers, values: Sequence[int]) -> dict[tuple
     sizes = [prod(side.stop - side.start for side in box) for box in boxes if box is not None]
     if sum(sizes) > MOST_OVERLAP * labels_ZYX.size:
         return {}
-    touching = np.ones((3, 3, 3), bool)
-    parts = [ndimage.label(codes[box] == code, touching)[1] for code, box in enumerate(boxes, 1) if box is not None]
+    parts = [ndimage.label(codes[box] == code, TOUCHING)[1] for code, box in enumerate(boxes, 1) if box is not None]
     return {(str(value),): int(n) for value, n in zip(values, parts, strict=True)}
 
 
