@@ -39,7 +39,6 @@ SAMPLE_SIZE = 2_000_000
 FEW_CASES = 5
 """Fewer make fewer folds than usual."""
 
-
 MOST_VOXELS = 1 << 22
 """Voxels of a label's box above which its components are found on blocks of 2 (4, ...) voxels a side, for speed; their size is then
 exact to a block at either end."""

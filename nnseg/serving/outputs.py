@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nnseg.core.frozen import digest
-from nnseg.core.image import LabelMap, Source
+from nnseg.core.image import Source
 from nnseg.inference.prediction import Prediction
 from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
-from nnseg.storage.images.sidecar import sidecar_path
 from nnseg.storage.images.write import to_stored_order, write_label_files, write_label_map, write_map, write_probabilities
 from nnseg.storage.object_files import file_beside, write_object_table
 from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY
@@ -54,7 +52,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
     try:
         if prediction.objects is not None and prediction.intensities is not None:
             numbered = replace(prediction.label_map, labels=prediction.objects)
-            files += _write_beside(numbered, files[0], OBJECTS, like=source)
+            files += write_label_map(numbered, file_beside(files[0], OBJECTS), like=source)
             files.append(file_beside(files[0], OBJECTS, ".csv"))
             stored = (to_stored_order(of, source) for of in (numbered, prediction.label_map))
             write_object_table(
@@ -62,7 +60,7 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
             )
         if prediction.interior is not None and target.held_out:
             interior = replace(prediction.label_map, labels=prediction.interior)
-            files += _write_beside(interior, files[0], INTERIOR, like=source)
+            files += write_label_map(interior, file_beside(files[0], INTERIOR), like=source)
         if target.probabilities:
             assert prediction.probabilities is not None
             files.append(target.out / f"{name}.npz")
@@ -76,12 +74,3 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         for path in files:
             path.unlink(missing_ok=True)
         raise
-
-
-def _write_beside(label_map: LabelMap, file: Path, what: str, *, like: Source) -> Iterator[Path]:
-    """Write a map of whole numbers beside a label map; the files: the map, and perhaps its spacing."""
-    path = file_beside(file, what)
-    write_label_map(label_map, path, like=like)
-    yield path
-    if sidecar_path(path).exists():
-        yield sidecar_path(path)

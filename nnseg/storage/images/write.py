@@ -41,9 +41,7 @@ def write_label_files(
     written: tuple[Path, ...] = ()
     chosen = next((form for form in FOLDER_FORMATS.values() if form.write and form.suffix == suffix), None)
     if chosen is None:
-        path = folder / (name + (suffix or label_suffix(like)))
-        write_label_map(label_map, path, like=like, labels=labels)
-        written = (path, *(p for p in [sidecar_path(path)] if _needs_spacing(path, like)))
+        written = write_label_map(label_map, folder / (name + (suffix or label_suffix(like))), like=like, labels=labels)
     form = folder_format(like.files[0]) if suffix is None else chosen
     if form is None or form.write is None:
         return written
@@ -65,8 +63,10 @@ def write_label_map(
     like: Source,
     labels: Labels | None = None,
     dtype: npt.DTypeLike | None = None,
-) -> None:
-    """Write a label map on the scan's own grid: turned back, and for NIfTI with the scan's own header.
+) -> tuple[Path, ...]:
+    """Write a label map on the scan's own grid, turned back, for NIfTI with the scan's own header; returns the files.
+
+    Those are the label map, and the spacing beside it where its format has no place for that.
 
     Args:
         label_map: on the canonical grid of ``like``.
@@ -79,7 +79,7 @@ def write_label_map(
         RunError: the folder cannot be written to.
     """
     stored = to_stored_order(label_map, like)
-    _write(stored.astype(smallest_integer_type(stored) if dtype is None else dtype), Path(path), like, "label maps", labels)
+    return _write(stored.astype(smallest_integer_type(stored) if dtype is None else dtype), Path(path), like, "label maps", labels)
 
 
 def write_map(map_ZYX: Floats, path: str | Path, *, like: Source) -> None:
@@ -136,15 +136,18 @@ def _to_stored_order(voxels: npt.NDArray[Any], grid: Grid, like: Source, *, orde
     return np.ascontiguousarray(turn.inverse().apply(voxels))
 
 
-def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels: Labels | None = None) -> None:
+def _write(voxels: npt.NDArray[Any], path: Path, like: Source, what: str, labels: Labels | None = None) -> tuple[Path, ...]:
+    """The files written: the voxels, and the spacing where they need one beside them."""
     write = _writer(path, what, floats=voxels.dtype.kind == "f")
     with write_aside(path) as aside:
         try:
             write(voxels, aside, like=like, labels=labels)
         except ScanError as error:
             raise ScanError(str(error).replace(str(aside), str(path))) from error
-    if _needs_spacing(path, like):
-        write_sidecar(path, like)
+    if not _needs_spacing(path, like):
+        return (path,)
+    write_sidecar(path, like)
+    return path, sidecar_path(path)
 
 
 def check_label_suffix(suffix: str, scan: Path | None = None) -> None:
