@@ -67,16 +67,25 @@ def mean_of_masks(values: Numbers, weights: Numbers) -> tuple[Numbers, Numbers]:
     return ratio(sums.sum(1), counts.sum(1)), ratio(sums, counts)
 
 
+def means_of_cases(values: Numbers) -> Numbers:
+    """The mean of each case (cases,) over its defined masks; NaN where none is.
+
+    Args:
+        values: (cases, labels), NaN where undefined.
+    """
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0.0).sum(1), known.sum(1))
+
+
 def _per_mask(values: Numbers, labels: Sequence[str], weights: Numbers) -> Mean:
     mean, of_labels = mean_of_masks(values, weights)
     return _mean(mean, of_labels, labels, int(np.isfinite(values).sum()), values.size)
 
 
 def _per_image(values: Numbers, labels: Sequence[str], weights: Numbers) -> Mean:
-    known = np.isfinite(values)
-    of_cases = ratio(np.where(known, values, 0.0).sum(1), known.sum(1))
+    of_cases = means_of_cases(values)
     mean, _ = mean_of_masks(of_cases[:, None], weights)
-    return _mean(mean, mean_of_masks(values, weights)[1], labels, int(known.any(1).sum()), len(values))
+    return _mean(mean, mean_of_masks(values, weights)[1], labels, int(np.isfinite(of_cases).sum()), len(values))
 
 
 def _pooled(cases: Sequence[CaseScore], labels: Sequence[str], metric: str, weights: Numbers) -> Mean:

@@ -15,7 +15,7 @@ from nnseg.core.metrics import metric_of
 from nnseg.core.scores import Finite, Interval, Scores
 from nnseg.core.trust import INTERVAL_LEVEL, Confidence, Trust
 from nnseg.core.validation import Probability
-from nnseg.evaluation.averages import FEW, mean_of_masks, table
+from nnseg.evaluation.averages import FEW, means_of_cases, table
 from nnseg.evaluation.calibration import Calibration, calibration
 from nnseg.evaluation.statistics import bootstrap_weights, interval
 
@@ -128,8 +128,7 @@ def compare_scores(external: Scores, internal: Scores | Sequence[MetricSummary] 
 
 def _values(scores: Scores, metric: str, labels: Sequence[str]) -> Numbers:
     """The mean over labels of each case where it is defined; signed errors with their sign, as on model cards."""
-    values = table(scores.cases, labels, metric)
-    means: Numbers = mean_of_masks(values.T, np.ones((1, len(labels))))[1][0]
+    means = means_of_cases(table(scores.cases, labels, metric))
     return means[np.isfinite(means)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnseg.core.errors import DatasetError, EvaluationError
 from nnseg.core.scores import Grouped, GroupScores, GroupTest, Scores
-from nnseg.evaluation.averages import FEW, averages, mean_of_masks, table
+from nnseg.evaluation.averages import FEW, averages, means_of_cases, table
 from nnseg.evaluation.statistics import holm, kruskal_wallis
 from nnseg.storage.tables import read_case_table
 
@@ -63,8 +63,7 @@ def group_tests(scores: Scores, cohorts: Cohorts, metric: str) -> tuple[GroupTes
     """
     if metric not in scores.metrics:
         raise EvaluationError(f'"{metric}" was not measured; there are {", ".join(scores.metrics)}')
-    values = table(scores.cases, scores.labels, metric, signed=False)
-    means = mean_of_masks(values.T, np.ones((1, len(scores.labels))))[1][0]
+    means = means_of_cases(table(scores.cases, scores.labels, metric, signed=False))
     found: list[tuple[str, list[float], list[str]]] = []
     for by, group_of in cohorts.items():
         known = [(m, group_of[c.name]) for m, c in zip(means, scores.cases, strict=True) if c.name in group_of and np.isfinite(m)]

@@ -4,7 +4,7 @@ import pytest
 from nnseg.core.labels import Labels
 from nnseg.core.metrics import METRICS, metric_of
 from nnseg.core.scores import CaseScore, Counts, LabelScore, Lesions, Surfaces
-from nnseg.evaluation.averages import FEW, averages, table
+from nnseg.evaluation.averages import FEW, averages, means_of_cases, table
 from nnseg.evaluation.evaluate import case_score, summarize
 
 
@@ -21,6 +21,11 @@ def lesions(reference, predicted, matched):
         reference=reference, predicted=predicted, matched=matched, matched_half=matched, sum_iou_matched=0.75 * matched,
         f1=None, sensitivity=None, precision=None, false_positives=predicted - matched, panoptic_quality=None,
     )  # fmt: skip
+
+
+def test_the_mean_of_a_case_is_over_the_masks_that_are_defined():
+    found = means_of_cases(np.array([[1.0, 0.5, np.nan], [np.nan, np.nan, np.nan], [np.nan, 0.25, np.nan]]))
+    np.testing.assert_array_equal(found, [0.75, np.nan, 0.25])
 
 
 def test_distances_are_left_out_and_counted_where_a_side_is_empty():
