@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from drawing import write_figure
+from foreign import Seen as HeldOut
+from foreign import read_held_out
 from scipy.stats import spearmanr
 
-from nnseg.core.dataset import Case
 from nnseg.core.image import Scan
 from nnseg.core.labels import Labels
 from nnseg.core.scan_ranges import find_ranges
@@ -36,8 +37,6 @@ from nnseg.evaluation.evaluate import case_score
 from nnseg.evaluation.metrics import count
 from nnseg.inference.predict import Predictor
 from nnseg.inference.prediction import DrawnVoxels
-from nnseg.network.bundle import load_model_file
-from nnseg.storage.images.read import read_labels_of, read_scan
 from nnseg.storage.run import Run
 
 Numbers = npt.NDArray[np.float64]
@@ -83,23 +82,19 @@ def main() -> None:
 
 
 def _predicted(run: Run) -> Iterator[Seen]:
-    cases = {case.name: case for case in run.dataset.cases}
-    (folder,) = run.final_plans.values()
-    for fold in folder.trained_folds():
-        model = replace(load_model_file(fold.model_file), trust=None)
-        predictor, plain = Predictor(model), Predictor(model, mirror=False)
-        for name in run.folds[fold.number].held_out:
-            yield _seen(predictor, plain, cases[name], fold.number)
+    plain: dict[int, Predictor] = {}
+    for one in read_held_out(run):
+        if one.fold not in plain:
+            plain = {one.fold: Predictor(one.predictor.model, device="cpu", mirror=False)}
+        yield _seen(one, plain[one.fold])
 
 
-def _seen(predictor: Predictor, plain: Predictor, case: Case, fold: int) -> Seen:
-    labels, scan = predictor.model.labels, read_scan(case.images, repair=True, spacing=case.spacing)
-    prediction = predictor.infer(predictor.prepare(scan), probabilities=True, uncertainty=True, sample=SAMPLE)
+def _seen(one: HeldOut, plain: Predictor) -> Seen:
+    case, scan, reference, labels = one.case, one.scan, one.reference, plain.model.labels
+    prediction = one.predictor.infer(one.predictor.prepare(scan), probabilities=True, uncertainty=True, sample=SAMPLE)
     assert prediction.confidence is not None
     assert prediction.sample is not None
     assert prediction.probabilities is not None
-    assert case.labels is not None
-    reference = read_labels_of(case.labels, scan)
     confidence = prediction.confidence.model_copy(
         update={"surprise": cross_entropies(sample_truth(prediction.sample, reference, labels))}
     )
@@ -109,7 +104,7 @@ def _seen(predictor: Predictor, plain: Predictor, case: Case, fold: int) -> Seen
     copies = [probabilities_of(plain, scan, axes) for axes in ((), *((axis,) for axis in AXES.values()))]
     entropy, information = _entropy(probabilities, labels), _mutual_information(copies, labels)
     return Seen(
-        held=HeldOutCase(fold=fold, confidence=confidence, score=score),
+        held=HeldOutCase(fold=one.fold, confidence=confidence, score=score),
         measures={
             "soft Dice confidence": _soft_dice(probabilities, labels),
             "entropy, whole scan": -float(entropy.mean()),
