@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from nnseg.core.processors import prepare_libraries as _prepare_libraries
 
 if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
+    from nnseg.api.audit import audit as audit
     from nnseg.api.check import check as check
     from nnseg.api.evaluate import evaluate as evaluate
+    from nnseg.api.explain import explain as explain
     from nnseg.api.plan import plan as plan
     from nnseg.api.predict_folder import predict_folder as predict_folder
     from nnseg.api.run import run as run
+    from nnseg.api.validate import validate as validate
     from nnseg.commands.info import information as information
     from nnseg.core.errors import NnsegError as NnsegError
     from nnseg.core.plan import Budget as Budget
@@ -45,8 +48,10 @@ _HOMES = {
     "Plan": "nnseg.core.plan",
     "Segmentation": "nnseg.serving.segmentation",
     "Segmenter": "nnseg.serving.segmenter",
+    "audit": "nnseg.api.audit",
     "check": "nnseg.api.check",
     "evaluate": "nnseg.api.evaluate",
+    "explain": "nnseg.api.explain",
     "information": "nnseg.commands.info",
     "load": "nnseg.serving.segmenter",
     "load_recipe": "nnseg.planning.recipe",
@@ -61,6 +66,7 @@ _HOMES = {
     "restore": "nnseg.preprocessing.preprocess",
     "run": "nnseg.api.run",
     "train": "nnseg.training.api",
+    "validate": "nnseg.api.validate",
     "write_label_map": "nnseg.storage.images.write",
 }
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, RootModel
 from generate.docstrings import in_table, markdown_of, sections_of
 from nnseg.commands.audit import AuditedRun
 from nnseg.commands.evaluate import Evaluation
+from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
 from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
@@ -23,7 +24,7 @@ from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
 from nnseg.core.dataset import Dataset, Fold
 from nnseg.core.decisions import Choice, ObjectRules, Postprocessing, WindowChoice
-from nnseg.core.explanation import Explanations
+from nnseg.core.explanation import Explanation, Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.plan import Plan
@@ -63,6 +64,7 @@ JSON_RESULTS = {
     "predict": PredictedFolder,
     "rank": RankedScans,
     "submit": Submission,
+    "explain": ExplainedFolder,
     "evaluate": Evaluation,
     "audit": AuditedRun,
     "learn-curve": MeasuredCurve,
@@ -76,6 +78,7 @@ DESCRIBED = {
     Plan: "[plan.toml](reference/plan.md)",
     Scores: f"[scores.json]{_FILES}",
     Grouped: f"[groups.json]{_FILES}",
+    Explanation: f"[explanations.json]{_FILES}",
     Audit: f"[audit.json]{_FILES}",
     LearningCurve: f"[learning_curve.json]{_FILES}",
     ExternalValidation: f"[validation.json]{_FILES}",

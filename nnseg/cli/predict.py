@@ -176,6 +176,7 @@ def explain(
         typer.Option(metavar="N", parser=whole_number("--copies", 2), help="Noisy copies for smoothgrad; more mean less noise."),
     ] = 16,
     seed: Annotated[int, typer.Option(metavar="N", parser=whole_number("--seed", 0), help="Of noise and random weights.")] = 0,
+    as_json: AsJson = False,
     force: Force = False,
     *,
     options: Options,
@@ -202,10 +203,13 @@ def explain(
 
     settings = ExplainOptions(labels=tuple(label or ()), method=method, copies=copies, seed=seed, options=options, force=force)
     found = explain_scans(model, scans, out, settings) if scans and out else explain_run(model, settings, cases=cases)
-    show(*(one.describe() for one in found.explanations))
-    show(f"{found.written} of {len(found.explanations)} maps written into {found.folder}")
-    if not scans and found.written:
-        show(f"next: nnseg report {model}")
+    if as_json:
+        show_json("explain", found, found.findings)
+    else:
+        show(*(one.describe() for one in found.explanations))
+        show(f"{found.written} of {len(found.explanations)} maps written into {found.folder}")
+        if not scans and found.written:
+            show(f"next: nnseg report {model}")
     exit_for_failed(found.findings, code=1 if found.written else 2)
 
 

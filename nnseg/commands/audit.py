@@ -51,6 +51,11 @@ class AuditedRun(FrozenModel):
 
     audit: Audit
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What should be looked at."""
+        return self.audit.findings
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+from pydantic import Field
 
 from nnseg.core.dataset import Case, Finding, Reading, list_some
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
@@ -64,6 +66,10 @@ class ExplainOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.method not in (known := get_args(ExplanationMethod)):
+            raise NnsegError(f'method: "{self.method}" is none of {", ".join(known)}')
+        if self.copies < 2 or self.seed < 0:
+            raise NnsegError(f"copies: {self.copies} and seed: {self.seed}; expected 2 or more copies, and a seed of 0 or more")
         if self.method == "smoothgrad":
             check_extra("explain", "maps of SmoothGrad")
 
@@ -79,7 +85,7 @@ class ExplainedFolder(FrozenModel):
 
     folder: Path
     explanations: tuple[Explanation, ...]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = Field(default=(), exclude=True)
 
     @property
     def written(self) -> int:

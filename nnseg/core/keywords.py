@@ -25,14 +25,26 @@ class ScanOptions(TypedDict, total=False):
     spacing: str | Sequence[float] | None
 
 
-class CheckOptions(ScanOptions, total=False):
-    """Options of ``nnseg check``; its help says what each does."""
+class DatasetOptions(ScanOptions, total=False):
+    """How a dataset is read."""
 
     labels: str
     layout: str
     auto_labels: bool
-    allow: Words
     workers: int
+
+
+class CheckOptions(DatasetOptions, total=False):
+    """Options of ``nnseg check``; its help says what each does."""
+
+    allow: Words
+
+
+class ValidateOptions(DatasetOptions, total=False):
+    """Options of ``nnseg validate`` that other commands have too."""
+
+    folds: Numbers | None
+    device: str
 
 
 class PlanOptions(CheckOptions, total=False):
@@ -67,11 +79,16 @@ class RunOptions(PlanOptions, total=False):
     tensorboard: bool
 
 
-class PredictOptions(ScanOptions, total=False):
-    """Options of ``nnseg predict`` that other commands have too."""
+class ScanModelOptions(ScanOptions, total=False):
+    """Options of ``nnseg explain`` and ``predict`` that other commands have too."""
 
     folds: Numbers | None
     device: str
+
+
+class PredictOptions(ScanModelOptions, total=False):
+    """Options of ``nnseg predict`` that other commands have too."""
+
     devices: Words
 
 

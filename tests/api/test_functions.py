@@ -11,8 +11,17 @@ from warm import fold_options
 
 import nnseg
 from nnseg import cli
-from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError
-from nnseg.core.keywords import FLAGS, CheckOptions, PlanOptions, PredictOptions, RunOptions, options_of
+from nnseg.core.errors import DatasetError, EvaluationError, ModelError, NnsegError, RunError
+from nnseg.core.keywords import (
+    FLAGS,
+    CheckOptions,
+    PlanOptions,
+    PredictOptions,
+    RunOptions,
+    ScanModelOptions,
+    ValidateOptions,
+    options_of,
+)
 from nnseg.core.options import Options
 
 
@@ -20,13 +29,13 @@ from nnseg.core.options import Options
 def printed(monkeypatch, capfd):
     """The result that a command prints with --json."""
 
-    def run(*arguments):
+    def run(*arguments, code=0):
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["nnseg", *map(str, arguments), "--json"])
         try:
             cli.main()
         except SystemExit as end:
-            assert not end.code
+            assert (end.code or 0) == code
         return json.loads(capfd.readouterr().out)
 
     return run
@@ -82,6 +91,30 @@ def test_run_takes_the_options_of_the_command(ball_dataset, ball_run, tiny_recip
     assert model.stat().st_mtime_ns == before
 
 
+def test_audits_and_validations_return_what_the_commands_print(ball_dataset, ball_run, tmp_path, printed, capfd):
+    run = shutil.copytree(ball_run, tmp_path / "run")
+    audited = nnseg.audit(run, workers=1)
+    validated = nnseg.validate(ball_dataset, tmp_path / "out", ball_run, device="cpu", workers=1)
+    assert capfd.readouterr().out == ""
+    assert content(audited) == printed("audit", run, "--workers", 1, code=int(bool(audited.findings)))["result"]
+    assert [one.code for one in validated.findings] == ["NS-A004"]
+    options = ("--model", ball_run, "--device", "cpu", "--workers", 1)
+    again = printed("validate", ball_dataset, tmp_path / "out", *options, code=1)
+    assert content(validated) == again["result"]
+    assert [one.explain() for one in validated.findings] == again["findings"]
+
+
+def test_explanations_return_what_the_command_prints(ball_dataset, ball_run, tmp_path, printed, capfd):
+    scan = ball_dataset / "imagesTr" / "ball_00.nii.gz"
+    explained = nnseg.explain(ball_run, scan, tmp_path / "out", label="ball", method="occlusion", device="cpu")
+    assert capfd.readouterr().out == ""
+    options = ("--label", "ball", "--method", "occlusion", "--device", "cpu")
+    whole = printed("explain", ball_run, scan, tmp_path / "out", *options, code=0 if explained.written else 2)
+    (one,), (other,) = content(explained)["explanations"], whole["result"]["explanations"]
+    assert (one | {"seconds": 0}, content(explained)["folder"]) == (other | {"seconds": 0}, whole["result"]["folder"])
+    assert [found.explain() for found in explained.findings] == whole["findings"]
+
+
 def test_options_are_texts_as_on_the_command_line_or_numbers_and_lists():
     assert options_of({"budget": "20m", "folds": "0,2", "memory": "8GB", "plans": "2d,3d_fullres"}, RunOptions) == Options(
         budget=1200.0, folds=(0, 2), memory_gb=8.0, kinds=("2d", "3d")
@@ -126,6 +159,9 @@ def test_an_option_that_does_not_exist_is_answered_with_the_one_meant(tmp_path):
         ("run", nnseg.run, RunOptions, set()),
         ("predict", nnseg.predict_folder, PredictOptions, {"step", "mirror", "fast", "classic", "postprocessing", "memory"}),
         ("evaluate", nnseg.evaluate, None, {"labels", "tolerances", "instances", "groups", "out", "format", "force", "workers"}),
+        ("audit", nnseg.audit, None, {"groups", "workers"}),
+        ("validate", nnseg.validate, ValidateOptions, {"dataset", "out", "model", "force"}),
+        ("explain", nnseg.explain, ScanModelOptions, {"label", "method", "cases", "copies", "seed", "force"}),
     ],
 )
 def test_functions_have_the_options_of_their_commands(command, function, options, own):
@@ -138,7 +174,7 @@ def test_functions_have_the_options_of_their_commands(command, function, options
     assert options is None or set(options.__annotations__) <= FLAGS.keys()
 
 
-def test_what_cannot_be_done_is_an_error_of_nnseg(tmp_path, ball_dataset):
+def test_what_cannot_be_done_is_an_error_of_nnseg(tmp_path, ball_dataset, ball_run):
     with pytest.raises(DatasetError):
         nnseg.check(tmp_path / "none")
     with pytest.raises(NnsegError, match="the dataset comes first"):
@@ -149,6 +185,16 @@ def test_what_cannot_be_done_is_an_error_of_nnseg(tmp_path, ball_dataset):
         nnseg.evaluate(ball_dataset / "labelsTr", ball_dataset / "labelsTr", format="nnunet")
     with pytest.raises(ModelError):
         nnseg.predict_folder(ball_dataset / "imagesTr", tmp_path / "out", tmp_path / "none.nnseg")
+    with pytest.raises(RunError, match="no run"):
+        nnseg.audit(tmp_path / "none")
+    with pytest.raises(ModelError):
+        nnseg.validate(ball_dataset, tmp_path / "out", tmp_path / "none.nnseg")
+    with pytest.raises(NnsegError, match="no folder for the maps"):
+        nnseg.explain(ball_run, ball_dataset, method="occlusion")
+    with pytest.raises(NnsegError, match='method: "gradient" is none of smoothgrad, occlusion'):
+        nnseg.explain(ball_run, method="gradient")
+    with pytest.raises(NnsegError, match="expected 2 or more copies"):
+        nnseg.explain(ball_run, method="occlusion", copies=1)
     with pytest.raises(ModelError):
         nnseg.load(tmp_path / "none.nnseg")
 

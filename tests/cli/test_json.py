@@ -72,6 +72,8 @@ def test_predictions_and_scores_too(printed, place, monkeypatch, capfd):
     capfd.readouterr()
     predicted = check(printed, "predict", "balls/imagesTr", "out", "--model", "trained")
     assert {one["status"] for one in predicted["result"]["scans"].values()} == {"done"}
+    explained = printed("explain", "trained", "balls/imagesTr/ball_00.nii.gz", "maps", "--method", "occlusion", "--json")[0]
+    assert set(explained["result"]) == documented("explain")
     scored = check(printed, "evaluate", "out", "balls/labelsTr", "--tolerances", "none")
     assert len(scored["result"]["scores"]["cases"]) == 3
 
