@@ -24,14 +24,13 @@ from nnseg.core.labels import Labels
 from nnseg.core.options import ExplanationMethod
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.restore import cropped_view, network_orientation
-from nnseg.inference.tiles import Tiling, Window, importance
+from nnseg.inference.tiles import Box, Tiling, Window, importance
 from nnseg.network.bundle import Model
 from nnseg.network.device import resolve_device
 from nnseg.preprocessing.preprocess import preprocess, separate_back
 from nnseg.preprocessing.resample import resample_image
 
 Mask = npt.NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
 Objective = Callable[[Tensor], Tensor]
 """A function of tiles (B, C, z, y, x) to what each contributes (B,) to the mean log-odds."""
 
@@ -197,9 +196,7 @@ class _Tiles:
         z, y, x = (slice(b, b + n) for b, n in zip(tiling.before, image.shape[1:], strict=True))
         whole, target, total = (torch.zeros((*lead, *tiling.padded)) for lead in (image.shape[:1], (), ()))
         whole[:, z, y, x], target[z, y, x] = image, where.float() / max(1, int(where.sum()))
-        weight, (depth, height, width) = importance(window.tile), window.tile
-        corners = [(first, *corner) for layer in tiling.layers for first, corner in product(layer, tiling.corners)]
-        boxes = [(slice(a, a + depth), slice(b, b + height), slice(c, c + width)) for a, b, c in corners]
+        weight, boxes = importance(window.tile), [box for layer in tiling.layers for box in tiling.boxes(layer, window.tile)]
         for box in boxes:
             total[box] += weight
         used = tuple(box for box in boxes if bool(target[box].any()))

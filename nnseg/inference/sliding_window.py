@@ -19,11 +19,9 @@ from torch import Tensor
 
 from nnseg.core.errors import ModelError, RunError
 from nnseg.inference.networks import MemberNetwork
-from nnseg.inference.tiles import SLAB_VALUES, Flips, Tiling, Window, importance
+from nnseg.inference.tiles import SLAB_VALUES, Box, Flips, Tiling, Window, importance
 
 log = logging.getLogger(__name__)
-
-Box = tuple[slice, slice, slice]
 
 BLANK = 1e-5
 """A tile is blank (air, padding) if the values of each of its channels differ by no more; the image's standard deviation is 1."""
@@ -75,10 +73,8 @@ class _WindowPass:
             self._drop_slices(stop - start)
 
     def _add_layer(self, layer: Sequence[int]) -> None:
-        d, h, w = self.window.tile
-        boxes = [(slice(z, z + d), slice(y, y + h), slice(x, x + w)) for z in layer for y, x in self.tiling.corners]
         copies = []
-        for box in boxes:
+        for box in self.tiling.boxes(layer, self.window.tile):
             values = self._blank_values(box)
             if values is None:
                 copies += [(box, flips) for flips in self.window.flips]

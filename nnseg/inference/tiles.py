@@ -14,6 +14,7 @@ from nnseg.core.geometry import count_tiles, in_space, tile_starts
 from nnseg.core.labels import Pairs, swap_order
 from nnseg.core.plan import Steps
 
+Box = tuple[slice, slice, slice]
 Flips = tuple[int, ...]
 """Axes of a tile (C, z, y, x) that are reversed in a mirrored copy."""
 
@@ -118,6 +119,11 @@ class Tiling:
             before=(missing[0] // 2, missing[1] // 2, missing[2] // 2),
             padded=(z, y, x),
         )
+
+    def boxes(self, layer: Sequence[int], tile: Sequence[int]) -> list[Box]:
+        """The tiles of a layer, for tiles of this shape (z, y, x)."""
+        d, h, w = tile
+        return [(slice(z, z + d), slice(y, y + h), slice(x, x + w)) for z in layer for y, x in self.corners]
 
     def depth(self, tile: int) -> int:
         """Number of slices that are held at once, for tiles of this depth."""

@@ -26,3 +26,10 @@ def test_tiles_of_a_volume_that_no_memory_holds_are_counted_at_once():
     padded, depth = held_slices((2**48, 2**48, 2**48), Window(patch=(16, 16, 16), heads=2))
     assert (padded, depth) == ((2**48,) * 3, 16)
     assert count_tiles(2**48, 16, 0.5) == 2**45 - 1
+
+
+def test_the_tiles_of_a_layer_lie_at_its_slices_and_corners():
+    tiling = Tiling.of((6, 4, 10), Window(patch=(4, 6, 8), heads=2))
+    assert (tiling.layers, tiling.corners, tiling.before) == (((0,), (2,)), ((0, 0), (0, 2)), (0, 1, 0))
+    rows = slice(0, 6)
+    assert tiling.boxes((2,), (4, 6, 8)) == [(slice(2, 6), rows, slice(0, 8)), (slice(2, 6), rows, slice(2, 10))]
