@@ -22,11 +22,9 @@ from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, LabelMap, PreprocessedCase, Scan
 from nnseg.core.labels import Labels
 from nnseg.core.options import ExplanationMethod
-from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
+from nnseg.inference.networks import MemberNetwork, NetworkGroup
 from nnseg.inference.restore import cropped_view, network_orientation
 from nnseg.inference.tiles import Box, Tiling, Window, importance
-from nnseg.network.bundle import Model
-from nnseg.network.device import resolve_device
 from nnseg.preprocessing.preprocess import preprocess, separate_back
 from nnseg.preprocessing.resample import resample_image
 
@@ -92,19 +90,17 @@ class Attributor:
 
     @classmethod
     def of(
-        cls, model: Model, method: ExplanationMethod, *, device: torch.device | str = "auto", copies: int = COPIES
+        cls, labels: Labels, groups: Sequence[NetworkGroup], method: ExplanationMethod, *, copies: int = COPIES
     ) -> Attributor:
-        """The attributor of a model, whose networks compute on a device.
+        """The attributor of networks that a predictor has on its device.
 
         Raises:
             ModelError: a network is part of a cascade.
         """
-        if any(member.plan.previous for member in model.members):
+        if any(group.plan.previous for group in groups):
             raise ModelError("a cascade is not explained: its network sees a label map besides the scan; choose another plan")
-        device = resolve_device(device) if isinstance(device, str) else device
-        windows = [window_of(member, device, mirror=False) for member in model.members]
-        groups = group_networks([MemberNetwork.of(member, device) for member in model.members], windows)
-        return cls(labels=model.labels, groups=groups, method=method, copies=copies)
+        unmirrored = tuple(replace(group, window=replace(group.window, mirror_axes=())) for group in groups)
+        return cls(labels=labels, groups=unmirrored, method=method, copies=copies)
 
     def randomized(self, share: float, seed: int) -> Attributor:
         """The same with random weights in a share of each network's layers, from the last one on.
@@ -136,22 +132,23 @@ class Attributor:
         for group in self.groups:
             case = labelled.cases[group.key]
             covered = self.labels.members()[target.head][[*group.plan.labels.whole_indices]]  # the borders of objects, too
+            heads = [target.head] if group.window.sigmoid else np.flatnonzero(covered).tolist()
             where = _voxels_of(case, covered, seed if target.elsewhere else None)
-            own = self._attribute(group, torch.from_numpy(case.image), torch.from_numpy(where), target.head, seed)
+            own = self._attribute(group, torch.from_numpy(case.image), torch.from_numpy(where), heads, seed)
             weight = group.weight * len(group.networks) / math.prod(case.placement.spacing)
             separate = separate_back(case.placement, group.plan)
             view = cropped_view(found, case.placement, network_orientation(labelled.scan, group.plan))
             view += weight * resample_image(own.numpy()[None], case.placement.cropped_shape, order=1, separate=separate)[0]
         return found / sum(group.weight * len(group.networks) for group in self.groups)
 
-    def _attribute(self, group: NetworkGroup, image: Tensor, where: Tensor, head: int, seed: int) -> Tensor:
+    def _attribute(self, group: NetworkGroup, image: Tensor, where: Tensor, heads: Sequence[int], seed: int) -> Tensor:
         """The map (Z, Y, X) on the grid of a group's networks."""
         volume = _Tiles.of(image, where, group.window)
         explain = self._explainer(group, image, volume)
         found = torch.zeros((1 if self.method == "occlusion" else len(image), *volume.image.shape[1:]))
         for number, box in enumerate(volume.boxes):
             for network in group.networks:
-                objective = partial(_log_odds, network=network, window=group.window, head=head, weights=volume.weights(box))
+                objective = partial(_log_odds, network=network, window=group.window, heads=heads, weights=volume.weights(box))
                 found[(slice(None), *box)] += explain(objective, box, seed + number).cpu() / len(group.networks)
         found = found[(slice(None), *volume.inside)]
         return found[0] if self.method == "occlusion" else found.abs().sum(0)
@@ -228,16 +225,18 @@ def _voxels_of(case: PreprocessedCase, members: Mask, elsewhere: int | None) -> 
     return found
 
 
-def _log_odds(tiles: Tensor, network: MemberNetwork, window: Window, head: int, weights: Tensor) -> Tensor:
-    """The weighted sum (B,) of a head's log-odds in tiles (B, C, z, y, x).
+def _log_odds(tiles: Tensor, network: MemberNetwork, window: Window, heads: Sequence[int], weights: Tensor) -> Tensor:
+    """The weighted sum (B,) of the log-odds of a label in tiles (B, C, z, y, x).
 
     Unlike a logit of softmax, log-odds do not change when all logits rise alike.
+
+    Args:
+        heads: of the label: its own, and with softmax that of the border of its objects, whose probabilities are added.
     """
     logits = network(tiles, window)
-    found = logits[:, head]
+    found = logits[:, heads].logsumexp(1)
     if not window.sigmoid:
-        others = [k for k in range(window.heads) if k != head]
-        found = found - logits[:, others].logsumexp(1)
+        found = found - logits[:, [k for k in range(window.heads) if k not in heads]].logsumexp(1)
     return (found * weights.to(found.device)).flatten(1).sum(1)
 
 

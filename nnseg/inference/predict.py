@@ -83,6 +83,11 @@ class Predictor:
                 first, device=device, step=step, mirror=mirror, classic=classic, network=network, normalizer=normalizer
             )
 
+    @property
+    def groups(self) -> tuple[NetworkGroup, ...]:
+        """The networks, by the tiles they share."""
+        return self._groups
+
     def __call__(self, scan: Scan) -> Prediction:
         """The prediction for one scan.
 

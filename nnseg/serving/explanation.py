@@ -18,7 +18,6 @@ from nnseg.evaluation.attribution import Halves, SampledBody, alike, body_of, co
 from nnseg.inference.attribution import COPIES, Attributor, SegmentedScan, Target
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
-from nnseg.network.device import resolve_device
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,12 +62,11 @@ class Explainer:
     def __init__(
         self, model: Model, method: ExplanationMethod, *, device: str = "auto", copies: int = COPIES, seed: int = 0
     ) -> None:
-        target = resolve_device(device)
         self.labels, self.method, self.seed = model.labels, method, seed
         self.copies = 0 if method == "occlusion" else copies
-        self._predictor = Predictor(model, device=target)
+        self._predictor = Predictor(model, device=device)
         self._seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
-        self._attributor = Attributor.of(model, method, device=target, copies=(copies + 1) // 2)
+        self._attributor = Attributor.of(model.labels, self._predictor.groups, method, copies=(copies + 1) // 2)
         self._random = {name: self._attributor.randomized(share, self._seeds[2]) for name, share in RANDOMIZED.items()}
 
     def explain(self, scan: Scan, case: str, names: Sequence[str]) -> Iterator[ExplainedLabel]:
@@ -82,7 +80,7 @@ class Explainer:
             ScanError: the scan has another number of channels, or nothing of these labels was predicted.
             ModelError: the networks give no numbers.
         """
-        predicted = self._predictor(scan).label_map
+        predicted = self._predictor.infer(self._predictor.prepare(scan), objects=False).label_map
         structures = {name: self.labels.mask(name, predicted.labels) for name in self.labels.foreground}
         structures = {name: structure for name, structure in structures.items() if structure.any()}
         if not set(names) & set(structures):

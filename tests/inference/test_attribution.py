@@ -16,7 +16,7 @@ from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessi
 from nnseg.inference.attribution import Attributor, Target
 from nnseg.inference.networks import MemberNetwork, group_networks, window_of
 from nnseg.network.build import build_network
-from nnseg.network.bundle import Member, Model
+from nnseg.network.bundle import Member
 
 CPU = torch.device("cpu")
 LABELS = Labels(names=("background", "front"), values=(0, 3))
@@ -48,7 +48,10 @@ def plan_of(dimensions=3, *, labels=LABELS, spacing=1.0, channels=1, axes=(0, 1,
 
 
 class Weighted(nn.Module):
-    """Logits whose log-odds at each voxel are a weighted sum of the channels there; those of the background are 0."""
+    """Logits whose log-odds at each voxel are a weighted sum of the channels there; those of the background are 0.
+
+    The head of the label and that of its border, if there is one, have the same logits.
+    """
 
     def __init__(self, *weights: float, heads: int = 2) -> None:
         super().__init__()
@@ -56,14 +59,13 @@ class Weighted(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         odds = sum(w * image[:, [c]] for c, w in enumerate(self.weights))
-        others = [torch.zeros_like(odds)] * (self.heads - 1)
-        return torch.cat([*others[:1], odds, *others[1:]], 1)
+        return torch.cat([odds] if self.heads == 1 else [torch.zeros_like(odds), *[odds] * (self.heads - 1)], 1)
 
 
 def attributor_of(network: nn.Module, plan: Plan, method: str, copies: int = 4) -> Attributor:
     member = Member(plan=plan, fold=0, weights={})
-    groups = group_networks([MemberNetwork(member, network, CPU)], [window_of(member, CPU, mirror=False)])
-    return Attributor(labels=plan.labels.whole, groups=groups, method=method, copies=copies)
+    groups = group_networks([MemberNetwork(member, network, CPU)], [window_of(member, CPU)])
+    return Attributor.of(plan.labels.whole, groups, method, copies=copies)
 
 
 def example(shape=(14, 19, 23), *, channels=1, spacing=(1.0, 1.0, 1.0), value=3) -> tuple[Scan, LabelMap]:
@@ -215,8 +217,6 @@ def test_random_weights_begin_with_the_last_layers():
 
 
 def test_a_cascade_is_refused():
-    first, second = plan_of(), plan_of()
-    second = second.model_copy(update={"name": "3d_cascade", "previous": "3d"})
-    model = Model(members=(Member(plan=second, fold=0, weights={}),), previous=(Member(plan=first, fold=0, weights={}),))
+    plan = plan_of().model_copy(update={"name": "3d_cascade", "previous": "3d"})
     with pytest.raises(ModelError, match="a cascade is not explained"):
-        Attributor.of(model, "occlusion", device=CPU)
+        attributor_of(Weighted(1.0), plan, "occlusion")
