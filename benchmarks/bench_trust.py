@@ -173,7 +173,7 @@ def _ranking(seen: Sequence[Seen]) -> Mapping[str, Sequence[tuple[float, float]]
     for name, values in certain.items():
         tenth = set(np.argsort(values)[: max(1, len(seen) // 10)].tolist())
         rho = float(spearmanr(values, dice)[0])
-        print(f"{name:32}{rho:12.3f}{_risks(values, dice).mean():10.5f}{len(worst & tenth):20}")
+        print(f"{name:32}{rho:12.3f}{risks(values, dice).mean():10.5f}{len(worst & tenth):20}")
     print(f"{'at random':32}{0:12.3f}{1 - dice.mean():10.5f}")
     places = [int((certain["quality"] < certain["quality"][i]).sum()) + 1 for i in np.argsort(dice)[:WORST]]
     low = np.argsort(certain["quality"])[: max(1, len(seen) // 10)]
@@ -183,10 +183,10 @@ def _ranking(seen: Sequence[Seen]) -> Mapping[str, Sequence[tuple[float, float]]
     print(f"{np.abs(certain['agreement alone'] - dice).mean():.4f}")
     percent = 100.0 * np.arange(1, len(seen) + 1) / len(seen)
     drawn = ("quality", "soft Dice confidence", "entropy, foreground", "perfect")
-    return {name: list(zip(percent.tolist(), _risks(certain[name], dice).tolist(), strict=True)) for name in drawn}
+    return {name: list(zip(percent.tolist(), risks(certain[name], dice).tolist(), strict=True)) for name in drawn}
 
 
-def _risks(certain: Numbers, dice: Numbers) -> Numbers:
+def risks(certain: Numbers, dice: Numbers) -> Numbers:
     """Mean of 1 - Dice over the n surest cases, for n = 1, 2, ..."""
     return np.cumsum(1.0 - dice[np.argsort(-certain, kind="stable")]) / np.arange(1, len(dice) + 1)
 

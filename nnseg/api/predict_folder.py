@@ -25,6 +25,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     mirror: bool | None = None,
     fast: bool = False,
     classic: bool = False,
+    dropout: int = 0,
     postprocessing: bool = True,
     memory: str | float | None = None,
     format: str | None = None,
@@ -45,6 +46,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         mirror: average over mirrored copies; absent for how the model was scored.
         fast: the same as ``mirror=False, step=0.75``.
         classic: average exactly as nnU-Net does, in float32.
+        dropout: average over so many draws of dropped channels, of networks planned with ``network.dropout``; 0 to drop none.
         postprocessing: as chosen on held-out cases.
         memory: GB of RAM to use at most; 80 % of the free RAM if absent.
         format: of the label maps: "nii.gz", "nrrd", "dcm", ...; the scan's if absent.
@@ -73,6 +75,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         step=step or (FAST_STEP if fast else None),
         mirror=False if fast else mirror,
         classic=classic,
+        dropout=dropout,
         postprocessing=postprocessing,
         suffix=suffix_named(format),
         probabilities=probabilities,

@@ -79,6 +79,15 @@ def predict(
         bool,
         typer.Option("--classic", help="Average exactly as nnU-Net does, in float32: slower.", metavar="", rich_help_panel=WAY),
     ] = False,
+    dropout: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=whole_number("--dropout", 0),
+            help="Average N draws of dropped channels, of networks planned with network.dropout. Default: 0, none dropped.",
+            rich_help_panel=WAY,
+        ),
+    ] = 0,
     postprocessing: Annotated[
         bool,
         typer.Option(help="Remove components and fill holes as chosen on held-out cases.", metavar="", rich_help_panel=WAY),
@@ -105,8 +114,8 @@ def predict(
 
     order = PredictionOrder(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
-        mirror=False if fast else mirror, classic=classic, postprocessing=postprocessing, suffix=suffix_named(form),
-        probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
+        mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing,
+        suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         with loading():

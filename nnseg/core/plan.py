@@ -156,6 +156,8 @@ class Network(Section):
         kernels: edges of each stage's kernels, per axis, odd.
         blocks: convolutions ("plain") or residual blocks ("residual") of each encoder stage.
         decoder_blocks: convolutions of each decoder stage, one entry fewer.
+        dropout: chance of each channel to be dropped after a stage of encoder or decoder, but the finest; predictions can then be
+            averaged over draws. 0 for none.
     """
 
     kind: NetworkKind
@@ -164,6 +166,7 @@ class Network(Section):
     kernels: tuple[Counts, ...]
     blocks: Counts
     decoder_blocks: Counts
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -531,15 +534,16 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing", "empty_share", "stain_probability", "stain", "border",
+    "growing", "empty_share", "stain_probability", "stain", "border", "dropout",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",
     "cheapest",
 )  # fmt: skip
 _FIELDS = (
-    Plan.model_fields | Preprocessing.model_fields | Training.model_fields | Augmentation.model_fields | Inference.model_fields
-)
+    Plan.model_fields | Preprocessing.model_fields | Network.model_fields
+    | Training.model_fields | Augmentation.model_fields | Inference.model_fields
+)  # fmt: skip
 
 LATER: dict[str, Any] = {name: to_jsonable_python(_FIELDS[name].default) for name in _ADDED}
 """Settings that older plans do not have, with their defaults, which leave such a plan as it was: keys do not change for them."""

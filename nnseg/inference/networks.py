@@ -14,6 +14,7 @@ from nnseg.core.errors import ModelError
 from nnseg.core.labels import swapped_heads
 from nnseg.core.plan import Plan
 from nnseg.inference.tiles import Window, batch_for
+from nnseg.network.blocks import draw_channels
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member
 from nnseg.network.device import autocast_dtype
@@ -28,21 +29,35 @@ class MemberNetwork:
         network: maps tiles (B, C, *space) to logits (B, K, *space), or to a list of them, finest first.
         device: where it computes.
         make_network: the function that made the network from its plan, if it is the user's own.
+        draw: number of the draw of channels that dropout drops; 0 to keep all.
     """
 
     def __init__(
-        self, member: Member, network: nn.Module, device: torch.device, make_network: Callable[[Plan], nn.Module] | None = None
+        self,
+        member: Member,
+        network: nn.Module,
+        device: torch.device,
+        make_network: Callable[[Plan], nn.Module] | None = None,
+        draw: int = 0,
     ) -> None:
-        self.member, self.network, self.device, self._make_network = member, network, device, make_network
+        self.member, self.network, self.device, self._make_network, self._draw = member, network, device, make_network, draw
+        if draw:
+            draw_channels(network, draw)
 
     @classmethod
-    def of(cls, member: Member, device: torch.device, make_network: Callable[[Plan], nn.Module] | None = None) -> MemberNetwork:
+    def of(
+        cls,
+        member: Member,
+        device: torch.device,
+        make_network: Callable[[Plan], nn.Module] | None = None,
+        draw: int = 0,
+    ) -> MemberNetwork:
         """The network of a member, with its weights.
 
         Raises:
             ModelError: the weights are not those of the network that the plan describes.
         """
-        return cls(member, inference_network(member, device, make_network or build_network), device, make_network)
+        return cls(member, inference_network(member, device, make_network or build_network), device, make_network, draw)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,7 +66,7 @@ class MemberNetwork:
 
     def on(self, device: torch.device) -> MemberNetwork:
         """A copy of the network on another device; this one is left as it is."""
-        return MemberNetwork.of(self.member, device, self._make_network)
+        return MemberNetwork.of(self.member, device, self._make_network, self._draw)
 
     def randomized(self, share: float, seed: int) -> MemberNetwork:
         """A copy with the random weights of an untrained network in a share of the layers, from the last one on."""

@@ -52,11 +52,13 @@ class Predictor:
             the plan's.
         classic: combine networks as nnU-Net does: in float32, by the mean logits of the networks of a plan, and the mean
             probabilities of plans. Otherwise in the fastest precision, by the mean probabilities of all networks.
+        dropout: average over so many draws of the channels that each network's dropout drops; 0 to drop none.
         network: the function that made the networks, if it is the user's own.
         normalizer: of the training cases, if it is the user's own.
 
     Raises:
-        ModelError: weights do not fit their plan, or the previous stage of a cascade is missing.
+        ModelError: weights do not fit their plan, the previous stage of a cascade is missing, or a network has no dropout to draw
+            from.
     """
 
     def __init__(
@@ -67,14 +69,17 @@ class Predictor:
         step: float | None = None,
         mirror: bool | None = None,
         classic: bool = False,
+        dropout: int = 0,
         network: Callable[[Plan], nn.Module] | None = None,
         normalizer: OwnNormalizer | None = None,
     ) -> None:
         device = resolve_device(device) if isinstance(device, str) else device
         _check_previous(model)
-        self.model, self._classic, self._normalizer = model, classic, normalizer
-        networks = [MemberNetwork.of(member, device, network) for member in model.members]
-        windows = [window_of(member, device, step=step, mirror=mirror, classic=classic) for member in model.members]
+        _check_dropout(model, dropout)
+        self.model, self._classic, self._normalizer, self._draws = model, classic, normalizer, max(1, dropout)
+        drawn = [(member, draw) for member in model.members for draw in (range(1, dropout + 1) if dropout else (0,))]
+        networks = [MemberNetwork.of(member, device, network, draw) for member, draw in drawn]
+        windows = [window_of(member, device, step=step, mirror=mirror, classic=classic) for member, _ in drawn]
         self._groups = group_networks(networks, windows, by_plan=classic)
         self._previous: Predictor | None = None
         if model.previous:
@@ -288,7 +293,7 @@ class Predictor:
         return measure_scan(scan.grid, turned, scan.image)
 
     def _confidence(self, facts: ScanFacts, groups: Sequence[NetworkGroup], stats: UncertaintyStats) -> Confidence:
-        networks = sum(len(group.networks) for group in groups)
+        networks = sum(len(group.networks) for group in groups) // self._draws
         return (self.model.trust or Trust()).confidence(stats.agreement(), facts, networks=networks)
 
     def _sample(self, prepared: PreparedScan, stats: UncertaintyStats) -> DrawnVoxels:
@@ -305,6 +310,18 @@ def _check_previous(model: Model) -> None:
                 f"the {plan.name} network needs the label map of {plan.previous}, which this model lacks; use the run "
                 "folder, or a file that nnseg export made of it"
             )
+
+
+def _check_dropout(model: Model, draws: int) -> None:
+    """Raise ModelError if draws are wanted of a network without dropout, or fewer than none."""
+    if draws < 0:
+        raise ModelError(f"{draws} draws of dropout; expected 0 or more")
+    without = next((member for member in model.members if not member.plan.network.dropout), None)
+    if draws and without:
+        raise ModelError(
+            f"the {without.plan.name} network of fold {without.fold} has no dropout to draw from; train one with network.dropout = "
+            "0.1 in its plan, or with dropout = 0.1 in [planner] of a recipe"
+        )
 
 
 @contextmanager

@@ -115,6 +115,42 @@ class PooledProjection(nn.Module):
         return cast(Tensor, self.norm(convolution(x, weight, None, self.stride)))
 
 
+class ChannelDropout(nn.Module):
+    """Channels dropped at random for each sample in training; in inference none, or those of one draw, the same for all samples.
+
+    Whole channels are dropped, since a voxel's neighbours tell nearly the same as the voxel. Source: Tompson et al. 2015,
+    arXiv:1411.4280, section 3.2.
+
+    Args:
+        rate: chance of a channel to be dropped.
+
+    Attributes:
+        factors: of the channels in inference, 0 for those that are dropped; None for 1.
+    """
+
+    def __init__(self, channels: int, rate: float) -> None:
+        super().__init__()
+        self.channels, self.rate = channels, rate
+        self.factors: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *space)."""
+        if self.training:
+            return torch.feature_dropout(x, self.rate, train=True)
+        return x if self.factors is None else x * self.factors.to(x).view(1, -1, *(1,) * (x.dim() - 2))
+
+
+def draw_channels(network: nn.Module, seed: int) -> None:
+    """Drop the channels of one draw in inference, in all `ChannelDropout` of a network.
+
+    The draw is one sample of the network's weights. Source: Gal and Ghahramani 2016, arXiv:1506.02142.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for part in network.modules():
+        if isinstance(part, ChannelDropout):
+            part.factors = (torch.rand(part.channels, generator=generator) >= part.rate) / (1.0 - part.rate)
+
+
 class UpConvolution(nn.Module):
     """A transposed convolution (kernel = stride), and concatenation with the finer stage's features."""
 

@@ -11,7 +11,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from nnseg.core.plan import Network, Steps
-from nnseg.network.blocks import CONVOLUTIONS, ConvNorm, ResidualBlock, UpConvolution, channels_last_on_cpu, initialize
+from nnseg.network.blocks import (
+    CONVOLUTIONS,
+    ChannelDropout,
+    ConvNorm,
+    ResidualBlock,
+    UpConvolution,
+    channels_last_on_cpu,
+    initialize,
+)
 
 
 class UNet(nn.Module):
@@ -83,12 +91,17 @@ class Decoder(nn.Module):
     def __init__(self, network: Network, heads: int) -> None:
         super().__init__()
         dimensions = len(network.strides[0])
+        ones = (1,) * dimensions
         coarse_to_fine = list(range(len(network.features) - 1))[::-1]
         self.ups = nn.ModuleList(
             UpConvolution((network.features[s + 1], network.features[s]), network.strides[s + 1]) for s in coarse_to_fine
         )
         self.stages = nn.ModuleList(
-            _stage((2 * network.features[s], network.features[s]), network.kernels[s], network.decoder_blocks[s], (1,) * dimensions)
+            _stage(
+                _convolutions((2 * network.features[s], network.features[s]), network.kernels[s], network.decoder_blocks[s], ones),
+                network,
+                s,
+            )
             for s in coarse_to_fine
         )
         self.heads = nn.ModuleList(CONVOLUTIONS[dimensions](network.features[s], heads, 1) for s in coarse_to_fine or [0])
@@ -109,7 +122,7 @@ def plain_encoder(network: Network, channels: int) -> Encoder:
     """Stages of convolutions, the first of each strided."""
     widths = zip((channels, *network.features), network.features, strict=False)
     settings = zip(widths, network.kernels, network.blocks, network.strides, strict=True)
-    return Encoder([_stage(*setting) for setting in settings])
+    return Encoder([_stage(_convolutions(*setting), network, number) for number, setting in enumerate(settings)])
 
 
 def residual_encoder(network: Network, channels: int) -> Encoder:
@@ -117,10 +130,11 @@ def residual_encoder(network: Network, channels: int) -> Encoder:
     ones = (1,) * len(network.strides[0])
     stem = ConvNorm((channels, network.features[0]), network.kernels[0], stride=ones)
     stages, width = [], network.features[0]
-    for features, kernel, blocks, stride in zip(network.features, network.kernels, network.blocks, network.strides, strict=True):
+    settings = zip(network.features, network.kernels, network.blocks, network.strides, strict=True)
+    for number, (features, kernel, blocks, stride) in enumerate(settings):
         strided = ResidualBlock((width, features), kernel, stride=stride)
         others = [ResidualBlock((features, features), kernel, stride=ones) for _ in range(blocks - 1)]
-        stages.append(nn.Sequential(strided, *others))
+        stages.append(_stage([strided, *others], network, number))
         width = features
     return Encoder(stages, stem)
 
@@ -138,8 +152,18 @@ def build_unet(network: Network, *, channels: int, heads: int) -> UNet:
     return result.apply(initialize)
 
 
-def _stage(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> nn.Sequential:
+def _stage(blocks: list[nn.Module], network: Network, number: int) -> nn.Sequential:
+    """The blocks of a stage, and dropout after them where the network has it, but not in the finest stage (number 0).
+
+    Source: Kendall et al. 2017, arXiv:1511.02680, section 4: best in the deeper half of encoder and decoder.
+    """
+    if network.dropout and number:
+        return nn.Sequential(*blocks, ChannelDropout(network.features[number], network.dropout))
+    return nn.Sequential(*blocks)
+
+
+def _convolutions(channels: tuple[int, int], kernel: Steps, count: int, stride: Steps) -> list[nn.Module]:
     before, after = channels
     ones = (1,) * len(kernel)
     first = ConvNorm((before, after), kernel, stride=stride)
-    return nn.Sequential(first, *(ConvNorm((after, after), kernel, stride=ones) for _ in range(count - 1)))
+    return [first, *(ConvNorm((after, after), kernel, stride=ones) for _ in range(count - 1))]

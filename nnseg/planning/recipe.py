@@ -43,6 +43,7 @@ class Rules(FrozenModel):
         base_features: channels of the finest stage, doubled at each further one.
         blocks: of the encoder's stages; the last number is used for all further stages.
         decoder_blocks: likewise of the decoder.
+        dropout: of the plans' networks (``network.dropout``).
         aim: what a step must fit into, as text for the plan's reasons.
         memory_gb: the largest estimate is the reference estimate times ``memory_gb / reference_gb``.
         reference_gb: memory that the reference estimate takes.
@@ -67,6 +68,7 @@ class Rules(FrozenModel):
     base_features: Count
     blocks: Annotated[Steps, Field(min_length=1)]
     decoder_blocks: Annotated[Steps, Field(min_length=1)]
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     aim: str
     memory_gb: Positive
     reference_gb: Positive

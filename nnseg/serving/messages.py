@@ -42,6 +42,7 @@ class PredictionOrder(OutputOptions):
         step: distance of tiles as a share of the patch; None for the plan's.
         mirror: average over mirrored copies; None for what the model's plan says.
         classic: combine networks as nnU-Net does.
+        dropout: draws of dropped channels that are averaged; 0 for none.
         postprocessing: apply the model's postprocessing to label maps.
         memory_gb: RAM that the process may use.
         exclusive_gb: RAM that it may use for a case that is predicted alone.
@@ -53,6 +54,7 @@ class PredictionOrder(OutputOptions):
     step: float | None = None
     mirror: bool | None = None
     classic: bool = False
+    dropout: int = Field(default=0, exclude_if=lambda draws: not draws)  # left out, so that old digests hold
     postprocessing: bool = True
     memory_gb: float = float("inf")
     exclusive_gb: float = float("inf")

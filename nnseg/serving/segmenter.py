@@ -245,6 +245,7 @@ def load(
     step: float | None = None,
     mirror: bool | None = None,
     classic: bool = False,
+    dropout: int = 0,
     network: Callable[[Plan], nn.Module] | None = None,
     normalizer: OwnNormalizer | None = None,
 ) -> Segmenter:
@@ -257,6 +258,7 @@ def load(
         step: distance of neighbouring tiles as a share of the patch; absent for the plan's.
         mirror: also average over mirrored copies: 2 to 8 times slower, often better; absent for how the model was scored.
         classic: average exactly as nnU-Net does, in float32: slower.
+        dropout: average over so many draws of dropped channels, of networks planned with ``network.dropout``.
         network: the function that made the networks, if it is your own.
         normalizer: of the training cases, if it is your own.
 
@@ -271,4 +273,13 @@ def load(
     """
     chosen = None if folds is None else tuple(folds)
     loaded = with_folds(model, chosen) if isinstance(model, Model) else load_model(model_path(model), folds=chosen)
-    return Segmenter(loaded, device=device, step=step, mirror=mirror, classic=classic, network=network, normalizer=normalizer)
+    return Segmenter(
+        loaded,
+        device=device,
+        step=step,
+        mirror=mirror,
+        classic=classic,
+        dropout=dropout,
+        network=network,
+        normalizer=normalizer,
+    )

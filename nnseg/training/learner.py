@@ -10,11 +10,12 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -134,9 +135,10 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.course, self.context.plan.training)
         self.network.train()
-        loss, norm = self._gradients(batch)
-        if fault := self._overflow(loss, norm):
-            loss, norm = self._repeat_in_float32(batch, fault)
+        with self._seeded():
+            loss, norm = self._gradients(batch)
+            if fault := self._overflow(loss, norm):
+                loss, norm = self._repeat_in_float32(batch, fault)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update(self.network)
@@ -208,6 +210,18 @@ class Learner:
         )
         self._losses, self._pending = list(about["losses"]), []
         self.repeated_steps = list(about.get("repeated_steps", []))
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """A context in which the channels that dropout drops depend on seed, fold and step alone."""
+        context, device = self.context, self.context.device
+        if not context.plan.network.dropout:
+            yield
+            return
+        numbers = (context.plan.training.seed, context.fold, self.step, context.ranks.rank)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([k % 2**64 for k in numbers]).generate_state(1)[0]))
+            yield
 
     def _fault(self, loss: float, norm: float) -> str:
         """What of a step is not finite, in words; empty if nothing is."""

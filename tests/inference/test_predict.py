@@ -443,6 +443,28 @@ def test_plans_that_disagree_are_unsure_together():
     assert together.confidence.agreement.labels["front"] < 0.7
 
 
+def _dropped(plan: Plan) -> Plan:
+    return plan.model_copy(update={"network": plan.network.model_copy(update={"dropout": 0.5})})
+
+
+def test_draws_of_dropout_are_averaged_like_networks_and_are_the_same_each_time():
+    model, scan = _model(_dropped(_plan())), _scan()
+    plain, drawn = predict(model, scan, device=CPU, mirror=False), predict(model, scan, device=CPU, mirror=False, dropout=3)
+    assert not np.array_equal(drawn.probabilities, plain.probabilities)
+    assert _equal(drawn, predict(model, scan, device=CPU, mirror=False, dropout=3))
+    (group,) = Predictor(model, device=CPU, mirror=False, dropout=3).groups
+    tile = torch.randn(1, 1, 8, 12, 8)
+    assert len({float(network(tile, group.window).sum()) for network in group.networks}) == 3
+    assert torch.equal(group.networks[1].on(CPU)(tile, group.window), group.networks[1](tile, group.window))
+
+
+def test_draws_need_a_network_with_dropout():
+    with pytest.raises(ModelError, match=r"3d network of fold 1 has no dropout to draw from; train one with network\.dropout"):
+        Predictor(_model(_dropped(_plan()), _plan()), device=CPU, dropout=2)
+    with pytest.raises(ModelError, match="-1 draws of dropout"):
+        Predictor(_model(_dropped(_plan())), device=CPU, dropout=-1)
+
+
 @pytest.mark.parametrize("orientation", ["lps", "ras", "stored"])
 def test_a_sample_lies_in_the_canonical_scan(orientation):
     stored = Grid(shape=(23, 14, 19), spacing=(1.0, 1.5, 2.0), direction=((-1, 0, 0), (0, 0, 1), (0, 1, 0)))

@@ -211,3 +211,29 @@ def test_an_exported_program_gives_the_same_answer(kind):
     image = torch.randn(1, 1, 8, 8, 8)
     program = torch.export.export(model, (image,))
     assert torch.allclose(program.module()(image), model(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dropout_has_no_weights_and_drops_channels_in_training_and_of_a_draw(kind):
+    torch.manual_seed(0)
+    plain = build_unet(network(kind), channels=1, heads=2).eval()
+    model = build_unet(network(kind).model_copy(update={"dropout": 0.5}), channels=1, heads=2).eval()
+    model.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 1, 8, 8, 8)
+    assert torch.equal(model(image), plain(image))
+    drawn = [blocks.draw_channels(model, seed) or model(image) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert len({float(one.sum()) for one in (plain(image), drawn[0], drawn[2])}) == 3
+    assert torch.equal(model(image.flip(0)).flip(0), drawn[2])  # the same draw for all samples
+    model.train()
+    assert not torch.equal(model(image), model(image))
+
+
+def test_dropped_channels_are_0_and_the_others_are_raised_to_keep_the_mean():
+    dropout, ones = blocks.ChannelDropout(1000, 0.2).eval(), torch.ones(1, 1000, 2, 2)
+    assert torch.equal(dropout(ones), ones)
+    blocks.draw_channels(dropout, 3)
+    for found in (dropout(ones), dropout.train()(ones)):
+        assert sorted({round(value, 6) for value in found.unique().tolist()}) == [0.0, 1.25]
+        assert torch.equal(found[:, :, :1, :1].expand_as(found), found)  # whole channels
+        assert found.mean() == pytest.approx(1, abs=0.05)

@@ -43,6 +43,14 @@ def test_hippocampus_on_a_cpu_gets_the_small_network_known_to_work(make_fingerpr
     assert training.augmentation.mirror_axes == plan.inference.mirror_axes == (0, 1, 2)
 
 
+def test_dropout_is_planned_where_the_recipe_has_it(make_fingerprint: MakeFingerprint, tmp_path: Path):
+    (tmp_path / "dropped.toml").write_text('based_on = "auto"\n[planner]\ndropout = 0.1\n')
+    recipes = load_recipe(tmp_path / "dropped.toml"), load_recipe("auto")
+    with_it, without = (make_plan(make_fingerprint((36, 50, 35)), SHORT, recipe, dimensions=3) for recipe in recipes)
+    assert (with_it.network.dropout, without.network.dropout) == (0.1, 0.0)
+    assert with_it.key("network") != without.key("network")
+
+
 def test_nnunet_recipe_gives_nnunets_hippocampus_plans(make_fingerprint: MakeFingerprint):
     flat, volume = make_plans(make_fingerprint((36, 50, 35)), CUDA, load_recipe("nnunet"), kinds=("2d", "3d"))
     assert (flat.name, flat.patch, flat.training.batch_size, flat.training.batch_dice) == ("2d", (56, 40), 281, True)

@@ -71,6 +71,23 @@ def test_a_patch_that_does_not_fit_alone_is_refused():
         steps_of(plan, network=Cramped(fresh_network(world(plan)[0]), room=0))
 
 
+def test_dropout_depends_on_seed_fold_and_step_alone(tmp_path):
+    plan = plan_of()
+    plan = plan.model_copy(update={"network": plan.network.model_copy(update={"dropout": 0.5})})
+    first, losses = steps_of(plan)
+    torch.manual_seed(99)
+    assert steps_of(plan)[1] == losses
+    assert steps_of(plan_of())[1] != losses
+    context, patches, _ = world(plan)
+    second = learner_of(context)
+    save_tensors(tmp_path / "checkpoint", *first.snapshot())
+    second.restore(*load_tensors(tmp_path / "checkpoint"))
+    before = torch.get_rng_state()
+    assert float(first.take_step(patches.batch(4))) == float(second.take_step(patches.batch(4)))
+    assert torch.equal(torch.get_rng_state(), before)  # other programs' random numbers stay as they are
+    assert same_weights(first, second)
+
+
 def test_a_snapshot_keeps_the_parts(tmp_path):
     plan = plan_of(accumulation=2)
     first, _ = steps_of(plan)
