@@ -36,6 +36,13 @@ LEAST_RELIABLE = 0.05
 SHELLS = 20
 """Shells around a structure with as many sampled voxels each, besides the structure itself."""
 
+LEAST_REACH = 0.5
+"""Maps are compared where this share of the largest reach of a voxel is reached. The map of every network is faint where all tiles
+have little of the structure, or have it at their edge, which counts least: that makes no two maps alike."""
+
+NOT_COMPARED = -1
+"""Shell of the voxels with less reach."""
+
 
 def body_of(image_CZYX: Floats) -> Mask:
     """The voxels (Z, Y, X) of a scan that are not air, in any channel."""
@@ -79,12 +86,20 @@ class SampledBody:
         """The values of a volume (Z, Y, X) at the voxels."""
         return volume.ravel()[self.voxels]
 
-    def shells_around(self, structure: Mask, spacing: Sequence[float]) -> Indices:
-        """For each voxel the number of its shell of about equal distance from a structure, from 1; 0 inside."""
+    def shells_around(self, structure: Mask, spacing: Sequence[float], reach: Floats) -> Indices:
+        """For each voxel the number of its shell of about equal distance from a structure, from 1; 0 inside.
+
+        Args:
+            spacing: mm.
+            reach: (Z, Y, X), share of what is explained that is computed from tiles with a voxel; where it is small, the number is
+                `NOT_COMPARED`.
+        """
         edge = np.argwhere(structure & ~binary_erosion(structure)) * np.asarray(spacing, np.float64)
-        outside = ~self.values(structure)
+        reached = self.values(reach)
+        compared = reached >= LEAST_REACH * reached.max(initial=0)
+        outside = compared & ~self.values(structure)
         distance, _ = cKDTree(edge).query(self.places[outside])
-        shells = np.zeros(len(self.voxels), np.intp)
+        shells = np.where(compared, 0, NOT_COMPARED).astype(np.intp)
         if len(distance):
             shells[outside] = 1 + np.searchsorted(np.quantile(distance, np.linspace(0, 1, SHELLS + 1)[1:-1]), distance)
         return shells
@@ -98,9 +113,10 @@ def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any], shells: Ind
 
     Args:
         one, other: values at the same voxels.
-        shells: the number of each voxel's shell.
+        shells: the number of each voxel's shell; `NOT_COMPARED` to leave it out.
     """
-    first, second = (np.concatenate([_ranks(np.abs(v[shells == s])) for s in np.unique(shells)]) for v in (one, other))
+    numbers = [s for s in np.unique(shells) if s != NOT_COMPARED]
+    first, second = (np.concatenate([_ranks(np.abs(v[shells == s])) for s in numbers]) for v in (one, other))
     norm = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
     return float((first * second).sum()) / norm if norm else 0.0
 

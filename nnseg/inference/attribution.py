@@ -72,6 +72,22 @@ class Target:
     elsewhere: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution:
+    """A map, and how much of what it explains each voxel can reach.
+
+    Args:
+        values: float32 (Z, Y, X), on the scan's canonical grid; 0 outside the crop.
+        reach: float32 (Z, Y, X), the share of the mean log-odds that is computed from tiles with a voxel, which scales every map,
+            whatever the weights of the networks.
+    """
+
+    values: Floats
+    reach: Floats
+
+    __repr__ = short_repr
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attributor:
     """A model whose predictions are explained; its mirrored copies are not used.
@@ -89,9 +105,7 @@ class Attributor:
     copies: int = COPIES
 
     @classmethod
-    def of(
-        cls, labels: Labels, groups: Sequence[NetworkGroup], method: ExplanationMethod, *, copies: int = COPIES
-    ) -> Attributor:
+    def of(cls, labels: Labels, groups: Sequence[NetworkGroup], method: ExplanationMethod, *, copies: int = COPIES) -> Attributor:
         """The attributor of networks that a predictor has on its device.
 
         Raises:
@@ -119,8 +133,8 @@ class Attributor:
         plans = {group.key: group.plan for group in self.groups}
         return SegmentedScan(scan=scan, cases={key: preprocess(scan, label_map, plan) for key, plan in plans.items()})
 
-    def attribute(self, labelled: SegmentedScan, target: Target, seed: int) -> Floats:
-        """The map (Z, Y, X) on the scan's canonical grid, float32; 0 outside the crop.
+    def attribute(self, labelled: SegmentedScan, target: Target, seed: int) -> Attribution:
+        """The map of a target.
 
         Of SmoothGrad the absolute mean gradient, summed over channels: how fast the mean log-odds changes with the intensity there.
         Of occlusion by how much it falls when a box there gets the scan's mean intensity. Both per mm3, averaged over networks.
@@ -128,24 +142,27 @@ class Attributor:
         Args:
             seed: of noise, and of the voxels elsewhere.
         """
-        found = np.zeros(labelled.scan.grid.shape, np.float32)
+        maps = np.zeros((2, *labelled.scan.grid.shape), np.float32)
+        whole = sum(group.weight * len(group.networks) for group in self.groups)
         for group in self.groups:
             case = labelled.cases[group.key]
             covered = self.labels.members()[target.head][[*group.plan.labels.whole_indices]]  # the borders of objects, too
             heads = [target.head] if group.window.sigmoid else np.flatnonzero(covered).tolist()
             where = _voxels_of(case, covered, seed if target.elsewhere else None)
-            own = self._attribute(group, torch.from_numpy(case.image), torch.from_numpy(where), heads, seed)
-            weight = group.weight * len(group.networks) / math.prod(case.placement.spacing)
+            volume = _Tiles.of(torch.from_numpy(case.image), torch.from_numpy(where), group.window)
+            own = self._attribute(group, volume, heads, seed) / math.prod(case.placement.spacing)
             separate = separate_back(case.placement, group.plan)
-            view = cropped_view(found, case.placement, network_orientation(labelled.scan, group.plan))
-            view += weight * resample_image(own.numpy()[None], case.placement.cropped_shape, order=1, separate=separate)[0]
-        return found / sum(group.weight * len(group.networks) for group in self.groups)
+            back = resample_image(
+                torch.stack([own, volume.reach()]).numpy(), case.placement.cropped_shape, order=1, separate=separate
+            )
+            view = cropped_view(maps, case.placement, network_orientation(labelled.scan, group.plan))
+            view += group.weight * len(group.networks) / whole * back
+        return Attribution(values=maps[0], reach=maps[1])
 
-    def _attribute(self, group: NetworkGroup, image: Tensor, where: Tensor, heads: Sequence[int], seed: int) -> Tensor:
+    def _attribute(self, group: NetworkGroup, volume: _Tiles, heads: Sequence[int], seed: int) -> Tensor:
         """The map (Z, Y, X) on the grid of a group's networks."""
-        volume = _Tiles.of(image, where, group.window)
-        explain = self._explainer(group, image, volume)
-        found = torch.zeros((1 if self.method == "occlusion" else len(image), *volume.image.shape[1:]))
+        explain = self._explainer(group, volume)
+        found = torch.zeros((1 if self.method == "occlusion" else len(volume.image), *volume.image.shape[1:]))
         for number, box in enumerate(volume.boxes):
             for network in group.networks:
                 objective = partial(_log_odds, network=network, window=group.window, heads=heads, weights=volume.weights(box))
@@ -153,8 +170,9 @@ class Attributor:
         found = found[(slice(None), *volume.inside)]
         return found[0] if self.method == "occlusion" else found.abs().sum(0)
 
-    def _explainer(self, group: NetworkGroup, image: Tensor, volume: _Tiles) -> Callable[[Objective, Box, int], Tensor]:
+    def _explainer(self, group: NetworkGroup, volume: _Tiles) -> Callable[[Objective, Box, int], Tensor]:
         """A function of an objective, a tile's box and a seed to the tile's part (C or 1, z, y, x) of the map."""
+        image = volume.image[(slice(None), *volume.inside)]
         if self.method == "occlusion":
             mean = image.mean((1, 2, 3))
             return lambda objective, box, _: _occlude(objective, box, image=volume.image, mean=mean, window=group.window)
@@ -206,6 +224,13 @@ class _Tiles:
         for box in self.boxes:
             covered[box] = True
         return max(1.0, len(self.boxes) * self.importance.numel() / max(1, int(covered.sum())))
+
+    def reach(self) -> Tensor:
+        """(Z, Y, X), for each voxel the share of the target's mean that tiles with this voxel make up."""
+        found = torch.zeros_like(self.share)
+        for box in self.boxes:
+            found[box] += self.weights(box).sum()
+        return found[self.inside]
 
     def weights(self, box: Box) -> Tensor:
         """(z, y, x), by which the log-odds of a tile count in the mean over the target."""

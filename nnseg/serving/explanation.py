@@ -15,7 +15,7 @@ from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, Scan
 from nnseg.core.options import ExplanationMethod
 from nnseg.evaluation.attribution import Halves, SampledBody, alike, body_of, concentrate, repeatability
-from nnseg.inference.attribution import COPIES, Attributor, SegmentedScan, Target
+from nnseg.inference.attribution import COPIES, Attribution, Attributor, SegmentedScan, Target
 from nnseg.inference.predict import Predictor
 from nnseg.network.bundle import Model
 
@@ -90,7 +90,7 @@ class Explainer:
             if name in structures:
                 yield compared.explain(case, name)
 
-    def maps(self, labelled: SegmentedScan, target: Target, random: str = "") -> list[Floats]:
+    def maps(self, labelled: SegmentedScan, target: Target, random: str = "") -> list[Attribution]:
         """The maps of two halves of the noisy copies, whose mean is that of all; a single one of a method without noise.
 
         Args:
@@ -115,9 +115,9 @@ class _ComparedMaps:
         start = time.perf_counter()
         structure, target = self._structures[name], self._target(name)
         halves = self._explainer.maps(self._labelled, target)
-        found = np.asarray(np.mean(halves, axis=0), np.float32)
+        found = np.asarray(np.mean([half.values for half in halves], axis=0), np.float32)
         own = self._values[name] = self._sample(halves)
-        shells = self._sampled.shells_around(structure, self._grid.spacing)
+        shells = self._sampled.shells_around(structure, self._grid.spacing, halves[0].reach)
         random = {
             share: alike(own, self._sample(self._explainer.maps(self._labelled, target, share)), shells) for share in RANDOMIZED
         }
@@ -144,8 +144,8 @@ class _ComparedMaps:
     def _target(self, name: str) -> Target:
         return Target(head=self._explainer.labels.heads.index(name))
 
-    def _sample(self, maps: Sequence[Floats]) -> Halves:
-        return [self._sampled.values(one) for one in maps]
+    def _sample(self, maps: Sequence[Attribution]) -> Halves:
+        return [self._sampled.values(one.values) for one in maps]
 
     def _other(self, name: str) -> str:
         """The other label with most voxels, or `ELSEWHERE` if no other label was predicted."""

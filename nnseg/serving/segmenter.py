@@ -237,7 +237,7 @@ def _spacing_3d(spacing: Sequence[float], axes: int) -> Vector:
     return as_vector((*(1.0,) * (3 - axes), *values))
 
 
-def load(
+def load(  # noqa: PLR0913 (options of a prediction)
     model: str | Path | Model,
     *,
     folds: Sequence[int] | None = None,

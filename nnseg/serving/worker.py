@@ -97,6 +97,7 @@ def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
     model = merge([load_model(path, folds=order.folds) for path in order.models])
     if not order.postprocessing:
         model = replace(model, postprocessing=())
-    return Predictor(
+    predictor = Predictor(
         model, device=device, step=order.step, mirror=order.mirror, classic=order.classic, dropout=order.dropout
-    ), str(device)
+    )
+    return predictor, str(device)

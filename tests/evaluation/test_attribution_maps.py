@@ -37,14 +37,27 @@ def test_maps_that_only_share_the_distance_from_the_structure_are_not_alike():
     one, other = (np.exp(-distance / 3) * RNG.uniform(0.5, 1.5, body.shape) for _ in range(2))
     values = [sampled.values(a) for a in (one, other)]
     assert rank_correlation(*values, np.zeros(body.size, int)) > 0.9
-    assert abs(rank_correlation(*values, sampled.shells_around(structure, (1, 1, 1)))) < 0.4
-    assert rank_correlation(values[0], values[0], sampled.shells_around(structure, (1, 1, 1))) == pytest.approx(1)
+    shells = sampled.shells_around(structure, (1, 1, 1), np.ones(body.shape))
+    assert abs(rank_correlation(*values, shells)) < 0.4
+    assert rank_correlation(values[0], values[0], shells) == pytest.approx(1)
+
+
+def test_maps_that_only_share_how_much_of_the_structure_the_tiles_hold_are_not_alike():
+    structure = cube((24, 24, 24), 9, 15)
+    reach = np.ones(structure.shape)
+    reach[:, :, 16:] = 0.02
+    sampled = SampledBody.of(np.ones_like(structure), (1, 1, 1), 0)
+    values = [sampled.values(reach * RNG.uniform(0.5, 1.5, reach.shape)) for _ in range(2)]
+    assert rank_correlation(*values, sampled.shells_around(structure, (1, 1, 1), np.ones(reach.shape))) > 0.5
+    shells = sampled.shells_around(structure, (1, 1, 1), reach)
+    assert abs(rank_correlation(*values, shells)) < 0.1
+    assert ((shells < 0) == (sampled.values(reach) < 0.5)).all()
 
 
 def test_shells_go_from_the_inside_out_in_millimetres():
     structure = np.zeros((1, 1, 60), bool)
     structure[0, 0, :20] = True
-    shells = SampledBody.of(np.ones_like(structure), (5, 1, 0.5), 0).shells_around(structure, (5, 1, 0.5))
+    shells = SampledBody.of(np.ones_like(structure), (5, 1, 0.5), 0).shells_around(structure, (5, 1, 0.5), np.ones(structure.shape))
     assert set(shells[:20]) == {0}
     assert list(shells[20:]) == sorted(shells[20:])
     assert np.bincount(shells)[1:].max() <= 2
@@ -52,7 +65,7 @@ def test_shells_go_from_the_inside_out_in_millimetres():
 
 def test_a_structure_that_fills_the_body_is_one_shell():
     whole = np.ones((3, 4, 5), bool)
-    assert not SampledBody.of(whole, (1, 1, 1), 0).shells_around(whole, (1, 1, 1)).any()
+    assert not SampledBody.of(whole, (1, 1, 1), 0).shells_around(whole, (1, 1, 1), np.ones(whole.shape)).any()
 
 
 def test_of_a_large_body_the_same_voxels_are_drawn_each_time():

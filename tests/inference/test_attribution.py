@@ -88,7 +88,7 @@ def _captum() -> None:
 def test_the_gradient_of_a_pointwise_network_is_its_weight_at_the_label(dimensions, axes):
     scan, label_map = example()
     attributor = attributor_of(Weighted(-3.0), plan_of(dimensions, axes=axes), "smoothgrad")
-    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0)
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0).values
     inside = label_map.labels == 3
     np.testing.assert_allclose(found[inside], 3 / inside.sum(), rtol=1e-4)
     assert not found[~inside].any()
@@ -98,7 +98,7 @@ def test_the_gradient_of_a_pointwise_network_is_its_weight_at_the_label(dimensio
 def test_channels_are_summed_and_regions_have_log_odds_of_their_own():
     scan, label_map = example(channels=2, value=2)
     attributor = attributor_of(Weighted(-3.0, 1.0, heads=1), plan_of(labels=REGIONS, channels=2), "smoothgrad")
-    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=0), 0)
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=0), 0).values
     inside = label_map.labels == 2
     np.testing.assert_allclose(found[inside], 4 / inside.sum(), rtol=1e-4)
     assert not found[~inside].any()
@@ -111,7 +111,7 @@ def test_the_borders_of_objects_are_explained_with_their_label():
     attributor = attributor_of(Weighted(-3.0, heads=len(labels.names)), plan_of(labels=labels), "smoothgrad")
     prepared = attributor.prepare(scan, label_map)
     assert all(labels.names.index(border) in case.labels for case in prepared.cases.values() for border in labels.borders)
-    found = attributor.attribute(prepared, Target(head=1), 0)
+    found = attributor.attribute(prepared, Target(head=1), 0).values
     inside = label_map.labels == 3
     np.testing.assert_allclose(found[inside], 3 / inside.sum(), rtol=1e-4)
     assert not found[~inside].any()
@@ -121,7 +121,7 @@ def test_the_borders_of_objects_are_explained_with_their_label():
 def test_a_map_comes_back_from_a_coarser_grid_with_its_sum():
     scan, label_map = example((20, 24, 28))
     attributor = attributor_of(Weighted(1.0), plan_of(spacing=2.0), "smoothgrad")
-    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0)
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0).values
     assert found.shape == scan.grid.shape
     assert found.sum() == pytest.approx(1, rel=0.02)
     assert found[label_map.labels == 3].sum() > 0.7
@@ -133,7 +133,7 @@ def test_a_scan_smaller_than_a_tile_is_explained_and_equal_networks_as_one():
     label_map = LabelMap(labels=np.where(scan.image[0] > 5, 3, 0), grid=scan.grid)
     attributor = attributor_of(Weighted(2.0), plan_of(), "smoothgrad")
     twice = replace(attributor, groups=(replace(attributor.groups[0], networks=attributor.groups[0].networks * 2),))
-    one, two = (a.attribute(a.prepare(scan, label_map), Target(head=1), 0) for a in (attributor, twice))
+    one, two = (a.attribute(a.prepare(scan, label_map), Target(head=1), 0).values for a in (attributor, twice))
     np.testing.assert_allclose(one[label_map.labels == 3], 2 / (label_map.labels == 3).sum(), rtol=1e-4)
     np.testing.assert_allclose(one, two, rtol=1e-5)
 
@@ -148,7 +148,7 @@ def small_example(shape=(6, 6, 6)) -> tuple[Scan, LabelMap]:
 def test_occlusion_shows_by_how_much_the_log_odds_fall():
     scan, label_map = small_example()
     attributor = attributor_of(Weighted(2.0), plan_of(patch=(6, 6, 6)), "occlusion")  # one tile, whose boxes are single voxels
-    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0)
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0).values
     expected = np.where(label_map.labels == 3, 2 * (scan.image[0] - scan.image[0].mean()) / 36, 0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -156,7 +156,7 @@ def test_occlusion_shows_by_how_much_the_log_odds_fall():
 def test_occluded_boxes_of_overlapping_tiles_add_up():
     scan, label_map = small_example((8, 16, 8))
     attributor = attributor_of(Weighted(1.0), plan_of(patch=(6, 12, 6)), "occlusion")
-    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0)
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0).values
     box = (slice(3, 4), slice(2, 4), slice(3, 4))  # of 1 x 2 x 1 voxels, as all
     drop = np.where(label_map.labels == 3, scan.image[0] - scan.image[0].mean(), 0)[box].sum() / 36
     np.testing.assert_allclose(found[box], drop / 2, atol=1e-6)
@@ -166,7 +166,7 @@ def test_what_is_elsewhere_are_as_many_other_voxels_the_same_each_time():
     scan, label_map = small_example()
     attributor = attributor_of(Weighted(1.0), plan_of(patch=(6, 6, 6)), "occlusion")
     labelled = attributor.prepare(scan, label_map)
-    found, again, other = (attributor.attribute(labelled, Target(head=1, elsewhere=True), seed) for seed in (1, 1, 2))
+    found, again, other = (attributor.attribute(labelled, Target(head=1, elsewhere=True), seed).values for seed in (1, 1, 2))
     assert np.count_nonzero(found) == 36
     assert not found[label_map.labels == 3].any()
     assert np.array_equal(found, again)
@@ -220,3 +220,16 @@ def test_a_cascade_is_refused():
     plan = plan_of().model_copy(update={"name": "3d_cascade", "previous": "3d"})
     with pytest.raises(ModelError, match="a cascade is not explained"):
         attributor_of(Weighted(1.0), plan, "occlusion")
+
+
+def test_the_reach_of_a_voxel_is_the_share_of_the_label_that_its_tiles_hold():
+    scan, label_map = small_example((6, 16, 6))  # tiles of 12 rows from row 0 and from row 4; the label is in rows 1 to 3
+    attributor = attributor_of(Weighted(1.0), plan_of(patch=(6, 12, 6)), "occlusion")
+    found = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0)
+    np.testing.assert_allclose(found.reach[:, :12], 1, rtol=1e-5)
+    assert not found.reach[:, 12:].any()
+    label_map.labels[:, 4:8] = 3  # rows of both tiles
+    both = attributor.attribute(attributor.prepare(scan, label_map), Target(head=1), 0).reach
+    np.testing.assert_allclose(both[:, 4:12], 1, rtol=1e-5)
+    assert 0 < both[0, 15, 0] < both[0, 0, 0] < 1
+    np.testing.assert_allclose(both[0, 0, 0] + both[0, 15, 0], 1, rtol=1e-5)
