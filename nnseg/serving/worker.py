@@ -97,7 +97,5 @@ def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
     model = merge([load_model(path, folds=order.folds) for path in order.models])
     if not order.postprocessing:
         model = replace(model, postprocessing=())
-    predictor = Predictor(
-        model, device=device, step=order.step, mirror=order.mirror, classic=order.classic, dropout=order.dropout
-    )
+    predictor = Predictor(model, device=device, step=order.step, mirror=order.mirror, classic=order.classic, dropout=order.dropout)
     return predictor, str(device)
