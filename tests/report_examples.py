@@ -16,6 +16,7 @@ from nnseg.core.geometry import Grid
 from nnseg.core.labels import Labels
 from nnseg.core.learning_curve import CurvePoint, ExpectedGain, LearningCurve
 from nnseg.core.plan import Augmentation, Inference, Network, Normalization, Plan, Preprocessing, Training
+from nnseg.core.robustness import ChangedScore, Robustness
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import CaseScore, Failure, LabelScore, Scores
@@ -174,6 +175,23 @@ def audit() -> Audit:
     )
 
 
+def robustness() -> Robustness:
+    """One change with scores, and one without."""
+    noise = ChangedScore(
+        change="noise", strength=0.25, n=5, unchanged=0.85, changed=0.8, difference=-0.05, interval=(-0.08, -0.02), p=0.01,
+        p_adjusted=0.02, labels={"front": -0.1, HOSTILE: 0.0},
+    )  # fmt: skip
+    nothing = {"change": "slice_thickness", "strength": 4.0, "n": 4, "changed": None, "difference": None, "interval": None}
+    undefined = noise.model_copy(update={**nothing, "p_adjusted": 1.0, "labels": dict.fromkeys(noise.labels)})
+    return Robustness(cases=dict.fromkeys(DICES, "key"), changes=(noise, undefined))
+
+
+def without_channels() -> Robustness:
+    """Of a channel with a name that would be markup."""
+    found = robustness()
+    return found.model_copy(update={"changes": (found.changes[0].model_copy(update={"change": HOSTILE, "strength": None}),)})
+
+
 def explanations() -> list[PicturedExplanation]:
     """One map that passed its checks, and one that was withheld."""
     inside, near = Concentration(attribution=0.3, uniform=0.1), Concentration(attribution=0.5, uniform=0.2)
@@ -220,6 +238,8 @@ def report_content() -> ReportContent:
         ],
         audit=audit(),
         learning_curve=learning_curve(),
+        robustness=robustness(),
+        channel_scores=without_channels(),
         calibration=Calibration(n=5, before=calibrated(1.0, 0.08), after=calibrated(1.5, 0.02)),
         explanations=explanations(),
         stages={"train": StageTiming(seconds=75.0, peak_gb=1.5), "predict": StageTiming(seconds=3.21)},

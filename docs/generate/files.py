@@ -19,6 +19,7 @@ from nnseg.commands.info import Information
 from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
 from nnseg.commands.rank import RankedScans
+from nnseg.commands.stress import StressedRun
 from nnseg.commands.submit import Submission
 from nnseg.commands.validate import ValidatedFolder
 from nnseg.core.audit import Audit
@@ -28,6 +29,7 @@ from nnseg.core.explanation import Explanation, Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.plan import Plan
+from nnseg.core.robustness import Robustness
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
@@ -49,6 +51,8 @@ JSON_FILES = {
     "trust.json": Trust,
     "audit.json": Audit,
     "learning_curve.json": LearningCurve,
+    "robustness.json": Robustness,
+    "channels.json": Robustness,
     "validation.json": ExternalValidation,
     "explanations.json": Explanations,
     "dataset.json": Dataset,
@@ -69,6 +73,8 @@ JSON_RESULTS = {
     "audit": AuditedRun,
     "learn-curve": MeasuredCurve,
     "validate": ValidatedFolder,
+    "stress": StressedRun,
+    "channels": StressedRun,
     "info": Information,
 }
 """What commands print as `result` with --json."""
@@ -81,6 +87,7 @@ DESCRIBED = {
     Explanation: f"[explanations.json]{_FILES}",
     Audit: f"[audit.json]{_FILES}",
     LearningCurve: f"[learning_curve.json]{_FILES}",
+    Robustness: f"[robustness.json]{_FILES}",
     ExternalValidation: f"[validation.json]{_FILES}",
     ScanRecord: f"[predictions.json]{_FILES}",
 }

@@ -19,6 +19,7 @@ from nnseg.core.dataset import counted, list_some, listed
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.metrics import Metric, metric_of
 from nnseg.core.names import printable
+from nnseg.core.robustness import Robustness
 from nnseg.core.scores import Grouped, Mean, Scores
 from nnseg.core.units import LengthUnit
 from nnseg.evaluation.compare import Comparison, ComparisonRow
@@ -141,6 +142,17 @@ def print_differences(found: Sequence[Difference], unit: LengthUnit = "mm") -> N
             means = [_number(value, metric.digits) for value in (of.internal, of.external)]
             rows.append([_title(metric), of.label or "mean", *means, _number(of.difference, metric.digits, sign="+"), ends])
     _print_table(["", "", "held-out cases", "this dataset", "difference", "95 %"], rows, keys=2)
+    show()
+
+
+def print_robustness(found: Robustness) -> None:
+    """Print the Dice of held-out cases with each change of their scans."""
+    rows = []
+    for row in found.changes:
+        ends = "{:+.4f} to {:+.4f}".format(*row.interval) if row.interval else ""
+        means = [_number(row.unchanged), _number(row.changed), _number(row.difference, sign="+")]
+        rows.append([row.title, str(row.n), *means, ends, f"{row.p_adjusted:.2g}"])
+    _print_table(["scans", "cases", "Dice as they are", "Dice", "difference", "95 %", "p (Holm)"], rows)
     show()
 
 

@@ -21,6 +21,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.names import nearest_name, shortened
 from nnseg.core.options import ExplanationMethod, Options
 from nnseg.core.scores import Scores
+from nnseg.crossval.degraded import spread_evenly
 from nnseg.inference.attribution import COPIES
 from nnseg.network.bundle import Model
 from nnseg.network.load import load_model
@@ -145,7 +146,7 @@ def rank_cases(scores: Scores, count: int) -> tuple[str, ...]:
     """Names of so many cases, evenly spaced from the best to the worst by mean Dice; of all if there are not more."""
     known = [case for case in scores.cases if case.mean_dice is not None]
     ranked = [case.name for case in sorted(known, key=lambda case: (-(case.mean_dice or 0.0), case.name))]
-    return tuple(ranked[int(place)] for place in np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round()))
+    return spread_evenly(ranked, count)
 
 
 def _choose_labels(labels: Labels, named: Sequence[str]) -> tuple[str, ...]:

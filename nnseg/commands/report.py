@@ -19,6 +19,7 @@ from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.explanation import EXPLANATIONS, Explanations
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.plan import Plan
+from nnseg.core.robustness import Robustness
 from nnseg.core.scores import Scores
 from nnseg.core.trust import Trust
 from nnseg.core.units import length_name
@@ -94,6 +95,8 @@ def gather_report_content(run: Run, *, live: bool = False, device: str = "auto")
         calibration=calibration(reliabilities, trust.temperature) if trust else None,
         audit=read(Run.audit),
         learning_curve=read(Run.learning_curve),
+        robustness=_of_these_predictions(read(Run.robustness), records),
+        channel_scores=_of_these_predictions(read(Run.channel_scores), records),
         explanations=_explanations(run, records),
         stages=_stages(run.record),
         predicted=PredictedCase.all_of(records),
@@ -147,6 +150,13 @@ def _expected_quality(held: Sequence[HeldOutCase], trust: Trust) -> list[Expecte
         )
         for case, quality in zip(held, cross_validate_expected_dice(held), strict=True)
     ]
+
+
+def _of_these_predictions(found: Robustness | None, records: Mapping[str, ScanRecord]) -> Robustness | None:
+    """What was measured with the networks that made the predictions that the run has now; what is of earlier ones is left out."""
+    if found is None or any(name not in records or records[name].prediction_key != key for name, key in found.cases.items()):
+        return None
+    return found
 
 
 def _explanations(run: Run, records: Mapping[str, ScanRecord]) -> list[PicturedExplanation]:

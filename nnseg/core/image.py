@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,22 @@ class Scan:
         grid: the canonical grid of ``image``.
         source: its files; ``source.grid.reoriented(source.grid.canonical()) == grid`` unless its axes are sheared.
         notes: what was repaired or should be known, in one line each.
+        missing: numbers of the channels that the scan lacks: they are zero in `image`, and again after normalization.
     """
 
     image: Floats
     grid: Grid
     source: Source
     notes: tuple[str, ...] = ()
+    missing: tuple[int, ...] = ()
 
     __repr__ = short_repr
+
+    def without(self, channels: Collection[int]) -> Scan:
+        """The scan as if channels of these numbers were missing."""
+        kept = np.array([number not in channels for number in range(len(self.image))])
+        missing = tuple(sorted({*self.missing, *channels}))
+        return replace(self, image=self.image * kept[:, None, None, None], missing=missing)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,6 +19,8 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
+DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
+"""Kinds of degraded scans, by the names that their augmentations have in plans."""
 
 
 FAST_STEP = 0.75

@@ -60,6 +60,8 @@ def preprocess(
     separate = _separate(plan, current=_scan_spacing(placement), new=placement.spacing)
     cropped = _cropped(scan.image, placement)
     image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
+    if scan.missing:
+        image[list(scan.missing)] = 0.0  # "ct" makes another number of zero
     image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
     encoded = [None if m is None else plan.labels.encode(_cropped(turn.apply(m.labels), placement)) for m in (label_map, previous)]
     if encoded[0] is not None and plan.labels.borders:

@@ -13,6 +13,7 @@ from nnseg.core.explanation import Explanation
 from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.plan import Plan
+from nnseg.core.robustness import Robustness
 from nnseg.core.scan_ranges import ScanFacts
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
@@ -119,6 +120,8 @@ class ReportContent:
         calibration: of the predicted probabilities.
         audit: what may explain the scores, and scans that are in the dataset twice.
         learning_curve: how the Dice grows with the number of training cases.
+        robustness: scores of held-out cases whose scans were degraded.
+        channel_scores: scores of held-out cases without each channel of their scans.
         external: the comparison with the model's own held-out cases, where the scores are of another dataset.
         explanations: maps of what predictions of held-out cases rest on, those that were withheld too.
         stages: time and memory of each stage, by its name.
@@ -152,6 +155,8 @@ class ReportContent:
     calibration: Calibration | None = None
     audit: Audit | None = None
     learning_curve: LearningCurve | None = None
+    robustness: Robustness | None = None
+    channel_scores: Robustness | None = None
     external: ExternalValidation | None = None
     explanations: Sequence[PicturedExplanation] = ()
     stages: Mapping[str, StageTiming] = field(default_factory=dict)

@@ -51,6 +51,11 @@ def decimals(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def signed_decimals(value: float | None, digits: int = 3) -> str:
+    """A difference to so many decimals with its sign; a dash where there is none."""
+    return MISSING if value is None else f"{value:+.{digits}f}"
+
+
 def interval(ends: tuple[float, float] | None, form: str = ".3f") -> str:
     """An interval as "0.812 to 0.845"; empty where there is none."""
     return f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else ""
@@ -80,7 +85,20 @@ Filters = Mapping[str, Callable[..., Any]]
 
 FILTERS: Final[Filters] = {
     function.__name__: function
-    for function in (duration, short_duration, energy, short, decimals, interval, signed, gain, counted, ensemble_name, capitalized)
+    for function in (
+        duration,
+        short_duration,
+        energy,
+        short,
+        decimals,
+        signed_decimals,
+        interval,
+        signed,
+        gain,
+        counted,
+        ensemble_name,
+        capitalized,
+    )
 }
 
 

@@ -26,6 +26,7 @@ from nnseg.reporting.sections.explanations import summarize_explanations
 from nnseg.reporting.sections.external import summarize_external
 from nnseg.reporting.sections.head import summarize_head
 from nnseg.reporting.sections.learning import summarize_learning
+from nnseg.reporting.sections.robustness import summarize_robustness
 from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
 from nnseg.reporting.sections.training import summarize_training
 from nnseg.reporting.sections.trust import summarize_trust
@@ -45,6 +46,7 @@ SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] =
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),
     "explanations": ("Explanations", "What predictions rest on", summarize_explanations),
     "audit": ("Audit", "Shortcuts and same scans", summarize_audit),
+    "robustness": ("Robustness", "Degraded scans and missing channels", summarize_robustness),
     "data": ("Data", "The dataset", summarize_data),
     "plan": ("Plan", "The plan, with reasons", lambda content: content.plans or None),
     "cost": ("Cost", "Time, memory and energy", summarize_cost),

@@ -21,6 +21,8 @@
       trust.json                                               calibration of the predictions
       learning_curve.json  learning_curve/                     trainings on parts of the cases, by `nnseg learn-curve`
       audit.json  audit_groups.csv                             what `nnseg audit` found; groups that keep same scans in one fold
+      robustness.json  channels.json                           Dice of degraded scans (`nnseg stress`), and without each channel
+                                                               (`nnseg channels`)
       model.nnseg  model.md  model.json                        the exported model and its model card, also as JSON of ATLAS
       distilled/  distilled_small/                             one network for those of the folds, by `nnseg distill`: its plan,
                                                                training and model; in cases/ the probabilities it learns from
@@ -56,6 +58,7 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.limits import check_limit
 from nnseg.core.plan import PLAN_NAMES, Plan
+from nnseg.core.robustness import Robustness
 from nnseg.core.schedule import Epoch
 from nnseg.core.scores import Grouped, Scores
 from nnseg.core.trust import Trust
@@ -163,6 +166,10 @@ class Run:
     """What may explain the scores, and scans that are in the dataset twice, if that was looked for."""
     learning_curve = optional_json_file("learning_curve.json", LearningCurve)
     """How the Dice grows with the number of training cases, if that was measured."""
+    robustness = optional_json_file("robustness.json", Robustness)
+    """The Dice of held-out cases whose scans were degraded, if that was measured."""
+    channel_scores = optional_json_file("channels.json", Robustness)
+    """The Dice of held-out cases without each channel of their scans, if that was measured."""
     record = StoredFile("run.json", _read_record)
     """What the plans were made from, versions, and the time and memory of each stage; empty for a new run, or where it is lost."""
 

@@ -203,6 +203,19 @@ def test_an_empty_scan_comes_through_whole(small_plan):
     assert not case.image.any()
 
 
+@pytest.mark.parametrize("scheme", ["zscore", "ct", "rescale_to_0_1"])
+def test_a_missing_channel_is_zero_after_normalization(small_plan, scheme):
+    plan = small_plan(
+        channels=("T1", "T2"), normalization=(Normalization(scheme="zscore"), Normalization(scheme=scheme, mean=5, high=9))
+    )
+    scan = scan_of(noise_in_zeros(channels=2))
+    whole, part = (preprocess(one, None, plan).image for one in (scan, scan.without([1])))
+    assert np.array_equal(part[0], whole[0])
+    assert whole[1].any()
+    assert not part[1].any()
+    assert scan.without([1]).without([0]).missing == (0, 1)
+
+
 def test_other_channel_counts_are_refused_in_words(small_plan):
     with pytest.raises(ScanError, match=r"scan.nii.gz: 2 channels, but the plan needs 1 \(MRI\)"):
         preprocess(scan_of(noise_in_zeros(channels=2)), None, small_plan())

@@ -218,6 +218,7 @@ def test_results_come_first_and_averages_are_folded():
         "trust",
         "explanations",
         "audit",
+        "robustness",
         "data",
         "plan",
         "cost",
@@ -359,6 +360,21 @@ def test_a_learning_curve_is_shown_with_what_more_cases_would_bring():
     page = page_text(report_content())
     assert "trained on parts of the cases of fold 0 for 1,200 steps each; the same 5 held-out cases are scored" in page
     assert "50 more cases are expected to add 0.041 to the mean Dice (0.012 to 0.071)." in page
+
+
+def test_changed_scans_are_shown_with_differences_and_units():
+    content = report_content()
+    assert table_rows(content, "Degraded scans") == {
+        "noise 0.25": ["5", "0.850", "0.800", "-0.050", "-0.080 to -0.020", "0.02"],
+        "slice thickness 4": ["4", "0.850", MISSING, MISSING, "", "1"],
+    }
+    assert table_rows(content, "Degraded scans, by label")["noise 0.25"] == ["-0.100", "+0.000"]
+    assert list(table_rows(content, "Scans without a channel")) == [f"without {HOSTILE}"]
+    page = page_text(content)
+    assert "The mean Dice of 5 held-out cases is 0.850, and at the lowest 0.800, noise 0.25 (difference -0.050, 95 % -0.080" in page
+    assert "Slice thickness: slices so many times as thick." in page
+    assert "Slice thickness:" not in page_text(replace(content, robustness=None))
+    assert "Degraded scans and missing channels" not in page_text(replace(content, robustness=None, channel_scores=None))
 
 
 def test_explanations_are_shown_with_their_checks_and_those_withheld_with_the_reason():
