@@ -101,6 +101,8 @@ def intensities(case: SimpleNamespace, start: np.ndarray, size: tuple[int, ...])
     image, labels = patch_of(case, Pose(start=start), size)
     middle, tiles = size[0] // 2, []
     for name, change in CHANGES.items():
+        if name == "channel_dropout":  # zeros
+            continue
         setting = RANGES.get(name, name)
         ends = getattr(Augmentation(), setting)
         mild, strong = ends if name != "low_resolution" else ends[::-1]

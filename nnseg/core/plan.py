@@ -234,6 +234,7 @@ class Augmentation(Section):
         rotation_probability, scaling_probability, noise_probability, blur_probability: per patch.
         brightness_probability, contrast_probability, low_resolution_probability: per patch.
         stain_probability: per patch.
+        channel_dropout_probability: per patch and channel, that the network sees zeros in its place; one channel at least stays.
         gamma_probability, inverted_gamma_probability: per patch; inverted is of the negative image.
         rotation_degrees: largest angle about each axis.
         scaling: range of the zoom factor; above 1 objects get smaller.
@@ -297,6 +298,7 @@ class Augmentation(Section):
     rician_noise: Range = (0.0, 0.1)
     stain_probability: Probability = 0.0
     stain: PositiveRange = (0.7, 1.4)
+    channel_dropout_probability: Probability = 0.0
     extra: tuple[Extra, ...] = ()
 
 
@@ -534,7 +536,7 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing", "empty_share", "stain_probability", "stain", "border", "dropout",
+    "growing", "empty_share", "stain_probability", "stain", "border", "dropout", "channel_dropout_probability",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

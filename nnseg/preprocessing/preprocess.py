@@ -61,7 +61,7 @@ def preprocess(
     cropped = _cropped(scan.image, placement)
     image = _normalized(cropped, normalizer) if normalizer else normalize(cropped, plan.preprocessing.normalization)
     if scan.missing:
-        image[list(scan.missing)] = 0.0  # "ct" makes another number of zero
+        image[list(scan.missing)] = 0.0  # as in training (`apply_channel_dropout`); "ct" makes another number of zero
     image = resample_image(image, placement.shape, order=plan.preprocessing.image_order, separate=separate)
     encoded = [None if m is None else plan.labels.encode(_cropped(turn.apply(m.labels), placement)) for m in (label_map, previous)]
     if encoded[0] is not None and plan.labels.borders:

@@ -163,6 +163,21 @@ def apply_gamma(rows: Tensor, strengths: Sequence[Strength]) -> Tensor:
     return curved * (deviation / mean_of(curved.square()).sqrt().clamp(min=SMALLEST)) + mean
 
 
+def draw_channel_dropout(rng: np.random.Generator, settings: Augmentation, shape: Shape) -> dict[int, Strength]:
+    """The channels that are left out: each by chance, and never all of them."""
+    if not settings.channel_dropout_probability:
+        return {}
+    lost = rng.random(shape[0]) < settings.channel_dropout_probability
+    if lost.all():
+        lost[rng.integers(shape[0])] = False
+    return {int(channel): () for channel in np.flatnonzero(lost)}
+
+
+def apply_channel_dropout(rows: Tensor, _: Sequence[Strength]) -> Tensor:
+    """Zeros, what `nnseg.preprocessing.preprocess` makes of a missing channel."""
+    return torch.zeros_like(rows)
+
+
 def _factors_for(change: str, bounds: str) -> Draw:
     """A draw function: a factor for each channel, below and above 1 with equal probability.
 
@@ -212,5 +227,6 @@ CHANGES: Final[dict[str, IntensityChange]] = {
     "low_resolution": IntensityChange(draw_low_resolution, apply_low_resolution),
     "inverted_gamma": IntensityChange(_factors_for("inverted_gamma", "gamma"), apply_inverted_gamma),
     "gamma": IntensityChange(_factors_for("gamma", "gamma"), apply_gamma),
+    "channel_dropout": IntensityChange(draw_channel_dropout, apply_channel_dropout),
 }
-"""Every change, in the order of application: artefacts of the scanner come first, then the stain."""
+"""Every change, in the order of application: artefacts of the scanner come first, then the stain; what is left out stays zero."""

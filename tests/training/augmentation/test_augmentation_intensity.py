@@ -35,6 +35,7 @@ STRENGTHS = {
     "low_resolution": (0.6, 0.6, 0.6),
     "inverted_gamma": (1.4,),
     "gamma": (0.7,),
+    "channel_dropout": (),
 }
 
 
@@ -63,6 +64,7 @@ def test_changes_come_in_nnunets_order_after_those_that_it_does_not_have():
         "low_resolution",
         "inverted_gamma",
         "gamma",
+        "channel_dropout",
     ]
 
 
@@ -118,6 +120,7 @@ def test_draws_and_changes_are_those_of_the_first_release():
         ("bias_field", 0),
         ("rician_noise", 0),
         ("stain", 0),
+        ("channel_dropout", 0),
     ],
 )
 def test_patches_are_changed_as_often_as_the_plan_says(name, share):
@@ -126,7 +129,7 @@ def test_patches_are_changed_as_often_as_the_plan_says(name, share):
 
 
 def test_whether_one_change_happens_says_nothing_of_another():
-    happened = np.array([[bool(d[name]) for name in list(CHANGES)[6:]] for d in draws()])
+    happened = np.array([[bool(d[name]) for name in list(CHANGES)[6:13]] for d in draws()])
     together = np.corrcoef(happened.T) - np.eye(7)
     assert np.abs(together).max() < 5 / np.sqrt(4000)  # five standard deviations of a correlation that is none
 
@@ -155,6 +158,18 @@ def test_patches_of_different_steps_and_places_are_changed_independently():
     neighbours = np.concatenate([by_step[1:], by_step[:-1]], axis=1)  # each step beside the one before it
     together = np.corrcoef(neighbours.T) - np.eye(8)
     assert np.abs(together).max() < 5 / np.sqrt(999)
+
+
+def test_channels_are_left_out_by_chance_each_and_never_all():
+    count = 4000
+    lost = [set(d["channel_dropout"]) for d in draws(Augmentation(channel_dropout_probability=0.3), (3, 4, 4, 4), count)]
+    low, high = stats.binom.interval(1 - 1e-6, count, 0.3 - 0.3**3 / 3)  # of all three, one at random stays
+    assert all(low <= sum(channel in one for one in lost) <= high for channel in range(3))
+    assert max(map(len, lost)) == 2
+    image = torch.ones(1, 3, 4, 4, 4)
+    augment(image, [{**NOTHING, "channel_dropout": {0: (), 2: ()}}])
+    assert image.sum((0, 2, 3, 4)).tolist() == [0, 64, 0]
+    assert not any(d["channel_dropout"] for d in draws(Augmentation(channel_dropout_probability=1.0), (1, 4, 4, 4), 50))
 
 
 @pytest.mark.parametrize("name", CHANGES)
