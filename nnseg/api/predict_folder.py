@@ -8,7 +8,7 @@ from typing import Unpack
 
 from nnseg.core.dataset import Reading
 from nnseg.core.keywords import PredictOptions, listing, options_of
-from nnseg.core.options import FAST_STEP, parse_gigabytes
+from nnseg.core.options import FAST_STEP, OnMissingChannel, parse_gigabytes
 from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
@@ -31,6 +31,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     format: str | None = None,
     probabilities: bool = False,
     uncertainty: bool = False,
+    on_missing_channel: OnMissingChannel = "error",
     force: bool = False,
     **options: Unpack[PredictOptions],
 ) -> PredictedFolder:
@@ -52,6 +53,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         format: of the label maps: "nii.gz", "nrrd", "dcm", ...; the scan's if absent.
         probabilities: also write them, as CASE.npz.
         uncertainty: also write maps of it.
+        on_missing_channel: "error", or "use" to predict scans that lack a channel from the others.
         force: also overwrite files that nnseg did not make.
         options: as of the command.
 
@@ -81,6 +83,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         probabilities=probabilities,
         uncertainty=uncertainty,
         spacing=chosen.spacing,
+        on_missing_channel=on_missing_channel,
     )
     with WorkerPool(order, devices=chosen.devices, memory_gb=parse_gigabytes(str(memory)) if memory else None) as workers:
         return predict_scans(Path(scans), workers, Reading.of(chosen), force=force)

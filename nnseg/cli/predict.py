@@ -30,7 +30,7 @@ from nnseg.cli.options import (
 )
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import FAST_STEP, ExplanationMethod, Options
+from nnseg.core.options import FAST_STEP, ExplanationMethod, OnMissingChannel, Options
 
 PANEL = "Use a model"
 WAY = "Way of prediction"
@@ -92,6 +92,13 @@ def predict(
         bool,
         typer.Option(help="Remove components and fill holes as chosen on held-out cases.", metavar="", rich_help_panel=WAY),
     ] = True,
+    on_missing_channel: Annotated[
+        OnMissingChannel,
+        typer.Option(
+            help="For a scan without a file of a channel: error, or use the others, best by a model trained with channel dropout.",
+            **one_of("--on-missing-channel", get_args(OnMissingChannel)),
+        ),
+    ] = "error",
     memory: Memory = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -116,6 +123,7 @@ def predict(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing,
         suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
+        on_missing_channel=on_missing_channel,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         with loading():

@@ -50,7 +50,7 @@ def stress(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the Dice of held-out cases under noise, bias fields, motion, low resolution and thick slices, at three strengths each.
+    """Measure the Dice of held-out cases under noise, bias fields, motion, low resolution and thick slices, in three strengths.
 
     Each case is predicted by the networks that were not trained on it. RUN/robustness.json has all numbers, and the report a table.
     """

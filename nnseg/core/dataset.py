@@ -103,6 +103,7 @@ class Case:
         split: the part that the dataset itself puts it in: "fold 0" ..., "validation", "test"; "" if it does not.
         spacing: mm along the stored axes (z, y, x), for files without one.
         view: mask of the field of view, outside which nothing is learned or scored, if there is one.
+        missing: of a scan to predict, numbers of the model's channels of which there is no file.
     """
 
     name: CaseName
@@ -113,6 +114,7 @@ class Case:
     split: str = ""
     spacing: tuple[float, float, float] | None = None
     view: Path | None = None
+    missing: tuple[int, ...] = ()
 
     __repr__ = short_repr
 

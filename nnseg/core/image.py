@@ -92,6 +92,13 @@ class Scan:
         missing = tuple(sorted({*self.missing, *channels}))
         return replace(self, image=self.image * kept[:, None, None, None], missing=missing)
 
+    def with_missing(self, channels: Collection[int]) -> Scan:
+        """The scan of the channels that there are, with channels of zeros at these numbers among them."""
+        there = [number for number in range(len(self.image) + len(channels)) if number not in channels]
+        image = np.zeros((len(self.image) + len(channels), *self.grid.shape), np.float32)
+        image[there] = self.image
+        return replace(self, image=image, missing=tuple(sorted(channels)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelMap:

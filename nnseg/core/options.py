@@ -19,6 +19,7 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
+OnMissingChannel = Literal["error", "use"]
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
 """Kinds of degraded scans, by the names that their augmentations have in plans."""
 

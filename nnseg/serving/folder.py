@@ -98,7 +98,8 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
         check_label_suffix(order.suffix)
     with stage("loading the model"):
         ready = workers.ready()
-    found = find_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading)
+    incomplete = order.on_missing_channel == "use"
+    found = find_scans(scans, channels=ready.channels, names=ready.channel_names, reading=reading, incomplete=incomplete)
     cases = found.cases
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),

@@ -11,6 +11,7 @@ from nnseg.core.dataset import Case
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
+from nnseg.core.options import OnMissingChannel
 from nnseg.core.population import Population
 from nnseg.storage.predictions import ScanRecord
 
@@ -24,6 +25,7 @@ class OutputOptions(FrozenModel):
         probabilities: also write them.
         uncertainty: also write a map of it, and the confidence into the record.
         spacing: mm along the stored axes (z, y, x), for scans whose files have none.
+        on_missing_channel: a scan without a file of a channel fails, or is predicted with zeros in its place.
     """
 
     out: Path
@@ -31,6 +33,7 @@ class OutputOptions(FrozenModel):
     probabilities: bool = False
     uncertainty: bool = False
     spacing: Vector | None = None
+    on_missing_channel: OnMissingChannel = "error"
 
 
 class PredictionOrder(OutputOptions):
@@ -62,7 +65,8 @@ class PredictionOrder(OutputOptions):
 
     def options(self) -> dict[str, Any]:
         """The options that can change a byte of the files, apart from scans and model."""
-        return self.model_dump(mode="json", exclude={"models", "folds", "device", "out", "memory_gb", "exclusive_gb", "verbose"})
+        machine = {"models", "folds", "device", "out", "memory_gb", "exclusive_gb", "verbose"}
+        return self.model_dump(mode="json", exclude={*machine, "on_missing_channel"})  # scans with all channels stay as they are
 
 
 class PredictionTask(FrozenModel):

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from nnseg.core.dataset import counted
+from nnseg.core.dataset import counted, listed
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid, Vector, format_axes
@@ -187,13 +187,13 @@ class PredictionPipeline:
 
     def _prepare(self, case: _CaseInFlight) -> bool:
         """Read and preprocess a case; False if its prediction is already there."""
-        images, previous = case.task.case.images, case.task.previous
+        images, previous, missing = case.task.case.images, case.task.previous, self._missing(case)
         if self._target.suffix:
             check_label_suffix(self._target.suffix, images[0])
         self._report_stage(case, "read")
         with case.timed("read"):
             content = content_hash(images)
-        key = digest([content, self._target.key])
+        key = digest([content, self._target.key, *missing])
         if previous and (previous.status, previous.key) == ("done", key) and previous.is_whole(self._target.out):
             case.record = previous
             return False
@@ -202,7 +202,9 @@ class PredictionPipeline:
         self._report_stage(case, "read")
         with case.timed("read"):
             scan = read_scan(images, repair=True, spacing=self._spacing(case))
-        case.update(findings=scan.notes)
+            if len(scan.image) < len(self._predictor.model.channels):
+                scan = scan.with_missing(missing)
+        case.update(findings=(*scan.notes, *_note_missing(scan, self._predictor.model)))
         self._report_stage(case, "preprocess")
         with case.timed("preprocess"):
             case.source, case.prepared = scan.source, self._predictor.prepare(scan)
@@ -215,15 +217,22 @@ class PredictionPipeline:
         """Of scans whose files have none: as given for all, or as the dataset gives it for the case."""
         return case.task.case.spacing if self._target.spacing is None else self._target.spacing
 
+    def _missing(self, case: _CaseInFlight) -> tuple[int, ...]:
+        """Numbers of the channels that a case may be predicted without."""
+        return case.task.case.missing if self._target.on_missing_channel == "use" else ()
+
     def _admit(self, case: _CaseInFlight) -> None:
         """Wait until there is memory for a case; raise ScanError if there never will be, or if its channels are wrong."""
         images, target = case.task.case.images, self._target
         header, wanted = read_header(images, repair=True, spacing=self._spacing(case)), self._predictor.model.channels
-        if header.channels != len(wanted):
+        if header.channels not in (len(wanted), len(wanted) - len(self._missing(case))):
             found = f"has {counted(header.channels, 'channel')} in {counted(len(images), 'file')}"
             expected = f"{counted(len(wanted), 'channel')} ({', '.join(wanted)}), in this order"
             named = f"name the files {channel_files(wanted, suffix_of(images[0]))}, or give words of their names with --channels"
             advice = named if header.channels < len(wanted) else "give files of these channels alone"
+            if (lost := case.task.case.missing) and header.channels == len(wanted) - len(lost):
+                files = listed([wanted[number] for number in lost])
+                advice = f"add a file of {files}, or predict without it by --on-missing-channel use"
             raise ScanError.at(images[0], found, expected, advice, "NS-S024")
         grid = header.grid
         case.needed_gb = self._predictor.memory_gb(grid, probabilities=target.probabilities, uncertainty=target.uncertainty)
@@ -262,6 +271,15 @@ class PredictionPipeline:
             (file, file_digest), *more = files.items()
         case.update(status="done", file=file, hash=file_digest, more=dict(more))
         return False
+
+
+def _note_missing(scan: Scan, model: Model) -> Iterator[str]:
+    """A warning for each channel that a scan lacks."""
+    for number in scan.missing:
+        trained = all(member.plan.training.augmentation.channel_dropout_probability for member in model.members)
+        known = "" if trained else ", which the networks were never trained without"
+        found = f"there is no file of the channel {model.channels[number]}{known}"
+        yield coded(f"{found}; expected one; it was predicted without: check its label map", "NS-S038")
 
 
 class _TooLargeError(ScanError):

@@ -216,6 +216,14 @@ def test_a_missing_channel_is_zero_after_normalization(small_plan, scheme):
     assert scan.without([1]).without([0]).missing == (0, 1)
 
 
+def test_missing_channels_are_zeros_between_those_that_there_are():
+    scan = scan_of(noise_in_zeros(channels=2))
+    filled = scan.with_missing((0, 2))
+    assert (len(filled.image), filled.missing) == (4, (0, 2))
+    assert np.array_equal(filled.image[[1, 3]], scan.image)
+    assert not filled.image[[0, 2]].any()
+
+
 def test_other_channel_counts_are_refused_in_words(small_plan):
     with pytest.raises(ScanError, match=r"scan.nii.gz: 2 channels, but the plan needs 1 \(MRI\)"):
         preprocess(scan_of(noise_in_zeros(channels=2)), None, small_plan())

@@ -317,3 +317,33 @@ def test_a_format_that_is_not_written_is_refused_before_a_model_is_waited_for(tm
     workers = SimpleNamespace(order=PredictionOrder(models=(), out=tmp_path / "out", suffix=".jpg"))
     with pytest.raises(ScanError, match=r'not written as ".jpg"'):
         predict_scans(tmp_path / "scans", workers)
+
+
+def test_scans_that_lack_a_channel_fail_or_are_predicted_with_zeros_in_its_place(scans, tmp_path):
+    model, folder, out = _write_model(tmp_path / "two.nnseg", channels=2), tmp_path / "scans", tmp_path / "out"
+    first, second, zeros = *sorted(scans.iterdir())[:2], tmp_path / "zeros.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((11, 10, 9), np.float32), np.diag([1.5, 2.0, 2.0, 1.0])), zeros)
+    folder.mkdir()
+    names = {"whole": (first, second), "lone": (first, None), "late": (None, second), "lone_zero": (first, zeros)}
+    for name, files in names.items():
+        for number, file in enumerate(files):
+            if file:
+                shutil.copy(file, folder / f"{name}_{number:04d}.nii.gz")
+    arguments = ("predict", folder, out, "--model", model, "--device", "cpu")
+
+    refused = nnseg(*arguments, check=1).stderr
+    assert "add a file of channel 1, or predict without it by --on-missing-channel use [NS-S024]" in refused
+    assert "add a file of channel 0, or" in refused
+    before = _record(out)
+    assert {name for name, record in before.items() if record["status"] == "done"} == {"whole", "lone_zero"}
+
+    said = nnseg(*arguments, "--on-missing-channel", "use").stdout
+    assert "4 of 4 scans predicted; 2 of them by an earlier command" in said
+    records, hashes = _record(out), _hashes(out)
+    assert all(records[name] == before[name] for name in ("whole", "lone_zero"))
+    assert hashes["lone.nii.gz"] == hashes["lone_zero.nii.gz"] != hashes["whole.nii.gz"]
+    (finding,) = [one for one in records["late"]["findings"] if "NS-S038" in one]
+    assert finding.startswith("there is no file of the channel channel 0, which the networks were never trained without; ")
+
+    nnseg(*arguments, check=1)  # what was predicted without a channel is not kept
+    assert _record(out)["lone"]["status"] == "failed"

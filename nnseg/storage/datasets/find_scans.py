@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +46,9 @@ class FoundScans:
     unused: tuple[Unused, ...] = ()
 
 
-def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND) -> FoundScans:
+def find_scans(
+    path: Path, *, channels: int, names: Sequence[str] = (), reading: Reading = AS_FOUND, incomplete: bool = False
+) -> FoundScans:
     """The scans in a file or a folder and its folders, sorted by name.
 
     Files whose names have the names of the model's channels, ``p1_T1w``, ``p1_FLAIR``, are the channels of one case; and so are
@@ -58,6 +60,7 @@ def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading:
         channels: number that the model needs; it decides whether numbers at the end of names count channels or slices.
         names: of these channels.
         reading: what names of files do not tell; ``channels`` are words in names of files, in the order of the model's channels.
+        incomplete: scans may lack channels, all of them too.
 
     Raises:
         DatasetError: no such file or folder, or no scan in it whose name a file can have.
@@ -67,7 +70,7 @@ def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading:
         ``[case.name for case in find_scans(Path("imagesTs"), channels=2).cases] == ["BRATS_485", "BRATS_486"]``
     """
     path = Path(path).absolute()
-    found, cases, unused = _look(path, channels, names, reading), list[Case](), list[Unused]()
+    found, cases, unused = _look(path, channels, names, reading, incomplete=incomplete), list[Case](), list[Unused]()
     for case in found.cases:
         name = shortened(case.name)
         if fault := fault_of_case(name, case.images):
@@ -80,7 +83,7 @@ def find_scans(path: Path, *, channels: int, names: Sequence[str] = (), reading:
     return replace(found, cases=tuple(cases), unused=(*found.unused, *unused))
 
 
-def _look(path: Path, channels: int, names: Sequence[str], reading: Reading) -> FoundScans:
+def _look(path: Path, channels: int, names: Sequence[str], reading: Reading, *, incomplete: bool) -> FoundScans:
     """The scans with the names that their files and folders have."""
     if path.is_file() and (form := folder_format(path)) and (several := form.sort([path])[0]):
         return FoundScans(cases=tuple(Case(name=image_name(files[0]), images=files) for files in several.values()))
@@ -100,12 +103,14 @@ def _look(path: Path, channels: int, names: Sequence[str], reading: Reading) -> 
         raise DatasetError.at(path, found, KNOWN, "convert the files")
     reading = fit_patterns(tree, reading)
     candidates = find_candidates(tree, reading)
-    scans = group_scans(candidates, names, reading.channels)
+    scans = group_scans(candidates, names, reading.channels, incomplete=incomplete)
     called = single_names(scans.single, candidates.layout)
     entries = [Case(name=name, images=one.item.images) for name, one in zip(called, scans.single, strict=True)]
     entries += [Case(name="_".join(p.relative_to(path).parts) or path.name, images=(p,)) for p in tree.locked]
     cases = [*_cases(_distinct(entries), channels)]
-    cases += [Case(name=name, images=tuple(p for one in ones for p in one.item.images)) for name, ones in scans.grouped.items()]
+    for name, ones in scans.grouped.items():
+        images = tuple(p for one in ones.values() for p in one.item.images)
+        cases.append(Case(name=name, images=images, missing=_missing(ones, channels)))
     cases.sort(key=lambda c: c.name)
     for one, other in pairwise(cases):
         if one.name.casefold() == other.name.casefold():
@@ -154,7 +159,8 @@ def _single(path: Path, channels: int) -> Case:
         return Case(name=image_name(path), images=(path,))
     suffix = path.name[len(image_name(path)) :]
     others = [path.with_name(f"{match['case']}_{i:04d}{suffix}") for i in range(1, channels)]
-    return Case(name=match["case"], images=(path, *(p for p in others if p.is_file())))
+    there = {number: one for number, one in enumerate((path, *others)) if not number or one.is_file()}
+    return Case(name=match["case"], images=tuple(there.values()), missing=_missing(there, channels))
 
 
 def _distinct(entries: Sequence[Case]) -> list[Case]:
@@ -178,10 +184,16 @@ def _cases(entries: Sequence[Case], channels: int) -> Iterator[Case]:
     names = {e.name for e in loose}
     for name, group in groups.items():
         if name not in names and _are_channels(group, channels):
-            yield Case(name=name, images=tuple(group[i].images[0] for i in sorted(group)))
+            images = tuple(group[i].images[0] for i in sorted(group))
+            yield Case(name=name, images=images, missing=_missing(group, channels))
         else:
             loose += group.values()
     yield from (Case(name=e.name, images=e.images) for e in loose)
+
+
+def _missing(found: Collection[int], channels: int) -> tuple[int, ...]:
+    """Numbers of the channels that were not found."""
+    return tuple(number for number in range(channels) if number not in found)
 
 
 def _are_channels(group: dict[int, Case], channels: int) -> bool:

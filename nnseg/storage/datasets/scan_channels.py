@@ -47,11 +47,11 @@ class Scans:
     """Images of each scan, by its name.
 
     Args:
-        grouped: in the order of the model's channels.
+        grouped: by number of the model's channel, in their order.
         single: each may be a scan, or one of several channels by its number.
     """
 
-    grouped: dict[str, list[Named]] = field(default_factory=dict)
+    grouped: dict[str, dict[int, Named]] = field(default_factory=dict)
     single: list[Named] = field(default_factory=list)
     unused: list[Unused] = field(default_factory=list)
     inferred: list[str] = field(default_factory=list)
@@ -97,17 +97,18 @@ def _ends_as_label(one: Named) -> bool:
     return one.item.is_label or (bool(one.words) and one.words[-1].casefold() in END_WORDS)
 
 
-def group_scans(candidates: Candidates, names: Sequence[str], wanted: Sequence[str] = ()) -> Scans:
+def group_scans(candidates: Candidates, names: Sequence[str], wanted: Sequence[str] = (), *, incomplete: bool = False) -> Scans:
     """Scans of a model's channels.
 
     Args:
         names: of the model's channels.
         wanted: words in names of files that stand for these channels, in their order; () if they are the channels' names.
+        incomplete: all of the scans may lack a channel; otherwise one at least has all, or names are taken for those of scans.
     """
     words = [*(wanted or names)]
     for same in (_equal, _same_contrast):
         found = _by_channel(candidates, words, same)
-        complete = [base for base, images in found.items() if len(images) == len(words)]
+        complete = [base for base, images in found.items() if incomplete or len(images) == len(words)]
         if complete and (len(words) > 1 or wanted or _tells_apart(candidates.images, found)):
             return _grouped(candidates, words, found)
     return Scans(single=candidates.images, unused=candidates.unused)
@@ -164,7 +165,7 @@ def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str
     used = {id(one) for images in found.values() for one in images.values()}
     called = _names(found)
     for base, images in found.items():
-        scans.grouped[called[base]] = [images[number] for number in sorted(images)]
+        scans.grouped[called[base]] = {number: images[number] for number in sorted(images)}
     for one in candidates.images:
         if id(one) in used:
             continue
@@ -176,7 +177,8 @@ def _grouped(candidates: Candidates, names: Sequence[str], found: dict[tuple[str
     written = [
         sorted({images[i].words[-1] for images in found.values() if i in images and images[i].words}) for i in range(len(names))
     ]
-    scans.inferred.append(f"channels {', '.join(names)} from names with {', '.join('/'.join(words[:2]) for words in written)}")
+    examples = ", ".join("/".join(words[:2]) for words in written if words)
+    scans.inferred.append(f"channels {', '.join(names)} from names with {examples}")
     return scans
 
 

@@ -68,6 +68,23 @@ def test_a_patient_that_lacks_a_channel_is_a_case_that_fails(tmp_path):
     brats(tmp_path, *BRATS)
     (tmp_path / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t2f.nii.gz").unlink()
     assert [len(case.images) for case in found(tmp_path, *BRATS).cases] == [4, 3]
+    assert [case.missing for case in found(tmp_path, *BRATS).cases] == [(), (2,)]
+
+
+def test_channels_that_no_scan_has_are_missed_only_if_scans_may_be_incomplete(tmp_path):
+    brats(tmp_path, "t1n", "t2f")
+    assert {len(case.images) for case in found(tmp_path, *BRATS).cases} == {1}  # each file by itself
+    incomplete = find_scans(tmp_path, channels=4, names=BRATS, incomplete=True)
+    assert [(len(case.images), case.missing) for case in incomplete.cases] == [(2, (0, 3))] * 2
+    assert incomplete.inferred == ("channels t1c, t1n, t2f, t2w from names with t1n, t2f",)
+
+
+def test_numbers_of_channels_tell_which_is_missing(tmp_path):
+    make(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz")
+    wanted = {"a": (), "b": (1,), "c": (0,)}
+    assert {case.name: case.missing for case in find_scans(tmp_path, channels=2).cases} == wanted
+    (alone,) = find_scans(tmp_path / "b_0000.nii.gz", channels=2).cases
+    assert (alone.name, alone.missing) == ("b", (1,))
 
 
 BIDS = [f"sub-0{i}/anat/sub-0{i}_{c}.nii.gz" for i in range(1, 9) for c in ("T1w", "T2w")]
