@@ -1,10 +1,10 @@
 """What does the absence of a channel cost, with and without channel dropout in training?
 
-    python benchmarks/missing_channels.py WORK --data FOLDER [--sets Hippocampus,ACDC,demo] [--steps 300] [--dropout 0.25] [--cases 40]
+    python benchmarks/missing_channels.py WORK --data FOLDER [--sets Hippocampus,ACDC,demo] [--steps 300] [--dropout .25]
 
-Hippocampus and ACDC get a second channel, derived from the first: the square of the negative with a tenth of its deviation of noise,
-as another contrast of the same anatomy; the demonstration has two of its own. Two trainings of each set, fold 0: with all channels,
-and with channel dropout. Both are scored on the same held-out cases with all channels there, and with each one missing
+Hippocampus and ACDC get a second channel, derived from the first: the square of the negative with a tenth of its deviation of
+noise, as another contrast of the same anatomy; the demonstration has two of its own. Networks of fold 0,
+trained with all channels and with channel dropout, are scored on the same held-out cases with all channels and without each
 (``nnseg channels``). Prints a table for RESULTS.md; what is done is not done again.
 """
 
