@@ -10,6 +10,7 @@ from markupsafe import escape
 from nnseg.core.audit import Association, Audit, SameScan, Subgroup
 from nnseg.core.dataset import Finding
 from nnseg.core.decisions import Choice, Effect, EnsembleCandidate, Nested, Postprocessing, PostprocessingStep
+from nnseg.core.detection import FALSE_POSITIVES, Detection, FrocPoint, OperatingPoint
 from nnseg.core.explanation import Concentration, Explanation
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint, Intensity
 from nnseg.core.geometry import Grid
@@ -143,6 +144,20 @@ def postprocessing() -> Postprocessing:
     )
 
 
+def detection(objects: int = 4) -> Detection:
+    """Of two thresholds; nothing is known of sensitivity where there are no objects."""
+    shares = {"precision": 0.5, "f1": 0.6, "specificity": 0.875, "ap_50": 0.125}
+    points = [
+        OperatingPoint(threshold=of, sensitivity=found if objects else None, false_positives=wrong, ap_10=0.25, **shares)
+        for of, found, wrong in ((None, 0.5, 0.25), (0.3, 0.75, 2.0))
+    ]
+    froc = [FrocPoint(false_positives=most, sensitivity=0.5 if most < 2 else 0.75, interval=(0.4, 0.9)) for most in FALSE_POSITIVES]
+    mean = 0.6 if objects else None
+    return Detection(
+        scans=5, scans_without=1, objects=objects, mean_sensitivity=mean, froc=froc if objects else (), points=tuple(points)
+    )
+
+
 def calibrated(temperature: float, ece: float) -> Calibrated:
     curve = tuple(Bin(confidence=c, accuracy=c - ece, share=0.25) for c in (0.3, 0.5, 0.7, 0.9))
     return Calibrated(
@@ -211,6 +226,7 @@ def report_content() -> ReportContent:
     known = scores(
         [*(case(n, *d) for n, d in DICES.items()), case("blank", None, None)], (Failure(name=HOSTILE, reason=f"broken {HOSTILE}"),)
     )
+    known = known.model_copy(update={"detection": {"front": detection(), HOSTILE: detection(0)}})
     shown = np.zeros((1, 8, 8), np.uint8)
     shown[0, 2:5, 2:5], shown[0, 5:7, 2:5] = 1, 2
     example = CaseImages(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from nnseg.core.dataset import Reading
 from nnseg.core.keywords import PredictOptions, listing, options_of
-from nnseg.core.options import FAST_STEP, OnMissingChannel, parse_gigabytes
+from nnseg.core.options import FAST_STEP, OnMissingChannel, parse_gigabytes, parse_thresholds
 from nnseg.serving.folder import PredictedFolder, predict_scans
 from nnseg.serving.messages import PredictionOrder, suffix_named
 from nnseg.serving.pool import WorkerPool
@@ -27,6 +27,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     classic: bool = False,
     dropout: int = 0,
     postprocessing: bool = True,
+    threshold: float | str | Mapping[str, float] | Sequence[str] = (),
     memory: str | float | None = None,
     format: str | None = None,
     probabilities: bool = False,
@@ -49,6 +50,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         classic: average exactly as nnU-Net does, in float32.
         dropout: average over so many draws of dropped channels, of networks planned with ``network.dropout``; 0 to drop none.
         postprocessing: as chosen on held-out cases.
+        threshold: probability from which on a label is found, or a table of these by label; () for the most probable label.
         memory: GB of RAM to use at most; 80 % of the free RAM if absent.
         format: of the label maps: "nii.gz", "nrrd", "dcm", ...; the scan's if absent.
         probabilities: also write them, as CASE.npz.
@@ -79,6 +81,7 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
         classic=classic,
         dropout=dropout,
         postprocessing=postprocessing,
+        thresholds=_thresholds(threshold),
         suffix=suffix_named(format),
         probabilities=probabilities,
         uncertainty=uncertainty,
@@ -87,3 +90,10 @@ def predict_folder(  # noqa: PLR0913 (options of the command)
     )
     with WorkerPool(order, devices=chosen.devices, memory_gb=parse_gigabytes(str(memory)) if memory else None) as workers:
         return predict_scans(Path(scans), workers, Reading.of(chosen), force=force)
+
+
+def _thresholds(given: float | str | Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+    """Probabilities by label of what is given as threshold."""
+    if isinstance(given, Mapping):
+        given = [f"{name}={share}" for name, share in given.items()]
+    return parse_thresholds([str(given)] if isinstance(given, float | str) else given)

@@ -22,6 +22,7 @@ from nnseg.cli.options import (
     check_path,
     check_suffix,
     find_model,
+    named_errors,
     one_of,
     parse_step,
     reader,
@@ -30,7 +31,7 @@ from nnseg.cli.options import (
 )
 from nnseg.cli.output import exit_for_failed, loading, log_to_terminal, show
 from nnseg.core.errors import NnsegError
-from nnseg.core.options import FAST_STEP, ExplanationMethod, OnMissingChannel, Options
+from nnseg.core.options import FAST_STEP, ExplanationMethod, OnMissingChannel, Options, parse_thresholds
 
 PANEL = "Use a model"
 WAY = "Way of prediction"
@@ -99,6 +100,14 @@ def predict(
             **one_of("--on-missing-channel", get_args(OnMissingChannel)),
         ),
     ] = "error",
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]P",
+            help="Give voxels a label from this probability on; repeatable. Default: the most probable label.",
+            rich_help_panel=WAY,
+        ),
+    ] = None,
     memory: Memory = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -114,6 +123,8 @@ def predict(
     models = tuple(map(find_model, model))
     check_path(scans, "scans")
     check_path(out, "output folder")
+    with named_errors("--threshold"):
+        thresholds = parse_thresholds(threshold or ())
     with loading():
         from nnseg.core.dataset import Reading, describe_unused
         from nnseg.serving.messages import PredictionOrder, suffix_named
@@ -122,8 +133,8 @@ def predict(
     order = PredictionOrder(
         models=models, out=out, folds=options.folds, device=options.device, step=step or (FAST_STEP if fast else None),
         mirror=False if fast else mirror, classic=classic, dropout=dropout, postprocessing=postprocessing,
-        suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty, spacing=options.spacing, verbose=verbose,
-        on_missing_channel=on_missing_channel,
+        thresholds=thresholds, suffix=suffix_named(form), probabilities=probabilities, uncertainty=uncertainty,
+        spacing=options.spacing, verbose=verbose, on_missing_channel=on_missing_channel,
     )  # fmt: skip
     with WorkerPool(order, devices=options.devices, memory_gb=memory) as workers:
         with loading():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, zip_longest
 from operator import attrgetter
 
@@ -16,6 +16,7 @@ from nnseg.commands.compare import Comparisons
 from nnseg.commands.rank import RankedScans
 from nnseg.core.audit import Association
 from nnseg.core.dataset import counted, list_some, listed
+from nnseg.core.detection import FALSE_POSITIVES, Detection
 from nnseg.core.learning_curve import LearningCurve
 from nnseg.core.metrics import Metric, metric_of
 from nnseg.core.names import printable
@@ -58,6 +59,7 @@ def print_scores(scores: Scores | None, *, cases: bool = False, averages: bool =
     )
     _print_table(["label", *map(_title, shown.values())], per_label)
     show()
+    _print_detection(scores.detection)
     if not averages:
         dice = _with_interval(of_averages.per_mask["dice"], metrics["dice"], " (95 % interval {})")
         show(f"mean Dice {dice}; other averages and intervals are in the report")
@@ -66,6 +68,15 @@ def print_scores(scores: Scores | None, *, cases: bool = False, averages: bool =
     means = ([_title(metric), *(_with_interval(of[name], metric, " ({})") for of in three)] for name, metric in metrics.items())
     _print_table(["mean (95 % bootstrap interval)", "per mask", "per image", "pooled"], means)
     show()
+
+
+def _print_detection(found: Mapping[str, Detection]) -> None:
+    """Print the sensitivity of labels whose objects are detected one by one, by false positives a scan."""
+    rows = [[label, *(_number(point.sensitivity) for point in of.froc)] for label, of in found.items() if of.froc]
+    if rows:
+        show("sensitivity for objects at so many false positives a scan; the report has the thresholds")
+        _print_table(["", *(f"{most:g}" for most in FALSE_POSITIVES)], rows)
+        show()
 
 
 def _print_cases(scores: Scores) -> None:

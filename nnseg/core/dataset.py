@@ -217,6 +217,11 @@ class Dataset:
             return ()
         return tuple(name for name in self.instances if all(self.labels.by_name[name] in values for values in known))
 
+    @property
+    def lesions(self) -> tuple[str, ...]:
+        """Names of labels whose objects are connected components, since not all label maps number them."""
+        return tuple(name for name in self.instances if name not in self.numbered)
+
     def describe(self) -> str:
         """Layout, cases, channels and labels in one line."""
         channels = f"{counted(len(self.channels), 'channel')} ({', '.join(self.channels)})"

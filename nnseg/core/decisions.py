@@ -16,6 +16,9 @@ Interval = tuple[FiniteFloat, FiniteFloat]
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 """Weights of plans in an ensemble, by name."""
 
+Threshold = Annotated[float, Field(gt=0, lt=1)]
+"""A probability from which on a voxel gets a label."""
+
 
 class EnsembleCandidate(FrozenModel):
     """A plan or an ensemble of plans, measured on held-out cases.
@@ -306,10 +309,12 @@ class ObjectCandidate(FrozenModel):
 
 
 class ObjectRules(FrozenModel):
-    """The rules by which a model's objects are told apart, with the evidence. Edit ``rules`` to overrule.
+    """How a model's objects are found and told apart, with the evidence. Edit ``rules`` and ``thresholds`` to overrule.
 
     Args:
         rules: by name of the label.
+        thresholds: by name of each label whose connected components are objects, such as lesions: the least probability with which
+            a voxel gets the label, whatever the others have; null for the most probable label.
         cases: number of held-out cases that candidates were measured on.
         reason: of the choice, in words.
         candidates: by name of the label, the best first.
@@ -317,6 +322,7 @@ class ObjectRules(FrozenModel):
     """
 
     rules: dict[str, ObjectRule]
+    thresholds: dict[str, Threshold | None] = Field(default={}, exclude_if=lambda thresholds: not thresholds)  # as `Labels.borders`
     cases: int = 0
     reason: str = ""
     candidates: dict[str, tuple[ObjectCandidate, ...]] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -154,6 +155,28 @@ def parse_channels(text: str) -> tuple[str, ...]:
     if not all(words) or len({word.casefold() for word in words}) < len(words):
         raise NnsegError(f'"{text}" does not name channels; write each once, separated by commas, like t1n,t2f')
     return words
+
+
+def parse_thresholds(texts: Collection[str]) -> dict[str, float]:
+    """Probabilities by label of texts such as "lesion=0.3"; of "0.3" alone by "".
+
+    Raises:
+        NnsegError: one has no number between 0 and 1, or a label has two.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, share = text.rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < 1 or ("=" in text and not name.strip()):
+            raise NnsegError(
+                f'"{text}" is not a threshold; write a probability between 0 and 1, like 0.3, or with a label lesion=0.3'
+            )
+        if found.setdefault(name.strip(), value) != value:
+            raise NnsegError(f"there are two thresholds of {name.strip() or 'all labels'}; write one")
+    return found
 
 
 def parse_codes(text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, FiniteFloat, RootModel, model_validator
 
+from nnseg.core.detection import Detection
 from nnseg.core.frozen import FrozenModel, short_repr
 from nnseg.core.metrics import is_metric
 from nnseg.core.units import LengthUnit, common_unit
@@ -206,6 +207,7 @@ class Scores(FrozenModel):
         metrics: names, in order.
         cases: sorted by name.
         failed: cases that could not be scored; they are in no average.
+        detection: of the objects of labels whose connected components are objects, by name; of held-out cases of a run.
         notes: how files were paired and read, as far as files or users did not say it, in one line each.
     """
 
@@ -214,6 +216,7 @@ class Scores(FrozenModel):
     cases: tuple[CaseScore, ...]
     failed: tuple[Failure, ...] = ()
     averages: Averages
+    detection: dict[str, Detection] = Field(default_factory=dict, exclude_if=lambda found: not found)
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

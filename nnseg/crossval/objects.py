@@ -76,20 +76,24 @@ def choose_objects(run: Run, folds: Folds, *, workers: int = 0) -> ObjectRules |
         workers: processes; the choice does not depend on it.
 
     Returns:
-        None if the networks have learned no borders of objects.
+        None if no label has objects.
     """
     names = tuple(dict.fromkeys(name for folder in run.plans for name in folder.plan.labels.borders.values()))
-    if not names:
+    lesions = run.dataset.lesions
+    if not names and not lesions:
         run.objects = None
         return None
     folders = dict.fromkeys([*(folder.path for folder in run.plans), run.predictions_folder])
     found = {path: _held_out(path, run.cases, folds) for path in folders}
     cases, labels = found[run.predictions_folder], run.dataset.labels
-    key = digest([RULE, names, [[content_hash((c.prediction, c.interior, *label_paths(c.reference)))] for c in cases]])
+    seen = [[content_hash((c.prediction, c.interior, *label_paths(c.reference)))] for c in cases]
+    key = digest([RULE, names, seen, *([lesions] if lesions else [])])
     if (rules := run.objects) is None or rules.key != key:
-        rules = select_rules(cases, labels, names, workers=workers).model_copy(update={"key": key})
+        rules = select_rules(cases, labels, names, workers=workers) if names else ObjectRules(rules={})
+        rules = rules.model_copy(update={"thresholds": dict.fromkeys(lesions), "key": key})
         run.objects = rules
-        log.info("objects: %s", rules.reason)
+        if names:
+            log.info("objects: %s", rules.reason)
     write = partial(_write_objects, labels=labels, rules=rules.rules)
     for outcome in map_items(write, [c for of in found.values() for c in of], workers=workers, label="telling objects apart"):
         if outcome.is_fault:

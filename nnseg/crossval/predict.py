@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnseg.core.dataset import Case, Finding
-from nnseg.core.decisions import Weights, candidate_ensembles, ensemble_name
+from nnseg.core.decisions import ObjectRules, Weights, candidate_ensembles, ensemble_name
 from nnseg.core.errors import NnsegError
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid
@@ -88,6 +88,8 @@ def load_fold(run: Run, folder: PlanFolder, number: int, *, as_trained: bool = F
     model = load_model_file(folder.fold(number).model_file)
     if not as_trained:
         model = replace(model, members=tuple(with_own_window(member, run) for member in model.members))
+        if lesions := run.dataset.lesions:  # their probabilities are kept, to measure what a threshold does
+            model = replace(model, objects=ObjectRules(rules={}, thresholds=dict.fromkeys(lesions)))
     inputs = run.previous([folder])
     return replace(model, previous=load_model_file(inputs[0].fold(number).model_file).members) if inputs else model
 
@@ -251,7 +253,7 @@ class EnsemblePredictor(CalibratingPredictor):
 
     def memory_gb(self, grid: Grid, *, probabilities: bool = False, uncertainty: bool = False) -> float:
         """RAM that a scan takes at most."""
-        maps = COPIES * (len(self.ensembles) - 1) * self.model.labels.dtype.itemsize
+        maps = COPIES * (len(self.ensembles) - 1) * (self.model.labels.dtype.itemsize + len(self.model.lesions))
         return self.predictor.memory_gb(grid, uncertainty=True) + maps * math.prod(grid.shape) / 1e9
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnseg.core.dataset import Case, Dataset
 from nnseg.core.scores import Failure, Scores
+from nnseg.crossval.lesions import measure_detection
 from nnseg.evaluation.case_score import Measures
 from nnseg.evaluation.evaluate import evaluate
 from nnseg.evaluation.pairs import FilePair
@@ -92,5 +93,7 @@ def _score_folder(folder: Path, dataset: Dataset, folds: Folds, workers: int, ou
     failed = [Failure(name=n, reason=r.reason or "its label map is gone") for n, r in records.items() if n not in paired]
     measures = Measures(instances=dataset.instances)
     scores = evaluate(pairs, dataset.labels, failed=failed, measures=measures, workers=workers, stop_for_faults=True)
+    detection = measure_detection(pairs, records, dataset.labels, dataset.lesions, workers=workers)
+    scores = scores.model_copy(update={"detection": detection})
     write_json(file, scores)
     return scores

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnseg.core.decisions import ObjectRule
 from nnseg.core.geometry import TOUCHING
-from nnseg.core.image import Floats, Integers
+from nnseg.core.image import Integers
 from nnseg.core.labels import Labels
 from nnseg.inference.postprocess import ROUNDING, Boxes, Mask
 
@@ -77,7 +77,12 @@ def number_objects(
             found = _grow(mask, interior_ZYX[box], rule.seed, least)
             numbers[box][found > 0] = found[found > 0] + count
             count += int(found.max())
-    return numbers.astype(np.uint16 if count < 2**16 else np.uint32)
+    return as_small(numbers)
+
+
+def as_small(numbers: Integers) -> Integers:
+    """Numbers of objects in 16 bits, or in 32 where these do not suffice."""
+    return numbers.astype(np.uint16 if numbers.max(initial=0) < 2**16 else np.uint32)
 
 
 def count_objects(objects_ZYX: Integers, labels_ZYX: Integers, labels: Labels) -> dict[str, int]:
@@ -94,7 +99,7 @@ def count_objects(objects_ZYX: Integers, labels_ZYX: Integers, labels: Labels) -
     }
 
 
-def mean_intensities(objects_ZYX: Integers, image_CZYX: Floats) -> npt.NDArray[np.float64]:
+def mean_intensities(objects_ZYX: Integers, image_CZYX: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Mean intensity (n, C) of each object in each channel.
 
     Args:

@@ -21,27 +21,33 @@ WRITING = 12.0
 ACTIVATIONS = 6.0
 """Feature maps of the finest stage's size that a network holds at once."""
 
-OBJECTS = 26.0
-"""Bytes per voxel: level of the interior, seeds, components and objects, and what the watershed holds."""
+OBJECTS = 27.0
+"""Bytes per voxel: levels of label and interior, seeds, components and objects, and what the watershed holds."""
+
+COMPONENTS = 25.0
+"""Bytes per voxel where components of labels are objects: numbers of those of a label and of all, a mask, and what sums take.
+The level of each label is one more."""
 
 SLAB_COPIES = 3.0
 """Copies of the slices that are passed on at a time."""
 
 
-def needed_gb(groups: Sequence[NetworkGroup], grid: Grid, *, uncertainty: bool = False) -> float:
+def needed_gb(groups: Sequence[NetworkGroup], grid: Grid, *, uncertainty: bool = False, lesions: int = 0) -> float:
     """RAM in GB, beyond the idle process, that a prediction takes at most, from reading the scan to writing the label map.
 
     Args:
         groups: all networks of the ensemble.
         grid: of the scan, every voxel of which is assumed to be inside the crop.
         uncertainty: whether the uncertainty map is computed.
+        lesions: number of labels whose connected components are objects.
     """
     voxels, shapes = math.prod(grid.shape), [group.plan.grid(grid.shape, grid.spacing).shape for group in groups]
     scan = 4.0 * voxels * len(groups[0].plan.channels)
     images = sum(4.0 * math.prod(shape) * group.plan.stored_channels for group, shape in zip(groups, shapes, strict=True))
     preprocessing = 3 * scan + images + RESAMPLING * max(voxels, *map(math.prod, shapes))
     sums = sum(_window_bytes(group, shape) for group, shape in zip(groups, shapes, strict=True))
-    outputs = (WRITING + 8 * uncertainty + OBJECTS * bool(groups[0].plan.labels.borders)) * voxels
+    objects = OBJECTS * bool(groups[0].plan.labels.borders) + COMPONENTS * bool(lesions) + lesions
+    outputs = (WRITING + 8 * uncertainty + objects) * voxels
     inference = scan + 2 * images + sums + max(_network_bytes(group) for group in groups) + outputs
     return max(scan * READING / 4.0, preprocessing, inference) / 1e9
 

@@ -20,7 +20,7 @@ from nnseg.core.image import LabelMap, PreprocessedCase, Scan
 from nnseg.core.plan import Plan
 from nnseg.core.scan_ranges import ScanFacts, measure_scan
 from nnseg.core.trust import Confidence, Trust
-from nnseg.inference.instances import count_objects, mean_intensities
+from nnseg.inference.instances import mean_intensities
 from nnseg.inference.memory import needed_gb
 from nnseg.inference.networks import MemberNetwork, NetworkGroup, group_networks, window_of
 from nnseg.inference.prediction import DrawnVoxels, Prediction, PreparedScan
@@ -173,7 +173,7 @@ class Predictor:
 
         The memory of a GPU is not counted.
         """
-        own = needed_gb(self._groups, grid, uncertainty=uncertainty)
+        own = needed_gb(self._groups, grid, uncertainty=uncertainty, lesions=len(self.model.lesions))
         if probabilities:
             own += min(4.0 * len(self.model.labels.heads) * math.prod(grid.shape), IN_MEMORY_BYTES) / 1e9
         return own + self._previous.memory_gb(grid) if self._previous else own
@@ -276,10 +276,12 @@ class Predictor:
         return Prediction(
             label_map=LabelMap(labels=labels, grid=prepared.scan.grid),
             probabilities=output.probabilities,
-            objects=objects,
-            intensities=None if objects is None else mean_intensities(objects, prepared.scan.image),
-            object_counts={} if objects is None else count_objects(objects, labels, self.model.learned),
+            objects=objects.numbers if objects else None,
+            intensities=mean_intensities(objects.numbers, prepared.scan.image) if objects else None,
+            object_scores=objects.scores if objects else None,
+            object_counts=objects.counts if objects else {},
             interior=output.interior,
+            levels=output.levels,
             uncertainty=output.uncertainty,
             confidence=self._confidence(facts, groups, stats) if stats else None,
             unlike=trust.ranges.differences(facts) if trust and trust.ranges else (),

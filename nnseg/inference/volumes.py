@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nnseg.core.decisions import ObjectRule
+from nnseg.core.decisions import ObjectRule, ObjectRules
 from nnseg.core.errors import WriteError
 from nnseg.core.geometry import Grid
 from nnseg.core.image import Floats, Integers
-from nnseg.inference.instances import merge_borders, number_objects
+from nnseg.inference.instances import as_small, count_objects, merge_borders, number_objects
+from nnseg.inference.lesions import add_components, apply_thresholds, find_distinct, object_scores, probability_levels
 from nnseg.inference.postprocess import postprocess
+from nnseg.inference.prediction import NumberedObjects
 from nnseg.inference.restore import Block, Voxels, weighted_mean
 from nnseg.inference.uncertainty import UncertaintyStats, apply_temperature
 from nnseg.network.bundle import Model
@@ -71,15 +73,17 @@ class OutputVolumes:
             if not model.labels.regions:
                 self.probabilities[0] = 1  # outside the crop everything is background
         self.interior = np.zeros(grid.shape, np.uint8) if model.learned.borders else None
-        self._label_view, self._probability_view, self._uncertainty_view, self._interior_view = (
+        self.counted = (*dict.fromkeys(model.learned.borders.values()), *model.lesions)
+        self.levels = np.zeros((len(self.counted), *grid.shape), np.uint8) if self.counted else None
+        self._label_view, self._probability_view, self._uncertainty_view, self._interior_view, self._level_view = (
             None if volume is None else view(volume)
-            for volume in (self.labels, self.probabilities, self.uncertainty, self.interior)
+            for volume in (self.labels, self.probabilities, self.uncertainty, self.interior, self.levels)
         )
 
     @property
     def only_labels(self) -> bool:
         """True if no probabilities are needed."""
-        return self.probabilities is None and self.stats is None and self.interior is None
+        return self.probabilities is None and self.stats is None and self.levels is None
 
     def set_labels(self, block: Block, values: Voxels) -> None:
         """Set the label values of a block."""
@@ -93,7 +97,7 @@ class OutputVolumes:
         if self._interior_view is not None:
             mean, interior = merge_borders(mean, self._model.learned)
             self._interior_view[block] = interior.cpu().numpy()
-        self.set_labels(block, self._labels.decide(mean.cpu().numpy()))
+        self.set_labels(block, self._labels.decide(self._with_levels(block, mean).cpu().numpy()))
         if self._probability_view is not None:
             calibrated = apply_temperature(mean, self._temperature, regions=bool(self._labels.regions))
             self._probability_view[(slice(None), *block)] = calibrated.cpu().numpy()
@@ -103,6 +107,15 @@ class OutputVolumes:
                 self._uncertainty_view[block] = uncertainty.cpu().numpy()
         self.seconds += time.perf_counter() - start
 
+    def _with_levels(self, block: Block, mean: Tensor) -> Tensor:
+        """Keep the levels of the labels whose objects are counted; what the block's labels are decided by."""
+        if self._level_view is None:
+            return mean
+        levels = probability_levels(mean, self._labels, self.counted)
+        self._level_view[(slice(None), *block)] = levels.cpu().numpy()
+        thresholds = self._model.objects.thresholds if self._model.objects else {}
+        return apply_thresholds(mean, levels, self._labels, self.counted, thresholds)
+
     def postprocessed(self) -> Integers:
         """The label map after the model's postprocessing."""
         start = time.perf_counter()
@@ -110,16 +123,24 @@ class OutputVolumes:
         self.seconds += time.perf_counter() - start
         return labels
 
-    def numbered(self, labels_ZYX: Integers) -> Integers | None:
-        """Numbers of the objects in the postprocessed label map; None if not requested, or the networks have learned no borders."""
-        if self.interior is None or not self._objects:
+    def numbered(self, labels_ZYX: Integers) -> NumberedObjects | None:
+        """The objects in the postprocessed label map; None if not requested, or no label has any."""
+        if self.levels is None or not self._objects:
             return None
-        start, names = time.perf_counter(), dict.fromkeys(self._model.learned.borders.values(), ObjectRule())
-        rules = names | (self._model.objects.rules if self._model.objects else {})
-        voxel_mm3 = math.prod(self._grid.spacing)
-        numbers = number_objects(labels_ZYX, self.interior, self._labels, rules, voxel_mm3=voxel_mm3)
+        start, rules = time.perf_counter(), self._model.objects or ObjectRules(rules={})
+        borders = dict.fromkeys(self._model.learned.borders.values(), ObjectRule())
+        numbers, counts = np.zeros(labels_ZYX.shape, np.uint32), dict[str, int]()
+        if self.interior is not None:
+            voxel_mm3 = math.prod(self._grid.spacing)
+            numbers = number_objects(labels_ZYX, self.interior, self._labels, borders | rules.rules, voxel_mm3=voxel_mm3)
+            counts = count_objects(numbers, labels_ZYX, self._model.learned)
+        if lesions := find_distinct(self._labels, self._model.lesions):
+            numbers = numbers.astype(np.uint32)
+            counts |= add_components(numbers, labels_ZYX, self._labels, lesions)
+            numbers = as_small(numbers)
+        scores = object_scores(numbers, self.levels, self.counted, counts)
         self.seconds += time.perf_counter() - start
-        return numbers
+        return NumberedObjects(numbers=numbers, counts=counts, scores=scores)
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> Floats:

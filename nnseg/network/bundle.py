@@ -65,7 +65,7 @@ class Model:
         about: where the model came from, in words: "trained_on", "created", ...
         previous: networks of a cascade's first stage: the mean of their segmentations is an input of the members that need one.
         postprocessing: steps applied to label maps, in this order.
-        objects: rules by which objects are told apart, if its networks have learned their borders; None if not chosen.
+        objects: rules by which objects are told apart, and labels whose connected components are objects; None if there are none.
         trust: calibration of its uncertainty; None if not measured.
         population: volumes in the training set, to compare those of scans with; None if not known.
         card: what users should know; None if not written.
@@ -110,6 +110,11 @@ class Model:
     def learned(self) -> Labels:
         """The labels of its networks: those of label maps and borders of objects."""
         return self.members[0].plan.labels
+
+    @property
+    def lesions(self) -> tuple[str, ...]:
+        """Names of labels whose connected components are objects, such as lesions."""
+        return tuple(self.objects.thresholds) if self.objects else ()
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from nnseg.core.decisions import with_window
+from nnseg.core.decisions import ObjectRules, with_window
 from nnseg.core.errors import ModelError, RunError, suppress_unless_fault
 from nnseg.core.fingerprint import CaseMeasure, Fingerprint
 from nnseg.core.labels import Labels
@@ -165,3 +165,29 @@ def merge(models: Sequence[Model]) -> Model:
         objects=first.objects,
         population=first.population,
     )
+
+
+def with_thresholds(model: Model, thresholds: Mapping[str, float]) -> Model:
+    """A model that finds labels where their probability reaches thresholds; the connected components of these are objects.
+
+    Args:
+        thresholds: by name of the label; "" stands for all labels whose components are objects already, or for the only label.
+
+    Raises:
+        ModelError: there is no such label, or its objects are told apart by their borders.
+    """
+    labels = tuple(name for name in model.labels.foreground if name not in model.learned.borders.values())
+    every = model.lesions or (labels if len(labels) == 1 else ())
+    if "" in thresholds and not every:
+        share = f"{thresholds['']:g}"
+        raise ModelError(
+            f"--threshold {share} does not say of which label; write --threshold LABEL={share}, of {', '.join(labels)}"
+        )
+    found = dict.fromkeys(every, thresholds.get("")) if "" in thresholds else {}
+    found |= {name: share for name, share in thresholds.items() if name}
+    if unknown := set(found) - set(labels):
+        raise ModelError(
+            f"there is no threshold for {min(unknown)}; the model finds {', '.join(labels) or 'objects by their borders'}"
+        )
+    rules = model.objects or ObjectRules(rules={})
+    return replace(model, objects=rules.model_copy(update={"thresholds": rules.thresholds | found})) if found else model

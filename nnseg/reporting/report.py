@@ -26,6 +26,7 @@ from nnseg.reporting.sections.explanations import summarize_explanations
 from nnseg.reporting.sections.external import summarize_external
 from nnseg.reporting.sections.head import summarize_head
 from nnseg.reporting.sections.learning import summarize_learning
+from nnseg.reporting.sections.lesions import summarize_lesions
 from nnseg.reporting.sections.robustness import summarize_robustness
 from nnseg.reporting.sections.scores import AVERAGES, GROUP_METRICS, summarize_groups, summarize_scores
 from nnseg.reporting.sections.training import summarize_training
@@ -41,6 +42,7 @@ SECTIONS: Final[Mapping[str, tuple[str, str, Callable[[ReportContent], Any]]]] =
     "external": ("Comparison", "Beside the model's own held-out cases", summarize_external),
     "scores": ("Scores", "Scores of held-out cases", summarize_scores),
     "cases": ("Cases", "Cases to look at", lambda content: content.examples or content.viewed or None),
+    "lesions": ("Detection", "Objects detected one by one", summarize_lesions),
     "training": ("Training", "Training", summarize_training),
     "learning": ("More cases", "What more training cases would bring", summarize_learning),
     "trust": ("Trust", "Expected quality and calibration", summarize_trust),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from nnseg.core.dataset import Case
+from nnseg.core.decisions import Threshold
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.geometry import Vector
 from nnseg.core.labels import Labels
@@ -47,6 +48,7 @@ class PredictionOrder(OutputOptions):
         classic: combine networks as nnU-Net does.
         dropout: draws of dropped channels that are averaged; 0 for none.
         postprocessing: apply the model's postprocessing to label maps.
+        thresholds: of probabilities, by name of the label, see `nnseg.network.load.with_thresholds`.
         memory_gb: RAM that the process may use.
         exclusive_gb: RAM that it may use for a case that is predicted alone.
     """
@@ -59,6 +61,7 @@ class PredictionOrder(OutputOptions):
     classic: bool = False
     dropout: int = Field(default=0, exclude_if=lambda draws: not draws)  # left out, so that old digests hold
     postprocessing: bool = True
+    thresholds: dict[str, Threshold] = Field(default={}, exclude_if=lambda thresholds: not thresholds)  # so that old keys hold
     memory_gb: float = float("inf")
     exclusive_gb: float = float("inf")
     verbose: bool = False

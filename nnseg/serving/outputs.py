@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nnseg.core.frozen import digest
@@ -12,7 +14,7 @@ from nnseg.serving.messages import OutputOptions, PredictionOrder
 from nnseg.storage.files import file_hash
 from nnseg.storage.images.write import to_stored_order, write_label_files, write_label_map, write_map, write_probabilities
 from nnseg.storage.object_files import file_beside, write_object_table
-from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY
+from nnseg.storage.predictions import FORMAT, INTERIOR, OBJECTS, UNCERTAINTY, level_end
 
 if TYPE_CHECKING:
     from nnseg.network.bundle import Model
@@ -49,17 +51,10 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         *write_label_files(prediction.label_map, target.out, name, like=source, labels=model.labels, suffix=target.suffix or None)
     ]
     try:
-        if prediction.objects is not None and prediction.intensities is not None:
-            numbered = replace(prediction.label_map, labels=prediction.objects)
-            files += write_label_map(numbered, file_beside(files[0], OBJECTS), like=source)
-            files.append(file_beside(files[0], OBJECTS, ".csv"))
-            stored = (to_stored_order(of, source) for of in (numbered, prediction.label_map))
-            write_object_table(
-                files[-1], *stored, like=source, labels=model.labels, channels=model.channels, intensities=prediction.intensities
-            )
-        if prediction.interior is not None and target.held_out:
-            interior = replace(prediction.label_map, labels=prediction.interior)
-            files += write_label_map(interior, file_beside(files[0], INTERIOR), like=source)
+        if target.held_out:
+            files += _write_levels(prediction, files[0], source, model)
+        elif prediction.objects is not None:
+            files += _write_objects(prediction, files[0], source, model)
         if target.probabilities:
             assert prediction.probabilities is not None
             files.append(target.out / f"{name}.npz")
@@ -73,3 +68,35 @@ def write_prediction(prediction: Prediction, name: str, source: Source, target: 
         for path in files:
             path.unlink(missing_ok=True)
         raise
+
+
+def _write_objects(prediction: Prediction, file: Path, source: Source, model: Model) -> Iterator[Path]:
+    """Write the table of the objects, and their numbers where they are not simply connected components; the files."""
+    assert prediction.objects is not None
+    assert prediction.intensities is not None
+    assert prediction.object_scores is not None
+    numbered = replace(prediction.label_map, labels=prediction.objects)
+    if model.learned.borders:
+        yield from write_label_map(numbered, file_beside(file, OBJECTS), like=source)
+    table = file_beside(file, OBJECTS, ".csv")
+    yield table
+    write_object_table(
+        table,
+        to_stored_order(numbered, source),
+        like=source,
+        counts=prediction.object_counts,
+        scores=prediction.object_scores,
+        intensities=prediction.intensities,
+        channels=model.channels,
+    )
+
+
+def _write_levels(prediction: Prediction, file: Path, source: Source, model: Model) -> Iterator[Path]:
+    """Write what objects of held-out cases will be found by: levels of interiors, and of labels whose components are objects."""
+    if prediction.interior is not None:
+        interior = replace(prediction.label_map, labels=prediction.interior)
+        yield from write_label_map(interior, file_beside(file, INTERIOR), like=source)
+    if prediction.levels is not None and model.lesions:
+        for number, level in enumerate(prediction.levels[-len(model.lesions) :]):
+            place = file_beside(file, level_end(number))
+            yield from write_label_map(replace(prediction.label_map, labels=level), place, like=source)

@@ -61,8 +61,8 @@ class Segmentation(Generic[Image]):
         labels: values by name, the background's first.
         volumes: of each label or region of the foreground, in ``unit``; areas for 2D images.
         unit: "ml"; "mm²" for 2D images; "1000 voxels" or "pixels" where no spacing is known, or a small unit that the file states.
-        objects: numbers of the objects of labels whose objects the training's label maps number, 0 where there is none; None for
-            other models.
+        objects: numbers of the objects of labels whose objects the training's label maps number, or whose connected components are
+            objects, 0 where there is none; None for other models.
         object_counts: how many there are of each of these labels.
         probabilities: float32, of all labels with the background, or of the regions: (K, Z, Y, X) for arrays and tensors, (X, Y, Z,
             K) for nibabel, vectors for SimpleITK. None unless requested.

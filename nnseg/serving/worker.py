@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from nnseg.core.errors import NnsegError
 from nnseg.inference.predict import Predictor
 from nnseg.network.device import resolve_device
-from nnseg.network.load import load_model, merge
+from nnseg.network.load import load_model, merge, with_thresholds
 from nnseg.serving.messages import Alive, PredictionOrder, PredictionTask, Ready, Refused
 from nnseg.serving.outputs import OutputTarget
 from nnseg.serving.pipeline import CasePredictor, PredictionPipeline
@@ -90,12 +90,13 @@ def load_predictor(order: PredictionOrder) -> tuple[CasePredictor, str]:
     """The predictor for an order, with the device that was found.
 
     Raises:
-        ModelError: a model, or a fold of one, cannot be loaded, or they do not go together.
+        ModelError: a model, or a fold of one, cannot be loaded, or they do not go together, or have no label of a threshold.
         RunError: there is no such device.
     """
     device = resolve_device(order.device)
     model = merge([load_model(path, folds=order.folds) for path in order.models])
     if not order.postprocessing:
         model = replace(model, postprocessing=())
+    model = with_thresholds(model, order.thresholds)
     predictor = Predictor(model, device=device, step=order.step, mirror=order.mirror, classic=order.classic, dropout=order.dropout)
     return predictor, str(device)

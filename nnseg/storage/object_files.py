@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from nnseg.core.image import Integers, Source
-from nnseg.core.labels import Labels
 from nnseg.core.units import in_unit
 from nnseg.storage.files import write_text
 from nnseg.storage.images.formats import stem_of, suffix_of
@@ -25,7 +24,7 @@ def file_beside(label_map: Path, what: str, suffix: str | None = None) -> Path:
 
     Args:
         label_map: file of it.
-        what: `OBJECTS` or `INTERIOR` of `nnseg.storage.predictions`.
+        what: `OBJECTS`, `INTERIOR` or `level_end` of `nnseg.storage.predictions`.
         suffix: of the file; by default that of the label map, or one that holds large numbers.
     """
     own = suffix_of(label_map)
@@ -35,24 +34,24 @@ def file_beside(label_map: Path, what: str, suffix: str | None = None) -> Path:
 def write_object_table(
     path: Path,
     objects: Integers,
-    values: Integers,
     *,
     like: Source,
-    labels: Labels,
+    counts: Mapping[str, int],
+    scores: npt.NDArray[np.float64],
     intensities: npt.NDArray[np.float64],
     channels: Sequence[str],
 ) -> None:
     """Write the table of the objects in a label map, with a line for each.
 
     Positions and boxes count voxels of the written image, from 0. Sizes and diameters (of a ball or disc of the same size) are in
-    the unit of the scan.
+    the unit of the scan. The score is the mean probability of the label in the object.
 
     Args:
         path: of the table.
         objects: numbers from 1 to n in the order of the written image, 0 where there is none.
-        values: of the label map, likewise.
         like: of the scan.
-        labels: of the label map.
+        counts: number of objects of each label, in the order of their numbers.
+        scores: of each object (n,).
         intensities: mean intensity (n, C) of each object.
         channels: of the scan.
 
@@ -61,26 +60,25 @@ def write_object_table(
     """
     axes, unit = ("y", "x") if like.is_2d else ("z", "y", "x"), like.shown_unit
     size, diameter = (f"area_{unit}2", f"diameter_{unit}") if like.is_2d else (f"volume_{unit}3", f"diameter_{unit}")
-    header = ["id", "label", "voxels", size, *axes, *(f"{a}_{end}" for a in axes for end in ("first", "last")), diameter]
+    header = ["id", "label", "score", "voxels", size, *axes, *(f"{a}_{end}" for a in axes for end in ("first", "last")), diameter]
     means = [f"mean_{channel}" for channel in channels]
-    rows = _rows(objects, values, like, labels)
+    rows = _rows(objects, like, [name for name, count in counts.items() for _ in range(count)], scores)
     write_text(path, csv_text([*header, *means], ([*row, *map(_short, of)] for row, of in zip(rows, intensities, strict=True))))
 
 
-def _rows(objects: Integers, values: Integers, like: Source, labels: Labels) -> list[list[str | float | None]]:
-    """A line for each object: label, sizes, centre, box and diameter."""
-    first, names = int(like.is_2d), labels.by_value
+def _rows(objects: Integers, like: Source, names: Sequence[str], scores: npt.NDArray[np.float64]) -> list[list[str | float | None]]:
+    """A line for each object: label, score, sizes, centre, box and diameter."""
+    first = int(like.is_2d)
     spacing = in_unit(like.grid.spacing, like.shown_unit)[first:]
     voxels, boxes = np.bincount(objects.ravel())[1:], ndimage.find_objects(objects.astype(np.int32))
     centres = ndimage.center_of_mass(objects > 0, objects, range(1, len(voxels) + 1))
     rows: list[list[str | float | None]] = []
-    for number, (count, box, centre) in enumerate(zip(voxels, boxes, centres, strict=True), 1):
-        part = objects[box] == number
+    for number, (name, score, count, box, centre) in enumerate(zip(names, scores, voxels, boxes, centres, strict=True), 1):
         size = float(count * np.prod(spacing))
         across = 2 * (size / np.pi) ** 0.5 if like.is_2d else (6 * size / np.pi) ** (1 / 3)
         ends = [end for side in box[first:] for end in (side.start, side.stop - 1)]
-        label = names[int(values[box][part][0])]
-        rows.append([number, label, int(count), _short(size), *map(_short, centre[first:]), *ends, _short(across)])
+        sizes = (int(count), _short(size))
+        rows.append([number, name, _short(score), *sizes, *map(_short, centre[first:]), *ends, _short(across)])
     return rows
 
 

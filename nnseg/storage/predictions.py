@@ -34,8 +34,9 @@ FORMAT = 4
 UNCERTAINTY = "_uncertainty.nii.gz"
 """End of the names of uncertainty maps, for every format of the scan."""
 
-INTERIOR, OBJECTS = "_interior", "_objects"
-"""Between the name of a case and the suffix of a map of its objects' interiors, of their numbers, and of the table of them."""
+INTERIOR, OBJECTS, LEVEL = "_interior", "_objects", "_level"
+"""Between the name of a case and the suffix of a map of its objects' interiors, of their numbers and their table, and of a map of a
+label's probability (`level_end`)."""
 
 OwnKind = Literal["label map", "uncertainty map", "probabilities", "objects", "DICOM-SEG", "spacing"]
 _KINDS: dict[str, OwnKind] = {
@@ -201,6 +202,15 @@ def own_files(folder: Path) -> dict[Path, OwnKind]:
     return {path: kind for path, kind in sorted(found.items()) if path.is_file()}
 
 
+def level_end(number: int) -> str:
+    """What stands between the name of a case and the suffix of the map of a label's probability, 255 for 1.
+
+    Args:
+        number: of the label, from 0, among those whose connected components are objects.
+    """
+    return f"_{number + 1}{LEVEL}"
+
+
 def stems(name: str) -> list[str]:
     """What is before each dot of a file's name: one of them is the case's, which may have dots too."""
     return [name[:end] for end, letter in enumerate(name) if letter == "."]
@@ -208,7 +218,7 @@ def stems(name: str) -> list[str]:
 
 def _kind_beside(name: str) -> OwnKind | None:
     own = next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
-    return own or ("objects" if any(stem.endswith((INTERIOR, OBJECTS)) for stem in stems(name)) else None)
+    return own or ("objects" if any(stem.endswith((INTERIOR, OBJECTS, LEVEL)) for stem in stems(name)) else None)
 
 
 class PredictionsWriter:

@@ -16,7 +16,7 @@
       scores.json  groups.json  report.html                    scores of the held-out cases, overall and by group
       choice.json                                              which of several plans predict, and why; may be edited
       postprocessing.json                                      postprocessing steps of the predictions; may be edited
-      objects.json                                             rules by which objects are told apart; may be edited
+      objects.json                                             how objects are told apart, thresholds of lesions; may be edited
       windows.json                                             tiles and mirrored copies of predictions, with evidence
       trust.json                                               calibration of the predictions
       learning_curve.json  learning_curve/                     trainings on parts of the cases, by `nnseg learn-curve`
@@ -157,7 +157,7 @@ class Run:
     postprocessing = optional_json_file("postprocessing.json", Postprocessing)
     """Postprocessing steps of the predictions, and why; may be edited."""
     objects = optional_json_file("objects.json", ObjectRules)
-    """The rules by which objects are told apart, and why; may be edited."""
+    """The rules by which objects are told apart, thresholds of labels whose components are objects, and why; may be edited."""
     windows = optional_json_file("windows.json", dict[str, WindowChoice])
     """The sliding window of each plan's predictions, by its name, and why, where it was chosen on held-out cases."""
     trust = optional_json_file("trust.json", Trust)

@@ -22,6 +22,7 @@ from nnseg.inference.postprocess import postprocess
 from nnseg.inference.predict import Predictor
 from nnseg.network.build import build_network
 from nnseg.network.bundle import Member, Model, load_model_file, save_model
+from nnseg.network.load import with_thresholds
 from nnseg.preprocessing.preprocess import preprocess, restore
 
 CPU = torch.device("cpu")
@@ -621,3 +622,44 @@ def test_a_model_keeps_its_rules_in_its_file(tmp_path):
 def test_models_without_borders_have_no_objects():
     prediction = predict(_model(_plan()), _scan(), device=CPU)
     assert (prediction.objects, prediction.interior, prediction.object_counts) == (None, None, {})
+
+
+def test_a_threshold_finds_a_label_and_its_components_with_scores():
+    model, scan = _model(_plan(), _plan()), _scan()
+    plain = predict(model, scan, device=CPU)
+    counted = predict(with_thresholds(model, {"front": 0.2}), scan, device=CPU)
+    np.testing.assert_array_equal(counted.probabilities, plain.probabilities)
+    level = np.rint(plain.probabilities[1] * 255)
+    without = np.where(plain.probabilities[2] > plain.probabilities[0], 700, 0)
+    near = np.abs(plain.probabilities[1] * 255 - np.rint(plain.probabilities[1] * 255)) > 0.49  # rounding may go either way
+    expected = np.where(level >= 0.2 * 255, 3, without)
+    np.testing.assert_array_equal(counted.label_map.labels[~near], expected[~near])
+    np.testing.assert_array_equal(counted.objects > 0, counted.label_map.labels == 3)
+    assert counted.object_counts == {"front": counted.objects.max()}
+    inside = counted.objects == 1
+    assert counted.object_scores[0] == pytest.approx(plain.probabilities[1][inside].mean(), abs=0.002)
+
+
+def test_a_label_whose_components_are_objects_is_decided_as_before():
+    model = _model(_plan())
+    lesions = replace(model, objects=ObjectRules(rules={}, thresholds={"back": None}))
+    one, other = predict(model, _scan(), device=CPU), predict(lesions, _scan(), device=CPU)
+    assert _equal(one, other)
+    assert (lesions.key() != model.key(), other.levels.shape) == (True, (1, *_scan().grid.shape))
+    assert other.object_scores.shape == (other.object_counts["back"],)
+
+
+def test_a_threshold_needs_a_label_that_the_model_finds():
+    model = _model(_plan())
+    with pytest.raises(
+        ModelError, match=r"--threshold 0.3 does not say of which label; write --threshold LABEL=0.3, of front, back"
+    ):
+        with_thresholds(model, {"": 0.3})
+    with pytest.raises(ModelError, match=r"there is no threshold for tumour; the model finds front, back"):
+        with_thresholds(model, {"tumour": 0.3})
+    bordered = _model(_plan(labels=LABELS.with_borders(["back"])))
+    assert with_thresholds(bordered, {"": 0.3}).lesions == ("front",)
+    with pytest.raises(ModelError, match="there is no threshold for back"):
+        with_thresholds(bordered, {"back": 0.3})
+    both = with_thresholds(with_thresholds(model, {"back": 0.3}), {"": 0.4})
+    assert (both.objects.thresholds, with_thresholds(model, {})) == ({"back": 0.4}, model)

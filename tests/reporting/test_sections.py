@@ -12,6 +12,7 @@ from report_examples import (
     calibrated,
     case,
     choice,
+    detection,
     epochs,
     fingerprint,
     page_text,
@@ -36,6 +37,7 @@ from nnseg.reporting.sections.data import summarize_data
 from nnseg.reporting.sections.decisions import describe_gain_and_time, describe_step
 from nnseg.reporting.sections.external import describe_drop
 from nnseg.reporting.sections.head import summarize_head
+from nnseg.reporting.sections.lesions import summarize_lesions
 from nnseg.reporting.sections.scores import summarize_groups, summarize_scores, typical_cases
 from nnseg.reporting.sections.training import summarize_training
 from nnseg.reporting.sections.trust import coverage, summarize_trust
@@ -213,6 +215,7 @@ def test_results_come_first_and_averages_are_folded():
         "external",
         "scores",
         "cases",
+        "lesions",
         "training",
         "learning",
         "trust",
@@ -404,3 +407,23 @@ def test_a_drop_is_told_with_its_interval_and_whether_it_may_be_chance(internal,
     assert words in page
     assert "Scores of this dataset" in page
     assert "Scores of held-out cases" not in page
+
+
+def test_detection_is_shown_by_false_positives_and_by_threshold():
+    content = report_content()
+    rows = table_rows(content, "Detection of front by threshold")
+    assert rows == {
+        "none": ["0.500", "0.25", "0.500", "0.600", "0.875", "0.250", "0.125"],
+        "0.3": ["0.750", "2.00", "0.500", "0.600", "0.875", "0.250", "0.125"],
+    }
+    assert table_rows(content, "Sensitivity by false positives of front")["sensitivity"][0] == "0.500 0.400 to 0.900"
+    page = page_text(content)
+    assert "4 objects in 5 scans, of which 1 have none. Mean sensitivity at 1/8 to 8 false positives a scan: 0.600." in page
+    assert table_rows(content, f"Detection of {HOSTILE} by threshold")["none"][0] == MISSING
+    assert f"Sensitivity by false positives of {HOSTILE}" not in page
+
+
+def test_only_labels_with_objects_are_drawn():
+    assert re.findall(r'<g class="line (s\d)">', summarize_lesions(report_content())["froc"]) == ["s0"]
+    scores = report_content().scores.model_copy(update={"detection": {"front": detection(0)}})
+    assert summarize_lesions(replace(report_content(), scores=scores))["froc"] == ""
