@@ -124,6 +124,16 @@ METRICS = {
     "object_f1": Metric(
         title="F1 at IoU 0.5", meaning="F1 of objects matched with an IoU of 0.5 or more", formula=r"\frac{2\,m_{0.5}}{n_P + n_R}"
     ),
+    "v_rand": Metric(
+        title="V-Rand",
+        meaning="pairs of voxels of the reference that are in one object in both, over their mean number in each",
+        formula=r"\frac{2\,\sum_{ij} p_{ij}^2}{\sum_i p_{i\cdot}^2 + \sum_j p_{\cdot j}^2}",
+    ),
+    "v_info": Metric(
+        title="V-Info",
+        meaning="mutual information of both divisions of the reference into objects, over the mean of their entropies",
+        formula=r"\frac{2\,I(P; R)}{H(P) + H(R)}",
+    ),
     "count_error": Metric(
         title="Count error",
         unit="a case",

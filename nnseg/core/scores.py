@@ -53,6 +53,7 @@ class Lesions(FrozenModel):
         ap_50, mean_ap: average precision, matched pairs over all objects, at an IoU of 0.5, and its mean over `OBJECT_IOUS`.
         object_f1: at an IoU of 0.5.
         count_error: ``predicted`` minus ``reference``.
+        v_rand, v_info: agreement of the divisions into objects, of references that number theirs.
     """
 
     reference: int
@@ -70,6 +71,8 @@ class Lesions(FrozenModel):
     mean_ap: Number = None
     object_f1: Number = None
     count_error: Number = None
+    v_rand: Number = None
+    v_info: Number = None
 
 
 class Counts(FrozenModel):

@@ -14,7 +14,8 @@ pooled     ratio of sums over all cases: of voxels, surface           mean over 
            areas, volumes or lesions
 ========== ========================================================== ======================================================
 
-A percentile, a maximum or a mean over thresholds is no ratio of sums, so HD, HD95 and mean AP have no pooled average.
+A percentile, a maximum, a mean over thresholds or an entropy is no ratio of sums, so HD, HD95, mean AP, V-Rand and V-Info have no
+pooled average.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from nnseg.core.labels import Labels
 from nnseg.core.scores import OBJECT_IOUS, Counts, LabelScore, Lesions, Surfaces
 from nnseg.core.units import LengthUnit, in_unit
 from nnseg.evaluation.metrics import COUNT_METRICS, NOTHING, counts_of, joint_histogram, members
+from nnseg.evaluation.partitions import partition_scores
 from nnseg.evaluation.surface import Steps, surface_distances
 
 Mask = npt.NDArray[np.bool_]
@@ -51,6 +52,7 @@ def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, N
     found, half = ious >= FOUND, ious[ious > OVERLAPPING]
     matched, total = _count_matches(rows[found], columns[found], ious[found]), n_reference + n_predicted
     at_iou = tuple(_count_matches(rows[ious >= t], columns[ious >= t], ious[ious >= t]) for t in OBJECT_IOUS)
+    v_rand, v_info = partition_scores(predicted, given) if objects[1] is not None else (None, None)
     return Lesions(
         reference=n_reference,
         predicted=n_predicted,
@@ -67,6 +69,8 @@ def match_lesions(prediction: Mask, reference: Mask, objects: Objects = (None, N
         mean_ap=float(np.mean([m / (total - m) for m in at_iou])) if total else None,
         object_f1=2 * at_iou[0] / total if total else None,
         count_error=n_predicted - n_reference if total else None,
+        v_rand=v_rand,
+        v_info=v_info,
     )
 
 

@@ -15,7 +15,7 @@ SCORES = summarize(
     Labels(names=("background", "a"), values=(0, 1)),
 ).model_dump_json()
 
-OBJECTS = ("ap_50", "mean_ap", "object_f1", "count_error")
+OBJECTS = ("ap_50", "mean_ap", "object_f1", "count_error", "v_rand", "v_info")
 
 
 def test_every_metric_has_a_value_or_none_in_a_score():
@@ -26,7 +26,7 @@ def test_every_metric_has_a_value_or_none_in_a_score():
     score = label_score(Counts(tp=3, fp=1, fn=1, tn=5), lesions=lesions)
     found = {name for name in METRICS if name != "nsd" and score.metric(name) is not None}
     assert found == {"dice", "iou", "panoptic_quality", *OBJECTS, *(name for name in METRICS if name.startswith("lesion_"))}
-    assert set(PARTS) | {"hd", "hd95", "mean_ap"} == set(METRICS)
+    assert set(PARTS) | {"hd", "hd95", "mean_ap", "v_rand", "v_info"} == set(METRICS)
 
 
 def test_scores_come_back_from_their_json():
