@@ -182,6 +182,7 @@ def _options_key(fingerprint: Fingerprint, recipe: Recipe, options: Options, mod
     """A digest of what plans are made from, except the machine."""
     names = (
         "kinds", "budget", "steps", "epochs", "patience", "memory_gb", "folds", "device", "devices", "probe", "seed", "every_case",
+        "register",
     )  # fmt: skip
     wanted = {name: value for name in names if (value := getattr(options, name)) not in (None, ())}
     begun = [[model.key() for model in models]] if models else []
@@ -220,9 +221,18 @@ def _decide(
     measured = None
     if dataset is not None and options.probe:
         measured = _try_candidates(run, dataset, fingerprint, candidates, budget, options.device)
-    changes = {name: value for name in ("seed", "patience") if (value := getattr(options, name)) is not None}
     plans = (choose(of_kind, budget, measured) for of_kind in candidates)
-    return tuple(p.model_copy(update={"training": p.training.model_copy(update=changes)}) for p in plans)
+    return tuple(_with_settings(plan, options) for plan in plans)
+
+
+def _with_settings(plan: Plan, options: Options) -> Plan:
+    """A plan with the settings that options give as they stand in it."""
+    changes = {name: value for name in ("seed", "patience") if (value := getattr(options, name)) is not None}
+    preprocessing = plan.preprocessing
+    if options.register:
+        why = preprocessing.why | {"registration": "given by --register"}
+        preprocessing = preprocessing.model_copy(update={"registration": options.register, "why": why})
+    return plan.model_copy(update={"training": plan.training.model_copy(update=changes), "preprocessing": preprocessing})
 
 
 def _try_candidates(

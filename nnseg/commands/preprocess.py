@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,13 @@ from nnseg.core.fingerprint import Fingerprint
 from nnseg.core.frozen import digest
 from nnseg.core.label_files import LabelSource
 from nnseg.core.plan import Plan
+from nnseg.core.registration import Registration
 from nnseg.planning.measure import failure_of
 from nnseg.preprocessing.fill_in import fill_in
 from nnseg.preprocessing.preprocess import preprocess
 from nnseg.storage.cases import CaseStore
 from nnseg.storage.datasets.read_case import read_case
+from nnseg.storage.files import read_json, write_json
 from nnseg.storage.images.read import read_labels_of, read_objects
 from nnseg.storage.plan_folder import PlanFolder
 from nnseg.storage.predictions import held_out_predictions
@@ -50,8 +52,8 @@ class PreprocessingTask:
     previous: LabelSource | None = None
     pseudo_labels: PseudoLabels | None = None
 
-    def __call__(self) -> None:
-        """Preprocess the case and store it."""
+    def __call__(self) -> tuple[Registration, ...]:
+        """Preprocess the case and store it; how its channels were moved."""
         labels, annotated = self.plan.labels.whole, self.case.annotated
         labelled = read_case(self.case, channels=len(self.plan.channels), labels=labels)
         label_map = labelled.label_map
@@ -65,6 +67,7 @@ class PreprocessingTask:
         CaseStore(self.store).write(
             replace(done, known=self.plan.labels.known(annotated)), self.key, dimensions=self.plan.dimensions
         )
+        return done.registrations
 
 
 def preprocess_run(run: Run, *, workers: int = 0) -> tuple[Finding, ...]:
@@ -111,16 +114,29 @@ def _preprocess_plan(run: Run, folder: PlanFolder, workers: int) -> tuple[Findin
         for case in run.dataset.cases
         if case.name in keys and case.name not in kept
     ]
-    failures = []
+    failures, moved = [], dict[str, tuple[Registration, ...]]()
     sizes, label = sizes_of({task.case.name: task.case.files for task in tasks}), f"preprocessing for {plan.name}"
     weigh = lambda task: sizes[task.case.name]  # noqa: E731
     for outcome in map_items(PreprocessingTask.__call__, tasks, workers=workers, label=label, weigh=weigh):
         if outcome.reason is not None:
             failures.append(failure_of(outcome.item.case, outcome))
             log.error("%s", failures[-1])
+        elif outcome.result:
+            moved[outcome.item.case.name] = outcome.result
+    _record_registrations(folder.registrations_file, moved, kept)
     if failures and len(failures) == len(keys):
         raise DatasetError(f"no case could be preprocessed; the first: {failures[0]}")
     return tuple(failures)
+
+
+def _record_registrations(file: Path, moved: Mapping[str, tuple[Registration, ...]], kept: Collection[str]) -> None:
+    """Write how channels were moved, by case; of cases that are kept as it is known; no file where no channel was moved."""
+    known = read_json(file, dict[str, tuple[Registration, ...]]) if file.exists() else {}
+    found = {name: of for name, of in known.items() if name in kept} | dict(moved)
+    if found and found != known:
+        write_json(file, found)
+    elif not found:
+        file.unlink(missing_ok=True)
 
 
 def _is_intact(store: CaseStore, case: Case) -> bool:

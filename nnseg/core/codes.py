@@ -158,6 +158,10 @@ CODES: Final[dict[str, Kind]] = {
     "NS-S036": Kind(NOTED, "slices lie a little beside even steps", "even steps", "nothing: they are taken as even"),
     "NS-S037": Kind(REJECTED, "an image asks for more than it may", "less, see docs/limits.md", "cut it, or raise the limit"),
     "NS-S038": Kind(WARNED, "a scan was predicted without a channel", "a file of it", "check its label map, or add the file"),
+    "NS-S039": Kind(
+        WARNED, "a channel fits another one better some mm away", "channels that lie on one another", "register them (--register)"
+    ),
+    "NS-S040": Kind(REJECTED, "a channel fits no other one after registration", "channels of one examination", "check the files"),
     # label maps
     "NS-L001": Kind(WARNED, "a remark on a label map", "nothing remarkable", "read it"),
     "NS-L002": Kind(REJECTED, "values are no whole numbers", "label values", "resample with nearest neighbour"),

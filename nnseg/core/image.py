@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from nnseg.core.frozen import short_repr
 from nnseg.core.geometry import Box, Grid, Placement
+from nnseg.core.registration import Registration
 from nnseg.core.units import LengthUnit, shown_unit
 
 Floats = npt.NDArray[np.float32]
@@ -128,6 +129,7 @@ class PreprocessedCase:
         labels: int16 (Z, Y, X), label indices of `Labels`, -1 where ignored; None for a scan without a label map.
         placement: of the network's grid in the scan.
         known: indices of the labels that were annotated, the background's always; None for all.
+        registrations: how channels were moved onto the first one, where the plan says so.
     """
 
     name: str
@@ -135,6 +137,7 @@ class PreprocessedCase:
     labels: npt.NDArray[np.int16] | None
     placement: Placement
     known: tuple[int, ...] | None = None
+    registrations: tuple[Registration, ...] = ()
 
     __repr__ = short_repr
 

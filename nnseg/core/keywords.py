@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from nnseg.core.errors import NnsegError
 from nnseg.core.names import nearest_name
-from nnseg.core.options import Flag, FreezePart, Options
+from nnseg.core.options import Flag, FreezePart, Options, RegistrationKind
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Words = str | Sequence[str]
@@ -64,6 +64,7 @@ class PlanOptions(CheckOptions, total=False):
     every_case: bool
     memory: str | float | None
     probe: bool
+    register: RegistrationKind | None
     seed: int | None
 
 

@@ -19,6 +19,7 @@ SPLIT_FILES = (".json", ".csv", ".tsv")
 """Suffixes of files with a division of the cases."""
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
+RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
 OnMissingChannel = Literal["error", "use"]
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
@@ -104,6 +105,17 @@ def parse_part(text: str) -> str:
     """
     if text not in (known := get_args(FreezePart)):
         raise NnsegError(f'"{text}" is no part that can be left untrained; write {", ".join(known)}')
+    return text
+
+
+def parse_registration(text: str) -> str:
+    """A way to move channels, of `RegistrationKind`.
+
+    Raises:
+        NnsegError: it is none of these.
+    """
+    if text not in (known := get_args(RegistrationKind)):
+        raise NnsegError(f'"{text}" is no way to move channels; write {", ".join(known)}')
     return text
 
 
@@ -363,6 +375,13 @@ class Options:
         parse=parse_gigabytes,
     )
     probe: bool = option(True, "Plan without trying networks on the device.", panel=PLANNING)
+    register: RegistrationKind | None = option(
+        None,
+        "Move the channels of each volume onto the first one, here and in predictions: rigid or affine. Default: as they lie.",
+        unit="KIND",
+        panel=PLANNING,
+        parse=parse_registration,
+    )
     seed: int | None = option(None, "Random seed. Default: the recipe's.", unit="N", panel=PLANNING, parse=parse_count)
     freeze: FreezePart | None = option(
         None, "With --init: a part that is not trained: encoder.", unit="PART", panel=PLANNING, parse=parse_part

@@ -17,6 +17,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.geometry import Axes, Grid, Shape, Vector
 from nnseg.core.labels import Labels, swapped_heads
 from nnseg.core.limits import limit, raise_by
+from nnseg.core.options import RegistrationKind
 from nnseg.core.validation import (
     Count,
     Counts,
@@ -128,6 +129,7 @@ class Preprocessing(Section):
             they are stored ("stored"), as for some networks imported from nnU-Net.
         border: width of the border of objects that the network learns (``labels.borders``), in voxels of the finest axis; small
             objects have a narrower one.
+        registration: of channels onto the first one, in training and prediction: "none", "rigid" or "affine".
     """
 
     axes: Axes
@@ -137,6 +139,7 @@ class Preprocessing(Section):
     separate_axis_ratio: Positive = 3.0
     orientation: Literal["lps", "ras", "stored"] = "lps"
     border: NotNegative = 0.0
+    registration: RegistrationKind = "none"
 
     @field_validator("axes")
     @classmethod
@@ -536,7 +539,7 @@ def _without_reasons(content: Any) -> Any:
 # A setting that is added to a plan belongs in here, or keys of older plans change; a test with their keys fails without.
 _ADDED = (
     "orientation", "previous", "accumulation", "seconds", "patience", "class_weights", "label_smoothing", "distillation",
-    "growing", "empty_share", "stain_probability", "stain", "border", "dropout", "channel_dropout_probability",
+    "growing", "empty_share", "stain_probability", "stain", "border", "dropout", "registration", "channel_dropout_probability",
     "swapped_labels", "swap_axis", "quarter_turn_probability", "quarter_turn_axes", "elastic_probability", "elastic",
     "motion_probability", "motion", "ghosting_probability", "ghosting", "slice_thickness_probability", "slice_thickness",
     "bias_field_probability", "bias_field", "rician_noise_probability", "rician_noise", "extra",

@@ -286,6 +286,7 @@ class Predictor:
             confidence=self._confidence(facts, groups, stats) if stats else None,
             unlike=trust.ranges.differences(facts) if trust and trust.ranges else (),
             sample=self._sample(prepared, stats) if stats and stats.samples else None,
+            registrations=prepared.cases[groups[0].key].registrations,
             seconds={stage: sum(of.get(stage, 0.0) for of in spent) for stage in ("preprocess", "network", "restore")},
         )
 

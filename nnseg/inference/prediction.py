@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nnseg.core.frozen import short_repr
 from nnseg.core.image import Floats, Integers, LabelMap, PreprocessedCase, Scan
+from nnseg.core.registration import Registration
 from nnseg.core.trust import Confidence
 
 
@@ -68,6 +69,7 @@ class Prediction:
         confidence: expected quality of the whole, and whether the scan resembles the training scans; with the uncertainty.
         unlike: differences of the scan from those of the training, in spacing, size and intensities; always measured.
         sample: voxels sampled with their probabilities, if requested.
+        registrations: how channels were moved onto the first one, where the plan says so.
         seconds: of "preprocess", "network" and "restore".
     """
 
@@ -83,6 +85,7 @@ class Prediction:
     confidence: Confidence | None = None
     unlike: tuple[str, ...] = ()
     sample: DrawnVoxels | None = None
+    registrations: tuple[Registration, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     __repr__ = short_repr

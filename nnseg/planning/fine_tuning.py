@@ -125,7 +125,7 @@ def _preprocessing(content: Content, inputs: PlanInputs, model: Plan) -> Content
     places = match_channels(channels, model.channels)
     own = content["normalization"]
     normalization = [own[i] if p is None else known.normalization[p].model_dump() for i, p in enumerate(places)]
-    kept = {name: getattr(known, name) for name in ("image_order", "separate_axis_ratio", "orientation")}
+    kept = {name: getattr(known, name) for name in ("image_order", "separate_axis_ratio", "orientation", "registration")}
     why = dict.fromkeys(("axes", "spacing", "normalization", "image_order"), FROM_MODEL)
     why |= {name: text for name, text in content["why"].items() if name == "border"}
     new = [name for name, place in zip(channels, places, strict=True) if place is None]

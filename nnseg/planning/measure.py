@@ -24,6 +24,7 @@ from nnseg.planning.duplicates import find_duplicates, voxel_digest
 from nnseg.planning.intensity import ForegroundSample, pool_intensities, sample_foreground
 from nnseg.planning.unlike_cases import find_unlike_cases, typical_values
 from nnseg.planning.unusable import explain_unusable
+from nnseg.preprocessing.channel_shift import find_shifts
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.patients import patient_findings
 from nnseg.storage.datasets.read_case import read_case
@@ -164,7 +165,26 @@ def read_and_measure(case: Case, *, labels: Labels, channels: int, sample: int) 
     key = case_key(case)  # first, so that a change of the files while they are read is noticed later
     read = read_case(case, channels=channels, labels=labels)
     measured = measure_case(read.scan, read.label_map, labels=labels, name=case.name, key=key, sample=sample)
-    return replace(measured, case=measured.case.model_copy(update={"annotated": case.annotated}), findings=read.findings)
+    findings = (*read.findings, *find_channels_apart(read.scan, case.name))
+    return replace(measured, case=measured.case.model_copy(update={"annotated": case.annotated}), findings=findings)
+
+
+def find_channels_apart(scan: Scan, name: str) -> tuple[Finding, ...]:
+    """A finding for each channel of a volume that fits the first one notably better some mm away.
+
+    Args:
+        name: of the case.
+    """
+    if len(scan.image) < 2 or scan.source.is_2d:
+        return ()
+    findings = []
+    for one in find_shifts(scan.image, scan.grid.spacing):
+        found = (
+            f"channel {one.channel + 1} fits channel 1 better {one.distance:.0f} mm away (mutual information {one.gain:.0%} higher)"
+        )
+        advice = "look at both in a viewer; --register rigid moves them"
+        findings.append(Finding.of("NS-S039", f"{found}; expected channels that lie on one another; {advice}", case=name))
+    return tuple(findings)
 
 
 def measure_case(

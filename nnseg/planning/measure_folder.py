@@ -21,7 +21,15 @@ from nnseg.core.image import LabelMap, Scan
 from nnseg.core.label_files import OBJECT, LabelFiles, LabelSource, join_marks
 from nnseg.core.labels import Labels
 from nnseg.planning.duplicates import voxel_digest
-from nnseg.planning.measure import MeasuredCase, make_fingerprint, measure_all, measure_case, read_and_measure, sample_size
+from nnseg.planning.measure import (
+    MeasuredCase,
+    find_channels_apart,
+    make_fingerprint,
+    measure_all,
+    measure_case,
+    read_and_measure,
+    sample_size,
+)
 from nnseg.storage.datasets.content import case_key, content_hash
 from nnseg.storage.datasets.items import FoundDataset
 from nnseg.storage.datasets.labels.request import BLACK, ShownLabels, show_labels
@@ -137,7 +145,8 @@ def look_and_measure(case: Case, *, declared: Labels | None, channels: int | Non
     measured = how(read.label_map, labels=_provisional(marked, shown, declared))
     renamed = measured.case.model_copy(update={"label_map": _digest(marked)} if marked.marks else {})
     objects = how(_as_objects(read.label_map), labels=OBJECTS) if shown.components else None
-    return replace(looked, measured=replace(measured, case=renamed, findings=read.findings), objects=objects)
+    findings = (*read.findings, *find_channels_apart(scan, case.name))
+    return replace(looked, measured=replace(measured, case=renamed, findings=findings), objects=objects)
 
 
 def _read_marks(source: LabelSource, scan: Scan | None) -> tuple[MarkedMap, LabelMap, str]:

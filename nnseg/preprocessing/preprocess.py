@@ -20,6 +20,7 @@ from nnseg.core.image import Floats, Integers, LabelMap, PreprocessedCase, Scan,
 from nnseg.core.plan import Plan
 from nnseg.preprocessing.borders import FAR, add_borders
 from nnseg.preprocessing.normalize import normalize
+from nnseg.preprocessing.register import register_channels
 from nnseg.preprocessing.resample import resample_image, resample_labels, separate_axis
 from nnseg.storage.images.raw import check_memory
 
@@ -48,10 +49,12 @@ def preprocess(
         normalizer: replaces the plan's normalization: a function of the cropped image (C, Z, Y, X) to one of the same shape.
 
     Raises:
-        ScanError: the scan has another number of channels, or a label map another shape or undeclared values.
+        ScanError: the scan has another number of channels, or one that fits the first nowhere near, or a label map another shape or
+            undeclared values.
         ModelError: the previous stage's label map is missing, or the plan is not a cascade's.
     """
     _check(scan, plan, label_map=label_map, previous=previous)
+    scan, registrations = register_channels(scan, plan.preprocessing.registration)
     turn = plan_orientation(scan, plan)
     if turn != Reorientation():
         scan = replace(scan, image=turn.apply(scan.image), grid=scan.grid.reoriented(turn))
@@ -70,7 +73,7 @@ def preprocess(
     labels, indices = (None if e is None else resample_labels(e, placement.shape, separate=separate) for e in encoded)
     if indices is not None:
         image = np.concatenate([image, np.maximum(indices, 0)[np.newaxis].astype(np.float32)])  # ignored voxels get index 0
-    return PreprocessedCase(name=name, image=image, labels=labels, placement=placement)
+    return PreprocessedCase(name=name, image=image, labels=labels, placement=placement, registrations=registrations)
 
 
 def restore(probabilities_KZYX: Floats, placement: Placement, plan: Plan) -> Floats:

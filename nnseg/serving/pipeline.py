@@ -259,6 +259,7 @@ class PredictionPipeline:
         found = tuple(coded(text, "NS-S032") for text in prediction.unlike)
         counts = dict(prediction.object_counts)
         case.update(confidence=prediction.confidence, objects=counts, findings=(*case.record.findings, *found))
+        case.update(registrations=prediction.registrations)
         return True
 
     def _write(self, case: _CaseInFlight) -> bool:

@@ -157,6 +157,8 @@ class PlanFolder:
 
     plan = StoredFile(PLAN_FILE, _read_own_plan, write_plan)
     """The plan as it stands in its file, which people may have edited."""
+    registrations_file = PathIn("registrations.json")
+    """How channels of the preprocessed cases were moved, by case, where the plan says so."""
     plan_file = PathIn(PLAN_FILE)
     """The plan as TOML."""
 

@@ -18,6 +18,7 @@ from nnseg.core.frozen import FrozenModel, digest
 from nnseg.core.labels import Labels
 from nnseg.core.names import CaseName, FileName
 from nnseg.core.population import Population
+from nnseg.core.registration import Registration
 from nnseg.core.trust import Confidence
 from nnseg.storage.files import file_hash, read_json, write_json
 from nnseg.storage.plan_folder import FoldFolder
@@ -74,6 +75,7 @@ class ScanRecord(FrozenModel):
         findings: irregularities, and what was done about them.
         confidence: in the label map, if it was computed.
         objects: number of each label's objects, where the networks have learned to tell them apart.
+        registrations: how channels were moved onto the first one, where the model does that.
         images: the scan's files, one for each channel; of a DICOM series its folder.
     """
 
@@ -90,6 +92,7 @@ class ScanRecord(FrozenModel):
     findings: tuple[str, ...] = ()
     confidence: Confidence | None = None
     objects: dict[str, int] = Field(default_factory=dict, exclude_if=lambda counts: not counts)
+    registrations: tuple[Registration, ...] = Field(default=(), exclude_if=lambda found: not found)
     images: tuple[Path, ...] = ()
 
     @property

@@ -8,6 +8,7 @@
       probe.json                                               time and memory of candidate plans on this machine
       pseudo_labels/  predictions.json                         what a model predicted where it was not annotated (--init)
       cases/                                                   preprocessed cases
+      registrations.json                                       how channels of these were moved (--register)
       fold_0/  schedule.json  history.jsonl                    planned steps; one line for each epoch
                checkpoint.safetensors  model.nnseg             the state to resume from; the trained network
                checkpoint_before.safetensors  best.nnseg       the previous checkpoint; the weights with the best validation
