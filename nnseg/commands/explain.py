@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 from pydantic import Field
 
 from nnseg.core.dataset import Case, Finding, Reading, list_some
