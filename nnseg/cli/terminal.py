@@ -30,8 +30,9 @@ VARYING = re.compile(r"\d+|\S*/\S*")
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """True for a terminal, unless NO_COLOR is set. Source: no-color.org."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """True for a terminal, unless NO_COLOR is set (source: no-color.org); not for an old one of Windows, which shows the codes."""
+    knows_codes = sys.platform != "win32" or "WT_SESSION" in os.environ or "TERM" in os.environ
+    return stream.isatty() and knows_codes and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def coloured(text: str, colour: str, stream: TextIO) -> str:

@@ -1,8 +1,10 @@
 """What is seen on a terminal: one live line, whole words, whole tables, colours and no needless repetition."""
 
+import io
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -11,7 +13,7 @@ from warm import fold_options, nnseg
 
 from nnseg.cli import terminal
 from nnseg.cli.output import counted_warnings, exit_for_failed, log_to_terminal
-from nnseg.cli.terminal import FewOfEach, with_paths_as_given
+from nnseg.cli.terminal import FewOfEach, is_coloured, with_paths_as_given
 from nnseg.core.dataset import Finding
 
 RED, YELLOW = "\x1b[31m", "\x1b[33m"
@@ -161,3 +163,29 @@ def test_patterns_that_fit_nothing_and_folders_for_files_are_refused_in_plain_wo
     paths = {"RUN": str(ball_run), "DATA": str(ball_dataset), "FOLDER": str(tmp_path / "FOLDER")}
     refused = nnseg(*(paths.get(argument, argument) for argument in arguments), check=2).stderr
     assert said.replace("FOLDER", paths["FOLDER"]) in refused
+
+
+class Console(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "coloured"),
+    [
+        ("linux", {}, True),
+        ("linux", {"NO_COLOR": "1"}, False),
+        ("linux", {"TERM": "dumb"}, False),
+        ("win32", {}, False),
+        ("win32", {"WT_SESSION": "0"}, True),
+    ],
+)
+def test_only_a_terminal_that_knows_the_codes_of_colours_gets_them(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], coloured: bool
+) -> None:
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(terminal.os, "environ", variables)
+    assert is_coloured(Console()) is coloured
+    assert not is_coloured(io.StringIO())
