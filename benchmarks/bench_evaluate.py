@@ -190,7 +190,7 @@ def run_peer(peer: str, work: Path, cases: int) -> None:
     print(json.dumps({"seconds": seconds, "scores": dict(zip(names, scores, strict=True))}))
 
 
-def watched(command: list[str], output: Path) -> tuple[float, float]:
+def measured(command: list[str], output: Path) -> tuple[float, float]:
     """Seconds, and the largest process's resident set in MB, of a command whose output goes to a file."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start, peak = time.perf_counter(), 0
@@ -236,14 +236,14 @@ def main() -> None:
     for seed in missing:
         make_case(sources[seed % len(sources)], seed, work)
     folders = [str(work / "predictions"), str(work / "references")]
-    seconds, peak = watched(
+    seconds, peak = measured(
         [sys.executable, "-m", "nnseg", "evaluate", *folders, "--workers", "2", "--out", str(ours)], work / "ours.txt"
     )
     mine = seconds / given.cases
     rows = [("nnseg", given.cases, mine, peak)]
     for peer in PEERS if given.peers else ():
         out = work / f"{peer}.json"
-        _, peak = watched([sys.executable, __file__, str(work), "--peer", peer, "--peers", str(given.peers)], out)
+        _, peak = measured([sys.executable, __file__, str(work), "--peer", peer, "--peers", str(given.peers)], out)
         rows.append((peer, given.peers, json.loads(out.read_text())["seconds"] / given.peers, peak))
     print("| what | cases timed | s a case, two processes | times nnseg's | minutes for 40 | largest process, MB |")
     print("|---|---|---|---|---|---|")

@@ -45,7 +45,7 @@ Bounds = Callable[[HeldOutCase, str, float], tuple[Ends | None, Ends | None]]
 
 
 @dataclass
-class Tally:
+class IntervalStats:
     """What was found of one label by one method: for each split the share inside, and each width."""
 
     inside: list[float] = field(default_factory=list)
@@ -107,22 +107,22 @@ def compare(
         pairs: cases that calibrate, and those that are tested.
         volumes: of all cases, for intervals on logits.
     """
-    tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
+    stats: dict[tuple[str, str, str], IntervalStats] = defaultdict(IntervalStats)
     for calibration, tested in pairs:
         trust = fit_trust(calibration)
         methods = {"split-conformal": _conformal(trust), "plain quantiles": _plain(calibration)}
         if volumes:
             methods["on logits"] = _on_logits(calibration, volumes)
         for method, bounds in methods.items():
-            _count(tallies, method, trust, bounds, tested)
+            _count(stats, method, trust, bounds, tested)
     sizes = f"{np.mean([len(c) for c, _ in pairs]):.0f} calibrate, {np.mean([len(t) for _, t in pairs]):.0f} are tested"
     print(f"\n{title}: {sizes}\n{'label':22}{'of':8}{'method':18}{'covered':>10}{'sd':>10}{'width':>10}")
-    for (label, what, method), tally in sorted(tallies.items()):
-        print(f"{label:22}{what:8}{method:18}{tally.row()}")
+    for (label, what, method), one in sorted(stats.items()):
+        print(f"{label:22}{what:8}{method:18}{one.row()}")
 
 
 def _count(
-    tallies: Mapping[tuple[str, str, str], Tally], method: str, trust: Trust, bounds: Bounds, tested: Sequence[HeldOutCase]
+    stats: Mapping[tuple[str, str, str], IntervalStats], method: str, trust: Trust, bounds: Bounds, tested: Sequence[HeldOutCase]
 ) -> None:
     inside: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for case in tested:
@@ -132,12 +132,12 @@ def _count(
                 continue
             truths = {"Dice": score.dice, "volume": (score.tp + score.fn) / (score.tp + score.fp)}
             for (what, truth), interval in zip(truths.items(), bounds(case, label, expected), strict=True):
-                tally = tallies[label, what, method]
+                one = stats[label, what, method]
                 if interval:
                     inside[label, what].append(interval[0] <= truth <= interval[1])
-                    tally.widths.append(interval[1] - interval[0])
+                    one.widths.append(interval[1] - interval[0])
     for (label, what), found in inside.items():
-        tallies[label, what, method].inside.append(float(np.mean(found)))
+        stats[label, what, method].inside.append(float(np.mean(found)))
 
 
 def _conformal(trust: Trust) -> Bounds:

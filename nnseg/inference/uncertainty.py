@@ -117,7 +117,7 @@ class UncertaintyStats:
 
 
 class _ReservoirSample:
-    """A uniform sample of all voxels that were added: those with the smallest random keys.
+    """A uniform sample of all voxels that were added: drawn by the smallest random keys.
 
     Args:
         size: of the sample.

@@ -235,9 +235,9 @@ def test_a_rise_in_five_cases_is_enough_and_in_four_it_is_not():
     ],
 )
 def test_a_label_that_gets_worse_stops_it(other: list[float], worse: bool):
-    judged = assess(ANY, changes([0.1] * 20, other), ["a", "b"])
-    assert judged.accepted is not worse
-    assert ("b would get worse" in judged.reason) is worse
+    found = assess(ANY, changes([0.1] * 20, other), ["a", "b"])
+    assert found.accepted is not worse
+    assert ("b would get worse" in found.reason) is worse
 
 
 def test_the_mean_weighs_labels_alike_and_leaves_out_what_is_undefined():
