@@ -22,6 +22,17 @@ PYTHON = Path(sys.base_prefix) / "bin"
 BASE_PATH = f"{PYTHON}:/usr/local/bin:/usr/bin:/bin"
 
 
+def can_emulate() -> bool:
+    """True for root on a Linux that lets it mount overlays."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv", "chroot"))):
+        return False
+    mounts = (
+        "mount --make-rprivate / && mount -t tmpfs t /mnt && cd /mnt && mkdir a b c && "
+        "mount -t overlay o -o lowerdir=/,upperdir=a,workdir=b c"
+    )
+    return subprocess.run(["unshare", "--mount", "--net", "sh", "-c", mounts], capture_output=True, check=False).returncode == 0
+
+
 @dataclass
 class Stage:
     """What a FROM begins."""
@@ -31,6 +42,7 @@ class Stage:
     arguments: dict[str, str] = field(default_factory=dict)
     folder: str = "/"
     user: str = "0:0"
+    labels: dict[str, str] = field(default_factory=dict)
     entry_point: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
 
@@ -69,7 +81,12 @@ def copy(stage: Stage, sources: list[str], target: str, context: Path, stages: d
         there.parent.mkdir(parents=True, exist_ok=True)
         run("cp", "-a", stages[origin].root / source.lstrip("/"), there)
         return
-    patterns = [line for line in (context / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    if (context / source).is_file():
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(context / source, there)
+        return
+    listed = context / ".dockerignore"
+    patterns = [line for line in (listed.read_text() if listed.exists() else "").splitlines() if line and not line.startswith("#")]
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         inside = Path(folder).relative_to(context)
@@ -91,8 +108,12 @@ def in_stage(stage: Stage, command: list[str], *options: str, **more: str) -> in
     return subprocess.run([*there, *program, *command], check=False).returncode
 
 
-def build(dockerfile: Path, place: Path, given: dict[str, str]) -> Stage:  # noqa: C901 (a case for each instruction)
-    """The last stage, after all instructions."""
+def build(dockerfile: Path, place: Path, given: dict[str, str], packages: str = "") -> Stage:  # noqa: C901, PLR0912 (instructions)
+    """The last stage, after all instructions.
+
+    Args:
+        packages: folder on Python's path with what RUN would install; it is then not run.
+    """
     context, stages = dockerfile.parent.resolve(), dict[str, Stage]()
     pip = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP", "XDG_CONFIG"))}
     for number, (kind, rest) in enumerate(instructions(dockerfile)):
@@ -103,22 +124,27 @@ def build(dockerfile: Path, place: Path, given: dict[str, str]) -> Stage:  # noq
             stage.arguments[name] = given.get(name, value)
         elif kind == "ENV":
             name, _, value = rest.partition("=")
-            stage.variables[name] = Template(value).substitute(stage.variables)
+            stage.variables[name] = Template(value).substitute(stage.arguments | stage.variables)
         elif kind == "WORKDIR":
             stage.folder = rest
             (stage.root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif kind == "COPY":
             *sources, target = rest.split()
             copy(stage, sources, target, context, stages)
+        elif kind == "LABEL":
+            name, _, value = rest.partition("=")
+            stage.labels[name] = Template(value).substitute(stage.arguments)
         elif kind == "RUN":
-            if code := in_stage(stage, ["/bin/sh", "-c", rest], **pip):
+            if not packages and (code := in_stage(stage, ["/bin/sh", "-c", rest], **pip)):
                 sys.exit(f"RUN {rest}: exit code {code}")
         elif kind == "USER":
             stage.user = rest
         elif kind in ("ENTRYPOINT", "CMD"):
             setattr(stage, "entry_point" if kind == "ENTRYPOINT" else "command", json.loads(rest))
-        else:
+        elif kind != "EXPOSE":
             sys.exit(f"{kind} is not known here")
+    if packages:
+        stage.variables["PYTHONPATH"] += f":{packages}"
     return stage
 
 

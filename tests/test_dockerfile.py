@@ -8,20 +8,9 @@ from pathlib import Path
 
 import pytest
 from ball_dataset import write_balls
-from container import instructions
+from container import can_emulate, instructions
 
 DOCKERFILE = Path(__file__).resolve().parents[1] / "Dockerfile"
-
-
-def can_emulate() -> bool:
-    """True for root on a Linux that lets it mount overlays."""
-    if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv", "chroot"))):
-        return False
-    mounts = (
-        "mount --make-rprivate / && mount -t tmpfs t /mnt && cd /mnt && mkdir a b c && "
-        "mount -t overlay o -o lowerdir=/,upperdir=a,workdir=b c"
-    )
-    return subprocess.run(["unshare", "--mount", "--net", "sh", "-c", mounts], capture_output=True, check=False).returncode == 0
 
 
 def test_one_file_makes_images_for_cpus_and_gpus_whose_user_is_not_root() -> None:

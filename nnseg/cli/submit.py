@@ -1,17 +1,30 @@
-"""Commands that take a model to a challenge: submit."""
+"""Commands that take a model to a challenge: submit, package."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from nnseg.cli.app import app
 from nnseg.cli.json_output import show_json
-from nnseg.cli.options import AsJson, Fast, Force, Memory, Models, Quiet, Scans, Verbose, check_path, find_model, with_options
+from nnseg.cli.options import (
+    AsJson,
+    Fast,
+    Force,
+    Memory,
+    Models,
+    Quiet,
+    Scans,
+    Verbose,
+    check_path,
+    find_model,
+    one_of,
+    with_options,
+)
 from nnseg.cli.output import exit_for_errors, loading, log_to_terminal, show
-from nnseg.core.options import FAST_STEP, Options
+from nnseg.core.options import FAST_STEP, Options, Platform
 
 PANEL = "Take part in challenges"
 
@@ -68,3 +81,39 @@ def submit(
     else:
         show(*describe_unused(made.unused), *made.describe())
     exit_for_errors(made.findings, shown=as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("folds")
+def package(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write: all that the image is built from.")],
+    model: Annotated[
+        Path, typer.Option("--model", "-m", metavar="MODEL", help="Run folder or exported file; it is copied into the folder.")
+    ],
+    platform: Annotated[Platform, typer.Option("--for", help="What runs it.", **one_of("--for", get_args(Platform)))],
+    options: Options,
+    inputs: Annotated[
+        str,
+        typer.Option(
+            metavar="SLUGS",
+            help="On grand-challenge.org: sockets of the channels, in their order. Default: those with the channels' names.",
+        ),
+    ] = "",
+    output: Annotated[
+        str, typer.Option(metavar="PATH", help="On grand-challenge.org: socket of the label map, like images/lesions.")
+    ] = "",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a folder from which a container is built: recipe, entry point, pinned packages, nnseg, model and README.
+
+    The container needs no network, no root, and no other writable place than /tmp and the outputs.
+    """
+    log_to_terminal(quiet=quiet)
+    path = find_model(model)
+    with loading():
+        from nnseg.commands.package import write_container
+
+    slugs = tuple(name.strip() for name in inputs.split(",") if name.strip())
+    write_container(path, platform, folder, folds=options.folds, inputs=slugs, output=output, force=force)
+    show(f"container for {platform}: {folder}", f"next: see {folder / 'README.md'}")

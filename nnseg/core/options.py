@@ -21,6 +21,8 @@ DeviceKind = Literal["cpu", "cuda", "mps"]
 FreezePart = Literal["encoder"]
 RegistrationKind = Literal["none", "rigid", "affine"]
 ExplanationMethod = Literal["smoothgrad", "occlusion"]
+Platform = Literal["grand-challenge", "flare", "docker", "apptainer"]
+"""What runs a container that ``nnseg package`` makes."""
 OnMissingChannel = Literal["error", "use"]
 DegradationKind = Literal["noise", "bias_field", "motion", "low_resolution", "slice_thickness"]
 """Kinds of degraded scans, by the names that their augmentations have in plans."""

@@ -26,6 +26,7 @@ Kind = Literal[
     "record of predictions",
     "record of explanations",
     "record of a submission",
+    "record of a container",
 ]
 
 OWN_SCORES = ("scores.json", "groups.json")
@@ -88,5 +89,6 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "volumes": frozenset({"made_by", "names", "cases"}),
     "record of explanations": frozenset({"nnseg", "explanations"}),
     "record of a submission": frozenset({"challenge", "archive", "files"}),
+    "record of a container": frozenset({"nnseg", "platform", "model"}),
 }
 """What is at the ends of each kind of file, or the keys that it has as JSON."""
