@@ -122,11 +122,13 @@ class Labels(FrozenModel):
         update = {"names": (*self.names, *new), "values": (*self.values, *added), "borders": self.borders | new}
         return Labels.model_validate(self.model_dump() | update)
 
-    @cached_property
+    @property
     def whole(self) -> Labels:
         """The labels of label maps, in which borders are part of their objects; the labels themselves if there are no borders."""
-        if not self.borders:
-            return self
+        return self._without_borders if self.borders else self  # not cached: labels that hold themselves cannot be compared
+
+    @cached_property
+    def _without_borders(self) -> Labels:
         kept = [(n, v) for n, v in self.by_name.items() if n not in self.borders]
         return Labels(names=tuple(n for n, _ in kept), values=tuple(v for _, v in kept), ignore=self.ignore)
 

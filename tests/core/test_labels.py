@@ -109,3 +109,14 @@ def test_borders_must_be_labels_of_labels(borders: dict[str, str]) -> None:
         Labels(names=PLAIN.names, values=PLAIN.values, borders=borders)
     with pytest.raises(ValidationError, match="without regions"):
         Labels(**(NESTED.model_dump() | {"borders": {"core": "oedema"}}))
+
+
+def test_labels_can_be_compared_after_their_whole_was_asked_for() -> None:
+    plain, same = (Labels(names=("background", "cell"), values=(0, 1)) for _ in range(2))
+    assert plain.whole is plain
+    assert same.whole is same
+    assert plain == same
+    bordered, again = (plain.with_borders(["cell"]) for _ in range(2))
+    assert bordered.whole == plain
+    assert bordered == again
+    assert again.whole == bordered.whole
