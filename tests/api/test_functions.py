@@ -185,7 +185,7 @@ def test_what_cannot_be_done_is_an_error_of_nnseg(tmp_path, ball_dataset, ball_r
         nnseg.evaluate(ball_dataset / "labelsTr", ball_dataset / "labelsTr", format="nnunet")
     with pytest.raises(ModelError):
         nnseg.predict_folder(ball_dataset / "imagesTr", tmp_path / "out", tmp_path / "none.nnseg")
-    with pytest.raises(RunError, match="no run"):
+    with pytest.raises(RunError, match="expected the folder of a run"):
         nnseg.audit(tmp_path / "none")
     with pytest.raises(ModelError):
         nnseg.validate(ball_dataset, tmp_path / "out", tmp_path / "none.nnseg")
