@@ -198,7 +198,7 @@ def robustness() -> Robustness:
     )  # fmt: skip
     nothing = {"change": "slice_thickness", "strength": 4.0, "n": 4, "changed": None, "difference": None, "interval": None}
     undefined = noise.model_copy(update={**nothing, "p_adjusted": 1.0, "labels": dict.fromkeys(noise.labels)})
-    return Robustness(cases=dict.fromkeys(DICES, "key"), changes=(noise, undefined))
+    return Robustness(cases={f"case_{number}": "key" for number in range(5)}, changes=(noise, undefined))
 
 
 def without_channels() -> Robustness:

@@ -96,7 +96,7 @@ def predict(
     on_missing_channel: Annotated[
         OnMissingChannel,
         typer.Option(
-            help="For a scan without a file of a channel: error, or use the others, best by a model trained with channel dropout.",
+            help="A scan that lacks a channel: error, or use the others.",
             **one_of("--on-missing-channel", get_args(OnMissingChannel)),
         ),
     ] = "error",

@@ -49,20 +49,21 @@ LEAST_CONTRAST = 2.0
 
 
 def register_channels(scan: Scan, kind: RegistrationKind) -> tuple[Scan, tuple[Registration, ...]]:
-    """The scan with every channel moved onto the first one, and how each was moved.
+    """The scan with every channel moved onto the first one that it has, and how each was moved.
 
     Args:
-        scan: a volume; pictures and scans of one channel stay as they are.
+        scan: a volume; pictures and scans of one channel stay as they are, and so do missing channels.
         kind: "rigid" turns and shifts, "affine" also stretches and shears; with "none" the scan stays as it is.
 
     Raises:
         ScanError: a channel does not fit the first one anywhere near.
     """
-    if kind == "none" or len(scan.image) < 2 or scan.source.is_2d:
+    there = [number for number in range(len(scan.image)) if number not in scan.missing]
+    if kind == "none" or len(there) < 2 or scan.source.is_2d:
         return scan, ()
-    first, *others = scan.image
-    spacing, image, found = scan.grid.spacing, scan.image.copy(), []
-    for number, other in enumerate(others, 1):
+    first, spacing, image, found = scan.image[there[0]], scan.grid.spacing, scan.image.copy(), []
+    for number in there[1:]:
+        other = scan.image[number]
         registration, transform = register_volume(first, other, spacing, kind, channel=number)
         if registration.contrast < LEAST_CONTRAST:
             files = scan.source.files

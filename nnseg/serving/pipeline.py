@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from nnseg.core.dataset import counted, listed
+from nnseg.core.dataset import counted, list_some
 from nnseg.core.errors import NnsegError, ScanError, coded
 from nnseg.core.frozen import digest
 from nnseg.core.geometry import Grid, Vector, format_axes
@@ -231,7 +231,7 @@ class PredictionPipeline:
             named = f"name the files {channel_files(wanted, suffix_of(images[0]))}, or give words of their names with --channels"
             advice = named if header.channels < len(wanted) else "give files of these channels alone"
             if (lost := case.task.case.missing) and header.channels == len(wanted) - len(lost):
-                files = listed([wanted[number] for number in lost])
+                files = list_some([wanted[number] for number in lost])
                 advice = f"add a file of {files}, or predict without it by --on-missing-channel use"
             raise ScanError.at(images[0], found, expected, advice, "NS-S024")
         grid = header.grid

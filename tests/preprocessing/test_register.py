@@ -87,3 +87,9 @@ def test_preprocessing_registers_as_the_plan_says(apart, small_plan):
     assert case.registrations == (how,)
     np.testing.assert_array_equal(case.image, preprocess(registered, None, plain).image)
     assert (preprocess(scan_of(apart), None, plain).registrations, plan.key() != plain.key()) == ((), True)
+
+
+def test_missing_channels_are_not_registered(apart):
+    for lost in (0, 1):
+        scan = scan_of(apart).without([lost])
+        assert register_channels(scan, "rigid") == (scan, ())

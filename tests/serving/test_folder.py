@@ -331,10 +331,10 @@ def test_scans_that_lack_a_channel_fail_or_are_predicted_with_zeros_in_its_place
                 shutil.copy(file, folder / f"{name}_{number:04d}.nii.gz")
     arguments = ("predict", folder, out, "--model", model, "--device", "cpu")
 
-    refused = nnseg(*arguments, check=1).stderr
-    assert "add a file of channel 1, or predict without it by --on-missing-channel use [NS-S024]" in refused
-    assert "add a file of channel 0, or" in refused
+    assert "predict without it by --on-missing-channel use [NS-S024]" in nnseg(*arguments, check=1).stderr
     before = _record(out)
+    assert "; add a file of channel 1, or predict" in before["lone"]["reason"]
+    assert "; add a file of channel 0, or predict" in before["late"]["reason"]
     assert {name for name, record in before.items() if record["status"] == "done"} == {"whole", "lone_zero"}
 
     said = nnseg(*arguments, "--on-missing-channel", "use").stdout
