@@ -135,7 +135,7 @@ def write_index(hub: str, index: HubIndex) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / INDEX
-        file.write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        file.write_bytes((index.model_dump_json(indent=1) + "\n").encode())
         try:
             put(hub, INDEX, file)
         except OSError as error:
