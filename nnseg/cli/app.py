@@ -17,6 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+EVALUATE = "Evaluate"
+"""Group of commands in the help, of which several modules have some."""
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from nnseg.cli.app import app
+from nnseg.cli.app import EVALUATE, app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import (
     READING,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from nnseg.commands.evaluate import Evaluation
     from nnseg.core.audit import Audit
     from nnseg.storage.run import Run
-
-PANEL = "Evaluate"
 
 MOST_FOREIGN = 20
 """Files that are not of nnseg and are named one by one; the others are counted."""
@@ -77,7 +75,7 @@ Form = Literal["nnseg", "nnunet"]
 What = Literal["curves", "scores", "cases", "plan"]
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("workers")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted label maps.")],
@@ -144,7 +142,7 @@ def _show_evaluation(evaluated: Evaluation) -> None:
         show(*(f"written to {file}" for file in evaluated.files))
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 def compare(
     models: Annotated[
         list[Path],
@@ -181,7 +179,7 @@ def compare(
         show(f"written to {out}")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("workers")
 def audit(
     run: KnownRun,
@@ -231,7 +229,7 @@ def _show_audit(found: Audit, run: Run) -> None:
     show(f"written to {run.path / 'audit.json'}; nnseg report {shlex.quote(str(run.path))} shows it")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("device", "folds", "workers", *READING)
 def validate(
     dataset: DatasetFolder,
@@ -271,7 +269,7 @@ def validate(
     exit_for_failed(found.findings)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("workers")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="Folder of a run, or of predictions.")],
@@ -328,7 +326,7 @@ def report(
         show(f"picture: {picture}")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 def verify(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Run folder, model file, or folder of predictions.")],
 ) -> None:
@@ -355,7 +353,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 def figure(
     run: KnownRun,
     what: Annotated[What, typer.Option(help="Figure to draw.", **one_of("--what", get_args(What)))] = "scores",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from nnseg.cli.app import app
-from nnseg.cli.evaluate import PANEL
+from nnseg.cli.app import EVALUATE, app
 from nnseg.cli.json_output import show_json
 from nnseg.cli.options import (
     AsJson,
@@ -36,7 +35,7 @@ Cases = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("device")
 def stress(
     run: KnownRun,
@@ -66,7 +65,7 @@ def stress(
     _show("stress", found, run, as_json=as_json)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=EVALUATE)
 @with_options("device")
 def channels(
     run: KnownRun,
