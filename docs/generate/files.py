@@ -18,6 +18,7 @@ from nnseg.commands.explain import ExplainedFolder
 from nnseg.commands.info import Information
 from nnseg.commands.learn_curve import MeasuredCurve
 from nnseg.commands.plan import PlannedRun
+from nnseg.commands.profile import Profile
 from nnseg.commands.rank import RankedScans
 from nnseg.commands.stress import StressedRun
 from nnseg.commands.submit import Submission
@@ -68,6 +69,7 @@ JSON_RESULTS = {
     "predict": PredictedFolder,
     "rank": RankedScans,
     "submit": Submission,
+    "profile": Profile,
     "explain": ExplainedFolder,
     "evaluate": Evaluation,
     "audit": AuditedRun,

@@ -1,4 +1,4 @@
-"""Commands that take a model to a challenge: submit, package."""
+"""Commands that take a model to a challenge: submit, package, profile."""
 
 from __future__ import annotations
 
@@ -117,3 +117,45 @@ def package(
     slugs = tuple(name.strip() for name in inputs.split(",") if name.strip())
     write_container(path, platform, folder, folds=options.folds, inputs=slugs, output=output, force=force)
     show(f"container for {platform}: {folder}", f"next: see {folder / 'README.md'}")
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options("device", "folds", "images", "channels", "spacing")
+def profile(
+    scans: Scans,
+    model: Models,
+    options: Options,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for profile.json and its figure.")] = Path("profile"),
+    challenge: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Compare with the limits of a challenge, like flare-gpu.")
+    ] = None,
+    fast: Fast = False,
+    as_json: AsJson = False,
+    force: Force = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure time and memory of predictions as FLARE does: each scan by a new process, memory each 0.1 seconds.
+
+    Label maps are not kept. Exit code: 0, or 1 if a scan failed or a limit of the challenge is exceeded.
+    """
+    log_to_terminal(verbose, quiet=quiet)
+    models = tuple(map(find_model, model))
+    check_path(scans, "scans")
+    with loading():
+        from nnseg.commands.profile import profile as measure
+        from nnseg.core.dataset import Reading
+        from nnseg.interop.challenges.rules import load_challenge
+        from nnseg.serving.messages import PredictionOrder
+
+    limits = load_challenge(challenge).limits if challenge else None
+    order = PredictionOrder(
+        models=models, out=out, folds=options.folds, device=options.device, step=FAST_STEP if fast else None,
+        mirror=False if fast else None, spacing=options.spacing, verbose=verbose,
+    )  # fmt: skip
+    made = measure(scans, out, order, Reading.of(options), limits=limits, force=force)
+    if as_json:
+        show_json("profile", made, made.findings)
+    else:
+        show(*made.describe(), f"profile: {out}")
+    exit_for_errors(made.findings, shown=as_json)

@@ -138,6 +138,27 @@ def curves_figure(histories: Histories) -> Figure:
     return figure
 
 
+def memory_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> Figure:
+    """RAM of a prediction by time, and where a device was used its memory below; a line for each case.
+
+    Args:
+        curves: seconds, GB of RAM and GB of the device's memory, by case.
+    """
+    parts = [("RAM (GB)", 1), *([("device memory (GB)", 2)] if any(max(device) for _, _, device in curves.values()) else [])]
+    figure = Figure(figsize=(ONE_COLUMN, 46 * MM * len(parts)), layout="constrained")
+    drawn = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, place) in zip(drawn, parts, strict=True):
+        for (colour, dashes), curve in zip(cycle(SERIES), curves.values(), strict=False):
+            axes.plot(curve[0], curve[place], color=colour, linestyle=dashes, linewidth=0.8)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    drawn[-1].set_xlabel("seconds")
+    drawn[-1].set_xlim(left=0)
+    if len(curves) <= len(SERIES):
+        drawn[0].legend([*curves], loc="lower right")
+    return figure
+
+
 def scores_figure(scores: Scores) -> Figure:
     """A dot for each case, and the median with its 95 % confidence interval, of every label and metric.
 

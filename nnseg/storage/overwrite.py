@@ -27,6 +27,7 @@ Kind = Literal[
     "record of explanations",
     "record of a submission",
     "record of a container",
+    "profile",
 ]
 
 OWN_SCORES = ("scores.json", "groups.json")
@@ -90,5 +91,6 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "record of explanations": frozenset({"nnseg", "explanations"}),
     "record of a submission": frozenset({"challenge", "archive", "files"}),
     "record of a container": frozenset({"nnseg", "platform", "model"}),
+    "profile": frozenset({"cases", "interval", "device"}),
 }
 """What is at the ends of each kind of file, or the keys that it has as JSON."""

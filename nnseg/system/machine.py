@@ -87,10 +87,19 @@ def allowed_ram_gb() -> float:
 
 def free_device_gb(device: str) -> float:
     """Memory free on "cuda", "cuda:1" or, for "auto", on the first GPU, by its driver; 0 where there is none."""
+    return _device_gb(device, "free")
+
+
+def used_device_gb(device: str) -> float:
+    """Memory that all programs together hold on a device, as for `free_device_gb`."""
+    return _device_gb(device, "used")
+
+
+def _device_gb(device: str, what: str) -> float:
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cuda") or shutil.which("nvidia-smi") is None:
         return 0.0
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={number or 0}"]
+    command = ["nvidia-smi", f"--query-gpu=memory.{what}", "--format=csv,noheader,nounits", f"--id={number or 0}"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
     except subprocess.TimeoutExpired:  # a driver that hangs

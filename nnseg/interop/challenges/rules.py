@@ -123,7 +123,7 @@ class Listing(FrozenModel):
 
 
 class Limits(FrozenModel):
-    """What a program may take for a scan where the challenge runs it.
+    """What a program may take for a scan where the challenge runs it; ``nnseg profile`` compares with it.
 
     Args:
         device: that it must run on.
