@@ -513,7 +513,7 @@ def test_a_frame_of_an_impossible_type_is_damage(store):
         {"image": np.zeros(5, np.float32)},
         {"labels": np.zeros((9, 10, 11), np.float32)},
         {"locations": np.full((1, 3), 10)},
-        {"counts": {"1": -1}},
+        {"counts": {"2": -1}},
     ],
     ids=str,
 )
