@@ -1,7 +1,7 @@
 """Cells of electron microscopy as numbered objects: make them of masks, and score label maps by their components.
 
     python benchmarks/em_cells.py number LABELS OUT           # masks of cells (255) to numbers of connected components
-    python benchmarks/em_cells.py score PREDICTIONS NUMBERS   # V-Rand and V-Info of the components of predicted cells (1)
+    python benchmarks/em_cells.py score PREDICTIONS NUMBERS   # V-Rand and V-Info of the components of predicted cells (not 0)
 
 Components share faces, since membranes may be one pixel thin.
 """
@@ -41,7 +41,7 @@ def main() -> None:
     for file in files:
         reference = arguments.second / f"{file.stem}.png"
         if reference.is_file():
-            predicted, _ = ndimage.label(np.asarray(Image.open(file)) == 1)
+            predicted, _ = ndimage.label(np.asarray(Image.open(file)) > 0)
             scores.append(partition_scores(predicted[None], np.asarray(Image.open(reference))[None].astype(np.int32)))
             print(f"{file.name}: V-Rand {scores[-1][0]:.4f}, V-Info {scores[-1][1]:.4f}")
     print("mean of {} images: V-Rand {:.4f}, V-Info {:.4f}".format(len(scores), *np.mean(scores, 0)))
