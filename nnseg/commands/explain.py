@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import get_args
 
@@ -202,29 +203,40 @@ class _Record:
         self._folder, self._file = folder, folder / EXPLANATIONS
         self._known: dict[tuple[str, str, str], Explanation] = {}
         if self._file.exists():
-            with suppress_unless_fault(RunError):  # damaged, or of another version: its maps are replaced as they are made again
+            with suppress_unless_fault(RunError):  # damaged, or of another version: its maps stay, and get no other names
                 earlier = read_json(self._file, Explanations).explanations
                 self._known = {(one.case, one.label, one.method): one for one in earlier}
 
     def add(self, found: ExplainedLabel, scan: Scan, key: str) -> Explanation:
-        """Write the map and its picture, unless it is withheld, and the record; returns what was recorded."""
+        """Write the record, then the map and its picture, unless it is withheld; returns what was recorded."""
         explanation, place = found.explanation, (found.explanation.case, found.explanation.label, found.explanation.method)
-        earlier, files = self._known.pop(place, None), dict[str, str]()
+        stem, own = _stem(explanation), set[str]()
+        if earlier := self._known.pop(place, None):  # a record may name any file of the folder
+            of_stem = re.compile(rf"{re.escape(stem)}(_\d+)?\.(nii\.gz|png)")
+            own = {name for name in (earlier.file, earlier.picture) if of_stem.fullmatch(name)}
+        stem, files = self._free(stem, own), dict[str, str]()
         if not explanation.withheld:
-            stem = self._free_stem(explanation)
             files = {"file": f"{stem}.nii.gz", "picture": f"{stem}.png"}
-            write_map(found.values, self._folder / files["file"], like=scan.source)
-            with write_aside(self._folder / files["picture"]) as aside:
-                aside.write_bytes(draw_attribution(scan, found.structure, found.values))
-        for name in {earlier.file, earlier.picture} - {"", *files.values()} if earlier else ():
+        for name in own - {*files.values()}:
             (self._folder / name).unlink(missing_ok=True)
         self._known[place] = explanation.model_copy(update={"key": key, **files})
         write_json(self._file, Explanations(nnseg=versions()["nnseg"], explanations=tuple(self._known.values())))
+        if files:  # after the record: a killed process leaves no file that the next would take for that of another program
+            write_map(found.values, self._folder / files["file"], like=scan.source)
+            with write_aside(self._folder / files["picture"]) as aside:
+                aside.write_bytes(draw_attribution(scan, found.structure, found.values))
         return self._known[place]
 
-    def _free_stem(self, explanation: Explanation) -> str:
-        """A name for the files of an explanation that no other has."""
-        label = shortened(re.sub(r"[^\w.-]+", "_", explanation.label), 60)
-        stem = f"{shortened(explanation.case, 120)}_{label}_{explanation.method}"
-        taken = {one.file for one in self._known.values()}
-        return next(name for number in count(1) if f"{(name := f'{stem}_{number}' if number > 1 else stem)}.nii.gz" not in taken)
+    def _free(self, stem: str, own: Collection[str]) -> str:
+        """A name that begins so, whose files are own or not there: others are of other labels, of a lost record or other programs."""
+        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        return next(name for name in names if not any(self._is_taken(f"{name}{end}", own) for end in (".nii.gz", ".png")))
+
+    def _is_taken(self, name: str, own: Collection[str]) -> bool:
+        return name not in own and os.path.lexists(self._folder / name)
+
+
+def _stem(explanation: Explanation) -> str:
+    """The beginning of the names of an explanation's files."""
+    label = shortened(re.sub(r"[^\w.-]+", "_", explanation.label), 60)
+    return f"{shortened(explanation.case, 120)}_{label}_{explanation.method}"

@@ -25,12 +25,13 @@ from nnseg.network.bundle import Model
 from nnseg.network.load import load_model
 from nnseg.reporting.content import ExpectedQuality, PredictedCase, ReportContent
 from nnseg.reporting.report import write_report
+from nnseg.serving.folder import begun, check_label_folder
 from nnseg.storage.datasets.content import case_key
 from nnseg.storage.datasets.read import read_dataset
 from nnseg.storage.files import write_json
 from nnseg.storage.locks import locked
-from nnseg.storage.overwrite import check_overwrite
-from nnseg.storage.predictions import RECORD, ScanRecord
+from nnseg.storage.overwrite import check_overwrite, is_made
+from nnseg.storage.predictions import ScanRecord, read_predictions
 from nnseg.storage.run import Run
 from nnseg.system.regular import resolved
 
@@ -91,19 +92,23 @@ def validate(folder: Path, out: Path, path: Path, options: Options, *, force: bo
 
     Raises:
         EvaluationError: the dataset's labels or channels are not those of the model, or no case could be scored.
-        RunError: the folder cannot be written to, or lies in the dataset.
+        RunError: the folder cannot be written to, or has images or results that nnseg did not make.
         NnsegError: the model or the dataset cannot be read.
     """
     if resolved(folder) in (resolved(out), *resolved(out).parents):
         raise EvaluationError(f"{out} lies in the dataset, which is never written to; choose a folder outside of {folder}")
-    check_overwrite(out / RECORD, "record of predictions", force=force)
+    check_label_folder(out, force=force)
+    own = force or is_made(out / VALIDATION, "validation")  # then the page is, too
     check_overwrite(out / SCORES, "scores", force=force)
+    for name in (VALIDATION, PAGE):
+        check_overwrite(out / name, "validation", force=own)
     model = load_model(path, folds=options.folds)
     dataset = read_dataset(folder, reading=Reading.of(options), workers=options.workers)
     _check_fit(dataset, model)
     with locked(out, busy="another nnseg is writing to {}; wait for it, or choose another folder"):
         job = PredictionJob(cases=dataset.cases, out=out, key=model.key(), model=path)
-        records = predict_with_model(job, model, device=options.device, label="predicting")
+        with begun(out, {case.name for case in dataset.cases}, read_predictions(out), force=force):
+            records = predict_with_model(job, model, device=options.device, label="predicting")
         scores = _score(dataset, model.labels, out, records, options.workers)
         confidences = {name: record.confidence for name, record in records.items() if record.confidence}
         internal = _find_internal(path, model)

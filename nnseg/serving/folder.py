@@ -103,7 +103,7 @@ def predict_scans(scans: Path, workers: WorkerPool, reading: Reading = AS_FOUND,
     cases = found.cases
     with (
         locked(order.out, busy="another nnseg is writing to {}; wait for it, or choose another folder"),
-        _begun(order.out, {case.name for case in cases}, (writer := _writer(order, ready, found)).cases, force=force),
+        begun(order.out, {case.name for case in cases}, (writer := _writer(order, ready, found)).cases, force=force),
         writer,  # which ends first: names are kept until the record is written
     ):
         sweep(order.out, inside=False)
@@ -146,8 +146,13 @@ def _writer(order: PredictionOrder, ready: Ready, found: FoundScans) -> Predicti
 
 
 @contextmanager
-def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) -> Iterator[None]:
+def begun(out: Path, names: set[str], done: Collection[str], *, force: bool) -> Iterator[None]:
     """Keep the names of the cases in the folder until all have their records.
+
+    Args:
+        names: of the cases.
+        done: names of those that have records.
+        force: also overwrite files that nnseg did not make.
 
     Raises:
         RunError: a file is there that has a name of a case which neither is done nor was begun by a killed command.
@@ -169,6 +174,11 @@ def _begun(out: Path, names: set[str], done: Collection[str], *, force: bool) ->
 def _check_place(scans: Path, out: Path, *, force: bool) -> None:
     if resolved(out) == resolved(scans) or resolved(scans) in resolved(out).parents:
         raise RunError(f"{out} is where the scans are; choose another folder for the label maps")
+    check_label_folder(out, force=force)
+
+
+def check_label_folder(out: Path, *, force: bool) -> None:
+    """Raise RunError for a file in the place of the folder of label maps, or a folder that holds images or records of others."""
     if out.is_file() or (not out.exists() and suffix_of(out) in FORMATS):
         raise RunError(f"{out} must be a folder, not a file; label maps get their scans' names")
     check_overwrite(out / RECORD, "record of predictions", force=force)

@@ -28,6 +28,7 @@ Kind = Literal[
     "record of a submission",
     "record of a container",
     "profile",
+    "validation",
 ]
 
 OWN_SCORES = ("scores.json", "groups.json")
@@ -92,5 +93,6 @@ SIGNS: dict[Kind, re.Pattern[bytes] | frozenset[str]] = {
     "record of a submission": frozenset({"challenge", "archive", "files"}),
     "record of a container": frozenset({"nnseg", "platform", "model"}),
     "profile": frozenset({"cases", "interval", "device"}),
+    "validation": frozenset({"model", "differences", "internal_source"}),
 }
 """What is at the ends of each kind of file, or the keys that it has as JSON."""

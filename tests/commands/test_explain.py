@@ -88,6 +88,20 @@ def test_the_command_says_what_it_wrote_and_what_it_withheld(ball_run: Path, bal
     assert ("[NS-M002]" in said.stderr) == bool(one.withheld)
 
 
+def test_a_record_does_not_choose_what_is_removed_or_replaced(ball_run: Path, ball_dataset: Path, tmp_path: Path):
+    scan, out = ball_dataset / "imagesTr" / "ball_00.nii.gz", tmp_path / "out"
+    (one,) = explain_scans(ball_run, scan, out, OCCLUSION).explanations
+    record = read_json(out / EXPLANATIONS, Explanations)
+    hostile = one.model_copy(update={"file": "thesis.txt", "picture": "ball_00_ball_occlusion.png.txt"})
+    (out / EXPLANATIONS).write_text(record.model_copy(update={"explanations": (hostile,)}).model_dump_json())
+    others = {name: out / name for name in ("thesis.txt", "ball_00_ball_occlusion.png.txt", "ball_00_ball_occlusion.png")}
+    for file in others.values():
+        file.write_text("of another")
+    (again,) = explain_scans(ball_run, scan, out, OCCLUSION).explanations
+    assert {file.read_text() for file in others.values()} == {"of another"}
+    assert again.file == ("" if again.withheld else "ball_00_ball_occlusion_2.nii.gz")
+
+
 def test_what_is_wrong_is_said_before_anything_is_computed(ball_run: Path, ball_dataset: Path, tmp_path: Path):
     scan = ball_dataset / "imagesTr" / "ball_00.nii.gz"
     with pytest.raises(NnsegError, match='--label: the model has no label "bal"; did you mean ball'):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from nnseg.cli import app
 from nnseg.commands.export import export
 from nnseg.commands.validate import validate
-from nnseg.core.errors import EvaluationError
+from nnseg.core.errors import EvaluationError, RunError
 from nnseg.core.options import Options
 from nnseg.evaluation.external import ExternalValidation
 from nnseg.storage.run import Run
@@ -96,3 +96,30 @@ def test_other_labels_channels_and_places_are_refused(ball_run, other_dataset, t
     with pytest.raises(EvaluationError, match="lies in the dataset"):
         validate(other_dataset, other_dataset / "out", ball_run, CPU)
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_are_not_overwritten(ball_run, other_dataset, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("validation.html", "validation.json", "scores.json", "predictions.json"):
+        (out / name).write_text("{}")
+        with pytest.raises(RunError, match=f"{name}: is there already, and is no .* that nnseg made"):
+            validate(other_dataset, out, ball_run, CPU)
+        assert (out / name).read_text() == "{}"
+        (out / name).unlink()
+    corrected = out / "ball_01.nii.gz"
+    shutil.copy(other_dataset / "labelsTr" / corrected.name, corrected)
+    with pytest.raises(RunError, match="holds images that nnseg did not make"):
+        validate(other_dataset, out, ball_run, CPU)
+    corrected.unlink()
+    validate(other_dataset, out, ball_run, CPU)
+    records = json.loads((out / "predictions.json").read_text())
+    del records["cases"]["ball_01"]
+    (out / "predictions.json").write_text(json.dumps(records))
+    before = corrected.read_bytes()
+    with pytest.raises(RunError, match=r"ball_01\.nii\.gz: is there already, and was not predicted by nnseg"):
+        validate(other_dataset, out, ball_run, CPU)
+    assert corrected.read_bytes() == before
+    validate(other_dataset, out, ball_run, CPU, force=True)
+    assert {path.name for path in out.glob("validation.*")} == {"validation.html", "validation.json"}
+    assert not (out / ".begun").exists()
