@@ -387,6 +387,17 @@ IMAGES = [
     ("bomb.mha", lambda: mha("8 8 8", data=bomb(4000)), "unpacks to more"),
     ("dimensions.mha", lambda: mha(dimensions="1000000000"), "announces 1000000000 dimensions"),
     ("dimensions.nrrd", lambda: nrrd(dimension="1000000000"), "announces 1000000000 dimensions"),
+    *(
+        (f"{name}.mha", lambda line=line: mha("8 8 8", data=b"").replace(b"DimSize", line.encode() + b"\nDimSize"), words)
+        for name, line, words in (
+            ("negative_axes", "NDims = -1", "announces -1 dimensions"),
+            ("indented_axes", "\tNDims = 1e308", "announces 1e308 dimensions"),
+            ("infinite", "TransformMatrix = 1 0 0 0 inf 0 0 0 1", 'has the direction "inf"'),
+            ("large", "Rotation = 1 0 0 0 1 0 0 1e308 1", 'has the direction "1e308"'),
+            ("hexadecimal", "Orientation = 0x1p1023 0 0 0 1 0 0 0 1", 'has the direction "0x1p1023"'),
+        )
+    ),
+    ("infinite.nrrd", lambda: fields("space directions: (inf,0,0) (0,1,0) (0,0,1)"), 'has the direction "inf"'),
     ("announced.nrrd", nrrd, "announces 2000000 x 2000 x 2"),
     ("raw.nrrd", lambda: nrrd(encoding="raw"), "announces 2000000 x 2000 x 2"),
     ("bomb.nrrd", lambda: nrrd("8 8 8", data=bomb(4000, form="gzip")), "unpacks to more"),

@@ -77,30 +77,34 @@ def read_itk(path: Path, options: ReadOptions = READ_DEFAULTS) -> RawImage:
     return _in_unit(raw, nrrd_unit(path)) if path.suffix.lower() in NRRD else raw
 
 
-_AXES, _PACKED = (
-    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
-    for pattern in (rb"^(?:NDims\s*[=:]|dimension:)\s*(\d+)", rb"^(?:CompressedData\s*[=:]\s*T|encoding:\s*gz)")
+_PACKED = re.compile(rb"^(?:CompressedData\s*[=:]\s*T|encoding:\s*gz)", re.IGNORECASE | re.MULTILINE)
+"""How headers state that voxels are packed."""
+
+_AXES = re.compile(rb"(?:NDims\s*[=:]|dimension:)[ \t]*(\S*)", re.IGNORECASE)
+_MATRIX = re.compile(
+    rb"(?:TransformMatrix|Rotation|(?<!Anatomical)Orientation|space directions|measurement frame)\s*[=:]([^\r\n]*)", re.IGNORECASE
 )
-"""How headers state the number of axes, for which ITK takes memory while it reads them, and that voxels are packed."""
+"""The number of axes, for which ITK takes memory while it reads them, and their directions, wherever they stand in a header."""
+
+_NUMBER = re.compile(rb"[-+]?(?:\d{1,30}\.?\d{0,99}|\.\d{1,99})(?:e(?:-\d{1,3}|\+?[01]?\d))?|none|nan", re.IGNORECASE)
+"""A number below 1e50: of larger and infinite ones ITK computes singular values without end."""
 
 
 def _start(path: Path) -> bytes:
     """The beginning of a file, which holds its header.
 
     Raises:
-        ScanError: the header announces more axes than ITK's images have, or is one that `_check_header` refuses.
+        ScanError: the header is one that `_check_header` refuses.
     """
     with open_regular(path) as file:
         start = file.read(HEADER_BYTES)
     _check_header(path, start)
-    if (axes := _AXES.search(start)) and len(axes[1].lstrip(b"0")) > 1:
-        found = f"announces {axes[1][:20].decode()} dimensions"
-        raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
     return start
 
 
 def _check_header(path: Path, start: bytes) -> None:
-    """Raise ScanError for a header that ends too late, has very many lines, or names files by a pattern that is none.
+    """Raise ScanError for a header that ends too late or has very many lines; for one that announces more axes than ITK's images
+    have, or directions that are no numbers; and for one that names files by a pattern that is none.
 
     ITK may take for a field what follows any other text, so that every place that looks like one is checked.
     """
@@ -117,6 +121,14 @@ def _check_header(path: Path, start: bytes) -> None:
             numbered_files(path, name, meta=True)
         elif nrrd and NUMBERED.search(name):
             numbered_files(path, name)
+    for match in _AXES.finditer(header) if meta or nrrd else ():
+        if not re.fullmatch(rb"0*[1-9]", match[1]):
+            found = f"announces {match[1][:20].decode(errors='replace')} dimensions"
+            raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
+    for match in _MATRIX.finditer(header) if meta or nrrd else ():
+        if wrong := [part for part in re.findall(rb"[^\s(),]+", match[1]) if not _NUMBER.fullmatch(part)]:
+            found = f'has the direction "{wrong[0][:20].decode(errors="replace")}"'
+            raise ScanError.at(path, found, "directions of finite length", "export it again", "NS-S004")
 
 
 def _held(path: Path) -> int:
