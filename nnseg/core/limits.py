@@ -36,11 +36,13 @@ LIMITS: Final[dict[str, int]] = {
     "plan_entries": 60_000,
     "run_bytes": 256_000_000,
     "run_entries": 5_000_000,
+    "manifest_lines": 500_000,
     "key_parts": 64,
     "labels": 10_000,
     "name_letters": 1_000,
     "regions": 500,
     "comparisons": 1_000,
+    "groupings": 1_000,
     "channels": 1_000,
     "folds": 1_000,
     "epochs": 100_000,
@@ -104,4 +106,5 @@ def _parsed(entry: str) -> tuple[str, int] | None:
     match = re.fullmatch(r"(\w+)=(\d{1,18})(?:e(\d{1,2}))?", entry)
     if match is None or match[1] not in LIMITS:
         return None
-    return match[1], int(match[2]) * 10 ** int(match[3] or 0)
+    number = int(match[2]) * 10 ** int(match[3] or 0)
+    return (match[1], number) if 0 < number < 2**62 else None  # the system counts bytes up to 2**63

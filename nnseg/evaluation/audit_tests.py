@@ -44,7 +44,6 @@ SEVERAL = "several"
 class _Predictor:
     """A predictor as an orthonormal basis (rows, columns) of what it tells of the rows, beside their mean."""
 
-    name: str
     basis: Numbers
     freedom: int
 
@@ -74,27 +73,25 @@ def find_associations(
     if len(units) < FEWEST:
         return ()
     rows, orders = _exchange(list(units.values()), np.random.default_rng(seed), draws)
-    found = [one for name, values in predictors.items() if (one := _predictor(name, values, rows, len(units)))]
-    if not found:
-        return ()
-    ranked = np.stack([_ranked(_means(of, rows)) for of in outcomes.values()], axis=1)
-    explained = np.stack([_explained(found, ranked[orders, j]) for j in range(len(outcomes))], axis=2)
-    freedom = np.array([one.freedom for one in found])[:, None]
-    rest = np.maximum(len(rows) - 1 - freedom, 1)
-    chance = special.betainc(rest / 2, freedom / 2, np.clip(1 - explained, 0, 1))
-    strength = -np.log(np.maximum(chance, TINY))
-    strongest = strength.max(axis=(1, 2))
+    ranked = {outcome: _ranked(_means(of, rows)) for outcome, of in outcomes.items()}
+    tested, strongest = list[tuple[str, str, float, float, float]](), np.zeros(len(orders))
+    for name, values in predictors.items():  # one at a time: a table may have a thousand columns, and a column many groups
+        if predictor := _predictor(values, rows, len(units)):
+            for outcome, ranks in ranked.items():
+                explained = np.square(ranks[orders] @ predictor.basis).sum(1)
+                strength = _strength(explained, predictor.freedom, len(rows))
+                strongest = np.maximum(strongest, strength)
+                tested.append((name, outcome, float(explained[0]), float(strength[0]), _share(strength, strength[0])))
     associations = [
         Association(
-            predictor=one.name,
+            predictor=name,
             outcome=outcome,
             n=len(units),
-            explained=float(min(explained[0, i, j], 1.0)),
-            p=_share(strength[:, i, j], strength[0, i, j]),
-            p_adjusted=_share(strongest, strength[0, i, j]),
+            explained=min(explained, 1.0),
+            p=p,
+            p_adjusted=_share(strongest, strength),
         )
-        for i, one in enumerate(found)
-        for j, outcome in enumerate(outcomes)
+        for name, outcome, explained, strength, p in tested
     ]
     return tuple(sorted(associations, key=lambda one: (one.p_adjusted, -one.explained)))
 
@@ -117,12 +114,14 @@ def _share(drawn: Numbers, observed: float) -> float:
     return float(np.mean(drawn >= observed - 1e-9 * max(1.0, abs(observed))))
 
 
-def _explained(predictors: Sequence[_Predictor], drawn: Numbers) -> Numbers:
-    """Share of the variance of an outcome (draws, patients) that each predictor explains, (draws, predictors)."""
-    return np.stack([np.square(drawn @ one.basis).sum(1) for one in predictors], axis=1)
+def _strength(explained: Numbers, freedom: int, rows: int) -> Numbers:
+    """Minus the logarithm of the p-value that each explained share of the variance would have for a normal outcome."""
+    rest = max(rows - 1 - freedom, 1)
+    chance = special.betainc(rest / 2, freedom / 2, np.clip(1 - explained, 0, 1))
+    return np.asarray(-np.log(np.maximum(chance, TINY)))
 
 
-def _predictor(name: str, values: Values, rows: Rows, patients: int) -> _Predictor | None:
+def _predictor(values: Values, rows: Rows, patients: int) -> _Predictor | None:
     """The predictor of the rows; None if it is the same for all, or tells only which patient it is."""
     if any(isinstance(value, str) for value in values.values()):
         chosen = [{str(values.get(case, "")) for case in cases} for cases in rows]
@@ -130,11 +129,11 @@ def _predictor(name: str, values: Values, rows: Rows, patients: int) -> _Predict
         if not 1 < len(names) <= MOST_GROUPS * patients:
             return None
         groups = np.eye(len(names))[member]
-        return _Predictor(name=name, basis=groups / np.sqrt(groups.sum(0)), freedom=len(names) - 1)
+        return _Predictor(basis=groups / np.sqrt(groups.sum(0)), freedom=len(names) - 1)
     numbers = _means({case: float(value) for case, value in values.items()}, rows)
     if np.ptp(numbers) <= 1e-9 * max(1.0, float(np.abs(numbers).max())):
         return None
-    return _Predictor(name=name, basis=_ranked(numbers)[:, None], freedom=1)
+    return _Predictor(basis=_ranked(numbers)[:, None], freedom=1)
 
 
 def _means(values: Mapping[str, float], rows: Rows) -> Numbers:

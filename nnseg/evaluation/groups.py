@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nnseg.core.errors import DatasetError, EvaluationError
+from nnseg.core.limits import check_limit
 from nnseg.core.scores import Grouped, GroupScores, GroupTest, Scores
 from nnseg.evaluation.averages import FEW, averages, means_of_cases, table
 from nnseg.evaluation.statistics import holm, kruskal_wallis
@@ -84,6 +85,7 @@ def read_cohorts(path: Path) -> dict[str, dict[str, str]]:
     """
     try:
         table = read_case_table(path)
+        check_limit("groupings", len(table.columns) - 1, path, "has {:,} columns besides the case", DatasetError, "leave some out")
         rows = table.by_case()
         for row in rows.values():
             if row.count < len(table.columns):

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from nnseg.core.errors import RunError
 from nnseg.core.frozen import FrozenModel
+from nnseg.core.limits import check_limit
 from nnseg.storage.bounded import read_text_bytes
 from nnseg.storage.files import MANIFEST, file_hash, write_text
 from nnseg.system.regular import files_below
@@ -107,6 +108,8 @@ def _read(folder: Path) -> list[Entry]:
         raise RunError(
             f"cannot read {folder / MANIFEST}: {error.strerror or error}; delete it, and nnseg run makes it anew"
         ) from error
+    advice = "delete it, and nnseg run makes it anew"
+    check_limit("manifest_lines", len(lines), folder / MANIFEST, "has {:,} lines", RunError, advice)
     for line in lines:
         with suppress(ValidationError):
             entries.append(Entry.model_validate_json(line))

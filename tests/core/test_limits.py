@@ -22,8 +22,8 @@ def test_the_environment_changes_a_limit_and_no_other(monkeypatch):
 
 
 def test_entries_that_are_no_limits_are_named_and_not_heeded(monkeypatch):
-    monkeypatch.setenv("NNSEG_LIMITS", "labels=-1 label=5 folds=7 pages=1e999")
-    assert wrong_entries() == "labels=-1, label=5, pages=1e999"
+    monkeypatch.setenv("NNSEG_LIMITS", "labels=-1 label=5 folds=7 pages=1e999 text_bytes=9e19 channels=0")
+    assert wrong_entries() == "labels=-1, label=5, pages=1e999, text_bytes=9e19, channels=0"
     assert (limit("labels"), limit("folds")) == (LIMITS["labels"], 7)
     done = subprocess.run([sys.executable, "-m", "nnseg", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, "NNSEG_LIMITS has labels=-1, label=5, pages=1e999" in done.stderr) == (2, True)

@@ -1,5 +1,7 @@
 """Tests of properties of scans: by hand, against SciPy, what is found and how often there is a false alarm."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -64,7 +66,7 @@ def test_chance_gives_few_false_alarms_however_many_properties_there_are():
             f"s{i}": of("ABC"[j] for j in random.integers(0, 3, 24)) for i in range(10)
         }
         outcomes = {"a": of(random.normal(size=24)), "b": of(random.normal(size=24))}
-        alarms += find_associations(predictors, outcomes, {}, draws=199)[0].p_adjusted <= 0.05
+        alarms += find_associations(predictors, outcomes, {}, draws=999)[0].p_adjusted <= 0.05
     assert alarms <= 5  # of 40; more than 5 have a chance of 1 %
 
 
@@ -102,3 +104,15 @@ def test_a_case_without_a_number_has_the_mean_and_without_a_category_an_empty_on
     found = {one.predictor: one for one in find_associations({"n": numbers, "site": sites}, {"Dice": of(range(24))}, {}, draws=99)}
     assert found["n"].n == found["site"].n == 24
     assert found["site"].explained == pytest.approx(0.75, abs=0.01)
+
+
+def test_memory_does_not_grow_with_the_number_of_properties():
+    random = np.random.default_rng(0)
+    predictors = {f"x{i}": of(random.normal(size=24)) for i in range(40)}
+    outcomes = {f"volume {i}": of(random.normal(size=24)) for i in range(20)}
+    tracemalloc.start()
+    found = find_associations(predictors, outcomes, {}, draws=999)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 40 * 20
+    assert most < 4_000_000  # all draws of all associations at once have 6 MB, and copies of them

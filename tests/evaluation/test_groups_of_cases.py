@@ -125,3 +125,10 @@ def test_ages_that_mostly_agree_are_still_cut_into_groups_that_hold_every_case()
 def test_groups_stand_in_the_order_of_their_numbers():
     cohorts = {"age": {"c0": "9 to 12", "c1": "10 to 13", "c2": "100 to 101"}}
     assert [g.value for g in group_scores(scores([[0.5, 0.5]] * 3), cohorts)] == ["9 to 12", "10 to 13", "100 to 101"]
+
+
+def test_a_table_of_more_groupings_than_are_tested_is_refused(tmp_path):
+    columns = [f"c{i}" for i in range(1001)]
+    (tmp_path / "t.csv").write_text(f"case,{','.join(columns)}\na{',x' * 1001}\n")
+    with pytest.raises(EvaluationError, match="has 1,001 columns besides the case; expected at most 1,000; leave some out"):
+        read_cohorts(tmp_path / "t.csv")

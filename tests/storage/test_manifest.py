@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnseg.core.errors import RunError
-from nnseg.storage.files import write_aside, write_text
+from nnseg.storage.files import MANIFEST, write_aside, write_text
 from nnseg.storage.manifest import check_files, renew_manifest
 from nnseg.storage.run import Run
 
@@ -140,3 +140,10 @@ def test_a_manifest_or_lock_that_leads_elsewhere_changes_nothing_there(folder: P
     assert outside.read_text() == "export A=1\n"
     assert (folder / "manifest.jsonl").lstat().st_nlink == 1
     assert "d.json" in (folder / "manifest.jsonl").read_text()
+
+
+def test_a_manifest_of_very_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNSEG_LIMITS", "manifest_lines=10")
+    (tmp_path / MANIFEST).write_text('{"path": "a", "bytes": 1, "hash": "h"}\n' * 11)
+    with pytest.raises(RunError, match="has 11 lines; expected at most 10; delete it, and nnseg run makes it anew"):
+        list(check_files(tmp_path))
