@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -53,25 +55,54 @@ def write_nnunet_model(model: Model, folder: Path, *, suffix: str = ".nii.gz", n
         ModelError: nnU-Net has no equal of the model; says of what.
         RunError: the folder exists, or cannot be written.
     """
-    if folder.exists():
-        raise RunError(f"{folder} is there already; choose another folder")
     plans = [(plan, list(members)) for plan, members in groupby(model.members, key=lambda member: member.plan)]
     for number, (plan, _) in enumerate(plans):
         _check(plan, [before.name for before, _ in plans[:number]])
     made = []
     content = _plans([plan for plan, _ in plans], suffix, name)
-    for plan, members in plans:
-        place = folder / f"{TRAINER}__{PLANS}__{CONFIGURATIONS[plan.name]}"
-        place.mkdir(parents=True)
-        write_text(place / "plans.json", json.dumps(content, indent=1) + "\n")
-        write_text(place / "dataset.json", json.dumps(_dataset(plan, suffix), indent=1) + "\n")
-        for member in members:
-            fold = place / f"fold_{'all' if member.fold < 0 else member.fold}"
-            fold.mkdir()
-            with write_aside(fold / "checkpoint_final.pth") as aside:
-                torch.save(_checkpoint(member, suffix), aside)
-        made.append(place)
+    with _new_folder(folder):
+        for plan, members in plans:
+            place = folder / f"{TRAINER}__{PLANS}__{CONFIGURATIONS[plan.name]}"
+            write_text(place / "plans.json", json.dumps(content, indent=1) + "\n")
+            write_text(place / "dataset.json", json.dumps(_dataset(plan, suffix), indent=1) + "\n")
+            for member in members:
+                fold = place / f"fold_{'all' if member.fold < 0 else member.fold}"
+                with write_aside(fold / "checkpoint_final.pth") as aside:
+                    _save(_checkpoint(member, suffix), aside)
+            made.append(place)
     return made
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """A context in which a folder is made, which is removed after an error.
+
+    Raises:
+        RunError: the folder exists, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunError(f"{folder} is there already; choose another folder") from None
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint as torch does.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # of torch, most often for a full disk
+        raise OSError(f"torch ended with: {str(error).splitlines()[0]}") from error
 
 
 def _check(plan: Plan, others: Sequence[str]) -> None:

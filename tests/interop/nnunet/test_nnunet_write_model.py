@@ -1,6 +1,7 @@
 """A model written for nnU-Net predicts, read again, what it predicted before."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from trained import plans_of
 
-from nnseg.core.errors import ModelError, RunError
+from nnseg.core.errors import ModelError, RunError, WriteError
 from nnseg.core.labels import Labels, Region
 from nnseg.inference.predict import Predictor
 from nnseg.interop.nnunet.checkpoint import open_checkpoint
@@ -124,3 +125,21 @@ def test_what_nnunet_cannot_have_is_refused_by_name(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(RunError, match="is there already"):
         write_nnunet_model(model_of(plan_of()), tmp_path / "there")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of files")
+def test_a_file_that_cannot_be_written_leaves_no_folder(tmp_path):
+    import resource
+
+    model, before = model_of(plan_of()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the checkpoint is larger
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*checkpoint_final.pth: "):
+            write_nnunet_model(model, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(RunError, match="is there already"):
+        write_nnunet_model(model, tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
