@@ -73,7 +73,8 @@ def number_objects(
     for name, rule in rules.items():
         value = labels.by_name[name]
         if box := boxes.around([value]):
-            mask, least = labels_ZYX[box] == value, math.ceil(rule.smallest_mm3 / voxel_mm3 - ROUNDING)
+            mask = labels_ZYX[box] == value
+            least = math.ceil(min(rule.smallest_mm3 / voxel_mm3, mask.size + 1.0) - ROUNDING)
             found = _grow(mask, interior_ZYX[box], rule.seed, least)
             numbers[box][found > 0] = found[found > 0] + count
             count += int(found.max())

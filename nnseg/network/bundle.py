@@ -71,8 +71,8 @@ class Model:
         card: what users should know; None if not written.
 
     Raises:
-        ModelError: there are no members, or they or the ranges of scans have different labels or channels, or a weight is not a
-            positive number.
+        ModelError: there are no members, or they, the ranges of scans or the rules for objects have different labels or channels,
+            or a weight is not a positive number.
     """
 
     members: tuple[Member, ...]
@@ -94,6 +94,8 @@ class Model:
                 raise ModelError(f"the weight of a {member.plan.name} network is {member.weight}; it must be a positive number")
         if self.trust and self.trust.ranges and len(self.trust.ranges.channels) != len(self.channels):
             raise ModelError(f"the ranges of its training scans are of other channels than {_listed(self.channels)}")
+        if self.objects and (unknown := set(self.objects.rules) - set(self.labels.names)):
+            raise ModelError(f'its rules for objects name "{min(unknown)}", which is none of its labels; export it again')
         for member in (*self.members[1:], *self.previous):
             plan = member.plan
             if plan.channels != self.channels:

@@ -59,6 +59,11 @@ def test_small_objects_give_way_to_their_neighbours_or_go():
     )
 
 
+def test_objects_below_a_volume_that_no_image_has_are_none():
+    rule = {"cell": ObjectRule(smallest_mm3=1e308)}
+    assert number_objects(np.full((1, 1, 4), 4), row("9999"), LABELS, rule, voxel_mm3=1e-9).max() == 0
+
+
 def test_objects_of_all_labels_are_numbered_together():
     values = np.array([[[4, 4, 0, 9, 0, 9]]])
     found = number_objects(values, np.full(values.shape, 255, np.uint8), LABELS, {"fibre": ObjectRule(), **RULE})

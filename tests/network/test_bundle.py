@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnseg.core.card import ModelCard, TrainingData
+from nnseg.core.decisions import ObjectRule, ObjectRules
 from nnseg.core.errors import ModelError
 from nnseg.core.labels import Labels
 from nnseg.core.plan import Inference, Network, Normalization, Plan, Preprocessing, Training
@@ -186,6 +187,12 @@ def test_members_must_agree():
         Model(members=(one, _member(channels=("T2", "T1"))))
     with pytest.raises(ModelError, match="at least one"):
         Model(members=())
+
+
+def test_rules_for_objects_of_unknown_labels_are_refused(model):
+    replace(model, objects=ObjectRules(rules={"back": ObjectRule()}))
+    with pytest.raises(ModelError, match=r'its rules for objects name "\.\./liver", which is none of its labels'):
+        replace(model, objects=ObjectRules(rules={"../liver": ObjectRule()}))
 
 
 def test_a_cascades_first_stage_goes_into_the_file_but_is_no_member(model, tmp_path):
