@@ -56,6 +56,12 @@ def _run_command() -> None:
             show_error(error)
         show(f"nnseg: {coded(str(error), error.kind)}", error=True)
         sys.exit(2)
+    except UnicodeEncodeError as error:  # of a path, where the system's encoding is not UTF-8
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        found = f'"{error.object}" cannot be a path here, where names of files are {error.encoding}'
+        show(f"nnseg: {found}; set PYTHONUTF8=1, or a locale with UTF-8, such as LC_ALL=C.UTF-8", error=True)
+        sys.exit(2)
     except OSError as error:  # with a name: a file or folder that cannot be read or written
         if not error.filename:
             raise

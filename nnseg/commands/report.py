@@ -18,6 +18,7 @@ from nnseg.core.decisions import WindowChoice, with_window
 from nnseg.core.errors import NnsegError, RunError, suppress_unless_fault
 from nnseg.core.explanation import EXPLANATIONS, Explanations
 from nnseg.core.fingerprint import Fingerprint
+from nnseg.core.limits import limit
 from nnseg.core.plan import Plan
 from nnseg.core.robustness import Robustness
 from nnseg.core.scores import Scores
@@ -174,7 +175,7 @@ def _explanations(run: Run, records: Mapping[str, ScanRecord]) -> list[PicturedE
 
 def _data_url(picture: Path) -> str:
     """A PNG as a ``data:`` URL; "" if there is none."""
-    if not picture.is_file() or not is_made(picture, "picture"):
+    if not picture.is_file() or picture.stat().st_size > limit("text_bytes") or not is_made(picture, "picture"):
         return ""
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 

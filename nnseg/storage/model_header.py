@@ -41,9 +41,10 @@ def read_model_header(path: Path) -> dict[str, Any]:
         ours = json.loads(written)
         types = {entry["dtype"] for entry in entries.values()}
         version, _, _ = ours["format"], ours["about"], ours["digest"]
+        again = compact_json(ours)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, "its header is not one that nnseg writes") from error
-    if written != compact_json(ours):  # a flipped bit can turn "é" into the same letter spelled otherwise
+    if written != again:  # a flipped bit can turn "é" into the same letter spelled otherwise
         raise damaged(path, "its header has changed")
     check_format(path, version, FORMAT)
     if len(entries) > limit("model_tensors") or not types <= DTYPE_NAMES:

@@ -78,6 +78,8 @@ def interrupting_signals() -> Iterator[list[signal.Signals]]:
         if inside and REPEATING_SIGNAL is not None:
             signal.setitimer(signal.ITIMER_REAL, REPEAT_DELAY)
 
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # as inherited, the system would not tell how child processes have ended
     previous, show_unraisable = _handle_by(interrupt), sys.unraisablehook
     sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, _Interrupt) else show_unraisable(lost)
     try:

@@ -70,3 +70,12 @@ def test_letters_that_the_encoding_lacks_are_written_as_in_python() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
     assert (run.returncode, run.stdout.splitlines()) == (0, [rb"\u0141" + "ó".encode("cp1252") + rb"d\u017a"]), run.stderr
+
+
+def test_a_path_that_the_systems_encoding_cannot_hold_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"training": [{"image": "ä.nii.gz", "label": "ö.nii.gz"}]}', encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "nnseg", "check", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | plain)
+    assert run.returncode == 2
+    assert "cannot be a path here, where names of files are ascii; set PYTHONUTF8=1" in run.stderr

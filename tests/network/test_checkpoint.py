@@ -262,3 +262,12 @@ def test_a_text_that_is_no_object_is_refused(tmp_path):
     save_tensors(tmp_path / "a.nnseg", {"x": torch.zeros(1)}, 3)
     with pytest.raises(ModelError, match=r"a\.nnseg .*its text is no JSON object"):
         load_tensors(tmp_path / "a.nnseg")
+
+
+def test_text_nested_as_deeply_as_python_reads_is_refused(tmp_path):
+    for depth in range(600, 1000, 4):
+        text = '{"about":' + "[" * depth + "]" * depth + ',"digest":"x","format":1}'
+        header = json.dumps({"__metadata__": {"nnseg": text}}).encode()
+        (tmp_path / "m.nnseg").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ModelError, match="is damaged"):
+            load_tensors(tmp_path / "m.nnseg")

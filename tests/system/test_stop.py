@@ -1,10 +1,13 @@
 """A signal interrupts wherever Python is, also where C code drops exceptions, and its message never disturbs a stream."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from nnseg.system.stop import interrupting_signals
 
 LOSING_PLACES = """
 import ctypes, os, signal, time, weakref
@@ -108,3 +111,13 @@ def test_a_signal_in_the_middle_of_writing_a_line_spoils_neither() -> None:
         "stopping after this step, nothing is lost; a second signal stops at once",
         "the last line",
     ]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="needs signals of child processes")
+def test_how_child_processes_end_is_told_though_the_starter_ignored_it() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with interrupting_signals():
+            assert subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=False).returncode == 3
+    finally:
+        signal.signal(signal.SIGCHLD, before)
