@@ -11,7 +11,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from nnseg.core.frozen import FrozenModel
 from nnseg.core.reliability import Reliability
 from nnseg.core.scan_ranges import ScanFacts, ScanRanges
-from nnseg.core.validation import NotNegative, Positive, Probability, Range, Shares
+from nnseg.core.validation import Factors, Moderate, NotNegative, Positive, Probability, Range, Shares
 
 EDGE = 1e-4
 """Least distance of an agreement from 0 and 1 in a logit, which is then finite."""
@@ -22,7 +22,10 @@ TEMPERATURES = tuple(0.5 * 2.0 ** (i / 6) for i in range(25))
 INTERVAL_LEVEL = 0.9
 """Share of new scans whose Dice, and whose volumes, lie within the intervals."""
 
-Slopes = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+LARGEST = 60.0
+"""Largest size of the logarithm of a factor of a volume: no two volumes differ more."""
+
+Slopes = tuple[Moderate, Moderate, Moderate]
 
 
 class Agreement(FrozenModel):
@@ -55,9 +58,9 @@ class EnsembleShift(FrozenModel):
     """
 
     few: int = Field(ge=1)
-    many: int = Field(ge=2)
-    labels: FiniteFloat = Field(le=0)
-    foreground: FiniteFloat = Field(le=0)
+    many: int = Field(ge=2, le=1_000_000)
+    labels: Moderate = Field(le=0)
+    foreground: Moderate = Field(le=0)
 
     @model_validator(mode="after")
     def _check(self) -> EnsembleShift:
@@ -90,13 +93,13 @@ class LabelTrust(FrozenModel):
         volume_factors: bounds of its true volume over the predicted one, in models of earlier versions.
     """
 
-    offset: FiniteFloat = 0.0
+    offset: Moderate = 0.0
     missing: Probability = 1.0
     cases: int = Field(default=0, ge=0)
     centre: Slopes | None = None
-    errors: tuple[FiniteFloat, FiniteFloat] | None = None
-    volume_errors: tuple[FiniteFloat, FiniteFloat] | None = None
-    volume_factors: Range | None = None
+    errors: tuple[Moderate, Moderate] | None = None
+    volume_errors: tuple[Moderate, Moderate] | None = None
+    volume_factors: Factors | None = None
 
     def dice_interval(self, expected: float, spread: float = 1.0) -> Shares | None:
         """The interval of its Dice.
@@ -113,7 +116,8 @@ class LabelTrust(FrozenModel):
         if self.volume_errors is None or interval is None:
             return self.volume_factors
         most = largest_volume_error(interval[0])
-        return math.exp(most * self.volume_errors[0]), math.exp(most * self.volume_errors[1])
+        low, high = (math.exp(min(max(most * error, -LARGEST), LARGEST)) for error in self.volume_errors)
+        return low, high
 
 
 class DiceErrors(FrozenModel):
@@ -155,7 +159,7 @@ class Confidence(FrozenModel):
     quality: Probability
     expected_dice: dict[str, Probability]
     dice_intervals: dict[str, Shares] = {}
-    volume_factors: dict[str, Range] = {}
+    volume_factors: dict[str, Factors] = {}
     flagged: bool | None
     foreign: bool | None = None
     unlike: tuple[str, ...]
@@ -288,9 +292,8 @@ class Trust(FrozenModel):
         if centre is None or self.precision is None:
             return 1.0
         off = [value - mean for value, mean in zip(agreement.features(name), centre, strict=True)]
-        return math.sqrt(
-            1.0 + sum(a * b * p for a, row in zip(off, self.precision, strict=True) for b, p in zip(off, row, strict=True)) / 3
-        )
+        distance = sum(a * b * p for a, row in zip(off, self.precision, strict=True) for b, p in zip(off, row, strict=True))
+        return math.sqrt(1.0 + max(0.0, distance) / 3)
 
     def expected_dice(self, agreement: Agreement) -> dict[str, float]:
         """Of each label that was predicted, by name."""

@@ -83,10 +83,13 @@ def _whole_number(value: Any) -> Any:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Moderate = Annotated[float, Field(ge=-1e30, le=1e30)]  # products of a few are numbers
 Probability = Annotated[float, Field(ge=0, le=1)]
 Displaced = Annotated[float, Field(ge=0, le=0.1)]  # of control points a fourth apart: more, and patches fold
 Thick = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Range = Annotated[tuple[NotNegative, NotNegative], AfterValidator(_ascending)]
+Factor = Annotated[float, Field(ge=0, le=1e30)]
+Factors = Annotated[tuple[Factor, Factor], AfterValidator(_ascending)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 Shares = Annotated[tuple[Probability, Probability], AfterValidator(_ascending)]
 Displacement = Annotated[tuple[Displaced, Displaced], AfterValidator(_ascending)]

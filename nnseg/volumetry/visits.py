@@ -16,6 +16,9 @@ FEWEST_DAYS = 30
 
 DAYS_OF_YEAR = 365.25
 
+LARGEST = 60.0
+"""Largest logarithm of a change for which an interval is given."""
+
 
 class Visit(FrozenModel):
     """The patient and the day of a scan."""
@@ -111,4 +114,6 @@ def _interval(before: MeasuredVolume, after: MeasuredVolume) -> tuple[float, flo
         middle.append((low + high) / 2)
         half.append((high - low) / 2)
     ratio, around = middle[1] - middle[0], math.hypot(*half)
+    if ratio + around > LARGEST:
+        return None
     return 100 * math.expm1(ratio - around), 100 * math.expm1(ratio + around)

@@ -159,3 +159,17 @@ def test_the_intervals_of_a_label_are_those_at_its_mean_expected_dice():
     assert found[0].expected == pytest.approx(0.85)
     assert found[0].dice == pytest.approx((expit(logit(0.85) - 1.0), expit(logit(0.85) + 0.5)))
     assert found[1].dice is None
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_largest_numbers_that_a_file_may_hold_still_give_a_confidence(sign):
+    most = sign * 1e30
+    label = LabelTrust(offset=most, centre=(most,) * 3, errors=(-1e30, 1e30), volume_errors=(-1e30, 1e30), cases=9)
+    together = EnsembleShift(few=999_999, many=1_000_000, labels=-1e30, foreground=-1e30)
+    trust = Trust(cases=9, slopes=(most,) * 3, precision=((most,) * 3,) * 3, labels={"a": label}, together=together)
+    found = trust.confidence(agreement(), networks=1_000_000)
+    assert 0 <= found.quality <= 1
+    assert found.volume_factors["a"][1] <= 1e30
+    for wrong in ({"slopes": (1e31,) * 3}, {"together": {"few": 1, "many": 10**400, "labels": 0, "foreground": 0}}):
+        with pytest.raises(ValidationError):
+            Trust.model_validate(wrong)

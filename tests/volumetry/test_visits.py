@@ -118,3 +118,9 @@ def test_errors_in_a_table_name_line_and_column(tmp_path, text, expected):
     with pytest.raises(DatasetError) as error:
         read_visits(path, ["a"])
     assert expected in str(error.value)
+
+
+def test_a_change_without_bounds_has_no_interval():
+    wide = [at(case, day, 1.0).model_copy(update={"interval": (1e-300, 1e300)}) for case, day in (("a", FIRST), ("b", LATER))]
+    (change,) = find_changes(*measured(*wide))
+    assert (change.percent, change.interval) == (0.0, None)
