@@ -394,7 +394,22 @@ IMAGES = [
             ("indented_axes", "\tNDims = 1e308", "announces 1e308 dimensions"),
             ("infinite", "TransformMatrix = 1 0 0 0 inf 0 0 0 1", 'has the direction "inf"'),
             ("large", "Rotation = 1 0 0 0 1 0 0 1e308 1", 'has the direction "1e308"'),
+            ("name", "Name = " + "a" * 300, 'has the line "Name = aaaaaaaaaaaaa ..." of over 200 bytes'),
+            ("key", "k" * 300 + " = 1", 'has the line "kkkkkkkkkkkkkkkkkkkk ..." of over'),
+            ("value", "k = " + "v" * 40_000, 'has the line "k = vvvvvvvvvvvvvvvv ..." of over 4000 bytes'),
             ("hexadecimal", "Orientation = 0x1p1023 0 0 0 1 0 0 0 1", 'has the direction "0x1p1023"'),
+        )
+    ),
+    *(
+        (f"{name}_line.nrrd", lambda line=line: fields(line), "of over 900 bytes")
+        for name, line in (
+            ("unknown", "a" * 2000),
+            ("labels", "labels: " + '"a" ' * 500),
+            ("content", "content:" + "a" * 2000),
+            ("file", "data  file: " + "a" * 2000),
+            ("list", "data file: LIST " + "a" * 3000),
+            ("hidden", "kinds: " + "domain " * 300 + ":=a"),
+            ("first", "#a\r" + "space units: " + '"mm" ' * 300),
         )
     ),
     ("infinite.nrrd", lambda: fields("space directions: (inf,0,0) (0,1,0) (0,0,1)"), 'has the direction "inf"'),

@@ -86,6 +86,16 @@ _MATRIX = re.compile(
 )
 """The number of axes, for which ITK takes memory while it reads them, and their directions, wherever they stand in a header."""
 
+_LONG_LINES = {
+    True: re.compile(
+        rb"(?<!\S)((?:Name|Comment|AcquisitionDate|Object\w*|TransformType|AnatomicalOrientation|DistanceUnits|Modality|"
+        rb"ElementType)\s*[=:][^\n]{250})|(?<![^\n])([^\n=:]{200}[^\n=:]*[=:])|(?<![^\n])([^\n]{4000})"
+    ),
+    False: re.compile(rb"(?:^|[\r\n])(?!#|[^\r\n:]*:=|content: )([^\r\n]{900})", re.IGNORECASE),
+}
+"""Lines that are too long for MetaImage (True) and NRRD: the libraries copy them into buffers of 255 and 1024 bytes. Of NRRD
+comments, pairs of key and value, and the text of the content are no such lines."""
+
 _NUMBER = re.compile(rb"[-+]?(?:\d{1,30}\.?\d{0,99}|\.\d{1,99})(?:e(?:-\d{1,3}|\+?[01]?\d))?|none|nan", re.IGNORECASE)
 """A number below 1e50: of larger and infinite ones ITK computes singular values without end."""
 
@@ -103,8 +113,8 @@ def _start(path: Path) -> bytes:
 
 
 def _check_header(path: Path, start: bytes) -> None:
-    """Raise ScanError for a header that ends too late or has very many lines; for one that announces more axes than ITK's images
-    have, or directions that are no numbers; and for one that names files by a pattern that is none.
+    """Raise ScanError for a header that ends too late, has very many lines, names files by a pattern that is none, or has fields as
+    `_check_fields` refuses them.
 
     ITK may take for a field what follows any other text, so that every place that looks like one is checked.
     """
@@ -121,11 +131,21 @@ def _check_header(path: Path, start: bytes) -> None:
             numbered_files(path, name, meta=True)
         elif nrrd and NUMBERED.search(name):
             numbered_files(path, name)
-    for match in _AXES.finditer(header) if meta or nrrd else ():
+    if meta or nrrd:
+        _check_fields(path, header, _LONG_LINES[meta])
+
+
+def _check_fields(path: Path, header: bytes, too_long: re.Pattern[bytes]) -> None:
+    """Raise ScanError for a header with too long a line, more axes than ITK's images have, or directions that are no numbers."""
+    if match := too_long.search(header):
+        line = match[match.lastindex or 0]
+        found = f'has the line "{line[:20].decode(errors="replace")} ..." of over {len(line) // 100 * 100} bytes'
+        raise ScanError.at(path, found, "a header of short lines", "export it again", "NS-S004")
+    for match in _AXES.finditer(header):
         if not re.fullmatch(rb"0*[1-9]", match[1]):
             found = f"announces {match[1][:20].decode(errors='replace')} dimensions"
             raise ScanError.at(path, found, "a 2D or 3D image with at most one axis of channels", "export it again")
-    for match in _MATRIX.finditer(header) if meta or nrrd else ():
+    for match in _MATRIX.finditer(header):
         if wrong := [part for part in re.findall(rb"[^\s(),]+", match[1]) if not _NUMBER.fullmatch(part)]:
             found = f'has the direction "{wrong[0][:20].decode(errors="replace")}"'
             raise ScanError.at(path, found, "directions of finite length", "export it again", "NS-S004")
