@@ -228,7 +228,7 @@ class _Record:
         return self._known[place]
 
     def _free(self, stem: str, own: Collection[str]) -> str:
-        """A name that begins so, whose files are own or not there: others are of other labels, of a lost record or other programs."""
+        """A name that begins so, whose files are own ones or not there: others are of other labels, lost records or programs."""
         names = chain([stem], (f"{stem}_{number}" for number in count(2)))
         return next(name for name in names if not any(self._is_taken(f"{name}{end}", own) for end in (".nii.gz", ".png")))
 
