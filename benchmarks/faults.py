@@ -42,7 +42,6 @@ READS = {
     "verify": ("run/",),
     "audit": ("run/", "balls/"),
     "validate": ("run/", "others/"),
-    "explain": ("run/", "balls/imagesTr/ball_00"),
 }
 """Commands, and beginnings of the paths that are damaged before them."""
 

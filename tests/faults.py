@@ -110,7 +110,6 @@ COMMANDS = {
     "verify": Command("distilled", ("verify", "run")),
     "audit": Command("done", ("audit", "run", "--workers", "1")),
     "validate": Command("done", ("validate", "others", "new", "--model", "run", "--workers", "1", *CPU)),
-    "explain": Command("done", ("explain", "run", "balls/imagesTr/ball_00.nii.gz", "new", "--copies", "2", *CPU)),
 }
 
 FINISHED = (COMMANDS["run"].arguments, ("predict", "balls/imagesTr", "out", "--model", "run", *CPU))
@@ -491,7 +490,7 @@ def _write_data(folder: Path) -> None:
     write_trained(folder, plans_of())
 
 
-LOADED = ("report", "figure", "audit", "validate", "explain")
+LOADED = ("report", "figure", "audit", "validate")
 """Commands whose modules are loaded before they are forked."""
 
 
